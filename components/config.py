@@ -1,0 +1,183 @@
+"""Settings, read from params.yaml and nowhere else. An unknown key is refused with the nearest known name."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from components.errors import UserError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+StageName = Literal["validate", "reward", "critique", "reference", "align", "evaluate"]
+STAGES: tuple[StageName, ...] = get_args(StageName)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSettings(Section):
+    base: Path
+    attention: Literal["sdpa"]
+    max_length: Positive
+    max_frames: Positive
+
+
+class TrainingSettings(Section):
+    engine: Literal["deepspeed", "ddp"]
+    zero_stage: Literal[1, 2]
+    ranks: Positive
+    threads: Positive
+    precision: Literal["fp32", "bf16"]
+    row_tokens: Positive
+    batch_rows: Positive
+    max_grad_norm: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    checkpoint_steps: Positive
+    keep_checkpoints: int = Field(ge=2)
+    seed: int
+
+
+class FeatureSettings(Section):
+    pixels_max_gb: float = Field(ge=0)
+
+
+class ValidateSettings(Section):
+    max_quarantined_share: Share
+    heldout_share: float = Field(gt=0, lt=1)
+    min_responses: int = Field(ge=2)
+    max_response_characters: Positive
+
+
+class OptimisationSettings(Section):
+    learning_rate: float = Field(gt=0)
+    warmup_share: Share
+    epochs: Positive
+    max_steps: Positive | None
+    queries_per_step: Positive
+
+
+class RewardSettings(OptimisationSettings):
+    instruction: str = Field(min_length=1)
+    critique_source: Literal["annotated", "mixed"]
+    own_share: Share
+    critique_weight: float = Field(ge=0)
+    tie_weight: float = Field(ge=0)
+    calibration_share: float = Field(ge=0, lt=1)
+
+
+class CritiqueSettings(Section):
+    max_new_tokens: Positive
+    batch_size: Positive
+    threads: Positive
+
+
+class ReferenceSettings(Section):
+    threads: Positive
+
+
+class AlignmentSettings(OptimisationSettings):
+    beta: float = Field(gt=0)
+    beta_weight: float = Field(ge=0)
+    beta_scale: float = Field(gt=0)
+    beta_schedule: Literal["drs", "constant"]
+    margins: Literal["raw", "standardised", "calibrated"]
+    missing_margin: Literal["beta", "drop", "error"]
+    normalise: Literal["pair", "query"]
+    log_probs: Literal["sum", "mean"]
+    label_smoothing: float = Field(ge=0, lt=0.5)
+    sft_weight: float = Field(ge=0)
+
+
+class EvaluateSettings(Section):
+    judge: Literal["truth", "reference_answer"]
+    max_new_tokens: Positive
+    batch_size: Positive
+    bootstrap_samples: Positive
+    confidence: float = Field(gt=0, lt=1)
+    samples: Positive
+    threads: Positive
+
+
+class StageSettings(Section):
+    deadline_minutes: float = Field(gt=0)
+    gpus: int = Field(ge=0)
+
+
+class Settings(Section):
+    """All sections of params.yaml."""
+
+    model: ModelSettings
+    training: TrainingSettings
+    features: FeatureSettings
+    validate_: ValidateSettings = Field(alias="validate")
+    reward: RewardSettings
+    critique: CritiqueSettings
+    reference: ReferenceSettings
+    alignment: AlignmentSettings
+    evaluate: EvaluateSettings
+    stages: dict[StageName, StageSettings]
+
+
+def load_settings(path: Path = Path("params.yaml")) -> Settings:
+    """Read and check params.yaml. Raises UserError with file, key and cure."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing: run the command in the root of a checkout")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    return parse_settings(values, str(path))
+
+
+def parse_settings(values: Any, where: str) -> Settings:
+    """Check settings that were read from `where`, which is named in errors."""
+    if not isinstance(values, dict):
+        raise UserError(f"{where} must be a mapping of sections, not {type(values).__name__}")
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{where}: {_sentence(first['loc'], first['type'], first['msg'], first.get('input'))}") from error
+
+
+def known_keys() -> list[str]:
+    """Every dotted key that params.yaml may hold."""
+    return sorted(_keys(Settings, ""))
+
+
+def _keys(section: type[BaseModel], prefix: str) -> list[str]:
+    keys = []
+    for name, field in section.model_fields.items():
+        dotted = f"{prefix}{field.alias or name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _keys(field.annotation, f"{dotted}.")
+        elif dotted == "stages":
+            keys += [f"stages.{stage}.{key}" for stage in STAGES for key in StageSettings.model_fields]
+        else:
+            keys.append(dotted)
+    return keys
+
+
+def nearest_key(unknown: str) -> str:
+    """The known key most like `unknown`, by whole name and then by last part."""
+    keys = known_keys() + sorted({key.split(".")[0] for key in known_keys()})
+    close = difflib.get_close_matches(unknown, keys, n=1, cutoff=0.5)
+    if close:
+        return close[0]
+    last = unknown.rsplit(".", 1)[-1]
+    return max(keys, key=lambda key: difflib.SequenceMatcher(None, key.rsplit(".", 1)[-1], last).ratio())
+
+
+def _sentence(location: tuple[int | str, ...], kind: str, message: str, value: Any) -> str:
+    dotted = ".".join(str(part) for part in location if part != "[key]")
+    if kind == "extra_forbidden" or (location and location[-1] == "[key]"):
+        return f"unknown key '{dotted}'; did you mean '{nearest_key(dotted)}'?"
+    if kind == "missing":
+        return f"key '{dotted}' is missing; add it"
+    return f"'{dotted}' is {value!r}: {message[0].lower()}{message[1:]}"

@@ -1,0 +1,57 @@
+"""Files that are written whole or not at all, and digests of what was written.
+
+- `write_atomic` writes beside the target, syncs and renames, so a kill at any point leaves the old file or the new one.
+- Digests are sha256 over bytes; a folder's digest covers relative names and contents, and nothing else (no times, no modes).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write `content` to `path` by temp file, fsync and rename; parent folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON with sorted keys. NaN and infinity are refused (ValueError): use null."""
+    write_atomic(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def digest_bytes(*parts: bytes | str) -> str:
+    """sha256 over length-prefixed parts, so that ("ab", "c") and ("a", "bc") differ."""
+    state = hashlib.sha256()
+    for part in parts:
+        raw = part.encode() if isinstance(part, str) else part
+        state.update(len(raw).to_bytes(8, "big"))
+        state.update(raw)
+    return state.hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_folder(folder: Path, names: Iterable[str] | None = None) -> str:
+    """sha256 over the sorted relative names and file digests of `folder` (only `names`, where given)."""
+    chosen = sorted(names) if names is not None else sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return digest_bytes(*(part for name in chosen for part in (name, digest_file(folder / name))))
