@@ -1,0 +1,69 @@
+"""Opening checkpoints, saving them, and telling one from another.
+
+- Only safetensors are read; nothing is fetched; no code of a checkpoint is run.
+- Exports carry the base's own processor, tokenizer and template files byte for byte: a load and a save would change them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForImageTextToText
+
+from components.errors import UserError
+from components.files import digest_folder
+
+# Files that make a processor: what an export copies from its base, and what `validate` depends on.
+PROCESSOR_FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "video_preprocessor_config.json",
+    "vocab.json",
+)
+
+
+def load_model(path: Path, *, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> Any:
+    """Open a checkpoint folder in evaluation mode. Raises UserError when it is missing or of a family that is not supported."""
+    if not (path / "config.json").is_file():
+        raise UserError(f"{path} holds no config.json: set model.base in params.yaml to a checkpoint folder")
+    model = AutoModelForImageTextToText.from_pretrained(
+        path, local_files_only=True, use_safetensors=True, dtype=dtype, attn_implementation=attention
+    )
+    if model.config.model_type != "llava_onevision":
+        raise UserError(f"{path} is of the family '{model.config.model_type}': set model.base in params.yaml to a LLaVA-OneVision checkpoint")
+    return model.eval()
+
+
+def freeze_tower(model: Any) -> None:
+    """Freeze the vision tower (paper section 4: the vision encoder is not trained)."""
+    tower: nn.Module = model.model.vision_tower
+    tower.requires_grad_(requires_grad=False)
+
+
+def save_model(model: Any, folder: Path, base: Path) -> None:
+    """Write `model` as safetensors with the processor files of `base`. Equal weights give equal bytes."""
+    model.save_pretrained(folder)
+    for name in PROCESSOR_FILES:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, folder / name)
+
+
+def model_digest(path: Path) -> str:
+    """sha256 over the weights and the configuration of a checkpoint folder."""
+    return digest_folder(path, [p.name for p in path.iterdir() if p.suffix == ".safetensors" or p.name == "config.json"])
+
+
+def processor_digest(path: Path) -> str:
+    """sha256 over the files that turn text and media into a model's input."""
+    return digest_folder(path, [name for name in PROCESSOR_FILES if (path / name).is_file()])

@@ -1,0 +1,176 @@
+"""From a query to tokens and pixels, for the policy and for the judge.
+
+- A prompt is cut into a *root* (media and everything up to the response) and *branches* (a response, or a response with its critique).
+  Root and branch are tokenised apart, so that a branch has the same tokens whatever root it follows, and generation sees what training saw.
+- The root goes through the family's own processor, so that a model trained here behaves the same when a user opens it with AutoProcessor.
+- The chat template is rendered once with marks in the place of the texts and then cut at the marks: no template is written a second time.
+- Images are never cut. What does not fit is refused at validation.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoProcessor
+
+from components.config import FeatureSettings, ModelSettings
+from components.preferences.record import Query
+
+QUESTION_MARK, RESPONSE_MARK, CRITIQUE_MARK = "\x01question\x01", "\x01response\x01", "\x01critique\x01"
+BLANK_GREY = 128  # the value of every pixel of a blanked image: the middle of the range, which the processor maps to about 0
+
+
+@dataclass(frozen=True)
+class Root:
+    """A prompt with its media, ready for a model.
+
+    `input_ids` has the media placeholders expanded. `pixels` holds the processor's tensors with a leading dimension of one medium
+    (`pixel_values` [1, tiles, 3, H, W] and `image_sizes` [1, 2], or `pixel_values_videos` [1, frames, 3, H, W]); empty for text.
+    """
+
+    input_ids: tuple[int, ...]
+    pixels: dict[str, Tensor]
+
+    @property
+    def kind(self) -> str:
+        """"image", "video" or "text"."""
+        if "pixel_values" in self.pixels:
+            return "image"
+        return "video" if "pixel_values_videos" in self.pixels else "text"
+
+
+class Preprocessor:
+    """Builds roots and branches for one base model. `media_root` is the folder that media paths are relative to."""
+
+    def __init__(self, base: Path, media_root: Path, model: ModelSettings, features: FeatureSettings) -> None:
+        self.processor: Any = AutoProcessor.from_pretrained(base, local_files_only=True)
+        self.tokenizer: Any = self.processor.tokenizer
+        self.media_root = media_root
+        self.max_frames = model.max_frames
+        self._kept: OrderedDict[tuple[str, ...], Root] = OrderedDict()
+        self._kept_bytes = 0
+        self._limit_bytes = int(features.pixels_max_gb * 1e9)
+
+    def policy_root(self, query: Query) -> Root:
+        """The root whose branches are responses: media, question and the opening of the assistant's turn."""
+        head, tail = self._policy_template(query.media_kind)
+        return self._root(query, head + query.prompt + tail, blank=False)
+
+    def judge_root(self, query: Query, instruction: str, blank: bool = False) -> Root:
+        """The root whose branches are a response and its critique (paper section 3): media, instruction, question, "Answer:".
+
+        `blank` puts grey pixels of the same size in the place of the media, to measure how much a judge looks.
+        """
+        head, _, _ = self._judge_template(query.media_kind)
+        return self._root(query, head + self._judge_text(instruction, query.prompt), blank=blank)
+
+    def response_ids(self, text: str) -> list[int]:
+        """A policy branch: the response's tokens and the end of the turn."""
+        return [*self._tokens(text), self.end_id]
+
+    def judge_ids(self, response: str) -> list[int]:
+        """What stands between a judge's root and the critique: the response, and the opening of the assistant's turn."""
+        _, between, _ = self._judge_template(None)
+        return [*self._tokens(response), *self.tokenizer(between, add_special_tokens=False)["input_ids"]]
+
+    def critique_ids(self, critique: str) -> list[int]:
+        """The critique's tokens and the end of the turn, at which the score is read."""
+        return [*self._tokens(critique), self.end_id]
+
+    @cached_property
+    def end_id(self) -> int:
+        """The token that ends a turn: the first after the assistant's text in the chat template."""
+        _, _, end = self._judge_template(None)
+        return int(self.tokenizer(end, add_special_tokens=False)["input_ids"][0])
+
+    def media_tokens(self) -> list[str]:
+        """Special tokens that data must not contain, since a model would read them as structure."""
+        return sorted({*self.tokenizer.all_special_tokens, self.processor.image_token, self.processor.video_token})
+
+    def root_tokens(self, query: Query, instruction: str) -> tuple[int, int]:
+        """Lengths in tokens of the policy's and the judge's root."""
+        return len(self.policy_root(query).input_ids), len(self.judge_root(query, instruction).input_ids)
+
+    def _tokens(self, text: str) -> list[int]:
+        # Text from data never becomes a special token, whatever it says.
+        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+    @staticmethod
+    def _judge_text(instruction: str, prompt: str) -> str:
+        return f"{instruction}\nQuestion: {prompt}\nAnswer:\n"
+
+    def _render(self, kind: str | None, text: str, answer: str | None) -> str:
+        media = [{"type": kind}] if kind else []
+        messages = [{"role": "user", "content": [*media, {"type": "text", "text": text}]}]
+        if answer is not None:
+            messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+        return str(self.processor.apply_chat_template(messages, add_generation_prompt=answer is None, tokenize=False))
+
+    def _policy_template(self, kind: str | None) -> tuple[str, str]:
+        head, tail = self._render(kind, QUESTION_MARK, None).split(QUESTION_MARK)
+        return head, tail
+
+    def _judge_template(self, kind: str | None) -> tuple[str, str, str]:
+        rendered = self._render(kind, QUESTION_MARK + RESPONSE_MARK, CRITIQUE_MARK)
+        head, rest = rendered.split(QUESTION_MARK)
+        between, end = rest.removeprefix(RESPONSE_MARK).split(CRITIQUE_MARK)
+        return head, between, end
+
+    def _root(self, query: Query, text: str, *, blank: bool) -> Root:
+        key = (text, query.media or "", query.media_digest or "", str(blank))
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        arguments: dict[str, Any] = {}
+        if query.media_kind == "image":
+            arguments["images"] = [self.load_image(query, blank)]
+        elif query.media_kind == "video":
+            arguments["videos"] = [self.load_frames(query, blank)]
+        encoded = self.processor(text=[text], return_tensors="pt", **arguments)
+        pixels = {name: encoded[name] for name in ("pixel_values", "image_sizes", "pixel_values_videos") if name in encoded}
+        root = Root(tuple(encoded["input_ids"][0].tolist()), pixels)
+        self._keep(key, root)
+        return root
+
+    def _keep(self, key: tuple[str, ...], root: Root) -> None:
+        size = sum(tensor.nbytes for tensor in root.pixels.values())
+        if size > self._limit_bytes:
+            return
+        self._kept[key] = root
+        self._kept_bytes += size
+        while self._kept_bytes > self._limit_bytes:
+            _, dropped = self._kept.popitem(last=False)
+            self._kept_bytes -= sum(tensor.nbytes for tensor in dropped.pixels.values())
+
+    def load_image(self, query: Query, blank: bool) -> Image.Image:
+        """The query's image in RGB, or a grey one of its size."""
+        assert query.media is not None
+        return _open_rgb(self.media_root / query.media, blank)
+
+    def load_frames(self, query: Query, blank: bool) -> np.ndarray[Any, Any]:
+        """Uniformly sampled frames [frames, H, W, 3], in the order of their names, resized to the first one's size."""
+        assert query.media is not None
+        names = sorted(path for path in (self.media_root / query.media).iterdir() if not path.name.startswith("."))
+        chosen = [names[index] for index in frame_indices(len(names), self.max_frames)]
+        frames = [_open_rgb(path, blank) for path in chosen]
+        return np.stack([np.asarray(frame.resize(frames[0].size)) for frame in frames])
+
+
+def frame_indices(count: int, limit: int) -> list[int]:
+    """Indices of at most `limit` of `count` frames, evenly spread, first and last among them."""
+    if count <= limit:
+        return list(range(count))
+    return [round(step * (count - 1) / (limit - 1)) for step in range(limit)] if limit > 1 else [0]
+
+
+def _open_rgb(path: Path, blank: bool) -> Image.Image:
+    with Image.open(path) as image:
+        return Image.new("RGB", image.size, (BLANK_GREY,) * 3) if blank else image.convert("RGB")
