@@ -1,0 +1,98 @@
+"""The table of training pairs: every rank-different pair with its margin and its beta."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.alignment.betas import Array, MarginScale, margin_scale, pair_betas
+from components.config import AlignmentSettings
+from components.errors import UserError
+from components.preferences.record import Query
+from components.reward.calibration import is_calibration
+
+Scores = dict[tuple[str, int], float]
+
+
+@dataclass(frozen=True)
+class PairTable:
+    """Pairs of all queries, flat: the query's index, response indices, scaled margin (NaN where there is none) and beta."""
+
+    query: np.ndarray[tuple[int], np.dtype[np.int64]]
+    winner: np.ndarray[tuple[int], np.dtype[np.int64]]
+    loser: np.ndarray[tuple[int], np.dtype[np.int64]]
+    margin: Array
+    beta: Array
+    scale: MarginScale
+    calibration: np.ndarray[tuple[int], np.dtype[np.bool_]]
+
+    def of_query(self) -> dict[int, list[int]]:
+        """Row numbers of each query's pairs."""
+        rows: dict[int, list[int]] = {}
+        for row, query in enumerate(self.query.tolist()):
+            rows.setdefault(query, []).append(row)
+        return rows
+
+
+def read_scores(path: Path) -> Scores:
+    """Scores by (query id, response index) from a critique stage's table."""
+    table = pq.read_table(path, columns=["id", "response", "score"])
+    return {
+        (identity, response): score
+        for identity, response, score in zip(*(table[name].to_pylist() for name in ("id", "response", "score")), strict=True)
+        if score is not None
+    }
+
+
+def build_pairs(queries: Sequence[Query], scores: Scores, settings: AlignmentSettings, calibration_share: float) -> PairTable:
+    """Every rank-different pair of `queries` with margin and beta, in the queries' order. Ties make no pairs.
+
+    Raises UserError when there is no pair, or when margins are missing and `alignment.missing_margin` is "error".
+    """
+    rows = [(index, winner, loser) for index, query in enumerate(queries) for winner, loser in query.pairs()]
+    if not rows:
+        raise UserError("no training query has two responses of different rank, so there is nothing to align on: check final_ranking in data/preferences/data.jsonl")
+    raw = np.array([_raw_margin(scores, queries[index].id, winner, loser) for index, winner, loser in rows])
+    if np.isnan(raw).any():
+        first = rows[int(np.isnan(raw).argmax())]
+        if settings.missing_margin == "error":
+            raise UserError(f"query '{queries[first[0]].id}' has a response without a score in artifacts/critique/train.parquet: rerun the critique stage, or set alignment.missing_margin")
+        if settings.missing_margin == "drop":
+            rows = [row for row, margin in zip(rows, raw, strict=True) if not np.isnan(margin)]
+            raw = raw[~np.isnan(raw)]
+    query, winner, loser = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
+    calibration = np.array([is_calibration(queries[index].id, calibration_share) for index in query.tolist()])
+    scale = margin_scale(settings.margins, raw, raw[calibration & ~np.isnan(raw)])
+    margin = raw / scale.divisor
+    return PairTable(query, winner, loser, margin, pair_betas(margin, settings), scale, calibration)
+
+
+def _raw_margin(scores: Scores, identity: str, winner: int, loser: int) -> float:
+    high, low = scores.get((identity, winner)), scores.get((identity, loser))
+    return float("nan") if high is None or low is None else high - low
+
+
+def write_pairs(path: Path, queries: Sequence[Query], pairs: PairTable, policy: Scores, reference: Scores) -> None:
+    """Write `pairs.parquet`: what anybody needs to compute the losses again. `policy` and `reference` are log-prob sums."""
+    ids = [queries[index].id for index in pairs.query.tolist()]
+    winners, losers = list(zip(ids, pairs.winner.tolist(), strict=True)), list(zip(ids, pairs.loser.tolist(), strict=True))
+    table = pa.table(
+        {
+            "id": ids,
+            "winner": pa.array(pairs.winner, pa.int32()),
+            "loser": pa.array(pairs.loser, pa.int32()),
+            "margin": pa.array([None if np.isnan(value) else value for value in pairs.margin.tolist()], pa.float64()),
+            "beta": pa.array(pairs.beta, pa.float64()),
+            "policy_winner": [policy[key] for key in winners],
+            "policy_loser": [policy[key] for key in losers],
+            "reference_winner": [reference[key] for key in winners],
+            "reference_loser": [reference[key] for key in losers],
+        }
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)

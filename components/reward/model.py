@@ -1,0 +1,88 @@
+"""The critique-based reward model: one vision-language model with two heads (paper section 3).
+
+- The language-model head writes the critique; the score head reads the last token of (prompt, media, response, critique).
+- The score head is two layers with SiLU: on MM-RLHF-RewardBench better than the released tanh head (BaseReward, arXiv 2509.16127, table 2).
+- A query's responses are branches of one tree, so the judge reads prompt and media once.
+
+Shapes: K branches (responses), H hidden size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from components.errors import UserError
+from components.vlm.loading import load_model, save_model
+from components.vlm.logprobs import branch_sums, branch_tokens, token_log_probs, tree_hidden
+from components.vlm.trees import TreeBatch
+
+HEAD_FILE = "score_head.safetensors"
+
+
+class ScoreHead(nn.Module):
+    """Hidden state [K, H] to score [K]."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(hidden, hidden)
+        self.out = nn.Linear(hidden, 1)
+
+    def forward(self, hidden_KH: Tensor) -> Tensor:
+        """Scores [K] in fp32."""
+        score_K1: Tensor = self.out(nn.functional.silu(self.dense(hidden_KH)))
+        return score_K1[:, 0].float()
+
+
+@dataclass
+class Judgement:
+    """What the reward model makes of a batch of branches: scores, critique log-prob sums, critique tokens; all [K]."""
+
+    score_K: Tensor
+    critique_log_prob_K: Tensor
+    critique_tokens_K: Tensor
+
+
+class RewardModel(nn.Module):
+    """A vision-language model with a score head."""
+
+    def __init__(self, model: Any, head: ScoreHead) -> None:
+        super().__init__()
+        self.model = model
+        self.head = head
+
+    def forward(self, batch: TreeBatch) -> Judgement:
+        """Scores at each branch's last token, and log-probs of the critique tokens, which are the branches' targets."""
+        hidden_NH = tree_hidden(self.model, batch)
+        token_T = token_log_probs(self.model.lm_head, hidden_NH[batch.predictor_T], batch.target_T)
+        return Judgement(self.head(hidden_NH[batch.last_K]), branch_sums(token_T, batch), branch_tokens(batch))
+
+    def save(self, folder: Path, base: Path) -> None:
+        """Write the model, its processor files and the score head; equal weights give equal bytes."""
+        save_model(self.model, folder, base)
+        save_file({name: tensor.detach().float().cpu().contiguous() for name, tensor in self.head.state_dict().items()}, folder / HEAD_FILE)
+
+
+def new_reward_model(base: Path, attention: str, seed: int) -> RewardModel:
+    """The base model with a fresh score head drawn from `seed`."""
+    model = load_model(base, attention=attention)
+    state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    head = ScoreHead(model.config.text_config.hidden_size)
+    torch.random.set_rng_state(state)
+    return RewardModel(model, head)
+
+
+def load_reward_model(folder: Path, attention: str = "sdpa") -> RewardModel:
+    """Open what `RewardModel.save` wrote. Raises UserError when the score head is missing."""
+    if not (folder / HEAD_FILE).is_file():
+        raise UserError(f"{folder} has no {HEAD_FILE}: it is not a reward model; run the reward stage")
+    model = load_model(folder, attention=attention)
+    head = ScoreHead(model.config.text_config.hidden_size)
+    head.load_state_dict(load_file(folder / HEAD_FILE))
+    return RewardModel(model, head).eval()

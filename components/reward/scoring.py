@@ -1,0 +1,57 @@
+"""Scores of (query, response, critique) by a reward model; items of one query share its tree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+
+from components.preferences.record import Query
+from components.reward.model import RewardModel
+from components.vlm.planning import plan_batches
+from components.vlm.processing import Preprocessor
+from components.vlm.trees import Branch, Tree, build_batch
+
+SCORING_ROW_TOKENS = 512
+SCORING_ROWS = 16
+
+
+class Judged(NamedTuple):
+    """A response to a query with the critique under which it is scored ("" scores without one)."""
+
+    query: Query
+    response: str
+    critique: str
+
+
+def judge_branch(preprocessor: Preprocessor, response: str, critique: str, *, learn: bool) -> Branch:
+    """A response with its critique as a branch; the critique's tokens are targets when they are to be learned."""
+    before, after = preprocessor.judge_ids(response), preprocessor.critique_ids(critique)
+    return Branch((*before, *after), len(before) if learn else len(before) + len(after))
+
+
+@torch.no_grad()
+def score(
+    reward: RewardModel, preprocessor: Preprocessor, items: Sequence[Judged], *, instruction: str, blank: bool = False
+) -> list[float]:
+    """The score of each item, in order. `blank` scores over a grey image of the same size."""
+    groups = [list(members) for _, members in groupby(range(len(items)), key=lambda index: items[index].query.id)]
+    trees = [
+        Tree(
+            preprocessor.judge_root(items[members[0]].query, instruction, blank=blank),
+            tuple(judge_branch(preprocessor, items[index].response, items[index].critique, learn=False) for index in members),
+        )
+        for members in groups
+    ]
+    found: list[float] = [0.0] * len(items)
+    reward.eval()
+    lengths = [tree.tokens for tree in trees]
+    for batch_trees in plan_batches(range(len(trees)), lengths, row_tokens=SCORING_ROW_TOKENS, batch_rows=SCORING_ROWS):
+        batch = build_batch([trees[index] for index in batch_trees], SCORING_ROW_TOKENS, reward.model.device, preprocessor.end_id)
+        scores = reward(batch).score_K.tolist()
+        members = [index for tree in batch_trees for index in groups[tree]]
+        for index, value in zip(members, scores, strict=True):
+            found[index] = value
+    return found

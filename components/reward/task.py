@@ -1,0 +1,151 @@
+"""Training of the reward model, as a task of the engine (paper section 3; mixed mode as `reward.critique_source` says).
+
+- annotated: every response is scored on its annotated critique, which is also learned; the paper's recipe.
+- mixed: from the second epoch on, a drawn share of the queries is scored on critiques that the model itself has just written (nothing is
+  learned of those). Otherwise a small model's score learns to trust perfect critiques and is lost on its own.
+- A response without an annotated critique is scored on an empty one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from components.config import Settings
+from components.errors import UserError
+from components.files import digest_file, read_json
+from components.preferences.record import Query, read_queries
+from components.reward.calibration import is_calibration
+from components.reward.losses import Comparisons, StepCounts, reward_loss
+from components.reward.model import Judgement, new_reward_model
+from components.reward.own_critiques import critiques_file, merge_part_files, own_queries, write_part_files
+from components.reward.scoring import judge_branch
+from components.training.task import EpochContext, Step
+from components.vlm.loading import freeze_tower
+from components.vlm.planning import plan_epoch
+from components.vlm.processing import Preprocessor
+from components.vlm.trees import Tree, build_batch
+
+
+class RewardTask:
+    """The reward model with its queries, steps and loss."""
+
+    def __init__(self, settings: Settings, root: Path) -> None:
+        self.settings = settings
+        self.base = root / settings.model.base
+        self.preprocessor = Preprocessor(self.base, root / "data/preferences", settings.model, settings.features)
+        queries = read_queries(root / "artifacts/validate/train/queries.parquet")
+        self.queries = [query for query in queries if not is_calibration(query.id, settings.reward.calibration_share)]
+        if not any(query.pairs() for query in self.queries):
+            raise UserError("no training query has two responses of different rank: the reward model has nothing to learn from; check final_ranking")
+        self.model = new_reward_model(self.base, settings.model.attention, settings.training.seed)
+        freeze_tower(self.model.model)
+        self.epochs = settings.reward.epochs
+        self._own: dict[str, list[str]] = {}
+        self._tokens = [self._tree(query, self._annotated(query), learn=True).tokens for query in self.queries]
+
+    def epoch_plan(self, epoch: int) -> list[Step]:
+        """The epoch's steps. Lengths are those with annotated critiques: they only balance the ranks."""
+        training = self.settings.training
+        plan = plan_epoch(
+            self._tokens,
+            seed=training.seed,
+            epoch=epoch,
+            queries_per_step=self.settings.reward.queries_per_step,
+            ranks=training.ranks,
+            row_tokens=training.row_tokens,
+            batch_rows=training.batch_rows,
+        )
+        return [Step([[(micro, self._counts(step, epoch)) for micro in rank] for rank in step]) for step in plan]
+
+    def begin_epoch(self, epoch: int, context: EpochContext) -> dict[str, str]:
+        """Write, or find again, the critiques of this epoch. Returns what its checkpoints must name: file and digest."""
+        chosen = self._chosen(epoch)
+        self._own = {}
+        if not chosen:
+            return {}
+        path = critiques_file(context.scratch, epoch)
+        if not path.is_file():
+            write_part_files(
+                self.model.model,
+                self.preprocessor,
+                self.queries,
+                chosen,
+                context.scratch,
+                epoch,
+                context.rank,
+                context.world,
+                instruction=self.settings.reward.instruction,
+                max_new_tokens=self.settings.critique.max_new_tokens,
+                batch_size=self.settings.critique.batch_size,
+            )
+            context.barrier()
+            if context.rank == 0:
+                merge_part_files(context.scratch, epoch, len(chosen))
+        context.barrier()
+        self._own = read_json(path)
+        return {"critiques": path.relative_to(context.scratch).as_posix(), "critiques_sha256": digest_file(path)}
+
+    def batch(self, micro: tuple[list[int], StepCounts]) -> dict[str, Any]:
+        """Trees of a micro-batch's queries on the device. An empty micro-batch runs the first query with nothing to learn."""
+        indices, counts = micro
+        chosen = [self.queries[index] for index in indices] or [self.queries[0]]
+        trees = []
+        pairs: list[tuple[int, int]] = []
+        ties: list[tuple[int, int]] = []
+        offset = 0
+        for query in chosen:
+            own = self._own.get(query.id)
+            trees.append(self._tree(query, own or self._annotated(query), learn=bool(indices) and own is None))
+            if indices:
+                pairs += [(offset + winner, offset + loser) for winner, loser in query.pairs()]
+                ties += [(offset + a, offset + b) for a, b in query.ties()]
+            offset += len(query.responses)
+        device = self.model.model.device
+        comparisons = Comparisons(
+            torch.tensor(pairs, dtype=torch.long, device=device).reshape(-1, 2), torch.tensor(ties, dtype=torch.long, device=device).reshape(-1, 2)
+        )
+        trees_batch = build_batch(trees, self.settings.training.row_tokens, device, self.preprocessor.end_id)
+        return {"inputs": {"batch": trees_batch}, "comparisons": comparisons, "counts": counts}
+
+    def loss(self, outputs: Judgement, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """This micro-batch's part of the step's loss."""
+        reward = self.settings.reward
+        return reward_loss(
+            outputs, batch["comparisons"], batch["counts"], tie_weight=reward.tie_weight, critique_weight=reward.critique_weight
+        )
+
+    def export(self, folder: Path) -> None:
+        """Write the reward model."""
+        self.model.save(folder, self.base)
+
+    def _chosen(self, epoch: int) -> list[int]:
+        if self.settings.reward.critique_source == "annotated":
+            return []
+        return own_queries(len(self.queries), self.settings.reward.own_share, self.settings.training.seed, epoch)
+
+    def _counts(self, step: list[list[list[int]]], epoch: int) -> StepCounts:
+        indices = [query for rank in step for micro in rank for query in micro]
+        own = set(self._chosen(epoch))
+        queries = [self.queries[index] for index in indices]
+        learned = sum(bool(r.critique) for index in indices if index not in own for r in self.queries[index].responses)
+        return StepCounts(sum(len(q.pairs()) for q in queries), sum(len(q.ties()) for q in queries), learned)
+
+    @staticmethod
+    def _annotated(query: Query) -> list[str]:
+        return [response.critique or "" for response in query.responses]
+
+    def _tree(self, query: Query, critiques: list[str], *, learn: bool) -> Tree:
+        branches = (
+            judge_branch(self.preprocessor, response.text, critique, learn=learn and bool(critique))
+            for response, critique in zip(query.responses, critiques, strict=True)
+        )
+        return Tree(self.preprocessor.judge_root(query, self.settings.reward.instruction), tuple(branches))
+
+
+def build(settings: Settings, root: Path) -> RewardTask:
+    """The engine's factory."""
+    return RewardTask(settings, root)

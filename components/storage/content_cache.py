@@ -1,0 +1,51 @@
+"""An untracked cache of computed values by content key, from which a stage's out is selected.
+
+DVC empties outs before a stage runs, so what should survive lies here: one SQLite file a kind, each batch written in one transaction. A
+value's key covers everything that it was computed from; a changed input is a miss, never a wrong hit.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+CACHE_FOLDER = Path(".mmalign/cache")
+LOOKUP_CHUNK = 500  # keys in one query; SQLite limits the variables of a statement
+
+
+class ContentCache:
+    """Values by key in `root`/.mmalign/cache/KIND.sqlite. Values are anything that JSON holds."""
+
+    def __init__(self, root: Path, kind: str) -> None:
+        path = root / CACHE_FOLDER / f"{kind}.sqlite"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._connection = sqlite3.connect(path, timeout=60)
+        self._connection.execute("pragma journal_mode = wal")
+        self._connection.execute("create table if not exists entries (key text primary key, value text not null) without rowid")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._connection.close()
+
+    def find(self, keys: Iterable[str]) -> dict[str, Any]:
+        """The values that are there, by key."""
+        wanted = list(dict.fromkeys(keys))
+        found: dict[str, Any] = {}
+        for start in range(0, len(wanted), LOOKUP_CHUNK):
+            chunk = wanted[start : start + LOOKUP_CHUNK]
+            marks = ",".join("?" * len(chunk))
+            rows = self._connection.execute(f"select key, value from entries where key in ({marks})", chunk)  # noqa: S608 - only marks are put in
+            found.update((key, json.loads(value)) for key, value in rows)
+        return found
+
+    def store(self, values: Mapping[str, Any] | Sequence[tuple[str, Any]]) -> None:
+        """Keep all of `values`, or none of them."""
+        rows = values.items() if isinstance(values, Mapping) else values
+        with self._connection:
+            self._connection.executemany("insert or replace into entries values (?, ?)", [(key, json.dumps(value)) for key, value in rows])
