@@ -51,6 +51,7 @@ class Query:
     safety: Literal["harmful", "harmless"] | None = None
     source: str | None = None
     split: Literal["train", "heldout"] = "train"
+    ranking_reason: str | None = None
 
     def pairs(self) -> list[tuple[int, int]]:
         """All (winner, loser) index pairs whose ranks differ, in index order (paper section 2: every rank-different pair)."""
@@ -90,6 +91,7 @@ SCHEMA = pa.schema(
         ("safety", pa.string()),
         ("source", pa.string()),
         ("split", pa.string()),
+        ("ranking_reason", pa.string()),
     ]
 )
 

@@ -1,0 +1,230 @@
+"""Rows of the MM-RLHF release (`data.jsonl`) to records and back. docs/data-format.md lists every field.
+
+- What a row may leave out is read from what it has: the category from the media's folder, its options or its answer's length.
+- Nothing here opens a medium: a row is checked by what it says.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from typing import Any, Literal, cast
+
+from components.preferences.faults import RowError, finite_number, shorten, wrong_type
+from components.preferences.ranking import parse_ranking
+from components.preferences.record import CATEGORIES, Category, Query, Response
+
+ANSWER_CHARACTERS_SHORT = 128  # paper section 2: a longer answer makes a question "long"
+LOWEST_SCORE, HIGHEST_SCORE = 1.0, 5.0
+HUMAN = "human"  # source of the reasons in the release
+MAX_ID_CHARACTERS = 512
+RELEASE_FIELDS = ("id", "question", "answer", "image", "video", "models_output", "faithfulness", "helpfulness", "ethical", "final_ranking")
+KNOWN_FIELDS = frozenset({*RELEASE_FIELDS, "ethics", "score_reasons", "ranking_reason", "category", "safety", "source", "critique_source"})
+
+_PLACEHOLDER = re.compile(r"\s*<(image|video)>\s*")
+_OPTION_LINE = re.compile(r"^\s*\(?([A-H])[.):]\s*\S", re.MULTILINE)
+_OPTION_INLINE = re.compile(r"\(([A-H])\)\s*\S")
+
+
+def query_from_row(row: Mapping[str, Any], split: Literal["train", "heldout"] = "train") -> Query:
+    """The record of one release row, without the media's digest. Raises RowError, or UnknownRankingError, which is meant for the file."""
+    identity = _identity(row.get("id"))
+    media, kind = _media(row)
+    prompt = _prompt(row, kind)
+    texts = _texts(row.get("models_output"))
+    count = len(texts)
+    ranks = parse_ranking(row.get("final_ranking"), count) if count else []
+    faithfulness = _scores(row, "faithfulness", count)
+    helpfulness = _scores(row, "helpfulness", count)
+    ethics = _scores(row, "ethical" if _present(row.get("ethical")) else "ethics", count)
+    critiques = _list_of_texts(row, "score_reasons", count)
+    sources = _list_of_texts(row, "critique_source", count)
+    responses = tuple(
+        Response(
+            text=texts[index],
+            rank=ranks[index],
+            faithfulness=faithfulness[index],
+            helpfulness=helpfulness[index],
+            ethics=ethics[index],
+            critique=critiques[index],
+            critique_source=(sources[index] or HUMAN) if critiques[index] else None,
+        )
+        for index in range(count)
+    )
+    answer, safety = _text(row, "answer"), _safety(row)
+    best = min(responses, key=lambda response: response.rank).text if responses else ""
+    return Query(
+        id=identity,
+        category=_category(row, media, kind, prompt, answer or best, safety),
+        prompt=prompt,
+        responses=responses,
+        media=media,
+        media_kind=kind,
+        reference_answer=answer,
+        safety=safety,
+        source=_text(row, "source"),
+        split=split,
+        ranking_reason=_text(row, "ranking_reason"),
+    )
+
+
+def row_from_query(query: Query) -> dict[str, Any]:
+    """The release row of a record: `query_from_row` gives the same record back, but for the media's digest."""
+    row: dict[str, Any] = {
+        "id": query.id,
+        "question": query.prompt,
+        "answer": query.reference_answer or "",
+        "image": query.media if query.media_kind == "image" else "",
+        "video": query.media if query.media_kind == "video" else "",
+        "models_output": [response.text for response in query.responses],
+        "faithfulness": [response.faithfulness for response in query.responses],
+        "helpfulness": [response.helpfulness for response in query.responses],
+        "ethical": [response.ethics for response in query.responses],
+        "final_ranking": [response.rank for response in query.responses],
+        "score_reasons": [response.critique or "" for response in query.responses],
+        "ranking_reason": query.ranking_reason or "",
+        "category": query.category,
+    }
+    if query.safety is not None:
+        row["safety"] = query.safety
+    if query.source is not None:
+        row["source"] = query.source
+    if any(response.critique_source not in {None, HUMAN} for response in query.responses):
+        row["critique_source"] = [response.critique_source or "" for response in query.responses]
+    return row
+
+
+def infer_category(prompt: str, answer: str, kind: Literal["image", "video"] | None) -> Category:
+    """The category of a row that names none (paper section 2): options make an mcq, else 128 characters divide short from long."""
+    if kind == "video":
+        return "video"
+    for pattern in (_OPTION_LINE, _OPTION_INLINE):
+        if {"A", "B"} <= set(pattern.findall(prompt)):
+            return "mcq"
+    return "long" if len(answer) > ANSWER_CHARACTERS_SHORT else "short"
+
+
+def _identity(value: Any) -> str:
+    if value is None or value == "":
+        raise RowError("missing_field", "id", "is missing")
+    if not isinstance(value, str):
+        raise wrong_type("id", value, "text")
+    hidden = next((c for c in value if unicodedata.category(c) in {"Cc", "Cf", "Co", "Cn", "Zl", "Zp"}), None)
+    if hidden is not None:
+        raise RowError("id", "id", f"holds the invisible character U+{ord(hidden):04X}")
+    if value != value.strip():
+        raise RowError("id", "id", "begins or ends with a space")
+    if len(value) > MAX_ID_CHARACTERS:
+        raise RowError("id", "id", f"has {len(value)} characters, more than {MAX_ID_CHARACTERS}")
+    return value
+
+
+def _media(row: Mapping[str, Any]) -> tuple[str | None, Literal["image", "video"] | None]:
+    image, video = _path(row, "image"), _path(row, "video")
+    if image and video:
+        raise RowError("media_path", "video", "image and video are both given: a query has one of them")
+    if image:
+        return image, "image"
+    return (video, "video") if video else (None, None)
+
+
+def _path(row: Mapping[str, Any], field: str) -> str | None:
+    value = row.get(field)
+    if isinstance(value, list) and len(value) <= 1:
+        value = value[0] if value else None
+    if isinstance(value, list):
+        raise RowError("media_path", field, f"holds {len(value)} paths: a query has one medium")
+    if value is not None and not isinstance(value, str):
+        raise wrong_type(field, value, "text")
+    return value or None
+
+
+def _prompt(row: Mapping[str, Any], kind: str | None) -> str:
+    value = row.get("question")
+    if value is None:
+        raise RowError("missing_field", "question", "is missing")
+    if not isinstance(value, str):
+        raise wrong_type("question", value, "text")
+    placeholder = _PLACEHOLDER.match(value)
+    if placeholder and placeholder[1] != kind:
+        raise RowError("media_missing", "question", f"begins with <{placeholder[1]}>, but the row names no {placeholder[1]}")
+    prompt = value[placeholder.end() :] if placeholder else value
+    if not prompt.strip():
+        raise RowError("empty_prompt", "question", "is empty")
+    return prompt
+
+
+def _texts(value: Any) -> list[str]:
+    if value is None:
+        raise RowError("missing_field", "models_output", "is missing")
+    if not isinstance(value, list):
+        raise wrong_type("models_output", value, "a list of texts")
+    for index, item in enumerate(value):
+        if not isinstance(item, str):
+            raise wrong_type(f"models_output[{index}]", item, "text")
+    return value
+
+
+def _scores(row: Mapping[str, Any], field: str, count: int) -> list[float | None]:
+    scores: list[float | None] = []
+    for index, item in enumerate(_list(row, field, count)):
+        if item is None or item == "":
+            scores.append(None)
+            continue
+        number = finite_number(item)
+        if number is None:
+            raise wrong_type(f"{field}[{index}]", item, "a number")
+        if not LOWEST_SCORE <= number <= HIGHEST_SCORE:
+            raise RowError("score", f"{field}[{index}]", f"{shorten(item)} is not between 1 and 5")
+        scores.append(number)
+    return scores
+
+
+def _list_of_texts(row: Mapping[str, Any], field: str, count: int) -> list[str | None]:
+    values = _list(row, field, count)
+    for index, item in enumerate(values):
+        if item is not None and not isinstance(item, str):
+            raise wrong_type(f"{field}[{index}]", item, "text")
+    return [item if item and item.strip() else None for item in values]
+
+
+def _list(row: Mapping[str, Any], field: str, count: int) -> list[Any]:
+    value = row.get(field)
+    if not _present(value):
+        return [None] * count
+    if not isinstance(value, list):
+        raise wrong_type(field, value, "a list")
+    if len(value) != count:
+        raise RowError("length", field, f"has {len(value)} entries for {count} responses")
+    return value
+
+
+def _text(row: Mapping[str, Any], field: str) -> str | None:
+    value = row.get(field)
+    if value is not None and not isinstance(value, str):
+        raise wrong_type(field, value, "text")
+    return value or None
+
+
+def _safety(row: Mapping[str, Any]) -> Literal["harmful", "harmless"] | None:
+    value = _text(row, "safety")
+    if value not in {None, "harmful", "harmless"}:
+        raise RowError("safety", "safety", f"{shorten(value)} is neither 'harmful' nor 'harmless'")
+    return cast('Literal["harmful", "harmless"] | None', value)
+
+
+def _category(row: Mapping[str, Any], media: str | None, kind: Any, prompt: str, answer: str, safety: str | None) -> Category:
+    named = _text(row, "category")
+    if named is not None:
+        if named not in CATEGORIES:
+            raise RowError("category", "category", f"{shorten(named)} is none of {', '.join(CATEGORIES)}")
+        return named
+    folder = media.split("/")[0] if media and "/" in media else None
+    if folder in CATEGORIES:
+        return folder
+    return "safety" if safety else infer_category(prompt, answer, kind)
+
+
+def _present(value: Any) -> bool:
+    return value is not None and value not in ("", [])
