@@ -36,16 +36,24 @@ class MarginScale:
     kind: str
 
 
-def margin_scale(kind: str, raw_margins: Array, calibration_margins: Array) -> MarginScale:
-    """The divisor for `kind`: raw 1, standardised the training pairs' standard deviation, calibrated a fitted temperature.
+def varies(settings: AlignmentSettings) -> bool:
+    """Whether beta can differ from pair to pair under these settings."""
+    return settings.beta_weight > 0 and settings.beta_schedule != "constant"
 
-    Raises UserError where the margins can't be scaled: all equal, or no calibration pairs.
+
+def margin_scale(settings: AlignmentSettings, raw_margins: Array, calibration_margins: Array) -> MarginScale:
+    """The divisor by `alignment.margins`: raw 1, standardised the training pairs' standard deviation, calibrated a fitted temperature.
+
+    Raises UserError where the margins can't be scaled though beta depends on them: all equal, or no calibration pairs.
     """
+    kind = settings.margins
     known = raw_margins[~np.isnan(raw_margins)]
     if kind == "raw":
         return MarginScale(1.0, kind)
     if kind == "standardised":
         deviation = float(np.std(known)) if len(known) else 0.0
+        if deviation == 0 and not varies(settings):
+            return MarginScale(1.0, kind)
         if deviation == 0:
             raise UserError("the reward model gives every training pair the same margin, so margins can't be standardised: retrain it, or set alignment.margins to raw")
         return MarginScale(deviation, kind)
@@ -72,14 +80,13 @@ def pair_betas(margins: Array, settings: AlignmentSettings) -> Array:
 
 def beta_summary(betas: Array, settings: AlignmentSettings) -> dict[str, float | None]:
     """min, mean, max, and the shares at the cap and at the floor (None when beta can't vary)."""
-    varies = settings.beta_weight > 0 and settings.beta_schedule != "constant"
     span = settings.beta * settings.beta_weight
     return {
         "beta.min": float(betas.min()),
         "beta.mean": float(betas.mean()),
         "beta.max": float(betas.max()),
-        "beta.share_at_cap": float(np.mean(betas >= settings.beta + CAP_SHARE * span)) if varies else None,
-        "beta.share_at_floor": float(np.mean(betas <= settings.beta + FLOOR_SHARE * span)) if varies else None,
+        "beta.share_at_cap": float(np.mean(betas >= settings.beta + CAP_SHARE * span)) if varies(settings) else None,
+        "beta.share_at_floor": float(np.mean(betas <= settings.beta + FLOOR_SHARE * span)) if varies(settings) else None,
     }
 
 

@@ -67,7 +67,7 @@ def build_pairs(queries: Sequence[Query], scores: Scores, settings: AlignmentSet
             raw = raw[~np.isnan(raw)]
     query, winner, loser = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
     calibration = np.array([is_calibration(queries[index].id, calibration_share) for index in query.tolist()])
-    scale = margin_scale(settings.margins, raw, raw[calibration & ~np.isnan(raw)])
+    scale = margin_scale(settings, raw, raw[calibration & ~np.isnan(raw)])
     margin = raw / scale.divisor
     return PairTable(query, winner, loser, margin, pair_betas(margin, settings), scale, calibration)
 

@@ -13,11 +13,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
+from components.alignment.reference_table import LogProb, write_log_probs
 from components.config import Settings
 from components.files import digest_bytes
 from components.preferences.record import Query, read_queries
@@ -26,8 +25,6 @@ from components.tracking.result import StageResult
 from components.vlm.loading import load_model, model_digest, processor_digest
 from components.vlm.processing import Preprocessor
 from components.vlm.scoring import plan_scoring, policy_tree, score_batches
-
-LogProb = tuple[float, int]
 
 
 def run(settings: Settings, root: Path) -> StageResult:
@@ -84,21 +81,3 @@ def reference_log_probs(
 def query_key(query: Query, context: str) -> str:
     """Key of a query's log-probs: the prompt, the media's bytes, the responses, and `context` (model, processor, dtype, lengths)."""
     return digest_bytes(context, query.prompt, query.media_kind or "", query.media_digest or "", *(r.text for r in query.responses))
-
-
-def write_log_probs(path: Path, queries: list[Query], found: list[list[LogProb]]) -> None:
-    """Write one row a response."""
-    rows = [
-        {"id": query.id, "response": number, "log_prob": log_prob, "tokens": tokens}
-        for query, values in zip(queries, found, strict=True)
-        for number, (log_prob, tokens) in enumerate(values)
-    ]
-    schema = pa.schema([("id", pa.string()), ("response", pa.int32()), ("log_prob", pa.float64()), ("tokens", pa.int32())])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
-
-
-def read_log_probs(path: Path) -> dict[tuple[str, int], LogProb]:
-    """(log-prob sum, tokens) by (query id, response index)."""
-    rows = pq.read_table(path).to_pylist()
-    return {(row["id"], row["response"]): (row["log_prob"], row["tokens"]) for row in rows}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from components.alignment.losses import PairBatch, pair_loss
 from components.alignment.pairs import PairTable, build_pairs, read_scores
-from components.alignment.reference_stage import LogProb, read_log_probs
+from components.alignment.reference_table import LogProb, read_log_probs
 from components.config import AlignmentSettings, Settings
 from components.errors import UserError
 from components.preferences.record import Query, read_queries

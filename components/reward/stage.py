@@ -1,0 +1,33 @@
+"""Stage `reward`: trains the critique-based reward model.
+
+Reads  artifacts/validate/train, the base model, infra/deepspeed.
+Writes artifacts/reward/model (safetensors, processor files, score head).
+Alone: `mmalign stage reward`. Killed and run again, it goes on from the last committed checkpoint.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from components.config import Settings
+from components.tracking.result import StageResult
+from components.training.launch import launch
+from components.training.scratch_key import training_key
+
+CODE = [Path("components/preferences"), Path("components/vlm"), Path("components/training"), Path("components/reward"), Path("components/critique")]
+
+
+def run(settings: Settings, root: Path) -> StageResult:
+    """Train under the launcher and report the last figures of the run."""
+    key = training_key(
+        root,
+        settings=[section.model_dump_json() for section in (settings.model, settings.training, settings.reward, settings.critique)],
+        inputs=[Path("artifacts/validate/train"), settings.model.base, Path("infra/deepspeed")],
+        code=CODE,
+    )
+    outcome = launch("components.reward.task:build", settings, "reward", root, key, root / "artifacts/reward/model")
+    return StageResult(
+        metrics={"steps": outcome.steps, **outcome.last_figures("loss/pair", "loss/critique", "accuracy", "margin")},
+        times={"training_seconds": outcome.seconds, "resumed_from": outcome.resumed_from or 0},
+        curves=outcome.curves,
+    )
