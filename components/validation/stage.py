@@ -1,0 +1,167 @@
+"""Stage `validate`: rows from people's hands to tables that the other stages can trust.
+
+Reads   data/preferences/data.jsonl, heldout.jsonl (or splits a part off), the media they name, the base's tokenizer and processor
+Does    refuses bad rows one by one with line and reason, a file with too many of them whole, and checks the rest as a batch
+Writes  artifacts/validate/{train,heldout}/queries.parquet, quarantine.jsonl, and Great Expectations' pages in artifacts/validate-docs
+Alone   mmalign stage validate
+
+An id, or media with a prompt, that stands in both files loses its training row: the held-out rows are what models are compared on, and must
+stay the same and unseen, while a training row can be spared.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import shutil
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from components.config import Settings
+from components.errors import UserError
+from components.preferences.record import CATEGORIES, Query, write_queries
+from components.preferences.release import KNOWN_FIELDS
+from components.tracking.result import StageResult
+from components.validation.intake import HeldOut, Intake, Validator, content_key
+from components.validation.lengths import LengthCheck
+from components.validation.media import MediaFolder
+from components.validation.quarantine import KINDS, Refusal, check_share, write_quarantine
+from components.validation.splitting import split_off
+from components.validation.tables import query_table, response_table
+
+PREFERENCES = Path("data/preferences")
+OUTPUT = Path("artifacts/validate")
+DOCS = Path("artifacts/validate-docs")
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: Settings, root: Path) -> StageResult:
+    """Validate the checkout's preference data. Raises UserError for data that can't be used as a whole."""
+    started = time.monotonic()
+    folder, output = root / PREFERENCES, root / OUTPUT
+    train_file, heldout_file = folder / "data.jsonl", folder / "heldout.jsonl"
+    for out in (output / "train", output / "heldout", root / DOCS):
+        shutil.rmtree(out, ignore_errors=True)
+    _require_rows(train_file, root)
+    validator, lengths = _validator(settings, root, folder)
+    loaded = time.monotonic()
+
+    intakes = []
+    if heldout_file.exists():
+        _require_rows(heldout_file, root)
+        held = validator.read(heldout_file, heldout_file.relative_to(root).as_posix(), "heldout", HeldOut())
+        intakes.append(held)
+        known = HeldOut({query.id for query in held.queries}, {content_key(query) for query in held.queries})
+    else:
+        known = HeldOut()
+    given = validator.read(train_file, train_file.relative_to(root).as_posix(), "train", known)
+    intakes.insert(0, given)
+    refusals = [refusal for intake in intakes for refusal in intake.refusals]
+    write_quarantine(output / "quarantine.jsonl", refusals)
+    for intake in intakes:
+        limit, quarantine = settings.validate_.max_quarantined_share, (OUTPUT / "quarantine.jsonl").as_posix()
+        check_share(intake.file, intake.rows, intake.refusals, limit, quarantine)
+        _report_unread(intake)
+
+    train, heldout = (
+        (given.queries, held.queries) if len(intakes) == 2 else split_off(given.queries, settings.validate_.heldout_share, given.file)
+    )
+    for queries, name in ((train, given.file), (heldout, intakes[-1].file)):
+        if not queries:
+            raise UserError(f"{name} holds no usable row: see {OUTPUT}/quarantine.jsonl")
+    read = time.monotonic()
+    warnings = _check_batch([*train, *heldout], settings, root / DOCS)
+    write_queries(output / "train" / "queries.parquet", train)
+    write_queries(output / "heldout" / "queries.parquet", heldout)
+    ended = time.monotonic()
+    return StageResult(
+        metrics=_metrics(train, heldout, intakes, refusals, lengths.longest, warnings),
+        times={
+            "load_seconds": loaded - started,
+            "rows_seconds": read - loaded,
+            "suites_seconds": ended - read,
+            "rows_per_second": sum(intake.rows for intake in intakes) / max(read - loaded, 1e-9),
+        },
+        artifacts=[output / "quarantine.jsonl", root / DOCS],
+    )
+
+
+def _require_rows(path: Path, root: Path) -> None:
+    name = path.relative_to(root).as_posix()
+    if not path.is_file():
+        raise UserError(f"{name} is missing: put one JSON object a row there (docs/data-format.md), or run `dvc pull data.dvc`")
+    with path.open("rb") as stream:
+        if not any(line.strip() for line in stream):
+            raise UserError(f"{name} is empty: put one JSON object a row there (docs/data-format.md), or remove the file")
+
+
+def _validator(settings: Settings, root: Path, folder: Path) -> tuple[Validator, LengthCheck]:
+    base = root / settings.model.base
+    if not (base / "config.json").is_file():
+        raise UserError(f"model.base {settings.model.base} holds no config.json: set it in params.yaml to a checkpoint folder")
+    from components.vlm.processing import Preprocessor
+
+    lengths = LengthCheck(
+        Preprocessor(base, folder, settings.model, settings.features), settings.reward.instruction, settings.model.max_length
+    )
+    return Validator(settings.validate_, MediaFolder(folder), lengths), lengths
+
+
+def _report_unread(intake: Intake) -> None:
+    for name, count in sorted(intake.unread.items()):
+        near = difflib.get_close_matches(name, KNOWN_FIELDS, n=1, cutoff=0.75)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        log.warning("%s: the field %a of %d rows is not read%s", intake.file, name, count, hint)
+
+
+def _check_batch(queries: Sequence[Query], settings: Settings, docs: Path) -> int:
+    """Run the suites; the number of warnings. Raises UserError when a critical expectation fails."""
+    from components.validation.suites import check_tables
+
+    findings = check_tables(query_table(queries), response_table(queries), settings.validate_, docs)
+    critical = [f"{finding.table}: {finding.expected}" for finding in findings if finding.severity == "critical"]
+    if critical:
+        raise UserError(
+            f"the data as a whole fail {len(critical)} expectations ({'; '.join(critical)}): see {DOCS}/index.html and mend them"
+        )
+    warnings = [finding for finding in findings if finding.severity == "warning"]
+    for finding in warnings:
+        log.warning("data expectation not met: %s: %s (%s/index.html)", finding.table, finding.expected, DOCS)
+    return len(warnings)
+
+
+def _metrics(
+    train: Sequence[Query],
+    heldout: Sequence[Query],
+    intakes: Sequence[Intake],
+    refusals: Sequence[Refusal],
+    longest: int,
+    warnings: int,
+) -> dict[str, float | int | None]:
+    metrics: dict[str, float | int | None] = {}
+    for prefix, queries in (("", train), ("heldout_", heldout)):
+        categories = Counter(query.category for query in queries)
+        metrics |= {
+            f"{prefix}queries": len(queries),
+            f"{prefix}responses": sum(len(query.responses) for query in queries),
+            f"{prefix}pairs": sum(len(query.pairs()) for query in queries),
+            f"{prefix}ties": sum(len(query.ties()) for query in queries),
+            f"{prefix}tie_share": sum(bool(query.ties()) for query in queries) / len(queries),
+            f"{prefix}text_only": sum(query.media is None for query in queries),
+            f"{prefix}harmful": sum(query.safety == "harmful" for query in queries),
+            f"{prefix}harmless": sum(query.safety == "harmless" for query in queries),
+        }
+        metrics |= {f"{prefix}{category}_queries": categories[category] for category in CATEGORIES}
+    kinds = Counter(refusal.kind for refusal in refusals)
+    metrics |= {f"quarantined_{kind}": kinds[kind] for kind in KINDS if kinds[kind]}
+    metrics |= {
+        "rows": sum(intake.rows for intake in intakes),
+        "quarantined": len(refusals),
+        "quarantined_share": max(len(intake.refusals) / intake.rows for intake in intakes),
+        "longest_tokens": longest,
+        "expectation_warnings": warnings,
+    }
+    return metrics

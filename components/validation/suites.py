@@ -1,0 +1,151 @@
+"""Great Expectations over the accepted rows: one suite a table, as code, with data docs.
+
+- Rows were checked one by one before; the suites check the batch: what holds between rows, and what a table as a whole looks like.
+- A failed critical expectation fails the stage; a warning is said and counted; info stands in the data docs.
+- Nothing is sent: analytics and progress bars are off, and the context lives in memory. Importing the library takes seconds: only here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from components.config import ValidateSettings
+from components.preferences.record import CATEGORIES
+from components.preferences.release import HIGHEST_SCORE, LOWEST_SCORE
+
+os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when the library is imported
+import great_expectations as gx
+import great_expectations.expectations as gxe
+from great_expectations.data_context.types.base import ProgressBarsConfig
+
+Severity = Literal["critical", "warning", "info"]
+SHA256 = r"^[0-9a-f]{64}$"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An expectation that was not met: its table, what was expected in words, and how bad that is."""
+
+    table: str
+    expected: str
+    severity: Severity
+
+
+def query_suite(settings: ValidateSettings) -> Any:
+    """What must hold for the table of queries."""
+    return gx.ExpectationSuite(
+        name="queries",
+        expectations=[
+            gxe.ExpectTableRowCountToBeBetween(min_value=2, **_says("critical", "there are queries to train on and to hold out")),
+            gxe.ExpectColumnDistinctValuesToEqualSet(
+                column="split", value_set=["train", "heldout"], **_says("critical", "both splits have queries")
+            ),
+            gxe.ExpectColumnValuesToBeUnique(column="id", **_says("critical", "ids are unique")),
+            gxe.ExpectColumnValuesToBeBetween(column="splits_of_id", max_value=1, **_says("critical", "no id stands in both splits")),
+            gxe.ExpectColumnValuesToBeBetween(
+                column="splits_of_content", max_value=1, **_says("critical", "no media and prompt stand in both splits")
+            ),
+            gxe.ExpectColumnValuesToBeInSet(column="category", value_set=list(CATEGORIES), **_says("critical", "categories are known")),
+            gxe.ExpectColumnValuesToBeInSet(
+                column="safety", value_set=["harmful", "harmless"], **_says("critical", "safety labels are known")
+            ),
+            gxe.ExpectColumnValuesToMatchRegex(column="media_digest", regex=SHA256, **_says("critical", "media carry their sha256")),
+            gxe.ExpectColumnValuesToBeBetween(column="prompt_characters", min_value=1, **_says("critical", "prompts are not empty")),
+            gxe.ExpectColumnValuesToBeBetween(
+                column="responses", min_value=settings.min_responses, **_says("critical", "queries have enough responses")
+            ),
+            gxe.ExpectColumnValuesToBeBetween(
+                column="pairs", min_value=1, mostly=0.8, **_says("warning", "at least 80 % of queries have a pair of different ranks")
+            ),
+            gxe.ExpectColumnMeanToBeBetween(
+                column="best_is_longest", max_value=0.8, **_says("warning", "the best answer is the longest in at most 80 % of queries")
+            ),
+            gxe.ExpectColumnProportionOfUniqueValuesToBeBetween(
+                column="content", min_value=0.5, **_says("warning", "at least half of media and prompts are different")
+            ),
+            gxe.ExpectColumnValuesToBeBetween(
+                column="splits_of_category", min_value=2, **_says("warning", "every category stands in both splits")
+            ),
+            gxe.ExpectColumnDistinctValuesToEqualSet(
+                column="category", value_set=list(CATEGORIES), **_says("info", "all five categories are there")
+            ),
+            gxe.ExpectColumnMeanToBeBetween(column="has_tie", min_value=0.01, max_value=0.9, **_says("info", "some queries hold a tie")),
+        ],
+    )
+
+
+def response_suite(settings: ValidateSettings) -> Any:
+    """What must hold for the table of responses."""
+    return gx.ExpectationSuite(
+        name="responses",
+        expectations=[
+            gxe.ExpectCompoundColumnsToBeUnique(column_list=["id", "response"], **_says("critical", "a response stands once in a query")),
+            gxe.ExpectColumnValuesToBeBetween(column="rank", min_value=1, **_says("critical", "ranks begin at 1")),
+            gxe.ExpectColumnPairValuesAToBeGreaterThanB(
+                column_A="responses", column_B="rank", or_equal=True, **_says("critical", "no rank exceeds the number of responses")
+            ),
+            gxe.ExpectColumnValuesToBeBetween(
+                column="characters",
+                min_value=1,
+                max_value=settings.max_response_characters,
+                **_says("critical", "responses are neither empty nor over-long"),
+            ),
+            *(
+                gxe.ExpectColumnValuesToBeBetween(
+                    column=score, min_value=LOWEST_SCORE, max_value=HIGHEST_SCORE, **_says("critical", f"{score} is between 1 and 5")
+                )
+                for score in ("faithfulness", "helpfulness", "ethics")
+            ),
+            gxe.ExpectColumnValuesToNotBeNull(
+                column="reason_characters",
+                mostly=0.9,
+                **_says("warning", "at least 90 % of responses have a reason to learn critiques from"),
+            ),
+            gxe.ExpectColumnValuesToNotBeNull(column="faithfulness", mostly=0.5, **_says("info", "most responses have scores")),
+        ],
+    )
+
+
+def check_tables(queries: pd.DataFrame, responses: pd.DataFrame, settings: ValidateSettings, docs: Path) -> list[Finding]:
+    """Validate both tables, write data docs into the folder `docs` (index.html), and return what was not met."""
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
+    for site in context.get_site_names():
+        context.delete_data_docs_site(site)
+    context.add_data_docs_site("data_docs", _site(docs))
+    source = context.data_sources.add_pandas("preferences")
+    findings = []
+    for suite, frame in ((query_suite(settings), queries), (response_suite(settings), responses)):
+        batch = source.add_dataframe_asset(suite.name).add_batch_definition_whole_dataframe("accepted")
+        definition = gx.ValidationDefinition(name=suite.name, data=batch, suite=context.suites.add(suite))
+        checkpoint = gx.Checkpoint(
+            name=suite.name, validation_definitions=[context.validation_definitions.add(definition)], result_format="SUMMARY"
+        )
+        outcome = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": frame})
+        for validation in outcome.run_results.values():
+            findings += _findings(suite.name, validation.results)
+    context.build_data_docs(site_names=["data_docs"])
+    return findings
+
+
+def _says(severity: Severity, expected: str) -> dict[str, Any]:
+    return {"severity": severity, "notes": expected}
+
+
+def _findings(table: str, results: Sequence[Any]) -> list[Finding]:
+    failed = [result.expectation_config for result in results if not result.success]
+    return [Finding(table, str(config.notes), config.severity.value) for config in failed]
+
+
+def _site(folder: Path) -> dict[str, Any]:
+    return {
+        "class_name": "SiteBuilder",
+        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+        "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder)},
+    }
