@@ -1,0 +1,48 @@
+"""Shared fixtures: the bundled data, and a small random checkpoint of the same family."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The bundled data folder, pulled from the bundled remote where it is missing."""
+    if not (ROOT / "data/base/config.json").is_file():
+        subprocess.run(["dvc", "pull", "data.dvc"], cwd=ROOT, check=True)
+    return ROOT / "data"
+
+
+@pytest.fixture(scope="session")
+def base(data: Path) -> Path:
+    """The bundled base model."""
+    return data / "base"
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random checkpoint in a folder of its own."""
+    from tests.tiny import save_checkpoint
+
+    return save_checkpoint(tmp_path_factory.mktemp("tiny-base"))
+
+
+@pytest.fixture(scope="session")
+def tiny_media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the tiny queries' media are relative to."""
+    from tests.tiny import save_media
+
+    folder = tmp_path_factory.mktemp("tiny-media")
+    save_media(folder)
+    return folder

@@ -1,0 +1,116 @@
+"""A random checkpoint of the family with everything that a folder on disk has: the smallest thing that plain transformers opens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    LlavaOnevisionImageProcessor,
+    LlavaOnevisionProcessor,
+    LlavaOnevisionVideoProcessor,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    SiglipVisionConfig,
+)
+
+from components.config import FeatureSettings, ModelSettings
+from components.preferences.record import Query, Response
+from components.vlm.processing import Preprocessor
+
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% else %}<{{ part['type'] }}>{% endif %}{% endfor %}"
+    "{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def save_checkpoint(folder: Path, *, seed: int = 0) -> Path:
+    """Write a random two-layer LLaVA-OneVision with a byte-level tokenizer."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({character: number for number, character in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", additional_special_tokens=SPECIAL)
+    processor = LlavaOnevisionProcessor(
+        image_processor=LlavaOnevisionImageProcessor(size={"height": 32, "width": 32}, image_grid_pinpoints=[[32, 32], [64, 32]]),
+        tokenizer=fast,
+        video_processor=LlavaOnevisionVideoProcessor(size={"height": 32, "width": 32}),
+        num_image_tokens=4,
+        vision_feature_select_strategy="full",
+        chat_template=TEMPLATE,
+    )
+    torch.manual_seed(seed)
+    config = LlavaOnevisionConfig(
+        vision_config=SiglipVisionConfig(
+            hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16, vision_use_head=False
+        ),
+        text_config=Qwen2Config(
+            vocab_size=len(fast),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=fast.eos_token_id,
+            pad_token_id=fast.pad_token_id,
+        ),
+        image_token_index=fast.convert_tokens_to_ids("<image>"),
+        video_token_index=fast.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=[[32, 32], [64, 32]],
+        vision_feature_layer=-1,
+        tie_word_embeddings=True,
+    )
+    model = LlavaOnevisionForConditionalGeneration(config)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def save_media(folder: Path) -> None:
+    """A square image, a tall one and two videos of unequal length, of seeded noise."""
+    noise = np.random.default_rng(0)
+    for name, size in {"square.png": (32, 32), "tall.png": (32, 64), "two/0.png": (32, 32), "two/1.png": (32, 32)}.items():
+        _save(folder / name, noise, size)
+    for frame in range(3):
+        _save(folder / f"three/{frame}.png", noise, (32, 32))
+
+
+def _save(path: Path, noise: np.random.Generator, size: tuple[int, int]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(noise.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(path)
+
+
+def queries() -> list[Query]:
+    """One query of each kind of media, with unequal numbers and lengths of responses, a tie among them."""
+    texts = ["Yes.", "No, it is a long way off.", "Maybe", "I can't tell from here."]
+    kinds: list[tuple[str | None, str | None]] = [("square.png", "image"), ("tall.png", "image"), (None, None), ("two", "video"), ("three", "video")]
+    ranks = [(1, 2, 3, 4), (2, 1), (1, 1, 2), (3, 2, 1), (1, 2, 2, 3)]
+    return [
+        Query(
+            id=f"q{number}",
+            category="short",
+            prompt=f"Is it {number}?",
+            responses=tuple(Response(texts[i], rank, critique=f"Fault {i}.") for i, rank in enumerate(ranks[number])),
+            media=media,
+            media_kind=kind,  # type: ignore[arg-type]
+            media_digest=media,
+        )
+        for number, (media, kind) in enumerate(kinds)
+    ]
+
+
+def preprocessor(base: Path, media: Path) -> Preprocessor:
+    """The preprocessor of a tiny checkpoint."""
+    settings = ModelSettings(base=base, attention="sdpa", max_length=512, max_frames=8)
+    return Preprocessor(base, media, settings, FeatureSettings(pixels_max_gb=1))
