@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from components.alignment.pairs import build_pairs
+from components.config import AlignmentSettings, load_settings
+from components.errors import UserError
+from tests.conftest import ROOT
+from tests.tiny import queries
+
+
+def settings(**changes: object) -> AlignmentSettings:
+    return load_settings(ROOT / "params.yaml").alignment.model_copy(update=changes)
+
+
+def scores() -> dict[tuple[str, int], float]:
+    return {(query.id, number): -1.5 * r.rank + 0.1 * number for query in queries() for number, r in enumerate(query.responses)}
+
+
+def test_ties_make_no_pairs_and_every_other_two_do() -> None:
+    table = build_pairs(queries(), scores(), settings(), 0.0)
+    assert len(table.query) == sum(len(q.pairs()) for q in queries()) == 6 + 1 + 2 + 3 + 5
+    for index, winner, loser in zip(table.query.tolist(), table.winner.tolist(), table.loser.tolist(), strict=True):
+        assert queries()[index].responses[winner].rank < queries()[index].responses[loser].rank
+
+
+def test_permuted_scores_change_the_betas() -> None:
+    known = scores()
+    shuffled = dict(zip(known, np.random.default_rng(0).permutation(list(known.values())).tolist(), strict=True))
+    assert build_pairs(queries(), known, settings(), 0.0).beta.tolist() != build_pairs(queries(), shuffled, settings(), 0.0).beta.tolist()
+
+
+def test_the_beta_follows_from_the_scores_by_hand() -> None:
+    known = scores()
+    table = build_pairs(queries(), known, settings(margins="raw"), 0.0)
+    identity = queries()[int(table.query[0])].id
+    margin = known[identity, int(table.winner[0])] - known[identity, int(table.loser[0])]
+    assert table.margin[0] == pytest.approx(margin)
+    assert table.beta[0] == pytest.approx(0.1 * (1 + 0.5 * (1 - np.exp(-0.5 * margin))))
+
+
+def test_a_missing_score_is_treated_as_the_setting_says() -> None:
+    known = scores()
+    del known["q0", 0]
+    assert np.isnan(build_pairs(queries(), known, settings(), 0.0).margin).sum() == 3
+    assert len(build_pairs(queries(), known, settings(missing_margin="drop"), 0.0).beta) == 14
+    with pytest.raises(UserError, match="'q0'"):
+        build_pairs(queries(), known, settings(missing_margin="error"), 0.0)
+
+
+def test_only_ties_is_a_sentence() -> None:
+    with pytest.raises(UserError, match="final_ranking"):
+        build_pairs([], {}, settings(), 0.0)
