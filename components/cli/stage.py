@@ -1,0 +1,43 @@
+"""`mmalign stage NAME`: the command of each stage in dvc.yaml. Run it alone to work on one stage; `dvc repro` and `mmalign run` call it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+
+def stage(name: Annotated[str, typer.Argument(help="validate, reward, critique, reference, align or evaluate")]) -> None:
+    """Run one stage on what lies in the checkout, whether or not it is stale."""
+    from components.cli.environment import enter_checkout
+    from components.config import STAGES
+    from components.errors import UserError
+    from components.files import write_json
+    from components.guard import stage_guard
+    from components.processes import STAGE_MARK
+
+    root = enter_checkout()
+    known = next((stage for stage in STAGES if stage == name), None)
+    if known is None:
+        raise UserError(f"there is no stage '{name}'; the stages are {', '.join(STAGES)}")
+    # A parent that was started in the background passes its ignored signals on, and a stage must be able to end, tidily where it can.
+    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with stage_guard(root, name):
+        state = root / ".mmalign" / "attempts" / f"{name}.json"
+        attempt: dict[str, str | None] = {"mark": os.environ[STAGE_MARK], "mistake": None}
+        write_json(state, attempt)
+        try:
+            from components.tracking.stage import run_stage
+
+            run_stage(known, root)
+        except UserError as error:
+            write_json(state, attempt | {"mistake": str(error)})
+            raise
+
+
+def _end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 -- the signature of a signal handler
+    raise SystemExit(128 + number)

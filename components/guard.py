@@ -1,0 +1,182 @@
+"""What keeps two copies of one thing from writing the same files, and a process from outliving the one that watches it.
+
+- A lock is the operating system's (flock): it falls with its holder, however that ended, and is never stale.
+- A watchdog is a thread that looks for the watched process twice a second. When that is gone it ends everything that carries the same
+  mark: SIGTERM, a grace period, SIGKILL, and its own process last.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from components.errors import UserError
+from components.processes import (
+    RUN_MARK,
+    STAGE_MARK,
+    WATCHED,
+    MarkedProcess,
+    checkout_mark,
+    identity,
+    is_alive,
+    kill_all,
+    marked,
+    new_run_mark,
+    new_stage_mark,
+    send,
+    wait_until_gone,
+)
+
+GRACE_SECONDS = 20.0  # between SIGTERM and SIGKILL: a torchrun waits for its workers in it
+SHELLS = frozenset({"sh", "bash", "dash", "zsh", "fish", "ksh"})
+
+
+class Lock:
+    """An exclusive lock on a file, held until `release` or the end of the last process that holds `descriptor`."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self.descriptor = descriptor
+
+    def release(self) -> None:
+        """Give the lock back; twice does no harm."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+def try_lock(path: Path) -> Lock | None:
+    """Take the lock on `path`, or None while another process holds it. The holder's pid and command stand in the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "command": " ".join(sys.argv)}).encode(), 0)
+    return Lock(path, descriptor)
+
+
+def lock_holder(path: Path) -> str:
+    """The holder of a lock in words: `process 123 (mmalign run)`."""
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "another process"
+    return f"process {holder['pid']} ({holder['command']})"
+
+
+def refuse_leftovers(root: Path, stage: str | None = None) -> None:
+    """Refuse (UserError) while processes of an earlier run in this checkout live, or only those of `stage`, naming them and the cure."""
+    own_run, own_stage = os.environ.get(RUN_MARK), os.environ.get(STAGE_MARK)
+    live = marked(RUN_MARK, checkout_mark(root))
+    if stage is None:
+        left = [p for p in live if p.run_mark != own_run]
+    else:
+        left = [p for p in live if p.stage_mark.startswith(f"{stage}:") and p.stage_mark != own_stage]
+    if left:
+        raise UserError(leftover_sentence(left))
+
+
+def leftover_sentence(left: list[MarkedProcess]) -> str:
+    """Names live processes and the command that ends them."""
+    names = "; ".join(f"{p.pid} ({p.command[:80]})" for p in left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
+    pids = " ".join(str(p.pid) for p in left)
+    return f"processes of an earlier run in this checkout still live: {names}; wait for them, or end them with: kill -9 {pids}"
+
+
+@contextmanager
+def stage_guard(root: Path, stage: str) -> Iterator[None]:
+    """Hold the stage's lock, mark all child processes, and end with the supervisor (or, without one, with dvc).
+
+    Raises UserError while another copy of the stage runs in this checkout.
+    """
+    path = root / ".mmalign" / "locks" / f"{stage}.lock"
+    lock = try_lock(path)
+    if lock is None:
+        raise UserError(f"stage {stage} already runs in this checkout: {lock_holder(path)}; wait for it or end it")
+    try:
+        refuse_leftovers(root, stage)
+        supervised = STAGE_MARK in os.environ
+        os.environ.setdefault(RUN_MARK, new_run_mark(root))
+        mark = os.environ.setdefault(STAGE_MARK, new_stage_mark(stage))
+        watched = os.environ.get(WATCHED) or _dvc_identity()
+        os.environ[WATCHED] = identity(os.getpid()) or ""  # what the stage starts ends with the stage
+        watchdog = Watchdog(watched, lambda: _end_marked(mark)) if watched else None
+        try:
+            yield
+        finally:
+            if watchdog is not None:
+                watchdog.stop()
+            if not supervised:
+                kill_all(lambda: marked(STAGE_MARK, mark))
+    finally:
+        lock.release()
+
+
+def watch_from_environment() -> None:
+    """For worker processes of a stage: end with the process that the stage's environment names."""
+    watched = os.environ.get(WATCHED)
+    if watched:
+        Watchdog(watched, lambda: os._exit(1))
+
+
+def _dvc_identity() -> str | None:
+    """Under bare `dvc repro`: the nearest ancestor that is no shell, which is dvc. None for a stage that a person started."""
+    if "DVC_STAGE" not in os.environ:
+        return None
+    for ancestor in psutil.Process().parents():
+        if ancestor.name() not in SHELLS:
+            return identity(ancestor.pid)
+    return None
+
+
+def _end_marked(mark: str) -> None:
+    def others() -> list[MarkedProcess]:
+        return marked(STAGE_MARK, mark)
+
+    send((process.pid for process in others()), signal.SIGTERM)
+    if wait_until_gone(others, GRACE_SECONDS):
+        kill_all(others)
+    os._exit(1)
+
+
+class Watchdog:
+    """Calls `on_gone` once, from a thread of its own, when the process named `watched` is gone."""
+
+    def __init__(self, watched: str, on_gone: Callable[[], object], interval_seconds: float = 0.5) -> None:
+        self._watched = watched
+        self._on_gone = on_gone
+        self._interval = interval_seconds
+        self._stopped = threading.Event()
+        self._fired = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(self._interval):
+            if not is_alive(self._watched):
+                self._fired.set()
+                try:
+                    sys.stderr.write(f"the process that watches this one ({self._watched.partition(':')[0]}) is gone: ending\n")
+                except OSError:
+                    pass  # its terminal may be gone as well
+                self._on_gone()
+                return
+
+    def stop(self) -> None:
+        """End the watching. When it has fired already, wait for what it started: it ends this process."""
+        self._stopped.set()
+        if self._fired.is_set():
+            self._thread.join()

@@ -1,0 +1,122 @@
+"""Processes of a run, known by a mark in their environment and not by their place in the process tree.
+
+- torchrun's workers sit in sessions of their own, so neither a process group nor a session reaches them; an environment is inherited by all.
+- A process is named by pid and start time together: pids are given again.
+- A zombie counts as gone: it runs nothing and holds nothing, and in a container nobody may ever reap it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+RUN_MARK = "MMALIGN_MARK"  # <checkout>:<run>, in every process that ends with a run
+STAGE_MARK = "MMALIGN_STAGE_MARK"  # <stage>:<attempt>, in every process that ends with a stage
+WATCHED = "MMALIGN_WATCH"  # <pid>:<start> of the process that this one must not outlive
+
+
+@dataclass(frozen=True)
+class MarkedProcess:
+    """A live process that carries a mark."""
+
+    pid: int
+    command: str
+    run_mark: str
+    stage_mark: str
+
+
+def checkout_mark(root: Path) -> str:
+    """What all marks of one checkout begin with, whatever path led to it."""
+    return hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
+
+
+def new_run_mark(root: Path) -> str:
+    """A mark for one run in this checkout."""
+    return f"{checkout_mark(root)}:{uuid.uuid4().hex}"
+
+
+def new_stage_mark(stage: str) -> str:
+    """A mark for one attempt at one stage."""
+    return f"{stage}:{uuid.uuid4().hex}"
+
+
+def identity(pid: int) -> str | None:
+    """`<pid>:<start>` of a live process, None when there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except FileNotFoundError:
+        return _identity_without_proc(pid)
+    except (ProcessLookupError, PermissionError):
+        return None
+    return None if fields[0] in "ZX" else f"{pid}:{fields[19]}"
+
+
+def _identity_without_proc(pid: int) -> str | None:
+    if Path("/proc/self/stat").exists():
+        return None
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else f"{pid}:{process.create_time()}"
+    except psutil.Error:
+        return None
+
+
+def is_alive(named: str) -> bool:
+    """Whether the process that `identity` named still runs."""
+    return identity(int(named.partition(":")[0])) == named
+
+
+def marked(variable: str, prefix: str) -> list[MarkedProcess]:
+    """Live processes whose environment variable `variable` begins with `prefix`, but for this one."""
+    found = []
+    for process in psutil.process_iter():
+        if process.pid == os.getpid():
+            continue
+        try:
+            environment = process.environ()
+            if not environment.get(variable, "").startswith(prefix) or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            command = " ".join(process.cmdline()) or process.name()
+        except (psutil.Error, OSError):
+            continue  # gone in the meantime, or another user's: neither can be ours
+        found.append(MarkedProcess(process.pid, command, environment.get(RUN_MARK, ""), environment.get(STAGE_MARK, "")))
+    return found
+
+
+def send(pids: Iterable[int], number: signal.Signals) -> None:
+    """Send a signal to each of `pids` that still lives."""
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+def wait_until_gone(find: Callable[[], list[MarkedProcess]], seconds: float, reap: Callable[[], object] = lambda: None) -> list[MarkedProcess]:
+    """Wait until `find` finds nothing, `seconds` at most; what is left is returned. `reap` collects exited children between looks."""
+    until = time.monotonic() + seconds
+    while True:
+        reap()
+        left = find()
+        if not left or time.monotonic() >= until:
+            return left
+        time.sleep(0.1)
+
+
+def kill_all(find: Callable[[], list[MarkedProcess]], seconds: float = 5.0, reap: Callable[[], object] = lambda: None) -> list[MarkedProcess]:
+    """SIGKILL what `find` finds, again and again while something new appears, `seconds` at most; what is left is returned."""
+    until = time.monotonic() + seconds
+    while left := find():
+        send((process.pid for process in left), signal.SIGKILL)
+        left = wait_until_gone(find, 0.3, reap)
+        if not left or time.monotonic() >= until:
+            return left
+    return []

@@ -1,0 +1,196 @@
+"""The version of `data/`: what differs from data.dvc, fetching what is missing, committing what a person changed.
+
+- Files that data.dvc names and that are missing, while nothing else differs, are fetched.
+- Changed and added files are committed as a new version; an edit is never overwritten.
+- Where files were removed beside that, nothing happens until the removal is accepted.
+- The bundled version is pinned to a remote inside the repository. The first commit of other data takes the pin out: with it `dvc push` to
+  another remote would store nothing, and without it nothing can be pushed into the repository by accident.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.errors import UserError
+from components.files import write_atomic
+from components.storage.repository import open_repository
+
+DATA_FILE = "data.dvc"
+UNSET_BUCKET = "SET-YOUR-BUCKET"
+TRUTH_NOTE = """# No facts yet
+
+Evaluation marks an answer right by facts about its query. Put them into `truth.jsonl` in this folder, one object a line:
+
+    {"id": "a held-out query's id", "must": [["accepted wording", "another wording of the same fact"]], "must_not": ["wording that makes it wrong"]}
+
+Without them the figures that need them are null, and all others are there.
+"""
+
+
+@dataclass(frozen=True)
+class DataState:
+    """Files below data/ that differ from data.dvc, each list sorted. `version` is the hash that data.dvc holds, None before the first commit."""
+
+    version: str | None
+    missing: list[str]
+    changed: list[str]
+    added: list[str]
+    present: int  # files that are there
+    cached: bool  # whether DVC's cache holds all recorded files
+
+    @property
+    def differs(self) -> bool:
+        """Whether anything has to be done before a run."""
+        return self.version is None or bool(self.missing or self.changed or self.added) or not self.cached
+
+
+def data_state(root: Path) -> DataState:
+    """Compare data/ with data.dvc. UserError where there are neither."""
+    with open_repository(root) as repository:
+        return _state(repository)
+
+
+def check_removals(state: DataState, *, accept: bool) -> None:
+    """UserError where files were removed beside other changes and nobody has accepted that."""
+    if state.missing and (state.changed or state.added) and not accept:
+        raise UserError(
+            f"{_count(state.missing)} of data/ were removed ({_names(state.missing)}) while {_count(state.changed + state.added)} changed or "
+            "came in: put them back, or make this the new version with --accept-data"
+        )
+
+
+def settle_data(root: Path, *, accept: bool, say: Callable[[str], None]) -> str:
+    """Make data/ and data.dvc agree by the rules above, telling `say` what is done; returns the version (a hash)."""
+    with open_repository(root, wait_for_lock=True) as repository:
+        state = _state(repository)
+        check_removals(state, accept=accept)
+        only_missing = bool(state.missing) and not (state.changed or state.added)
+        if only_missing and (not accept or state.present == 0):
+            say(f"fetching {_count(state.missing)} of data/ that data.dvc names")
+            _pull(repository, state)
+            return str(state.version)
+        if _make_truth_folder(Path(repository.root_dir)):
+            say("there is no data/truth, so nothing can say which answers are right: those figures will be null; data/truth/NOTE.md says more")
+            state = _state(repository)
+        if not state.differs and state.version is not None:
+            return state.version
+        for word, names in (("changed", state.changed), ("new", state.added), ("removed", state.missing)):
+            if names:
+                say(f"{_count(names)} of data/ {word}: {_names(names)}")
+        own = bool(state.changed or state.added or state.missing)
+        version = _commit(repository, own_data=own)
+        if own:
+            say(f"committed data/ as version {version}; record it with: git add data.dvc && git commit -m 'New data'")
+            say(push_hint(repository.config))
+        return version
+
+
+def push_hint(config: Mapping[str, Any]) -> str:
+    """How to store data outside this machine: the push command, or how to name a bucket first."""
+    url = str(config.get("remote", {}).get("s3", {}).get("url", UNSET_BUCKET))
+    if UNSET_BUCKET in url:
+        return "it is on this machine only: to store it elsewhere, set a bucket with `dvc remote modify s3 url s3://BUCKET/PREFIX`"
+    return "to store it elsewhere: dvc push -r s3 data.dvc"
+
+
+def _state(repository: Any) -> DataState:
+    root = Path(repository.root_dir)
+    if not (root / DATA_FILE).exists():
+        if not (root / "data").is_dir():
+            raise UserError("there are neither data/ nor data.dvc: check out data.dvc with git, or put your rows into data/preferences")
+        present = sorted(path.relative_to(root).as_posix() for path in (root / "data").rglob("*") if path.is_file())
+        return DataState(None, [], [], present, len(present), cached=False)
+    out = data_stage(repository).outs[0]
+    now = _files_now(out)
+    recorded = _files_recorded(out)
+    if recorded is None:
+        # Its list of files can't be had, but equal hashes say that nothing differs.
+        if not now or out.get_hash() != out.hash_info:
+            raise UserError(
+                f"the list of files of data version {out.hash_info.value} is neither in DVC's cache nor in a remote: fetch it with "
+                "`dvc pull -r REMOTE data.dvc`, or make what lies in data/ a new version with `dvc add data`"
+            )
+        return DataState(out.hash_info.value, [], [], [], len(now), cached=False)
+    return DataState(
+        version=out.hash_info.value,
+        missing=sorted(recorded.keys() - now.keys()),
+        changed=sorted(name for name in recorded.keys() & now.keys() if recorded[name] != now[name]),
+        added=sorted(now.keys() - recorded.keys()),
+        present=len(now),
+        cached=not out.changed_cache(),
+    )
+
+
+def data_stage(repository: Any) -> Any:
+    """The stage that data.dvc stands for."""
+    return repository.stage.load_one(str(Path(repository.root_dir, DATA_FILE)))
+
+
+def _files_now(out: Any) -> dict[str, str]:
+    from dvc_data.hashfile.build import build
+
+    if not out.exists:
+        return {}
+    _, _, tree = build(out.cache, out.fs_path, out.fs, out.hash_name, ignore=out.dvcignore, dry_run=True)
+    return {"/".join((out.def_path, *key)): hashed.value for key, (_, hashed) in tree.as_dict().items()}
+
+
+def _files_recorded(out: Any) -> dict[str, str] | None:
+    from dvc.exceptions import DvcException
+    from dvc_data.hashfile.tree import Tree
+
+    tree = out.get_obj()
+    if tree is None:
+        try:
+            tree = out.get_dir_cache()
+        except (DvcException, OSError):
+            return None
+    if not isinstance(tree, Tree):
+        return None
+    return {"/".join((out.def_path, *key)): hashed.value for key, (_, hashed) in tree.as_dict().items()}
+
+
+def _pull(repository: Any, state: DataState) -> None:
+    from dvc.exceptions import DvcException
+
+    try:
+        repository.pull(targets=[DATA_FILE])
+    except (DvcException, OSError) as error:
+        raise UserError(
+            f"{_count(state.missing)} of data/ are missing ({_names(state.missing)}) and can't be fetched ({' '.join(str(error).split())}): "
+            "put them back, or make the rest the new version with --accept-data"
+        ) from error
+
+
+def _commit(repository: Any, *, own_data: bool) -> str:
+    if not Path(repository.root_dir, DATA_FILE).exists():
+        (stage,) = repository.add(["data"])
+        return str(stage.outs[0].hash_info.value)
+    with repository.lock:
+        stage = data_stage(repository)
+        if own_data:
+            stage.outs[0].remote = None
+            stage.outs[0].can_push = True
+        stage.save()
+        stage.commit()
+        stage.dump()
+        return str(stage.outs[0].hash_info.value)
+
+
+def _make_truth_folder(root: Path) -> bool:
+    """Evaluation depends on data/truth, so that it has to be there: made, with a note, where a team has no such facts."""
+    if (root / "data" / "truth").exists():
+        return False
+    write_atomic(root / "data" / "truth" / "NOTE.md", TRUTH_NOTE)
+    return True
+
+
+def _count(names: list[str]) -> str:
+    return f"{len(names)} file{'s' if len(names) != 1 else ''}"
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,186 @@
+"""What a run would do to each stage, and why, without doing it.
+
+- A stage whose command, settings, inputs and outputs are as recorded in dvc.lock is skipped.
+- A stale stage is restored where DVC's run-cache knows its outputs for these very inputs; its new output hashes then stand in for the files
+  on disk when the stages below are judged.
+- A stale stage that can't be restored runs. Below it nothing is known: those stages run if their inputs come out changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from components.storage.repository import open_repository
+
+Action = Literal["run", "run_if_changed", "restore", "skip"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a run would do to one stage. `seconds` is what the stage took when it last ran, where that is known."""
+
+    action: Action
+    reason: str
+
+
+@dataclass
+class _Known:
+    """Hashes of outputs after the planned steps so far; None is not known before the stage has run."""
+
+    outputs: dict[str, Any] = field(default_factory=dict)  # absolute path -> HashInfo of a restored output, or None
+    waits_for: dict[str, str] = field(default_factory=dict)  # absolute path -> stage
+
+
+def plan(root: Path, settings_text: str | None = None) -> dict[str, Step]:
+    """The step of each stage of dvc.yaml, in an order in which they can run; as if params.yaml held `settings_text`, where given."""
+    with open_repository(root, settings_text) as repository, repository.lock:
+        known = _Known()
+        return {stage.name: _judge(repository, stage, known) for stage in _ordered(repository)}
+
+
+def stage_parents(root: Path) -> dict[str, set[str]]:
+    """For each stage of dvc.yaml, in an order in which they can run, the stages whose outputs it reads."""
+    with open_repository(root) as repository:
+        graph = repository.index.graph
+        return {stage.name: {up.name for up in graph.successors(stage) if up.name} for stage in _ordered(repository) if stage.name}
+
+
+def _ordered(repository: Any) -> list[Any]:
+    """Pipeline stages, each after the stages that it reads from; else in the order of dvc.yaml. Building the graph checks it as well."""
+    graph = repository.index.graph
+    named = {stage.name: stage for stage in graph if stage.name}
+    ordered: list[Any] = []
+
+    def visit(stage: Any) -> None:
+        if stage in ordered:
+            return
+        for name in named:
+            if named[name] in set(graph.successors(stage)):
+                visit(named[name])
+        ordered.append(stage)
+
+    written = list(yaml.safe_load(Path(repository.root_dir, "dvc.yaml").read_text(encoding="utf-8"))["stages"])
+    for name in sorted(named, key=lambda name: written.index(name) if name in written else len(written)):
+        visit(named[name])
+    return ordered
+
+
+def _judge(repository: Any, stage: Any, known: _Known) -> Step:
+    inputs, waits = _inputs(stage, known)
+    recorded = any(dependency.hash_info for dependency in stage.deps)
+    reasons = _input_reasons(stage, inputs) if recorded else ["has no record in dvc.lock"]
+    if recorded and stage.changed_stage():
+        reasons.insert(0, "its command changed")
+    # Outputs are looked at only where inputs are as recorded: hashing a large model to say no more than "stale" is a waste.
+    if not reasons and not waits:
+        reasons = _output_reasons(stage)
+        if not reasons:
+            return Step("skip", "nothing changed")
+        if stage.outs_cached():
+            known.outputs.update({out.fs_path: out.hash_info for out in stage.outs})
+            return Step("restore", f"{_list(reasons)}; the same outputs are in DVC's cache")
+    elif not waits and (entry := _run_cache_entry(repository, stage, inputs)) is not None:
+        known.outputs.update(entry)
+        return Step("restore", f"{_list(reasons)}; outputs for these inputs are in DVC's cache")
+    for out in stage.outs:
+        known.outputs[out.fs_path] = None
+        known.waits_for[out.fs_path] = stage.name
+    if reasons:
+        return Step("run", _list(reasons))
+    return Step("run_if_changed", f"runs if what {_list(sorted(waits))} makes comes out changed")
+
+
+def _inputs(stage: Any, known: _Known) -> tuple[dict[Any, Any], set[str]]:
+    """Hash of each dependency after the steps so far (None: missing), and the stages that have to run before one can be known."""
+    hashes: dict[Any, Any] = {}
+    waits: set[str] = set()
+    for dependency in stage.deps:
+        maker = next((path for path in known.outputs if _overlap(path, dependency.fs_path)), None)
+        if maker is None:
+            hashes[dependency] = dependency.get_hash() if dependency.exists else None
+        elif known.outputs[maker] is not None and maker == dependency.fs_path:
+            hashes[dependency] = known.outputs[maker]
+        else:
+            waits |= {name for path, name in known.waits_for.items() if _overlap(path, dependency.fs_path)} or {"an earlier stage"}
+    return hashes, waits
+
+
+def _overlap(one: str, other: str) -> bool:
+    return one == other or Path(one).is_relative_to(other) or Path(other).is_relative_to(one)
+
+
+def _input_reasons(stage: Any, inputs: Mapping[Any, Any]) -> list[str]:
+    reasons = []
+    for dependency, now in inputs.items():
+        before = dependency.hash_info
+        if now is None:
+            reasons.append(f"{dependency.def_path} is missing")
+        elif isinstance(now.value, dict):
+            reasons += _setting_reasons(before.value or {}, now.value)
+        elif not before:
+            reasons.append(f"{dependency.def_path} is a new input")
+        elif before != now:
+            reasons.append(f"{dependency.def_path} changed")
+    return reasons
+
+
+def _setting_reasons(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    old, new = flatten(before), flatten(now)
+    reasons = [f"{key} changed from {old[key]} to {new[key]}" for key in new if key in old and old[key] != new[key]]
+    reasons += [f"{key} is a new setting" for key in new if key not in old]
+    return reasons + [f"{key} is no setting any more" for key in old if key not in new]
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _output_reasons(stage: Any) -> list[str]:
+    words = {"deleted": "is missing", "modified": "was changed by hand", "new": "has no record", "not in cache": "is not in DVC's cache"}
+    return [f"{out.def_path} {words.get(state, state)}" for out in stage.outs for state in out.status().values()]
+
+
+def _run_cache_entry(repository: Any, stage: Any, inputs: Mapping[Any, Any]) -> dict[str, Any] | None:
+    """Output hashes that the run-cache holds for `inputs`, by absolute path, when all of their bytes are in the cache."""
+    from dvc.stage.cache import RunCacheNotFoundError
+    from dvc.stage.serialize import to_single_stage_lockfile
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.meta import Meta
+
+    if any(value is None for value in inputs.values()):
+        return None
+    for dependency, value in inputs.items():
+        dependency.hash_info = value
+    try:
+        repository.stage_cache.restore(stage, dry=True)
+    except RunCacheNotFoundError:
+        return None
+    key = _run_cache_key(to_single_stage_lockfile(stage), [Meta.PARAM_SIZE, Meta.PARAM_NFILES])
+    folder = Path(repository.stage_cache.cache_dir, key[:2], key)
+    newest = max(folder.iterdir(), key=lambda path: path.stat().st_mtime)
+    recorded = {out["path"]: out for out in yaml.safe_load(newest.read_text(encoding="utf-8"))["outs"]}
+    return {out.fs_path: HashInfo("md5", recorded[out.def_path]["md5"]) for out in stage.outs}
+
+
+def _run_cache_key(locked: dict[str, Any], excluded: list[str]) -> str:
+    from dvc.utils import dict_sha256
+
+    locked["outs"] = [out["path"] for out in locked.get("outs", [])]
+    return str(dict_sha256(locked, exclude=excluded))
+
+
+def _list(words: list[str]) -> str:
+    shown = words[:4] + ([f"{len(words) - 4} more"] if len(words) > 4 else [])
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"

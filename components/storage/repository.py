@@ -1,0 +1,47 @@
+"""The checkout as DVC sees it, in this process.
+
+`open_repository` can be given another text for params.yaml: DVC then resolves templates, settings and run-cache keys as if the file said
+so, and the file itself is not touched, so a kill at any point leaves nothing to undo.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from dvc.fs import LocalFileSystem
+
+
+class _WithSettings(LocalFileSystem):  # type: ignore[misc]
+    """The local file system, with one file's text replaced."""
+
+    replaced_path: str
+    replaced_text: str
+
+    def open(self, path: Any, mode: str = "r", **kwargs: Any) -> IO[Any]:
+        """Open a file; reading the replaced one gives the other text."""
+        if mode in {"r", "rt", "rb"} and Path(path).absolute() == Path(self.replaced_path):
+            return io.BytesIO(self.replaced_text.encode()) if "b" in mode else io.StringIO(self.replaced_text)
+        return super().open(path, mode, **kwargs)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def open_repository(root: Path, settings_text: str | None = None, *, wait_for_lock: bool = False) -> Iterator[Any]:
+    """The `dvc.repo.Repo` of a checkout, optionally with `settings_text` in the place of params.yaml; closed afterwards."""
+    from dvc.repo import Repo
+
+    logging.getLogger("dvc").setLevel(logging.ERROR)  # reasons are given in our own words
+    file_system = None
+    if settings_text is not None:
+        file_system = _WithSettings()
+        file_system.replaced_path = str(root.resolve() / "params.yaml")
+        file_system.replaced_text = settings_text
+    repository = Repo(str(root.resolve()), fs=file_system, _wait_for_lock=wait_for_lock)
+    try:
+        yield repository
+    finally:
+        repository.close()
