@@ -39,7 +39,9 @@ def save_checkpoint(folder: Path, *, seed: int = 0) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", additional_special_tokens=SPECIAL)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", additional_special_tokens=SPECIAL
+    )
     processor = LlavaOnevisionProcessor(
         image_processor=LlavaOnevisionImageProcessor(size={"height": 32, "width": 32}, image_grid_pinpoints=[[32, 32], [64, 32]]),
         tokenizer=fast,
@@ -51,7 +53,13 @@ def save_checkpoint(folder: Path, *, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     config = LlavaOnevisionConfig(
         vision_config=SiglipVisionConfig(
-            hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16, vision_use_head=False
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=16,
+            vision_use_head=False,
         ),
         text_config=Qwen2Config(
             vocab_size=len(fast),
@@ -94,7 +102,13 @@ def _save(path: Path, noise: np.random.Generator, size: tuple[int, int]) -> None
 def queries() -> list[Query]:
     """One query of each kind of media, with unequal numbers and lengths of responses, a tie among them."""
     texts = ["Yes.", "No, it is a long way off.", "Maybe", "I can't tell from here."]
-    kinds: list[tuple[str | None, str | None]] = [("square.png", "image"), ("tall.png", "image"), (None, None), ("two", "video"), ("three", "video")]
+    kinds: list[tuple[str | None, str | None]] = [
+        ("square.png", "image"),
+        ("tall.png", "image"),
+        (None, None),
+        ("two", "video"),
+        ("three", "video"),
+    ]
     ranks = [(1, 2, 3, 4), (2, 1), (1, 1, 2), (3, 2, 1), (1, 2, 2, 3)]
     return [
         Query(

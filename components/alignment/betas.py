@@ -55,10 +55,15 @@ def margin_scale(settings: AlignmentSettings, raw_margins: Array, calibration_ma
         if deviation == 0 and not varies(settings):
             return MarginScale(1.0, kind)
         if deviation == 0:
-            raise UserError("the reward model gives every training pair the same margin, so margins can't be standardised: retrain it, or set alignment.margins to raw")
+            raise UserError(
+                "the reward model gives every training pair the same margin, so margins can't be standardised: "
+                "retrain it, or set alignment.margins to raw"
+            )
         return MarginScale(deviation, kind)
     if len(calibration_margins) == 0:
-        raise UserError("alignment.margins is calibrated, but no calibration pairs were kept: set reward.calibration_share above 0, such as 0.1")
+        raise UserError(
+            "alignment.margins is calibrated, but no calibration pairs were kept: set reward.calibration_share above 0, such as 0.1"
+        )
     return MarginScale(fit_temperature(calibration_margins), kind)
 
 

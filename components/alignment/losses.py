@@ -19,7 +19,10 @@ from torch.nn.functional import logsigmoid
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Pairs among the K responses of a batch; all of shape [P]. `weight` is a pair's share of the step's mean (they add up to 1 over the step)."""
+    """Pairs among the K responses of a batch; all of shape [P].
+
+    `weight_P` is a pair's share of the step's mean: the weights of all pairs of a step, on all ranks, add up to 1.
+    """
 
     winner_P: Tensor
     loser_P: Tensor

@@ -56,12 +56,18 @@ def build_pairs(queries: Sequence[Query], scores: Scores, settings: AlignmentSet
     """
     rows = [(index, winner, loser) for index, query in enumerate(queries) for winner, loser in query.pairs()]
     if not rows:
-        raise UserError("no training query has two responses of different rank, so there is nothing to align on: check final_ranking in data/preferences/data.jsonl")
+        raise UserError(
+            "no training query has two responses of different rank, so there is nothing to align on: "
+            "check final_ranking in data/preferences/data.jsonl"
+        )
     raw = np.array([_raw_margin(scores, queries[index].id, winner, loser) for index, winner, loser in rows])
     if np.isnan(raw).any():
         first = rows[int(np.isnan(raw).argmax())]
         if settings.missing_margin == "error":
-            raise UserError(f"query '{queries[first[0]].id}' has a response without a score in artifacts/critique/train.parquet: rerun the critique stage, or set alignment.missing_margin")
+            raise UserError(
+                f"query '{queries[first[0]].id}' has a response without a score in artifacts/critique/train.parquet: "
+                "rerun the critique stage, or set alignment.missing_margin"
+            )
         if settings.missing_margin == "drop":
             rows = [row for row, margin in zip(rows, raw, strict=True) if not np.isnan(margin)]
             raw = raw[~np.isnan(raw)]

@@ -20,10 +20,11 @@ from components.alignment.reference_table import read_log_probs
 from components.config import Settings
 from components.preferences.record import Query, read_queries
 from components.tracking.result import StageResult
+from components.training.figures import last_figures
 from components.training.launch import launch
 from components.training.scratch_key import training_key
 
-CODE = [Path("components/preferences"), Path("components/vlm"), Path("components/training"), Path("components/alignment")]
+CODE = [Path("components") / name for name in ("preferences", "vlm", "training", "alignment")]
 OVERFIT_RATIO = 1.5  # margins of trained-on queries this many times those of the calibration part deserve a warning
 
 
@@ -53,10 +54,13 @@ def run(settings: Settings, root: Path) -> StageResult:
     write_pairs(root / "artifacts/align/pairs.parquet", queries, pairs, final_log_probs(settings, root, queries), reference)
     plot = Path(tempfile.mkdtemp(prefix="mmalign-")) / "betas.png"
     plot_betas(plot, pairs, settings.alignment)
-    figures = outcome.last_figures("loss/preference", "loss/sft", "rewards/accuracy", "rewards/margin", "log_probs/chosen", "log_probs/rejected")
+    figures = last_figures(
+        outcome.curves, "loss/preference", "loss/sft", "rewards/accuracy", "rewards/margin", "log_probs/chosen", "log_probs/rejected"
+    )
     return StageResult(
         metrics={"steps": outcome.steps, **metrics, **figures},
-        times={"training_seconds": outcome.seconds, "resumed_from": outcome.resumed_from or 0},
+        times={"training_seconds": outcome.seconds, "startup_seconds": outcome.startup_seconds, "resumed_from": outcome.resumed_from},
+        params={"weights": outcome.weights},
         curves=outcome.curves,
         artifacts=[plot],
     )
@@ -65,7 +69,8 @@ def run(settings: Settings, root: Path) -> StageResult:
 def describe(pairs: PairTable, settings: Settings) -> dict[str, float | int | None]:
     """Figures of margins and betas; warns when betas sit at an end of their range, or margins are those of an overfitted reward model."""
     summary = beta_summary(pairs.beta, settings.alignment)
-    histogram, edges = np.histogram(pairs.beta, bins=10, range=(settings.alignment.beta, settings.alignment.beta * (1 + settings.alignment.beta_weight)))
+    low, weight = settings.alignment.beta, settings.alignment.beta_weight
+    histogram, edges = np.histogram(pairs.beta, bins=10, range=(low, low * (1 + weight)))
     metrics: dict[str, float | int | None] = {
         "pairs": len(pairs.beta),
         "margin_divisor": pairs.scale.divisor,
@@ -77,8 +82,12 @@ def describe(pairs: PairTable, settings: Settings) -> dict[str, float | int | No
         metrics |= margin_summary(pairs.margin[pairs.calibration], "margin.calibration")
         seen, unseen = metrics["margin.median"], metrics["margin.calibration.median"]
         if seen is not None and unseen is not None and seen > OVERFIT_RATIO * unseen:
-            _warn(f"margins of queries that the reward model was trained on (median {seen:.2f}) are larger than those of the calibration part ({unseen:.2f}): it has overfitted, so beta is higher than it should be")
-    for end, cure in (("cap", "set alignment.margins to standardised or lower alignment.beta_scale"), ("floor", "raise alignment.beta_scale")):
+            _warn(
+                f"margins of queries that the reward model was trained on (median {seen:.2f}) are larger than those of the "
+                f"calibration part ({unseen:.2f}): it has overfitted, so beta is higher than it should be"
+            )
+    cures = {"cap": "set alignment.margins to standardised or lower alignment.beta_scale", "floor": "raise alignment.beta_scale"}
+    for end, cure in cures.items():
         share = summary[f"beta.share_at_{end}"]
         if share is not None and share > 0.5:
             _warn(f"{share:.0%} of the pairs have a beta at the {end} of its range, so this is close to DPO with a constant beta; {cure}")

@@ -25,7 +25,7 @@ from components.vlm.logprobs import TreeModel, branch_tokens
 from components.vlm.planning import plan_epoch
 from components.vlm.processing import Preprocessor
 from components.vlm.scoring import policy_tree, score_batches
-from components.vlm.trees import Tree, build_batch
+from components.vlm.trees import Tree, TreeBatch, build_batch
 
 PROBE_QUERIES = 4  # whose reference log-probs are computed again before training
 PROBE_TOLERANCE = 1e-3  # nats; sums of some 50 tokens in fp32 differ by less between batch shapes
@@ -38,6 +38,14 @@ class Micro:
     queries: tuple[int, ...]
     pairs: int
     queries_with_pairs: int
+
+
+@dataclass
+class AlignmentBatch(TreeBatch):
+    """Trees with their pairs and the reference log-prob sums of their branches [K], fp32."""
+
+    pairs: PairBatch
+    reference_K: Tensor
 
 
 class AlignmentTask:
@@ -80,10 +88,8 @@ class AlignmentTask:
             steps.append(Step([[Micro(tuple(self.order[p] for p in micro), pairs, len(indices)) for micro in rank] for rank in step]))
         return steps
 
-    def begin_epoch(self, epoch: int, context: EpochContext) -> dict[str, str]:
+    def begin_epoch(self, epoch: int, context: EpochContext) -> None:
         """Nothing is prepared between epochs."""
-        del epoch, context
-        return {}
 
     def batch(self, micro: Micro) -> dict[str, Any]:
         """Trees, pairs, betas and reference log-probs of a micro-batch on the device; all floats stay fp32."""
@@ -104,19 +110,18 @@ class AlignmentTask:
                 weights.append(self._weight(micro, index) if micro.queries else 0.0)
             query = self.queries[index]
             reference += [self.reference[query.id, number][0] for number in range(len(query.responses))]
-        pairs = PairBatch(
-            torch.tensor(winners, device=device), torch.tensor(losers, device=device), torch.tensor(betas, device=device), torch.tensor(weights, device=device)
-        )
-        return {"inputs": {"batch": trees}, "pairs": pairs, "reference_K": torch.tensor(reference, device=device), "tokens_K": branch_tokens(trees)}
+        pairs = PairBatch(*(torch.tensor(column, device=device) for column in (winners, losers, betas, weights)))
+        return {"batch": AlignmentBatch(**vars(trees), pairs=pairs, reference_K=torch.tensor(reference, device=device))}
 
     def loss(self, outputs: Tensor, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """This micro-batch's part of the step's loss; `outputs` are log-prob sums [K]."""
         alignment: AlignmentSettings = self.settings.alignment
+        prepared: AlignmentBatch = batch["batch"]
         result = pair_loss(
             outputs,
-            batch["reference_K"],
-            batch["tokens_K"],
-            batch["pairs"],
+            prepared.reference_K,
+            branch_tokens(prepared),
+            prepared.pairs,
             sft_weight=alignment.sft_weight,
             label_smoothing=alignment.label_smoothing,
             mean_log_probs=alignment.log_probs == "mean",

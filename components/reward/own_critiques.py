@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from components.critique.writing import write_critiques
-from components.files import digest_file, read_json, write_json
+from components.files import read_json, write_json
 from components.preferences.record import Query
 from components.vlm.processing import Preprocessor
 
@@ -62,13 +62,12 @@ def write_part_files(
         print(f"own critiques, epoch {epoch + 1}: part {number + 1} of {-(-len(chosen) // PART_QUERIES)} written", flush=True)
 
 
-def merge_part_files(scratch: Path, epoch: int, count: int) -> str:
-    """Join the parts of `count` queries into the epoch's file; returns its sha256."""
+def merge_part_files(scratch: Path, epoch: int, count: int) -> None:
+    """Join the parts of `count` queries into the epoch's file."""
     merged: dict[str, list[str]] = {}
     for number in range(-(-count // PART_QUERIES)):
         merged.update(read_json(_part_file(scratch, epoch, number)))
     write_json(critiques_file(scratch, epoch), merged)
-    return digest_file(critiques_file(scratch, epoch))
 
 
 def _part_file(scratch: Path, epoch: int, number: int) -> Path:

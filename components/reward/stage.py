@@ -11,10 +11,11 @@ from pathlib import Path
 
 from components.config import Settings
 from components.tracking.result import StageResult
+from components.training.figures import last_figures
 from components.training.launch import launch
 from components.training.scratch_key import training_key
 
-CODE = [Path("components/preferences"), Path("components/vlm"), Path("components/training"), Path("components/reward"), Path("components/critique")]
+CODE = [Path("components") / name for name in ("preferences", "vlm", "training", "reward", "critique")]
 
 
 def run(settings: Settings, root: Path) -> StageResult:
@@ -27,7 +28,8 @@ def run(settings: Settings, root: Path) -> StageResult:
     )
     outcome = launch("components.reward.task:build", settings, "reward", root, key, root / "artifacts/reward/model")
     return StageResult(
-        metrics={"steps": outcome.steps, **outcome.last_figures("loss/pair", "loss/critique", "accuracy", "margin")},
-        times={"training_seconds": outcome.seconds, "resumed_from": outcome.resumed_from or 0},
+        metrics={"steps": outcome.steps, **last_figures(outcome.curves, "loss/pair", "loss/critique", "accuracy", "margin")},
+        times={"training_seconds": outcome.seconds, "startup_seconds": outcome.startup_seconds, "resumed_from": outcome.resumed_from},
+        params={"weights": outcome.weights},
         curves=outcome.curves,
     )

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from components.config import Settings
-from components.errors import UserError
+from components.errors import StageFault, UserError
 from components.files import digest_file, read_json
 from components.preferences.record import Query, read_queries
 from components.reward.calibration import is_calibration
@@ -27,7 +28,15 @@ from components.training.task import EpochContext, Step
 from components.vlm.loading import freeze_tower
 from components.vlm.planning import plan_epoch
 from components.vlm.processing import Preprocessor
-from components.vlm.trees import Tree, build_batch
+from components.vlm.trees import Tree, TreeBatch, build_batch
+
+
+@dataclass
+class RewardBatch(TreeBatch):
+    """Trees with the comparisons among their branches and the step's global counts."""
+
+    comparisons: Comparisons
+    counts: StepCounts
 
 
 class RewardTask:
@@ -40,7 +49,9 @@ class RewardTask:
         queries = read_queries(root / "artifacts/validate/train/queries.parquet")
         self.queries = [query for query in queries if not is_calibration(query.id, settings.reward.calibration_share)]
         if not any(query.pairs() for query in self.queries):
-            raise UserError("no training query has two responses of different rank: the reward model has nothing to learn from; check final_ranking")
+            raise UserError(
+                "no training query has two responses of different rank, so the reward model has nothing to learn from: check final_ranking"
+            )
         self.model = new_reward_model(self.base, settings.model.attention, settings.training.seed)
         freeze_tower(self.model.model)
         self.epochs = settings.reward.epochs
@@ -61,33 +72,43 @@ class RewardTask:
         )
         return [Step([[(micro, self._counts(step, epoch)) for micro in rank] for rank in step]) for step in plan]
 
-    def begin_epoch(self, epoch: int, context: EpochContext) -> dict[str, str]:
-        """Write, or find again, the critiques of this epoch. Returns what its checkpoints must name: file and digest."""
+    def begin_epoch(self, epoch: int, context: EpochContext) -> None:
+        """Write this epoch's own critiques, or find them again; the checkpoints of the epoch name their file and digest.
+
+        Raises StageFault when a checkpoint names critiques that are no longer there: the weights that wrote them are gone.
+        """
         chosen = self._chosen(epoch)
         self._own = {}
         if not chosen:
-            return {}
+            return
         path = critiques_file(context.scratch, epoch)
-        if not path.is_file():
-            write_part_files(
-                self.model.model,
-                self.preprocessor,
-                self.queries,
-                chosen,
-                context.scratch,
-                epoch,
-                context.rank,
-                context.world,
-                instruction=self.settings.reward.instruction,
-                max_new_tokens=self.settings.critique.max_new_tokens,
-                batch_size=self.settings.critique.batch_size,
-            )
-            context.barrier()
-            if context.rank == 0:
-                merge_part_files(context.scratch, epoch, len(chosen))
-        context.barrier()
+        named = context.extra.get("critiques", {})
+        if named.get("epoch") == epoch:
+            if not path.is_file() or digest_file(path) != named["sha256"]:
+                raise StageFault(f"{path} is not what the checkpoint was trained on: remove {context.scratch} and run the stage again")
+        else:
+            self._write_own(epoch, chosen, context)
         self._own = read_json(path)
-        return {"critiques": path.relative_to(context.scratch).as_posix(), "critiques_sha256": digest_file(path)}
+        context.extra["critiques"] = {"epoch": epoch, "file": path.relative_to(context.scratch).as_posix(), "sha256": digest_file(path)}
+
+    def _write_own(self, epoch: int, chosen: list[int], context: EpochContext) -> None:
+        write_part_files(
+            self.model.model,
+            self.preprocessor,
+            self.queries,
+            chosen,
+            context.scratch,
+            epoch,
+            context.rank,
+            context.world,
+            instruction=self.settings.reward.instruction,
+            max_new_tokens=self.settings.critique.max_new_tokens,
+            batch_size=self.settings.critique.batch_size,
+        )
+        context.barrier()
+        if context.rank == 0:
+            merge_part_files(context.scratch, epoch, len(chosen))
+        context.barrier()
 
     def batch(self, micro: tuple[list[int], StepCounts]) -> dict[str, Any]:
         """Trees of a micro-batch's queries on the device. An empty micro-batch runs the first query with nothing to learn."""
@@ -105,17 +126,16 @@ class RewardTask:
                 ties += [(offset + a, offset + b) for a, b in query.ties()]
             offset += len(query.responses)
         device = self.model.model.device
-        comparisons = Comparisons(
-            torch.tensor(pairs, dtype=torch.long, device=device).reshape(-1, 2), torch.tensor(ties, dtype=torch.long, device=device).reshape(-1, 2)
-        )
+        comparisons = Comparisons(*(torch.tensor(rows, dtype=torch.long, device=device).reshape(-1, 2) for rows in (pairs, ties)))
         trees_batch = build_batch(trees, self.settings.training.row_tokens, device, self.preprocessor.end_id)
-        return {"inputs": {"batch": trees_batch}, "comparisons": comparisons, "counts": counts}
+        return {"batch": RewardBatch(**vars(trees_batch), comparisons=comparisons, counts=counts)}
 
     def loss(self, outputs: Judgement, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """This micro-batch's part of the step's loss."""
         reward = self.settings.reward
+        prepared: RewardBatch = batch["batch"]
         return reward_loss(
-            outputs, batch["comparisons"], batch["counts"], tie_weight=reward.tie_weight, critique_weight=reward.critique_weight
+            outputs, prepared.comparisons, prepared.counts, tie_weight=reward.tie_weight, critique_weight=reward.critique_weight
         )
 
     def export(self, folder: Path) -> None:

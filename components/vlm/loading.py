@@ -41,7 +41,8 @@ def load_model(path: Path, *, attention: str = "sdpa", dtype: torch.dtype = torc
         path, local_files_only=True, use_safetensors=True, dtype=dtype, attn_implementation=attention
     )
     if model.config.model_type != "llava_onevision":
-        raise UserError(f"{path} is of the family '{model.config.model_type}': set model.base in params.yaml to a LLaVA-OneVision checkpoint")
+        family = model.config.model_type
+        raise UserError(f"{path} is of the family '{family}': set model.base in params.yaml to a LLaVA-OneVision checkpoint")
     return model.eval()
 
 

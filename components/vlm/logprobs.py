@@ -35,7 +35,7 @@ def token_log_probs(head: nn.Module, hidden_TH: Tensor, target_T: Tensor, chunk:
 
 
 def _chunk_log_probs(head: nn.Module, hidden_CH: Tensor, target_C: Tensor) -> Tensor:
-    logits_CV = head(hidden_CH).float()
+    logits_CV: Tensor = head(hidden_CH).float()
     return logits_CV.gather(1, target_C[:, None])[:, 0] - logits_CV.logsumexp(1)
 
 

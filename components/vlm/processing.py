@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor
@@ -41,7 +40,7 @@ class Root:
 
     @property
     def kind(self) -> str:
-        """"image", "video" or "text"."""
+        """ "image", "video" or "text"."""
         if "pixel_values" in self.pixels:
             return "image"
         return "video" if "pixel_values_videos" in self.pixels else "text"

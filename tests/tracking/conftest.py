@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.tracking import store
+
+PARAMS = Path(__file__).parents[2] / "params.yaml"
+DVC_YAML = """
+vars:
+  - params.yaml:model
+stages:
+  validate:
+    cmd: mmalign stage validate
+    deps: [data/preferences, "${base}/config.json"]
+    params: [validate, model]
+    outs: [artifacts/validate/train]
+    metrics: [artifacts/validate/metrics.json]
+  reward:
+    cmd: mmalign stage reward
+    deps: [artifacts/validate/train, components/reward]
+    params: [reward]
+    outs: [artifacts/reward/model]
+"""
+DVC_LOCK = """
+schema: '2.0'
+stages:
+  validate:
+    cmd: mmalign stage validate
+    deps: [{path: data/preferences, md5: d1.dir}]
+    outs: [{path: artifacts/validate/train, md5: t1.dir}]
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A committed checkout with settings and DVC's files, and a store of its own."""
+    root = tmp_path / "checkout"
+    root.mkdir()
+    (root / "params.yaml").write_text(PARAMS.read_text())
+    (root / "dvc.yaml").write_text(DVC_YAML)
+    (root / "dvc.lock").write_text(DVC_LOCK)
+    (root / "data.dvc").write_text("outs:\n- md5: data1.dir\n  path: data\n")
+    (root / "requirements.txt").write_text("torch==1\n")
+    (root / ".gitignore").write_text("/.mmalign\n/mlflow.db*\n/mlruns\n/artifacts\n")
+    for command in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "first"]):
+        subprocess.run(["git", *command], cwd=root, check=True)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def no_memory_of_failures() -> Iterator[None]:
+    yield
+    store._failures.clear()
+    store._connect.cache_clear()
+
+
+def runs_of(root: Path) -> list[Any]:
+    """All runs of the checkout's store, oldest first."""
+    client, experiment = store.connect(root)
+    return list(client.search_runs([experiment], order_by=["attributes.start_time ASC"]))

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+import math
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from components.config import Settings
+from components.errors import StageFault
+from components.files import read_json
+from components.tracking import stage
+from components.tracking.recorder import PARENT_TAG
+from components.tracking.result import StageResult
+from components.tracking.runs import close_parent, open_parent, record_stages
+from components.tracking.store import connect
+from tests.tracking.conftest import runs_of
+
+StageFunction = Callable[[Settings, Path], StageResult]
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, StageFunction], None]:
+    """Puts a function in the place of a stage's module."""
+
+    def put(name: str, function: StageFunction) -> None:
+        module = types.ModuleType(f"small_{name}")
+        module.run = function  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setitem(stage.MODULES, name, module.__name__)
+
+    return put
+
+
+def small(settings: Settings, root: Path) -> StageResult:
+    curves = root / "curves.jsonl"
+    curves.write_text("".join(json.dumps({"step": step, "loss": 1 / step, "note": "text"}) + "\n" for step in range(1, 1502)))
+    plot = root / "artifacts" / "plot.txt"
+    plot.parent.mkdir(exist_ok=True)
+    plot.write_text("a plot")
+    return StageResult({"rows": 3, "share": 0.25, "absent": None}, {"rows_a_second": 7.5}, curves, [plot], {"digest": "abc"})
+
+
+def test_a_stage_leaves_its_parameters_figures_curves_files_and_tags(checkout: Path, install: Callable[[str, StageFunction], None]) -> None:
+    install("validate", small)
+    stage.run_stage("validate", checkout)
+    client, _ = connect(checkout)
+    record = read_json(checkout / "artifacts/validate/run.json")
+    run = client.get_run(record["mlflow_run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["validate.heldout_share"] == "0.2"
+    assert "reward.epochs" not in run.data.params
+    assert run.data.metrics["share"] == 0.25
+    assert "absent" not in run.data.metrics
+    curve = client.get_metric_history(run.info.run_id, "loss")
+    assert [(point.step, point.value) for point in curve] == [(step, 1 / step) for step in range(1, 1502)]
+    assert {"plot.txt", "curves.jsonl", "metrics.json", "run.json"} <= {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert run.data.tags["git.dirty"] == "true"  # curves.jsonl is a file that git does not know
+    assert run.data.tags["dvc.data"] == "data1.dir"
+    assert len(run.data.tags["git.sha"]) == 40
+    assert len(run.data.tags["env.lock_sha256"]) == 64
+    assert run.data.tags["digest"] == "abc"
+    assert read_json(checkout / "artifacts/validate/metrics.json") == {"rows": 3, "share": 0.25, "absent": None}
+    assert record["times"] == {"rows_a_second": 7.5}
+    assert record["digests"]["digest"] == "abc"
+    assert record["seconds"] >= 0
+
+
+def test_a_stage_is_tagged_with_the_hashes_of_what_it_reads(checkout: Path, install: Callable[[str, StageFunction], None]) -> None:
+    install("reward", small)
+    stage.run_stage("reward", checkout)
+    record = read_json(checkout / "artifacts/reward/run.json")
+    assert record["dvc"] == {"data": "data1.dir", "artifacts/validate/train": "t1.dir"}
+
+
+def test_a_figure_that_is_no_number_is_written_as_null_and_fails_the_stage(
+    checkout: Path, install: Callable[[str, StageFunction], None]
+) -> None:
+    install("validate", lambda _settings, _root: StageResult({"loss": math.nan, "rows": 2}))
+    with pytest.raises(StageFault, match="loss"):
+        stage.run_stage("validate", checkout)
+    assert read_json(checkout / "artifacts/validate/metrics.json") == {"loss": None, "rows": 2}
+    assert runs_of(checkout)[-1].info.status == "FAILED"
+
+
+def test_a_failed_stage_keeps_its_trace(checkout: Path, install: Callable[[str, StageFunction], None]) -> None:
+    def fail(_settings: Settings, _root: Path) -> StageResult:
+        raise RuntimeError("out of luck")
+
+    install("validate", fail)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        stage.run_stage("validate", checkout)
+    client, _ = connect(checkout)
+    run = runs_of(checkout)[-1]
+    assert run.info.status == "FAILED"
+    assert "out of luck" in Path(client.download_artifacts(run.info.run_id, "failure.txt")).read_text()
+
+
+def test_stages_of_a_bare_dvc_repro_share_a_parent_until_evaluation_ends(
+    checkout: Path, install: Callable[[str, StageFunction], None]
+) -> None:
+    for name in ("validate", "reward", "evaluate"):
+        install(name, small)
+    for name in ("validate", "reward", "evaluate", "validate"):
+        stage.run_stage(name, checkout)  # type: ignore[arg-type]
+    runs = runs_of(checkout)
+    parents = [run for run in runs if PARENT_TAG not in run.data.tags]
+    children = [run for run in runs if PARENT_TAG in run.data.tags]
+    assert [parent.info.status for parent in parents] == ["FINISHED", "RUNNING"]
+    first, second = (parent.info.run_id for parent in parents)
+    assert [child.data.tags[PARENT_TAG] for child in children] == [first, first, first, second]
+    client, _ = connect(checkout)
+    assert {"params.yaml", "data.dvc", "dvc.yaml", "dvc.lock", "git.diff"} <= {item.path for item in client.list_artifacts(first)}
+
+
+def test_a_stage_of_a_run_becomes_its_child(
+    checkout: Path, install: Callable[[str, StageFunction], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("validate", small)
+    parent = open_parent(checkout, "mmalign run")
+    monkeypatch.setenv("MLFLOW_RUN_ID", parent)
+    stage.run_stage("validate", checkout)
+    child = read_json(checkout / "artifacts/validate/run.json")["mlflow_run_id"]
+    record_stages(
+        checkout, parent, {"validate": {"status": "ran", "mlflow_run_id": child}, "reward": {"status": "skipped", "mlflow_run_id": "old"}}
+    )
+    close_parent(checkout, parent, "FINISHED")
+    client, _ = connect(checkout)
+    assert client.get_run(child).data.tags[PARENT_TAG] == parent
+    assert client.get_run(child).data.tags["dvc.artifacts/validate/train"] == "t1.dir"
+    tags = client.get_run(parent).data.tags
+    assert (tags["stage.validate"], tags["stage.reward"], tags["stage.reward.run_id"]) == ("ran", "skipped", "old")
+    kept = json.loads(Path(client.download_artifacts(parent, "stages.json")).read_text())
+    assert kept["validate"]["dvc"] == {"data/preferences": "d1.dir", "artifacts/validate/train": "t1.dir"}
+    assert client.get_run(parent).info.status == "FINISHED"

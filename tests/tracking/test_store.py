@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from components.tracking.runs import mend_runs, open_parent
+from components.tracking.store import connect
+from tests.tracking.conftest import runs_of
+
+REPOSITORY = Path(__file__).parents[2]
+OPEN = (
+    "import sys; from pathlib import Path; from components.tracking.runs import open_parent; print(open_parent(Path(sys.argv[1]), 'run'))"
+)
+
+
+def test_mlflow_imported_from_the_repository_root_is_the_library() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import mlflow; print(mlflow.__version__, mlflow.__file__)"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    version, file = done.stdout.split()
+    assert version[0].isdigit()
+    assert "site-packages" in file
+    assert not (REPOSITORY / "mlflow" / "__init__.py").exists()
+
+
+def test_two_clients_that_start_at_once_share_one_experiment(checkout: Path) -> None:
+    starts = [
+        subprocess.Popen([sys.executable, "-c", OPEN, str(checkout)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    ids = [process.communicate(timeout=120)[0].split()[-1] for process in starts]
+    client, experiment = connect(checkout)
+    assert experiment != "0"
+    assert {client.get_run(run_id).info.experiment_id for run_id in ids} == {experiment}
+    assert len(set(ids)) == 2
+
+
+def test_artifacts_lie_in_mlruns_and_the_database_beside_them(checkout: Path) -> None:
+    run_id = open_parent(checkout, "run")
+    assert (checkout / "mlflow.db").is_file()
+    assert (checkout / "mlruns" / run_id / "artifacts" / "params.yaml").read_text() == (checkout / "params.yaml").read_text()
+
+
+def test_a_run_whose_process_was_killed_is_marked(checkout: Path) -> None:
+    waiting = OPEN + "; sys.stdout.flush(); import time; time.sleep(300)"
+    process = subprocess.Popen([sys.executable, "-c", waiting, str(checkout)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    run_id = process.stdout.readline().strip()
+    mend_runs(checkout)
+    client, _ = connect(checkout)
+    assert client.get_run(run_id).info.status == "RUNNING"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    mend_runs(checkout)
+    assert [run.info.status for run in runs_of(checkout)] == ["KILLED"]
