@@ -1,0 +1,159 @@
+"""One rank of a training run, started by torchrun: `python -m components.training.worker --factory components.alignment.task:build ...`.
+
+From top to bottom: end with the launcher, set up torch.distributed, build the task, resume, train, export, and say how it went in a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.config import OptimisationSettings, Settings, parse_settings
+from components.errors import StageFault, UserError
+from components.files import read_json, write_json
+from components.training import watchdog
+
+if TYPE_CHECKING:
+    from components.training.checkpoints import Checkpoint
+    from components.training.task import TrainingTask
+
+# Optional parts of transformers and accelerate that are imported where they are installed, and take 10 s of every start; no task uses them.
+UNUSED = ("boto3", "datasets", "mlflow", "peft", "sklearn")
+SETTINGS = "settings.json"
+
+
+def main() -> None:
+    """Run a rank; a failure is left in `fault-RANK.json` of the scratch folder for the launcher to tell."""
+    options = _options()
+    watchdog.end_with(options.launcher, options.launcher_started)
+    rank = int(os.environ["RANK"])
+    try:
+        run(options, rank)
+    except BaseException as error:
+        kind = "user" if isinstance(error, UserError) else "fault" if isinstance(error, StageFault) else "error"
+        message = str(error) if kind != "error" else f"{type(error).__name__}: {error}"
+        write_json(options.scratch / f"fault-{rank}.json", {"kind": kind, "message": message, "time": time.time()})
+        if kind != "error":
+            sys.stderr.write(f"rank {rank}: {message}\n")
+            # Not a normal end: ranks that wait in a collective would keep the interpreter from leaving.
+            sys.stderr.flush()
+            os._exit(1)
+        raise
+
+
+def run(options: argparse.Namespace, rank: int) -> None:
+    """Train and export."""
+    began = time.perf_counter()
+    for name in UNUSED:
+        sys.modules[name] = None  # type: ignore[assignment]  # the import system reads None as "not there"
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    settings = parse_settings(read_json(options.scratch / SETTINGS), str(options.scratch / SETTINGS))
+    torch.set_num_threads(settings.training.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, and only hides reads of memory that nobody wrote
+
+    from torch import distributed
+
+    from components.training import checkpoints, health
+    from components.training.arguments import training_arguments
+    from components.training.curves import PLAN
+    from components.training.schedule import Schedule, seed_everything
+    from components.training.trainer import TaskTrainer, check_plan
+
+    section = section_of(settings, options.stage)
+    args = training_arguments(settings.training, section, options.root, options.scratch)
+    world = distributed.get_world_size()
+    resumed = _resume(options.scratch, rank, world)
+    seed_everything(settings.training.seed, 0)
+    task: TrainingTask = _factory(options.factory)(settings, options.root)
+    first = task.epoch_plan(0)
+    check_plan(first, world, len(first))
+    schedule = Schedule.plan(len(first), task.epochs, section.max_steps, section.warmup_share)
+    trainer = TaskTrainer(task, args, schedule, settings.training.keep_checkpoints, resumed)
+    done = resumed.step if resumed else 0
+    if rank == 0:
+        write_json(options.scratch / PLAN, {"steps": schedule.total, "resumed_from": done})
+        engine = f"DeepSpeed ZeRO-{settings.training.zero_stage}" if settings.training.engine == "deepspeed" else "DDP"
+        _say(
+            (f"resumed from step {done} of {schedule.total}" if resumed else f"starting {schedule.total} steps")
+            + f": {engine}, {world} ranks on {args.device.type}, {settings.training.precision}, ready in {time.perf_counter() - began:.0f} s"
+        )
+    trained = time.perf_counter()
+    trainer.run()
+    seconds = time.perf_counter() - trained
+    digest = health.check_ranks_agree(task.model)
+    if rank == 0:
+        export(task, options.out)
+        write_json(
+            options.scratch / checkpoints.FINISHED,
+            {"steps": schedule.total, "resumed_from": done, "seconds": seconds, "startup_seconds": trained - began, "weights": digest},
+        )
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def export(task: TrainingTask, out: Path) -> None:
+    """Write the model beside `out`, then move it there, so that `out` is a whole model or none."""
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    task.export(partial)
+    pickles = sorted(path.name for path in partial.rglob("*") if path.suffix in {".bin", ".pt", ".pth", ".pkl", ".pickle"})
+    if pickles:
+        raise StageFault(f"the export holds pickles ({', '.join(pickles)}): write it by save_pretrained as safetensors")
+    shutil.rmtree(out, ignore_errors=True)
+    partial.rename(out)
+
+
+def section_of(settings: Settings, stage: str) -> OptimisationSettings:
+    """The section of a training stage, which holds its learning rate, warm-up and cap of steps."""
+    return {"reward": settings.reward, "align": settings.alignment}[stage]
+
+
+def _resume(scratch: Path, rank: int, world: int) -> Checkpoint | None:
+    """The checkpoint to go on from, chosen by rank 0. Raises StageFault where it was written by another number of ranks."""
+    from torch import distributed
+
+    from components.training import checkpoints
+
+    found: list[Any] = [checkpoints.newest(scratch, _say) if rank == 0 else None]
+    distributed.broadcast_object_list(found, src=0)
+    checkpoint: Checkpoint | None = found[0]
+    if checkpoint is not None and checkpoint.world != world:
+        raise StageFault(f"{checkpoint.folder} was written by {checkpoint.world} ranks, not {world}: remove it to start again")
+    return checkpoint
+
+
+def _factory(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _say(sentence: str) -> None:
+    sys.stdout.write(f"training: {sentence}\n")
+    sys.stdout.flush()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--factory", required=True, help="module:function that builds the task from (settings, root)")
+    parser.add_argument("--stage", required=True, choices=["reward", "align"])
+    parser.add_argument("--root", type=Path, required=True, help="root of the checkout")
+    parser.add_argument("--scratch", type=Path, required=True, help="folder of checkpoints and curves, holding settings.json")
+    parser.add_argument("--out", type=Path, required=True, help="where the finished model goes")
+    parser.add_argument("--launcher", type=int, required=True, help="pid of the process that this one ends with")
+    parser.add_argument("--launcher-started", type=float, required=True, help="when that process was started")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
