@@ -37,6 +37,7 @@ from components.processes import (
 )
 
 GRACE_SECONDS = 20.0  # between SIGTERM and SIGKILL: a torchrun waits for its workers in it
+TURN = "MMALIGN_TURN"  # file descriptor of the run lock, where `mmalign run` took it and passes it on
 SHELLS = frozenset({"sh", "bash", "dash", "zsh", "fish", "ksh"})
 
 
@@ -175,8 +176,31 @@ class Watchdog:
                 self._on_gone()
                 return
 
+    def forget(self) -> None:
+        """End the watching, whether or not it has fired."""
+        self._stopped.set()
+
     def stop(self) -> None:
         """End the watching. When it has fired already, wait for what it started: it ends this process."""
         self._stopped.set()
         if self._fired.is_set():
             self._thread.join()
+
+
+@contextmanager
+def run_turn(root: Path) -> Iterator[Lock]:
+    """Hold this checkout's run lock: one run at a time. Takes over the lock that a parent passed on; UserError while another run holds it.
+
+    Once the turn has come, leftovers of earlier runs are refused too (UserError).
+    """
+    path = root / ".mmalign" / "locks" / "run.lock"
+    inherited = os.environ.pop(TURN, None)
+    lock = Lock(path, int(inherited)) if inherited is not None else try_lock(path)
+    if lock is None:
+        raise UserError(f"a run is under way in this checkout: {lock_holder(path)}; wait for it or end it")
+    os.set_inheritable(lock.descriptor, False)
+    try:
+        refuse_leftovers(root)
+        yield lock
+    finally:
+        lock.release()

@@ -6,14 +6,11 @@ A user's mistake is one sentence on stderr and exit code 2. A fault is exit code
 from __future__ import annotations
 
 import sys
-import time
-import traceback
-from pathlib import Path
 
 import typer
 
 from components.cli import demo, plan, run, stage
-from components.errors import StageFault, UserError
+from components.cli.faults import INTERRUPTED, explain
 
 app = typer.Typer(
     name="mmalign",
@@ -32,29 +29,14 @@ def main() -> int:
     """Run the command line and give its exit code: 0, 1 for a fault, 2 for a user's mistake, 130 for Ctrl-C."""
     try:
         app()
-    except UserError as error:
-        print(f"mmalign: {error}", file=sys.stderr)
-        return 2
-    except StageFault as error:
-        print(f"mmalign: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("mmalign: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except Exception as error:  # noqa: BLE001 -- the last resort: the trace goes to a log, a sentence to the person
-        log = _write_trace()
-        print(f"mmalign: {type(error).__name__}: {' '.join(str(error).split())}; the whole trace is in {log}", file=sys.stderr)
-        return 1
+    except Exception as error:  # noqa: BLE001 -- the last resort: a sentence to the person, the trace to a log
+        return explain(error)
     return 0
-
-
-def _write_trace() -> Path:
-    log = Path("logs") / f"fault-{time.strftime('%Y%m%d-%H%M%S')}.log"
-    log.parent.mkdir(exist_ok=True)
-    log.write_text(traceback.format_exc(), encoding="utf-8")
-    return log
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
@@ -15,27 +17,38 @@ def stage(name: Annotated[str, typer.Argument(help="validate, reward, critique, 
     from components.cli.environment import enter_checkout
     from components.config import STAGES
     from components.errors import UserError
-    from components.files import write_json
-    from components.guard import stage_guard
-    from components.processes import STAGE_MARK
 
     root = enter_checkout()
     known = next((stage for stage in STAGES if stage == name), None)
     if known is None:
         raise UserError(f"there is no stage '{name}'; the stages are {', '.join(STAGES)}")
+
+    def work() -> None:
+        from components.tracking.stage import run_stage
+
+        run_stage(known, root)
+
+    run_guarded(known, root, work)
+
+
+def run_guarded(name: str, root: Path, work: Callable[[], None]) -> None:
+    """Do a stage's `work` as the only copy in this checkout, ended with whoever watches it; note the attempt for the supervisor."""
+    from components.errors import UserError
+    from components.files import write_json
+    from components.guard import stage_guard
+    from components.processes import STAGE_MARK
+
     # A parent that was started in the background passes its ignored signals on, and a stage must be able to end, tidily where it can.
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with stage_guard(root, name):
-        state = root / ".mmalign" / "attempts" / f"{name}.json"
+        noted = root / ".mmalign" / "attempts" / f"{name}.json"
         attempt: dict[str, str | None] = {"mark": os.environ[STAGE_MARK], "mistake": None}
-        write_json(state, attempt)
+        write_json(noted, attempt)
         try:
-            from components.tracking.stage import run_stage
-
-            run_stage(known, root)
+            work()
         except UserError as error:
-            write_json(state, attempt | {"mistake": str(error)})
+            write_json(noted, attempt | {"mistake": str(error)})
             raise
 
 

@@ -1,0 +1,44 @@
+"""What `mmalign run` starts as a process: Prefect's server where none is named, then the flow. `python -m flows.launch '{"only": []}'`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from components.cli.faults import INTERRUPTED, explain
+from flows.cancellation import RunCancelled, cancellation
+from flows.server import own_server, wait_for_server
+
+
+def launch(parameters: dict[str, Any]) -> int:
+    """Run the flow and give the exit code: 0, 1 for a fault, 2 for a user's mistake, 130 when cancelled. Messages go to stderr."""
+    root = Path.cwd()
+    log = root / "logs" / f"prefect-server-{time.strftime('%Y%m%d-%H%M%S')}.log"
+    with ExitStack() as stack:
+        cancel = stack.enter_context(cancellation())
+        own = "PREFECT_API_URL" not in os.environ
+        if own:
+            stack.enter_context(own_server(root, log))
+            # The run speaks for itself on the screen; Prefect would repeat each error with a trace of its own.
+            os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+        from flows.align import align  # its import and the server's start take seconds each, side by side
+
+        try:
+            if own:
+                wait_for_server(os.environ["PREFECT_API_URL"], log, cancel)
+            align(**parameters)
+        except RunCancelled as error:
+            print(f"mmalign: {error}", file=sys.stderr)
+            return INTERRUPTED
+        except Exception as error:  # noqa: BLE001 -- the last resort: a sentence to the person, the trace to a log
+            return explain(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(launch(json.loads(sys.argv[1])))

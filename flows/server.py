@@ -1,0 +1,95 @@
+"""Prefect's server for one run: bound to loopback on a free port, its folder and database in the checkout, ended with the run.
+
+`python -m flows.server FD` serves on a socket that the parent has bound, so that no other process can take the port in between.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from components.errors import StageFault
+from components.processes import WATCHED, identity
+from flows.cancellation import RunCancelled
+
+START_SECONDS = 300.0  # migrations of a first start on a busy machine take a minute
+
+
+def own_server_environment(root: Path) -> dict[str, str]:
+    """Settings of a Prefect that belongs to this checkout, for its server and for the flow."""
+    home = root / ".mmalign" / "prefect"
+    return {
+        "PREFECT_HOME": str(home),
+        "PREFECT_PROFILES_PATH": str(home / "profiles.toml"),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+    }
+
+
+@contextmanager
+def own_server(root: Path, log: Path) -> Iterator[None]:
+    """A server for the length of the block; PREFECT_API_URL and the rest of its settings are set in this process's environment."""
+    os.environ.update(own_server_environment(root))
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as bound, log.open("ab") as output:
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}/api"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.server", str(bound.fileno())],
+            env={**os.environ, WATCHED: identity(os.getpid()) or "", "PREFECT_API_URL": url},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            pass_fds=(bound.fileno(),),
+            start_new_session=True,
+        )
+    os.environ["PREFECT_API_URL"] = url
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_for_server(url: str, log: Path, cancel: threading.Event) -> None:
+    """Wait until the server answers. Raises StageFault with its log after START_SECONDS, RunCancelled when `cancel` is set."""
+    until = time.monotonic() + START_SECONDS
+    while time.monotonic() < until:
+        if cancel.is_set():
+            raise RunCancelled("the run was cancelled before it began")
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:  # noqa: S310 -- http to a server that the settings name
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise StageFault(f"Prefect's server did not answer at {url} within {START_SECONDS:.0f} seconds; its log: {log}")
+
+
+def serve(descriptor: int) -> None:
+    """Serve Prefect's API and pages on a bound socket until the watching process is gone or SIGTERM comes."""
+    from components.guard import Watchdog
+
+    Watchdog(os.environ[WATCHED], lambda: os._exit(0))
+    import uvicorn
+
+    config = uvicorn.Config("prefect.server.api.server:create_app", factory=True, log_level="warning", lifespan="on", timeout_graceful_shutdown=3)
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))

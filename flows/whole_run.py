@@ -1,0 +1,114 @@
+"""The whole run, from data to summary. Prefect calls it (flows/align.py) and gives it a way to start stages; nothing here needs a server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from components.cli.record import SUMMARY, close_record, open_record, write_summary
+from components.cli.summary import RunRecord
+from components.config import Settings, StageName, load_settings
+from components.errors import StageFault, UserError
+from components.files import read_json
+from components.processes import RUN_MARK, new_run_mark
+from components.storage.data_version import settle_data
+from components.storage.plan import plan, stage_parents
+from components.storage.scratch import remove_finished_scratch
+from flows.cancellation import RunCancelled
+from flows.pipeline import Future, Pipeline
+from flows.screen import Screen
+from flows.slots import Slots
+from flows.stages import StageOutcome, run_stage
+
+Job = Callable[[], StageOutcome]
+Submit = Callable[[StageName, Job], Future]
+
+
+def whole_run(
+    root: Path,
+    *,
+    submit: Submit,
+    cancel: threading.Event,
+    screen: Screen,
+    only: tuple[StageName, ...] = (),
+    accept_data: bool = False,
+    started: float | None = None,
+) -> dict[str, Any]:
+    """Commit data, run what is stale, write the summary and give it. The caller holds the run's turn (components.guard.run_turn).
+
+    `started` is when the run began, in seconds since the epoch. Raises UserError, StageFault or RunCancelled after the summary says so.
+    """
+    began = started or time.time()
+    settings = load_settings(root / "params.yaml")
+    os.environ.setdefault(RUN_MARK, new_run_mark(root))
+    record = RunRecord("running", stages={}, git_sha=git_sha(root))
+    write_summary(root, record, began)
+    logs = Path("logs") / time.strftime("%Y%m%d-%H%M%S", time.localtime(began))
+    try:
+        failure = _stages(root, record, settings, submit, cancel, screen, only, accept_data, logs)
+        record.status = "ok" if failure is None else "cancelled" if isinstance(failure, RunCancelled) else "failed"
+    except BaseException:
+        record.status = "cancelled" if cancel.is_set() else "failed"
+        raise
+    finally:
+        close_record(root, record, began)
+    if failure is not None:
+        raise failure
+    summary: dict[str, Any] = read_json(root / SUMMARY)
+    return summary
+
+
+def _stages(
+    root: Path,
+    record: RunRecord,
+    settings: Settings,
+    submit: Submit,
+    cancel: threading.Event,
+    screen: Screen,
+    only: tuple[StageName, ...],
+    accept_data: bool,
+    logs: Path,
+) -> Exception | None:
+    record.data_version = settle_data(root, accept=accept_data, say=screen.say)
+    parents = stage_parents(root)
+    slots = Slots(settings)
+    remove_finished_scratch(root, plan(root))
+    open_record(root, record)
+
+    def start(stage: StageName, environment: Mapping[str, str]) -> Future:
+        tied = {**environment, "MLFLOW_RUN_ID": record.mlflow_run_id or ""}
+        job = partial(run_stage, stage, root=root, settings=settings, logs=logs, cancel=cancel, screen=screen, environment=tied)
+        return submit(stage, job)
+
+    pipeline = Pipeline(
+        parents=parents, judge=lambda: plan(root), start=start, slots=slots, say=screen.say, cancel=cancel, only=only
+    )
+    record.stages = pipeline.records
+    pipeline.run()
+    failure = pipeline.failure
+    if failure is not None:
+        record.failed_stage, record.log = failure.stage, str(failure.log)
+    return _explain(failure, cancelled=pipeline.cancelled)
+
+
+def _explain(failure: StageOutcome | None, *, cancelled: bool) -> Exception | None:
+    if cancelled:
+        return RunCancelled("the run was cancelled; what its finished stages made is kept, and the next run goes on from there")
+    if failure is None:
+        return None
+    if failure.mistake is not None:
+        return UserError(f"stage {failure.stage}: {failure.mistake}")
+    why = "passed its deadline" if failure.end == "deadline" else "failed"
+    return StageFault(f"stage {failure.stage} {why}; its log: {failure.log}")
+
+
+def git_sha(root: Path) -> str | None:
+    """The commit that is checked out; None outside git."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
