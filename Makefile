@@ -1,0 +1,40 @@
+# The commands of this repository. `make run` is all that is needed on a fresh clone; it installs first.
+# ARGS are handed on: make run ARGS="--set alignment.beta=0.2" · make test ARGS="tests/cli -x"
+
+.DEFAULT_GOAL := run
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: run install test test-all lint format lock bench
+
+run: install
+	@$(BIN)/mmalign run $(ARGS)
+
+# Skipped in a moment where requirements.txt, pyproject.toml and the interpreter are as they were when it last ended well.
+install:
+	@sh infra/install.sh
+
+test: install
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: install
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: install
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: install
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+# Newest versions that fit pyproject.toml, for every Python and platform that it allows. No index is named, so that everybody's own is used.
+lock:
+	@command -v uv >/dev/null || { echo "make lock needs uv, which resolves for all platforms at once: install it with 'pip install uv'" >&2; exit 2; }
+	@uv pip compile --quiet --universal --upgrade --python-version 3.11 pyproject.toml --extra demo --extra dev \
+		--no-header --no-annotate --no-emit-index-url --output-file requirements.txt
+	@git diff --stat -- requirements.txt
+
+bench: install
+	@for file in benchmarks/[!_]*.py; do $(BIN)/python "$$file" $(ARGS) || exit 1; done

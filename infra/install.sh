@@ -1,0 +1,59 @@
+#!/bin/sh
+# Makes .venv hold exactly the versions of requirements.txt, with uv where it is installed and with pip where not, compiles bytecode, and
+# builds DeepSpeed's CPU op, so that the first run waits for neither. Does nothing when all of that is as it was.
+set -eu
+cd "$(dirname "$0")/.."
+
+say() { printf '%s\n' "$*" >&2; }
+stop() { say "make install: $*"; exit 2; }
+
+stamp=.venv/.installed
+wanted=$(cat requirements.txt pyproject.toml infra/install.sh | cksum)
+works() { [ -x .venv/bin/python ] && .venv/bin/python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; }
+# A checkout that was moved has scripts that name the old place.
+in_place() { [ "$(sed -n 1p .venv/bin/mmalign 2>/dev/null)" = "#!$PWD/.venv/bin/python" ]; }
+
+if works && in_place && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then exit 0; fi
+
+command -v git >/dev/null || stop "git is missing: install it with your system's package manager (data versions are kept beside it)"
+command -v "${CXX:-c++}" >/dev/null || command -v g++ >/dev/null \
+    || stop "a C++ compiler is missing: install g++ (Debian, Ubuntu: apt install g++) or clang (macOS: xcode-select --install)"
+free=$(df -Pk . | awk 'NR == 2 { print $4 }')
+[ "$free" -gt 8000000 ] || works || stop "the environment takes some 7 GB and only $((free / 1000000)) GB are free here: make room"
+
+if ! works || ! in_place; then rm -rf .venv; fi
+if command -v uv >/dev/null; then
+    say "make install: installing requirements.txt into .venv with uv"
+    works || uv venv --quiet --python '>=3.11,<3.14' .venv || stop "uv found no Python 3.11 to 3.13: install one (uv python install 3.12)"
+    VIRTUAL_ENV="$PWD/.venv" uv pip install --quiet --compile-bytecode -r requirements.txt
+    VIRTUAL_ENV="$PWD/.venv" uv pip install --quiet --no-deps --no-build-isolation --editable .
+else
+    if ! works; then
+        python=
+        for name in python3.12 python3.11 python3.13 python3 python; do
+            if "$name" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+                python=$name
+                break
+            fi
+        done
+        [ -n "$python" ] || stop "no Python 3.11 to 3.13 with its venv module was found: install one (Debian, Ubuntu: apt install python3 python3-venv)"
+        "$python" -m venv .venv
+    fi
+    say "make install: installing requirements.txt into .venv with pip (uv, where installed, takes a tenth of the time)"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+fi
+.venv/bin/python -m compileall -q components flows
+
+say "make install: building DeepSpeed's CPU op"
+PATH="$PWD/.venv/bin:$PATH" TORCH_EXTENSIONS_DIR="$PWD/.mmalign/torch_extensions" .venv/bin/python -c '
+import os, sys
+from components.errors import UserError
+from components.training.ops import ensure_built
+try:
+    ensure_built(dict(os.environ))
+except UserError as error:
+    sys.exit(f"make install: {error}")
+'
+printf '%s\n' "$wanted" > "$stamp"
+say "make install: done; next: make run"
