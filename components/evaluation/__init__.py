@@ -1,0 +1,1 @@
+"""How good the models are: runs, judges, figures with intervals."""

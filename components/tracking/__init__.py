@@ -1,0 +1,1 @@
+"""The record: MLflow runs, lineage, registry and gate. Nothing else imports mlflow."""

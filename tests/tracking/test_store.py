@@ -27,7 +27,8 @@ def test_mlflow_imported_from_the_repository_root_is_the_library() -> None:
     assert not (REPOSITORY / "mlflow" / "__init__.py").exists()
 
 
-def test_two_clients_that_start_at_once_share_one_experiment(checkout: Path) -> None:
+def test_two_clients_that_start_at_once_share_one_new_database_and_experiment(checkout: Path) -> None:
+    (checkout / "mlflow.db").unlink()
     starts = [
         subprocess.Popen([sys.executable, "-c", OPEN, str(checkout)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]

@@ -1,0 +1,150 @@
+"""What ties a run to what it was made from: git, DVC, the environment and the settings.
+
+Everything is read from files and from git; a checkout without git or without DVC's files gives what there is.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.files import digest_file
+
+DIFF_LIMIT_BYTES = 5_000_000  # a longer diff is cut: its place is a commit
+RUN_FILES = ("params.yaml", "data.dvc", "dvc.yaml", "dvc.lock")
+PACKAGES = ("torch", "transformers", "deepspeed")  # whose versions change results
+LOCK = "dvc.lock"  # written by every run, and kept whole with it: it makes no tree dirty
+
+
+@dataclass(frozen=True)
+class GitState:
+    """The commit that is checked out (None outside git), and whether files differ from it."""
+
+    sha: str | None
+    dirty: bool
+
+
+def git_state(root: Path) -> GitState:
+    """Commit and dirty flag of the checkout."""
+    sha = _git(root, "rev-parse", "HEAD")
+    if sha is None:
+        return GitState(None, dirty=False)
+    changed = (_git(root, "status", "--porcelain", "--", ".", f":(exclude){LOCK}") or "").strip()
+    return GitState(sha.strip(), bool(changed))
+
+
+def git_diff(root: Path) -> str:
+    """All differences from the commit, files that git does not know yet included; empty for a clean tree."""
+    pieces = [_git(root, "diff", "HEAD", "--", ".", f":(exclude){LOCK}") or ""]
+    unknown = (_git(root, "ls-files", "--others", "--exclude-standard") or "").splitlines()
+    pieces += [_git(root, "diff", "--no-index", "--", "/dev/null", name, differs=True) or "" for name in unknown]
+    diff = "".join(pieces)
+    return diff if len(diff) <= DIFF_LIMIT_BYTES else diff[:DIFF_LIMIT_BYTES] + "\n[cut]\n"
+
+
+def _git(root: Path, *arguments: str, differs: bool = False) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, errors="replace", timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 or (differs and done.returncode == 1) else None
+
+
+def environment_tags(root: Path) -> dict[str, str]:
+    """The lock's hash, the interpreter, the machine's kind and the versions that change results."""
+    tags = {"env.python": platform.python_version(), "env.platform": platform.platform()}
+    if (root / "requirements.txt").is_file():
+        tags["env.lock_sha256"] = digest_file(root / "requirements.txt")
+    for package in PACKAGES:
+        try:
+            tags[f"env.{package}"] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return tags
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping; empty when there is no such file."""
+    if not path.is_file():
+        return {}
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+def data_version(root: Path) -> str | None:
+    """DVC's hash of the data as committed last."""
+    outs = read_yaml(root / "data.dvc").get("outs") or [{}]
+    found = outs[0].get("md5")
+    return None if found is None else str(found)
+
+
+def lock_hashes(root: Path, stage: str) -> dict[str, str]:
+    """Path to DVC's hash of every dep and out of `stage` as dvc.lock has them."""
+    entry = read_yaml(root / LOCK).get("stages", {}).get(stage, {})
+    return {item["path"]: item["md5"] for kind in ("deps", "outs") for item in entry.get(kind, []) if "md5" in item}
+
+
+def known_hashes(root: Path, stage: str) -> dict[str, str]:
+    """DVC's hashes of what a running `stage` reads: the data and other stages' outs. Its own entry is written after it."""
+    outs = {
+        item["path"]: item["md5"]
+        for name, entry in read_yaml(root / LOCK).get("stages", {}).items()
+        if name != stage
+        for item in entry.get("outs", [])
+        if "md5" in item
+    }
+    known = {path: outs[path] for path in stage_paths(root, stage, "deps") if path in outs}
+    version = data_version(root)
+    return known if version is None else {"data": version, **known}
+
+
+def stage_paths(root: Path, stage: str, kind: str) -> list[str]:
+    """Paths of a stage's `deps` or `outs` (metrics among the outs) in dvc.yaml, with `${base}` and its like filled in."""
+    definition = read_yaml(root / "dvc.yaml").get("stages", {}).get(stage, {})
+    items = [*definition.get(kind, []), *(definition.get("metrics", []) if kind == "outs" else [])]
+    paths = [next(iter(item)) if isinstance(item, dict) else str(item) for item in items]
+    model = read_yaml(root / "params.yaml").get("model", {})
+    return [re.sub(r"\$\{(?:model\.)?(\w+)\}", lambda match: str(model.get(match[1], match[0])), path) for path in paths]
+
+
+def stage_params(root: Path, stage: str) -> dict[str, str]:
+    """The settings that a stage depends on by dvc.yaml, flat (`alignment.beta` to "0.1"); its own section when none is named."""
+    values = read_yaml(root / "params.yaml")
+    named = read_yaml(root / "dvc.yaml").get("stages", {}).get(stage, {}).get("params", [])
+    keys = _param_keys(named)
+    own = {"align": "alignment"}.get(stage, stage)
+    flat: dict[str, str] = {}
+    for key in keys or [own]:
+        _flatten(key, _lookup(values, key), flat)
+    return flat
+
+
+def _param_keys(named: list[Any]) -> list[str]:
+    keys: list[str] = []
+    for item in named:
+        if isinstance(item, str):
+            keys.append(item)
+        else:  # {params.yaml: [key, ...]}, DVC's long form
+            keys += [str(key) for listed in item.values() for key in listed or []]
+    return keys
+
+
+def _lookup(values: dict[str, Any], dotted: str) -> Any:
+    found: Any = values
+    for part in dotted.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
+
+
+def _flatten(prefix: str, value: Any, into: dict[str, str]) -> None:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _flatten(f"{prefix}.{key}", inner, into)
+    else:
+        into[prefix] = str(value)

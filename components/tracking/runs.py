@@ -1,0 +1,150 @@
+"""Parent runs: one a `mmalign run`, and one that the stages of a bare `dvc repro` share.
+
+The flow calls `open_parent`, gives the id to its stages as MLFLOW_RUN_ID, adds what it knows (`record_stages`, `attach_file`,
+`record_summary`) and ends with `close_parent`. None of these raises when the store is away.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components.processes import checkout_mark
+from components.tracking.provenance import RUN_FILES, data_version, environment_tags, git_diff, git_state, lock_hashes
+from components.tracking.recorder import PARENT_TAG, PENDING, Recorder, Status, is_orphan, now_ms, replay
+from components.tracking.store import connect, store_lock
+
+STAGE_ORIGIN = "stage"  # a parent that a stage opened for itself and for those that follow
+
+
+def open_parent(root: Path, origin: str) -> str:
+    """Open a parent run and return its id (`pending-...` while the store is away). `origin` says what started it, such as "mmalign run"."""
+    replay(root)
+    mend_runs(root)
+    return _open_parent(root, origin)
+
+
+def _open_parent(root: Path, origin: str) -> str:
+    recorder = Recorder.create(root, origin, parent=None, tags={"mmalign.origin": origin, **base_tags(root)})
+    _record_files(root, recorder)
+    return recorder.run_id
+
+
+def join_or_open_parent(root: Path) -> str:
+    """For a stage without MLFLOW_RUN_ID: the open shared parent younger than the last finished evaluation, else a new one."""
+    replay(root)
+    mend_runs(root)
+    with store_lock(root):
+        return _shared_parent(root) or _open_parent(root, STAGE_ORIGIN)
+
+
+def close_parent(root: Path, run_id: str, status: Status) -> None:
+    """Record the files as they are now (dvc.lock among them) and end the run."""
+    recorder = Recorder.attach(root, run_id)
+    _record_files(root, recorder)
+    recorder.end(status)
+    mend_runs(root)
+
+
+def record_stages(root: Path, run_id: str, stages: Mapping[str, Mapping[str, Any]]) -> None:
+    """Keep each stage's status (ran, skipped, restored, failed, not_reached) and the run that made its outs, with DVC's hashes.
+
+    Each stage maps to at least `status` and `mlflow_run_id`. Kept as tags and whole as stages.json. The runs of stages that ran get the
+    hashes of their own outs, which DVC knows only after a stage has ended.
+    """
+    recorder = Recorder.attach(root, run_id)
+    full = {name: {**entry, "dvc": lock_hashes(root, name)} for name, entry in stages.items()}
+    tags: dict[str, str] = {}
+    for name, entry in full.items():
+        tags[f"stage.{name}"] = str(entry["status"])
+        if entry.get("mlflow_run_id"):
+            tags[f"stage.{name}.run_id"] = str(entry["mlflow_run_id"])
+    recorder.tags(tags)
+    recorder.text("stages.json", json.dumps(full, indent=2, sort_keys=True) + "\n")
+    for entry in full.values():
+        if entry["status"] == "ran" and entry.get("mlflow_run_id"):
+            Recorder.attach(root, entry["mlflow_run_id"]).tags({f"dvc.{path}": md5 for path, md5 in entry["dvc"].items()})
+
+
+def record_summary(root: Path, run_id: str, path: Path) -> None:
+    """Keep the run's summary as an artifact, and its figures as the parent's metrics."""
+    recorder = Recorder.attach(root, run_id)
+    recorder.artifact(path)
+    figures: dict[str, float] = {}
+    _numbers("", json.loads(path.read_text(encoding="utf-8")), figures)
+    recorder.metrics(figures)
+
+
+def attach_file(root: Path, run_id: str, path: Path, folder: str | None = None) -> None:
+    """Keep a file, such as a failed stage's log, as an artifact of a run."""
+    Recorder.attach(root, run_id).artifact(path, folder)
+
+
+def mend_runs(root: Path) -> None:
+    """Mark runs of this checkout whose process is gone as killed: a SIGKILL leaves them open."""
+    try:
+        client, experiment = connect(root)
+        open_runs = f"tags.`mmalign.checkout` = '{checkout_mark(root)}' and attributes.status = 'RUNNING'"
+        for run in client.search_runs([experiment], open_runs):
+            if is_orphan(run.data.tags):
+                client.set_terminated(run.info.run_id, "KILLED", now_ms())
+    except Exception as error:  # noqa: BLE001 -- no failure of the store may stop a run
+        print(f"tracking: runs that were killed are not marked yet: {' '.join(str(error).split())[:300]}", file=sys.stderr)
+
+
+def base_tags(root: Path) -> dict[str, str]:
+    """Tags that every run carries: git, data version, environment, who."""
+    git = git_state(root)
+    tags = {"git.dirty": str(git.dirty).lower(), "mlflow.user": os.environ.get("USER", "unknown"), **environment_tags(root)}
+    if git.sha is not None:
+        tags |= {"git.sha": git.sha, "mlflow.source.git.commit": git.sha}
+    version = data_version(root)
+    return tags if version is None else {**tags, "dvc.data": version}
+
+
+def _shared_parent(root: Path) -> str | None:
+    try:
+        client, experiment = connect(root)
+        ours = f"tags.`mmalign.checkout` = '{checkout_mark(root)}'"
+        shared = f"{ours} and tags.`mmalign.origin` = '{STAGE_ORIGIN}' and attributes.status = 'RUNNING'"
+        parents = client.search_runs([experiment], shared, max_results=1, order_by=["attributes.start_time DESC"])
+        evaluated = f"{ours} and tags.`mmalign.stage` = 'evaluate' and attributes.status = 'FINISHED'"
+        last = client.search_runs([experiment], evaluated, max_results=1, order_by=["attributes.end_time DESC"])
+    except Exception:  # noqa: BLE001 -- opening a run, which comes next, says what is wrong
+        return None
+    if parents and (not last or parents[0].info.start_time > last[0].info.end_time):
+        return str(parents[0].info.run_id)
+    return None
+
+
+def is_shared(root: Path, run_id: str) -> bool:
+    """Whether a parent run belongs to bare stages, and not to a `mmalign run` that will close it."""
+    if run_id.startswith(PENDING):
+        return False
+    try:
+        client, _ = connect(root)
+        tags = client.get_run(run_id).data.tags
+    except Exception:  # noqa: BLE001 -- unreadable: leave it open
+        return False
+    return tags.get("mmalign.origin") == STAGE_ORIGIN and PARENT_TAG not in tags
+
+
+def _record_files(root: Path, recorder: Recorder) -> None:
+    for name in RUN_FILES:
+        if (root / name).is_file():
+            recorder.artifact(root / name)
+    if git_state(root).dirty:
+        recorder.text("git.diff", git_diff(root))
+
+
+def _numbers(prefix: str, value: Any, into: dict[str, float]) -> None:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _numbers(f"{prefix}.{key}" if prefix else str(key), inner, into)
+    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        into[prefix] = float(value)

@@ -1,0 +1,129 @@
+"""Runs one stage and records it: what `mmalign stage NAME` calls.
+
+1. reads the settings; opens a run, as a child of MLFLOW_RUN_ID or of a parent that the stages of a bare `dvc repro` share;
+2. calls the stage's function, `run(settings, root) -> StageResult`;
+3. writes artifacts/STAGE/metrics.json (equal for equal inputs) and artifacts/STAGE/run.json (run id, times, git, digests);
+4. logs parameters, metrics, curves and artifacts. A store that is away stops nothing: see `recorder`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+import platform
+import time
+import traceback
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from components.config import StageName, load_settings
+from components.errors import StageFault
+from components.files import digest_file, write_json
+from components.tracking.provenance import git_state, known_hashes, stage_params, stage_paths
+from components.tracking.recorder import Recorder
+from components.tracking.result import StageResult
+from components.tracking.runs import base_tags, close_parent, is_shared, join_or_open_parent
+
+MODULES: dict[StageName, str] = {
+    "validate": "components.validation.stage",
+    "reward": "components.reward.stage",
+    "critique": "components.critique.stage",
+    "reference": "components.alignment.reference_stage",
+    "align": "components.alignment.stage",
+    "evaluate": "components.evaluation.stage",
+}
+
+
+def run_stage(name: StageName, root: Path) -> None:
+    """Run stage `name` on what lies in the checkout at `root`, and record it. What the stage raises is raised."""
+    settings = load_settings(root / "params.yaml")
+    parent = os.environ.get("MLFLOW_RUN_ID") or join_or_open_parent(root)
+    hashes = known_hashes(root, name)
+    tags = {"mmalign.stage": name, **base_tags(root), **{f"dvc.{path}": md5 for path, md5 in hashes.items()}}
+    recorder = Recorder.create(root, name, parent=parent, tags=tags)
+    recorder.params(stage_params(root, name))
+    started, clock = datetime.now(UTC), time.monotonic()
+    try:
+        result: StageResult = importlib.import_module(MODULES[name]).run(settings, root)
+        seconds = time.monotonic() - clock
+        bad = sorted(key for key, value in result.metrics.items() if value is not None and not math.isfinite(value))
+        folder = root / "artifacts" / name
+        write_json(folder / "metrics.json", {key: None if key in bad else value for key, value in result.metrics.items()})
+        write_json(folder / "run.json", _run_record(root, name, recorder.run_id, result, started, seconds, hashes))
+        _record(recorder, result, folder, seconds)
+        _refuse(name, bad)
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        recorder.text("failure.txt", "".join(traceback.format_exception(error)))
+        recorder.end("KILLED" if stopped else "FAILED")
+        raise
+    recorder.end("FINISHED")
+    if name == "evaluate" and is_shared(root, parent):
+        close_parent(root, parent, "FINISHED")
+
+
+def _refuse(name: StageName, bad: list[str]) -> None:
+    if bad:
+        raise StageFault(
+            f"stage {name} ended with figures that are no numbers: {', '.join(bad)}; artifacts/{name}/metrics.json has the rest"
+        )
+
+
+def _run_record(
+    root: Path, name: StageName, run_id: str, result: StageResult, started: datetime, seconds: float, hashes: dict[str, str]
+) -> dict[str, Any]:
+    git = git_state(root)
+    lock = root / "requirements.txt"
+    return {
+        "mlflow_run_id": run_id,
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 3),
+        "times": {key: value if math.isfinite(value) else None for key, value in result.times.items()},
+        "git_sha": git.sha,
+        "dirty": git.dirty,
+        "dvc": hashes,
+        "digests": {**result.params, **_model_digests(root, name)},
+        "python": platform.python_version(),
+        "lock_sha256": digest_file(lock) if lock.is_file() else None,
+    }
+
+
+def _model_digests(root: Path, name: StageName) -> dict[str, str]:
+    """Digests of the models that a stage wrote. DVC holds the files: the record names them by path and digest."""
+    models = [path for path in stage_paths(root, name, "outs") if any((root / path).glob("*.safetensors"))]
+    if not models:
+        return {}
+    from components.vlm.loading import model_digest
+
+    return {f"model:{path}": model_digest(root / path) for path in models}
+
+
+def _record(recorder: Recorder, result: StageResult, folder: Path, seconds: float) -> None:
+    finite = {key: float(value) for key, value in result.metrics.items() if value is not None and math.isfinite(value)}
+    times = {f"time.{key}": float(value) for key, value in result.times.items() if math.isfinite(value)}
+    recorder.metrics({**finite, **times, "time.seconds": seconds})
+    if result.curves is not None:
+        recorder.points(curve_points(result.curves))
+        recorder.artifact(result.curves)
+    recorder.tags(result.params)
+    for path in (folder / "metrics.json", folder / "run.json"):
+        recorder.artifact(path)
+    recorder.tags({f"artifact.{key}": value for key, value in json.loads((folder / "run.json").read_text())["digests"].items()})
+    for path in result.artifacts:
+        recorder.artifact(path)
+
+
+def curve_points(path: Path) -> Iterator[tuple[str, float, int]]:
+    """(name, value, step) of every finite number in a JSONL file of logged steps."""
+    with path.open(encoding="utf-8") as stream:
+        for line in stream:
+            logged = json.loads(line)
+            step = int(logged.pop("step"))
+            for name, value in logged.items():
+                if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+                    yield name, float(value), step
