@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -19,15 +22,16 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from components.config import FeatureSettings, ModelSettings
-from components.preferences.record import Query, Response
+from components.config import FeatureSettings, ModelSettings, Settings, load_settings
+from components.preferences.record import Query, Response, write_queries
 from components.vlm.processing import Preprocessor
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% else %}<{{ part['type'] }}>{% endif %}{% endfor %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}{% else %}<{{ part['type'] }}>{% endif %}{% endfor %}"
     "{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
@@ -128,3 +132,19 @@ def preprocessor(base: Path, media: Path) -> Preprocessor:
     """The preprocessor of a tiny checkpoint."""
     settings = ModelSettings(base=base, attention="sdpa", max_length=512, max_frames=8)
     return Preprocessor(base, media, settings, FeatureSettings(pixels_max_gb=1))
+
+
+def save_checkout(root: Path, base: Path, media: Path, **changes: dict[str, object]) -> Settings:
+    """A checkout with a random base, validated tables of the tiny queries, and the settings of params.yaml with `changes` a section."""
+    repository = Path(__file__).resolve().parent.parent
+    values = yaml.safe_load((repository / "params.yaml").read_text())
+    values["model"]["base"] = "data/base"
+    for section, keys in changes.items():
+        values[section].update(keys)
+    (root / "params.yaml").write_text(yaml.safe_dump(values))
+    shutil.copytree(base, root / "data/base")
+    shutil.copytree(media, root / "data/preferences")
+    shutil.copytree(repository / "infra/deepspeed", root / "infra/deepspeed")
+    for split in ("train", "heldout"):
+        write_queries(root / f"artifacts/validate/{split}/queries.parquet", [replace(query, split=split) for query in queries()])
+    return load_settings(root / "params.yaml")

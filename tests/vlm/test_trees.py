@@ -84,7 +84,7 @@ def test_a_branch_does_not_see_its_siblings(model: Any, trees: list[Tree]) -> No
     assert first[1] != second[1]
 
 
-def test_targets_before_target_from_are_left_out(model: Any, trees: list[Tree]) -> None:
+def test_targets_before_target_from_are_left_out(trees: list[Tree]) -> None:
     branch = trees[0].branches[1]
     whole, tail = Tree(trees[0].root, (branch,)), Tree(trees[0].root, (Branch(branch.input_ids, len(branch.input_ids)),))
     batch = build_batch([whole, tail], 1, "cpu", 0)
