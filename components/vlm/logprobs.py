@@ -25,7 +25,7 @@ HEAD_CHUNK = 1024  # target tokens that meet the LM head at once
 def token_log_probs(head: nn.Module, hidden_TH: Tensor, target_T: Tensor, chunk: int = HEAD_CHUNK) -> Tensor:
     """fp32 log-prob of each target token [T]."""
     pieces = []
-    for start in range(0, len(target_T), chunk):
+    for start in range(0, max(1, len(target_T)), chunk):  # no targets still run the head, for ranks that wait for its gradient
         piece_CH, target_C = hidden_TH[start : start + chunk], target_T[start : start + chunk]
         if torch.is_grad_enabled():
             pieces.append(checkpoint(_chunk_log_probs, head, piece_CH, target_C, use_reentrant=False))
