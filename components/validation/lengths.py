@@ -1,8 +1,8 @@
 """Tokens of a query as the policy and the judge will see it, without processing every image.
 
-How many placeholders a medium takes depends on its size and number of frames alone, so the family's processor runs once for each size,
-while the text is tokenised for every query. Close to the limit, where a token at the seam of text and medium could decide, the processor
-itself counts.
+- How many placeholders a medium takes depends on its size and number of frames alone: the family's processor runs once for each size.
+- What the judge's prompt adds to the policy's is the same for every query, up to a token at the seam of two texts.
+- So most queries cost one tokenisation of each text. Near the limit, and for the longest, the processor itself counts.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ class LengthCheck:
         self._instruction = instruction
         self._max_length = max_length
         self._special = preprocessor.media_tokens()
+        self._between = len(preprocessor.judge_ids(""))
+        self._judge_adds: int | None = None
         self._media_tokens: dict[tuple[str, int, int, int], int] = {}
         self.longest = 0
 
@@ -37,44 +39,59 @@ class LengthCheck:
         for index, response in enumerate(query.responses):
             self._refuse_special(f"models_output[{index}]", response.text)
             self._refuse_special(f"score_reasons[{index}]", response.critique or "")
-        policy, judge = self._root_tokens(query, medium)
-        branches = self._branches(query, policy, judge)
-        longest = max(tokens for tokens, _ in branches)
-        if medium is not None and abs(longest - self._max_length) <= EXACT_WITHIN_TOKENS:
-            policy, judge = self._preprocessor.root_tokens(query, self._instruction)
-            branches = self._branches(query, policy, judge)
-            longest = max(tokens for tokens, _ in branches)
+        responses = [len(self._preprocessor.response_ids(response.text)) for response in query.responses]
+        critiques = [len(self._preprocessor.critique_ids(response.critique or "")) for response in query.responses]
+        branches = self._branches(*self._estimate(query, medium), responses, critiques)
+        if branches[0][0] > min(self.longest, self._max_length - EXACT_WITHIN_TOKENS):
+            branches = self._branches(*self._preprocessor.root_tokens(query, self._instruction), responses, critiques)
+        longest, what = branches[0]
         if longest > self._max_length:
-            tokens, what = max(branches)
-            raise RowError("too_long", "question", f"takes {tokens} tokens as {what}, more than model.max_length {self._max_length}")
+            raise RowError("too_long", "question", f"takes {longest} tokens as {what}, more than model.max_length {self._max_length}")
         self.longest = max(self.longest, longest)
 
-    def _branches(self, query: Query, policy: int, judge: int) -> list[tuple[int, str]]:
-        """Tokens of every branch with its root, and what the branch is."""
-        rows = []
-        for index, response in enumerate(query.responses):
-            rows.append((policy + len(self._preprocessor.response_ids(response.text)), f"a prompt of {policy} with response {index}"))
-            critique = self._preprocessor.critique_ids(response.critique or "")
-            judged = judge + len(self._preprocessor.judge_ids(response.text)) + len(critique)
-            rows.append((judged, f"a judge's prompt of {judge} with response {index} and its reason"))
-        return rows
+    def _branches(self, policy: int, judge: int, responses: list[int], critiques: list[int]) -> list[tuple[int, str]]:
+        """Tokens of the longest branches, policy's and judge's, with their roots, and what each is; the longer one first."""
+        at_policy = max(range(len(responses)), key=lambda index: responses[index])
+        at_judge = max(range(len(responses)), key=lambda index: responses[index] + critiques[index])
+        judged = (
+            judge + responses[at_judge] - 1 + self._between + critiques[at_judge]
+        )  # the policy's branch ends with a token that this lacks
+        return sorted(
+            [
+                (policy + responses[at_policy], f"a prompt of {policy} with response {at_policy}"),
+                (judged, f"a judge's prompt of {judge} with response {at_judge} and its reason"),
+            ],
+            reverse=True,
+        )
 
-    def _root_tokens(self, query: Query, medium: Medium | None) -> tuple[int, int]:
-        text = replace(query, media=None, media_kind=None, media_digest=None)
-        policy, judge = self._preprocessor.root_tokens(text, self._instruction)
-        if medium is None:
-            return policy, judge
-        size = (query.media_kind or "", medium.width, medium.height, medium.frames)
-        if size not in self._media_tokens:
-            try:
-                self._media_tokens[size] = len(self._preprocessor.policy_root(query).input_ids) - policy
-            except (ValueError, ArithmeticError, RuntimeError) as error:
-                raise RowError(
-                    "media_undecodable", query.media_kind or "", f"the base's processor cannot take {medium.width} x {medium.height} pixels"
-                ) from error
-        return policy + self._media_tokens[size], judge + self._media_tokens[size]
+    def _estimate(self, query: Query, medium: Medium | None) -> tuple[int, int]:
+        """Tokens of the policy's and the judge's root, right to a few tokens."""
+        policy = self._text_tokens(query)
+        if self._judge_adds is None:
+            text_policy, text_judge = self._preprocessor.root_tokens(_without_media(query), self._instruction)
+            self._judge_adds = text_judge - text_policy
+        if medium is not None:
+            size = (query.media_kind or "", medium.width, medium.height, medium.frames)
+            if size not in self._media_tokens:
+                self._media_tokens[size] = self._processed_tokens(query, medium) - policy
+            policy += self._media_tokens[size]
+        return policy, policy + self._judge_adds
+
+    def _text_tokens(self, query: Query) -> int:
+        return len(self._preprocessor.policy_root(_without_media(query)).input_ids)
+
+    def _processed_tokens(self, query: Query, medium: Medium) -> int:
+        try:
+            return len(self._preprocessor.policy_root(query).input_ids)
+        except (ValueError, ArithmeticError, RuntimeError) as error:
+            reason = f"the base's processor cannot take {medium.width} x {medium.height} pixels"
+            raise RowError("media_undecodable", query.media_kind or "", reason) from error
 
     def _refuse_special(self, field: str, text: str) -> None:
         found = next((token for token in self._special if token in text), None)
         if found is not None:
             raise RowError("special_token", field, f"holds {found!r}, a token of the model's own structure")
+
+
+def _without_media(query: Query) -> Query:
+    return replace(query, media=None, media_kind=None, media_digest=None)

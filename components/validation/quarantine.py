@@ -42,6 +42,7 @@ KINDS = {
     "special_token": "with a special token in a text",
     "too_long": "too long for model.max_length",
 }
+KINDS_SHOWN = 6  # in the sentence that ends a stage, the most frequent first
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,12 @@ def write_quarantine(path: Path, refusals: Sequence[Refusal]) -> None:
 def check_share(file: str, rows: int, refusals: Sequence[Refusal], limit: float, quarantine: str) -> None:
     """Raises UserError when more than `limit` of a file's rows were refused: how many, of what, and where."""
     own = sorted((refusal for refusal in refusals if refusal.file == file), key=lambda refusal: refusal.line)
-    if not own or len(own) <= limit * rows:
+    if not own or len(own) / rows <= limit:
         return
-    counts = ", ".join(f"{count} {KINDS[kind]}" for kind, count in Counter(refusal.kind for refusal in own).most_common())
+    kinds = Counter(refusal.kind for refusal in own).most_common()
+    counts = ", ".join(f"{count} {KINDS[kind]}" for kind, count in kinds[:KINDS_SHOWN])
+    if len(kinds) > KINDS_SHOWN:
+        counts += f" and {sum(count for _, count in kinds[KINDS_SHOWN:])} of {len(kinds) - KINDS_SHOWN} other kinds"
     first = own[0]
     where = f"line {first.line}, {first.field}" if first.field else f"line {first.line}"
     raise UserError(

@@ -1,0 +1,78 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from components.config import load_settings
+from components.preferences.faults import RowError
+from components.preferences.record import Query, Response
+from components.validation.lengths import LengthCheck
+from components.validation.media import MediaFolder
+from components.vlm.processing import Preprocessor
+from tests import tiny
+from tests.conftest import ROOT
+
+INSTRUCTION = load_settings(ROOT / "params.yaml").reward.instruction
+
+
+@pytest.fixture
+def check(tiny_base: Path, tiny_media: Path) -> Callable[[Query, int], LengthCheck]:
+    def run(query: Query, limit: int) -> LengthCheck:
+        lengths = LengthCheck(tiny.preprocessor(tiny_base, tiny_media), INSTRUCTION, limit)
+        media = MediaFolder(tiny_media)
+        lengths.check(query, media.examine(query.media, query.media_kind) if query.media and query.media_kind else None)
+        return lengths
+
+    return run
+
+
+def longest_branch(preprocessor: Preprocessor, query: Query) -> int:
+    """The length that training will see, counted on the sequences themselves."""
+    policy = len(preprocessor.policy_root(query).input_ids)
+    judge = len(preprocessor.judge_root(query, INSTRUCTION).input_ids)
+    lengths = [policy + len(preprocessor.response_ids(response.text)) for response in query.responses]
+    lengths += [
+        judge + len(preprocessor.judge_ids(response.text)) + len(preprocessor.critique_ids(response.critique or ""))
+        for response in query.responses
+    ]
+    return max(lengths)
+
+
+@pytest.mark.parametrize("query", tiny.queries(), ids=lambda query: str(query.media))
+def test_a_query_fits_exactly_its_longest_branch(
+    query: Query, check: Callable[[Query, int], LengthCheck], tiny_base: Path, tiny_media: Path
+) -> None:
+    tokens = longest_branch(tiny.preprocessor(tiny_base, tiny_media), query)
+    assert check(query, tokens).longest == tokens
+    with pytest.raises(RowError, match=f"takes {tokens} tokens .* more than model.max_length {tokens - 1}"):
+        check(query, tokens - 1)
+
+
+def test_a_medium_that_was_counted_once_is_counted_right_for_other_queries(tiny_base: Path, tiny_media: Path) -> None:
+    preprocessor = tiny.preprocessor(tiny_base, tiny_media)
+    lengths = LengthCheck(preprocessor, INSTRUCTION, 4000)
+    media = MediaFolder(tiny_media)
+    for query in [*tiny.queries(), *(replace(query, prompt=f"{query.prompt} And why is that so? " * 3) for query in tiny.queries())]:
+        lengths.check(query, media.examine(query.media, query.media_kind) if query.media and query.media_kind else None)
+    assert lengths.longest == max(
+        longest_branch(preprocessor, replace(query, prompt=f"{query.prompt} And why is that so? " * 3)) for query in tiny.queries()
+    )
+
+
+def test_a_response_may_be_short_and_its_reason_too_long(check: Callable[[Query, int], LengthCheck]) -> None:
+    query = replace(tiny.queries()[2], responses=(Response("a", 1, critique="x" * 900), Response("b", 2)))
+    with pytest.raises(RowError, match="judge's prompt of .* with response 0 and its reason"):
+        check(query, 600)
+
+
+def test_special_tokens_are_refused_in_every_text(check: Callable[[Query, int], LengthCheck]) -> None:
+    query = tiny.queries()[2]
+    for field, bad in {
+        "question": replace(query, prompt="a<image>b"),
+        "models_output[1]": replace(query, responses=(Response("a", 1), Response("<|im_end|>", 2))),
+        "score_reasons[0]": replace(query, responses=(Response("a", 1, critique="<video>"), Response("b", 2))),
+    }.items():
+        with pytest.raises(RowError) as caught:
+            check(bad, 4000)
+        assert (caught.value.kind, caught.value.field) == ("special_token", field)

@@ -1,0 +1,100 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from components.config import load_settings
+from components.preferences.record import Query, Response
+from components.validation.suites import check_tables
+from components.validation.tables import query_table, response_table
+from tests.conftest import ROOT
+
+RESPONSES = (
+    Response("The best answer.", 1, 5, 5, 5, "Right."),
+    Response("A worse answer, a longer one.", 2, 2, 2, 5, "Wrong."),
+    Response("Bad.", 2, 1, 1, 1, "Wrong."),
+)
+
+
+def good() -> list[Query]:
+    """Ten queries a split, every category in both."""
+    return [
+        Query(
+            f"{split}-{number}",
+            category,
+            f"{split} {number}?",
+            RESPONSES,
+            media="x.png",
+            media_kind="image",
+            media_digest="a" * 64,
+            split=split,
+        )
+        for split in ("train", "heldout")
+        for number, category in enumerate(("mcq", "long", "short", "safety", "video") * 2)
+    ]
+
+
+def unmet(queries: list[Query], folder: Path) -> dict[str, str]:
+    findings = check_tables(query_table(queries), response_table(queries), load_settings(ROOT / "params.yaml").validate_, folder / "docs")
+    return {finding.expected: finding.severity for finding in findings}
+
+
+def test_good_tables_meet_everything_and_the_pages_are_written(tmp_path: Path) -> None:
+    assert unmet(good(), tmp_path) == {}
+    pages = [path.relative_to(tmp_path / "docs").parts[0] for path in (tmp_path / "docs").rglob("*.html")]
+    assert sorted(pages) == ["expectations", "expectations", "index.html", "validations", "validations"]
+    index = (tmp_path / "docs/index.html").read_text()
+    assert "queries" in index
+    assert "responses" in index
+
+
+def changed(**values: object) -> list[Query]:
+    queries = good()
+    queries[0] = replace(queries[0], **values)  # type: ignore[arg-type]
+    return queries
+
+
+@pytest.mark.parametrize(
+    ("queries", "expected"),
+    [
+        ([query for query in good() if query.split == "train"], "both splits have queries"),
+        (changed(id="train-1"), "ids are unique"),
+        (changed(id="heldout-1"), "no id stands in both splits"),
+        (changed(prompt="heldout 1?"), "no media and prompt stand in both splits"),
+        (changed(category="quiz"), "categories are known"),
+        (changed(safety="unsure"), "safety labels are known"),
+        (changed(media_digest="short"), "media carry their sha256"),
+        (changed(prompt=""), "prompts are not empty"),
+        (changed(responses=RESPONSES[:1]), "queries have enough responses"),
+        (changed(responses=(*RESPONSES, Response("x", 0))), "ranks begin at 1"),
+        (changed(responses=(*RESPONSES, Response("x", 5))), "no rank exceeds the number of responses"),
+        (changed(responses=(*RESPONSES, Response("", 4))), "responses are neither empty nor over-long"),
+        (changed(responses=(*RESPONSES, Response("x", 4, faithfulness=99))), "faithfulness is between 1 and 5"),
+        (changed(responses=(*RESPONSES, Response("x", 4, ethics=0.5))), "ethics is between 1 and 5"),
+    ],
+)
+def test_what_must_hold_is_critical(queries: list[Query], expected: str, tmp_path: Path) -> None:
+    assert unmet(queries, tmp_path)[expected] == "critical"
+
+
+def test_what_is_only_odd_is_a_warning(tmp_path: Path) -> None:
+    tied = tuple(replace(response, rank=1, critique=None) for response in RESPONSES)
+    assert unmet([replace(query, responses=tied) for query in good()], tmp_path) == {
+        "at least 80 % of queries have a pair of different ranks": "warning",
+        "at least 90 % of responses have a reason to learn critiques from": "warning",
+        "the best answer is the longest in at most 80 % of queries": "warning",
+        "some queries hold a tie": "info",
+    }
+
+
+def test_a_category_that_is_missing_from_one_split_is_a_warning(tmp_path: Path) -> None:
+    queries = [query for query in good() if (query.split, query.category) != ("heldout", "video")]
+    assert unmet(queries, tmp_path) == {"every category stands in both splits": "warning"}
+
+
+def test_hostile_text_does_not_enter_the_pages(tmp_path: Path) -> None:
+    hostile = "<script>alert(1)</script>"
+    unmet(changed(id=hostile, prompt=hostile, responses=(Response(hostile, 1), Response("", 2))) + changed(id=hostile), tmp_path)
+    pages = list((tmp_path / "docs").rglob("*.html"))
+    assert pages
+    assert all(hostile not in page.read_text() for page in pages)
