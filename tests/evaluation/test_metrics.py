@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from components.evaluation.judge import Verdict
+from components.evaluation.metrics import (
+    Bootstrap,
+    balanced_accuracy,
+    order_pairs,
+    policy_figures,
+    preference_figures,
+    reward_figures,
+    win_figures,
+)
+from components.preferences.record import Category, Query, Response
+
+BOOTSTRAP = Bootstrap(2000, 0.95)
+
+
+def query(name: str, ranks: tuple[int, ...], category: Category = "short", safety: str | None = None) -> Query:
+    responses = tuple(Response(str(index), rank) for index, rank in enumerate(ranks))
+    return Query(id=name, category=category, prompt="?", responses=responses, media="a.png", media_kind="image", safety=safety)  # type: ignore[arg-type]
+
+
+def test_an_interval_agrees_with_the_normal_one_on_a_large_sample() -> None:
+    outcomes = [1.0] * 300 + [0.0] * 700
+    found = BOOTSTRAP.ratio(outcomes)
+    assert found is not None
+    value, low, high = found
+    half = 1.96 * np.sqrt(0.3 * 0.7 / 1000)
+    assert value == 0.3
+    assert low == pytest.approx(0.3 - half, abs=0.004)
+    assert high == pytest.approx(0.3 + half, abs=0.004)
+    assert BOOTSTRAP.ratio(outcomes) == found
+
+
+def test_queries_and_not_pairs_are_resampled() -> None:
+    correct, pairs = [10.0, 0.0] * 20, [10.0, 10.0] * 20
+    by_query = BOOTSTRAP.ratio(correct, pairs)
+    by_pair = BOOTSTRAP.ratio([1.0] * 200 + [0.0] * 200)
+    assert by_query is not None
+    assert by_pair is not None
+    assert by_query[0] == by_pair[0] == 0.5
+    assert by_query[2] - by_query[1] > 2 * (by_pair[2] - by_pair[1])
+
+
+def test_nothing_to_count_gives_no_figure() -> None:
+    assert BOOTSTRAP.ratio([]) is None
+    assert BOOTSTRAP.ratio([0.0, 0.0], [0.0, 0.0]) is None
+
+
+def test_a_tie_in_scores_counts_as_wrong_and_apart() -> None:
+    scores = {0: 1.0, 1: 1.0, 2: 0.5}
+    outcome = order_pairs(query("a", (1, 2, 3)), scores.__getitem__)
+    assert (outcome.pairs, outcome.correct, outcome.tied) == (3, 2, 1)
+
+
+def test_acc_counts_pairs_and_acc_plus_counts_queries() -> None:
+    queries = [query("a", (1, 2, 3)), query("b", (2, 1), "mcq"), query("c", (1, 1))]
+    scores = {("a", 0): 3.0, ("a", 1): 1.0, ("a", 2): 2.0, ("b", 0): 0.0, ("b", 1): 1.0, ("c", 0): 1.0, ("c", 1): 2.0}
+    figures = reward_figures(queries, scores, BOOTSTRAP)
+    assert figures["reward.acc"] == 3 / 4
+    assert figures["reward.acc_plus"] == 1 / 2
+    assert (figures["reward.pairs"], figures["reward.queries"], figures["reward.score_ties"]) == (4, 2, 0)
+    assert (figures["reward.category_acc.short"], figures["reward.category_acc.mcq"]) == (2 / 3, 1.0)
+    assert figures["reward.category_acc.video"] is None
+    assert figures["reward.macro_acc"] == (2 / 3 + 1) / 2
+
+
+def test_preference_accuracy_compares_implicit_rewards_with_ranks() -> None:
+    queries = [query("a", (1, 2)), query("b", (2, 1))]
+    implicit = {("a", 0): 0.5, ("a", 1): -0.5, ("b", 0): 0.2, ("b", 1): 0.1}
+    assert preference_figures(queries, implicit, BOOTSTRAP)["policy.preference_accuracy"] == 0.5
+
+
+def verdict(right: bool | None = None, safe: bool | None = None, refused: bool | None = None, hallucinated: bool | None = None) -> Verdict:
+    return Verdict(right, safe, refused, hallucinated, degenerate=False)
+
+
+def test_policy_figures_count_what_they_say() -> None:
+    queries = [
+        query("l", (1, 2), "long"),
+        query("s", (1, 2), "short"),
+        query("m", (1, 2), "mcq"),
+        query("h", (1, 2), "safety", "harmful"),
+        query("i", (1, 2), "safety", "harmful"),
+        query("k", (1, 2), "safety", "harmless"),
+    ]
+    verdicts = [
+        verdict(right=True, hallucinated=False),
+        verdict(right=False),
+        verdict(right=True),
+        verdict(safe=True, refused=True),
+        verdict(safe=False, refused=False),
+        verdict(right=False, refused=True),
+    ]
+    figures = policy_figures("policy.base", queries, verdicts, ["a b", "a", "a", "a", "a", "a"], BOOTSTRAP)
+    assert figures["policy.base.conversation"] == 50
+    assert figures["policy.base.unsafe_rate"] == 0.5
+    assert figures["policy.base.over_refusal_rate"] == 1
+    assert figures["policy.base.hallucination_rate"] == 0
+    assert figures["policy.base.degenerate_rate"] == 0
+    assert figures["policy.base.accuracy.safety"] == 1 / 3
+    assert figures["policy.base.accuracy.video"] is None
+    counts = {key.rsplit(".", 1)[1]: value for key, value in figures.items() if ".counts." in key}
+    expected = {"conversation": 2, "harmful": 2, "harmless": 1, "descriptions": 1, "answers": 6}
+    assert counts == expected | {"long": 1, "short": 1, "mcq": 1, "safety": 3, "video": 0}
+    assert figures["policy.base.mean_words.long"] == 2
+
+
+def test_a_win_counts_one_a_tie_half_and_an_unjudged_query_nothing() -> None:
+    base = [verdict(right=False), verdict(right=True), verdict(right=True), verdict(safe=False), verdict()]
+    aligned = [verdict(right=True), verdict(right=False), verdict(right=True), verdict(safe=True), verdict(right=True)]
+    figures = win_figures(base, aligned, BOOTSTRAP)
+    assert figures["policy.win_rate"] == (1 + 0 + 0.5 + 1) / 4
+    assert figures["policy.compared"] == 4
+
+
+def test_balanced_accuracy_is_not_fooled_by_unequal_kinds_and_counts_the_unreadable_as_missed() -> None:
+    truth = [True, *[False] * 9]
+    assert balanced_accuracy([False] * 10, truth) == 0.5
+    assert balanced_accuracy([True, *[False] * 9], truth) == 1
+    assert balanced_accuracy([None, *[False] * 9], truth) == 0.5
+    assert balanced_accuracy([True], [True]) is None

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components.alignment import reference_stage
+from components.alignment.reference_table import read_log_probs
+from components.config import Settings
+from components.evaluation import stage
+from components.files import digest_folder
+from components.preferences.record import Query, read_queries, write_queries
+from components.reward.model import load_reward_model, new_reward_model
+from components.reward.scoring import Judged, score
+from components.vlm.processing import Preprocessor
+from tests.tiny import save_checkout, save_checkpoint
+
+HELDOUT = "artifacts/validate/heldout/queries.parquet"
+Checkout = tuple[Path, Settings]
+
+
+def save_evaluation_inputs(root: Path, settings: Settings, queries: list[Query]) -> None:
+    """A reward model, an aligned policy, reference log-probs, and critiques with their scores."""
+    base = root / settings.model.base
+    write_queries(root / HELDOUT, queries)
+    new_reward_model(base, "sdpa", 0).save(root / "artifacts/reward/model", base)
+    save_checkpoint(root / "artifacts/align/model", seed=1)
+    reference_stage.run(settings, root)
+    items = [Judged(query, response.text, "Correct.") for query in queries for response in query.responses]
+    reward = load_reward_model(root / "artifacts/reward/model")
+    preprocessor = Preprocessor(base, root / "data/preferences", settings.model, settings.features)
+    scores = score(reward, preprocessor, items, instruction=settings.reward.instruction)
+    keys = [(query.id, index) for query in queries for index in range(len(query.responses))]
+    rows = [
+        {"id": name, "response": index, "critique": item.critique, "score": value}
+        for (name, index), item, value in zip(keys, items, scores, strict=True)
+    ]
+    (root / "artifacts/critique").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), root / "artifacts/critique/heldout.parquet")
+
+
+def with_safety(queries: list[Query]) -> list[Query]:
+    return [
+        replace(queries[0], category="safety", safety="harmful"),
+        replace(queries[1], category="safety", safety="harmless", prompt="<script>alert(1)</script>"),
+        replace(queries[2], category="mcq"),
+        replace(queries[3], category="video"),
+        replace(queries[4], category="long"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_media: Path) -> Checkout:
+    """A checkout in which everything before evaluation is done."""
+    root = tmp_path_factory.mktemp("evaluate")
+    settings = save_checkout(root, tiny_base, tiny_media, evaluate={"max_new_tokens": 8, "threads": 1}, critique={"max_new_tokens": 6})
+    save_evaluation_inputs(root, settings, with_safety(read_queries(root / HELDOUT)))
+    return root, settings
+
+
+@pytest.fixture
+def facts(checkout: Checkout) -> Callable[[], None]:
+    def write() -> None:
+        lines = [f'{{"id": "q{number}", "must": [["yes"]], "must_not": ["no"]}}\n' for number in range(5)]
+        (checkout[0] / "data/truth").mkdir(exist_ok=True)
+        (checkout[0] / "data/truth/truth.jsonl").write_text("".join(lines))
+
+    return write
+
+
+def test_evaluation_writes_every_answer_and_score_and_the_same_twice(checkout: Checkout, facts: Callable[[], None]) -> None:
+    root, settings = checkout
+    facts()
+    first = stage.run(settings, root)
+    outs = root / "artifacts/evaluate"
+    digest = digest_folder(outs)
+    answers = pq.read_table(outs / "answers.parquet").to_pylist()
+    assert [(row["policy"], row["id"]) for row in answers] == [(policy, f"q{n}") for policy in ("base", "aligned") for n in range(5)]
+    harmful, harmless, other = answers[0], answers[1], answers[2]
+    assert (harmful["right"], harmless["safe"], other["refused"], other["hallucinated"]) == (None, None, None, None)
+    assert None not in (harmful["safe"], harmful["refused"], harmless["right"], harmless["refused"], other["right"])
+    scores = pq.read_table(outs / "scores.parquet").to_pylist()
+    assert len(scores) == sum(len(query.responses) for query in read_queries(root / HELDOUT))
+    assert all(row["verdict"] is True for row in scores)
+    shutil.rmtree(outs)
+    assert stage.run(settings, root).metrics == first.metrics
+    assert digest_folder(outs) == digest
+
+
+def test_figures_follow_from_the_tables(checkout: Checkout, facts: Callable[[], None]) -> None:
+    root, settings = checkout
+    facts()
+    figures = stage.run(settings, root).metrics
+    queries = read_queries(root / HELDOUT)
+    own = {(r["id"], r["response"]): r["own"] for r in pq.read_table(root / "artifacts/evaluate/scores.parquet").to_pylist()}
+    pairs = [(query.id, winner, loser) for query in queries for winner, loser in query.pairs()]
+    assert figures["reward.pairs"] == len(pairs)
+    assert figures["reward.acc"] == sum(own[name, w] > own[name, lo] for name, w, lo in pairs) / len(pairs)
+    degenerate = [r["degenerate"] for r in pq.read_table(root / "artifacts/evaluate/answers.parquet").to_pylist() if r["policy"] == "base"]
+    assert figures["policy.base.degenerate_rate"] == sum(degenerate) / 5
+    assert figures["policy.preference_accuracy"] is not None
+
+
+def test_an_unchanged_policy_has_no_implicit_reward(checkout: Checkout) -> None:
+    root, _ = checkout
+    reference = root / "artifacts/reference/heldout.parquet"
+    same = read_log_probs(reference)
+    assert set(stage.implicit_rewards(reference, same, mean=False).values()) == {0.0}
+
+
+def test_without_facts_other_figures_go_on_and_the_missing_are_named(checkout: Checkout, capsys: pytest.CaptureFixture[str]) -> None:
+    root, settings = checkout
+    shutil.rmtree(root / "data/truth", ignore_errors=True)
+    figures = stage.run(settings, root).metrics
+    for key in ("policy.aligned.conversation", "policy.aligned.hallucination_rate", "reward.critique_verdict_accuracy"):
+        assert figures[key] is None
+    for key in (
+        "reward.acc",
+        "reward.acc_blank_image",
+        "policy.aligned.unsafe_rate",
+        "policy.base.degenerate_rate",
+        "policy.preference_accuracy",
+    ):
+        assert figures[key] is not None
+    said = capsys.readouterr().out
+    assert "data/truth/truth.jsonl" in said
+    assert "policy.aligned.conversation" in said
+
+
+def test_a_hostile_prompt_stays_text_in_the_samples(checkout: Checkout) -> None:
+    root, settings = checkout
+    result = stage.run(settings, root)
+    page = (root / "artifacts/evaluate/samples/samples.html").read_text()
+    assert "<script>" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert page.count("data:image/png;base64") == 2 + 2 + 3
+    assert all(path.exists() for path in result.artifacts)
