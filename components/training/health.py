@@ -1,4 +1,4 @@
-"""Signs that training has gone wrong. Each stops the run with a sentence, ahead of the next checkpoint, so nothing looks finished after it."""
+"""Signs that training has gone wrong. Each stops the run with a sentence, ahead of the next checkpoint: nothing looks finished after it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check_loss(step: int, epoch: int, loss: float, terms: dict[str, float], micr
     places: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(places, mine)
     where = ", ".join(f"rank {rank} micro-batch {index}" for rank, found in enumerate(places) for index in found) or "the sum over ranks"
-    broken = ", ".join(f"{name} = {value}" for name, value in sorted(terms.items()) if not math.isfinite(value)) or "none of the logged terms"
+    broken = ", ".join(f"{name} = {value}" for name, value in sorted(terms.items()) if not math.isfinite(value)) or "none that is logged"
     raise StageFault(
         f"the loss is {loss} at step {step + 1} (epoch {epoch + 1}), from {where}; not finite among its terms: {broken}. "
         "No weights were written; lower the learning rate or look at that step's data"
@@ -81,7 +81,7 @@ class MovingWeights:
     def check(self) -> None:
         """Stop where steps were taken and the weights have never moved. Raises StageFault."""
         if self.start is not None and self.steps:
-            raise StageFault(f"the weights did not change in {self.steps} steps: no parameter is trained, or the learning rate is too small")
+            raise StageFault(f"the weights did not change in {self.steps} steps: nothing is trained, or the learning rate is too small")
 
 
 def _sums(model: nn.Module) -> Tensor:

@@ -36,11 +36,12 @@ def ensure_built(environment: dict[str, str]) -> None:
 
         if torch.cuda.is_available():
             return
-        if shutil.which("ninja", path=environment["PATH"]) is None or shutil.which(environment.get("CXX", "c++"), path=environment["PATH"]) is None:
+        if any(shutil.which(tool, path=environment["PATH"]) is None for tool in ("ninja", environment.get("CXX", "c++"))):
             raise UserError("DeepSpeed's CPU op needs a C++ compiler and ninja on PATH: install g++ (ninja comes with `make install`)")
         sys.stdout.write(f"training: building DeepSpeed's shared-memory op into {folder} (once; about half a minute)\n")
         sys.stdout.flush()
-        built = subprocess.run([sys.executable, "-m", "components.training.ops"], env=environment, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "components.training.ops"]
+        built = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if built.returncode != 0:
             raise UserError(f"DeepSpeed's CPU op could not be built: {' '.join(built.stderr.split())[-500:]}")
 

@@ -2,6 +2,8 @@
 
 - One item of the trainer's data is the number of an optimiser step. `training_step` loops over that step's micro-batches itself, so steps
   may differ in length, and nothing that the Trainer does to a batch (casting floats, dropping columns, sharding) touches the real one.
+- The loss is computed inside the module that the engines wrap (`LossModule`): DeepSpeed finds no gradient in an output that is no tensor,
+  tuple or dict, and DDP waits for ever for parameters that feed an output that the loss does not use.
 - Both engines average gradients over ranks; the loss is multiplied by the number of ranks, so that the optimiser sees the gradient of the
   sum over ranks and micro-batches.
 - The step's global loss and metrics are added up in one all-reduce before the optimiser steps, so every rank stops on the same NaN.
@@ -33,20 +35,28 @@ WEIGHTS = "model.safetensors"
 STEP_SEED, EPOCH_SEED = 1, 2  # kinds of random state
 
 
+class LossModule(nn.Module):
+    """A task's model and loss in one forward. The Trainer finds no model configuration in it, so it changes none that is exported."""
+
+    def __init__(self, task: TrainingTask) -> None:
+        super().__init__()
+        self.model = task.model
+        self._task = task
+
+    def forward(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """(loss, metrics) of a micro-batch; metrics carry no gradient."""
+        loss, metrics = self._task.loss(self.model(**batch), batch)
+        return loss, {name: value.detach() for name, value in metrics.items()}
+
+
 class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers carries no complete types
     """Trains `task.model` on the steps of `schedule`; checkpoints and curves go to the arguments' output folder."""
 
     def __init__(
         self, task: TrainingTask, args: TrainingArguments, schedule: Schedule, keep_checkpoints: int, resumed: Checkpoint | None
     ) -> None:
-        config = getattr(task.model, "config", None)
-        use_cache = getattr(config, "use_cache", None)
-        super().__init__(model=task.model, args=args, train_dataset=range(schedule.total), callbacks=[_AfterStep(self)])
-        if config is not None:  # the Trainer switches it off, and the export would tell the model's users to generate slowly
-            if use_cache is None:
-                del config.use_cache
-            else:
-                config.use_cache = use_cache
+        super().__init__(model=LossModule(task), args=args, train_dataset=range(schedule.total), callbacks=[_AfterStep(self)])
+        self.lr_scheduler: Any
         self.task = task
         self.schedule = schedule
         self.keep_checkpoints = keep_checkpoints
@@ -66,9 +76,11 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers carries no com
     # Data: numbers of steps, in order, the same on every rank.
 
     def get_train_dataloader(self) -> DataLoader[int]:
+        """The numbers of all steps, one at a time."""
         return DataLoader(range(self.schedule.total), batch_size=1, shuffle=False, collate_fn=_step_number)  # type: ignore[arg-type]
 
-    def floating_point_ops(self, inputs: Any) -> int:  # noqa: ARG002  # the Trainer asks for it once a step; the real batch is gone by then
+    def floating_point_ops(self, inputs: Any) -> int:  # noqa: ARG002
+        """Nothing is counted: `inputs` is the number of a step."""
         return 0
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -92,8 +104,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers carries no com
         for index, micro in enumerate(micros):
             last = index == len(micros) - 1
             with self._accumulating(model, last), self.compute_loss_context_manager():
-                batch = self._prepare_inputs({"micro": micro})
-                loss, metrics = self.task.loss(model(**batch), batch)
+                loss, metrics = model(self._prepare_inputs({"micro": micro}))
                 self._backward(model, loss * self.world)
             losses.append(loss.detach())
             parts.append(metrics)
@@ -174,6 +185,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers carries no com
     # Optimiser and learning rate.
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """The schedule as torch's LambdaLR; the Trainer steps and saves it."""
         if self.lr_scheduler is None:
             assert num_training_steps == self.schedule.total
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, self.schedule.factor)
@@ -182,7 +194,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers carries no com
 
     # Checkpoints.
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:  # noqa: ARG002
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The weights' part of a checkpoint. DeepSpeed's engine writes its own; the finished model is written by the task's export."""
         assert output_dir is not None
         if not self.is_deepspeed_enabled and self.rank == 0:
@@ -237,7 +249,7 @@ def check_plan(steps: list[Step], world: int, expected: int) -> None:
     for number, step in enumerate(steps):
         counts = [len(micros) for micros in step.micros]
         if len(counts) != world or len(set(counts)) != 1 or counts[0] == 0:
-            raise ValueError(f"step {number} of the epoch has micro-batches {counts} for {world} ranks: each needs equally many, at least one")
+            raise ValueError(f"step {number} of the epoch has micro-batches {counts} for {world} ranks: each needs equally many")
 
 
 def _step_number(numbers: list[int]) -> dict[str, int]:

@@ -55,8 +55,8 @@ class ToyTask:
             examples = order[number * per_step : (number + 1) * per_step]
             size = int(self.options.get("micro", [1, 2, 4][number % 3]))
             share = per_step // ranks
-            micros = [[examples[rank * share + at : rank * share + min(at + size, share)] for at in range(0, share, size)] for rank in range(ranks)]
-            steps.append(Step(micros))
+            shares = [examples[rank * share : (rank + 1) * share] for rank in range(ranks)]
+            steps.append(Step([[part[at : at + size] for at in range(0, share, size)] for part in shares]))
         if self.options.get("uneven"):
             steps[3].micros[0].append([])
         return steps
@@ -84,7 +84,8 @@ class ToyTask:
         assert batch["y"].dtype == torch.float32
         error = outputs["prediction"].float() - batch["y"] - self.shift
         loss = error.square().sum() / batch["total"]
-        if self.options.get("nan_from") is not None and error.shape[0] and bool((batch["y"] == self.y[int(self.options["nan_from"])]).any()):
+        poisoned = self.options.get("nan_from")  # the example whose loss is not a number
+        if poisoned is not None and bool((batch["y"] == self.y[int(poisoned)]).any()):
             loss = loss * float("nan")
         return loss, {"squared_error": loss.detach(), "examples": torch.tensor(float(batch["y"].shape[0]))}
 
