@@ -1,0 +1,69 @@
+"""The release's `dpo_pairs.jsonl`: one row a pair of different ranks. Pairs come from records, and make records again.
+
+A pair says which of two responses is better and nothing of ties or scores. All pairs of a query give its weak order back, since a
+response's rank is one more than the number of those that beat it; responses that tie with all others stand in no pair and can't come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from components.preferences.faults import RowError, wrong_type
+from components.preferences.record import Query
+from components.preferences.release import query_from_row
+
+TEXT_FIELDS = ("id", "prompt", "chosen", "rejected")
+
+
+def pairs_from_query(query: Query) -> list[dict[str, str]]:
+    """All pair rows of a query, in the order of its responses."""
+    rows = []
+    for winner, loser in query.pairs():
+        chosen, rejected = query.responses[winner], query.responses[loser]
+        row = {"id": query.id, "prompt": query.prompt, "chosen": chosen.text, "rejected": rejected.text}
+        if query.media is not None and query.media_kind is not None:
+            row[query.media_kind] = query.media
+        row |= {"chosen_reason": chosen.critique or "", "rejected_reason": rejected.critique or "", "category": query.category}
+        rows.append(row)
+    return rows
+
+
+def queries_from_pairs(rows: Iterable[Mapping[str, Any]], split: Literal["train", "heldout"] = "train") -> list[Query]:
+    """The queries whose pairs these are, in the order in which they are first named.
+
+    Raises RowError for a row that is no pair, and for pairs of a query that no ranking gives (a circle, or one that is missing).
+    """
+    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        for field in TEXT_FIELDS:
+            if not isinstance(row.get(field), str):
+                raise wrong_type(field, row.get(field), "text")
+        groups.setdefault((row["id"], row["prompt"], f"{row.get('image') or ''}|{row.get('video') or ''}"), []).append(row)
+    return [_query(group, split) for group in groups.values()]
+
+
+def _query(rows: list[Mapping[str, Any]], split: Literal["train", "heldout"]) -> Query:
+    reasons: dict[str, str] = {}
+    for row in rows:
+        for side in ("chosen", "rejected"):
+            reasons[row[side]] = row.get(f"{side}_reason") or reasons.get(row[side], "")
+    texts = list(reasons)
+    beaten = {(texts.index(row["chosen"]), texts.index(row["rejected"])) for row in rows}
+    first = rows[0]
+    query = query_from_row(
+        {
+            "id": first["id"],
+            "question": first["prompt"],
+            "image": first.get("image"),
+            "video": first.get("video"),
+            "category": first.get("category"),
+            "models_output": texts,
+            "final_ranking": [1 + sum(loser == index for _, loser in beaten) for index in range(len(texts))],
+            "score_reasons": [reasons[text] for text in texts],
+        },
+        split,
+    )
+    if set(query.pairs()) != beaten:
+        raise RowError("ranking", "chosen", f"the pairs of {query.id!a} are not those of one ranking")
+    return query
