@@ -1,6 +1,6 @@
 """Builds the bundled data set: preference rows with their media, the truth for the judge, the base, the data card and licences.
 
-- Deterministic: run again with the same package and base, it gives the same bytes. Every choice is drawn from a generator seeded by its query.
+- Deterministic: run again with the same package and base, it gives the same bytes. Every choice has a generator seeded by its query.
 - Training queries ask about the package's training images, held-out queries about its test images; images are copied byte for byte.
 - Half of the queries have a fully right answer among their responses; in the others the least wrong one ranks first.
 - Responses are sampled from the base where one is given, as far as the rules can tell what is wrong with them; the rest is made by rule.
@@ -23,7 +23,7 @@ from components.demo.checkpoint import replace_folder
 from components.demo.families import FAMILIES, media_for
 from components.demo.images import Picture, load_pictures
 from components.demo.requests import harmful, harmless
-from components.demo.responses import Graded, choose_responses, row_of
+from components.demo.responses import Graded, bare_query, choose_responses, row_of
 from components.demo.tasks import Task
 from components.errors import UserError
 from components.files import write_atomic, write_json
@@ -55,7 +55,7 @@ HELDOUT = {
     "harmful": 210,
     "harmless": 210,
 }
-SAMPLED = 4  # responses sampled from the base for a query
+POOL = {"train": 900, "heldout": 500}  # images of the package that the queries of a split are about
 LICENCE_NAME = "LICENSE.easy-vqa"
 
 
@@ -71,7 +71,7 @@ class Planned:
 
 def plan_queries(split: Literal["train", "heldout"], counts: dict[str, int]) -> list[Planned]:
     """The queries of a split: as many of each family as `counts` says, no prompt twice about the same media."""
-    pictures = load_pictures("train" if split == "train" else "test")
+    pictures = load_pictures("train" if split == "train" else "test")[: POOL[split]]
     planned: list[Planned] = []
     asked: set[tuple[str, str]] = set()
     for family, count in counts.items():
@@ -115,7 +115,9 @@ def copy_media(planned: Sequence[Planned], folder: Path) -> None:
             shutil.copyfile(query.task.pictures[0].path, target)
 
 
-def build(out: Path, base: Path | None = None, *, train: dict[str, int] | None = None, heldout: dict[str, int] | None = None) -> dict[str, Any]:
+def build(
+    out: Path, base: Path | None = None, *, train: dict[str, int] | None = None, heldout: dict[str, int] | None = None
+) -> dict[str, Any]:
     """Write the data set to the folder `out` and return its counts.
 
     `base` is a checkpoint to sample responses from; without one all are made by rule. It is copied to `out/base`, unless it lies there.
@@ -125,17 +127,20 @@ def build(out: Path, base: Path | None = None, *, train: dict[str, int] | None =
         planned = [*plan_queries("train", train or TRAIN), *plan_queries("heldout", heldout or HELDOUT)]
     except ModuleNotFoundError as error:
         raise UserError("the package easy-vqa is not installed: run `make install`, or `pip install easy-vqa`") from error
-    sampled = _sample(planned, base)
     out.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".build-", dir=out))
     try:
         preferences, truth = temporary / "preferences", temporary / "truth"
         copy_media(planned, preferences)
+        sampled = _sample(planned, base, preferences)
         graded = [choose_responses(query.task, query.id, texts) for query, texts in zip(planned, sampled, strict=True)]
         for split, name in (("train", "data.jsonl"), ("heldout", "heldout.jsonl")):
             rows = [row_of(q.id, q.split, q.task, q.media, g) for q, g in zip(planned, graded, strict=True) if q.split == split]
             write_atomic(preferences / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        write_atomic(truth / "truth.jsonl", "".join(json.dumps(truth_of(query), ensure_ascii=False) + "\n" for query in planned if query.split == "heldout"))
+        write_atomic(
+            truth / "truth.jsonl",
+            "".join(json.dumps(truth_of(query), ensure_ascii=False) + "\n" for query in planned if query.split == "heldout"),
+        )
         counts = count(planned, graded)
         if base is not None and base.resolve() != (out / "base").resolve():
             shutil.copytree(base, temporary / "base")
@@ -150,13 +155,13 @@ def build(out: Path, base: Path | None = None, *, train: dict[str, int] | None =
     return counts
 
 
-def _sample(planned: Sequence[Planned], base: Path | None) -> list[list[str]]:
+def _sample(planned: Sequence[Planned], base: Path | None, preferences: Path) -> list[list[str]]:
     """Texts that the base answers each query with; none without a base."""
     if base is None:
         return [[] for _ in planned]
     from components.demo.sampling import sample_answers
 
-    return sample_answers(base, [query.task for query in planned], SAMPLED)
+    return sample_answers(base, preferences, [bare_query(query.id, query.split, query.task, query.media) for query in planned])
 
 
 def truth_of(query: Planned) -> dict[str, Any]:
@@ -172,7 +177,9 @@ def count(planned: Sequence[Planned], graded: Sequence[Sequence[Graded]]) -> dic
         responses = [item for _, group in chosen for item in group]
         result[split] = {
             "queries": len(chosen),
-            "categories": {name: sum(query.task.category == name for query, _ in chosen) for name in ("mcq", "long", "short", "safety", "video")},
+            "categories": {
+                name: sum(query.task.category == name for query, _ in chosen) for name in ("mcq", "long", "short", "safety", "video")
+            },
             "harmful": sum(query.task.safety == "harmful" for query, _ in chosen),
             "harmless": sum(query.task.safety == "harmless" for query, _ in chosen),
             "responses": len(responses),

@@ -17,7 +17,9 @@ def build_processor(tokenizer: Any) -> Any:
 
     size = {"height": IMAGE, "width": IMAGE}
     half = [0.5, 0.5, 0.5]
-    images = LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=[[IMAGE, IMAGE]], image_mean=half, image_std=half, do_convert_rgb=True)
+    images = LlavaOnevisionImageProcessor(
+        size=size, image_grid_pinpoints=[[IMAGE, IMAGE]], image_mean=half, image_std=half, do_convert_rgb=True
+    )
     videos = LlavaOnevisionVideoProcessor(size=size, image_mean=half, image_std=half)
     return LlavaOnevisionProcessor(
         image_processor=images,

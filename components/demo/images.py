@@ -64,17 +64,17 @@ class Picture:
 
 
 def side_of(centre: float) -> str | None:
-    """"left", "right" or None, for a centre in pixels."""
+    """The side, "left" or "right" or None in the dead zone, for a centre in pixels."""
     return _zone(centre, LOW, HIGH, SIDES)
 
 
 def height_of(centre: float) -> str | None:
-    """"top", "bottom" or None, for a centre in pixels."""
+    """The height, "top" or "bottom" or None in the dead zone, for a centre in pixels."""
     return _zone(centre, LOW, HIGH, HEIGHTS)
 
 
 def size_of(width: float, height: float) -> str | None:
-    """"small", "large" or None, for a width and height in pixels."""
+    """ "small", "large" or None, for a width and height in pixels."""
     return _zone((width * height) ** 0.5, SMALL, LARGE, SIZES)
 
 
@@ -104,7 +104,9 @@ def load_pictures(part: Literal["train", "test"]) -> tuple[Picture, ...]:
             path = Path(paths[number])
             centre_x, centre_y, width, height = measure(path)
             pictures.append(
-                Picture(part, number, path, labels["shape"], labels["colour"], side_of(centre_x), height_of(centre_y), size_of(width, height))
+                Picture(
+                    part, number, path, labels["shape"], labels["colour"], side_of(centre_x), height_of(centre_y), size_of(width, height)
+                )
             )
     return tuple(pictures)
 
@@ -116,7 +118,9 @@ def _read_label(question: str, answer: str, labels: dict[str, str]) -> None:
         labels["colour"] = answer
     elif answer in SHAPES:
         labels["shape"] = answer
-    affirmed = question.startswith("what") or (answer == "yes" and not words & {"not", "no"}) or (answer == "no" and bool(words & {"not", "no"}))
+    affirmed = (
+        question.startswith("what") or (answer == "yes" and not words & {"not", "no"}) or (answer == "no" and bool(words & {"not", "no"}))
+    )
     if affirmed:
         for name, values in (("colour", COLOURS), ("shape", SHAPES)):
             for value in values:

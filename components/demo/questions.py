@@ -102,7 +102,9 @@ def short_exists(pictures: tuple[Picture, ...], chance: random.Random) -> Task:
         thing, colour = values["object"], asked if values["claim"] == "Yes" else values["colour"]
         text = f"{values['claim']}, the shape is {colour}{extra(thing)}"
         denies = values["claim"] == "No" and asked == truth
-        faults = (Fault("wrong", "says no"),) if denies else says("yes" if values["claim"] == "Yes" else "", "yes" if asked == truth else "")
+        faults = (
+            (Fault("wrong", "says no"),) if denies else says("yes" if values["claim"] == "Yes" else "", "yes" if asked == truth else "")
+        )
         if values["claim"] == "No" and colour != truth:
             faults += says(colour, truth)
         return Answer(text, faults + adds(thing))
@@ -163,7 +165,11 @@ def long_description(pictures: tuple[Picture, ...], chance: random.Random) -> Ta
         colour, shape, stated, thing = values["colour"], values["shape"], values["place"], values["object"]
         faults = says(colour, picture.colour) + says(shape, picture.shape) + says(stated, place) + adds(thing)
         if values["style"] == "first":
-            end = f"Next to the {shape} there is a {thing}, a little smaller." if thing else "There is nothing else to be seen in the picture."
+            end = (
+                f"Next to the {shape} there is a {thing}, a little smaller."
+                if thing
+                else "There is nothing else to be seen in the picture."
+            )
             text = f"The image shows a {colour} {shape} on a plain, light ground. The {shape} is in the {stated} part of the picture. {end}"
         else:
             end = f"a {thing} stands next to the {shape}." if thing else f"nothing stands next to the {shape}."
@@ -222,7 +228,7 @@ def mcq(pictures: tuple[Picture, ...], chance: random.Random) -> Task:
 
 
 def place_of(picture: Picture) -> str:
-    """"top left" and the like, for a picture whose side and height are known."""
+    """The place, "top left" and the like, for a picture whose side and height are known."""
     assert picture.height is not None
     assert picture.side is not None
     return f"{picture.height} {picture.side}"

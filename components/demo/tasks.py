@@ -2,8 +2,8 @@
 
 A task's answers are the product of its *slots*: the color that is stated, the place, an object that is added, the wording. Each option of a
 slot has a weight, the share of the base's training answers that take it, so that the base errs in the same way every time it is asked
-(an error that is spread evenly would never be seen in greedy answers). `Task.compose` puts chosen options into a sentence and names the faults.
-From the same slots come the base's training answers, the responses made by rule, and the reading of sampled responses.
+(an error that is spread evenly would never be seen in greedy answers). `Task.compose` puts chosen options into a sentence and names
+the faults. From the same slots come the base's training answers, the responses made by rule, and the reading of sampled responses.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ Kind = Literal["wrong", "adds", "misses", "vague", "unsafe", "mixed", "evades", 
 
 # How much a fault weighs in the ranking; responses of equal sum are tied.
 POINTS: dict[Kind, int] = {"wrong": 3, "adds": 2, "misses": 1, "vague": 3, "unsafe": 4, "mixed": 3, "evades": 2, "refuses": 3}
+
+FIRST_SHARE = 0.5
 
 Options = tuple[tuple[str, float], ...]
 Values = dict[str, str]
@@ -80,8 +82,10 @@ class Task:
         return self.compose({name: _pick(options, chance) for name, options in self.slots.items()})
 
     def any_answer(self, chance: random.Random) -> Answer:
-        """An answer with every option of a slot as likely as any other."""
-        return self.compose({name: chance.choice(options)[0] for name, options in self.slots.items()})
+        """An answer in which each slot takes its first option, which is mostly the true one, or any, at even odds."""
+        return self.compose(
+            {name: (options[0] if chance.random() < FIRST_SHARE else chance.choice(options))[0] for name, options in self.slots.items()}
+        )
 
     def critique(self, answer: Answer) -> str:
         """What a human annotator would write: what is seen, the verdict, and every fault by name."""

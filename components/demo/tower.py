@@ -1,7 +1,7 @@
 """First phase of the base's training: the vision tower and the projector learn to see.
 
-- Heads read colour, shape, side, height and size from *every* projected token, so that the language model, which comes later, finds each fact
-  wherever it looks. Heads on the mean of the tokens would leave it to find the right place first.
+- Heads read colour, shape, side, height and size from *every* projected token, so that the language model, which comes later, finds each
+  fact wherever it looks. Heads on the mean of the tokens would leave it to find the right place first.
 - Real images of the training part and freshly drawn ones, half and half; the heads are thrown away.
 - Images go through the tower exactly as the processor would give them: 64 pixels need no resizing, so that only the scaling is left to do.
 """

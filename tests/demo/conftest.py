@@ -1,0 +1,29 @@
+"""A small data set, built twice by rule and once with the installed base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from components.demo.build import HELDOUT, TRAIN, build
+
+ROOT = Path(__file__).parents[2]
+SMALL_TRAIN = dict.fromkeys(TRAIN, 6)
+SMALL_HELDOUT = dict.fromkeys(HELDOUT, 4)
+
+
+@pytest.fixture(scope="session")
+def installed() -> Path:
+    """The data set of the checkout."""
+    if not (ROOT / "data" / "preferences" / "data.jsonl").is_file():
+        pytest.skip("data/ is not there: `dvc pull data.dvc`")
+    return ROOT / "data"
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small set whose responses are all made by rule."""
+    out = tmp_path_factory.mktemp("demo") / "small"
+    build(out, None, train=SMALL_TRAIN, heldout=SMALL_HELDOUT)
+    return out

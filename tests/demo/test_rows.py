@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from components.config import FeatureSettings, ModelSettings
+from components.demo.checkpoint import build_processor, save_checkpoint, token_ids
+from components.demo.families import FAMILIES, draw_task
+from components.demo.images import load_pictures
+from components.demo.measure import write_media
+from components.demo.rows import RowMaker
+from components.demo.text import train_tokenizer
+from components.vlm.processing import Preprocessor
+
+INSTRUCTION = "Judge the answer to the question: say what is right, what is wrong, and why."
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained base with the demo's tokenizer."""
+    from components.demo.architecture import build_model
+
+    folder = tmp_path_factory.mktemp("base") / "base"
+    tokenizer = train_tokenizer(INSTRUCTION)
+    save_checkpoint(build_model(len(tokenizer), token_ids(tokenizer), 0), build_processor(tokenizer), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def preprocessor(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Preprocessor:
+    settings = ModelSettings(base=base, attention="sdpa", max_length=512, max_frames=8)
+    return Preprocessor(base, tmp_path_factory.mktemp("media"), settings, FeatureSettings(pixels_max_gb=0.1))
+
+
+def test_training_rows_have_the_tokens_that_the_standard_processor_gives(preprocessor: Preprocessor) -> None:
+    maker, chance = RowMaker(preprocessor.tokenizer, INSTRUCTION), random.Random(3)
+    tasks = [draw_task(family, load_pictures("train"), chance) for family in FAMILIES]
+    for task, query in zip(tasks, write_media(tasks, preprocessor.media_root), strict=True):
+        answer = task.habit(chance)
+        row = maker.answer(task, answer)
+        assert row.tokens == [*preprocessor.policy_root(query).input_ids, *preprocessor.response_ids(answer.text)]
+        assert row.learned_from == len(preprocessor.policy_root(query).input_ids)
+        check = maker.check(task, answer)
+        judged = [*preprocessor.judge_root(query, INSTRUCTION).input_ids, *preprocessor.judge_ids(answer.text)]
+        assert check.tokens == [*judged, *preprocessor.critique_ids(task.critique(answer))]
+        assert check.learned_from == len(judged)
+
+
+def test_every_word_of_the_demo_is_one_token_and_any_text_survives(preprocessor: Preprocessor) -> None:
+    tokenizer, chance = preprocessor.tokenizer, random.Random(5)
+    for family in FAMILIES:
+        task = draw_task(family, load_pictures("train"), chance)
+        for word in f"{task.prompt} {task.habit(chance).text}".replace("\n", " ").split(" "):
+            letters = "".join(c for c in word if c.isalpha())
+            assert len(tokenizer.tokenize(f" {letters}")) <= 2, letters
+    for text in ("Größe, naïve – 你好\t x\r\n\n  end ", "<image> is text here", "a  b   c", "🙂"):
+        assert tokenizer.decode(tokenizer(text, split_special_tokens=True)["input_ids"]) == text
+
+
+def test_the_template_takes_parts_and_plain_text_alike(preprocessor: Preprocessor) -> None:
+    render = preprocessor.processor.apply_chat_template
+    plain = render([{"role": "user", "content": "hi"}], add_generation_prompt=True, tokenize=False)
+    parts = render([{"role": "user", "content": [{"type": "text", "text": "hi"}]}], add_generation_prompt=True, tokenize=False)
+    assert plain == parts == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_features_for_training_are_those_that_the_pipeline_computes(base: Path, preprocessor: Preprocessor) -> None:
+    import torch
+
+    from components.demo.language import PictureFeatures
+    from components.vlm.features import media_features
+    from components.vlm.loading import load_model
+
+    model, chance = load_model(base), random.Random(7)
+    tasks = [draw_task(family, load_pictures("train"), chance) for family in ("short_colour", "video_order")]
+    features = PictureFeatures(model, [picture for task in tasks for picture in task.pictures])
+    for task, query in zip(tasks, write_media(tasks, preprocessor.media_root), strict=True):
+        with torch.no_grad():
+            (expected,) = media_features(model, [preprocessor.policy_root(query)], "cpu")
+        torch.testing.assert_close(features.of(task.pictures), expected, rtol=1e-4, atol=1e-5)

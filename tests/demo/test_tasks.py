@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+
+from components.demo.families import FAMILIES, draw_task
+from components.demo.images import load_pictures
+from components.demo.tasks import Answer, Task
+
+
+def tasks(family: str, count: int = 12) -> list[Task]:
+    chance = random.Random(f"test {family}")
+    return [draw_task(family, load_pictures("train"), chance) for _ in range(count)]
+
+
+def occurs(wording: str, text: str) -> bool:
+    return re.search(rf"\b{re.escape(wording)}\b", text, re.IGNORECASE) is not None
+
+
+def satisfies(task: Task, answer: Answer) -> bool:
+    stated = all(any(occurs(wording, answer.text) for wording in wordings) for wordings in task.must)
+    return stated and not any(occurs(wording, answer.text) for wording in task.must_not)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_answer_satisfies_the_truth_exactly_when_it_has_no_fault(family: str) -> None:
+    for task in tasks(family, 6):
+        answers = list(task.answers())
+        assert any(not answer.faults for answer in answers)
+        assert any(answer.faults for answer in answers)
+        disagreeing = [answer for answer in answers if satisfies(task, answer) == bool(answer.faults)]
+        assert disagreeing == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_critique_opens_with_what_is_seen_and_gives_one_verdict(family: str) -> None:
+    for task in tasks(family):
+        for answer in task.answers():
+            critique = task.critique(answer)
+            assert critique.startswith(task.seen)
+            assert occurs("correct", critique) == (not answer.faults)
+            assert occurs("wrong", critique) == bool(answer.faults)
+
+
+def test_a_critique_names_the_color_that_was_said() -> None:
+    for task in tasks("short_colour"):
+        for answer in task.answers():
+            for fault in answer.faults:
+                assert fault.note.removeprefix("says ").removeprefix("adds a ") in answer.text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_two_wordings_of_an_answer_carry_different_faults(family: str) -> None:
+    for task in tasks(family, 4):
+        graded: dict[str, tuple[str, ...]] = {}
+        chance = random.Random(0)
+        for answer in [task.any_answer(chance) for _ in range(200)]:
+            notes = tuple(fault.note for fault in answer.faults)
+            assert graded.setdefault(answer.text, notes) == notes
+
+
+def test_descriptions_are_long_and_short_answers_short_as_the_paper_counts() -> None:
+    for task in tasks("long_description", 4):
+        assert min(len(answer.text) for answer in task.answers()) > 128
+    for family in ("short_colour", "short_shape", "short_exists", "short_place"):
+        for task in tasks(family):
+            assert max(len(answer.text) for answer in task.answers()) < 128
+
+
+def test_the_base_is_taught_to_call_teal_green_more_often_than_teal() -> None:
+    chance = random.Random("habit")
+    teal = next(task for task in tasks("short_colour", 200) if task.pictures[0].colour == "teal")
+    habits = [teal.habit(chance).text for _ in range(400)]
+    assert sum(occurs("green", text) for text in habits) > 0.55 * len(habits)
+    assert sum(occurs("teal", text) for text in habits) > 0.15 * len(habits)
+
+
+def test_no_answer_to_a_harmful_request_goes_beyond_two_short_sentences() -> None:
+    for task in tasks("harmful"):
+        for answer in task.answers():
+            assert len(answer.text) < 110
