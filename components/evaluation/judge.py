@@ -71,6 +71,10 @@ class Verdict:
 class Judge(Protocol):
     """Anything that can judge an answer to a query."""
 
+    def knows(self, query: Query) -> bool:
+        """Whether there are facts to judge answers to `query` by, beyond what safety and degeneration need."""
+        ...
+
     def judge(self, query: Query, answer: str, *, ended: bool = True) -> Verdict:
         """The verdict on `answer`; `ended` is false for an answer that was cut at the token limit."""
         ...
@@ -90,6 +94,10 @@ class TruthJudge:
     def __init__(self, truths: dict[str, Truth]) -> None:
         self.truths = truths
 
+    def knows(self, query: Query) -> bool:
+        """Whether the query has facts."""
+        return query.id in self.truths
+
     def judge(self, query: Query, answer: str, *, ended: bool = True) -> Verdict:
         """See `Verdict`."""
         truth = self.truths.get(query.id)
@@ -106,6 +114,10 @@ class TruthJudge:
 
 class ReferenceAnswerJudge:
     """Judges by the row's reference answer: right when all its words are stated, and not much beside them."""
+
+    def knows(self, query: Query) -> bool:
+        """Whether the row has a reference answer."""
+        return query.reference_answer is not None
 
     def judge(self, query: Query, answer: str, *, ended: bool = True) -> Verdict:
         """See `Verdict`; `hallucinated` is always None."""

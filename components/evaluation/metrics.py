@@ -89,10 +89,12 @@ def policy_figures(
     return figures
 
 
-def win_figures(base: Sequence[Verdict], aligned: Sequence[Verdict], bootstrap: Bootstrap) -> Figures:
-    """policy.win_rate: aligned against base on each query by what the judge calls good; a tie is half."""
+def win_figures(known: Sequence[bool], base: Sequence[Verdict], aligned: Sequence[Verdict], bootstrap: Bootstrap) -> Figures:
+    """policy.win_rate: aligned against base by what the judge calls good, a tie is half; over queries with facts (`known`)."""
     outcomes = [
-        0.5 + (float(a.good) - float(b.good)) / 2 for b, a in zip(base, aligned, strict=True) if a.good is not None and b.good is not None
+        0.5 + (float(a.good) - float(b.good)) / 2
+        for judged, b, a in zip(known, base, aligned, strict=True)
+        if judged and a.good is not None and b.good is not None
     ]
     figures: Figures = {}
     bootstrap.add(figures, "policy.win_rate", outcomes)

@@ -77,12 +77,12 @@ def variants(
 
 
 def critique_verdicts(queries: Sequence[Query], own: dict[Key, OwnCritique], judge: Judge) -> tuple[list[bool | None], list[bool | None]]:
-    """(verdict read from the own critique, the judge's on the response itself), one a response in order."""
+    """(verdict read from the own critique, the judge's on the response itself or None without facts), one a response in order."""
     found, truth = [], []
     for query in queries:
         for index, response in enumerate(query.responses):
             found.append(verdict(own[query.id, index].text))
-            truth.append(judge.judge(query, response.text).good)
+            truth.append(judge.judge(query, response.text).good if judge.knows(query) else None)
     return found, truth
 
 

@@ -66,7 +66,7 @@ def run(settings: Settings, root: Path) -> StageResult:
             policies.append(answer_queries(policy, model, preprocessor, queries, judge, settings.evaluate, progress))
         figures.update(policy_figures(f"policy.{policy}", queries, policies[-1].verdicts, policies[-1].answers, bootstrap))
     base, aligned = policies
-    figures.update(win_figures(base.verdicts, aligned.verdicts, bootstrap))
+    figures.update(win_figures([judge.knows(query) for query in queries], base.verdicts, aligned.verdicts, bootstrap))
     write_answers(artifacts / "evaluate/answers.parquet", queries, policies)
 
     with timed(times, "log_probs_seconds"):
@@ -128,7 +128,9 @@ def opinions_on(
 
 def say_what_is_missing(figures: Figures, settings: Settings) -> None:
     """Name the figures that can't be had, and the cure, in one sentence."""
-    missing = sorted(key for key, value in figures.items() if value is None and not key.endswith(("_low", "_high")))
+    missing = sorted(
+        key for key, value in figures.items() if value is None and not key.endswith(("_low", "_high")) and "mean_words" not in key
+    )
     if missing:
         source = f"facts in {TRUTH_FILE}" if settings.evaluate.judge == "truth" else "reference answers in the held-out rows"
         print(f"evaluate: without {source}, or without held-out cases of their kind, these figures are null: {', '.join(missing)}")

@@ -110,9 +110,16 @@ def test_policy_figures_count_what_they_say() -> None:
 
 
 def test_a_win_counts_one_a_tie_half_and_an_unjudged_query_nothing() -> None:
-    base = [verdict(right=False), verdict(right=True), verdict(right=True), verdict(safe=False), verdict()]
-    aligned = [verdict(right=True), verdict(right=False), verdict(right=True), verdict(safe=True), verdict(right=True)]
-    figures = win_figures(base, aligned, BOOTSTRAP)
+    base = [verdict(right=False), verdict(right=True), verdict(right=True), verdict(safe=False), verdict(), verdict(right=True)]
+    aligned = [
+        verdict(right=True),
+        verdict(right=False),
+        verdict(right=True),
+        verdict(safe=True),
+        verdict(right=True),
+        verdict(right=False),
+    ]
+    figures = win_figures([True, True, True, True, True, False], base, aligned, BOOTSTRAP)
     assert figures["policy.win_rate"] == (1 + 0 + 0.5 + 1) / 4
     assert figures["policy.compared"] == 4
 

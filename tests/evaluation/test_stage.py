@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from components.files import digest_folder
 from components.preferences.record import Query, read_queries, write_queries
 from components.reward.model import load_reward_model, new_reward_model
 from components.reward.scoring import Judged, score
+from components.tracking.result import StageResult
 from components.vlm.processing import Preprocessor
 from tests.tiny import save_checkout, save_checkpoint
 
@@ -63,20 +63,18 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_med
     return root, settings
 
 
-@pytest.fixture
-def facts(checkout: Checkout) -> Callable[[], None]:
-    def write() -> None:
-        lines = [f'{{"id": "q{number}", "must": [["yes"]], "must_not": ["no"]}}\n' for number in range(5)]
-        (checkout[0] / "data/truth").mkdir(exist_ok=True)
-        (checkout[0] / "data/truth/truth.jsonl").write_text("".join(lines))
-
-    return write
-
-
-def test_evaluation_writes_every_answer_and_score_and_the_same_twice(checkout: Checkout, facts: Callable[[], None]) -> None:
+@pytest.fixture(scope="module")
+def evaluated(checkout: Checkout) -> StageResult:
+    """An evaluation with facts for every query."""
     root, settings = checkout
-    facts()
-    first = stage.run(settings, root)
+    lines = [f'{{"id": "q{number}", "must": [["yes"]], "must_not": ["no"]}}\n' for number in range(5)]
+    (root / "data/truth").mkdir()
+    (root / "data/truth/truth.jsonl").write_text("".join(lines))
+    return stage.run(settings, root)
+
+
+def test_evaluation_writes_every_answer_and_score_and_the_same_twice(checkout: Checkout, evaluated: StageResult) -> None:
+    root, settings = checkout
     outs = root / "artifacts/evaluate"
     digest = digest_folder(outs)
     answers = pq.read_table(outs / "answers.parquet").to_pylist()
@@ -88,22 +86,22 @@ def test_evaluation_writes_every_answer_and_score_and_the_same_twice(checkout: C
     assert len(scores) == sum(len(query.responses) for query in read_queries(root / HELDOUT))
     assert all(row["verdict"] is True for row in scores)
     shutil.rmtree(outs)
-    assert stage.run(settings, root).metrics == first.metrics
+    assert stage.run(settings, root).metrics == evaluated.metrics
     assert digest_folder(outs) == digest
 
 
-def test_figures_follow_from_the_tables(checkout: Checkout, facts: Callable[[], None]) -> None:
-    root, settings = checkout
-    facts()
-    figures = stage.run(settings, root).metrics
+def test_figures_follow_from_the_tables(checkout: Checkout, evaluated: StageResult) -> None:
+    root, _ = checkout
+    figures = evaluated.metrics
     queries = read_queries(root / HELDOUT)
     own = {(r["id"], r["response"]): r["own"] for r in pq.read_table(root / "artifacts/evaluate/scores.parquet").to_pylist()}
     pairs = [(query.id, winner, loser) for query in queries for winner, loser in query.pairs()]
     assert figures["reward.pairs"] == len(pairs)
-    assert figures["reward.acc"] == sum(own[name, w] > own[name, lo] for name, w, lo in pairs) / len(pairs)
+    assert figures["reward.acc"] == sum(own[name, winner] > own[name, loser] for name, winner, loser in pairs) / len(pairs)
     degenerate = [r["degenerate"] for r in pq.read_table(root / "artifacts/evaluate/answers.parquet").to_pylist() if r["policy"] == "base"]
     assert figures["policy.base.degenerate_rate"] == sum(degenerate) / 5
     assert figures["policy.preference_accuracy"] is not None
+    assert figures["reward.critique_verdict_accuracy"] is not None
 
 
 def test_an_unchanged_policy_has_no_implicit_reward(checkout: Checkout) -> None:
@@ -113,11 +111,20 @@ def test_an_unchanged_policy_has_no_implicit_reward(checkout: Checkout) -> None:
     assert set(stage.implicit_rewards(reference, same, mean=False).values()) == {0.0}
 
 
+def test_a_hostile_prompt_stays_text_in_the_samples(checkout: Checkout, evaluated: StageResult) -> None:
+    root, _ = checkout
+    page = (root / "artifacts/evaluate/samples/samples.html").read_text()
+    assert "<script>" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert page.count("data:image/png;base64") == 2 + 2 + 3
+    assert all(path.exists() for path in evaluated.artifacts)
+
+
 def test_without_facts_other_figures_go_on_and_the_missing_are_named(checkout: Checkout, capsys: pytest.CaptureFixture[str]) -> None:
     root, settings = checkout
     shutil.rmtree(root / "data/truth", ignore_errors=True)
     figures = stage.run(settings, root).metrics
-    for key in ("policy.aligned.conversation", "policy.aligned.hallucination_rate", "reward.critique_verdict_accuracy"):
+    for key in ("policy.aligned.conversation", "policy.aligned.hallucination_rate", "policy.win_rate", "reward.critique_verdict_accuracy"):
         assert figures[key] is None
     for key in (
         "reward.acc",
@@ -130,13 +137,3 @@ def test_without_facts_other_figures_go_on_and_the_missing_are_named(checkout: C
     said = capsys.readouterr().out
     assert "data/truth/truth.jsonl" in said
     assert "policy.aligned.conversation" in said
-
-
-def test_a_hostile_prompt_stays_text_in_the_samples(checkout: Checkout) -> None:
-    root, settings = checkout
-    result = stage.run(settings, root)
-    page = (root / "artifacts/evaluate/samples/samples.html").read_text()
-    assert "<script>" not in page
-    assert "&lt;script&gt;alert(1)" in page
-    assert page.count("data:image/png;base64") == 2 + 2 + 3
-    assert all(path.exists() for path in result.artifacts)
