@@ -9,8 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from components.files import read_json
+
 CURVES = "curves.jsonl"
 PLAN = "plan.json"
+RATE_STEPS = 20  # the latest steps, over which the rate is taken
 
 
 class CurveFile:
@@ -42,40 +45,32 @@ class Follower:
         self.label = label
         self.every = every
         self.terminal = sys.stdout.isatty()
-        self._first: tuple[int, float] | None = None
-        self._shown = 0.0
+        self._shown: tuple[int, float] = (0, 0.0)  # step, and when
 
     def poll(self, last: bool = False) -> None:
         """Read what is new and show it, if it is time to. `last` shows the final state whatever the time."""
         now = time.monotonic()
-        if not last and now - self._shown < (0.5 if self.terminal else self.every):
+        if not last and now - self._shown[1] < (0.5 if self.terminal else self.every):
             return
-        path = self.folder / CURVES
-        if not (self.folder / PLAN).is_file() or not path.is_file():
+        if not (self.folder / PLAN).is_file() or not (self.folder / CURVES).is_file():
             return
-        plan: dict[str, Any] = json.loads((self.folder / PLAN).read_text(encoding="utf-8"))
-        text = path.read_text(encoding="utf-8")
-        complete = text[: text.rfind("\n") + 1].splitlines()
-        if not complete:
+        text = (self.folder / CURVES).read_text(encoding="utf-8")
+        records = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()[-RATE_STEPS:]]
+        if not records or records[-1]["step"] == self._shown[0]:
             return
-        record = json.loads(complete[-1])
-        if self._first is None:
-            self._first = (int(record["step"]), now)
-        self._shown = now
-        self._show(record, int(plan["steps"]), now)
+        self._shown = (records[-1]["step"], now)
+        self._show(records, int(read_json(self.folder / PLAN)["steps"]))
 
-    def _show(self, record: dict[str, Any], total: int, now: float) -> None:
-        assert self._first is not None
-        done = int(record["step"]) - self._first[0]
-        rate = done / (now - self._first[1]) if done else 1.0 / float(record["seconds"])
-        left = (total - int(record["step"])) / rate
-        line = f"{self.label}: step {record['step']}/{total}, loss {record['loss']:.4f}, {rate:.2f} steps/s, {_duration(left)} left"
+    def _show(self, records: list[dict[str, Any]], total: int) -> None:
+        step, loss = records[-1]["step"], records[-1]["loss"]
+        rate = len(records) / sum(record["seconds"] for record in records)
+        line = f"{self.label}: step {step}/{total}, loss {loss:.4f}, {rate:.2f} steps/s, {_duration((total - step) / rate)} left"
         sys.stdout.write(f"\r\x1b[K{line}" if self.terminal else f"{line}\n")
         sys.stdout.flush()
 
     def end(self) -> None:
         """Leave the rewritten line."""
-        if self.terminal and self._first is not None:
+        if self.terminal and self._shown[0]:
             sys.stdout.write("\n")
 
 
