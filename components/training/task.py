@@ -65,7 +65,8 @@ class TrainingTask(Protocol):
         """Prepare an epoch: on all ranks, after the last step of the epoch before and ahead of this one's first.
 
         Called again when a killed run resumes inside the epoch: files that it stored in `context.scratch` have to be found and used
-        again, since the weights that made them may be gone. Write them atomically.
+        again, since the weights that made them may be gone. Write them atomically. All ranks must meet the same barriers: whether a file
+        is there is no ground to skip one, since another rank may just have written it.
         """
         ...
 

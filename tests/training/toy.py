@@ -63,13 +63,12 @@ class ToyTask:
 
     def begin_epoch(self, epoch: int, context: EpochContext) -> None:
         stored = context.scratch / f"shift-{epoch}.json"
-        if not stored.is_file():
+        if context.rank == 0 and not stored.is_file():
             with torch.no_grad():
                 own = float(self.model(self.x[:4], self.y[:4], 1.0)["prediction"].mean())
             time.sleep(float(self.options.get("epoch_seconds", 0)))
-            if context.rank == 0:
-                write_json(stored, own)
-            context.barrier()
+            write_json(stored, own)
+        context.barrier()
         self.shift = 0.1 * float(read_json(stored)) if epoch else 0.0
         context.extra["shift"] = stored.name
 
