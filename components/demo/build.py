@@ -24,7 +24,7 @@ from components.demo.families import FAMILIES, media_for
 from components.demo.images import Picture, load_pictures
 from components.demo.requests import harmful, harmless
 from components.demo.responses import Graded, bare_query, choose_responses, row_of
-from components.demo.tasks import Task
+from components.demo.tasks import Task, seeded
 from components.errors import UserError
 from components.files import write_atomic, write_json
 
@@ -78,7 +78,7 @@ def plan_queries(split: Literal["train", "heldout"], counts: dict[str, int]) -> 
         done = attempt = 0
         while done < count:
             attempt += 1
-            chance = random.Random(f"{SEED} {split} {family} {attempt}")  # noqa: S311 - a seeded draw, no secret
+            chance = seeded(f"{SEED} {split} {family} {attempt}")
             task = make_task(family, media_for(family, pictures, chance), chance, split)
             media = media_path(task)
             if (media, task.prompt) in asked:
@@ -115,7 +115,15 @@ def copy_media(planned: Sequence[Planned], folder: Path) -> None:
             shutil.copyfile(query.task.pictures[0].path, target)
 
 
-def build(
+def build(root: Path) -> dict[str, Any]:
+    """Build `data/` of the checkout `root`, sampling from the base that lies there; return the counts of the data card."""
+    base = root / "data" / "base"
+    if not (base / "config.json").is_file():
+        raise UserError("data/base holds no checkpoint: pull it with `dvc pull data.dvc`, or train it with `mmalign demo train-base`")
+    return build_data(root / "data", base)
+
+
+def build_data(
     out: Path, base: Path | None = None, *, train: dict[str, int] | None = None, heldout: dict[str, int] | None = None
 ) -> dict[str, Any]:
     """Write the data set to the folder `out` and return its counts.

@@ -7,9 +7,8 @@ are padded on the right, where causal attention does not look.
 from __future__ import annotations
 
 import logging
-import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from components.demo.images import PIXELS, Picture
-from components.demo.rows import RowMaker, TrainingRow, draw_rows
+from components.demo.rows import Mix, RowMaker, TrainingRow, draw_rows
+from components.demo.tasks import seeded
 from components.demo.tower import load_images, to_pixels
 
 BATCH = 64
 SORTED_BATCHES = 6  # so many batches are drawn at once and sorted by length, to waste less on padding
-CHECKS_FROM, CHECK_SHARE = 0.12, 0.6  # share of the steps before the first checks; share of the rows that are checks, after that
+CHECK_SHARE = 0.6  # share of the rows that are checks, once they begin
 LOG_STEPS = 50
 
 logger = logging.getLogger(__name__)
@@ -81,11 +81,11 @@ def train_language(
     steps: int,
     learning_rate: float,
     seed: int,
-    check_from: float = CHECKS_FROM,
-    snapshot: Callable[[int], None] | None = None,
+    mix: Mix,
+    checks_from: int,
 ) -> None:
-    """Train the language model in place. `snapshot(step)` is called every 500 steps."""
-    chance = random.Random(f"language {seed}")  # noqa: S311 - a seeded draw of rows
+    """Train the language model in place; rows that check answers begin at step `checks_from`."""
+    chance = seeded(f"language {seed}")
     features = PictureFeatures(model, pictures)
     parameters = [*model.model.language_model.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
@@ -95,8 +95,8 @@ def train_language(
     started, recent = time.monotonic(), []
     for step in range(steps):
         if not waiting:
-            share = CHECK_SHARE if step >= check_from * steps else 0.0
-            drawn = sorted(draw_rows(maker, pictures, BATCH * SORTED_BATCHES, share, chance), key=lambda row: len(row.tokens))
+            share = CHECK_SHARE if step >= checks_from else 0.0
+            drawn = sorted(draw_rows(maker, pictures, mix, BATCH * SORTED_BATCHES, share, chance), key=lambda row: len(row.tokens))
             waiting = [drawn[start : start + BATCH] for start in range(0, len(drawn), BATCH)]
             chance.shuffle(waiting)
         loss = row_loss(model, waiting.pop(), features)
@@ -109,6 +109,4 @@ def train_language(
         if step % LOG_STEPS == LOG_STEPS - 1:
             logger.info("step %d of %d: loss %.4f, %.0f s", step + 1, steps, sum(recent) / len(recent), time.monotonic() - started)
             recent = []
-        if snapshot is not None and (step + 1) % 500 == 0:
-            snapshot(step + 1)
     model.eval()

@@ -5,7 +5,6 @@ Everything goes through files, the standard processor and the pipeline's generat
 
 from __future__ import annotations
 
-import random
 import shutil
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from components.demo.images import Picture
 from components.demo.responses import bare_query
 from components.demo.rows import answer_to_check
 from components.demo.sampling import BATCH, MAX_NEW_TOKENS
-from components.demo.tasks import Answer, Task
+from components.demo.tasks import Answer, Task, seeded
 from components.preferences.record import Query
 from components.vlm.generation import generate
 from components.vlm.loading import load_model
@@ -42,7 +41,7 @@ def write_media(tasks: Sequence[Task], folder: Path) -> list[Query]:
 
 def measure_base(base: Path, pictures: Sequence[Picture], folder: Path, instruction: str, *, each: int, seed: int = 0) -> dict[str, Any]:
     """Shares of right answers and of right checks by family, from `each` tasks a family; `folder` takes the media."""
-    chance = random.Random(f"measure {seed}")  # noqa: S311 - a seeded draw of tasks
+    chance = seeded(f"measure {seed}")
     tasks = [draw_task(family, pictures, chance) for family in FAMILIES for _ in range(each)]
     given = [answer_to_check(task, chance) for task in tasks]
     queries = write_media(tasks, folder)
@@ -51,7 +50,7 @@ def measure_base(base: Path, pictures: Sequence[Picture], folder: Path, instruct
     preprocessor = Preprocessor(base, folder, settings, FeatureSettings(pixels_max_gb=1.0))
 
     def texts(roots: list[Any], suffixes: list[list[int]]) -> list[str]:
-        options = {"max_new_tokens": MAX_NEW_TOKENS, "batch_size": BATCH, "end_id": preprocessor.end_id}
+        options: dict[str, Any] = {"max_new_tokens": MAX_NEW_TOKENS, "batch_size": BATCH, "end_id": preprocessor.end_id}
         return [preprocessor.tokenizer.decode(tokens) for tokens in generate(model, roots, suffixes, **options)]
 
     answers = texts([preprocessor.policy_root(query) for query in queries], [[] for _ in queries])

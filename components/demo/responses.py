@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from components.demo.tasks import Answer, Task
+from components.demo.tasks import Answer, Task, seeded
 from components.preferences.record import Query, Response
 from components.preferences.release import row_from_query
 
@@ -33,7 +32,7 @@ def choose_responses(task: Task, identity: str, sampled: Sequence[str]) -> list[
     Sampled texts come first, as far as the rules know what is wrong with them; then answers made by rule. A fully right answer is kept or
     made in a fixed share of the queries and left out of the others; two of equal rank stand together in a fixed share of them.
     """
-    chance = random.Random(f"responses {identity}")  # noqa: S311 - a seeded draw, no secret
+    chance = seeded(f"responses {identity}")
     count = chance.choices((3, 4, 5), (0.3, 0.6, 0.1))[0]
     has_right, has_tie = chance.random() < RIGHT_SHARE[task.category], chance.random() < TIE_SHARE
     made = [Graded(task.any_answer(chance) if index % 2 else task.habit(chance), sampled=False) for index in range(DRAWS)]

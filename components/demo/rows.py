@@ -23,20 +23,22 @@ SIDE = IMAGE // PATCH
 IMAGE_TOKENS = SIDE * SIDE + SIDE * (SIDE + 1)  # the whole image, and its one tile with a newline a line
 FRAME_TOKENS = (SIDE // 2) ** 2  # a frame is pooled two by two; one newline follows the last frame
 
-# How often a family is drawn; families with more to learn are drawn more often.
-ANSWER_WEIGHTS = {
-    "short_colour": 2,
-    "short_shape": 2,
-    "short_exists": 3,
-    "short_place": 2,
-    "long_description": 5,
-    "mcq": 4,
-    "video_colour": 3,
-    "video_order": 3,
-    "harmful": 2,
-    "harmless": 2,
-}
-CHECK_WEIGHTS = {**ANSWER_WEIGHTS, "harmful": 1, "harmless": 1, "long_description": 6}
+
+@dataclass(frozen=True)
+class Mix:
+    """How often a family is drawn, among answers and among checks; a family with more to learn is drawn more often."""
+
+    answers: dict[str, int]
+    checks: dict[str, int]
+
+
+def _weights(*weights: int) -> dict[str, int]:
+    return dict(zip(FAMILIES, weights, strict=True))
+
+
+#                                        colour, shape, exists, place, long, mcq, video colour, order, harmful, harmless
+FIRST_MIX = Mix(answers=_weights(2, 2, 3, 2, 5, 4, 3, 3, 2, 2), checks=_weights(2, 2, 3, 2, 6, 4, 3, 3, 1, 1))
+SECOND_MIX = Mix(answers=_weights(2, 2, 3, 2, 4, 8, 3, 4, 2, 2), checks=_weights(2, 3, 3, 3, 6, 6, 3, 5, 1, 1))
 
 
 @dataclass(frozen=True)
@@ -79,13 +81,15 @@ class RowMaker:
         return self._known[text]
 
 
-def draw_rows(maker: RowMaker, pictures: Sequence[Picture], count: int, check_share: float, chance: random.Random) -> list[TrainingRow]:
+def draw_rows(
+    maker: RowMaker, pictures: Sequence[Picture], mix: Mix, count: int, check_share: float, chance: random.Random
+) -> list[TrainingRow]:
     """`count` rows, of which a share are checks."""
     rows = []
     for _ in range(count):
         checks = chance.random() < check_share
-        weights = CHECK_WEIGHTS if checks else ANSWER_WEIGHTS
-        task = draw_task(chance.choices(list(FAMILIES), [weights[name] for name in FAMILIES])[0], pictures, chance)
+        weights = mix.checks if checks else mix.answers
+        task = draw_task(chance.choices(list(weights), list(weights.values()))[0], pictures, chance)
         rows.append(maker.check(task, answer_to_check(task, chance)) if checks else maker.answer(task, task.habit(chance)))
     return rows
 

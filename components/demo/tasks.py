@@ -92,6 +92,11 @@ class Task:
         return f"{self.seen} {verdict(answer)}"
 
 
+def seeded(name: str | int) -> random.Random:
+    """A generator for one purpose, the same on every machine."""
+    return random.Random(name)  # noqa: S311 - draws of a data set, no secrets
+
+
 def verdict(answer: Answer) -> str:
     """The critique's second sentence."""
     if not answer.faults:

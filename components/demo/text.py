@@ -7,13 +7,13 @@
 
 from __future__ import annotations
 
-import random
 import re
 from collections import Counter
 from typing import Any
 
 from components.demo.families import FAMILIES, draw_task
 from components.demo.images import load_pictures
+from components.demo.tasks import seeded
 
 PAD, START, END, IMAGE_TOKEN, VIDEO_TOKEN = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"
 SPECIAL = (PAD, START, END, IMAGE_TOKEN, VIDEO_TOKEN)
@@ -40,7 +40,7 @@ _PIECE = re.compile(r" ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+")
 
 def demo_texts(instruction: str) -> list[str]:
     """Prompts, answers and critiques of all families, with the judge's instruction and the words of the template."""
-    chance = random.Random("words")  # noqa: S311 - a seeded draw of examples
+    chance = seeded("words")
     pictures = load_pictures("train")
     texts = [f"{instruction}\nQuestion: \nAnswer:\n", "user\n", "assistant\n", "system\n"]
     for family in FAMILIES:

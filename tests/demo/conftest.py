@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.demo.build import HELDOUT, TRAIN, build
+from components.demo.build import HELDOUT, TRAIN, build_data
 
 ROOT = Path(__file__).parents[2]
 SMALL_TRAIN = dict.fromkeys(TRAIN, 6)
@@ -25,5 +25,5 @@ def installed() -> Path:
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small set whose responses are all made by rule."""
     out = tmp_path_factory.mktemp("demo") / "small"
-    build(out, None, train=SMALL_TRAIN, heldout=SMALL_HELDOUT)
+    build_data(out, None, train=SMALL_TRAIN, heldout=SMALL_HELDOUT)
     return out

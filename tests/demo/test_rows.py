@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from components.demo.families import FAMILIES, draw_task
 from components.demo.images import load_pictures
 from components.demo.measure import write_media
 from components.demo.rows import RowMaker
+from components.demo.tasks import seeded
 from components.demo.text import train_tokenizer
 from components.vlm.processing import Preprocessor
 
@@ -35,7 +35,7 @@ def preprocessor(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepro
 
 
 def test_training_rows_have_the_tokens_that_the_standard_processor_gives(preprocessor: Preprocessor) -> None:
-    maker, chance = RowMaker(preprocessor.tokenizer, INSTRUCTION), random.Random(3)
+    maker, chance = RowMaker(preprocessor.tokenizer, INSTRUCTION), seeded(3)
     tasks = [draw_task(family, load_pictures("train"), chance) for family in FAMILIES]
     for task, query in zip(tasks, write_media(tasks, preprocessor.media_root), strict=True):
         answer = task.habit(chance)
@@ -49,13 +49,13 @@ def test_training_rows_have_the_tokens_that_the_standard_processor_gives(preproc
 
 
 def test_every_word_of_the_demo_is_one_token_and_any_text_survives(preprocessor: Preprocessor) -> None:
-    tokenizer, chance = preprocessor.tokenizer, random.Random(5)
+    tokenizer, chance = preprocessor.tokenizer, seeded(5)
     for family in FAMILIES:
         task = draw_task(family, load_pictures("train"), chance)
         for word in f"{task.prompt} {task.habit(chance).text}".replace("\n", " ").split(" "):
             letters = "".join(c for c in word if c.isalpha())
             assert len(tokenizer.tokenize(f" {letters}")) <= 2, letters
-    for text in ("Größe, naïve – 你好\t x\r\n\n  end ", "<image> is text here", "a  b   c", "🙂"):
+    for text in ("Größe, naïve 你好\t x\r\n\n  end ", "<image> is text here", "a  b   c", "🙂"):
         assert tokenizer.decode(tokenizer(text, split_special_tokens=True)["input_ids"]) == text
 
 
@@ -73,7 +73,7 @@ def test_features_for_training_are_those_that_the_pipeline_computes(base: Path, 
     from components.vlm.features import media_features
     from components.vlm.loading import load_model
 
-    model, chance = load_model(base), random.Random(7)
+    model, chance = load_model(base), seeded(7)
     tasks = [draw_task(family, load_pictures("train"), chance) for family in ("short_colour", "video_order")]
     features = PictureFeatures(model, [picture for task in tasks for picture in task.pictures])
     for task, query in zip(tasks, write_media(tasks, preprocessor.media_root), strict=True):

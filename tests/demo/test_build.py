@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.demo.build import build_data
+from components.demo.images import load_pictures
+from components.demo.responses import WORST
+from components.evaluation.judge import TruthJudge, read_truth
+from components.evaluation.wording import verdict
+from components.files import digest_folder
+from components.preferences.release import query_from_row
+from tests.demo.conftest import SMALL_HELDOUT, SMALL_TRAIN
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_second_build_gives_the_same_bytes(small: Path, tmp_path: Path) -> None:
+    build_data(tmp_path / "again", None, train=SMALL_TRAIN, heldout=SMALL_HELDOUT)
+    assert digest_folder(tmp_path / "again") == digest_folder(small)
+
+
+def test_a_build_that_samples_from_the_base_gives_the_same_bytes_and_copies_the_base(installed: Path, tmp_path: Path) -> None:
+    few = {"long_description": 3, "video_order": 2, "harmful": 2}
+    counts = [build_data(tmp_path / name, installed / "base", train=few, heldout=few) for name in ("one", "two")]
+    assert digest_folder(tmp_path / "one") == digest_folder(tmp_path / "two")
+    assert counts[0]["train"]["responses_sampled_from_base"] > 0
+    assert digest_folder(tmp_path / "one" / "base") == digest_folder(installed / "base")
+
+
+def test_a_build_over_an_old_one_leaves_nothing_of_it(small: Path, tmp_path: Path) -> None:
+    stale = tmp_path / "out" / "preferences" / "stale.png"
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"old")
+    build_data(tmp_path / "out", None, train=SMALL_TRAIN, heldout=SMALL_HELDOUT)
+    assert digest_folder(tmp_path / "out") == digest_folder(small)
+
+
+def test_images_are_the_packages_own_bytes_and_heldout_ones_its_test_images(small: Path) -> None:
+    known = {part: {picture.path.read_bytes() for picture in load_pictures(part)} for part in ("train", "test")}
+    for name, part in (("data.jsonl", "train"), ("heldout.jsonl", "test")):
+        for row in rows_of(small / "preferences" / name):
+            media = small / "preferences" / (row["image"] or row["video"])
+            for path in [media] if row["image"] else sorted(media.iterdir()):
+                assert path.read_bytes() in known[part]
+
+
+def test_the_licence_of_the_package_lies_beside_the_data(small: Path) -> None:
+    text = (small / "LICENSE.easy-vqa").read_text()
+    assert text.startswith("MIT License")
+    assert "Victor Zhou" in text
+
+
+@pytest.mark.parametrize("source", ["small", "installed"])
+def test_the_truth_agrees_with_the_critiques_on_every_heldout_response(source: str, request: pytest.FixtureRequest) -> None:
+    data: Path = request.getfixturevalue(source)
+    judge = TruthJudge(read_truth(data / "truth" / "truth.jsonl"))
+    for row in rows_of(data / "preferences" / "heldout.jsonl"):
+        query = query_from_row(row, "heldout")
+        for response in query.responses:
+            assert response.critique is not None
+            found = judge.judge(query, response.text)
+            assert found.good == verdict(response.critique), (query.id, response.text, response.critique)
+            assert not found.degenerate
+
+
+def test_better_ranked_responses_have_no_lower_sum_of_scores_where_one_is_right(installed: Path) -> None:
+    for row in rows_of(installed / "preferences" / "data.jsonl"):
+        sums = [sum(scores) for scores in zip(row["faithfulness"], row["helpfulness"], row["ethical"], strict=True)]
+        for rank, total, reason in zip(row["final_ranking"], sums, row["score_reasons"], strict=True):
+            assert (total == 15) == (verdict(reason) is True)
+            assert verdict(reason) is not True or rank == 1
+
+
+def test_the_installed_set_has_the_sizes_that_its_card_states(installed: Path) -> None:
+    train, heldout = (rows_of(installed / "preferences" / name) for name in ("data.jsonl", "heldout.jsonl"))
+    assert len(train) >= 1500
+    assert len(heldout) >= 900
+    categories = {"mcq", "long", "short", "safety", "video"}
+    assert {row["category"] for row in train} == {row["category"] for row in heldout} == categories
+    safety = Counter(row.get("safety") for row in heldout)
+    assert safety["harmful"] >= 200
+    assert safety["harmless"] >= 200
+    for rows in (train, heldout):
+        assert {len(row["models_output"]) for row in rows} <= {3, 4, 5}
+        assert all(len(set(row["models_output"])) == len(row["models_output"]) for row in rows)
+        assert all(len(set(row["final_ranking"])) > 1 for row in rows)
+        ties = sum(len(set(row["final_ranking"])) < len(row["final_ranking"]) for row in rows)
+        assert ties >= 0.1 * len(rows)
+        right = sum(any(verdict(reason) for reason in row["score_reasons"]) for row in rows)
+        assert 0.4 * len(rows) <= right <= 0.6 * len(rows)
+
+
+def test_no_heldout_question_about_the_same_picture_stands_in_the_training_set(installed: Path) -> None:
+    def asked(name: str) -> set[tuple[str, bytes]]:
+        keys = set()
+        for row in rows_of(installed / "preferences" / name):
+            media = installed / "preferences" / (row["image"] or row["video"])
+            keys.add((row["question"], b"".join(path.read_bytes() for path in ([media] if row["image"] else sorted(media.iterdir())))))
+        return keys
+
+    assert not asked("data.jsonl") & asked("heldout.jsonl")
+
+
+def test_the_whole_of_the_data_stays_small(installed: Path) -> None:
+    sizes = {path: path.stat().st_size for path in installed.rglob("*") if path.is_file()}
+    assert sum(sizes.values()) <= 12_000_000
+    assert sum(size for path, size in sizes.items() if path.is_relative_to(installed / "base")) <= 5_000_000
+
+
+def test_no_response_is_worse_than_an_annotator_would_meet(small: Path) -> None:
+    assert WORST < 10
+    for row in rows_of(small / "preferences" / "data.jsonl"):
+        assert all(" and ".join(reason.split(" and ")[:4]) == reason for reason in row["score_reasons"])
