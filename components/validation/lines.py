@@ -52,7 +52,9 @@ def parse_line(raw: bytes | None) -> dict[str, Any]:
     try:
         value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys, parse_float=_finite)
     except json.JSONDecodeError as error:
-        raise RowError("json", "", f"the line is not valid JSON: {error.msg} (character {error.pos + 1})") from error
+        raise RowError(
+            "json", "", f"the line is not valid JSON: {error.msg.removesuffix(' starting at')} at character {error.pos + 1}"
+        ) from error
     except RecursionError as error:
         raise RowError("nesting", "", "the line is nested too deeply") from error
     except RowError:

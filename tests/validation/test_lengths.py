@@ -62,7 +62,7 @@ def test_a_medium_that_was_counted_once_is_counted_right_for_other_queries(tiny_
 
 def test_a_response_may_be_short_and_its_reason_too_long(check: Callable[[Query, int], LengthCheck]) -> None:
     query = replace(tiny.queries()[2], responses=(Response("a", 1, critique="x" * 900), Response("b", 2)))
-    with pytest.raises(RowError, match="judge's prompt of .* with response 0 and its reason"):
+    with pytest.raises(RowError, match=r"judge's prompt of .* with response 0 and its reason"):
         check(query, 600)
 
 

@@ -1,7 +1,7 @@
+import html
 from dataclasses import replace
 from pathlib import Path
-
-import pytest
+from typing import Any
 
 from components.config import load_settings
 from components.preferences.record import Query, Response
@@ -16,14 +16,17 @@ RESPONSES = (
 )
 
 
+STRICT = (*RESPONSES[:2], replace(RESPONSES[2], rank=3))
+
+
 def good() -> list[Query]:
-    """Ten queries a split, every category in both."""
+    """Ten queries a split, every category in both, half of them with a tie."""
     return [
         Query(
             f"{split}-{number}",
             category,
             f"{split} {number}?",
-            RESPONSES,
+            RESPONSES if number % 2 else STRICT,
             media="x.png",
             media_kind="image",
             media_digest="a" * 64,
@@ -48,33 +51,35 @@ def test_good_tables_meet_everything_and_the_pages_are_written(tmp_path: Path) -
     assert "responses" in index
 
 
-def changed(**values: object) -> list[Query]:
-    queries = good()
-    queries[0] = replace(queries[0], **values)  # type: ignore[arg-type]
-    return queries
+FAULTS: dict[str, dict[str, Any]] = {
+    "ids are unique": {"id": "train-9"},
+    "no id stands in both splits": {"id": "heldout-1"},
+    "no media and prompt stand in both splits": {"prompt": "heldout 1?"},
+    "categories are known": {"category": "quiz"},
+    "safety labels are known": {"safety": "unsure"},
+    "media carry their sha256": {"media_digest": "short"},
+    "prompts are not empty": {"prompt": ""},
+    "queries have enough responses": {"responses": RESPONSES[:1]},
+    "ranks begin at 1": {"responses": (*RESPONSES, Response("x", 0))},
+    "no rank exceeds the number of responses": {"responses": (*RESPONSES, Response("x", 5))},
+    "responses are neither empty nor over-long": {"responses": (*RESPONSES, Response("", 4))},
+    "faithfulness is between 1 and 5": {"responses": (*RESPONSES, Response("x", 4, faithfulness=99))},
+    "helpfulness is between 1 and 5": {"responses": (*RESPONSES, Response("x", 4, helpfulness=0))},
+    "ethics is between 1 and 5": {"responses": (*RESPONSES, Response("x", 4, ethics=0.5))},
+}
 
 
-@pytest.mark.parametrize(
-    ("queries", "expected"),
-    [
-        ([query for query in good() if query.split == "train"], "both splits have queries"),
-        (changed(id="train-1"), "ids are unique"),
-        (changed(id="heldout-1"), "no id stands in both splits"),
-        (changed(prompt="heldout 1?"), "no media and prompt stand in both splits"),
-        (changed(category="quiz"), "categories are known"),
-        (changed(safety="unsure"), "safety labels are known"),
-        (changed(media_digest="short"), "media carry their sha256"),
-        (changed(prompt=""), "prompts are not empty"),
-        (changed(responses=RESPONSES[:1]), "queries have enough responses"),
-        (changed(responses=(*RESPONSES, Response("x", 0))), "ranks begin at 1"),
-        (changed(responses=(*RESPONSES, Response("x", 5))), "no rank exceeds the number of responses"),
-        (changed(responses=(*RESPONSES, Response("", 4))), "responses are neither empty nor over-long"),
-        (changed(responses=(*RESPONSES, Response("x", 4, faithfulness=99))), "faithfulness is between 1 and 5"),
-        (changed(responses=(*RESPONSES, Response("x", 4, ethics=0.5))), "ethics is between 1 and 5"),
-    ],
-)
-def test_what_must_hold_is_critical(queries: list[Query], expected: str, tmp_path: Path) -> None:
-    assert unmet(queries, tmp_path)[expected] == "critical"
+def test_what_must_hold_is_critical(tmp_path: Path) -> None:
+    spoilt = [replace(query, id=f"spoilt-{number}", prompt=f"Spoilt {number}?") for number, query in enumerate(good() + good())]
+    queries = [*good(), *(replace(query, **values) for query, values in zip(spoilt, FAULTS.values(), strict=False))]
+    found = unmet(queries, tmp_path)
+    assert {expected for expected, severity in found.items() if severity == "critical"} == set(FAULTS) | {
+        "a response stands once in a query"
+    }
+
+
+def test_a_table_of_one_split_is_critical(tmp_path: Path) -> None:
+    assert unmet([query for query in good() if query.split == "train"], tmp_path)["both splits have queries"] == "critical"
 
 
 def test_what_is_only_odd_is_a_warning(tmp_path: Path) -> None:
@@ -94,7 +99,9 @@ def test_a_category_that_is_missing_from_one_split_is_a_warning(tmp_path: Path) 
 
 def test_hostile_text_does_not_enter_the_pages(tmp_path: Path) -> None:
     hostile = "<script>alert(1)</script>"
-    unmet(changed(id=hostile, prompt=hostile, responses=(Response(hostile, 1), Response("", 2))) + changed(id=hostile), tmp_path)
+    responses = (Response(hostile, 1, critique=hostile), Response("", 2))
+    unmet([replace(query, id=hostile, prompt=hostile, responses=responses, source=hostile) for query in good()], tmp_path)
     pages = list((tmp_path / "docs").rglob("*.html"))
     assert pages
     assert all(hostile not in page.read_text() for page in pages)
+    assert any(html.escape(hostile) in page.read_text() for page in pages)
