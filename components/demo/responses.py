@@ -38,10 +38,10 @@ def choose_responses(task: Task, identity: str, sampled: Sequence[str]) -> list[
     made = [Graded(task.any_answer(chance) if index % 2 else task.habit(chance), sampled=False) for index in range(DRAWS)]
     readable = {answer.text: answer for answer in task.answers()}
     known = [Graded(readable[text], sampled=True) for text in sampled if text in readable]
-    candidates = [item for item in (*known, *made) if item.answer.points <= WORST]
-    if has_right:
-        candidates += [Graded(answer, sampled=False) for answer in readable.values() if not answer.points]
-    else:
+    # All answers stand last, for families that have few.
+    every = [Graded(answer, sampled=False) for answer in readable.values()]
+    candidates = [item for item in (*known, *made, *every) if item.answer.points <= WORST]
+    if not has_right:
         candidates = [item for item in candidates if item.answer.points]
     chosen: list[Graded] = []
     if has_right:

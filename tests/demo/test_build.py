@@ -14,7 +14,7 @@ from components.evaluation.judge import TruthJudge, read_truth
 from components.evaluation.wording import verdict
 from components.files import digest_folder
 from components.preferences.release import query_from_row
-from tests.demo.conftest import SMALL_HELDOUT, SMALL_TRAIN
+from tests.demo.conftest import ROOT, SMALL_HELDOUT, SMALL_TRAIN
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -95,6 +95,20 @@ def test_the_installed_set_has_the_sizes_that_its_card_states(installed: Path) -
         assert ties >= 0.1 * len(rows)
         right = sum(any(verdict(reason) for reason in row["score_reasons"]) for row in rows)
         assert 0.4 * len(rows) <= right <= 0.6 * len(rows)
+
+
+def test_the_card_states_what_the_build_counted(installed: Path) -> None:
+    counts = json.loads((installed / "counts.json").read_text())
+    card = (installed / "data-card.md").read_text()
+    assert card == (ROOT / "docs" / "data-card.md").read_text()
+    for label, key in (
+        ("queries", "queries"),
+        ("responses", "responses"),
+        ("of these sampled from the base", "responses_sampled_from_base"),
+        ("queries with a fully right answer", "queries_with_right_answer"),
+        ("queries with a tie", "queries_with_tie"),
+    ):
+        assert f"| {label} | {counts['train'][key]:,} | {counts['heldout'][key]:,} |" in card
 
 
 def test_no_heldout_question_about_the_same_picture_stands_in_the_training_set(installed: Path) -> None:
