@@ -45,6 +45,7 @@ def run(settings: Settings, root: Path) -> StageResult:
     train_file, heldout_file = folder / "data.jsonl", folder / "heldout.jsonl"
     for out in (output / "train", output / "heldout", root / DOCS):
         shutil.rmtree(out, ignore_errors=True)
+    (output / "quarantine.jsonl").unlink(missing_ok=True)
     _require_rows(train_file, root)
     validator, lengths = _validator(settings, root, folder)
     loaded = time.monotonic()

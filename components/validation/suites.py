@@ -16,6 +16,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from components.config import ValidateSettings
+from components.files import write_atomic
 from components.preferences.record import CATEGORIES
 from components.preferences.release import HIGHEST_SCORE, LOWEST_SCORE
 
@@ -131,6 +132,7 @@ def check_tables(queries: pd.DataFrame, responses: pd.DataFrame, settings: Valid
         for validation in outcome.run_results.values():
             findings += _findings(suite.name, validation.results)
     context.build_data_docs(site_names=["data_docs"])
+    _link_plainly(docs)
     return findings
 
 
@@ -141,6 +143,15 @@ def _says(severity: Severity, expected: str) -> dict[str, Any]:
 def _findings(table: str, results: Sequence[Any]) -> list[Finding]:
     failed = [result.expectation_config for result in results if not result.success]
     return [Finding(table, str(config.notes), config.severity.value) for config in failed]
+
+
+def _link_plainly(docs: Path) -> None:
+    """Name the pages on the first one: its own lists are drawn by scripts from the network, so that offline it would be empty."""
+    pages = sorted(page.relative_to(docs).as_posix() for part in ("validations", "expectations") for page in (docs / part).rglob("*.html"))
+    links = "".join(f'<li><a href="{page}">{page.split("/")[0]}: {page.split("/")[1].removesuffix(".html")}</a></li>' for page in pages)
+    index = docs / "index.html"
+    head, body, rest = index.read_text(encoding="utf-8").partition("<body>")
+    write_atomic(index, f"{head}{body}<ul>{links}</ul>{rest}")
 
 
 def _site(folder: Path) -> dict[str, Any]:

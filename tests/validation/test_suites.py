@@ -1,4 +1,5 @@
 import html
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,14 @@ def test_good_tables_meet_everything_and_the_pages_are_written(tmp_path: Path) -
     assert unmet(good(), tmp_path) == {}
     pages = [path.relative_to(tmp_path / "docs").parts[0] for path in (tmp_path / "docs").rglob("*.html")]
     assert sorted(pages) == ["expectations", "expectations", "index.html", "validations", "validations"]
-    index = (tmp_path / "docs/index.html").read_text()
-    assert "queries" in index
-    assert "responses" in index
+    links = re.findall(r'<li><a href="([^"]+)">([^<]+)</a>', (tmp_path / "docs/index.html").read_text())
+    assert [text for _, text in links] == [
+        "expectations: queries",
+        "expectations: responses",
+        "validations: queries",
+        "validations: responses",
+    ]
+    assert all((tmp_path / "docs" / link).is_file() for link, _ in links)
 
 
 FAULTS: dict[str, dict[str, Any]] = {
