@@ -21,16 +21,16 @@ def launch(parameters: dict[str, Any]) -> int:
     log = root / "logs" / f"prefect-server-{time.strftime('%Y%m%d-%H%M%S')}.log"
     with ExitStack() as stack:
         cancel = stack.enter_context(cancellation())
-        own = "PREFECT_API_URL" not in os.environ
-        if own:
-            stack.enter_context(own_server(root, log))
+        server = None
+        if "PREFECT_API_URL" not in os.environ:
+            server = stack.enter_context(own_server(root, log))
             # The run speaks for itself on the screen; Prefect would repeat each error with a trace of its own.
             os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
         from flows.align import align  # its import and the server's start take seconds each, side by side
 
         try:
-            if own:
-                wait_for_server(os.environ["PREFECT_API_URL"], log, cancel)
+            if server is not None:
+                wait_for_server(server, log, cancel)
             align(**parameters)
         except RunCancelled as error:
             print(f"mmalign: {error}", file=sys.stderr)

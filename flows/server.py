@@ -21,7 +21,7 @@ from components.errors import StageFault
 from components.processes import WATCHED, identity
 from flows.cancellation import RunCancelled
 
-START_SECONDS = 300.0  # migrations of a first start on a busy machine take a minute
+START_SECONDS = 900.0  # ten seconds are usual, a minute on a busy machine; a server that ends is noticed at once
 
 
 def own_server_environment(root: Path) -> dict[str, str]:
@@ -37,8 +37,8 @@ def own_server_environment(root: Path) -> dict[str, str]:
 
 
 @contextmanager
-def own_server(root: Path, log: Path) -> Iterator[None]:
-    """A server for the length of the block; PREFECT_API_URL and the rest of its settings are set in this process's environment."""
+def own_server(root: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A server, perhaps not answering yet, for the length of the block; PREFECT_API_URL and the rest of its settings are set in this process's environment."""
     os.environ.update(own_server_environment(root))
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def own_server(root: Path, log: Path) -> Iterator[None]:
         )
     os.environ["PREFECT_API_URL"] = url
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         try:
@@ -65,10 +65,11 @@ def own_server(root: Path, log: Path) -> Iterator[None]:
             process.wait()
 
 
-def wait_for_server(url: str, log: Path, cancel: threading.Event) -> None:
-    """Wait until the server answers. Raises StageFault with its log after START_SECONDS, RunCancelled when `cancel` is set."""
+def wait_for_server(process: subprocess.Popen[bytes], log: Path, cancel: threading.Event) -> None:
+    """Wait until the server answers. Raises StageFault with its log when it has ended or is too slow, RunCancelled when `cancel` is set."""
+    url = os.environ["PREFECT_API_URL"]
     until = time.monotonic() + START_SECONDS
-    while time.monotonic() < until:
+    while time.monotonic() < until and process.poll() is None:
         if cancel.is_set():
             raise RunCancelled("the run was cancelled before it began")
         try:
@@ -77,7 +78,8 @@ def wait_for_server(url: str, log: Path, cancel: threading.Event) -> None:
                     return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
-    raise StageFault(f"Prefect's server did not answer at {url} within {START_SECONDS:.0f} seconds; its log: {log}")
+    why = "ended" if process.poll() is not None else f"did not answer within {START_SECONDS:.0f} seconds"
+    raise StageFault(f"Prefect's server {why}; its log: {log}")
 
 
 def serve(descriptor: int) -> None:

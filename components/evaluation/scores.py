@@ -52,16 +52,7 @@ def variants(
     keys = [(query.id, index) for query in queries for index in range(len(query.responses))]
     items = [(query, response) for query in queries for response in query.responses]
     given = [number for number, (query, _) in enumerate(items) if all(r.critique for r in query.responses)]
-    blank = write_critiques(
-        reward.model,
-        preprocessor,
-        [(query, response.text) for query, response in items],
-        instruction=instruction,
-        max_new_tokens=settings.critique.max_new_tokens,
-        batch_size=settings.critique.batch_size,
-        blank=True,
-        progress=progress,
-    )
+    blank = blank_critiques(reward, preprocessor, [(query, response.text) for query, response in items], settings, progress)
     judged: dict[str, list[tuple[Key, Judged]]] = {
         "gt_critique": [(keys[n], Judged(items[n][0], items[n][1].text, items[n][1].critique or "")) for n in given],
         "no_critique": [(key, Judged(query, response.text, "")) for key, (query, response) in zip(keys, items, strict=True)],
@@ -74,6 +65,30 @@ def variants(
         values = score(reward, preprocessor, [item for _, item in rows], instruction=instruction, blank=name == "blank_image")
         found[name] = {key: value for (key, _), value in zip(rows, values, strict=True)}
     return found
+
+
+def blank_critiques(
+    reward: RewardModel, preprocessor: Preprocessor, items: Sequence[tuple[Query, str]], settings: Settings, progress: Progress
+) -> list[str]:
+    """Critiques over blanked media, in order. Blanking makes inputs alike (one question, one size): each different one is judged once."""
+    instruction = settings.reward.instruction
+    keys = []
+    for query, response in items:
+        root = preprocessor.judge_root(query, instruction, blank=True)
+        keys.append((root.input_ids, tuple((name, tuple(pixels.shape)) for name, pixels in sorted(root.pixels.items())), response))
+    distinct = {key: item for key, item in reversed(list(zip(keys, items, strict=True)))}
+    critiques = write_critiques(
+        reward.model,
+        preprocessor,
+        list(distinct.values()),
+        instruction=instruction,
+        max_new_tokens=settings.critique.max_new_tokens,
+        batch_size=settings.critique.batch_size,
+        blank=True,
+        progress=progress,
+    )
+    written = dict(zip(distinct, critiques, strict=True))
+    return [written[key] for key in keys]
 
 
 def critique_verdicts(queries: Sequence[Query], own: dict[Key, OwnCritique], judge: Judge) -> tuple[list[bool | None], list[bool | None]]:

@@ -18,15 +18,16 @@ def bundle(root: Path) -> str:
 
     The pin also says `push: false`, so that no push, not even one that names data.dvc, can add files to the repository afterwards.
     """
+    root = root.resolve()
     size = sum(path.stat().st_size for path in (root / "data").rglob("*") if path.is_file())
     if size > LIMIT_BYTES:
         raise UserError(f"data/ has {size / 1e6:.1f} MB: a bundled version may have {LIMIT_BYTES / 1e6:.0f}")
     with open_repository(root) as repository:
         if not (root / DATA_FILE).exists():
-            repository.add(["data"])
+            repository.add([str(root / "data")])
         _dump(repository, remote=None, can_push=True)
         shutil.rmtree(Path(repository.config["remote"]["bundled"]["url"]) / "files", ignore_errors=True)
-        repository.push(targets=[DATA_FILE], remote="bundled")
+        repository.push(targets=[str(root / DATA_FILE)], remote="bundled")
         return _dump(repository, remote="bundled", can_push=False)
 
 

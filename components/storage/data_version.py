@@ -157,7 +157,7 @@ def _pull(repository: Any, state: DataState) -> None:
     from dvc.exceptions import DvcException
 
     try:
-        repository.pull(targets=[DATA_FILE])
+        repository.pull(targets=[str(Path(repository.root_dir, DATA_FILE))])
     except (DvcException, OSError) as error:
         raise UserError(
             f"{_count(state.missing)} of data/ are missing ({_names(state.missing)}) and can't be fetched ({' '.join(str(error).split())}): "
@@ -167,7 +167,7 @@ def _pull(repository: Any, state: DataState) -> None:
 
 def _commit(repository: Any, *, own_data: bool) -> str:
     if not Path(repository.root_dir, DATA_FILE).exists():
-        (stage,) = repository.add(["data"])
+        (stage,) = repository.add([str(Path(repository.root_dir, "data"))])
         return str(stage.outs[0].hash_info.value)
     with repository.lock:
         stage = data_stage(repository)

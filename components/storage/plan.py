@@ -46,14 +46,16 @@ def plan(root: Path, settings_text: str | None = None) -> dict[str, Step]:
 def stage_parents(root: Path) -> dict[str, set[str]]:
     """For each stage of dvc.yaml, in an order in which they can run, the stages whose outputs it reads."""
     with open_repository(root) as repository:
-        graph = repository.index.graph
-        return {stage.name: {up.name for up in graph.successors(stage) if up.name} for stage in _ordered(repository) if stage.name}
+        stages = _ordered(repository)
+        return {stage.name: {up.name for up in repository.index.graph.successors(stage) if up in stages} for stage in stages}
 
 
 def _ordered(repository: Any) -> list[Any]:
     """Pipeline stages, each after the stages that it reads from; else in the order of dvc.yaml. Building the graph checks it as well."""
+    from dvc.stage import PipelineStage
+
     graph = repository.index.graph
-    named = {stage.name: stage for stage in graph if stage.name}
+    named = {stage.name: stage for stage in graph if isinstance(stage, PipelineStage)}
     ordered: list[Any] = []
 
     def visit(stage: Any) -> None:

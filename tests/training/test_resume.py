@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -42,25 +43,32 @@ def marked(mark: str) -> list[psutil.Process]:
     return found
 
 
-def kill_all(mark: str) -> None:
-    """SIGKILL to the launcher, torchrun and both ranks, nearly at once."""
-    for process in marked(mark):
-        process.send_signal(signal.SIGKILL)
+def kill_all(mark: str, known: list[psutil.Process] | None = None) -> None:
+    """SIGKILL to the launcher, torchrun and both ranks, nearly at once; to the `known` ones first."""
+    for process in [*(known or []), *marked(mark)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGKILL)
     psutil.wait_procs(marked(mark), 10)
 
 
-def interrupted(root: Path, mark: str, when: Callable[[], bool], wait_for: Wait, **training: Any) -> None:
-    """Start a launch, and kill all of it as soon as `when` holds."""
+def interrupted(
+    root: Path, mark: str, near: Callable[[], bool], wait_for: Wait, now: Callable[[], bool] = lambda: True, **training: Any
+) -> None:
+    """Start a launch; once `near` holds, watch without a pause for `now`, and kill all of it in that moment."""
     os.environ["MMALIGN_MARK"] = mark
     try:
         process = launch_apart(root, toy_settings(**training), root / "log")
     finally:
         del os.environ["MMALIGN_MARK"]
+    known: list[psutil.Process] = []
     try:
-        wait_for(lambda: when() or process.poll() is not None, START_SECONDS)
+        wait_for(lambda: near() or process.poll() is not None, START_SECONDS)
+        known = marked(mark)
+        while not now():
+            assert process.poll() is None, (root / "log").read_text()[-2000:]
         assert process.poll() is None, (root / "log").read_text()[-2000:]
     finally:
-        kill_all(mark)
+        kill_all(mark, known)
         process.wait()
 
 
@@ -91,16 +99,16 @@ def test_killed_while_a_checkpoint_is_written_a_run_falls_back_and_ends_with_the
     else:
         reference = prepare(tmp_path / "reference")
         train(reference, toy_settings(engine=engine))
-    root = prepare(tmp_path / "killed", micro_seconds=0.01)
+    root = prepare(tmp_path / "killed", micro_seconds=0.1)
 
     def third_is_begun() -> bool:
         folder = scratch(root)
-        return folder is not None and (folder / "checkpoint-12").is_dir() and not (folder / "checkpoint-12" / "COMMITTED.json").is_file()
+        return folder is not None and any((folder / "checkpoint-12").glob("*"))
 
-    interrupted(root, f"saving-{engine}", third_is_begun, wait_for, engine=engine)
+    interrupted(root, f"saving-{engine}", lambda: steps_taken(root) >= 9, wait_for, third_is_begun, engine=engine)
     folder = scratch(root)
     assert folder is not None
-    (folder / "checkpoint-12" / "COMMITTED.json").unlink(missing_ok=True)  # the kill may have come a moment after the mark
+    assert not (folder / "checkpoint-12" / "COMMITTED.json").exists()
     prepare(root)
     assert train(root, toy_settings(engine=engine)).resumed_from == 8
     assert digest_file(root / "out/model.safetensors") == digest_file(reference / "out/model.safetensors")

@@ -1,0 +1,156 @@
+"""A small checkout with real git, DVC and stages that take no time: what flows and commands are tried on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from components.processes import RUN_MARK, STAGE_MARK, WATCHED
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Every stage copies its settings into its output, so that a changed setting changes what it makes; `slow` and the like are read from files,
+# so that a test can change how a stage behaves without making it stale.
+STAGE_SCRIPT = '''
+import json, os, pathlib, signal, subprocess, sys, time
+sys.path.insert(0, {root!r})
+import yaml
+from components.cli.faults import explain
+from components.cli.stage import run_guarded
+from components.errors import UserError
+
+name, sources = sys.argv[1], sys.argv[2:]
+settings = yaml.safe_load(open("params.yaml"))
+
+def work():
+    behaviour = pathlib.Path("behaviour", name)
+    told = behaviour.read_text() if behaviour.is_file() else ""
+    with open("started.log", "a") as log:
+        log.write(name + "\\n")
+    if "ignore" in told:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if "grandchild" in told:
+        subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"],
+                         start_new_session=True)
+    if "mistake" in told:
+        raise UserError("row 7 of the data is wrong: mend it")
+    if "fail" in told:
+        print("this is why it failed", flush=True)
+        sys.exit(3)
+    if "wait" in told:
+        pathlib.Path("waiting." + name).touch()
+        end = time.monotonic() + 600
+        while "wait" in behaviour.read_text() and time.monotonic() < end:
+            time.sleep(0.05)
+    out = pathlib.Path("artifacts", name)
+    out.mkdir(parents=True, exist_ok=True)
+    section = {{"align": "alignment"}}.get(name, name)
+    made = [json.dumps(settings[section], sort_keys=True)] if name != "validate" else []
+    for source in sources:
+        made.append(pathlib.Path(source).read_text())
+    (out / "result.txt").write_text("\\n".join(made)[-2000:])
+    (out / "metrics.json").write_text(json.dumps({{"queries": 3}}))
+
+try:
+    run_guarded(name, pathlib.Path.cwd(), work)
+except UserError as error:
+    sys.exit(explain(error))
+'''
+
+STAGE_INPUTS = {
+    "validate": ["data/preferences/data.jsonl"],
+    "reward": ["artifacts/validate/result.txt"],
+    "critique": ["artifacts/reward/result.txt"],
+    "reference": ["artifacts/validate/result.txt"],
+    "align": ["artifacts/critique/result.txt", "artifacts/reference/result.txt"],
+    "evaluate": ["artifacts/align/result.txt", "data/truth"],
+}
+
+
+def make_checkout(folder: Path) -> Path:
+    """Build the checkout with committed data that are bundled in its own infra/bundled-data."""
+    folder.mkdir(parents=True)
+    git(folder, "init", "-q", "-b", "main")
+    shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
+    for name in (".dvcignore", ".gitignore", "params.yaml"):
+        shutil.copy(ROOT / name, folder / name)
+    with (folder / ".gitignore").open("a") as ignored:
+        ignored.write("/behaviour/\n/started.log\n/waiting.*\n")
+    (folder / "stage.py").write_text(STAGE_SCRIPT.format(root=str(ROOT)))
+    (folder / "dvc.yaml").write_text(pipeline_text())
+    for name, text in {"preferences/data.jsonl": "1\n2\n", "preferences/heldout.jsonl": "3\n", "truth/truth.jsonl": "yes\n"}.items():
+        path = folder / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    from components.storage.bundle import bundle
+
+    bundle(folder)
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", "start")
+    (folder / "behaviour").mkdir()
+    return folder
+
+
+def pipeline_text() -> str:
+    """dvc.yaml with the six stages."""
+    lines = ["stages:"]
+    for name, sources in STAGE_INPUTS.items():
+        section = {"align": "alignment"}.get(name, name)
+        files = [source for source in sources if source != "data/truth"]
+        lines += [f"  {name}:", f"    cmd: {sys.executable} stage.py {name} {' '.join(files)}", "    deps:"]
+        lines += [f"      - {source}" for source in [*sources, "stage.py"]]
+        lines += ["    params:", f"      - {section}", "    outs:", f"      - artifacts/{name}/result.txt"]
+        lines += ["    metrics:", f"      - artifacts/{name}/metrics.json"]
+    return "\n".join(lines) + "\n"
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Run git in a checkout as somebody."""
+    who = ["-c", "user.name=Somebody", "-c", "user.email=somebody@example.org"]
+    return subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def clean_environment() -> dict[str, str]:
+    """This environment without the marks of a run that tests may themselves be part of, and without a Prefect server of somebody's."""
+    dropped = {RUN_MARK, STAGE_MARK, WATCHED, "PREFECT_API_URL", "MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI"}
+    return {key: value for key, value in os.environ.items() if key not in dropped}
+
+
+def mmalign(folder: Path, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run the command in a checkout to its end."""
+    command = [sys.executable, "-m", "components.cli.main", *arguments]
+    environment = {**clean_environment(), "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def start_mmalign(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start the command in a checkout; its output goes into mmalign.out there."""
+    command = [sys.executable, "-m", "components.cli.main", *arguments]
+    with (folder / "mmalign.out").open("w") as output:
+        return subprocess.Popen(
+            command, cwd=folder, env={**clean_environment(), "PYTHONPATH": str(ROOT)}, stdout=output, stderr=subprocess.STDOUT, text=True
+        )
+
+
+def behave(folder: Path, stage: str, *words: str) -> None:
+    """Tell a stage how to behave from now on: wait, ignore, grandchild, fail, mistake."""
+    (folder / "behaviour" / stage).write_text(" ".join(words))
+
+
+def started(folder: Path) -> list[str]:
+    """The stages that ran, in order."""
+    path = folder / "started.log"
+    return path.read_text().split() if path.is_file() else []
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Wait until `condition` holds, or fail."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.05)
