@@ -32,6 +32,15 @@ def check_loss(step: int, epoch: int, loss: float, terms: dict[str, float], micr
     )
 
 
+def check_reaches_weights(step: int, epoch: int, loss: Tensor) -> None:
+    """Stop on a loss that no trained weight has a part in. Raises StageFault."""
+    if not loss.requires_grad:
+        raise StageFault(
+            f"the loss at step {step + 1} (epoch {epoch + 1}) does not depend on any trained weight: "
+            "all parameters that it uses are frozen, or it was computed without gradients"
+        )
+
+
 def check_gradient(step: int, epoch: int, norm: float) -> None:
     """Stop on a gradient that is not finite or exactly zero. Raises StageFault."""
     if not math.isfinite(norm):

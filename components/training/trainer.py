@@ -105,6 +105,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers carries no com
             last = index == len(micros) - 1
             with self._accumulating(model, last), self.compute_loss_context_manager():
                 loss, metrics = model(self._prepare_inputs({"micro": micro}))
+                health.check_reaches_weights(step, epoch, loss)
                 self._backward(model, loss * self.world)
             losses.append(loss.detach())
             parts.append(metrics)

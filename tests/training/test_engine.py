@@ -14,7 +14,7 @@ from components.files import digest_file
 from tests.training.conftest import curve, prepare, toy_settings, train, weights
 from tests.training.toy import EXAMPLES, STEPS, ToyTask
 
-BOUND = 2e-6  # largest difference of a weight after 18 steps in fp32; weights are of order 0.3
+BOUND = 5e-7  # largest difference of a weight after 18 steps in fp32 (6e-8 was seen); weights are of order 0.3
 
 
 def by_hand(root: Path, settings: Settings) -> dict[str, torch.Tensor]:
@@ -44,6 +44,7 @@ def by_hand(root: Path, settings: Settings) -> dict[str, torch.Tensor]:
 
 
 def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """Over the weights that the loss reaches: DeepSpeed applies weight decay to the others too, torch's optimiser does not."""
     assert a.keys() == b.keys()
     return max(float((a[name] - b[name]).abs().max()) for name in a if "unused" not in name)
 
@@ -119,10 +120,18 @@ def test_a_nan_in_one_micro_batch_stops_the_run_and_names_step_term_and_place(tm
 
 
 @pytest.mark.slow
-def test_a_loss_that_reaches_no_trained_weight_stops_the_run(tmp_path: Path) -> None:
-    root = prepare(tmp_path, frozen=True)
-    with pytest.raises(StageFault, match="the gradient is exactly zero at step 1"):
-        train(root, toy_settings(engine="ddp"))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"frozen": True}, r"the loss at step 1 \(epoch 1\) does not depend on any trained weight"),
+        ({"scale": 0}, "the gradient is exactly zero at step 1"),
+    ],
+    ids=["frozen", "zero"],
+)
+def test_a_loss_that_moves_no_weight_stops_the_run(tmp_path: Path, options: dict[str, object], message: str) -> None:
+    root = prepare(tmp_path, **options)
+    with pytest.raises(StageFault, match=message):
+        train(root, toy_settings())
     assert not (root / "out").exists()
 
 

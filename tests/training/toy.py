@@ -53,7 +53,7 @@ class ToyTask:
         steps = []
         for number in range(STEPS):
             examples = order[number * per_step : (number + 1) * per_step]
-            size = int(self.options.get("micro", [1, 2, 4][number % 3]))
+            size = self.options.get("micro", [1, 2, 4])[number % 3]
             share = per_step // ranks
             shares = [examples[rank * share : (rank + 1) * share] for rank in range(ranks)]
             steps.append(Step([[part[at : at + size] for at in range(0, share, size)] for part in shares]))
@@ -65,7 +65,7 @@ class ToyTask:
         stored = context.scratch / f"shift-{epoch}.json"
         if context.rank == 0 and not stored.is_file():
             with torch.no_grad():
-                own = float(self.model(self.x[:4], self.y[:4], 1.0)["prediction"].mean())
+                own = float(self.model(self._inputs([0, 1, 2, 3]), self.y[:4], 1.0)["prediction"].mean())
             time.sleep(float(self.options.get("epoch_seconds", 0)))
             write_json(stored, own)
         context.barrier()
@@ -74,15 +74,13 @@ class ToyTask:
 
     def batch(self, micro: list[int]) -> dict[str, Any]:
         time.sleep(float(self.options.get("micro_seconds", 0)))
-        device = next(self.model.parameters()).device
-        x, y = self.x[micro].to(device), self.y[micro].to(device)
-        x = x.to(next(self.model.parameters()).dtype)
-        return {"x": x, "y": y, "total": float(EXAMPLES // STEPS)}
+        x = self._inputs(micro)
+        return {"x": x, "y": self.y[micro].to(x.device), "total": float(EXAMPLES // STEPS)}
 
     def loss(self, outputs: Any, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         assert batch["y"].dtype == torch.float32
         error = outputs["prediction"].float() - batch["y"] - self.shift
-        loss = error.square().sum() / batch["total"]
+        loss = error.square().sum() / batch["total"] * float(self.options.get("scale", 1))
         poisoned = self.options.get("nan_from")  # the example whose loss is not a number
         if poisoned is not None and bool((batch["y"] == self.y[int(poisoned)]).any()):
             loss = loss * float("nan")
@@ -91,6 +89,11 @@ class ToyTask:
     def export(self, folder: Path) -> None:
         weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
         safetensors.torch.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    def _inputs(self, examples: list[int]) -> Tensor:
+        """On the device and in the dtype of the model, which is bf16 once DeepSpeed has it so."""
+        first = next(self.model.parameters())
+        return self.x[examples].to(first.device, first.dtype)
 
 
 def build(settings: Settings, root: Path) -> ToyTask:
