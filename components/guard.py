@@ -36,7 +36,7 @@ from components.processes import (
     wait_until_gone,
 )
 
-GRACE_SECONDS = 20.0  # between SIGTERM and SIGKILL: a torchrun waits for its workers in it
+GRACE_SECONDS = float(os.environ.get("MMALIGN_GRACE_SECONDS", "20"))  # from SIGTERM to SIGKILL: torchrun's ranks end in it
 TURN = "MMALIGN_TURN"  # file descriptor of the run lock, where `mmalign run` took it and passes it on
 SHELLS = frozenset({"sh", "bash", "dash", "zsh", "fish", "ksh"})
 

@@ -100,7 +100,9 @@ def send(pids: Iterable[int], number: signal.Signals) -> None:
             continue
 
 
-def wait_until_gone(find: Callable[[], list[MarkedProcess]], seconds: float, reap: Callable[[], object] = lambda: None) -> list[MarkedProcess]:
+def wait_until_gone(
+    find: Callable[[], list[MarkedProcess]], seconds: float, reap: Callable[[], object] = lambda: None
+) -> list[MarkedProcess]:
     """Wait until `find` finds nothing, `seconds` at most; what is left is returned. `reap` collects exited children between looks."""
     until = time.monotonic() + seconds
     while True:
@@ -111,7 +113,9 @@ def wait_until_gone(find: Callable[[], list[MarkedProcess]], seconds: float, rea
         time.sleep(0.1)
 
 
-def kill_all(find: Callable[[], list[MarkedProcess]], seconds: float = 5.0, reap: Callable[[], object] = lambda: None) -> list[MarkedProcess]:
+def kill_all(
+    find: Callable[[], list[MarkedProcess]], seconds: float = 5.0, reap: Callable[[], object] = lambda: None
+) -> list[MarkedProcess]:
     """SIGKILL what `find` finds, again and again while something new appears, `seconds` at most; what is left is returned."""
     until = time.monotonic() + seconds
     while left := find():

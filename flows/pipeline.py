@@ -95,7 +95,7 @@ class Pipeline:
                 self._say(f"{name}: {step.reason}")
                 future = self._start(name, environment)
                 running[name] = future
-                future.add_done_callback(lambda _, ended=name: done.put(ended))
+                future.add_done_callback(_putting(name, done))
             waiting.remove(name)
 
     def _note(self, outcome: StageOutcome) -> None:
@@ -109,6 +109,19 @@ class Pipeline:
     def _check_only(self, steps: Mapping[str, Step]) -> None:
         """With --only, a stage must not run on inputs that a stage outside it has yet to make anew."""
         for name in self._only:
-            stale = [parent for parent in ORDER if parent in self._parents[name] and parent not in self._only and steps[parent].action != "skip"]
+            stale = [
+                parent for parent in ORDER if parent in self._parents[name] and parent not in self._only and steps[parent].action != "skip"
+            ]
             if stale and steps[name].action != "skip":
-                raise UserError(f"--only {name}: {name} reads what {stale[0]} makes, which is stale ({steps[stale[0]].reason}); add {stale[0]} to --only")
+                raise UserError(
+                    f"--only {name}: {name} reads what {stale[0]} makes, which is stale ({steps[stale[0]].reason}); add {stale[0]} to --only"
+                )
+
+
+def _putting(name: StageName, done: queue.SimpleQueue[StageName]) -> Callable[[Any], None]:
+    """A callback that notes that `name` has ended."""
+
+    def put(_: Any) -> None:
+        done.put(name)
+
+    return put

@@ -19,6 +19,10 @@ PROGRESS_SECONDS = 5.0  # at most one line of a progress bar in this time
 BURST_LINES = 20  # at most so many lines in one look; the rest are counted
 LOOK_SECONDS = 0.5
 TAIL_BYTES = 200_000  # the last lines of a log are looked for in its last so many bytes
+# What DVC says to somebody at a prompt; here it would come six times a run. The log has it.
+HINTS = re.compile(
+    r"(Generating|Updating) lock file|To track the changes with git|git add |To enable auto staging|dvc config core|Use `dvc push`"
+)
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -62,7 +66,7 @@ class Screen:
             last_look = done.wait(LOOK_SECONDS)
             *lines, rest = (rest + stream.read()).split(b"\n")
             shown = [clean(line) for line in lines]
-            shown = [line for line in shown if line]
+            shown = [line for line in shown if line and not HINTS.match(line.lstrip())]
             if len(shown) > BURST_LINES:
                 shown = [f"({len(shown) - BURST_LINES} lines are in the log only)", *shown[-BURST_LINES:]]
             # A progress bar rewrites its line with carriage returns and ends it much later.

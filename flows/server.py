@@ -89,7 +89,9 @@ def serve(descriptor: int) -> None:
     Watchdog(os.environ[WATCHED], lambda: os._exit(0))
     import uvicorn
 
-    config = uvicorn.Config("prefect.server.api.server:create_app", factory=True, log_level="warning", lifespan="on", timeout_graceful_shutdown=3)
+    config = uvicorn.Config(
+        "prefect.server.api.server:create_app", factory=True, log_level="warning", lifespan="on", timeout_graceful_shutdown=3
+    )
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
 
 

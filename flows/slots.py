@@ -41,7 +41,9 @@ class Slots:
         self._held: dict[StageName, tuple[int, list[str]]] = {}
         for stage, wanted in self._gpus_wanted.items():
             if wanted > len(self._free_gpus):
-                raise UserError(f"stages.{stage}.gpus is {wanted}, but there are {len(self._free_gpus)} GPUs: lower it, or use another machine")
+                raise UserError(
+                    f"stages.{stage}.gpus is {wanted}, but there are {len(self._free_gpus)} GPUs: lower it, or use another machine"
+                )
 
     def take(self, stage: StageName) -> dict[str, str] | None:
         """Take what `stage` needs: the environment that tells it which GPUs are its own, or None while there is too little."""

@@ -75,7 +75,9 @@ def supervise(
             _end_all(process, mark, grace_seconds)
     outcome = Outcome(end, process.returncode, time.monotonic() - started, log, mark)
     if outcome.end == "deadline":
-        screen.say(f"stage {stage} passed its deadline of {deadline_seconds / 60:g} minutes and was ended (stages.{stage}.deadline_minutes)")
+        screen.say(
+            f"stage {stage} passed its deadline of {deadline_seconds / 60:g} minutes and was ended (stages.{stage}.deadline_minutes)"
+        )
     if outcome.end in {"failed", "deadline"}:
         screen.say(f"--- the last lines of {log} ---", *last_lines(log, 50), f"--- stage {stage} ended; its whole log: {log} ---")
     return outcome
@@ -103,5 +105,7 @@ def _end_all(process: subprocess.Popen[bytes], mark: str, grace_seconds: float) 
         survivors = kill_all(left, reap=process.poll)
         if survivors:
             pids = " ".join(str(survivor.pid) for survivor in survivors)
-            raise StageFault(f"processes {pids} of stage {mark.partition(':')[0]} survive SIGKILL (blocked in the kernel): nothing may run over them")
+            raise StageFault(
+                f"processes {pids} of stage {mark.partition(':')[0]} survive SIGKILL (blocked in the kernel): nothing may run over them"
+            )
     process.wait()

@@ -86,9 +86,7 @@ def _stages(
         job = partial(run_stage, stage, root=root, settings=settings, logs=logs, cancel=cancel, screen=screen, environment=tied)
         return submit(stage, job)
 
-    pipeline = Pipeline(
-        parents=parents, judge=lambda: plan(root), start=start, slots=slots, say=screen.say, cancel=cancel, only=only
-    )
+    pipeline = Pipeline(parents=parents, judge=lambda: plan(root), start=start, slots=slots, say=screen.say, cancel=cancel, only=only)
     record.stages = pipeline.records
     pipeline.run()
     failure = pipeline.failure

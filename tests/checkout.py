@@ -7,16 +7,18 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from components.processes import RUN_MARK, STAGE_MARK, WATCHED
+import pytest
+
+from components.processes import RUN_MARK, STAGE_MARK, WATCHED, MarkedProcess, checkout_mark, kill_all, marked
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # Every stage copies its settings into its output, so that a changed setting changes what it makes; `slow` and the like are read from files,
 # so that a test can change how a stage behaves without making it stale.
-STAGE_SCRIPT = '''
+STAGE_SCRIPT = """
 import json, os, pathlib, signal, subprocess, sys, time
 sys.path.insert(0, {root!r})
 import yaml
@@ -60,7 +62,7 @@ try:
     run_guarded(name, pathlib.Path.cwd(), work)
 except UserError as error:
     sys.exit(explain(error))
-'''
+"""
 
 STAGE_INPUTS = {
     "validate": ["data/preferences/data.jsonl"],
@@ -70,6 +72,30 @@ STAGE_INPUTS = {
     "align": ["artifacts/critique/result.txt", "artifacts/reference/result.txt"],
     "evaluate": ["artifacts/align/result.txt", "data/truth"],
 }
+
+
+@pytest.fixture(scope="session")
+def checkout_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkout that tests copy."""
+    return make_checkout(tmp_path_factory.mktemp("template") / "checkout")
+
+
+@pytest.fixture
+def checkout(checkout_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A small checkout with real git and DVC, as the current folder. No process of it outlives the test."""
+    folder = tmp_path / "checkout"
+    shutil.copytree(checkout_template, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MMALIGN_GRACE_SECONDS", "3")
+    for name in (RUN_MARK, STAGE_MARK, WATCHED, "MLFLOW_RUN_ID", "PREFECT_API_URL"):
+        monkeypatch.delenv(name, raising=False)
+    yield folder
+    kill_all(lambda: alive(folder))
+
+
+def alive(folder: Path) -> list[MarkedProcess]:
+    """Live processes that carry a mark of this checkout."""
+    return marked(RUN_MARK, checkout_mark(folder))
 
 
 def make_checkout(folder: Path) -> Path:

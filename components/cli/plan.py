@@ -12,7 +12,9 @@ STYLES = {"run": "bold yellow", "run_if_changed": "yellow", "restore": "cyan", "
 
 
 def plan(
-    assignments: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="as if params.yaml said so; not written")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="as if params.yaml said so; not written")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
 ) -> None:
     """Show which stages would run, be restored from DVC's cache or be skipped, and why."""

@@ -10,7 +10,10 @@ from components.demo.tasks import Answer, Task, seeded
 from components.preferences.record import Query, Response
 from components.preferences.release import row_from_query
 
-RIGHT_SHARE = {"mcq": 0.5, "long": 0.45, "short": 0.45, "safety": 0.65, "video": 0.5}  # share of queries with a fully right answer
+# Share of queries with a fully right answer, about half over all. It is more where the least wrong answer is an evasion or half a place:
+# such an answer would be the best one too often, and a policy learns what is ranked first.
+RIGHT_SHARE = {"short_place": 0.65, "mcq": 0.5, "video_order": 0.6, "harmful": 0.85, "harmless": 0.55}
+USUAL_RIGHT_SHARE = 0.43
 TIE_SHARE = 0.3  # share of queries with a tie; more have one where the faults of a family weigh the same
 FEWEST = 3  # responses of a query
 WORST = 8  # points; worse answers are nonsense that nobody would give
@@ -34,7 +37,7 @@ def choose_responses(task: Task, identity: str, sampled: Sequence[str]) -> list[
     """
     chance = seeded(f"responses {identity}")
     count = chance.choices((3, 4, 5), (0.3, 0.6, 0.1))[0]
-    has_right, has_tie = chance.random() < RIGHT_SHARE[task.category], chance.random() < TIE_SHARE
+    has_right, has_tie = chance.random() < RIGHT_SHARE.get(task.family, USUAL_RIGHT_SHARE), chance.random() < TIE_SHARE
     made = [Graded(task.any_answer(chance) if index % 2 else task.habit(chance), sampled=False) for index in range(DRAWS)]
     readable = {answer.text: answer for answer in task.answers()}
     known = [Graded(readable[text], sampled=True) for text in sampled if text in readable]

@@ -75,8 +75,10 @@ def blank_critiques(
     keys = []
     for query, response in items:
         root = preprocessor.judge_root(query, instruction, blank=True)
-        keys.append((root.input_ids, tuple((name, tuple(pixels.shape)) for name, pixels in sorted(root.pixels.items())), response))
-    distinct = {key: item for key, item in reversed(list(zip(keys, items, strict=True)))}
+        sizes = root.pixels["image_sizes"].flatten().tolist() if "image_sizes" in root.pixels else []
+        shapes = [(name, tuple(tensor.shape)) for name, tensor in sorted(root.pixels.items())]
+        keys.append((root.input_ids, tuple(sizes), tuple(shapes), response))
+    distinct = dict(zip(keys, items, strict=True))
     critiques = write_critiques(
         reward.model,
         preprocessor,

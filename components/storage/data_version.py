@@ -73,7 +73,9 @@ def settle_data(root: Path, *, accept: bool, say: Callable[[str], None]) -> str:
             _pull(repository, state)
             return str(state.version)
         if _make_truth_folder(Path(repository.root_dir)):
-            say("there is no data/truth, so nothing can say which answers are right: those figures will be null; data/truth/NOTE.md says more")
+            say(
+                "there is no data/truth, so nothing can say which answers are right: those figures will be null; data/truth/NOTE.md says more"
+            )
             state = _state(repository)
         if not state.differs and state.version is not None:
             return state.version
@@ -134,6 +136,7 @@ def _files_now(out: Any) -> dict[str, str]:
 
     if not out.exists:
         return {}
+    tree: Any
     _, _, tree = build(out.cache, out.fs_path, out.fs, out.hash_name, ignore=out.dvcignore, dry_run=True)
     return {"/".join((out.def_path, *key)): hashed.value for key, (_, hashed) in tree.as_dict().items()}
 
@@ -142,7 +145,7 @@ def _files_recorded(out: Any) -> dict[str, str] | None:
     from dvc.exceptions import DvcException
     from dvc_data.hashfile.tree import Tree
 
-    tree = out.get_obj()
+    tree: Any = out.get_obj()
     if tree is None:
         try:
             tree = out.get_dir_cache()
@@ -150,7 +153,8 @@ def _files_recorded(out: Any) -> dict[str, str] | None:
             return None
     if not isinstance(tree, Tree):
         return None
-    return {"/".join((out.def_path, *key)): hashed.value for key, (_, hashed) in tree.as_dict().items()}
+    files: Any = tree
+    return {"/".join((out.def_path, *key)): hashed.value for key, (_, hashed) in files.as_dict().items()}
 
 
 def _pull(repository: Any, state: DataState) -> None:

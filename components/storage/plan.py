@@ -61,9 +61,9 @@ def _ordered(repository: Any) -> list[Any]:
     def visit(stage: Any) -> None:
         if stage in ordered:
             return
-        for name in named:
-            if named[name] in set(graph.successors(stage)):
-                visit(named[name])
+        for other in named.values():
+            if other in set(graph.successors(stage)):
+                visit(other)
         ordered.append(stage)
 
     written = list(yaml.safe_load(Path(repository.root_dir, "dvc.yaml").read_text(encoding="utf-8"))["stages"])
@@ -75,7 +75,7 @@ def _ordered(repository: Any) -> list[Any]:
 def _judge(repository: Any, stage: Any, known: _Known) -> Step:
     inputs, waits = _inputs(stage, known)
     recorded = any(dependency.hash_info for dependency in stage.deps)
-    reasons = _input_reasons(stage, inputs) if recorded else ["has no record in dvc.lock"]
+    reasons = _input_reasons(inputs) if recorded else ["has no record in dvc.lock"]
     if recorded and stage.changed_stage():
         reasons.insert(0, "its command changed")
     # Outputs are looked at only where inputs are as recorded: hashing a large model to say no more than "stale" is a waste.
@@ -116,7 +116,7 @@ def _overlap(one: str, other: str) -> bool:
     return one == other or Path(one).is_relative_to(other) or Path(other).is_relative_to(one)
 
 
-def _input_reasons(stage: Any, inputs: Mapping[Any, Any]) -> list[str]:
+def _input_reasons(inputs: Mapping[Any, Any]) -> list[str]:
     reasons = []
     for dependency, now in inputs.items():
         before = dependency.hash_info

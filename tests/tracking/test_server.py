@@ -36,7 +36,7 @@ def server(tmp_path: Path) -> Iterator[str]:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     address = f"http://127.0.0.1:{port}"
     try:
-        until = time.monotonic() + 240
+        until = time.monotonic() + 600
         while not answers(address):
             assert process.poll() is None, (tmp_path / "server.log").read_text()
             assert time.monotonic() < until, (tmp_path / "server.log").read_text()

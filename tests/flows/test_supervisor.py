@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from components.processes import RUN_MARK, STAGE_MARK, marked, new_run_mark
+from flows.screen import Screen
+from flows.supervisor import Outcome, supervise
+from tests.checkout import ROOT, alive, behave, clean_environment, started, wait_for
+
+GRACE = 2.0
+
+
+def run(
+    command: list[str], folder: Path, *, deadline: float = 120, cancel: threading.Event | None = None, screen: Screen | None = None
+) -> Outcome:
+    return supervise(
+        command,
+        stage="validate",
+        root=folder,
+        log=folder / "logs" / "validate.log",
+        deadline_seconds=deadline,
+        cancel=cancel or threading.Event(),
+        screen=screen or Screen(open(os.devnull, "w")),  # noqa: PTH123 -- lives as long as the test
+        grace_seconds=GRACE,
+    )
+
+
+def python(script: str) -> list[str]:
+    return [sys.executable, "-c", script]
+
+
+SLEEPER = "import time; time.sleep(600)"
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); open('ready', 'w').close(); time.sleep(600)"
+IN_OWN_SESSION = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {STUBBORN!r}], start_new_session=True)"
+
+
+def test_a_command_that_ends_well_is_ok_and_its_output_is_in_the_log(tmp_path: Path) -> None:
+    outcome = run(python("print('hello')"), tmp_path)
+    assert (outcome.end, outcome.returncode) == ("ok", 0)
+    assert outcome.log.read_text() == "hello\n"
+
+
+def test_what_a_finished_command_left_running_is_ended(tmp_path: Path) -> None:
+    outcome = run(python(f"{IN_OWN_SESSION}\nimport os, time\nwhile not os.path.exists('ready'): time.sleep(.05)"), tmp_path)
+    assert outcome.end == "ok"
+    assert marked(STAGE_MARK, outcome.mark) == []
+
+
+def test_the_last_lines_of_a_failed_command_are_shown_with_the_path_of_the_log(tmp_path: Path) -> None:
+    with (tmp_path / "screen").open("w+") as stream:
+        outcome = run(python("for i in range(300): print('line', i)\nraise SystemExit(7)"), tmp_path, screen=Screen(stream))
+        stream.seek(0)
+        shown = stream.read()
+    assert (outcome.end, outcome.returncode) == ("failed", 7)
+    tail = shown.partition("the last lines of")[2]
+    assert "line 250\n" in tail
+    assert "line 249\n" not in tail
+    assert str(outcome.log) in tail
+
+
+def test_a_command_past_its_deadline_is_ended_even_when_it_ignores_sigterm(tmp_path: Path) -> None:
+    before = time.monotonic()
+    outcome = run(python(STUBBORN), tmp_path, deadline=1.0)
+    assert outcome.end == "deadline"
+    assert time.monotonic() - before < 1 + GRACE + 5
+    assert outcome.returncode == -signal.SIGKILL
+    assert marked(STAGE_MARK, outcome.mark) == []
+
+
+def test_cancelling_ends_grandchildren_in_sessions_of_their_own(tmp_path: Path) -> None:
+    cancel = threading.Event()
+    outcomes: list[Outcome] = []
+    thread = threading.Thread(target=lambda: outcomes.append(run(python(f"{IN_OWN_SESSION}\n{SLEEPER}"), tmp_path, cancel=cancel)))
+    thread.start()
+    wait_for((tmp_path / "ready").exists)
+    cancel.set()
+    thread.join(GRACE + 10)
+    assert outcomes[0].end == "cancelled"
+    assert marked(STAGE_MARK, outcomes[0].mark) == []
+
+
+def test_a_command_that_ends_in_its_grace_period_is_not_killed(tmp_path: Path) -> None:
+    tidy = "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: (open('saved', 'w').close(), sys.exit(0)))\ntime.sleep(600)"
+    assert run(python(tidy), tmp_path, deadline=1.0).end == "deadline"
+    assert (tmp_path / "saved").exists()
+
+
+SUPERVISING = """
+import os, sys, threading
+from pathlib import Path
+from flows.screen import Screen
+from flows.supervisor import supervise
+supervise([{dvc!r}, "--wait-for-lock", "repro", "--single-item", "validate"], stage="validate", root=Path.cwd(), log=Path("logs/validate.log"),
+          deadline_seconds=600, cancel=threading.Event(), screen=Screen())
+"""
+DVC = str(Path(sys.executable).parent / "dvc")
+
+
+def start_supervised(folder: Path) -> subprocess.Popen[bytes]:
+    environment = {**clean_environment(), "PYTHONPATH": str(ROOT), "MMALIGN_GRACE_SECONDS": "2", RUN_MARK: new_run_mark(folder)}
+    return subprocess.Popen(python(SUPERVISING.format(dvc=DVC)), cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+
+
+def test_a_stage_whose_supervisor_is_killed_ends_itself_and_all_that_it_started(checkout: Path) -> None:
+    behave(checkout, "validate", "wait", "ignore", "grandchild")
+    supervisor = start_supervised(checkout)
+    wait_for((checkout / "waiting.validate").exists)
+    # The supervisor, dvc, the stage and its grandchild.
+    assert len(alive(checkout)) >= 4
+    supervisor.kill()
+    supervisor.wait()
+    wait_for(lambda: not alive(checkout), seconds=GRACE + 5 + 5)
+    behave(checkout, "validate")
+    assert subprocess.run([DVC, "repro", "-s", "validate"], check=False, env=clean_environment()).returncode == 0
+    assert (checkout / "artifacts/validate/result.txt").is_file()
+
+
+def dvc_repro() -> subprocess.Popen[bytes]:
+    return subprocess.Popen([DVC, "repro", "-s", "validate"], env=clean_environment(), start_new_session=True)
+
+
+def stage_process(dvc: psutil.Process) -> psutil.Process:
+    return next(child for child in dvc.children(recursive=True) if "stage.py" in " ".join(child.cmdline()))
+
+
+def test_a_stage_of_bare_dvc_repro_ends_when_dvc_is_killed(checkout: Path) -> None:
+    behave(checkout, "validate", "wait", "ignore", "grandchild")
+    dvc = dvc_repro()
+    wait_for((checkout / "waiting.validate").exists)
+    stage = stage_process(psutil.Process(dvc.pid))
+    dvc.kill()
+    dvc.wait()
+    wait_for(lambda: not (stage.is_running() and stage.status() != psutil.STATUS_ZOMBIE) and not alive(checkout), seconds=3 + 5 + 5)
+
+
+def test_no_second_copy_of_a_stage_starts_while_the_first_lives(checkout: Path) -> None:
+    behave(checkout, "validate", "wait")
+    dvc = dvc_repro()
+    wait_for((checkout / "waiting.validate").exists)
+    stage = stage_process(psutil.Process(dvc.pid))
+    stage.suspend()  # so that it can't notice what happens to dvc
+    dvc.kill()
+    dvc.wait()
+    second = subprocess.run([DVC, "repro", "-s", "validate"], check=False, env=clean_environment(), capture_output=True, text=True)
+    assert second.returncode != 0
+    assert f"process {stage.pid} " in second.stderr
+    assert started(checkout) == ["validate"]
+    stage.kill()
+    behave(checkout, "validate")
+    assert subprocess.run([DVC, "repro", "-s", "validate"], check=False, env=clean_environment()).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["import components.guard"])
+def test_the_guard_costs_no_heavy_import(command: str) -> None:
+    loaded = subprocess.run(
+        python(f"{command}\nimport sys\nprint(*sys.modules)"), cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert not {"torch", "prefect", "mlflow", "dvc", "pandas"} & set(loaded)
