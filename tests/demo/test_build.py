@@ -9,6 +9,7 @@ import pytest
 
 from components.demo.build import build_data
 from components.demo.images import load_pictures
+from components.demo.requests import requests_of
 from components.demo.responses import WORST
 from components.evaluation.judge import TruthJudge, read_truth
 from components.evaluation.wording import verdict
@@ -120,6 +121,13 @@ def test_no_heldout_question_about_the_same_picture_stands_in_the_training_set(i
         return keys
 
     assert not asked("data.jsonl") & asked("heldout.jsonl")
+
+
+def test_every_verb_and_every_thing_of_a_harmful_heldout_request_stands_in_training_but_not_every_pair() -> None:
+    seen, asked = requests_of("harmful", heldout=False), requests_of("harmful", heldout=True)
+    assert {verb for verb, _ in seen} == {verb for verb, _ in asked}
+    assert {thing for _, thing in seen} == {thing for _, thing in asked}
+    assert len(set(asked) - set(seen)) == 3
 
 
 def test_the_whole_of_the_data_stays_small(installed: Path) -> None:
