@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components.cli.record import SUMMARY
+from components.config import STAGES
 from components.files import read_json
 
 STATUS_STYLES = {"ran": "green", "skipped": "dim", "restored": "cyan", "failed": "bold red", "not_reached": "yellow"}
@@ -44,7 +45,7 @@ def _stages(summary: Mapping[str, Any]) -> Table:
     table.add_column("stage")
     table.add_column("status")
     table.add_column("time", justify="right")
-    for name, stage in summary["stages"].items():
+    for name, stage in ((name, summary["stages"][name]) for name in STAGES if name in summary["stages"]):
         status = stage["status"]
         seconds = _duration(stage["seconds"]) if stage["seconds"] else ""
         table.add_row(name, f"[{STATUS_STYLES[status]}]{status.replace('_', ' ')}[/]", seconds)
@@ -106,7 +107,7 @@ def _rest(summary: Mapping[str, Any]) -> Table:
 
 def _verdict(summary: Mapping[str, Any]) -> Panel:
     status, stages = summary["status"], summary["stages"]
-    ran = [name for name, stage in stages.items() if stage["status"] == "ran"]
+    ran = [name for name in STAGES if name in stages and stages[name]["status"] == "ran"]
     if status == "ok":
         words = f"{', '.join(ran)} ran" if ran else "nothing was stale"
         words += f" in {_duration(summary['seconds'])}; figures: {SUMMARY}; curves and artifacts: mlflow ui"

@@ -26,7 +26,14 @@ STEPS = 20
 def losses(root: Path, base: Path, media: Path) -> dict[str, list[float]]:
     """20 steps of plain AdamW on each task, one rank, the five tiny queries a step."""
     training = {"ranks": 1, "row_tokens": 300, "batch_rows": 2}
-    settings = save_checkout(root, base, media, training=training, alignment={"queries_per_step": 3}, reward={"queries_per_step": 3})
+    settings = save_checkout(
+        root,
+        base,
+        media,
+        training=training,
+        alignment={"queries_per_step": 3},
+        reward={"queries_per_step": 3, "critique_source": "annotated"},
+    )
     reference_stage.run(settings, root)
     opinions = [[("", -1.5 * response.rank + 0.1 * number) for number, response in enumerate(query.responses)] for query in queries()]
     write_opinions(root / "artifacts/critique/train.parquet", queries(), opinions)
@@ -34,7 +41,7 @@ def losses(root: Path, base: Path, media: Path) -> dict[str, list[float]]:
 
 
 def _train(task: Any) -> list[float]:
-    optimiser = torch.optim.AdamW([p for p in task.model.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.0)
+    optimiser = torch.optim.AdamW([p for p in task.model.parameters() if p.requires_grad], lr=2e-4, weight_decay=0.0)
     found: list[float] = []
     epoch = 0
     while len(found) < STEPS:
