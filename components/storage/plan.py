@@ -156,7 +156,6 @@ def _output_reasons(stage: Any) -> list[str]:
 
 def _run_cache_entry(repository: Any, stage: Any, inputs: Mapping[Any, Any]) -> dict[str, Any] | None:
     """Output hashes that the run-cache holds for `inputs`, by absolute path, when all of their bytes are in the cache."""
-    from dvc.stage.cache import RunCacheNotFoundError
     from dvc.stage.serialize import to_single_stage_lockfile
     from dvc_data.hashfile.hash_info import HashInfo
     from dvc_data.hashfile.meta import Meta
@@ -165,14 +164,16 @@ def _run_cache_entry(repository: Any, stage: Any, inputs: Mapping[Any, Any]) -> 
         return None
     for dependency, value in inputs.items():
         dependency.hash_info = value
-    try:
-        repository.stage_cache.restore(stage, dry=True)
-    except RunCacheNotFoundError:
-        return None
     key = _run_cache_key(to_single_stage_lockfile(stage), [Meta.PARAM_SIZE, Meta.PARAM_NFILES])
     folder = Path(repository.stage_cache.cache_dir, key[:2], key)
+    if not folder.is_dir():
+        return None
     newest = max(folder.iterdir(), key=lambda path: path.stat().st_mtime)
-    recorded = {out["path"]: out for out in yaml.safe_load(newest.read_text(encoding="utf-8"))["outs"]}
+    entry = yaml.safe_load(newest.read_text(encoding="utf-8"))
+    # Not StageCache.restore(dry=True): it takes what dvc.lock holds for found whenever the inputs' bytes are in the cache, changed or not.
+    if not repository.stage_cache._create_stage(entry, wdir=stage.wdir).outs_cached():  # noqa: SLF001 -- the only way to ask for an entry's bytes
+        return None
+    recorded = {out["path"]: out for out in entry["outs"]}
     return {out.fs_path: HashInfo("md5", recorded[out.def_path]["md5"]) for out in stage.outs}
 
 
