@@ -142,7 +142,8 @@ def parse_settings(values: Any, where: str) -> Settings:
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key is both unknown and missing; the first says more.
+        first = min(error.errors(), key=lambda found: found["type"] == "missing")
         raise UserError(f"{where}: {_sentence(first['loc'], first['type'], first['msg'], first.get('input'))}") from error
 
 

@@ -86,14 +86,15 @@ def _judge(repository: Any, stage: Any, known: _Known) -> Step:
         if stage.outs_cached():
             known.outputs.update({out.fs_path: out.hash_info for out in stage.outs})
             return Step("restore", f"{_list(reasons)}; the same outputs are in DVC's cache")
-    elif not waits and (entry := _run_cache_entry(repository, stage, inputs)) is not None:
+    elif not waits and (entry := _run_cache_entry(repository, stage, inputs, known)) is not None:
         known.outputs.update(entry)
         return Step("restore", f"{_list(reasons)}; outputs for these inputs are in DVC's cache")
     for out in stage.outs:
         known.outputs[out.fs_path] = None
         known.waits_for[out.fs_path] = stage.name
-    if reasons:
-        return Step("run", _list(reasons))
+    lost = [] if reasons or stage.outs_cached() else [f"{out.def_path} is missing" for out in stage.outs if not out.exists]
+    if reasons or lost:
+        return Step("run", _list(reasons + lost))
     return Step("run_if_changed", f"runs if what {_list(sorted(waits))} makes comes out changed")
 
 
@@ -154,9 +155,13 @@ def _output_reasons(stage: Any) -> list[str]:
     return [f"{out.def_path} {words.get(state, state)}" for out in stage.outs for state in out.status().values()]
 
 
-def _run_cache_entry(repository: Any, stage: Any, inputs: Mapping[Any, Any]) -> dict[str, Any] | None:
-    """Output hashes that the run-cache holds for `inputs`, by absolute path, when all of their bytes are in the cache."""
+def _run_cache_entry(repository: Any, stage: Any, inputs: Mapping[Any, Any], known: _Known) -> dict[str, Any] | None:
+    """Output hashes that the run-cache holds for `inputs`, by absolute path, when all of their bytes are in the cache.
+
+    Fills `stage` in memory with those hashes, as DVC does before it looks there.
+    """
     from dvc.stage.serialize import to_single_stage_lockfile
+    from dvc.utils import dict_sha256
     from dvc_data.hashfile.hash_info import HashInfo
     from dvc_data.hashfile.meta import Meta
 
@@ -164,24 +169,19 @@ def _run_cache_entry(repository: Any, stage: Any, inputs: Mapping[Any, Any]) -> 
         return None
     for dependency, value in inputs.items():
         dependency.hash_info = value
-    key = _run_cache_key(to_single_stage_lockfile(stage), [Meta.PARAM_SIZE, Meta.PARAM_NFILES])
+        if not isinstance(value.value, dict):  # what dvc.lock says of the file (its md5 among it) is of the recorded one
+            dependency.meta = Meta() if dependency.fs_path in known.outputs else dependency.get_meta()
+    locked = to_single_stage_lockfile(stage)
+    locked["outs"] = [out["path"] for out in locked["outs"]]
+    key = dict_sha256(locked, exclude=[Meta.PARAM_SIZE, Meta.PARAM_NFILES])
     folder = Path(repository.stage_cache.cache_dir, key[:2], key)
-    if not folder.is_dir():
+    entries = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime) if folder.is_dir() else []
+    if not entries:
         return None
-    newest = max(folder.iterdir(), key=lambda path: path.stat().st_mtime)
-    entry = yaml.safe_load(newest.read_text(encoding="utf-8"))
-    # Not StageCache.restore(dry=True): it takes what dvc.lock holds for found whenever the inputs' bytes are in the cache, changed or not.
-    if not repository.stage_cache._create_stage(entry, wdir=stage.wdir).outs_cached():  # noqa: SLF001 -- the only way to ask for an entry's bytes
-        return None
-    recorded = {out["path"]: out for out in entry["outs"]}
-    return {out.fs_path: HashInfo("md5", recorded[out.def_path]["md5"]) for out in stage.outs}
-
-
-def _run_cache_key(locked: dict[str, Any], excluded: list[str]) -> str:
-    from dvc.utils import dict_sha256
-
-    locked["outs"] = [out["path"] for out in locked.get("outs", [])]
-    return str(dict_sha256(locked, exclude=excluded))
+    recorded = {out["path"]: out["md5"] for out in yaml.safe_load(entries[-1].read_text(encoding="utf-8"))["outs"]}
+    for out in stage.outs:
+        out.hash_info, out.obj = HashInfo("md5", recorded[out.def_path]), None
+    return {out.fs_path: out.hash_info for out in stage.outs} if stage.outs_cached() else None
 
 
 def _list(words: list[str]) -> str:

@@ -153,7 +153,7 @@ def test_no_push_without_a_named_remote_writes_into_the_repository(checkout: Pat
 
 def test_a_corrupted_file_of_the_bundled_remote_is_refused(checkout: Path, tmp_path: Path) -> None:
     fresh = clone(checkout, tmp_path / "fresh")
-    victim = max((path for path in (fresh / "infra/bundled-data/files").rglob("*") if path.is_file() and path.suffix != ".dir"))
+    victim = max(path for path in (fresh / "infra/bundled-data/files").rglob("*") if path.is_file() and path.suffix != ".dir")
     victim.write_bytes(b"x" + victim.read_bytes()[1:])
     with pytest.raises(UserError, match="can't be fetched"):
         settle(fresh)

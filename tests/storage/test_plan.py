@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from components.config import STAGES
+from components.storage.plan import Step, plan
+from tests.checkout import clean_environment, started
+
+DVC = str(Path(sys.executable).parent / "dvc")
+
+
+def repro(folder: Path) -> None:
+    subprocess.run([DVC, "repro"], cwd=folder, check=True, env=clean_environment(), capture_output=True)
+
+
+def change(folder: Path, key: str, value: str) -> str:
+    """The text of params.yaml with one line's value replaced."""
+    text = (folder / "params.yaml").read_text()
+    lines = [f"{line.split(':')[0]}: {value}" if line.strip().startswith(f"{key}:") else line for line in text.splitlines()]
+    return "\n".join(lines) + "\n"
+
+
+def actions(steps: dict[str, Step]) -> list[str]:
+    return [steps[name].action for name in STAGES]
+
+
+def test_plan_follows_a_checkout_through_its_states(checkout: Path) -> None:
+    # Nothing has run.
+    assert actions(plan(checkout)) == ["run"] * 6
+    repro(checkout)
+    # All is done.
+    assert actions(plan(checkout)) == ["skip"] * 6
+
+    # A setting that is only thought of: nothing is written, and only what depends on it is named.
+    text = change(checkout, "beta", "0.2")
+    before = (checkout / "params.yaml").read_bytes()
+    thought = plan(checkout, text)
+    assert actions(thought) == ["skip", "skip", "skip", "skip", "run", "run_if_changed"]
+    assert thought["align"].reason == "alignment.beta changed from 0.1 to 0.2"
+    assert "align" in thought["evaluate"].reason
+    assert (checkout / "params.yaml").read_bytes() == before
+    assert started(checkout) == list(STAGES)
+
+    # The setting is written and run; with the old value back, DVC knows the outputs, down to the last stage.
+    (checkout / "params.yaml").write_text(text)
+    repro(checkout)
+    (checkout / "params.yaml").write_bytes(before)
+    assert actions(plan(checkout)) == ["skip", "skip", "skip", "skip", "restore", "restore"]
+    repro(checkout)
+    assert started(checkout) == [*STAGES, "align", "evaluate"]
+    assert actions(plan(checkout)) == ["skip"] * 6
+
+    # A lost output is in the cache; with the cache gone too, it has to be made again.
+    (checkout / "artifacts/reward/result.txt").unlink()
+    steps = plan(checkout)
+    assert actions(steps) == ["skip", "restore", "skip", "skip", "skip", "skip"]
+    assert "artifacts/reward/result.txt is missing" in steps["reward"].reason
+    for cached in (checkout / ".dvc/cache/files").rglob("*"):
+        if cached.is_file():
+            cached.chmod(0o644)
+            cached.unlink()
+    assert plan(checkout)["reward"].action == "run"
+
+
+def test_changed_facts_make_only_evaluation_stale(checkout: Path) -> None:
+    repro(checkout)
+    (checkout / "data/truth/truth.jsonl").write_text("no\n")
+    steps = plan(checkout)
+    assert actions(steps) == ["skip"] * 5 + ["run"]
+    assert steps["evaluate"].reason == "data/truth changed"
