@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Build the bundled data and the bundled base model again.", no_args_is_help=True)
+app = typer.Typer(help="Build the bundled data and the bundled base model again.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command("build")

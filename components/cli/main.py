@@ -18,6 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # drawing help in boxes costs as much again as all the rest of it
 )
 app.command("run")(run.run)
 app.command("plan")(plan.plan)
