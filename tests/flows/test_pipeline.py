@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.config import STAGES, Settings, StageName, load_settings
+from components.errors import UserError
+from components.storage.plan import Step, stage_parents
+from flows.pipeline import ORDER, Pipeline
+from flows.slots import Slots
+from flows.stages import StageOutcome
+from tests.checkout import ROOT
+
+PARENTS = {
+    "validate": set[str](),
+    "reward": {"validate"},
+    "critique": {"validate", "reward"},
+    "reference": {"validate"},
+    "align": {"validate", "critique", "reference"},
+    "evaluate": {"validate", "reward", "critique", "reference", "align"},
+}
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    return load_settings(ROOT / "params.yaml")
+
+
+class Bench:
+    """A pipeline whose stages only note that they ran. A stage in `fails` fails, one in `together` waits for another one."""
+
+    def __init__(self, settings: Settings, *, cores: int = 2, skip: set[str] = frozenset(), only: tuple[StageName, ...] = ()) -> None:  # type: ignore[assignment]
+        self.skip = set(skip)
+        self.ran: list[str] = []
+        self.fails: dict[str, str] = {}
+        self.together: threading.Barrier | None = None
+        self.cancel = threading.Event()
+        self.pool = ThreadPoolExecutor(6)
+        self.pipeline = Pipeline(
+            parents=PARENTS,
+            judge=self.judge,
+            start=self.start,
+            slots=Slots(settings, cores=cores, gpus=[]),
+            say=lambda _: None,
+            cancel=self.cancel,
+            only=only,
+        )
+
+    def judge(self) -> Mapping[str, Step]:
+        done = self.skip | set(self.ran)
+        return {name: Step("skip" if name in done else "run", "because") for name in STAGES}
+
+    def start(self, stage: StageName, environment: Mapping[str, str]) -> Future[StageOutcome]:
+        assert environment == {}
+        return self.pool.submit(self.work, stage)
+
+    def work(self, stage: StageName) -> StageOutcome:
+        if self.together is not None and stage in {"reward", "reference"}:
+            self.together.wait(20)
+        end = self.fails.get(stage, "ok")
+        if end == "ok":
+            self.ran.append(stage)
+        return StageOutcome(stage, end, end == "ok", 1.5, Path("log"), None)  # type: ignore[arg-type]
+
+    def run(self) -> dict[str, str]:
+        self.pipeline.run()
+        self.pool.shutdown()
+        return {name: record.status for name, record in self.pipeline.records.items()}
+
+
+def test_the_order_is_a_topological_order_of_dvc_yaml_and_covers_it() -> None:
+    parents = stage_parents(ROOT)
+    assert set(ORDER) == set(parents) == set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
+    for position, name in enumerate(ORDER):
+        assert parents[name] <= set(ORDER[:position]), f"{name} reads what comes later"
+
+
+def test_the_graph_of_dvc_yaml_is_the_design() -> None:
+    assert stage_parents(ROOT) == PARENTS
+
+
+def test_all_stale_stages_run_one_by_one_on_few_cores(settings: Settings) -> None:
+    bench = Bench(settings)
+    assert bench.run() == dict.fromkeys(STAGES, "ran")
+    assert bench.ran == list(ORDER)
+
+
+def test_stages_that_do_not_depend_on_each_other_run_side_by_side_on_many_cores(settings: Settings) -> None:
+    bench = Bench(settings, cores=64)
+    bench.together = threading.Barrier(2)  # broken after its time when they come one after the other
+    assert bench.run() == dict.fromkeys(STAGES, "ran")
+    assert not bench.together.broken
+
+
+def test_a_stage_whose_inputs_came_out_the_same_is_skipped(settings: Settings) -> None:
+    bench = Bench(settings, skip={"reward", "critique", "align"})
+    statuses = bench.run()
+    assert bench.ran == ["validate", "reference", "evaluate"]
+    assert (statuses["reward"], statuses["critique"], statuses["align"]) == ("skipped", "skipped", "skipped")
+
+
+def test_after_a_failure_nothing_new_starts(settings: Settings) -> None:
+    bench = Bench(settings)
+    bench.fails["critique"] = "failed"
+    statuses = bench.run()
+    assert statuses == {
+        "validate": "ran", "reward": "ran", "critique": "failed", "reference": "not_reached", "align": "not_reached", "evaluate": "not_reached",
+    }  # fmt: skip
+    assert bench.pipeline.failure is not None
+    assert bench.pipeline.failure.stage == "critique"
+
+
+def test_what_ran_beside_a_failed_stage_may_finish(settings: Settings) -> None:
+    bench = Bench(settings, cores=64)
+    bench.together = threading.Barrier(2)
+    bench.fails["reward"] = "failed"
+    statuses = bench.run()
+    assert (statuses["reward"], statuses["reference"], statuses["critique"]) == ("failed", "ran", "not_reached")
+
+
+def test_a_cancelled_run_starts_nothing(settings: Settings) -> None:
+    bench = Bench(settings)
+    bench.cancel.set()
+    assert bench.run() == dict.fromkeys(STAGES, "not_reached")
+    assert bench.pipeline.cancelled
+
+
+def test_only_runs_the_named_stage(settings: Settings) -> None:
+    bench = Bench(settings, skip={"validate", "reward", "critique", "reference"}, only=("align",))
+    statuses = bench.run()
+    assert bench.ran == ["align"]
+    assert (statuses["validate"], statuses["align"], statuses["evaluate"]) == ("skipped", "ran", "not_reached")
+
+
+def test_only_refuses_to_run_on_inputs_that_are_stale_themselves(settings: Settings) -> None:
+    bench = Bench(settings, skip={"validate", "reference"}, only=("align",))
+    with pytest.raises(UserError, match=r"align reads what critique makes, which is stale \(because\); add critique to --only"):
+        bench.run()
+    assert bench.ran == []
+
+
+def test_more_gpus_than_there_are_is_a_mistake_in_the_settings(settings: Settings) -> None:
+    wanting = settings.model_copy(update={"stages": {**settings.stages, "align": settings.stages["align"].model_copy(update={"gpus": 2})}})
+    with pytest.raises(UserError, match=r"stages\.align\.gpus is 2, but there are 1 GPUs"):
+        Slots(wanting, cores=8, gpus=["0"])
+
+
+def test_gpus_are_given_to_one_stage_at_a_time(settings: Settings) -> None:
+    both = {name: settings.stages[name].model_copy(update={"gpus": 1}) for name in ("reward", "reference")}
+    slots = Slots(settings.model_copy(update={"stages": {**settings.stages, **both}}), cores=64, gpus=["0"])
+    assert slots.take("reward") == {"CUDA_VISIBLE_DEVICES": "0"}
+    assert slots.take("reference") is None
+    slots.give_back("reward")
+    assert slots.take("reference") == {"CUDA_VISIBLE_DEVICES": "0"}

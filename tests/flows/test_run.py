@@ -1,0 +1,134 @@
+"""The real command on the small checkout: `mmalign run` with its flow, Prefect's server and MLflow's store."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from components.config import STAGES
+from tests.checkout import alive, behave, git, mmalign, start_mmalign, started, wait_for
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "reports/summary.json").read_text()))
+
+
+def statuses(folder: Path) -> list[str]:
+    return [summary(folder)["stages"][name]["status"] for name in STAGES]
+
+
+def servers(folder: Path) -> int:
+    return len(list((folder / "logs").glob("prefect-server-*.log")))
+
+
+def test_a_run_through_its_life(checkout: Path) -> None:
+    # Everything runs, in the order of the graph, and the summary says so.
+    done = mmalign(checkout, "run", timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert started(checkout) == list(STAGES)
+    first = summary(checkout)
+    assert (first["schema"], first["status"]) == (1, "ok")
+    assert statuses(checkout) == ["ran"] * 6
+    assert all(stage["seconds"] > 0 for stage in first["stages"].values())
+    assert first["data"]["queries"] == 3
+    assert first["policy"]["win_rate"] is None
+    assert first["git_sha"] == git(checkout, "rev-parse", "HEAD").strip()
+    assert "validate, reward, critique, reference, align, evaluate ran in" in " ".join(done.stdout.split())
+    assert git(checkout, "status", "--porcelain").split() == ["??", "dvc.lock"]
+    assert alive(checkout) == []
+
+    # Nothing is stale: nothing starts, no server either, and that is recorded too.
+    again = mmalign(checkout, "run")
+    assert again.returncode == 0
+    assert statuses(checkout) == ["skipped"] * 6
+    assert servers(checkout) == 1
+    assert summary(checkout)["mlflow_run_id"] not in {None, first["mlflow_run_id"]}
+
+    # A mistake that a stage finds is exit code 2 and its sentence; what stands below was not reached.
+    (checkout / "data/preferences/data.jsonl").write_text("1\n2\nmore\n")
+    behave(checkout, "reward", "mistake")
+    mistake = mmalign(checkout, "run", timeout=900)
+    assert mistake.returncode == 2
+    assert "mmalign: stage reward: row 7 of the data is wrong: mend it\n" in mistake.stderr
+    assert "1 file of data/ changed: data/preferences/data.jsonl" in mistake.stdout
+    failed = summary(checkout)
+    assert (failed["status"], failed["failed_stage"]) == ("failed", "reward")
+    assert statuses(checkout) == ["ran", "failed", "not_reached", "not_reached", "not_reached", "not_reached"]
+    assert failed["data"]["version"] != first["data"]["version"]
+
+    # A fault is exit code 1 with the log, which holds the reason and is kept with the run.
+    behave(checkout, "reward", "fail")
+    fault = mmalign(checkout, "run", timeout=900)
+    assert fault.returncode == 1
+    log = checkout / summary(checkout)["log"]
+    assert f"its log: {summary(checkout)['log']}" in fault.stderr
+    assert "this is why it failed" in log.read_text()
+    assert statuses(checkout)[0] == "skipped"
+    assert any(path.name == "reward.log" for path in (checkout / "mlruns").rglob("logs/*"))
+
+    # Mended, and with the old data back: DVC restores what it knows.
+    behave(checkout, "reward")
+    git(checkout, "checkout", "--", "data.dvc")
+    (checkout / "data/preferences/data.jsonl").write_text("1\n2\n")
+    before = started(checkout)
+    restored = mmalign(checkout, "run", timeout=900)
+    assert restored.returncode == 0
+    assert started(checkout) == before
+    assert set(statuses(checkout)) == {"restored", "skipped"}
+
+
+def test_a_killed_command_takes_its_flow_and_server_along_and_the_next_run_goes_on(checkout: Path) -> None:
+    behave(checkout, "reward", "wait", "grandchild")
+    command = start_mmalign(checkout, "run")
+    wait_for((checkout / "waiting.reward").exists, seconds=600)
+    assert summary(checkout)["status"] == "running"
+
+    # A second run in the same checkout is refused, and says by whom.
+    second = mmalign(checkout, "run", "--set", "alignment.beta=0.3")
+    assert second.returncode == 2
+    assert f"process {command.pid} " in second.stderr
+    assert git(checkout, "diff", "--", "params.yaml") == ""
+
+    command.kill()
+    command.wait()
+    wait_for(lambda: not alive(checkout), seconds=60)
+    assert summary(checkout)["status"] == "cancelled"
+    behave(checkout, "reward")
+    assert mmalign(checkout, "run", timeout=900).returncode == 0
+    assert started(checkout) == ["validate", "reward", "reward", "critique", "reference", "align", "evaluate"]
+    with sqlite3.connect(checkout / "mlflow.db") as store:
+        assert store.execute("select count(*) from runs where status = 'RUNNING'").fetchone() == (0,)
+
+
+def test_leftovers_of_a_run_that_was_killed_whole_are_named_and_hold_up_the_next(checkout: Path) -> None:
+    behave(checkout, "validate", "wait", "grandchild")
+    command = start_mmalign(checkout, "run")
+    wait_for((checkout / "waiting.validate").exists, seconds=600)
+    grandchild = next(process for process in alive(checkout) if "SIG_IGN" in process.command)
+    for process in [psutil.Process(command.pid), *(psutil.Process(found.pid) for found in alive(checkout) if found.pid != grandchild.pid)]:
+        process.kill()
+    command.wait()
+    refused = mmalign(checkout, "run")
+    assert refused.returncode == 2
+    assert f"kill -9 {grandchild.pid}" in refused.stderr
+    os.kill(grandchild.pid, signal.SIGKILL)
+    behave(checkout, "validate")
+    wait_for(lambda: not alive(checkout))
+    assert mmalign(checkout, "run", "--only", "validate", timeout=900).returncode == 0
+    assert statuses(checkout) == ["ran", *["not_reached"] * 5]
+
+
+def test_ctrl_c_ends_the_run_tidily(checkout: Path) -> None:
+    behave(checkout, "validate", "wait")
+    command = start_mmalign(checkout, "run")
+    wait_for((checkout / "waiting.validate").exists, seconds=600)
+    command.send_signal(signal.SIGINT)
+    assert command.wait(60) == 130
+    assert alive(checkout) == []
+    assert (summary(checkout)["status"], summary(checkout)["failed_stage"]) == ("cancelled", "validate")
