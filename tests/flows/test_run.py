@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from components.config import STAGES
 from tests.checkout import alive, behave, git, mmalign, start_mmalign, started, wait_for
@@ -27,6 +28,7 @@ def servers(folder: Path) -> int:
     return len(list((folder / "logs").glob("prefect-server-*.log")))
 
 
+@pytest.mark.slow
 def test_a_run_through_its_life(checkout: Path) -> None:
     # Everything runs, in the order of the graph, and the summary says so.
     done = mmalign(checkout, "run", timeout=900)
@@ -83,6 +85,7 @@ def test_a_run_through_its_life(checkout: Path) -> None:
     assert set(statuses(checkout)) == {"restored", "skipped"}
 
 
+@pytest.mark.slow
 def test_a_killed_command_takes_its_flow_and_server_along_and_the_next_run_goes_on(checkout: Path) -> None:
     behave(checkout, "reward", "wait", "grandchild")
     command = start_mmalign(checkout, "run")
@@ -106,6 +109,7 @@ def test_a_killed_command_takes_its_flow_and_server_along_and_the_next_run_goes_
         assert store.execute("select count(*) from runs where status = 'RUNNING'").fetchone() == (0,)
 
 
+@pytest.mark.slow
 def test_leftovers_of_a_run_that_was_killed_whole_are_named_and_hold_up_the_next(checkout: Path) -> None:
     behave(checkout, "validate", "wait", "grandchild")
     command = start_mmalign(checkout, "run")
