@@ -6,11 +6,12 @@ import json
 import os
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from components.cli.faults import INTERRUPTED, explain
+from components.tracking.store import connect
 from flows.cancellation import RunCancelled, cancellation
 from flows.server import own_server, wait_for_server
 
@@ -26,7 +27,11 @@ def launch(parameters: dict[str, Any]) -> int:
             server = stack.enter_context(own_server(root, log))
             # The run speaks for itself on the screen; Prefect would repeat each error with a trace of its own.
             os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
-        from flows.align import align  # its import and the server's start take seconds each, side by side
+        # While the server starts on one core, the other loads what the run needs.
+        from flows.align import align
+
+        with suppress(Exception):  # a store that is away is said, and worked around, where the run is recorded
+            connect(root)
 
         try:
             if server is not None:

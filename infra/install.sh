@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes .venv hold exactly the versions of requirements.txt, with uv (which pip brings where it is not installed), compiles bytecode, and
-# builds DeepSpeed's CPU op, so that the first run waits for neither. Does nothing when all of that is as it was.
+# builds DeepSpeed's CPU op and makes the run's databases, so that the first run waits for none of that. Does nothing when all of that is as it was.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -58,5 +58,7 @@ try:
 except UserError as error:
     sys.exit(f"make install: {error}")
 '
+say "make install: making the databases of Prefect and MLflow"
+.venv/bin/python -m flows.prepare
 printf '%s\n' "$wanted" > "$stamp"
 say "make install: done; next: make run"

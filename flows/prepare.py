@@ -1,0 +1,26 @@
+"""What a first run would otherwise wait for: the tables of Prefect's and MLflow's databases in this checkout. `make install` calls it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from components.cli.environment import enter_checkout
+from components.tracking.store import connect
+from flows.server import own_server_environment
+
+
+def prepare() -> None:
+    """Make both databases, or bring them up to the installed versions."""
+    root = enter_checkout()
+    os.environ.update(own_server_environment(root))
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    from prefect.server.database import provide_database_interface
+
+    asyncio.run(provide_database_interface().create_db())
+    connect(root)
+
+
+if __name__ == "__main__":
+    prepare()
