@@ -24,6 +24,7 @@ from components.config import FeatureSettings, ModelSettings
 from components.preferences.record import Query
 
 QUESTION_MARK, RESPONSE_MARK, CRITIQUE_MARK = "\x01question\x01", "\x01response\x01", "\x01critique\x01"
+KEPT_TEXTS = 100_000  # texts whose tokens are kept in memory
 BLANK_GREY = 128  # the value of every pixel of a blanked image: the middle of the range, which the processor maps to about 0
 
 
@@ -56,6 +57,7 @@ class Preprocessor:
         self.max_frames = model.max_frames
         self._kept: OrderedDict[tuple[str, ...], Root] = OrderedDict()
         self._kept_bytes = 0
+        self._texts: dict[str, tuple[int, ...]] = {}
         self._limit_bytes = int(features.pixels_max_gb * 1e9)
 
     def policy_root(self, query: Query) -> Root:
@@ -99,8 +101,14 @@ class Preprocessor:
         return len(self.policy_root(query).input_ids), len(self.judge_root(query, instruction).input_ids)
 
     def _tokens(self, text: str) -> list[int]:
-        # Text from data never becomes a special token, whatever it says.
-        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        # Text from data never becomes a special token, whatever it says. The same responses are read again by every pass over the data.
+        found = self._texts.get(text)
+        if found is None:
+            found = tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+            if len(self._texts) >= KEPT_TEXTS:
+                self._texts.clear()
+            self._texts[text] = found
+        return list(found)
 
     @staticmethod
     def _judge_text(instruction: str, prompt: str) -> str:

@@ -131,7 +131,8 @@ def dvc_repro() -> subprocess.Popen[bytes]:
 
 
 def stage_process(dvc: psutil.Process) -> psutil.Process:
-    return next(child for child in dvc.children(recursive=True) if "stage.py" in " ".join(child.cmdline()))
+    # Not the shell that dvc may have started it with: its command line names the stage as well.
+    return next(child for child in dvc.children(recursive=True) if "stage.py" in child.cmdline())
 
 
 def test_a_stage_of_bare_dvc_repro_ends_when_dvc_is_killed(checkout: Path) -> None:
@@ -152,7 +153,9 @@ def test_no_second_copy_of_a_stage_starts_while_the_first_lives(checkout: Path) 
     stage.suspend()  # so that it can't notice what happens to dvc
     dvc.kill()
     dvc.wait()
-    second = subprocess.run([DVC, "repro", "-s", "validate"], check=False, env=clean_environment(), capture_output=True, text=True)
+    second = subprocess.run(
+        [DVC, "repro", "-s", "validate"], check=False, env=clean_environment(), capture_output=True, text=True, timeout=60
+    )
     assert second.returncode != 0
     assert f"process {stage.pid} " in second.stderr
     assert started(checkout) == ["validate"]
