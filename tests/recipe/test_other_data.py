@@ -1,0 +1,60 @@
+"""Another team's rows, whole: no held-out file, no facts, no categories, folder names of their own, text-only rows among them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.checkout import ROOT
+from tests.recipe.conftest import SMALL, make_recipe, read_rows, write_rows
+
+
+def write_foreign(data: Path) -> None:
+    """Fifty rows in another team's dress."""
+    import shutil
+
+    rows = read_rows(ROOT / "data/preferences/data.jsonl")
+    foreign = []
+    for number, row in enumerate(rows[:: len(rows) // 50][:50]):
+        kept = {key: row[key] for key in ("question", "models_output", "score_reasons", "video", "image")}
+        medium = row["image"] or row["video"]
+        if medium:
+            ours = f"pictures/set {number % 3}/{Path(medium).name}"
+            (data / "preferences" / ours).parent.mkdir(parents=True, exist_ok=True)
+            source = ROOT / "data/preferences" / medium
+            if source.is_dir():
+                shutil.copytree(source, data / "preferences" / ours, dirs_exist_ok=True)
+            else:
+                shutil.copy(source, data / "preferences" / ours)
+            kept["image" if row["image"] else "video"] = ours
+        if number % 10 == 0:
+            kept |= {"image": "", "video": ""}
+        ranking = row["final_ranking"]
+        groups: dict[int, list[str]] = {}
+        for index, rank in enumerate(ranking, 1):
+            groups.setdefault(rank, []).append(str(index))
+        kept["final_ranking"] = ranking if number % 2 else ">".join("=".join(groups[rank]) for rank in sorted(groups))
+        foreign.append({"id": number, **kept, "faithfulness": [None] * len(ranking), "helpfulness": row["helpfulness"]})
+    write_rows(data / "preferences/data.jsonl", foreign)
+
+
+@pytest.mark.slow
+def test_another_teams_rows_run_through_and_what_needs_facts_is_null(data: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, write_foreign, SMALL)
+    done = recipe.mmalign("run", "--accept-data")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    summary = recipe.summary()
+    assert summary["status"] == "ok"
+    assert summary["data"]["queries"] + summary["data"]["heldout_queries"] == 50
+    assert summary["data"]["heldout_queries"] >= 5
+    assert summary["data"]["quarantined"] == 0
+    assert summary["policy"]["aligned"]["conversation"] is None
+    assert summary["policy"]["win_rate"] is None
+    assert summary["reward"]["acc"] is not None
+    assert summary["policy"]["preference_accuracy"] is not None
+    assert "these figures are null" in done.stdout + done.stderr
+    assert recipe.refused() == ""
+    second = recipe.mmalign("run")
+    assert second.returncode == 0
+    assert {stage["status"] for stage in recipe.summary()["stages"].values()} == {"skipped"}

@@ -1,0 +1,138 @@
+"""The whole of `mmalign run` on a slice of the bundled rows: twice, beside bare DVC, and what it leaves."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickletools
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from tests.checkout import ROOT
+from tests.recipe.conftest import SMALL, Recipe, make_recipe, read_rows, write_rows, write_slice
+
+STAGES = {"validate", "reward", "critique", "reference", "align", "evaluate"}
+
+
+def test_a_run_makes_every_figure_and_the_next_one_skips_everything(recipe: Recipe) -> None:
+    first = recipe.summary()
+    assert first["status"] == "ok"
+    assert {stage["status"] for stage in first["stages"].values()} == {"ran"}
+    assert set(first["stages"]) == STAGES
+    assert first["data"]["queries"] == 160
+    assert first["data"]["heldout_queries"] == 100
+    counted = {"reward": first["reward"], **{name: first["policy"][name] for name in ("base", "aligned")}, "beta": first["beta"]}
+    assert not [f"{part}.{key}" for part, figures in counted.items() for key, value in figures.items() if value is None]
+    printed = (recipe.root.parent / "first.txt").read_text()
+    assert "right answers, long and short" in printed
+    assert "unsafe answers to harmful requests" in printed
+
+    again = recipe.mmalign("run")
+    assert again.returncode == 0, again.stderr
+    second = recipe.summary()
+    assert {stage["status"] for stage in second["stages"].values()} == {"skipped"}
+    assert {name: stage["mlflow_run_id"] for name, stage in second["stages"].items()} == {
+        name: stage["mlflow_run_id"] for name, stage in first["stages"].items()
+    }
+    same = {"policy", "reward", "beta", "data"}
+    assert {key: second[key] for key in same} == {key: first[key] for key in same}
+    assert recipe.refused() == ""
+
+
+def test_beta_of_each_pair_follows_from_the_table_of_critiques_by_hand(recipe: Recipe) -> None:
+    settings = yaml.safe_load((recipe.root / "params.yaml").read_text())["alignment"]
+    scores = {
+        (row["id"], row["response"]): row["score"] for row in pq.read_table(recipe.root / "artifacts/critique/train.parquet").to_pylist()
+    }
+    pairs = pq.read_table(recipe.root / "artifacts/align/pairs.parquet").to_pylist()
+    margins = [scores[row["id"], row["winner"]] - scores[row["id"], row["loser"]] for row in pairs]
+    mean = math.fsum(margins) / len(margins)
+    deviation = math.sqrt(math.fsum((margin - mean) ** 2 for margin in margins) / len(margins))
+    for row, margin in zip(pairs, margins, strict=True):
+        scaled = margin / deviation
+        assert row["margin"] == pytest.approx(scaled, rel=1e-3, abs=1e-5)
+        strength = 1 - math.exp(-settings["beta_scale"] * max(scaled, 0.0))
+        assert row["beta"] == pytest.approx(settings["beta"] * (1 + settings["beta_weight"] * strength), rel=1e-4)
+
+
+def test_bare_dvc_finds_nothing_to_do_and_bytecode_makes_nothing_stale(recipe: Recipe) -> None:
+    modules = "import pathlib, importlib\n" + (
+        "for path in sorted(pathlib.Path().glob('components/**/*.py')) + sorted(pathlib.Path().glob('flows/**/*.py')):\n"
+        "    if path.name != '__main__.py':\n"
+        "        importlib.import_module('.'.join(path.with_suffix('').parts).removesuffix('.__init__'))\n"
+    )
+    environment = {key: value for key, value in recipe.environment.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run([sys.executable, "-c", modules], cwd=recipe.root, env=environment, check=True)
+    assert list(recipe.root.glob("components/**/__pycache__/*.pyc"))
+    (recipe.root / "components/vlm/.ruff_cache").mkdir(exist_ok=True)
+    (recipe.root / "components/vlm/.ruff_cache/x").write_text("left by a tool")
+    assert json.loads(recipe.dvc("status", "--json")) == {}
+    assert "up to date" in recipe.dvc("repro")
+
+
+def test_models_data_and_registry_hold_no_pickle_and_no_code(recipe: Recipe) -> None:
+    folders = [recipe.root / name for name in ("data", "artifacts", "mlruns", "reports")]
+    files = [path for folder in folders if folder.is_dir() for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 100
+    assert not [path for path in files if is_pickle(path)]
+    assert not [
+        path for path in files if path.suffix in {".py", ".pyc", ".so", ".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib"}
+    ]
+    named = [path for path in files if path.suffix == ".json" and path.parent.name in {"base", "model"}]
+    assert named
+    assert not [path for path in named if "auto_map" in path.read_text() or "trust_remote_code" in path.read_text()]
+    code = [path for folder in ("components", "flows") for path in (ROOT / folder).rglob("*.py")]
+    assert not [path for path in code if "trust_remote_code" in path.read_text()]
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file can be read as a pickle to its end, or is a zip archive that holds one."""
+    if zipfile.is_zipfile(path):
+        return any(name.endswith(".pkl") for name in zipfile.ZipFile(path).namelist())
+    head = path.read_bytes()[:2]
+    if head[:1] != b"\x80":  # protocol 2 and later begin so; what torch and numpy write is one of these
+        return False
+    try:
+        return any(opcode.name == "STOP" for opcode, _, _ in pickletools.genops(path.read_bytes()))
+    except ValueError:
+        return False
+
+
+@pytest.mark.slow
+def test_a_second_run_from_scratch_ends_with_the_same_hashes(recipe: Recipe, tmp_path: Path) -> None:
+    made = make_recipe(tmp_path, lambda folder: write_slice(folder, train=160, heldout=100), SMALL)
+    made.dvc("add", "data")
+    made.dvc("repro")
+    assert made.locked_outs() == recipe.locked_outs()
+
+
+@pytest.mark.slow
+def test_an_edited_heldout_row_and_an_edited_fact_train_nothing_again(recipe: Recipe, tmp_path: Path) -> None:
+    root = tmp_path / "checkout"
+    shutil.copytree(recipe.root, root, symlinks=True)
+    edited = Recipe(root, {**recipe.environment, "PYTHONPATH": recipe.environment["PYTHONPATH"].replace(str(recipe.root), str(root))})
+    for name, edit in {"preferences/heldout.jsonl": edit_row, "truth/truth.jsonl": edit_fact}.items():
+        rows = read_rows(root / "data" / name)
+        edit(rows)
+        write_rows(root / "data" / name, rows)
+    done = edited.mmalign("run")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    statuses = {name: stage["status"] for name, stage in edited.summary()["stages"].items()}
+    assert statuses == {
+        "validate": "ran", "reward": "skipped", "critique": "ran", "reference": "ran", "align": "skipped", "evaluate": "ran"
+    }  # fmt: skip
+
+
+def edit_row(rows: list[dict[str, object]]) -> None:
+    rows[0]["models_output"][0] += " I think."  # type: ignore[index]
+
+
+def edit_fact(rows: list[dict[str, object]]) -> None:
+    rows[0]["must_not"].append("turquoise")  # type: ignore[attr-defined]
