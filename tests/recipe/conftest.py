@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,8 +99,8 @@ class Recipe:
         return {out["path"]: out["md5"] for out in outs if not out["path"].endswith(("run.json", "validate-docs"))}
 
 
-def make_recipe(folder: Path, write_data: Callable[[Path], None], settings: dict[str, dict[str, Any]]) -> Recipe:
-    """A clone as a person has it; `write_data` fills its data/ beside the base with what that person brings."""
+def make_recipe(folder: Path, base: Path, write_data: Callable[[Path], None], settings: dict[str, dict[str, Any]]) -> Recipe:
+    """A clone as a person has it; its data/ holds `base` and what `write_data` puts there."""
     root, guard = folder / "checkout", folder / "guard"
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
     for name in filter(None, tracked):
@@ -116,7 +116,7 @@ def make_recipe(folder: Path, write_data: Callable[[Path], None], settings: dict
     git(root, "init", "-q", "-b", "main")
     git(root, "add", "-A")
     git(root, "commit", "-q", "-m", "start")
-    shutil.copytree(ROOT / "data/base", root / "data/base")
+    shutil.copytree(base, root / "data/base")
     write_data(root / "data")
     guard.mkdir()
     (guard / "sitecustomize.py").write_text(GUARD)
@@ -149,10 +149,10 @@ def copy_media(data: Path, rows: Rows) -> None:
 
 
 @pytest.fixture(scope="session")
-def recipe(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recipe]:
+def recipe(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """A checkout with a slice of the bundled rows in which `mmalign run` has ended well."""
-    made = make_recipe(tmp_path_factory.mktemp("recipe"), lambda folder: write_slice(folder, train=160, heldout=100), SMALL)
+    made = make_recipe(tmp_path_factory.mktemp("recipe"), base, lambda folder: write_slice(folder, train=160, heldout=100), SMALL)
     done = made.mmalign("run", "--accept-data")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     (made.root.parent / "first.txt").write_text(done.stdout + done.stderr)
-    yield made
+    return made

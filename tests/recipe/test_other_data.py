@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,6 @@ from tests.recipe.conftest import SMALL, make_recipe, read_rows, write_rows
 
 def write_foreign(data: Path) -> None:
     """Fifty rows in another team's dress."""
-    import shutil
-
     rows = read_rows(ROOT / "data/preferences/data.jsonl")
     foreign = []
     for number, row in enumerate(rows[:: len(rows) // 50][:50]):
@@ -40,8 +39,8 @@ def write_foreign(data: Path) -> None:
 
 
 @pytest.mark.slow
-def test_another_teams_rows_run_through_and_what_needs_facts_is_null(data: Path, tmp_path: Path) -> None:
-    recipe = make_recipe(tmp_path, write_foreign, SMALL)
+def test_another_teams_rows_run_through_and_what_needs_facts_is_null(base: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, base, write_foreign, SMALL)
     done = recipe.mmalign("run", "--accept-data")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     summary = recipe.summary()

@@ -106,8 +106,8 @@ def is_pickle(path: Path) -> bool:
 
 
 @pytest.mark.slow
-def test_a_second_run_from_scratch_ends_with_the_same_hashes(recipe: Recipe, tmp_path: Path) -> None:
-    made = make_recipe(tmp_path, lambda folder: write_slice(folder, train=160, heldout=100), SMALL)
+def test_a_second_run_from_scratch_ends_with_the_same_hashes(recipe: Recipe, base: Path, tmp_path: Path) -> None:
+    made = make_recipe(tmp_path, base, lambda folder: write_slice(folder, train=160, heldout=100), SMALL)
     made.dvc("add", "data")
     made.dvc("repro")
     assert made.locked_outs() == recipe.locked_outs()
