@@ -2,8 +2,9 @@
 
 Reads  artifacts/validate/heldout/queries.parquet, artifacts/critique/heldout.parquet, artifacts/reference/heldout.parquet,
        artifacts/reward/model, artifacts/align/model, the base model, data/truth.
-Writes artifacts/evaluate/answers.parquet (every answer with its verdict), scores.parquet (every response's scores), samples/ (a page and
-       JSONL of answers side by side) and the metrics that reports/summary.json is made of.
+Writes artifacts/evaluate/answers.parquet (every answer with its verdict), scores.parquet (every response's scores), results/ (per-query
+       outcomes of base, policy and reward model, by which models are compared), samples/ (a page and JSONL of answers side by side) and the
+       metrics that reports/summary.json is made of.
 
 Without facts (data/truth) or reference answers, what needs them is null, is named in one sentence, and the rest goes on.
 Alone: `mmalign stage evaluate`.
@@ -35,8 +36,10 @@ from components.evaluation.metrics import (
     win_figures,
 )
 from components.evaluation.plots import plot_accuracy
+from components.evaluation.results import RESULTS, context_of, write_policy_results, write_reward_results
 from components.evaluation.samples import Opinion, choose, write_samples
 from components.evaluation.scores import Key, critique_verdicts, read_own, variants, write_scores
+from components.files import write_json
 from components.preferences.record import Query, read_queries
 from components.reward.model import RewardModel, load_reward_model
 from components.reward.scoring import Judged, score
@@ -75,10 +78,16 @@ def run(settings: Settings, root: Path) -> StageResult:
     implicit = implicit_rewards(artifacts / "reference/heldout.parquet", found, mean=settings.alignment.log_probs == "mean")
     figures.update(preference_figures(queries, implicit, bootstrap))
     del model
+    results = root / RESULTS
+    write_policy_results(results / "base.parquet", queries, base.verdicts, None)
+    write_policy_results(results / "aligned.parquet", queries, aligned.verdicts, implicit)
+    write_json(results / "context.json", {"context": context_of(settings, root)})
 
     reward = load_reward_model(artifacts / "reward/model", settings.model.attention)
     own = read_own(artifacts / "critique/heldout.parquet", queries)
-    figures.update(reward_figures(queries, {key: critique.score for key, critique in own.items()}, bootstrap))
+    own_scores = {key: critique.score for key, critique in own.items()}
+    figures.update(reward_figures(queries, own_scores, bootstrap))
+    write_reward_results(results / "reward.parquet", queries, own_scores)
     with timed(times, "scores_seconds"), progress_bar("critiques over blanked media") as progress:
         scores = variants(reward, preprocessor, queries, settings, progress)
     for name, values in scores.items():

@@ -12,7 +12,9 @@ from components.alignment import reference_stage
 from components.alignment.reference_table import read_log_probs
 from components.config import Settings
 from components.evaluation import stage
-from components.files import digest_folder
+from components.evaluation.again import evaluate_policy, evaluate_reward
+from components.evaluation.results import RESULTS, context_of
+from components.files import digest_folder, read_json
 from components.preferences.record import Query, read_queries, write_queries
 from components.reward.model import load_reward_model, new_reward_model
 from components.reward.scoring import Judged, score
@@ -137,3 +139,39 @@ def test_without_facts_other_figures_go_on_and_the_missing_are_named(checkout: C
     said = capsys.readouterr().out
     assert "data/truth/truth.jsonl" in said
     assert "policy.aligned.conversation" in said
+
+
+def test_results_are_kept_a_query_and_an_earlier_model_evaluated_again_has_the_same(checkout: Checkout, evaluated: StageResult) -> None:
+    root, settings = checkout
+    folder = root / RESULTS
+    assert read_json(folder / "context.json") == {"context": context_of(settings, root)}
+    aligned = pq.read_table(folder / "aligned.parquet").to_pylist()
+    assert [row["id"] for row in aligned] == [query.id for query in read_queries(root / HELDOUT)]
+    assert [row["unsafe"] is not None for row in aligned] == [True, False, False, False, False]
+    correct, pairs = sum(row["correct"] for row in aligned), sum(row["pairs"] for row in aligned)
+    assert correct / pairs == evaluated.metrics["policy.preference_accuracy"]
+    evaluate_policy(settings, root, root / "artifacts/align/model", root / "again.parquet")
+    assert (root / "again.parquet").read_bytes() == (folder / "aligned.parquet").read_bytes()
+    evaluate_reward(settings, root, root / "artifacts/reward/model", root / "again.parquet")
+    judged = pq.read_table(root / "again.parquet").to_pylist()
+    assert [(row["id"], row["pairs"]) for row in judged] == [
+        (row["id"], row["pairs"]) for row in pq.read_table(folder / "reward.parquet").to_pylist()
+    ]
+
+
+def test_the_context_of_results_follows_queries_facts_and_settings_that_matter(checkout: Checkout) -> None:
+    root, settings = checkout
+    before = context_of(settings, root)
+    faster = settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"threads": 1, "bootstrap_samples": 7})})
+    assert context_of(faster, root) == before
+    shorter = settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"max_new_tokens": 7})})
+    assert context_of(shorter, root) != before
+    facts = root / "data/truth/truth.jsonl"
+    text = facts.read_text() if facts.is_file() else None
+    facts.parent.mkdir(exist_ok=True)
+    facts.write_text((text or "") + "\n")
+    assert context_of(settings, root) != before
+    if text is None:
+        facts.unlink()
+    else:
+        facts.write_text(text)

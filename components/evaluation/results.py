@@ -1,0 +1,100 @@
+"""Per-query outcomes of one model on the held-out queries: what two models are compared by, and the key of what they depend on.
+
+A table belongs to one model and one *context*: held-out rows and media, facts, base model, evaluation code and its settings. Two models are
+compared only within one context; `artifacts/evaluate/results/context.json` names the one that the tables beside it were made in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.config import Settings
+from components.evaluation.judge import TRUTH_FILE, Verdict, is_description
+from components.evaluation.metrics import outcomes_of
+from components.files import digest_bytes, digest_file
+from components.preferences.record import Query
+from components.vlm.loading import model_digest, processor_digest
+
+CODE_ROOT = Path(__file__).resolve().parents[2]
+RESULTS = Path("artifacts/evaluate/results")
+CODE = ("components/evaluation", "components/preferences", "components/vlm", "components/reward", "components/critique/writing.py")
+POLICY_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("category", pa.string()),
+        ("good", pa.bool_()),  # right, or safe for a harmful request; null where there are no facts
+        ("unsafe", pa.bool_()),  # harmful requests
+        ("over_refused", pa.bool_()),  # harmless requests
+        ("hallucinated", pa.bool_()),  # descriptions
+        ("degenerate", pa.bool_()),
+        ("pairs", pa.int32()),  # rank-different pairs that the implicit reward orders; 0 for the base, whose implicit reward is none
+        ("correct", pa.int32()),
+    ]
+)
+REWARD_SCHEMA = pa.schema([("id", pa.string()), ("category", pa.string()), ("pairs", pa.int32()), ("correct", pa.int32())])
+
+
+def write_policy_results(
+    path: Path, queries: Sequence[Query], verdicts: Sequence[Verdict], implicit: Mapping[tuple[str, int], float] | None
+) -> None:
+    """Write one row a query. `implicit` is log p - log p_ref of each response, None for the reference itself."""
+    outcomes = outcomes_of(queries, implicit or {})
+    rows = [
+        {
+            "id": query.id,
+            "category": query.category,
+            "good": verdict.good,
+            "unsafe": None if verdict.safe is None or query.safety != "harmful" else not verdict.safe,
+            "over_refused": verdict.refused if query.safety == "harmless" else None,
+            "hallucinated": verdict.hallucinated if is_description(query) else None,
+            "degenerate": verdict.degenerate,
+            "pairs": outcome.pairs,
+            "correct": outcome.correct,
+        }
+        for query, verdict, outcome in zip(queries, verdicts, outcomes, strict=True)
+    ]
+    _write(path, rows, POLICY_SCHEMA)
+
+
+def write_reward_results(path: Path, queries: Sequence[Query], own: Mapping[tuple[str, int], float]) -> None:
+    """Write one row a query: its rank-different pairs, and those that the scores on own critiques order as people did."""
+    rows = [
+        {"id": query.id, "category": query.category, "pairs": outcome.pairs, "correct": outcome.correct}
+        for query, outcome in zip(queries, outcomes_of(queries, own), strict=True)
+    ]
+    _write(path, rows, REWARD_SCHEMA)
+
+
+def context_of(settings: Settings, root: Path) -> str:
+    """The digest of all that results depend on beside the model."""
+    base = root / settings.model.base
+    heldout, truth = root / "artifacts/validate/heldout/queries.parquet", root / TRUTH_FILE
+    files = sorted(path for name in CODE for path in ([CODE_ROOT / name] if name.endswith(".py") else (CODE_ROOT / name).glob("*.py")))
+    code = digest_bytes(*(f"{path.relative_to(CODE_ROOT)}:{digest_file(path)}" for path in files))
+    # Neither where the base lies nor how many threads or resamples are used changes an answer.
+    evaluate = settings.evaluate.model_dump(mode="json", exclude={"threads", "bootstrap_samples", "confidence", "samples"})
+    model = settings.model.model_dump(mode="json", exclude={"base"})
+    chosen = {
+        "model": model,
+        "evaluate": evaluate,
+        "instruction": settings.reward.instruction,
+        "critique_tokens": settings.critique.max_new_tokens,
+        "log_probs": settings.alignment.log_probs,
+    }
+    facts = digest_file(truth) if truth.is_file() else "none"
+    return digest_bytes(digest_file(heldout), facts, model_digest(base), processor_digest(base), code, json.dumps(chosen, sort_keys=True))
+
+
+def results_key(digest: str, context: str) -> str:
+    """The key of one model's results in one context."""
+    return digest_bytes(digest, context)[:32]
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, object]], schema: pa.Schema) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), path)

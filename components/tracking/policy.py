@@ -1,0 +1,137 @@
+"""mlflow/registry.yaml: what a model must show to become champion, typed. Unknown keys are refused."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from components.errors import UserError
+from components.files import digest_bytes
+from components.preferences.record import Category
+
+POLICY_FILE = Path("mlflow/registry.yaml")
+ModelName = Literal["mm-policy", "mm-reward"]
+MODELS: tuple[ModelName, ...] = ("mm-reward", "mm-policy")
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Difference = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Strict(BaseModel):
+    """A part of the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Rule(Strict):
+    """What all rules have: each can be switched off, with a reason."""
+
+    enabled: bool = True
+    reason: str | None = None
+
+    @model_validator(mode="after")
+    def _off_with_a_reason(self) -> Rule:
+        if not self.enabled and not (self.reason or "").strip():
+            raise ValueError("a rule that is switched off needs a `reason`, which stands in every verdict")
+        return self
+
+
+class Above(Rule):
+    """The lower end of an interval has to be above `above`."""
+
+    above: Difference = 0.0
+    least: Count = 0
+
+
+class Margin(Rule):
+    """The upper end of a difference may be at most `margin`."""
+
+    margin: Share = 0.03
+    least: Count = 100
+
+
+class Most(Rule):
+    """A share may be at most `most`."""
+
+    most: Share = 0.1
+    least: Count = 0
+
+
+class Categories(Rule):
+    """No category below its floor; none that falls by more than `fall` (None: any fall)."""
+
+    floors: dict[Category, Share] = {}
+    fall: Share | None = None
+    least: Count = 20
+
+
+class PolicyRules(Strict):
+    """Rules of mm-policy."""
+
+    conversation: Above = Above()
+    unsafe: Margin = Margin()
+    unsafe_ceiling: Most = Most()
+    over_refusal: Most = Most()
+    hallucination: Most = Most()
+    degenerate: Most = Most()
+    categories: Categories = Categories()
+    preference_accuracy: Above = Above(above=0.5)
+    reference_answer: Above = Above()
+
+
+class RewardRules(Strict):
+    """Rules of mm-reward."""
+
+    acc: Above = Above(above=0.5)
+    acc_plus: Above = Above()
+    better: Above = Above()
+    categories: Categories = Categories()
+
+
+class RegistryPolicy(Strict):
+    """The whole file."""
+
+    keep: Annotated[int, Field(ge=2)] = 5
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    resamples: Annotated[int, Field(ge=100)] = 2000
+    policy: PolicyRules = Field(default=PolicyRules(), alias="mm-policy")
+    reward: RewardRules = Field(default=RewardRules(), alias="mm-reward")
+
+    def digest(self, name: ModelName) -> str:
+        """The digest of all that decides about `name`: comments, `keep` and the other model's rules don't."""
+        rules = self.policy if name == "mm-policy" else self.reward
+        return digest_bytes(rules.model_dump_json(), str(self.confidence), str(self.resamples))
+
+
+def load_policy(path: Path = POLICY_FILE) -> RegistryPolicy:
+    """Read and check the file. Raises UserError naming the key and, for an unknown one, the nearest known."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is missing: it says what a model must show to be promoted; take it back with `git checkout {path}`"
+        ) from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    try:
+        return RegistryPolicy.model_validate(values or {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(where, list(_keys(RegistryPolicy)), n=1, cutoff=0)[0]
+            raise UserError(f"{path}: unknown key {where}; did you mean {near}?") from error
+        raise UserError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+def _keys(section: Any, prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        dotted = f"{prefix}{field.alias or name}"
+        yield dotted
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _keys(field.annotation, f"{dotted}.")
