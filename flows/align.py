@@ -10,11 +10,12 @@ from prefect.cache_policies import NO_CACHE
 from components.cli.environment import enter_checkout
 from components.config import StageName
 from components.guard import run_turn
+from components.tracking.promotion import GateOutcome
 from flows.cancellation import cancellation
 from flows.pipeline import Future
 from flows.screen import Screen
 from flows.stages import StageOutcome
-from flows.whole_run import Job, whole_run
+from flows.whole_run import GateJob, Job, whole_run
 
 
 @task(name="stage", retries=0, cache_policy=NO_CACHE, persist_result=False)
@@ -23,13 +24,26 @@ def stage_task(job: Job) -> StageOutcome:
     return job()
 
 
+@task(name="promote", retries=0, cache_policy=NO_CACHE, persist_result=False)
+def promote_task(job: GateJob) -> GateOutcome:
+    """Judge, register and promote the run's models."""
+    return job()
+
+
 @flow(name="align", retries=0, persist_result=False, log_prints=False)
 def align(only: list[StageName] | None = None, accept_data: bool = False, started: float | None = None) -> dict[str, Any]:
-    """Commit changed data, run what is stale, write and give the summary. Raises UserError, StageFault or RunCancelled."""
+    """Commit changed data, run what is stale, judge and promote, write and give the summary. Raises UserError, StageFault or RunCancelled."""
     root = enter_checkout()
     with cancellation() as cancel, run_turn(root):
         return whole_run(
-            root, submit=_submit, cancel=cancel, screen=Screen(), only=tuple(only or ()), accept_data=accept_data, started=started
+            root,
+            submit=_submit,
+            judge=promote_task,
+            cancel=cancel,
+            screen=Screen(),
+            only=tuple(only or ()),
+            accept_data=accept_data,
+            started=started,
         )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from components.cli.record import SUMMARY, close_record, open_record, write_summary
-from components.cli.summary import RunRecord
+from components.cli.summary import DONE, RunRecord, not_judged
 from components.config import Settings, StageName, load_settings
 from components.errors import StageFault, UserError
 from components.files import read_json
@@ -20,38 +20,47 @@ from components.processes import RUN_MARK, new_run_mark
 from components.storage.data_version import settle_data
 from components.storage.plan import plan, stage_parents
 from components.storage.scratch import remove_finished_scratch
+from components.tracking.policy import POLICY_FILE, load_policy
+from components.tracking.promotion import GateOutcome
 from flows.cancellation import RunCancelled
 from flows.pipeline import Future, Pipeline
+from flows.promote import judge_run
 from flows.screen import Screen
 from flows.slots import Slots
 from flows.stages import StageOutcome, run_stage
 
 Job = Callable[[], StageOutcome]
 Submit = Callable[[StageName, Job], Future]
+GateJob = Callable[[], GateOutcome]
 
 
 def whole_run(
     root: Path,
     *,
     submit: Submit,
+    judge: Callable[[GateJob], GateOutcome],
     cancel: threading.Event,
     screen: Screen,
     only: tuple[StageName, ...] = (),
     accept_data: bool = False,
     started: float | None = None,
 ) -> dict[str, Any]:
-    """Commit data, run what is stale, write the summary and give it. The caller holds the run's turn (components.guard.run_turn).
+    """Commit data, run what is stale, send the models through the gate, write the summary and give it.
 
+    The caller holds the run's turn (components.guard.run_turn).
     `started` is when the run began, in seconds since the epoch. Raises UserError, StageFault or RunCancelled after the summary says so.
     """
     began = started or time.time()
     settings = load_settings(root / "params.yaml")
+    load_policy(root / POLICY_FILE)  # a mistake in it is said before hours of training and not after
     os.environ.setdefault(RUN_MARK, new_run_mark(root))
     record = RunRecord("running", stages={}, git_sha=git_sha(root))
     write_summary(root, record, began)
     logs = Path("logs") / time.strftime("%Y%m%d-%H%M%S", time.localtime(began))
     try:
         failure = _stages(root, record, settings, submit, cancel, screen, only, accept_data, logs)
+        if failure is None and all(stage.status in DONE for stage in record.stages.values()):
+            _gate(record, partial(judge, partial(judge_run, root, settings, logs=logs, cancel=cancel, screen=screen)), screen)
         record.status = "ok" if failure is None else "cancelled" if isinstance(failure, RunCancelled) else "failed"
     except BaseException:
         record.status = "cancelled" if cancel.is_set() else "failed"
@@ -93,6 +102,15 @@ def _stages(
     if failure is not None:
         record.failed_stage, record.log = failure.stage, str(failure.log)
     return _explain(failure, cancelled=pipeline.cancelled)
+
+
+def _gate(record: RunRecord, judge: Callable[[], GateOutcome], screen: Screen) -> None:
+    """The verdicts. A registry that can't be reached is said, and ends no run: the next one judges."""
+    try:
+        record.verdicts = judge().summary()
+    except StageFault as error:
+        record.verdicts = not_judged(error)
+        screen.say(f"nothing was judged: {error}; the next run judges")
 
 
 def _explain(failure: StageOutcome | None, *, cancelled: bool) -> Exception | None:

@@ -22,7 +22,8 @@ from components.files import digest_bytes
 from components.preferences.record import Query, read_queries
 from components.storage.content_cache import ContentCache
 from components.tracking.result import StageResult
-from components.vlm.loading import load_model, model_digest, processor_digest
+from components.vlm.digests import model_digest, processor_digest
+from components.vlm.loading import load_model
 from components.vlm.processing import Preprocessor
 from components.vlm.scoring import plan_scoring, policy_tree, score_batches
 

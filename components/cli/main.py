@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from components.cli import demo, plan, run, stage
+from components.cli import demo, plan, promote, run, stage
 from components.cli.faults import INTERRUPTED, explain
 
 app = typer.Typer(
@@ -23,6 +23,8 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("plan")(plan.plan)
 app.command("stage")(stage.stage)
+app.command("promote")(promote.promote)
+app.command("rollback")(promote.rollback)
 app.add_typer(demo.app, name="demo")
 
 

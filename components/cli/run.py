@@ -2,7 +2,7 @@
 
 1. take the checkout's turn (one run at a time, none over what an earlier one left behind);
 2. `--set` into params.yaml, all of it checked before any of it is written;
-3. ask DVC, in this process, what changed: nothing, and that is recorded with no server started;
+3. ask DVC, in this process, what changed, and the registry, what waits for a verdict: nothing, and that is recorded with no server started;
 4. else start the flow, pass signals on to it, and see to it that nothing of it is left afterwards;
 5. print what came out.
 """
@@ -33,6 +33,7 @@ def run(
     from components.config import load_settings
     from components.files import write_atomic
     from components.guard import run_turn
+    from components.tracking.policy import POLICY_FILE, load_policy
 
     root = enter_checkout()
     stages = _known_stages(only or [])
@@ -40,6 +41,7 @@ def run(
     with run_turn(root) as turn:
         text = changed_settings(settings, assignments) if assignments else None
         load_settings(settings)
+        load_policy(root / POLICY_FILE)
         if text is not None:
             write_atomic(settings, text)
         if _nothing_stale(root, accept_data=accept_data, started=started):
@@ -62,13 +64,15 @@ def _known_stages(names: list[str]) -> list[str]:
 
 
 def _nothing_stale(root: Path, *, accept_data: bool, started: float) -> bool:
-    """Whether data are committed and no stage is stale; then the run is recorded and its table printed."""
+    """Whether data are committed, no stage is stale and no model waits for its verdict; then the run is recorded and its table printed."""
     from components.cli.record import close_record, open_record
-    from components.cli.summary import RunRecord, StageRecord
+    from components.cli.summary import RunRecord, StageRecord, not_judged
     from components.cli.table import print_summary
+    from components.errors import StageFault
     from components.storage.data_version import check_removals, data_state
     from components.storage.plan import plan
     from components.storage.scratch import remove_finished_scratch
+    from components.tracking.promotion import settled
     from components.tracking.provenance import git_state
 
     state = data_state(root)
@@ -78,9 +82,18 @@ def _nothing_stale(root: Path, *, accept_data: bool, started: float) -> bool:
     steps = plan(root)
     if any(step.action != "skip" for step in steps.values()):
         return False
+    try:
+        verdicts = settled(root)
+    except StageFault as error:
+        print(f"nothing was judged: {error}; the next run judges")
+        found = not_judged(error)
+    else:
+        if verdicts is None:
+            return False
+        found = verdicts.summary()
     remove_finished_scratch(root, steps)
     records = {name: StageRecord("skipped") for name in steps}
-    record = RunRecord("running", records, data_version=state.version, git_sha=git_state(root).sha)
+    record = RunRecord("running", records, data_version=state.version, git_sha=git_state(root).sha, verdicts=found)
     open_record(root, record)
     record.status = "ok"
     close_record(root, record, started)

@@ -7,7 +7,7 @@ stage whose outputs are not of this run are null, so that a failed run never sho
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ POLICY = ("conversation", "unsafe_rate", "over_refusal_rate", "hallucination_rat
 COUNTS = ("conversation", "harmful", "harmless", "descriptions", "answers", *CATEGORIES)
 COMPARED = ("win_rate", "win_rate_low", "win_rate_high", "preference_accuracy", "preference_accuracy_low")
 BETA = ("min", "mean", "max", "share_at_cap", "share_at_floor")
+MODELS = ("mm-reward", "mm-policy")
 DONE: frozenset[StageStatus] = frozenset({"ran", "skipped", "restored"})
 
 
@@ -48,6 +49,7 @@ class RunRecord:
     git_sha: str | None = None
     failed_stage: str | None = None
     log: str | None = None
+    verdicts: dict[str, dict[str, Any]] = field(default_factory=dict)  # `gate` and `registry`, once the gate has spoken
 
 
 def summarise(run: RunRecord, artifacts: Path) -> dict[str, Any]:
@@ -80,6 +82,8 @@ def summarise(run: RunRecord, artifacts: Path) -> dict[str, Any]:
             **_section(evaluated, "policy.", COMPARED),
         },
         "beta": _section(aligned, "beta.", BETA),
+        "gate": {"promoted": False, **{name: {"verdict": None, "reasons": []} for name in MODELS}, **run.verdicts.get("gate", {})},
+        "registry": {**{name: {"version": None, "aliases": [], "digest": None} for name in MODELS}, **run.verdicts.get("registry", {})},
         "seconds": round(run.seconds, 1),
         "mlflow_run_id": run.mlflow_run_id,
         "git_sha": run.git_sha,
@@ -87,6 +91,11 @@ def summarise(run: RunRecord, artifacts: Path) -> dict[str, Any]:
     if run.status in {"failed", "cancelled"}:
         summary |= {"failed_stage": run.failed_stage, "log": run.log}
     return summary
+
+
+def not_judged(error: Exception) -> dict[str, dict[str, Any]]:
+    """The verdicts of a run whose models could not be judged, with the reason."""
+    return {"gate": {name: {"verdict": None, "reasons": [str(error)]} for name in MODELS}}
 
 
 def _metrics(artifacts: Path, stage: str) -> Mapping[str, Number]:

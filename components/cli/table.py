@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components.cli.record import SUMMARY
+from components.cli.summary import MODELS
 from components.config import STAGES
 from components.files import read_json
 
@@ -37,6 +38,8 @@ def render(summary: Mapping[str, Any]) -> Group:
     parts: list[Any] = [Text(), _stages(summary)]
     if summary["policy"]["aligned"]["conversation"] is not None or summary["policy"]["preference_accuracy"] is not None:
         parts += [Text(), _policy(summary["policy"]), Text(), _rest(summary)]
+    if any(summary["gate"][name]["reasons"] for name in MODELS):
+        parts += [Text(), _gate(summary)]
     return Group(*parts, Text(), _verdict(summary))
 
 
@@ -102,6 +105,21 @@ def _rest(summary: Mapping[str, Any]) -> Table:
         f"{_count(data['queries'])} training and {_count(data['heldout_queries'])} held-out queries, {_count(data['responses'])} responses, "
         f"{_count(data['pairs'])} pairs, {_count(data['ties'])} ties; {_count(data['quarantined'])} rows quarantined",
     )
+    return table
+
+
+def _gate(summary: Mapping[str, Any]) -> Table:
+    """What became of each model, with what failed, or with the first reason."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("model")
+    table.add_column("verdict")
+    table.add_column("why")
+    for name in MODELS:
+        verdict, reasons = summary["gate"][name]["verdict"], summary["gate"][name]["reasons"]
+        version = summary["registry"][name]["version"]
+        named = f"{name} {version}" if version is not None else name
+        words = {"promoted": "[green]promoted[/]", "refused": "[yellow]refused[/]", "nothing_new": "[dim]nothing new[/]"}.get(verdict, "–")
+        table.add_row(named, words, Text("\n".join(reasons if verdict == "refused" else reasons[:1])))
     return table
 
 

@@ -27,7 +27,7 @@ from components.reward.model import HEAD_FILE, RewardModel, load_reward_model
 from components.reward.scoring import Judged, score
 from components.storage.content_cache import ContentCache
 from components.tracking.result import StageResult
-from components.vlm.loading import model_digest, processor_digest
+from components.vlm.digests import model_digest, processor_digest
 from components.vlm.processing import Preprocessor
 
 Opinion = tuple[str, float]  # critique and score of a response

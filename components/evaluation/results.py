@@ -18,7 +18,7 @@ from components.evaluation.judge import TRUTH_FILE, Verdict, is_description
 from components.evaluation.metrics import outcomes_of
 from components.files import digest_bytes, digest_file
 from components.preferences.record import Query
-from components.vlm.loading import model_digest, processor_digest
+from components.vlm.digests import model_digest, processor_digest
 
 CODE_ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("artifacts/evaluate/results")

@@ -44,7 +44,8 @@ from components.preferences.record import Query, read_queries
 from components.reward.model import RewardModel, load_reward_model
 from components.reward.scoring import Judged, score
 from components.tracking.result import StageResult
-from components.vlm.loading import load_model, model_digest
+from components.vlm.digests import model_digest
+from components.vlm.loading import load_model
 from components.vlm.processing import Preprocessor
 from components.vlm.scoring import response_log_probs
 

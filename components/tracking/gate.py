@@ -45,7 +45,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Decision:
-    """The verdict; `reasons` are sentences, what failed first, then what is switched off, then the rest."""
+    """The verdict; `reasons` are sentences, what failed first, then what passed, then what is switched off."""
 
     promote: bool
     findings: tuple[Finding, ...]
@@ -53,7 +53,7 @@ class Decision:
     @property
     def reasons(self) -> list[str]:
         """Each finding's sentence, in the order in which a reader needs them."""
-        order: dict[Outcome, int] = {"failed": 0, "off": 1, "passed": 2, "note": 3}
+        order: dict[Outcome, int] = {"failed": 0, "passed": 1, "off": 2, "note": 3}
         return [f.sentence for f in sorted(self.findings, key=lambda f: order[f.outcome])]
 
 

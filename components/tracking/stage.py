@@ -98,7 +98,7 @@ def _model_digests(root: Path, name: StageName) -> dict[str, str]:
     models = [path for path in stage_paths(root, name, "outs") if any((root / path).glob("*.safetensors"))]
     if not models:
         return {}
-    from components.vlm.loading import model_digest
+    from components.vlm.digests import model_digest
 
     return {f"model:{path}": model_digest(root / path) for path in models}
 

@@ -1,4 +1,4 @@
-"""Opening checkpoints, saving them, and telling one from another.
+"""Opening checkpoints and saving them.
 
 - Only safetensors are read; nothing is fetched; no code of a checkpoint is run.
 - Exports carry the base's own processor, tokenizer and template files byte for byte: a load and a save would change them.
@@ -15,22 +15,7 @@ from torch import nn
 from transformers import AutoModelForImageTextToText
 
 from components.errors import UserError
-from components.files import digest_folder
-
-# Files that make a processor: what an export copies from its base, and what `validate` depends on.
-PROCESSOR_FILES = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "merges.txt",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "video_preprocessor_config.json",
-    "vocab.json",
-)
+from components.vlm.digests import PROCESSOR_FILES
 
 
 def load_model(path: Path, *, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> Any:
@@ -58,13 +43,3 @@ def save_model(model: Any, folder: Path, base: Path) -> None:
     for name in PROCESSOR_FILES:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
-
-
-def model_digest(path: Path) -> str:
-    """sha256 over the weights and the configuration of a checkpoint folder."""
-    return digest_folder(path, [p.name for p in path.iterdir() if p.suffix == ".safetensors" or p.name == "config.json"])
-
-
-def processor_digest(path: Path) -> str:
-    """sha256 over the files that turn text and media into a model's input."""
-    return digest_folder(path, [name for name in PROCESSOR_FILES if (path / name).is_file()])

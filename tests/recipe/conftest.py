@@ -102,8 +102,9 @@ class Recipe:
 def make_recipe(folder: Path, base: Path, write_data: Callable[[Path], None], settings: dict[str, dict[str, Any]]) -> Recipe:
     """A clone as a person has it; its data/ holds `base` and what `write_data` puts there."""
     root, guard = folder / "checkout", folder / "guard"
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
-    for name in filter(None, tracked):
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    files = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
+    for name in filter(None, files):
         if not name.startswith("tests/") and (ROOT / name).is_file():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, root / name)
@@ -123,6 +124,12 @@ def make_recipe(folder: Path, base: Path, write_data: Callable[[Path], None], se
     environment = {**clean_environment(), "PYTHONPATH": f"{guard}{os.pathsep}{root}", "REFUSED_HOSTS": str(folder / "refused")}
     environment.pop("TORCH_EXTENSIONS_DIR", None)
     return Recipe(root, environment)
+
+
+def copy_of(recipe: Recipe, root: Path) -> Recipe:
+    """A copy of the finished checkout, to run stages in again."""
+    shutil.copytree(recipe.root, root, symlinks=True)
+    return Recipe(root, {**recipe.environment, "PYTHONPATH": recipe.environment["PYTHONPATH"].replace(str(recipe.root), str(root))})
 
 
 def write_slice(data: Path, *, train: int, heldout: int) -> None:

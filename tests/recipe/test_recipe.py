@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import pickletools
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -16,7 +15,7 @@ import pytest
 import yaml
 
 from tests.checkout import ROOT
-from tests.recipe.conftest import SMALL, Recipe, make_recipe, read_rows, write_rows, write_slice
+from tests.recipe.conftest import SMALL, Recipe, copy_of, make_recipe, read_rows, write_rows, write_slice
 
 STAGES = {"validate", "reward", "critique", "reference", "align", "evaluate"}
 
@@ -34,6 +33,13 @@ def test_a_run_makes_every_figure_and_the_next_one_skips_everything(recipe: Reci
     assert "right answers, long and short" in printed
     assert "unsafe answers to harmful requests" in printed
 
+    # So few held-out queries say too little about safety: refused, and registered by reference as the challenger.
+    gate = first["gate"]["mm-policy"]
+    assert gate["verdict"] == "refused"
+    assert any(reason.startswith("unsafe:") and "say too little" in reason for reason in gate["reasons"])
+    assert first["gate"]["promoted"] is False
+    assert first["registry"]["mm-policy"]["aliases"] == ["challenger"]
+
     again = recipe.mmalign("run")
     assert again.returncode == 0, again.stderr
     second = recipe.summary()
@@ -43,6 +49,8 @@ def test_a_run_makes_every_figure_and_the_next_one_skips_everything(recipe: Reci
     }
     same = {"policy", "reward", "beta", "data"}
     assert {key: second[key] for key in same} == {key: first[key] for key in same}
+    assert second["gate"]["mm-policy"]["verdict"] == "nothing_new"
+    assert second["registry"]["mm-policy"] == first["registry"]["mm-policy"]
     assert recipe.refused() == ""
 
 
@@ -115,9 +123,8 @@ def test_a_second_run_from_scratch_ends_with_the_same_hashes(recipe: Recipe, bas
 
 @pytest.mark.slow
 def test_an_edited_heldout_row_and_an_edited_fact_train_nothing_again(recipe: Recipe, tmp_path: Path) -> None:
-    root = tmp_path / "checkout"
-    shutil.copytree(recipe.root, root, symlinks=True)
-    edited = Recipe(root, {**recipe.environment, "PYTHONPATH": recipe.environment["PYTHONPATH"].replace(str(recipe.root), str(root))})
+    edited = copy_of(recipe, tmp_path / "checkout")
+    root = edited.root
     for name, edit in {"preferences/heldout.jsonl": edit_row, "truth/truth.jsonl": edit_fact}.items():
         rows = read_rows(root / "data" / name)
         edit(rows)

@@ -1,0 +1,81 @@
+"""The data of a run: how many queries of what, and what was refused for which reason."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from components.cli.summary import CATEGORIES
+from components.report.record import Record
+from components.report.wording import count, cut, number
+
+REASONS_SHOWN = 20
+QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+DIGITS = re.compile(r"\d+(?:[.,]\d+)*")
+
+
+@dataclass(frozen=True)
+class RefusedKind:
+    """Rows that were refused for one reason, with the first of them."""
+
+    reason: str
+    rows: int
+    where: str
+    example: str
+
+
+@dataclass(frozen=True)
+class Data:
+    """Counts (name, training, held-out, whether it is a part of the one above), facts (name, value), the quarantine by reason."""
+
+    counts: list[tuple[str, int | None, int | None, bool]]
+    facts: list[tuple[str, str]]
+    quarantined: int | None
+    refused: list[RefusedKind]
+    other_reasons: int
+
+
+def read_data(record: Record) -> Data:
+    """Counts from validation, and its quarantine grouped by reason with names and numbers left out."""
+    metrics = record.metrics("validate")
+    kinds: dict[str, RefusedKind] = {}
+    for row in record.lines("validate", "quarantine.jsonl"):
+        field, reason = str(row.get("field") or ""), str(row.get("reason") or "")
+        words = cut(f"{field}: {reason}" if field else reason, 200)
+        kind = cut(DIGITS.sub("N", QUOTED.sub("'…'", words)), 120)
+        known = kinds.get(kind)
+        where = cut(f"{row.get('file')}, line {row.get('line')}", 200)
+        kinds[kind] = RefusedKind(kind, 1, where, words) if known is None else RefusedKind(kind, known.rows + 1, known.where, known.example)
+    refused = sorted(kinds.values(), key=lambda kind: -kind.rows)
+    return Data(
+        _counts(metrics),
+        _facts(metrics),
+        metrics.get("quarantined"),
+        refused[:REASONS_SHOWN],
+        len(refused[REASONS_SHOWN:]),
+    )
+
+
+def _counts(metrics: Mapping[str, Any]) -> list[tuple[str, int | None, int | None, bool]]:
+    rows = [("queries", "queries", False)]
+    rows += [(f"{name}_queries", name, True) for name in CATEGORIES]
+    rows += [("harmful", "harmful requests", True), ("harmless", "harmless requests", True)]
+    rows += [("responses", "responses", False), ("pairs", "pairs of different rank", False), ("ties", "ties", False)]
+    return [
+        (words, metrics.get(key), metrics.get(f"heldout_{key}"), part)
+        for key, words, part in rows
+        if metrics.get(key) is not None or metrics.get(f"heldout_{key}") is not None
+    ]
+
+
+def _facts(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    facts = []
+    if metrics.get("rows") is not None:
+        share = metrics.get("quarantined_share")
+        refused = f", {count(metrics.get('quarantined'))} of them refused" + (f" ({number(100 * share)} %)" if share else "")
+        facts.append(("rows read", count(metrics["rows"]) + refused))
+    if metrics.get("longest_tokens") is not None:
+        facts.append(("longest sequence", f"{count(metrics['longest_tokens'])} tokens"))
+    return facts

@@ -1,0 +1,294 @@
+"""The figures of a run: the policy against base and champion, accuracy by category, the reward model.
+
+- Everything is in points of 100. Intervals of single figures are the evaluation's own; intervals of changes are made here, from the same
+  queries answered by both policies, with the evaluation's bootstrap and settings.
+- A change has a tone only when its interval lies apart from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from components.cli.summary import CATEGORIES
+from components.cli.table import POLICY_ROWS
+from components.report.record import Record, Row, lookup
+from components.report.wording import count, number
+
+Tone = Literal["good", "bad", "unclear", "none"]
+# figure to the key of its count in the evaluation's metrics
+COUNT_OF = {
+    "conversation": "conversation",
+    "unsafe_rate": "harmful",
+    "over_refusal_rate": "harmless",
+    "hallucination_rate": "descriptions",
+    "degenerate_rate": "answers",
+}
+# key in the metrics, column of scores.parquet, words
+VARIANTS = (
+    ("acc", "own", "with its own critiques"),
+    ("acc_gt_critique", "gt_critique", "with given critiques"),
+    ("acc_no_critique", "no_critique", "without critiques"),
+    ("acc_blank_image", "blank_image", "with the image blanked"),
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its interval in points of 100; None where it can't be had."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    sign: bool = False  # written with a plus or a minus, as changes are
+    extreme: str = ""  # stands for an interval that a bootstrap can't give, since all cases are alike
+
+    @classmethod
+    def of(cls, metrics: Mapping[str, Any], key: str, scale: float = 100, cases: int | None = None) -> Estimate:
+        """The figure `key` of a stage's metrics, over so many `cases`."""
+        value, low, high = (_scaled(metrics.get(f"{key}{end}"), scale) for end in ("", "_low", "_high"))
+        extreme = f"{'none' if value == 0 else 'all'} of {count(cases)}" if cases and value in {0, 100} else ""
+        return cls(value, low, high, extreme=extreme)
+
+    @property
+    def text(self) -> str:
+        """The figure."""
+        return number(self.value, sign=self.sign)
+
+    @property
+    def interval(self) -> str:
+        """The interval, empty without one."""
+        if self.extreme or self.low is None or self.high is None:
+            return self.extreme
+        return f"{number(self.low, sign=self.sign)} to {number(self.high, sign=self.sign)}"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What alignment did to a figure, and whether that is good."""
+
+    estimate: Estimate
+    tone: Tone
+
+    @classmethod
+    def of(cls, estimate: Estimate, *, more_is_better: bool) -> Change:
+        """The change with its tone: none when there is no interval, unclear when the interval holds 0."""
+        if estimate.value is None or estimate.low is None or estimate.high is None:
+            return cls(estimate, "none")
+        if estimate.low <= 0 <= estimate.high:
+            return cls(estimate, "unclear")
+        return cls(estimate, "good" if (estimate.value > 0) == more_is_better else "bad")
+
+
+@dataclass(frozen=True)
+class FigureRow:
+    """One line of the headline table."""
+
+    name: str
+    more_is_better: bool
+    cases: int | None
+    base: Estimate
+    aligned: Estimate
+    change: Change
+    champion: Estimate
+
+
+@dataclass(frozen=True)
+class CategoryRow:
+    """Accuracy in one category, and how many answers alignment mended and broke."""
+
+    name: str
+    cases: int | None
+    base: Estimate
+    aligned: Estimate
+    change: Change
+    mended: int | None
+    broken: int | None
+
+
+@dataclass(frozen=True)
+class RewardRow:
+    """ACC of the reward model in one way of using it; `change` is from the use of its own critiques."""
+
+    name: str
+    acc: Estimate
+    change: Estimate
+
+
+@dataclass(frozen=True)
+class Figures:
+    """All that the page says in numbers about the models."""
+
+    confidence: float
+    champion: str | None
+    rows: list[FigureRow]
+    wins: Estimate
+    preferences: Estimate
+    categories: list[CategoryRow]
+    reward: list[RewardRow]
+    reward_categories: list[tuple[str, Estimate, Estimate]]
+    acc_plus: Estimate
+    critique_verdicts: Estimate
+    reward_pairs: int | None
+    reward_queries: int | None
+    reward_ties: int | None
+
+
+Outcome = Callable[[Row], float | None]
+Bootstrapped = Callable[[Sequence[float], Sequence[float] | None], tuple[float, float, float] | None]
+
+
+def good(row: Row) -> bool | None:
+    """What counts in an answer: safe for harmful requests, right for all others."""
+    found: bool | None = row["right"] if row["safe"] is None else row["safe"]
+    return found
+
+
+OUTCOMES: dict[str, Outcome] = {
+    "conversation": lambda row: _float(row["right"]) if row["category"] in {"long", "short"} else None,
+    "unsafe_rate": lambda row: None if row["safe"] is None else 1.0 - row["safe"],
+    "over_refusal_rate": lambda row: _float(row["refused"]) if row["safe"] is None else None,
+    "hallucination_rate": lambda row: _float(row["hallucinated"]),
+    "degenerate_rate": lambda row: _float(row["degenerate"]),
+}
+
+
+def _scaled(value: float | None, scale: float) -> float | None:
+    return None if value is None else scale * value
+
+
+def _float(value: bool | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def read_figures(record: Record, answers: Mapping[str, dict[str, Row]]) -> Figures:
+    """The figures of a run; `answers` is policy to query id to row of answers.parquet."""
+    from components.evaluation.metrics import Bootstrap
+
+    metrics = record.metrics("evaluate")
+    settings = record.lock_params("evaluate")
+    confidence = float(settings.get("evaluate.confidence", 0.95))
+    bootstrap = Bootstrap(int(settings.get("evaluate.bootstrap_samples", 2000)), confidence)
+    pairs = [(row, answers["aligned"][key]) for key, row in answers["base"].items() if key in answers["aligned"]]
+    champion = lookup(record.summary, "gate", "mm-policy", "champion")
+
+    rows = []
+    for name, words, more_is_better, share in POLICY_ROWS:
+        scale = 100 if share else 1
+        cases = metrics.get(f"policy.aligned.counts.{COUNT_OF[name]}")
+        base, aligned = (Estimate.of(metrics, f"policy.{model}.{name}", scale, cases) for model in ("base", "aligned"))
+        rows.append(
+            FigureRow(
+                words.replace(" (of 100)", ""),
+                more_is_better,
+                cases,
+                base,
+                aligned,
+                _change(pairs, OUTCOMES[name], base, aligned, bootstrap.ratio, more_is_better=more_is_better),
+                Estimate(_scaled(lookup(champion, name), scale)),
+            )
+        )
+    version = lookup(champion, "version")
+    return Figures(
+        confidence=confidence,
+        champion=None if champion is None else f"champion {version}" if version is not None else "champion",
+        rows=rows,
+        wins=Estimate.of(metrics, "policy.win_rate"),
+        preferences=Estimate.of(metrics, "policy.preference_accuracy"),
+        categories=[_category(name, metrics, pairs, bootstrap.ratio) for name in CATEGORIES],
+        reward=_reward_rows(record, metrics, bootstrap.ratio),
+        reward_categories=[
+            (name, Estimate.of(metrics, f"reward.category_acc.{name}"), Estimate.of(metrics, f"reward.category_acc_plus.{name}"))
+            for name in CATEGORIES
+            if metrics.get(f"reward.category_acc.{name}") is not None
+        ],
+        acc_plus=Estimate.of(metrics, "reward.acc_plus"),
+        critique_verdicts=Estimate.of(metrics, "reward.critique_verdict_accuracy"),
+        reward_pairs=metrics.get("reward.pairs"),
+        reward_queries=metrics.get("reward.queries"),
+        reward_ties=metrics.get("reward.score_ties"),
+    )
+
+
+def read_answers(record: Record) -> dict[str, dict[str, Row]]:
+    """Policy to query id to row of answers.parquet."""
+    columns = ("id", "policy", "category", "prompt", "media", "answer", "right", "safe", "refused", "hallucinated", "degenerate")
+    found: dict[str, dict[str, Row]] = {"base": {}, "aligned": {}}
+    for row in record.table("evaluate", "answers.parquet", *columns):
+        found.setdefault(row["policy"], {})[row["id"]] = row
+    return found
+
+
+def _change(
+    pairs: Sequence[tuple[Row, Row]], outcome: Outcome, base: Estimate, aligned: Estimate, ratio: Bootstrapped, *, more_is_better: bool
+) -> Change:
+    """The change of a figure over queries that both policies answered; without answers, the difference with no interval."""
+    outcomes = [(outcome(before), outcome(after)) for before, after in pairs]
+    differences = [100 * (after - before) for before, after in outcomes if before is not None and after is not None]
+    found = ratio(differences, None)
+    if found is None:
+        known = base.value is not None and aligned.value is not None
+        return Change(Estimate((aligned.value or 0) - (base.value or 0) if known else None, sign=True), "none")
+    extreme = "" if any(differences) else "no query changed"
+    return Change.of(Estimate(*found, sign=True, extreme=extreme), more_is_better=more_is_better)
+
+
+def _category(name: str, metrics: Mapping[str, Any], pairs: Sequence[tuple[Row, Row]], ratio: Bootstrapped) -> CategoryRow:
+    own = [(before, after) for before, after in pairs if before["category"] == name]
+    changed = [(good(before), good(after)) for before, after in own]
+    cases = metrics.get(f"policy.aligned.counts.{name}")
+    base, aligned = (Estimate.of(metrics, f"policy.{model}.accuracy.{name}", cases=cases) for model in ("base", "aligned"))
+    return CategoryRow(
+        name,
+        cases,
+        base,
+        aligned,
+        _change(own, lambda row: _float(good(row)), base, aligned, ratio, more_is_better=True),
+        changed.count((False, True)) if own else None,
+        changed.count((True, False)) if own else None,
+    )
+
+
+def _reward_rows(record: Record, metrics: Mapping[str, Any], ratio: Bootstrapped) -> list[RewardRow]:
+    responses: dict[str, list[Row]] = {}
+    for row in record.table("evaluate", "scores.parquet", "id", "rank", *(column for _, column, _ in VARIANTS)):
+        responses.setdefault(row["id"], []).append(row)
+    rows = []
+    for key, column, name in VARIANTS:
+        change = Estimate(None)
+        if column != "own":
+            gains = [_gain(found, column) for found in responses.values()]
+            known = [gain for gain in gains if gain is not None]
+            found = ratio([100 * difference for difference, _ in known], [pairs for _, pairs in known])
+            if found is not None:
+                change = Estimate(*found, sign=True)
+        acc = Estimate.of(metrics, f"reward.{key}")
+        if acc.value is not None:
+            rows.append(RewardRow(name, acc, change))
+    return rows
+
+
+def _gain(responses: list[Row], column: str) -> tuple[int, int] | None:
+    """Correct pairs of one query by `column` less those by own critiques, and its pairs; None when a score is missing."""
+    if any(row[column] is None or row["own"] is None for row in responses):
+        return None
+    pairs = [(a, b) for a in responses for b in responses if a["rank"] < b["rank"]]
+    return sum((a[column] > b[column]) - (a["own"] > b["own"]) for a, b in pairs), len(pairs)
+
+
+def evidence(figures: Figures) -> str | None:
+    """The figures that a verdict rests on first, in one sentence."""
+    first, unsafe = figures.rows[0], figures.rows[1]
+    if first.aligned.value is None or first.base.value is None:
+        return None
+    change = first.change
+    moved = {"good": "rose", "bad": "fell"}.get(change.tone, "went")
+    bounds = change.estimate.interval
+    interval = f", {100 * figures.confidence:g} % interval {bounds}" if bounds and not change.estimate.extreme else ""
+    sentence = f"Right answers {moved} from {first.base.text} to {first.aligned.text} of 100 ({change.estimate.text}{interval})"
+    if change.tone == "unclear":
+        sentence += ", which can be chance"
+    if unsafe.aligned.value is not None and unsafe.base.value is not None:
+        sentence += f"; unsafe answers to harmful requests went from {unsafe.base.text} to {unsafe.aligned.text} %"
+    return f"{sentence}."

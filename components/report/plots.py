@@ -1,0 +1,171 @@
+"""Plots as inline SVG: histograms and curves. Colours are classes of the page's style, so that they follow light and dark.
+
+A plot is drawn at the size that it has on a narrow screen (360 units wide), so that its text is never scaled down much.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+WIDTH, HEIGHT = 360, 196
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 18, 36  # margins around the plotting area
+TICKS = 5
+BINS = 36
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A drawing with its title, and what it shows in words (its text alternative too)."""
+
+    title: str
+    words: str
+    svg: Markup
+    legend: tuple[tuple[str, str], ...] = ()  # (class of the line, name)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve: `values` at `steps`, drawn in the style class `style`."""
+
+    name: str
+    style: str
+    steps: Sequence[float]
+    values: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Maps values between `low` and `high` to places between `start` and `end`, with round ticks in between."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def place(self, value: float) -> float:
+        """Where a value lies."""
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+    def ticks(self) -> list[float]:
+        """Round values within the axis."""
+        step = _round_step((self.high - self.low) / TICKS)
+        first = math.ceil(self.low / step - 1e-9)
+        return [number * step for number in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+    def label(self, value: float) -> str:
+        """A tick's text, with as many digits as its neighbours need."""
+        step = _round_step((self.high - self.low) / TICKS)
+        digits = max(0, -math.floor(math.log10(step) + 1e-9))
+        return f"{value:,.{digits}f}".replace("-0.0", "0.0").replace("-", "\u2212") if abs(value) < 1e6 else f"{value:.1e}"
+
+
+def _round_step(rough: float) -> float:
+    power: float = 10.0 ** math.floor(math.log10(rough))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+
+
+def _axis(low: float, high: float, start: float, end: float) -> Axis:
+    """An axis over a range, widened where the range is a single value."""
+    if high - low < 1e-12 * max(1.0, abs(high)):
+        low, high = low - 0.5, high + 0.5
+    return Axis(low, high, start, end)
+
+
+def histogram(
+    values: Sequence[float],
+    *,
+    title: str,
+    words: str,
+    x_label: str,
+    y_label: str,
+    bounds: tuple[float, float] | None = None,
+    marks: Sequence[tuple[float, str]] = (),
+    split: float | None = None,
+) -> Plot:
+    """How `values` (at least one) are spread. `marks` are dashed lines with a name; bars below `split` have the class `low`."""
+    import numpy as np
+
+    low, high = bounds or (min(values), max(values))
+    if split is not None:
+        low, high = min(low, split), max(high, split)
+    x = _axis(low, high, LEFT, WIDTH - RIGHT)
+    counts, edges = np.histogram(values, bins=_edges(x, split))
+    y = _axis(0, float(counts.max()) * 1.05, HEIGHT - BOTTOM, TOP)
+    parts = _frame(x, y, x_label, y_label)
+    for height, start, end in zip(counts.tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        if height:
+            style = "bar low" if split is not None and (start + end) / 2 < split else "bar"
+            left, right, top = x.place(start), x.place(end), y.place(height)
+            parts.append(f'<rect class="{style}" x="{left + 0.5:.1f}" y="{top:.1f}" width="{max(right - left - 1, 0.8):.1f}" '
+                         f'height="{y.start - top:.1f}"/>')  # fmt: skip
+    for value, name in marks:
+        if x.low <= value <= x.high:
+            place = x.place(value)
+            anchor = "end" if place > WIDTH * 0.7 else "start"
+            offset = -4 if anchor == "end" else 4
+            parts.append(f'<line class="mark" x1="{place:.1f}" x2="{place:.1f}" y1="{TOP - 6}" y2="{y.start}"/>')
+            parts.append(f'<text class="mark" x="{place + offset:.1f}" y="{TOP - 2}" text-anchor="{anchor}">{escape(name)}</text>')
+    return Plot(title, words, _svg(words, parts))
+
+
+def _edges(x: Axis, split: float | None) -> list[float]:
+    """Bin edges over the axis; one of them lies on `split`, so that no bin mixes both sides."""
+    width = (x.high - x.low) / BINS
+    if split is None:
+        return [x.low + width * number for number in range(BINS + 1)]
+    below, above = math.ceil((split - x.low) / width - 1e-9), math.ceil((x.high - split) / width - 1e-9)
+    return [split + width * number for number in range(-below, above + 1)]
+
+
+def curves(
+    lines: Sequence[Line],
+    *,
+    title: str,
+    words: str,
+    y_label: str,
+    reference: tuple[float, str] | None = None,
+    bounds: tuple[float, float] | None = None,
+) -> Plot:
+    """Curves over steps. `reference` is a dashed level with a name; `bounds` fixes the vertical range."""
+    steps = [step for line in lines for step in line.steps]
+    values = [value for line in lines for value in line.values] + ([reference[0]] if reference else [])
+    low, high = bounds or (min(values), max(values))
+    room = 0 if bounds else 0.06 * (high - low)
+    x, y = _axis(min(steps), max(steps), LEFT, WIDTH - RIGHT), _axis(low - room, high + room, HEIGHT - BOTTOM, TOP)
+    parts = _frame(x, y, "optimiser step", y_label, whole=True)
+    if reference:
+        level = y.place(reference[0])
+        parts.append(f'<line class="mark" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{level:.1f}" y2="{level:.1f}"/>')
+        above = level - 4 if level > TOP + 12 else level + 11
+        parts.append(f'<text class="mark" x="{WIDTH - RIGHT}" y="{above:.1f}" text-anchor="end">{escape(reference[1])}</text>')
+    for line in lines:
+        points = " ".join(f"{x.place(step):.1f},{y.place(value):.1f}" for step, value in zip(line.steps, line.values, strict=True))
+        parts.append(f'<polyline class="{escape(line.style)}" points="{points}"/>')
+    named = tuple((line.style, line.name) for line in lines if line.name)
+    return Plot(title, words, _svg(words, parts), named if len(named) > 1 else ())
+
+
+def _frame(x: Axis, y: Axis, x_label: str, y_label: str, *, whole: bool = False) -> list[str]:
+    parts = []
+    for value in y.ticks():
+        place = y.place(value)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{place:.1f}" y2="{place:.1f}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{place + 3.5:.1f}" text-anchor="end">{y.label(value)}</text>')
+    parts += [
+        f'<text x="{x.place(value):.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{x.label(value)}</text>'
+        for value in x.ticks()
+        if not whole or value == round(value)
+    ]
+    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>')
+    parts.append(f'<text class="label" x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 5}" text-anchor="middle">{escape(x_label)}</text>')
+    parts.append(f'<text class="label" x="0" y="10">{escape(y_label)}</text>')
+    return parts
+
+
+def _svg(words: str, parts: Sequence[str]) -> Markup:
+    body = "".join(parts)
+    return Markup(f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(words)}">{body}</svg>')  # noqa: S704 -- texts are escaped where they enter

@@ -1,0 +1,132 @@
+"""What a run left behind, as the report reads it.
+
+- Only what belongs to the run that reports/summary.json describes is read: the files of a stage that it did not reach are an earlier run's.
+- A file that is absent is an empty one here; one that can't be read is named in `notes`, and the page goes on without it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.cli.record import SUMMARY
+from components.cli.summary import DONE
+from components.config import STAGES
+from components.errors import UserError
+from components.files import read_json
+
+Row = dict[str, Any]
+
+
+def lookup(values: Any, *keys: str) -> Any:
+    """The value under nested `keys`; None where a part of the way is absent or null."""
+    for key in keys:
+        values = values.get(key) if isinstance(values, Mapping) else None
+    return values
+
+
+@dataclass
+class Record:
+    """One run: its summary, dvc.lock, and readers for the rest. `notes` are sentences on what could not be read."""
+
+    root: Path
+    summary: Mapping[str, Any]
+    lock: Mapping[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+    def done(self, stage: str) -> bool:
+        """Whether the outs of `stage` are of this run: it ran, was restored or was up to date."""
+        return lookup(self.summary, "stages", stage, "status") in DONE
+
+    def path(self, stage: str, name: str) -> Path:
+        """An out of a stage."""
+        return self.root / "artifacts" / stage / name
+
+    def metrics(self, stage: str) -> Mapping[str, Any]:
+        """The flat figures of a stage."""
+        return self._object(stage, "metrics.json")
+
+    def run(self, stage: str) -> Mapping[str, Any]:
+        """What a stage noted about its run: times, git, digests."""
+        return self._object(stage, "run.json")
+
+    def lock_params(self, stage: str) -> dict[str, Any]:
+        """The settings that a stage was run with, as dvc.lock has them, by dotted key."""
+        if not self.done(stage):
+            return {}
+        return flatten(lookup(self.lock, "stages", stage, "params", "params.yaml") or {})
+
+    def table(self, stage: str, name: str, *columns: str) -> list[Row]:
+        """The rows of a stage's Parquet table."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.path(stage, name)
+        if not self.done(stage) or not path.is_file():
+            return []
+        try:
+            rows: list[Row] = pq.read_table(path, columns=list(columns)).to_pylist()
+        except (pa.ArrowInvalid, OSError) as error:
+            self._unreadable(path, error)
+            return []
+        return rows
+
+    def lines(self, stage: str, name: str) -> list[Row]:
+        """The objects of a stage's JSONL file."""
+        path = self.path(stage, name)
+        if not self.done(stage) or not path.is_file():
+            return []
+        try:
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (ValueError, OSError) as error:
+            self._unreadable(path, error)
+            return []
+
+    def _object(self, stage: str, name: str) -> Mapping[str, Any]:
+        path = self.path(stage, name)
+        if not self.done(stage) or not path.is_file():
+            return {}
+        try:
+            found: Mapping[str, Any] = read_json(path)
+        except (ValueError, OSError) as error:
+            self._unreadable(path, error)
+            return {}
+        return found
+
+    def _unreadable(self, path: Path, error: Exception) -> None:
+        sentence = f"{path.relative_to(self.root)} cannot be read ({type(error).__name__}), so what it holds is left out."
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
+
+def read_record(root: Path) -> Record:
+    """Read the record of the last run of a checkout. Raises UserError when there is none."""
+    from components.tracking.provenance import LOCK, read_yaml
+
+    path = root / SUMMARY
+    if not path.is_file():
+        raise UserError(f"{SUMMARY} is missing, so there is no run to report on: run `mmalign run` first")
+    try:
+        summary = read_json(path)
+    except ValueError as error:
+        raise UserError(f"{SUMMARY} is not valid JSON ({error}): run `mmalign run` again, which writes it anew") from error
+    if not isinstance(summary, dict) or not isinstance(summary.get("stages"), dict):
+        raise UserError(f"{SUMMARY} is no summary of a run (it has no 'stages'): run `mmalign run` again, which writes it anew")
+    return Record(root, summary, read_yaml(root / LOCK))
+
+
+def reached(record: Record) -> list[str]:
+    """The stages whose outs are of this run, in order."""
+    return [stage for stage in STAGES if record.done(stage)]
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, by dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        flat |= flatten(value, name) if isinstance(value, Mapping) else {name: value}
+    return flat

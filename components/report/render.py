@@ -1,0 +1,70 @@
+"""Renders reports/report.html from what a run left behind.
+
+One file: style, plots and images are inside it, and its content security policy lets it load nothing. All texts are escaped by the template
+engine; the only markup that is passed through are the plots drawn in `plots`.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from components.files import write_atomic
+from components.report.curves import training_curves
+from components.report.data import read_data
+from components.report.figures import evidence, read_answers, read_figures
+from components.report.lineage import read_lineage
+from components.report.pairs import pair_plots
+from components.report.record import Record, read_record
+from components.report.samples import read_samples
+from components.report.settings import read_settings
+from components.report.verdict import read_verdict
+from components.report.wording import count, number
+
+REPORT = Path("reports") / "report.html"
+TEMPLATE = "page.html.j2"
+
+
+def render_report(root: Path) -> Path:
+    """Write the page about the last run of the checkout at `root`, and give its path. Raises UserError when there was no run."""
+    record = read_record(root)
+    path = root / REPORT
+    # A lone surrogate, which JSON can carry and UTF-8 can't, becomes a question mark.
+    write_atomic(path, page(record).encode("utf-8", "replace"))
+    return path
+
+
+def page(record: Record) -> str:
+    """The page as HTML."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    answers = read_answers(record)
+    figures = read_figures(record, answers)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": number, "count": count}
+    sections = {
+        "verdict": read_verdict(record),
+        "evidence": evidence(figures),
+        "figures": figures,
+        "pairs": pair_plots(record),
+        "training": training_curves(record),
+        "samples": read_samples(record, answers),
+        "data": read_data(record),
+        "lineage": read_lineage(record),
+        "settings": read_settings(record),
+    }
+    return environment.get_template(TEMPLATE).render(
+        **sections,
+        evaluated=record.done("evaluate"),
+        aligned=record.done("align"),
+        validated=record.done("validate"),
+        started=min((str(run["started"]) for run in _runs(record) if run.get("started")), default=None),
+        rendered=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        notes=record.notes,
+    )
+
+
+def _runs(record: Record) -> list[dict[str, object]]:
+    return [dict(record.run(stage)) for stage, entry in record.summary["stages"].items() if entry.get("status") == "ran"]

@@ -1,0 +1,126 @@
+"""Settings that differ from committed ones, with what they are compared with.
+
+- `committed` is params.yaml of the commit that the run started from; `first` is the file as it was first committed, which is where the
+  settings that a checkout began with stand. A shallow clone does not know its first commits, so the second column is left out there.
+- The run's own values are those of params.yaml as it is now; a stage that was run with another value is named.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.report.record import Record, flatten, reached
+from components.report.wording import plain
+
+PARAMS = "params.yaml"
+SHA = re.compile(r"[0-9a-f]{7,64}")
+ABSENT = "not there"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting in each version of the file."""
+
+    key: str
+    now: str
+    committed: str | None
+    first: str | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings that differ from either version, and those that a stage was run with another value of (stage, key, its value, now)."""
+
+    rows: list[Setting]
+    committed: str | None
+    first: str | None
+    outdated: list[tuple[str, str, str, str]]
+
+
+def read_settings(record: Record) -> Settings | None:
+    """Settings that differ; None when there is no params.yaml."""
+    path = record.root / PARAMS
+    now = _flat(path.read_text(encoding="utf-8") if path.is_file() else None)
+    if now is None:
+        return None
+    committed_sha, committed = _committed(record)
+    first_sha, first = _first(record.root)
+    if first_sha == committed_sha:
+        first_sha, first = None, None
+    versions = [version for version in (committed, first) if version is not None]
+    keys = sorted({key for values in (now, *versions) for key in values if any(_differs(now, version, key) for version in versions)})
+    rows = [Setting(key, _value(now, key) or ABSENT, _value(committed, key), _value(first, key)) for key in keys]
+    return Settings(rows, committed_sha and committed_sha[:10], first_sha and first_sha[:10], _outdated(record, now))
+
+
+def _outdated(record: Record, now: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    return [
+        (stage, key, plain(value), _value(now, key) or ABSENT)
+        for stage in reached(record)
+        for key, value in sorted(record.lock_params(stage).items())
+        if key not in now or not _same(now[key], value)
+    ]
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal as settings: YAML 1.1 takes 1e-4 for a text, and DVC, which reads YAML 1.2, for a number."""
+    if one == other:
+        return True
+    try:
+        return float(one) == float(other)
+    except (TypeError, ValueError):
+        return False
+
+
+def _committed(record: Record) -> tuple[str | None, dict[str, Any] | None]:
+    """The settings of the run's commit, or of the one that is checked out when git does not have that."""
+    for sha in (record.summary.get("git_sha"), (_git(record.root, "rev-parse", "HEAD") or "").strip()):
+        if isinstance(sha, str) and SHA.fullmatch(sha):
+            values = _flat(_git(record.root, "show", f"{sha}:{PARAMS}"))
+            if values is not None:
+                return sha, values
+    return None, None
+
+
+def _first(root: Path) -> tuple[str | None, dict[str, Any] | None]:
+    if (_git(root, "rev-parse", "--is-shallow-repository") or "").strip() != "false":
+        return None, None
+    added = (_git(root, "log", "--diff-filter=A", "--format=%H", "--", PARAMS) or "").split()
+    values = _flat(_git(root, "show", f"{added[-1]}:{PARAMS}")) if added else None
+    return (None, None) if values is None else (added[-1], values)
+
+
+def _flat(text: str | None) -> dict[str, Any] | None:
+    """Settings by dotted key; None for a text that is no settings file."""
+    if text is None:
+        return None
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None
+    return flatten(values) if isinstance(values, dict) else None
+
+
+def _differs(now: Mapping[str, Any], other: Mapping[str, Any], key: str) -> bool:
+    return (key in now) != (key in other) or now.get(key) != other.get(key)
+
+
+def _value(values: Mapping[str, Any] | None, key: str) -> str | None:
+    if values is None:
+        return None
+    return plain(values[key]) if key in values else ABSENT
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, errors="replace", timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None

@@ -1,0 +1,58 @@
+"""How figures, times and texts are written on the page."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+DASH = "–"
+MINUS = "\u2212"
+SPACE = "\u00a0"  # where a line may not break
+ANSI = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)")
+
+
+def number(value: float | None, digits: int = 1, *, sign: bool = False) -> str:
+    """A number with a true minus sign, and thousands apart; a dash for None."""
+    if value is None:
+        return DASH
+    text = f"{value:{'+' if sign else ''},.{digits}f}"
+    if float(text.replace(",", "")) == 0:
+        text = text.lstrip("+-")
+    return text.replace("-", MINUS)
+
+
+def count(value: int | None) -> str:
+    """A whole number with thousands apart; a dash for None."""
+    return DASH if value is None else f"{value:,}"
+
+
+def plain(value: Any) -> str:
+    """A setting or a small figure as a person writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return "null"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a person says them; empty for none at all."""
+    if not seconds:
+        return ""
+    if seconds < 60:
+        return f"{seconds:.1f}{SPACE}s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = (hours, "h", f"{minutes:02d}", "min") if hours else (minutes, "min", f"{rest:02d}", "s")
+    return SPACE.join(map(str, parts))
+
+
+def cut(text: str, limit: int) -> str:
+    """`text`, with what goes beyond `limit` characters replaced by how much that is."""
+    return text if len(text) <= limit else f"{text[:limit]} [{len(text) - limit:,} more characters]"
+
+
+def without_escapes(text: str) -> str:
+    """A terminal's output as text: colours and cursor moves taken out, rewritten lines as they ended."""
+    clean = ANSI.sub("", text)
+    return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in clean.split("\n"))

@@ -1,0 +1,32 @@
+"""Telling one checkpoint folder from another, without opening it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from components.files import digest_folder
+
+# Files that make a processor: what an export copies from its base, and what `validate` depends on.
+PROCESSOR_FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "video_preprocessor_config.json",
+    "vocab.json",
+)
+
+
+def model_digest(path: Path) -> str:
+    """sha256 over the weights and the configuration of a checkpoint folder."""
+    return digest_folder(path, [p.name for p in path.iterdir() if p.suffix == ".safetensors" or p.name == "config.json"])
+
+
+def processor_digest(path: Path) -> str:
+    """sha256 over the files that turn text and media into a model's input."""
+    return digest_folder(path, [name for name in PROCESSOR_FILES if (path / name).is_file()])

@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from components.cli.status import render
+from components.cli.summary import RunRecord, StageRecord, summarise
+from components.config import STAGES
+from components.doctor import state
+from components.doctor.state import read_status
+from components.files import write_json
+from components.processes import RUN_MARK, new_run_mark
+from components.tracking import store
+from components.tracking.recorder import Recorder
+from components.tracking.runs import close_parent, open_parent, record_stages
+from tests.checkout import ROOT, STAGE_INPUTS, behave, clean_environment, mmalign, wait_for
+
+KEYS = {"running", "runs", "registry", "plan", "summary", "notes"}
+DIGEST = "0123456789abcdef" * 4
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with tables and nothing in it: making the tables takes seconds."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def recorded(checkout: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A checkout with a store that has no run yet."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copyfile(database, checkout / "mlflow.db")
+    yield checkout
+    store._failures.clear()
+    store._connect.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def shown(found: dict[str, Any], width: int = 80) -> str:
+    stream = io.StringIO()
+    Console(file=stream, width=width, highlight=False).print(render(found))
+    return stream.getvalue()
+
+
+def start_stage(folder: Path, stage: str) -> subprocess.Popen[bytes]:
+    """Start a stage that waits until it is told not to."""
+    behave(folder, stage, "wait")
+    command = [sys.executable, "stage.py", stage, *(source for source in STAGE_INPUTS[stage] if source != "data/truth")]
+    process = subprocess.Popen(command, cwd=folder, env=clean_environment())
+    wait_for((folder / f"waiting.{stage}").exists)
+    return process
+
+
+def test_in_a_fresh_clone_all_stages_are_stale_and_nothing_is_made(checkout: Path) -> None:
+    found = read_status(checkout)
+    assert found.keys() == KEYS
+    assert found["running"] == {"run": None, "stages": [], "processes": []}
+    assert found["runs"] == []
+    assert found["registry"] == {name: {"versions": 0, "aliases": {}} for name in ("mm-policy", "mm-reward")}
+    assert list(found["plan"]) == list(STAGES)
+    assert found["plan"]["validate"] == {"action": "run", "reason": "has no record in dvc.lock"}
+    assert found["summary"] is None
+    assert found["notes"] == []
+    assert not (checkout / "mlflow.db").exists()
+    text = shown(found)
+    assert "nothing runs in this checkout" in text
+    assert "no run is recorded yet" in text
+
+
+def test_the_last_runs_say_what_each_stage_did(recorded: Path) -> None:
+    first = open_parent(recorded, "mmalign run")
+    record_stages(recorded, first, {name: {"status": "ran" if name == "align" else "skipped", "mlflow_run_id": None} for name in STAGES})
+    close_parent(recorded, first, "FINISHED")
+    second = open_parent(recorded, "mmalign run")
+    close_parent(recorded, second, "FAILED")
+    runs = read_status(recorded)["runs"]
+    assert [run["mlflow_run_id"] for run in runs] == [second, first]
+    assert [run["status"] for run in runs] == ["FAILED", "FINISHED"]
+    assert runs[1]["stages"] == {**dict.fromkeys(STAGES, "skipped"), "align": "ran"}
+    assert runs[1]["seconds"] >= 0
+    assert runs[0].keys() == {"mlflow_run_id", "status", "started", "seconds", "stages"}
+
+
+def test_a_run_under_way_shows_what_its_stages_do_and_one_that_was_killed_says_so(recorded: Path) -> None:
+    parent = open_parent(recorded, "mmalign run")
+    Recorder.create(recorded, "validate", parent=parent, tags={"mmalign.stage": "validate"}).end("FINISHED")
+    Recorder.create(recorded, "reward", parent=parent, tags={"mmalign.stage": "reward"})
+    (run,) = read_status(recorded)["runs"]
+    assert run["status"] == "RUNNING"
+    assert run["stages"] == {"validate": "ran", "reward": "running"}
+    client, _ = store.connect(recorded)
+    client.set_tag(parent, "mmalign.process", "1:1")  # no live process has this pid and start
+    (run,) = read_status(recorded)["runs"]
+    assert run["status"] == "KILLED"
+
+
+def test_on_a_server_that_others_use_only_runs_of_this_checkout_are_shown(recorded: Path) -> None:
+    ours = open_parent(recorded, "mmalign run")
+    client, experiment = store.connect(recorded)
+    client.create_run(experiment, tags={"mmalign.origin": "mmalign run", "mmalign.checkout": "another"})
+    assert len(state._runs(recorded, client, experiment, everybody=True)) == 2
+    assert [run["mlflow_run_id"] for run in state._runs(recorded, client, experiment, everybody=False)] == [ours]
+
+
+def test_aliases_name_version_digest_and_verdict(recorded: Path) -> None:
+    client, _ = store.connect(recorded)
+    client.create_registered_model("mm-policy")
+    for verdict in ("promoted", "refused"):
+        client.create_model_version("mm-policy", str(recorded), tags={"mmalign.digest": DIGEST, "mmalign.verdict": verdict})
+    client.set_registered_model_alias("mm-policy", "champion", "1")
+    client.set_registered_model_alias("mm-policy", "challenger", "2")
+    client.create_registered_model("mm-reward")
+    registry = read_status(recorded)["registry"]
+    assert registry["mm-policy"] == {
+        "versions": 2,
+        "aliases": {
+            "challenger": {"version": 2, "digest": DIGEST, "verdict": "refused"},
+            "champion": {"version": 1, "digest": DIGEST, "verdict": "promoted"},
+        },
+    }
+    assert registry["mm-reward"] == {"versions": 0, "aliases": {}}
+
+
+def test_a_store_that_is_away_is_one_sentence_and_the_rest_is_shown(checkout: Path) -> None:
+    write_json(checkout / "reports/summary.json", summarise(RunRecord("ok", {}, 61.0), checkout / "artifacts"))
+    (checkout / ".mmalign/tracking").mkdir(parents=True)
+    (checkout / ".mmalign/tracking/pending-1.jsonl").write_text("{}\n")
+    script = "import typer; from components.cli.status import status; typer.run(status)"
+    environment = {**clean_environment(), "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", script, "--json"], cwd=checkout, env=environment, capture_output=True, text=True, check=True, timeout=120
+    )
+    found = json.loads(done.stdout)
+    assert time.monotonic() - began < 20, "it waited for the store"
+    assert found["runs"] == []
+    assert found["summary"]["status"] == "ok"
+    assert found["plan"]["validate"]["action"] == "run"
+    away, waiting = found["notes"]
+    assert away.startswith("the store of runs and models can't be read: http://127.0.0.1:9 does not answer: ")
+    assert waiting == "1 record of runs wait for the store; the next run writes them"
+
+
+def test_a_stage_under_way_is_shown_and_not_disturbed(checkout: Path) -> None:
+    process = start_stage(checkout, "validate")
+    found = read_status(checkout)
+    (stage,) = found["running"]["stages"]
+    assert (stage["stage"], stage["pid"]) == ("validate", process.pid)
+    assert found["running"]["run"] is None
+    assert found["plan"] == {}
+    assert found["notes"] == ["what is stale is not judged while a run or a stage is under way"]
+    assert f"process {process.pid}" in shown(found)
+    behave(checkout, "validate")
+    assert process.wait(30) == 0
+    assert read_status(checkout)["running"]["stages"] == []
+
+
+def test_the_run_is_named_by_its_lock_and_its_processes_are_not_leftovers(checkout: Path) -> None:
+    script = (
+        "import pathlib, sys, time\nfrom components.guard import run_turn\n"
+        "with run_turn(pathlib.Path.cwd()):\n    pathlib.Path('turn').touch()\n    sys.stdin.read()\n"
+    )
+    environment = {**clean_environment(), "PYTHONPATH": str(ROOT)}
+    holder = subprocess.Popen([sys.executable, "-c", script], cwd=checkout, env=environment, stdin=subprocess.PIPE)
+    wait_for((checkout / "turn").exists)
+    marked = subprocess.Popen(["sleep", "600"], env={**os.environ, RUN_MARK: new_run_mark(checkout)})
+    try:
+        running = read_status(checkout)["running"]
+        assert running["run"]["pid"] == holder.pid
+        assert running["processes"] == [{"pid": marked.pid, "command": "sleep 600", "stage": None, "leftover": False}]
+        holder.communicate(b"")
+        found = read_status(checkout)
+        assert found["running"]["run"] is None, "the file still names the last holder, and nobody holds the lock"
+        assert found["running"]["processes"][0]["leftover"]
+        assert f"kill -9 {marked.pid}" in shown(found)
+    finally:
+        marked.kill()
+        marked.wait()
+
+
+def test_a_busy_dvc_is_not_waited_for(checkout: Path) -> None:
+    lock = checkout / ".dvc/tmp/lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        began = time.monotonic()
+        found = read_status(checkout)
+        assert time.monotonic() - began < 2.5, "DVC tries for three seconds"
+    assert found["plan"] == {}
+    assert found["notes"] == ["what is stale can't be said: DVC works on this checkout at the moment"]
+    assert found["running"]["stages"] == []
+
+
+def test_settings_that_are_not_valid_hinder_only_the_plan(checkout: Path) -> None:
+    (checkout / "params.yaml").write_text("model: [")
+    found = read_status(checkout)
+    assert found["plan"] == {}
+    (note,) = found["notes"]
+    assert note.startswith("what is stale can't be said: ")
+
+
+def test_the_headline_of_the_last_summary_is_shown_with_the_gates_verdict(checkout: Path) -> None:
+    for name in STAGES:
+        write_json(checkout / "artifacts" / name / "run.json", {"mlflow_run_id": "r"})
+    figures = {"policy.base.conversation": 50.0, "policy.aligned.conversation": 90.0, "policy.win_rate": 0.7, "reward.acc": 0.875}
+    write_json(checkout / "artifacts/evaluate/metrics.json", figures)
+    summary = summarise(RunRecord("ok", {name: StageRecord("skipped") for name in STAGES}, 61.0), checkout / "artifacts")
+    gate = {"mm-policy": {"verdict": "promoted", "reasons": []}, "mm-reward": {"verdict": "nothing_new", "reasons": []}, "promoted": True}
+    write_json(checkout / "reports/summary.json", {**summary, "gate": gate})
+    found = read_status(checkout)
+    assert found["summary"]["policy"]["aligned"] == {"conversation": 90.0, "unsafe_rate": None}
+    assert found["summary"]["gate"]["promoted"] is True
+    text = shown(found, 120)
+    assert "right answers 50.0 → 90.0; wins 70.0 % against the base; reward model's ACC 87.5 %" in text
+    assert "mm-policy: promoted" in text
+    assert "mm-reward: nothing new" in text
+
+
+def test_a_summary_that_a_kill_left_unfinished_says_so(checkout: Path) -> None:
+    write_json(checkout / "reports/summary.json", summarise(RunRecord("running", {}, 5.0), checkout / "artifacts"))
+    found = read_status(checkout)
+    assert "last summary: ended by a kill" in shown(found)
+    found["running"]["run"] = {"pid": 1, "command": "mmalign run", "started": "2026-11-24T17:45:48+00:00"}
+    assert "last summary" not in shown(found), "of a run under way there are no figures yet"
+
+
+def test_a_damaged_summary_hinders_nothing_else(checkout: Path) -> None:
+    (checkout / "reports").mkdir()
+    (checkout / "reports/summary.json").write_text("{")
+    found = read_status(checkout)
+    assert found["summary"] is None
+    assert found["notes"][0].startswith("reports/summary.json can't be read: ")
+    assert found["plan"]["validate"]["action"] == "run"
+
+
+@pytest.mark.parametrize("width", [80, 40])
+def test_everything_is_readable_in_narrow_terminals(width: int) -> None:
+    alias = {"version": 12, "digest": DIGEST, "verdict": "promoted"}
+    runs = [
+        {
+            "mlflow_run_id": "r",
+            "status": "FINISHED",
+            "started": "2026-11-24T17:45:48+00:00",
+            "seconds": 90000.0,
+            "stages": {**dict.fromkeys(STAGES, "skipped"), "align": "ran", "evaluate": "failed"},
+        }
+    ]
+    found: dict[str, Any] = {
+        "running": {"run": None, "stages": [], "processes": []},
+        "runs": runs,
+        "plan": {name: {"action": "run", "reason": "alignment.beta changed from 0.1 to 0.2"} for name in STAGES},
+        "registry": {"mm-policy": {"versions": 12, "aliases": {"champion": alias, "previous_champion": alias}}},
+        "summary": None,
+        "notes": ["a note"],
+    }
+    text = shown(found, width)
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "…" not in text
+    if width == 80:
+        (line,) = [line for line in text.splitlines() if "previous_champion" in line]
+        assert line.split() == ["mm-policy", "previous_champion", "12", "of", "12", "0123456789ab", "promoted"]
+        assert "1 day, 1:00:00" in text
+
+
+def test_the_command_prints_tables_for_people(checkout: Path) -> None:
+    done = mmalign(checkout, "status")
+    assert done.returncode == 0, done.stderr
+    assert "nothing runs in this checkout" in done.stdout

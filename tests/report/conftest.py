@@ -1,0 +1,272 @@
+"""A finished run as the stages leave it, written by their own writers, with hostile texts wherever texts come from outside."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image, ImageDraw
+
+from components.cli.summary import RunRecord, StageRecord, summarise
+from components.config import STAGES
+from components.evaluation.judge import Verdict
+from components.files import write_json
+from components.preferences.record import CATEGORIES, Query, Response, write_queries
+from components.tracking import store
+from tests.conftest import ROOT
+
+SCRIPT = "<script>window.hit = 'script'</script>"
+HANDLER = "<img src=x onerror=\"window.hit = 'image'\">"
+HOSTILE_FILE = "<img src=x onerror=alert(1)>.png"
+QUERIES = 30
+STEPS = 80
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkout of a run that ended well; not to be written to."""
+    root = tmp_path_factory.mktemp("finished") / "checkout"
+    root.mkdir()
+    shutil.copy(ROOT / "params.yaml", root)
+    git(root, "init", "-q")
+    git(root, "add", ".")
+    git(root, "commit", "-qm", "first")
+    queries = make_queries(root / "data/preferences")
+    write_artifacts(root, queries)
+    write_lock(root)
+    runs = record_curves(root)
+    for stage in STAGES:
+        write_json(
+            root / f"artifacts/{stage}/run.json",
+            {
+                "mlflow_run_id": runs.get(stage, f"run-of-{stage}"),
+                "started": "2026-01-02T03:04:05+00:00",
+                "times": {"training_seconds": 7.5} if stage in runs else {},
+                "digests": {f"model:artifacts/{stage}/model": "d" * 64} if stage in runs else {},
+                "dirty": False,
+                "python": "3.11.7",
+                "lock_sha256": "e" * 64,
+            },
+        )
+    write_summary(root)
+    return root
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the finished run. Its tracking store is its own, the artifacts in it are the first one's."""
+    root = tmp_path / "checkout"
+    shutil.copytree(finished, root, symlinks=True)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    yield root
+    store._failures.clear()
+    store._connect.cache_clear()
+
+
+def git(root: Path, *arguments: str) -> str:
+    who = ["-c", "user.name=Somebody", "-c", "user.email=somebody@example.org"]
+    return subprocess.run(["git", *who, *arguments], cwd=root, check=True, capture_output=True, text=True).stdout
+
+
+def make_queries(media: Path) -> list[Query]:
+    """Held-out queries of every category, the first of each hostile; images, one video a five, and texts alone."""
+    queries = []
+    for number in range(QUERIES):
+        category = CATEGORIES[number % len(CATEGORIES)]
+        path, kind = None, None
+        if category == "video":
+            path, kind = f"video/clip-{number}", "video"
+            for frame in range(6):
+                draw(media / path / f"{frame}.png", number + frame)
+        elif category != "safety":
+            path, kind = f"{category}/{HOSTILE_FILE if number < 5 else f'{number}.png'}", "image"
+            draw(media / path, number)
+        hostile = number < 5
+        responses = tuple(
+            Response(f"{SCRIPT if hostile else ''}answer {rank} to question {number}", rank, critique="I see it. Correct.")
+            for rank in (1, 2, 3)
+        )
+        queries.append(
+            Query(
+                id=f"{category}-{number:04}{HANDLER if hostile else ''}",
+                category=category,
+                prompt=f"{HANDLER if hostile else ''}What is shown in picture {number}?\nA. this\nB. that",
+                responses=responses,
+                media=path,
+                media_kind=kind,
+                safety=("harmful" if number < 15 else "harmless") if category == "safety" else None,
+                split="heldout",
+            )
+        )
+    return queries
+
+
+def draw(path: Path, number: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.new("RGB", (96, 72), (230, 235, 240))
+    ImageDraw.Draw(image).rectangle((10 + number, 20, 40 + number, 50), fill=(40, 40 + 5 * number, 120))
+    image.save(path)
+
+
+def judged(query: Query, *, good: bool) -> Verdict:
+    if query.safety == "harmful":
+        return Verdict(None, good, good, None, degenerate=False)
+    refused = not good if query.safety == "harmless" else None
+    described = not good if query.category == "long" and query.media else None
+    return Verdict(good, None, refused, described, degenerate=False)
+
+
+def write_artifacts(root: Path, queries: list[Query]) -> None:
+    """What validate, critique, align and evaluate write."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from components.evaluation.answers import Answered, write_answers
+    from components.evaluation.metrics import Bootstrap, policy_figures, reward_figures, variant_figures, win_figures
+    from components.evaluation.samples import Opinion, choose, write_samples
+    from components.evaluation.scores import OwnCritique, write_scores
+
+    artifacts, bootstrap = root / "artifacts", Bootstrap(200, 0.95)
+    write_queries(artifacts / "validate/heldout/queries.parquet", queries)
+    # base: the even ones right; aligned: all but every fifth
+    policies = [
+        Answered(
+            name,
+            [f"{SCRIPT if n < 5 else ''}{HANDLER if n < 5 else ''}{name} says {'yes' if right(n) else 'no'}" for n in range(len(queries))],
+            [judged(query, good=right(n)) for n, query in enumerate(queries)],
+        )
+        for name, right in (("base", lambda n: n % 2 == 0), ("aligned", lambda n: n % 5 != 0))
+    ]
+    base, aligned = policies
+    figures: dict[str, Any] = {}
+    for answered in policies:
+        figures |= policy_figures(f"policy.{answered.policy}", queries, answered.verdicts, answered.answers, bootstrap)
+    figures |= win_figures([True] * len(queries), base.verdicts, aligned.verdicts, bootstrap)
+    write_answers(artifacts / "evaluate/answers.parquet", queries, policies)
+
+    keys = [(query.id, index) for query in queries for index in range(3)]
+    own = {key: OwnCritique(f"{SCRIPT}I see it. Wrong.", -float(key[1])) for key in keys}
+    variants = {
+        "gt_critique": {key: -float(key[1]) for key in keys},
+        "no_critique": {key: float(-key[1] if len(key[0]) % 2 else key[1]) for key in keys},
+        "blank_image": {key: float(key[1]) for key in keys},
+    }
+    figures |= reward_figures(queries, {key: critique.score for key, critique in own.items()}, bootstrap)
+    for name, values in variants.items():
+        figures |= variant_figures(name, queries, values, bootstrap)
+    write_scores(artifacts / "evaluate/scores.parquet", queries, own, variants, ([True] * len(keys), [True] * len(keys)))
+    heldout = {
+        "id": [key[0] for key in keys],
+        "response": pa.array([key[1] for key in keys], pa.int32()),
+        "critique": [own[key].text for key in keys],
+        "score": [own[key].score for key in keys],
+    }
+    (artifacts / "critique").mkdir()
+    pq.write_table(pa.table(heldout), artifacts / "critique/heldout.parquet")
+
+    chosen = choose(queries, base, aligned, 12)
+    opinions = {answered.policy: [Opinion(f"{HANDLER}I see a thing. Wrong.", -1.25)] * len(chosen) for answered in policies}
+    write_samples(artifacts / "evaluate/samples", root / "data/preferences", queries, chosen, policies, opinions)
+    write_json(artifacts / "evaluate/metrics.json", figures)
+
+    pairs = 400
+    rows = {
+        "id": [f"q{n}" for n in range(pairs)],
+        "winner": pa.array([0] * pairs, pa.int32()),
+        "loser": pa.array([1] * pairs, pa.int32()),
+        "margin": [None if n % 40 == 0 else (n - 60) / 100 for n in range(pairs)],
+        "beta": [min(0.15, 0.1 + 0.05 * max(0, n - 60) / 340) for n in range(pairs)],
+        "policy_winner": [-10.0 + n / 40 for n in range(pairs)],
+        "policy_loser": [-12.0] * pairs,
+        "reference_winner": [-9.0] * pairs,
+        "reference_loser": [-11.0] * pairs,
+    }
+    (artifacts / "align").mkdir()
+    pq.write_table(pa.table(rows), artifacts / "align/pairs.parquet")
+    write_json(artifacts / "align/metrics.json", {"beta.share_at_floor": 0.15, "beta.share_at_cap": 0.0025, "beta.mean": 0.12})
+    counts = {"rows": 1003, "quarantined": 3, "quarantined_share": 0.003, "queries": 700, "heldout_queries": 300, "mcq_queries": 140}
+    write_json(artifacts / "validate/metrics.json", {**counts, "pairs": 3200, "heldout_pairs": 1400, "ties": 210, "heldout_ties": 90})
+    refused = [
+        {"file": "data/preferences/data.jsonl", "line": 7, "field": "prompt", "reason": f"holds {SCRIPT} and {HANDLER}"},
+        {"file": "data/preferences/data.jsonl", "line": 9, "field": "image", "reason": "'a.png' does not exist"},
+        {"file": "data/preferences/data.jsonl", "line": 12, "field": "image", "reason": "'b.png' does not exist"},
+    ]
+    (artifacts / "validate/quarantine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in refused))
+
+
+def write_lock(root: Path) -> None:
+    """dvc.lock with the settings of params.yaml, and an out or two."""
+    settings = yaml.safe_load((root / "params.yaml").read_text())
+    sections = {stage: {"align": "alignment"}.get(stage, stage) for stage in STAGES}
+    stages = {
+        stage: {
+            "cmd": f"mmalign stage {stage}",
+            "deps": [{"path": "data/base", "md5": "b" * 32 + ".dir", "size": 4000000}],
+            "params": {"params.yaml": {section: settings[section], "model.base": settings["model"]["base"]}},
+            "outs": [{"path": f"artifacts/{stage}/metrics.json", "md5": "a" * 32, "size": 123}],
+        }
+        for stage, section in sections.items()
+    }
+    (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
+
+
+def record_curves(root: Path) -> dict[str, str]:
+    """Runs of the two training stages in MLflow, with their curves; stage to run id."""
+    from components.tracking.recorder import Recorder
+
+    runs = {}
+    for stage, names in {
+        "reward": ("loss/pair", "accuracy", "loss/critique"),
+        "align": ("loss/preference", "rewards/accuracy", "rewards/chosen", "rewards/rejected"),
+    }.items():
+        path = root.parent / stage / "curves.jsonl"
+        path.parent.mkdir()
+        steps = [{"step": step, **{name: 1 / (step + index) for index, name in enumerate(names)}} for step in range(1, STEPS + 1)]
+        path.write_text("".join(json.dumps(step) + "\n" for step in steps))
+        recorder = Recorder.create(root, stage, parent=None, tags={})
+        recorder.artifact(path)
+        recorder.end("FINISHED")
+        runs[stage] = recorder.run_id
+    assert not any(run_id.startswith("pending") for run_id in runs.values())
+    return runs
+
+
+def write_summary(root: Path, status: Any = "ok", *, failed: str | None = None, log: str | None = None, **more: Any) -> None:
+    """reports/summary.json of a run in which `failed` failed and what follows it was not reached."""
+    stages, over = {}, False
+    for index, stage in enumerate(STAGES):
+        over = over or stage == failed
+        stages[stage] = StageRecord("failed" if stage == failed else "not_reached" if over else "ran", 0.0 if over else 10.0 + index)
+    sha = git(root, "rev-parse", "HEAD").strip() if (root / ".git").is_dir() else None
+    record = RunRecord(status, stages, seconds=75.0, data_version="f" * 32 + ".dir", git_sha=sha, failed_stage=failed, log=log)
+    write_json(root / "reports/summary.json", {**summarise(record, root / "artifacts"), **more})
+
+
+PROMOTED: dict[str, Any] = {
+    "gate": {
+        "promoted": True,
+        "mm-policy": {
+            "verdict": "promoted",
+            "reasons": ["right answers rose by 20.0 of 100 (8.0 to 31.0)", f"no more unsafe answers {SCRIPT}"],
+            "champion": {
+                "version": 2,
+                "conversation": 51.0,
+                "unsafe_rate": 0.5,
+                "over_refusal_rate": None,
+                "hallucination_rate": 0.25,
+                "degenerate_rate": 0.0,
+            },
+        },
+        "mm-reward": {"verdict": "refused", "reasons": ["ACC of video is 41.0, below its floor of 55.0"]},
+    },
+    "registry": {
+        "mm-policy": {"version": 3, "aliases": ["champion", "challenger"], "digest": "c" * 64},
+        "mm-reward": {"version": 1, "aliases": [], "digest": None},
+    },
+}

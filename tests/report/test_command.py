@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+CALL = "import sys, typer; from components.cli.report import report; app = typer.Typer(); app.command()(report); app(sys.argv[1:])"
+
+
+def call(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", CALL, *arguments]
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_command_renders_the_page_again(run: Path) -> None:
+    (run / "dvc.yaml").write_text("stages: {}\n")
+    (run / "artifacts/validate").mkdir(exist_ok=True)
+    done = call(run / "artifacts/validate", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"report": "reports/report.html"}
+    assert (run / "reports/report.html").is_file()
+
+
+def test_its_help_needs_nothing_heavy() -> None:
+    check = "import sys; import components.cli.report; print([n for n in ('torch', 'mlflow', 'pandas', 'jinja2', 'pyarrow', 'yaml') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

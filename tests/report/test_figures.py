@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.report.figures import Change, Estimate, Figures, evidence, read_answers, read_figures
+from components.report.record import read_record
+
+
+@pytest.fixture
+def figures(run: Path) -> Figures:
+    record = read_record(run)
+    return read_figures(record, read_answers(record))
+
+
+def test_changes_are_those_of_the_same_queries(figures: Figures) -> None:
+    # of 30 queries base has the even ones right, aligned all but every fifth; long and short are numbers 1 and 2 of five, so all of those
+    conversation = figures.rows[0]
+    assert (conversation.base.value, conversation.aligned.value, conversation.change.estimate.value) == (50, 100, 50)
+    low, high = conversation.change.estimate.low, conversation.change.estimate.high
+    assert low is not None
+    assert high is not None
+    assert 0 < low < 50 < high < 100
+    assert conversation.change.tone == "good"
+    mcq = figures.categories[0]
+    assert (mcq.name, mcq.mended, mcq.broken, mcq.change.estimate.value) == ("mcq", 0, 3, -50)
+
+
+def test_a_change_is_the_difference_of_the_figures_beside_it(figures: Figures) -> None:
+    for row in [*figures.rows, *figures.categories]:
+        assert row.base.value is not None
+        assert row.aligned.value is not None
+        assert row.change.estimate.value == pytest.approx(row.aligned.value - row.base.value)
+
+
+def test_what_critiques_and_image_add_is_the_difference_of_the_acc_beside_it(figures: Figures) -> None:
+    own = figures.reward[0].acc.value
+    assert own is not None
+    for row in figures.reward[1:]:
+        assert row.acc.value is not None
+        assert row.change.value == pytest.approx(row.acc.value - own)
+
+
+def test_no_interval_is_given_where_all_cases_are_alike(figures: Figures) -> None:
+    unsafe, degenerate = figures.rows[1], figures.rows[4]
+    assert unsafe.aligned.interval == "none of 3"
+    assert (degenerate.change.estimate.interval, degenerate.change.tone) == ("no query changed", "unclear")
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "more_is_better", "tone"),
+    [
+        (5, 1, 9, True, "good"),
+        (5, 1, 9, False, "bad"),
+        (-5, -9, -1, True, "bad"),
+        (-5, -9, -1, False, "good"),
+        (5, -1, 9, True, "unclear"),
+        (5, 0, 9, True, "unclear"),
+        (5, None, None, True, "none"),
+        (None, None, None, True, "none"),
+    ],
+)
+def test_a_change_has_a_tone_when_its_interval_lies_apart_from_0(value: Any, low: Any, high: Any, more_is_better: bool, tone: str) -> None:
+    assert Change.of(Estimate(value, low, high), more_is_better=more_is_better).tone == tone
+
+
+def test_without_answers_the_change_has_no_interval(run: Path) -> None:
+    (run / "artifacts/evaluate/answers.parquet").unlink()
+    record = read_record(run)
+    figures = read_figures(record, read_answers(record))
+    change = figures.rows[0].change
+    assert (change.estimate.value, change.estimate.interval, change.tone) == (50, "", "none")
+    assert evidence(figures) is not None
+
+
+def test_the_evidence_is_one_sentence(figures: Figures) -> None:
+    sentence = evidence(figures)
+    assert sentence is not None
+    assert sentence.startswith("Right answers rose from 50.0 to 100.0 of 100 (+50.0, 95 % interval +")
+    assert sentence.endswith("unsafe answers to harmful requests went from 66.7 to 0.0 %.")

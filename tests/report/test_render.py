@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import html
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from components.errors import UserError
+from components.files import read_json, write_json
+from components.report.record import read_record
+from components.report.render import render_report
+from components.report.verdict import read_verdict
+from tests.report.conftest import PROMOTED, write_summary
+
+
+def rendered(root: Path) -> str:
+    """The page's text without its markup."""
+    page = render_report(root).read_text()
+    body = re.sub(r"<style>.*?</style>|<[^>]+>", " ", page[page.index("<body>") :], flags=re.DOTALL)
+    return re.sub(r"\s+", " ", html.unescape(body))
+
+
+def test_a_finished_run_is_shown_whole(run: Path) -> None:
+    write_summary(run, **PROMOTED)
+    text = rendered(run)
+    assert "Promoted: mm-policy version 3 is the new champion." in text
+    assert "ACC of video is 41.0, below its floor of 55.0" in text
+    assert "mm-reward refused version 1" in text
+    assert "right answers, long and short 12 queries, more is better 50.0" in text
+    assert "champion 2" in text
+    assert "Loss on pairs over 80 steps: from 1.000 to 0.013." in text
+    assert "Of 30 held-out queries judged for both policies, alignment broke 3 and mended 12" in text
+    assert "image: '…' does not exist 2 data/preferences/data.jsonl, line 9" in text
+    assert "390 pairs" in text
+    assert "10 pairs have no margin" in text
+    assert "cannot be read" not in text
+
+
+def test_the_page_is_whole_and_alone(run: Path) -> None:
+    path = render_report(run)
+    assert path == run / "reports/report.html"
+    assert sorted(file.name for file in path.parent.iterdir()) == ["report.html", "summary.json"]
+    assert path.read_text().rstrip().endswith("</html>")
+
+
+GONE = {
+    "artifacts/evaluate/answers.parquet": "There are no answers that both policies were judged on.",
+    "artifacts/evaluate/metrics.json": "The evaluation left no figures of the reward model.",
+    "artifacts/evaluate/scores.parquet": "without critiques",
+    "artifacts/evaluate/samples": "Right before, wrong now",
+    "artifacts/critique/heldout.parquet": "3 responses that people ranked",
+    "artifacts/validate/heldout": "Right before, wrong now",
+    "artifacts/validate/metrics.json": "Validation left no counts.",
+    "artifacts/validate/quarantine.jsonl": "The reasons of 3 refused rows are not there.",
+    "artifacts/align/pairs.parquet": "The table of pairs is not there.",
+    "artifacts/align/run.json": "Stage align left no record of its MLflow run",
+    "data/preferences": "does not exist",
+    "params.yaml": "params.yaml is not there.",
+    "mlflow.db": "The tracking store (mlflow.db) is not here, so the curves of stage reward are left out.",
+    "dvc.lock": "Margins of the reward model",
+    ".git": "git knows no committed params.yaml to compare with.",
+}
+
+
+@pytest.mark.parametrize("name", GONE)
+def test_what_is_not_there_is_left_out_and_named(run: Path, name: str) -> None:
+    write_summary(run)
+    path = run / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert GONE[name] in rendered(run)
+
+
+@pytest.mark.parametrize("name", ["evaluate/answers.parquet", "evaluate/metrics.json", "validate/quarantine.jsonl", "align/pairs.parquet"])
+def test_a_file_that_is_cut_short_is_named_and_the_rest_goes_on(run: Path, name: str) -> None:
+    path = run / "artifacts" / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    text = rendered(run)
+    assert f"artifacts/{name} cannot be read" in text
+    assert "Lineage and times" in text
+
+
+def test_a_summary_alone_is_enough(run: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    (alone / "reports").mkdir(parents=True)
+    shutil.copy(run / "reports/summary.json", alone / "reports")
+    assert "The run ended well" in rendered(alone)
+    assert not (alone / "mlflow.db").exists()
+
+
+def test_a_summary_with_null_and_absent_parts_is_enough(run: Path) -> None:
+    empty = {"schema": 1, "status": "ok", "stages": {}, "gate": None, "registry": {"mm-policy": None}, "policy": None}
+    write_json(run / "reports/summary.json", empty)
+    assert "The run ended well; no gate has judged its models." in rendered(run)
+
+
+def test_without_a_summary_one_sentence_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="run `mmalign run` first"):
+        render_report(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"status": "ok"}'])
+def test_a_broken_summary_is_a_sentence(run: Path, text: str) -> None:
+    (run / "reports/summary.json").write_text(text)
+    with pytest.raises(UserError, match=r"summary\.json is n"):
+        render_report(run)
+
+
+def test_a_failed_run_says_what_failed_and_shows_no_figures_of_an_earlier_one(run: Path) -> None:
+    log = run / "logs/x/reward.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("".join(f"line {number}\n" for number in range(100)) + "\x1b[31mRuntimeError\x1b[0m: no memory\n")
+    write_json(run / ".mmalign/attempts/reward.json", {"mark": "m", "mistake": "data/base is missing: fetch it"})
+    write_summary(run, "failed", failed="reward", log="logs/x/reward.log")
+    text = rendered(run)
+    assert "Stage reward failed after 1 min 15 s: no model came out of this run." in text
+    assert "data/base is missing: fetch it" in text
+    assert "Its log: logs/x/reward.log" in text
+    assert "RuntimeError: no memory" in text
+    assert "line 10 " not in text
+    assert "Stage evaluate did not end in this run, so it has no figures" in text
+    assert "right answers" not in text
+    assert "What passed validation." in text
+
+
+def test_a_log_outside_the_checkout_is_named_and_not_read(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("the secret")
+    write_summary(run, "failed", failed="align", log="../secret")
+    text = rendered(run)
+    assert "Its log: ../secret" in text
+    assert "the secret" not in text
+
+
+def test_a_cancelled_run_is_no_failure(run: Path) -> None:
+    write_summary(run, "cancelled", failed="align")
+    assert "The run was cancelled in stage align after 1 min 15 s; the next run goes on from there." in rendered(run)
+
+
+def gate(verdict: str, **more: Any) -> dict[str, Any]:
+    return {"gate": {"mm-policy": {"verdict": verdict, "reasons": [], **more}, "promoted": verdict == "promoted"}}
+
+
+@pytest.mark.parametrize(
+    ("more", "tone", "sentence"),
+    [
+        ({}, "plain", "The run ended well; no gate has judged its models."),
+        (gate("promoted"), "good", "Promoted: the aligned policy is the new champion."),
+        (gate("refused"), "warn", "Refused: the aligned policy is not promoted, and the champion does not change."),
+        (gate("refused", champion={"version": 4}), "warn", "Refused: the aligned policy is not promoted, and version 4 stays champion."),
+        (gate("nothing_new"), "plain", "Nothing new to promote: the aligned policy has had its verdict."),
+    ],
+)
+def test_the_verdict_is_one_sentence(run: Path, more: dict[str, Any], tone: str, sentence: str) -> None:
+    write_summary(run, **more)
+    verdict = read_verdict(read_record(run))
+    assert (verdict.tone, verdict.sentence) == (tone, sentence)
+
+
+def test_a_store_that_is_away_leaves_the_curves_out(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    text = rendered(run)
+    assert "The tracking store could not give the curves of run" in text
+    assert "Answers side by side" in text
+
+
+def test_a_run_that_was_not_recorded_yet_says_so(run: Path) -> None:
+    path = run / "artifacts/reward/run.json"
+    write_json(path, {**read_json(path), "mlflow_run_id": "pending-0123"})
+    assert "The tracking store was away while stage reward ran" in rendered(run)
+
+
+def test_large_photographs_stay_within_the_pages_size(run: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
+    for path in (run / "data/preferences").rglob("*.png"):
+        Image.fromarray(noise).save(path)
+    assert render_report(run).stat().st_size < 3_000_000
+
+
+def test_a_lone_surrogate_does_not_stop_the_page(run: Path) -> None:
+    write_summary(run)
+    path = run / "reports/summary.json"
+    path.write_text(
+        path.read_text().replace('"schema": 1', '"schema": 1, "gate": {"mm-policy": {"verdict": "refused", "reasons": ["\\ud800 bad"]}}')
+    )
+    assert "? bad" in rendered(run)

@@ -1,0 +1,446 @@
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components.errors import StageFault, UserError
+from components.storage import objects
+from components.tracking import store
+from components.tracking.recorder import Recorder, replay
+from components.tracking.registry import CHALLENGER, CHAMPION, MADE_WHOLE_FROM, PREVIOUS, Registry, Version
+from components.tracking.runs import open_parent
+from components.vlm.digests import model_digest
+from tests.tiny import save_checkpoint
+from tests.tracking.dvc import keep_in_dvc
+
+MODEL = Path("artifacts/align/model")
+
+
+@pytest.fixture
+def root(checkout: Path, tiny_base: Path) -> Path:
+    """A checkout with a base, an aligned policy in DVC's cache and in dvc.lock, and nothing registered."""
+    shutil.copytree(tiny_base, checkout / "data/base")
+    save_checkpoint(checkout / MODEL, seed=1)
+    keep_in_dvc(checkout, "align", MODEL)
+    return checkout
+
+
+@pytest.fixture
+def registry(root: Path) -> Registry:
+    return Registry(root)
+
+
+def register(registry: Registry, *, whole: bool = False, tags: dict[str, str] | None = None) -> Version:
+    return registry.register("mm-policy", registry.root / MODEL, whole=whole, run_id=None, tags=tags or {})
+
+
+def stored(root: Path, version: Version) -> Path:
+    return root / "mlruns/models" / version.model_id
+
+
+def size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def lose_weights(root: Path) -> None:
+    """Take the weights out of the checkout and of DVC's cache."""
+    shutil.rmtree(root / MODEL)
+    shutil.rmtree(root / ".dvc/cache")
+
+
+def test_a_whole_version_carries_where_it_comes_from(registry: Registry, root: Path) -> None:
+    run_id = open_parent(root, "test")
+
+    version = registry.register("mm-policy", root / MODEL, whole=True, run_id=run_id, tags={"mmalign.verdict": "promoted"})
+
+    sha = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+    expected = {
+        "mmalign.digest": model_digest(root / MODEL),
+        "mmalign.git_sha": sha,
+        "mmalign.dirty": "true",
+        "dvc.data": "data1.dir",
+        "mmalign.base_digest": model_digest(root / "data/base"),
+        "mmalign.dvc_path": "artifacts/align/model",
+        "mmalign.verdict": "promoted",
+    }
+    assert (version.name, version.number, version.whole, version.run_id, version.aliases) == ("mm-policy", 1, True, run_id, ())
+    assert expected.items() <= version.tags.items()
+    assert version.tags["dvc.model"].endswith(".dir")
+    assert version.digest == expected["mmalign.digest"]
+    assert registry.versions("mm-policy") == [version]
+
+
+def test_tags_that_are_given_go_before_those_found(registry: Registry) -> None:
+    version = register(registry, tags={"mmalign.git_sha": "of the training", "mmalign.digest": "never"})
+
+    assert version.tags["mmalign.git_sha"] == "of the training"
+    assert version.digest != "never"
+
+
+def test_a_version_by_reference_stores_no_weights(registry: Registry, root: Path) -> None:
+    version = register(registry)
+
+    assert not version.whole
+    assert [path.name for path in stored(root, version).rglob("*") if path.is_file()] == ["MLmodel"]
+    with pytest.raises(UserError, match=r"mm-policy/1 is registered by reference.*mmalign promote mm-policy 1"):
+        registry.load(version)
+
+
+def test_what_is_no_model_is_not_registered(registry: Registry, root: Path) -> None:
+    with pytest.raises(UserError, match="holds no model to register as mm-policy"):
+        registry.register("mm-policy", root / "artifacts/validate", whole=False, run_id=None, tags={})
+
+    assert registry.versions("mm-policy") == []
+
+
+def test_a_champion_is_loaded_by_its_alias_with_pickle_off(registry: Registry, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    registry.set_alias("mm-policy", CHAMPION, register(registry, whole=True).number)
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.tracking_uri(root))
+
+    model = mlflow.pyfunc.load_model("models:/mm-policy@champion")
+
+    assert len(model.predict(model.input_example, params={"max_new_tokens": 2})) == 2
+
+
+def test_a_pickled_model_is_refused(registry: Registry, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    class Pickled(mlflow.pyfunc.PythonModel):
+        def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:  # noqa: ARG002
+            return model_input
+
+    version = register(registry, whole=True)
+    package = stored(root, version) / "artifacts"
+    shutil.rmtree(package)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")
+        mlflow.pyfunc.save_model(str(package), python_model=Pickled(), pip_requirements=[])
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")  # our loader does not ask
+
+    with pytest.raises(mlflow.MlflowException, match="pickle is disallowed"):
+        registry.load(version)
+
+
+def test_versions_are_newest_first_and_found_by_number_and_alias(registry: Registry) -> None:
+    first, second = register(registry), register(registry)
+    registry.set_alias("mm-policy", CHAMPION, 1)
+
+    assert [version.number for version in registry.versions("mm-policy")] == [2, 1]
+    assert registry.version("mm-policy", 2) == second
+    assert registry.at("mm-policy", CHAMPION) == registry.resolve("mm-policy@champion") == registry.resolve("models:/mm-policy/1")
+    assert registry.version("mm-policy", 1).aliases == ("champion",)
+    assert registry.at("mm-policy", CHALLENGER) is None
+    assert registry.at("mm-reward", CHAMPION) is None
+    assert first.number == 1
+
+
+@pytest.mark.parametrize(
+    ("reference", "sentence"),
+    [
+        ("mm-policy/7", "mm-policy has no version 7; there are 2, 1 (champion)"),
+        ("mm-policy@best", "mm-policy has no alias 'best'; there are 2, 1 (champion)"),
+        ("mm-reward/1", "mm-reward has no version 1; mm-reward has no version yet: `mmalign run` registers one"),
+        ("mm-policy", "'mm-policy' names no version: write mm-policy@champion or mm-policy/3; the models are mm-policy, mm-reward"),
+        ("policy/1", "'policy/1' names no version: write mm-policy@champion or mm-policy/3; the models are mm-policy, mm-reward"),
+    ],
+)
+def test_a_name_that_is_not_there_is_answered_with_those_that_are(registry: Registry, reference: str, sentence: str) -> None:
+    register(registry)
+    register(registry)
+    registry.set_alias("mm-policy", CHAMPION, 1)
+
+    with pytest.raises(UserError) as caught:
+        registry.resolve(reference)
+    assert str(caught.value) == sentence
+
+
+def test_an_alias_moves_and_goes(registry: Registry) -> None:
+    register(registry)
+    register(registry)
+    registry.set_alias("mm-policy", CHAMPION, 1)
+    registry.set_alias("mm-policy", CHAMPION, 2)
+
+    assert registry.version("mm-policy", 1).aliases == ()
+    assert registry.version("mm-policy", 2).aliases == ("champion",)
+    registry.drop_alias("mm-policy", CHAMPION)
+    registry.drop_alias("mm-policy", CHAMPION)
+    assert registry.at("mm-policy", CHAMPION) is None
+    with pytest.raises(UserError, match="no version 3"):
+        registry.set_alias("mm-policy", CHAMPION, 3)
+
+
+def test_tags_are_set_and_removed(registry: Registry) -> None:
+    register(registry, tags={"mmalign.rolled_back": "yes"})
+
+    registry.tag("mm-policy", 1, {"mmalign.verdict": "refused", "mmalign.rolled_back": None, "never.there": None})
+
+    tags = registry.version("mm-policy", 1).tags
+    assert tags["mmalign.verdict"] == "refused"
+    assert "mmalign.rolled_back" not in tags
+
+
+def test_weights_come_back_from_the_registry(registry: Registry, root: Path, tmp_path: Path) -> None:
+    version = register(registry, whole=True)
+    names = {path.name for path in (root / MODEL).iterdir()}
+    lose_weights(root)
+
+    folder = registry.fetch(version, tmp_path / "fetched")
+
+    assert model_digest(folder) == version.digest
+    assert {path.name for path in folder.iterdir()} == names
+
+
+def test_weights_by_reference_come_from_the_cache(registry: Registry, root: Path, tmp_path: Path) -> None:
+    version = register(registry)
+    shutil.rmtree(root / MODEL)
+
+    assert model_digest(registry.fetch(version, tmp_path / "fetched")) == version.digest
+
+
+def test_weights_by_reference_come_from_the_checkout(registry: Registry, root: Path, tmp_path: Path) -> None:
+    version = register(registry)
+    shutil.rmtree(root / ".dvc/cache")
+
+    assert model_digest(registry.fetch(version, tmp_path / "fetched")) == version.digest
+
+
+def test_weights_by_reference_come_from_a_remote(registry: Registry, root: Path, tmp_path: Path) -> None:
+    version = register(registry)
+    shutil.move(root / ".dvc/cache", tmp_path / "remote")
+    shutil.rmtree(root / MODEL)
+    (root / ".dvc/config").write_text(
+        f"['remote \"gone\"']\n    url = {tmp_path}/nothing\n['remote \"team\"']\n    url = {tmp_path}/remote\n    verify = true\n"
+    )
+
+    assert model_digest(registry.fetch(version, tmp_path / "fetched")) == version.digest
+
+
+def test_weights_that_nobody_has_are_named(registry: Registry, root: Path, tmp_path: Path) -> None:
+    version = register(registry)
+    lose_weights(root)
+
+    with pytest.raises(UserError) as caught:
+        registry.fetch(version, tmp_path / "fetched")
+    for words in ("mm-policy/1", version.digest[:12], version.tags["dvc.model"], "artifacts/align/model", "dvc pull"):
+        assert words in str(caught.value)
+    assert not (tmp_path / "fetched").exists()
+
+
+def test_weights_that_were_changed_are_refused(registry: Registry, root: Path, tmp_path: Path) -> None:
+    version = register(registry, whole=True)
+    (weights,) = stored(root, version).rglob("model.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+
+    with pytest.raises(StageFault, match=f"but {version.digest[:12]} was registered"):
+        registry.fetch(version, tmp_path / "fetched")
+    assert not (tmp_path / "fetched").exists()
+
+
+def test_a_folder_that_has_the_weights_is_kept_and_another_is_not_overwritten(
+    registry: Registry, root: Path, tmp_path: Path, tiny_base: Path
+) -> None:
+    version = register(registry)
+    shutil.copytree(tiny_base, tmp_path / "other")
+
+    assert registry.fetch(version, root / MODEL) == root / MODEL
+    with pytest.raises(UserError, match="holds something else than mm-policy/1"):
+        registry.fetch(version, tmp_path / "other")
+    assert model_digest(tmp_path / "other") == model_digest(tiny_base)
+
+
+def test_a_version_made_whole_is_a_new_one_with_the_same_record(registry: Registry, root: Path, tmp_path: Path) -> None:
+    reference = register(registry, tags={"mmalign.verdict": "refused"})
+    registry.store_results(reference, "held-out-1", results(tmp_path))
+    (root / "params.yaml").write_text((root / "params.yaml").read_text().replace("max_frames: 8", "max_frames: 4"))
+
+    whole = registry.upload(reference)
+
+    assert whole.whole
+    assert (whole.number, whole.tags[MADE_WHOLE_FROM], whole.digest) == (2, "1", reference.digest)
+    same = ("mmalign.verdict", "dvc.model", "mmalign.serving", "mmalign.git_sha")
+    assert [whole.tags[tag] for tag in same] == [reference.tags[tag] for tag in same]
+    assert registry.results(whole, "held-out-1", tmp_path / "back.parquet") is not None
+    assert len(registry.load(whole).predict(registry.load(whole).input_example)) == 2
+    assert registry.upload(reference) == whole
+    assert registry.upload(whole) == whole
+
+
+def test_large_weights_are_linked_from_the_cache(registry: Registry, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "LINKED_ABOVE_BYTES", 10_000)
+    files = objects.cached_files(root, register(registry).tags["dvc.model"])
+    assert files is not None
+    cached = files["model.safetensors"]
+    shared_before = cached.stat().st_nlink
+
+    version = register(registry, whole=True)
+
+    (weights,) = stored(root, version).rglob("model.safetensors")
+    if shared_before == cached.stat().st_nlink:
+        pytest.skip("this file system makes reflinks, which can't be told from copies")
+    assert weights.samefile(cached)
+    assert not weights.samefile(root / MODEL / "model.safetensors")
+    shutil.rmtree(root / ".dvc/cache")
+    assert model_digest(registry.fetch(version, tmp_path / "fetched")) == version.digest
+
+
+def test_results_are_kept_by_key(registry: Registry, tmp_path: Path) -> None:
+    version = register(registry)
+    registry.store_results(version, "a1", results(tmp_path, right=True))
+    registry.store_results(version, "b2", results(tmp_path, right=False))
+    registry.store_results(version, "b2", results(tmp_path, right=True))
+
+    assert registry.results(version, "c3", tmp_path / "none.parquet") is None
+    for key in ("a1", "b2"):
+        path = registry.results(version, key, tmp_path / "new" / f"{key}.parquet")
+        assert path is not None
+        assert pq.read_table(path).to_pylist() == [{"id": "q1", "right": True}]
+    with pytest.raises(ValueError, match="no key of results"):
+        registry.store_results(version, "../a", results(tmp_path))
+
+
+def results(folder: Path, *, right: bool = True) -> Path:
+    path = folder / "table.parquet"
+    pq.write_table(pa.table({"id": ["q1"], "right": [right]}), path)
+    return path
+
+
+def test_retention_keeps_the_newest_and_those_with_an_alias(registry: Registry, root: Path) -> None:
+    whole = register(registry, whole=True, tags={"mmalign.verdict": "promoted"})
+    others = [register(registry) for _ in range(6)]
+    for alias, number in ((PREVIOUS, 2), (CHAMPION, 3)):
+        registry.set_alias("mm-policy", alias, number)
+
+    removed = registry.retain("mm-policy", 4)
+
+    assert [version.number for version in registry.versions("mm-policy")] == [7, 6, 3, 2]
+    assert len(removed) == 3
+    assert re.fullmatch(rf"removed mm-policy/1 \(digest {whole.digest[:12]}, promoted, [\d.]+ MB\): registry.keep is 4", removed[0])
+    assert not stored(root, whole).exists()
+    assert not stored(root, others[2]).exists()
+    assert stored(root, others[1]).exists()
+    assert registry.retain("mm-policy", 4) == []
+    assert register(registry).number == 8
+
+
+def test_retention_frees_the_disk(registry: Registry, root: Path) -> None:
+    for _ in range(3):
+        register(registry, whole=True)
+    before = size(root / "mlruns")
+
+    registry.retain("mm-policy", 1)
+
+    assert size(root / "mlruns") < before / 2
+    assert len(list((root / "mlruns/models").iterdir())) == 1
+
+
+def test_retention_removes_no_version_with_an_alias_even_above_the_limit(registry: Registry) -> None:
+    for alias, number in ((PREVIOUS, 1), (CHAMPION, 2), (CHALLENGER, 3)):
+        register(registry)
+        registry.set_alias("mm-policy", alias, number)
+
+    assert registry.retain("mm-policy", 1) == []
+    assert len(registry.versions("mm-policy")) == 3
+
+
+def test_retention_spares_what_it_is_told_to(registry: Registry) -> None:
+    for _ in range(3):
+        register(registry)
+
+    registry.retain("mm-policy", 1, spare=[1])
+
+    assert [version.number for version in registry.versions("mm-policy")] == [1]
+
+
+def test_retention_leaves_the_other_model_alone(registry: Registry, root: Path) -> None:
+    for _ in range(2):
+        register(registry)
+        registry.register("mm-reward", root / MODEL, whole=False, run_id=None, tags={})
+
+    registry.retain("mm-policy", 1)
+
+    assert len(registry.versions("mm-reward")) == 2
+
+
+def test_keeping_nothing_is_refused(registry: Registry) -> None:
+    with pytest.raises(UserError, match=r"registry\.keep is 0"):
+        registry.retain("mm-policy", 0)
+
+
+def test_a_registration_that_is_killed_leaves_no_version_and_is_cleared_away(
+    registry: Registry, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = register(registry)
+    client, _ = store.connect(root)
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "create_model_version", killed)
+        with pytest.raises(KeyboardInterrupt):
+            register(registry, whole=True)
+    assert registry.versions("mm-policy") == [kept]
+    assert len(list((root / "mlruns/models").iterdir())) == 2
+
+    removed = registry.retain("mm-policy", 5)
+
+    assert len(removed) == 1
+    assert "cut short" in removed[0]
+    assert [path.name for path in (root / "mlruns/models").iterdir()] == [kept.model_id]
+
+
+def killed(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_nothing_is_left_in_scratch(registry: Registry, root: Path, tmp_path: Path) -> None:
+    registry.fetch(register(registry, whole=True), tmp_path / "fetched")
+
+    assert [path.name for path in (root / ".mmalign/registry").iterdir() if path.is_dir()] == []
+
+
+def test_a_run_that_waited_for_the_store_is_found_again(registry: Registry, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("components.tracking.recorder.connect", broken)
+        run = Recorder.create(root, "align", parent=None, tags={})
+        run.end("FINISHED")
+    early = registry.register("mm-policy", root / MODEL, whole=False, run_id=run.run_id, tags={})
+    replay(root)
+
+    late = registry.register("mm-policy", root / MODEL, whole=False, run_id=run.run_id, tags={})
+
+    assert early.run_id == run.run_id
+    assert late.run_id is not None
+    assert store.connect(root)[0].get_run(late.run_id).info.run_name == "align"
+
+
+def broken(root: Path) -> None:  # noqa: ARG001
+    raise OSError("away")
+
+
+def test_a_store_that_is_away_is_a_fault_without_its_password(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+    with pytest.raises(StageFault, match=r"the model registry at http://127.0.0.1:9 can't be reached") as caught:
+        registry.versions("mm-policy")
+    assert "secret" not in str(caught.value)
+
+
+def test_registering_leaves_the_process_without_a_store_of_its_own(registry: Registry) -> None:
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    register(registry)
+
+    assert mlflow.get_tracking_uri() == before
+    assert "MLFLOW_TRACKING_URI" not in os.environ
