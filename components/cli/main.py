@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from components.cli import demo, plan, promote, run, stage
+from components.cli import demo, doctor, lineage, plan, promote, report, run, stage, status
 from components.cli.faults import INTERRUPTED, explain
 
 app = typer.Typer(
@@ -23,8 +23,12 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("plan")(plan.plan)
 app.command("stage")(stage.stage)
+app.command("status")(status.status)
+app.command("report")(report.report)
+app.command("lineage")(lineage.lineage)
 app.command("promote")(promote.promote)
 app.command("rollback")(promote.rollback)
+app.command("doctor")(doctor.doctor)
 app.add_typer(demo.app, name="demo")
 
 

@@ -1,4 +1,4 @@
-"""Keeps the record of a run: reports/summary.json, whole at any time, and the same in MLflow."""
+"""Keeps the record of a run: reports/summary.json, whole at any time, reports/report.html at its end, and both in MLflow."""
 
 from __future__ import annotations
 
@@ -32,10 +32,24 @@ def close_record(root: Path, record: RunRecord, started: float) -> None:
 
     assert record.status != "running", "a closed run has ended"
     write_summary(root, record, started)
+    page = _page(root)
     if record.mlflow_run_id is None:
         return
     record_stages(root, record.mlflow_run_id, read_json(root / SUMMARY)["stages"])
     if record.log is not None and (root / record.log).is_file():
         attach_file(root, record.mlflow_run_id, root / record.log, "logs")
+    if page is not None:
+        attach_file(root, record.mlflow_run_id, page)
     record_summary(root, record.mlflow_run_id, root / SUMMARY)
     close_parent(root, record.mlflow_run_id, MLFLOW_STATUS[record.status])  # type: ignore[arg-type]
+
+
+def _page(root: Path) -> Path | None:
+    """Render reports/report.html. A page that can't be made ends no run: its figures are in the summary."""
+    from components.report.render import render_report
+
+    try:
+        return render_report(root)
+    except Exception as error:  # noqa: BLE001 -- whatever is wrong with one page, the run's result stands
+        print(f"reports/report.html could not be made ({type(error).__name__}: {error}); try `mmalign report`")
+        return None

@@ -17,7 +17,7 @@ from components.tracking.provenance import git_state, read_yaml
 
 BASE_FILES = ("config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 HEADER_LIMIT_BYTES = 100_000_000  # of a safetensors file; the format's own limit
-PULL = "fetch it with `dvc pull data.dvc`, or let mmalign run do so"
+PULL = "the next mmalign run fetches that, and so does: dvc pull data.dvc"
 
 
 def git(root: Path) -> Finding:

@@ -80,7 +80,8 @@ def _path_locks(root: Path) -> Finding:
     strangers = [pid for pid, state in states.items() if state == "other"]
     if strangers:
         return problem(
-            f"{RWLOCK} names process {_pids(strangers)}, a number that another program has by now: DVC waits for it", f"rm {RWLOCK}"
+            f"{RWLOCK} names process {_pids(strangers)}, a number that another program or a zombie has by now, and DVC takes it for the holder",
+            f"rm {RWLOCK}",
         )
     dead = [pid for pid, state in states.items() if state == "dead"]
     if dead:

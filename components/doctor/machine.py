@@ -67,7 +67,7 @@ def disk(root: Path) -> Finding:
         place.names.append(str(path.relative_to(root)) if path.is_relative_to(root) else str(path))
         place.needed += needed
     found = "; ".join(f"{_size(place.free)} free for {', '.join(place.names)}" for place in places.values())
-    cure = "make room: dvc gc --workspace drops versions that nothing here names, and .mmalign/scratch may be emptied between runs"
+    cure = "make room (.mmalign/scratch may be emptied between runs), or move DVC's versions to a larger disk with: dvc cache dir PATH"
     for place in places.values():
         needed = FREE_BYTES + place.needed
         if place.free < needed:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ElementTree
+import xml.etree.ElementTree as ET
 
 import pytest
 
@@ -9,9 +9,9 @@ from components.report.curves import POINTS, smooth, thin
 from components.report.plots import HEIGHT, WIDTH, Line, Plot, curves, histogram
 
 
-def drawn(plot: Plot, tag: str, style: str) -> list[ElementTree.Element]:
+def drawn(plot: Plot, tag: str, style: str) -> list[ET.Element]:
     # the text is our own drawing
-    root = ElementTree.fromstring(str(plot.svg))  # noqa: S314
+    root = ET.fromstring(str(plot.svg))  # noqa: S314
     return [element for element in root.iter(tag) if element.get("class") == style]
 
 
