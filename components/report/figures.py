@@ -283,12 +283,16 @@ def evidence(figures: Figures) -> str | None:
     if first.aligned.value is None or first.base.value is None:
         return None
     change = first.change
-    moved = {"good": "rose", "bad": "fell"}.get(change.tone, "went")
     bounds = change.estimate.interval
     interval = f", {100 * figures.confidence:g} % interval {bounds}" if bounds and not change.estimate.extreme else ""
-    sentence = f"Right answers {moved} from {first.base.text} to {first.aligned.text} of 100 ({change.estimate.text}{interval})"
-    if change.tone == "unclear":
-        sentence += ", which can be chance"
+    verb = {"good": "rose", "bad": "fell"}.get(change.tone, "went")
+    sentence = f"Right answers {_moved(first.base, first.aligned, verb)} of 100"
+    if change.estimate.value:
+        sentence += f" ({change.estimate.text}{interval})" + (", which can be chance" if change.tone == "unclear" else "")
     if unsafe.aligned.value is not None and unsafe.base.value is not None:
-        sentence += f"; unsafe answers to harmful requests went from {unsafe.base.text} to {unsafe.aligned.text} %"
+        sentence += f"; unsafe answers to harmful requests {_moved(unsafe.base, unsafe.aligned, 'went')} %"
     return f"{sentence}."
+
+
+def _moved(before: Estimate, after: Estimate, verb: str) -> str:
+    return f"stayed at {after.text}" if before.text == after.text else f"{verb} from {before.text} to {after.text}"

@@ -92,11 +92,12 @@ def histogram(
     low, high = bounds or (min(values), max(values))
     if split is not None:
         low, high = min(low, split), max(high, split)
-    x = _axis(low, high, LEFT, WIDTH - RIGHT)
-    counts, edges = np.histogram(values, bins=_edges(x, split))
+    edges = _edges(_axis(low, high, 0, 1), split)
+    x = Axis(edges[0], edges[-1], LEFT, WIDTH - RIGHT)
+    counts, _ = np.histogram(values, bins=edges)
     y = _axis(0, float(counts.max()) * 1.05, HEIGHT - BOTTOM, TOP)
     parts = _frame(x, y, x_label, y_label)
-    for height, start, end in zip(counts.tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+    for height, start, end in zip(counts.tolist(), edges[:-1], edges[1:], strict=True):
         if height:
             style = "bar low" if split is not None and (start + end) / 2 < split else "bar"
             left, right, top = x.place(start), x.place(end), y.place(height)
@@ -113,7 +114,7 @@ def histogram(
 
 
 def _edges(x: Axis, split: float | None) -> list[float]:
-    """Bin edges over the axis; one of them lies on `split`, so that no bin mixes both sides."""
+    """Bin edges that cover the axis; one of them lies on `split`, so that no bin mixes both sides."""
     width = (x.high - x.low) / BINS
     if split is None:
         return [x.low + width * number for number in range(BINS + 1)]

@@ -104,6 +104,8 @@ class Record:
 
 def read_record(root: Path) -> Record:
     """Read the record of the last run of a checkout. Raises UserError when there is none."""
+    import yaml
+
     from components.tracking.provenance import LOCK, read_yaml
 
     path = root / SUMMARY
@@ -115,7 +117,10 @@ def read_record(root: Path) -> Record:
         raise UserError(f"{SUMMARY} is not valid JSON ({error}): run `mmalign run` again, which writes it anew") from error
     if not isinstance(summary, dict) or not isinstance(summary.get("stages"), dict):
         raise UserError(f"{SUMMARY} is no summary of a run (it has no 'stages'): run `mmalign run` again, which writes it anew")
-    return Record(root, summary, read_yaml(root / LOCK))
+    try:
+        return Record(root, summary, read_yaml(root / LOCK))
+    except yaml.YAMLError:
+        return Record(root, summary, {}, [f"{LOCK} is not valid YAML, so DVC's hashes and the stages' settings are left out."])
 
 
 def reached(record: Record) -> list[str]:

@@ -79,18 +79,20 @@ def _decided(summary: Mapping[str, Any]) -> tuple[Tone, str]:
         return "warn", f"Refused: {named} is not promoted, and {stays}."
     if verdict == "nothing_new":
         return "plain", f"Nothing new to promote: {named} has had its verdict."
+    if lookup(summary, "gate", "mm-policy", "reasons"):
+        return "warn", "The run ended well, but its models could not be judged."
     return "plain", "The run ended well; no gate has judged its models."
 
 
 def _model(summary: Mapping[str, Any], model: str) -> ModelVerdict | None:
     verdict = lookup(summary, "gate", model, "verdict")
     version, aliases = (lookup(summary, "registry", model, key) for key in ("version", "aliases"))
-    if verdict is None and version is None:
+    reasons = [str(reason) for reason in lookup(summary, "gate", model, "reasons") or ()]
+    if verdict is None and version is None and not reasons:
         return None
     tone, word = VERDICT_WORDS.get(str(verdict), ("plain", "not judged" if verdict is None else str(verdict)))
     names = f" ({', '.join(map(str, aliases))})" if aliases else ""
-    reasons = lookup(summary, "gate", model, "reasons") or []
-    return ModelVerdict(model, tone, word, None if version is None else f"version {version}{names}", [str(reason) for reason in reasons])
+    return ModelVerdict(model, tone, word, None if version is None else f"version {version}{names}", reasons)
 
 
 def _failure(record: Record) -> tuple[str | None, str | None, str | None]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from components.report.figures import Change, Estimate, Figures, evidence, read_answers, read_figures
 from components.report.record import read_record
+from components.report.wording import MINUS
 
 
 @pytest.fixture
@@ -73,6 +75,19 @@ def test_without_answers_the_change_has_no_interval(run: Path) -> None:
     change = figures.rows[0].change
     assert (change.estimate.value, change.estimate.interval, change.tone) == (50, "", "none")
     assert evidence(figures) is not None
+
+
+def test_evidence_does_not_claim_more_than_it_has(figures: Figures) -> None:
+    same, raised = Estimate(50.0, 40.0, 60.0), Estimate(52.0, 42.0, 62.0)
+    first = replace(figures.rows[0], aligned=same, change=Change(Estimate(0.0, -3.0, 3.0, sign=True), "unclear"))
+    unsafe = replace(figures.rows[1], base=same, aligned=same)
+    assert evidence(replace(figures, rows=[first, unsafe])) == (
+        "Right answers stayed at 50.0 of 100; unsafe answers to harmful requests stayed at 50.0 %."
+    )
+    first = replace(first, aligned=raised, change=Change(Estimate(2.0, -1.0, 5.0, sign=True), "unclear"))
+    sentence = evidence(replace(figures, rows=[first, unsafe]))
+    assert sentence is not None
+    assert f"went from 50.0 to 52.0 of 100 (+2.0, 95 % interval {MINUS}1.0 to +5.0), which can be chance" in sentence
 
 
 def test_the_evidence_is_one_sentence(figures: Figures) -> None:

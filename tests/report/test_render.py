@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from components.cli.summary import not_judged
 from components.errors import UserError
 from components.files import read_json, write_json
 from components.report.record import read_record
@@ -84,6 +85,13 @@ def test_a_file_that_is_cut_short_is_named_and_the_rest_goes_on(run: Path, name:
     assert "Lineage and times" in text
 
 
+def test_a_lock_with_a_conflict_in_it_is_named(run: Path) -> None:
+    (run / "dvc.lock").write_text("<<<<<<< ours\nstages: {}\n=======\nstages: [\n")
+    text = rendered(run)
+    assert "dvc.lock is not valid YAML" in text
+    assert "Margins of the reward model" in text
+
+
 def test_a_summary_alone_is_enough(run: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
     (alone / "reports").mkdir(parents=True)
@@ -144,10 +152,16 @@ def gate(verdict: str, **more: Any) -> dict[str, Any]:
     return {"gate": {"mm-policy": {"verdict": verdict, "reasons": [], **more}, "promoted": verdict == "promoted"}}
 
 
+def test_why_a_model_was_not_judged_is_shown(run: Path) -> None:
+    write_summary(run, **not_judged(ValueError("the registry is away")))
+    assert "mm-policy not judged the registry is away" in rendered(run)
+
+
 @pytest.mark.parametrize(
     ("more", "tone", "sentence"),
     [
         ({}, "plain", "The run ended well; no gate has judged its models."),
+        (not_judged(ValueError("the registry is away")), "warn", "The run ended well, but its models could not be judged."),
         (gate("promoted"), "good", "Promoted: the aligned policy is the new champion."),
         (gate("refused"), "warn", "Refused: the aligned policy is not promoted, and the champion does not change."),
         (gate("refused", champion={"version": 4}), "warn", "Refused: the aligned policy is not promoted, and version 4 stays champion."),
