@@ -39,9 +39,10 @@ class PolicyModel(mlflow.pyfunc.PythonModel):
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:  # noqa: ARG002
         """Answer each row. `params`: max_new_tokens."""
+        from components.tracking.model_input import token_limit
         from components.vlm.generation import generate
 
-        limit = int((params or {}).get("max_new_tokens") or self._max_new_tokens)
+        limit = token_limit(params, self._max_new_tokens)
         preprocessor = self._preprocessor
         with self._one_call:
             try:

@@ -42,9 +42,9 @@ class CritiqueRewardModel(mlflow.pyfunc.PythonModel):
         """Judge each row. `params`: max_new_tokens of the critique. Scores of one prompt compare; those of two prompts do not."""
         from components.critique.writing import write_critiques
         from components.reward.scoring import Judged, score
-        from components.tracking.model_input import texts
+        from components.tracking.model_input import texts, token_limit
 
-        limit = int((params or {}).get("max_new_tokens") or self._max_new_tokens)
+        limit = token_limit(params, self._max_new_tokens)
         preprocessor = self._preprocessor
         responses = list(texts(model_input, "response"))
         with self._one_call:

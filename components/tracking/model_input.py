@@ -12,11 +12,13 @@ import binascii
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from PIL import Image, UnidentifiedImageError
 
 from components.config import FeatureSettings, ModelSettings
 from components.errors import UserError
@@ -35,6 +37,13 @@ PIXELS_MAX_GB = 1.0  # preprocessed pixels kept during one call, so that rows ab
 BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*", b"P1", b"P2", b"P3", b"P4", b"P5", b"P6")
 
 
+class BadRequest(UserError, MlflowException):  # type: ignore[misc]  # mlflow is not typed
+    """A row or parameter that can't be used: MLflow's server hands its sentence to the client, with status 400."""
+
+    def __init__(self, message: str) -> None:
+        MlflowException.__init__(self, message, error_code=INVALID_PARAMETER_VALUE)
+
+
 class RowPreprocessor(Preprocessor):
     """Turns rows into a model's input. Images lie in memory, and only as long as one call."""
 
@@ -44,14 +53,14 @@ class RowPreprocessor(Preprocessor):
         self._images: dict[str, Image.Image] = {}
 
     def queries(self, rows: pd.DataFrame) -> list[Query]:
-        """A query for each row, in order, without responses. UserError names the row, counted from 0, and what is wrong with it."""
+        """A query for each row, in order, without responses. BadRequest names the row, counted from 0, and what is wrong with it."""
         marks = self.media_tokens()
         images = rows["image"] if "image" in rows else [None] * len(rows)
         queries = []
         for number, (prompt, image) in enumerate(zip(texts(rows, "prompt"), images, strict=True)):
             mark = next((mark for mark in marks if mark in prompt), None)
             if mark is not None:
-                raise UserError(f"row {number}: the prompt holds {shorten(mark)}, which the model reads as structure: take it out")
+                raise BadRequest(f"row {number}: the prompt holds {shorten(mark)}, which the model reads as structure: take it out")
             digest = None if is_missing(image) else self._keep_image(number, image)
             queries.append(Query(str(number), "short", prompt, (), digest, None if digest is None else "image", digest))
         return queries
@@ -74,18 +83,27 @@ class RowPreprocessor(Preprocessor):
             if digest not in self._images:
                 self._images[digest] = decode(content)
         except ValueError as error:
-            raise UserError(f"row {number}: the image {error}") from error
+            raise BadRequest(f"row {number}: the image {error}") from error
         return digest
 
 
 def texts(rows: pd.DataFrame, column: str) -> Iterator[str]:
-    """A column of text. UserError where the column is not there or a cell holds something else."""
+    """A column of text. BadRequest where the column is not there or a cell holds something else."""
     if column not in rows:
-        raise UserError(f"the rows have no column '{column}': they have {', '.join(map(str, rows.columns)) or 'none'}")
+        raise BadRequest(f"the rows have no column '{column}': they have {', '.join(map(str, rows.columns)) or 'none'}")
     for number, value in enumerate(rows[column]):
         if not isinstance(value, str):
-            raise UserError(f"row {number}: '{column}' is {type(value).__name__}, not text")
+            raise BadRequest(f"row {number}: '{column}' is {type(value).__name__}, not text")
         yield value
+
+
+def token_limit(params: Mapping[str, Any] | None, usual: int) -> int:
+    """How many tokens to write at most: `max_new_tokens` of a call, or the usual number."""
+    asked = (params or {}).get("max_new_tokens")
+    limit = usual if asked is None else int(asked)
+    if limit < 1:
+        raise BadRequest(f"max_new_tokens is {limit}: ask for 1 at least")
+    return limit
 
 
 def is_missing(cell: Any) -> bool:
@@ -123,8 +141,10 @@ def decode(content: bytes) -> Image.Image:
                 width, height = image.size
                 fits = width * height <= MAX_PIXELS and max(width, height) <= MAX_ASPECT * min(width, height)
                 decoded = image.convert("RGB") if fits else None
+    except UnidentifiedImageError as error:
+        raise ValueError(f"is none of {', '.join(FORMATS)}") from error
     except Exception as error:  # decoders raise whatever a broken file makes them meet
-        raise ValueError(f"can't be decoded ({' '.join(str(error).split())[:120]}): give one of {', '.join(FORMATS)}") from error
+        raise ValueError(f"can't be decoded ({' '.join(str(error).split())[:120]})") from error
     if decoded is None:
         raise ValueError(f"is {width} x {height}: at most {MAX_PIXELS} pixels and {MAX_ASPECT} times as long as wide are read")
     return decoded

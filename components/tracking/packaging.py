@@ -83,7 +83,9 @@ def build(
         for item in names:
             if not item.endswith(".safetensors"):
                 put_file(folder / item, shell / item, link=False)
-        for module in needed_modules(code):
+        # Those of both models: one process may load both, and the first one's `components` serves the second.
+        codes = [SOURCE / "mlflow" / name for name in MODEL_CODE.values()]
+        for module in sorted({module for each in codes for module in needed_modules(each)}):
             put_file(SOURCE / module, scratch / module, link=False)
         with no_progress():
             mlflow.pyfunc.save_model(
@@ -193,4 +195,4 @@ def input_example(name: ModelName) -> Any:
     }
     if name == "mm-reward":
         rows["response"] = ["It is red.", "Four."]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, dtype="object")  # pandas' own text type would make NaN, which JSON lacks, of what is missing

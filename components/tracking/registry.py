@@ -365,6 +365,7 @@ class Registry:
                 put_file(item, target / item.relative_to(source) if item != source else target)
             return target
         with self._artifacts(version.model_id) as artifacts, self._scratch() as scratch:
+            target.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(artifacts.download_artifacts(path, str(scratch)), target)
         return target
 
@@ -381,7 +382,7 @@ class Registry:
             size = None
             if folder is not None:
                 size = sum(item.stat().st_size for item in folder.rglob("*") if item.is_file())
-                shutil.rmtree(folder.parent, ignore_errors=True)  # the folder of this model and nothing else
+                shutil.rmtree(folder.parent if folder.parent.name == model_id else folder, ignore_errors=True)
             else:
                 with self._artifacts(model_id) as artifacts:
                     artifacts.delete_artifacts()

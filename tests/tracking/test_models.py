@@ -166,7 +166,7 @@ def test_reward_model_writes_and_scores_as_the_critique_stage_does(reward: Any, 
 
 BAD_ROWS = [
     ({"image": [None, "gone.png"]}, "row 1: the image 'gone.png' is neither a file nor the base64 of an image"),
-    ({"image": [b"\x89PNG broken", None]}, "row 0: the image can't be decoded"),
+    ({"image": [b"\x89PNG broken", None]}, "row 0: the image is none of PNG, JPEG"),
     (
         {"image": ["data:image/png;base64,%%", None]},
         "row 0: the image 'data:image/png;base64,%%' is a data address that is not valid base64",
@@ -184,6 +184,24 @@ def test_a_bad_row_is_named(policy: Any, cells: dict[str, list[Any]], sentence: 
     with pytest.raises(UserError) as caught:
         policy.predict(frame)
     assert sentence in str(caught.value)
+
+
+def test_no_tokens_can_t_be_asked_for(policy: Any) -> None:
+    with pytest.raises(UserError, match="max_new_tokens is 0: ask for 1 at least"):
+        policy.predict(pd.DataFrame({"prompt": ["What?"]}), params={"max_new_tokens": 0})
+
+
+def test_a_client_of_mlflow_s_server_is_told_which_row_is_bad(policy: Any, policy_package: Path) -> None:
+    from mlflow.pyfunc import scoring_server
+    from starlette.testclient import TestClient
+
+    client = TestClient(scoring_server.init(policy))
+    answered = client.post("/invocations", json=json.loads((policy_package / "serving_input_example.json").read_text()))
+    refused = client.post("/invocations", json={"dataframe_records": [{"prompt": "What?"}, {"prompt": "What?", "image": "gone.png"}]})
+
+    assert (answered.status_code, len(answered.json()["predictions"])) == (200, 2)
+    assert refused.status_code == 400
+    assert "row 1: the image 'gone.png' is neither a file" in refused.json()["message"]
 
 
 def test_a_truncated_image_is_named(policy: Any, tiny_media: Path) -> None:
@@ -272,18 +290,21 @@ def test_requirements_cover_what_the_packaged_code_imports(name: packaging.Model
     assert missing == set()
 
 
-def test_packaged_code_stands_alone(policy_package: Path, tiny_base: Path, tiny_media: Path, tmp_path: Path) -> None:
+def test_packaged_code_stands_alone_and_one_process_can_load_both_models(
+    policy_package: Path, reward_package: Path, tiny_base: Path, tiny_media: Path, tmp_path: Path
+) -> None:
     script = (
         "import sys, json, pandas, mlflow\n"
         "model = mlflow.pyfunc.load_model(sys.argv[1])\n"
         "answers = model.predict(pandas.read_json(sys.argv[2], dtype=False))\n"
+        "mlflow.pyfunc.load_model(sys.argv[3])\n"
         "import components\n"
         "print(json.dumps([components.__file__, list(answers['answer'])]))\n"
     )
     rows(tiny_media).to_json(tmp_path / "rows.json")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, "-c", script, str(policy_package), str(tmp_path / "rows.json")],
+        [sys.executable, "-c", script, str(policy_package), str(tmp_path / "rows.json"), str(reward_package)],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

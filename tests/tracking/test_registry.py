@@ -20,6 +20,7 @@ from components.tracking.runs import open_parent
 from components.vlm.digests import model_digest
 from tests.tiny import save_checkpoint
 from tests.tracking.dvc import keep_in_dvc
+from tests.tracking.test_server import server  # noqa: F401 -- a fixture
 
 MODEL = Path("artifacts/align/model")
 
@@ -444,3 +445,32 @@ def test_registering_leaves_the_process_without_a_store_of_its_own(registry: Reg
 
     assert mlflow.get_tracking_uri() == before
     assert "MLFLOW_TRACKING_URI" not in os.environ
+
+
+@pytest.mark.slow
+def test_a_server_holds_whole_versions_and_their_results(
+    root: Path,
+    server: str,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    registry = Registry(root)
+    reference = register(registry)
+    registry.store_results(reference, "a1", results(tmp_path))
+    whole = registry.upload(reference)
+    registry.set_alias("mm-policy", CHAMPION, whole.number)
+    lose_weights(root)
+
+    assert model_digest(registry.fetch(registry.resolve("mm-policy@champion"), tmp_path / "fetched")) == whole.digest
+    assert registry.results(whole, "a1", tmp_path / "back.parquet") is not None
+    assert registry.results(whole, "b2", tmp_path / "none.parquet") is None
+    model = registry.load(whole)
+    assert len(model.predict(model.input_example, params={"max_new_tokens": 2})) == 2
+    before = size(tmp_path / "server/mlruns")
+    registry.drop_alias("mm-policy", CHAMPION)
+    save_checkpoint(root / MODEL, seed=2)
+    newest = register(registry)
+    assert len(registry.retain("mm-policy", 1)) == 2
+    assert registry.versions("mm-policy") == [newest]
+    assert size(tmp_path / "server/mlruns") < before / 2
