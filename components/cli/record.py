@@ -9,6 +9,7 @@ from components.cli.summary import RunRecord, summarise
 from components.files import write_json
 
 SUMMARY = Path("reports") / "summary.json"
+PAGE = Path("reports") / "report.html"
 MLFLOW_STATUS = {"ok": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
 
 
@@ -51,5 +52,5 @@ def _page(root: Path) -> Path | None:
     try:
         return render_report(root)
     except Exception as error:  # noqa: BLE001 -- whatever is wrong with one page, the run's result stands
-        print(f"reports/report.html could not be made ({type(error).__name__}: {error}); try `mmalign report`")
+        print(f"{PAGE} could not be made ({type(error).__name__}: {error}); try `mmalign report`")
         return None

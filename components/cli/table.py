@@ -11,12 +11,13 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from components.cli.record import SUMMARY
+from components.cli.record import PAGE, SUMMARY
 from components.cli.summary import MODELS
 from components.config import STAGES
 from components.files import read_json
 
 STATUS_STYLES = {"ran": "green", "skipped": "dim", "restored": "cyan", "failed": "bold red", "not_reached": "yellow"}
+SHOWN_REASONS = 4  # of a refusal; those that decided it come first
 RUN_STYLES = {"ok": "green", "failed": "red", "cancelled": "yellow", "running": "yellow"}
 # name in the summary, words, whether more is better, whether it is a share that reads better in per cent
 POLICY_ROWS = (
@@ -109,7 +110,7 @@ def _rest(summary: Mapping[str, Any]) -> Table:
 
 
 def _gate(summary: Mapping[str, Any]) -> Table:
-    """What became of each model, with what failed, or with the first reason."""
+    """What became of each model, with the reasons that decided it."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("model")
     table.add_column("verdict")
@@ -119,7 +120,9 @@ def _gate(summary: Mapping[str, Any]) -> Table:
         version = summary["registry"][name]["version"]
         named = f"{name} {version}" if version is not None else name
         words = {"promoted": "[green]promoted[/]", "refused": "[yellow]refused[/]", "nothing_new": "[dim]nothing new[/]"}.get(verdict, "–")
-        table.add_row(named, words, Text("\n".join(reasons if verdict == "refused" else reasons[:1])))
+        shown = reasons[:SHOWN_REASONS] if verdict == "refused" else reasons[:1]
+        more = [f"and {len(reasons) - len(shown)} more: {PAGE}"] if verdict == "refused" and len(reasons) > len(shown) else []
+        table.add_row(named, words, Text("\n".join([*shown, *more])))
     return table
 
 
@@ -128,7 +131,7 @@ def _verdict(summary: Mapping[str, Any]) -> Panel:
     ran = [name for name in STAGES if name in stages and stages[name]["status"] == "ran"]
     if status == "ok":
         words = f"{', '.join(ran)} ran" if ran else "nothing was stale"
-        words += f" in {_duration(summary['seconds'])}; figures: {SUMMARY}; curves and artifacts: mlflow ui"
+        words += f" in {_duration(summary['seconds'])}; the page: {PAGE}; figures for scripts: {SUMMARY}; curves and artifacts: mlflow ui"
     elif status == "failed":
         where = f"stage {summary['failed_stage']} failed" if summary["failed_stage"] else "the run failed"
         words = f"{where} after {_duration(summary['seconds'])}" + (f"; its log: {summary['log']}" if summary["log"] else "")

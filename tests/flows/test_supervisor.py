@@ -164,6 +164,34 @@ def test_no_second_copy_of_a_stage_starts_while_the_first_lives(checkout: Path) 
     assert subprocess.run([DVC, "repro", "-s", "validate"], check=False, env=clean_environment()).returncode == 0
 
 
+HOLDING = """
+import pathlib, time
+from dvc.repo import Repo
+repository = Repo()
+with repository.lock:
+    pathlib.Path("held").touch()
+    while pathlib.Path("held").exists():
+        time.sleep(0.05)
+"""
+
+
+def test_a_result_is_kept_when_another_process_holds_dvcs_lock_at_the_end_of_a_stage(checkout: Path) -> None:
+    behave(checkout, "validate", "wait")
+    supervisor = start_supervised(checkout)
+    wait_for((checkout / "waiting.validate").exists)
+    holder = subprocess.Popen(python(HOLDING), cwd=checkout, env=clean_environment())
+    wait_for((checkout / "held").exists)
+    behave(checkout, "validate")
+    wait_for((checkout / "artifacts/validate/metrics.json").exists)
+    time.sleep(1)
+    assert supervisor.poll() is None  # it waits for the lock
+    (checkout / "held").unlink()
+    assert holder.wait() == 0
+    assert supervisor.wait() == 0
+    assert "artifacts/validate/result.txt" in (checkout / "dvc.lock").read_text()
+    assert started(checkout) == ["validate"]
+
+
 @pytest.mark.parametrize("command", ["import components.guard"])
 def test_the_guard_costs_no_heavy_import(command: str) -> None:
     loaded = subprocess.run(
