@@ -8,17 +8,14 @@ import pytest
 
 from components.demo.build import HELDOUT, TRAIN, build_data
 
-ROOT = Path(__file__).parents[2]
 SMALL_TRAIN = dict.fromkeys(TRAIN, 6)
 SMALL_HELDOUT = dict.fromkeys(HELDOUT, 4)
 
 
 @pytest.fixture(scope="session")
-def installed() -> Path:
+def installed(data: Path) -> Path:
     """The data set of the checkout."""
-    if not (ROOT / "data" / "preferences" / "data.jsonl").is_file():
-        pytest.skip("data/ is not there: `dvc pull data.dvc`")
-    return ROOT / "data"
+    return data
 
 
 @pytest.fixture(scope="session")
