@@ -26,7 +26,22 @@ def open_parent(root: Path, origin: str) -> str:
     """Open a parent run and return its id (`pending-...` while the store is away). `origin` says what started it, such as "mmalign run"."""
     replay(root)
     mend_runs(root)
+    _end_shared_parents(root)
     return _open_parent(root, origin)
+
+
+def _end_shared_parents(root: Path) -> None:
+    """End parents of bare stages that no evaluation has ended: what comes next is a run of its own."""
+    try:
+        client, experiment = connect(root)
+        shared = f"tags.`mmalign.checkout` = '{checkout_mark(root)}' and tags.`mmalign.origin` = '{STAGE_ORIGIN}'"
+        for parent in client.search_runs([experiment], f"{shared} and attributes.status = 'RUNNING'"):
+            children = client.search_runs([experiment], f"tags.`{PARENT_TAG}` = '{parent.info.run_id}'")
+            statuses = {child.info.status for child in children}
+            if "RUNNING" not in statuses:
+                client.set_terminated(parent.info.run_id, "FINISHED" if statuses <= {"FINISHED"} else "KILLED", now_ms())
+    except Exception as error:  # noqa: BLE001 -- no failure of the store may stop a run
+        print(f"tracking: parents of earlier stages are not ended yet: {' '.join(str(error).split())[:300]}", file=sys.stderr)
 
 
 def _open_parent(root: Path, origin: str) -> str:

@@ -117,6 +117,9 @@ def test_stages_of_a_bare_dvc_repro_share_a_parent_until_evaluation_ends(
     assert [child.data.tags[PARENT_TAG] for child in children] == [first, first, first, second]
     client, _ = connect(checkout)
     assert {"params.yaml", "data.dvc", "dvc.yaml", "dvc.lock", "git.diff"} <= {item.path for item in client.list_artifacts(first)}
+    # What a dvc that was ended early left open is ended by the next run.
+    open_parent(checkout, "mmalign run")
+    assert client.get_run(second).info.status == "FINISHED"
 
 
 def test_a_stage_of_a_run_becomes_its_child(
