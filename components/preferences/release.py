@@ -108,6 +108,8 @@ def infer_category(prompt: str, answer: str, kind: Literal["image", "video"] | N
 def _identity(value: Any) -> str:
     if value is None or value == "":
         raise RowError("missing_field", "id", "is missing")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # numbered rows are common in other people's data
     if not isinstance(value, str):
         raise wrong_type("id", value, "text")
     hidden = next((c for c in value if unicodedata.category(c) in {"Cc", "Cf", "Co", "Cn", "Zl", "Zp"}), None)

@@ -127,7 +127,8 @@ def test_one_option_makes_no_multiple_choice() -> None:
     [
         ({"id": ...}, "missing_field", "id"),
         ({"id": ""}, "missing_field", "id"),
-        ({"id": 7}, "type", "id"),
+        ({"id": 7.5}, "type", "id"),
+        ({"id": True}, "type", "id"),
         ({"id": "a\u200bb"}, "id", "id"),
         ({"id": "a\x00"}, "id", "id"),
         ({"id": " a"}, "id", "id"),
