@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from components.tracking.policy import ModelName
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="mm-policy or mm-reward")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON for scripts")]
 Because = Annotated[str | None, typer.Option("--because", metavar="REASON", help="why; recorded with the version")]
 
 
@@ -18,7 +19,7 @@ def promote(
     version: Annotated[int, typer.Argument(metavar="VERSION", help="number of a registered version")],
     because: Because = None,
     override: Annotated[bool, typer.Option("--override", help="promote against the gate; needs --because")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print the outcome for scripts")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Send a registered version through the gate and make it champion. Exit code 1 when the gate refuses it."""
     import json
@@ -53,8 +54,12 @@ def promote(
     raise typer.Exit(0 if outcome.verdict == "promoted" else 1)
 
 
-def rollback(model: Model, because: Because = None) -> None:
+def rollback(model: Model, because: Because = None, as_json: AsJson = False) -> None:
     """Bring the champion's predecessor back. No run promotes what was rolled back again."""
+    import json
+    import sys
+    from functools import partial
+
     from components.cli.environment import enter_checkout
     from components.guard import run_turn
 
@@ -66,8 +71,11 @@ def rollback(model: Model, because: Because = None) -> None:
 
         with aliases.registry_lock(root):
             registry = Registry(root)
-            aliases.mend(registry, name, print)
+            aliases.mend(registry, name, partial(print, file=sys.stderr))
             gone, back = aliases.rollback(registry, name, by=_person(), because=because or "no reason given")
+    if as_json:
+        print(json.dumps({"model": name, "champion": back.number, "rolled_back": gone.number}, indent=2))
+        return
     print(f"{name}: version {back.number} is champion again; no run promotes version {gone.number} again (`mmalign promote` can)")
 
 
