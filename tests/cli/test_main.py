@@ -101,3 +101,19 @@ def test_a_refused_removal_of_data_starts_nothing(checkout: Path) -> None:
     assert done.returncode == 2
     assert "--accept-data" in done.stderr
     assert not list((checkout / "logs").glob("prefect-server*")), f"a server was started in {time.monotonic() - began:.0f} s"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("rollback", "mm-policy"), "mm-policy has no champion: there is nothing to roll back"),
+        (("rollback", "mm-polcy"), "there is no model 'mm-polcy'; the models are mm-reward, mm-policy"),
+        (("promote", "mm-policy", "3"), "mm-policy has no version 3"),
+        (("promote", "mm-policy", "3", "--override"), "needs a reason"),
+    ],
+)
+def test_what_the_registry_cannot_do_is_one_sentence_and_exit_code_2(checkout: Path, arguments: tuple[str, ...], sentence: str) -> None:
+    done = mmalign(checkout, *arguments)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
