@@ -15,7 +15,8 @@ from components.evaluation.judge import TruthJudge, read_truth
 from components.evaluation.wording import verdict
 from components.files import digest_folder
 from components.preferences.release import query_from_row
-from tests.demo.conftest import ROOT, SMALL_HELDOUT, SMALL_TRAIN
+from tests.checkout import ROOT
+from tests.demo.conftest import SMALL_HELDOUT, SMALL_TRAIN
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
