@@ -33,7 +33,7 @@ format: install
 lock:
 	@command -v uv >/dev/null || { echo "make lock needs uv, which resolves for all platforms at once: install it with 'pip install uv'" >&2; exit 2; }
 	@uv pip compile --quiet --universal --upgrade --python-version 3.11 pyproject.toml --extra demo --extra dev \
-		--no-header --no-annotate --no-emit-index-url --output-file requirements.txt
+		--no-header --no-annotate --output-file requirements.txt
 	@git diff --stat -- requirements.txt
 
 bench: install

@@ -28,6 +28,7 @@ from components.reward.scoring import Judged, score
 from components.storage.content_cache import ContentCache
 from components.tracking.result import StageResult
 from components.vlm.digests import model_digest, processor_digest
+from components.vlm.generation import Progress
 from components.vlm.processing import Preprocessor
 
 Opinion = tuple[str, float]  # critique and score of a response
@@ -85,7 +86,7 @@ def judge_queries(
         print(f"critique: {len(known)} of {len(queries)} {split} queries are kept from before", flush=True)
     with tqdm(total=total, desc=f"critiques, {split}", unit="response", mininterval=1) as bar:
         for part in filter(None, todo):
-            fresh = _judge_part(reward, preprocessor, [queries[index] for index in part], settings)
+            fresh = judge_together(reward, preprocessor, [queries[index] for index in part], settings)
             cache.store({keys[index]: opinions for index, opinions in zip(part, fresh, strict=True)})
             known.update({keys[index]: opinions for index, opinions in zip(part, fresh, strict=True)})
             bar.update(sum(len(opinions) for opinions in fresh))
@@ -108,7 +109,10 @@ def plan_parts(preprocessor: Preprocessor, queries: Sequence[Query], settings: S
     return parts
 
 
-def _judge_part(reward: RewardModel, preprocessor: Preprocessor, queries: Sequence[Query], settings: Settings) -> list[list[Opinion]]:
+def judge_together(
+    reward: RewardModel, preprocessor: Preprocessor, queries: Sequence[Query], settings: Settings, progress: Progress | None = None
+) -> list[list[Opinion]]:
+    """(critique, score) of every response of `queries`, written and scored in one go."""
     items = [(query, response.text) for query in queries for response in query.responses]
     texts = write_critiques(
         reward.model,
@@ -117,6 +121,7 @@ def _judge_part(reward: RewardModel, preprocessor: Preprocessor, queries: Sequen
         instruction=settings.reward.instruction,
         max_new_tokens=settings.critique.max_new_tokens,
         batch_size=settings.critique.batch_size,
+        progress=progress,
     )
     judged = [Judged(query, response, text) for (query, response), text in zip(items, texts, strict=True)]
     flat = iter(zip(texts, score(reward, preprocessor, judged, instruction=settings.reward.instruction), strict=True))

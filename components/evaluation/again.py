@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from components.config import Settings, load_settings
-from components.critique.writing import write_critiques
+from components.critique.stage import judge_together
 from components.evaluation.answers import answer_queries
 from components.evaluation.judge import load_judge
 from components.evaluation.results import write_policy_results, write_reward_results
@@ -20,7 +20,6 @@ from components.evaluation.stage import MEDIA, implicit_rewards, progress_bar
 from components.guard import watch_from_environment
 from components.preferences.record import read_queries
 from components.reward.model import load_reward_model
-from components.reward.scoring import Judged, score
 from components.vlm.loading import load_model
 from components.vlm.processing import Preprocessor
 from components.vlm.scoring import response_log_probs
@@ -45,21 +44,10 @@ def evaluate_reward(settings: Settings, root: Path, folder: Path, out: Path) -> 
     queries = read_queries(root / "artifacts/validate/heldout/queries.parquet")
     preprocessor = Preprocessor(folder, root / MEDIA, settings.model, settings.features)
     reward = load_reward_model(folder, settings.model.attention)
-    keys = [(query.id, index) for query in queries for index in range(len(query.responses))]
-    items = [(query, response.text) for query in queries for response in query.responses]
     with progress_bar("critiques of an earlier reward model") as progress:
-        critiques = write_critiques(
-            reward.model,
-            preprocessor,
-            items,
-            instruction=settings.reward.instruction,
-            max_new_tokens=settings.critique.max_new_tokens,
-            batch_size=settings.critique.batch_size,
-            progress=progress,
-        )
-    judged = [Judged(query, response, critique) for (query, response), critique in zip(items, critiques, strict=True)]
-    scores = score(reward, preprocessor, judged, instruction=settings.reward.instruction)
-    write_reward_results(out, queries, dict(zip(keys, scores, strict=True)))
+        opinions = judge_together(reward, preprocessor, queries, settings, progress)
+    scores = {(query.id, index): score for query, found in zip(queries, opinions, strict=True) for index, (_, score) in enumerate(found)}
+    write_reward_results(out, queries, scores)
 
 
 def main(kind: str, folder: Path, out: Path) -> None:

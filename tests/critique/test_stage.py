@@ -25,7 +25,7 @@ def test_every_response_gets_a_critique_and_a_score_and_a_killed_run_goes_on(
 
     for path in (tmp_path / ".mmalign/cache").glob("critiques*"):
         path.unlink()
-    judge_part, parts = stage._judge_part, []
+    judge_part, parts = stage.judge_together, []
 
     def stop_at_the_third(*arguments: object) -> object:
         parts.append(1)
@@ -33,7 +33,7 @@ def test_every_response_gets_a_critique_and_a_score_and_a_killed_run_goes_on(
             raise KeyboardInterrupt
         return judge_part(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(stage, "_judge_part", stop_at_the_third)
+    monkeypatch.setattr(stage, "judge_together", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         stage.run(settings, tmp_path)
     resumed = stage.run(settings, tmp_path)

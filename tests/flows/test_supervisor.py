@@ -143,6 +143,8 @@ def test_a_stage_of_bare_dvc_repro_ends_when_dvc_is_killed(checkout: Path) -> No
     dvc.kill()
     dvc.wait()
     wait_for(lambda: not (stage.is_running() and stage.status() != psutil.STATUS_ZOMBIE) and not alive(checkout), seconds=3 + 5 + 5)
+    assert alive(checkout) == []
+    assert not (checkout / "artifacts/validate/result.txt").exists()
 
 
 def test_no_second_copy_of_a_stage_starts_while_the_first_lives(checkout: Path) -> None:

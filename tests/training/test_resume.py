@@ -169,6 +169,7 @@ def test_ranks_end_when_what_launched_them_is_killed(tmp_path: Path, wait_for: W
         (process if victim == "launcher" else torchrun).send_signal(signal.SIGKILL)
         process.wait(30)
         wait_for(lambda: not marked(mark), 20)
+        assert not (root / "out").exists()  # ended, and not because it was done
     finally:
         kill_all(mark)
         process.wait()
