@@ -21,16 +21,37 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class LoraSettings(Section):
+    rank: int = Field(default=0, ge=0)
+    alpha: float = Field(default=16.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: Literal["attention", "linear"] = "linear"
+    merge: bool = True
+
+
 class ModelSettings(Section):
     base: Path
-    attention: Literal["sdpa"]
+    attention: Literal["sdpa", "flex_attention"]
     max_length: Positive
     max_frames: Positive
+    lora: LoraSettings = LoraSettings()
+
+
+class PartRates(Section):
+    """Factors of the learning rate by part of the model; 0 freezes a part."""
+
+    tower: float = Field(ge=0)
+    projector: float = Field(ge=0)
+    language_model: float = Field(ge=0)
+    lm_head: float = Field(ge=0)
 
 
 class TrainingSettings(Section):
     engine: Literal["deepspeed", "ddp"]
-    zero_stage: Literal[1, 2]
+    zero_stage: Literal[1, 2, 3]
+    offload: Literal["none", "optimizer", "all"]
+    gradient_checkpointing: bool
+    parts: PartRates
     ranks: Positive
     threads: Positive
     precision: Literal["fp32", "bf16"]
@@ -45,6 +66,17 @@ class TrainingSettings(Section):
 
 class FeatureSettings(Section):
     pixels_max_gb: float = Field(ge=0)
+    cache: bool = False
+    max_gb: float = Field(default=0.0, ge=0)
+    dtype: Literal["fp32", "bf16"] = "fp32"
+
+
+class InferenceSettings(Section):
+    """How a stage that trains nothing is spread over processes."""
+
+    ranks: Positive
+    threads: Positive
+    zero_inference: bool
 
 
 class ValidateSettings(Section):
@@ -71,37 +103,38 @@ class RewardSettings(OptimisationSettings):
     calibration_share: float = Field(ge=0, lt=1)
 
 
-class CritiqueSettings(Section):
+class CritiqueSettings(InferenceSettings):
     max_new_tokens: Positive
     batch_size: Positive
-    threads: Positive
 
 
-class ReferenceSettings(Section):
-    threads: Positive
+class ReferenceSettings(InferenceSettings):
+    pass
 
 
 class AlignmentSettings(OptimisationSettings):
     beta: float = Field(gt=0)
     beta_weight: float = Field(ge=0)
     beta_scale: float = Field(gt=0)
-    beta_schedule: Literal["drs", "constant"]
+    beta_schedule: Literal["constant", "drs", "beta_dpo", "madpo"]
+    beta_momentum: Share
+    loss_type: Literal["sigmoid", "ipo"]
     margins: Literal["raw", "standardised", "calibrated"]
     missing_margin: Literal["beta", "drop", "error"]
     normalise: Literal["pair", "query"]
     log_probs: Literal["sum", "mean"]
     label_smoothing: float = Field(ge=0, lt=0.5)
     sft_weight: float = Field(ge=0)
+    sft_per: Literal["pair", "query"]
 
 
-class EvaluateSettings(Section):
+class EvaluateSettings(InferenceSettings):
     judge: Literal["truth", "reference_answer"]
     max_new_tokens: Positive
     batch_size: Positive
     bootstrap_samples: Positive
     confidence: float = Field(gt=0, lt=1)
     samples: Positive
-    threads: Positive
 
 
 class StageSettings(Section):

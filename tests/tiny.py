@@ -24,6 +24,7 @@ from transformers import (
 
 from components.config import FeatureSettings, ModelSettings, Settings, load_settings
 from components.preferences.record import Query, Response, write_queries
+from components.vlm.families import Root
 from components.vlm.processing import Preprocessor
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
@@ -132,6 +133,12 @@ def preprocessor(base: Path, media: Path) -> Preprocessor:
     """The preprocessor of a tiny checkpoint."""
     settings = ModelSettings(base=base, attention="sdpa", max_length=512, max_frames=8)
     return Preprocessor(base, media, settings, FeatureSettings(pixels_max_gb=1))
+
+
+def pixels(root: Root) -> dict[str, torch.Tensor]:
+    """The tensors of a root's media as a model's own forward takes them."""
+    names = {name for medium in root.media for name in medium.tensors}
+    return {name: torch.cat([medium.tensors[name] for medium in root.media]) for name in names}
 
 
 def save_checkout(root: Path, base: Path, media: Path, **changes: dict[str, object]) -> Settings:

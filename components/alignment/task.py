@@ -20,7 +20,8 @@ from components.config import AlignmentSettings, Settings
 from components.errors import UserError
 from components.preferences.record import Query, read_queries
 from components.training.task import EpochContext, Step
-from components.vlm.loading import freeze_tower, load_model, save_model
+from components.vlm.feature_cache import attach_features
+from components.vlm.loading import load_trainable, save_trained
 from components.vlm.logprobs import TreeModel, branch_tokens
 from components.vlm.planning import plan_epoch
 from components.vlm.processing import Preprocessor
@@ -63,8 +64,8 @@ class AlignmentTask:
         # A query whose responses all tie has no pair to learn from.
         self.order = sorted(self.rows)
         self.queries: list[Query] = every
-        self.model = TreeModel(load_model(self.base, attention=settings.model.attention))
-        freeze_tower(self.model.model)
+        attach_features(self.preprocessor, self.base, [every[index] for index in self.order], settings, root)
+        self.model = TreeModel(load_trainable(self.base, settings.model, settings.training))
         self.epochs = settings.alignment.epochs
         self.trees: dict[int, Tree] = {index: policy_tree(self.preprocessor, every[index]) for index in self.order}
         self._check_reference()
@@ -130,7 +131,7 @@ class AlignmentTask:
 
     def export(self, folder: Path) -> None:
         """Write the policy."""
-        save_model(self.model.model, folder, self.base)
+        save_trained(self.model.model, folder, self.base)
 
     def _weight(self, micro: Micro, index: int) -> float:
         if self.settings.alignment.normalise == "pair":

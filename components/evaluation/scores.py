@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from components.config import Settings
 from components.critique.writing import write_critiques
@@ -75,9 +76,13 @@ def blank_critiques(
     keys = []
     for query, response in items:
         root = preprocessor.judge_root(query, instruction, blank=True)
-        sizes = root.pixels["image_sizes"].flatten().tolist() if "image_sizes" in root.pixels else []
-        shapes = [(name, tuple(tensor.shape)) for name, tensor in sorted(root.pixels.items())]
-        keys.append((root.input_ids, tuple(sizes), tuple(shapes), response))
+        # Small tensors say sizes and grids; of pixels the shape is enough, since all are grey.
+        media = [
+            (name, tuple(tensor.shape), tuple(tensor.flatten().tolist()) if tensor.dtype == torch.int64 else ())
+            for medium in root.media
+            for name, tensor in sorted(medium.tensors.items())
+        ]
+        keys.append((root.input_ids, tuple(media), response))
     distinct = dict(zip(keys, items, strict=True))
     critiques = write_critiques(
         reward.model,

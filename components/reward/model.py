@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from components.errors import UserError
-from components.vlm.loading import load_model, save_model
+from components.vlm.loading import load_model, save_trained
 from components.vlm.logprobs import branch_sums, branch_tokens, token_log_probs, tree_hidden
 from components.vlm.trees import TreeBatch
 
@@ -64,13 +64,12 @@ class RewardModel(nn.Module):
 
     def save(self, folder: Path, base: Path) -> None:
         """Write the model, its processor files and the score head; equal weights give equal bytes."""
-        save_model(self.model, folder, base)
+        save_trained(self.model, folder, base)
         save_file({name: tensor.detach().float().cpu().contiguous() for name, tensor in self.head.state_dict().items()}, folder / HEAD_FILE)
 
 
-def new_reward_model(base: Path, attention: str, seed: int) -> RewardModel:
-    """The base model with a fresh score head drawn from `seed`."""
-    model = load_model(base, attention=attention)
+def new_reward_model(model: Any, seed: int) -> RewardModel:
+    """A vision-language model with a fresh score head drawn from `seed`."""
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     head = ScoreHead(model.config.text_config.hidden_size)

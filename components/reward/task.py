@@ -25,7 +25,8 @@ from components.reward.model import Judgement, new_reward_model
 from components.reward.own_critiques import critiques_file, merge_part_files, own_queries, write_part_files
 from components.reward.scoring import judge_branch
 from components.training.task import EpochContext, Step
-from components.vlm.loading import freeze_tower
+from components.vlm.feature_cache import attach_features
+from components.vlm.loading import load_trainable
 from components.vlm.planning import plan_epoch
 from components.vlm.processing import Preprocessor
 from components.vlm.trees import Tree, TreeBatch, build_batch
@@ -52,8 +53,8 @@ class RewardTask:
             raise UserError(
                 "no training query has two responses of different rank, so the reward model has nothing to learn from: check final_ranking"
             )
-        self.model = new_reward_model(self.base, settings.model.attention, settings.training.seed)
-        freeze_tower(self.model.model)
+        attach_features(self.preprocessor, self.base, self.queries, settings, root)
+        self.model = new_reward_model(load_trainable(self.base, settings.model, settings.training), settings.training.seed)
         self.epochs = settings.reward.epochs
         self._own: dict[str, list[str]] = {}
         self._tokens = [self._tree(query, self._annotated(query), learn=True).tokens for query in self.queries]

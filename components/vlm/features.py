@@ -1,53 +1,53 @@
-"""From pixels to the language model's input: tower, projector and packing, with the family's own functions.
+"""From media to the language model's input: tower, projector and packing by the family's adapter.
 
-Media are run in groups of equal shape (videos by their number of frames), and their features go to the placeholders in reading order.
+Features go to the placeholders in reading order. Media of one kind run through the tower together.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from components.vlm.processing import Root
-
-
-def media_features(model: Any, roots: Sequence[Root], device: torch.device | str) -> list[Tensor]:
-    """Features of each root's medium [tokens, H], in the roots' order; text-only roots give nothing."""
-    dtype = model.dtype
-    found: dict[int, Tensor] = {}
-    images = [index for index, root in enumerate(roots) if root.kind == "image"]
-    if images:
-        pixels = [roots[index].pixels["pixel_values"] for index in images]
-        tiles = max(p.shape[1] for p in pixels)
-        stacked = torch.cat([pad(p, (0, 0, 0, 0, 0, 0, 0, tiles - p.shape[1])) for p in pixels]).to(device, dtype)
-        sizes = torch.cat([roots[index].pixels["image_sizes"] for index in images]).to(device)
-        found.update(zip(images, model.model.get_image_features(stacked, sizes).pooler_output, strict=True))
-    by_frames: dict[int, list[int]] = defaultdict(list)
-    for index, root in enumerate(roots):
-        if root.kind == "video":
-            by_frames[root.pixels["pixel_values_videos"].shape[1]].append(index)
-    for indices in by_frames.values():
-        stacked = torch.cat([roots[index].pixels["pixel_values_videos"] for index in indices]).to(device, dtype)
-        found.update(zip(indices, model.model.get_video_features(stacked).pooler_output, strict=True))
-    return [found[index] for index in sorted(found)]
+from components.vlm.families import Medium, Projected, Root, family_of
 
 
-def embed(model: Any, input_ids: Tensor, roots: Sequence[Root]) -> Tensor:
-    """Input embeddings [R, L, H] of `input_ids` [R, L] with the media features of `roots` in the place of their placeholders.
+def media_features(model: Any, media: Sequence[Medium]) -> list[Projected]:
+    """What goes to the placeholders of each medium, in order."""
+    family = family_of(model.config)
+    found: dict[int, Projected] = {}
+    for kind in ("image", "video"):
+        indices = [index for index, medium in enumerate(media) if medium.kind == kind]
+        if kind == "video":
+            # Videos of unequal length in one pass would be cut differently from a video alone.
+            groups = [[i for i in indices if _shape(media[i]) == shape] for shape in sorted({_shape(media[i]) for i in indices})]
+        else:
+            groups = [indices] if indices else []
+        for group in groups:
+            chosen = [media[index] for index in group]
+            found.update(zip(group, family.project(model, chosen, family.tower(model, chosen)), strict=True))
+    return [found[index] for index in range(len(media))]
+
+
+def embed(model: Any, input_ids_RL: Tensor, roots: Sequence[Root]) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Input embeddings [R, L, H] with the roots' media at their placeholders, where these are [R, L], and what deeper layers add.
 
     `roots` stand in the order in which their placeholders appear, row by row. Raises ValueError when the counts differ.
     """
-    embeddings: Tensor = model.get_input_embeddings()(input_ids)
-    features = media_features(model, roots, input_ids.device)
-    if not features:
-        return embeddings
-    placeholder = (input_ids == model.config.image_token_id) | (input_ids == model.config.video_token_id)
-    flat = torch.cat(features).to(embeddings.dtype)
-    if int(placeholder.sum()) != len(flat):
-        raise ValueError(f"{int(placeholder.sum())} media placeholders, but {len(flat)} features: the processor and the model do not fit")
-    return embeddings.masked_scatter(placeholder[..., None], flat)
+    embeddings: Tensor = model.get_input_embeddings()(input_ids_RL)
+    placeholders = torch.tensor(family_of(model.config).placeholder_ids(model.config), device=input_ids_RL.device)
+    media_RL = torch.isin(input_ids_RL, placeholders)
+    projected = media_features(model, [medium for root in roots for medium in root.media])
+    if not projected:
+        return embeddings, media_RL, []
+    flat = torch.cat([item.features_LH for item in projected]).to(embeddings.dtype)
+    if int(media_RL.sum()) != len(flat):
+        raise ValueError(f"{int(media_RL.sum())} media placeholders, but {len(flat)} features: the processor and the model do not fit")
+    deeper = [torch.cat(level) for level in zip(*(item.deeper for item in projected), strict=True)]
+    return embeddings.masked_scatter(media_RL[..., None], flat), media_RL, deeper
+
+
+def _shape(medium: Medium) -> tuple[int, ...]:
+    return tuple(medium.tensors[max(medium.tensors, key=lambda name: medium.tensors[name].nbytes)].shape)

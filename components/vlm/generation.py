@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from components.vlm.families import Root
 from components.vlm.features import embed
-from components.vlm.processing import Root
 
 Progress = Callable[[int, int], None]
 
@@ -53,7 +53,7 @@ def generate(
             tokens = [*roots[index].input_ids, *suffixes[index]]
             input_ids[row, width - len(tokens) :] = torch.tensor(tokens)
             attention[row, width - len(tokens) :] = 1
-        embeddings = embed(model, input_ids.to(device), [roots[index] for index in chosen])
+        embeddings, _, _ = embed(model, input_ids.to(device), [roots[index] for index in chosen])
         output = model.generate(
             inputs_embeds=embeddings,
             attention_mask=attention.to(device),

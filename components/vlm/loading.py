@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoModelForImageTextToText
 
+from components.config import ModelSettings, TrainingSettings
 from components.errors import UserError
 from components.vlm.digests import PROCESSOR_FILES
+from components.vlm.families import family_of
 
 
 def load_model(path: Path, *, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> Any:
@@ -25,16 +26,18 @@ def load_model(path: Path, *, attention: str = "sdpa", dtype: torch.dtype = torc
     model = AutoModelForImageTextToText.from_pretrained(
         path, local_files_only=True, use_safetensors=True, dtype=dtype, attn_implementation=attention
     )
-    if model.config.model_type != "llava_onevision":
-        family = model.config.model_type
-        raise UserError(f"{path} is of the family '{family}': set model.base in params.yaml to a LLaVA-OneVision checkpoint")
+    family_of(model.config)
     return model.eval()
 
 
-def freeze_tower(model: Any) -> None:
-    """Freeze the vision tower (paper section 4: the vision encoder is not trained)."""
-    tower: nn.Module = model.model.vision_tower
-    tower.requires_grad_(requires_grad=False)
+def load_trainable(path: Path, model: ModelSettings, training: TrainingSettings) -> Any:
+    """Open a checkpoint folder for training: parts whose learning rate is 0 are frozen."""
+    opened = load_model(path, attention=model.attention)
+    rates = training.parts.model_dump()
+    for part, modules in family_of(opened.config).modules(opened).items():
+        for module in modules:
+            module.requires_grad_(rates[part] > 0)
+    return opened
 
 
 def save_model(model: Any, folder: Path, base: Path) -> None:
@@ -43,3 +46,8 @@ def save_model(model: Any, folder: Path, base: Path) -> None:
     for name in PROCESSOR_FILES:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
+
+
+def save_trained(model: Any, folder: Path, base: Path) -> None:
+    """Write what `load_trainable` opened and training changed, with the processor files of `base`."""
+    save_model(model, folder, base)

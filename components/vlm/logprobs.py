@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from components.vlm.families import family_of
 from components.vlm.features import embed
 from components.vlm.trees import TreeBatch
 
@@ -44,14 +45,10 @@ def tree_hidden(model: Any, batch: TreeBatch) -> Tensor:
     attention = model.config.text_config._attn_implementation  # noqa: SLF001 - transformers keeps the choice nowhere public
     if attention != "sdpa":
         raise ValueError(f"preference trees need sdpa attention, not '{attention}': load the model with attn_implementation='sdpa'")
-    embeddings_RLH = embed(model, batch.input_ids_RL, batch.roots)
-    outputs = model.model.language_model(
-        inputs_embeds=embeddings_RLH,
-        attention_mask={"full_attention": batch.mask_R1LL(embeddings_RLH.dtype)},
-        position_ids=batch.position_ids_RL,
-        use_cache=False,
-    )
-    return outputs.last_hidden_state.flatten(0, 1)  # type: ignore[no-any-return]
+    embeddings_RLH, media_RL, deeper = embed(model, batch.input_ids_RL, batch.roots)
+    mask = batch.mask_R1LL(embeddings_RLH.dtype)
+    hidden_RLH = family_of(model.config).language(model, embeddings_RLH, mask, batch.position_ids_RL, deeper, media_RL)
+    return hidden_RLH.flatten(0, 1)
 
 
 def branch_sums(values_T: Tensor, batch: TreeBatch) -> Tensor:

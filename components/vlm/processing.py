@@ -10,41 +10,22 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
-from transformers import AutoProcessor
+from transformers import AutoConfig, AutoProcessor
 
 from components.config import FeatureSettings, ModelSettings
+from components.files import digest_bytes
 from components.preferences.record import Query
+from components.vlm.families import Family, FeatureSource, Root, family_of
 
 QUESTION_MARK, RESPONSE_MARK, CRITIQUE_MARK = "\x01question\x01", "\x01response\x01", "\x01critique\x01"
 KEPT_TEXTS = 100_000  # texts whose tokens are kept in memory
 BLANK_GREY = 128  # the value of every pixel of a blanked image: the middle of the range, which the processor maps to about 0
-
-
-@dataclass(frozen=True)
-class Root:
-    """A prompt with its media, ready for a model.
-
-    `input_ids` has the media placeholders expanded. `pixels` holds the processor's tensors with a leading dimension of one medium
-    (`pixel_values` [1, tiles, 3, H, W] and `image_sizes` [1, 2], or `pixel_values_videos` [1, frames, 3, H, W]); empty for text.
-    """
-
-    input_ids: tuple[int, ...]
-    pixels: dict[str, Tensor]
-
-    @property
-    def kind(self) -> str:
-        """ "image", "video" or "text"."""
-        if "pixel_values" in self.pixels:
-            return "image"
-        return "video" if "pixel_values_videos" in self.pixels else "text"
 
 
 class Preprocessor:
@@ -53,7 +34,9 @@ class Preprocessor:
     def __init__(self, base: Path, media_root: Path, model: ModelSettings, features: FeatureSettings) -> None:
         self.processor: Any = AutoProcessor.from_pretrained(base, local_files_only=True)
         self.tokenizer: Any = self.processor.tokenizer
+        self.family: Family = family_of(AutoConfig.from_pretrained(base, local_files_only=True))
         self.media_root = media_root
+        self.features: FeatureSource | None = None  # set by components.vlm.feature_cache once it is filled
         self.max_frames = model.max_frames
         self._kept: OrderedDict[tuple[str, ...], Root] = OrderedDict()
         self._kept_bytes = 0
@@ -136,26 +119,24 @@ class Preprocessor:
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        arguments: dict[str, Any] = {}
-        if query.media_kind == "image":
-            arguments["images"] = [self.load_image(query, blank)]
-        elif query.media_kind == "video":
-            arguments["videos"] = [self.load_frames(query, blank)]
-        encoded = self.processor(text=[text], return_tensors="pt", **arguments)
-        pixels = {name: encoded[name] for name in ("pixel_values", "image_sizes", "pixel_values_videos") if name in encoded}
-        root = Root(tuple(encoded["input_ids"][0].tolist()), pixels)
+        images = [self.load_image(query, blank)] if query.media_kind == "image" else []
+        videos = [self.load_frames(query, blank)] if query.media_kind == "video" else []
+        medium = digest_bytes(query.media_digest or query.media or "", str(self.max_frames), str(blank))
+        root = self.family.encode(self.processor, text, images, videos, [medium] * len(images or videos))
+        if self.features is not None:
+            root = self.features.attach(root)
         self._keep(key, root)
         return root
 
     def _keep(self, key: tuple[str, ...], root: Root) -> None:
-        size = sum(tensor.nbytes for tensor in root.pixels.values())
+        size = root.nbytes
         if size > self._limit_bytes:
             return
         self._kept[key] = root
         self._kept_bytes += size
         while self._kept_bytes > self._limit_bytes:
             _, dropped = self._kept.popitem(last=False)
-            self._kept_bytes -= sum(tensor.nbytes for tensor in dropped.pixels.values())
+            self._kept_bytes -= dropped.nbytes
 
     def load_image(self, query: Query, blank: bool) -> Image.Image:
         """The query's image in RGB, or a grey one of its size."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from components.vlm.processing import Root
+from components.vlm.families import Root
 
 PADDING = -1  # tree number of a padded position
 
@@ -47,7 +47,7 @@ class TreeBatch:
     """Packed trees on a device. Branches are numbered in the order of `trees` given to `build_batch`, whatever row each tree went to."""
 
     input_ids_RL: Tensor
-    position_ids_RL: Tensor
+    position_ids_RL: Tensor  # [A, R, L] where the family has several position axes
     tree_RL: Tensor
     branch_RL: Tensor
     predictor_T: Tensor  # flat index row * L + position of the token that predicts target t
@@ -102,7 +102,8 @@ def build_batch(trees: Sequence[Tree], row_tokens: int, device: torch.device | s
 
     shape = (len(rows), length)
     input_ids = torch.full(shape, pad_id)
-    position_ids = torch.zeros(shape, dtype=torch.long)
+    axes = max(1 if tree.root.positions_AL is None else len(tree.root.positions_AL) for tree in trees)
+    position_ids = torch.zeros((axes, *shape), dtype=torch.long)
     tree_ids = torch.full(shape, PADDING)
     branch_ids = torch.zeros(shape, dtype=torch.long)
     last = torch.zeros(first_branch[-1], dtype=torch.long)
@@ -117,13 +118,14 @@ def build_batch(trees: Sequence[Tree], row_tokens: int, device: torch.device | s
             span = slice(cursor, cursor + tree.tokens)
             input_ids[row, span] = torch.tensor([*tree.root.input_ids, *(t for branch in tree.branches for t in branch.input_ids)])
             tree_ids[row, span] = item
-            position_ids[row, cursor : cursor + root_length] = torch.arange(root_length)
+            positions = tree.root.positions_AL
+            position_ids[:, row, cursor : cursor + root_length] = torch.arange(root_length) if positions is None else positions
             root_last = row * length + cursor + root_length - 1
             cursor += root_length
             for number, branch in enumerate(tree.branches):
                 size = len(branch.input_ids)
                 flat = row * length + cursor
-                position_ids[row, cursor : cursor + size] = torch.arange(root_length, root_length + size)
+                position_ids[:, row, cursor : cursor + size] = torch.arange(tree.root.next_position, tree.root.next_position + size)
                 branch_ids[row, cursor : cursor + size] = number + 1
                 before = torch.arange(flat - 1, flat + size - 1)
                 before[0] = root_last
@@ -134,7 +136,7 @@ def build_batch(trees: Sequence[Tree], row_tokens: int, device: torch.device | s
                 cursor += size
     return TreeBatch(
         input_ids_RL=input_ids.to(device),
-        position_ids_RL=position_ids.to(device),
+        position_ids_RL=(position_ids[0] if axes == 1 else position_ids).to(device),
         tree_RL=tree_ids.to(device),
         branch_RL=branch_ids.to(device),
         predictor_T=torch.cat(predictors).to(device),

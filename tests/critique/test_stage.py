@@ -7,6 +7,7 @@ import pytest
 
 from components.critique import stage
 from components.reward.model import new_reward_model
+from components.vlm.loading import load_model
 from tests.tiny import queries, save_checkout
 
 
@@ -14,7 +15,7 @@ def test_every_response_gets_a_critique_and_a_score_and_a_killed_run_goes_on(
     tmp_path: Path, tiny_base: Path, tiny_media: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = save_checkout(tmp_path, tiny_base, tiny_media, critique={"batch_size": 4, "max_new_tokens": 6})
-    new_reward_model(tiny_base, "sdpa", seed=0).save(tmp_path / "artifacts/reward/model", tiny_base)
+    new_reward_model(load_model(tiny_base), seed=0).save(tmp_path / "artifacts/reward/model", tiny_base)
     whole = stage.run(settings, tmp_path)
     table = tmp_path / "artifacts/critique/train.parquet"
     rows = pq.read_table(table).to_pylist()

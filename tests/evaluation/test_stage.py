@@ -19,6 +19,7 @@ from components.preferences.record import Query, read_queries, write_queries
 from components.reward.model import load_reward_model, new_reward_model
 from components.reward.scoring import Judged, score
 from components.tracking.result import StageResult
+from components.vlm.loading import load_model
 from components.vlm.processing import Preprocessor
 from tests.tiny import save_checkout, save_checkpoint
 
@@ -30,7 +31,7 @@ def save_evaluation_inputs(root: Path, settings: Settings, queries: list[Query])
     """A reward model, an aligned policy, reference log-probs, and critiques with their scores."""
     base = root / settings.model.base
     write_queries(root / HELDOUT, queries)
-    new_reward_model(base, "sdpa", 0).save(root / "artifacts/reward/model", base)
+    new_reward_model(load_model(base), 0).save(root / "artifacts/reward/model", base)
     save_checkpoint(root / "artifacts/align/model", seed=1)
     reference_stage.run(settings, root)
     items = [Judged(query, response.text, "Correct.") for query in queries for response in query.responses]

@@ -55,7 +55,7 @@ def policy_package(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="module")
 def reward_folder(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reward") / "model"
-    new_reward_model(tiny_base, "sdpa", seed=0).save(folder, tiny_base)
+    new_reward_model(load_model(tiny_base), seed=0).save(folder, tiny_base)
     return folder
 
 

@@ -19,6 +19,7 @@ from components.reward.model import new_reward_model
 from components.tracking import aliases
 from components.tracking.promotion import GateOutcome, promote_by_hand, settle, settled
 from components.tracking.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
+from components.vlm.loading import load_model
 from tests.tiny import save_checkpoint
 from tests.tracking.test_gate import policy_rows, reward_rows
 
@@ -28,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def reward_model(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reward") / "model"
-    new_reward_model(tiny_base, "sdpa", 0).save(folder, tiny_base)
+    new_reward_model(load_model(tiny_base), 0).save(folder, tiny_base)
     return folder
 
 

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from components.vlm.families import Root
 from components.vlm.loading import load_model
 from components.vlm.logprobs import TreeModel, tree_hidden
-from components.vlm.processing import Preprocessor, Root
+from components.vlm.processing import Preprocessor
 from components.vlm.scoring import policy_tree
 from components.vlm.trees import Branch, Tree, build_batch, pack_rows
-from tests.tiny import preprocessor, queries
+from tests.tiny import pixels, preprocessor, queries
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def trees(tiny_base: Path, tiny_media: Path) -> list[Tree]:
 
 def separate_log_prob(model: Any, root: Root, branch: Branch) -> torch.Tensor:
     tokens = torch.tensor([[*root.input_ids, *branch.input_ids]])
-    logits = model(input_ids=tokens, **root.pixels).logits[0].float()
+    logits = model(input_ids=tokens, **pixels(root)).logits[0].float()
     start = len(root.input_ids)
     predicted = logits[start - 1 : -1].log_softmax(-1)
     return predicted.gather(1, tokens[0, start:, None]).sum()

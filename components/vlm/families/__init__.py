@@ -1,0 +1,24 @@
+"""Model families: one small adapter each, chosen by a checkpoint's `model_type`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from components.errors import UserError
+from components.vlm.families.base import Family, FeatureSource, Medium, Projected, Root, TowerOutput
+from components.vlm.families.llava_onevision import LlavaOnevision
+
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (LlavaOnevision(),)}
+
+__all__ = ["FAMILIES", "Family", "FeatureSource", "Medium", "Projected", "Root", "TowerOutput", "family_of"]
+
+
+def family_of(config: Any) -> Family:
+    """The adapter for a model's or processor's configuration. Raises UserError naming the families that there are."""
+    found = FAMILIES.get(config.model_type)
+    if found is None:
+        known = ", ".join(sorted(FAMILIES))
+        raise UserError(
+            f"models of type '{config.model_type}' are not supported (known: {known}): set model.base in params.yaml to one that is"
+        )
+    return found
