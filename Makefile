@@ -37,4 +37,4 @@ lock:
 	@git diff --stat -- requirements.txt
 
 bench: install
-	@for file in benchmarks/[!_]*.py; do $(BIN)/python "$$file" $(ARGS) || exit 1; done
+	@for name in trees logprobs features gpu; do $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from components.errors import UserError
 
@@ -62,6 +62,15 @@ class TrainingSettings(Section):
     checkpoint_steps: Positive
     keep_checkpoints: int = Field(ge=2)
     seed: int
+
+    @field_validator("offload")
+    @classmethod
+    def _weights_are_offloaded_by_zero_3(cls, value: str, info: ValidationInfo) -> str:
+        if value != "none" and info.data.get("engine") == "ddp":
+            raise ValueError("offloading needs training.engine deepspeed")
+        if value == "all" and info.data.get("zero_stage") != 3:
+            raise ValueError("weights are offloaded by training.zero_stage 3 only: set it, or set training.offload to optimizer")
+        return value
 
 
 class FeatureSettings(Section):
@@ -127,6 +136,22 @@ class AlignmentSettings(OptimisationSettings):
     sft_weight: float = Field(ge=0)
     sft_per: Literal["pair", "query"]
 
+    @field_validator("loss_type")
+    @classmethod
+    def _constant_beta_for_ipo(cls, value: str, info: ValidationInfo) -> str:
+        schedule = info.data.get("beta_schedule", "constant")
+        if value == "ipo" and schedule != "constant":
+            # The target of IPO is 1 / (2 beta): a larger beta would push a pair less, not more.
+            raise ValueError(f"IPO goes with alignment.beta_schedule constant only, not {schedule}: set one of the two keys")
+        return value
+
+    @field_validator("label_smoothing")
+    @classmethod
+    def _no_smoothing_for_ipo(cls, value: float, info: ValidationInfo) -> float:
+        if value > 0 and info.data.get("loss_type") == "ipo":
+            raise ValueError("label smoothing has no part in IPO: set it to 0, or alignment.loss_type to sigmoid")
+        return value
+
 
 class EvaluateSettings(InferenceSettings):
     judge: Literal["truth", "reference_answer"]
@@ -142,6 +167,17 @@ class StageSettings(Section):
     gpus: int = Field(ge=0)
 
 
+class ServicesSettings(Section):
+    """The services that `mmalign up` keeps."""
+
+    host: str = Field(min_length=1)
+    prefect_port: int = Field(ge=0, le=65535)
+    mlflow_port: int = Field(ge=0, le=65535)
+    postgres_port: int = Field(ge=0, le=65535)
+    log_max_mb: Positive
+    log_backups: Positive
+
+
 class Settings(Section):
     """All sections of params.yaml."""
 
@@ -155,6 +191,7 @@ class Settings(Section):
     alignment: AlignmentSettings
     evaluate: EvaluateSettings
     stages: dict[StageName, StageSettings]
+    services: ServicesSettings
 
 
 def load_settings(path: Path = Path("params.yaml")) -> Settings:
@@ -214,4 +251,5 @@ def _sentence(location: tuple[int | str, ...], kind: str, message: str, value: A
         return f"unknown key '{dotted}'; did you mean '{nearest_key(dotted)}'?"
     if kind == "missing":
         return f"key '{dotted}' is missing; add it"
-    return f"'{dotted}' is {value!r}: {message[0].lower()}{message[1:]}"
+    message = message.removeprefix("Value error, ")
+    return f"'{dotted}' is {value!r}: {message if kind == 'value_error' else message[0].lower() + message[1:]}"

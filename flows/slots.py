@@ -15,10 +15,10 @@ def threads_of(settings: Settings) -> dict[StageName, int]:
     return {
         "validate": 1,
         "reward": training,
-        "critique": settings.critique.threads,
-        "reference": settings.reference.threads,
+        "critique": settings.critique.ranks * settings.critique.threads,
+        "reference": settings.reference.ranks * settings.reference.threads,
         "align": training,
-        "evaluate": settings.evaluate.threads,
+        "evaluate": settings.evaluate.ranks * settings.evaluate.threads,
     }
 
 

@@ -1,33 +1,49 @@
-"""The pair loss of MM-DPO, from the log-probs of a query's responses (paper section 4 and appendix E).
+"""The pair losses of MM-DPO, from the log-probs of a query's responses (MM-RLHF section 4 and appendix E).
 
-    L_pair = -log sigmoid(beta * [(log p(y_w) - log p_ref(y_w)) - (log p(y_l) - log p_ref(y_l))])  +  sft_weight * (-log p(y_w) / |y_w|)
+    h         = (log p(y_w) - log p_ref(y_w)) - (log p(y_l) - log p_ref(y_l))
+    sigmoid     L_pair = -(1 - e) * log sigmoid(beta * h) - e * log sigmoid(-beta * h)       e: label smoothing, 0 is none
+    ipo         L_pair = (h - 1 / (2 * beta))^2                                              (arXiv 2310.12036, equation 17)
+    L         = mean over pairs of [emphasis * L_pair + sft_weight * (-log p(y_w) / |y_w|)]
 
-Beta is applied once, and rewards are reported with the beta that was used. Label smoothing e is the standard one: (1 - e) times the loss
-plus e times the loss of the swapped pair; 0 is none.
+Beta is applied once, and rewards are reported with the beta that was used. The emphasis is 1 but for the schedule `madpo`.
 
-Shapes: K responses, P pairs.
+Shapes: K responses, P pairs, S responses that the SFT term is taken of where it is taken once a query.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+
+LossType = Literal["sigmoid", "ipo"]
+
+
+@dataclass(frozen=True)
+class SftBatch:
+    """Responses of the SFT term and their shares of the step's mean, both [S]: the weights of a step, on all ranks, add up to 1."""
+
+    response_S: Tensor
+    weight_S: Tensor
 
 
 @dataclass(frozen=True)
 class PairBatch:
     """Pairs among the K responses of a batch; all of shape [P].
 
-    `weight_P` is a pair's share of the step's mean: the weights of all pairs of a step, on all ranks, add up to 1.
+    `weight_P` is a pair's share of the step's mean: the weights of all pairs of a step, on all ranks, add up to 1. `emphasis_P` multiplies
+    the preference loss alone; None is 1. `sft` says where the SFT term is taken once a query; None takes it of every pair's winner.
     """
 
     winner_P: Tensor
     loser_P: Tensor
     beta_P: Tensor
     weight_P: Tensor
+    emphasis_P: Tensor | None = None
+    sft: SftBatch | None = None
 
 
 @dataclass(frozen=True)
@@ -36,6 +52,29 @@ class PairLoss:
 
     loss: Tensor
     metrics: dict[str, Tensor]
+
+
+def log_ratios(log_prob_K: Tensor, reference_K: Tensor, tokens_K: Tensor, mean_log_probs: bool) -> Tensor:
+    """log p(y) - log p_ref(y) of every response [K], from sums over its tokens; `mean_log_probs` divides both by `tokens_K` first."""
+    if mean_log_probs:
+        return log_prob_K / tokens_K - reference_K / tokens_K
+    return log_prob_K - reference_K
+
+
+def preference_loss(margin_P: Tensor, beta_P: Tensor, loss_type: LossType, label_smoothing: float) -> Tensor:
+    """Loss of every pair [P] from its margin of log-ratios h. Raises ValueError for IPO with label smoothing, which it does not have."""
+    if loss_type == "ipo":
+        if label_smoothing:
+            raise ValueError("IPO has no label smoothing")
+        return (margin_P - 1 / (2 * beta_P)) ** 2
+    logits_P = beta_P * margin_P
+    return -(1 - label_smoothing) * logsigmoid(logits_P) - label_smoothing * logsigmoid(-logits_P)
+
+
+def implicit_margin(log_prob_K: Tensor, reference_K: Tensor, tokens_K: Tensor, pairs: PairBatch, *, mean_log_probs: bool) -> float:
+    """This batch's part of the step's mean of h, in nats: what the schedule `beta_dpo` follows."""
+    ratio_K = log_ratios(log_prob_K, reference_K, tokens_K, mean_log_probs).double()
+    return float(((ratio_K[pairs.winner_P] - ratio_K[pairs.loser_P]) * pairs.weight_P.double()).sum())
 
 
 def pair_loss(
@@ -47,28 +86,54 @@ def pair_loss(
     sft_weight: float,
     label_smoothing: float = 0.0,
     mean_log_probs: bool = False,
+    loss_type: LossType = "sigmoid",
 ) -> PairLoss:
-    """MM-DPO over all pairs of a batch, all in fp32.
+    """MM-DPO over all pairs of a batch, all in fp32. `log_prob_K` and `reference_K` are sums over a response's tokens.
 
-    `log_prob_K` and `reference_K` are sums over a response's tokens; `mean_log_probs` divides both by `tokens_K` first.
+    The logged terms add up: loss = loss/preference + sft_weight * loss/sft.
     """
-    scored_K, scored_reference_K = (log_prob_K / tokens_K, reference_K / tokens_K) if mean_log_probs else (log_prob_K, reference_K)
-    ratio_K = scored_K - scored_reference_K
-    logits_P = pairs.beta_P * (ratio_K[pairs.winner_P] - ratio_K[pairs.loser_P])
-    preference_P = -(1 - label_smoothing) * logsigmoid(logits_P) - label_smoothing * logsigmoid(-logits_P)
-    sft_P = -log_prob_K[pairs.winner_P] / tokens_K[pairs.winner_P]
-    total = ((preference_P + sft_weight * sft_P) * pairs.weight_P).sum()
+    ratio_K = log_ratios(log_prob_K, reference_K, tokens_K, mean_log_probs)
+    margin_P = ratio_K[pairs.winner_P] - ratio_K[pairs.loser_P]
+    preference_P = preference_loss(margin_P, pairs.beta_P, loss_type, label_smoothing)
+    if pairs.emphasis_P is not None:
+        preference_P = pairs.emphasis_P * preference_P
+    if pairs.sft is None:
+        sft_P = -log_prob_K[pairs.winner_P] / tokens_K[pairs.winner_P]
+        total = ((preference_P + sft_weight * sft_P) * pairs.weight_P).sum()
+        sft = (sft_P.detach() * pairs.weight_P).sum()
+    else:
+        best_S = pairs.sft.response_S
+        sft = (-log_prob_K[best_S] / tokens_K[best_S] * pairs.sft.weight_S).sum()
+        total = (preference_P * pairs.weight_P).sum() + sft_weight * sft
     with torch.no_grad():
+        change_K = (log_prob_K - reference_K) / tokens_K
+        chosen_P, rejected_P = ratio_K[pairs.winner_P], ratio_K[pairs.loser_P]
+        longer_P = (tokens_K[pairs.winner_P] - tokens_K[pairs.loser_P]).float()
         metrics = {
             "loss/preference": preference_P,
-            "loss/sft": sft_P,
-            "rewards/chosen": pairs.beta_P * ratio_K[pairs.winner_P],
-            "rewards/rejected": pairs.beta_P * ratio_K[pairs.loser_P],
-            "rewards/margin": logits_P,
-            "rewards/accuracy": (logits_P > 0).float(),
+            "rewards/chosen": pairs.beta_P * chosen_P,
+            "rewards/rejected": pairs.beta_P * rejected_P,
+            "rewards/margin": pairs.beta_P * margin_P,
+            "rewards/accuracy": (margin_P > 0).float(),
             "log_probs/chosen": log_prob_K[pairs.winner_P],
             "log_probs/rejected": log_prob_K[pairs.loser_P],
-            "beta": pairs.beta_P,
+            # Nats a token, so that a bound on them means the same for short and for long responses.
+            "log_ratios/chosen": change_K[pairs.winner_P],
+            "log_ratios/rejected": change_K[pairs.loser_P],
+            # Both less likely than under the reference: the margin grows while neither response is learned.
+            "signs/both_fell": ((chosen_P < 0) & (rejected_P < 0)).float(),
+            # Tokens by which the response that gained on the other is the longer one, and by which the chosen one is: where the first
+            # exceeds the second, length is learned beyond what people preferred.
+            "signs/gained_length": margin_P.sign() * longer_P,
+            "signs/chosen_length": longer_P,
         }
         sums = {name: (value.float() * pairs.weight_P).sum() for name, value in metrics.items()}
-    return PairLoss(total, sums)
+    return PairLoss(total, {**sums, "loss/sft": sft.detach()})
+
+
+def branch_figures(name: str, value_K: Tensor, pairs: PairBatch) -> dict[str, Tensor]:
+    """A figure of every response as two figures of the pairs, their chosen and their rejected ones, as weighted sums."""
+    return {
+        f"{name}/chosen": (value_K[pairs.winner_P].float() * pairs.weight_P).sum(),
+        f"{name}/rejected": (value_K[pairs.loser_P].float() * pairs.weight_P).sum(),
+    }

@@ -1,4 +1,4 @@
-"""The table of training pairs: every rank-different pair with its margin and its beta."""
+"""The table of training pairs: every rank-different pair with its margin, its beta and the weight of its loss."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.alignment.betas import Array, MarginScale, margin_scale, pair_betas
+from components.alignment.betas import Array, MarginScale, margin_scale, pair_betas, pair_weights, uses_margins
 from components.config import AlignmentSettings
 from components.errors import UserError
 from components.preferences.record import Query
@@ -21,13 +21,17 @@ Scores = dict[tuple[str, int], float]
 
 @dataclass(frozen=True)
 class PairTable:
-    """Pairs of all queries, flat: the query's index, response indices, scaled margin (NaN where there is none) and beta."""
+    """Pairs of all queries, flat: the query's index, response indices, scaled margin (NaN where there is none), beta and weight.
+
+    Beta is the one known before training: under `beta_dpo`, whose beta is a step's, it is beta0. The weight is 1 but for `madpo`.
+    """
 
     query: np.ndarray[tuple[int], np.dtype[np.int64]]
     winner: np.ndarray[tuple[int], np.dtype[np.int64]]
     loser: np.ndarray[tuple[int], np.dtype[np.int64]]
     margin: Array
     beta: Array
+    weight: Array
     scale: MarginScale
     calibration: np.ndarray[tuple[int], np.dtype[np.bool_]]
 
@@ -50,9 +54,10 @@ def read_scores(path: Path) -> Scores:
 
 
 def build_pairs(queries: Sequence[Query], scores: Scores, settings: AlignmentSettings, calibration_share: float) -> PairTable:
-    """Every rank-different pair of `queries` with margin and beta, in the queries' order. Ties make no pairs.
+    """Every rank-different pair of `queries` with margin, beta and weight, in the queries' order. Ties make no pairs.
 
-    Raises UserError when there is no pair, or when margins are missing and `alignment.missing_margin` is "error".
+    Raises UserError when there is no pair, when margins are missing and `alignment.missing_margin` is "error", or when all are missing
+    though training depends on them.
     """
     rows = [(index, winner, loser) for index, query in enumerate(queries) for winner, loser in query.pairs()]
     if not rows:
@@ -68,6 +73,10 @@ def build_pairs(queries: Sequence[Query], scores: Scores, settings: AlignmentSet
                 f"query '{queries[first[0]].id}' has a response without a score in artifacts/critique/train.parquet: "
                 "rerun the critique stage, or set alignment.missing_margin"
             )
+        if np.isnan(raw).all() and (settings.missing_margin == "drop" or uses_margins(settings)):
+            raise UserError(
+                "no training pair has a score for both of its responses in artifacts/critique/train.parquet: rerun the critique stage"
+            )
         if settings.missing_margin == "drop":
             rows = [row for row, margin in zip(rows, raw, strict=True) if not np.isnan(margin)]
             raw = raw[~np.isnan(raw)]
@@ -75,7 +84,7 @@ def build_pairs(queries: Sequence[Query], scores: Scores, settings: AlignmentSet
     calibration = np.array([is_calibration(queries[index].id, calibration_share) for index in query.tolist()])
     scale = margin_scale(settings, raw, raw[calibration & ~np.isnan(raw)])
     margin = raw / scale.divisor
-    return PairTable(query, winner, loser, margin, pair_betas(margin, settings), scale, calibration)
+    return PairTable(query, winner, loser, margin, pair_betas(margin, settings), pair_weights(margin, settings), scale, calibration)
 
 
 def _raw_margin(scores: Scores, identity: str, winner: int, loser: int) -> float:
@@ -84,7 +93,10 @@ def _raw_margin(scores: Scores, identity: str, winner: int, loser: int) -> float
 
 
 def write_pairs(path: Path, queries: Sequence[Query], pairs: PairTable, policy: Scores, reference: Scores) -> None:
-    """Write `pairs.parquet`: what anybody needs to compute the losses again. `policy` and `reference` are log-prob sums."""
+    """Write `pairs.parquet`: what anybody needs to compute the losses again. `policy` and `reference` are log-prob sums.
+
+    Under the schedule `beta_dpo` the betas of the steps stand in the training curves.
+    """
     ids = [queries[index].id for index in pairs.query.tolist()]
     winners, losers = list(zip(ids, pairs.winner.tolist(), strict=True)), list(zip(ids, pairs.loser.tolist(), strict=True))
     table = pa.table(
@@ -94,6 +106,7 @@ def write_pairs(path: Path, queries: Sequence[Query], pairs: PairTable, policy: 
             "loser": pa.array(pairs.loser, pa.int32()),
             "margin": pa.array([None if np.isnan(value) else value for value in pairs.margin.tolist()], pa.float64()),
             "beta": pa.array(pairs.beta, pa.float64()),
+            "weight": pa.array(pairs.weight, pa.float64()),
             "policy_winner": [policy[key] for key in winners],
             "policy_loser": [policy[key] for key in losers],
             "reference_winner": [reference[key] for key in winners],

@@ -1,24 +1,38 @@
-"""Stage `align`: MM-DPO on preference trees, with a beta for every pair.
+"""Stage `align`: MM-DPO on preference trees, with a beta or a weight for every pair.
 
 Reads  artifacts/validate/train, artifacts/critique/train.parquet, artifacts/reference/train.parquet, the base model, infra/deepspeed.
-Writes artifacts/align/model, artifacts/align/pairs.parquet (every pair with margin, beta and log-probs under policy and reference).
+Writes artifacts/align/model, artifacts/align/pairs.parquet (every pair with margin, beta, weight and log-probs under policy and reference).
 Alone: `mmalign stage align`. Killed and run again, it goes on from the last committed checkpoint.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from components.alignment.betas import beta_summary, margin_summary
+from components.alignment.betas import (
+    BETA_FLOOR,
+    Array,
+    beta_summary,
+    check_alignment,
+    margin_summary,
+    uses_margins,
+    varies,
+    weight_summary,
+)
+from components.alignment.diagnosis import outcome_of, warnings_of
 from components.alignment.pairs import PairTable, build_pairs, read_scores, write_pairs
 from components.alignment.plots import plot_betas
 from components.alignment.reference_table import read_log_probs
-from components.config import Settings
-from components.preferences.record import Query, read_queries
+from components.config import AlignmentSettings, Settings
+from components.errors import StageFault
+from components.preferences.record import read_queries
 from components.tracking.result import StageResult
 from components.training.figures import last_figures
 from components.training.launch import launch
@@ -26,10 +40,15 @@ from components.training.scratch_key import training_key
 
 CODE = [Path("components") / name for name in ("preferences", "vlm", "training", "alignment")]
 OVERFIT_RATIO = 1.5  # margins of trained-on queries this many times those of the calibration part deserve a warning
+FEW_PAIRS, EVEN_PAIRS = 0.5, 0.99  # effective shares of pairs under madpo past which its weights deserve a warning
 
 
 def run(settings: Settings, root: Path) -> StageResult:
-    """Build the pairs, train under the launcher, and write down what was done to each pair."""
+    """Build the pairs, train under the launcher, and write down what was done to each pair.
+
+    Raises StageFault where the policy collapsed, and removes its model: nothing looks finished after it.
+    """
+    check_alignment(settings.alignment)
     queries = read_queries(root / "artifacts/validate/train/queries.parquet")
     scores = read_scores(root / "artifacts/critique/train.parquet")
     pairs = build_pairs(queries, scores, settings.alignment, settings.reward.calibration_share)
@@ -39,6 +58,7 @@ def run(settings: Settings, root: Path) -> StageResult:
         settings=[
             *(section.model_dump_json() for section in (settings.model, settings.training, settings.alignment)),
             str(settings.reward.calibration_share),
+            settings.features.dtype if settings.features.cache else "live",
         ],
         inputs=[
             Path("artifacts/validate/train"),
@@ -50,10 +70,20 @@ def run(settings: Settings, root: Path) -> StageResult:
         code=CODE,
     )
     outcome = launch("components.alignment.task:build", settings, "align", root, key, root / "artifacts/align/model")
-    reference = {key: value[0] for key, value in read_log_probs(root / "artifacts/reference/train.parquet").items()}
-    write_pairs(root / "artifacts/align/pairs.parquet", queries, pairs, final_log_probs(settings, root, queries), reference)
+    reference = read_log_probs(root / "artifacts/reference/train.parquet")
+    policy = final_log_probs(settings, root)
+    found = outcome_of(pairs, queries, policy, reference)
+    try:
+        for sentence in warnings_of(found):
+            _warn(sentence)
+    except StageFault:
+        shutil.rmtree(root / "artifacts/align/model")
+        raise
+    write_pairs(root / "artifacts/align/pairs.parquet", queries, pairs, policy, {key: value[0] for key, value in reference.items()})
+    steps = [json.loads(line) for line in outcome.curves.read_text(encoding="utf-8").splitlines()]
+    metrics |= {**found.figures(), **step_betas(steps, settings.alignment)}
     plot = Path(tempfile.mkdtemp(prefix="mmalign-")) / "betas.png"
-    plot_betas(plot, pairs, settings.alignment)
+    plot_betas(plot, pairs, settings.alignment, steps)
     figures = last_figures(
         outcome.curves, "loss/preference", "loss/sft", "rewards/accuracy", "rewards/margin", "log_probs/chosen", "log_probs/rejected"
     )
@@ -67,47 +97,91 @@ def run(settings: Settings, root: Path) -> StageResult:
 
 
 def describe(pairs: PairTable, settings: Settings) -> dict[str, float | int | None]:
-    """Figures of margins and betas; warns when betas sit at an end of their range, or margins are those of an overfitted reward model."""
-    summary = beta_summary(pairs.beta, settings.alignment)
-    low, weight = settings.alignment.beta, settings.alignment.beta_weight
-    histogram, edges = np.histogram(pairs.beta, bins=10, range=(low, low * (1 + weight)))
+    """Figures of margins, betas and weights; warns where they make little of the method, or come from an overfitted reward model."""
+    alignment = settings.alignment
     metrics: dict[str, float | int | None] = {
         "pairs": len(pairs.beta),
+        "pairs_without_margin": int(np.isnan(pairs.margin).sum()),
         "margin_divisor": pairs.scale.divisor,
-        **summary,
+        **beta_summary(pairs.beta, alignment),
         **margin_summary(pairs.margin[~pairs.calibration], "margin"),
-        **{f"beta.histogram.{edge:.4f}": int(count) for edge, count in zip(edges[:-1], histogram, strict=True)},
     }
+    if varies(alignment):
+        metrics |= _histogram("beta", pairs.beta, alignment.beta, alignment.beta * (1 + alignment.beta_weight))
+        _warn_of_ends(metrics)
+    if alignment.beta_schedule == "madpo":
+        metrics |= {**weight_summary(pairs.weight), **_histogram("weight", pairs.weight, 0.0, float(pairs.weight.max()))}
+        _warn_of_weights(metrics)
     if pairs.calibration.any():
         metrics |= margin_summary(pairs.margin[pairs.calibration], "margin.calibration")
         seen, unseen = metrics["margin.median"], metrics["margin.calibration.median"]
-        if seen is not None and unseen is not None and seen > OVERFIT_RATIO * unseen:
+        if uses_margins(alignment) and seen is not None and unseen is not None and seen > OVERFIT_RATIO * unseen:
             _warn(
-                f"margins of queries that the reward model was trained on (median {seen:.2f}) are larger than those of the "
-                f"calibration part ({unseen:.2f}): it has overfitted, so beta is higher than it should be"
+                f"margins of queries that the reward model was trained on (median {seen:.2f}) are larger than those of the calibration "
+                f"part ({unseen:.2f}): it has overfitted, so alignment takes it to be surer of those pairs than it is"
             )
-    cures = {"cap": "set alignment.margins to standardised or lower alignment.beta_scale", "floor": "raise alignment.beta_scale"}
-    for end, cure in cures.items():
-        share = summary[f"beta.share_at_{end}"]
-        if share is not None and share > 0.5:
-            _warn(f"{share:.0%} of the pairs have a beta at the {end} of its range, so this is close to DPO with a constant beta; {cure}")
     return metrics
 
 
-def final_log_probs(settings: Settings, root: Path, queries: list[Query]) -> dict[tuple[str, int], float]:
-    """Log-prob sums of all training responses under the model that the stage has just written."""
+def step_betas(steps: list[dict[str, float]], settings: AlignmentSettings) -> dict[str, float | None]:
+    """Under `beta_dpo`, the least, mean and greatest beta of the steps, in place of the pairs'; warns where most lie at the floor."""
+    if settings.beta_schedule != "beta_dpo":
+        return {}
+    betas = np.array([step["beta/mean"] for step in steps])
+    share = float(np.mean(betas <= BETA_FLOOR * settings.beta * (1 + 1e-9)))
+    if share > 0.5:
+        _warn(f"{share:.0%} of the steps have the least beta that there is, so they learned next to nothing; lower alignment.beta_weight")
+    return {
+        "beta.min": float(betas.min()),
+        "beta.mean": float(betas.mean()),
+        "beta.max": float(betas.max()),
+        "beta.share_of_steps_at_floor": share,
+    }
+
+
+def _histogram(name: str, values: Array, low: float, high: float) -> dict[str, int]:
+    counts, edges = np.histogram(values, bins=10, range=(low, high))
+    return {f"{name}.histogram.{edge:.4f}": int(count) for edge, count in zip(edges[:-1], counts, strict=True)}
+
+
+def _warn_of_ends(metrics: Mapping[str, float | int | None]) -> None:
+    cures = {"cap": "set alignment.margins to standardised or lower alignment.beta_scale", "floor": "raise alignment.beta_scale"}
+    for end, cure in cures.items():
+        share = metrics[f"beta.share_at_{end}"]
+        if share is not None and share > 0.5:
+            _warn(f"{share:.0%} of the pairs have a beta at the {end} of its range, so this is close to DPO with a constant beta; {cure}")
+
+
+def _warn_of_weights(metrics: Mapping[str, float | int | None]) -> None:
+    share = metrics["weight.effective_share"]
+    assert share is not None
+    if share < FEW_PAIRS:
+        _warn(
+            f"the pairs' weights leave {share:.0%} of them in effect, those that the reward model is least sure of or disagrees with; "
+            "set alignment.margins to standardised or lower alignment.beta_scale"
+        )
+    elif share > EVEN_PAIRS:
+        _warn("all pairs have nearly the same weight, so this is close to DPO with a constant beta; raise alignment.beta_scale")
+
+
+def final_log_probs(settings: Settings, root: Path) -> dict[tuple[str, int], float]:
+    """Log-prob sums of all training responses under the model that the stage has just written, on the reference stage's ranks."""
     import torch
 
-    from components.vlm.loading import load_model
-    from components.vlm.processing import Preprocessor
-    from components.vlm.scoring import response_log_probs
+    from components.alignment.policy_task import build
+    from components.inference.engine import run_tasks
 
     torch.set_num_threads(settings.reference.threads)
-    folder = root / "artifacts/align/model"
-    preprocessor = Preprocessor(folder, root / "data/preferences", settings.model, settings.features)
-    model = load_model(folder, attention=settings.model.attention)
-    found = response_log_probs(model, preprocessor, queries, settings.training.row_tokens)
-    return {key: log_prob for key, (log_prob, _) in found.items()}
+    tasks = build(settings, root)
+    run_tasks(tasks, "components.alignment.policy_task:build", settings, "reference", root, name="policy")
+    (task,) = tasks
+    found = {
+        (query.id, number): log_prob
+        for query, values in zip(task.queries, task.log_probs(), strict=True)
+        for number, (log_prob, _) in enumerate(values)
+    }
+    task.store.compact()
+    return found
 
 
 def _warn(sentence: str) -> None:

@@ -1,28 +1,33 @@
 """MM-DPO on preference trees, as a task of the engine (paper section 4).
 
 One forward pass a query gives the log-probs of all its responses; the losses of all its pairs follow from them. Reference log-probs come
-from the store, so no second model is held.
+from the store, so no second model is held. Betas and weights are known before training, but for the schedule `beta_dpo`, whose beta of a step
+follows from a pass over that step without gradient.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from components.alignment.losses import PairBatch, pair_loss
+from components.alignment.betas import beta_dpo_beta, check_alignment, running_margin
+from components.alignment.diagnosis import CollapseWatch
+from components.alignment.losses import PairBatch, SftBatch, branch_figures, implicit_margin, pair_loss
 from components.alignment.pairs import PairTable, build_pairs, read_scores
 from components.alignment.reference_table import LogProb, read_log_probs
+from components.alignment.step_figures import Figures, as_metrics, step_figures
 from components.config import AlignmentSettings, Settings
 from components.errors import UserError
 from components.preferences.record import Query, read_queries
-from components.training.task import EpochContext, Step
+from components.training.task import EpochContext, Step, TrainingTask
 from components.vlm.feature_cache import attach_features
 from components.vlm.loading import load_trainable, save_trained
-from components.vlm.logprobs import TreeModel, branch_tokens
+from components.vlm.logprobs import BranchScores, TreeModel, branch_tokens
 from components.vlm.planning import plan_epoch
 from components.vlm.processing import Preprocessor
 from components.vlm.scoring import policy_tree, score_batches
@@ -30,15 +35,21 @@ from components.vlm.trees import Tree, TreeBatch, build_batch
 
 PROBE_QUERIES = 4  # whose reference log-probs are computed again before training
 PROBE_TOLERANCE = 1e-3  # nats; sums of some 50 tokens in fp32 differ by less between batch shapes
+RUNNING_MARGIN = "running_margin"  # what every checkpoint carries under beta_dpo
 
 
 @dataclass(frozen=True)
 class Micro:
-    """Queries of a micro-batch, and the step's global counts of pairs and of queries that have some."""
+    """Queries of a micro-batch, the step's global counts of pairs and of queries that have some, and the step's figures.
+
+    The figures are reported by the micro-batch that `leads`, one of the step's.
+    """
 
     queries: tuple[int, ...]
     pairs: int
     queries_with_pairs: int
+    figures: Figures
+    leads: bool
 
 
 @dataclass
@@ -47,12 +58,15 @@ class AlignmentBatch(TreeBatch):
 
     pairs: PairBatch
     reference_K: Tensor
+    figures: Figures
+    leads: bool
 
 
-class AlignmentTask:
+class AlignmentTask(TrainingTask):
     """The policy with its pairs, reference log-probs, steps and loss."""
 
     def __init__(self, settings: Settings, root: Path) -> None:
+        check_alignment(settings.alignment)
         self.settings = settings
         self.base = root / settings.model.base
         self.preprocessor = Preprocessor(self.base, root / "data/preferences", settings.model, settings.features)
@@ -68,6 +82,8 @@ class AlignmentTask:
         self.model = TreeModel(load_trainable(self.base, settings.model, settings.training))
         self.epochs = settings.alignment.epochs
         self.trees: dict[int, Tree] = {index: policy_tree(self.preprocessor, every[index]) for index in self.order}
+        self.collapse = CollapseWatch()
+        self.step_beta: Figures | None = None  # of the present step under beta_dpo
         self._check_reference()
 
     def epoch_plan(self, epoch: int) -> list[Step]:
@@ -82,58 +98,137 @@ class AlignmentTask:
             row_tokens=training.row_tokens,
             batch_rows=training.batch_rows,
         )
-        steps = []
-        for step in plan:
-            indices = [self.order[position] for rank in step for micro in rank for position in micro]
-            pairs = sum(len(self.rows[index]) for index in indices)
-            steps.append(Step([[Micro(tuple(self.order[p] for p in micro), pairs, len(indices)) for micro in rank] for rank in step]))
-        return steps
+        return [self._step([[[self.order[position] for position in micro] for micro in rank] for rank in step]) for step in plan]
 
     def begin_epoch(self, epoch: int, context: EpochContext) -> None:
         """Nothing is prepared between epochs."""
+
+    def begin_step(
+        self,
+        step: int,  # noqa: ARG002
+        prepared: Iterator[dict[str, Any]],
+        forward: Callable[[dict[str, Any]], Any],
+        context: EpochContext,
+    ) -> None:
+        """Under `beta_dpo`, the step's beta: from the mean implicit margin over all ranks' micro-batches, before any of them is trained on.
+
+        The running margin goes into every checkpoint. Ranks add up the same numbers in the same order, so beta is the same on each.
+        """
+        alignment = self.settings.alignment
+        if alignment.beta_schedule != "beta_dpo":
+            return
+        mine = sum(self._implicit_margin(forward({**batch, "statistics": False}), batch["batch"]) for batch in prepared)
+        margin = float(sum(context.gather(mine)))
+        before: float | None = context.extra.get(RUNNING_MARGIN)
+        compared = margin if before is None else before
+        beta = beta_dpo_beta(margin, compared, alignment.beta, alignment.beta_weight)
+        context.extra[RUNNING_MARGIN] = running_margin(before, margin, alignment.beta_momentum)
+        names = ("beta/min", "beta/mean", "beta/max")
+        self.step_beta = {**dict.fromkeys(names, beta), "beta/implicit_margin": margin, "beta/running_margin": compared}
 
     def batch(self, micro: Micro) -> dict[str, Any]:
         """Trees, pairs, betas and reference log-probs of a micro-batch on the device; all floats stay fp32."""
         indices = micro.queries or (self.order[0],)
         device = self.model.model.device
         trees = build_batch([self.trees[index] for index in indices], self.settings.training.row_tokens, device, self.preprocessor.end_id)
-        winners: list[int] = []
-        losers: list[int] = []
-        betas: list[float] = []
-        weights: list[float] = []
-        reference: list[float] = []
-        for index in indices:
-            offset = len(reference)
-            for row in self.rows[index]:
-                winners.append(offset + int(self.pairs.winner[row]))
-                losers.append(offset + int(self.pairs.loser[row]))
-                betas.append(float(self.pairs.beta[row]))
-                weights.append(self._weight(micro, index) if micro.queries else 0.0)
-            query = self.queries[index]
-            reference += [self.reference[query.id, number][0] for number in range(len(query.responses))]
-        pairs = PairBatch(*(torch.tensor(column, device=device) for column in (winners, losers, betas, weights)))
-        return {"batch": AlignmentBatch(**vars(trees), pairs=pairs, reference_K=torch.tensor(reference, device=device))}
+        reference = [
+            self.reference[self.queries[index].id, number][0] for index in indices for number in range(len(self.queries[index].responses))
+        ]
+        return {
+            "batch": AlignmentBatch(
+                **vars(trees),
+                pairs=self._pairs_of(micro, indices, device),
+                reference_K=torch.tensor(reference, device=device),
+                figures=micro.figures,
+                leads=micro.leads,
+            ),
+            "statistics": True,
+        }
 
-    def loss(self, outputs: Tensor, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """This micro-batch's part of the step's loss; `outputs` are log-prob sums [K]."""
+    def loss(self, outputs: Tensor | BranchScores, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """This micro-batch's part of the step's loss; `outputs` are log-prob sums [K], bare or with entropy and accuracy."""
         alignment: AlignmentSettings = self.settings.alignment
         prepared: AlignmentBatch = batch["batch"]
+        pairs, figures = prepared.pairs, prepared.figures
+        if alignment.beta_schedule == "beta_dpo":
+            if self.step_beta is None:
+                raise ValueError("the schedule beta_dpo needs begin_step ahead of every step: without it beta would stay at beta0")
+            pairs = replace(pairs, beta_P=torch.full_like(pairs.beta_P, self.step_beta["beta/mean"]))
+            figures = {**figures, **self.step_beta}
         result = pair_loss(
-            outputs,
+            outputs.log_prob_K if isinstance(outputs, BranchScores) else outputs,
             prepared.reference_K,
             branch_tokens(prepared),
-            prepared.pairs,
+            pairs,
             sft_weight=alignment.sft_weight,
             label_smoothing=alignment.label_smoothing,
             mean_log_probs=alignment.log_probs == "mean",
+            loss_type=alignment.loss_type,
         )
-        return result.loss, result.metrics
+        metrics = {**result.metrics, **as_metrics(figures, prepared.leads, result.loss.device)}
+        if isinstance(outputs, BranchScores):
+            metrics |= branch_figures("entropy", outputs.entropy_K, pairs) | branch_figures("token_accuracy", outputs.accuracy_K, pairs)
+        return result.loss, metrics
+
+    def check_metrics(self, step: int, sums: dict[str, float]) -> None:
+        """Stop a policy that collapses. Raises StageFault."""
+        self.collapse.see(step, sums)
 
     def export(self, folder: Path) -> None:
         """Write the policy."""
         save_trained(self.model.model, folder, self.base)
 
+    def _step(self, plan: list[list[list[int]]]) -> Step:
+        indices = [index for rank in plan for micro in rank for index in micro]
+        rows = [row for index in indices for row in self.rows[index]]
+        figures = step_figures(self.pairs, rows, self.settings.alignment)
+        return Step(
+            [
+                [Micro(tuple(micro), len(rows), len(indices), figures, leads=rank == place == 0) for place, micro in enumerate(micros)]
+                for rank, micros in enumerate(plan)
+            ]
+        )
+
+    def _pairs_of(self, micro: Micro, indices: Sequence[int], device: torch.device) -> PairBatch:
+        alignment = self.settings.alignment
+        winners: list[int] = []
+        losers: list[int] = []
+        betas: list[float] = []
+        weights: list[float] = []
+        emphases: list[float] = []
+        best: list[int] = []
+        best_weights: list[float] = []
+        offset = 0
+        for index in indices:
+            share = self._weight(micro, index) if micro.queries else 0.0
+            for row in self.rows[index]:
+                winners.append(offset + int(self.pairs.winner[row]))
+                losers.append(offset + int(self.pairs.loser[row]))
+                betas.append(float(self.pairs.beta[row]))
+                weights.append(share)
+                emphases.append(float(self.pairs.weight[row]))
+            ranks = [response.rank for response in self.queries[index].responses]
+            first = [number for number, rank in enumerate(ranks) if rank == min(ranks)]
+            best += [offset + number for number in first]
+            best_weights += [share * len(self.rows[index]) / len(first)] * len(first)
+            offset += len(ranks)
+        return PairBatch(
+            torch.tensor(winners, device=device),
+            torch.tensor(losers, device=device),
+            torch.tensor(betas, device=device),
+            torch.tensor(weights, device=device),
+            emphasis_P=torch.tensor(emphases, device=device) if alignment.beta_schedule == "madpo" else None,
+            sft=SftBatch(torch.tensor(best, device=device), torch.tensor(best_weights, device=device))
+            if alignment.sft_per == "query"
+            else None,
+        )
+
+    def _implicit_margin(self, outputs: Tensor, prepared: AlignmentBatch) -> float:
+        mean = self.settings.alignment.log_probs == "mean"
+        return implicit_margin(outputs, prepared.reference_K, branch_tokens(prepared), prepared.pairs, mean_log_probs=mean)
+
     def _weight(self, micro: Micro, index: int) -> float:
+        """A pair's share of the step's mean, for the pairs of a query. The query's SFT term has the share of all of them."""
         if self.settings.alignment.normalise == "pair":
             return 1 / micro.pairs
         return 1 / (micro.queries_with_pairs * len(self.rows[index]))

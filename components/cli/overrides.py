@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,20 +45,30 @@ def changed_settings(path: Path, assignments: Sequence[str]) -> str | None:
     values = parse_assignments(assignments)
     load_settings(path)
     text = path.read_text(encoding="utf-8")
-    spans = {key: _value_span(text, key) for key in values}
-    for key in sorted(values, key=lambda key: spans[key], reverse=True):
-        start, end = spans[key]
-        if yaml.safe_load(text[start:end]) != values[key]:
-            text = text[:start] + _written(values[key]) + text[end:]
-    if text == path.read_text(encoding="utf-8"):
+    after = rewrite(text, {key: _written(value) for key, value in values.items()})
+    if after == text:
         return None
-    parse_settings(yaml.safe_load(text), f"{path} with --set {' '.join(assignments)}")
+    parse_settings(yaml.safe_load(after), f"{path} with --set {' '.join(assignments)}")
+    return after
+
+
+def rewrite(text: str, written: Mapping[str, str]) -> str:
+    """`text` of params.yaml with values put in as they are written; one that means the same already keeps its spelling.
+
+    Every key must stand in `text`.
+    """
+    top = yaml.compose(text)
+    spans = {key: _value_span(top, key) for key in written}
+    for key in sorted(written, key=lambda key: spans[key], reverse=True):
+        start, end = spans[key]
+        if yaml.safe_load(text[start:end]) != yaml.safe_load(written[key]):
+            text = text[:start] + written[key] + text[end:]
     return text
 
 
-def _value_span(text: str, dotted: str) -> tuple[int, int]:
-    """Where the value of a key stands in the text: first and last character."""
-    node: Any = yaml.compose(text)
+def _value_span(top: Any, dotted: str) -> tuple[int, int]:
+    """Where the value of a key stands in the text that `top` was composed of: first and last character."""
+    node = top
     for part in dotted.split("."):
         assert isinstance(node, yaml.MappingNode), "the file was checked against the known keys"
         node = next(value for key, value in node.value if key.value == part)

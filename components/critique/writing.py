@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from components.preferences.record import Query
-from components.vlm.generation import generate
+from components.vlm.decoding import Count, InStep, decode
 from components.vlm.processing import Preprocessor
 
 
@@ -20,9 +20,11 @@ def write_critiques(
     batch_size: int,
     blank: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    step: InStep | None = None,
+    count: Count = lambda _tokens, _slots: None,
 ) -> list[str]:
     """Greedy critiques of each (query, response text), in order. `model` is the vision-language model without its score head."""
-    tokens = generate(
+    tokens = decode(
         model,
         [preprocessor.judge_root(query, instruction, blank=blank) for query, _ in items],
         [preprocessor.judge_ids(response) for _, response in items],
@@ -30,5 +32,7 @@ def write_critiques(
         batch_size=batch_size,
         end_id=preprocessor.end_id,
         progress=progress,
+        step=step,
+        count=count,
     )
     return [preprocessor.tokenizer.decode(ids, skip_special_tokens=True) for ids in tokens]

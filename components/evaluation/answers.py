@@ -1,20 +1,16 @@
-"""Greedy answers of a policy to the held-out queries, with the judge's verdicts."""
+"""A policy's answers to the held-out queries with the judge's verdicts, and their table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.config import EvaluateSettings
 from components.evaluation.judge import Judge, Verdict
 from components.preferences.record import Query
-from components.vlm.generation import Progress, generate
-from components.vlm.processing import Preprocessor
 
 SCHEMA = pa.schema(
     [
@@ -42,30 +38,10 @@ class Answered:
     verdicts: list[Verdict]
 
 
-def answer_queries(
-    policy: str,
-    model: Any,
-    preprocessor: Preprocessor,
-    queries: Sequence[Query],
-    judge: Judge,
-    settings: EvaluateSettings,
-    progress: Progress,
-) -> Answered:
-    """Answer every query greedily and judge the answers. An answer that fills all its tokens never ended."""
-    tokens = generate(
-        model,
-        [preprocessor.policy_root(query) for query in queries],
-        [[] for _ in queries],
-        max_new_tokens=settings.max_new_tokens,
-        batch_size=settings.batch_size,
-        end_id=preprocessor.end_id,
-        progress=progress,
-    )
-    texts = [str(preprocessor.tokenizer.decode(ids, skip_special_tokens=True)) for ids in tokens]
-    verdicts = [
-        judge.judge(query, text, ended=len(ids) < settings.max_new_tokens) for query, text, ids in zip(queries, texts, tokens, strict=True)
-    ]
-    return Answered(policy, texts, verdicts)
+def judge_answers(policy: str, queries: Sequence[Query], answers: Sequence[tuple[str, bool]], judge: Judge) -> Answered:
+    """Judge (answer, whether it ended) of every query."""
+    verdicts = [judge.judge(query, text, ended=ended) for query, (text, ended) in zip(queries, answers, strict=True)]
+    return Answered(policy, [text for text, _ in answers], verdicts)
 
 
 def write_answers(path: Path, queries: Sequence[Query], policies: Sequence[Answered]) -> None:

@@ -22,7 +22,15 @@ from components.vlm.digests import model_digest, processor_digest
 
 CODE_ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("artifacts/evaluate/results")
-CODE = ("components/evaluation", "components/preferences", "components/vlm", "components/reward", "components/critique/writing.py")
+CODE = (
+    "components/evaluation",
+    "components/inference",
+    "components/preferences",
+    "components/vlm",
+    "components/reward",
+    "components/critique/task.py",
+    "components/critique/writing.py",
+)
 POLICY_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -74,20 +82,25 @@ def context_of(settings: Settings, root: Path) -> str:
     """The digest of all that results depend on beside the model."""
     base = root / settings.model.base
     heldout, truth = root / "artifacts/validate/heldout/queries.parquet", root / TRUTH_FILE
-    files = sorted(path for name in CODE for path in ([CODE_ROOT / name] if name.endswith(".py") else (CODE_ROOT / name).glob("*.py")))
-    code = digest_bytes(*(f"{path.relative_to(CODE_ROOT)}:{digest_file(path)}" for path in files))
-    # Neither where the base lies nor how many threads or resamples are used changes an answer.
-    evaluate = settings.evaluate.model_dump(mode="json", exclude={"threads", "bootstrap_samples", "confidence", "samples"})
-    model = settings.model.model_dump(mode="json", exclude={"base"})
+    # Neither where the base lies nor how many processes, threads or resamples are used changes an answer.
+    shared = {"ranks", "threads", "zero_inference", "bootstrap_samples", "confidence", "samples"}
     chosen = {
-        "model": model,
-        "evaluate": evaluate,
+        "model": settings.model.model_dump(mode="json", exclude={"base", "lora"}),
+        "evaluate": settings.evaluate.model_dump(mode="json", exclude=shared),
         "instruction": settings.reward.instruction,
         "critique_tokens": settings.critique.max_new_tokens,
         "log_probs": settings.alignment.log_probs,
+        "precision": settings.training.precision,
     }
     facts = digest_file(truth) if truth.is_file() else "none"
-    return digest_bytes(digest_file(heldout), facts, model_digest(base), processor_digest(base), code, json.dumps(chosen, sort_keys=True))
+    parts = digest_file(heldout), facts, model_digest(base), processor_digest(base), code_digest(), json.dumps(chosen, sort_keys=True)
+    return digest_bytes(*parts)
+
+
+def code_digest() -> str:
+    """The digest of the code that makes results."""
+    files = sorted(path for name in CODE for path in ([CODE_ROOT / name] if name.endswith(".py") else (CODE_ROOT / name).rglob("*.py")))
+    return digest_bytes(*(f"{path.relative_to(CODE_ROOT)}:{digest_file(path)}" for path in files))
 
 
 def results_key(digest: str, context: str) -> str:

@@ -8,17 +8,12 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
-from components.config import Settings
-from components.critique.writing import write_critiques
+from components.critique.task import Opinion
 from components.evaluation.judge import Judge
+from components.evaluation.tasks import with_critiques
 from components.evaluation.wording import verdict
 from components.preferences.record import Query
-from components.reward.model import RewardModel
-from components.reward.scoring import Judged, score
-from components.vlm.generation import Progress
-from components.vlm.processing import Preprocessor
 
 Key = tuple[str, int]  # query id, response index
 Scores = dict[Key, float]
@@ -42,60 +37,18 @@ def read_own(path: Path, queries: Sequence[Query]) -> dict[Key, OwnCritique]:
     return {key: found[key] for key in found if key in wanted}
 
 
-def variants(
-    reward: RewardModel, preprocessor: Preprocessor, queries: Sequence[Query], settings: Settings, progress: Progress
-) -> dict[str, Scores]:
+def variants(queries: Sequence[Query], blank: Sequence[Opinion], given: Sequence[float], bare: Sequence[float]) -> dict[str, Scores]:
     """Scores by variant: `gt_critique` (queries whose responses all have a given one), `no_critique`, `blank_image`.
 
     Over the blanked image the critiques are written again as well: one from the true image would tell what is in it.
     """
-    instruction = settings.reward.instruction
     keys = [(query.id, index) for query in queries for index in range(len(query.responses))]
-    items = [(query, response) for query in queries for response in query.responses]
-    given = [number for number, (query, _) in enumerate(items) if all(r.critique for r in query.responses)]
-    blank = blank_critiques(reward, preprocessor, [(query, response.text) for query, response in items], settings, progress)
-    judged: dict[str, list[tuple[Key, Judged]]] = {
-        "gt_critique": [(keys[n], Judged(items[n][0], items[n][1].text, items[n][1].critique or "")) for n in given],
-        "no_critique": [(key, Judged(query, response.text, "")) for key, (query, response) in zip(keys, items, strict=True)],
-        "blank_image": [
-            (key, Judged(query, response.text, critique)) for key, (query, response), critique in zip(keys, items, blank, strict=True)
-        ],
+    with_given = [(query.id, index) for query in with_critiques(queries) for index in range(len(query.responses))]
+    return {
+        "gt_critique": dict(zip(with_given, given, strict=True)),
+        "no_critique": dict(zip(keys, bare, strict=True)),
+        "blank_image": {key: value for key, (_, value) in zip(keys, blank, strict=True)},
     }
-    found: dict[str, Scores] = {}
-    for name, rows in judged.items():
-        values = score(reward, preprocessor, [item for _, item in rows], instruction=instruction, blank=name == "blank_image")
-        found[name] = {key: value for (key, _), value in zip(rows, values, strict=True)}
-    return found
-
-
-def blank_critiques(
-    reward: RewardModel, preprocessor: Preprocessor, items: Sequence[tuple[Query, str]], settings: Settings, progress: Progress
-) -> list[str]:
-    """Critiques over blanked media, in order. Blanking makes inputs alike (one question, one size): each different one is judged once."""
-    instruction = settings.reward.instruction
-    keys = []
-    for query, response in items:
-        root = preprocessor.judge_root(query, instruction, blank=True)
-        # Small tensors say sizes and grids; of pixels the shape is enough, since all are grey.
-        media = [
-            (name, tuple(tensor.shape), tuple(tensor.flatten().tolist()) if tensor.dtype == torch.int64 else ())
-            for medium in root.media
-            for name, tensor in sorted(medium.tensors.items())
-        ]
-        keys.append((root.input_ids, tuple(media), response))
-    distinct = dict(zip(keys, items, strict=True))
-    critiques = write_critiques(
-        reward.model,
-        preprocessor,
-        list(distinct.values()),
-        instruction=instruction,
-        max_new_tokens=settings.critique.max_new_tokens,
-        batch_size=settings.critique.batch_size,
-        blank=True,
-        progress=progress,
-    )
-    written = dict(zip(distinct, critiques, strict=True))
-    return [written[key] for key in keys]
 
 
 def critique_verdicts(queries: Sequence[Query], own: dict[Key, OwnCritique], judge: Judge) -> tuple[list[bool | None], list[bool | None]]:

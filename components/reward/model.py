@@ -9,9 +9,8 @@ Shapes: K branches (responses), H hidden size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -39,9 +38,11 @@ class ScoreHead(nn.Module):
         return score_K1[:, 0].float()
 
 
-@dataclass
-class Judgement:
-    """What the reward model makes of a batch of branches: scores, critique log-prob sums, critique tokens; all [K]."""
+class Judgement(NamedTuple):
+    """What the reward model makes of a batch of branches: scores, critique log-prob sums, critique tokens; all [K].
+
+    A tuple, so that DeepSpeed sees the tensors in it.
+    """
 
     score_K: Tensor
     critique_log_prob_K: Tensor

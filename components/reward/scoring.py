@@ -10,6 +10,7 @@ import torch
 
 from components.preferences.record import Query
 from components.reward.model import RewardModel
+from components.vlm.decoding import Alone, Count, InStep
 from components.vlm.planning import plan_batches
 from components.vlm.processing import Preprocessor
 from components.vlm.trees import Branch, Tree, build_batch
@@ -34,9 +35,20 @@ def judge_branch(preprocessor: Preprocessor, response: str, critique: str, *, le
 
 @torch.no_grad()
 def score(
-    reward: RewardModel, preprocessor: Preprocessor, items: Sequence[Judged], *, instruction: str, blank: bool = False
+    reward: RewardModel,
+    preprocessor: Preprocessor,
+    items: Sequence[Judged],
+    *,
+    instruction: str,
+    blank: bool = False,
+    step: InStep | None = None,
+    count: Count = lambda _tokens, _slots: None,
 ) -> list[float]:
-    """The score of each item, in order. `blank` scores over a grey image of the same size."""
+    """The score of each item, in order. `blank` scores over a grey image of the same size.
+
+    Processes that keep in step (`step`) run equally many batches: one that has fewer runs its first again.
+    """
+    step = step or Alone()
     groups = [list(members) for _, members in groupby(range(len(items)), key=lambda index: items[index].query.id)]
     trees = [
         Tree(
@@ -48,10 +60,14 @@ def score(
     found: list[float] = [0.0] * len(items)
     reward.eval()
     lengths = [tree.tokens for tree in trees]
-    for batch_trees in plan_batches(range(len(trees)), lengths, row_tokens=SCORING_ROW_TOKENS, batch_rows=SCORING_ROWS):
+    batches = plan_batches(range(len(trees)), lengths, row_tokens=SCORING_ROW_TOKENS, batch_rows=SCORING_ROWS)
+    for number in range(step.most(len(batches))):
+        batch_trees = batches[number] if number < len(batches) else batches[0]
         batch = build_batch([trees[index] for index in batch_trees], SCORING_ROW_TOKENS, reward.model.device, preprocessor.end_id)
         scores = reward(batch).score_K.tolist()
-        members = [index for tree in batch_trees for index in groups[tree]]
-        for index, value in zip(members, scores, strict=True):
-            found[index] = value
+        if number < len(batches):
+            count(sum(lengths[index] for index in batch_trees), batch.input_ids_RL.numel())
+            members = [index for tree in batch_trees for index in groups[tree]]
+            for index, value in zip(members, scores, strict=True):
+                found[index] = value
     return found

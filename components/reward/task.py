@@ -24,7 +24,7 @@ from components.reward.losses import Comparisons, StepCounts, reward_loss
 from components.reward.model import Judgement, new_reward_model
 from components.reward.own_critiques import critiques_file, merge_part_files, own_queries, write_part_files
 from components.reward.scoring import judge_branch
-from components.training.task import EpochContext, Step
+from components.training.task import EpochContext, Step, TrainingTask
 from components.vlm.feature_cache import attach_features
 from components.vlm.loading import load_trainable
 from components.vlm.planning import plan_epoch
@@ -40,7 +40,7 @@ class RewardBatch(TreeBatch):
     counts: StepCounts
 
 
-class RewardTask:
+class RewardTask(TrainingTask):
     """The reward model with its queries, steps and loss."""
 
     def __init__(self, settings: Settings, root: Path) -> None:
@@ -93,19 +93,20 @@ class RewardTask:
         context.extra["critiques"] = {"epoch": epoch, "file": path.relative_to(context.scratch).as_posix(), "sha256": digest_file(path)}
 
     def _write_own(self, epoch: int, chosen: list[int], context: EpochContext) -> None:
-        write_part_files(
-            self.model.model,
-            self.preprocessor,
-            self.queries,
-            chosen,
-            context.scratch,
-            epoch,
-            context.rank,
-            context.world,
-            instruction=self.settings.reward.instruction,
-            max_new_tokens=self.settings.critique.max_new_tokens,
-            batch_size=self.settings.critique.batch_size,
-        )
+        with context.whole_weights():  # ranks write unequal shares
+            write_part_files(
+                self.model.model,
+                self.preprocessor,
+                self.queries,
+                chosen,
+                context.scratch,
+                epoch,
+                context.rank,
+                context.world,
+                instruction=self.settings.reward.instruction,
+                max_new_tokens=self.settings.critique.max_new_tokens,
+                batch_size=self.settings.critique.batch_size,
+            )
         context.barrier()
         if context.rank == 0:
             merge_part_files(context.scratch, epoch, len(chosen))

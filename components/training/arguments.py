@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ COLLECTIVE_SECONDS = 6 * 3600  # how long a rank waits for another: text written
 
 
 def training_arguments(training: TrainingSettings, optimisation: OptimisationSettings, root: Path, scratch: Path) -> TrainingArguments:
-    """Arguments of a run. torch.distributed is set up as a side effect, so call it once in a rank, before the task is built."""
+    """Arguments of a run. torch.distributed is set up as a side effect, so call it once in a rank, before the task is built.
+
+    Keep them: under ZeRO-3 a checkpoint that is opened while they live is spread over the ranks as it is read.
+    """
     on_cpu = not torch.cuda.is_available()
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(scratch),
-        deepspeed=zero_config(root, training.zero_stage) if training.engine == "deepspeed" else None,
+        deepspeed=deepspeed_config(root, training, on_cpu=on_cpu) if training.engine == "deepspeed" else None,
         use_cpu=on_cpu,
         ddp_backend=("gloo" if on_cpu else "nccl") if training.engine == "ddp" else None,
         ddp_timeout=COLLECTIVE_SECONDS,
@@ -33,7 +37,8 @@ def training_arguments(training: TrainingSettings, optimisation: OptimisationSet
         learning_rate=optimisation.learning_rate,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
-        optim="adamw_torch",  # DeepSpeed's own would be compiled first, for the same result
+        # DeepSpeed's own would be compiled first, for the same result. Where its state lies in CPU memory, a fused step is what keeps up.
+        optim="adamw_torch" if training.offload == "none" or on_cpu else "adamw_torch_fused",
         save_strategy="steps",
         save_steps=training.checkpoint_steps,
         save_total_limit=None,  # rotation follows the commit mark: components.training.checkpoints
@@ -47,6 +52,23 @@ def training_arguments(training: TrainingSettings, optimisation: OptimisationSet
         dataloader_pin_memory=False,
         seed=training.seed,
     )
+    if training.engine == "deepspeed":
+        import deepspeed
+
+        # Its own view of the ranks, without which ZeRO-3 would take the first opened checkpoint for that of a lone process.
+        deepspeed.init_distributed(dist_backend="gloo" if on_cpu else "nccl", timeout=timedelta(seconds=COLLECTIVE_SECONDS), verbose=False)
+    return arguments
+
+
+def deepspeed_config(root: Path, training: TrainingSettings, *, on_cpu: bool) -> dict[str, Any]:
+    """DeepSpeed's settings for `training.zero_stage` and `training.offload`. On a CPU nothing is offloaded: all of it is in its memory."""
+    config = zero_config(root, training.zero_stage)
+    if training.offload != "none" and not on_cpu:
+        config["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+        config["zero_force_ds_cpu_optimizer"] = False  # torch's fused AdamW needs no compiler
+    if training.offload == "all" and not on_cpu:
+        config["zero_optimization"]["offload_param"] = {"device": "cpu", "pin_memory": True}
+    return config
 
 
 def zero_config(root: Path, stage: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from components.errors import StageFault
+from components.training import partitions
 
 STILL_STEPS = 10  # steps after which weights must have moved: in bf16 one small step may round to nothing
 
@@ -78,14 +79,14 @@ class MovingWeights:
         if self.start is None:
             return
         self.steps += 1
-        if not torch.equal(_sums(self.model), self.start):
+        if not torch.equal(partitions.sums(self.model), self.start):
             self.start = None  # seen to move; no need to look again
         elif self.steps >= STILL_STEPS:
             self.check()
 
     def begin(self) -> None:
         """Remember the weights as they are now."""
-        self.start, self.steps = _sums(self.model), 0
+        self.start, self.steps = partitions.sums(self.model), 0
 
     def check(self) -> None:
         """Stop where steps were taken and the weights have never moved. Raises StageFault."""
@@ -93,15 +94,10 @@ class MovingWeights:
             raise StageFault(f"the weights did not change in {self.steps} steps: nothing is trained, or the learning rate is too small")
 
 
-def _sums(model: nn.Module) -> Tensor:
-    with torch.no_grad():
-        return torch.stack([parameter.sum(dtype=torch.float64) for parameter in model.parameters() if parameter.requires_grad])
-
-
 def weights_digest(model: nn.Module) -> str:
-    """sha256 over names and bits of all parameters and buffers that a checkpoint holds."""
+    """sha256 over names and bits of all parameters and buffers that a checkpoint holds. Every rank must call it under ZeRO-3."""
     state = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in sorted(model.state_dict(keep_vars=True).items()):
         state.update(name.encode())
-        state.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        state.update(partitions.read_whole(value).contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return state.hexdigest()

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,10 @@ POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """What a finished run left: its curves, how long its steps took and its start before them, and how far it had come before."""
+    """What a finished run left: its curves, how long its steps took and its start before them, and how far it had come before.
+
+    `throughput` holds what `components.training.throughput.summarise` gives of the steps of this process, where it was measured.
+    """
 
     curves: Path
     seconds: float
@@ -36,6 +39,7 @@ class TrainingOutcome:
     steps: int
     resumed_from: int
     weights: str
+    throughput: dict[str, float] = field(default_factory=dict)
 
 
 def launch(task_factory: str, settings: Settings, stage: str, root: Path, key: str, out: Path) -> TrainingOutcome:
@@ -63,7 +67,13 @@ def launch(task_factory: str, settings: Settings, stage: str, root: Path, key: s
         raise _fault(scratch, stage, code)
     finished: dict[str, Any] = read_json(scratch / checkpoints.FINISHED)
     return TrainingOutcome(
-        scratch / CURVES, finished["seconds"], finished["startup_seconds"], finished["steps"], finished["resumed_from"], finished["weights"]
+        scratch / CURVES,
+        finished["seconds"],
+        finished["startup_seconds"],
+        finished["steps"],
+        finished["resumed_from"],
+        finished["weights"],
+        finished["throughput"],
     )
 
 

@@ -1,5 +1,7 @@
 """What a training task gives the engine. One instance lives in every rank; the engine owns the loop, the task owns the mathematics.
 
+A task that is a subclass of TrainingTask takes over the hooks that do nothing; one that is none leaves them out.
+
 - The optimiser steps on the gradient of the sum, over all ranks and micro-batches of a step, of what `loss` returns. So a task divides
   each term by the step's *global* count itself, and never thinks of ranks or accumulation again.
 - `epoch_plan(0)` is read once before the first step to count steps; `epoch_plan(e)` is read again after `begin_epoch(e)`. Every epoch must
@@ -9,6 +11,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,13 +32,15 @@ class EpochContext:
     """What a task may use while it prepares an epoch.
 
     `extra` is carried by every checkpoint's COMMITTED.json from then on, and given back on resume: names of files stored in `scratch`,
-    for instance. It must be the same on every rank, and JSON.
+    for instance. It must be the same on every rank, and JSON. Inside `with context.whole_weights():` every rank holds all weights and may
+    run the model as often as it likes, whatever the others do; all ranks enter and leave it, and none changes a weight.
     """
 
     rank: int
     world: int
     scratch: Path
     extra: dict[str, Any] = field(default_factory=dict)
+    whole_weights: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
@@ -82,5 +88,41 @@ class TrainingTask(Protocol):
         ...
 
     def export(self, folder: Path) -> None:
-        """Write what was trained into the empty `folder` by save_pretrained. Called in rank 0 only."""
+        """Write what was trained into the empty `folder` by save_pretrained. Called in rank 0 only, with all weights there."""
         ...
+
+    def begin_step(
+        self,
+        step: int,  # noqa: ARG002
+        prepared: Iterator[dict[str, Any]],  # noqa: ARG002
+        forward: Callable[[dict[str, Any]], Any],  # noqa: ARG002
+        context: EpochContext,  # noqa: ARG002
+    ) -> None:
+        """Look at a step with the weights as they are before it; called on every rank ahead of its first micro-batch, where overridden.
+
+        `prepared` yields this rank's micro-batches as `batch` makes them, `forward` gives the model's outputs without gradients. All ranks
+        must run `forward` on equally many of them: on all, or on none.
+        """
+        return
+
+    def check_metrics(self, step: int, sums: dict[str, float]) -> None:  # noqa: ARG002
+        """Stop a run whose metrics show that it goes wrong, by raising StageFault; called on every rank once a step's sums are known."""
+        return
+
+
+def overrides(task: TrainingTask, hook: str) -> bool:
+    """Whether the task's class has a hook of its own."""
+    return any(hook in vars(kind) for kind in type(task).__mro__ if kind is not TrainingTask)
+
+
+def check_plan(steps: list[Step], world: int, expected: int) -> None:
+    """Refuse a plan that would make ranks wait for each other for ever, or that the learning rate's schedule does not know.
+
+    Raises ValueError naming the step.
+    """
+    if len(steps) != expected:
+        raise ValueError(f"an epoch has {len(steps)} steps, and the first had {expected}: the schedule needs equally many")
+    for number, step in enumerate(steps):
+        counts = [len(micros) for micros in step.micros]
+        if len(counts) != world or len(set(counts)) != 1 or counts[0] == 0:
+            raise ValueError(f"step {number} of the epoch has micro-batches {counts} for {world} ranks: each needs equally many")

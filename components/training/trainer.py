@@ -2,11 +2,11 @@
 
 - One item of the trainer's data is the number of an optimiser step. `training_step` loops over that step's micro-batches itself, so steps
   may differ in length, and nothing that the Trainer does to a batch (casting floats, dropping columns, sharding) touches the real one.
-- The loss is computed inside the module that the engines wrap (`LossModule`): DeepSpeed finds no gradient in an output that is no tensor,
-  tuple or dict, and DDP waits for ever for parameters that feed an output that the loss does not use.
+- The loss is computed inside the module that the engines wrap (`LossModule`).
 - Both engines average gradients over ranks; the loss is multiplied by the number of ranks, so that the optimiser sees the gradient of the
   sum over ranks and micro-batches.
 - The step's global loss and metrics are added up in one all-reduce before the optimiser steps, so every rank stops on the same NaN.
+- bf16: DeepSpeed holds the model in bf16 and fp32 master weights beside it; under DDP the weights are fp32 and the forward pass autocasts.
 """
 
 from __future__ import annotations
@@ -25,38 +25,37 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from components.training import checkpoints, health
+from components.config import PartRates
+from components.training import checkpoints, health, partitions
 from components.training.checkpoints import PREFIX, Checkpoint
 from components.training.curves import CURVES, CurveFile
+from components.training.groups import parameter_groups
+from components.training.loss_module import LossModule, give_vision_gradients, occupancy
 from components.training.schedule import Schedule, seed_everything
-from components.training.task import EpochContext, Step, TrainingTask
+from components.training.task import EpochContext, Step, TrainingTask, check_plan, overrides
+from components.training.throughput import Meter, training_meter
 
 WEIGHTS = "model.safetensors"
 STEP_SEED, EPOCH_SEED = 1, 2  # kinds of random state
-
-
-class LossModule(nn.Module):
-    """A task's model and loss in one forward. The Trainer finds no model configuration in it, so it changes none that is exported."""
-
-    def __init__(self, task: TrainingTask) -> None:
-        super().__init__()
-        self.model = task.model
-        self._task = task
-
-    def forward(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """(loss, metrics) of a micro-batch; metrics carry no gradient."""
-        loss, metrics = self._task.loss(self.model(**batch), batch)
-        return loss, {name: value.detach() for name, value in metrics.items()}
 
 
 class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers carries no complete types
     """Trains `task.model` on the steps of `schedule`; checkpoints and curves go to the arguments' output folder."""
 
     def __init__(
-        self, task: TrainingTask, args: TrainingArguments, schedule: Schedule, keep_checkpoints: int, resumed: Checkpoint | None
+        self,
+        task: TrainingTask,
+        args: TrainingArguments,
+        schedule: Schedule,
+        keep_checkpoints: int,
+        resumed: Checkpoint | None,
+        parts: PartRates,
     ) -> None:
         super().__init__(model=LossModule(task), args=args, train_dataset=range(schedule.total), callbacks=[_AfterStep(self)])
         self.lr_scheduler: Any
+        self.optimizer: Any
+        if self.is_deepspeed_enabled and distributed.get_world_size() > 1:
+            give_vision_gradients(task.model)
         self.task = task
         self.schedule = schedule
         self.keep_checkpoints = keep_checkpoints
@@ -64,14 +63,17 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers carries no com
         self.rank = distributed.get_rank()
         self.world = distributed.get_world_size()
         self.scratch = Path(args.output_dir)
-        self.context = EpochContext(self.rank, self.world, self.scratch, dict(resumed.extra) if resumed else {})
+        self.parts = parts
+        self.context = EpochContext(self.rank, self.world, self.scratch, dict(resumed.extra) if resumed else {}, self._whole_weights)
         self.moving = health.MovingWeights(task.model)
+        self.meter: Meter = training_meter(task.model)
         self.curves = CurveFile(self.scratch / CURVES, resumed.step if resumed else 0) if self.rank == 0 else None
         self._epoch = -1
         self._steps: list[Step] = []
         self._metric_names: list[str] | None = None
         self._record: dict[str, float | int | None] = {}
-        self._began = 0.0
+        self._began = self._step_began = 0.0
+        self._occupied = [0, 0]
 
     # Data: numbers of steps, in order, the same on every rank.
 
@@ -96,31 +98,53 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers carries no com
         epoch, position = self.schedule.locate(step)
         if epoch != self._epoch:
             self._begin_epoch(epoch)
+        self._step_began = time.perf_counter()
         seed_everything(self.args.seed, STEP_SEED, step, self.rank)
-        model.train()
         micros = self._steps[position].micros[self.rank]
+        if overrides(self.task, "begin_step"):
+            self._begin_step(model, step, micros)
+        model.train()
         losses: list[Tensor] = []
         parts: list[dict[str, Tensor]] = []
+        occupied: list[Tensor] = []
         for index, micro in enumerate(micros):
             last = index == len(micros) - 1
             with self._accumulating(model, last), self.compute_loss_context_manager():
-                loss, metrics = model(self._prepare_inputs({"micro": micro}))
+                batch = self._prepare_inputs({"micro": micro})
+                loss, metrics = model(batch)
                 health.check_reaches_weights(step, epoch, loss)
                 self._backward(model, loss * self.world)
             losses.append(loss.detach())
             parts.append(metrics)
-        total, sums = self._add_up(losses, parts)
+            occupied.append(occupancy(batch).to(loss.device))
+        total, sums, (tokens, slots) = self._add_up(losses, parts, torch.stack(occupied).sum(0))
         health.check_loss(step, epoch, total, sums, losses)
+        if overrides(self.task, "check_metrics"):
+            self.task.check_metrics(step, sums)
         self._record = {
             "step": step + 1,
             "epoch": epoch + 1,
             "loss": total,
-            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
+            "learning_rate": self.args.learning_rate * self.schedule.factor(step),
+            "tokens": tokens,
+            "slots": slots,
             **sums,
         }
         if self.is_deepspeed_enabled:
             model.step()  # type: ignore[operator]  # for plain DDP the Trainer's own loop steps
         return torch.tensor(total, device=self.args.device)
+
+    def _begin_step(self, model: nn.Module, step: int, micros: list[Any]) -> None:
+        @torch.no_grad()
+        def forward(batch: dict[str, Any]) -> Any:
+            with self.compute_loss_context_manager():
+                return model(batch, outputs_alone=True)
+
+        model.eval()
+        prepared = (self._prepare_inputs({"micro": micro}) for micro in micros)
+        self.task.begin_step(step, prepared, forward, self.context)
+        # The pass was extra: what the step draws must not depend on it.
+        seed_everything(self.args.seed, STEP_SEED, step, self.rank)
 
     @contextlib.contextmanager
     def _accumulating(self, model: nn.Module, last: bool) -> Iterator[None]:
@@ -140,8 +164,8 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers carries no com
         else:
             loss.backward()  # type: ignore[no-untyped-call]
 
-    def _add_up(self, losses: list[Tensor], parts: list[dict[str, Tensor]]) -> tuple[float, dict[str, float]]:
-        """The sums over micro-batches and ranks of the loss and of each metric, in float64."""
+    def _add_up(self, losses: list[Tensor], parts: list[dict[str, Tensor]], occupied: Tensor) -> tuple[float, dict[str, float], list[int]]:
+        """The sums over micro-batches and ranks of the loss, of each metric (in float64) and of this rank's tokens and slots."""
         if self._metric_names is None:
             self._agree_on_metrics(sorted(parts[0]))
         names = self._metric_names
@@ -150,9 +174,11 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers carries no com
             raise ValueError(f"every micro-batch must report the metrics {names}, not {[sorted(part) for part in parts]}")
         columns = [losses, *([part[name] for part in parts] for name in names)]
         sums = torch.stack([torch.stack([value.detach().double().reshape(()) for value in column]).sum() for column in columns])
+        sums = torch.cat([sums, occupied.double()])
+        self._occupied = [int(count) for count in occupied.tolist()]
         distributed.all_reduce(sums)
-        total, *rest = sums.tolist()
-        return total, dict(zip(names, rest, strict=True))
+        total, *rest, tokens, slots = sums.tolist()
+        return total, dict(zip(names, rest, strict=True)), [int(tokens), int(slots)]
 
     def _agree_on_metrics(self, names: list[str]) -> None:
         found = self.context.gather(names)
@@ -170,10 +196,15 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers carries no com
     def after_step(self) -> None:
         """Write the step to the curves; called once the optimiser has stepped, ahead of a checkpoint."""
         self.moving.after_step()
+        tokens, slots = self._occupied
+        self.meter.add(tokens, slots, time.perf_counter() - self._step_began)
         if self.curves is not None:
             self.curves.append({**self._record, "seconds": round(time.perf_counter() - self._began, 6)})
 
     # Epochs.
+
+    def _whole_weights(self) -> contextlib.AbstractContextManager[None]:
+        return partitions.whole_in_engine(self.model_wrapped, self.args.hf_deepspeed_config)
 
     def _begin_epoch(self, epoch: int) -> None:
         seed_everything(self.args.seed, EPOCH_SEED, epoch, self.rank)
@@ -184,6 +215,18 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers carries no com
         self.context.barrier()
 
     # Optimiser and learning rate.
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Any:
+        """AdamW over groups by part; with all parts at rate 1 these are the Trainer's own."""
+        if self.optimizer is None:
+            trained = model or self.model
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, trained)
+            decayed = set(self.get_decay_parameter_names(trained))
+            groups = parameter_groups(
+                trained, self.parts, decayed=decayed, learning_rate=self.args.learning_rate, weight_decay=self.args.weight_decay
+            )
+            self.optimizer = kind(groups, **options)
+        return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """The schedule as torch's LambdaLR; the Trainer steps and saves it."""
@@ -238,19 +281,6 @@ class _AfterStep(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         self.trainer.after_step()
-
-
-def check_plan(steps: list[Step], world: int, expected: int) -> None:
-    """Refuse a plan that would make ranks wait for each other for ever, or that the learning rate's schedule does not know.
-
-    Raises ValueError naming the step.
-    """
-    if len(steps) != expected:
-        raise ValueError(f"an epoch has {len(steps)} steps, and the first had {expected}: the schedule needs equally many")
-    for number, step in enumerate(steps):
-        counts = [len(micros) for micros in step.micros]
-        if len(counts) != world or len(set(counts)) != 1 or counts[0] == 0:
-            raise ValueError(f"step {number} of the epoch has micro-batches {counts} for {world} ranks: each needs equally many")
 
 
 def _step_number(numbers: list[int]) -> dict[str, int]:

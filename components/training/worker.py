@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from components.training.checkpoints import Checkpoint
     from components.training.task import TrainingTask
 
-# Optional parts of transformers and accelerate that are imported where they are installed, and take 10 s of every start; no task uses them.
+# Optional parts of transformers and accelerate that are imported where they are installed, and take 10 s of every start; no task uses them,
+# but for peft where there are adapters.
 UNUSED = ("boto3", "datasets", "mlflow", "peft", "sklearn")
 MUON = "deepspeed.runtime.zero.muon.muon_optimizer"
 SETTINGS = "settings.json"
@@ -52,23 +53,25 @@ def main() -> None:
 def run(options: argparse.Namespace, rank: int) -> None:
     """Train and export."""
     began = time.perf_counter()
-    leave_out_unused()
+    settings = parse_settings(read_json(options.scratch / SETTINGS), str(options.scratch / SETTINGS))
+    leave_out_unused(adapters=settings.model.lora.rank > 0)
     import torch
 
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
-    settings = parse_settings(read_json(options.scratch / SETTINGS), str(options.scratch / SETTINGS))
     torch.set_num_threads(settings.training.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, and only hides reads of memory that nobody wrote
 
     from torch import distributed
 
-    from components.training import checkpoints, health
+    from components.training import checkpoints, health, partitions
     from components.training.arguments import training_arguments
     from components.training.curves import PLAN
     from components.training.schedule import Schedule, seed_everything
-    from components.training.trainer import TaskTrainer, check_plan
+    from components.training.task import check_plan
+    from components.training.throughput import peak_memory_gb, summarise
+    from components.training.trainer import TaskTrainer
 
     section = section_of(settings, options.stage)
     args = training_arguments(settings.training, section, options.root, options.scratch)
@@ -79,7 +82,7 @@ def run(options: argparse.Namespace, rank: int) -> None:
     first = task.epoch_plan(0)
     check_plan(first, world, len(first))
     schedule = Schedule.plan(len(first), task.epochs, section.max_steps, section.warmup_share)
-    trainer = TaskTrainer(task, args, schedule, settings.training.keep_checkpoints, resumed)
+    trainer = TaskTrainer(task, args, schedule, settings.training.keep_checkpoints, resumed, settings.training.parts)
     done = resumed.step if resumed else 0
     if rank == 0:
         write_json(options.scratch / PLAN, {"steps": schedule.total, "resumed_from": done})
@@ -87,23 +90,36 @@ def run(options: argparse.Namespace, rank: int) -> None:
         what = f"resumed from step {done} of {schedule.total}" if resumed else f"starting {schedule.total} steps"
         where = f"{engine}, {world} ranks on {args.device.type}, {settings.training.precision}"
         _say(f"{what}: {where}, ready in {time.perf_counter() - began:.0f} s")
+        if settings.training.offload != "none" and args.device.type == "cpu":
+            _say(f"training.offload {settings.training.offload} moves nothing here: on a CPU all of it is in its memory already")
     trained = time.perf_counter()
     trainer.run()
     seconds = time.perf_counter() - trained
+    measured = trainer.context.gather((trainer.meter, peak_memory_gb()))
     digest = health.check_ranks_agree(task.model)
+    with partitions.whole_on_rank_0(task.model):
+        if rank == 0:
+            export(task, options.out)
     if rank == 0:
-        export(task, options.out)
-        write_json(
-            options.scratch / checkpoints.FINISHED,
-            {"steps": schedule.total, "resumed_from": done, "seconds": seconds, "startup_seconds": trained - began, "weights": digest},
-        )
+        figures = summarise(*zip(*measured, strict=True))
+        finished = {
+            "steps": schedule.total,
+            "resumed_from": done,
+            "seconds": seconds,
+            "startup_seconds": trained - began,
+            "weights": digest,
+        }
+        throughput = {name: value for name, value in figures.items() if value is not None}
+        write_json(options.scratch / checkpoints.FINISHED, finished | {"throughput": throughput})
     distributed.barrier()
     distributed.destroy_process_group()
 
 
-def leave_out_unused() -> None:
+def leave_out_unused(*, adapters: bool = False) -> None:
     """Keep imports that no task uses out of the start. Saves some 15 of 40 s of processor time a rank."""
     for name in UNUSED:
+        if name == "peft" and adapters:
+            continue
         sys.modules[name] = None  # type: ignore[assignment]  # the import system reads None as "not there"
     # DeepSpeed asks of any optimiser whether it is Muon, and importing Muon loads torch's compiler. The optimiser here is AdamW.
     muon = types.ModuleType(MUON)

@@ -3,7 +3,8 @@
 - A step's queries are dealt out to ranks so that their tokens are near equal; every rank gets the same number of micro-batches
   (an empty one where a rank has no more: it runs with weight 0, so that no rank waits for another for ever).
 - Nothing is repeated or dropped to even ranks out: a last step that is too small for them joins the one before.
-- The step with most tokens comes first, so that running out of memory happens at once.
+- The step with the longest row comes first, and of those within the budget the one with most tokens, so that running out of memory
+  happens at once.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ def plan_epoch(
     steps = [order[start : start + queries_per_step] for start in range(0, len(order), queries_per_step)]
     if len(steps) > 1 and len(steps[-1]) < ranks:
         steps[-2].extend(steps.pop())
-    heaviest = max(range(len(steps)), key=lambda step: (sum(tokens[query] for query in steps[step]), -step))
+    heaviest = max(
+        range(len(steps)),
+        key=lambda step: (max(row_tokens, *(tokens[query] for query in steps[step])), sum(tokens[query] for query in steps[step]), -step),
+    )
     steps.insert(0, steps.pop(heaviest))
     return [plan_step(step, tokens, ranks=ranks, row_tokens=row_tokens, batch_rows=batch_rows) for step in steps]
 
@@ -48,6 +52,17 @@ def plan_step(queries: Sequence[int], tokens: Sequence[int], *, ranks: int, row_
 
 
 def plan_batches(queries: Sequence[int], tokens: Sequence[int], *, row_tokens: int, batch_rows: int) -> list[list[int]]:
-    """Pack queries into rows and rows into batches; returns the query indices of each batch, the longest rows first."""
+    """Pack queries into rows and rows into batches; returns the query indices of each batch, the longest rows first.
+
+    A query longer than `row_tokens` has a row of its own, and as many rows with it as keep the batch, padded to that row, within
+    `batch_rows` rows of `row_tokens`.
+    """
     rows = pack_rows([tokens[query] for query in queries], row_tokens)
-    return [[queries[item] for row in rows[start : start + batch_rows] for item in row] for start in range(0, len(rows), batch_rows)]
+    batches: list[list[int]] = []
+    start = 0
+    while start < len(rows):
+        longest = sum(tokens[queries[item]] for item in rows[start])
+        end = start + (batch_rows if longest <= row_tokens else max(1, batch_rows * row_tokens // longest))
+        batches.append([queries[item] for row in rows[start:end] for item in row])
+        start = end
+    return batches

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 from PIL import Image
 from transformers import AutoConfig, AutoProcessor
 
 from components.config import FeatureSettings, ModelSettings
+from components.errors import UserError
 from components.files import digest_bytes
 from components.preferences.record import Query
 from components.vlm.families import Family, FeatureSource, Root, family_of
@@ -34,7 +36,9 @@ class Preprocessor:
     def __init__(self, base: Path, media_root: Path, model: ModelSettings, features: FeatureSettings) -> None:
         self.processor: Any = AutoProcessor.from_pretrained(base, local_files_only=True)
         self.tokenizer: Any = self.processor.tokenizer
-        self.family: Family = family_of(AutoConfig.from_pretrained(base, local_files_only=True))
+        self.config: Any = AutoConfig.from_pretrained(base, local_files_only=True)
+        self.family: Family = family_of(self.config)
+        self._base = base
         self.media_root = media_root
         self.features: FeatureSource | None = None  # set by components.vlm.feature_cache once it is filled
         self.max_frames = model.max_frames
@@ -71,13 +75,18 @@ class Preprocessor:
 
     @cached_property
     def end_id(self) -> int:
-        """The token that ends a turn: the first after the assistant's text in the chat template."""
+        """The token that ends a turn: the first special one after the assistant's text in the chat template."""
         _, _, end = self._judge_template(None)
-        return int(self.tokenizer(end, add_special_tokens=False)["input_ids"][0])
+        after = self.tokenizer(end, add_special_tokens=False)["input_ids"]
+        special = [token for token in after if token in self.tokenizer.added_tokens_decoder]
+        if not after:
+            raise UserError(f"the chat template of {self._base} does not end the assistant's turn: add its end token after the text")
+        return int((special or after)[0])
 
     def media_tokens(self) -> list[str]:
         """Special tokens that data must not contain, since a model would read them as structure."""
-        return sorted({*self.tokenizer.all_special_tokens, self.processor.image_token, self.processor.video_token})
+        special = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        return sorted({*self.tokenizer.all_special_tokens, *special, *self.family.structure(self.processor)})
 
     def root_tokens(self, query: Query, instruction: str) -> tuple[int, int]:
         """Lengths in tokens of the policy's and the judge's root."""
@@ -102,17 +111,35 @@ class Preprocessor:
         messages = [{"role": "user", "content": [*media, {"type": "text", "text": text}]}]
         if answer is not None:
             messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-        return str(self.processor.apply_chat_template(messages, add_generation_prompt=answer is None, tokenize=False))
+        try:
+            return str(self.processor.apply_chat_template(messages, add_generation_prompt=answer is None, tokenize=False))
+        except (ValueError, TemplateError) as error:  # a template may refuse a conversation; a checkpoint may have none
+            raise UserError(
+                f"the chat template of {self._base} can't write a question about {kind or 'text'} and its answer ({error}): "
+                "set model.base in params.yaml to a checkpoint that was trained for conversations"
+            ) from error
 
     def _policy_template(self, kind: str | None) -> tuple[str, str]:
-        head, tail = self._render(kind, QUESTION_MARK, None).split(QUESTION_MARK)
+        head, tail = self._cut(self._render(kind, QUESTION_MARK, None), QUESTION_MARK)
         return head, tail
 
     def _judge_template(self, kind: str | None) -> tuple[str, str, str]:
         rendered = self._render(kind, QUESTION_MARK + RESPONSE_MARK, CRITIQUE_MARK)
-        head, rest = rendered.split(QUESTION_MARK)
-        between, end = rest.removeprefix(RESPONSE_MARK).split(CRITIQUE_MARK)
+        head, between, end = self._cut(rendered, QUESTION_MARK + RESPONSE_MARK, CRITIQUE_MARK)
         return head, between, end
+
+    def _cut(self, rendered: str, *marks: str) -> list[str]:
+        """The pieces between the marks, each of which must stand once."""
+        pieces = [rendered]
+        for mark in marks:
+            parts = pieces.pop().split(mark)
+            if len(parts) != 2:
+                raise UserError(
+                    f"the chat template of {self._base} writes a text {len(parts) - 1} times in place of once: "
+                    "it must take messages whose content is a list of parts, and keep their text and order"
+                )
+            pieces += parts
+        return pieces
 
     def _root(self, query: Query, text: str, *, blank: bool) -> Root:
         key = (text, query.media or "", query.media_digest or "", str(blank))
@@ -121,12 +148,16 @@ class Preprocessor:
             return self._kept[key]
         images = [self.load_image(query, blank)] if query.media_kind == "image" else []
         videos = [self.load_frames(query, blank)] if query.media_kind == "video" else []
-        medium = digest_bytes(query.media_digest or query.media or "", str(self.max_frames), str(blank))
-        root = self.family.encode(self.processor, text, images, videos, [medium] * len(images or videos))
+        medium = self.medium_key(query, blank=blank)
+        root = self.family.encode(self.processor, self.config, text, images, videos, [medium] * len(images or videos))
         if self.features is not None:
             root = self.features.attach(root)
         self._keep(key, root)
         return root
+
+    def medium_key(self, query: Query, *, blank: bool = False) -> str:
+        """`Medium.key` of a query's medium, known without opening it."""
+        return digest_bytes(query.media_digest or query.media or "", str(self.max_frames), str(blank))
 
     def _keep(self, key: tuple[str, ...], root: Root) -> None:
         size = root.nbytes

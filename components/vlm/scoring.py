@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from components.preferences.record import Query
+from components.vlm.decoding import Count
 from components.vlm.logprobs import TreeModel, branch_tokens
 from components.vlm.planning import plan_batches
 from components.vlm.processing import Preprocessor
@@ -28,7 +29,12 @@ def plan_scoring(trees: Sequence[Tree], row_tokens: int) -> list[list[int]]:
 
 @torch.no_grad()
 def score_batches(
-    model: Any, trees: Sequence[Tree], batches: Sequence[Sequence[int]], row_tokens: int, pad_id: int
+    model: Any,
+    trees: Sequence[Tree],
+    batches: Sequence[Sequence[int]],
+    row_tokens: int,
+    pad_id: int,
+    count: Count = lambda _tokens, _slots: None,
 ) -> Iterator[tuple[Sequence[int], list[list[tuple[float, int]]]]]:
     """For each batch, its tree indices and each tree's (log-prob sum, tokens) a branch."""
     reader = TreeModel(model).eval()
@@ -36,17 +42,6 @@ def score_batches(
         chosen = [trees[index] for index in batch_indices]
         batch = build_batch(chosen, row_tokens, model.device, pad_id)
         sums, tokens = reader(batch).tolist(), branch_tokens(batch).tolist()
+        count(sum(tree.tokens for tree in chosen), batch.input_ids_RL.numel())
         flat = iter(zip(sums, tokens, strict=True))
         yield batch_indices, [[next(flat) for _ in tree.branches] for tree in chosen]
-
-
-def response_log_probs(
-    model: Any, preprocessor: Preprocessor, queries: Sequence[Query], row_tokens: int
-) -> dict[tuple[str, int], tuple[float, int]]:
-    """(log-prob sum, tokens) of every response, by (query id, response index)."""
-    trees = [policy_tree(preprocessor, query) for query in queries]
-    found: dict[tuple[str, int], tuple[float, int]] = {}
-    for indices, results in score_batches(model, trees, plan_scoring(trees, row_tokens), row_tokens, preprocessor.end_id):
-        for index, result in zip(indices, results, strict=True):
-            found.update(((queries[index].id, number), value) for number, value in enumerate(result))
-    return found

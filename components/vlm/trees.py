@@ -3,7 +3,8 @@
 - A token attends to the root of its own tree and to its own branch, causally. Positions restart at the root's length in every branch.
 - Several trees are packed into a row up to a token budget; rows are padded to the longest and run as one batch.
 - Each target token is predicted from the token before it; a branch's first token from the root's last, which all branches share.
-- The mask is additive, 4-D, built on the device in the model's dtype: eager attention with a boolean one would be silently wrong.
+- The additive mask is built on the device in the model's dtype; `components.vlm.attention` says when a block mask is better.
+- A padded position sees padding before it and itself: no row of the mask is empty.
 
 Shapes: R rows, L tokens a row, T target tokens, K branches, H hidden size.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,7 +60,7 @@ class TreeBatch:
     roots: list[Root]  # in the order of their placeholders in the flattened rows
 
     def mask_R1LL(self, dtype: torch.dtype) -> Tensor:
-        """Additive attention mask: 0 where a token may look, the dtype's lowest value elsewhere."""
+        """Additive attention mask: 0 where a token may look, the dtype's lowest value elsewhere. 4 L^2 bytes a row in fp32."""
         length = self.input_ids_RL.shape[1]
         causal_LL = torch.ones(length, length, dtype=torch.bool, device=self.input_ids_RL.device).tril()
         same_tree_RLL = self.tree_RL[:, :, None] == self.tree_RL[:, None, :]
@@ -79,21 +81,25 @@ def pack_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
     Returns rows of item indices, the fullest row first. Deterministic: equal lengths keep their order.
     """
     rows: list[list[int]] = []
-    filled: list[int] = []
+    free = np.empty(len(lengths), dtype=np.int64)  # of the rows so far; below 0 in the row of a longer item
     for item in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        for row, used in enumerate(filled):
-            if used + lengths[item] <= budget:
-                rows[row].append(item)
-                filled[row] += lengths[item]
-                break
-        else:
-            rows.append([item])
-            filled.append(lengths[item])
-    return [rows[row] for row in sorted(range(len(rows)), key=lambda index: (-filled[index], index))]
+        fitting = free[: len(rows)] >= lengths[item]
+        row = int(fitting.argmax()) if fitting.any() else len(rows)
+        if row == len(rows):
+            rows.append([])
+            free[row] = budget
+        rows[row].append(item)
+        free[row] -= lengths[item]
+    return [rows[row] for row in sorted(range(len(rows)), key=lambda index: (free[index], index))]
 
 
 def build_batch(trees: Sequence[Tree], row_tokens: int, device: torch.device | str, pad_id: int) -> TreeBatch:
-    """Pack `trees` into rows and lay out everything that the forward pass needs."""
+    """Pack `trees` into rows of at most `row_tokens` and lay out everything that the forward pass needs.
+
+    Raises ValueError for a tree that can't be read: no root, no branch, a branch without tokens, positions that are not the root's.
+    """
+    for tree in trees:
+        _check(tree)
     rows = pack_rows([tree.tokens for tree in trees], row_tokens)
     length = max(sum(trees[item].tokens for item in row) for row in rows)
     first_branch = [0]
@@ -146,3 +152,14 @@ def build_batch(trees: Sequence[Tree], row_tokens: int, device: torch.device | s
         branches=first_branch[-1],
         roots=[trees[item].root for row in rows for item in row],
     )
+
+
+def _check(tree: Tree) -> None:
+    root = tree.root
+    if not root.input_ids or not tree.branches:
+        raise ValueError("a tree needs a root with tokens, from whose last each branch's first is predicted, and a branch")
+    if root.positions_AL is not None and root.positions_AL.shape[-1] != len(root.input_ids):
+        raise ValueError(f"a root of {len(root.input_ids)} tokens has positions for {root.positions_AL.shape[-1]}")
+    for branch in tree.branches:
+        if not 0 <= branch.target_from <= len(branch.input_ids) or not branch.input_ids:
+            raise ValueError(f"a branch of {len(branch.input_ids)} tokens can't have its targets from token {branch.target_from} on")

@@ -1,4 +1,4 @@
-"""Our trees against TRL's DPOTrainer on the same pairs of image queries: loss, rewards and gradients, at w = 0."""
+"""Our trees against TRL's DPOTrainer on the same pairs of image queries: loss, rewards and gradients, at a constant beta."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from components.alignment.losses import PairBatch, pair_loss
+from components.alignment.losses import LossType, PairBatch, pair_loss
 from components.preferences.record import Query
 from components.vlm.loading import load_model
 from components.vlm.logprobs import TreeModel, branch_tokens
@@ -36,7 +36,9 @@ def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def by_trl(policy: Any, reference: Any, prepared: Preprocessor, chosen: list[Query], folder: Path) -> tuple[torch.Tensor, Any]:
+def by_trl(
+    policy: Any, reference: Any, prepared: Preprocessor, chosen: list[Query], folder: Path, loss_type: str
+) -> tuple[torch.Tensor, Any]:
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
     from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
@@ -53,7 +55,15 @@ def by_trl(policy: Any, reference: Any, prepared: Preprocessor, chosen: list[Que
         for winner, loser in query.pairs()
     ]
     args = DPOConfig(
-        output_dir=str(folder), beta=BETA, bf16=False, fp16=False, use_cpu=True, report_to=[], max_length=None, gradient_checkpointing=False
+        output_dir=str(folder),
+        beta=BETA,
+        loss_type=[loss_type],
+        bf16=False,
+        fp16=False,
+        use_cpu=True,
+        report_to=[],
+        max_length=None,
+        gradient_checkpointing=False,
     )
     data = Dataset.from_list([{**row, "images": row["images"]} for row in rows])
     trainer = DPOTrainer(model=policy, ref_model=reference, args=args, train_dataset=data, processing_class=prepared.processor)
@@ -61,7 +71,11 @@ def by_trl(policy: Any, reference: Any, prepared: Preprocessor, chosen: list[Que
     return trainer.compute_loss(policy, {**batch}), trainer
 
 
-def test_loss_rewards_and_gradients_are_those_of_trl(tmp_path: Path, tiny_base: Path, tiny_media: Path) -> None:
+# TRL's IPO is over means of a response's tokens, its rewards are over sums whatever the loss.
+@pytest.mark.parametrize(("loss_type", "mean_log_probs"), [("sigmoid", False), ("ipo", True)])
+def test_loss_rewards_and_gradients_are_those_of_trl(
+    loss_type: LossType, mean_log_probs: bool, tmp_path: Path, tiny_base: Path, tiny_media: Path
+) -> None:
     prepared = preprocessor(tiny_base, tiny_media)
     chosen = [query for query in queries() if query.media_kind == "image"]
     policy, reference = perturbed(load_model(tiny_base)), load_model(tiny_base)
@@ -73,21 +87,18 @@ def test_loss_rewards_and_gradients_are_those_of_trl(tmp_path: Path, tiny_base: 
     pairs = [(offset + w, offset + l) for offset, query in zip(offsets, chosen, strict=True) for w, l in query.pairs()]  # noqa: E741
     winners, losers = (torch.tensor(column) for column in zip(*pairs, strict=True))
     even = torch.full((len(pairs),), 1 / len(pairs))
-    ours = pair_loss(
-        TreeModel(policy)(batch),
-        reference_K,
-        branch_tokens(batch),
-        PairBatch(winners, losers, torch.full((len(pairs),), BETA), even),
-        sft_weight=0.0,
-    )
+    given = (reference_K, branch_tokens(batch), PairBatch(winners, losers, torch.full((len(pairs),), BETA), even))
+    log_prob_K = TreeModel(policy)(batch)
+    ours = pair_loss(log_prob_K, *given, sft_weight=0.0, loss_type=loss_type, mean_log_probs=mean_log_probs)
+    rewards = pair_loss(log_prob_K.detach(), *given, sft_weight=0.0).metrics
     our_gradients = gradients(policy, ours.loss)
 
-    loss, trainer = by_trl(policy, reference, prepared, chosen, tmp_path)
+    loss, trainer = by_trl(policy, reference, prepared, chosen, tmp_path, loss_type)
     their_gradients = gradients(policy, loss)
     logged = trainer._metrics["eval"]  # the policy is in evaluation mode, so that dropout is off on both sides
     assert ours.loss.item() == pytest.approx(loss.item(), rel=1e-5)
-    assert ours.metrics["rewards/chosen"].item() == pytest.approx(logged["rewards/chosen"][-1], abs=1e-4)
-    assert ours.metrics["rewards/rejected"].item() == pytest.approx(logged["rewards/rejected"][-1], abs=1e-4)
+    for name, theirs in {"chosen": "chosen", "rejected": "rejected", "margin": "margins", "accuracy": "accuracies"}.items():
+        assert rewards[f"rewards/{name}"].item() == pytest.approx(logged[f"rewards/{theirs}"][-1], abs=1e-4)
     scale = max(float(gradient.abs().max()) for gradient in their_gradients.values())
     assert our_gradients.keys() == their_gradients.keys()
     for name, gradient in their_gradients.items():

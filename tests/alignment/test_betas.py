@@ -5,7 +5,19 @@ import math
 import numpy as np
 import pytest
 
-from components.alignment.betas import beta_summary, drs_beta, fit_temperature, margin_scale, pair_betas
+from components.alignment.betas import (
+    beta_dpo_beta,
+    beta_summary,
+    check_alignment,
+    drs_beta,
+    fit_temperature,
+    madpo_weight,
+    margin_scale,
+    pair_betas,
+    pair_weights,
+    running_margin,
+    weight_summary,
+)
 from components.config import AlignmentSettings, load_settings
 from components.errors import UserError
 from tests.conftest import ROOT
@@ -68,7 +80,83 @@ def test_the_temperature_recovers_the_one_that_the_labels_were_drawn_with() -> N
     assert fit_temperature(np.where(agreed, margins, -margins)) == pytest.approx(3, rel=0.05)
 
 
+def test_margins_that_all_agree_have_a_finite_temperature_by_platts_targets() -> None:
+    margins = np.array([2.0, 2.0])  # the target is 3 of 4, so sigmoid(2 / T) = 3 / 4
+    assert fit_temperature(margins) == pytest.approx(2 / math.log(3), rel=1e-3)
+
+
+def test_a_reward_model_no_better_than_a_coin_has_no_temperature() -> None:
+    margins = np.array([3.0, -3.0, -1.0])
+    assert fit_temperature(margins) is None
+    with pytest.raises(UserError, match="no better than a coin"):
+        margin_scale(settings(margins="calibrated"), margins, margins)
+    assert margin_scale(settings(margins="calibrated", beta_schedule="constant"), margins, margins).divisor == 1
+
+
 def test_shares_at_the_ends_are_null_when_beta_cannot_vary() -> None:
     betas = np.array([0.1, 0.1])
     assert beta_summary(betas, settings(beta_weight=0.0))["beta.share_at_cap"] is None
     assert beta_summary(np.array([0.1, 0.15, 0.149, 0.12]), settings())["beta.share_at_cap"] == 0.5
+
+
+def test_beta_dpo_follows_the_distance_from_the_running_margin() -> None:
+    assert beta_dpo_beta(3.0, 1.0, 0.1, 0.5) == pytest.approx(0.1 * (1 + 0.5 * 2))
+    assert beta_dpo_beta(0.5, 1.0, 0.1, 0.5) == pytest.approx(0.1 * (1 - 0.5 * 0.5))
+    assert beta_dpo_beta(2.5, 2.5, 0.1, 0.5) == 0.1
+
+
+def test_beta_dpo_stays_above_zero_and_does_not_hide_a_nan() -> None:
+    assert beta_dpo_beta(-100.0, 0.0, 0.1, 0.5) == pytest.approx(1e-4)
+    assert math.isnan(beta_dpo_beta(math.nan, 0.0, 0.1, 0.5))
+
+
+def test_the_running_margin_starts_at_the_first_and_keeps_its_share() -> None:
+    margins, kept = [4.0, 0.0, 1.0], None
+    for margin in margins:
+        kept = running_margin(kept, margin, 0.75)
+    assert kept == pytest.approx(0.75 * (0.75 * 4 + 0.25 * 0) + 0.25 * 1)
+
+
+def test_madpo_weighs_hard_pairs_more_by_the_formula() -> None:
+    margins = np.array([-1.0, 0.5, 3.0])
+    assert madpo_weight(margins, 0.5, 0.8) == pytest.approx([2 / (1 + math.exp(0.8 * (m - 0.5))) for m in (-1.0, 0.5, 3.0)], rel=1e-12)
+    assert madpo_weight(np.array([-1e6, 1e6]), 0.0, 0.5).tolist() == [2, 0]
+
+
+def test_madpo_weights_are_taken_around_the_median_and_have_mean_one() -> None:
+    margins = np.array([0.0, 1.0, 5.0, np.nan])
+    found = pair_weights(margins, settings(beta_schedule="madpo", beta_scale=0.5))
+    raw = [2 / (1 + math.exp(0.5 * (margin - 1))) for margin in (0.0, 1.0, 5.0)]
+    assert found[:3] == pytest.approx([weight * 3 / sum(raw) for weight in raw])
+    assert found[3] == 1, "a pair without a margin weighs as much as one does without the schedule"
+    assert pair_betas(margins, settings(beta_schedule="madpo")).tolist() == [0.1] * 4
+
+
+@pytest.mark.parametrize("schedule", ["constant", "drs", "beta_dpo"])
+def test_other_schedules_weigh_all_pairs_alike(schedule: str) -> None:
+    assert pair_weights(np.array([0.0, 9.0]), settings(beta_schedule=schedule)).tolist() == [1, 1]
+
+
+def test_the_effective_share_counts_the_pairs_that_have_a_say() -> None:
+    assert weight_summary(np.array([2.0, 2.0, 0.0, 0.0]))["weight.effective_share"] == 0.5
+    assert weight_summary(np.array([1.0, 1.0]))["weight.effective_share"] == 1
+
+
+def test_madpo_needs_margins_that_differ_and_beta_dpo_needs_none() -> None:
+    equal = np.array([2.0, 2.0])
+    with pytest.raises(UserError, match="same margin"):
+        margin_scale(settings(beta_schedule="madpo", beta_weight=0.0), equal, np.array([]))
+    assert margin_scale(settings(beta_schedule="beta_dpo"), equal, np.array([])).divisor == 1
+
+
+@pytest.mark.parametrize("schedule", ["drs", "beta_dpo", "madpo"])
+def test_ipo_goes_with_the_constant_schedule_only(schedule: str) -> None:
+    with pytest.raises(UserError, match=rf"alignment\.loss_type is ipo and alignment\.beta_schedule is {schedule}"):
+        check_alignment(settings(loss_type="ipo", beta_schedule=schedule))
+    check_alignment(settings(loss_type="ipo", beta_schedule="constant"))
+
+
+def test_ipo_has_no_label_smoothing() -> None:
+    with pytest.raises(UserError, match=r"alignment\.label_smoothing is 0\.1"):
+        check_alignment(settings(loss_type="ipo", beta_schedule="constant", label_smoothing=0.1))
+    check_alignment(settings(label_smoothing=0.1))

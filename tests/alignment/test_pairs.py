@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from components.alignment.pairs import build_pairs
+from components.alignment.pairs import build_pairs, write_pairs
 from components.config import AlignmentSettings, load_settings
 from components.errors import UserError
 from tests.conftest import ROOT
@@ -47,6 +50,36 @@ def test_a_missing_score_is_treated_as_the_setting_says() -> None:
     assert len(build_pairs(queries(), known, settings(missing_margin="drop"), 0.0).beta) == 14
     with pytest.raises(UserError, match="'q0'"):
         build_pairs(queries(), known, settings(missing_margin="error"), 0.0)
+
+
+@pytest.mark.parametrize("changes", [{"missing_margin": "drop"}, {"margins": "raw"}, {"beta_schedule": "madpo"}])
+def test_scores_that_are_all_missing_are_a_sentence_where_they_count(changes: dict[str, object]) -> None:
+    with pytest.raises(UserError, match="no training pair has a score"):
+        build_pairs(queries(), {}, settings(**changes), 0.0)
+    assert set(build_pairs(queries(), {}, settings(beta_schedule="constant"), 0.0).beta) == {0.1}
+
+
+def test_the_table_of_pairs_holds_what_the_losses_need(tmp_path: Path) -> None:
+    known = scores()
+    del known["q1", 0]
+    table = build_pairs(queries(), known, settings(beta_schedule="madpo"), 0.0)
+    policy = {(q.id, number): -10.0 - number for q in queries() for number in range(len(q.responses))}
+    write_pairs(tmp_path / "pairs.parquet", queries(), table, policy, {key: value + 1 for key, value in policy.items()})
+    rows = pq.read_table(tmp_path / "pairs.parquet").to_pylist()
+    assert [row["weight"] for row in rows] == table.weight.tolist()
+    missing = next(row for row in rows if row["id"] == "q1")
+    assert missing == {
+        "id": "q1",
+        "winner": 1,
+        "loser": 0,
+        "margin": None,
+        "beta": 0.1,
+        "weight": 1.0,
+        "policy_winner": -11.0,
+        "policy_loser": -10.0,
+        "reference_winner": -10.0,
+        "reference_loser": -9.0,
+    }
 
 
 def test_only_ties_is_a_sentence() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from components.critique import stage
+from components.critique import stage, task
 from components.reward.model import new_reward_model
 from components.vlm.loading import load_model
 from tests.tiny import queries, save_checkout
@@ -26,7 +26,7 @@ def test_every_response_gets_a_critique_and_a_score_and_a_killed_run_goes_on(
 
     for path in (tmp_path / ".mmalign/cache").glob("critiques*"):
         path.unlink()
-    judge_part, parts = stage.judge_together, []
+    judge_part, parts = task.judge_together, []
 
     def stop_at_the_third(*arguments: object) -> object:
         parts.append(1)
@@ -34,7 +34,7 @@ def test_every_response_gets_a_critique_and_a_score_and_a_killed_run_goes_on(
             raise KeyboardInterrupt
         return judge_part(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(stage, "judge_together", stop_at_the_third)
+    monkeypatch.setattr(task, "judge_together", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         stage.run(settings, tmp_path)
     resumed = stage.run(settings, tmp_path)

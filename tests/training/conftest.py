@@ -34,12 +34,21 @@ def toy_settings(**training: Any) -> Settings:
 def prepare(root: Path, **options: Any) -> Path:
     """A checkout root with DeepSpeed's settings and the toy's options."""
     shutil.copytree(CHECKOUT / "infra" / "deepspeed", root / "infra" / "deepspeed", dirs_exist_ok=True)
+    spread_small_weights(root)
     write_json(root / "toy.json", options)
     return root
 
 
-def train(root: Path, settings: Settings) -> TrainingOutcome:
-    return launch("tests.training.toy:build", settings, "align", root, "key", root / "out")
+def spread_small_weights(root: Path) -> None:
+    """Have ZeRO-3 partition weights of any size: by default it keeps those of a toy whole."""
+    path = root / "infra/deepspeed/zero3.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    write_json(path, config)
+
+
+def train(root: Path, settings: Settings, factory: str = "tests.training.toy:build") -> TrainingOutcome:
+    return launch(factory, settings, "align", root, "key", root / "out")
 
 
 def weights(root: Path) -> dict[str, Tensor]:

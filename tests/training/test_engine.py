@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -83,10 +84,11 @@ def test_nothing_of_a_finished_run_is_a_pickle_but_the_checkpoints_in_scratch(un
         ({"engine": "ddp", "ranks": 2}, {}),
         ({"engine": "deepspeed", "ranks": 1}, {}),
         ({"engine": "deepspeed", "zero_stage": 1}, {}),
+        ({"engine": "deepspeed", "zero_stage": 3}, {}),
         ({"engine": "deepspeed"}, {"micro": [4, 4, 4]}),
         ({"engine": "ddp"}, {"micro": [1, 1, 1]}),
     ],
-    ids=["ddp, 2 ranks", "deepspeed, 1 rank", "ZeRO-1", "no accumulation", "four micro-batches each"],
+    ids=["ddp, 2 ranks", "deepspeed, 1 rank", "ZeRO-1", "ZeRO-3", "no accumulation", "four micro-batches each"],
 )
 def test_weights_do_not_depend_on_engine_ranks_or_accumulation(
     undisturbed: Path, tmp_path: Path, training: dict[str, object], options: dict[str, object]
@@ -108,6 +110,18 @@ def test_bf16_keeps_targets_in_fp32_and_follows_fp32_training(undisturbed: Path,
     train(prepare(tmp_path), toy_settings(precision="bf16", engine=engine))
     in_bf16 = {name: value.float() for name, value in weights(tmp_path).items()}
     assert 1e-5 < largest_difference(in_bf16, weights(undisturbed)) < 0.05
+
+
+@pytest.mark.slow
+def test_hooks_of_a_task_see_each_step_ahead_of_it_and_after_it_and_change_nothing(undisturbed: Path, tmp_path: Path) -> None:
+    root = prepare(tmp_path, stop_at=17)
+    with pytest.raises(StageFault, match="stopped by its task at step 17"):
+        train(root, toy_settings(zero_stage=3), "tests.training.toy:build_hooked")
+    assert not (root / "out").exists()
+    (mark,) = root.glob(".mmalign/scratch/align/*/checkpoint-16/COMMITTED.json")
+    seen = json.loads(mark.read_text())["extra"]["losses_ahead"]
+    # The losses that the hook computed without gradients, before the step, are the steps' own.
+    assert seen == pytest.approx([record["loss"] for record in curve(undisturbed)[:16]], rel=1e-5)
 
 
 @pytest.mark.slow

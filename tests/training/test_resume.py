@@ -90,27 +90,28 @@ def test_killed_in_its_last_epoch_a_run_resumes_and_ends_with_the_same_bits(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["deepspeed", "ddp"])
+@pytest.mark.parametrize("engine", [{}, {"engine": "ddp"}, {"zero_stage": 3}], ids=["ZeRO-2", "ddp", "ZeRO-3"])
 def test_killed_while_a_checkpoint_is_written_a_run_falls_back_and_ends_with_the_same_bits(
-    undisturbed: Path, tmp_path: Path, wait_for: Wait, engine: str
+    undisturbed: Path, tmp_path: Path, wait_for: Wait, engine: dict[str, Any]
 ) -> None:
-    if engine == "deepspeed":
+    if not engine:
         reference = undisturbed
     else:
         reference = prepare(tmp_path / "reference")
-        train(reference, toy_settings(engine=engine))
+        train(reference, toy_settings(**engine))
     root = prepare(tmp_path / "killed", micro_seconds=0.1)
 
     def third_is_begun() -> bool:
         folder = scratch(root)
         return folder is not None and any((folder / "checkpoint-12").glob("*"))
 
-    interrupted(root, f"saving-{engine}", lambda: steps_taken(root) >= 9, wait_for, third_is_begun, engine=engine)
+    mark = "-".join(["saving", *map(str, engine.values())])
+    interrupted(root, mark, lambda: steps_taken(root) >= 9, wait_for, third_is_begun, **engine)
     folder = scratch(root)
     assert folder is not None
     assert not (folder / "checkpoint-12" / "COMMITTED.json").exists()
     prepare(root)
-    assert train(root, toy_settings(engine=engine)).resumed_from == 8
+    assert train(root, toy_settings(**engine)).resumed_from == 8
     assert digest_file(root / "out/model.safetensors") == digest_file(reference / "out/model.safetensors")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from components.config import Settings
+from components.errors import StageFault
 from components.files import read_json, write_json
-from components.training.task import EpochContext, Step
+from components.training.task import EpochContext, Step, TrainingTask
 
 EXAMPLES = 48
 STEPS = 6  # an epoch; of 8 examples each, in micro-batches of 1, 2 or 4 examples by turns
@@ -30,7 +32,7 @@ class Net(nn.Module):
         return {"prediction": self.last(torch.tanh(self.first(x)))}
 
 
-class ToyTask:
+class ToyTask(TrainingTask):
     """Mean squared error over a step's examples; from the second epoch on, the targets are shifted by what `begin_epoch` stored."""
 
     def __init__(self, settings: Settings, root: Path) -> None:
@@ -63,12 +65,14 @@ class ToyTask:
 
     def begin_epoch(self, epoch: int, context: EpochContext) -> None:
         stored = context.scratch / f"shift-{epoch}.json"
-        if context.rank == 0 and not stored.is_file():
-            with torch.no_grad():
-                own = float(self.model(self._inputs([0, 1, 2, 3]), self.y[:4], 1.0)["prediction"].mean())
-            time.sleep(float(self.options.get("epoch_seconds", 0)))
-            write_json(stored, own)
-        context.barrier()
+        with context.whole_weights():
+            # One rank works, the others don't.
+            if context.rank == 0 and not stored.is_file():
+                with torch.no_grad():
+                    own = float(self.model(self._inputs([0, 1, 2, 3]), self.y[:4], 1.0)["prediction"].mean())
+                time.sleep(float(self.options.get("epoch_seconds", 0)))
+                write_json(stored, own)
+            context.barrier()
         self.shift = 0.1 * float(read_json(stored)) if epoch else 0.0
         context.extra["shift"] = stored.name
 
@@ -98,3 +102,26 @@ class ToyTask:
 
 def build(settings: Settings, root: Path) -> ToyTask:
     return ToyTask(settings, root)
+
+
+class HookedTask(ToyTask):
+    """Computes every step's loss ahead of the step, carries it in the checkpoints, and stops where the options say."""
+
+    def begin_step(
+        self,
+        step: int,  # noqa: ARG002
+        prepared: Iterator[dict[str, Any]],
+        forward: Callable[[dict[str, Any]], Any],
+        context: EpochContext,
+    ) -> None:
+        mine = sum(float(self.loss(forward(batch), batch)[0]) for batch in prepared)
+        context.extra["losses_ahead"] = [*context.extra.get("losses_ahead", []), sum(context.gather(mine))]
+
+    def check_metrics(self, step: int, sums: dict[str, float]) -> None:
+        assert sums["examples"] == EXAMPLES // STEPS
+        if step == self.options["stop_at"]:
+            raise StageFault(f"stopped by its task at step {step}")
+
+
+def build_hooked(settings: Settings, root: Path) -> HookedTask:
+    return HookedTask(settings, root)

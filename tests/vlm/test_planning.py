@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from components.errors import UserError
 from components.vlm.planning import plan_batches, plan_epoch, plan_step
+from components.vlm.trees import pack_rows
 
 
 def plan(tokens: list[int], ranks: int, epoch: int = 0) -> list[list[list[list[int]]]]:
@@ -48,9 +51,62 @@ def test_a_rank_without_more_work_gets_an_empty_micro_batch() -> None:
     assert [] in step[1]
 
 
-def test_batches_keep_to_the_budget() -> None:
-    for batch in plan_batches(range(len(TOKENS)), TOKENS, row_tokens=100, batch_rows=2):
-        assert sum(TOKENS[query] for query in batch) <= 200 or batch == [11, 4]
+def test_batches_keep_to_the_budget_and_a_longer_query_has_its_own() -> None:
+    batches = plan_batches(range(len(TOKENS)), TOKENS, row_tokens=100, batch_rows=2)
+    assert batches[0] == [11]
+    assert all(sum(TOKENS[query] for query in batch) <= 200 for batch in batches[1:])
+
+
+def test_rows_beside_a_longer_query_count_padded_to_it() -> None:
+    assert plan_batches([0, 1, 2, 3], [150, 100, 100, 100], row_tokens=100, batch_rows=4) == [[0, 1], [2, 3]]
+
+
+def test_the_step_with_a_query_beyond_the_budget_comes_before_one_with_more_tokens() -> None:
+    tokens = [90, 90, 90, 90, 130, 10, 10, 10]
+    for epoch in range(5):
+        first = plan(tokens, 1, epoch)[0]
+        assert 4 in {query for rank in first for micro in rank for query in micro}
+
+
+lengths = st.lists(st.integers(1, 300), min_size=1, max_size=60)
+
+
+@given(
+    tokens=lengths,
+    ranks=st.integers(1, 4),
+    queries_per_step=st.integers(1, 16),
+    row_tokens=st.integers(1, 400),
+    batch_rows=st.integers(1, 5),
+    epoch=st.integers(0, 3),
+)
+def test_any_plan_trains_every_query_once_in_equal_lists_of_bounded_batches(
+    tokens: list[int], ranks: int, queries_per_step: int, row_tokens: int, batch_rows: int, epoch: int
+) -> None:
+    assume(len(tokens) >= ranks)
+    steps = plan_epoch(
+        tokens, seed=1, epoch=epoch, queries_per_step=queries_per_step, ranks=ranks, row_tokens=row_tokens, batch_rows=batch_rows
+    )
+    assert sorted(query for step in steps for rank in step for micro in rank for query in micro) == list(range(len(tokens)))
+    for step in steps:
+        assert len(step) == ranks
+        assert len({len(rank) for rank in step}) == 1
+        loads = [sum(tokens[query] for micro in rank for query in micro) for rank in step]
+        assert max(loads) - min(loads) <= max(tokens[query] for rank in step for micro in rank for query in micro)
+        for micro in (micro for rank in step for micro in rank if micro):
+            rows = pack_rows([tokens[query] for query in micro], row_tokens)
+            longest = max(sum(tokens[micro[item]] for item in row) for row in rows)
+            assert len(rows) == 1 or len(rows) * longest <= batch_rows * row_tokens
+
+
+@given(tokens=lengths, row_tokens=st.integers(1, 400), batch_rows=st.integers(1, 5))
+def test_a_batch_is_packed_as_it_was_planned(tokens: list[int], row_tokens: int, batch_rows: int) -> None:
+    planned = pack_rows(tokens, row_tokens)
+    packed = []
+    for batch in plan_batches(range(len(tokens)), tokens, row_tokens=row_tokens, batch_rows=batch_rows):
+        packed += [[batch[item] for item in row] for row in pack_rows([tokens[query] for query in batch], row_tokens)]
+    assert len(packed) <= len(planned)
+    totals = [sum(tokens[query] for query in row) for row in packed]
+    assert max(totals) == totals[0]
 
 
 def test_fewer_queries_than_ranks_is_a_sentence() -> None:

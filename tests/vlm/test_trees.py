@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -71,7 +73,7 @@ def test_without_positions_the_result_is_wrong(model: Any, trees: list[Tree]) ->
 
 def test_eager_attention_is_refused(tiny_base: Path, trees: list[Tree]) -> None:
     eager = load_model(tiny_base, attention="eager")
-    with pytest.raises(ValueError, match="sdpa"):
+    with pytest.raises(ValueError, match="sdpa or flex attention"):
         tree_hidden(eager, build_batch(trees[:1], 1, "cpu", 0))
 
 
@@ -98,3 +100,26 @@ def test_targets_before_target_from_are_left_out(trees: list[Tree]) -> None:
 )
 def test_rows_are_filled_longest_first(lengths: list[int], budget: int, rows: list[list[int]]) -> None:
     assert pack_rows(lengths, budget) == rows
+
+
+@pytest.mark.parametrize(
+    ("root", "branches", "sentence"),
+    [
+        (Root(()), (Branch((1,)),), "root"),
+        (Root((1, 2)), (), "branch"),
+        (Root((1, 2)), (Branch(()),), "0 tokens"),
+        (Root((1, 2)), (Branch((1, 2), 3),), "from token 3"),
+        (Root((1, 2), positions_AL=torch.zeros(3, 1, dtype=torch.long)), (Branch((1,)),), "positions for 1"),
+    ],
+)
+def test_a_tree_that_cannot_be_read_is_refused(root: Root, branches: tuple[Branch, ...], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        build_batch([Tree(root, branches)], 10, "cpu", 0)
+
+
+def test_packing_many_trees_is_quick() -> None:
+    lengths = np.random.default_rng(0).integers(500, 5000, 10_000).tolist()
+    start = time.process_time()
+    rows = pack_rows(lengths, 8192)
+    assert time.process_time() - start < 5
+    assert sorted(item for row in rows for item in row) == list(range(10_000))

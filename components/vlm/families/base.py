@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from inspect import signature
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -91,13 +92,25 @@ class Family(ABC):
     axes: ClassVar[int] = 1  # position axes: 3 for M-RoPE
     frozen: ClassVar[tuple[Part, ...]] = ("tower",)  # by default (paper section 4)
 
+    def check(self, config: Any) -> None:  # noqa: B027 -- most families have nothing to refuse
+        """Raises UserError for a checkpoint of this type that the adapter can't read."""
+
     @abstractmethod
-    def encode(self, processor: Any, text: str, images: Sequence[Image.Image], videos: Sequence[Frames], keys: Sequence[str]) -> Root:
-        """Run the family's processor on a rendered prompt with its media, of one kind; `keys` name the media in order."""
+    def encode(
+        self, processor: Any, config: Any, text: str, images: Sequence[Image.Image], videos: Sequence[Frames], keys: Sequence[str]
+    ) -> Root:
+        """Run the family's processor on a rendered prompt with its media, of one kind; `keys` name the media in order.
+
+        Frames [n, H, W, 3] are taken as they are: not sampled again. Raises ValueError when prompt and media do not fit each other.
+        """
 
     @abstractmethod
     def placeholder_ids(self, config: Any) -> tuple[int, ...]:
         """Tokens that stand for a media feature."""
+
+    def structure(self, processor: Any) -> set[str]:
+        """Tokens that a prompt's media are written with, beside the tokenizer's special ones: texts must not contain them."""
+        return {processor.image_token, processor.video_token}
 
     @abstractmethod
     def tower(self, model: Any, media: Sequence[Medium]) -> list[TowerOutput]:
@@ -111,6 +124,10 @@ class Family(ABC):
     def modules(self, model: Any) -> dict[Part, list[nn.Module | nn.Parameter]]:
         """What each part is made of; together they are the whole model."""
 
+    @abstractmethod
+    def dummy(self, config: Any) -> Medium:
+        """The smallest medium: what a batch without media runs through tower and projector where every rank has to."""
+
     def language(
         self, model: Any, embeddings_RLH: Tensor, mask: Any, positions_RL: Tensor, deeper: Sequence[Tensor], media_RL: Tensor
     ) -> Tensor:
@@ -121,7 +138,36 @@ class Family(ABC):
         """
         assert not deeper
         assert media_RL.dtype == torch.bool
-        outputs = model.model.language_model(
-            inputs_embeds=embeddings_RLH, attention_mask={"full_attention": mask}, position_ids=positions_RL, use_cache=False
+        # A window that covers the row cuts nothing off; shorter ones are refused before.
+        masks = {"full_attention": mask, "sliding_attention": mask}
+        outputs = model.model.language_model(inputs_embeds=embeddings_RLH, attention_mask=masks, position_ids=positions_RL, use_cache=False)
+        return outputs.last_hidden_state  # type: ignore[no-any-return]
+
+    def extend(
+        self,
+        model: Any,
+        embeddings_RLH: Tensor,
+        attention_RL: Tensor,
+        positions_ARL: Tensor,
+        cache: Any,
+        deeper: Sequence[Tensor] = (),
+        media_RL: Tensor | None = None,
+    ) -> Tensor:
+        """Last hidden states [R, L, H] of tokens that follow what `cache` holds, which grows by them.
+
+        `attention_RL` is 1 for a token and 0 for padding, over the cached tokens and the new ones.
+        """
+        language_model = model.model.language_model
+        # transformers renamed the argument in 5.24.
+        arguments = {"cache" if "cache" in signature(language_model.forward).parameters else "past_key_values": cache}
+        if media_RL is not None:
+            arguments.update(self.deeper_arguments(deeper, media_RL))
+        outputs = language_model(
+            inputs_embeds=embeddings_RLH, attention_mask=attention_RL, position_ids=positions_ARL, use_cache=True, **arguments
         )
         return outputs.last_hidden_state  # type: ignore[no-any-return]
+
+    def deeper_arguments(self, deeper: Sequence[Tensor], media_RL: Tensor) -> dict[str, Any]:  # noqa: ARG002 -- for families with such layers
+        """How the language model is told what to add in deeper layers."""
+        assert not deeper
+        return {}

@@ -18,13 +18,22 @@ class LlavaOnevision(Family):
 
     model_type: ClassVar[str] = "llava_onevision"
 
-    def encode(self, processor: Any, text: str, images: Sequence[Image.Image], videos: Sequence[Frames], keys: Sequence[str]) -> Root:
+    def encode(
+        self,
+        processor: Any,
+        config: Any,  # noqa: ARG002 -- positions are plain here
+        text: str,
+        images: Sequence[Image.Image],
+        videos: Sequence[Frames],
+        keys: Sequence[str],
+    ) -> Root:
         """Tiles of each image (`pixel_values` [1, tiles, 3, H, W], `image_sizes` [1, 2]) or frames of each video."""
         arguments: dict[str, Any] = {}
         if images:
             arguments["images"] = [list(images)]  # one sample: more than one image are read without tiles
         if videos:
             arguments["videos"] = list(videos)
+            arguments["do_sample_frames"] = False
         encoded = processor(text=[text], return_tensors="pt", **arguments)
         media = []
         for number, key in enumerate(keys):

@@ -1,0 +1,197 @@
+"""How every benchmark measures and prints.
+
+- The sides of a comparison take turns, in changing order, so that a machine's drift and other load meet all of them; medians are reported.
+- User CPU time stands beside wall-clock time: it shows how much of a difference is other processes' load.
+- Peak memory is measured in a process of its own for each side, since a high-water mark never goes down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Every run of one side, in seconds: wall-clock, and user CPU time summed over threads."""
+
+    wall: tuple[float, ...]
+    user: tuple[float, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Median wall-clock time."""
+        return median(self.wall)
+
+    @property
+    def user_seconds(self) -> float:
+        """Median user CPU time."""
+        return median(self.user)
+
+    def joined(self, other: Timing) -> Timing:
+        """The runs of both."""
+        return Timing(self.wall + other.wall, self.user + other.user)
+
+
+def interleave(sides: Mapping[str, Callable[[], object]], rounds: int, wait: Callable[[], object] | None = None) -> dict[str, Timing]:
+    """Time each side once a round, in reversed order every other round. `wait` ends a device's outstanding work before a clock is read.
+
+    Warming up is the caller's: what the sides compute is checked before they are timed, which runs them.
+    """
+    wall: dict[str, list[float]] = {name: [] for name in sides}
+    user: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds):
+        for name in list(sides)[:: -1 if number % 2 else 1]:
+            started, before = time.perf_counter(), os.times().user
+            sides[name]()
+            if wait is not None:
+                wait()
+            wall[name].append(time.perf_counter() - started)
+            user[name].append(os.times().user - before)
+    return {name: Timing(tuple(wall[name]), tuple(user[name])) for name in sides}
+
+
+def seconds_of(timings: Mapping[str, Timing]) -> Report:
+    """What a report says of each side: median wall-clock and user seconds, and every run."""
+    return {
+        "seconds": {name: timing.seconds for name, timing in timings.items()},
+        "user_seconds": {name: timing.user_seconds for name, timing in timings.items()},
+        "runs": {name: list(timing.wall) for name, timing in timings.items()},
+    }
+
+
+def peak_bytes(arguments: list[str], threads: int) -> int:
+    """What `python -m ARGUMENTS` prints as its peak above its inputs, in bytes: the last line that it writes, by `print_peak`."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"python -m {' '.join(arguments)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    return int(done.stdout.strip().splitlines()[-1])
+
+
+def print_peak(work: Callable[[], object]) -> None:
+    """Run `work` and print by how many bytes this process's resident memory rose above where it stood before, at its highest."""
+    import psutil
+
+    before = psutil.Process().memory_info().rss
+    mark = high_water_bytes()
+    work()
+    peak = high_water_bytes()
+    # A mark that importing or building inputs had already set higher than the work's own would be taken for the work's.
+    assert peak > mark, "the inputs took more memory than the work: its peak can't be seen"
+    print(peak - before)
+
+
+def high_water_bytes() -> int:
+    """The most resident memory that this process ever had."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # getrusage would count what the starting process had, which exec hands on.
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def machine(threads: int) -> Report:
+    """Where and with what the numbers were measured."""
+    import psutil
+
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "load_average": round(os.getloadavg()[0], 2),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in ("torch", "transformers", "trl")},
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def _processor() -> str:
+    """The CPU's name, and the widest vector instructions that torch uses on it."""
+    import torch
+
+    path = Path("/proc/cpuinfo")
+    named = (
+        [line.split(":", 1)[1].strip() for line in path.read_text().splitlines() if line.startswith("model name")] if path.exists() else []
+    )
+    return f"{(named or [platform.processor() or platform.machine()])[0]} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    options.add_argument("--small", action="store_true", help="minute sizes: the checks are made, the ratios mean nothing")
+    options.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads on both sides (default: every core)")
+    options.add_argument("--rounds", type=int, default=None, help="timed runs of each side")
+    return options
+
+
+def use_threads(threads: int) -> None:
+    """Give torch so many threads, and keep libraries from looking for a hub or another device."""
+    import torch
+
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    torch.set_num_threads(threads)
+
+
+def show(measure: Callable[[], Report] | Report, as_json: bool) -> None:
+    """Print a report: numbers by name, nested ones below their heading.
+
+    Standard output gets nothing else: what libraries say while `measure` runs goes to standard error.
+    """
+    if callable(measure):
+        with contextlib.redirect_stdout(sys.stderr):
+            report = measure()
+    else:
+        report = measure
+    if as_json:
+        print(json.dumps(report))
+        return
+    _show(report, 0)
+
+
+def _show(report: Report, depth: int) -> None:
+    width = max(len(name) for name in report)
+    for name, value in report.items():
+        if isinstance(value, dict):
+            print(f"{'  ' * depth}{name}")
+            _show(value, depth + 1)
+        else:
+            print(f"{'  ' * depth}{name:<{width}}  {_text(value)}")
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return " ".join(_text(item) for item in value)
+    return "-" if value is None else str(value)

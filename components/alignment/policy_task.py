@@ -1,0 +1,45 @@
+"""Log-probs of the training responses under the aligned policy, as a task of inference beside the reference's and kept in the same store.
+
+They say what became of each pair, and are the reference log-probs of a training that starts from this policy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from components.alignment.reference_store import ReferenceStore, store_key
+from components.alignment.reference_task import ReferenceTask, reference_context
+from components.config import Settings
+from components.inference.models import OneModel
+from components.preferences.record import read_queries
+from components.vlm.digests import model_digest
+from components.vlm.feature_cache import attach_features
+from components.vlm.processing import Preprocessor
+
+POLICY = Path("artifacts/align/model")
+
+
+def build(settings: Settings, root: Path, arguments: Any = None) -> list[ReferenceTask]:
+    """The one task: all training responses under the model that the stage has just written."""
+    assert arguments is None
+    base, folder = root / settings.model.base, root / POLICY
+    preprocessor = Preprocessor(base, root / "data/preferences", settings.model, settings.features)
+    queries = read_queries(root / "artifacts/validate/train/queries.parquet")
+    # The base's tower is the policy's, or features are off.
+    attach_features(preprocessor, base, queries, settings, root)
+    context = replace(reference_context(settings, base, preprocessor), model=model_digest(folder))
+    return [
+        ReferenceTask(
+            label="log-probs under the policy",
+            unit="query",
+            keys=[store_key(query) for query in queries],
+            store=ReferenceStore(root, context),
+            queries=queries,
+            preprocessor=preprocessor,
+            models=OneModel(settings),
+            folder=folder,
+            settings=settings,
+        )
+    ]

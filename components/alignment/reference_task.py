@@ -1,0 +1,68 @@
+"""Reference log-probs of all responses of both splits, as tasks of inference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.alignment.reference_store import Context, ReferenceStore, store_key
+from components.config import Settings
+from components.files import digest_bytes
+from components.inference.log_probs import LogProbTask
+from components.inference.models import OneModel
+from components.inference.ranks import inference_dtype
+from components.preferences.record import read_queries
+from components.vlm.digests import model_digest, processor_digest
+from components.vlm.feature_cache import attach_features
+from components.vlm.processing import Preprocessor
+
+SPLITS = ("train", "heldout")
+
+
+@dataclass
+class ReferenceTask(LogProbTask):
+    """Log-probs under the base model, kept in the reference store."""
+
+    store: ReferenceStore
+
+    def finish(self) -> None:
+        """Write the last entries."""
+        self.store.flush()
+
+
+def build(settings: Settings, root: Path, arguments: Any = None) -> list[ReferenceTask]:
+    """A task for each split, with one model and one store."""
+    assert arguments is None
+    base = root / settings.model.base
+    preprocessor = Preprocessor(base, root / "data/preferences", settings.model, settings.features)
+    queries = {split: read_queries(root / f"artifacts/validate/{split}/queries.parquet") for split in SPLITS}
+    attach_features(preprocessor, base, [query for split in SPLITS for query in queries[split]], settings, root)
+    models, store = OneModel(settings), ReferenceStore(root, reference_context(settings, base, preprocessor))
+    return [
+        ReferenceTask(
+            label=f"reference log-probs, {split}",
+            unit="query",
+            keys=[store_key(query) for query in queries[split]],
+            store=store,
+            queries=queries[split],
+            preprocessor=preprocessor,
+            models=models,
+            folder=base,
+            settings=settings,
+        )
+        for split in SPLITS
+    ]
+
+
+def reference_context(settings: Settings, base: Path, preprocessor: Preprocessor) -> Context:
+    """What the base's log-probs depend on beside queries and responses."""
+    return Context(
+        model=model_digest(base),
+        processor=processor_digest(base),
+        template=digest_bytes(str(preprocessor.processor.chat_template)),
+        dtype=str(inference_dtype(settings)).removeprefix("torch."),
+        max_length=settings.model.max_length,
+        max_frames=settings.model.max_frames,
+        row_tokens=settings.training.row_tokens,
+    )

@@ -1,0 +1,144 @@
+"""Critiques and scores of all responses, as a task of inference (paper section 3).
+
+A query's responses are written and scored together, in batches of about `critique.batch_size` responses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.config import Settings
+from components.critique.writing import write_critiques
+from components.files import digest_bytes
+from components.inference.models import OneModel
+from components.inference.ranks import Ranks, inference_dtype
+from components.inference.task import InferenceTask, Work
+from components.preferences.record import Query, read_queries
+from components.reward.model import HEAD_FILE, RewardModel
+from components.reward.scoring import Judged, score
+from components.storage.content_cache import ContentCache
+from components.vlm.decoding import Alone, InStep
+from components.vlm.digests import model_digest, processor_digest
+from components.vlm.feature_cache import attach_features
+from components.vlm.processing import Preprocessor
+
+Opinion = tuple[str, float]  # critique and score of a response
+SPLITS = ("train", "heldout")
+
+
+@dataclass
+class CritiqueTask(InferenceTask):
+    """(critique, score) of every response of every query."""
+
+    queries: Sequence[Query]
+    preprocessor: Preprocessor
+    models: OneModel
+    folder: Path
+    settings: Settings
+
+    def plan(self) -> list[list[int]]:
+        """Queries of like length together, about `critique.batch_size` responses a batch."""
+        return plan_parts(self.preprocessor, self.queries, self.settings)
+
+    def size(self, item: int) -> int:
+        """Responses of a query."""
+        return len(self.queries[item].responses)
+
+    def compute(self, items: Sequence[int], ranks: Ranks) -> list[list[Opinion]]:
+        """Write, then score."""
+        reward = self.models.reward(self.folder, ranks)
+        return judge_together(reward, self.preprocessor, [self.queries[item] for item in items], self.settings, ranks, self.work)
+
+    def parameters(self) -> int:
+        """The reward model's."""
+        return self.models.weights_in_path(tower=self.preprocessor.features is None)
+
+    def opinions(self) -> list[list[Opinion]]:
+        """What was computed, query by query."""
+        return [[(text, float(value)) for text, value in found] for found in self.results()]
+
+
+def build(settings: Settings, root: Path, arguments: Any = None) -> list[CritiqueTask]:
+    """A task for each split. Both use one preprocessor, one model and one cache."""
+    assert arguments is None
+    folder = root / "artifacts/reward/model"
+    preprocessor = Preprocessor(folder, root / "data/preferences", settings.model, settings.features)
+    queries = {split: read_queries(root / f"artifacts/validate/{split}/queries.parquet") for split in SPLITS}
+    attach_features(preprocessor, folder, [query for split in SPLITS for query in queries[split]], settings, root)
+    models, cache, context = OneModel(settings), ContentCache(root, "critiques"), critique_context(settings, folder)
+    return [
+        CritiqueTask(
+            label=f"critiques, {split}",
+            unit="response",
+            keys=[query_key(query, context) for query in queries[split]],
+            store=cache,
+            queries=queries[split],
+            preprocessor=preprocessor,
+            models=models,
+            folder=folder,
+            settings=settings,
+        )
+        for split in SPLITS
+    ]
+
+
+def plan_parts(preprocessor: Preprocessor, queries: Sequence[Query], settings: Settings) -> list[list[int]]:
+    """Query indices in parts of about `critique.batch_size` responses, like lengths together; from the queries alone."""
+    lengths = [len(preprocessor.judge_root(query, settings.reward.instruction).input_ids) for query in queries]
+    parts: list[list[int]] = [[]]
+    size = 0
+    for index in sorted(range(len(queries)), key=lambda item: (-lengths[item], item)):
+        if size and size + len(queries[index].responses) > settings.critique.batch_size:
+            parts.append([])
+            size = 0
+        parts[-1].append(index)
+        size += len(queries[index].responses)
+    return parts
+
+
+def judge_together(
+    reward: RewardModel,
+    preprocessor: Preprocessor,
+    queries: Sequence[Query],
+    settings: Settings,
+    step: InStep | None = None,
+    work: Work | None = None,
+) -> list[list[Opinion]]:
+    """(critique, score) of every response of `queries`, written and scored in one go."""
+    step, work = step or Alone(), work or Work()
+    items = [(query, response.text) for query in queries for response in query.responses]
+    texts = write_critiques(
+        reward.model,
+        preprocessor,
+        items,
+        instruction=settings.reward.instruction,
+        max_new_tokens=settings.critique.max_new_tokens,
+        batch_size=settings.critique.batch_size,
+        step=step,
+        count=work.add,
+    )
+    judged = [Judged(query, response, text) for (query, response), text in zip(items, texts, strict=True)]
+    scores = score(reward, preprocessor, judged, instruction=settings.reward.instruction, step=step, count=work.add)
+    flat = iter(zip(texts, scores, strict=True))
+    return [[next(flat) for _ in query.responses] for query in queries]
+
+
+def critique_context(settings: Settings, folder: Path) -> str:
+    """Digest of what opinions depend on beside the query: model, processor, instruction and settings, but not how many ranks share them."""
+    return digest_bytes(
+        model_digest(folder),
+        processor_digest(folder),
+        (folder / HEAD_FILE).read_bytes(),
+        settings.reward.instruction,
+        settings.critique.model_dump_json(include={"max_new_tokens", "batch_size", "threads"}),
+        str(settings.model.max_frames),
+        str(inference_dtype(settings)),
+    )
+
+
+def query_key(query: Query, context: str) -> str:
+    """Key of a query's opinions: prompt, media bytes, responses, and `context` (model, processor, instruction, settings)."""
+    return digest_bytes(context, query.prompt, query.media_kind or "", query.media_digest or "", *(r.text for r in query.responses))

@@ -1,0 +1,269 @@
+"""What evaluation computes with models, as tasks of inference: answers and log-probs of policies, opinions and scores of the reward model.
+
+Results are kept in .mmalign/cache/evaluate.sqlite under keys of model, query, settings and code, so that a killed evaluation goes on where it
+was. `policy_tasks` and `reward_tasks` are what the ranks build from their arguments; the stage runs the first, judges the answers, and runs
+the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.config import Settings
+from components.critique.task import Opinion, critique_context
+from components.critique.writing import write_critiques
+from components.evaluation.results import code_digest
+from components.files import digest_bytes
+from components.inference.log_probs import LogProbTask
+from components.inference.models import OneModel
+from components.inference.ranks import Ranks, inference_dtype
+from components.inference.task import InferenceTask
+from components.preferences.record import Query, read_queries
+from components.reward.scoring import SCORING_ROW_TOKENS, SCORING_ROWS, Judged, judge_branch, score
+from components.storage.content_cache import ContentCache
+from components.vlm.decoding import decode
+from components.vlm.digests import model_digest, processor_digest
+from components.vlm.families import Root
+from components.vlm.feature_cache import attach_features
+from components.vlm.planning import plan_batches
+from components.vlm.processing import Preprocessor
+from components.vlm.trees import tree_tokens
+
+MEDIA = Path("data/preferences")
+HELDOUT = Path("artifacts/validate/heldout/queries.parquet")
+REWARD_MODEL = Path("artifacts/reward/model")
+POLICIES, REWARDS = "components.evaluation.tasks:policy_tasks", "components.evaluation.tasks:reward_tasks"
+
+
+@dataclass
+class _ModelTask(InferenceTask):
+    """What all tasks of evaluation hold."""
+
+    preprocessor: Preprocessor
+    models: OneModel
+    folder: Path
+    settings: Settings
+
+    def parameters(self) -> int:
+        """The model's."""
+        return self.models.weights_in_path(tower=self.preprocessor.features is None)
+
+
+@dataclass
+class AnswerTask(_ModelTask):
+    """[answer, whether it ended before its last token] of a policy to every query, greedily."""
+
+    queries: Sequence[Query]
+
+    def plan(self) -> list[list[int]]:
+        """`evaluate.batch_size` queries a batch, the longest prompts first."""
+        return _longest_first(
+            [len(self.preprocessor.policy_root(query).input_ids) for query in self.queries], self.settings.evaluate.batch_size
+        )
+
+    def compute(self, items: Sequence[int], ranks: Ranks) -> list[tuple[str, bool]]:
+        """Write the answers of a batch."""
+        limit = self.settings.evaluate.max_new_tokens
+        tokens = decode(
+            self.models.policy(self.folder, ranks),
+            [self.preprocessor.policy_root(self.queries[item]) for item in items],
+            [[] for _ in items],
+            max_new_tokens=limit,
+            batch_size=self.settings.evaluate.batch_size,
+            end_id=self.preprocessor.end_id,
+            step=ranks,
+            count=self.work.add,
+        )
+        return [(str(self.preprocessor.tokenizer.decode(ids, skip_special_tokens=True)), len(ids) < limit) for ids in tokens]
+
+
+@dataclass
+class OpinionTask(_ModelTask):
+    """(critique, score) by the reward model of every (query, response); `blank` judges over grey media of the same size."""
+
+    rows: Sequence[tuple[Query, str]]
+    blank: bool = False
+
+    def plan(self) -> list[list[int]]:
+        """`critique.batch_size` different responses a batch, those of one root together, the longest roots first."""
+        distinct = list({key: item for item, key in reversed(list(enumerate(self.keys)))}.values())
+        roots = {item: self._root(self.rows[item][0]).input_ids for item in sorted(distinct)}
+        first: dict[tuple[int, ...], int] = {}
+        places = {item: first.setdefault(root, item) for item, root in roots.items()}
+        order = sorted(roots, key=lambda item: (-len(roots[item]), places[item], item))
+        size = self.settings.critique.batch_size
+        return [order[start : start + size] for start in range(0, len(order), size)]
+
+    def compute(self, items: Sequence[int], ranks: Ranks) -> list[Opinion]:
+        """Write a batch's critiques, then score on them."""
+        rows, instruction = [self.rows[item] for item in items], self.settings.reward.instruction
+        reward = self.models.reward(self.folder, ranks)
+        texts = write_critiques(
+            reward.model,
+            self.preprocessor,
+            rows,
+            instruction=instruction,
+            max_new_tokens=self.settings.critique.max_new_tokens,
+            batch_size=self.settings.critique.batch_size,
+            blank=self.blank,
+            step=ranks,
+            count=self.work.add,
+        )
+        judged = [Judged(query, response, text) for (query, response), text in zip(rows, texts, strict=True)]
+        scores = score(reward, self.preprocessor, judged, instruction=instruction, blank=self.blank, step=ranks, count=self.work.add)
+        return list(zip(texts, scores, strict=True))
+
+    def opinions(self) -> list[Opinion]:
+        """What was computed, row by row."""
+        return [(text, float(value)) for text, value in self.results()]
+
+    def _root(self, query: Query) -> Root:
+        return self.preprocessor.judge_root(query, self.settings.reward.instruction, blank=self.blank)
+
+
+@dataclass
+class ScoreTask(_ModelTask):
+    """The reward model's scores of every response of every query, on critiques that are given (one a response)."""
+
+    rows: Sequence[tuple[Query, Sequence[str]]]
+
+    def plan(self) -> list[list[int]]:
+        """Batches of packed rows, the fullest first."""
+        lengths = []
+        for query, critiques in self.rows:
+            branches = [
+                len(judge_branch(self.preprocessor, response.text, critique, learn=False).input_ids)
+                for response, critique in zip(query.responses, critiques, strict=True)
+            ]
+            root = self.preprocessor.judge_root(query, self.settings.reward.instruction)
+            lengths.append(tree_tokens(len(root.input_ids), branches))
+        return plan_batches(range(len(lengths)), lengths, row_tokens=SCORING_ROW_TOKENS, batch_rows=SCORING_ROWS)
+
+    def compute(self, items: Sequence[int], ranks: Ranks) -> list[list[float]]:
+        """One forward pass."""
+        judged = [
+            Judged(query, response.text, critique)
+            for query, critiques in (self.rows[item] for item in items)
+            for response, critique in zip(query.responses, critiques, strict=True)
+        ]
+        reward = self.models.reward(self.folder, ranks)
+        instruction = self.settings.reward.instruction
+        flat = iter(score(reward, self.preprocessor, judged, instruction=instruction, step=ranks, count=self.work.add))
+        return [[next(flat) for _ in self.rows[item][0].responses] for item in items]
+
+    def scores(self) -> list[float]:
+        """What was computed, response by response."""
+        return [float(value) for values in self.results() for value in values]
+
+
+def policy_tasks(settings: Settings, root: Path, arguments: dict[str, str]) -> list[AnswerTask | LogProbTask]:
+    """For each policy of `arguments` (name to folder): its answers to the held-out queries, and the log-probs of their responses.
+
+    The base's log-probs are in the reference table: for the policy "base" there is no such task.
+    """
+    queries = read_queries(root / HELDOUT)
+    base = root / settings.model.base
+    preprocessor = Preprocessor(base, root / MEDIA, settings.model, settings.features)
+    attach_features(preprocessor, base, queries, settings, root)
+    models, cache, code = OneModel(settings), ContentCache(root, "evaluate"), code_digest()
+    tasks: list[AnswerTask | LogProbTask] = []
+    for name, place in arguments.items():
+        folder = root / place
+        shared: dict[str, Any] = {
+            "store": cache,
+            "queries": queries,
+            "preprocessor": preprocessor,
+            "models": models,
+            "folder": folder,
+            "settings": settings,
+        }
+        context = digest_bytes(
+            model_digest(folder), processor_digest(base), str(settings.model.max_frames), str(inference_dtype(settings)), code
+        )
+        answering = settings.evaluate.model_dump_json(include={"max_new_tokens", "batch_size", "threads"})
+        keys = [digest_bytes("answer", context, answering, *_identity(query)) for query in queries]
+        tasks.append(AnswerTask(label=f"answers of the {name} policy", unit="query", keys=keys, **shared))
+        if name != "base":
+            lengths = f"{settings.training.row_tokens} {settings.evaluate.threads}"
+            keys = [digest_bytes("log-probs", context, lengths, *_identity(query), *(r.text for r in query.responses)) for query in queries]
+            tasks.append(LogProbTask(label=f"log-probs under the {name} policy", unit="query", keys=keys, **shared))
+    return tasks
+
+
+def reward_tasks(settings: Settings, root: Path, arguments: dict[str, Any]) -> list[OpinionTask | ScoreTask]:
+    """What the reward model in `arguments["folder"]` says of the held-out responses.
+
+    `arguments["own"]`: its opinions of all responses, and nothing else. Without it: over blanked media, scores on given critiques, scores
+    without one, and opinions of `arguments["answers"]`, rows of (query index, answer).
+    """
+    queries = read_queries(root / HELDOUT)
+    folder = root / arguments["folder"]
+    preprocessor = Preprocessor(folder, root / MEDIA, settings.model, settings.features)
+    attach_features(preprocessor, folder, queries, settings, root)
+    context = digest_bytes(critique_context(settings, folder), str(settings.evaluate.threads), code_digest())
+    shared: dict[str, Any] = {
+        "store": ContentCache(root, "evaluate"),
+        "preprocessor": preprocessor,
+        "models": OneModel(settings),
+        "folder": folder,
+        "settings": settings,
+    }
+    rows = [(query, response.text) for query in queries for response in query.responses]
+    if arguments.get("own"):
+        keys = [digest_bytes("own", context, *_identity(query), text) for query, text in rows]
+        return [OpinionTask(label="critiques", unit="response", keys=keys, rows=rows, **shared)]
+    blank = [digest_bytes("blank", context, *blank_identity(preprocessor, settings, query), text) for query, text in rows]
+    given = [(query, [response.critique or "" for response in query.responses]) for query in with_critiques(queries)]
+    bare = [(query, [""] * len(query.responses)) for query in queries]
+    answers = [(queries[index], str(answer)) for index, answer in arguments["answers"]]
+    return [
+        OpinionTask(label="critiques over blanked media", unit="response", keys=blank, rows=rows, blank=True, **shared),
+        *(
+            ScoreTask(
+                label=f"scores {name}",
+                unit="query",
+                keys=[digest_bytes("score", context, *_identity(q), *(r.text for r in q.responses), *texts) for q, texts in judged],
+                rows=judged,
+                **shared,
+            )
+            for name, judged in (("on given critiques", given), ("without critiques", bare))
+        ),
+        OpinionTask(
+            label="critiques of answers",
+            unit="answer",
+            keys=[digest_bytes("own", context, *_identity(query), answer) for query, answer in answers],
+            rows=answers,
+            **shared,
+        ),
+    ]
+
+
+def with_critiques(queries: Sequence[Query]) -> list[Query]:
+    """The queries whose responses all have a given critique."""
+    return [query for query in queries if all(response.critique for response in query.responses)]
+
+
+def blank_identity(preprocessor: Preprocessor, settings: Settings, query: Query) -> tuple[str, ...]:
+    """What a judge reads of a query over blanked media. Blanking makes inputs alike (one question, one size): they are judged once."""
+    root = preprocessor.judge_root(query, settings.reward.instruction, blank=True)
+    # Small tensors say sizes and grids; of pixels the shape is enough, since all are grey.
+    media = [
+        f"{name}{tuple(tensor.shape)}{tensor.flatten().tolist() if tensor.dtype == torch.int64 else ''}"
+        for medium in root.media
+        for name, tensor in sorted(medium.tensors.items())
+    ]
+    return str(root.input_ids), *media
+
+
+def _identity(query: Query) -> tuple[str, str, str]:
+    return query.prompt, query.media_kind or "", query.media_digest or ""
+
+
+def _longest_first(lengths: Sequence[int], size: int) -> list[list[int]]:
+    order = sorted(range(len(lengths)), key=lambda item: (-lengths[item], item))
+    return [order[start : start + size] for start in range(0, len(order), size)]

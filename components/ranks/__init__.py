@@ -1,0 +1,1 @@
+"""Starting the processes of one stage, following them and telling why they failed."""

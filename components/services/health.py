@@ -1,0 +1,30 @@
+"""Whether a service answers."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from components.services import postgres
+from components.services.state import read_addresses, read_secrets
+
+TIMEOUT_SECONDS = 5.0
+
+
+def answers(url: str) -> bool:
+    """Whether an address that needs no password answers with 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 -- http to a server of our own
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def healthy(root: Path) -> dict[str, bool]:
+    """Which of the servers answer, by name; the worker has no address and is not among them."""
+    addresses = read_addresses(root)
+    if addresses is None:
+        return {}
+    found = {"prefect": answers(f"{addresses.prefect}/api/health"), "mlflow": answers(f"{addresses.mlflow}/health")}
+    return {"postgres": postgres.answers(addresses, read_secrets(root)), **found}

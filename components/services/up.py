@@ -1,0 +1,133 @@
+"""Bringing the services of a checkout up, and down."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.config import ServicesSettings
+from components.errors import StageFault, UserError
+from components.services import postgres, supervision
+from components.services.carry import CARRIED, carry_record
+from components.services.health import healthy
+from components.services.programs import wait_for
+from components.services.state import (
+    Addresses,
+    read_addresses,
+    read_secrets,
+    secrets_file,
+    settle_addresses,
+    settle_secrets,
+    state_folder,
+)
+
+START_SECONDS = 600.0  # until all answer: half a minute is usual, the first time on a busy machine takes minutes
+FAILING_LOOKS = 20  # half a second apart, at a service that has ended and waits to be started again: it will not come up
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+@dataclass(frozen=True)
+class Running:
+    """Services that answer. `supervisor` is None where they ran before."""
+
+    addresses: Addresses
+    supervisor: subprocess.Popen[bytes] | None
+    carried: dict[str, int]
+
+
+def bring_up(root: Path, settings: ServicesSettings, say: Callable[[str], None]) -> Running:
+    """Start what is not running and wait until all answer.
+
+    Raises UserError for settings that can't be, StageFault with the log of a service that does not come up.
+    """
+    addresses = read_addresses(root)
+    if addresses is not None and supervision.states(root, read_secrets(root)):
+        _wait(root, None, say)
+        return Running(addresses, None, {})
+    if supervision.processes(root):
+        say("ending what an earlier start has left behind")
+        supervision.stop(root, None)
+    kept = settle_secrets(root)
+    addresses = settle_addresses(root, settings)
+    if addresses.host not in LOOPBACK:
+        say(f"the servers answer on {addresses.host}: passwords go over the wire unless TLS stands before them")
+    carried = _carry(root, addresses, say)
+    supervisor = supervision.start(root, addresses, kept, settings)
+    try:
+        _wait(root, supervisor, say)
+    except BaseException:
+        supervision.stop(root, kept)
+        raise
+    return Running(addresses, supervisor, carried)
+
+
+def bring_down(root: Path) -> int:
+    """End all services; the number of processes that had to be killed. Raises UserError where the checkout has none."""
+    if read_addresses(root) is None:
+        raise UserError(f"{root} has no services: `mmalign up` starts them")
+    return supervision.stop(root, read_secrets(root) if secrets_file(root).is_file() else None)
+
+
+def _carry(root: Path, addresses: Addresses, say: Callable[[str], None]) -> dict[str, int]:
+    """The first start brings the checkout's own record along, while nothing else uses the database."""
+    if (state_folder(root) / CARRIED).is_file():
+        return {}
+    kept = read_secrets(root)
+    database = None
+    if not addresses.external_database:
+        postgres.initialise(state_folder(root), kept)
+        log = supervision.log_folder(root) / "postgres.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            database = subprocess.Popen(
+                postgres.server_command(state_folder(root), addresses.postgres_port),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+    try:
+        wait_for("PostgreSQL", lambda: _alive(database) and postgres.answers(addresses, kept), 60)
+        postgres.make_databases(addresses, kept)
+        counts = carry_record(root, addresses, kept)
+    finally:
+        if database is not None:
+            database.send_signal(2)  # SIGINT: quick and clean
+            database.wait(60)
+    if counts.get("runs"):
+        versions = counts.get("model_versions", 0)
+        say(f"carried over from mlflow.db: {counts['runs']} runs, {versions} model versions (the file stays as it was)")
+    return counts
+
+
+def _alive(process: subprocess.Popen[bytes] | None) -> bool:
+    if process is not None and process.poll() is not None:
+        raise StageFault(f"PostgreSQL ended with code {process.returncode}; its log lies in the state folder")
+    return True
+
+
+def _wait(root: Path, supervisor: subprocess.Popen[bytes] | None, say: Callable[[str], None]) -> None:
+    kept = read_secrets(root)
+    until = time.monotonic() + START_SECONDS
+    said: set[str] = set()
+    failing: Counter[str] = Counter()
+    while True:
+        states = supervision.states(root, kept)
+        failing.update(name for name, state in states.items() if state in {"BACKOFF", "FATAL"})
+        found = healthy(root)
+        up = {name for name, answers in found.items() if answers} | ({"worker"} if states.get("worker") == "RUNNING" else set())
+        for name in sorted(up - said):
+            say(f"{name} answers" if name != "worker" else "worker runs")
+        said |= up
+        if len(up) == len(found) + 1:
+            return
+        fatal = [name for name, looks in failing.items() if looks > FAILING_LOOKS]
+        if fatal or time.monotonic() > until or (supervisor is not None and supervisor.poll() is not None):
+            name = (fatal or sorted({*found, "worker"} - up))[0]
+            log = supervision.log_folder(root) / f"{name}.log"
+            raise StageFault(f"{name} did not come up; its log: {log}")
+        time.sleep(0.5)

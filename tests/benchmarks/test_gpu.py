@@ -1,0 +1,85 @@
+"""The GPU benchmark without a GPU: its count of operations, its search, and a dry run of all of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import gpu
+from benchmarks._models import build_model, build_processor, build_task
+from benchmarks._operations import language_operations, projector_operations, tower_operations, tree_pairs
+from components.vlm.families import family_of
+from components.vlm.logprobs import TreeModel
+from components.vlm.trees import build_batch
+
+
+def counted(work: Any) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        work()
+    return int(counter.get_total_flops())
+
+
+def test_operations_are_those_that_torch_counts() -> None:
+    processor = build_processor(gpu.DRY.side)
+    model = build_model(gpu.DRY, processor)
+    task = build_task(gpu.DRY, processor, model.config, responses=3, root_tokens=40, response_tokens=8)
+    batch = build_batch([task.tree], task.tree.tokens, "cpu", 0)
+    tower = counted(lambda: family_of(model.config).tower(model, task.root.media))
+    tokens = task.tree.tokens
+    # torch counts the whole square of attention, masked or not.
+    language = language_operations(gpu.DRY, tokens, tokens**2, 3 * 8)
+    assert tower == tower_operations(gpu.DRY)
+    assert counted(lambda: TreeModel(model)(batch)) == language + projector_operations(gpu.DRY) + tower
+
+
+def test_pairs_are_the_entries_that_the_mask_lets_through() -> None:
+    processor = build_processor(gpu.DRY.side)
+    model = build_model(gpu.DRY, processor)
+    task = build_task(gpu.DRY, processor, model.config, responses=3, root_tokens=40, response_tokens=8)
+    mask = build_batch([task.tree], task.tree.tokens, "cpu", 0).mask_R1LL(torch.float32)
+    assert tree_pairs(40, [8] * 3) == int((mask == 0).sum())
+
+
+@pytest.mark.parametrize("fitting", [100, 1023, 1024, 3000, 9000, 99_999])
+def test_the_longest_root_is_found_to_a_grain(fitting: int) -> None:
+    tried: list[int] = []
+
+    def works(tokens: int) -> bool:
+        tried.append(tokens)
+        return tokens <= fitting
+
+    found = gpu.longest_root(works, 1000, 16_000, 512)
+    if fitting < 1000:
+        assert found is None
+    else:
+        assert found is not None
+        assert found == 16_000 or found <= fitting < found + 512
+    assert max(tried) <= 16_000
+    assert len(tried) < 12
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure")
+def test_without_a_gpu_it_says_so_and_ends_well(capsys: pytest.CaptureFixture[str]) -> None:
+    gpu.main(["--json"])
+    assert json.loads(capsys.readouterr().out) == {"skipped": "no GPU"}
+
+
+@pytest.mark.slow
+def test_a_dry_run_goes_through_everything() -> None:
+    report = gpu.run(dry=True, threads=1, rounds=1)
+    for model in report["models"].values():
+        assert model["losses"]["tree"] == pytest.approx(model["losses"]["trl"], rel=0.05)
+        assert model["speedup_vs_trl_stored"] > 0
+        for attention in gpu.ATTENTIONS:
+            assert model[attention]["step_seconds"] > 0
+            assert model[attention]["longest_root_tokens"] == 160
+            assert model[attention]["mfu"] is None
+
+
+def test_without_trl_its_keys_are_null(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "find_spec", lambda _: None)
+    assert gpu.against_trl(gpu.DRY_CASES["0.5b"], 1, "cpu")["trl_seconds"] is None

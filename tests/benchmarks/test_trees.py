@@ -1,0 +1,54 @@
+"""The benchmark of trees at minute sizes: what its sides compute is the same, and it notices when it is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import trees
+
+SIZES = trees.SMALL_CASES["k4"]
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    return trees.run(small=True, threads=1, rounds=2)
+
+
+def test_the_keys_are_there(report: dict[str, Any]) -> None:
+    ratios = ("vs_pairwise", "vs_trl", "vs_trl_stored", "vs_trl_k5", "vs_trl_stored_k5")
+    assert all(report[f"speedup_{name}"] > 0 for name in ratios)
+    assert report["speedup_vs_trl"] == report["k4"]["seconds"]["trl"] / report["k4"]["seconds"]["tree"]
+    assert report["k4"]["seconds"].keys() == {"tree", "tree_stored", "pairwise", "trl"}
+    assert report["k4"]["trl_batch"] in report["k4"]["trl_tried_seconds"]
+    assert {len(runs) for runs in report["k5"]["runs"].values()} == {2}
+
+
+def test_all_sides_compute_one_loss_and_one_gradient(report: dict[str, Any]) -> None:
+    assert report["max_rel_grad_error"] <= 5e-5
+    for case in (report["k4"], report["k5"]):
+        losses = list(case["losses"].values())
+        assert losses == pytest.approx([losses[0]] * len(losses), rel=1e-5)
+        assert all(error <= 5e-5 for error in case["rel_grad_error"].values())
+
+
+def test_lengths_are_those_that_are_told(report: dict[str, Any]) -> None:
+    assert report["k4"]["tree_tokens"] == SIZES.root_tokens + SIZES.responses * SIZES.response_tokens
+    assert report["k4"]["pair_tokens"] == 12 * (SIZES.root_tokens + SIZES.response_tokens)
+
+
+def test_the_update_does_not_move_the_weights(tmp_path: Path) -> None:
+    steps = trees.Steps(SIZES, tmp_path)
+    before = {name: value.clone() for name, value in steps.policy.state_dict().items()}
+    steps.step(steps.by_tree)()
+    assert all(value.equal(before[name]) for name, value in steps.policy.state_dict().items())
+    assert steps.optimiser.state
+
+
+def test_a_side_that_computes_something_else_is_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trees, "BETA", 0.2)
+    monkeypatch.setattr(trees.Steps, "by_stored_tree", lambda self: self.by_tree(self.stored_K + 1.0 * self.stored_K.argsort()))
+    with pytest.raises(SystemExit, match="different losses"):
+        trees.measure(SIZES, 2, pairwise=True)

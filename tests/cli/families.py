@@ -1,0 +1,10 @@
+"""What the pipeline supports, as the adapters have it."""
+
+from __future__ import annotations
+
+
+def real_families() -> set[str]:
+    """The model types that have an adapter."""
+    from components.vlm.families import FAMILIES
+
+    return set(FAMILIES)

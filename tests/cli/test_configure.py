@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.cli.configure import PROFILES, apply, header, names, profile_values
+from components.config import known_keys, load_settings
+from components.errors import UserError
+from tests.checkout import ROOT, mmalign
+
+OTHERS = [name for name in names(ROOT / PROFILES) if name != "demo"]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with the shipped settings and profiles."""
+    shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
+    shutil.copytree(ROOT / PROFILES, tmp_path / PROFILES)
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    return tmp_path
+
+
+def test_the_profiles_are_those_that_the_documentation_names() -> None:
+    assert OTHERS == ["internvl3-1b", "internvl3-8b", "llava-ov-0.5b", "llava-ov-7b", "qwen2-vl-7b", "qwen2.5-vl-7b", "qwen3-vl-8b"]
+    text = (ROOT / "docs/real-models.md").read_text()
+    assert all(f"`{name}`" in text for name in OTHERS)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_there_and_back_leaves_the_shipped_settings_to_the_byte(place: Path, name: str) -> None:
+    assert apply(place, name, [])
+    assert (place / "params.yaml").read_bytes() != (ROOT / "params.yaml").read_bytes()
+    assert (
+        load_settings(place / "params.yaml").model.base
+        == Path("data/models") / header(place / f"profiles/{name}.yaml")["checkpoint"].split("/")[1]
+    )
+    apply(place, "demo", [])
+    assert (place / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_demo_profile_knows_every_key_that_another_changes_and_every_key_says_its_source(name: str) -> None:
+    keys = {key for key, _ in profile_values(ROOT / PROFILES, name)}
+    assert keys <= set(known_keys())
+    assert keys <= {key for key, _ in profile_values(ROOT / PROFILES, "demo")}
+    about = header(ROOT / PROFILES / f"{name}.yaml")
+    assert about["checkpoint"].count("/") == 1
+    assert "GPU" in about["machine"]
+    for line in (ROOT / PROFILES / f"{name}.yaml").read_text().splitlines():
+        value = line.partition("#")[0]
+        if ": " in value and not line.startswith("#"):
+            assert line.partition("#")[2].strip().startswith(("ours", "paper", "where")), line
+
+
+def test_the_paper_settings_are_the_papers() -> None:
+    seven = dict(profile_values(ROOT / PROFILES, "llava-ov-7b"))
+    assert {
+        key: yaml.safe_load(seven[f"alignment.{key}"]) for key in ("beta", "beta_weight", "beta_scale", "beta_schedule", "warmup_share")
+    } == {
+        "beta": 0.1,
+        "beta_weight": 0.5,
+        "beta_scale": 0.5,
+        "beta_schedule": "drs",
+        "warmup_share": 0.1,
+    }
+    for name in OTHERS:
+        values = dict(profile_values(ROOT / PROFILES, name))
+        assert float(values["alignment.learning_rate"]) in {1e-7, 5e-7, 1e-6, 5e-6, 1e-5}
+        assert float(values["alignment.sft_weight"]) in {0, 0.1, 0.25, 0.5, 1}
+        assert float(values["training.parts.tower"]) == 0
+    assert float(dict(profile_values(ROOT / PROFILES, "internvl3-1b"))["alignment.sft_weight"]) == 0
+
+
+def test_only_values_change_and_a_setting_goes_over_the_profile(place: Path) -> None:
+    changes = apply(place, "qwen3-vl-8b", ["training.ranks=4", "alignment.learning_rate=5e-7"])
+    assert changes["training.ranks"] == (2, 4)
+    assert changes["alignment.learning_rate"] == (0.0004, 5e-7)
+    assert "alignment.beta" not in changes
+    comments = [[line.partition("#")[2] for line in (folder / "params.yaml").read_text().splitlines()] for folder in (ROOT, place)]
+    assert comments[0] == comments[1]
+    assert apply(place, "qwen3-vl-8b", ["training.ranks=4", "alignment.learning_rate=5e-7"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("training:\n  rank: 8\n", r"profiles/mine\.yaml: unknown key 'training\.rank'; did you mean 'training\.ranks'\?"),
+        ("training:\n  ranks: 0\n", r"profiles/mine\.yaml: 'training\.ranks' is 0"),
+        ("training: [\n", r"mine\.yaml is not valid YAML"),
+        ("- training\n", r"must be a mapping of sections"),
+        ("alignment:\n  loss_type: ipo\n", r"IPO goes with alignment\.beta_schedule constant"),
+    ],
+)
+def test_a_broken_profile_changes_nothing(place: Path, text: str, sentence: str) -> None:
+    (place / "profiles/mine.yaml").write_text(text)
+    with pytest.raises(UserError, match=sentence) as error:
+        apply(place, "mine", [])
+    assert "\n" not in str(error.value)
+    assert (place / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
+
+
+def test_the_command_lists_writes_and_refuses(place: Path) -> None:
+    listed = json.loads(mmalign(place, "configure", "--list", "--json").stdout)
+    assert listed["qwen2.5-vl-7b"]["checkpoint"] == "Qwen/Qwen2.5-VL-7B-Instruct"
+    done = mmalign(place, "configure", "--profile", "qwen2.5-vl-7b", "--set", "training.ranks=4")
+    assert "training.ranks: 2 -> 4" in done.stdout
+    assert "model.attention: sdpa -> flex_attention" in done.stdout
+    for arguments, sentence in (
+        (("--profile", "qwen9"), "there is no such profile; there are demo, internvl3-1b"),
+        ((), "nothing to configure"),
+    ):
+        refused = mmalign(place, "configure", *arguments)
+        assert refused.returncode == 2
+        assert sentence in refused.stderr
+        assert refused.stderr.count("\n") == 1

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from components.capacity.devices import known
+from components.capacity.plan import make_plan
+from components.cli.configure import apply
+from components.cli.plan_memory import render, size
+from components.config import load_settings
+from tests.checkout import ROOT, mmalign
+
+DOCUMENT = ROOT / "docs/real-models.md"
+# The plans that docs/real-models.md shows: a profile, settings over it, and a device.
+STAGES = ("training", "critique", "reference", "evaluate")
+SHOWN = {
+    "profile": ("llava-ov-7b", [], "h100"),
+    "small device": ("llava-ov-7b", [], "a100-40gb"),
+    "four gpus": (
+        "llava-ov-7b",
+        [*(f"{stage}.ranks=4" for stage in STAGES), "training.zero_stage=2", "training.gradient_checkpointing=false"],
+        "h100",
+    ),
+    "lora": ("llava-ov-7b", [*(f"{stage}.ranks=1" for stage in STAGES), "model.lora.rank=16", "training.zero_stage=2"], "l40s"),
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with the shipped settings, profiles and engine files, and no model."""
+    shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
+    shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
+    shutil.copytree(ROOT / "infra/deepspeed", tmp_path / "infra/deepspeed")
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    return tmp_path
+
+
+def shown(place: Path, profile: str, assignments: list[str], device: str) -> str:
+    """The plan as the command prints it on a terminal of 100 columns."""
+    apply(place, profile, assignments)
+    written = io.StringIO()
+    plan = make_plan(load_settings(place / "params.yaml"), place, known(device))
+    Console(file=written, width=100, highlight=False).print(render(plan))
+    return "\n".join(line.rstrip() for line in written.getvalue().splitlines())
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_plans_in_the_documentation_are_what_the_command_prints(place: Path, name: str) -> None:
+    opening = f"<!-- plan: {name} -->\n```\n"
+    text = DOCUMENT.read_text()
+    assert opening in text
+    block = text.partition(opening)[2].partition("\n```")[0]
+    # python -m tests.cli.test_plan_memory writes the blocks again
+    assert block == shown(place, *SHOWN[name])
+
+
+def test_a_plan_needs_no_gpu_no_weights_and_no_torch(place: Path) -> None:
+    apply(place, "qwen2.5-vl-7b", [])
+    script = (
+        "import sys\nfrom components.cli.main import main\n"
+        "sys.argv = ['mmalign', 'plan', '--memory']\ncode = main()\n"
+        "print(code, *sorted(set(sys.modules) & {'torch', 'transformers', 'dvc', 'pandas'}))"
+    )
+    environment = {"PATH": "/nowhere", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script], cwd=place, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0"
+    assert "no GPU is visible here" in done.stdout
+    assert "no rate measured: mmalign bench rate" in done.stdout
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+
+
+def test_what_does_not_fit_ends_with_1_and_the_changes(place: Path) -> None:
+    apply(place, "llava-ov-7b", ["training.gradient_checkpointing=false"])
+    done = mmalign(place, "plan", "--memory", "--device", "a100-40gb", "--json")
+    assert done.returncode == 1
+    told = json.loads(done.stdout)
+    assert told["stages"]["align"]["fits"] is False
+    assert "training.gradient_checkpointing=true" in told["changes"]
+    assert mmalign(place, "plan", "--memory", "--device", "h200").returncode == 0
+
+
+def test_a_setting_is_planned_and_not_written(place: Path) -> None:
+    before = (place / "params.yaml").read_bytes()
+    model = json.loads(
+        mmalign(place, "plan", "--memory", "--device", "h100", "--set", "model.base=data/models/InternVL3-1B-hf", "--json").stdout
+    )["model"]
+    assert model["parameters"]["total"] == 938_193_024
+    assert (place / "params.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--memory", "--device", "h1000"), "no such device is known; they are cpu, rtx-4090"),
+        (("--device", "h100"), "--device goes with --memory only"),
+        (("--memory",), "model.base data/base holds no config.json"),
+    ],
+)
+def test_mistakes_are_one_sentence(place: Path, arguments: tuple[str, ...], sentence: str) -> None:
+    done = mmalign(place, "plan", *arguments)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(0, "–"), (1200, "1 kB"), (3.4e6, "3 MB"), (1.25e9, "1.2 GB"), (84.2e9, "84 GB"), (3e12, "3.0 TB")]
+)
+def test_sizes_in_the_unit_that_people_use(count: float, words: str) -> None:
+    assert size(count) == words
+
+
+def write_document(text: str) -> str:
+    """`text` of the document with every plan printed again."""
+    import tempfile
+
+    for name, told in SHOWN.items():
+        with tempfile.TemporaryDirectory() as folder:
+            here = Path(folder)
+            shutil.copy(ROOT / "params.yaml", here / "params.yaml")
+            shutil.copytree(ROOT / "profiles", here / "profiles")
+            shutil.copytree(ROOT / "infra/deepspeed", here / "infra/deepspeed")
+            opening = f"<!-- plan: {name} -->\n```\n"
+            before, _, rest = text.partition(opening)
+            text = before + opening + shown(here, *told) + "\n```" + rest.partition("\n```")[2]
+    return text
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(write_document(DOCUMENT.read_text()))

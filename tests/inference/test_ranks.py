@@ -1,0 +1,105 @@
+"""Stages on two ranks under torchrun leave what one rank leaves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from components.alignment import reference_stage
+from components.config import Settings
+from components.critique import stage as critique_stage
+from components.errors import UserError
+from components.preferences.record import read_queries, write_queries
+from components.reward.model import new_reward_model
+from components.vlm.loading import load_model
+from tests.tiny import save_checkout
+
+pytestmark = pytest.mark.slow
+CRITIQUE = {"batch_size": 12, "max_new_tokens": 6, "threads": 1}
+ROWS = {"row_tokens": 64}  # so that the queries fill more than one batch of 16 rows
+
+
+def checkout(root: Path, base: Path, media: Path, ranks: int, zero: bool = False, copies: int = 5) -> Settings:
+    root.mkdir()
+    spread = {"ranks": ranks, "zero_inference": zero}
+    settings = save_checkout(root, base, media, critique=CRITIQUE | spread, reference={"threads": 1} | spread, training=ROWS)
+    table = root / "artifacts/validate/train/queries.parquet"
+    queries = read_queries(table)
+    write_queries(table, [replace(query, id=f"{query.id}-{n}", prompt=f"{query.prompt} {n}") for n in range(copies) for query in queries])
+    new_reward_model(load_model(base), seed=0).save(root / "artifacts/reward/model", base)
+    return settings
+
+
+def outs(root: Path) -> dict[str, bytes]:
+    return {
+        f"{stage}/{split}": (root / f"artifacts/{stage}/{split}.parquet").read_bytes()
+        for stage in ("critique", "reference")
+        for split in ("train", "heldout")
+    }
+
+
+def rows(root: Path, stage: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = pq.read_table(root / f"artifacts/{stage}/train.parquet").to_pylist()
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_media: Path) -> Path:
+    root = tmp_path_factory.mktemp("alone") / "root"
+    settings = checkout(root, tiny_base, tiny_media, ranks=1)
+    critique_stage.run(settings, root)
+    reference_stage.run(settings, root)
+    return root
+
+
+def test_two_ranks_write_the_same_bytes_as_one_and_each_does_a_share(
+    alone: Path, tmp_path: Path, tiny_base: Path, tiny_media: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "root"
+    settings = checkout(root, tiny_base, tiny_media, ranks=2)
+    critique = critique_stage.run(settings, root)
+    reference_stage.run(settings, root)
+    assert outs(root) == outs(alone)
+    assert critique.times["train.responses_computed"] == len(rows(root, "critique"))
+    assert critique.times["tokens_per_second"] > 0
+    for stage in ("critique", "reference"):
+        ends = sorted((root / ".mmalign/scratch" / stage).glob("ranks/finished-*.json"))
+        assert len(ends) == 2
+        assert all(json.loads(end.read_text())["tokens"] > 0 for end in ends)
+    assert "critiques, train: 100%" in capfd.readouterr().err.replace("\r", "\n")
+
+
+def test_a_rank_that_fails_names_its_reason_and_the_next_run_goes_on(
+    alone: Path, tmp_path: Path, tiny_base: Path, tiny_media: Path
+) -> None:
+    root = tmp_path / "root"
+    settings = checkout(root, tiny_base, tiny_media, ranks=2)
+    config = root / "artifacts/reward/model/config.json"
+    good = config.read_text()
+    config.write_text(good.replace('"architectures"', '"arch"').replace("llava_onevision", "bert"))
+    with pytest.raises(UserError, match="bert"):
+        critique_stage.run(settings, root)
+    config.write_text(good)
+    critique_stage.run(settings, root)
+    assert rows(root, "critique") == rows(alone, "critique")
+
+
+def test_a_model_spread_over_two_ranks_says_the_same_and_unequal_shares_do_not_hang(
+    alone: Path, tmp_path: Path, tiny_base: Path, tiny_media: Path
+) -> None:
+    root = tmp_path / "root"
+    settings = checkout(root, tiny_base, tiny_media, ranks=2, zero=True, copies=1)
+    critique_stage.run(settings, root)
+    reference_stage.run(settings, root)
+    log_probs = {(row["id"], row["response"]): row for row in rows(alone, "reference")}
+    critiques = {(row["id"], row["response"]): row for row in rows(alone, "critique")}
+    for found in rows(root, "critique"):
+        assert found["critique"] == critiques[found["id"], found["response"]]["critique"]
+        assert found["score"] == pytest.approx(critiques[found["id"], found["response"]]["score"], abs=1e-5)
+    for found in rows(root, "reference"):
+        assert found["log_prob"] == pytest.approx(log_probs[found["id"], found["response"]]["log_prob"], abs=1e-5 * found["tokens"])

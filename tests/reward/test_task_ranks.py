@@ -1,0 +1,45 @@
+"""The reward model's training on two ranks: weights spread by ZeRO-3 while one rank writes critiques and the other has none to write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from components.reward.model import HEAD_FILE, load_reward_model
+from components.training.launch import launch
+from tests.tiny import save_checkout
+from tests.training.conftest import spread_small_weights
+
+BOUND = 2e-6  # largest difference of a weight after 2 steps in fp32; weights are of order 0.05
+
+
+@pytest.mark.slow
+def test_own_critiques_are_the_same_and_so_is_the_model_whether_weights_are_spread_or_not(
+    tmp_path: Path, tiny_base: Path, tiny_media: Path
+) -> None:
+    models, critiques = {}, {}
+    for stage in (2, 3):
+        root = tmp_path / f"zero-{stage}"
+        root.mkdir()
+        settings = save_checkout(
+            root,
+            tiny_base,
+            tiny_media,
+            training={"zero_stage": stage, "row_tokens": 400},
+            reward={"own_share": 1.0},
+            critique={"max_new_tokens": 5},
+        )
+        spread_small_weights(root)
+        out = root / "artifacts/reward/model"
+        launch("components.reward.task:build", settings, "reward", root, "key", out)
+        (written,) = root.glob(".mmalign/scratch/reward/*/critiques/epoch-1.json")
+        critiques[stage] = json.loads(written.read_text())
+        models[stage] = load_file(out / "model.safetensors") | load_file(out / HEAD_FILE)
+        load_reward_model(out)
+    assert critiques[2] == critiques[3]
+    assert any(text for texts in critiques[2].values() for text in texts)
+    assert models[2].keys() == models[3].keys()
+    assert max(float((models[2][name] - models[3][name]).abs().max()) for name in models[2]) < BOUND

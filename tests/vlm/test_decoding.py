@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from components.preferences.release import query_from_row
+from components.vlm.decoding import Alone, can_decode, decode
+from components.vlm.families import Root
+from components.vlm.generation import generate
+from components.vlm.loading import load_model
+from tests.tiny import preprocessor, queries
+
+INSTRUCTION = "Judge the answer."
+Prompts = tuple[list[Root], list[list[int]]]
+
+
+@pytest.fixture
+def model(tiny_base: Path) -> Any:
+    return load_model(tiny_base)
+
+
+@pytest.fixture
+def prompts(tiny_base: Path, tiny_media: Path) -> Prompts:
+    """Every response of every tiny query as a suffix to its judge's root, and every policy root alone."""
+    prepared = preprocessor(tiny_base, tiny_media)
+    judged = [(prepared.judge_root(query, INSTRUCTION), prepared.judge_ids(r.text)) for query in queries() for r in query.responses]
+    alone: list[tuple[Root, list[int]]] = [(prepared.policy_root(query), []) for query in queries()]
+    both = [row for pair in zip(judged, [*alone, *judged], strict=False) for row in pair]
+    return [root for root, _ in both], [suffix for _, suffix in both]
+
+
+def both_ways(model: Any, prompts: Prompts, end_id: int, tokens: int = 12) -> tuple[Sequence[list[int]], Sequence[list[int]]]:
+    roots, suffixes = prompts
+    expected = generate(model, roots, suffixes, max_new_tokens=tokens, batch_size=64, end_id=end_id)
+    return decode(model, roots, suffixes, max_new_tokens=tokens, batch_size=9, end_id=end_id), expected
+
+
+def test_tokens_are_those_of_generate_with_rows_that_end_at_unequal_places(model: Any, prompts: Prompts) -> None:
+    found, expected = both_ways(model, prompts, end_id=2)
+    assert found == expected
+    # What many rows write somewhere serves as the end, so that rows leave the batch.
+    written = [token for row in expected for token in set(row)]
+    found, expected = both_ways(model, prompts, end_id=max(set(written), key=written.count))
+    assert found == expected
+    assert len({len(row) for row in expected}) > 3
+
+
+def test_a_repetition_penalty_counts_and_any_other_setting_goes_through_generate(model: Any, prompts: Prompts) -> None:
+    plain, _ = both_ways(model, prompts, end_id=2)
+    model.generation_config.repetition_penalty = 1.5
+    assert can_decode(model)
+    found, expected = both_ways(model, prompts, end_id=2)
+    assert found == expected
+    assert found != plain
+    model.generation_config.no_repeat_ngram_size = 2
+    assert not can_decode(model)
+    found, expected = both_ways(model, prompts, end_id=2)
+    assert found == expected
+
+
+def test_a_root_is_read_once_and_passes_are_counted(model: Any, prompts: Prompts) -> None:
+    root, suffixes = prompts[0][0], [[5, 6], [7], [8, 9, 10]]
+    passes: list[tuple[int, int]] = []
+    found = decode(
+        model, [root] * 3, suffixes, max_new_tokens=3, batch_size=8, end_id=2, count=lambda tokens, slots: passes.append((tokens, slots))
+    )
+    assert [len(row) for row in found] == [3, 3, 3]
+    assert passes == [(len(root.input_ids), len(root.input_ids)), (6, 9), (3, 3), (3, 3)]
+
+
+def test_a_process_takes_the_passes_of_one_that_has_more_to_do(model: Any, prompts: Prompts) -> None:
+    class Longer(Alone):
+        """Another process with one batch more, a suffix of nine tokens, and no row that ends."""
+
+        def most(self, count: int) -> int:
+            return max(count, 9) if count != 1 else 2
+
+        def any(self, wanted: bool) -> bool:  # noqa: ARG002
+            return True
+
+    roots, suffixes = prompts[0][:6], prompts[1][:6]
+    passes: list[int] = []
+    arguments: dict[str, Any] = {"max_new_tokens": 8, "batch_size": 8, "end_id": 2}
+    alone = decode(model, roots, suffixes, **arguments)
+    together = decode(model, roots, suffixes, **arguments, step=Longer(), count=lambda tokens, _: passes.append(tokens))
+    assert together == alone
+    assert len(passes) == 2 * (1 + 1 + 7)
+
+
+def test_the_models_own_mode_and_attention_are_back_afterwards(model: Any, prompts: Prompts) -> None:
+    model.train()
+    model.config.text_config._attn_implementation = "flex_attention"
+    decode(model, prompts[0][:2], prompts[1][:2], max_new_tokens=2, batch_size=8, end_id=2)
+    assert model.training
+    assert model.config.text_config._attn_implementation == "flex_attention"
+
+
+def test_the_bundled_base_writes_the_same_answers_and_critiques(base: Path, data: Path) -> None:
+    lines = (data / "preferences/heldout.jsonl").read_text(encoding="utf-8").splitlines()[::40]
+    chosen = [query_from_row(json.loads(line)) for line in lines]
+    prepared, model = preprocessor(base, data / "preferences"), load_model(base)
+    roots = [prepared.policy_root(query) for query in chosen]
+    suffixes: list[list[int]] = [[] for _ in roots]
+    for query in chosen:
+        roots += [prepared.judge_root(query, INSTRUCTION)] * len(query.responses)
+        suffixes += [prepared.judge_ids(response.text) for response in query.responses]
+    found = decode(model, roots, suffixes, max_new_tokens=24, batch_size=64, end_id=prepared.end_id)
+    expected = generate(model, roots, suffixes, max_new_tokens=24, batch_size=64, end_id=prepared.end_id)
+    assert len(found) > 60
+    assert sum(row != other for row, other in zip(found, expected, strict=True)) == 0
+    assert torch.get_default_dtype() == torch.float32
