@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from components.errors import UserError
+from components.services.state import client_environment
 
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -50,4 +51,7 @@ def enter_checkout() -> Path:
         os.environ["PATH"] = os.pathsep.join([tools, path])
     os.environ["SHELL"] = "/bin/bash" if Path("/bin/bash").exists() else "/bin/sh"
     os.environ["TORCH_EXTENSIONS_DIR"] = str(root / ".mmalign" / "torch_extensions")
+    # A checkout whose services were ever up has its record there; another server is used where the caller names one.
+    for name, value in client_environment(root).items():
+        os.environ.setdefault(name, value)
     return root

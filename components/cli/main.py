@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from components.cli import bench, configure, demo, doctor, lineage, model, plan, promote, report, run, stage, status
+from components.cli import bench, configure, demo, doctor, lineage, model, plan, promote, report, run, services, stage, status
 from components.cli.faults import INTERRUPTED, explain
 
 app = typer.Typer(
@@ -30,6 +30,8 @@ app.command("lineage")(lineage.lineage)
 app.command("promote")(promote.promote)
 app.command("rollback")(promote.rollback)
 app.command("doctor")(doctor.doctor)
+app.command("up")(services.up)
+app.command("down")(services.down)
 app.command("bench", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench.bench)
 app.add_typer(model.app, name="model")
 app.add_typer(demo.app, name="demo")

@@ -33,9 +33,11 @@ def run(
     from components.config import load_settings
     from components.files import write_atomic
     from components.guard import run_turn
+    from components.services.health import require_services
     from components.tracking.policy import POLICY_FILE, load_policy
 
     root = enter_checkout()
+    require_services(root)
     stages = _known_stages(only or [])
     settings = Path("params.yaml")
     with run_turn(root) as turn:

@@ -11,11 +11,14 @@ import secrets
 import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from components.config import ServicesSettings
 from components.errors import UserError
 from components.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from components.config import ServicesSettings
 
 STATE = "MMALIGN_STATE"
 OWNER_ONLY = 0o077  # bits that must not be set on the file of passwords
