@@ -31,7 +31,7 @@ from components.vlm.logprobs import TreeModel, branch_tokens, token_log_probs
 from components.vlm.trees import Tree, TreeBatch, build_batch
 
 BETA = 0.1
-LOSS_TOLERANCE = 1e-5  # relative, between any two sides
+LOSS_TOLERANCE = 2e-5  # relative, between any two sides: log-prob sums of some 900 nats are rounded by 6e-5 in fp32
 ROUNDS = 3
 
 

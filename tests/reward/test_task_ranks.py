@@ -42,4 +42,6 @@ def test_own_critiques_are_the_same_and_so_is_the_model_whether_weights_are_spre
     assert critiques[2] == critiques[3]
     assert any(text for texts in critiques[2].values() for text in texts)
     assert models[2].keys() == models[3].keys()
-    assert max(float((models[2][name] - models[3][name]).abs().max()) for name in models[2]) < BOUND
+    # Scores are compared with each other, so the last bias has no gradient but rounding, which AdamW makes a step of.
+    names = models[2].keys() - {"out.bias"}
+    assert max(float((models[2][name] - models[3][name]).abs().max()) for name in names) < BOUND
