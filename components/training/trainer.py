@@ -204,6 +204,8 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers carries no com
     # Epochs.
 
     def _whole_weights(self) -> contextlib.AbstractContextManager[None]:
+        if not self.is_deepspeed_enabled:
+            return contextlib.nullcontext()
         return partitions.whole_in_engine(self.model_wrapped, self.args.hf_deepspeed_config)
 
     def _begin_epoch(self, epoch: int) -> None:

@@ -77,33 +77,40 @@ def _in_step(model: Any, media: Sequence[Medium]) -> tuple[list[Projected], Tens
         _IDLE[model] = tuple(level.detach() for level in family.tower(model, [family.dummy(model.config)])[0])
     idle: list[Tensor] = []
 
-    outputs, calls = _tower_outputs(family, model, media)
+    # The calls are counted before the first: a rank that is inside one waits for the others' weights, not for their counts.
+    calls = _tower_calls(media)
     for _ in range(_most(calls, model.device) - calls if gathered["tower"] else 0):
         idle += family.tower(model, [family.dummy(model.config)])[0]
+    outputs = _tower_outputs(family, model, media)
 
     found: dict[int, Projected] = {}
     groups = _groups(media, [tuple(output[0].shape) for output in outputs])
-    for group in groups:
-        chosen = [media[index] for index in group]
-        found.update(zip(group, family.project(model, chosen, [outputs[index] for index in group]), strict=True))
     # Once at least: modules in the same order at every step are gathered ahead.
     for _ in range(max(1, _most(len(groups), model.device)) - len(groups) if gathered["projector"] else 0):
         (projected,) = family.project(model, [family.dummy(model.config)], [_IDLE[model]])
         idle += [projected.features_LH, *projected.deeper]
+    for group in groups:
+        chosen = [media[index] for index in group]
+        found.update(zip(group, family.project(model, chosen, [outputs[index] for index in group]), strict=True))
     zero = torch.stack([0 * tensor.sum() for tensor in idle]).sum() if idle else None
     return [found[index] for index in range(len(media))], zero
 
 
-def _tower_outputs(family: Family, model: Any, media: Sequence[Medium]) -> tuple[list[TowerOutput], int]:
-    """Each medium's features before the projector, on the device and in the dtype of the model; and how often the tower was called."""
+def _tower_calls(media: Sequence[Medium]) -> int:
+    """How often `_tower_outputs` calls the tower."""
+    unkept = sum(medium.features is None and isinstance(medium, UnkeptMedium) for medium in media)
+    live = [medium for medium in media if medium.features is None and not isinstance(medium, UnkeptMedium)]
+    return unkept + len(_groups(live, [_shape(medium) for medium in live]))
+
+
+def _tower_outputs(family: Family, model: Any, media: Sequence[Medium]) -> list[TowerOutput]:
+    """Each medium's features before the projector, on the device and in the dtype of the model."""
     found: dict[int, TowerOutput] = {}
     live: list[int] = []
-    calls = 0
     for index, medium in enumerate(media):
         output = medium.features
         if output is None and isinstance(medium, UnkeptMedium):
             output = tower_alone(model, medium, medium.kept_as, medium.threads)
-            calls += 1
         if output is None:
             live.append(index)
         else:
@@ -112,7 +119,7 @@ def _tower_outputs(family: Family, model: Any, media: Sequence[Medium]) -> tuple
     for group in groups:
         indices = [live[place] for place in group]
         found.update(zip(indices, family.tower(model, [media[index] for index in indices]), strict=True))
-    return [found[index] for index in range(len(media))], calls + len(groups)
+    return [found[index] for index in range(len(media))]
 
 
 def _groups(media: Sequence[Medium], shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
