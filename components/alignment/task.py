@@ -24,6 +24,7 @@ from components.alignment.step_figures import Figures, as_metrics, step_figures
 from components.config import AlignmentSettings, Settings
 from components.errors import UserError
 from components.preferences.record import Query, read_queries
+from components.training import partitions
 from components.training.task import EpochContext, Step, TrainingTask
 from components.vlm.feature_cache import attach_features
 from components.vlm.loading import load_trainable, save_trained
@@ -238,7 +239,9 @@ class AlignmentTask(TrainingTask):
         probe = self.order[:PROBE_QUERIES]
         trees = [self.trees[index] for index in probe]
         batches = [list(range(len(trees)))]
-        for _, results in score_batches(self.model.model, trees, batches, self.settings.training.row_tokens, self.preprocessor.end_id):
+        with partitions.whole(self.model.model):
+            scored = list(score_batches(self.model.model, trees, batches, self.settings.training.row_tokens, self.preprocessor.end_id))
+        for _, results in scored:
             for index, found in zip(probe, results, strict=True):
                 stored: list[LogProb] = [self.reference[self.queries[index].id, number] for number in range(len(found))]
                 for (log_prob, tokens), (kept, kept_tokens) in zip(found, stored, strict=True):

@@ -3,6 +3,7 @@
 - A root is read once for all of its suffixes (the responses of a query that is judged): its keys and values are copied to their rows.
 - Keys and values lie in a buffer that is written in place; transformers' cache is copied whole at every token.
 - Rows that have ended leave the batch, so that one long text doesn't keep all the others running.
+- A repetition penalty counts what a row has written, as `generate` has it for a prompt alone: beside longer ones it leaves tokens out.
 - Models with several position axes, sliding windows or a generation setting beyond a repetition penalty go through `generate`.
 
 Sums are taken in another order than there, so that logits differ in their last bits: a tie within some 1e-6 may fall the other way.

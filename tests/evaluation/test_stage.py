@@ -88,9 +88,16 @@ def test_evaluation_writes_every_answer_and_score_and_the_same_twice(checkout: C
     scores = pq.read_table(outs / "scores.parquet").to_pylist()
     assert len(scores) == sum(len(query.responses) for query in read_queries(root / HELDOUT))
     assert all(row["verdict"] is True for row in scores)
-    shutil.rmtree(outs)
-    assert stage.run(settings, root).metrics == evaluated.metrics
-    assert digest_folder(outs) == digest
+    for kept in (True, False):
+        shutil.rmtree(outs)
+        if not kept:
+            for path in (root / ".mmalign/cache").glob("evaluate.*"):
+                path.unlink()
+        again = stage.run(settings, root)
+        assert again.metrics == evaluated.metrics
+        assert digest_folder(outs) == digest
+        # What was kept from before opens no model.
+        assert ("policies.compute_seconds" in again.times) is not kept
 
 
 def test_figures_follow_from_the_tables(checkout: Checkout, evaluated: StageResult) -> None:

@@ -95,11 +95,7 @@ def test_a_model_spread_over_two_ranks_says_the_same_and_unequal_shares_do_not_h
     root = tmp_path / "root"
     settings = checkout(root, tiny_base, tiny_media, ranks=2, zero=True, copies=1)
     critique_stage.run(settings, root)
-    reference_stage.run(settings, root)
-    log_probs = {(row["id"], row["response"]): row for row in rows(alone, "reference")}
     critiques = {(row["id"], row["response"]): row for row in rows(alone, "critique")}
     for found in rows(root, "critique"):
         assert found["critique"] == critiques[found["id"], found["response"]]["critique"]
         assert found["score"] == pytest.approx(critiques[found["id"], found["response"]]["score"], abs=1e-5)
-    for found in rows(root, "reference"):
-        assert found["log_prob"] == pytest.approx(log_probs[found["id"], found["response"]]["log_prob"], abs=1e-5 * found["tokens"])

@@ -282,7 +282,8 @@ def test_requirements_cover_what_the_packaged_code_imports(name: packaging.Model
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 imported.add(node.module.split(".")[0])
-    foreign = imported - set(sys.stdlib_module_names) - {"components"}
+    # Training imports these where it needs them: a package opens whole models, and runs no rank of an engine.
+    foreign = imported - set(sys.stdlib_module_names) - {"components", "deepspeed", "peft"}
     distributions = metadata.packages_distributions()
 
     missing = {module for module in foreign if not {name.lower() for name in distributions[module]} & set(PACKAGES)}

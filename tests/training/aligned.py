@@ -6,7 +6,6 @@ from pathlib import Path
 
 from components.alignment.task import AlignmentTask
 from components.config import Settings
-from components.training.partitions import whole
 from components.training.task import Step
 
 # [rank][micro-batch][query]: 0 square image, 1 tall image, 2 text, 3 and 4 videos of unequal length
@@ -21,10 +20,6 @@ class MixedTask(AlignmentTask):
             STEPS if self.settings.training.ranks == 2 else [[[[q for rank in step for micro in rank for q in micro]]] for step in STEPS]
         )
         return [self._step(plan) for plan in plans]
-
-    def _check_reference(self) -> None:
-        with whole(self.model):
-            super()._check_reference()
 
 
 def build(settings: Settings, root: Path) -> MixedTask:

@@ -21,7 +21,14 @@ Prompts = tuple[list[Root], list[list[int]]]
 
 @pytest.fixture
 def model(tiny_base: Path) -> Any:
-    return load_model(tiny_base)
+    """A random model with a head of its own and large weights: a tied one says its last token again and again."""
+    model = load_model(tiny_base)
+    torch.manual_seed(1)
+    model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
+    for name, weight in model.model.language_model.named_parameters():
+        if name.endswith("proj.weight"):
+            torch.nn.init.normal_(weight, std=0.3)
+    return model
 
 
 @pytest.fixture
@@ -34,10 +41,10 @@ def prompts(tiny_base: Path, tiny_media: Path) -> Prompts:
     return [root for root, _ in both], [suffix for _, suffix in both]
 
 
-def both_ways(model: Any, prompts: Prompts, end_id: int, tokens: int = 12) -> tuple[Sequence[list[int]], Sequence[list[int]]]:
+def both_ways(model: Any, prompts: Prompts, end_id: int, generated_at_once: int = 64) -> tuple[Sequence[list[int]], Sequence[list[int]]]:
     roots, suffixes = prompts
-    expected = generate(model, roots, suffixes, max_new_tokens=tokens, batch_size=64, end_id=end_id)
-    return decode(model, roots, suffixes, max_new_tokens=tokens, batch_size=9, end_id=end_id), expected
+    expected = generate(model, roots, suffixes, max_new_tokens=12, batch_size=generated_at_once, end_id=end_id)
+    return decode(model, roots, suffixes, max_new_tokens=12, batch_size=9, end_id=end_id), expected
 
 
 def test_tokens_are_those_of_generate_with_rows_that_end_at_unequal_places(model: Any, prompts: Prompts) -> None:
@@ -50,13 +57,16 @@ def test_tokens_are_those_of_generate_with_rows_that_end_at_unequal_places(model
     assert len({len(row) for row in expected}) > 3
 
 
+@pytest.mark.filterwarnings("ignore:Passing `.*` with `inputs_embeds`:UserWarning")
 def test_a_repetition_penalty_counts_and_any_other_setting_goes_through_generate(model: Any, prompts: Prompts) -> None:
     plain, _ = both_ways(model, prompts, end_id=2)
     model.generation_config.repetition_penalty = 1.5
     assert can_decode(model)
-    found, expected = both_ways(model, prompts, end_id=2)
+    # One at a time: where rows are padded, transformers leaves out as many of the written tokens as there is padding.
+    found, expected = both_ways(model, prompts, end_id=2, generated_at_once=1)
     assert found == expected
     assert found != plain
+    model.generation_config.repetition_penalty = 1.0
     model.generation_config.no_repeat_ngram_size = 2
     assert not can_decode(model)
     found, expected = both_ways(model, prompts, end_id=2)
