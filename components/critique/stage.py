@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import torch
 
 from components.config import Settings
-from components.critique.task import SPLITS, Opinion, build
+from components.critique.task import SPLITS, build
+from components.critique.writing import Opinion
 from components.inference.engine import run_tasks
 from components.preferences.record import Query
 from components.tracking.result import StageResult

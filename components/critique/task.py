@@ -11,21 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from components.config import Settings
-from components.critique.writing import write_critiques
+from components.critique.writing import Opinion, write_and_score
 from components.files import digest_bytes
 from components.inference.models import OneModel
 from components.inference.ranks import Ranks, inference_dtype
 from components.inference.task import InferenceTask, Work
 from components.preferences.record import Query, read_queries
 from components.reward.model import HEAD_FILE, RewardModel
-from components.reward.scoring import Judged, score
 from components.storage.content_cache import ContentCache
-from components.vlm.decoding import Alone, InStep
+from components.vlm.continuation import Alone, InStep
 from components.vlm.digests import model_digest, processor_digest
 from components.vlm.feature_cache import attach_features
 from components.vlm.processing import Preprocessor
 
-Opinion = tuple[str, float]  # critique and score of a response
 SPLITS = ("train", "heldout")
 
 
@@ -110,8 +108,8 @@ def judge_together(
     """(critique, score) of every response of `queries`, written and scored in one go."""
     step, work = step or Alone(), work or Work()
     items = [(query, response.text) for query in queries for response in query.responses]
-    texts = write_critiques(
-        reward.model,
+    opinions = write_and_score(
+        reward,
         preprocessor,
         items,
         instruction=settings.reward.instruction,
@@ -120,15 +118,14 @@ def judge_together(
         step=step,
         count=work.add,
     )
-    judged = [Judged(query, response, text) for (query, response), text in zip(items, texts, strict=True)]
-    scores = score(reward, preprocessor, judged, instruction=settings.reward.instruction, step=step, count=work.add)
-    flat = iter(zip(texts, scores, strict=True))
+    flat = iter(opinions)
     return [[next(flat) for _ in query.responses] for query in queries]
 
 
 def critique_context(settings: Settings, folder: Path) -> str:
     """Digest of what opinions depend on beside the query: model, processor, instruction and settings, but not how many ranks share them."""
     return digest_bytes(
+        "scores are read where critiques end",
         model_digest(folder),
         processor_digest(folder),
         (folder / HEAD_FILE).read_bytes(),

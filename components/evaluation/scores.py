@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.critique.task import Opinion
+from components.critique.writing import Opinion
 from components.evaluation.judge import Judge
 from components.evaluation.tasks import with_critiques
 from components.evaluation.wording import verdict

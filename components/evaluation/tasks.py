@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from components.config import Settings
-from components.critique.task import Opinion, critique_context
-from components.critique.writing import write_critiques
+from components.critique.task import critique_context
+from components.critique.writing import Opinion, write_and_score
 from components.evaluation.results import code_digest
 from components.files import digest_bytes
 from components.inference.log_probs import LogProbTask
@@ -100,23 +100,18 @@ class OpinionTask(_ModelTask):
         return [order[start : start + size] for start in range(0, len(order), size)]
 
     def compute(self, items: Sequence[int], ranks: Ranks) -> list[Opinion]:
-        """Write a batch's critiques, then score on them."""
-        rows, instruction = [self.rows[item] for item in items], self.settings.reward.instruction
-        reward = self.models.reward(self.folder, ranks)
-        texts = write_critiques(
-            reward.model,
+        """Write a batch's critiques and score on them."""
+        return write_and_score(
+            self.models.reward(self.folder, ranks),
             self.preprocessor,
-            rows,
-            instruction=instruction,
+            [self.rows[item] for item in items],
+            instruction=self.settings.reward.instruction,
             max_new_tokens=self.settings.critique.max_new_tokens,
             batch_size=self.settings.critique.batch_size,
             blank=self.blank,
             step=ranks,
             count=self.work.add,
         )
-        judged = [Judged(query, response, text) for (query, response), text in zip(rows, texts, strict=True)]
-        scores = score(reward, self.preprocessor, judged, instruction=instruction, blank=self.blank, step=ranks, count=self.work.add)
-        return list(zip(texts, scores, strict=True))
 
     def opinions(self) -> list[Opinion]:
         """What was computed, row by row."""

@@ -10,7 +10,7 @@ import torch
 
 from components.preferences.record import Query
 from components.reward.model import RewardModel
-from components.vlm.decoding import Alone, Count, InStep
+from components.vlm.continuation import Alone, Count, InStep
 from components.vlm.planning import plan_batches
 from components.vlm.processing import Preprocessor
 from components.vlm.trees import Branch, Tree, build_batch

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from components.preferences.record import Query
-from components.vlm.decoding import Count
+from components.vlm.continuation import Count
 from components.vlm.logprobs import TreeModel, branch_tokens
 from components.vlm.planning import plan_batches
 from components.vlm.processing import Preprocessor

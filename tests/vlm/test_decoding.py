@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from components.preferences.release import query_from_row
-from components.vlm.decoding import Alone, can_decode, decode
+from components.vlm.continuation import Alone
+from components.vlm.decoding import can_decode, continue_prompts, decode
 from components.vlm.families import Root
 from components.vlm.generation import generate
 from components.vlm.loading import load_model
-from tests.tiny import preprocessor, queries
+from tests.tiny import pixels, preprocessor, queries
 
 INSTRUCTION = "Judge the answer."
 Prompts = tuple[list[Root], list[list[int]]]
@@ -100,6 +101,23 @@ def test_a_process_takes_the_passes_of_one_that_has_more_to_do(model: Any, promp
     together = decode(model, roots, suffixes, **arguments, step=Longer(), count=lambda tokens, _: passes.append(tokens))
     assert together == alone
     assert len(passes) == 2 * (1 + 1 + 7)
+
+
+def test_the_end_token_is_read_behind_rows_that_wrote_it_and_rows_that_were_cut(model: Any, prompts: Prompts) -> None:
+    roots, suffixes = prompts
+    plain = decode(model, roots, suffixes, max_new_tokens=5, batch_size=9, end_id=2)
+    written = [token for row in plain for token in set(row)]
+    end_id = max(set(written), key=written.count)
+    expected = decode(model, roots, suffixes, max_new_tokens=5, batch_size=9, end_id=end_id)
+    found = continue_prompts(model, roots, suffixes, max_new_tokens=5, batch_size=9, end_id=end_id, read_ends=True)
+    assert [row.tokens for row in found] == expected
+    assert {len(row) for row in expected} >= {0, 5}
+    for root, suffix, row in zip(roots, suffixes, found, strict=True):
+        with torch.no_grad():
+            ids = torch.tensor([[*root.input_ids, *suffix, *row.tokens, end_id]])
+            hidden = model.model(input_ids=ids, **pixels(root)).last_hidden_state[0, -1]
+        assert row.end_H is not None
+        torch.testing.assert_close(row.end_H, hidden, rtol=1e-4, atol=1e-4)
 
 
 def test_the_models_own_mode_and_attention_are_back_afterwards(model: Any, prompts: Prompts) -> None:
