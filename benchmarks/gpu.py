@@ -29,7 +29,7 @@ from benchmarks._harness import Report, interleave, machine, parser, show, use_t
 from benchmarks._models import Shape, Task, build_model, build_processor, build_task, moved_copy
 from benchmarks._operations import step_operations
 from components.alignment.losses import PairBatch, pair_loss
-from components.training.throughput import peak_operations
+from components.ranks.throughput import peak_operations
 from components.vlm.logprobs import TreeModel, branch_tokens
 from components.vlm.trees import Tree, build_batch
 

@@ -89,7 +89,12 @@ def run(settings: Settings, root: Path) -> StageResult:
     )
     return StageResult(
         metrics={"steps": outcome.steps, **metrics, **figures},
-        times={"training_seconds": outcome.seconds, "startup_seconds": outcome.startup_seconds, "resumed_from": outcome.resumed_from},
+        times={
+            "training_seconds": outcome.seconds,
+            "startup_seconds": outcome.startup_seconds,
+            "resumed_from": outcome.resumed_from,
+            **outcome.throughput,
+        },
         params={"weights": outcome.weights},
         curves=outcome.curves,
         artifacts=[plot],

@@ -16,25 +16,10 @@ from typing import Any
 from components.capacity.parameters import FAMILY_NAMES
 from components.errors import UserError
 from components.files import read_json
+from components.vlm.digests import PROCESSOR_FILES
 
 CONFIG, INDEX, WEIGHTS, CARD = "config.json", "model.safetensors.index.json", "model.safetensors", "README.md"
-# Beside weights: what a processor, a tokenizer and generation read (components.vlm.digests names those that an export copies).
-PROCESSOR_FILES = frozenset(
-    {
-        "added_tokens.json",
-        "chat_template.jinja",
-        "chat_template.json",
-        "merges.txt",
-        "preprocessor_config.json",
-        "processor_config.json",
-        "special_tokens_map.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "video_preprocessor_config.json",
-        "vocab.json",
-    }
-)
-WANTED = PROCESSOR_FILES | {CONFIG, INDEX, "generation_config.json", "LICENSE", "LICENSE.md", "LICENSE.txt", CARD}
+WANTED = frozenset(PROCESSOR_FILES) | {CONFIG, INDEX, "generation_config.json", "LICENSE", "LICENSE.md", "LICENSE.txt", CARD}
 LFS_POINTER = b"version https://git-lfs"
 UNFINISHED = (".incomplete", ".part", ".partial", ".crdownload", ".aria2", ".tmp")
 

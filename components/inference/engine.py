@@ -25,7 +25,7 @@ from components.config import Settings
 from components.files import read_json, write_json
 from components.inference.ranks import Ranks, inference_section
 from components.inference.task import InferenceTask
-from components.training.throughput import INFERENCE, Meter, peak_memory_gb, summarise
+from components.ranks.throughput import INFERENCE, Meter, peak_memory_gb, summarise
 
 PLAN, ARGUMENTS, SETTINGS = "plan.json", "arguments.json", "settings.json"
 Batches = list[list[int]]

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from components.config import parse_settings
 from components.files import read_json, write_json
+from components.ranks import watchdog
 from components.ranks.launcher import leave_fault
-from components.training import watchdog
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
 
     from components.inference.engine import ARGUMENTS, PLAN, SETTINGS, build_tasks, compute_batch, finishing, meter_of
     from components.inference.ranks import inference_section, ranks_of_process
-    from components.training.throughput import peak_memory_gb
+    from components.ranks.throughput import peak_memory_gb
 
     settings = parse_settings(read_json(options.scratch / SETTINGS), str(options.scratch / SETTINGS))
     torch.set_num_threads(inference_section(settings, options.stage).threads)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from components.errors import StageFault, UserError
 from components.files import read_json, write_json
-from components.training import watchdog
+from components.ranks import watchdog
 
 GRACE_SECONDS = 15  # that ranks have between SIGTERM and SIGKILL
 POLL_SECONDS = 0.2

@@ -29,7 +29,12 @@ def run(settings: Settings, root: Path) -> StageResult:
     outcome = launch("components.reward.task:build", settings, "reward", root, key, root / "artifacts/reward/model")
     return StageResult(
         metrics={"steps": outcome.steps, **last_figures(outcome.curves, "loss/pair", "loss/critique", "accuracy", "margin")},
-        times={"training_seconds": outcome.seconds, "startup_seconds": outcome.startup_seconds, "resumed_from": outcome.resumed_from},
+        times={
+            "training_seconds": outcome.seconds,
+            "startup_seconds": outcome.startup_seconds,
+            "resumed_from": outcome.resumed_from,
+            **outcome.throughput,
+        },
         params={"weights": outcome.weights},
         curves=outcome.curves,
     )

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from components.config import PartRates
+from components.ranks.throughput import Meter, training_meter
 from components.training import checkpoints, health, partitions
 from components.training.checkpoints import PREFIX, Checkpoint
 from components.training.curves import CURVES, CurveFile
@@ -33,7 +34,6 @@ from components.training.groups import parameter_groups
 from components.training.loss_module import LossModule, give_vision_gradients, occupancy
 from components.training.schedule import Schedule, seed_everything
 from components.training.task import EpochContext, Step, TrainingTask, check_plan, overrides
-from components.training.throughput import Meter, training_meter
 
 WEIGHTS = "model.safetensors"
 STEP_SEED, EPOCH_SEED = 1, 2  # kinds of random state

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.config import OptimisationSettings, Settings, parse_settings
-from components.errors import StageFault, UserError
+from components.errors import StageFault
 from components.files import read_json, write_json
-from components.training import watchdog
+from components.ranks import watchdog
+from components.ranks.launcher import leave_fault
 
 if TYPE_CHECKING:
     from components.training.checkpoints import Checkpoint
@@ -39,14 +40,7 @@ def main() -> None:
     try:
         run(options, rank)
     except BaseException as error:
-        kind = "user" if isinstance(error, UserError) else "fault" if isinstance(error, StageFault) else "error"
-        message = str(error) if kind != "error" else f"{type(error).__name__}: {error}"
-        write_json(options.scratch / f"fault-{rank}.json", {"kind": kind, "message": message, "time": time.time()})
-        if kind != "error":
-            sys.stderr.write(f"rank {rank}: {message}\n")
-            # Not a normal end: ranks that wait in a collective would keep the interpreter from leaving.
-            sys.stderr.flush()
-            os._exit(1)
+        leave_fault(options.scratch, rank, error)
         raise
 
 
@@ -65,12 +59,12 @@ def run(options: argparse.Namespace, rank: int) -> None:
 
     from torch import distributed
 
+    from components.ranks.throughput import peak_memory_gb, summarise
     from components.training import checkpoints, health, partitions
     from components.training.arguments import training_arguments
     from components.training.curves import PLAN
     from components.training.schedule import Schedule, seed_everything
     from components.training.task import check_plan
-    from components.training.throughput import peak_memory_gb, summarise
     from components.training.trainer import TaskTrainer
 
     section = section_of(settings, options.stage)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from components.training import throughput
-from components.training.throughput import INFERENCE, Meter, summarise, training_meter
+from components.ranks import throughput
+from components.ranks.throughput import INFERENCE, Meter, summarise, training_meter
 
 
 def test_figures_of_two_processes_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
