@@ -16,7 +16,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -48,6 +48,19 @@ class Timing:
     def joined(self, other: Timing) -> Timing:
         """The runs of both."""
         return Timing(self.wall + other.wall, self.user + other.user)
+
+
+def keep_memory(module: str, arguments: Sequence[str]) -> None:
+    """Become this benchmark with the memory settings that stages are run with, for all sides alike; return where they are set.
+
+    glibc reads them when a process starts. Without them a step's time hangs on whether freed memory went back to the system in between.
+    """
+    from components.cli.environment import KEEP_MEMORY
+
+    if all(os.environ.get(name) == value for name, value in KEEP_MEMORY.items()):
+        return
+    os.chdir(ROOT)
+    os.execve(sys.executable, [sys.executable, "-m", module, *arguments], {**os.environ, **KEEP_MEMORY})  # noqa: S606
 
 
 def interleave(sides: Mapping[str, Callable[[], object]], rounds: int, wait: Callable[[], object] | None = None) -> dict[str, Timing]:

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks._harness import ROOT, Report, interleave, machine, parser, seconds_of, show, use_threads
+from benchmarks._harness import ROOT, Report, interleave, keep_memory, machine, parser, seconds_of, show, use_threads
 from benchmarks._models import PATCH, Shape, build_model, build_processor, moved_copy
 from components.alignment.losses import PairBatch, pair_loss
 from components.config import Settings, load_settings
@@ -276,4 +276,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    keep_memory("benchmarks.features", sys.argv[1:])
     main(sys.argv[1:])

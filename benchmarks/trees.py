@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks._harness import Report, interleave, machine, parser, seconds_of, show, use_threads
+from benchmarks._harness import Report, interleave, keep_memory, machine, parser, seconds_of, show, use_threads
 from benchmarks._models import Shape, Task, build_model, build_processor, build_task, moved_copy
 from components.alignment.losses import PairBatch, pair_loss
 from components.vlm.families import family_of
@@ -32,7 +32,7 @@ from components.vlm.trees import Tree, TreeBatch, build_batch
 
 BETA = 0.1
 LOSS_TOLERANCE = 2e-5  # relative, between any two sides: log-prob sums of some 900 nats are rounded by 6e-5 in fp32
-ROUNDS = 3
+ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -303,4 +303,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    keep_memory("benchmarks.trees", sys.argv[1:])
     main(sys.argv[1:])
