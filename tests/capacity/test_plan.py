@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,9 @@ def test_what_no_setting_makes_fit_is_said(tmp_path: Path) -> None:
     assert make_plan(profile("llava-ov-7b"), tmp_path, Machine("toy", "gpu", 2_000_000_000, seen=False)).cures == []
 
 
-def test_on_a_processor_the_ranks_share_the_memory(tmp_path: Path) -> None:
-    base = tmp_path / "data/base"
-    base.mkdir(parents=True)
-    (base / "config.json").write_text((ROOT / "data/base/config.json").read_text())
+def test_on_a_processor_the_ranks_share_the_memory(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "data/base").mkdir(parents=True)
+    shutil.copy(base / "config.json", tmp_path / "data/base")
     one = make_plan(settings(features={"pixels_max_gb": 0}), tmp_path, Machine("cpu", "cpu", 3_000_000_000, seen=True))
     assert one.budget() == 1_500_000_000
     assert one.cures is None
