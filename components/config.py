@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -178,6 +179,55 @@ class ServicesSettings(Section):
     log_backups: Positive
 
 
+NoticeKind = Literal["promoted", "refused", "failed", "recovered", "missed"]
+
+
+class DeploymentSettings(Section):
+    """What `mmalign deploy` gives to the services."""
+
+    cron: str
+    timezone: str
+    poll_minutes: float = Field(gt=0)
+    wait_minutes: float = Field(gt=0)
+    retries: int = Field(ge=0)
+    retry_seconds: float = Field(gt=0)
+    crashed_after_seconds: int = Field(ge=100)  # three heartbeats and a little
+    push_data: bool
+    push_lock: bool
+
+    @field_validator("cron")
+    @classmethod
+    def _five_fields(cls, value: str) -> str:
+        if len(value.split()) != 5:
+            raise ValueError("must have five fields: minute, hour, day of month, month, day of week")
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError("must be an IANA time zone, such as Europe/Berlin") from error
+        return value
+
+
+class NoticeSettings(Section):
+    """Which notices are sent."""
+
+    kinds: list[NoticeKind]
+    late_minutes: float = Field(gt=0)
+
+
+class CleanSettings(Section):
+    """How long things are kept that nothing needs."""
+
+    scratch_days: float = Field(ge=0)
+    logs_days: float = Field(ge=0)
+    clones_days: float = Field(ge=0)
+    cache_days: float = Field(ge=0)
+
+
 class Settings(Section):
     """All sections of params.yaml."""
 
@@ -192,6 +242,9 @@ class Settings(Section):
     evaluate: EvaluateSettings
     stages: dict[StageName, StageSettings]
     services: ServicesSettings
+    deployments: DeploymentSettings
+    notices: NoticeSettings
+    clean: CleanSettings
 
 
 def load_settings(path: Path = Path("params.yaml")) -> Settings:
