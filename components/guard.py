@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,8 +56,8 @@ class Lock:
             self.descriptor = -1
 
 
-def try_lock(path: Path) -> Lock | None:
-    """Take the lock on `path`, or None while another process holds it. The holder's pid and command stand in the file."""
+def try_lock(path: Path, who: str | None = None) -> Lock | None:
+    """Take the lock on `path`, or None while another process holds it. The holder's pid and command, or `who` it is, stand in the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -65,7 +66,7 @@ def try_lock(path: Path) -> Lock | None:
         os.close(descriptor)
         return None
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "command": " ".join(sys.argv)}).encode(), 0)
+    os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "command": who or " ".join(sys.argv)}).encode(), 0)
     return Lock(path, descriptor)
 
 
@@ -188,14 +189,21 @@ class Watchdog:
 
 
 @contextmanager
-def run_turn(root: Path) -> Iterator[Lock]:
-    """Hold this checkout's run lock: one run at a time. Takes over the lock that a parent passed on; UserError while another run holds it.
+def run_turn(
+    root: Path,
+    wait_seconds: float = 0.0,
+    cancel: threading.Event | None = None,
+    say: Callable[[str], object] = lambda _: None,
+    who: str | None = None,
+) -> Iterator[Lock]:
+    """Hold this checkout's run lock: one run at a time. Takes over the lock that a parent passed on.
 
-    Once the turn has come, leftovers of earlier runs are refused too (UserError).
+    While another run holds it this waits, `wait_seconds` at most or until `cancel` is set, and tells `say` for whom; then UserError. Once the
+    turn has come, leftovers of earlier runs are refused too (UserError).
     """
     path = root / ".mmalign" / "locks" / "run.lock"
     inherited = os.environ.pop(TURN, None)
-    lock = Lock(path, int(inherited)) if inherited is not None else try_lock(path)
+    lock = Lock(path, int(inherited)) if inherited is not None else wait_for_lock(path, wait_seconds, cancel, say, who)
     if lock is None:
         raise UserError(f"a run is under way in this checkout: {lock_holder(path)}; wait for it or end it")
     os.set_inheritable(lock.descriptor, False)
@@ -204,3 +212,19 @@ def run_turn(root: Path) -> Iterator[Lock]:
         yield lock
     finally:
         lock.release()
+
+
+def wait_for_lock(
+    path: Path, wait_seconds: float, cancel: threading.Event | None, say: Callable[[str], object], who: str | None = None
+) -> Lock | None:
+    """Take the lock on `path` when it is free; None where it is not within `wait_seconds`, or `cancel` was set."""
+    until = time.monotonic() + wait_seconds
+    said = False
+    while (lock := try_lock(path, who)) is None:
+        if time.monotonic() >= until or (cancel is not None and cancel.is_set()):
+            return None
+        if not said:
+            say(f"waiting for {lock_holder(path)}")
+            said = True
+        (cancel or threading.Event()).wait(1.0)
+    return lock

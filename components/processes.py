@@ -20,6 +20,9 @@ import psutil
 
 RUN_MARK = "MMALIGN_MARK"  # <checkout>:<run>, in every process that ends with a run
 STAGE_MARK = "MMALIGN_STAGE_MARK"  # <stage>:<attempt>, in every process that ends with a stage
+FLOW_RUN = "MMALIGN_FLOW_RUN"  # id of the deployment's run that a run belongs to
+NIGHT_TAG = "night:"  # before that id, in the tags of the inner flow's run
+DEPLOYMENT = "MMALIGN_DEPLOYMENT"  # its deployment's name
 WATCHED = "MMALIGN_WATCH"  # <pid>:<start> of the process that this one must not outlive
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from components.errors import Cancelled
 from components.guard import GRACE_SECONDS, Watchdog
 from components.processes import RUN_MARK, WATCHED, kill_all, marked
 
@@ -17,7 +18,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LAST_RESORT_SECONDS = GRACE_SECONDS + 30  # for a tidy end of a run whose command line is gone
 
 
-class RunCancelled(RuntimeError):
+class RunCancelled(Cancelled):
     """The run was stopped from outside before its end."""
 
 

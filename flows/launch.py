@@ -10,7 +10,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from components.cli.faults import INTERRUPTED, explain
+from components.cli.faults import explain
+from components.processes import FLOW_RUN, NIGHT_TAG
 from components.tracking.store import connect
 from flows.cancellation import RunCancelled, cancellation
 from flows.server import own_server, wait_for_server
@@ -25,9 +26,12 @@ def launch(parameters: dict[str, Any]) -> int:
         server = None
         if "PREFECT_API_URL" not in os.environ:
             server = stack.enter_context(own_server(root, log))
-            # The run speaks for itself on the screen; Prefect would repeat each error with a trace of its own.
-            os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+        # The run speaks for itself on the screen; Prefect would repeat each error with a trace of its own. A server that stays keeps its log.
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         # While the server starts on one core, the other loads what the run needs.
+        from prefect import tags
+        from prefect.exceptions import CancelledRun
+
         from flows.align import align
 
         with suppress(Exception):  # a store that is away is said, and worked around, where the run is recorded
@@ -36,10 +40,12 @@ def launch(parameters: dict[str, Any]) -> int:
         try:
             if server is not None:
                 wait_for_server(server, log, cancel)
-            align(**parameters)
-        except RunCancelled as error:
-            print(f"mmalign: {error}", file=sys.stderr)
-            return INTERRUPTED
+            if cancel.is_set():
+                return explain(RunCancelled("the run was cancelled before it began"))
+            with tags(*([f"{NIGHT_TAG}{night}"] if (night := os.environ.get(FLOW_RUN)) else [])):
+                align(**parameters)
+        except CancelledRun as error:
+            return explain(RunCancelled(str(error)))
         except Exception as error:  # noqa: BLE001 -- the last resort: a sentence to the person, the trace to a log
             return explain(error)
     return 0

@@ -32,7 +32,7 @@ class Future(Protocol):
         """What came of it; raises what it raised."""
 
 
-Start = Callable[[StageName, Mapping[str, str]], Future]
+Start = Callable[[StageName], Future]
 Judge = Callable[[], Mapping[str, Step]]
 
 
@@ -89,11 +89,10 @@ class Pipeline:
             if step.action == "skip":
                 self.records[name] = StageRecord("skipped")
             elif not self._only or name in self._only:
-                environment = self._slots.take(name)
-                if environment is None:
+                if not self._slots.take(name):
                     continue
                 self._say(f"{name}: {step.reason}")
-                future = self._start(name, environment)
+                future = self._start(name)
                 running[name] = future
                 future.add_done_callback(_putting(name, done))
             waiting.remove(name)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 from components.config import Settings
 from components.errors import StageFault
+from components.slots.taking import is_waiting
 from components.tracking.policy import ModelName
 from components.tracking.promotion import EvaluateAgain, GateOutcome, settle
 from flows.cancellation import RunCancelled
@@ -36,6 +38,7 @@ def evaluating(root: Path, settings: Settings, *, logs: Path, cancel: threading.
             deadline_seconds=settings.stages["evaluate"].deadline_minutes * 60,
             cancel=cancel,
             screen=screen,
+            paused=partial(is_waiting, root, "evaluate"),
             environment={"PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")]))},
         )
         if outcome.end == "cancelled":

@@ -9,27 +9,36 @@ import re
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO, Protocol
+
+from components.log_lines import clean
 
 PROGRESS_SECONDS = 5.0  # at most one line of a progress bar in this time
 BURST_LINES = 20  # at most so many lines in one look; the rest are counted
 LOOK_SECONDS = 0.5
-TAIL_BYTES = 200_000  # the last lines of a log are looked for in its last so many bytes
 # What DVC says to somebody at a prompt; here it would come six times a run. The log has it.
 HINTS = re.compile(
     r"(Generating|Updating) lock file|To track the changes with git|git add |To enable auto staging|dvc config core|Use `dvc push`"
 )
-CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+
+
+class Stream(Protocol):
+    """What lines are written to."""
+
+    def write(self, text: str, /) -> int:
+        """Take whole lines."""
+
+    def flush(self) -> None:
+        """Show what was taken."""
 
 
 class Screen:
     """Writes lines to `stream`; several stages may share it."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: Stream | None = None) -> None:
         self._stream = stream or sys.stdout
         self._lock = threading.Lock()
         self._gone = False
@@ -78,15 +87,3 @@ class Screen:
             self.say(*(f"{name:>9} | {line}" for line in shown if line))
             if last_look:
                 return
-
-
-def clean(line: bytes) -> str:
-    """What a terminal would leave of a line: the text after the last carriage return, without control sequences."""
-    return CONTROL.sub("", line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", errors="replace")).rstrip()[:400]
-
-
-def last_lines(log: Path, count: int) -> list[str]:
-    """The last lines of a log, cleaned."""
-    with log.open("rb") as stream:
-        stream.seek(max(0, log.stat().st_size - TAIL_BYTES))
-        return [text for text in (clean(line) for line in deque(stream, maxlen=count)) if text]

@@ -1,12 +1,15 @@
-"""How much of the machine the stages of a run may use at once: CPU threads, and GPUs for stages that ask for whole ones."""
+"""How much of the machine the stages of a run may use at once: CPU threads, and as many GPUs as the run may see.
+
+Which card a stage gets is its own choice when it starts (components/slots), since other checkouts use the same machine.
+"""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from components.config import STAGES, Settings, StageName
-from components.errors import UserError
+from components.slots.cards import visible_cards
+from components.slots.taking import too_many
 
 
 def threads_of(settings: Settings) -> dict[StageName, int]:
@@ -22,41 +25,33 @@ def threads_of(settings: Settings) -> dict[StageName, int]:
     }
 
 
-def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, by the name that CUDA_VISIBLE_DEVICES takes."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [name.strip() for name in named.split(",") if name.strip()]
-    return sorted((path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")), key=int)
-
-
 class Slots:
     """Free threads and GPUs of one run. A stage that wants more threads than there are gets the whole machine, alone."""
 
-    def __init__(self, settings: Settings, cores: int | None = None, gpus: list[str] | None = None) -> None:
+    def __init__(self, settings: Settings, cores: int | None = None, gpus: int | None = None) -> None:
         self._threads = threads_of(settings)
         self._gpus_wanted = {stage: settings.stages[stage].gpus for stage in STAGES}
         self._cores = cores or len(os.sched_getaffinity(0))
-        self._free_gpus = visible_gpus() if gpus is None else list(gpus)
-        self._held: dict[StageName, tuple[int, list[str]]] = {}
+        if gpus is None:
+            gpus = len(visible_cards()) if any(self._gpus_wanted.values()) else 0
+        self._free_gpus = gpus
+        self._held: dict[StageName, tuple[int, int]] = {}
         for stage, wanted in self._gpus_wanted.items():
-            if wanted > len(self._free_gpus):
-                raise UserError(
-                    f"stages.{stage}.gpus is {wanted}, but there are {len(self._free_gpus)} GPUs: lower it, or use another machine"
-                )
+            if wanted > gpus:
+                raise too_many(stage, wanted, gpus)
 
-    def take(self, stage: StageName) -> dict[str, str] | None:
-        """Take what `stage` needs: the environment that tells it which GPUs are its own, or None while there is too little."""
+    def take(self, stage: StageName) -> bool:
+        """Take what `stage` needs; False while there is too little."""
         threads = min(self._threads[stage], self._cores)
         busy = sum(held for held, _ in self._held.values())
         wanted = self._gpus_wanted[stage]
-        if busy + threads > self._cores or wanted > len(self._free_gpus):
-            return None
-        gpus, self._free_gpus = self._free_gpus[:wanted], self._free_gpus[wanted:]
-        self._held[stage] = (threads, gpus)
-        return {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+        if busy + threads > self._cores or wanted > self._free_gpus:
+            return False
+        self._free_gpus -= wanted
+        self._held[stage] = (threads, wanted)
+        return True
 
     def give_back(self, stage: StageName) -> None:
         """Free what `stage` held."""
         _, gpus = self._held.pop(stage)
-        self._free_gpus = sorted([*self._free_gpus, *gpus])
+        self._free_gpus += gpus

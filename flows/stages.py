@@ -8,17 +8,26 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from components.config import Settings, StageName
+from components.fault_kinds import FaultKind, kind_named, kind_of_words
 from components.files import read_json
+from components.log_lines import last_lines
+from components.slots.taking import is_waiting
 from flows.screen import Screen
-from flows.supervisor import End, supervise
+from flows.supervisor import End, Outcome, supervise
+
+WORDS_OF_DVC = 5  # last lines of a log, in which DVC says why it failed before or after the stage's own work
 
 
 @dataclass(frozen=True)
 class StageOutcome:
-    """How a stage ended. `ran` is False where DVC restored its outputs; `mistake` is a user's mistake in one sentence."""
+    """How a stage ended. `ran` is False where DVC restored its outputs; `mistake` is a user's mistake in one sentence.
+
+    `kind` and `sentence` say of a stage that failed whose it is to mend, and why where that is known.
+    """
 
     stage: StageName
     end: End
@@ -26,6 +35,8 @@ class StageOutcome:
     seconds: float
     log: Path
     mistake: str | None
+    kind: FaultKind | None = None
+    sentence: str | None = None
 
 
 def run_stage(
@@ -49,10 +60,31 @@ def run_stage(
         cancel=cancel,
         screen=screen,
         environment=environment,
+        paused=partial(is_waiting, root, stage),
     )
     attempt = _attempt(root, stage)
     ran = attempt.get("mark") == outcome.mark
-    return StageOutcome(stage, outcome.end, ran, outcome.seconds, outcome.log, attempt.get("mistake") if ran else None)
+    noted = attempt if ran else {"kind": "ok"}
+    kind, sentence = _why(outcome, noted)
+    return StageOutcome(stage, outcome.end, ran, outcome.seconds, outcome.log, noted.get("mistake"), kind, sentence)
+
+
+def _why(outcome: Outcome, noted: Mapping[str, str | None]) -> tuple[FaultKind | None, str | None]:
+    """The kind and the reason of a stage's end. A stage that began and noted no end was killed; one that ended well leaves the fault to DVC."""
+    if outcome.end == "ok":
+        return None, None
+    if outcome.end == "cancelled":
+        return "cancelled", None
+    if outcome.end == "deadline":
+        return "fault", None
+    if noted.get("kind") is None:
+        return "infrastructure", "it was killed"
+    if noted["kind"] != "ok":
+        return kind_named(noted["kind"]), noted.get("sentence")
+    if outcome.returncode < 0:
+        return "infrastructure", f"dvc was ended by signal {-outcome.returncode}"
+    said = "\n".join(last_lines(outcome.log, WORDS_OF_DVC))
+    return kind_of_words(said), None
 
 
 def _attempt(root: Path, stage: StageName) -> dict[str, str | None]:

@@ -14,15 +14,16 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from components.errors import StageFault
 from components.guard import GRACE_SECONDS
+from components.log_lines import last_lines
 from components.processes import STAGE_MARK, WATCHED, MarkedProcess, identity, kill_all, marked, new_stage_mark, wait_until_gone
-from flows.screen import Screen, last_lines
+from flows.screen import Screen
 
 End = Literal["ok", "failed", "deadline", "cancelled"]
 POLL_SECONDS = 0.2
@@ -50,8 +51,13 @@ def supervise(
     screen: Screen,
     environment: Mapping[str, str] | None = None,
     grace_seconds: float = GRACE_SECONDS,
+    pass_fds: Sequence[int] = (),
+    paused: Callable[[str], bool] = lambda _: False,
 ) -> Outcome:
-    """Run `command` in `root` and give its outcome. Raises StageFault where processes survive even SIGKILL."""
+    """Run `command` in `root` and give its outcome. `pass_fds` stay open in it. Raises StageFault where processes survive even SIGKILL.
+
+    Time in which `paused` holds, asked with the command's mark, does not count towards the deadline.
+    """
     mark = new_stage_mark(stage)
     watched = identity(os.getpid())
     assert watched is not None, "this process is alive"
@@ -67,9 +73,10 @@ def supervise(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=tuple(pass_fds),
         )
         try:
-            end = _wait(process, started + deadline_seconds, cancel)
+            end = _wait(process, started + deadline_seconds, cancel, lambda: paused(mark))
         finally:
             # Also when this thread is interrupted: what was started must not outlive its supervision.
             _end_all(process, mark, grace_seconds)
@@ -83,12 +90,17 @@ def supervise(
     return outcome
 
 
-def _wait(process: subprocess.Popen[bytes], deadline: float, cancel: threading.Event) -> End:
+def _wait(process: subprocess.Popen[bytes], deadline: float, cancel: threading.Event, paused: Callable[[], bool]) -> End:
+    looked = time.monotonic()
     while process.poll() is None:
         if cancel.wait(POLL_SECONDS):
             return "cancelled"
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if paused():
+            deadline += now - looked
+        elif now > deadline:
             return "deadline"
+        looked = now
     return "ok" if process.returncode == 0 else "failed"
 
 

@@ -6,7 +6,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from typing import Any
 from components.cli.record import SUMMARY, close_record, open_record, write_summary
 from components.cli.summary import DONE, RunRecord, not_judged
 from components.config import Settings, StageName, load_settings
-from components.errors import StageFault, UserError
+from components.errors import InfrastructureFault, StageFault, TrainingFault, UserError
 from components.files import read_json
 from components.processes import RUN_MARK, new_run_mark
+from components.run_logs import note_run
 from components.storage.data_version import settle_data
 from components.storage.plan import plan, stage_parents
 from components.storage.scratch import remove_finished_scratch
@@ -43,12 +44,14 @@ def whole_run(
     screen: Screen,
     only: tuple[StageName, ...] = (),
     accept_data: bool = False,
+    promote: bool = True,
     started: float | None = None,
 ) -> dict[str, Any]:
     """Commit data, run what is stale, send the models through the gate, write the summary and give it.
 
     The caller holds the run's turn (components.guard.run_turn).
-    `started` is when the run began, in seconds since the epoch. Raises UserError, StageFault or RunCancelled after the summary says so.
+    Without `promote` no model is judged. `started` is when the run began, in seconds since the epoch. Raises UserError, StageFault or
+    RunCancelled after the summary says so.
     """
     began = started or time.time()
     settings = load_settings(root / "params.yaml")
@@ -59,7 +62,10 @@ def whole_run(
     logs = Path("logs") / time.strftime("%Y%m%d-%H%M%S", time.localtime(began))
     try:
         failure = _stages(root, record, settings, submit, cancel, screen, only, accept_data, logs)
-        if failure is None and all(stage.status in DONE for stage in record.stages.values()):
+        whole = failure is None and all(stage.status in DONE for stage in record.stages.values())
+        if whole and not promote:
+            record.verdicts = not_judged("this run was to promote nothing; the next one judges")
+        elif whole:
             _gate(record, partial(judge, partial(judge_run, root, settings, logs=logs, cancel=cancel, screen=screen)), screen)
         record.status = "ok" if failure is None else "cancelled" if isinstance(failure, RunCancelled) else "failed"
     except BaseException:
@@ -89,9 +95,10 @@ def _stages(
     slots = Slots(settings)
     remove_finished_scratch(root, plan(root))
     open_record(root, record)
+    note_run(root / logs, record.mlflow_run_id)
 
-    def start(stage: StageName, environment: Mapping[str, str]) -> Future:
-        tied = {**environment, "MLFLOW_RUN_ID": record.mlflow_run_id or ""}
+    def start(stage: StageName) -> Future:
+        tied = {"MLFLOW_RUN_ID": record.mlflow_run_id or ""}
         job = partial(run_stage, stage, root=root, settings=settings, logs=logs, cancel=cancel, screen=screen, environment=tied)
         return submit(stage, job)
 
@@ -118,10 +125,13 @@ def _explain(failure: StageOutcome | None, *, cancelled: bool) -> Exception | No
         return RunCancelled("the run was cancelled; what its finished stages made is kept, and the next run goes on from there")
     if failure is None:
         return None
-    if failure.mistake is not None:
-        return UserError(f"stage {failure.stage}: {failure.mistake}")
+    if failure.mistake is not None and failure.kind == "mistake":
+        return UserError(f"stage {failure.stage}: {failure.mistake}", stage=failure.stage, log=failure.log)
     why = "passed its deadline" if failure.end == "deadline" else "failed"
-    return StageFault(f"stage {failure.stage} {why}; its log: {failure.log}")
+    because = f" ({failure.sentence})" if failure.sentence and failure.kind == "infrastructure" else ""
+    kinds = {"infrastructure": InfrastructureFault, "training": TrainingFault}
+    fault = kinds.get(failure.kind or "fault", StageFault)
+    return fault(f"stage {failure.stage} {why}{because}; its log: {failure.log}", stage=failure.stage, log=failure.log)
 
 
 def git_sha(root: Path) -> str | None:

@@ -24,7 +24,7 @@ sys.path.insert(0, {root!r})
 import yaml
 from components.cli.faults import explain
 from components.cli.stage import run_guarded
-from components.errors import UserError
+from components.errors import TrainingFault, UserError
 
 name, sources = sys.argv[1], sys.argv[2:]
 settings = yaml.safe_load(open("params.yaml"))
@@ -41,6 +41,12 @@ def work():
                          start_new_session=True)
     if "mistake" in told:
         raise UserError("row 7 of the data is wrong: mend it")
+    if "full" in told:
+        raise OSError(28, "No space left on device")
+    if "training" in told:
+        raise TrainingFault("the loss is nan at step 3")
+    if "killed" in told:
+        os.kill(os.getpid(), signal.SIGKILL)
     if "fail" in told:
         print("this is why it failed", flush=True)
         sys.exit(3)
@@ -87,6 +93,7 @@ def checkout(checkout_template: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     shutil.copytree(checkout_template, folder, symlinks=True)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("MMALIGN_GRACE_SECONDS", "3")
+    monkeypatch.setenv("MMALIGN_SLOTS", str(tmp_path / "slots"))
     for name in (RUN_MARK, STAGE_MARK, WATCHED, "MLFLOW_RUN_ID", "PREFECT_API_URL"):
         monkeypatch.delenv(name, raising=False)
     yield folder
@@ -103,7 +110,7 @@ def make_checkout(folder: Path) -> Path:
     folder.mkdir(parents=True)
     git(folder, "init", "-q", "-b", "main")
     shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
-    for name in (".dvcignore", ".gitignore", "params.yaml", "mlflow/registry.yaml"):
+    for name in (".dvcignore", ".gitignore", "params.yaml", "prefect.yaml", "mlflow/registry.yaml"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     with (folder / ".gitignore").open("a") as ignored:
@@ -165,7 +172,7 @@ def start_mmalign(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def behave(folder: Path, stage: str, *words: str) -> None:
-    """Tell a stage how to behave from now on: wait, ignore, grandchild, fail, mistake."""
+    """Tell a stage how to behave from now on: wait, ignore, grandchild, fail, mistake, full, training, killed."""
     (folder / "behaviour" / stage).write_text(" ".join(words))
 
 

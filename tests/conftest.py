@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,9 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PAT
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+# Tests take no card and no CPU slot from what else trains on this machine, and wait for none.
+os.environ["MMALIGN_SLOTS"] = tempfile.mkdtemp(prefix="mmalign-slots-")
+atexit.register(shutil.rmtree, os.environ["MMALIGN_SLOTS"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import numpy as np
 from components.alignment.betas import Array
 from components.alignment.pairs import PairTable, Scores
 from components.alignment.reference_table import LogProb
-from components.errors import StageFault
+from components.errors import TrainingFault
 from components.preferences.record import Query
 
 FELL = 0.5  # nats a token; by so much on average, a token of a response is 0.6 times as likely as it was
@@ -66,11 +66,11 @@ class CollapseWatch:
         self.steps = 0
 
     def see(self, step: int, sums: dict[str, float]) -> None:
-        """Look at the metrics of a step (counted from 0). Raises StageFault after COLLAPSED_STEPS bad ones."""
+        """Look at the metrics of a step (counted from 0). Raises TrainingFault after COLLAPSED_STEPS bad ones."""
         chosen, accuracy = sums["log_ratios/chosen"], sums["rewards/accuracy"]
         self.steps = self.steps + 1 if collapsed(chosen, accuracy) else 0
         if self.steps >= COLLAPSED_STEPS:
-            raise StageFault(f"{_collapse(chosen, accuracy)} at step {step + 1}, and in the {self.steps - 1} before it. {CURE}")
+            raise TrainingFault(f"{_collapse(chosen, accuracy)} at step {step + 1}, and in the {self.steps - 1} before it. {CURE}")
 
 
 def outcome_of(pairs: PairTable, queries: Sequence[Query], policy: Scores, reference: Mapping[tuple[str, int], LogProb]) -> Outcome:
@@ -92,12 +92,12 @@ def outcome_of(pairs: PairTable, queries: Sequence[Query], policy: Scores, refer
 def warnings_of(outcome: Outcome) -> list[str]:
     """Sentences about what the user should look at; none for a sound training.
 
-    Raises StageFault where the policy collapsed, or a log-prob is not a number.
+    Raises TrainingFault where the policy collapsed, or a log-prob is not a number.
     """
     if not np.isfinite([outcome.chosen, outcome.rejected]).all():
-        raise StageFault("the trained policy gives log-probs that are not finite; its model was removed: lower alignment.learning_rate")
+        raise TrainingFault("the trained policy gives log-probs that are not finite; its model was removed: lower alignment.learning_rate")
     if collapsed(outcome.chosen, outcome.accuracy):
-        raise StageFault(f"{_collapse(outcome.chosen, outcome.accuracy)}; its model was removed. {CURE}")
+        raise TrainingFault(f"{_collapse(outcome.chosen, outcome.accuracy)}; its model was removed. {CURE}")
     if outcome.chosen < -FELL and outcome.rejected < -FELL:
         return [
             f"chosen responses became {-outcome.chosen:.2f} and rejected ones {-outcome.rejected:.2f} nats a token less likely: the "

@@ -19,13 +19,17 @@ STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False) -> None:
     """Check environment, machine, checkout and services; exit code 1 where a run would fail."""
-    from components.cli.environment import enter_checkout
+    from components.cli.environment import enter_checkout, find_root
     from components.doctor.checks import BESIDE, CHECKS
     from components.doctor.findings import as_json as findings_as_json
     from components.doctor.findings import run_checks
     from components.doctor.services import be_quick
+    from components.errors import UserError
 
-    root = enter_checkout()
+    try:
+        root = enter_checkout()
+    except UserError:  # passwords that are open to others, or a damaged file of theirs: a check names it beside all others
+        root = find_root()
     be_quick()
     findings = run_checks(root, CHECKS, BESIDE)
     if as_json:

@@ -15,11 +15,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from components.cli.faults import FAULT, INTERRUPTED
+from components.cli.faults import FAULT, INTERRUPTED, tell
 from components.cli.record import SUMMARY
 from components.cli.table import print_summary
 from components.files import read_json, write_json
-from components.guard import GRACE_SECONDS, TURN, Lock
+from components.guard import GRACE_SECONDS, TURN, Lock, Watchdog
 from components.processes import RUN_MARK, WATCHED, identity, kill_all, marked, new_run_mark
 
 TIDY_SECONDS = GRACE_SECONDS + 20  # for the flow's own end after it was asked: the stage's grace period, the summary, the record
@@ -30,6 +30,8 @@ def run_flow(root: Path, parameters: dict[str, Any], turn: Lock) -> int:
     mark = new_run_mark(root)
     environment = {**os.environ, RUN_MARK: mark, WATCHED: identity(os.getpid()) or "", TURN: str(turn.descriptor)}
     asked = _Asked()
+    watched = os.environ.get(WATCHED)  # where a flow of a deployment started this: the run must not outlive it
+    watchdog = Watchdog(watched, asked.note) if watched else None
     handlers = {number: signal.signal(number, asked.note) for number in (signal.SIGINT, signal.SIGTERM)}
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup's ignoring stays
         handlers[signal.SIGHUP] = signal.signal(signal.SIGHUP, asked.note)
@@ -47,8 +49,12 @@ def run_flow(root: Path, parameters: dict[str, Any], turn: Lock) -> int:
         kill_all(lambda: marked(RUN_MARK, mark), reap=process.poll)
         for number, handler in handlers.items():
             signal.signal(number, handler)
+        if watchdog is not None:
+            watchdog.forget()
     if code < 0:
-        print(f"mmalign: the flow was ended by signal {-code}; run again to go on from there", file=sys.stderr)
+        said = f"the flow was ended by signal {-code}; run again to go on from there"
+        print(f"mmalign: {said}", file=sys.stderr)
+        tell("cancelled" if asked.times else "infrastructure", said)
     _mend_summary(root, cancelled=asked.times > 0)
     # A run that was refused before it began has no figures of its own to show.
     if code == 0 or parameters["started"] < _written(root):
@@ -64,8 +70,8 @@ class _Asked:
     def __init__(self) -> None:
         self.times = 0
 
-    def note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- the signature of a signal handler
-        """Count a signal."""
+    def note(self, number: int = 0, frame: FrameType | None = None) -> None:  # noqa: ARG002 -- the signature of a signal handler
+        """Count a signal, or that the watched process is gone."""
         self.times += 1
 
 

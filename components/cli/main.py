@@ -9,8 +9,27 @@ import sys
 
 import typer
 
-from components.cli import bench, configure, demo, doctor, lineage, model, plan, promote, report, run, services, stage, status
-from components.cli.faults import INTERRUPTED, explain
+from components.cli import (
+    backup,
+    bench,
+    clean,
+    configure,
+    demo,
+    deployment,
+    doctor,
+    lineage,
+    logs,
+    migrate,
+    model,
+    plan,
+    promote,
+    report,
+    run,
+    services,
+    stage,
+    status,
+)
+from components.cli.faults import explain
 
 app = typer.Typer(
     name="mmalign",
@@ -32,6 +51,15 @@ app.command("rollback")(promote.rollback)
 app.command("doctor")(doctor.doctor)
 app.command("up")(services.up)
 app.command("down")(services.down)
+app.command("deploy")(deployment.deploy)
+app.command("worker")(deployment.worker)
+app.command("cancel")(deployment.cancel)
+app.command("resume")(deployment.resume)
+app.command("logs")(logs.logs)
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
+app.command("migrate")(migrate.migrate)
+app.command("clean")(clean.clean)
 app.command("bench", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench.bench)
 app.add_typer(model.app, name="model")
 app.add_typer(demo.app, name="demo")
@@ -41,12 +69,9 @@ def main() -> int:
     """Run the command line and give its exit code: 0, 1 for a fault, 2 for a user's mistake, 130 for Ctrl-C."""
     try:
         app()
-    except KeyboardInterrupt:
-        print("mmalign: interrupted", file=sys.stderr)
-        return INTERRUPTED
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except Exception as error:  # noqa: BLE001 -- the last resort: a sentence to the person, the trace to a log
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 -- the last resort: a sentence to the person, the trace to a log
         return explain(error)
     return 0
 

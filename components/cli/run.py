@@ -23,19 +23,42 @@ def run(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="write a setting into params.yaml first; repeat for more")
     ] = None,
     accept_data: Annotated[bool, typer.Option("--accept-data", help="make removed files of data/ part of the new data version")] = False,
+    promote: Annotated[bool, typer.Option("--promote/--no-promote", help="judge the models and promote what passes")] = True,
+    deployment: Annotated[
+        str | None, typer.Option("--deployment", metavar="NAME", help="let the worker do it: start a run of this deployment")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="with --deployment: follow the run to its end")] = False,
+    source: Annotated[str | None, typer.Option("--source", metavar="checkout|git", help="with --deployment: what to run on")] = None,
+    ref: Annotated[str | None, typer.Option("--ref", help="with --source git: the branch, tag or commit")] = None,
 ) -> None:
     """Run all that is stale: commit changed data, train, evaluate, record."""
+    if deployment is not None:
+        from components.cli.deployment import run_deployment
+
+        given = {
+            "overrides": assignments or None,
+            "stages": only or None,
+            "accept_data": accept_data or None,
+            "promote": None if promote else False,
+            "source": source,
+            "ref": ref,
+        }
+        raise typer.Exit(run_deployment(deployment, {key: value for key, value in given.items() if value is not None}, wait=wait))
     import time
 
     started = time.time()
     from components.cli.environment import enter_checkout
     from components.cli.overrides import changed_settings
     from components.config import load_settings
+    from components.errors import UserError
     from components.files import write_atomic
     from components.guard import run_turn
     from components.services.health import require_services
     from components.tracking.policy import POLICY_FILE, load_policy
 
+    for flag, value in (("--wait", wait), ("--source", source), ("--ref", ref)):
+        if value:
+            raise UserError(f"{flag} belongs to a run of a deployment: add --deployment NAME")
     root = enter_checkout()
     require_services(root)
     stages = _known_stages(only or [])
@@ -46,12 +69,12 @@ def run(
         load_policy(root / POLICY_FILE)
         if text is not None:
             write_atomic(settings, text)
-        if _nothing_stale(root, accept_data=accept_data, started=started):
+        if promote and _nothing_stale(root, accept_data=accept_data, started=started):
             code = 0
         else:
             from components.cli.flow_process import run_flow
 
-            code = run_flow(root, {"only": stages, "accept_data": accept_data, "started": started}, turn)
+            code = run_flow(root, {"only": stages, "accept_data": accept_data, "promote": promote, "started": started}, turn)
     raise typer.Exit(code)
 
 

@@ -13,6 +13,7 @@ def up(
 ) -> None:
     """Start PostgreSQL, Prefect's server, MLflow's server and a worker, and keep them running."""
     import json
+    import signal
     import sys
 
     from components.cli.environment import enter_checkout
@@ -21,6 +22,7 @@ def up(
     from components.services.supervision import log_folder
     from components.services.up import bring_down, bring_up
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a host that stops this ends the services as Ctrl-C does
     root = enter_checkout()
     settings = load_settings().services
     running = bring_up(root, settings, lambda text: print(text, file=sys.stderr if as_json else sys.stdout, flush=True))

@@ -5,15 +5,23 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from components.config import StageName
 
 
 def stage(name: Annotated[str, typer.Argument(help="validate, reward, critique, reference, align or evaluate")]) -> None:
     """Run one stage on what lies in the checkout, whether or not it is stale."""
+    from components.outcome import OUTCOME
+
+    # How the run ends is for the run to tell; this stage notes its own end below.
+    os.environ.pop(OUTCOME, None)
     from components.cli.environment import enter_checkout
     from components.config import STAGES
     from components.errors import UserError
@@ -31,25 +39,34 @@ def stage(name: Annotated[str, typer.Argument(help="validate, reward, critique, 
     run_guarded(known, root, work)
 
 
-def run_guarded(name: str, root: Path, work: Callable[[], None]) -> None:
-    """Do a stage's `work` as the only copy in this checkout, ended with whoever watches it; note the attempt for the supervisor."""
+def run_guarded(name: StageName, root: Path, work: Callable[[], None]) -> None:
+    """Do a stage's `work` as the only copy in this checkout, on cards (or the CPU's slot) that no other checkout uses meanwhile, ended with
+    whoever watches it; note the attempt for the supervisor."""
+    from components.config import load_settings
     from components.errors import UserError
+    from components.fault_kinds import fault_kind, sentence_of
     from components.files import write_json
     from components.guard import stage_guard
     from components.processes import STAGE_MARK
+    from components.slots.taking import slots_taken
 
     # A parent that was started in the background passes its ignored signals on, and a stage must be able to end, tidily where it can.
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with stage_guard(root, name):
         noted = root / ".mmalign" / "attempts" / f"{name}.json"
-        attempt: dict[str, str | None] = {"mark": os.environ[STAGE_MARK], "mistake": None}
+        # Without a kind an attempt still runs, or was killed.
+        attempt: dict[str, str | None] = {"mark": os.environ[STAGE_MARK], "mistake": None, "kind": None, "sentence": None}
         write_json(noted, attempt)
         try:
-            work()
-        except UserError as error:
-            write_json(noted, attempt | {"mistake": str(error)})
+            # Time in which it waits for a card does not count as the stage's: its run is recorded from here on.
+            with slots_taken(name, load_settings(root / "params.yaml"), root, partial(print, flush=True)):
+                work()
+        except BaseException as error:
+            kind, sentence = fault_kind(error), sentence_of(error)
+            write_json(noted, attempt | {"mistake": sentence if isinstance(error, UserError) else None, "kind": kind, "sentence": sentence})
             raise
+        write_json(noted, attempt | {"kind": "ok"})
 
 
 def _end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 -- the signature of a signal handler

@@ -1,4 +1,4 @@
-"""`mmalign status`: what runs now, how the last runs went, what is stale, which models are in the registry. Nothing is changed."""
+"""`mmalign status`: what runs, who holds the machine's slots, the last runs, what is stale, the registry's models. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STAGE_STYLES = {"ran": "green", "failed": "bold red", "killed": "red", "running"
 
 
 def status(as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False) -> None:
-    """Show what runs now, the last runs, what is stale, and the models' aliases."""
+    """Show what runs now and who holds the machine's GPUs, the last runs, what is stale, and the models' aliases."""
     from components.cli.environment import enter_checkout
     from components.doctor.services import be_quick
     from components.doctor.state import read_status
@@ -40,6 +40,8 @@ def render(found: Mapping[str, Any]) -> Group:
     from rich.text import Text
 
     parts: list[Any] = [_now_lines(found["running"])]
+    if any(slot["holder"] is not None for slot in found["slots"]):
+        parts += [Text(), _slots_table(found["slots"])]
     under_way = found["running"]["run"] is not None and (found["summary"] or {}).get("status") == "running"
     if found["summary"] is not None and not under_way:  # of a run under way it holds no figures yet
         parts += [Text(), _headline_lines(found["summary"])]
@@ -74,6 +76,21 @@ def _now_lines(running: Mapping[str, Any]) -> Any:
         pids = " ".join(str(process["pid"]) for process in left)
         lines.append(f"\n{len(left)} left of an earlier run; no run starts before they are gone: kill -9 {pids}", style="bold red")
     return lines
+
+
+def _slots_table(slots: list[dict[str, Any]]) -> Table:
+    from rich.text import Text
+
+    table = _table("slot", "held by stage", "process", "since", "checkout")
+    for slot in slots:
+        holder = slot["holder"]
+        if holder is None:
+            table.add_row(slot["slot"], Text("free", style="green"), "–", "–", "–")
+        else:
+            # What others wrote is text, and no markup.
+            told = (holder["stage"], str(holder["pid"]), _moment(holder["since"]), holder["checkout"])
+            table.add_row(slot["slot"], *(Text(part) for part in told))
+    return table
 
 
 def _headline_lines(summary: Mapping[str, Any]) -> Any:
@@ -163,6 +180,14 @@ def _table(*titles: str) -> Table:
 def _when(moment: str) -> str:
     """A moment in this machine's time."""
     return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def _moment(told: str) -> str:
+    """The same of what another process wrote, as it stands where it is no moment."""
+    try:
+        return _when(told)
+    except ValueError:
+        return told
 
 
 def _duration(seconds: float) -> str:

@@ -93,7 +93,7 @@ def summarise(run: RunRecord, artifacts: Path) -> dict[str, Any]:
     return summary
 
 
-def not_judged(error: Exception) -> dict[str, dict[str, Any]]:
+def not_judged(error: Exception | str) -> dict[str, dict[str, Any]]:
     """The verdicts of a run whose models could not be judged, with the reason."""
     return {"gate": {name: {"verdict": None, "reasons": [str(error)]} for name in MODELS}}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from components.doctor import checkout, environment, leftovers, machine, services
+from components.doctor import checkout, environment, leftovers, machine, reach, services, team
 from components.doctor.findings import Check
 
 CHECKS: dict[str, Check] = {
@@ -22,10 +22,17 @@ CHECKS: dict[str, Check] = {
     "base model": checkout.base_model,
     "data": checkout.data,
     "dvc": checkout.dvc,
+    "remotes": reach.remotes,
     "mlflow": services.mlflow_store,
     "pickled models": services.pickled_models,
     "waiting records": services.waiting_records,
     "prefect": services.prefect,
+    "services": team.services,
+    "passwords": team.passwords,
+    "ports": team.ports,
+    "deployments": team.deployments,
+    "notices": team.notices,
+    "clock": reach.clock,
     "dvc locks": leftovers.dvc_locks,
     "processes": leftovers.processes,
     "scratch": leftovers.scratch,

@@ -7,10 +7,12 @@ import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from components.config import Settings
 from components.doctor.findings import Finding, NotChecked, ok, problem, settings_of, warning
 from components.storage.repository import open_repository
+from components.tracking.provenance import read_yaml
 
 CGROUP = Path("/sys/fs/cgroup")  # where a container's limits stand
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- the place itself is looked at
@@ -53,8 +55,12 @@ def disk(root: Path) -> Finding:
         weights, checkpoints = _weights_bytes(root, settings), settings.training.keep_checkpoints + 1
     except NotChecked:
         weights, checkpoints = 0, 0
+    made = last_outs_bytes(root)
     needs = {
-        dvc_cache(root): 4 * weights,  # reward model and policy, of this run and of the one before
+        dvc_cache(root): max(
+            4 * weights, made
+        ),  # reward model and policy, of this run and of the one before; or all that the last run made
+        root / "artifacts": made,
         root / ".mmalign": checkpoints * 4 * weights,  # weights, two moments, and fp32 copies of the weights
         Path(tempfile.gettempdir()): 0,
     }
@@ -135,6 +141,12 @@ def dvc_cache(root: Path) -> Path:
         return root / ".dvc" / "cache"
     with open_repository(root) as repository:
         return Path(repository.cache.local_cache_dir)
+
+
+def last_outs_bytes(root: Path) -> int:
+    """What the stages' outs of the last run take, by dvc.lock."""
+    stages: dict[str, Any] = read_yaml(root / "dvc.lock").get("stages") or {}
+    return sum(int(out.get("size", 0)) for stage in stages.values() for out in stage.get("outs", []))
 
 
 def _weights_bytes(root: Path, settings: Settings) -> int:

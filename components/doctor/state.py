@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from components.doctor.leftovers import LOCK
 from components.doctor.services import store_file, store_silence
 from components.files import read_json
 from components.processes import checkout_mark
+from components.slots.locks import Holder as SlotHolder
+from components.slots.taking import machine_slots
 from components.storage.plan import plan
 from components.tracking.aliases import VERDICT
 from components.tracking.packaging import ModelName
@@ -39,6 +42,7 @@ def read_status(root: Path) -> dict[str, Any]:
     notes: list[str] = []
     now = activity(root)
     found: dict[str, Any] = {"running": _running(now)}
+    found["slots"] = _part(notes, "who holds this machine's slots can't be said", _slots, [])
     found["runs"], found["registry"] = _part(notes, "the store of runs and models can't be read", lambda: _store(root), _nothing_stored())
     if now.busy:
         found["plan"] = {}
@@ -70,6 +74,15 @@ def _running(now: Activity) -> dict[str, Any]:
         "stages": [{"stage": name, **holder(of)} for name, of in now.stages.items()],
         "processes": [{"pid": p.pid, "command": p.command, "stage": stage_of(p), "leftover": p.pid in left} for p in now.processes],
     }
+
+
+def _slots() -> list[dict[str, Any]]:
+    """The machine's cards and its CPU's slot, with the stage that holds each, of whatever checkout."""
+    return [{"slot": name, "holder": None if of is None else _said(of)} for name, of in machine_slots().items()]
+
+
+def _said(holder: SlotHolder) -> dict[str, Any]:
+    return {name: value for name, value in asdict(holder).items() if name != "mark"}
 
 
 def _nothing_stored() -> tuple[list[Any], dict[str, Any]]:

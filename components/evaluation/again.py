@@ -7,6 +7,7 @@ Needs the outputs of `validate` and, for a policy, of `reference`.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from components.evaluation.tasks import HELDOUT, REWARDS, OpinionTask, reward_ta
 from components.guard import watch_from_environment
 from components.inference.engine import run_tasks
 from components.preferences.record import read_queries
+from components.slots.taking import slots_taken
 
 
 def evaluate_policy(settings: Settings, root: Path, folder: Path, out: Path) -> None:
@@ -47,7 +49,8 @@ def main(kind: str, folder: Path, out: Path) -> None:
     root = Path.cwd()
     settings = load_settings(root / "params.yaml")
     torch.set_num_threads(settings.evaluate.threads)
-    {"policy": evaluate_policy, "reward": evaluate_reward}[kind](settings, root, folder, out)
+    with slots_taken("evaluate", settings, root, partial(print, flush=True)):
+        {"policy": evaluate_policy, "reward": evaluate_reward}[kind](settings, root, folder, out)
 
 
 if __name__ == "__main__":

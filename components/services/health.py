@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from components.errors import UserError
+from components.errors import ServiceAway
 from components.services import postgres
 from components.services.state import read_addresses, read_secrets
 
@@ -24,20 +24,20 @@ def answers(url: str) -> bool:
 
 
 def require_services(root: Path) -> None:
-    """Raises UserError where this checkout's record lies with services that do not answer. Nothing where it has none."""
+    """Raises ServiceAway where this checkout's record lies with services that do not answer. Nothing where it has none."""
     addresses = read_addresses(root)
     if addresses is None:
         return
     if os.environ.get("MLFLOW_TRACKING_URI") == addresses.mlflow and not answers(f"{addresses.mlflow}/health"):
-        raise UserError(
+        raise ServiceAway(
             f"this checkout's record is kept by its services, and MLflow at {addresses.mlflow} does not answer: run `mmalign up --detach`"
         )
     if os.environ.get("PREFECT_API_URL") == f"{addresses.prefect}/api" and not answers(f"{addresses.prefect}/api/health"):
-        raise UserError(f"Prefect at {addresses.prefect} does not answer: run `mmalign up --detach`")
+        raise ServiceAway(f"Prefect at {addresses.prefect} does not answer: run `mmalign up --detach`")
 
 
 def healthy(root: Path) -> dict[str, bool]:
-    """Which of the servers answer, by name; the worker has no address and is not among them."""
+    """Which of the servers answer, by name; worker and sentinel have no address and are not among them."""
     addresses = read_addresses(root)
     if addresses is None:
         return {}

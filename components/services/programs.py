@@ -18,7 +18,7 @@ from components.files import write_atomic
 from components.services import postgres
 from components.services.state import Addresses, Secrets, client_environment, database_url, read_addresses, read_secrets, state_folder
 
-NAMES = ("postgres", "prefect", "mlflow", "worker")
+NAMES = ("postgres", "prefect", "mlflow", "worker", "sentinel")
 POOL = "mmalign"
 WAIT_SECONDS = (
     600.0  # for a service that another needs: the first start of Prefect's database takes ten seconds, a minute on a busy machine
@@ -35,9 +35,8 @@ def main(name: str, root: Path) -> None:
     addresses = read_addresses(root)
     if addresses is None:
         raise UserError(f"{root} has no services: run `mmalign up` there")
-    command, environment = {"postgres": _postgres, "prefect": _prefect, "mlflow": _mlflow, "worker": _worker}[name](
-        root, addresses, read_secrets(root)
-    )
+    programs = {"postgres": _postgres, "prefect": _prefect, "mlflow": _mlflow, "worker": _worker, "sentinel": _sentinel}
+    command, environment = programs[name](root, addresses, read_secrets(root))
     os.execve(command[0], command, {**os.environ, **QUIET, **environment})  # noqa: S606 -- no shell, and a command of our own
 
 
@@ -64,7 +63,10 @@ def _prefect(root: Path, addresses: Addresses, kept: Secrets) -> Program:
         "PREFECT_API_AUTH_STRING": kept.prefect_auth,
         "PREFECT_API_URL": f"{addresses.prefect}/api",
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(home / "pages"),
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": addresses.prefect,  # its own page; the default lets every page of a browser ask
         "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
+        # Kept in memory, leases are forgotten by a server that is killed, and what they held is counted as taken for ever.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     }
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", addresses.host, "--port", str(addresses.prefect_port)]
     return command, environment
@@ -109,6 +111,10 @@ def _worker(root: Path, addresses: Addresses, kept: Secrets) -> Program:  # noqa
     environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] = str(WORKER_HEARTBEAT_SECONDS)
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--create-pool-if-not-found"]
     return [*command, "--name", f"{root.name}-{os.uname().nodename}"], environment
+
+
+def _sentinel(root: Path, addresses: Addresses, kept: Secrets) -> Program:  # noqa: ARG001 -- one signature for all
+    return [sys.executable, "-m", "components.services.sentinel", str(root)], {}
 
 
 def artifacts(root: Path) -> str:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from components.config import ServicesSettings
 
 STATE = "MMALIGN_STATE"
+DEPLOYED = "deployments.json"  # in the state folder: ids of the deployments by name, written by `mmalign deploy`
 OWNER_ONLY = 0o077  # bits that must not be set on the file of passwords
+PASSWORD_CHARACTERS = 12  # at least, of each password of servers that answer beyond this machine
 
 
 def state_folder(root: Path) -> Path:
@@ -97,6 +99,16 @@ def read_secrets(root: Path) -> Secrets:
     if path.stat().st_mode & OWNER_ONLY:
         raise UserError(f"{path} can be read by others: set its mode with `chmod 600 {path}`")
     return Secrets(**read_json(path))
+
+
+def require_passwords(root: Path, kept: Secrets, host: str) -> None:
+    """Raises UserError where a server that answers on `host` would have no password, or one that is soon guessed."""
+    weak = [name for name, value in asdict(kept).items() if name != "mlflow_user" and len(value) < PASSWORD_CHARACTERS]
+    if weak:
+        raise UserError(
+            f"services.host is {host}, beyond this machine, and {secrets_file(root)} has no password of {PASSWORD_CHARACTERS} characters for "
+            f"{', '.join(weak)}: write one, or set services.host to 127.0.0.1"
+        )
 
 
 def settle_addresses(root: Path, settings: ServicesSettings) -> Addresses:

@@ -12,13 +12,14 @@ from pathlib import Path
 from components.config import ServicesSettings
 from components.errors import StageFault, UserError
 from components.services import postgres, supervision
+from components.services.alone import database
 from components.services.carry import CARRIED, carry_record
 from components.services.health import healthy
-from components.services.programs import wait_for
 from components.services.state import (
     Addresses,
     read_addresses,
     read_secrets,
+    require_passwords,
     secrets_file,
     settle_addresses,
     settle_secrets,
@@ -27,6 +28,7 @@ from components.services.state import (
 
 START_SECONDS = 600.0  # until all answer: half a minute is usual, the first time on a busy machine takes minutes
 FAILING_LOOKS = 20  # half a second apart, at a service that has ended and waits to be started again: it will not come up
+SILENT = ("worker", "sentinel")  # services without an address: they count as up while they run
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
@@ -54,8 +56,9 @@ def bring_up(root: Path, settings: ServicesSettings, say: Callable[[str], None])
     kept = settle_secrets(root)
     addresses = settle_addresses(root, settings)
     if addresses.host not in LOOPBACK:
+        require_passwords(root, kept, addresses.host)
         say(f"the servers answer on {addresses.host}: passwords go over the wire unless TLS stands before them")
-    carried = _carry(root, addresses, say)
+    carried = carry(root, addresses, say)
     supervisor = supervision.start(root, addresses, kept, settings)
     try:
         _wait(root, supervisor, say)
@@ -72,42 +75,18 @@ def bring_down(root: Path) -> int:
     return supervision.stop(root, read_secrets(root) if secrets_file(root).is_file() else None)
 
 
-def _carry(root: Path, addresses: Addresses, say: Callable[[str], None]) -> dict[str, int]:
+def carry(root: Path, addresses: Addresses, say: Callable[[str], None]) -> dict[str, int]:
     """The first start brings the checkout's own record along, while nothing else uses the database."""
     if (state_folder(root) / CARRIED).is_file():
         return {}
     kept = read_secrets(root)
-    database = None
-    if not addresses.external_database:
-        postgres.initialise(state_folder(root), kept)
-        log = supervision.log_folder(root) / "postgres.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
-            database = subprocess.Popen(
-                postgres.server_command(state_folder(root), addresses.postgres_port),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-    try:
-        wait_for("PostgreSQL", lambda: _alive(database) and postgres.answers(addresses, kept), 60)
+    with database(root, state_folder(root), addresses, kept):
         postgres.make_databases(addresses, kept)
         counts = carry_record(root, addresses, kept)
-    finally:
-        if database is not None:
-            database.send_signal(2)  # SIGINT: quick and clean
-            database.wait(60)
     if counts.get("runs"):
         versions = counts.get("model_versions", 0)
         say(f"carried over from mlflow.db: {counts['runs']} runs, {versions} model versions (the file stays as it was)")
     return counts
-
-
-def _alive(process: subprocess.Popen[bytes] | None) -> bool:
-    if process is not None and process.poll() is not None:
-        raise StageFault(f"PostgreSQL ended with code {process.returncode}; its log lies in the state folder")
-    return True
 
 
 def _wait(root: Path, supervisor: subprocess.Popen[bytes] | None, say: Callable[[str], None]) -> None:
@@ -119,15 +98,15 @@ def _wait(root: Path, supervisor: subprocess.Popen[bytes] | None, say: Callable[
         states = supervision.states(root, kept)
         failing.update(name for name, state in states.items() if state in {"BACKOFF", "FATAL"})
         found = healthy(root)
-        up = {name for name, answers in found.items() if answers} | ({"worker"} if states.get("worker") == "RUNNING" else set())
+        up = {name for name, answers in found.items() if answers} | {name for name in SILENT if states.get(name) == "RUNNING"}
         for name in sorted(up - said):
-            say(f"{name} answers" if name != "worker" else "worker runs")
+            say(f"{name} runs" if name in SILENT else f"{name} answers")
         said |= up
-        if len(up) == len(found) + 1:
+        if len(up) == len(found) + len(SILENT):
             return
         fatal = [name for name, looks in failing.items() if looks > FAILING_LOOKS]
         if fatal or time.monotonic() > until or (supervisor is not None and supervisor.poll() is not None):
-            name = (fatal or sorted({*found, "worker"} - up))[0]
+            name = (fatal or sorted({*found, *SILENT} - up))[0]
             log = supervision.log_folder(root) / f"{name}.log"
             raise StageFault(f"{name} did not come up; its log: {log}")
         time.sleep(0.5)

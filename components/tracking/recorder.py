@@ -1,8 +1,9 @@
 """Writes to one MLflow run. Losing the store loses no record and stops no work.
 
-- What can't be written goes to `.mmalign/tracking/pending-*.jsonl`, one operation a line, with the artifacts beside it; the first failure
-  is said once, and the rest of that run goes to the file at once, without waiting for the store again.
-- `replay` writes such files to the store when it is back, in order, with the first times: writing one twice changes nothing.
+- What can't be written goes to `.mmalign/tracking/pending-*.jsonl`, one operation a line, with the artifacts beside it. A server that does
+  not answer is found out in seconds; the first failure is said, once.
+- When the store is back, what waits is sent ahead of the next write; at the end of a stage and of a run, and when the next one begins, all
+  that waits is (`replay`). In order, with the first times: writing one twice changes nothing, so a kill in the middle costs nothing either.
 - A run that was never opened is named by its file (`pending-...`) until then; its MLflow run keeps that name as the tag `mmalign.pending`.
 """
 
@@ -20,14 +21,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from components.processes import checkout_mark, identity, is_alive
-from components.tracking.store import connect, state_folder, store_lock
+from components.tracking.store import note_failure, reach, state_folder, store_lock
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 Operation = dict[str, Any]
 PENDING = "pending-"
 PARENT_TAG = "mlflow.parentRunId"
+PENDING_TAG = "mmalign.pending"
 PARAM_LIMIT, TAG_LIMIT = 5000, 4000  # characters that every store of MLflow takes; the whole params.yaml is kept with the parent run
 METRICS_A_BATCH, ENTRIES_A_BATCH = 1000, 100  # MLflow's limits
+
+_announced = False
 
 
 def now_ms() -> int:
@@ -36,30 +40,36 @@ def now_ms() -> int:
 
 
 class Recorder:
-    """One run. `run_id` is MLflow's, or `pending-...` while it could not be opened."""
+    """One run. `run_id` is MLflow's, or `pending-...` where it could not be opened at first, and stays so."""
 
-    def __init__(self, root: Path, run_id: str, file: Path | None) -> None:
+    def __init__(self, root: Path, run_id: str, target: str | None, file: Path | None) -> None:
         self.root = root
         self.run_id = run_id
-        self._file = file
+        self._target = target  # MLflow's id, where known
+        self._file = file  # where operations go while the store is away
 
     @classmethod
     def create(cls, root: Path, name: str, *, parent: str | None, tags: Mapping[str, str]) -> Recorder:
         """Open a run; `parent` may itself be pending."""
-        header: Operation = {"op": "create", "name": name, "parent": parent, "tags": {**tags, **process_tags(root)}, "time": now_ms()}
+        pending = f"{PENDING}{uuid.uuid4().hex}"
+        # By its tag the run is found again where the store made it and its answer got lost.
+        all_tags = {**tags, **process_tags(root), PENDING_TAG: pending}
+        header: Operation = {"op": "create", "name": name, "parent": parent, "tags": all_tags, "time": now_ms()}
         try:
-            client, experiment = connect(root)
-            return cls(root, _create(client, experiment, header), None)
+            client, experiment = reach(root)
+            run_id = _create(client, experiment, header)
+            return cls(root, run_id, run_id, None)
         except Exception as error:  # noqa: BLE001 -- no failure of the store may stop a stage
-            run_id = f"{PENDING}{uuid.uuid4().hex}"
-            recorder = cls(root, run_id, _announce(root, run_id, error))
+            recorder = cls(root, pending, None, _announce(root, pending, error))
             recorder._keep(header)
             return recorder
 
     @classmethod
     def attach(cls, root: Path, run_id: str) -> Recorder:
         """Go on with a run that was opened before."""
-        return cls(root, run_id, state_folder(root) / f"{run_id}.jsonl" if run_id.startswith(PENDING) else None)
+        if not run_id.startswith(PENDING):
+            return cls(root, run_id, run_id, None)
+        return cls(root, run_id, None, state_folder(root) / f"{run_id}.jsonl")
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags; long values are cut."""
@@ -91,29 +101,40 @@ class Recorder:
         self._write({"op": "end", "status": status, "time": now_ms()})
 
     def _write(self, operation: Operation) -> None:
-        if self._file is None:
-            try:
-                client, _ = connect(self.root)
-                apply(client, self.run_id, operation)
-            except Exception as error:  # noqa: BLE001 -- no failure of the store may stop a stage
+        try:
+            client, experiment = reach(self.root)
+            if self._file is not None:
+                self._target = _send(client, experiment, self.root, self._file, self.run_id)
+                self._file = None
+            assert self._target is not None, "a run without a file has an id"
+            apply(client, self._target, operation)
+        except Exception as error:  # noqa: BLE001 -- no failure of the store may stop a stage
+            if self._file is None:
                 self._file = _announce(self.root, f"{PENDING}{uuid.uuid4().hex}", error)
-                self._keep({"op": "attach", "run_id": self.run_id, "tags": process_tags(self.root)})
-            else:
-                return
-        if operation["op"] == "artifact":
-            operation = {**operation, "path": str(self._copy(Path(operation["path"])))}
-        self._keep(operation)
+            if operation["op"] == "artifact":
+                operation = {**operation, "path": str(self._copy(Path(operation["path"])))}
+            self._keep(operation)
 
     def _keep(self, operation: Operation) -> None:
         assert self._file is not None
-        with self._file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(operation) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        with store_lock(self.root):
+            lines = [] if self._file.is_file() else [self._header(operation)]
+            with self._file.open("a", encoding="utf-8") as stream:
+                stream.write("".join(json.dumps(line) + "\n" for line in [*lines, operation] if line))
+                stream.flush()
+                os.fsync(stream.fileno())
+
+    def _header(self, operation: Operation) -> Operation | None:
+        """A file's first line. What was kept of a run may have been sent meanwhile: the rest begins a new file."""
+        return (
+            None
+            if operation["op"] == "create"
+            else {"op": "attach", "run_id": self._target or self.run_id, "tags": process_tags(self.root)}
+        )
 
     def _copy(self, path: Path) -> Path:
         assert self._file is not None
-        kept = self._file.with_suffix("") / uuid.uuid4().hex[:8] / path.name
+        kept = state_folder(self.root) / f"{self._file.stem}-{uuid.uuid4().hex[:8]}" / path.name
         kept.parent.mkdir(parents=True)
         if path.is_dir():
             shutil.copytree(path, kept)
@@ -168,40 +189,69 @@ def _log_artifact(client: Any, run_id: str, path: Path, folder: str | None) -> N
 
 
 def replay(root: Path) -> None:
-    """Write what earlier processes could not. A store that is still away is no error: the files stay."""
+    """Write what this process and those before it could not. A store that is still away is no error: the files stay."""
     if not any(state_folder(root).glob(f"{PENDING}*.jsonl")):
         return
     try:
-        client, experiment = connect(root)
-        with store_lock(root):
-            for file in sorted(state_folder(root).glob(f"{PENDING}*.jsonl"), key=lambda path: path.stat().st_mtime_ns):
-                _replay_file(client, experiment, file)
+        client, experiment = reach(root)
+        for file in sorted(state_folder(root).glob(f"{PENDING}*.jsonl"), key=lambda path: path.stat().st_mtime_ns):
+            try:
+                _send(client, experiment, root, file, file.stem)
+            except Exception as error:  # noqa: BLE001 -- as below
+                reach(root)  # raises where the store is gone; else it is this file's matter, and the others need not wait for it
+                print(f"tracking: {file} can't be sent: {_sentence(error)}", file=sys.stderr)
     except Exception as error:  # noqa: BLE001 -- no failure of the store may stop a stage
         print(f"tracking: earlier records stay in {state_folder(root)}: {_sentence(error)}", file=sys.stderr)
 
 
-def _replay_file(client: Any, experiment: str, file: Path) -> None:
-    operations = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    header, rest = operations[0], operations[1:]
-    ended = any(operation["op"] == "end" for operation in rest)
-    if not ended and is_alive(header["tags"]["mmalign.process"]):
-        return
-    if header["op"] == "create":
-        header["tags"]["mmalign.pending"] = file.stem
-        run_id = find_pending(client, experiment, file.stem) or _create(client, experiment, header)
-        if not ended and header["tags"].get("mmalign.origin") != "stage":
-            rest.append({"op": "end", "status": "KILLED", "time": now_ms()})
-    else:
-        run_id = header["run_id"]
-    for operation in rest:
-        apply(client, run_id, operation)
-    file.unlink()
-    shutil.rmtree(file.with_suffix(""), ignore_errors=True)
+def _send(client: Any, experiment: str, root: Path, file: Path, name: str) -> str:
+    """Write a file of operations and remove it; MLflow's id of its run. `name` is what the run was called while it was pending.
+
+    The process that writes the file may live: what it still has to say begins a new one. LookupError where the store does not know the run yet.
+    """
+    with store_lock(root):
+        if not file.is_file():
+            return _found(client, experiment, name)
+        header, *rest = _operations(file)
+        ended = any(operation["op"] == "end" for operation in rest)
+        if header["op"] == "create":
+            header["tags"][PENDING_TAG] = file.stem
+            run_id = find_pending(client, experiment, file.stem) or _create(client, experiment, header)
+            _adopt(client, experiment, file.stem, run_id)
+            if not ended and not is_alive(header["tags"]["mmalign.process"]) and header["tags"].get("mmalign.origin") != "stage":
+                rest.append({"op": "end", "status": "KILLED", "time": now_ms()})
+        else:
+            run_id = _found(client, experiment, header["run_id"])
+        for operation in rest:
+            apply(client, run_id, operation)
+        file.unlink()
+        for operation in rest:
+            if operation["op"] == "artifact":
+                shutil.rmtree(Path(operation["path"]).parent, ignore_errors=True)
+        return run_id
+
+
+def _operations(file: Path) -> list[Operation]:
+    """The lines that were written whole: a kill or a full disk cuts one short."""
+    found = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+def _found(client: Any, experiment: str, run_id: str) -> str:
+    found = find_pending(client, experiment, run_id) if run_id.startswith(PENDING) else run_id
+    if found is None:
+        raise LookupError(f"the store does not know {run_id} yet")
+    return found
 
 
 def find_pending(client: Any, experiment: str, pending: str) -> str | None:
     """The MLflow run that a pending name became, once replayed."""
-    runs = client.search_runs([experiment], f"tags.`mmalign.pending` = '{pending}'", max_results=1)
+    runs = client.search_runs([experiment], f"tags.`{PENDING_TAG}` = '{pending}'", max_results=1)
     return str(runs[0].info.run_id) if runs else None
 
 
@@ -213,22 +263,30 @@ def _create(client: Any, experiment: str, header: Operation) -> str:
         parent = find_pending(client, experiment, parent)
     if parent is not None:
         tags[PARENT_TAG] = parent
-    run_id = str(client.create_run(experiment, start_time=header["time"], tags=tags, run_name=header["name"]).info.run_id)
-    pending = tags.get("mmalign.pending")
-    if pending:  # children that were opened before their parent could be
-        for child in client.search_runs([experiment], f"tags.`mmalign.pending_parent` = '{pending}'"):
-            client.set_tag(child.info.run_id, PARENT_TAG, run_id)
-    return run_id
+    return str(client.create_run(experiment, start_time=header["time"], tags=tags, run_name=header["name"]).info.run_id)
+
+
+def _adopt(client: Any, experiment: str, pending: str, run_id: str) -> None:
+    """Give a run its children that were opened before it could be."""
+    for child in client.search_runs([experiment], f"tags.`mmalign.pending_parent` = '{pending}'"):
+        client.set_tag(child.info.run_id, PARENT_TAG, run_id)
 
 
 def _announce(root: Path, name: str, error: Exception) -> Path:
-    file = state_folder(root) / f"{name}.jsonl"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    print(f"tracking: the store can't be written ({_sentence(error)}); the run goes on and its record is kept in {file}", file=sys.stderr)
-    return file
+    """The file for what can't be written. Said once: a stage has a dozen writes."""
+    global _announced  # noqa: PLW0603 -- what this process has said
+    note_failure(root, error)
+    folder = state_folder(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not _announced:
+        _announced = True
+        print(
+            f"tracking: the store can't be written ({_sentence(error)}); the run goes on, and its record waits in {folder}", file=sys.stderr
+        )
+    return folder / f"{name}.jsonl"
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 

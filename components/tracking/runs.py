@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.processes import checkout_mark
+from components.processes import FLOW_RUN, checkout_mark
 from components.tracking.provenance import RUN_FILES, data_version, environment_tags, git_diff, git_state, lock_hashes
 from components.tracking.recorder import PARENT_TAG, PENDING, Recorder, Status, is_orphan, now_ms, replay
-from components.tracking.store import connect, store_lock
+from components.tracking.store import reach, store_lock
 
 STAGE_ORIGIN = "stage"  # a parent that a stage opened for itself and for those that follow
 
@@ -33,7 +33,7 @@ def open_parent(root: Path, origin: str) -> str:
 def _end_shared_parents(root: Path) -> None:
     """End parents of bare stages that no evaluation has ended: what comes next is a run of its own."""
     try:
-        client, experiment = connect(root)
+        client, experiment = reach(root)
         shared = f"tags.`mmalign.checkout` = '{checkout_mark(root)}' and tags.`mmalign.origin` = '{STAGE_ORIGIN}'"
         for parent in client.search_runs([experiment], f"{shared} and attributes.status = 'RUNNING'"):
             children = client.search_runs([experiment], f"tags.`{PARENT_TAG}` = '{parent.info.run_id}'")
@@ -45,7 +45,9 @@ def _end_shared_parents(root: Path) -> None:
 
 
 def _open_parent(root: Path, origin: str) -> str:
-    recorder = Recorder.create(root, origin, parent=None, tags={"mmalign.origin": origin, **base_tags(root)})
+    flow_run = os.environ.get(FLOW_RUN)
+    tags = {"mmalign.origin": origin, **base_tags(root), **({"prefect.flow_run": flow_run} if flow_run else {})}
+    recorder = Recorder.create(root, origin, parent=None, tags=tags)
     _record_files(root, recorder)
     return recorder.run_id
 
@@ -63,6 +65,7 @@ def close_parent(root: Path, run_id: str, status: Status) -> None:
     recorder = Recorder.attach(root, run_id)
     _record_files(root, recorder)
     recorder.end(status)
+    replay(root)
     mend_runs(root)
 
 
@@ -103,7 +106,7 @@ def attach_file(root: Path, run_id: str, path: Path, folder: str | None = None) 
 def mend_runs(root: Path) -> None:
     """Mark runs of this checkout whose process is gone as killed: a SIGKILL leaves them open."""
     try:
-        client, experiment = connect(root)
+        client, experiment = reach(root)
         open_runs = f"tags.`mmalign.checkout` = '{checkout_mark(root)}' and attributes.status = 'RUNNING'"
         for run in client.search_runs([experiment], open_runs):
             if is_orphan(run.data.tags):
@@ -124,7 +127,7 @@ def base_tags(root: Path) -> dict[str, str]:
 
 def _shared_parent(root: Path) -> str | None:
     try:
-        client, experiment = connect(root)
+        client, experiment = reach(root)
         ours = f"tags.`mmalign.checkout` = '{checkout_mark(root)}'"
         shared = f"{ours} and tags.`mmalign.origin` = '{STAGE_ORIGIN}' and attributes.status = 'RUNNING'"
         parents = client.search_runs([experiment], shared, max_results=1, order_by=["attributes.start_time DESC"])
@@ -142,7 +145,7 @@ def is_shared(root: Path, run_id: str) -> bool:
     if run_id.startswith(PENDING):
         return False
     try:
-        client, _ = connect(root)
+        client, _ = reach(root)
         tags = client.get_run(run_id).data.tags
     except Exception:  # noqa: BLE001 -- unreadable: leave it open
         return False

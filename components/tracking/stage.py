@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from components.config import StageName, load_settings
-from components.errors import StageFault
+from components.errors import TrainingFault
 from components.files import digest_file, write_json
 from components.tracking.provenance import git_state, known_hashes, stage_params, stage_paths
-from components.tracking.recorder import Recorder
+from components.tracking.recorder import Recorder, replay
 from components.tracking.result import StageResult
 from components.tracking.runs import base_tags, close_parent, is_shared, join_or_open_parent
 
@@ -41,6 +41,7 @@ MODULES: dict[StageName, str] = {
 def run_stage(name: StageName, root: Path) -> None:
     """Run stage `name` on what lies in the checkout at `root`, and record it. What the stage raises is raised."""
     settings = load_settings(root / "params.yaml")
+    replay(root)
     parent = os.environ.get("MLFLOW_RUN_ID") or join_or_open_parent(root)
     hashes = known_hashes(root, name)
     tags = {"mmalign.stage": name, **base_tags(root), **{f"dvc.{path}": md5 for path, md5 in hashes.items()}}
@@ -62,13 +63,14 @@ def run_stage(name: StageName, root: Path) -> None:
         recorder.end("KILLED" if stopped else "FAILED")
         raise
     recorder.end("FINISHED")
+    replay(root)  # what waited while the store was away
     if name == "evaluate" and is_shared(root, parent):
         close_parent(root, parent, "FINISHED")
 
 
 def _refuse(name: StageName, bad: list[str]) -> None:
     if bad:
-        raise StageFault(
+        raise TrainingFault(
             f"stage {name} ended with figures that are no numbers: {', '.join(bad)}; artifacts/{name}/metrics.json has the rest"
         )
 

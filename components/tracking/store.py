@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -18,15 +20,18 @@ from typing import Any
 from filelock import FileLock
 
 EXPERIMENT = "mmalign"
-RETRY_SECONDS = 60.0  # a store that could not be reached is not tried again sooner: each try may wait for a minute
+RETRY_SECONDS = 60.0  # a store that failed is not tried again sooner: each try may wait for a minute
+PROBE_SECONDS = 3.0  # that a server has to say that it is there
+SERVER_FAILED = 500  # HTTP's codes from here on say that the server is not well
 
-_failures: dict[str, tuple[float, Exception]] = {}  # store to the time and reason of its last failed connection
+_failures: dict[str, tuple[float, Exception]] = {}  # store to the time and reason of its last failure
 
 # Set before mlflow is imported, and only where the caller has set nothing.
 ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",  # with doubling pauses about a minute: enough for a server that restarts
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
 }
@@ -48,6 +53,37 @@ def store_lock(root: Path) -> Iterator[None]:
     state_folder(root).mkdir(parents=True, exist_ok=True)
     with FileLock(state_folder(root) / "store.lock", is_singleton=True):  # one a process: taken again inside
         yield
+
+
+class StoreAway(RuntimeError):
+    """The server that keeps the record does not answer."""
+
+
+def reach(root: Path) -> tuple[Any, str]:
+    """As `connect`, for what can wait: a server that does not answer is found out in seconds, not after a minute of retries. StoreAway."""
+    uri = tracking_uri(root)
+    if uri.startswith(("http://", "https://")) and not answers(uri):
+        raise StoreAway(f"{uri} does not answer")
+    return connect(root)
+
+
+def note_failure(root: Path, error: Exception) -> None:
+    """Remember a write that failed. A server that is gone is asked again at once; one that is there and fails, its database may be gone,
+    would let each further write wait, and is left alone for a while."""
+    uri = tracking_uri(root)
+    if not uri.startswith(("http://", "https://")) or answers(uri):
+        _failures[uri] = (time.monotonic(), error)
+
+
+def answers(uri: str) -> bool:
+    """Whether a server is there: any answer but one that says that it is not well."""
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PROBE_SECONDS):  # noqa: S310 -- http to a server that settings name
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code < SERVER_FAILED
+    except (OSError, ValueError):
+        return False
 
 
 def connect(root: Path) -> tuple[Any, str]:

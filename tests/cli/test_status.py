@@ -27,7 +27,7 @@ from components.tracking.recorder import Recorder
 from components.tracking.runs import close_parent, open_parent, record_stages
 from tests.checkout import ROOT, STAGE_INPUTS, behave, clean_environment, mmalign, wait_for
 
-KEYS = {"running", "runs", "registry", "plan", "summary", "notes"}
+KEYS = {"running", "slots", "runs", "registry", "plan", "summary", "notes"}
 DIGEST = "0123456789abcdef" * 4
 
 
@@ -175,6 +175,32 @@ def test_a_stage_under_way_is_shown_and_not_disturbed(checkout: Path) -> None:
     assert read_status(checkout)["running"]["stages"] == []
 
 
+def test_the_holder_of_a_slot_is_shown_in_every_checkout(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert [slot["holder"] for slot in read_status(checkout)["slots"]] == [None, None, None]
+    assert "gpu-0" not in shown(read_status(checkout)), "nothing is held: nothing to see"
+    params = checkout / "params.yaml"
+    params.write_text(params.read_text().replace("reward: { deadline_minutes: 2880, gpus: 0 }", "reward: { deadline_minutes: 2880, gpus: 1 }"))
+    (checkout / "artifacts/validate").mkdir(parents=True)
+    (checkout / "artifacts/validate/result.txt").touch()
+    process = start_stage(checkout, "reward")
+    other = tmp_path / "other"
+    shutil.copytree(checkout, other, symlinks=True)
+    found = read_status(other)
+    assert [slot["slot"] for slot in found["slots"]] == ["gpu-0", "gpu-1", "cpu"]
+    held, *free = [slot["holder"] for slot in found["slots"]]
+    assert free == [None, None]
+    assert held.keys() == {"checkout", "stage", "pid", "since", "user"}
+    assert (held["checkout"], held["stage"], held["pid"]) == (str(checkout), "reward", process.pid)
+    text = shown(found, 200)
+    (line,) = [line for line in text.splitlines() if line.startswith("gpu-0")]
+    assert str(process.pid) in line
+    assert str(checkout) in line
+    behave(checkout, "reward")
+    assert process.wait(30) == 0
+    assert [slot["holder"] for slot in read_status(other)["slots"]] == [None, None, None]
+
+
 def test_the_run_is_named_by_its_lock_and_its_processes_are_not_leftovers(checkout: Path) -> None:
     script = (
         "import pathlib, sys, time\nfrom components.guard import run_turn\n"
@@ -267,6 +293,7 @@ def test_everything_is_readable_in_narrow_terminals(width: int) -> None:
     ]
     found: dict[str, Any] = {
         "running": {"run": None, "stages": [], "processes": []},
+        "slots": [],
         "runs": runs,
         "plan": {name: {"action": "run", "reason": "alignment.beta changed from 0.1 to 0.2"} for name in STAGES},
         "registry": {"mm-policy": {"versions": 12, "aliases": {"champion": alias, "previous_champion": alias}}},

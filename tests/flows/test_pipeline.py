@@ -45,7 +45,7 @@ class Bench:
             parents=PARENTS,
             judge=self.judge,
             start=self.start,
-            slots=Slots(settings, cores=cores, gpus=[]),
+            slots=Slots(settings, cores=cores, gpus=0),
             say=lambda _: None,
             cancel=self.cancel,
             only=only,
@@ -55,8 +55,7 @@ class Bench:
         done = self.skip | set(self.ran)
         return {name: Step("skip" if name in done else "run", "because") for name in STAGES}
 
-    def start(self, stage: StageName, environment: Mapping[str, str]) -> Future[StageOutcome]:
-        assert environment == {}
+    def start(self, stage: StageName) -> Future[StageOutcome]:
         return self.pool.submit(self.work, stage)
 
     def work(self, stage: StageName) -> StageOutcome:
@@ -147,13 +146,13 @@ def test_only_refuses_to_run_on_inputs_that_are_stale_themselves(settings: Setti
 def test_more_gpus_than_there_are_is_a_mistake_in_the_settings(settings: Settings) -> None:
     wanting = settings.model_copy(update={"stages": {**settings.stages, "align": settings.stages["align"].model_copy(update={"gpus": 2})}})
     with pytest.raises(UserError, match=r"stages\.align\.gpus is 2, but there are 1 GPUs"):
-        Slots(wanting, cores=8, gpus=["0"])
+        Slots(wanting, cores=8, gpus=1)
 
 
 def test_gpus_are_given_to_one_stage_at_a_time(settings: Settings) -> None:
     both = {name: settings.stages[name].model_copy(update={"gpus": 1}) for name in ("reward", "reference")}
-    slots = Slots(settings.model_copy(update={"stages": {**settings.stages, **both}}), cores=64, gpus=["0"])
-    assert slots.take("reward") == {"CUDA_VISIBLE_DEVICES": "0"}
-    assert slots.take("reference") is None
+    slots = Slots(settings.model_copy(update={"stages": {**settings.stages, **both}}), cores=64, gpus=1)
+    assert slots.take("reward")
+    assert not slots.take("reference")
     slots.give_back("reward")
-    assert slots.take("reference") == {"CUDA_VISIBLE_DEVICES": "0"}
+    assert slots.take("reference")

@@ -78,6 +78,23 @@ def test_a_command_past_its_deadline_is_ended_even_when_it_ignores_sigterm(tmp_p
     assert marked(STAGE_MARK, outcome.mark) == []
 
 
+def test_time_in_which_a_stage_waits_for_a_card_does_not_count_towards_its_deadline(tmp_path: Path) -> None:
+    began = time.monotonic()
+    marks: set[str] = set()
+
+    def paused(mark: str) -> bool:
+        marks.add(mark)
+        return time.monotonic() < began + 4
+
+    outcome = supervise(
+        python(SLEEPER), stage="align", root=tmp_path, log=tmp_path / "align.log", deadline_seconds=1, cancel=threading.Event(),
+        screen=Screen(open(os.devnull, "w")), grace_seconds=GRACE, paused=paused,  # noqa: PTH123 -- lives as long as the test
+    )  # fmt: skip
+    assert outcome.end == "deadline"
+    assert 4.5 < outcome.seconds < 4 + 1 + GRACE + 5
+    assert marks == {outcome.mark}
+
+
 def test_cancelling_ends_grandchildren_in_sessions_of_their_own(tmp_path: Path) -> None:
     cancel = threading.Event()
     outcomes: list[Outcome] = []

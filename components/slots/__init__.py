@@ -1,0 +1,1 @@
+"""Slots of this machine, shared by all its checkouts and users: one a GPU, and one for training on the CPU."""

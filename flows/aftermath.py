@@ -1,0 +1,69 @@
+"""What follows a run of a deployment, whatever its end was: page, data and lock pushed, notices, cleaning. Nothing here can fail the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from components.cli.record import SUMMARY
+from components.config import STAGES, Settings
+from components.files import read_json
+from components.notices.notice import notices_of
+from components.notices.send import send
+from components.outcome import RunOutcome
+from flows.night_page import Page
+from flows.workplace import Workplace
+
+Say = Callable[[str], None]
+
+
+def aftermath(
+    root: Path, place: Workplace, settings: Settings, outcome: RunOutcome, *, name: str, began: float, troubles: Sequence[str], say: Say
+) -> str:
+    """Publish, tell and clean after the run `name` in `place`; the sentence that the run ends with."""
+    summary = fresh_summary(place.folder, began)
+    remarks: list[str] = []
+    Page(root, place.folder, say).finish(summary, outcome, remarks)
+    tell(root, settings, summary, outcome, name=name, folder=place.folder, troubles=troubles, remarks=remarks, say=say)
+    return closing_sentence(summary, outcome)
+
+
+def tell(
+    root: Path,
+    settings: Settings,
+    summary: dict[str, Any] | None,
+    outcome: RunOutcome,
+    *,
+    name: str,
+    folder: Path,
+    troubles: Sequence[str],
+    say: Say,
+    remarks: Sequence[str] = (),
+) -> None:
+    """Send the notices of the run `name` in `folder`."""
+    for notice in notices_of(summary, outcome, run=name, workdir=folder, troubles=troubles, remarks=remarks):
+        send(root, settings.notices, notice, say=say)
+
+
+def fresh_summary(folder: Path, began: float) -> dict[str, Any] | None:
+    """The summary of a run that began at `began` (seconds since the epoch); None where the run was refused before it wrote one."""
+    path = folder / SUMMARY
+    if not path.is_file() or path.stat().st_mtime < began:
+        return None
+    found: dict[str, Any] = read_json(path)
+    return found
+
+
+def closing_sentence(summary: dict[str, Any] | None, outcome: RunOutcome) -> str:
+    """What Prefect's page shows beside the run's state."""
+    if outcome.kind != "ok" or summary is None:
+        return outcome.sentence or "done"
+    done: dict[str, list[str]] = {}
+    for stage in STAGES:
+        done.setdefault(summary["stages"][stage]["status"], []).append(stage)
+    parts = ["nothing was stale" if set(done) == {"skipped"} else "; ".join(f"{word}: {', '.join(names)}" for word, names in done.items())]
+    parts += [
+        f"{model} {verdict.replace('_', ' ')}" for model in ("mm-policy", "mm-reward") if (verdict := summary["gate"][model]["verdict"])
+    ]
+    return "; ".join(parts)

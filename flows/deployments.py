@@ -1,0 +1,131 @@
+"""What `mmalign deploy` puts on Prefect's server: the work pool, the deployments of prefect.yaml, the limits of this host, the automations.
+
+Everything is found by its name and brought up to date, so that a second time changes nothing. `python -m flows.deployments` does it for the
+checkout that it is started in and prints the deployments' ids as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import yaml
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
+from prefect.client.schemas.objects import ConcurrencyOptions
+from prefect.client.schemas.schedules import construct_schedule
+from prefect.exceptions import ObjectAlreadyExists
+from prefect.utilities.callables import parameter_schema as schema_of
+from prefect.utilities.templating import apply_values
+
+from components.cli.environment import enter_checkout
+from components.cli.faults import explain
+from components.config import Settings, load_settings
+from components.files import write_json
+from components.services.programs import POOL
+from components.services.state import DEPLOYED, state_folder
+from flows.automations import make_automations
+from flows.limits import make_limits
+from flows.night import night
+from flows.parameters import parameter_schema
+
+FILE = Path("prefect.yaml")
+ANCHOR = "2025-01-01T00:00:00Z"  # that intervals count from: the same at every deploy
+
+
+def deploy(root: Path, settings: Settings) -> dict[str, str]:
+    """Bring the server up to date with prefect.yaml and params.yaml; the deployments' ids by name."""
+    described = read_description(root, settings)
+    with get_client(sync_client=True) as client:
+        _make_pool(client)
+        flow_id = client.create_flow(night)
+        ids = {str(one["name"]): _deploy_one(client, flow_id, one, described["pull"]) for one in described["deployments"]}
+        make_limits(client)
+        make_automations(client, ids, settings)
+    named = {name: str(found) for name, found in ids.items()}
+    write_json(state_folder(root) / DEPLOYED, named)
+    return named
+
+
+def read_description(root: Path, settings: Settings) -> dict[str, Any]:
+    """prefect.yaml with the values of params.yaml for what stands in {{ $... }}."""
+    os.environ |= {
+        "MMALIGN_ROOT": str(root),
+        "MMALIGN_CRON": settings.deployments.cron,
+        "MMALIGN_TIMEZONE": settings.deployments.timezone,
+        "MMALIGN_POLL_SECONDS": str(settings.deployments.poll_minutes * 60),
+    }
+    described: dict[str, Any] = apply_values(yaml.safe_load((root / FILE).read_text(encoding="utf-8")), {})
+    return described
+
+
+def _make_pool(client: SyncPrefectClient) -> None:
+    try:
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
+    except ObjectAlreadyExists:
+        pass  # the worker makes it too
+
+
+def _deploy_one(client: SyncPrefectClient, flow_id: UUID, one: dict[str, Any], pull: list[dict[str, Any]]) -> UUID:
+    limit = one["concurrency_limit"]
+    schedules = [
+        DeploymentScheduleCreate(
+            schedule=construct_schedule(
+                cron=schedule.get("cron"),
+                interval=float(schedule["interval"]) if "interval" in schedule else None,
+                anchor_date=ANCHOR if "interval" in schedule else None,
+                timezone=schedule.get("timezone"),
+            ),
+            slug=schedule["slug"],
+            active=True,
+        )
+        for schedule in one.get("schedules", [])
+    ]
+    _keep_paused(client, one["name"], schedules)
+    return client.create_deployment(
+        flow_id,
+        one["name"],
+        schedules=schedules,
+        concurrency_limit=limit["limit"],
+        concurrency_options=ConcurrencyOptions(collision_strategy=limit["collision_strategy"]),
+        parameters=one.get("parameters") or {},
+        description=one["description"],
+        work_pool_name=one["work_pool"]["name"],
+        tags=one["tags"],
+        entrypoint=one["entrypoint"],
+        path=".",
+        pull_steps=pull,
+        enforce_parameter_schema=True,
+        parameter_openapi_schema=parameter_schema(schema_of(night).model_dump_for_openapi()),
+    )
+
+
+def _keep_paused(client: SyncPrefectClient, name: str, schedules: list[DeploymentScheduleCreate]) -> None:
+    """A schedule that somebody has paused on Prefect's page stays so."""
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        before = client.read_deployment_by_name(f"{night.name}/{name}")
+    except ObjectNotFound:
+        return
+    paused = {schedule.slug for schedule in before.schedules if not schedule.active}
+    for schedule in schedules:
+        schedule.active = schedule.slug not in paused
+
+
+def main() -> int:
+    """Deploy this checkout; 0, or the exit code of what was wrong."""
+    root = enter_checkout()
+    try:
+        print(json.dumps(deploy(root, load_settings())))
+    except Exception as error:  # noqa: BLE001 -- the last resort: a sentence to the person, the trace to a log
+        return explain(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

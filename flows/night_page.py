@@ -1,0 +1,177 @@
+"""What Prefect's page shows of a night: progress while it runs, then stages with times, the verdict with its reasons, links.
+
+Nothing here can fail a run: what can't be written is said once. Texts lose their secrets and what markdown or HTML would make of them.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import os
+import re
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_progress_artifact, create_table_artifact
+from prefect.artifacts import update_progress_artifact as update_progress
+
+from components.cli.summary import DONE, MODELS
+from components.config import STAGES
+from components.log_lines import last_lines, last_share
+from components.outcome import RunOutcome
+from components.redaction import redactor
+
+SHOWN_LINES = 30  # of a failed stage's log
+LINK_SECONDS = 10.0  # that MLflow may take to say in which experiment a run is
+MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~-])")
+RUN_FOLDER = "[0-9]" * 8 + "-" + "[0-9]" * 6  # logs/20261125-020000
+
+
+class Page:
+    """The artifacts of one flow run. `root` is the checkout, `workdir` the folder in which the run works."""
+
+    def __init__(self, root: Path, workdir: Path, say: Callable[[str], None] = print) -> None:
+        self._root = root
+        self._workdir = workdir
+        self._say = say
+        self._said = False
+        self._progress: UUID | None = None
+        self._share = 0.0
+
+    def progress(self, summary: Mapping[str, Any]) -> None:
+        """Show how far the run is: by the stages that it has begun, and the progress bar of the newest one."""
+        if summary.get("status") == "running":  # else it is an earlier run's
+            share, words = self.share_done(summary)
+            self._show(share, words)
+
+    def share_done(self, summary: Mapping[str, Any]) -> tuple[float, str]:
+        """The share of the stages that is done (0 to 1, never less than before), and what is under way, in words."""
+        done = sum(summary["stages"][name]["status"] in DONE for name in STAGES)
+        words = f"{done} of {len(STAGES)} stages are done"
+        within = 0.0
+        begun = self._begun()
+        if begun is not None:
+            stage, log = begun
+            done = max(done, STAGES.index(stage))
+            bar = last_share(log)
+            within, line = bar if bar is not None else (0.0, "")
+            words = f"stage {stage}" + (f": {line}" if line else "")
+        self._share = max(self._share, min((done + within) / len(STAGES), 0.99))
+        return self._share, words
+
+    def finish(self, summary: Mapping[str, Any] | None, outcome: RunOutcome, remarks: Sequence[str] = ()) -> None:
+        """Write what is left of the run. `summary` is this run's, None where it wrote none; `remarks` are sentences to add."""
+        self._show(1.0 if outcome.kind == "ok" else self._share, "ended" if outcome.kind == "ok" else outcome.sentence)
+        links = self._links(summary)
+        self._write(lambda: create_markdown_artifact(self.verdict(summary, outcome, remarks, links), key="verdict", description="Verdict"))
+        if summary is not None:
+            self._write(lambda: create_table_artifact(self.stages(summary), key="stages", description="Stages and their times"))
+        for key, (text, address) in links.items():
+            self._write(partial(create_link_artifact, address, link_text=text, key=key, description=text))
+
+    def stages(self, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """A row for each stage."""
+        known = summary["stages"]
+        return [
+            {
+                "stage": name,
+                "status": known[name]["status"].replace("_", " "),
+                "seconds": known[name]["seconds"] or "",
+                "MLflow run": known[name]["mlflow_run_id"] or "",
+            }
+            for name in STAGES
+        ]
+
+    def verdict(
+        self, summary: Mapping[str, Any] | None, outcome: RunOutcome, remarks: Sequence[str], links: Mapping[str, tuple[str, str]]
+    ) -> str:
+        """The markdown text: what became of the run and of each model, with all reasons, or where and why it failed."""
+        parts = [f"# {'The run ended well' if outcome.kind == 'ok' else 'The run failed'}"]
+        if outcome.kind != "ok":
+            where = f" (stage {outcome.stage})" if outcome.stage else ""
+            parts.append(f"**{outcome.kind}**{where}: {self._text(outcome.sentence)}")
+            parts += self._log_end(outcome)
+        elif summary is not None:
+            for name in reversed(MODELS):
+                gate, version = summary["gate"][name], summary["registry"][name]["version"]
+                named = f"{name} version {version}" if version is not None else name
+                parts.append(f"## {named}: {(gate['verdict'] or 'not judged').replace('_', ' ')}")
+                parts.append("\n".join(f"- {self._text(reason)}" for reason in gate["reasons"]) or "No reason is recorded.")
+        if remarks:
+            parts.append("## Afterwards\n\n" + "\n".join(f"- {self._text(remark)}" for remark in remarks))
+        if links:
+            parts.append(" · ".join(f"[{text}]({address})" for text, address in links.values()))
+        return "\n\n".join(parts) + "\n"
+
+    def _log_end(self, outcome: RunOutcome) -> list[str]:
+        log = self._workdir / outcome.log if outcome.log else None
+        if log is None or not log.is_file():
+            return []
+        text = redactor(self._root).clean("\n".join(last_lines(log, SHOWN_LINES)))
+        longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+        fence = "`" * max(3, longest + 1)  # no line of the log can end the block
+        return [f"The last lines of `{str(log).replace('`', '')}`:", f"{fence}text\n{text}\n{fence}"]
+
+    def _links(self, summary: Mapping[str, Any] | None) -> dict[str, tuple[str, str]]:
+        """The MLflow run and the report that is attached to it: key of the artifact to text and address."""
+        run_id = summary["mlflow_run_id"] if summary is not None else None
+        server = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
+        if not run_id or not server.startswith(("http://", "https://")):
+            return {}
+        try:
+            experiment = _experiment(server, run_id)
+        except (OSError, ValueError, KeyError):
+            return {"mlflow": ("MLflow", redactor(self._root).clean(server))}  # away, or the run's record still waits to be sent
+        address = redactor(self._root).clean(f"{server}/#/experiments/{experiment}/runs/{run_id}")
+        return {"mlflow-run": ("MLflow run", address), "report": ("Report", f"{address}/artifacts/report.html")}
+
+    def _begun(self) -> tuple[str, Path] | None:
+        """The stage that wrote its log last, in the newest run's folder of logs."""
+        folders = sorted((self._workdir / "logs").glob(RUN_FOLDER))
+        logs = [(log.stat().st_mtime, name, log) for name in STAGES if folders and (log := folders[-1] / f"{name}.log").is_file()]
+        if not logs:
+            return None
+        _, stage, log = max(logs)
+        return stage, log
+
+    def _show(self, share: float, words: str) -> None:
+        words = redactor(self._root).clean(words)[:300] or "under way"
+
+        def write() -> None:
+            if self._progress is None:
+                self._progress = _id(create_progress_artifact(100 * share, key="progress", description=words))
+            else:
+                update_progress(self._progress, 100 * share, description=words)
+
+        self._write(write)
+
+    def _text(self, text: str) -> str:
+        return MARKDOWN.sub(r"\\\1", html.escape(" ".join(redactor(self._root).clean(text).split()), quote=False))
+
+    def _write(self, write: Callable[[], Any]) -> None:
+        try:
+            write()
+        except Exception as error:  # noqa: BLE001 -- how a page looks is not worth a run
+            if not self._said:
+                self._said = True
+                why = redactor(self._root).clean(" ".join(str(error).split()))[:200]
+                self._say(f"the run's page on Prefect can't be written ({type(error).__name__}: {why}); the run goes on")
+
+
+def _id(made: Any) -> UUID:
+    assert isinstance(made, UUID), "called from a thread without an event loop, where Prefect's call is a plain one"
+    return made
+
+
+def _experiment(server: str, run_id: str) -> str:
+    request = urllib.request.Request(f"{server}/api/2.0/mlflow/runs/get?run_id={run_id}")  # noqa: S310 -- http, as was seen
+    user, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
+    if user and password:
+        request.add_header("authorization", f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}")
+    with urllib.request.urlopen(request, timeout=LINK_SECONDS) as answer:  # noqa: S310
+        return str(json.load(answer)["run"]["info"]["experiment_id"])

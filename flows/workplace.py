@@ -1,0 +1,87 @@
+"""Where a deployment's run works: the checkout that was deployed from, or a clone made for that run.
+
+A clone lies in the state folder under the run's id, so that a run that is started again goes on in the same one, with its checkpoints. DVC's
+cache is the checkout's own, for all clones; models and runs go into the same registry.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.errors import UserError
+from components.files import write_json
+from components.services.state import state_folder
+from flows.parameters import NightParameters
+
+CLONES = "clones"
+NOTE = "clone.json"  # beside a whole clone: what it is of
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """The folder of a run. `commit` is set for clones."""
+
+    folder: Path
+    commit: str | None = None
+
+
+def clones_folder(root: Path) -> Path:
+    """Where the clones of a checkout's deployments lie."""
+    return state_folder(root) / CLONES
+
+
+def open_workplace(root: Path, run: NightParameters, run_id: str) -> Workplace:
+    """The place for the run `run_id`. UserError where the repository or the ref can't be had."""
+    if run.source == "checkout":
+        if run.ref or run.repository:
+            raise UserError(f"{'ref' if run.ref else 'repository'} belongs to source 'git', and this run's source is 'checkout'")
+        return Workplace(root)
+    return _clone(root, run, clones_folder(root) / run_id)
+
+
+def checked_out(root: Path) -> str:
+    """The branch of a checkout, or its commit where no branch is checked out."""
+    branch = _git(root, "symbolic-ref", "--quiet", "--short", "HEAD", check=False)
+    return branch or _git(root, "rev-parse", "HEAD")
+
+
+def fetched_file(root: Path, run: NightParameters, name: str) -> str | None:
+    """The text of a file at the ref that a run with source `git` would clone; None where it has none. UserError as with `open_workplace`."""
+    repository, ref = run.repository or str(root), run.ref or checked_out(root)
+    mirror = clones_folder(root) / "mirror"
+    if not (mirror / "HEAD").is_file():
+        mirror.parent.mkdir(parents=True, exist_ok=True)
+        _git(mirror.parent, "init", "--quiet", "--bare", str(mirror))
+    _git(mirror, "fetch", "--quiet", "--depth=1", repository, ref)
+    shown = _git(mirror, "show", f"FETCH_HEAD:{name}", check=False)
+    return shown or None
+
+
+def _clone(root: Path, run: NightParameters, folder: Path) -> Workplace:
+    repository, ref = run.repository or str(root), run.ref or checked_out(root)
+    if not (folder / ".git" / NOTE).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        _git(folder, "init", "--quiet")
+        _git(folder, "fetch", "--quiet", repository, ref)
+        _git(folder, "checkout", "--quiet", "--force", "--detach", "FETCH_HEAD")
+        origin = run.repository or _git(root, "remote", "get-url", "origin", check=False) or str(root)
+        if _git(folder, "remote", check=False) == "":
+            _git(folder, "remote", "add", "origin", origin)
+        (folder / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {root / '.dvc' / 'cache'}\n", encoding="utf-8")
+        for name, value in (("user.name", "mmalign"), ("user.email", "mmalign@localhost")):
+            _git(folder, "config", name, value)
+        write_json(folder / ".git" / NOTE, {"repository": repository, "ref": ref})  # last: without it the clone is made again
+    return Workplace(folder, _git(folder, "rev-parse", "HEAD"))
+
+
+def _git(folder: Path, *arguments: str, check: bool = True) -> str:
+    # No question may wait for an answer at night.
+    environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_SSH_COMMAND": os.environ.get("GIT_SSH_COMMAND", "ssh -oBatchMode=yes")}
+    done = subprocess.run(["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0 and check:
+        why = " ".join(done.stderr.split())[:300]
+        raise UserError(f"git {arguments[0]} failed ({why}): check repository and ref of the run")
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,169 @@
+"""What Prefect's own server does with runs whose process is gone: marked, and started again once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+import psutil
+import pytest
+
+from components.config import Settings, load_settings
+
+pytest.importorskip("prefect")
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+from prefect.client.schemas.objects import FlowRun
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelling, Crashed, Pending, Running
+
+from flows.automations import AGAIN, LOST, STUCK, make_automations
+from flows.server import own_server, wait_for_server
+from tests.checkout import wait_for
+
+WITHIN_SECONDS = 45  # Prefect's shortest heartbeat is one in 30 seconds
+REPOSITORY = Path(__file__).parents[2]
+FLOW = """
+import pathlib, time
+from prefect import flow
+
+@flow
+def work(run: dict = {{}}):
+    here = pathlib.Path({folder!r})
+    (here / "began").touch()
+    until = time.monotonic() + 300
+    while not (here / "end").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+"""
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A deployment on a server with the automations."""
+
+    client: SyncPrefectClient
+    id: UUID
+    folder: Path
+    ids: dict[str, UUID]
+
+    def execute(self) -> tuple[UUID, subprocess.Popen[bytes]]:
+        """A run of the deployment, in a process of its own, once its flow has begun."""
+        run = self.client.create_flow_run_from_deployment(self.id, parameters={"run": {"stages": ["align"]}})
+        for name in ("began", "end"):
+            (self.folder / name).unlink(missing_ok=True)
+        environment = {**os.environ, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30", "PYTHONPATH": str(REPOSITORY)}
+        command = [sys.executable, "-m", "prefect", "flow-run", "execute", str(run.id)]
+        with (self.folder / "log").open("ab") as log:
+            process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+        wait_for((self.folder / "began").exists, 300)
+        return run.id, process
+
+    def state(self, run: UUID) -> str:
+        return str(self.client.read_flow_run(run).state_name)
+
+    def runs(self) -> dict[UUID, FlowRun]:
+        found = self.client.read_flow_runs(deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[self.id])))
+        return {run.id: run for run in found}
+
+    def started_for(self, run: UUID) -> list[FlowRun]:
+        return [one for one in self.runs().values() if (one.parameters.get("run") or {}).get("recovers") == str(run)]
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    whole = load_settings(REPOSITORY / "params.yaml")
+    return whole.model_copy(update={"deployments": whole.deployments.model_copy(update={"crashed_after_seconds": WITHIN_SECONDS})})
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory, settings: Settings) -> Iterator[Deployed]:
+    import threading
+
+    before = dict(os.environ)
+    root = tmp_path_factory.mktemp("automations")
+    log = root / "server.log"
+    (root / "work.py").write_text(FLOW.format(folder=str(root)))
+    try:
+        with own_server(root, log) as server:
+            wait_for_server(server, log, threading.Event())
+            here = {PREFECT_API_URL: os.environ["PREFECT_API_URL"], PREFECT_API_AUTH_STRING: None}
+            with temporary_settings(here), get_client(sync_client=True) as client:
+                client.create_work_pool(WorkPoolCreate(name="pool", type="process"))
+                flow = client.create_flow_from_name("work")
+                found = client.create_deployment(flow, "nightly", work_pool_name="pool", path=str(root), entrypoint="work.py:work")
+                yield Deployed(client, found, root, make_automations(client, {"nightly": found}, settings))
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.mark.slow
+def test_automations_made_twice_are_the_same_and_follow_the_settings(deployed: Deployed, settings: Settings) -> None:
+    assert set(deployed.ids) == {LOST, STUCK, f"{AGAIN} (nightly)"}
+    before = {automation.name: automation for automation in deployed.client.read_automations()}
+    deployed.client.pause_automation(deployed.ids[STUCK])
+    longer = settings.deployments.model_copy(update={"crashed_after_seconds": 300})
+    assert make_automations(deployed.client, {"nightly": deployed.id}, settings.model_copy(update={"deployments": longer})) == deployed.ids
+    changed = {automation.name: automation for automation in deployed.client.read_automations()}
+    assert changed.keys() == before.keys()
+    assert changed[LOST].trigger.within.total_seconds() == 300  # type: ignore[union-attr]
+    assert not changed[STUCK].enabled
+    assert changed[f"{AGAIN} (nightly)"] == before[f"{AGAIN} (nightly)"]
+    deployed.client.resume_automation(deployed.ids[STUCK])
+    assert make_automations(deployed.client, {"nightly": deployed.id}, settings) == deployed.ids
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_marked_and_started_again_once_and_a_healthy_one_is_left_alone(deployed: Deployed) -> None:
+    healthy, process = deployed.execute()
+    time.sleep(WITHIN_SECONDS + 20)  # longer than the window: its heartbeats keep it
+    assert deployed.state(healthy) == "Running"
+    (deployed.folder / "end").touch()
+    assert process.wait(60) == 0
+    assert deployed.state(healthy) == "Completed"
+
+    killed, process = deployed.execute()
+    # The flow, and what would notice its end: as when a machine is switched off.
+    for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+        one.kill()
+    process.wait()
+    at = time.monotonic()
+    wait_for(lambda: deployed.state(killed) == "Crashed", WITHIN_SECONDS + 60)
+    print(f"marked after {time.monotonic() - at:.0f} s")
+    wait_for(lambda: deployed.started_for(killed), 30)
+    time.sleep(WITHIN_SECONDS)
+    assert [run.parameters for run in deployed.started_for(killed)] == [{"run": {"recovers": str(killed)}}]
+    assert deployed.state(healthy) == "Completed"  # long after its last heartbeat
+    assert deployed.started_for(healthy) == []
+
+
+@pytest.mark.slow
+def test_what_crashes_again_before_it_begins_is_not_started_for_ever(deployed: Deployed) -> None:
+    # A worker that lives marks a run at once when its process ends without a word.
+    first = deployed.client.create_flow_run_from_deployment(deployed.id).id
+    deployed.client.set_flow_run_state(first, Pending())
+    deployed.client.set_flow_run_state(first, Running())
+    deployed.client.set_flow_run_state(first, Crashed())
+    wait_for(lambda: deployed.started_for(first), 30)
+    (second,) = deployed.started_for(first)
+    deployed.client.set_flow_run_state(second.id, Pending())
+    deployed.client.set_flow_run_state(second.id, Crashed())
+    time.sleep(20)
+    assert deployed.started_for(second.id) == []
+
+
+@pytest.mark.slow
+def test_a_cancellation_that_nobody_carries_out_ends_as_cancelled_and_nothing_is_started_again(deployed: Deployed) -> None:
+    run = deployed.client.create_flow_run_from_deployment(deployed.id).id
+    for state in (Pending(), Running(), Cancelling()):
+        deployed.client.set_flow_run_state(run, state)
+    wait_for(lambda: deployed.state(run) == "Cancelled", WITHIN_SECONDS + 60)
+    time.sleep(10)
+    assert deployed.started_for(run) == []

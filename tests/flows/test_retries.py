@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from components.config import load_settings
+from components.outcome import RunOutcome
+from flows.retries import is_retried, pauses
+
+SETTINGS = load_settings(Path(__file__).parents[2] / "params.yaml").deployments
+
+
+def test_pauses_double() -> None:
+    assert pauses(SETTINGS.model_copy(update={"retries": 4, "retry_seconds": 30.0})) == [30.0, 60.0, 120.0, 240.0]
+    assert pauses(SETTINGS.model_copy(update={"retries": 0})) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "retried"),
+    [("ok", False), ("mistake", False), ("training", False), ("infrastructure", True), ("cancelled", False), ("fault", False)],
+)
+def test_only_faults_of_infrastructure_are_tried_again(kind: str, retried: bool) -> None:
+    assert is_retried(RunOutcome(kind)) is retried  # type: ignore[arg-type]

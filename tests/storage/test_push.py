@@ -1,0 +1,160 @@
+"""Pushes after a run, to a real S3 server over HTTP, with the real DVC and git."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+from moto.server import ThreadedMotoServer
+
+from components.storage.push import FOLDER, commit_lock, has_bucket, push_run
+from tests.checkout import clean_environment, git
+
+CANARY = "canary-in-the-secret-key"
+
+
+@pytest.fixture(name="bucket")
+def fixture_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An empty bucket `team` on a server of the loopback: its address, and a client."""
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    address = f"http://{host}:{port}"
+    client = boto3.client("s3", endpoint_url=address, aws_access_key_id="AK", aws_secret_access_key=CANARY, region_name="us-east-1")
+    client.create_bucket(Bucket="team")
+    yield address, client
+    server.stop()
+
+
+def point_to(checkout: Path, address: str) -> None:
+    text = (checkout / ".dvc/config").read_text()
+    (checkout / ".dvc/config").write_text(text.replace("SET-YOUR-BUCKET", "team"))
+    (checkout / ".dvc/config.local").write_text(
+        f"['remote \"s3\"']\n    endpointurl = {address}\n    access_key_id = AK\n    secret_access_key = {CANARY}\n    region = us-east-1\n"
+    )
+
+
+def repro(checkout: Path, stage: str) -> None:
+    subprocess.run(["dvc", "repro", stage], cwd=checkout, check=True, capture_output=True, env=clean_environment())
+
+
+def keys(client: Any) -> set[str]:
+    return {entry["Key"] for entry in client.list_objects_v2(Bucket="team").get("Contents", [])}
+
+
+def test_without_a_bucket_nothing_is_pushed(checkout: Path) -> None:
+    assert not has_bucket(checkout)
+    assert push_run(checkout, checkout, checkout / "push.log") is None
+
+
+def test_a_run_is_pushed_with_the_run_cache_while_another_process_holds_the_lock_of_dvc(checkout: Path, bucket: Any) -> None:
+    address, client = bucket
+    point_to(checkout, address)
+    repro(checkout, "validate")
+    held = subprocess.Popen(
+        [
+            "python",
+            "-c",
+            "import sys; from dvc.repo import Repo; r = Repo('.'); r.lock.lock(); print('held', flush=True); sys.stdin.read()",
+        ],
+        cwd=checkout,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert held.stdout is not None
+    assert held.stdout.readline() == b"held\n"
+
+    pushed = push_run(checkout, checkout, checkout / "logs/push.log")
+
+    held.communicate(b"")
+    assert pushed is not None
+    assert pushed.ok, (checkout / "logs/push.log").read_text()
+    found = keys(client)
+    made = yaml.safe_load((checkout / "dvc.lock").read_text())["stages"]["validate"]["outs"]
+    assert {f"mmalign/files/md5/{out['md5'][:2]}/{out['md5'][2:]}" for out in made} <= found
+    assert any(key.startswith("mmalign/runs/") for key in found)
+    assert (checkout / FOLDER / ".dvc/config").stat().st_mode & 0o077 == 0
+    assert CANARY not in (checkout / "logs/push.log").read_text() + pushed.sentence
+    assert git(checkout, "status", "--porcelain", "--", "data.dvc", "infra") == ""
+
+
+@pytest.mark.slow
+def test_a_remote_that_is_away_fails_the_push_and_nothing_else(checkout: Path) -> None:
+    point_to(checkout, "http://127.0.0.1:9")
+    repro(checkout, "validate")
+
+    pushed = push_run(checkout, checkout, checkout / "logs/push.log", seconds=120)
+
+    assert pushed is not None
+    assert not pushed.ok
+    assert "the next run pushes again" in pushed.sentence
+    assert pushed.log == checkout / "logs/push.log"
+
+
+def test_a_push_ends_when_the_run_is_cancelled(checkout: Path, bucket: Any) -> None:
+    point_to(checkout, bucket[0])
+    cancel = threading.Event()
+    cancel.set()
+
+    pushed = push_run(checkout, checkout, checkout / "logs/push.log", cancel=cancel)
+
+    assert pushed is not None
+    assert "it was cancelled" in pushed.sentence
+
+
+@pytest.fixture(name="clone")
+def fixture_clone(checkout: Path) -> Path:
+    """A clone of the checkout, as a run makes it, with a lock that the run has changed."""
+    folder = checkout.parent / "clone"
+    subprocess.run(["git", "clone", "--quiet", str(checkout), str(folder)], check=True)
+    git(folder, "checkout", "--quiet", "--detach", "HEAD")
+    (folder / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+    (folder / "notes.txt").write_text("not the run's\n")
+    return folder
+
+
+def test_the_lock_of_a_clone_is_pushed_to_a_branch_and_the_checkout_stays_as_it_is(checkout: Path, clone: Path) -> None:
+    before = (git(checkout, "rev-parse", "HEAD"), git(checkout, "status", "--porcelain"), git(checkout, "branch", "--show-current"))
+
+    said = commit_lock(clone, "mmalign/nightly/2026-11-25-abcd1234", push=True)
+
+    assert said == "dvc.lock was pushed to branch mmalign/nightly/2026-11-25-abcd1234"
+    changed = git(checkout, "diff", "--name-only", "main", "mmalign/nightly/2026-11-25-abcd1234")
+    assert changed.split() == ["dvc.lock"]
+    after = (git(checkout, "rev-parse", "HEAD"), git(checkout, "status", "--porcelain"), git(checkout, "branch", "--show-current"))
+    assert after == before
+
+
+def test_the_branch_stays_in_the_clone_unless_pushing_is_allowed(checkout: Path, clone: Path) -> None:
+    said = commit_lock(clone, "mmalign/nightly/x", push=False)
+
+    assert said is not None
+    assert "push_lock" in said
+    assert git(clone, "show", "mmalign/nightly/x:dvc.lock").startswith("schema")
+    assert "mmalign/nightly" not in git(checkout, "branch", "--all")
+
+
+def test_a_lock_that_did_not_change_makes_no_branch(clone: Path) -> None:
+    (clone / "dvc.lock").unlink()
+
+    assert commit_lock(clone, "mmalign/nightly/x", push=True) is None
+
+
+def test_an_origin_that_refuses_is_a_sentence_without_its_password(clone: Path) -> None:
+    git(clone, "remote", "set-url", "origin", "http://user:hunter22@127.0.0.1:9/x.git")
+
+    said = commit_lock(clone, "mmalign/nightly/x", push=True)
+
+    assert said is not None
+    assert "could not be pushed" in said
+    assert "hunter22" not in said
