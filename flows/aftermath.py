@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from components.files import read_json
 from components.notices.notice import notices_of
 from components.notices.send import send
 from components.outcome import RunOutcome
+from components.storage.push import commit_lock, push_run
 from flows.night_page import Page
 from flows.workplace import Workplace
 
@@ -23,10 +25,27 @@ def aftermath(
 ) -> str:
     """Publish, tell and clean after the run `name` in `place`; the sentence that the run ends with."""
     summary = fresh_summary(place.folder, began)
-    remarks: list[str] = []
+    remarks = _push(root, place, settings, outcome, name, say)
     Page(root, place.folder, say).finish(summary, outcome, remarks)
     tell(root, settings, summary, outcome, name=name, folder=place.folder, troubles=troubles, remarks=remarks, say=say)
     return closing_sentence(summary, outcome)
+
+
+def _push(root: Path, place: Workplace, settings: Settings, outcome: RunOutcome, name: str, say: Say) -> list[str]:
+    """Store what a run made outside this machine; sentences on what could not be done."""
+    remarks = []
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    if settings.deployments.push_data and outcome.kind == "ok":
+        pushed = push_run(root, place.folder, root / "logs" / f"push-{stamp}.log")
+        if pushed is not None:
+            say(pushed.sentence)
+            remarks += [] if pushed.ok else [pushed.sentence]
+    if place.commit is not None and outcome.kind == "ok":
+        branch = f"mmalign/{'-'.join(name.split())}/{stamp}"
+        done = commit_lock(place.folder, branch, push=settings.deployments.push_lock)
+        if done is not None:
+            say(done)
+    return remarks
 
 
 def tell(

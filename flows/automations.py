@@ -23,6 +23,7 @@ from prefect.events.schemas.automations import Automation, AutomationCore, Event
 from prefect.events.schemas.events import ResourceSpecification
 
 from components.config import Settings
+from flows.parameters import MISTAKE
 
 LOST, STUCK, AGAIN = "mmalign: mark lost runs", "mmalign: end stuck cancellations", "mmalign: start again"
 RUNS: dict[str, str | list[str]] = {"prefect.resource.id": "prefect.flow-run.*"}
@@ -31,7 +32,18 @@ BEGINNINGS = {HEARTBEAT, "prefect.flow-run.Pending", "prefect.flow-run.Running"}
 # Final, or given back to the schedule: nothing is owed after these.
 ENDS = {
     f"prefect.flow-run.{name}"
-    for name in ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut", "AwaitingRetry", "AwaitingConcurrencySlot", "Late", "Scheduled")
+    for name in (
+        MISTAKE,
+        "Completed",
+        "Failed",
+        "Crashed",
+        "Cancelled",
+        "TimedOut",
+        "AwaitingRetry",
+        "AwaitingConcurrencySlot",
+        "Late",
+        "Scheduled",
+    )
 }
 # JSON in which there is nothing is refused, and no run is started then.
 CRASHED_RUN = """{% if not flow_run.parameters.run.recovers or flow_run.run_count %}"{{ flow_run.id }}"{% endif %}"""

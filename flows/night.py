@@ -48,7 +48,7 @@ from flows.aftermath import aftermath, tell
 from flows.cancellation import RunCancelled, cancellation
 from flows.news import data_news
 from flows.night_page import Page
-from flows.parameters import NightParameters
+from flows.parameters import MISTAKE, NightParameters
 from flows.retries import is_retried, pauses
 from flows.run_states import asked_to_cancel, mend_inner_runs
 from flows.screen import Screen
@@ -57,7 +57,6 @@ from flows.workplace import Workplace, open_workplace
 
 PROGRESS_SECONDS = 10.0
 END_SECONDS = GRACE_SECONDS + 4  # that `mmalign run` has to end its stages and close its record: Prefect gives this process 30
-MISTAKE = "Mistake"  # name of the failed state whose cure is in a person's hands
 DEFAULTS = NightParameters()
 
 

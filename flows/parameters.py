@@ -16,6 +16,8 @@ from components.config import StageName, known_keys
 # A list in params.yaml may be addressed by its key alone; what follows the first = is YAML.
 OVERRIDE = f"^({'|'.join(re.escape(key) for key in known_keys())})=.+$"
 
+MISTAKE = "Mistake"  # name of the failed state whose cure is in a person's hands
+
 Override = Annotated[str, StringConstraints(pattern=OVERRIDE)]
 
 

@@ -46,6 +46,8 @@ def sweep(root: Path, settings: CleanSettings, now: float, *, turns: Collection[
     The caller may hold the run locks of the checkout or of clones, which it names in `turns`. The checkout's is taken otherwise, for as
     long as it lasts, so that no run starts over it.
     """
+    from dvc.lock import LockError
+
     root = root.resolve()
     with _turn(root, {turn.resolve() for turn in turns}) as held:
         found = _remove(_without_tracked(root, look_at_folders(root, settings, now, held)))
@@ -53,10 +55,13 @@ def sweep(root: Path, settings: CleanSettings, now: float, *, turns: Collection[
         if why is None:
             try:
                 needed = _needed(root)  # takes its time, so before DVC's lock
-                with open_repository(root, wait_for_lock=True) as repository, repository.lock:
+                # Without waiting for ever: a night must not hang on somebody's `dvc push`, and the next one cleans as well.
+                with open_repository(root) as repository, repository.lock:
                     # Looked at under the lock: what DVC has just put there is named by a file by now.
                     _join(found, _remove(_without_tracked(root, _look_at_cache(repository, root, needed, settings, now))))
                     _note_use(repository, root, now)
+            except LockError:
+                why = "another process holds DVC's lock"
             except StageFault as error:
                 why = str(error)
         if why is not None:

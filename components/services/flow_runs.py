@@ -103,6 +103,28 @@ def cancel_run(root: Path, run: dict[str, Any]) -> None:
     answer(root, f"flow_runs/{run['id']}/set_state", {"state": {"type": now, "name": now.capitalize()}})
 
 
+def cancel_all(root: Path, seconds: float) -> list[str]:
+    """Ask for the end of all runs under way, and wait for it `seconds` at most; their names. Nothing where there is no server to ask."""
+    if not (state_folder(root) / DEPLOYED).is_file():
+        return []
+    body = {
+        "flow_runs": {
+            "deployment_id": {"any_": list(deployments(root).values())},
+            "state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}},
+        }
+    }
+    try:
+        runs: list[dict[str, Any]] = ask(root, "flow_runs/filter", body)
+        for run in runs:
+            cancel_run(root, run)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and ask(root, "flow_runs/filter", body):
+            time.sleep(POLL_SECONDS)
+    except (OSError, UserError):
+        return []
+    return [run["name"] for run in runs]
+
+
 def answer(root: Path, path: str, body: dict[str, Any] | None = None) -> Any:
     """`ask` with mistakes in words. UserError where the server refuses, ServiceAway where it does not answer."""
     try:

@@ -1,6 +1,6 @@
 """Brings the databases' tables to the installed versions of Prefect and MLflow, while no server uses them.
 
-Prefect's server would do its part by itself at its next start; MLflow's refuses to start on tables of an older version.
+Prefect's server would do its part by itself at its next start; MLflow's refuses to start on many older ones.
 """
 
 from __future__ import annotations
@@ -60,5 +60,5 @@ def _run(command: list[str], told: dict[str, str], database: str) -> None:
 
     said = " ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-3:])[-400:]
     raise StageFault(
-        f"the tables of {database} could not be migrated: {redactor(Path.cwd())(said)}; restore the backup with the version before"
+        f"the tables of {database} could not be migrated: {redactor(Path.cwd()).clean(said)}; restore the backup with the version before"
     )

@@ -14,6 +14,7 @@ from components.errors import StageFault, UserError
 from components.services import postgres, supervision
 from components.services.alone import database
 from components.services.carry import CARRIED, carry_record
+from components.services.flow_runs import cancel_all
 from components.services.health import healthy
 from components.services.state import (
     Addresses,
@@ -29,6 +30,7 @@ from components.services.state import (
 START_SECONDS = 600.0  # until all answer: half a minute is usual, the first time on a busy machine takes minutes
 FAILING_LOOKS = 20  # half a second apart, at a service that has ended and waits to be started again: it will not come up
 SILENT = ("worker", "sentinel")  # services without an address: they count as up while they run
+CANCEL_SECONDS = 45.0  # that runs under way have to end
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
@@ -69,9 +71,13 @@ def bring_up(root: Path, settings: ServicesSettings, say: Callable[[str], None])
 
 
 def bring_down(root: Path) -> int:
-    """End all services; the number of processes that had to be killed. Raises UserError where the checkout has none."""
+    """End all services; the number of processes that had to be killed. Raises UserError where the checkout has none.
+
+    Runs under way are cancelled first: merely killed, they would be started again when the services are back.
+    """
     if read_addresses(root) is None:
         raise UserError(f"{root} has no services: `mmalign up` starts them")
+    cancel_all(root, CANCEL_SECONDS)
     return supervision.stop(root, read_secrets(root) if secrets_file(root).is_file() else None)
 
 

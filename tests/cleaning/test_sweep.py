@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from components.cleaning.findings import DAY, Findings
-from components.cleaning.folders import REMOVING, clones_folder
+from components.cleaning.folders import REMOVING, clones_folder, remove_folder
 from components.cleaning.sweep import look, sweep
 from components.config import CleanSettings
 from components.guard import try_lock
@@ -103,7 +103,7 @@ def test_old_objects_that_nothing_names_go_and_those_in_use_stay(two: tuple[Path
     assert found.size > 0
     assert all(not item.path.exists() for item in found.removable)
     status = subprocess.run(
-        ["dvc", "status", "validate", "data.dvc"], cwd=checkout, capture_output=True, text=True, env=clean_environment()
+        ["dvc", "status", "validate", "data.dvc"], cwd=checkout, capture_output=True, text=True, env=clean_environment(), check=True
     )
     assert status.stdout == "Data and pipelines are up to date.\n"
     again = sweep(checkout, SETTINGS, later(31))
@@ -122,6 +122,17 @@ def test_an_entry_of_the_run_cache_goes_with_its_output_and_the_stage_then_runs_
     repro(checkout, "validate")
     assert first <= cached(checkout)
     assert (checkout / "started.log").read_text().split() == ["validate"] * 3
+
+
+def test_an_empty_key_of_the_run_cache_over_which_dvc_fails_goes(checkout: Path) -> None:
+    key = checkout / ".dvc/cache/runs/ab/ab12"
+    key.mkdir(parents=True)
+
+    assert look(checkout, SETTINGS, later(29)).removable == []
+    found = sweep(checkout, SETTINGS, later(31))
+
+    assert [item.why for item in found.removable] == ["it is empty, which DVC fails over"]
+    assert not key.exists()
 
 
 def test_young_objects_stay(two: tuple[Path, set[str], set[str]]) -> None:
@@ -196,6 +207,7 @@ def registered(checkout: Path) -> str:
     return value
 
 
+@pytest.mark.slow
 def test_a_registered_version_keeps_its_model_its_data_and_what_its_run_was_made_of(two: tuple[Path, set[str], set[str]]) -> None:
     checkout, _, second = two
     model = registered(checkout)
@@ -222,11 +234,11 @@ def test_a_registry_that_can_t_be_asked_spares_the_cache(two: tuple[Path, set[st
 
 def test_records_that_wait_for_mlflow_keep_what_they_name(two: tuple[Path, set[str], set[str]]) -> None:
     checkout, first, _ = two
-    waiting = write(checkout / ".mmalign/tracking/pending-1.jsonl", json.dumps({"op": "tags", "values": {"dvc.x": sorted(first)[0]}}))
+    waiting = write(checkout / ".mmalign/tracking/pending-1.jsonl", json.dumps({"op": "tags", "values": {"dvc.x": min(first)}}))
 
     sweep(checkout, SETTINGS, later(31))
 
-    assert sorted(first)[0] in cached(checkout)
+    assert min(first) in cached(checkout)
     assert waiting.exists()
 
 
@@ -238,7 +250,7 @@ def test_a_kill_in_the_middle_leaves_no_folder_without_its_files(two: tuple[Path
     runs = [index for index, path in enumerate(order) if "runs" in path.parts]
 
     for path in order[: lists[-1] + 1]:  # killed after the last list
-        path.unlink()
+        remove_folder(path)
 
     assert runs
     assert max(runs) < min(lists)
@@ -277,6 +289,25 @@ def test_nothing_of_scratch_or_cache_goes_while_a_run_or_dvc_works(two: tuple[Pa
     sweep(checkout, SETTINGS, later(31))
     assert not first & cached(checkout)
     assert not scratch.exists()
+
+
+@pytest.mark.slow
+def test_a_lock_of_dvc_that_is_held_spares_the_cache_and_hangs_nothing(two: tuple[Path, set[str], set[str]]) -> None:
+    checkout, first, _ = two
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import sys; from dvc.repo import Repo; Repo('.').lock.lock(); print('held', flush=True); sys.stdin.read()"],
+        cwd=checkout,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+
+    found = sweep(checkout, SETTINGS, later(31))
+
+    holder.communicate(b"")
+    assert first <= cached(checkout)
+    assert found.spared == ["DVC's cache is left alone: another process holds DVC's lock"]
 
 
 def test_whoever_holds_the_turn_may_clean_after_its_run(two: tuple[Path, set[str], set[str]]) -> None:
@@ -383,6 +414,7 @@ def test_a_link_goes_without_what_it_points_to_and_what_a_kill_left_goes_too(che
     assert not left.parent.exists()
 
 
+@pytest.mark.slow
 def test_the_command_says_what_how_big_and_why_and_a_dry_run_removes_nothing(checkout: Path) -> None:
     old = time.time() - 40 * DAY
     log = write(checkout / "logs/20260101-020000/align.log", "x" * 2000)

@@ -285,7 +285,7 @@ def test_a_full_disk_is_a_problem_and_a_nearly_full_one_a_warning(whole: Path, m
     for free, state in ((100e9, "ok"), (2e9, "warning"), (0.2e9, "problem")):
         monkeypatch.setattr(machine, "free_bytes", lambda _, free=free: int(free))
         assert machine.disk(whole).state == state
-    assert ".dvc/cache, .mmalign" in machine.disk(whole).found
+    assert ".dvc/cache, artifacts, .mmalign" in machine.disk(whole).found
 
 
 def test_room_is_asked_for_where_dvc_keeps_its_cache(whole: Path, tmp_path: Path) -> None:

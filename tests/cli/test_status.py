@@ -180,7 +180,9 @@ def test_the_holder_of_a_slot_is_shown_in_every_checkout(checkout: Path, tmp_pat
     assert [slot["holder"] for slot in read_status(checkout)["slots"]] == [None, None, None]
     assert "gpu-0" not in shown(read_status(checkout)), "nothing is held: nothing to see"
     params = checkout / "params.yaml"
-    params.write_text(params.read_text().replace("reward: { deadline_minutes: 2880, gpus: 0 }", "reward: { deadline_minutes: 2880, gpus: 1 }"))
+    params.write_text(
+        params.read_text().replace("reward: { deadline_minutes: 2880, gpus: 0 }", "reward: { deadline_minutes: 2880, gpus: 1 }")
+    )
     (checkout / "artifacts/validate").mkdir(parents=True)
     (checkout / "artifacts/validate/result.txt").touch()
     process = start_stage(checkout, "reward")

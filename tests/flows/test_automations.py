@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import UUID
 
@@ -24,6 +24,9 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling, Crashed, Pending, Running
 
+from components.files import write_json
+from components.services.lost_runs import PROCESS, end_lost_runs
+from components.services.state import DEPLOYED, Addresses, addresses_file, settle_secrets, state_folder
 from flows.automations import AGAIN, LOST, STUCK, make_automations
 from flows.server import own_server, wait_for_server
 from tests.checkout import wait_for
@@ -167,3 +170,30 @@ def test_a_cancellation_that_nobody_carries_out_ends_as_cancelled_and_nothing_is
     wait_for(lambda: deployed.state(run) == "Cancelled", WITHIN_SECONDS + 60)
     time.sleep(10)
     assert deployed.started_for(run) == []
+
+
+@pytest.mark.slow
+def test_a_run_of_before_a_power_cut_is_found_where_its_process_and_its_heartbeat_are_gone(deployed: Deployed) -> None:
+    root = deployed.folder
+    port = int(os.environ["PREFECT_API_URL"].split(":")[2].partition("/")[0])
+    write_json(addresses_file(root), asdict(Addresses("127.0.0.1", port, 1, 1)))
+    settle_secrets(root)
+    write_json(state_folder(root) / DEPLOYED, {"nightly": str(deployed.id)})
+    lost, cancelled = (deployed.client.create_flow_run_from_deployment(deployed.id).id for _ in range(2))
+    for run in (lost, cancelled):
+        deployed.client.set_flow_run_state(run, Pending())
+        deployed.client.set_flow_run_state(run, Running())
+    deployed.client.set_flow_run_state(cancelled, Cancelling())
+    assert end_lost_runs(root, 30) == []  # their last sign is too young
+    time.sleep(3)
+
+    # As long as a process of it lives here, its silence is another's matter.
+    with subprocess.Popen(["sleep", "60"], env={**os.environ, PROCESS: str(lost)}) as process:
+        assert len(end_lost_runs(root, 2)) == 1
+        process.kill()
+    assert (deployed.state(lost), deployed.state(cancelled)) == ("Running", "Cancelled")
+    assert len(end_lost_runs(root, 2)) == 1
+    assert deployed.state(lost) == "Crashed"
+    wait_for(lambda: deployed.started_for(lost), 30)
+    assert end_lost_runs(root, 0) == []
+    assert deployed.started_for(cancelled) == []

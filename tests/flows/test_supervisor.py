@@ -86,10 +86,18 @@ def test_time_in_which_a_stage_waits_for_a_card_does_not_count_towards_its_deadl
         marks.add(mark)
         return time.monotonic() < began + 4
 
-    outcome = supervise(
-        python(SLEEPER), stage="align", root=tmp_path, log=tmp_path / "align.log", deadline_seconds=1, cancel=threading.Event(),
-        screen=Screen(open(os.devnull, "w")), grace_seconds=GRACE, paused=paused,  # noqa: PTH123 -- lives as long as the test
-    )  # fmt: skip
+    with (tmp_path / "screen").open("w") as stream:
+        outcome = supervise(
+            python(SLEEPER),
+            stage="align",
+            root=tmp_path,
+            log=tmp_path / "align.log",
+            deadline_seconds=1,
+            cancel=threading.Event(),
+            screen=Screen(stream),
+            grace_seconds=GRACE,
+            paused=paused,
+        )
     assert outcome.end == "deadline"
     assert 4.5 < outcome.seconds < 4 + 1 + GRACE + 5
     assert marks == {outcome.mark}

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.recipe.conftest import Recipe, make_recipe, write_slice
+from benchmarks._slice import write_slice
+from tests.recipe.conftest import Recipe, make_recipe
 
 TINY = {
     "reward": {"epochs": 1, "max_steps": 3, "critique_source": "annotated"},

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks._slice import SMALL, read_rows, write_rows
 from tests.checkout import ROOT
-from tests.recipe.conftest import SMALL, make_recipe, read_rows, write_rows
+from tests.recipe.conftest import make_recipe
 
 
 def write_foreign(data: Path) -> None:

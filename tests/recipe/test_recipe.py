@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from benchmarks._slice import SMALL, read_rows, write_rows, write_slice
 from tests.checkout import ROOT
-from tests.recipe.conftest import SMALL, Recipe, copy_of, make_recipe, read_rows, write_rows, write_slice
+from tests.recipe.conftest import Recipe, copy_of, make_recipe
 
 STAGES = {"validate", "reward", "critique", "reference", "align", "evaluate"}
 

@@ -1,0 +1,222 @@
+"""A small checkout with real services of its own in a temporary folder, and what the benchmark of chaos asks of it."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from benchmarks._chaos_counts import Seen
+from benchmarks._harness import ROOT
+from benchmarks._slice import CHANGING_OUTS, SMALL, Slice, make_slice, write_slice
+from components.files import digest_folder, read_json
+from components.processes import RUN_MARK, checkout_mark, kill_all, marked
+from components.services import postgres
+from components.services.flow_runs import FINAL, deployment_id, start_run
+from components.services.health import answers
+from components.services.prefect_rest import ask
+from components.services.state import read_addresses, read_secrets, state_folder
+from components.services.supervision import SERVICE_MARK, control, processes
+from components.tracking.recorder import PENDING, PENDING_TAG
+from components.tracking.store import EXPERIMENT
+
+DEPLOYMENT = "on-demand"
+TRAINED = ("reward", "align")
+# The hit stage with all that follows from it.
+REDONE = {"reward": ("reward", "critique", "align", "evaluate"), "align": ("align", "evaluate")}
+SETTINGS: dict[str, dict[str, Any]] = {
+    **SMALL,
+    "deployments": {
+        "crashed_after_seconds": 100,
+        "retry_seconds": 5,
+        "cron": "0 0 29 2 *",  # neither the clock nor a look for new data may start a run of its own
+        "poll_minutes": 1440,
+    },
+}
+# A person's own choices that must not reach the benchmark's services.
+THEIRS = ("MMALIGN_STATE", "MMALIGN_NOTICES", "MMALIGN_S3_BUCKET", "MMALIGN_SLOTS", "DATABASE_URL")
+REST_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run made: digests of both models' weights, dvc.lock without what changes from run to run, the curves of each training."""
+
+    weights: dict[str, str]
+    lock: dict[str, Any]
+    curves: dict[str, list[tuple[str, int, float]]]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The checkout with its services up and deployed."""
+
+    slice: Slice
+
+    @property
+    def root(self) -> Path:
+        """The checkout."""
+        return self.slice.root
+
+    def scratch(self, stage: str) -> Path:
+        """Where a training keeps its checkpoints and curves."""
+        return self.root / ".mmalign" / "scratch" / stage
+
+    def prepare(self, stage: str) -> None:
+        """Make `stage` and what follows from it stale, so that nothing but running them brings their outs back."""
+        shutil.rmtree(self.root / ".dvc/cache/runs", ignore_errors=True)
+        shutil.rmtree(self.root / ".mmalign/scratch", ignore_errors=True)
+        path = self.root / "dvc.lock"
+        lock = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for name in REDONE[stage]:
+            lock["stages"].pop(name, None)
+            shutil.rmtree(self.root / "artifacts" / name, ignore_errors=True)
+        path.write_text(yaml.safe_dump(lock, sort_keys=False), encoding="utf-8")
+
+    def trigger(self, **parameters: Any) -> str:
+        """Start a run through Prefect's API; its id."""
+        return str(start_run(self.root, DEPLOYMENT, parameters)["id"])
+
+    def runs(self) -> list[dict[str, Any]]:
+        """All runs of the deployment, the first one first. OSError while the server is away."""
+        body = {
+            "flow_runs": {"deployment_id": {"any_": [deployment_id(self.root, DEPLOYMENT)]}},
+            "sort": "EXPECTED_START_TIME_ASC",
+            "limit": 200,
+        }
+        found: list[dict[str, Any]] = ask(self.root, "flow_runs/filter", body)
+        return found
+
+    def service_works(self, victim: str, killed: Sequence[int]) -> bool:
+        """Whether the service that was killed does its work again; True where no service was."""
+        addresses, kept = read_addresses(self.root), read_secrets(self.root)
+        assert addresses is not None, "the services are up"
+        match victim:
+            case "server":
+                return answers(f"{addresses.prefect}/api/health")
+            case "database" | "connection":
+                return postgres.answers(addresses, kept)
+            case "worker" | "worker and all below":
+                told = control(self.root, kept).getProcessInfo("worker")
+                return told["statename"] == "RUNNING" and told["pid"] not in killed
+        return True
+
+    def result(self) -> Result:
+        """What lies in the checkout and in MLflow now."""
+        lock = yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8"))
+        for stage in lock["stages"].values():
+            stage["outs"] = [out for out in stage["outs"] if not out["path"].endswith(CHANGING_OUTS)]
+        weights = {stage: digest_folder(self.root / "artifacts" / stage / "model") for stage in TRAINED}
+        return Result(weights, lock, {stage: self._curves(stage) for stage in TRAINED})
+
+    def _curves(self, stage: str) -> list[tuple[str, int, float]]:
+        """The points of a training's curves in the MLflow run that the stage's record names. What is logged once has step 0."""
+        run_id = str(read_json(self.root / "artifacts" / stage / "run.json")["mlflow_run_id"])
+        if run_id.startswith(PENDING):
+            experiment = self._mlflow(f"experiments/get-by-name?experiment_name={EXPERIMENT}")["experiment"]["experiment_id"]
+            body = {"experiment_ids": [experiment], "filter": f"tags.`{PENDING_TAG}` = '{run_id}'"}
+            run_id = self._mlflow("runs/search", body)["runs"][0]["info"]["run_id"]
+        names = [metric["key"] for metric in self._mlflow(f"runs/get?run_id={run_id}")["run"]["data"]["metrics"]]
+        points = []
+        for name in names:
+            told = self._mlflow(f"metrics/get-history?run_id={run_id}&metric_key={name}&max_results=10000")
+            points += [(name, int(point["step"]), float(point["value"])) for point in told["metrics"] if int(point["step"])]
+        return points
+
+    def _mlflow(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        addresses, kept = read_addresses(self.root), read_secrets(self.root)
+        assert addresses is not None, "the services are up"
+        who = base64.b64encode(f"{kept.mlflow_user}:{kept.mlflow_password}".encode()).decode()
+        request = urllib.request.Request(  # noqa: S310 -- http to a server of our own
+            f"{addresses.mlflow}/api/2.0/mlflow/{path}",
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"content-type": "application/json", "authorization": f"Basic {who}"},
+        )
+        with urllib.request.urlopen(request, timeout=REST_SECONDS) as answer:  # noqa: S310
+            return json.loads(answer.read())
+
+    def living(self) -> list[Seen]:
+        """Live processes of this checkout: those with one of its marks, and those that work in its folder."""
+        supervised = {process.pid for process in processes(self.root)}
+        of_runs = {process.pid for process in marked(RUN_MARK, checkout_mark(self.root))}
+        found = []
+        for process in psutil.process_iter():
+            if process.pid == os.getpid():
+                continue
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                # PostgreSQL's connections overwrite their environment with a title.
+                inside = process.pid in supervised | of_runs or Path(process.cwd()).is_relative_to(self.root)
+                words = process.cmdline()
+                if inside:
+                    of_a_run = process.pid in of_runs or "prefect.engine" in words[:4]
+                    parents = tuple(parent.pid for parent in process.parents())
+                    found.append(Seen(process.pid, " ".join(words)[:100], of_a_run, parents))
+        return found
+
+    def supervisor(self) -> int:
+        """supervisor's pid."""
+        return int((state_folder(self.root) / "supervisord.pid").read_text(encoding="utf-8"))
+
+
+def under_way(runs: list[dict[str, Any]]) -> bool:
+    """Whether a run has not ended."""
+    return any(run["state_type"] not in FINAL for run in runs)
+
+
+@contextmanager
+def chaos_stack(say: Callable[[str], None], keep: Callable[[], bool]) -> Iterator[Stack]:
+    """The checkout with its services, which are ended afterwards. The folder is removed, but for `keep` and after an error."""
+    for name in THEIRS:
+        os.environ.pop(name, None)
+    folder = Path(tempfile.mkdtemp(prefix="mmalign-chaos-"))
+    made: Slice | None = None
+    broken = False
+    try:
+        made = make_slice(folder, ROOT / "data/base", write_slice, SETTINGS)
+        made.environment["MMALIGN_SLOTS"] = str(folder / "slots")  # what trains elsewhere on this machine is not waited for
+        for command in (["up", "--detach"], ["deploy"]):
+            _command(made, command, say)
+        yield Stack(made)
+    except Exception:
+        broken = True
+        raise
+    finally:
+        if made is not None:
+            _end(made)
+        if broken or keep():
+            say(f"kept: {folder}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _command(made: Slice, command: list[str], say: Callable[[str], None]) -> None:
+    began = time.monotonic()
+    done = made.mmalign(*command, timeout=900)
+    if done.returncode != 0:
+        raise RuntimeError(f"mmalign {' '.join(command)} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")
+    say(f"mmalign {' '.join(command)}: {time.monotonic() - began:.0f} s")
+
+
+def _end(made: Slice) -> None:
+    """End the services and everything below them."""
+    try:
+        if read_addresses(made.root) is not None:
+            made.mmalign("down", timeout=240)
+    finally:
+        mark = checkout_mark(made.root)
+        kill_all(lambda: [*marked(SERVICE_MARK, mark), *marked(RUN_MARK, mark)])

@@ -1,0 +1,118 @@
+"""Checkouts with the real pipeline, the bundled base and a slice of the bundled rows: small enough to be run many times."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.checkout import ROOT, clean_environment, git
+
+Rows = list[dict[str, Any]]
+Sections = Mapping[str, Mapping[str, Any]]
+TRAIN_ROWS, HELDOUT_ROWS = 160, 100
+SMALL: dict[str, dict[str, Any]] = {
+    "reward": {"epochs": 2},
+    "alignment": {"epochs": 1},
+    "training": {"checkpoint_steps": 2},
+    "evaluate": {"bootstrap_samples": 200, "max_new_tokens": 48, "samples": 6},
+    "critique": {"max_new_tokens": 48},
+}
+# What differs from run to run (ids and times), and on which nothing depends.
+CHANGING_OUTS = ("run.json", "validate-docs")
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A checkout of the real pipeline and the environment that its commands run in."""
+
+    root: Path
+    environment: dict[str, str]
+
+    def mmalign(self, *arguments: str, timeout: float = 1500) -> subprocess.CompletedProcess[str]:
+        """Run the command to its end; its output is in the result."""
+        command = [sys.executable, "-m", "components.cli.main", *arguments]
+        return subprocess.run(command, cwd=self.root, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False)
+
+    def dvc(self, *arguments: str) -> str:
+        """Run dvc as a person in the activated environment would; returns its output."""
+        done = subprocess.run(["dvc", *arguments], cwd=self.root, env=self.environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def summary(self) -> dict[str, Any]:
+        """reports/summary.json."""
+        found: dict[str, Any] = json.loads((self.root / "reports/summary.json").read_text())
+        return found
+
+    def locked_outs(self) -> dict[str, str]:
+        """The hash of each out in dvc.lock, but for what differs from run to run."""
+        lock = yaml.safe_load((self.root / "dvc.lock").read_text())
+        outs = [out for stage in lock["stages"].values() for out in stage["outs"]]
+        return {out["path"]: out["md5"] for out in outs if not out["path"].endswith(CHANGING_OUTS)}
+
+
+def make_slice(folder: Path, base: Path, write_data: Callable[[Path], None], settings: Sections) -> Slice:
+    """A clone as a person has it, in `folder`/checkout; its data/ holds `base` and what `write_data` puts there."""
+    root = folder / "checkout"
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    files = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
+    for name in filter(None, files):
+        if not name.startswith("tests/") and (ROOT / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, root / name)
+    if (ROOT / ".mmalign/torch_extensions").is_dir():
+        shutil.copytree(ROOT / ".mmalign/torch_extensions", root / ".mmalign/torch_extensions")
+    values = yaml.safe_load((root / "params.yaml").read_text())
+    for section, keys in settings.items():
+        values[section].update(keys)
+    (root / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    git(root, "init", "-q", "-b", "main")
+    git(root, "add", "-A")
+    git(root, "commit", "-q", "-m", "start")
+    shutil.copytree(base, root / "data/base")
+    write_data(root / "data")
+    environment = {**clean_environment(), "PYTHONPATH": str(root)}
+    environment.pop("TORCH_EXTENSIONS_DIR", None)
+    return Slice(root, environment)
+
+
+def write_slice(data: Path, *, train: int = TRAIN_ROWS, heldout: int = HELDOUT_ROWS) -> None:
+    """Every n-th bundled row, so that all kinds are there, with its media and facts."""
+    kept: set[str] = set()
+    for name, count in (("data", train), ("heldout", heldout)):
+        rows = read_rows(ROOT / f"data/preferences/{name}.jsonl")
+        rows = rows[:: max(1, len(rows) // count)][:count]
+        write_rows(data / f"preferences/{name}.jsonl", rows)
+        copy_media(data, rows)
+        kept |= {row["id"] for row in rows}
+    write_rows(data / "truth/truth.jsonl", [fact for fact in read_rows(ROOT / "data/truth/truth.jsonl") if fact["id"] in kept])
+
+
+def copy_media(data: Path, rows: Rows) -> None:
+    """The images and folders of frames that rows name."""
+    for medium in {row["image"] or row["video"] for row in rows} - {""}:
+        source, target = ROOT / "data/preferences" / medium, data / "preferences" / medium
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, dirs_exist_ok=True)
+        else:
+            shutil.copy(source, target)
+
+
+def read_rows(path: Path) -> Rows:
+    """The rows of a JSONL file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write_rows(path: Path, rows: Rows) -> None:
+    """Write rows as JSONL."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -1,0 +1,324 @@
+"""Deployments on the real services: PostgreSQL, Prefect's server and worker, MLflow's server, and the small checkout whose stages take no time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+import urllib.error
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from components.processes import checkout_mark, marked
+from components.services.flow_runs import FINAL, deployments
+from components.services.prefect_rest import ask
+from components.services.supervision import SERVICE_MARK
+from tests.checkout import alive, behave, git, make_checkout, mmalign, started, wait_for
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A small checkout whose services are up and that is deployed."""
+    folder = make_checkout(tmp_path_factory.mktemp("night") / "checkout")
+    settings = (folder / "params.yaml").read_text()
+    for before, after in (("poll_minutes: 5", "poll_minutes: 5000"), ("retry_seconds: 60", "retry_seconds: 1")):
+        assert before in settings
+        settings = settings.replace(before, after)
+    settings = settings.replace("crashed_after_seconds: 240", "crashed_after_seconds: 100")
+    (folder / "params.yaml").write_text(settings)
+    git(folder, "commit", "-qam", "Times of a test")
+    try:
+        for command in (["up", "--detach"], ["deploy"]):
+            done = mmalign(folder, *command, timeout=900)
+            assert done.returncode == 0, done.stdout + done.stderr
+        yield folder
+    finally:
+        mmalign(folder, "down", timeout=300)
+        assert marked(SERVICE_MARK, checkout_mark(folder)) == []
+
+
+@pytest.fixture(autouse=True)
+def quiet(served: Path) -> Iterator[None]:
+    """Nothing is under way before a test, nor after it."""
+    yield
+    for stage in ("validate", "reward"):
+        behave(served, stage)
+    wait_for(lambda: not under_way(served), seconds=240)
+    for waiting in served.glob("waiting.*"):
+        waiting.unlink()
+
+
+def under_way(folder: Path) -> list[dict[str, Any]]:
+    """Runs of deployments that have begun and not ended."""
+    body = {
+        "flow_runs": {"deployment_id": {"any_": list(deployments(folder).values())}, "state": {"type": {"not_any_": [*FINAL, "SCHEDULED"]}}}
+    }
+    return list(ask(folder, "flow_runs/filter", body))
+
+
+def runs(folder: Path, deployment: str) -> list[dict[str, Any]]:
+    """All runs of a deployment but planned ones, the oldest first."""
+    body = {
+        "flow_runs": {"deployment_id": {"any_": [deployments(folder)[deployment]]}, "state": {"type": {"not_any_": ["SCHEDULED"]}}},
+        "sort": "EXPECTED_START_TIME_ASC",
+    }
+    return list(ask(folder, "flow_runs/filter", body))
+
+
+def start(folder: Path, **parameters: Any) -> dict[str, Any]:
+    """Start a run of `on-demand` through the API, as Prefect's page does."""
+    body = {"parameters": {"run": parameters}, "state": {"type": "SCHEDULED"}}
+    made: dict[str, Any] = ask(folder, f"deployments/{deployments(folder)['on-demand']}/create_flow_run", body)
+    return made
+
+
+def state(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = ask(folder, f"flow_runs/{run['id']}")
+    return found
+
+
+def ended(folder: Path, run: dict[str, Any], seconds: float = 300) -> dict[str, Any]:
+    wait_for(lambda: state(folder, run)["state_type"] in FINAL, seconds)
+    return state(folder, run)
+
+
+def fresh(number: int) -> str:
+    """A setting that makes reward and all after it stale."""
+    return f"reward.epochs={number}"
+
+
+def test_deployed_twice_nothing_doubles(served: Path) -> None:
+    def there() -> tuple[list[str], list[str], int, list[str]]:
+        found = ask(served, "deployments/filter", {})
+        automations = ask(served, "automations/filter", {})
+        limits = ask(served, "v2/concurrency_limits/filter", {})
+        names = sorted(limit["name"] for limit in limits if not limit["name"].startswith("deployment:"))
+        return (
+            sorted(one["id"] for one in found),
+            sorted(one["id"] for one in automations),
+            sum(len(one["schedules"]) for one in found),
+            names,
+        )
+
+    before = there()
+    assert len(before[0]) == 3
+    assert before[2] == 2
+    done = mmalign(served, "deploy", "--json")
+    assert done.returncode == 0, done.stderr
+    assert sorted(json.loads(done.stdout)) == ["nightly", "on-demand", "on-new-data"]
+    assert there() == before
+
+
+@pytest.mark.parametrize(
+    ("parameters", "named"),
+    [
+        ({"runn": {}}, "runn"),
+        ({"run": {"overides": []}}, "overides"),
+        ({"run": {"overrides": ["alignment.bta=1"]}}, "alignment.bta"),
+        ({"run": {"stages": ["rewrd"]}}, "rewrd"),
+        ({"run": {"source": "svn"}}, "svn"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_with_its_name_before_anything_runs(served: Path, parameters: dict[str, Any], named: str) -> None:
+    before = len(runs(served, "nightly"))
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        ask(served, f"deployments/{deployments(served)['nightly']}/create_flow_run", {"parameters": parameters})
+    assert refused.value.code == 409
+    assert named in refused.value.read().decode()
+    assert len(runs(served, "nightly")) == before
+
+
+def test_mistakes_on_the_command_line_are_sentences_with_exit_code_2(served: Path) -> None:
+    for arguments, named in (
+        (["--deployment", "nigtly"], "nightly"),
+        (["--deployment", "nightly", "--set", "alignment.bta=1"], "did you mean 'alignment.beta'"),
+        (["--deployment", "nightly", "--only", "rewrd"], "rewrd"),
+        (["--wait"], "--deployment"),
+    ):
+        done = mmalign(served, "run", *arguments)
+        assert done.returncode == 2, arguments
+        assert named in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+    refused = mmalign(served, "run", "--deployment", "on-demand", "--ref", "main", "--wait")
+    assert refused.returncode == 2
+    assert "source 'git'" in refused.stderr
+
+
+def test_a_run_of_the_deployment_ends_as_a_persons_run_and_is_tagged(served: Path) -> None:
+    done = mmalign(served, "run", "--deployment", "nightly", "--wait", timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "reward     ran" in done.stdout
+    summary = json.loads((served / "reports/summary.json").read_text())
+    assert summary["status"] == "ok"
+    (outer,) = runs(served, "nightly")
+    assert outer["state_type"] == "COMPLETED"
+    inner = ask(served, "flow_runs/filter", {"flow_runs": {"tags": {"all_": [f"night:{outer['id']}"]}}})
+    assert [run["state_type"] for run in inner] == ["COMPLETED"]
+    assert tags_of(served, summary["mlflow_run_id"])["prefect.flow_run"] == outer["id"]
+    made = ask(served, "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [outer["id"]]}}})
+    assert {artifact["type"] for artifact in made} >= {"table", "markdown", "progress"}
+    # A person's run in the same checkout finds nothing stale: it is the same record.
+    again = mmalign(served, "run")
+    assert again.returncode == 0, again.stderr
+    assert "nothing was stale" in again.stdout
+
+
+def tags_of(folder: Path, run_id: str) -> dict[str, str]:
+    code = f"from mlflow import MlflowClient; import json; print(json.dumps(MlflowClient().get_run({run_id!r}).data.tags))"
+    import os
+    import sys
+
+    from components.services.state import client_environment
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **client_environment(folder)}, capture_output=True, text=True, check=True
+    )
+    found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_one_runs_one_waits_and_a_third_is_refused(served: Path) -> None:
+    behave(served, "reward", "wait")
+    first = start(served, overrides=[fresh(21)])
+    wait_for((served / "waiting.reward").exists, seconds=120)
+    second = start(served)
+    wait_for(lambda: state(served, second)["state_type"] == "RUNNING", seconds=60)
+    third = start(served)
+    assert ended(served, third, 60)["state_type"] == "CANCELLED"
+    status = mmalign(served, "run")
+    assert status.returncode == 2
+    assert "on-demand" in status.stderr
+    behave(served, "reward")
+    assert ended(served, first)["state_type"] == "COMPLETED"
+    assert ended(served, second)["state_type"] == "COMPLETED"
+    assert "nothing was stale" in state(served, second)["state"]["message"]
+
+
+def test_cancelled_from_outside_every_process_ends_and_the_next_run_starts_clean(served: Path) -> None:
+    behave(served, "reward", "wait", "grandchild")
+    run = start(served, overrides=[fresh(22)])
+    wait_for((served / "waiting.reward").exists, seconds=120)
+    before = len(runs(served, "on-demand"))
+    done = mmalign(served, "cancel")
+    assert done.returncode == 0, done.stderr
+    assert state(served, run)["state_name"] == "Cancelled"
+    assert alive(served) == []
+    behave(served, "reward")
+    time.sleep(5)
+    assert len(runs(served, "on-demand")) == before, "a cancelled run is not started again"
+    resumed = mmalign(served, "resume", "--wait", timeout=600)
+    assert resumed.returncode == 0, resumed.stderr
+    assert started(served)[-4:] == ["reward", "critique", "align", "evaluate"]
+
+
+def test_a_fault_of_the_machine_is_tried_again_and_a_failed_training_is_not(served: Path) -> None:
+    behave(served, "reward", "killed")
+    run = start(served, overrides=[fresh(23)])
+    wait_for(lambda: started(served)[-1:] == ["reward"], seconds=120)
+    wait_for(lambda: started(served)[-2:] == ["reward", "reward"], seconds=120)
+    behave(served, "reward")
+    assert ended(served, run)["state_type"] == "COMPLETED"
+    notices = [json.loads(line) for line in (served / "logs/notices.jsonl").read_text().splitlines()]
+    assert notices[-1]["kind"] == "recovered"
+
+    behave(served, "reward", "training")
+    count = len(started(served))
+    failed = ended(served, start(served, overrides=[fresh(24)]))
+    assert failed["state_type"] == "FAILED"
+    assert len(started(served)) == count + 1
+    notices = [json.loads(line) for line in (served / "logs/notices.jsonl").read_text().splitlines()]
+    assert (notices[-1]["kind"], notices[-1]["facts"]["stage"], notices[-1]["facts"]["fault"]) == ("failed", "reward", "training")
+
+
+@pytest.mark.parametrize("victims", [["prefect.engine"], ["prefect worker", "prefect.engine", "components.cli.main run", "flows.launch"]])
+def test_a_run_whose_flow_is_killed_is_started_again_once_and_ends_well(served: Path, victims: list[str]) -> None:
+    behave(served, "reward", "wait")
+    run = start(served, overrides=[fresh(30 + len(victims))])
+    wait_for((served / "waiting.reward").exists, seconds=120)
+    before = len(runs(served, "on-demand"))
+    for victim in victims:
+        for process in marked(SERVICE_MARK, checkout_mark(served)):
+            if victim in process.command:
+                psutil.Process(process.pid).kill()
+    behave(served, "reward")
+    assert ended(served, run, 240)["state_type"] == "CRASHED"
+    wait_for(lambda: len(runs(served, "on-demand")) == before + 1, seconds=60)
+    last = runs(served, "on-demand")[-1]
+    assert last["parameters"]["run"]["recovers"] == run["id"]
+    assert ended(served, last)["state_type"] == "COMPLETED"
+    time.sleep(3)
+    assert len(runs(served, "on-demand")) == before + 1
+    assert alive(served) == []
+
+
+def test_new_data_make_a_run_and_no_news_none(served: Path) -> None:
+    def look() -> dict[str, Any]:
+        body = {"parameters": {"run": {"only_new_data": True}}, "state": {"type": "SCHEDULED"}}
+        return ended(served, ask(served, f"deployments/{deployments(served)['on-new-data']}/create_flow_run", body))
+
+    assert ended(served, start(served))["state_type"] == "COMPLETED"
+    count = len(started(served))
+    assert look()["state"]["message"] == "no new data"
+    assert len(started(served)) == count
+    (served / "data/preferences/data.jsonl").write_text("1\n2\n3\n")
+    assert look()["state_type"] == "COMPLETED"
+    assert started(served)[count:][:1] == ["validate"]
+    assert look()["state"]["message"] == "no new data"
+
+
+def test_the_clock_starts_the_nightly_run(served: Path) -> None:
+    soon = datetime.now(UTC) + timedelta(seconds=90)
+    before = len(runs(served, "nightly"))
+    settings = (served / "params.yaml").read_text()
+    try:
+        (served / "params.yaml").write_text(settings.replace('cron: "0 2 * * *"', f'cron: "{soon.minute} {soon.hour} * * *"'))
+        assert mmalign(served, "deploy").returncode == 0
+        wait_for(lambda: len(runs(served, "nightly")) > before, seconds=200)
+        assert ended(served, runs(served, "nightly")[-1])["state_type"] == "COMPLETED"
+        assert "auto-scheduled" in runs(served, "nightly")[-1]["tags"]
+    finally:
+        (served / "params.yaml").write_text(settings)
+        mmalign(served, "deploy")
+
+
+def test_a_run_on_a_clone_neither_sees_nor_touches_the_checkouts_edits(served: Path) -> None:
+    mine = (served / "params.yaml").read_text()
+    (served / "params.yaml").write_text(mine + "# an edit that nobody has committed\n")
+    (served / "dvc.lock").unlink(missing_ok=True)
+    done = mmalign(served, "run", "--deployment", "on-demand", "--source", "git", "--set", fresh(51), "--wait", timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (served / "params.yaml").read_text() == mine + "# an edit that nobody has committed\n"
+    assert not (served / "dvc.lock").exists()
+    run = runs(served, "on-demand")[-1]
+    clone = served / ".mmalign/services/clones" / run["id"]
+    settings = yaml.safe_load((clone / "params.yaml").read_text())
+    assert settings["reward"]["epochs"] == 51
+    assert "an edit" not in (clone / "params.yaml").read_text()
+    assert (clone / ".dvc/config.local").read_text().count(str(served / ".dvc/cache")) == 1
+    branch = subprocess.run(["git", "branch", "--show-current"], cwd=clone, capture_output=True, text=True, check=True).stdout
+    assert branch.startswith("mmalign/on-demand-")
+    (served / "params.yaml").write_text(mine)
+    shutil.rmtree(clone)
+
+    unknown = mmalign(served, "run", "--deployment", "on-demand", "--source", "git", "--ref", "no-such-branch", "--wait")
+    assert unknown.returncode == 2
+    assert "no-such-branch" in unknown.stderr
+
+
+def test_two_checkouts_do_not_see_each_others_processes_or_ports(served: Path, tmp_path: Path) -> None:
+    other = make_checkout(tmp_path / "other")
+    status = mmalign(other, "status", "--json")
+    assert status.returncode == 0, status.stderr
+    assert json.loads(status.stdout)["running"]["processes"] == []
+    down = mmalign(other, "down")
+    assert down.returncode == 2
+    assert marked(SERVICE_MARK, checkout_mark(served)) != []
