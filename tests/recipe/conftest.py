@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks._slice import SMALL, Slice, make_slice, write_slice
+from benchmarks._slice import SMALL, Slice, make_slice, read_rows, write_rows, write_slice
+from components.processes import checkout_mark, marked
+from components.services.supervision import SERVICE_MARK
+
+# Secrets of a run: in the environment of the services, as the key of S3, and as the name of a prompt's file.
+CANARIES = {"environment": "canary-of-the-environment-51", "s3": "canary-of-the-bucket-52", "file": "canary-of-a-file-53"}
 
 # Imported by every Python process of a run before anything else: a connection or a look-up that would leave the machine is noted and refused.
 GUARD = """
@@ -45,6 +51,11 @@ socket.getaddrinfo = guarded(socket.getaddrinfo, lambda host, *rest, **named: ho
 class Recipe(Slice):
     """A slice's checkout whose processes can't leave the machine."""
 
+    def first(self) -> dict[str, Any]:
+        """The summary of the run that made the checkout what it is."""
+        found: dict[str, Any] = json.loads((self.root.parent / "first.json").read_text())
+        return found
+
     def refused(self) -> str:
         """Hosts beyond loopback that a process asked for."""
         path = Path(self.environment["REFUSED_HOSTS"])
@@ -62,16 +73,45 @@ def make_recipe(folder: Path, base: Path, write_data: Callable[[Path], None], se
 
 
 def copy_of(recipe: Recipe, root: Path) -> Recipe:
-    """A copy of the finished checkout, to run stages in again."""
-    shutil.copytree(recipe.root, root, symlinks=True)
+    """A copy of the finished checkout, to run stages in again: without services, its record begins anew."""
+    services = str(recipe.root / ".mmalign" / "services")
+    shutil.copytree(
+        recipe.root,
+        root,
+        symlinks=True,
+        ignore=lambda folder, names: names if folder == services or folder.startswith(f"{services}/") else [],
+    )
     return Recipe(root, {**recipe.environment, "PYTHONPATH": recipe.environment["PYTHONPATH"].replace(str(recipe.root), str(root))})
 
 
+def write_canary_rows(data: Path) -> None:
+    """The slice, with one image whose name is a secret."""
+    write_slice(data)
+    path = data / "preferences/data.jsonl"
+    rows = read_rows(path)
+    row = next(row for row in rows if row["image"])
+    source = data / "preferences" / row["image"]
+    target = source.with_name(f"{CANARIES['file']}{source.suffix}")
+    shutil.copy(source, target)
+    row["image"] = str(target.relative_to(data / "preferences"))
+    write_rows(path, rows)
+
+
 @pytest.fixture(scope="session")
-def recipe(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    """A checkout with a slice of the bundled rows in which `mmalign run` has ended well."""
-    made = make_recipe(tmp_path_factory.mktemp("recipe"), base, write_slice, SMALL)
-    done = made.mmalign("run", "--accept-data")
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    (made.root.parent / "first.txt").write_text(done.stdout + done.stderr)
-    return made
+def recipe(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recipe]:
+    """A checkout with a slice of the bundled rows in which a run of the deployment `nightly` has ended well; its services are up."""
+    made = make_recipe(tmp_path_factory.mktemp("recipe"), base, write_canary_rows, {**SMALL, "deployments": {"poll_minutes": 5000.0}})
+    secrets = {"SOME_API_KEY": CANARIES["environment"], "AWS_SECRET_ACCESS_KEY": CANARIES["s3"], "AWS_ACCESS_KEY_ID": "somebody"}
+    made = Recipe(made.root, {**made.environment, **secrets})
+    try:
+        for command in (["up", "--detach"], ["deploy"]):
+            done = made.mmalign(*command)
+            assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+        done = made.mmalign("run", "--deployment", "nightly", "--accept-data", "--wait")
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+        (made.root.parent / "first.txt").write_text(done.stdout + done.stderr)
+        shutil.copy(made.root / "reports/summary.json", made.root.parent / "first.json")
+        yield made
+    finally:
+        made.mmalign("down")
+    assert marked(SERVICE_MARK, checkout_mark(made.root)) == []

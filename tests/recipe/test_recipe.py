@@ -1,28 +1,36 @@
-"""The whole of `mmalign run` on a slice of the bundled rows: twice, beside bare DVC, and what it leaves."""
+"""A nightly run on a slice of the bundled rows, a person's after it, bare DVC beside them, and what they leave."""
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import pickletools
 import subprocess
 import sys
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import psycopg2
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from benchmarks._slice import SMALL, read_rows, write_rows, write_slice
+from components.services.flow_runs import deployments
+from components.services.postgres import DATABASES
+from components.services.prefect_rest import ask
+from components.services.state import client_environment, database_url, read_addresses, read_secrets, state_folder
 from tests.checkout import ROOT
-from tests.recipe.conftest import Recipe, copy_of, make_recipe
+from tests.recipe.conftest import CANARIES, Recipe, copy_of, make_recipe
 
 STAGES = {"validate", "reward", "critique", "reference", "align", "evaluate"}
 
 
 def test_a_run_makes_every_figure_and_the_next_one_skips_everything(recipe: Recipe) -> None:
-    first = recipe.summary()
+    first = recipe.first()
     assert first["status"] == "ok"
     assert {stage["status"] for stage in first["stages"].values()} == {"ran"}
     assert set(first["stages"]) == STAGES
@@ -84,6 +92,62 @@ def test_bare_dvc_finds_nothing_to_do_and_bytecode_makes_nothing_stale(recipe: R
     (recipe.root / "components/vlm/.ruff_cache/x").write_text("left by a tool")
     assert json.loads(recipe.dvc("status", "--json")) == {}
     assert "up to date" in recipe.dvc("repro")
+
+
+def test_the_nightly_run_is_on_record_and_shown(recipe: Recipe) -> None:
+    from mlflow import MlflowClient
+
+    tags = {"prefect.flow_run", "dvc.data", "git.sha"}
+    (outer,) = flow_runs(recipe, "nightly")
+    assert outer["state_type"] == "COMPLETED"
+    assert "mm-policy refused" in outer["state"]["message"]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in client_environment(recipe.root).items():
+            patch.setenv(name, value)
+        run = MlflowClient(client_environment(recipe.root)["MLFLOW_TRACKING_URI"]).get_run(recipe.first()["mlflow_run_id"])
+    assert run.info.status == "FINISHED"
+    assert tags <= set(run.data.tags)
+    assert run.data.tags["prefect.flow_run"] == outer["id"]
+    shown = ask(recipe.root, "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [outer["id"]]}}})
+    assert {artifact["type"] for artifact in shown} >= {"table", "markdown", "progress"}
+    assert any("refused" in str(artifact["data"]) for artifact in shown)
+    told = [json.loads(line) for line in (recipe.root / "logs/notices.jsonl").read_text().splitlines()]
+    assert [(notice["kind"], notice["facts"]["model"]) for notice in told if notice["facts"].get("model") == "mm-policy"] == [
+        ("refused", "mm-policy")
+    ]
+
+
+def flow_runs(recipe: Recipe, deployment: str) -> list[dict[str, Any]]:
+    body = {
+        "flow_runs": {"deployment_id": {"any_": [deployments(recipe.root)[deployment]]}, "state": {"type": {"not_any_": ["SCHEDULED"]}}}
+    }
+    return list(ask(recipe.root, "flow_runs/filter", body))
+
+
+def test_secrets_are_in_no_log_parameter_artifact_database_or_notice(recipe: Recipe) -> None:
+    addresses, kept = read_addresses(recipe.root), read_secrets(recipe.root)
+    assert addresses is not None
+    folders = [recipe.root / name for name in ("logs", "mlruns", "reports", ".mmalign")]
+    secrets = state_folder(recipe.root) / "secrets.json"
+    # The data and what is computed of them, row by row, name their own files.
+    rows = (".mmalign/cache", ".mmalign/scratch", "services/postgres")
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and path != secrets]
+    files = [path for path in files if not any(part in str(path) for part in rows)]
+    assert len(files) > 50
+    assert not [(path, name) for path in files for name, canary in CANARIES.items() if canary.encode() in path.read_bytes()]
+    passwords = [value for name, value in asdict(kept).items() if name != "mlflow_user"]
+    logs = [path for path in files if path.suffix in {".log", ".out", ".jsonl", ".html", ".json"}]
+    assert not [path for path in logs if any(password in path.read_text(errors="replace") for password in passwords)]
+    counted = 0
+    for database in DATABASES:
+        with psycopg2.connect(database_url(addresses, kept, database, "postgresql")) as connection, connection.cursor() as cursor:
+            cursor.execute("select table_name from information_schema.tables where table_schema = 'public' and table_type = 'BASE TABLE'")
+            for (table,) in cursor.fetchall():
+                dump = io.StringIO()
+                cursor.copy_expert(f'copy "{table}" to stdout', dump)
+                counted += len(dump.getvalue())
+                assert not [canary for canary in (*CANARIES.values(), *passwords) if canary in dump.getvalue()], table
+    assert counted > 100_000
 
 
 def test_models_data_and_registry_hold_no_pickle_and_no_code(recipe: Recipe) -> None:

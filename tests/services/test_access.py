@@ -167,7 +167,10 @@ def test_no_path_leads_out_of_the_artifacts_folder_for_reading_writing_listing_o
     for path in TRAVERSALS:
         for method in ("GET", "PUT", "DELETE"):
             place = f"/api/2.0/mlflow-artifacts/artifacts/{path}"
-            code, text, _ = asked(root, "mlflow", method, place, body=b"x" if method == "PUT" else None, who=admin(root))
+            code, text, headers = asked(root, "mlflow", method, place, body=b"x" if method == "PUT" else None, who=admin(root))
+            if code == 308:  # a doubled slash: sent to the same place inside, with one
+                assert headers["location"].endswith("/api/2.0/mlflow-artifacts/artifacts/etc/passwd"), headers
+                continue
             # A backslash is a letter of a name here, so such a file may be written: inside.
             assert 400 <= code < 500 or "%5c" in path, (method, path, code)
             assert secret not in text
