@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from components.services.state import read_addresses, read_secrets, state_folder
 from components.services.supervision import SERVICE_MARK, control, processes
 from components.tracking.recorder import PENDING, PENDING_TAG
 from components.tracking.store import EXPERIMENT
+from components.training.curves import CURVES
 
 DEPLOYMENT = "on-demand"
 TRAINED = ("reward", "align")
@@ -114,26 +115,30 @@ class Stack:
                 return told["statename"] == "RUNNING" and told["pid"] not in killed
         return True
 
-    def result(self) -> Result:
-        """What lies in the checkout and in MLflow now."""
+    def result(self, names: Mapping[str, Collection[str]]) -> Result:
+        """What lies in the checkout and in MLflow now; of the curves those whose `names` are given for their training."""
         lock = yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8"))
         for stage in lock["stages"].values():
             stage["outs"] = [out for out in stage["outs"] if not out["path"].endswith(CHANGING_OUTS)]
         weights = {stage: digest_folder(self.root / "artifacts" / stage / "model") for stage in TRAINED}
-        return Result(weights, lock, {stage: self._curves(stage) for stage in TRAINED})
+        return Result(weights, lock, {stage: self._curves(stage, wanted) for stage, wanted in names.items()})
 
-    def _curves(self, stage: str) -> list[tuple[str, int, float]]:
+    def curve_names(self, stage: str) -> set[str]:
+        """The names of a training's curves, of the file that it wrote them to."""
+        (curves,) = self.scratch(stage).glob(f"*/{CURVES}")
+        return {name for line in curves.read_text(encoding="utf-8").splitlines() for name in json.loads(line)} - {"step"}
+
+    def _curves(self, stage: str, names: Collection[str]) -> list[tuple[str, int, float]]:
         """The points of a training's curves in the MLflow run that the stage's record names. What is logged once has step 0."""
         run_id = str(read_json(self.root / "artifacts" / stage / "run.json")["mlflow_run_id"])
         if run_id.startswith(PENDING):
             experiment = self._mlflow(f"experiments/get-by-name?experiment_name={EXPERIMENT}")["experiment"]["experiment_id"]
             body = {"experiment_ids": [experiment], "filter": f"tags.`{PENDING_TAG}` = '{run_id}'"}
             run_id = self._mlflow("runs/search", body)["runs"][0]["info"]["run_id"]
-        names = [metric["key"] for metric in self._mlflow(f"runs/get?run_id={run_id}")["run"]["data"]["metrics"]]
         points = []
-        for name in names:
-            told = self._mlflow(f"metrics/get-history?run_id={run_id}&metric_key={name}&max_results=10000")
-            points += [(name, int(point["step"]), float(point["value"])) for point in told["metrics"] if int(point["step"])]
+        for name in sorted(names):
+            told = self._mlflow(f"metrics/get-history?run_id={run_id}&metric_key={name}&max_results=10000").get("metrics", [])
+            points += [(name, int(point["step"]), float(point["value"])) for point in told if int(point["step"])]
         return points
 
     def _mlflow(self, path: str, body: dict[str, Any] | None = None) -> Any:

@@ -14,18 +14,18 @@ from components.services.supervision import SERVICE_MARK
 
 SERVICES = ("worker", "server", "database", "connection")  # supervisor brings these back, and training goes on meanwhile
 VICTIMS = (
-    "flow",
-    "rank",
     "worker",
     "save",
     "server",
-    "stage",
     "night",
     "database",
-    "torchrun",
     "worker and all below",
     "dvc",
+    "stage",
     "connection",
+    "torchrun",
+    "rank",
+    "flow",
 )
 GONE_SECONDS = 10.0
 

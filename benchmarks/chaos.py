@@ -82,9 +82,9 @@ def run(runs: int, seed: int, victims: Sequence[str] = VICTIMS, *, keep: bool = 
 
 
 def plans(runs: int, seed: int, victims: Sequence[str], reference: Result) -> list[Plan]:
-    """Each victim in its turn; a third of the runs are hit in the reward model's training, which takes longer to follow up."""
+    """Each victim in its turn; a quarter of the runs are hit in the reward model's training, which takes longer to follow up."""
     choose = random.Random(seed)  # noqa: S311 -- places and times, no secret
-    stages = [TRAINED[0] if number % 3 == 0 else TRAINED[1] for number in range(runs)]
+    stages = [TRAINED[0] if number % 4 == 0 else TRAINED[1] for number in range(runs)]
     choose.shuffle(stages)
     made = []
     for number, stage in enumerate(stages):
@@ -110,7 +110,8 @@ def undisturbed(stack: Stack) -> tuple[Result, float]:
         time.sleep(LOOK_SECONDS)
     if runs[-1]["state_type"] != "COMPLETED":
         raise RuntimeError(f"the undisturbed run ended as {runs[-1]['state_name']}: {(runs[-1]['state'] or {}).get('message')}")
-    return stack.result(), time.monotonic() - began
+    seconds = time.monotonic() - began
+    return stack.result({stage: stack.curve_names(stage) for stage in TRAINED}), seconds
 
 
 def one_run(stack: Stack, plan: Plan, reference: Result) -> dict[str, Any]:
@@ -144,9 +145,10 @@ def one_run(stack: Stack, plan: Plan, reference: Result) -> dict[str, Any]:
         "lost_metrics": 0,
     }
     if recovered:
-        found = stack.result()
+        wanted = reference.curves[plan.stage]
+        found = stack.result({plan.stage: {name for name, _, _ in wanted}})
         record["identical"] = found.weights == reference.weights and found.lock == reference.lock
-        record["lost_metrics"] = lost_points(reference.curves[plan.stage], found.curves[plan.stage])
+        record["lost_metrics"] = lost_points(wanted, found.curves[plan.stage])
     else:
         stack.slice.mmalign("cancel", timeout=120)  # so that the next run has its turn
     return record

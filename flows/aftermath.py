@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from components.cleaning.sweep import sweep
 from components.cli.record import SUMMARY
 from components.config import STAGES, Settings
 from components.files import read_json
@@ -21,31 +24,45 @@ Say = Callable[[str], None]
 
 
 def aftermath(
-    root: Path, place: Workplace, settings: Settings, outcome: RunOutcome, *, name: str, began: float, troubles: Sequence[str], say: Say
+    root: Path,
+    place: Workplace,
+    settings: Settings,
+    outcome: RunOutcome,
+    *,
+    name: str,
+    began: float,
+    troubles: Sequence[str],
+    page: Page,
+    cancel: threading.Event,
+    say: Say,
 ) -> str:
     """Publish, tell and clean after the run `name` in `place`; the sentence that the run ends with."""
     summary = fresh_summary(place.folder, began)
-    remarks = _push(root, place, settings, outcome, name, say)
-    Page(root, place.folder, say).finish(summary, outcome, remarks)
+    remarks = _push(root, place, settings, name, cancel, say) if outcome.kind == "ok" else []
+    page.finish(summary, outcome, remarks)
     tell(root, settings, summary, outcome, name=name, folder=place.folder, troubles=troubles, remarks=remarks, say=say)
+    try:
+        swept = sweep(root, settings.clean, time.time(), turns=[place.folder])
+    except Exception as error:  # noqa: BLE001 -- what is not removed tonight is removed tomorrow
+        say(f"nothing was cleaned ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
+    else:
+        say(f"cleaned: {len(swept.removable)} things, {swept.size / 1e6:.0f} MB")
     return closing_sentence(summary, outcome)
 
 
-def _push(root: Path, place: Workplace, settings: Settings, outcome: RunOutcome, name: str, say: Say) -> list[str]:
+def _push(root: Path, place: Workplace, settings: Settings, name: str, cancel: threading.Event, say: Say) -> list[str]:
     """Store what a run made outside this machine; sentences on what could not be done."""
-    remarks = []
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    if settings.deployments.push_data and outcome.kind == "ok":
-        pushed = push_run(root, place.folder, root / "logs" / f"push-{stamp}.log")
+    done = []
+    if settings.deployments.push_data:
+        done.append(push_run(root, place.folder, root / "logs" / f"push-{stamp}.log", cancel=cancel))
+    if place.commit is not None:
+        branch = f"mmalign/{re.sub(r'[^A-Za-z0-9_-]+', '-', name)}/{stamp}"
+        done.append(commit_lock(place.folder, branch, push=settings.deployments.push_lock))
+    for pushed in done:
         if pushed is not None:
             say(pushed.sentence)
-            remarks += [] if pushed.ok else [pushed.sentence]
-    if place.commit is not None and outcome.kind == "ok":
-        branch = f"mmalign/{'-'.join(name.split())}/{stamp}"
-        done = commit_lock(place.folder, branch, push=settings.deployments.push_lock)
-        if done is not None:
-            say(done)
-    return remarks
+    return [pushed.sentence for pushed in done if pushed is not None and not pushed.ok]
 
 
 def tell(

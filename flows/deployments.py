@@ -25,7 +25,7 @@ from prefect.utilities.templating import apply_values
 from components.cli.environment import enter_checkout
 from components.cli.faults import explain
 from components.config import Settings, load_settings
-from components.files import write_json
+from components.files import read_json, write_json
 from components.services.programs import POOL
 from components.services.state import DEPLOYED, state_folder
 from flows.automations import make_automations
@@ -47,7 +47,9 @@ def deploy(root: Path, settings: Settings) -> dict[str, str]:
         make_limits(client)
         make_automations(client, ids, settings)
     named = {name: str(found) for name, found in ids.items()}
-    write_json(state_folder(root) / DEPLOYED, named)
+    path = state_folder(root) / DEPLOYED
+    if not path.is_file() or read_json(path) != named:  # its time says since when nights are watched
+        write_json(path, named)
     return named
 
 

@@ -114,9 +114,19 @@ def _unattended(it: Night) -> State[Any]:
         _find_news(it)
     with _turn(it), _workplace_turn(it, open_workplace(it.root, it.run, it.run.goes_on_from or it.run_id)) as (place, turn):
         began = time.time()
-        outcome, troubles = _attempts(it, place, turn)
+        page = Page(it.root, place.folder, it.screen.say)
+        outcome, troubles = _attempts(it, place, turn, page)
         message = aftermath(
-            it.root, place, it.settings, outcome, name=it.name, began=began, troubles=[*before, *troubles], say=it.screen.say
+            it.root,
+            place,
+            it.settings,
+            outcome,
+            name=it.name,
+            began=began,
+            troubles=[*before, *troubles],
+            page=page,
+            cancel=it.cancel,
+            say=it.screen.say,
         )
     return Completed(message=message) if outcome.kind == "ok" else _failed(outcome, message)
 
@@ -193,10 +203,9 @@ def _refuse(it: Night, lock: Lock | None, path: Path) -> None:
         )
 
 
-def _attempts(it: Night, place: Workplace, turn: Lock) -> tuple[RunOutcome, list[str]]:
+def _attempts(it: Night, place: Workplace, turn: Lock, page: Page) -> tuple[RunOutcome, list[str]]:
     """Run until it ends well, fails for good, or the retries are used up; with what ended the tries before."""
     waits = pauses(it.settings.deployments)
-    page = Page(it.root, place.folder)
     troubles: list[str] = []
     mend_inner_runs(it.run_id)
     while True:

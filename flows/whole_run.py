@@ -6,7 +6,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from components.files import read_json
 from components.processes import RUN_MARK, new_run_mark
 from components.run_logs import note_run
 from components.storage.data_version import settle_data
-from components.storage.plan import plan, stage_parents
+from components.storage.plan import Step, plan, stage_parents
 from components.storage.scratch import remove_finished_scratch
 from components.tracking.policy import POLICY_FILE, load_policy
 from components.tracking.promotion import GateOutcome
@@ -61,7 +61,7 @@ def whole_run(
     write_summary(root, record, began)
     logs = Path("logs") / time.strftime("%Y%m%d-%H%M%S", time.localtime(began))
     try:
-        failure = _stages(root, record, settings, submit, cancel, screen, only, accept_data, logs)
+        failure = _stages(root, record, settings, submit, cancel, screen, only, accept_data, logs, began)
         whole = failure is None and all(stage.status in DONE for stage in record.stages.values())
         if whole and not promote:
             record.verdicts = not_judged("this run was to promote nothing; the next one judges")
@@ -89,6 +89,7 @@ def _stages(
     only: tuple[StageName, ...],
     accept_data: bool,
     logs: Path,
+    began: float,
 ) -> Exception | None:
     record.data_version = settle_data(root, accept=accept_data, say=screen.say)
     parents = stage_parents(root)
@@ -102,7 +103,11 @@ def _stages(
         job = partial(run_stage, stage, root=root, settings=settings, logs=logs, cancel=cancel, screen=screen, environment=tied)
         return submit(stage, job)
 
-    pipeline = Pipeline(parents=parents, judge=lambda: plan(root), start=start, slots=slots, say=screen.say, cancel=cancel, only=only)
+    def judge() -> Mapping[str, Step]:
+        write_summary(root, record, began)  # whoever looks meanwhile sees how far it is
+        return plan(root)
+
+    pipeline = Pipeline(parents=parents, judge=judge, start=start, slots=slots, say=screen.say, cancel=cancel, only=only)
     record.stages = pipeline.records
     pipeline.run()
     failure = pipeline.failure

@@ -6,6 +6,7 @@ cache is the checkout's own, for all clones; models and runs go into the same re
 
 from __future__ import annotations
 
+import configparser
 import os
 import subprocess
 from dataclasses import dataclass
@@ -70,11 +71,25 @@ def _clone(root: Path, run: NightParameters, folder: Path) -> Workplace:
         origin = run.repository or _git(root, "remote", "get-url", "origin", check=False) or str(root)
         if _git(folder, "remote", check=False) == "":
             _git(folder, "remote", "add", "origin", origin)
-        (folder / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {root / '.dvc' / 'cache'}\n", encoding="utf-8")
+        _configure_dvc(root, folder)
         for name, value in (("user.name", "mmalign"), ("user.email", "mmalign@localhost")):
             _git(folder, "config", name, value)
         write_json(folder / ".git" / NOTE, {"repository": repository, "ref": ref})  # last: without it the clone is made again
     return Workplace(folder, _git(folder, "rev-parse", "HEAD"))
+
+
+def _configure_dvc(root: Path, folder: Path) -> None:
+    """A person's own settings, keys of remotes among them, and the cache of the checkout."""
+    config = configparser.ConfigParser(interpolation=None, strict=False)
+    config.read(root / ".dvc" / "config.local", encoding="utf-8")
+    if not config.has_section("cache"):
+        config.add_section("cache")
+    if not config.has_option("cache", "dir"):
+        config.set("cache", "dir", str(root / ".dvc" / "cache"))
+    path = folder / ".dvc" / "config.local"
+    path.touch(mode=0o600)
+    with path.open("w", encoding="utf-8") as stream:
+        config.write(stream)
 
 
 def _git(folder: Path, *arguments: str, check: bool = True) -> str:

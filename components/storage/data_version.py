@@ -19,6 +19,7 @@ from components.files import write_atomic
 from components.storage.repository import open_repository
 
 DATA_FILE = "data.dvc"
+MEDIA_DEPTH = 3  # data/preferences/FOLDER/...: below it lie media
 UNSET_BUCKET = "SET-YOUR-BUCKET"
 TRUTH_NOTE = """# No facts yet
 
@@ -197,4 +198,8 @@ def _count(names: list[str]) -> str:
 
 
 def _names(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    """Names for people. Of media only the folder: a medium's name may say who is on it, and this goes into logs and notices."""
+    shown = list(
+        dict.fromkeys(name if name.count("/") < MEDIA_DEPTH else f"{'/'.join(name.split('/')[:MEDIA_DEPTH])}/..." for name in names)
+    )
+    return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")

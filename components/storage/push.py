@@ -72,10 +72,10 @@ def push_run(
         return Pushed(False, f"nothing was pushed to remote {REMOTE} ({type(error).__name__}: {why})")
 
 
-def commit_lock(clone: Path, branch: str, *, push: bool) -> str | None:
+def commit_lock(clone: Path, branch: str, *, push: bool) -> Pushed | None:
     """Commit the run's DVC files and settings, where they differ, to `branch` in a run's clone, and push it to origin where `push`.
 
-    Returns what was done in a sentence, None where nothing differs. Raises nothing. Never use it on a person's checkout.
+    None where nothing differs. Raises nothing. Never use it on a person's checkout.
     """
     names = [name for name in ("dvc.lock", "data.dvc", "params.yaml") if (clone / name).is_file()]
     try:
@@ -85,13 +85,14 @@ def commit_lock(clone: Path, branch: str, *, push: bool) -> str | None:
         _git(clone, "add", "--force", "--", *names)
         _git(clone, "commit", "--quiet", "--no-verify", "--message", f"Lock of run {branch}", "--", *names)
         if not push:
-            return f"dvc.lock is on branch {branch} of {clone}; deployments.push_lock is off"
+            return Pushed(True, f"dvc.lock is on branch {branch} of {clone}; deployments.push_lock is off")
         _git(clone, "push", "--quiet", "--no-verify", "origin", f"{branch}:{branch}")
     except (subprocess.SubprocessError, OSError) as error:
         said = getattr(error, "stderr", None) or str(error)
         why = redactor(clone).clean(" ".join(said.split()))[:300]
-        return f"dvc.lock could not be {'pushed' if push else 'committed'} to branch {branch} ({why}); it is kept with the run in MLflow"
-    return f"dvc.lock was pushed to branch {branch}"
+        what = "pushed" if push else "committed"
+        return Pushed(False, f"dvc.lock could not be {what} to branch {branch} ({why}); it is kept with the run in MLflow")
+    return Pushed(True, f"dvc.lock was pushed to branch {branch}")
 
 
 def _place(root: Path, workdir: Path, folder: Path) -> Path:

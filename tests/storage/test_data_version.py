@@ -61,6 +61,15 @@ def test_missing_files_alone_are_fetched(checkout: Path) -> None:
     assert (checkout / ROWS).read_text() == "1\n2\n"
 
 
+def test_of_media_only_the_folder_is_named(checkout: Path) -> None:
+    for name in ("who-is-on-it.png", "and-who-on-this.png"):
+        (checkout / "data/preferences/short").mkdir(exist_ok=True)
+        (checkout / "data/preferences/short" / name).write_text(name)
+    _, said = settle(checkout)
+    assert "2 files of data/ new: data/preferences/short/..." in said
+    assert "who" not in said
+
+
 def test_changed_and_added_files_are_counted_listed_and_committed_and_the_pin_goes(checkout: Path) -> None:
     before = out(checkout)
     assert (before["remote"], before["push"]) == ("bundled", False)

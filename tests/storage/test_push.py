@@ -14,7 +14,7 @@ import pytest
 import yaml
 from moto.server import ThreadedMotoServer
 
-from components.storage.push import FOLDER, commit_lock, has_bucket, push_run
+from components.storage.push import FOLDER, Pushed, commit_lock, has_bucket, push_run
 from tests.checkout import clean_environment, git
 
 CANARY = "canary-in-the-secret-key"
@@ -128,7 +128,7 @@ def test_the_lock_of_a_clone_is_pushed_to_a_branch_and_the_checkout_stays_as_it_
 
     said = commit_lock(clone, "mmalign/nightly/2026-11-25-abcd1234", push=True)
 
-    assert said == "dvc.lock was pushed to branch mmalign/nightly/2026-11-25-abcd1234"
+    assert said == Pushed(True, "dvc.lock was pushed to branch mmalign/nightly/2026-11-25-abcd1234")
     changed = git(checkout, "diff", "--name-only", "main", "mmalign/nightly/2026-11-25-abcd1234")
     assert changed.split() == ["dvc.lock"]
     after = (git(checkout, "rev-parse", "HEAD"), git(checkout, "status", "--porcelain"), git(checkout, "branch", "--show-current"))
@@ -139,7 +139,8 @@ def test_the_branch_stays_in_the_clone_unless_pushing_is_allowed(checkout: Path,
     said = commit_lock(clone, "mmalign/nightly/x", push=False)
 
     assert said is not None
-    assert "push_lock" in said
+    assert said.ok
+    assert "push_lock" in said.sentence
     assert git(clone, "show", "mmalign/nightly/x:dvc.lock").startswith("schema")
     assert "mmalign/nightly" not in git(checkout, "branch", "--all")
 
@@ -156,5 +157,6 @@ def test_an_origin_that_refuses_is_a_sentence_without_its_password(clone: Path) 
     said = commit_lock(clone, "mmalign/nightly/x", push=True)
 
     assert said is not None
-    assert "could not be pushed" in said
-    assert "hunter22" not in said
+    assert not said.ok
+    assert "could not be pushed" in said.sentence
+    assert "hunter22" not in said.sentence
