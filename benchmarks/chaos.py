@@ -245,8 +245,11 @@ def main() -> None:
         options.error(f"there is no victim {', '.join(unknown)}; there are {', '.join(VICTIMS)}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended then too
 
-    with contextlib.redirect_stdout(sys.stderr):
-        report = run(given.runs, given.seed, victims, keep=given.keep)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            report = run(given.runs, given.seed, victims, keep=given.keep)
+    except KeyboardInterrupt:
+        sys.exit(130)
     show(report if given.json else table(report), given.json)
     sys.exit(0 if all(is_sound(record) for record in report["each"]) else 1)
 

@@ -1,4 +1,4 @@
-"""Every command of docs/operations.md is one: parsed by the tool that it is for; those of a team's week are run on a real stack."""
+"""Every command of docs/operations.md and docs/nights.md is one: parsed by the tool that it is for; those of a team's week are run on a real stack."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from components.services.state import read_addresses, state_folder
 from components.services.supervision import SERVICE_MARK
 from tests.checkout import ROOT, make_checkout, mmalign
 
-PAGE = (ROOT / "docs/operations.md").read_text()
+PAGE = "\n".join((ROOT / f"docs/{name}.md").read_text() for name in ("operations", "nights"))
 BLOCKS = re.findall(r"^```\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 TOOLS = ("mmalign", "make", "dvc", "git", "systemctl", "useradd", "install", "cp", "chmod")
 INLINE = re.findall(r"`((?:mmalign|make|dvc|git|chmod) [^`]+)`", PAGE)
@@ -124,10 +124,7 @@ def test_files_and_units_that_the_page_names_are_there() -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    root = make_checkout(tmp_path / "checkout")
-    # `mmalign deploy` puts this repository's flows there; `make` and `git pull` are those of a clone.
-    shutil.copyfile(ROOT / "prefect.yaml", root / "prefect.yaml")
-    return root
+    return make_checkout(tmp_path / "checkout")
 
 
 def block(title: str, number: int = 0) -> list[str]:
