@@ -6,7 +6,7 @@ server is down for longer than that, so that a run of before a power cut would s
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -42,3 +42,17 @@ def _last_sign(root: Path, run: dict[str, Any]) -> datetime:
     events = answer(root, "events/filter", {"filter": wanted, "limit": 1})["events"]
     times = [run["state"]["timestamp"], *(event["occurred"] for event in events)]
     return max(datetime.fromisoformat(time) for time in times)
+
+
+def given_up(root: Path) -> list[dict[str, Any]]:
+    """Runs of the last day that were started again after a crash and crashed before they began: nothing starts these again."""
+    since = (datetime.now(UTC) - timedelta(days=1)).isoformat()
+    body = {
+        "flow_runs": {
+            "deployment_id": {"any_": list(deployments(root).values())},
+            "state": {"type": {"any_": ["CRASHED"]}},
+            "expected_start_time": {"after_": since},
+        }
+    }
+    runs: list[dict[str, Any]] = answer(root, "flow_runs/filter", body)
+    return [run for run in runs if (run["parameters"].get("run") or {}).get("recovers") and not run["run_count"]]

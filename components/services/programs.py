@@ -16,14 +16,22 @@ from components.cli.environment import QUIET
 from components.errors import StageFault, UserError
 from components.files import write_atomic
 from components.services import postgres
-from components.services.state import Addresses, Secrets, client_environment, database_url, read_addresses, read_secrets, state_folder
+from components.services.state import (
+    HEARTBEAT_SECONDS,
+    Addresses,
+    Secrets,
+    client_environment,
+    database_url,
+    read_addresses,
+    read_secrets,
+    state_folder,
+)
 
 NAMES = ("postgres", "prefect", "mlflow", "worker", "sentinel")
 POOL = "mmalign"
 WAIT_SECONDS = (
     600.0  # for a service that another needs: the first start of Prefect's database takes ten seconds, a minute on a busy machine
 )
-WORKER_HEARTBEAT_SECONDS = 30
 ARTIFACTS_BUCKET = "MMALIGN_S3_BUCKET"
 
 
@@ -107,8 +115,7 @@ def _worker(root: Path, addresses: Addresses, kept: Secrets) -> Program:  # noqa
     environment = client_environment(root)
     os.environ.update(environment)
     wait_for("Prefect's server", lambda: _ready(f"{addresses.prefect}/api/ready"))
-    environment["PREFECT_WORKER_HEARTBEAT_SECONDS"] = str(WORKER_HEARTBEAT_SECONDS)
-    environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] = str(WORKER_HEARTBEAT_SECONDS)
+    environment["PREFECT_WORKER_HEARTBEAT_SECONDS"] = str(HEARTBEAT_SECONDS)
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--create-pool-if-not-found"]
     return [*command, "--name", f"{root.name}-{os.uname().nodename}"], environment
 

@@ -1,5 +1,7 @@
 """The service that notices a night which did not begin: `python -m components.services.sentinel ROOT`, under supervisor.
 
+It also ends runs that lost their process while Prefect's server was down, and tells of runs that nothing starts again.
+
 - Each minute it looks for the last time at which the deployment `nightly` was due, and asks Prefect for a run of it that began since then.
   When there is none `notices.late_minutes` later, one notice says so, with what was seen: server, worker, pool, the run's own state.
 - A server that is away at that time counts by itself, once three looks in a row have found it so.
@@ -26,14 +28,15 @@ from components.errors import UserError
 from components.files import read_json, write_json
 from components.notices.notice import Notice
 from components.notices.send import keep, send_waiting
+from components.services.lost_runs import end_lost_runs, given_up
 from components.services.prefect_rest import ask
-from components.services.state import read_secrets, state_folder
+from components.services.state import DEPLOYED, read_secrets, state_folder
 
 LOOK_SECONDS = 60.0
 SEND_LOOKS = 10  # looks between two tries to send what waits
+LOOKS_THERE = 3  # in a row with an answer, after which runs that give no sign are lost: a live one's heartbeat has come in by then
 LOOKS_AWAY = 3  # in a row with no answer from Prefect, after which that counts: a restart takes less
 EARLY = timedelta(minutes=1)  # a run may begin a moment before its time by the clock of the machine that started it
-DEPLOYED = "deployments.json"  # name to id, written by `mmalign deploy`
 STATE = "sentinel.json"
 
 Look = Callable[[], datetime]
@@ -66,6 +69,7 @@ class Sentinel:
         self._root = root
         self._clock = clock
         self._away = 0
+        self._there = 0
 
     def look(self) -> Notice | None:
         """Look once; the notice that was kept, None where there is nothing to tell."""
@@ -77,8 +81,10 @@ class Sentinel:
         try:
             schedule = self._schedule(deployment)
             self._away = 0
+            self._there += 1
         except (OSError, ValueError) as error:
             self._away += 1
+            self._there = 0
             schedule = self._known_schedule(settings)
             if self._away < LOOKS_AWAY:
                 return None
@@ -97,6 +103,25 @@ class Sentinel:
         keep(self._root, settings.notices, notice)
         self._write_state(told=due.isoformat())  # after the notice is safe: a kill in between tells it twice rather than never
         return notice
+
+    def look_after_runs(self) -> list[str]:
+        """End lost runs, keep a notice of those that are given up; what was done, in sentences."""
+        if self._there < LOOKS_THERE:
+            return []
+        settings = load_settings(self._root / "params.yaml")
+        ended = end_lost_runs(self._root, settings.deployments.crashed_after_seconds + LOOKS_THERE * LOOK_SECONDS)
+        done = [f"run {name} had lost its process and is ended" for name in ended]
+        told = set(self._state().get("given_up", []))
+        for run in given_up(self._root):
+            if run["id"] not in told:
+                title = f"run {run['name']} crashed before it began"
+                message = (run.get("state") or {}).get("message") or ""
+                text = f"It was to go on for a run that had crashed; nothing starts it again. {message}\nTry `mmalign doctor`, then `mmalign resume`."
+                keep(self._root, settings.notices, Notice("failed", title, text, {"flow_run": run["id"]}))
+                told.add(run["id"])
+                self._write_state(given_up=sorted(told))
+                done.append(title)
+        return done
 
     def _schedule(self, deployment: str) -> Schedule:
         """The deployment's schedule as Prefect has it, kept for when it is away."""
@@ -200,7 +225,10 @@ def main(root: Path) -> None:
             notice = sentinel.look()
             if notice is not None:
                 say(notice.text)
-            if notice is not None or number % SEND_LOOKS == 0:
+            done = sentinel.look_after_runs()
+            for sentence in done:
+                say(sentence)
+            if notice is not None or done or number % SEND_LOOKS == 0:
                 send_waiting(root, say=say)
         except Exception as error:  # noqa: BLE001 -- whatever is wrong at this minute, the next one is looked at
             say(f"this look failed: {_words(error)}")

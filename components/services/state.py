@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 STATE = "MMALIGN_STATE"
 DEPLOYED = "deployments.json"  # in the state folder: ids of the deployments by name, written by `mmalign deploy`
 OWNER_ONLY = 0o077  # bits that must not be set on the file of passwords
+HEARTBEAT_SECONDS = 30
 PASSWORD_CHARACTERS = 12  # at least, of each password of servers that answer beyond this machine
 
 
@@ -185,6 +186,8 @@ def client_environment(root: Path) -> dict[str, str]:
         # A server or database that is away for two minutes must not end a flow.
         "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500,504",
         "PREFECT_CLIENT_MAX_RETRIES": "12",
+        # The sign of life by which a run whose process is gone is told from one that works.
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
     }
 
 

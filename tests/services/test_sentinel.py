@@ -19,8 +19,8 @@ import pytest
 
 from components.files import read_json, write_json
 from components.notices.send import JOURNAL
-from components.services.sentinel import DEPLOYED, Schedule, Sentinel
-from components.services.state import Addresses, addresses_file, free_port, settle_secrets, state_folder
+from components.services.sentinel import LOOKS_THERE, Schedule, Sentinel
+from components.services.state import DEPLOYED, Addresses, addresses_file, free_port, settle_secrets, state_folder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DUE = datetime(2026, 11, 25, 2, 0, tzinfo=UTC)
@@ -39,11 +39,14 @@ class Prefect:
         self.pool = {"is_paused": False}
         self.workers = [{"name": "w", "status": "ONLINE", "last_heartbeat_time": "2026-11-25T02:00:00+00:00"}]
         self.runs: list[dict[str, Any]] = []
+        self.crashed: list[dict[str, Any]] = []
         self.status = 200
 
     def answer(self, path: str, body: dict[str, Any]) -> Any:
         """The JSON for a request."""
         if path == "/api/flow_runs/filter":
+            if "deployment_id" in body["flow_runs"]:
+                return [run for run in self.crashed if run["state_type"] in body["flow_runs"]["state"]["type"]["any_"]]
             assert body["deployments"] == {"id": {"any_": [ID]}}
             return [run for run in self.runs if all(self._fits(run, key, of) for key, of in body["flow_runs"].items())]
         known = {
@@ -129,6 +132,23 @@ def told(root: Path) -> list[dict[str, Any]]:
 
 
 LATE = DUE + timedelta(minutes=31)
+
+
+def test_a_run_that_nothing_starts_again_is_told_once(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
+    known, port = prefect
+    known.runs = [run_of(DUE, DUE)]
+    run = {**run_of(DUE, None, "Crashed"), "id": "a", "parameters": {"run": {"recovers": "b"}}, "run_count": 0}
+    # One that began is handed to the flow, which tells by itself; one that recovers nothing is started again.
+    began, first = {**run, "id": "c", "run_count": 1}, {**run, "id": "d", "parameters": {}}
+    known.crashed = [run, began, first]
+    root = checkout(tmp_path, port)
+    for _ in range(2):
+        sentinel = Sentinel(root, Clock(LATE))
+        for looks in range(LOOKS_THERE):
+            assert sentinel.look_after_runs() == [] or looks > 0
+            sentinel.look()
+        sentinel.look_after_runs()
+    assert [(notice["kind"], notice["facts"]["flow_run"]) for notice in told(root)] == [("failed", "a")]
 
 
 def test_a_night_that_did_not_begin_is_told_once_even_across_a_restart(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
