@@ -72,10 +72,11 @@ def run(runs: int, seed: int, victims: Sequence[str] = VICTIMS, *, keep: bool = 
     with chaos_stack(say, lambda: keep or any(not is_sound(record) for record in records)) as stack:
         reference, seconds = undisturbed(stack)
         say(f"the undisturbed run: {seconds:.0f} s")
+        kills_began = time.monotonic()
         for number, plan in enumerate(plans(runs, seed, victims, reference), start=1):
             record = one_run(stack, plan, reference)
             records.append(record)
-            mean = (time.monotonic() - began - seconds) / number
+            mean = (time.monotonic() - kills_began) / number
             say(f"{number}/{runs} {plan.victim}: {sentence(record)}; about {mean * (runs - number) / 60:.0f} minutes left")
     whole = {"undisturbed_seconds": round(seconds, 1), "seconds": round(time.monotonic() - began, 1), "seed": seed}
     return {**figures(records), **whole, "each": records, "machine": machine(threads=2)}

@@ -1,6 +1,7 @@
 """The version of `data/`: what differs from data.dvc, fetching what is missing, committing what a person changed.
 
-- Files that data.dvc names and that are missing, while nothing else differs, are fetched.
+- Files that data.dvc names and that are missing, while nothing else differs, are fetched: from the remote that they are pinned to, else from
+  the team's.
 - Changed and added files are committed as a new version; an edit is never overwritten.
 - Where files were removed beside that, nothing happens until the removal is accepted.
 - The bundled version is pinned to a remote inside the repository. The first commit of other data takes the pin out: with it `dvc push` to
@@ -19,6 +20,7 @@ from components.files import write_atomic
 from components.storage.repository import open_repository
 
 DATA_FILE = "data.dvc"
+TEAM_REMOTE = "s3"  # the remote of .dvc/config whose bucket a team sets
 MEDIA_DEPTH = 3  # data/preferences/FOLDER/...: below it lie media
 UNSET_BUCKET = "SET-YOUR-BUCKET"
 TRUTH_NOTE = """# No facts yet
@@ -93,7 +95,7 @@ def settle_data(root: Path, *, accept: bool, say: Callable[[str], None]) -> str:
 
 def push_hint(config: Mapping[str, Any]) -> str:
     """How to store data outside this machine: the push command, or how to name a bucket first."""
-    url = str(config.get("remote", {}).get("s3", {}).get("url", UNSET_BUCKET))
+    url = str(config.get("remote", {}).get(TEAM_REMOTE, {}).get("url", UNSET_BUCKET))
     if UNSET_BUCKET in url:
         return "it is on this machine only: to store it elsewhere, set a bucket with `dvc remote modify s3 url s3://BUCKET/PREFIX`"
     return "to store it elsewhere: dvc push -r s3 data.dvc"
@@ -108,7 +110,7 @@ def _state(repository: Any) -> DataState:
         return DataState(None, [], [], present, len(present), cached=False)
     out = data_stage(repository).outs[0]
     now = _files_now(out)
-    recorded = _files_recorded(out)
+    recorded = _files_recorded(out, _remote_of(repository, out))
     if recorded is None:
         # Its list of files can't be had, but equal hashes say that nothing differs.
         if not now or out.get_hash() != out.hash_info:
@@ -142,14 +144,22 @@ def _files_now(out: Any) -> dict[str, str]:
     return {"/".join((out.def_path, *key)): hashed.value for key, (_, hashed) in tree.as_dict().items()}
 
 
-def _files_recorded(out: Any) -> dict[str, str] | None:
+def _remote_of(repository: Any, out: Any) -> str | None:
+    """Where data are fetched from: the remote that they are pinned to, else the team's, where it has a bucket. None leaves it to DVC."""
+    if out.remote:
+        return str(out.remote)
+    url = str(repository.config.get("remote", {}).get(TEAM_REMOTE, {}).get("url", UNSET_BUCKET))
+    return None if UNSET_BUCKET in url else TEAM_REMOTE
+
+
+def _files_recorded(out: Any, remote: str | None) -> dict[str, str] | None:
     from dvc.exceptions import DvcException
     from dvc_data.hashfile.tree import Tree
 
     tree: Any = out.get_obj()
     if tree is None:
         try:
-            tree = out.get_dir_cache()
+            tree = out.get_dir_cache(**({"remote": remote} if remote else {}))
         except (DvcException, OSError):
             return None
     if not isinstance(tree, Tree):
@@ -162,7 +172,8 @@ def _pull(repository: Any, state: DataState) -> None:
     from dvc.exceptions import DvcException
 
     try:
-        repository.pull(targets=[str(Path(repository.root_dir, DATA_FILE))])
+        remote = _remote_of(repository, data_stage(repository).outs[0])
+        repository.pull(targets=[str(Path(repository.root_dir, DATA_FILE))], remote=remote)
     except (DvcException, OSError) as error:
         raise UserError(
             f"{_count(state.missing)} of data/ are missing ({_names(state.missing)}) and can't be fetched ({' '.join(str(error).split())}): "

@@ -22,9 +22,8 @@ from filelock import FileLock
 
 from components.log_lines import last_lines
 from components.redaction import redactor
-from components.storage.data_version import UNSET_BUCKET
+from components.storage.data_version import TEAM_REMOTE, UNSET_BUCKET
 
-REMOTE = "s3"
 FOLDER = Path(".mmalign") / "push"
 FILES = ("dvc.yaml", "dvc.lock", "data.dvc", "params.yaml")  # what DVC has to read to know what belongs to a run
 POLL_SECONDS = 0.2
@@ -47,7 +46,7 @@ def has_bucket(root: Path) -> bool:
     for name in ("config", "config.local"):
         parser = configparser.ConfigParser(interpolation=None, strict=False)
         parser.read(root / ".dvc" / name, encoding="utf-8")
-        url = parser.get(f"'remote \"{REMOTE}\"'", "url", fallback=url)
+        url = parser.get(f"'remote \"{TEAM_REMOTE}\"'", "url", fallback=url)
     return bool(url) and UNSET_BUCKET not in url
 
 
@@ -65,11 +64,11 @@ def push_run(
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
             place = _place(root.resolve(), workdir, folder)
-            command = [sys.executable, "-m", "dvc", "push", "--run-cache", "--remote", REMOTE]
+            command = [sys.executable, "-m", "dvc", "push", "--run-cache", "--remote", TEAM_REMOTE]
             return _run(root, command, place, log, cancel, seconds)
     except Exception as error:  # noqa: BLE001 -- a run that has ended well stays so
         why = redactor(root).clean(" ".join(str(error).split()))[:300]
-        return Pushed(False, f"nothing was pushed to remote {REMOTE} ({type(error).__name__}: {why})")
+        return Pushed(False, f"nothing was pushed to remote {TEAM_REMOTE} ({type(error).__name__}: {why})")
 
 
 def commit_lock(clone: Path, branch: str, *, push: bool) -> Pushed | None:
@@ -145,8 +144,10 @@ def _run(root: Path, command: Sequence[str], folder: Path, log: Path, cancel: th
             _end(process)
     said = [redactor(root).clean(line) for line in last_lines(log, 5)]
     if process.returncode == 0 and not stopped:
-        return Pushed(True, f"pushed to remote {REMOTE} with the run-cache in {time.monotonic() - began:.0f} s: {_last(said)}", log)
-    return Pushed(False, f"the push to remote {REMOTE} failed ({stopped or _last(said)}); its log: {log}; the next run pushes again", log)
+        return Pushed(True, f"pushed to remote {TEAM_REMOTE} with the run-cache in {time.monotonic() - began:.0f} s: {_last(said)}", log)
+    return Pushed(
+        False, f"the push to remote {TEAM_REMOTE} failed ({stopped or _last(said)}); its log: {log}; the next run pushes again", log
+    )
 
 
 def _last(lines: Sequence[str]) -> str:

@@ -1,0 +1,114 @@
+"""Data to and from S3 over a bad network: what is asked again, what is refused, and that nothing wrong is ever taken for right."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+
+from components.errors import UserError
+from components.storage.data_version import settle_data
+from components.storage.push import push_run
+from tests.checkout import clean_environment
+from tests.faulty_s3 import FaultyS3, faulty_s3
+
+ACCESS, SECRET = "AK-known", "canary-of-a-secret-key"
+
+
+@pytest.fixture(name="s3")
+def fixture_s3(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
+    """The checkout's remote `s3`, with a bucket behind a proxy that can fail, and one stage done that can be pushed."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    with faulty_s3(ACCESS) as state:
+        client = boto3.client(
+            "s3", endpoint_url=state.address, aws_access_key_id=ACCESS, aws_secret_access_key=SECRET, region_name="us-east-1"
+        )
+        client.create_bucket(Bucket="team")
+        text = (checkout / ".dvc/config").read_text()
+        (checkout / ".dvc/config").write_text(text.replace("SET-YOUR-BUCKET", "team"))
+        configure(checkout, state.address, ACCESS)
+        yield state
+
+
+def configure(checkout: Path, address: str, access: str) -> None:
+    lines = {
+        "endpointurl": address,
+        "access_key_id": access,
+        "secret_access_key": SECRET,
+        "region": "us-east-1",
+        "read_timeout": "1",
+        "connect_timeout": "1",
+    }
+    text = "['remote \"s3\"']\n" + "".join(f"    {key} = {value}\n" for key, value in lines.items())
+    (checkout / ".dvc/config.local").write_text(text)
+
+
+def own_data(checkout: Path) -> None:
+    """Data of a team's own, which only the bucket can give back."""
+    (checkout / "data/preferences/data.jsonl").write_text("row of our own\n" * 100)
+    settle_data(checkout, accept=False, say=lambda _: None)
+
+
+def push(checkout: Path) -> None:
+    done = dvc(checkout, "push", "-r", "s3", "data.dvc")
+    assert done.returncode == 0, done.stderr
+
+
+def dvc(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["dvc", *arguments], cwd=checkout, env=clean_environment(), capture_output=True, text=True, check=False)
+
+
+def lose_data(checkout: Path) -> None:
+    """As in a fresh clone: neither data nor cache are there."""
+    shutil.rmtree(checkout / "data")
+    shutil.rmtree(checkout / ".dvc/cache")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["busy", "cut", "silent"])
+def test_a_fault_that_passes_is_asked_again(checkout: Path, s3: FaultyS3, fault: str) -> None:
+    own_data(checkout)
+    push(checkout)
+    lose_data(checkout)
+    s3.fail(fault, times=2, method="GET", of="/files/md5/")  # type: ignore[arg-type]
+    settle_data(checkout, accept=False, say=lambda _: None)
+    assert (checkout / "data/preferences/data.jsonl").read_text() == "row of our own\n" * 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["flipped", "cut"])
+def test_wrong_bytes_are_never_taken_for_the_data(checkout: Path, s3: FaultyS3, fault: str) -> None:
+    own_data(checkout)
+    push(checkout)
+    lose_data(checkout)
+    s3.fail(fault, method="GET", of="/files/md5/")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"can't be fetched|neither in DVC's cache nor in a remote"):
+        settle_data(checkout, accept=False, say=lambda _: None)
+    assert not (checkout / "data/preferences/data.jsonl").is_file()
+    s3.fail("none")
+    settle_data(checkout, accept=False, say=lambda _: None)
+    assert (checkout / "data/preferences/data.jsonl").read_text() == "row of our own\n" * 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("access", "fault"), [("AK-unknown", "none"), (ACCESS, "busy")])
+def test_a_push_that_is_refused_is_a_sentence_without_the_key(checkout: Path, s3: FaultyS3, access: str, fault: str) -> None:
+    own_data(checkout)
+    configure(checkout, s3.address, access)
+    s3.fail(fault, method="PUT")  # type: ignore[arg-type]
+    pushed = push_run(checkout, checkout, checkout / "logs/push.log", seconds=240)
+    assert pushed is not None
+    assert not pushed.ok
+    assert "the next run pushes again" in pushed.sentence
+    assert SECRET not in pushed.sentence + (checkout / "logs/push.log").read_text()
+    s3.fail("none")
+    configure(checkout, s3.address, ACCESS)
+    again = push_run(checkout, checkout, checkout / "logs/push.log")
+    assert again is not None
+    assert again.ok, again.sentence
