@@ -411,7 +411,7 @@ def test_nothing_is_left_in_scratch(registry: Registry, root: Path, tmp_path: Pa
 
 def test_a_run_that_waited_for_the_store_is_found_again(registry: Registry, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("components.tracking.recorder.connect", broken)
+        patch.setattr("components.tracking.recorder.reach", broken)
         run = Recorder.create(root, "align", parent=None, tags={})
         run.end("FINISHED")
     early = registry.register("mm-policy", root / MODEL, whole=False, run_id=run.run_id, tags={})
