@@ -93,6 +93,7 @@ def test_databases_passwords_and_addresses_come_back_in_another_folder(checkout:
     assert "holds services already" in again.stderr
 
 
+@pytest.mark.slow
 def test_a_state_folder_that_was_lost_comes_back_beside_artifacts_that_are_there(checkout: Path, tmp_path: Path) -> None:
     use_services(checkout)
     folder = make_backup(checkout, tmp_path / "kept", with_cache=False, say=quiet).folder
@@ -103,6 +104,7 @@ def test_a_state_folder_that_was_lost_comes_back_beside_artifacts_that_are_there
     assert read_secrets(checkout) == kept
 
 
+@pytest.mark.slow
 def test_a_restore_killed_in_the_middle_leaves_no_services_and_is_done_by_running_it_again(
     checkout: Path, fresh: Path, tmp_path: Path
 ) -> None:
@@ -122,6 +124,7 @@ def test_a_restore_killed_in_the_middle_leaves_no_services_and_is_done_by_runnin
     assert not list((fresh / ".mmalign").glob("*.restoring"))
 
 
+@pytest.mark.slow
 def test_a_database_of_somebodys_is_backed_up_and_only_an_empty_one_is_filled(
     checkout: Path, fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

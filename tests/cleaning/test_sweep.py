@@ -110,6 +110,7 @@ def test_old_objects_that_nothing_names_go_and_those_in_use_stay(two: tuple[Path
     assert again.removable == []
 
 
+@pytest.mark.slow
 def test_an_entry_of_the_run_cache_goes_with_its_output_and_the_stage_then_runs_again(two: tuple[Path, set[str], set[str]]) -> None:
     checkout, first, _ = two
     before = set((checkout / ".dvc/cache/runs").glob("??/*/*"))
@@ -143,6 +144,7 @@ def test_young_objects_stay(two: tuple[Path, set[str], set[str]]) -> None:
     assert first <= cached(checkout)
 
 
+@pytest.mark.slow
 def test_use_counts_from_the_last_cleaning_that_found_it(two: tuple[Path, set[str], set[str]]) -> None:
     checkout, _, second = two
     sweep(checkout, SETTINGS, later(40))
@@ -157,6 +159,7 @@ def test_use_counts_from_the_last_cleaning_that_found_it(two: tuple[Path, set[st
     assert not unused & cached(checkout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["branch", "tag", "stash"])
 def test_what_a_commit_names_stays_wherever_it_is(checkout: Path, how: str) -> None:
     setting(checkout, 13)
@@ -221,6 +224,7 @@ def test_a_registered_version_keeps_its_model_its_data_and_what_its_run_was_made
     assert second <= cached(checkout)  # dvc.lock and data.dvc of its run name them
 
 
+@pytest.mark.slow
 def test_a_registry_that_can_t_be_asked_spares_the_cache(two: tuple[Path, set[str], set[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     checkout, first, _ = two
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")

@@ -128,6 +128,7 @@ def test_following_shows_what_comes_and_ends_with_the_run(checkout: Path) -> Non
     assert process.wait(30) == 0
 
 
+@pytest.mark.slow
 def test_a_services_log_is_shown_and_an_unknown_one_is_refused_with_the_names(checkout: Path) -> None:
     assert "has no services" in refused(checkout, "--service", "mlflow")
     settle_secrets(checkout)

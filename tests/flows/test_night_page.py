@@ -73,6 +73,7 @@ def test_a_failed_run_shows_the_end_of_its_log_in_a_block_that_no_line_can_end(t
     assert "````text\n```\n# not a heading\nloss is NaN\n````" in text
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_is_said_once_and_fails_nothing(tmp_path: Path) -> None:
     said: list[str] = []
     code = (

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from components.services import alone, postgres
 from components.services.settle import PASSWORDS
 from components.services.state import (
@@ -28,6 +30,7 @@ def settled(root: Path, **given: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False, cwd=root)
 
 
+@pytest.mark.slow
 def test_containers_get_addresses_and_the_passwords_of_their_environment_and_weak_ones_are_refused(tmp_path: Path) -> None:
     root = tmp_path / "checkout"
     root.mkdir()
