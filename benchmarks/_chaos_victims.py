@@ -56,9 +56,10 @@ def find(victim: str, root: Path, stage: str, choose: random.Random) -> list[psu
 
 
 def kill(victim: str, processes: list[psutil.Process]) -> None:
-    """SIGKILL. With the worker, what it had started is killed until nothing new comes."""
+    """SIGKILL. With the worker, what it had started is killed until nothing new comes. Raises psutil.NoSuchProcess where the first is gone."""
     mark = _flow_run(processes) if victim == "worker and all below" else None
-    for process in processes:
+    processes[0].kill()
+    for process in processes[1:]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     if mark:

@@ -166,7 +166,7 @@ def strike(stack: Stack, plan: Plan, watch: Watch) -> Struck:
     else:
         wait_until(lambda: watch.step >= plan.step, STRIKE_SECONDS, 0.005, f"step {plan.step} of {plan.stage}")
         time.sleep(plan.share * step_seconds(watch))
-        if plan.victim == "worker and all below":
+        if plan.victim in {"worker and all below", "connection"}:  # children and connections come and go
             victims = find(plan.victim, stack.root, plan.stage, plan.choose)
     at = time.monotonic()
     kill(plan.victim, victims)
