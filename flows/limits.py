@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
@@ -33,6 +34,8 @@ LEASE_SECONDS = 60.0  # the server takes no shorter one
 LOOK_SECONDS = 5.0
 SAY_SECONDS = 300.0
 FORGOTTEN_SECONDS = 300.0  # from a place to the lock of a card: dvc's start, its hashing of inputs, the stage's own start
+# To Prefect's service a full limit is a failure, with a trace at each look; here it is what is waited for, and said in our own words.
+logging.getLogger("ConcurrencySlotAcquisitionWithLeaseService").setLevel(logging.CRITICAL)
 LOCKED = 423  # the server's answer while all places are taken
 
 
