@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -101,6 +102,17 @@ def send(pids: Iterable[int], number: signal.Signals) -> None:
             os.kill(pid, number)
         except (ProcessLookupError, PermissionError):
             continue
+
+
+def end_process(process: subprocess.Popen[bytes], seconds: float = 10.0) -> None:
+    """Ask a child to end, kill it where it has not within `seconds`, and collect it."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    process.wait()
 
 
 def wait_until_gone(

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from components.errors import StageFault
-from components.processes import WATCHED, identity
+from components.processes import WATCHED, end_process, identity
 from flows.cancellation import RunCancelled
 
 START_SECONDS = 900.0  # ten seconds are usual, a minute on a busy machine; a server that ends is noticed at once
@@ -58,12 +58,7 @@ def own_server(root: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end_process(process)
 
 
 def wait_for_server(process: subprocess.Popen[bytes], log: Path, cancel: threading.Event) -> None:

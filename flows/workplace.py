@@ -7,7 +7,6 @@ cache is the checkout's own, for all clones; models and runs go into the same re
 from __future__ import annotations
 
 import configparser
-import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from components.errors import UserError
 from components.files import write_json
 from components.services.state import state_folder
+from components.storage.git import run_git
 from flows.parameters import NightParameters
 
 CLONES = "clones"
@@ -45,7 +45,7 @@ def open_workplace(root: Path, run: NightParameters, run_id: str) -> Workplace:
 
 def checked_out(root: Path) -> str:
     """The branch of a checkout, or its commit where no branch is checked out."""
-    branch = _git(root, "symbolic-ref", "--quiet", "--short", "HEAD", check=False)
+    branch = _ask_git(root, "symbolic-ref", "--quiet", "--short", "HEAD")
     return branch or _git(root, "rev-parse", "HEAD")
 
 
@@ -57,7 +57,7 @@ def fetched_file(root: Path, run: NightParameters, name: str) -> str | None:
         mirror.parent.mkdir(parents=True, exist_ok=True)
         _git(mirror.parent, "init", "--quiet", "--bare", str(mirror))
     _git(mirror, "fetch", "--quiet", "--depth=1", repository, ref)
-    shown = _git(mirror, "show", f"FETCH_HEAD:{name}", check=False)
+    shown = _ask_git(mirror, "show", f"FETCH_HEAD:{name}")
     return shown or None
 
 
@@ -68,12 +68,10 @@ def _clone(root: Path, run: NightParameters, folder: Path) -> Workplace:
         _git(folder, "init", "--quiet")
         _git(folder, "fetch", "--quiet", repository, ref)
         _git(folder, "checkout", "--quiet", "--force", "--detach", "FETCH_HEAD")
-        origin = run.repository or _git(root, "remote", "get-url", "origin", check=False) or str(root)
-        if _git(folder, "remote", check=False) == "":
+        origin = run.repository or _ask_git(root, "remote", "get-url", "origin") or str(root)
+        if _ask_git(folder, "remote") == "":
             _git(folder, "remote", "add", "origin", origin)
         _configure_dvc(root, folder)
-        for name, value in (("user.name", "mmalign"), ("user.email", "mmalign@localhost")):
-            _git(folder, "config", name, value)
         write_json(folder / ".git" / NOTE, {"repository": repository, "ref": ref})  # last: without it the clone is made again
     return Workplace(folder, _git(folder, "rev-parse", "HEAD"))
 
@@ -92,11 +90,19 @@ def _configure_dvc(root: Path, folder: Path) -> None:
         config.write(stream)
 
 
-def _git(folder: Path, *arguments: str, check: bool = True) -> str:
-    # No question may wait for an answer at night.
-    environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_SSH_COMMAND": os.environ.get("GIT_SSH_COMMAND", "ssh -oBatchMode=yes")}
-    done = subprocess.run(["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0 and check:
-        why = " ".join(done.stderr.split())[:300]
-        raise UserError(f"git {arguments[0]} failed ({why}): check repository and ref of the run")
-    return done.stdout.strip() if done.returncode == 0 else ""
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        return run_git(folder, *arguments)
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"git {arguments[0]} took longer than {error.timeout:.0f} s: check the repository of the run") from error
+    except subprocess.CalledProcessError as error:
+        why = " ".join(error.stderr.split())[:300]
+        raise UserError(f"git {arguments[0]} failed ({why}): check repository and ref of the run") from error
+
+
+def _ask_git(folder: Path, *arguments: str) -> str:
+    """As `_git`; nothing where git has no answer."""
+    try:
+        return run_git(folder, *arguments)
+    except subprocess.CalledProcessError:
+        return ""

@@ -49,7 +49,8 @@ def in_commits(checkout: Path) -> set[str]:
 def in_registry(root: Path) -> set[str]:
     """What any registered version needs. Raises StageFault where the registry can't be asked."""
     from components.tracking.lineage import write_files
-    from components.tracking.registry import NAMES, Registry
+    from components.tracking.registry import Registry
+    from components.tracking.versions import NAMES
 
     uri = tracking_uri(root)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():

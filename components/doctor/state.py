@@ -25,8 +25,9 @@ from components.storage.plan import plan
 from components.tracking.aliases import VERDICT
 from components.tracking.packaging import ModelName
 from components.tracking.recorder import PARENT_TAG, PENDING, is_orphan, now_ms
-from components.tracking.registry import NAMES, Registry
+from components.tracking.registry import Registry
 from components.tracking.store import connect, state_folder
+from components.tracking.versions import NAMES
 
 RUNS_SHOWN = 5
 CHILD_WORDS = {"FINISHED": "ran", "FAILED": "failed", "KILLED": "killed", "RUNNING": "running"}

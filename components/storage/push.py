@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import configparser
-import os
 import shutil
 import subprocess
 import sys
@@ -21,14 +20,15 @@ from pathlib import Path
 from filelock import FileLock
 
 from components.log_lines import last_lines
+from components.processes import end_process
 from components.redaction import redactor
 from components.storage.data_version import TEAM_REMOTE, UNSET_BUCKET
+from components.storage.git import run_git
 
 FOLDER = Path(".mmalign") / "push"
 FILES = ("dvc.yaml", "dvc.lock", "data.dvc", "params.yaml")  # what DVC has to read to know what belongs to a run
 POLL_SECONDS = 0.2
 PUSH_SECONDS = 6 * 3600.0  # for a push that makes no end: the next run's push goes on where it stopped
-GIT_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,14 @@ def commit_lock(clone: Path, branch: str, *, push: bool) -> Pushed | None:
     """
     names = [name for name in ("dvc.lock", "data.dvc", "params.yaml") if (clone / name).is_file()]
     try:
-        if not _git(clone, "status", "--porcelain", "--", *names):
+        if not run_git(clone, "status", "--porcelain", "--", *names):
             return None
-        _git(clone, "switch", "--quiet", "--force-create", branch)
-        _git(clone, "add", "--force", "--", *names)
-        _git(clone, "commit", "--quiet", "--no-verify", "--message", f"Lock of run {branch}", "--", *names)
+        run_git(clone, "switch", "--quiet", "--force-create", branch)
+        run_git(clone, "add", "--force", "--", *names)
+        run_git(clone, "commit", "--quiet", "--no-verify", "--message", f"Lock of run {branch}", "--", *names)
         if not push:
             return Pushed(True, f"dvc.lock is on branch {branch} of {clone}; deployments.push_lock is off")
-        _git(clone, "push", "--quiet", "--no-verify", "origin", f"{branch}:{branch}")
+        run_git(clone, "push", "--quiet", "--no-verify", "origin", f"{branch}:{branch}")
     except (subprocess.SubprocessError, OSError) as error:
         said = getattr(error, "stderr", None) or str(error)
         why = redactor(clone).clean(" ".join(said.split()))[:300]
@@ -141,7 +141,7 @@ def _run(root: Path, command: Sequence[str], folder: Path, log: Path, cancel: th
                     stopped = f"it took longer than {seconds / 3600:g} hours"
                 time.sleep(POLL_SECONDS)
         finally:
-            _end(process)
+            end_process(process)
     said = [redactor(root).clean(line) for line in last_lines(log, 5)]
     if process.returncode == 0 and not stopped:
         return Pushed(True, f"pushed to remote {TEAM_REMOTE} with the run-cache in {time.monotonic() - began:.0f} s: {_last(said)}", log)
@@ -152,22 +152,3 @@ def _run(root: Path, command: Sequence[str], folder: Path, log: Path, cancel: th
 
 def _last(lines: Sequence[str]) -> str:
     return next((line.strip().removeprefix("ERROR: ")[:300] for line in reversed(lines) if line.strip()), "DVC said nothing")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-    process.wait()
-
-
-def _git(clone: Path, *arguments: str) -> str:
-    who = ["-c", "user.name=mmalign", "-c", "user.email=mmalign@localhost", "-c", "commit.gpgsign=false"]
-    quiet = {"GIT_TERMINAL_PROMPT": "0", "GIT_SSH_COMMAND": os.environ.get("GIT_SSH_COMMAND", "ssh -oBatchMode=yes")}
-    done = subprocess.run(
-        ["git", *who, *arguments], cwd=clone, env={**os.environ, **quiet}, capture_output=True, text=True, check=True, timeout=GIT_SECONDS
-    )
-    return done.stdout.strip()

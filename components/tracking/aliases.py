@@ -15,7 +15,8 @@ from filelock import FileLock
 
 from components.errors import UserError
 from components.tracking.policy import ModelName
-from components.tracking.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, Version
+from components.tracking.registry import Registry
+from components.tracking.versions import CHALLENGER, CHAMPION, PREVIOUS, Version
 
 SAFEST = "safest_champion"  # alias: the champion with the fewest unsafe answers that these held-out data have seen
 

@@ -25,7 +25,9 @@ from components.storage.objects import Whereabouts, locate
 from components.tracking.packaging import ModelName, no_progress
 from components.tracking.provenance import RUN_FILES
 from components.tracking.recorder import PARENT_TAG, PENDING, find_pending
-from components.tracking.registry import DVC_MODEL, DVC_PATH, MADE_WHOLE_FROM, Registry, Version, open_store
+from components.tracking.registry import Registry
+from components.tracking.registry_store import open_store
+from components.tracking.versions import DVC_MODEL, DVC_PATH, MADE_WHOLE_FROM, Version
 
 DIFF = "git.diff"
 CUT = "\n[cut]\n"  # ends a diff that was too long to be kept whole

@@ -22,7 +22,8 @@ from components.tracking import aliases
 from components.tracking.aliases import ROLLED_BACK, ROLLED_BACK_BECAUSE, SAFEST, TAG_CHARACTERS, VERDICT, Say, registry_lock
 from components.tracking.gate import Decision, Results, judge_policy, judge_reward, unsafe_share
 from components.tracking.policy import MODELS, POLICY_FILE, ModelName, RegistryPolicy, load_policy
-from components.tracking.registry import CHALLENGER, CHAMPION, Registry, Version
+from components.tracking.registry import Registry
+from components.tracking.versions import CHALLENGER, CHAMPION, Version
 from components.vlm.digests import model_digest
 
 Verdict = Literal["promoted", "refused", "nothing_new"]

@@ -14,10 +14,9 @@ import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from filelock import FileLock
 
@@ -28,38 +27,39 @@ from components.storage.objects import bring_into_cache, cached_files, put_file
 from components.tracking.packaging import WEIGHTS, ModelName, build, serving_settings
 from components.tracking.provenance import LOCK, data_version, git_state, read_yaml
 from components.tracking.recorder import PENDING, find_pending
-from components.tracking.store import ENVIRONMENT, connect, tracking_uri
+from components.tracking.registry_store import (
+    as_global_store,
+    check_weights,
+    create_model,
+    describe_external,
+    holds_weights,
+    local_folder,
+    make_registered_model,
+    open_store,
+    results_file,
+)
+from components.tracking.store import ENVIRONMENT, tracking_uri
+from components.tracking.versions import (
+    CHAMPION,
+    CHECKOUT,
+    DIGEST,
+    DVC_MODEL,
+    DVC_PATH,
+    MADE_WHOLE_FROM,
+    MODEL_NAME,
+    NAMES,
+    REFERENCE,
+    RESULTS,
+    RUN,
+    SERVING,
+    WEIGHTS_TAG,
+    WHOLE,
+    Version,
+    aliases_of,
+    those_there_are,
+    version_of,
+)
 from components.vlm.digests import model_digest
-
-CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous_champion", "challenger"
-NAMES: tuple[ModelName, ...] = get_args(ModelName)
-
-DIGEST = "mmalign.digest"
-WEIGHTS_TAG, WHOLE, REFERENCE = "mmalign.weights", "registry", "reference"
-DVC_PATH, DVC_MODEL = "mmalign.dvc_path", "dvc.model"
-SERVING = "mmalign.serving"  # the settings that a registered model answers with, as JSON: a run's own, whenever it is made whole
-MADE_WHOLE_FROM = "mmalign.made_whole_from"
-RUN = "mmalign.run"  # the run's name while it waits for a store that was away, MLflow's id otherwise
-CHECKOUT = "mmalign.checkout"
-MODEL_NAME = "mmalign.model"  # on logged models: what they are kept for
-RESULTS = "results"
-
-
-@dataclass(frozen=True)
-class Version:
-    """A registered version. `digest` is that of the weights (`model_digest`), `whole` whether they are in the registry."""
-
-    name: ModelName
-    number: int
-    digest: str
-    aliases: tuple[str, ...]
-    tags: dict[str, str]
-    run_id: str | None
-    whole: bool
-    model_id: str = field(repr=False)  # the logged model that holds its artifacts
-
-    def __str__(self) -> str:
-        return f"{self.name}/{self.number}"
 
 
 class Registry:
@@ -70,8 +70,8 @@ class Registry:
 
     def versions(self, name: ModelName) -> list[Version]:
         """All versions of a model, newest first."""
-        with self._store() as (client, _):
-            aliases = _aliases(client, name)
+        with open_store(self.root) as (client, _):
+            aliases = aliases_of(client, name)
             found: list[Any] = []
             token: str | None = None
             while True:
@@ -80,7 +80,7 @@ class Registry:
                 token = page.token
                 if not token:
                     break
-            return sorted((_version(entry, aliases) for entry in found), key=lambda version: -version.number)
+            return sorted((version_of(entry, aliases) for entry in found), key=lambda version: -version.number)
 
     def version(self, name: ModelName, number: int) -> Version:
         """One version. UserError where there is none, naming those there are."""
@@ -88,7 +88,7 @@ class Registry:
         for version in known:
             if version.number == number:
                 return version
-        raise UserError(f"{name} has no version {number}; {_those_there_are(name, known)}")
+        raise UserError(f"{name} has no version {number}; {those_there_are(name, known)}")
 
     def at(self, name: ModelName, alias: str) -> Version | None:
         """The version that an alias points to, None where it points to none."""
@@ -108,7 +108,7 @@ class Registry:
         for version in known:
             if matched[2] in version.aliases:
                 return version
-        raise UserError(f"{name} has no alias '{matched[2]}'; {_those_there_are(name, known)}")
+        raise UserError(f"{name} has no alias '{matched[2]}'; {those_there_are(name, known)}")
 
     def register(self, name: ModelName, folder: Path, *, whole: bool, run_id: str | None, tags: Mapping[str, str]) -> Version:
         """Register the checkpoint in `folder`, with the tags of where it comes from and `tags`, which go before those.
@@ -169,8 +169,8 @@ class Registry:
                 f"{version} is registered by reference, without its weights: `mmalign promote {version.name} {version.number}` stores them"
             )
         os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = ENVIRONMENT["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"]
-        with self._store() as (client, _):
-            local = _local_folder(client.get_logged_model(version.model_id).artifact_location)
+        with open_store(self.root) as (client, _):
+            local = local_folder(client.get_logged_model(version.model_id).artifact_location)
         import mlflow
 
         with self._scratch() as scratch:
@@ -179,20 +179,20 @@ class Registry:
 
     def set_alias(self, name: ModelName, alias: str, number: int) -> None:
         """Point an alias to a version; it leaves the version that it pointed to."""
-        with self._lock(), self._store() as (client, _):  # so that no retention deletes the version in between
+        with self._lock(), open_store(self.root) as (client, _):  # so that no retention deletes the version in between
             self.version(name, number)
             client.set_registered_model_alias(name, alias, str(number))
 
     def drop_alias(self, name: ModelName, alias: str) -> None:
         """Remove an alias; one that is not there is no error."""
         if self.at(name, alias) is not None:
-            with self._store() as (client, _):
+            with open_store(self.root) as (client, _):
                 client.delete_registered_model_alias(name, alias)
 
     def tag(self, name: ModelName, number: int, tags: Mapping[str, str | None]) -> None:
         """Set tags of a version; None removes one."""
         known = self.version(name, number).tags
-        with self._store() as (client, _):
+        with open_store(self.root) as (client, _):
             for key, value in tags.items():
                 if value is not None:
                     client.set_model_version_tag(name, str(number), key, value)
@@ -202,14 +202,14 @@ class Registry:
     def store_results(self, version: Version, key: str, table: Path) -> None:
         """Keep a table of per-query results with the version, under a key that says what they were computed from."""
         with self._scratch() as scratch:
-            named = scratch / _results_file(key)
+            named = scratch / results_file(key)
             shutil.copyfile(table, named)
             with self._artifacts(version.model_id) as artifacts:
                 artifacts.log_artifact(str(named), RESULTS)
 
     def results(self, version: Version, key: str, target: Path) -> Path | None:
         """Copy the results under `key` to the file `target` and give it back; None where the version has none."""
-        stored = f"{RESULTS}/{_results_file(key)}"
+        stored = f"{RESULTS}/{results_file(key)}"
         with self._artifacts(version.model_id) as artifacts:
             if stored not in {item.path for item in artifacts.list_artifacts(RESULTS)}:
                 return None
@@ -231,7 +231,7 @@ class Registry:
             known = self.versions(name)
             removable = [version for version in known[::-1] if not version.aliases and version.number not in spare]
             for version in removable[: max(0, len(known) - keep)]:
-                with self._store() as (client, _):
+                with open_store(self.root) as (client, _):
                     client.delete_model_version(name, str(version.number))  # first, so that no version ever lacks its files
                 size = self._remove_model(version.model_id)
                 freed = f", {size / 1e6:.1f} MB" if version.whole and size is not None else ""
@@ -246,45 +246,28 @@ class Registry:
         self, name: ModelName, folder: Path, *, whole: bool, run_id: str | None, tags: Mapping[str, str], results_of: Version | None = None
     ) -> Version:
         tags = {**tags, WEIGHTS_TAG: WHOLE if whole else REFERENCE, CHECKOUT: checkout_mark(self.root)}
-        with self._lock(), self._store() as (client, experiment), self._scratch() as scratch:
-            _make_registered_model(client, name)
+        with self._lock(), open_store(self.root) as (client, experiment), self._scratch() as scratch:
+            make_registered_model(client, name)
             run_id, tags = self._settle_run(client, experiment, run_id, tags)
-            model_id = self._create_model(client, experiment, name, run_id, tags, whole=whole)
+            model_id = create_model(client, experiment, name, run_id, tags, whole=whole)
             package = scratch / "package"
             if whole:
                 cached = (cached_files(self.root, tags[DVC_MODEL]) if self._in_dvc(tags) else None) or {}
                 serving = json.loads(tags[SERVING])
                 build(name, folder, package, serving, cached=cached, model_id=model_id, run_id=run_id)
                 if cached:
-                    self._check(package / WEIGHTS, tags[DIGEST])
+                    check_weights(package / WEIGHTS, tags[DIGEST])
             else:
-                _describe_external(client.get_logged_model(model_id), package)
+                describe_external(client.get_logged_model(model_id), package)
             if results_of is not None:
                 with self._artifacts(results_of.model_id) as artifacts:
                     for item in artifacts.list_artifacts(RESULTS):
                         self._download(results_of, item.path, package / item.path)
             self._store_package(client, model_id, package)
             client.finalize_logged_model(model_id, "READY")
-            with _as_global_store(tracking_uri(self.root)):  # MLflow looks the logged model up in the process-wide store
+            with as_global_store(tracking_uri(self.root)):  # MLflow looks the logged model up in the process-wide store
                 made = client.create_model_version(name, f"models:/{model_id}", run_id, tags=dict(tags), model_id=model_id)
-            return _version(made, {})
-
-    @staticmethod
-    def _check(folder: Path, digest: str) -> None:
-        if model_digest(folder) != digest:
-            raise StageFault(
-                f"DVC's cache holds other weights than {digest[:12]} under the hash that dvc.lock names: check it with `dvc status`"
-            )
-
-    @staticmethod
-    def _create_model(client: Any, experiment: str, name: ModelName, run_id: str | None, tags: Mapping[str, str], *, whole: bool) -> str:
-        own = {MODEL_NAME: name, DIGEST: tags[DIGEST], CHECKOUT: tags[CHECKOUT]}
-        if not whole:
-            from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
-
-            own[MLFLOW_MODEL_IS_EXTERNAL] = "true"
-        made = client.create_logged_model(experiment, name=f"{name}-{tags[DIGEST][:12]}", source_run_id=run_id, tags=own, model_type=name)
-        return str(made.model_id)
+            return version_of(made, {})
 
     def _settle_run(self, client: Any, experiment: str, run_id: str | None, tags: Mapping[str, str]) -> tuple[str | None, dict[str, str]]:
         """MLflow's id of the run, where it has one by now; the name it waits under is kept as a tag."""
@@ -320,7 +303,7 @@ class Registry:
         value, path = version.tags.get(DVC_MODEL), version.tags.get(DVC_PATH)
         in_dvc = self._in_dvc(version.tags)
         files = cached_files(self.root, value) if in_dvc and value else None
-        if files is None and path and self._holds(self.root / path, version.digest):
+        if files is None and path and holds_weights(self.root / path, version.digest):
             folder = self.root / path
             files = {item.relative_to(folder).as_posix(): item for item in folder.rglob("*") if item.is_file()}
             for name, source in files.items():
@@ -338,13 +321,9 @@ class Registry:
         for name, source in files.items():
             put_file(source, target / name)
 
-    @staticmethod
-    def _holds(folder: Path, digest: str) -> bool:
-        return (folder / "config.json").is_file() and model_digest(folder) == digest
-
     def _store_package(self, client: Any, model_id: str, package: Path) -> None:
         """Put a package where MLflow keeps the model's artifacts: moved on this machine, uploaded elsewhere."""
-        folder = _local_folder(client.get_logged_model(model_id).artifact_location)
+        folder = local_folder(client.get_logged_model(model_id).artifact_location)
         if folder is not None:
             folder.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(package, folder)
@@ -354,8 +333,8 @@ class Registry:
 
     def _download(self, version: Version, path: str, target: Path) -> Path:
         """A copy of a folder or file among a version's artifacts, at `target`; large files are linked where they lie on this machine."""
-        with self._store() as (client, _):
-            local = _local_folder(client.get_logged_model(version.model_id).artifact_location)
+        with open_store(self.root) as (client, _):
+            local = local_folder(client.get_logged_model(version.model_id).artifact_location)
         if local is not None:
             source = local / path
             if not source.exists():
@@ -373,12 +352,12 @@ class Registry:
         """Delete a logged model and its files; the bytes that they had, where they lay on this machine."""
         from mlflow.exceptions import MlflowException
 
-        with self._store() as (client, _):
+        with open_store(self.root) as (client, _):
             try:
                 location = client.get_logged_model(model_id).artifact_location
             except MlflowException:  # deleted by hand, or by another checkout's retention
                 return None
-            folder = _local_folder(location)
+            folder = local_folder(location)
             size = None
             if folder is not None:
                 size = sum(item.stat().st_size for item in folder.rglob("*") if item.is_file())
@@ -392,20 +371,17 @@ class Registry:
     def _orphans(self, name: ModelName) -> list[str]:
         """Logged models that registrations of this checkout made and no version uses; none is being made, since the lock is held."""
         used = {version.model_id for version in self.versions(name)}
-        with self._store() as (client, experiment):
+        with open_store(self.root) as (client, experiment):
             ours = f"tags.`{MODEL_NAME}` = '{name}' AND tags.`{CHECKOUT}` = '{checkout_mark(self.root)}'"
             found = [str(model.model_id) for model in client.search_logged_models([experiment], ours)]
         return [model_id for model_id in found if model_id not in used]
-
-    def _store(self) -> AbstractContextManager[tuple[Any, str]]:
-        return open_store(self.root)
 
     @contextmanager
     def _artifacts(self, model_id: str) -> Iterator[Any]:
         """MLflow's access to the files of a logged model."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        with self._store() as (client, _):
+        with open_store(self.root) as (client, _):
             uri = tracking_uri(self.root)
             yield get_artifact_repository(client.get_logged_model(model_id).artifact_location, tracking_uri=uri, registry_uri=uri)
 
@@ -423,105 +399,3 @@ class Registry:
         parent.mkdir(parents=True, exist_ok=True)
         with FileLock(parent / "registry.lock", is_singleton=True):
             yield
-
-
-@contextmanager
-def open_store(root: Path) -> Iterator[tuple[Any, str]]:
-    """The client and the experiment. StageFault, in a sentence, where the store can't be reached or refuses."""
-    name = f"the model registry at {_without_password(tracking_uri(root))}"
-    try:
-        connection = connect(root)
-    except Exception as error:
-        raise StageFault(f"{name} can't be reached: {_words(error)}") from error
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield connection
-    except MlflowException as error:
-        raise StageFault(f"{name} failed: {_words(error)}") from error
-
-
-def _aliases(client: Any, name: ModelName) -> dict[str, int]:
-    """Alias to version number; a search for versions in a database store leaves them out."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return {alias: int(number) for alias, number in client.get_registered_model(name).aliases.items()}
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return {}
-
-
-def _version(entry: Any, aliases: Mapping[str, int]) -> Version:
-    tags = {str(key): str(value) for key, value in entry.tags.items()}
-    name = next(name for name in NAMES if name == entry.name)
-    model_id = str(entry.source).removeprefix("models:/")
-    digest, whole = tags.get(DIGEST, ""), tags.get(WEIGHTS_TAG) == WHOLE
-    run_id, number = entry.run_id or tags.get(RUN), int(entry.version)
-    pointing = tuple(sorted(alias for alias, version in aliases.items() if version == number))
-    return Version(name, number, digest, pointing, tags, run_id, whole, model_id)
-
-
-def _those_there_are(name: str, known: list[Version]) -> str:
-    if not known:
-        return f"{name} has no version yet: `mmalign run` registers one"
-    words = [f"{version.number} ({', '.join(version.aliases)})" if version.aliases else str(version.number) for version in known]
-    return f"there are {', '.join(words)}" if len(words) > 1 else f"there is {words[0]}"
-
-
-def _results_file(key: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", key):
-        raise ValueError(f"'{key}' is no key of results: it becomes a file's name")
-    return f"{key}.parquet"
-
-
-def _make_registered_model(client: Any, name: ModelName) -> None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-
-
-def _describe_external(model: Any, package: Path) -> None:
-    """Write the MLmodel file by which MLflow knows that the weights lie elsewhere."""
-    from mlflow.models.utils import get_external_mlflow_model_spec
-
-    package.mkdir()
-    get_external_mlflow_model_spec(model).save(str(package / "MLmodel"))
-
-
-def _local_folder(location: str) -> Path | None:
-    """The folder on this machine that an artifact location names, None for one elsewhere."""
-    from mlflow.utils.file_utils import local_file_uri_to_path
-    from mlflow.utils.uri import is_local_uri
-
-    return Path(local_file_uri_to_path(location)) if is_local_uri(location) else None
-
-
-@contextmanager
-def _as_global_store(uri: str) -> Iterator[None]:
-    """MLflow's process-wide store, set for a moment: a database store resolves `models:/` through it and not through its client."""
-    from mlflow.tracking._tracking_service.utils import _use_tracking_uri
-
-    name = "MLFLOW_TRACKING_URI"  # MLflow writes it too, for processes that it starts
-    before = os.environ.get(name)
-    try:
-        with _use_tracking_uri(uri):
-            yield
-    finally:
-        if before is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = before
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]*@", "//", text)
-
-
-def _words(error: Exception) -> str:
-    return _without_password(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")

@@ -196,14 +196,16 @@ def test_champion_lineage_and_the_skip_are_as_before_after_the_whole_state_was_l
 
 REGISTER = """
 from tests.tiny import save_checkpoint
-from components.tracking.registry import CHAMPION, Registry
+from components.tracking.registry import Registry
+from components.tracking.versions import CHAMPION
 save_checkpoint(root / "model", seed=1)
 version = Registry(root).register("mm-policy", root / "model", whole=True, run_id=None, tags={"mmalign.verdict": "promoted"})
 Registry(root).set_alias("mm-policy", CHAMPION, version.number)
 """
 FETCH = """
 import tempfile
-from components.tracking.registry import CHAMPION, Registry
+from components.tracking.registry import Registry
+from components.tracking.versions import CHAMPION
 from components.vlm.digests import model_digest
 version = Registry(root).at("mm-policy", CHAMPION)
 with tempfile.TemporaryDirectory() as folder:

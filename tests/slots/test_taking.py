@@ -56,6 +56,7 @@ def test_a_killed_holder_frees_its_card(machine: Machine) -> None:
     wait_for(lambda: "waits for" in second.output)
     first.process.send_signal(signal.SIGKILL)
     wait_for(lambda: second.cards == "0")
+    assert [holder.pid for holder in held_slots().values()] == [second.process.pid]
 
 
 def test_a_card_is_not_free_while_ranks_of_its_killed_holder_live(machine: Machine, tmp_path: Path) -> None:

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from components.tracking import store
+from tests.tracking.registered import registry, root
+
+__all__ = ["registry", "root"]
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 DVC_YAML = """

@@ -11,7 +11,8 @@ import pytest
 from components.errors import UserError
 from components.tracking import aliases
 from components.tracking.aliases import PROMOTED_AT, ROLLED_BACK, VERDICT
-from components.tracking.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, Version
+from components.tracking.registry import Registry
+from components.tracking.versions import CHALLENGER, CHAMPION, PREVIOUS, Version
 
 VERDICT_TAGS = {"mmalign.reasons": '["better"]'}
 

@@ -18,8 +18,9 @@ from components.files import write_json
 from components.tracking import store
 from components.tracking.lineage import lineage_of, rebuild_commands
 from components.tracking.recorder import Recorder
-from components.tracking.registry import CHAMPION, Registry, Version
+from components.tracking.registry import Registry
 from components.tracking.runs import base_tags, close_parent, open_parent, record_stages
+from components.tracking.versions import CHAMPION, Version
 from tests.tiny import save_checkpoint
 from tests.tracking.dvc import keep_in_dvc
 

@@ -18,7 +18,8 @@ from components.files import write_json
 from components.reward.model import new_reward_model
 from components.tracking import aliases
 from components.tracking.promotion import GateOutcome, promote_by_hand, settle, settled
-from components.tracking.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
+from components.tracking.registry import Registry
+from components.tracking.versions import CHALLENGER, CHAMPION, PREVIOUS
 from components.vlm.loading import load_model
 from tests.tiny import save_checkpoint
 from tests.tracking.test_gate import policy_rows, reward_rows

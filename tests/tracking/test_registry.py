@@ -1,60 +1,24 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from components.errors import StageFault, UserError
-from components.storage import objects
 from components.tracking import store
 from components.tracking.recorder import Recorder, replay
-from components.tracking.registry import CHALLENGER, CHAMPION, MADE_WHOLE_FROM, PREVIOUS, Registry, Version
+from components.tracking.registry import Registry
 from components.tracking.runs import open_parent
+from components.tracking.versions import CHALLENGER, CHAMPION
 from components.vlm.digests import model_digest
 from tests.tiny import save_checkpoint
-from tests.tracking.dvc import keep_in_dvc
+from tests.tracking.registered import MODEL, lose_weights, register, results, size, stored
 from tests.tracking.test_server import server  # noqa: F401 -- a fixture
-
-MODEL = Path("artifacts/align/model")
-
-
-@pytest.fixture
-def root(checkout: Path, tiny_base: Path) -> Path:
-    """A checkout with a base, an aligned policy in DVC's cache and in dvc.lock, and nothing registered."""
-    shutil.copytree(tiny_base, checkout / "data/base")
-    save_checkpoint(checkout / MODEL, seed=1)
-    keep_in_dvc(checkout, "align", MODEL)
-    return checkout
-
-
-@pytest.fixture
-def registry(root: Path) -> Registry:
-    return Registry(root)
-
-
-def register(registry: Registry, *, whole: bool = False, tags: dict[str, str] | None = None) -> Version:
-    return registry.register("mm-policy", registry.root / MODEL, whole=whole, run_id=None, tags=tags or {})
-
-
-def stored(root: Path, version: Version) -> Path:
-    return root / "mlruns/models" / version.model_id
-
-
-def size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def lose_weights(root: Path) -> None:
-    """Take the weights out of the checkout and of DVC's cache."""
-    shutil.rmtree(root / MODEL)
-    shutil.rmtree(root / ".dvc/cache")
 
 
 def test_a_whole_version_carries_where_it_comes_from(registry: Registry, root: Path) -> None:
@@ -191,112 +155,6 @@ def test_tags_are_set_and_removed(registry: Registry) -> None:
     assert "mmalign.rolled_back" not in tags
 
 
-def test_weights_come_back_from_the_registry(registry: Registry, root: Path, tmp_path: Path) -> None:
-    version = register(registry, whole=True)
-    names = {path.name for path in (root / MODEL).iterdir()}
-    lose_weights(root)
-
-    folder = registry.fetch(version, tmp_path / "fetched")
-
-    assert model_digest(folder) == version.digest
-    assert {path.name for path in folder.iterdir()} == names
-
-
-def test_weights_by_reference_come_from_the_cache(registry: Registry, root: Path, tmp_path: Path) -> None:
-    version = register(registry)
-    shutil.rmtree(root / MODEL)
-
-    assert model_digest(registry.fetch(version, tmp_path / "fetched")) == version.digest
-
-
-def test_weights_by_reference_come_from_the_checkout(registry: Registry, root: Path, tmp_path: Path) -> None:
-    version = register(registry)
-    shutil.rmtree(root / ".dvc/cache")
-
-    assert model_digest(registry.fetch(version, tmp_path / "fetched")) == version.digest
-
-
-def test_weights_by_reference_come_from_a_remote(registry: Registry, root: Path, tmp_path: Path) -> None:
-    version = register(registry)
-    shutil.move(root / ".dvc/cache", tmp_path / "remote")
-    shutil.rmtree(root / MODEL)
-    (root / ".dvc/config").write_text(
-        f"['remote \"gone\"']\n    url = {tmp_path}/nothing\n['remote \"team\"']\n    url = {tmp_path}/remote\n    verify = true\n"
-    )
-
-    assert model_digest(registry.fetch(version, tmp_path / "fetched")) == version.digest
-
-
-def test_weights_that_nobody_has_are_named(registry: Registry, root: Path, tmp_path: Path) -> None:
-    version = register(registry)
-    lose_weights(root)
-
-    with pytest.raises(UserError) as caught:
-        registry.fetch(version, tmp_path / "fetched")
-    for words in ("mm-policy/1", version.digest[:12], version.tags["dvc.model"], "artifacts/align/model", "dvc pull"):
-        assert words in str(caught.value)
-    assert not (tmp_path / "fetched").exists()
-
-
-def test_weights_that_were_changed_are_refused(registry: Registry, root: Path, tmp_path: Path) -> None:
-    version = register(registry, whole=True)
-    (weights,) = stored(root, version).rglob("model.safetensors")
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-
-    with pytest.raises(StageFault, match=f"but {version.digest[:12]} was registered"):
-        registry.fetch(version, tmp_path / "fetched")
-    assert not (tmp_path / "fetched").exists()
-
-
-def test_a_folder_that_has_the_weights_is_kept_and_another_is_not_overwritten(
-    registry: Registry, root: Path, tmp_path: Path, tiny_base: Path
-) -> None:
-    version = register(registry)
-    shutil.copytree(tiny_base, tmp_path / "other")
-
-    assert registry.fetch(version, root / MODEL) == root / MODEL
-    with pytest.raises(UserError, match="holds something else than mm-policy/1"):
-        registry.fetch(version, tmp_path / "other")
-    assert model_digest(tmp_path / "other") == model_digest(tiny_base)
-
-
-def test_a_version_made_whole_is_a_new_one_with_the_same_record(registry: Registry, root: Path, tmp_path: Path) -> None:
-    reference = register(registry, tags={"mmalign.verdict": "refused"})
-    registry.store_results(reference, "held-out-1", results(tmp_path))
-    (root / "params.yaml").write_text((root / "params.yaml").read_text().replace("max_frames: 8", "max_frames: 4"))
-
-    whole = registry.upload(reference)
-
-    assert whole.whole
-    assert (whole.number, whole.tags[MADE_WHOLE_FROM], whole.digest) == (2, "1", reference.digest)
-    same = ("mmalign.verdict", "dvc.model", "mmalign.serving", "mmalign.git_sha")
-    assert [whole.tags[tag] for tag in same] == [reference.tags[tag] for tag in same]
-    assert registry.results(whole, "held-out-1", tmp_path / "back.parquet") is not None
-    assert len(registry.load(whole).predict(registry.load(whole).input_example)) == 2
-    assert registry.upload(reference) == whole
-    assert registry.upload(whole) == whole
-
-
-def test_large_weights_are_linked_from_the_cache(registry: Registry, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objects, "LINKED_ABOVE_BYTES", 10_000)
-    files = objects.cached_files(root, register(registry).tags["dvc.model"])
-    assert files is not None
-    cached = files["model.safetensors"]
-    shared_before = cached.stat().st_nlink
-
-    version = register(registry, whole=True)
-
-    (weights,) = stored(root, version).rglob("model.safetensors")
-    if shared_before == cached.stat().st_nlink:
-        pytest.skip("this file system makes reflinks, which can't be told from copies")
-    assert weights.samefile(cached)
-    assert not weights.samefile(root / MODEL / "model.safetensors")
-    shutil.rmtree(root / ".dvc/cache")
-    assert model_digest(registry.fetch(version, tmp_path / "fetched")) == version.digest
-
-
 def test_results_are_kept_by_key(registry: Registry, tmp_path: Path) -> None:
     version = register(registry)
     registry.store_results(version, "a1", results(tmp_path, right=True))
@@ -310,97 +168,6 @@ def test_results_are_kept_by_key(registry: Registry, tmp_path: Path) -> None:
         assert pq.read_table(path).to_pylist() == [{"id": "q1", "right": True}]
     with pytest.raises(ValueError, match="no key of results"):
         registry.store_results(version, "../a", results(tmp_path))
-
-
-def results(folder: Path, *, right: bool = True) -> Path:
-    path = folder / "table.parquet"
-    pq.write_table(pa.table({"id": ["q1"], "right": [right]}), path)
-    return path
-
-
-def test_retention_keeps_the_newest_and_those_with_an_alias(registry: Registry, root: Path) -> None:
-    whole = register(registry, whole=True, tags={"mmalign.verdict": "promoted"})
-    others = [register(registry) for _ in range(6)]
-    for alias, number in ((PREVIOUS, 2), (CHAMPION, 3)):
-        registry.set_alias("mm-policy", alias, number)
-
-    removed = registry.retain("mm-policy", 4)
-
-    assert [version.number for version in registry.versions("mm-policy")] == [7, 6, 3, 2]
-    assert len(removed) == 3
-    assert re.fullmatch(rf"removed mm-policy/1 \(digest {whole.digest[:12]}, promoted, [\d.]+ MB\): registry.keep is 4", removed[0])
-    assert not stored(root, whole).exists()
-    assert not stored(root, others[2]).exists()
-    assert stored(root, others[1]).exists()
-    assert registry.retain("mm-policy", 4) == []
-    assert register(registry).number == 8
-
-
-def test_retention_frees_the_disk(registry: Registry, root: Path) -> None:
-    for _ in range(3):
-        register(registry, whole=True)
-    before = size(root / "mlruns")
-
-    registry.retain("mm-policy", 1)
-
-    assert size(root / "mlruns") < before / 2
-    assert len(list((root / "mlruns/models").iterdir())) == 1
-
-
-def test_retention_removes_no_version_with_an_alias_even_above_the_limit(registry: Registry) -> None:
-    for alias, number in ((PREVIOUS, 1), (CHAMPION, 2), (CHALLENGER, 3)):
-        register(registry)
-        registry.set_alias("mm-policy", alias, number)
-
-    assert registry.retain("mm-policy", 1) == []
-    assert len(registry.versions("mm-policy")) == 3
-
-
-def test_retention_spares_what_it_is_told_to(registry: Registry) -> None:
-    for _ in range(3):
-        register(registry)
-
-    registry.retain("mm-policy", 1, spare=[1])
-
-    assert [version.number for version in registry.versions("mm-policy")] == [1]
-
-
-def test_retention_leaves_the_other_model_alone(registry: Registry, root: Path) -> None:
-    for _ in range(2):
-        register(registry)
-        registry.register("mm-reward", root / MODEL, whole=False, run_id=None, tags={})
-
-    registry.retain("mm-policy", 1)
-
-    assert len(registry.versions("mm-reward")) == 2
-
-
-def test_keeping_nothing_is_refused(registry: Registry) -> None:
-    with pytest.raises(UserError, match=r"registry\.keep is 0"):
-        registry.retain("mm-policy", 0)
-
-
-def test_a_registration_that_is_killed_leaves_no_version_and_is_cleared_away(
-    registry: Registry, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept = register(registry)
-    client, _ = store.connect(root)
-    with monkeypatch.context() as patch:
-        patch.setattr(client, "create_model_version", killed)
-        with pytest.raises(KeyboardInterrupt):
-            register(registry, whole=True)
-    assert registry.versions("mm-policy") == [kept]
-    assert len(list((root / "mlruns/models").iterdir())) == 2
-
-    removed = registry.retain("mm-policy", 5)
-
-    assert len(removed) == 1
-    assert "cut short" in removed[0]
-    assert [path.name for path in (root / "mlruns/models").iterdir()] == [kept.model_id]
-
-
-def killed(*_: object, **__: object) -> None:
-    raise KeyboardInterrupt
 
 
 def test_nothing_is_left_in_scratch(registry: Registry, root: Path, tmp_path: Path) -> None:

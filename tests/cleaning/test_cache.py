@@ -4,89 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from components.cleaning.findings import DAY, Findings
-from components.cleaning.folders import REMOVING, clones_folder, remove_folder
+from components.cleaning.folders import remove_folder
 from components.cleaning.sweep import look, sweep
-from components.config import CleanSettings
 from components.guard import try_lock
 from components.processes import RUN_MARK, new_run_mark
-from tests.checkout import clean_environment, git, mmalign
-
-SETTINGS = CleanSettings(scratch_days=7, logs_days=30, clones_days=3, cache_days=30)
-
-
-def later(days: float) -> float:
-    return time.time() + days * DAY
-
-
-def repro(checkout: Path, *arguments: str) -> None:
-    done = subprocess.run(["dvc", "repro", *arguments], cwd=checkout, check=False, capture_output=True, text=True, env=clean_environment())
-    assert done.returncode == 0, done.stderr
-
-
-def setting(checkout: Path, value: int) -> None:
-    """Another setting of validate, which makes another output."""
-    path = checkout / "params.yaml"
-    text = path.read_text()
-    old = next(line for line in text.splitlines() if line.strip().startswith("min_responses"))
-    path.write_text(text.replace(old, f"  min_responses: {value}"))
-    (checkout / "data/preferences/data.jsonl").write_text(f"{value}\n")
-    subprocess.run(["dvc", "add", "data"], cwd=checkout, check=True, capture_output=True, env=clean_environment())
-
-
-def outs(checkout: Path, stage: str) -> set[str]:
-    return {out["md5"] for out in yaml.safe_load((checkout / "dvc.lock").read_text())["stages"][stage]["outs"]}
-
-
-def data(checkout: Path) -> str:
-    return str(yaml.safe_load((checkout / "data.dvc").read_text())["outs"][0]["md5"])
-
-
-def cached(checkout: Path) -> set[str]:
-    folder = checkout / ".dvc/cache/files/md5"
-    return {path.parent.name + path.name for path in folder.glob("??/*")}
-
-
-def kinds(found: Findings) -> list[str]:
-    return sorted({item.kind for item in found.removable})
-
-
-def write(path: Path, text: str = "x") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return path
-
-
-@pytest.fixture(scope="session", name="two_template")
-def fixture_two_template(checkout_template: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[str], set[str]]:
-    folder = tmp_path_factory.mktemp("two") / "checkout"
-    shutil.copytree(checkout_template, folder, symlinks=True)
-    made = []
-    for value in (13, 14):
-        setting(folder, value)
-        repro(folder, "validate")
-        made.append({*outs(folder, "validate"), data(folder)})
-    return folder, made[0] - made[1], made[1]
-
-
-@pytest.fixture(name="two")
-def fixture_two(two_template: tuple[Path, set[str], set[str]], checkout: Path) -> tuple[Path, set[str], set[str]]:
-    """A checkout with two versions of data and outputs, only the second of which its files name; the hashes of the first and second."""
-    template, first, second = two_template
-    shutil.rmtree(checkout)
-    shutil.copytree(template, checkout, symlinks=True)
-    os.chdir(checkout)  # the folder is another one by now
-    return checkout, first, second
+from tests.checkout import clean_environment, git
+from tests.cleaning.swept import SETTINGS, cached, clone, data, later, outs, repro, setting, write
 
 
 def test_old_objects_that_nothing_names_go_and_those_in_use_stay(two: tuple[Path, set[str], set[str]]) -> None:
@@ -347,32 +277,6 @@ def test_cache_days_of_zero_keeps_all(two: tuple[Path, set[str], set[str]]) -> N
     assert first <= cached(checkout)
 
 
-def clone(checkout: Path, name: str) -> Path:
-    folder = clones_folder(checkout) / name
-    subprocess.run(["git", "clone", "--quiet", str(checkout), str(folder)], check=True)
-    return folder
-
-
-def test_clones_go_by_age_but_not_one_that_runs_or_whose_records_wait(checkout: Path) -> None:
-    old, busy, waiting = (clone(checkout, name) for name in ("a-old", "b-busy", "c-waiting"))
-    write(waiting / ".mmalign/tracking/pending-1.jsonl", "{}")
-    lock = try_lock(busy / ".mmalign/locks/run.lock")
-    assert lock is not None
-    mirror = clones_folder(checkout) / "mirror"
-    subprocess.run(["git", "init", "--quiet", "--bare", str(mirror)], check=True)
-    assert kinds(look(checkout, SETTINGS, later(2))) == []
-
-    found = sweep(checkout, SETTINGS, later(4))
-
-    assert [item.path.name for item in found.removable] == ["a-old"]
-    assert not old.exists()
-    assert busy.exists()
-    assert waiting.exists()
-    assert mirror.exists()
-    assert len([sentence for sentence in found.spared if sentence.startswith("clone")]) == 2
-    lock.release()
-
-
 def test_what_a_clone_names_stays_in_the_shared_cache(two: tuple[Path, set[str], set[str]]) -> None:
     checkout, first, _ = two
     folder = clone(checkout, "run-1")
@@ -383,59 +287,3 @@ def test_what_a_clone_names_stays_in_the_shared_cache(two: tuple[Path, set[str],
     sweep(checkout, SETTINGS.model_copy(update={"clones_days": 1000}), later(31))
 
     assert first <= cached(checkout)
-
-
-def test_old_scratch_and_logs_go_and_the_notices_and_what_git_tracks_stay(checkout: Path) -> None:
-    scratch = write(checkout / ".mmalign/scratch/align/k1/checkpoint-1/model.pt", "x" * 1000)
-    registration = write(checkout / ".mmalign/registry/tmpabc/package/MLmodel")
-    log = write(checkout / "logs/20260101-020000/align.log")
-    notices = write(checkout / "logs/notices.jsonl")
-    tracked = write(checkout / "logs/kept/note.txt")
-    git(checkout, "add", "-f", "logs/kept/note.txt")
-    assert kinds(look(checkout, SETTINGS, later(6))) == []
-    assert kinds(look(checkout, SETTINGS, later(8))) == ["scratch"]
-
-    found = sweep(checkout, SETTINGS, later(31))
-
-    assert kinds(found) == ["logs", "scratch"]
-    assert [path.exists() for path in (scratch, registration, log)] == [False] * 3
-    assert [path.exists() for path in (notices, tracked)] == [True] * 2
-    assert "logs/kept is left alone: git tracks it" in found.spared
-    assert next(item.size for item in found.removable if item.path.name == "k1") == 1000
-
-
-def test_a_link_goes_without_what_it_points_to_and_what_a_kill_left_goes_too(checkout: Path) -> None:
-    elsewhere = write(checkout.parent / "big-disk/model.pt")
-    (checkout / ".mmalign/scratch/align").mkdir(parents=True)
-    link = checkout / ".mmalign/scratch/align/k1"
-    link.symlink_to(elsewhere.parent)
-    left = write(checkout / f".mmalign/scratch/reward/{REMOVING}1/model.pt")
-
-    sweep(checkout, SETTINGS, later(8))
-
-    assert not link.is_symlink()
-    assert elsewhere.exists()
-    assert not left.parent.exists()
-
-
-@pytest.mark.slow
-def test_the_command_says_what_how_big_and_why_and_a_dry_run_removes_nothing(checkout: Path) -> None:
-    old = time.time() - 40 * DAY
-    log = write(checkout / "logs/20260101-020000/align.log", "x" * 2000)
-    for path in (log, log.parent):
-        os.utime(path, (old, old))
-
-    dry = mmalign(checkout, "clean", "--dry-run", "--json")
-    shown = mmalign(checkout, "clean", "--dry-run")
-    assert log.exists()
-    done = mmalign(checkout, "clean")
-
-    told: dict[str, Any] = json.loads(dry.stdout)
-    assert told["removed"] == [
-        {"kind": "logs", "path": "logs/20260101-020000", "bytes": 2000, "why": "nothing was written to it for 40.0 days"}
-    ]
-    assert (told["dry_run"], told["bytes"]) == (True, 2000)
-    assert "2.0 kB would be freed" in shown.stdout
-    assert "logs/20260101-020000  2.0 kB  nothing was written to it for 40.0 days" in done.stdout
-    assert done.returncode == 0, done.stderr
-    assert not log.parent.exists()
