@@ -17,6 +17,7 @@ def report() -> dict[str, Any]:
     return trees.run(small=True, threads=1, rounds=2)
 
 
+@pytest.mark.slow
 def test_the_keys_are_there(report: dict[str, Any]) -> None:
     ratios = ("vs_pairwise", "vs_trl", "vs_trl_stored", "vs_trl_k5", "vs_trl_stored_k5")
     assert all(report[f"speedup_{name}"] > 0 for name in ratios)
@@ -26,6 +27,7 @@ def test_the_keys_are_there(report: dict[str, Any]) -> None:
     assert {len(runs) for runs in report["k5"]["runs"].values()} == {2}
 
 
+@pytest.mark.slow
 def test_all_sides_compute_one_loss_and_one_gradient(report: dict[str, Any]) -> None:
     assert report["max_rel_grad_error"] <= 5e-5
     for case in (report["k4"], report["k5"]):
@@ -34,6 +36,7 @@ def test_all_sides_compute_one_loss_and_one_gradient(report: dict[str, Any]) -> 
         assert all(error <= 5e-5 for error in case["rel_grad_error"].values())
 
 
+@pytest.mark.slow
 def test_lengths_are_those_that_are_told(report: dict[str, Any]) -> None:
     assert report["k4"]["tree_tokens"] == SIZES.root_tokens + SIZES.responses * SIZES.response_tokens
     assert report["k4"]["pair_tokens"] == 12 * (SIZES.root_tokens + SIZES.response_tokens)

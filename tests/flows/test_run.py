@@ -128,6 +128,7 @@ def test_leftovers_of_a_run_that_was_killed_whole_are_named_and_hold_up_the_next
     assert statuses(checkout) == ["ran", *["not_reached"] * 5]
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_run_tidily(checkout: Path) -> None:
     behave(checkout, "validate", "wait")
     command = start_mmalign(checkout, "run")
