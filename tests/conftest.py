@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -24,9 +25,11 @@ atexit.register(shutil.rmtree, os.environ["MMALIGN_SLOTS"], ignore_errors=True)
 
 @pytest.fixture(scope="session")
 def data() -> Path:
-    """The bundled data folder, pulled from the bundled remote where it is missing."""
-    if not (ROOT / "data/base/config.json").is_file():
-        subprocess.run(["dvc", "pull", "data.dvc"], cwd=ROOT, check=True)
+    """The bundled data folder, pulled from the bundled remote where it is missing, by the first of the workers that needs it."""
+    (ROOT / ".mmalign").mkdir(exist_ok=True)
+    with FileLock(ROOT / ".mmalign" / "tests-data.lock"):
+        if not (ROOT / "data/base/config.json").is_file():
+            subprocess.run(["dvc", "pull", "data.dvc"], cwd=ROOT, check=True)
     return ROOT / "data"
 
 
