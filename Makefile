@@ -16,7 +16,7 @@ install:
 
 # Two workers: the suite waits for processes more than it computes. A file's tests stay together, since they share what is dear to make.
 test: install
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
 
 test-all: install
 	@$(BIN)/python -m pytest $(ARGS)

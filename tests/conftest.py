@@ -23,6 +23,15 @@ os.environ["MMALIGN_SLOTS"] = tempfile.mkdtemp(prefix="mmalign-slots-")
 atexit.register(shutil.rmtree, os.environ["MMALIGN_SLOTS"], ignore_errors=True)
 
 
+# Folders whose files take minutes: begun first, so that no worker ends with them alone.
+LONGEST = ("recipe", "training", "tracking", "storage")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest; within a folder the order stays."""
+    items.sort(key=lambda item: LONGEST.index(folder) if (folder := item.path.parent.name) in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The bundled data folder, pulled from the bundled remote where it is missing, by the first of the workers that needs it."""
