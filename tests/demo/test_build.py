@@ -28,6 +28,7 @@ def test_a_second_build_gives_the_same_bytes(small: Path, tmp_path: Path) -> Non
     assert digest_folder(tmp_path / "again") == digest_folder(small)
 
 
+@pytest.mark.slow
 def test_a_build_that_samples_from_the_base_gives_the_same_bytes_and_copies_the_base(installed: Path, tmp_path: Path) -> None:
     few = {"long_description": 3, "video_order": 2, "harmful": 2}
     counts = [build_data(tmp_path / name, installed / "base", train=few, heldout=few) for name in ("one", "two")]

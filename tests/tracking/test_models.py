@@ -291,6 +291,7 @@ def test_requirements_cover_what_the_packaged_code_imports(name: packaging.Model
     assert missing == set()
 
 
+@pytest.mark.slow
 def test_packaged_code_stands_alone_and_one_process_can_load_both_models(
     policy_package: Path, reward_package: Path, tiny_base: Path, tiny_media: Path, tmp_path: Path
 ) -> None:

@@ -57,6 +57,7 @@ def test_two_ranks_with_accumulation_take_the_steps_of_a_plain_loop_over_whole_b
     assert largest_difference(weights(undisturbed), expected) < BOUND
 
 
+@pytest.mark.slow
 def test_one_rank_of_plain_ddp_ends_with_the_weights_of_two_ranks_of_deepspeed(undisturbed: Path, tmp_path: Path) -> None:
     outcome = train(prepare(tmp_path), toy_settings(engine="ddp", ranks=1))
     assert (outcome.steps, outcome.resumed_from) == (18, 0)

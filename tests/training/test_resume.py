@@ -72,6 +72,7 @@ def interrupted(
         process.wait()
 
 
+@pytest.mark.slow
 def test_killed_in_its_last_epoch_a_run_resumes_and_ends_with_the_same_bits(
     undisturbed: Path, tmp_path: Path, wait_for: Wait, capfd: pytest.CaptureFixture[str]
 ) -> None:
