@@ -31,6 +31,7 @@ def launch(parameters: dict[str, Any]) -> int:
         # While the server starts on one core, the other loads what the run needs.
         from prefect import tags
         from prefect.exceptions import CancelledRun
+        from prefect.logging.handlers import APILogHandler
 
         from flows.align import align
 
@@ -48,6 +49,8 @@ def launch(parameters: dict[str, Any]) -> int:
             return explain(RunCancelled(str(error)))
         except Exception as error:  # noqa: BLE001 -- the last resort: a sentence to the person, the trace to a log
             return explain(error)
+        finally:
+            APILogHandler().flush()  # the run's last lines, before the server that keeps them ends
     return 0
 
 
