@@ -14,10 +14,11 @@ from components.alignment import reference_stage
 from components.config import Settings
 from components.critique import stage as critique_stage
 from components.errors import UserError
-from components.preferences.record import read_queries, write_queries
+from components.evaluation import stage as evaluation_stage
+from components.preferences.record import Query, read_queries, write_queries
 from components.reward.model import new_reward_model
 from components.vlm.loading import load_model
-from tests.tiny import save_checkout
+from tests.tiny import save_checkout, save_checkpoint
 
 pytestmark = pytest.mark.slow
 CRITIQUE = {"batch_size": 12, "max_new_tokens": 6, "threads": 1}
@@ -27,12 +28,23 @@ ROWS = {"row_tokens": 64}  # so that the queries fill more than one batch of 16 
 def checkout(root: Path, base: Path, media: Path, ranks: int, zero: bool = False, copies: int = 5) -> Settings:
     root.mkdir()
     spread = {"ranks": ranks, "zero_inference": zero}
-    settings = save_checkout(root, base, media, critique=CRITIQUE | spread, reference={"threads": 1} | spread, training=ROWS)
+    evaluate = {"batch_size": 2, "max_new_tokens": 6, "threads": 1}
+    settings = save_checkout(
+        root, base, media, critique=CRITIQUE | spread, reference={"threads": 1} | spread, evaluate=evaluate | spread, training=ROWS
+    )
     table = root / "artifacts/validate/train/queries.parquet"
     queries = read_queries(table)
     write_queries(table, [replace(query, id=f"{query.id}-{n}", prompt=f"{query.prompt} {n}") for n in range(copies) for query in queries])
     new_reward_model(load_model(base), seed=0).save(root / "artifacts/reward/model", base)
+    save_checkpoint(root / "artifacts/align/model", seed=1)
+    write_truth(root, read_queries(root / "artifacts/validate/heldout/queries.parquet"))
     return settings
+
+
+def write_truth(root: Path, queries: list[Query]) -> None:
+    lines = [json.dumps({"id": query.id, "must": [["yes"]], "must_not": ["no"]}) + "\n" for query in queries]
+    (root / "data/truth").mkdir()
+    (root / "data/truth/truth.jsonl").write_text("".join(lines))
 
 
 def outs(root: Path) -> dict[str, bytes]:
@@ -41,6 +53,11 @@ def outs(root: Path) -> dict[str, bytes]:
         for stage in ("critique", "reference")
         for split in ("train", "heldout")
     }
+
+
+def evaluation(root: Path) -> dict[str, bytes]:
+    folder = root / "artifacts/evaluate"
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def rows(root: Path, stage: str) -> list[dict[str, Any]]:
@@ -54,6 +71,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_media:
     settings = checkout(root, tiny_base, tiny_media, ranks=1)
     critique_stage.run(settings, root)
     reference_stage.run(settings, root)
+    evaluation_stage.run(settings, root)
     return root
 
 
@@ -64,12 +82,15 @@ def test_two_ranks_write_the_same_bytes_as_one_and_each_does_a_share(
     settings = checkout(root, tiny_base, tiny_media, ranks=2)
     critique = critique_stage.run(settings, root)
     reference_stage.run(settings, root)
+    evaluated = evaluation_stage.run(settings, root)
     assert outs(root) == outs(alone)
+    assert evaluation(root) == evaluation(alone)
+    assert evaluated.times["policies.tokens_per_second"] > 0
     assert critique.times["train.responses_computed"] == len(rows(root, "critique"))
     assert critique.times["tokens_per_second"] > 0
-    for stage in ("critique", "reference"):
-        ends = sorted((root / ".mmalign/scratch" / stage).glob("ranks/finished-*.json"))
-        assert len(ends) == 2
+    for stage, runs in (("critique", 1), ("reference", 1), ("evaluate", 2)):
+        ends = sorted((root / ".mmalign/scratch" / stage).glob("*/finished-*.json"))
+        assert len(ends) == 2 * runs
         assert all(json.loads(end.read_text())["tokens"] > 0 for end in ends)
     assert "critiques, train: 100%" in capfd.readouterr().err.replace("\r", "\n")
 
@@ -99,3 +120,7 @@ def test_a_model_spread_over_two_ranks_says_the_same_and_unequal_shares_do_not_h
     for found in rows(root, "critique"):
         assert found["critique"] == critiques[found["id"], found["response"]]["critique"]
         assert found["score"] == pytest.approx(critiques[found["id"], found["response"]]["score"], abs=1e-5)
+    reference_stage.run(settings, root)
+    evaluation_stage.run(settings, root)
+    answers = [pq.read_table(folder / "artifacts/evaluate/answers.parquet").to_pylist() for folder in (root, alone)]
+    assert answers[0] == answers[1]
