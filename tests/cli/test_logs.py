@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -186,13 +187,21 @@ def prefect(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Addresses]:
         os.environ.update(before)
 
 
-def post(addresses: Addresses, path: str, body: Any) -> Any:
+def post(addresses: Addresses, path: str, body: Any, patience: float = 60) -> Any:
+    """Prefect answers 503 while its SQLite is locked; its own clients ask again too."""
     request = urllib.request.Request(  # noqa: S310
         f"{addresses.prefect}/api/{path}", data=json.dumps(body).encode(), headers={"content-type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-        text = answer.read()
-    return json.loads(text) if text else None
+    until = time.monotonic() + patience
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+                text = answer.read()
+            return json.loads(text) if text else None
+        except urllib.error.HTTPError as error:
+            if error.code != 503 or time.monotonic() > until:
+                raise
+            time.sleep(1)
 
 
 @pytest.mark.slow

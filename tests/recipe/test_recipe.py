@@ -18,13 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from benchmarks._slice import SMALL, read_rows, write_rows, write_slice
+from benchmarks._slice import SMALL, read_rows, write_rows
 from components.services.flow_runs import deployments
 from components.services.postgres import DATABASES
 from components.services.prefect_rest import ask
 from components.services.state import client_environment, database_url, read_addresses, read_secrets, state_folder
 from tests.checkout import ROOT
-from tests.recipe.conftest import CANARIES, Recipe, copy_of, make_recipe
+from tests.recipe.conftest import CANARIES, Recipe, copy_of, make_recipe, write_canary_rows
 
 STAGES = {"validate", "reward", "critique", "reference", "align", "evaluate"}
 
@@ -180,7 +180,7 @@ def is_pickle(path: Path) -> bool:
 
 @pytest.mark.slow
 def test_a_second_run_from_scratch_ends_with_the_same_hashes(recipe: Recipe, base: Path, tmp_path: Path) -> None:
-    made = make_recipe(tmp_path, base, lambda folder: write_slice(folder, train=160, heldout=100), SMALL)
+    made = make_recipe(tmp_path, base, write_canary_rows, SMALL)
     made.dvc("add", "data")
     made.dvc("repro")
     assert made.locked_outs() == recipe.locked_outs()
