@@ -27,7 +27,7 @@ import torch
 from PIL import Image
 
 from benchmarks._harness import ROOT, Report, interleave, keep_memory, machine, parser, seconds_of, show, use_threads
-from benchmarks._models import PATCH, Shape, build_model, build_processor, moved_copy
+from benchmarks._models import PATCH, TRIAL, Shape, build_model, build_processor, moved_copy
 from components.alignment.losses import PairBatch, pair_loss
 from components.config import Settings, load_settings
 from components.preferences.record import Query, Response
@@ -84,19 +84,7 @@ CASE = Case(
     queries=6,
 )
 SMALL_CASE = Case(
-    Shape(
-        hidden=32,
-        intermediate=64,
-        layers=2,
-        heads=4,
-        key_value_heads=2,
-        vocabulary=300,
-        tower_hidden=32,
-        tower_intermediate=64,
-        tower_layers=1,
-        tower_heads=2,
-        side=3,
-    ),
+    TRIAL,
     prompt_tokens=8,
     response_tokens=6,
     queries=2,

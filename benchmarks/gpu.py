@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from benchmarks._harness import Report, interleave, machine, parser, show, use_threads
-from benchmarks._models import Shape, Task, build_model, build_processor, build_task, moved_copy
+from benchmarks._models import TRIAL, Shape, Task, build_model, build_processor, build_task, moved_copy
 from benchmarks._operations import step_operations
 from components.alignment.losses import PairBatch, pair_loss
 from components.ranks.throughput import peak_operations
@@ -71,22 +71,9 @@ CASES = {
         grain=1024,
     ),
 }
-DRY = Shape(
-    hidden=32,
-    intermediate=64,
-    layers=2,
-    heads=4,
-    key_value_heads=2,
-    vocabulary=300,
-    tower_hidden=32,
-    tower_intermediate=64,
-    tower_layers=1,
-    tower_heads=2,
-    side=3,
-)
 DRY_CASES = {
-    "0.5b": Case(DRY, root_tokens=40, response_tokens=8, recompute=False, longest=160, grain=32),
-    "7b": Case(replace(DRY, tied=False), root_tokens=40, response_tokens=8, recompute=True, longest=160, grain=32),
+    "0.5b": Case(TRIAL, root_tokens=40, response_tokens=8, recompute=False, longest=160, grain=32),
+    "7b": Case(replace(TRIAL, tied=False), root_tokens=40, response_tokens=8, recompute=True, longest=160, grain=32),
 }
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from benchmarks._harness import Report, interleave, keep_memory, machine, parser, seconds_of, show, use_threads
-from benchmarks._models import Shape, Task, build_model, build_processor, build_task, moved_copy
+from benchmarks._models import TRIAL, Shape, Task, build_model, build_processor, build_task, moved_copy
 from components.alignment.losses import PairBatch, pair_loss
 from components.vlm.families import family_of
 from components.vlm.features import embed
@@ -49,15 +49,13 @@ class Case:
 # Narrow layers make attention a larger part of a step than it is in real models, where trees save less than in everything else.
 WIDTHS: dict[str, Any] = {"hidden": 448, "intermediate": 2432, "layers": 2, "heads": 7, "key_value_heads": 1, "vocabulary": 6144}
 TOWER: dict[str, Any] = {"tower_hidden": 448, "tower_intermediate": 1792, "tower_layers": 1, "tower_heads": 7}
-SMALL: dict[str, Any] = {"hidden": 32, "intermediate": 64, "layers": 2, "heads": 4, "key_value_heads": 2, "vocabulary": 300}
-SMALL_TOWER: dict[str, Any] = {"tower_hidden": 32, "tower_intermediate": 64, "tower_layers": 1, "tower_heads": 2}
 CASES = {
     "k4": Case(4, 840, 60, Shape(**WIDTHS, **TOWER, side=20)),
     "k5": Case(5, 1500, 100, Shape(**WIDTHS, **TOWER, side=26)),
 }
 SMALL_CASES = {
-    "k4": Case(4, 30, 6, Shape(**SMALL, **SMALL_TOWER, side=3)),
-    "k5": Case(5, 40, 8, Shape(**SMALL, **SMALL_TOWER, side=3)),
+    "k4": Case(4, 30, 6, TRIAL),
+    "k5": Case(5, 40, 8, TRIAL),
 }
 
 

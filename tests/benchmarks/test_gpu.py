@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import gpu
-from benchmarks._models import build_model, build_processor, build_task
+from benchmarks._models import TRIAL, build_model, build_processor, build_task
 from benchmarks._operations import language_operations, projector_operations, tower_operations, tree_pairs
 from components.vlm.families import family_of
 from components.vlm.logprobs import TreeModel
@@ -24,22 +24,22 @@ def counted(work: Any) -> int:
 
 
 def test_operations_are_those_that_torch_counts() -> None:
-    processor = build_processor(gpu.DRY.side)
-    model = build_model(gpu.DRY, processor)
-    task = build_task(gpu.DRY, processor, model.config, responses=3, root_tokens=40, response_tokens=8)
+    processor = build_processor(TRIAL.side)
+    model = build_model(TRIAL, processor)
+    task = build_task(TRIAL, processor, model.config, responses=3, root_tokens=40, response_tokens=8)
     batch = build_batch([task.tree], task.tree.tokens, "cpu", 0)
     tower = counted(lambda: family_of(model.config).tower(model, task.root.media))
     tokens = task.tree.tokens
     # torch counts the whole square of attention, masked or not.
-    language = language_operations(gpu.DRY, tokens, tokens**2, 3 * 8)
-    assert tower == tower_operations(gpu.DRY)
-    assert counted(lambda: TreeModel(model)(batch)) == language + projector_operations(gpu.DRY) + tower
+    language = language_operations(TRIAL, tokens, tokens**2, 3 * 8)
+    assert tower == tower_operations(TRIAL)
+    assert counted(lambda: TreeModel(model)(batch)) == language + projector_operations(TRIAL) + tower
 
 
 def test_pairs_are_the_entries_that_the_mask_lets_through() -> None:
-    processor = build_processor(gpu.DRY.side)
-    model = build_model(gpu.DRY, processor)
-    task = build_task(gpu.DRY, processor, model.config, responses=3, root_tokens=40, response_tokens=8)
+    processor = build_processor(TRIAL.side)
+    model = build_model(TRIAL, processor)
+    task = build_task(TRIAL, processor, model.config, responses=3, root_tokens=40, response_tokens=8)
     mask = build_batch([task.tree], task.tree.tokens, "cpu", 0).mask_R1LL(torch.float32)
     assert tree_pairs(40, [8] * 3) == int((mask == 0).sum())
 
