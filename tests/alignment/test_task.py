@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -102,15 +103,32 @@ def test_the_tower_is_frozen_and_an_empty_micro_batch_has_no_gradient(checkout: 
         assert parameter.grad is None or not parameter.grad.any()
 
 
-def test_log_probs_of_another_model_are_refused(checkout: Path) -> None:
+@pytest.mark.parametrize(
+    ("training", "shift", "refused"),
+    [
+        ({}, 0.0, False),
+        ({}, 0.01, True),
+        ({"precision": "bf16"}, 0.0, False),  # though the store's are fp32
+        ({"precision": "bf16"}, 1.0, True),
+        ({"precision": "bf16", "engine": "ddp"}, 0.3, False),
+        ({"precision": "bf16", "engine": "ddp"}, 1.0, True),
+    ],
+)
+def test_log_probs_of_another_model_are_refused_and_those_of_other_batches_are_not(
+    checkout: Path, training: dict[str, Any], shift: float, refused: bool
+) -> None:
     path = checkout / "artifacts/reference/train.parquet"
     kept = path.read_bytes()
     found = read_log_probs(path)
     rows = read_queries(checkout / "artifacts/validate/train/queries.parquet")
-    write_log_probs(path, rows, [[(found[q.id, n][0] - 1.0, found[q.id, n][1]) for n in range(len(q.responses))] for q in rows])
-    with pytest.raises(UserError, match="reference stage"):
-        AlignmentTask(settings_of(checkout), checkout)
-    path.write_bytes(kept)
+    settings = settings_of(checkout)
+    settings = settings.model_copy(update={"training": settings.training.model_copy(update=training)})
+    write_log_probs(path, rows, [[(found[q.id, n][0] - shift, found[q.id, n][1]) for n in range(len(q.responses))] for q in rows])
+    try:
+        with pytest.raises(UserError, match="reference stage") if refused else nullcontext():
+            AlignmentTask(settings, checkout)
+    finally:
+        path.write_bytes(kept)
 
 
 class Ranks(EpochContext):
