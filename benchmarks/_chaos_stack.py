@@ -22,17 +22,17 @@ import yaml
 from benchmarks._chaos_counts import Seen
 from benchmarks._harness import ROOT
 from benchmarks._slice import CHANGING_OUTS, SMALL, Slice, make_slice, write_slice
+from components.engine.curves import CURVES
 from components.files import digest_folder, read_json
-from components.processes import RUN_MARK, checkout_mark, kill_all, marked
-from components.services import postgres
-from components.services.flow_runs import FINAL, deployment_id, start_run
-from components.services.health import answers
-from components.services.prefect_rest import ask
-from components.services.state import read_addresses, read_secrets, state_folder
-from components.services.supervision import SERVICE_MARK, control, processes
+from components.operations.services import postgres
+from components.operations.services.flow_runs import FINAL, deployment_id, start_run
+from components.operations.services.health import answers
+from components.operations.services.prefect_rest import ask
+from components.operations.services.state import read_addresses, read_secrets, state_folder
+from components.operations.services.supervision import SERVICE_MARK, control, processes
+from components.processes.marks import RUN_MARK, checkout_mark, kill_all, marked
 from components.tracking.recorder import PENDING, PENDING_TAG
 from components.tracking.store import EXPERIMENT
-from components.training.curves import CURVES
 
 DEPLOYMENT = "on-demand"
 TRAINED = ("reward", "align")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psutil
 
-from components.processes import FLOW_RUN, checkout_mark, kill_all, marked
-from components.services.supervision import SERVICE_MARK
+from components.operations.services.supervision import SERVICE_MARK
+from components.processes.marks import FLOW_RUN, checkout_mark, kill_all, marked
 
 SERVICES = ("worker", "server", "database", "connection")  # supervisor brings these back, and training goes on meanwhile
 VICTIMS = (
@@ -40,10 +40,10 @@ def find(victim: str, root: Path, stage: str, choose: random.Random) -> list[psu
         served = [child for child in _one(victim, ours, _is_postgres).children() if " prefect " in " ".join(child.cmdline())]
         return [choose.choice(served)] if served else _missing(victim)
     if victim in {"rank", "save"}:
-        ranks = sorted((process for process, words in ours.items() if "components.training.worker" in words[:4]), key=lambda one: one.pid)
+        ranks = sorted((process for process, words in ours.items() if "components.engine.worker" in words[:4]), key=lambda one: one.pid)
         return [choose.choice(ranks)] if ranks else _missing(victim)
     known: dict[str, Callable[[list[str]], bool]] = {
-        "torchrun": lambda words: "components.ranks.torchrun" in words[:4],
+        "torchrun": lambda words: "components.engine.torchrun" in words[:4],
         "stage": lambda words: words[-2:] == ["stage", stage] and "python" in words[0],
         "dvc": lambda words: "repro" in words and words[-1] == stage and "python" in words[0],
         "flow": lambda words: "flows.launch" in words[:4],

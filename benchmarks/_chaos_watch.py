@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks._chaos_counts import Attempt
-from components.training.checkpoints import COMMITTED, PREFIX
-from components.training.curves import CURVES, PLAN
+from components.engine.checkpoints import COMMITTED, PREFIX
+from components.engine.curves import CURVES, PLAN
 
 T = TypeVar("T")
 LOOK_SECONDS = 0.02  # a step takes some tenths of a second

@@ -55,7 +55,7 @@ def keep_memory(module: str, arguments: Sequence[str]) -> None:
 
     glibc reads them when a process starts. Without them a step's time hangs on whether freed memory went back to the system in between.
     """
-    from components.cli.environment import KEEP_MEMORY
+    from components.operations.environment import KEEP_MEMORY
 
     if all(os.environ.get(name) == value for name, value in KEEP_MEMORY.items()):
         return

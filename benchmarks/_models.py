@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from components.vlm.attention import implementations
-from components.vlm.families import Root, family_of
-from components.vlm.trees import Branch, Tree
+from components.families.adapters import Root, family_of
+from components.trees.attention import implementations
+from components.trees.trees import Branch, Tree
 
 PADDING, END = "<|endoftext|>", "<|im_end|>"
 SPECIAL = [PADDING, END, "<image>", "<video>"]

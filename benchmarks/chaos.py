@@ -32,7 +32,7 @@ from benchmarks._chaos_stack import SETTINGS, TRAINED, Result, Stack, chaos_stac
 from benchmarks._chaos_victims import SERVICES, VICTIMS, find, kill
 from benchmarks._chaos_watch import Watch, wait_until
 from benchmarks._harness import Report, machine, show
-from components.training.checkpoints import COMMITTED
+from components.engine.checkpoints import COMMITTED
 
 CHECKPOINT_STEPS = int(SETTINGS["training"]["checkpoint_steps"])
 RECOVERY_SECONDS = 600.0

@@ -29,14 +29,14 @@ from PIL import Image
 from benchmarks._harness import ROOT, Report, interleave, keep_memory, machine, parser, seconds_of, show, use_threads
 from benchmarks._models import PATCH, TRIAL, Shape, build_model, build_processor, moved_copy
 from components.alignment.losses import PairBatch, pair_loss
-from components.config import Settings, load_settings
+from components.config.settings import Settings, load_settings
+from components.families.loading import load_model, save_model
+from components.families.processing import Preprocessor
+from components.features.cache import FeatureReport, attach_features
 from components.preferences.record import Query, Response
-from components.vlm.feature_cache import FeatureReport, attach_features
-from components.vlm.loading import load_model, save_model
-from components.vlm.logprobs import TreeModel, branch_tokens
-from components.vlm.processing import Preprocessor
-from components.vlm.scoring import policy_tree
-from components.vlm.trees import Tree, build_batch
+from components.trees.logprobs import TreeModel, branch_tokens
+from components.trees.scoring import policy_tree
+from components.trees.trees import Tree, build_batch
 
 BETA = 0.1
 LOSS_TOLERANCE = 1e-5  # relative

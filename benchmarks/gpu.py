@@ -29,9 +29,9 @@ from benchmarks._harness import Report, interleave, machine, parser, show, use_t
 from benchmarks._models import TRIAL, Shape, Task, build_model, build_processor, build_task, moved_copy
 from benchmarks._operations import step_operations
 from components.alignment.losses import PairBatch, pair_loss
-from components.ranks.throughput import peak_operations
-from components.vlm.logprobs import TreeModel, branch_tokens
-from components.vlm.trees import Tree, build_batch
+from components.engine.throughput import peak_operations
+from components.trees.logprobs import TreeModel, branch_tokens
+from components.trees.trees import Tree, build_batch
 
 BETA = 0.1
 LOSS_TOLERANCE = 0.05  # relative: bf16 activations round a log-prob sum of some hundred tokens by tenths of a nat

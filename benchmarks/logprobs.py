@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks._harness import Report, interleave, machine, parser, peak_bytes, print_peak, seconds_of, show, use_threads
-from components.vlm.logprobs import token_log_probs
+from components.trees.logprobs import token_log_probs
 
 ROUNDS = 3
 LOSS_TOLERANCE = 1e-5  # relative

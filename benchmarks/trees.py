@@ -25,10 +25,10 @@ from torch import Tensor
 from benchmarks._harness import Report, interleave, keep_memory, machine, parser, seconds_of, show, use_threads
 from benchmarks._models import TRIAL, Shape, Task, build_model, build_processor, build_task, moved_copy
 from components.alignment.losses import PairBatch, pair_loss
-from components.vlm.families import family_of
-from components.vlm.features import embed
-from components.vlm.logprobs import TreeModel, branch_tokens, token_log_probs
-from components.vlm.trees import Tree, TreeBatch, build_batch
+from components.families.adapters import family_of
+from components.features.embedding import embed
+from components.trees.logprobs import TreeModel, branch_tokens, token_log_probs
+from components.trees.trees import Tree, TreeBatch, build_batch
 
 BETA = 0.1
 LOSS_TOLERANCE = 2e-5  # relative, between any two sides: log-prob sums of some 900 nats are rounded by 6e-5 in fp32

@@ -1,4 +1,4 @@
-"""What went wrong, and whose it is to mend. Which kind each is, and whether it is worth another try: components/fault_kinds.py."""
+"""What went wrong, and whose it is to mend. Which kind each is, and whether it is worth another try: components/processes/fault_kinds.py."""
 
 from __future__ import annotations
 

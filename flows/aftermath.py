@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.cleaning.sweep import sweep
-from components.cli.record import SUMMARY
-from components.config import STAGES, Settings
+from components.config.settings import STAGES, Settings
 from components.files import read_json
-from components.notices.notice import notices_of
-from components.notices.send import send
-from components.outcome import RunOutcome
+from components.operations.cleaning.sweep import sweep
+from components.operations.notices.notice import notices_of
+from components.operations.notices.send import send
+from components.processes.outcome import RunOutcome
+from components.report.run_record import SUMMARY
 from components.storage.push import commit_lock, push_run
 from flows.night_page import Page
 from flows.workplace import Workplace

@@ -13,11 +13,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled
 
-from components.cli.environment import enter_checkout
-from components.config import StageName, load_settings
-from components.guard import run_turn
-from components.processes import FLOW_RUN
-from components.tracking.promotion import GateOutcome
+from components.config.settings import StageName, load_settings
+from components.operations.environment import enter_checkout
+from components.processes.guard import run_turn
+from components.processes.marks import FLOW_RUN
+from components.registry.promotion import GateOutcome
 from flows.cancellation import RunCancelled, cancellation
 from flows.limits import check_limits, place_taken
 from flows.pipeline import Future

@@ -22,7 +22,7 @@ from prefect.events.actions import ChangeFlowRunState, RunDeployment
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
-from components.config import Settings
+from components.config.settings import Settings
 from flows.parameters import MISTAKE
 
 LOST, STUCK, AGAIN = "mmalign: mark lost runs", "mmalign: end stuck cancellations", "mmalign: start again"

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 from components.errors import Cancelled
-from components.guard import GRACE_SECONDS, Watchdog
-from components.processes import RUN_MARK, WATCHED, kill_all, marked
+from components.processes.guard import GRACE_SECONDS, Watchdog
+from components.processes.marks import RUN_MARK, WATCHED, kill_all, marked
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LAST_RESORT_SECONDS = GRACE_SECONDS + 30  # for a tidy end of a run whose command line is gone

@@ -22,12 +22,12 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.utilities.callables import parameter_schema as schema_of
 from prefect.utilities.templating import apply_values
 
-from components.cli.environment import enter_checkout
-from components.cli.faults import explain
-from components.config import Settings, load_settings
+from components.config.settings import Settings, load_settings
 from components.files import read_json, write_json
-from components.services.programs import POOL
-from components.services.state import DEPLOYED, state_folder
+from components.operations.environment import enter_checkout
+from components.operations.services.programs import POOL
+from components.operations.services.state import DEPLOYED, state_folder
+from components.processes.faults import explain
 from flows.automations import make_automations
 from flows.limits import make_limits
 from flows.night import night

@@ -10,8 +10,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from components.cli.faults import explain
-from components.processes import FLOW_RUN, NIGHT_TAG
+from components.processes.faults import explain
+from components.processes.marks import FLOW_RUN, NIGHT_TAG
 from components.tracking.store import connect
 from flows.cancellation import RunCancelled, cancellation
 from flows.server import own_server, wait_for_server

@@ -1,6 +1,6 @@
 """Prefect's global concurrency limits of this host: `gpu:<host>`, as many as it has cards, and `cpu:<host>`, one.
 
-- A stage takes from them before it starts, and the locks of the machine (components/slots) when it starts. The limit makes runs queue where
+- A stage takes from them before it starts, and the locks of the machine (components/processes/slots) when it starts. The limit makes runs queue where
   Prefect's page shows them; the locks keep cards apart, from those who know nothing of Prefect too. So whatever becomes of a limit, no
   card is used twice.
 - A place is leased for a minute and renewed. A flow that was killed gives its place back by that; an outage may cost a run its place, and
@@ -25,10 +25,10 @@ from prefect.concurrency._asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 
-from components.config import STAGES, Settings, StageName
+from components.config.settings import STAGES, Settings, StageName
 from components.errors import UserError
-from components.slots.cards import machine_cards, visible_cards
-from components.slots.taking import Need, held_slots, need_of, too_many
+from components.processes.slots.cards import machine_cards, visible_cards
+from components.processes.slots.taking import Need, held_slots, need_of, too_many
 
 LEASE_SECONDS = 60.0  # the server takes no shorter one
 LOOK_SECONDS = 5.0

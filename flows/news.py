@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from components.processes import checkout_mark
+from components.processes.marks import checkout_mark
 from components.storage.data_version import DATA_FILE, data_state
 from components.tracking.store import connect
 from flows.parameters import NightParameters

@@ -35,15 +35,15 @@ from prefect.runtime import flow_run as this_run
 from prefect.states import Cancelled as CancelledState
 from prefect.states import Completed, Failed
 
-from components.cli.environment import enter_checkout
-from components.cli.record import SUMMARY
-from components.config import Settings, load_settings
+from components.config.settings import Settings, load_settings
 from components.errors import UserError
-from components.fault_kinds import fault_kind
 from components.files import read_json
-from components.guard import GRACE_SECONDS, TURN, Lock, lock_holder, run_turn, try_lock, wait_for_lock
-from components.outcome import OUTCOME, RunOutcome, read_outcome
-from components.processes import DEPLOYMENT, FLOW_RUN, kill_all, marked
+from components.operations.environment import enter_checkout
+from components.processes.fault_kinds import fault_kind
+from components.processes.guard import GRACE_SECONDS, TURN, Lock, lock_holder, run_turn, try_lock, wait_for_lock
+from components.processes.marks import DEPLOYMENT, FLOW_RUN, kill_all, marked
+from components.processes.outcome import OUTCOME, RunOutcome, read_outcome
+from components.report.run_record import SUMMARY
 from flows.aftermath import aftermath, tell
 from flows.cancellation import RunCancelled, cancellation
 from flows.news import data_news

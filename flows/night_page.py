@@ -20,11 +20,11 @@ from uuid import UUID
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_progress_artifact, create_table_artifact
 from prefect.artifacts import update_progress_artifact as update_progress
 
-from components.cli.summary import DONE, MODELS
-from components.config import STAGES
-from components.log_lines import last_lines, last_share
-from components.outcome import RunOutcome
-from components.redaction import redactor
+from components.config.settings import STAGES
+from components.processes.log_lines import last_lines, last_share
+from components.processes.outcome import RunOutcome
+from components.processes.redaction import redactor
+from components.report.summary import DONE, MODELS
 
 SHOWN_LINES = 30  # of a failed stage's log
 LINK_SECONDS = 10.0  # that MLflow may take to say in which experiment a run is

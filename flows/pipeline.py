@@ -12,9 +12,9 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from components.cli.summary import StageRecord
-from components.config import STAGES, StageName
+from components.config.settings import STAGES, StageName
 from components.errors import UserError
+from components.report.summary import StageRecord
 from components.storage.plan import Step
 from flows.slots import Slots
 from flows.stages import StageOutcome

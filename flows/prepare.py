@@ -6,7 +6,7 @@ import asyncio
 import os
 from pathlib import Path
 
-from components.cli.environment import enter_checkout
+from components.operations.environment import enter_checkout
 from components.tracking.store import connect
 from flows.server import own_server_environment
 

@@ -8,11 +8,11 @@ import threading
 from functools import partial
 from pathlib import Path
 
-from components.config import Settings
+from components.config.settings import Settings
 from components.errors import StageFault
-from components.slots.taking import is_waiting
-from components.tracking.policy import ModelName
-from components.tracking.promotion import EvaluateAgain, GateOutcome, settle
+from components.processes.slots.taking import is_waiting
+from components.registry.policy import ModelName
+from components.registry.promotion import EvaluateAgain, GateOutcome, settle
 from flows.cancellation import RunCancelled
 from flows.screen import Screen
 from flows.supervisor import supervise

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from components.config import DeploymentSettings
-from components.outcome import RunOutcome
+from components.config.settings import DeploymentSettings
+from components.processes.outcome import RunOutcome
 
 
 def pauses(settings: DeploymentSettings) -> list[float]:

@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
-from components.processes import NIGHT_TAG
+from components.processes.marks import NIGHT_TAG
 
 
 def asked_to_cancel(run_id: str) -> bool:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from components.log_lines import clean
+from components.processes.log_lines import clean
 
 PROGRESS_SECONDS = 5.0  # at most one line of a progress bar in this time
 BURST_LINES = 20  # at most so many lines in one look; the rest are counted

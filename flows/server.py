@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from components.errors import StageFault
-from components.processes import WATCHED, end_process, identity
+from components.processes.marks import WATCHED, end_process, identity
 from flows.cancellation import RunCancelled
 
 START_SECONDS = 900.0  # ten seconds are usual, a minute on a busy machine; a server that ends is noticed at once
@@ -80,7 +80,7 @@ def wait_for_server(process: subprocess.Popen[bytes], log: Path, cancel: threadi
 
 def serve(descriptor: int) -> None:
     """Serve Prefect's API and pages on a bound socket until the watching process is gone or SIGTERM comes."""
-    from components.guard import Watchdog
+    from components.processes.guard import Watchdog
 
     Watchdog(os.environ[WATCHED], lambda: os._exit(0))
     import uvicorn

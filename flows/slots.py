@@ -1,15 +1,15 @@
 """How much of the machine the stages of a run may use at once: CPU threads, and as many GPUs as the run may see.
 
-Which card a stage gets is its own choice when it starts (components/slots), since other checkouts use the same machine.
+Which card a stage gets is its own choice when it starts (components/processes/slots), since other checkouts use the same machine.
 """
 
 from __future__ import annotations
 
 import os
 
-from components.config import STAGES, Settings, StageName
-from components.slots.cards import visible_cards
-from components.slots.taking import too_many
+from components.config.settings import STAGES, Settings, StageName
+from components.processes.slots.cards import visible_cards
+from components.processes.slots.taking import too_many
 
 
 def threads_of(settings: Settings) -> dict[StageName, int]:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from components.config import Settings, StageName
-from components.fault_kinds import FaultKind, kind_named, kind_of_words
+from components.config.settings import Settings, StageName
 from components.files import read_json
-from components.log_lines import last_lines
-from components.slots.taking import is_waiting
+from components.processes.fault_kinds import FaultKind, kind_named, kind_of_words
+from components.processes.log_lines import last_lines
+from components.processes.slots.taking import is_waiting
 from flows.screen import Screen
 from flows.supervisor import End, Outcome, supervise
 

@@ -4,7 +4,7 @@
 - Its output goes straight into a log file (a pipe would make it depend on this process); the screen shows what is new in it, throttled.
 - It ends by itself, on its deadline, or on `cancel`. Then: SIGTERM to its group, a grace period, SIGKILL to every process that carries the
   mark, and a check that none is left. torchrun's workers have sessions of their own, so the group alone would not do.
-- The process that runs this is named in the command's environment; stages end themselves when it is gone (components/guard.py).
+- The process that runs this is named in the command's environment; stages end themselves when it is gone (components/processes/guard.py).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Literal
 
 from components.errors import StageFault
-from components.guard import GRACE_SECONDS
-from components.log_lines import last_lines
-from components.processes import STAGE_MARK, WATCHED, MarkedProcess, identity, kill_all, marked, new_stage_mark, wait_until_gone
+from components.processes.guard import GRACE_SECONDS
+from components.processes.log_lines import last_lines
+from components.processes.marks import STAGE_MARK, WATCHED, MarkedProcess, identity, kill_all, marked, new_stage_mark, wait_until_gone
 from flows.screen import Screen
 
 End = Literal["ok", "failed", "deadline", "cancelled"]

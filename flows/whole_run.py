@@ -11,18 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from components.cli.record import SUMMARY, close_record, open_record, write_summary
-from components.cli.summary import DONE, RunRecord, not_judged
-from components.config import Settings, StageName, load_settings
+from components.config.settings import Settings, StageName, load_settings
 from components.errors import InfrastructureFault, StageFault, TrainingFault, UserError
 from components.files import read_json
-from components.processes import RUN_MARK, new_run_mark
-from components.run_logs import note_run
+from components.operations.run_logs import note_run
+from components.processes.marks import RUN_MARK, new_run_mark
+from components.registry.policy import POLICY_FILE, load_policy
+from components.registry.promotion import GateOutcome
+from components.report.run_record import SUMMARY, close_record, open_record, write_summary
+from components.report.summary import DONE, RunRecord, not_judged
 from components.storage.data_version import settle_data
 from components.storage.plan import Step, plan, stage_parents
 from components.storage.scratch import remove_finished_scratch
-from components.tracking.policy import POLICY_FILE, load_policy
-from components.tracking.promotion import GateOutcome
 from flows.cancellation import RunCancelled
 from flows.pipeline import Future, Pipeline
 from flows.promote import judge_run
@@ -49,7 +49,7 @@ def whole_run(
 ) -> dict[str, Any]:
     """Commit data, run what is stale, send the models through the gate, write the summary and give it.
 
-    The caller holds the run's turn (components.guard.run_turn).
+    The caller holds the run's turn (components.processes.guard.run_turn).
     Without `promote` no model is judged. `started` is when the run began, in seconds since the epoch. Raises UserError, StageFault or
     RunCancelled after the summary says so.
     """

@@ -46,13 +46,13 @@ fi
 say "make install: installing requirements.txt into .venv with uv (some 3 GB to download on the first time)"
 VIRTUAL_ENV="$PWD/.venv" "$uv" pip install --quiet --compile-bytecode -r requirements.txt
 VIRTUAL_ENV="$PWD/.venv" "$uv" pip install --quiet --no-deps --no-build-isolation --editable .
-.venv/bin/python -m compileall -q components flows
+.venv/bin/python -m compileall -q components demo flows
 
 say "make install: building DeepSpeed's CPU op"
 PATH="$PWD/.venv/bin:$PATH" TORCH_EXTENSIONS_DIR="$PWD/.mmalign/torch_extensions" .venv/bin/python -c '
 import os, sys
 from components.errors import UserError
-from components.training.ops import ensure_built
+from components.engine.ops import ensure_built
 try:
     ensure_built(dict(os.environ))
 except UserError as error:

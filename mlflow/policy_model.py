@@ -24,8 +24,8 @@ class PolicyModel(mlflow.pyfunc.PythonModel):
         """Open the weights; on a GPU where there is one."""
         import torch
 
-        from components.tracking.model_input import RowPreprocessor
-        from components.vlm.loading import load_model
+        from components.families.loading import load_model
+        from components.registry.model_input import RowPreprocessor
 
         folder = Path(context.artifacts["model"])
         settings = context.model_config
@@ -39,8 +39,8 @@ class PolicyModel(mlflow.pyfunc.PythonModel):
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:  # noqa: ARG002
         """Answer each row. `params`: max_new_tokens."""
-        from components.tracking.model_input import token_limit
-        from components.vlm.generation import generate
+        from components.generation.generate import generate
+        from components.registry.model_input import token_limit
 
         limit = token_limit(params, self._max_new_tokens)
         preprocessor = self._preprocessor

@@ -24,8 +24,8 @@ class CritiqueRewardModel(mlflow.pyfunc.PythonModel):
         """Open the weights and the score head; on a GPU where there is one."""
         import torch
 
+        from components.registry.model_input import RowPreprocessor
         from components.reward.model import load_reward_model
-        from components.tracking.model_input import RowPreprocessor
 
         folder = Path(context.artifacts["model"])
         settings = context.model_config
@@ -41,8 +41,8 @@ class CritiqueRewardModel(mlflow.pyfunc.PythonModel):
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:  # noqa: ARG002
         """Judge each row. `params`: max_new_tokens of the critique. Scores of one prompt compare; those of two prompts do not."""
         from components.critique.writing import write_critiques
+        from components.registry.model_input import texts, token_limit
         from components.reward.scoring import Judged, score
-        from components.tracking.model_input import texts, token_limit
 
         limit = token_limit(params, self._max_new_tokens)
         preprocessor = self._preprocessor

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from components.processes import RUN_MARK, STAGE_MARK, WATCHED, MarkedProcess, checkout_mark, kill_all, marked
+from components.processes.marks import RUN_MARK, STAGE_MARK, WATCHED, MarkedProcess, checkout_mark, kill_all, marked
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,8 +22,8 @@ STAGE_SCRIPT = """
 import json, os, pathlib, signal, subprocess, sys, time
 sys.path.insert(0, {root!r})
 import yaml
-from components.cli.faults import explain
-from components.cli.stage import run_guarded
+from components.processes.faults import explain
+from components.cli.run.stage import run_guarded
 from components.errors import TrainingFault, UserError
 
 name, sources = sys.argv[1], sys.argv[2:]

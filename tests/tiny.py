@@ -22,10 +22,10 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from components.config import FeatureSettings, ModelSettings, Settings, load_settings
+from components.config.settings import FeatureSettings, ModelSettings, Settings, load_settings
+from components.families.adapters import Root
+from components.families.processing import Preprocessor
 from components.preferences.record import Query, Response, write_queries
-from components.vlm.families import Root
-from components.vlm.processing import Preprocessor
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
 TEMPLATE = (

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from components.config import AlignmentSettings
+from components.config.settings import AlignmentSettings
 from components.errors import UserError
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.alignment.betas import Array, MarginScale, margin_scale, pair_betas, pair_weights, uses_margins
-from components.config import AlignmentSettings
+from components.config.settings import AlignmentSettings
 from components.errors import UserError
 from components.preferences.record import Query
 from components.reward.calibration import is_calibration

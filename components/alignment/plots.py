@@ -10,7 +10,7 @@ import numpy as np
 
 from components.alignment.betas import drs_beta
 from components.alignment.pairs import PairTable
-from components.config import AlignmentSettings
+from components.config.settings import AlignmentSettings
 
 MARGINS, BETAS = "#4878a8", "#b5651d"
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from components.alignment.reference_store import ReferenceStore, store_key
 from components.alignment.reference_task import ReferenceTask, reference_context
-from components.config import Settings
-from components.inference.models import OneModel
+from components.config.settings import Settings
+from components.engine.models import OneModel
+from components.families.digests import model_digest
+from components.families.processing import Preprocessor
+from components.features.cache import attach_features
 from components.preferences.record import read_queries
-from components.vlm.digests import model_digest
-from components.vlm.feature_cache import attach_features
-from components.vlm.processing import Preprocessor
 
 POLICY = Path("artifacts/align/model")
 

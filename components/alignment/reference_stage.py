@@ -17,10 +17,10 @@ import torch
 
 from components.alignment.reference_table import write_log_probs
 from components.alignment.reference_task import SPLITS, build
-from components.config import Settings
-from components.inference.engine import run_tasks
-from components.tracking.result import StageResult
-from components.vlm.digests import model_digest
+from components.config.settings import Settings
+from components.engine.inference import run_tasks
+from components.engine.result import StageResult
+from components.families.digests import model_digest
 
 
 def run(settings: Settings, root: Path) -> StageResult:

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.alignment.log_probs import LogProbTask
 from components.alignment.reference_store import Context, ReferenceStore, store_key
-from components.config import Settings
+from components.config.settings import Settings
+from components.engine.models import OneModel
+from components.engine.ranks import inference_dtype
+from components.families.digests import model_digest, processor_digest
+from components.families.processing import Preprocessor
+from components.features.cache import attach_features
 from components.files import digest_bytes
-from components.inference.log_probs import LogProbTask
-from components.inference.models import OneModel
-from components.inference.ranks import inference_dtype
 from components.preferences.record import read_queries
-from components.vlm.digests import model_digest, processor_digest
-from components.vlm.feature_cache import attach_features
-from components.vlm.processing import Preprocessor
 
 SPLITS = ("train", "heldout")
 

@@ -30,13 +30,13 @@ from components.alignment.diagnosis import outcome_of, warnings_of
 from components.alignment.pairs import PairTable, build_pairs, read_scores, write_pairs
 from components.alignment.plots import plot_betas
 from components.alignment.reference_table import read_log_probs
-from components.config import AlignmentSettings, Settings
+from components.config.settings import AlignmentSettings, Settings
+from components.engine.figures import last_figures
+from components.engine.launch import launch
+from components.engine.result import StageResult
+from components.engine.scratch_key import training_key
 from components.errors import StageFault
 from components.preferences.record import read_queries
-from components.tracking.result import StageResult
-from components.training.figures import last_figures
-from components.training.launch import launch
-from components.training.scratch_key import training_key
 
 CODE = [Path("components") / name for name in ("preferences", "vlm", "training", "alignment")]
 OVERFIT_RATIO = 1.5  # margins of trained-on queries this many times those of the calibration part deserve a warning
@@ -174,7 +174,7 @@ def final_log_probs(settings: Settings, root: Path) -> dict[tuple[str, int], flo
     import torch
 
     from components.alignment.policy_task import build
-    from components.inference.engine import run_tasks
+    from components.engine.inference import run_tasks
 
     torch.set_num_threads(settings.reference.threads)
     tasks = build(settings, root)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from components.alignment.betas import at_cap, varies
 from components.alignment.pairs import PairTable
-from components.config import AlignmentSettings
+from components.config.settings import AlignmentSettings
 
 Figures = dict[str, float]
 

@@ -21,18 +21,18 @@ from components.alignment.losses import PairBatch, SftBatch, branch_figures, imp
 from components.alignment.pairs import PairTable, build_pairs, read_scores
 from components.alignment.reference_table import LogProb, read_log_probs
 from components.alignment.step_figures import Figures, as_metrics, step_figures
-from components.config import AlignmentSettings, Settings
+from components.config.settings import AlignmentSettings, Settings
+from components.engine import partitions
+from components.engine.task import EpochContext, Step, TrainingTask
 from components.errors import UserError
+from components.families.loading import load_trainable, save_trained
+from components.families.processing import Preprocessor
+from components.features.cache import attach_features
 from components.preferences.record import Query, read_queries
-from components.training import partitions
-from components.training.task import EpochContext, Step, TrainingTask
-from components.vlm.feature_cache import attach_features
-from components.vlm.loading import load_trainable, save_trained
-from components.vlm.logprobs import BranchScores, TreeModel, branch_tokens
-from components.vlm.planning import plan_epoch
-from components.vlm.processing import Preprocessor
-from components.vlm.scoring import policy_tree, score_batches
-from components.vlm.trees import Tree, TreeBatch, build_batch
+from components.trees.logprobs import BranchScores, TreeModel, branch_tokens
+from components.trees.planning import plan_epoch
+from components.trees.scoring import policy_tree, score_batches
+from components.trees.trees import Tree, TreeBatch, build_batch
 
 PROBE_QUERIES = 4  # whose reference log-probs are computed again before training
 # Nats for a response of 50 tokens, in proportion for longer ones. On the bundled base fp32 sums differ by 2e-5 between batch shapes; bf16 ones

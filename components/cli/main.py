@@ -9,27 +9,12 @@ import sys
 
 import typer
 
-from components.cli import (
-    backup,
-    bench,
-    clean,
-    configure,
-    demo,
-    deployment,
-    doctor,
-    lineage,
-    logs,
-    migrate,
-    model,
-    plan,
-    promote,
-    report,
-    run,
-    services,
-    stage,
-    status,
-)
-from components.cli.faults import explain
+from components.cli.data import demo
+from components.cli.model import model
+from components.cli.operations import backup, clean, deployment, doctor, logs, migrate, services
+from components.cli.registry import lineage, promote, report
+from components.cli.run import bench, configure, plan, run, stage, status
+from components.processes.faults import explain
 
 app = typer.Typer(
     name="mmalign",

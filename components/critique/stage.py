@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from components.config import Settings
+from components.config.settings import Settings
 from components.critique.task import SPLITS, build
 from components.critique.writing import Opinion
-from components.inference.engine import run_tasks
+from components.engine.inference import run_tasks
+from components.engine.result import StageResult
 from components.preferences.record import Query
-from components.tracking.result import StageResult
 
 
 def run(settings: Settings, root: Path) -> StageResult:

@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.config import Settings
+from components.config.settings import Settings
 from components.critique.writing import Opinion, write_and_score
+from components.engine.inference_task import InferenceTask, Work
+from components.engine.models import OneModel
+from components.engine.ranks import Ranks, inference_dtype
+from components.families.digests import model_digest, processor_digest
+from components.families.processing import Preprocessor
+from components.features.cache import attach_features
 from components.files import digest_bytes
-from components.inference.models import OneModel
-from components.inference.ranks import Ranks, inference_dtype
-from components.inference.task import InferenceTask, Work
+from components.generation.continuation import Alone, InStep
 from components.preferences.record import Query, read_queries
 from components.reward.model import HEAD_FILE, RewardModel
 from components.storage.content_cache import ContentCache
-from components.vlm.continuation import Alone, InStep
-from components.vlm.digests import model_digest, processor_digest
-from components.vlm.feature_cache import attach_features
-from components.vlm.processing import Preprocessor
 
 SPLITS = ("train", "heldout")
 

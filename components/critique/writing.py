@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
+from components.families.processing import Preprocessor
+from components.generation.continuation import Alone, Count, InStep
+from components.generation.decoding import continue_prompts, decode
 from components.preferences.record import Query
 from components.reward.model import RewardModel
 from components.reward.scoring import Judged, score
-from components.vlm.continuation import Alone, Count, InStep
-from components.vlm.decoding import continue_prompts, decode
-from components.vlm.processing import Preprocessor
 
 Opinion = tuple[str, float]  # critique and score of a response
 

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import torch
 
-from components.config import Settings, load_settings
+from components.config.settings import Settings, load_settings
+from components.engine.inference import run_tasks
 from components.evaluation.judge import load_judge
 from components.evaluation.results import write_policy_results, write_reward_results
 from components.evaluation.stage import ask_policies, implicit_rewards
 from components.evaluation.tasks import HELDOUT, REWARDS, OpinionTask, reward_tasks
-from components.guard import watch_from_environment
-from components.inference.engine import run_tasks
 from components.preferences.record import read_queries
-from components.slots.taking import slots_taken
+from components.processes.guard import watch_from_environment
+from components.processes.slots.taking import slots_taken
 
 
 def evaluate_policy(settings: Settings, root: Path, folder: Path, out: Path) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from components.config import EvaluateSettings
+from components.config.settings import EvaluateSettings
 from components.errors import UserError
 from components.evaluation.wording import WORD, complies, is_degenerate, refuses, states, states_any
 from components.preferences.record import Query

@@ -13,18 +13,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.config import Settings
+from components.config.settings import Settings
 from components.evaluation.judge import TRUTH_FILE, Verdict, is_description
 from components.evaluation.metrics import outcomes_of
+from components.families.digests import model_digest, processor_digest
 from components.files import digest_bytes, digest_file
 from components.preferences.record import Query
-from components.vlm.digests import model_digest, processor_digest
 
 CODE_ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("artifacts/evaluate/results")
 CODE = (
     "components/evaluation",
-    "components/inference",
+    "components/engine",
     "components/preferences",
     "components/vlm",
     "components/reward",

@@ -19,7 +19,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import torch
 
-from components.config import Settings
+from components.alignment.log_probs import LogProb, LogProbTask
+from components.config.settings import Settings
+from components.engine.inference import run_tasks
+from components.engine.result import StageResult
 from components.evaluation.answers import Answered, judge_answers, write_answers
 from components.evaluation.judge import TRUTH_FILE, Judge, load_judge
 from components.evaluation.metrics import (
@@ -48,12 +51,9 @@ from components.evaluation.tasks import (
     policy_tasks,
     reward_tasks,
 )
+from components.families.digests import model_digest
 from components.files import write_json
-from components.inference.engine import run_tasks
-from components.inference.log_probs import LogProb, LogProbTask
 from components.preferences.record import Query, read_queries
-from components.tracking.result import StageResult
-from components.vlm.digests import model_digest
 
 ALIGNED = Path("artifacts/align/model")
 

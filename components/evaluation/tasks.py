@@ -14,25 +14,25 @@ from typing import Any
 
 import torch
 
-from components.config import Settings
+from components.alignment.log_probs import LogProbTask
+from components.config.settings import Settings
 from components.critique.task import critique_context
 from components.critique.writing import Opinion, write_and_score
+from components.engine.inference_task import InferenceTask
+from components.engine.models import OneModel
+from components.engine.ranks import Ranks, inference_dtype
 from components.evaluation.results import code_digest
+from components.families.adapters import Root
+from components.families.digests import model_digest, processor_digest
+from components.families.processing import Preprocessor
+from components.features.cache import attach_features
 from components.files import digest_bytes
-from components.inference.log_probs import LogProbTask
-from components.inference.models import OneModel
-from components.inference.ranks import Ranks, inference_dtype
-from components.inference.task import InferenceTask
+from components.generation.decoding import decode
 from components.preferences.record import Query, read_queries
 from components.reward.scoring import SCORING_ROW_TOKENS, SCORING_ROWS, Judged, judge_branch, score
 from components.storage.content_cache import ContentCache
-from components.vlm.decoding import decode
-from components.vlm.digests import model_digest, processor_digest
-from components.vlm.families import Root
-from components.vlm.feature_cache import attach_features
-from components.vlm.planning import plan_batches
-from components.vlm.processing import Preprocessor
-from components.vlm.trees import tree_tokens
+from components.trees.planning import plan_batches
+from components.trees.trees import tree_tokens
 
 MEDIA = Path("data/preferences")
 HELDOUT = Path("artifacts/validate/heldout/queries.parquet")

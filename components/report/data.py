@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from components.cli.summary import CATEGORIES
 from components.report.record import Record
+from components.report.summary import CATEGORIES
 from components.report.wording import count, cut, number
 
 REASONS_SHOWN = 20

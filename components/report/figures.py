@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from components.cli.summary import CATEGORIES
-from components.cli.table import POLICY_ROWS
 from components.report.record import Record, Row, lookup
+from components.report.summary import CATEGORIES
+from components.report.table import POLICY_ROWS
 from components.report.wording import count, number
 
 Tone = Literal["good", "bad", "unclear", "none"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from components.config import STAGES
+from components.config.settings import STAGES
 from components.report.record import Record, lookup, reached
 from components.report.wording import duration
 

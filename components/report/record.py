@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.cli.record import SUMMARY
-from components.cli.summary import DONE
-from components.config import STAGES
+from components.config.settings import STAGES
 from components.errors import UserError
 from components.files import read_json
+from components.report.run_record import SUMMARY
+from components.report.summary import DONE
 
 Row = dict[str, Any]
 

@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from components.errors import UserError
-from components.vlm.loading import load_model, save_trained
-from components.vlm.logprobs import branch_sums, branch_tokens, token_log_probs, tree_hidden
-from components.vlm.trees import TreeBatch
+from components.families.loading import load_model, save_trained
+from components.trees.logprobs import branch_sums, branch_tokens, token_log_probs, tree_hidden
+from components.trees.trees import TreeBatch
 
 HEAD_FILE = "score_head.safetensors"
 

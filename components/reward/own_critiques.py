@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from components.critique.writing import write_critiques
+from components.families.processing import Preprocessor
 from components.files import read_json, write_json
 from components.preferences.record import Query
-from components.vlm.processing import Preprocessor
 
 PART_QUERIES = 128  # queries of one part file: what a kill during writing can cost
 

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import torch
 
+from components.families.processing import Preprocessor
+from components.generation.continuation import Alone, Count, InStep
 from components.preferences.record import Query
 from components.reward.model import RewardModel
-from components.vlm.continuation import Alone, Count, InStep
-from components.vlm.planning import plan_batches
-from components.vlm.processing import Preprocessor
-from components.vlm.trees import Branch, Tree, build_batch
+from components.trees.planning import plan_batches
+from components.trees.trees import Branch, Tree, build_batch
 
 SCORING_ROW_TOKENS = 512
 SCORING_ROWS = 16

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.config import Settings
-from components.tracking.result import StageResult
-from components.training.figures import last_figures
-from components.training.launch import launch
-from components.training.scratch_key import training_key
+from components.config.settings import Settings
+from components.engine.figures import last_figures
+from components.engine.launch import launch
+from components.engine.result import StageResult
+from components.engine.scratch_key import training_key
 
 CODE = [Path("components") / name for name in ("preferences", "vlm", "training", "reward", "critique")]
 

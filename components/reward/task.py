@@ -15,8 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.config import Settings
+from components.config.settings import Settings
+from components.engine.task import EpochContext, Step, TrainingTask
 from components.errors import StageFault, UserError
+from components.families.loading import load_trainable
+from components.families.processing import Preprocessor
+from components.features.cache import attach_features
 from components.files import digest_file, read_json
 from components.preferences.record import Query, read_queries
 from components.reward.calibration import is_calibration
@@ -24,12 +28,8 @@ from components.reward.losses import Comparisons, StepCounts, reward_loss
 from components.reward.model import Judgement, new_reward_model
 from components.reward.own_critiques import critiques_file, merge_part_files, own_queries, write_part_files
 from components.reward.scoring import judge_branch
-from components.training.task import EpochContext, Step, TrainingTask
-from components.vlm.feature_cache import attach_features
-from components.vlm.loading import load_trainable
-from components.vlm.planning import plan_epoch
-from components.vlm.processing import Preprocessor
-from components.vlm.trees import Tree, TreeBatch, build_batch
+from components.trees.planning import plan_epoch
+from components.trees.trees import Tree, TreeBatch, build_batch
 
 
 @dataclass

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from components.log_lines import last_lines
-from components.processes import end_process
-from components.redaction import redactor
+from components.processes.log_lines import last_lines
+from components.processes.marks import end_process
+from components.processes.redaction import redactor
 from components.storage.data_version import TEAM_REMOTE, UNSET_BUCKET
 from components.storage.git import run_git
 

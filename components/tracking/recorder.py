@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from components.processes import checkout_mark, identity, is_alive
+from components.processes.marks import checkout_mark, identity, is_alive
 from components.tracking.store import note_failure, reach, state_folder, store_lock
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]

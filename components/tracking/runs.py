@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.processes import FLOW_RUN, checkout_mark
+from components.processes.marks import FLOW_RUN, checkout_mark
 from components.tracking.provenance import RUN_FILES, data_version, environment_tags, git_diff, git_state, lock_hashes
 from components.tracking.recorder import PARENT_TAG, PENDING, Recorder, Status, is_orphan, now_ms, replay
 from components.tracking.store import reach, store_lock

@@ -20,12 +20,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from components.config import StageName, load_settings
+from components.config.settings import StageName, load_settings
+from components.engine.result import StageResult
 from components.errors import TrainingFault
 from components.files import digest_file, write_json
 from components.tracking.provenance import git_state, known_hashes, stage_params, stage_paths
 from components.tracking.recorder import Recorder, replay
-from components.tracking.result import StageResult
 from components.tracking.runs import base_tags, close_parent, is_shared, join_or_open_parent
 
 MODULES: dict[StageName, str] = {
@@ -100,7 +100,7 @@ def _model_digests(root: Path, name: StageName) -> dict[str, str]:
     models = [path for path in stage_paths(root, name, "outs") if any((root / path).glob("*.safetensors"))]
     if not models:
         return {}
-    from components.vlm.digests import model_digest
+    from components.families.digests import model_digest
 
     return {f"model:{path}": model_digest(root / path) for path in models}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from components.config import ValidateSettings
+from components.config.settings import ValidateSettings
 from components.files import digest_bytes
 from components.preferences.faults import RowError, shorten
 from components.preferences.ranking import UnknownRankingError

@@ -15,7 +15,7 @@ from components.preferences.record import Query
 from components.validation.media import Medium
 
 if TYPE_CHECKING:
-    from components.vlm.processing import Preprocessor
+    from components.families.processing import Preprocessor
 
 EXACT_WITHIN_TOKENS = 8
 

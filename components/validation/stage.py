@@ -19,11 +19,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.config import Settings
+from components.config.settings import Settings
+from components.engine.result import StageResult
 from components.errors import UserError
 from components.preferences.record import CATEGORIES, Query, write_queries
 from components.preferences.release import KNOWN_FIELDS
-from components.tracking.result import StageResult
 from components.validation.intake import HeldOut, Intake, Validator, content_key
 from components.validation.lengths import LengthCheck
 from components.validation.media import MediaFolder
@@ -103,7 +103,7 @@ def _validator(settings: Settings, root: Path, folder: Path) -> tuple[Validator,
     base = root / settings.model.base
     if not (base / "config.json").is_file():
         raise UserError(f"model.base {settings.model.base} holds no config.json: set it in params.yaml to a checkpoint folder")
-    from components.vlm.processing import Preprocessor
+    from components.families.processing import Preprocessor
 
     lengths = LengthCheck(
         Preprocessor(base, folder, settings.model, settings.features), settings.reward.instruction, settings.model.max_length

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from components.config import ValidateSettings
+from components.config.settings import ValidateSettings
 from components.files import write_atomic
 from components.preferences.record import CATEGORIES
 from components.preferences.release import HIGHEST_SCORE, LOWEST_SCORE

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from components.alignment.losses import LossType, PairBatch, pair_loss
+from components.families.loading import load_model
+from components.families.processing import Preprocessor
 from components.preferences.record import Query
-from components.vlm.loading import load_model
-from components.vlm.logprobs import TreeModel, branch_tokens
-from components.vlm.processing import Preprocessor
-from components.vlm.scoring import policy_tree
-from components.vlm.trees import build_batch
+from components.trees.logprobs import TreeModel, branch_tokens
+from components.trees.scoring import policy_tree
+from components.trees.trees import build_batch
 from tests.tiny import preprocessor, queries
 
 BETA = 0.3

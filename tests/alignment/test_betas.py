@@ -18,7 +18,7 @@ from components.alignment.betas import (
     running_margin,
     weight_summary,
 )
-from components.config import AlignmentSettings, load_settings
+from components.config.settings import AlignmentSettings, load_settings
 from components.errors import UserError
 from tests.conftest import ROOT
 

@@ -6,7 +6,7 @@ import pytest
 
 from components.alignment.diagnosis import COLLAPSED_STEPS, CollapseWatch, Outcome, outcome_of, warnings_of
 from components.alignment.pairs import build_pairs
-from components.config import load_settings
+from components.config.settings import load_settings
 from components.errors import StageFault
 from tests.conftest import ROOT
 from tests.tiny import queries

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from components.config import known_keys
+from components.config.settings import known_keys
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs/paper.md").read_text(encoding="utf-8")

@@ -8,11 +8,11 @@ import torch
 
 from components.alignment.reference_stage import run
 from components.alignment.reference_table import read_log_probs
+from components.families.loading import load_model
 from components.preferences.record import Response, read_queries, write_queries
-from components.vlm.loading import load_model
-from components.vlm.scoring import policy_tree
+from components.trees.scoring import policy_tree
 from tests.tiny import preprocessor, save_checkout
-from tests.vlm.test_trees import separate_log_prob
+from tests.trees.test_trees import separate_log_prob
 
 
 def test_each_response_has_its_log_prob_and_only_what_is_new_is_computed(tmp_path: Path, tiny_base: Path, tiny_media: Path) -> None:

@@ -12,11 +12,11 @@ from components.alignment import stage
 from components.alignment.pairs import PairTable, build_pairs, read_scores
 from components.alignment.plots import plot_betas
 from components.alignment.reference_table import write_log_probs
-from components.config import Settings, load_settings
+from components.config.settings import Settings, load_settings
 from components.critique.stage import write_opinions
+from components.engine.launch import TrainingOutcome
 from components.errors import StageFault, UserError
 from components.preferences.record import read_queries, write_queries
-from components.training.launch import TrainingOutcome
 from tests.conftest import ROOT
 from tests.tiny import queries
 

@@ -17,15 +17,15 @@ from torch.nn.functional import logsigmoid
 from components.alignment import reference_stage, stage
 from components.alignment.reference_table import read_log_probs, write_log_probs
 from components.alignment.task import AlignmentTask
-from components.config import Settings, load_settings
+from components.config.settings import Settings, load_settings
 from components.critique.stage import write_opinions
+from components.engine.task import EpochContext
 from components.errors import UserError
+from components.families.loading import load_model
 from components.preferences.record import read_queries
-from components.training.task import EpochContext
-from components.vlm.loading import load_model
-from components.vlm.scoring import policy_tree
+from components.trees.scoring import policy_tree
 from tests.tiny import preprocessor, queries, save_checkout
-from tests.vlm.test_trees import separate_log_prob
+from tests.trees.test_trees import separate_log_prob
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,7 @@ def test_of_times_only_the_steps_are_compared() -> None:
 def test_orphans_are_processes_of_runs_and_those_that_supervisor_does_not_hold() -> None:
     supervisor, server = Seen(10, "supervisord", False), Seen(11, "prefect server", False, (10, 1))
     connection, lost = Seen(12, "postgres: prefect", False, (13, 10, 1)), Seen(14, "postgres: prefect", False, (1,))
-    rank = Seen(15, "components.training.worker", True, (11, 10, 1))
+    rank = Seen(15, "components.engine.worker", True, (11, 10, 1))
     assert orphans([supervisor, server, connection], 10) == []
     assert orphans([supervisor, server, connection, lost, rank], 10) == [lost, rank]
 

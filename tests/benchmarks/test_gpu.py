@@ -12,9 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import gpu
 from benchmarks._models import TRIAL, build_model, build_processor, build_task
 from benchmarks._operations import language_operations, projector_operations, tower_operations, tree_pairs
-from components.vlm.families import family_of
-from components.vlm.logprobs import TreeModel
-from components.vlm.trees import build_batch
+from components.families.adapters import family_of
+from components.trees.logprobs import TreeModel
+from components.trees.trees import build_batch
 
 
 def counted(work: Any) -> int:

@@ -5,6 +5,6 @@ from __future__ import annotations
 
 def real_families() -> set[str]:
     """The model types that have an adapter."""
-    from components.vlm.families import FAMILIES
+    from components.families.adapters import FAMILIES
 
     return set(FAMILIES)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.cli.configure import PROFILES, apply, header, names, profile_values
-from components.config import known_keys, load_settings
+from components.cli.run.configure import PROFILES, apply, header, names, profile_values
+from components.config.settings import known_keys, load_settings
 from components.errors import UserError
 from tests.checkout import ROOT, mmalign
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from components.cli.environment import enter_checkout, find_root
 from components.errors import UserError
+from components.operations.environment import enter_checkout, find_root
 from tests.checkout import ROOT, mmalign
 
 COMMANDS = [[], ["run"], ["plan"], ["stage"], ["demo"]]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from components.hub.manifest import read_manifest
+from components.families.hub.manifest import read_manifest
 from tests.checkout import ROOT, clean_environment
 from tests.cli.hub_server import COMMIT, serve
-from tests.hub.test_files import WEIGHTS, checkpoint
+from tests.families.hub.test_files import WEIGHTS, checkpoint
 
 
 def command(checkout: Path, *arguments: str, endpoint: str | None = None, offline: bool = False) -> subprocess.CompletedProcess[str]:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from components.capacity.devices import known
-from components.capacity.plan import make_plan
-from components.cli.configure import apply
-from components.cli.plan_memory import render, size
-from components.config import load_settings
+from components.cli.run.configure import apply
+from components.cli.run.plan_memory import render, size
+from components.config.settings import load_settings
+from components.rehearsal.devices import known
+from components.rehearsal.plan import make_plan
 from tests.checkout import ROOT, mmalign
 
 DOCUMENT = ROOT / "docs/real-models.md"

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from components.cli.status import render
-from components.cli.summary import RunRecord, StageRecord, summarise
-from components.config import STAGES
-from components.doctor import state
-from components.doctor.state import read_status
+from components.cli.run.status import render
+from components.config.settings import STAGES
 from components.files import write_json
-from components.processes import RUN_MARK, new_run_mark
+from components.operations.doctor import state
+from components.operations.doctor.state import read_status
+from components.processes.marks import RUN_MARK, new_run_mark
+from components.report.summary import RunRecord, StageRecord, summarise
 from components.tracking import store
 from components.tracking.recorder import Recorder
 from components.tracking.runs import close_parent, open_parent, record_stages
@@ -145,7 +145,7 @@ def test_a_store_that_is_away_is_one_sentence_and_the_rest_is_shown(checkout: Pa
     write_json(checkout / "reports/summary.json", summarise(RunRecord("ok", {}, 61.0), checkout / "artifacts"))
     (checkout / ".mmalign/tracking").mkdir(parents=True)
     (checkout / ".mmalign/tracking/pending-1.jsonl").write_text("{}\n")
-    script = "import typer; from components.cli.status import status; typer.run(status)"
+    script = "import typer; from components.cli.run.status import status; typer.run(status)"
     environment = {**clean_environment(), "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
     began = time.monotonic()
     done = subprocess.run(
@@ -205,7 +205,7 @@ def test_the_holder_of_a_slot_is_shown_in_every_checkout(checkout: Path, tmp_pat
 
 def test_the_run_is_named_by_its_lock_and_its_processes_are_not_leftovers(checkout: Path) -> None:
     script = (
-        "import pathlib, sys, time\nfrom components.guard import run_turn\n"
+        "import pathlib, sys, time\nfrom components.processes.guard import run_turn\n"
         "with run_turn(pathlib.Path.cwd()):\n    pathlib.Path('turn').touch()\n    sys.stdin.read()\n"
     )
     environment = {**clean_environment(), "PYTHONPATH": str(ROOT)}

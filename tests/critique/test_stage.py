@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.critique import stage, task
+from components.families.loading import load_model
 from components.reward.model import new_reward_model
-from components.vlm.loading import load_model
 from tests.tiny import queries, save_checkout
 
 

@@ -8,10 +8,10 @@ import torch
 
 from components.critique import writing
 from components.critique.writing import write_and_score, write_critiques
+from components.families.loading import load_model
+from components.families.processing import Preprocessor
 from components.reward.model import RewardModel, new_reward_model
 from components.reward.scoring import Judged, score
-from components.vlm.loading import load_model
-from components.vlm.processing import Preprocessor
 from tests.tiny import preprocessor, queries
 
 LETTERS = 94  # the tiny tokenizer's first tokens are the printable characters of ASCII

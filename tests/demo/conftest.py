@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.demo.build import HELDOUT, TRAIN, build_data
+from demo.build import HELDOUT, TRAIN, build_data
 
 SMALL_TRAIN = dict.fromkeys(TRAIN, 6)
 SMALL_HELDOUT = dict.fromkeys(HELDOUT, 4)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from components.demo.text import train_tokenizer
+from demo.text import train_tokenizer
 
 INSTRUCTION = "Judge the answer to the question: say what is right, what is wrong, and why."
 
@@ -53,7 +53,7 @@ def test_the_tokenizer_comes_out_the_same_from_the_same_words(installed: Path) -
 def test_training_from_nothing_runs_through_all_phases_and_goes_on_after_the_last_kept(tmp_path: Path) -> None:
     import shutil
 
-    from components.demo.train_base import train_base
+    from demo.train_base import train_base
 
     shutil.copy(Path(__file__).parents[2] / "params.yaml", tmp_path)
     train_base(tmp_path, steps_share=0.004)

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from components.demo.build import build_data
-from components.demo.images import load_pictures
-from components.demo.requests import requests_of
-from components.demo.responses import WORST
 from components.evaluation.judge import TruthJudge, read_truth
 from components.evaluation.wording import verdict
 from components.files import digest_folder
 from components.preferences.release import query_from_row
+from demo.build import build_data
+from demo.images import load_pictures
+from demo.requests import requests_of
+from demo.responses import WORST
 from tests.checkout import ROOT
 from tests.demo.conftest import SMALL_HELDOUT, SMALL_TRAIN
 

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from components.config import FeatureSettings, ModelSettings
-from components.demo.checkpoint import build_processor, save_checkpoint, token_ids
-from components.demo.families import FAMILIES, draw_task
-from components.demo.images import load_pictures
-from components.demo.measure import write_media
-from components.demo.rows import RowMaker
-from components.demo.tasks import seeded
-from components.demo.text import train_tokenizer
-from components.vlm.processing import Preprocessor
+from components.config.settings import FeatureSettings, ModelSettings
+from components.families.processing import Preprocessor
+from demo.checkpoint import build_processor, save_checkpoint, token_ids
+from demo.families import FAMILIES, draw_task
+from demo.images import load_pictures
+from demo.measure import write_media
+from demo.rows import RowMaker
+from demo.tasks import seeded
+from demo.text import train_tokenizer
 
 INSTRUCTION = "Judge the answer to the question: say what is right, what is wrong, and why."
 
@@ -20,7 +20,7 @@ INSTRUCTION = "Judge the answer to the question: say what is right, what is wron
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained base with the demo's tokenizer."""
-    from components.demo.architecture import build_model
+    from demo.architecture import build_model
 
     folder = tmp_path_factory.mktemp("base") / "base"
     tokenizer = train_tokenizer(INSTRUCTION)
@@ -69,9 +69,9 @@ def test_the_template_takes_parts_and_plain_text_alike(preprocessor: Preprocesso
 def test_features_for_training_are_those_that_the_pipeline_computes(base: Path, preprocessor: Preprocessor) -> None:
     import torch
 
-    from components.demo.language import PictureFeatures
-    from components.vlm.features import media_features
-    from components.vlm.loading import load_model
+    from components.families.loading import load_model
+    from components.features.embedding import media_features
+    from demo.language import PictureFeatures
 
     model, chance = load_model(base), seeded(7)
     tasks = [draw_task(family, load_pictures("train"), chance) for family in ("short_colour", "video_order")]

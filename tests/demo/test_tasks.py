@@ -5,9 +5,9 @@ from itertools import islice
 
 import pytest
 
-from components.demo.families import FAMILIES, draw_task
-from components.demo.images import load_pictures
-from components.demo.tasks import Answer, Task, seeded
+from demo.families import FAMILIES, draw_task
+from demo.images import load_pictures
+from demo.tasks import Answer, Task, seeded
 
 
 def tasks(family: str, count: int = 12) -> list[Task]:

@@ -10,17 +10,17 @@ import pytest
 
 from components.alignment import reference_stage
 from components.alignment.reference_table import read_log_probs
-from components.config import Settings
+from components.config.settings import Settings
+from components.engine.result import StageResult
 from components.evaluation import stage
 from components.evaluation.again import evaluate_policy, evaluate_reward
 from components.evaluation.results import RESULTS, context_of
+from components.families.loading import load_model
+from components.families.processing import Preprocessor
 from components.files import digest_folder, read_json
 from components.preferences.record import Query, read_queries, write_queries
 from components.reward.model import load_reward_model, new_reward_model
 from components.reward.scoring import Judged, score
-from components.tracking.result import StageResult
-from components.vlm.loading import load_model
-from components.vlm.processing import Preprocessor
 from tests.tiny import save_checkout, save_checkpoint
 
 HELDOUT = "artifacts/validate/heldout/queries.parquet"

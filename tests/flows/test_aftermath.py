@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from components.cli.record import SUMMARY
-from components.cli.summary import RunRecord, StageRecord, summarise
-from components.config import STAGES
+from components.config.settings import STAGES
 from components.files import write_json
-from components.outcome import RunOutcome, read_outcome
+from components.processes.outcome import RunOutcome, read_outcome
+from components.report.run_record import SUMMARY
+from components.report.summary import RunRecord, StageRecord, summarise
 from flows.aftermath import closing_sentence, fresh_summary
 
 

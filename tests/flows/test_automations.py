@@ -14,7 +14,7 @@ from uuid import UUID
 import psutil
 import pytest
 
-from components.config import Settings, load_settings
+from components.config.settings import Settings, load_settings
 
 pytest.importorskip("prefect")
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -25,8 +25,8 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from prefect.states import Cancelling, Crashed, Pending, Running
 
 from components.files import write_json
-from components.services.lost_runs import PROCESS, end_lost_runs
-from components.services.state import DEPLOYED, Addresses, addresses_file, settle_secrets, state_folder
+from components.operations.services.lost_runs import PROCESS, end_lost_runs
+from components.operations.services.state import DEPLOYED, Addresses, addresses_file, settle_secrets, state_folder
 from flows.automations import AGAIN, LOST, STUCK, make_automations
 from flows.server import own_server, wait_for_server
 from tests.checkout import wait_for

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from components.config import load_settings
+from components.config.settings import load_settings
 from flows.parameters import OVERRIDE, NightParameters, parameter_schema
 from tests.checkout import ROOT
 

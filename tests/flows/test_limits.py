@@ -16,9 +16,9 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from components.config import Settings, StageName, load_settings
+from components.config.settings import Settings, StageName, load_settings
 from components.errors import UserError
-from components.slots.locks import Holder, try_slot
+from components.processes.slots.locks import Holder, try_slot
 from flows import limits
 from flows.limits import check_limits, limit_name, make_limits, place_taken
 from flows.server import own_server, wait_for_server
@@ -106,7 +106,7 @@ def test_limits_are_made_once_and_follow_the_machine(client: SyncPrefectClient, 
 
 def test_a_host_without_cards_has_the_limit_of_its_cpu_only(client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr("components.slots.cards.machine_cards", list)
+    monkeypatch.setattr("components.processes.slots.cards.machine_cards", list)
     assert make_limits(client) == {CPU: 1}
 
 

@@ -16,10 +16,10 @@ import psutil
 import pytest
 import yaml
 
-from components.processes import checkout_mark, marked
-from components.services.flow_runs import FINAL, deployments
-from components.services.prefect_rest import ask
-from components.services.supervision import SERVICE_MARK
+from components.operations.services.flow_runs import FINAL, deployments
+from components.operations.services.prefect_rest import ask
+from components.operations.services.supervision import SERVICE_MARK
+from components.processes.marks import checkout_mark, marked
 from tests.checkout import alive, behave, git, make_checkout, mmalign, started, wait_for
 
 pytestmark = pytest.mark.slow
@@ -177,7 +177,7 @@ def tags_of(folder: Path, run_id: str) -> dict[str, str]:
     import os
     import sys
 
-    from components.services.state import client_environment
+    from components.operations.services.state import client_environment
 
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **client_environment(folder)}, capture_output=True, text=True, check=True

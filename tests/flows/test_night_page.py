@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from components.cli.summary import RunRecord, StageRecord, summarise
 from components.files import write_json
-from components.outcome import RunOutcome
-from components.services.state import free_port
+from components.operations.services.state import free_port
+from components.processes.outcome import RunOutcome
+from components.report.summary import RunRecord, StageRecord, summarise
 from flows.night_page import Page
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -77,7 +77,7 @@ def test_a_failed_run_shows_the_end_of_its_log_in_a_block_that_no_line_can_end(t
 def test_a_server_that_is_away_is_said_once_and_fails_nothing(tmp_path: Path) -> None:
     said: list[str] = []
     code = (
-        "import sys, json; from pathlib import Path; from flows.night_page import Page; from components.outcome import RunOutcome;"
+        "import sys, json; from pathlib import Path; from flows.night_page import Page; from components.processes.outcome import RunOutcome;"
         "told = json.load(open('summary.json')); page = Page(Path('.'), Path('.'));"
         "page.progress({**told, 'status': 'running'}); page.finish(told, RunOutcome('ok'))"
     )
@@ -110,7 +110,7 @@ from pathlib import Path
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
-from components.outcome import RunOutcome
+from components.processes.outcome import RunOutcome
 from flows.night_page import Page
 
 @flow

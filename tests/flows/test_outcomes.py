@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from components.errors import InfrastructureFault, StageFault, UserError
-from components.fault_kinds import fault_kind
-from components.outcome import OUTCOME, read_outcome
+from components.processes.fault_kinds import fault_kind
+from components.processes.outcome import OUTCOME, read_outcome
 from flows.screen import Screen
 from flows.whole_run import whole_run
 from tests.checkout import alive, behave, start_mmalign, wait_for

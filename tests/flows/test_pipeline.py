@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.config import STAGES, Settings, StageName, load_settings
+from components.config.settings import STAGES, Settings, StageName, load_settings
 from components.errors import UserError
 from components.storage.plan import Step, stage_parents
 from flows.pipeline import ORDER, Pipeline

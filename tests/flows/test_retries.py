@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from components.config import load_settings
-from components.outcome import RunOutcome
+from components.config.settings import load_settings
+from components.processes.outcome import RunOutcome
 from flows.retries import is_retried, pauses
 
 SETTINGS = load_settings(Path(__file__).parents[2] / "params.yaml").deployments

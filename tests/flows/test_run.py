@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from components.config import STAGES
+from components.config.settings import STAGES
 from tests.checkout import alive, behave, git, mmalign, start_mmalign, started, wait_for
 
 

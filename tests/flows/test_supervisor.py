@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from components.processes import RUN_MARK, STAGE_MARK, marked, new_run_mark
+from components.processes.marks import RUN_MARK, STAGE_MARK, marked, new_run_mark
 from flows.screen import Screen
 from flows.supervisor import Outcome, supervise
 from tests.checkout import ROOT, alive, behave, clean_environment, started, wait_for
@@ -219,7 +219,7 @@ def test_a_result_is_kept_when_another_process_holds_dvcs_lock_at_the_end_of_a_s
     assert started(checkout) == ["validate"]
 
 
-@pytest.mark.parametrize("command", ["import components.guard"])
+@pytest.mark.parametrize("command", ["import components.processes.guard"])
 def test_the_guard_costs_no_heavy_import(command: str) -> None:
     loaded = subprocess.run(
         python(f"{command}\nimport sys\nprint(*sys.modules)"), cwd=ROOT, check=True, capture_output=True, text=True

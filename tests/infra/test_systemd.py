@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from components.services.supervision import STOP_SECONDS
+from components.operations.services.supervision import STOP_SECONDS
 from tests.checkout import ROOT
 
 UNITS = ROOT / "infra/systemd"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from components.files import digest_folder
-from components.processes import kill_all
+from components.processes.marks import kill_all
 from tests.checkout import alive, wait_for
 from tests.recipe.conftest import Recipe, copy_of
 

@@ -13,11 +13,11 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
-from components.cli.summary import RunRecord, StageRecord, summarise
-from components.config import STAGES
+from components.config.settings import STAGES
 from components.evaluation.judge import Verdict
 from components.files import write_json
 from components.preferences.record import CATEGORIES, Query, Response, write_queries
+from components.report.summary import RunRecord, StageRecord, summarise
 from components.tracking import store
 from tests.conftest import ROOT
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 
-CALL = "import sys, typer; from components.cli.report import report; app = typer.Typer(); app.command()(report); app(sys.argv[1:])"
+CALL = "import sys, typer; from components.cli.registry.report import report; app = typer.Typer(); app.command()(report); app(sys.argv[1:])"
 
 
 def call(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -27,6 +27,7 @@ def test_the_command_renders_the_page_again(run: Path) -> None:
 
 
 def test_its_help_needs_nothing_heavy() -> None:
-    check = "import sys; import components.cli.report; print([n for n in ('torch', 'mlflow', 'pandas', 'jinja2', 'pyarrow', 'yaml') if n in sys.modules])"
+    heavy = ("torch", "mlflow", "pandas", "jinja2", "pyarrow", "yaml")
+    check = f"import sys; import components.cli.registry.report; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.cli.summary import not_judged
 from components.errors import UserError
 from components.files import read_json, write_json
 from components.report.record import read_record
 from components.report.render import render_report
+from components.report.summary import not_judged
 from components.report.verdict import read_verdict
 from tests.report.conftest import PROMOTED, write_summary
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from components.errors import UserError
+from components.families.loading import load_model
 from components.reward.model import load_reward_model, new_reward_model
 from components.reward.scoring import Judged, score
-from components.vlm.loading import load_model
 from tests.tiny import pixels, preprocessor, queries
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from components.engine.launch import launch
 from components.reward.model import HEAD_FILE, load_reward_model
-from components.training.launch import launch
+from tests.engine.conftest import spread_small_weights
 from tests.tiny import save_checkout
-from tests.training.conftest import spread_small_weights
 
 BOUND = 2e-6  # largest difference of a weight after 2 steps in fp32; weights are of order 0.05
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from components.config import STAGES
+from components.config.settings import STAGES
 from components.storage.plan import Step, plan
 from tests.checkout import clean_environment, started
 

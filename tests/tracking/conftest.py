@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from components.tracking import store
-from tests.tracking.registered import registry, root
+from tests.registry.registered import registry, root
 
 __all__ = ["registry", "root"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from components.processes import FLOW_RUN
+from components.processes.marks import FLOW_RUN
 from components.tracking import store
 from components.tracking.recorder import PARENT_TAG, Recorder, replay
 from components.tracking.runs import close_parent, open_parent, record_summary

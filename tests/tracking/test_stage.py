@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from components.config import Settings, StageName
+from components.config.settings import Settings, StageName
+from components.engine.result import StageResult
 from components.errors import StageFault
 from components.files import read_json
 from components.tracking import stage
 from components.tracking.recorder import PARENT_TAG
-from components.tracking.result import StageResult
 from components.tracking.runs import close_parent, open_parent, record_stages
 from components.tracking.store import connect
 from tests.tracking.conftest import runs_of

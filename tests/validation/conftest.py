@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.config import Settings, load_settings
+from components.config.settings import Settings, load_settings
+from components.engine.result import StageResult
 from components.preferences.record import Query, read_queries
-from components.tracking.result import StageResult
 from tests.conftest import ROOT
 
 Row = dict[str, Any]

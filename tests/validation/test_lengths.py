@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from components.config import load_settings
+from components.config.settings import load_settings
+from components.families.processing import Preprocessor
 from components.preferences.faults import RowError
 from components.preferences.record import Query, Response
 from components.validation.lengths import LengthCheck
 from components.validation.media import MediaFolder
-from components.vlm.processing import Preprocessor
 from tests import tiny
 from tests.conftest import ROOT
 

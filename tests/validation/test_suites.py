@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from components.config import load_settings
+from components.config.settings import load_settings
 from components.preferences.record import Query, Response
 from components.validation.suites import check_tables
 from components.validation.tables import query_table, response_table

@@ -1,0 +1,49 @@
+"""Log-probs of recorded responses under a frozen model, as a task of inference: one pass over a query's tree gives those of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.config.settings import Settings
+from components.engine.inference_task import InferenceTask
+from components.engine.models import OneModel
+from components.engine.ranks import Ranks
+from components.families.processing import Preprocessor
+from components.preferences.record import Query
+from components.trees.scoring import plan_scoring, policy_tree, score_batches
+
+LogProb = tuple[float, int]  # sum over the response's tokens and its end, number of tokens
+
+
+@dataclass
+class LogProbTask(InferenceTask):
+    """(log-prob sum, tokens) of every response of every query under the model in `folder`."""
+
+    queries: Sequence[Query]
+    preprocessor: Preprocessor
+    models: OneModel
+    folder: Path
+    settings: Settings
+
+    def plan(self) -> list[list[int]]:
+        """Batches of packed rows, the fullest first."""
+        trees = [policy_tree(self.preprocessor, query) for query in self.queries]
+        return plan_scoring(trees, self.settings.training.row_tokens)
+
+    def compute(self, items: Sequence[int], ranks: Ranks) -> list[list[LogProb]]:
+        """One forward pass."""
+        model = self.models.policy(self.folder, ranks)
+        trees = [policy_tree(self.preprocessor, self.queries[item]) for item in items]
+        row_tokens, pad_id = self.settings.training.row_tokens, self.preprocessor.end_id
+        ((_, found),) = score_batches(model, trees, [range(len(trees))], row_tokens, pad_id, self.work.add)
+        return found
+
+    def parameters(self) -> int:
+        """The model's."""
+        return self.models.weights_in_path(tower=self.preprocessor.features is None)
+
+    def log_probs(self) -> list[list[LogProb]]:
+        """What was computed, query by query."""
+        return [[(float(p), int(tokens)) for p, tokens in found] for found in self.results()]

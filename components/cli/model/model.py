@@ -1,0 +1,63 @@
+"""`mmalign model`: brings a base model into the checkout, and verifies one that is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+MODELS = Path("data/models")
+
+app = typer.Typer(help="Fetch a base model, or verify one.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("fetch")
+def fetch(
+    source: Annotated[str, typer.Argument(metavar="ID", help="a model on the hub (owner/name), or a local folder")],
+    revision: Annotated[str | None, typer.Option("--revision", metavar="R", help="branch, tag or commit on the hub")] = None,
+    to: Annotated[Path | None, typer.Option("--to", metavar="FOLDER", help="where it goes; data/models/NAME unless told")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
+) -> None:
+    """Fetch safetensors, configuration, tokenizer and processor files, each compared with its checksum; a stopped fetch goes on."""
+    from components.families.hub.fetch import fetch as fetch_model
+    from components.operations.environment import enter_checkout
+
+    here, offline = Path.cwd(), os.environ.get("HF_HUB_OFFLINE")
+    root = enter_checkout()
+    # The pipeline itself never goes to the hub; this command does, unless the person's own environment says no.
+    os.environ["HF_HUB_OFFLINE"] = offline or "0"
+    folder = (here / Path(source).expanduser()).resolve()
+    if folder.is_dir():
+        source = str(folder)
+    target = (here / to).resolve() if to is not None else root / MODELS / Path(source).name
+    shown = _shown(target, root)
+    done = fetch_model(source, revision, target, shown, lambda words: print(words, file=sys.stderr))
+    cure = f"mmalign configure --set model.base={shown}"
+    if as_json:
+        told = {"folder": shown, "revision": done.revision, "bytes": done.bytes, "already": done.already, "next": cure}
+        print(json.dumps({**told, "completed": done.completed}, indent=2))
+        return
+    print(f"{shown}: {done.bytes / 1e9:.2f} GB, {'there already, ' if done.already else ''}every file verified")
+    if done.completed:
+        print(f"written from the checkpoint's older files: {', '.join(done.completed)}")
+    print(f"next: {cure}, or a profile (mmalign configure --list)")
+
+
+@app.command("verify")
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="a fetched model")],
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
+) -> None:
+    """Compare a fetched model with the checksums that were written when it was fetched."""
+    from components.families.hub.manifest import verify as verify_folder
+
+    count = verify_folder(folder, str(folder))
+    print(json.dumps({"folder": str(folder), "files": count}) if as_json else f"{folder}: {count} files verified")
+
+
+def _shown(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)

@@ -1,0 +1,67 @@
+"""`mmalign clean`: removes old scratch, logs, clones and objects of DVC's cache, by the settings under `clean`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from components.operations.cleaning.findings import Findings
+
+
+def clean(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would go, and remove nothing")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print each file and folder as JSON")] = False,
+) -> None:
+    """Remove what nothing needs any more: old scratch, logs, clones and objects of DVC's cache. A champion's files always stay."""
+    import json
+    import time
+
+    from components.config.settings import load_settings
+    from components.operations.cleaning.sweep import look, sweep
+    from components.operations.environment import enter_checkout
+
+    root = enter_checkout()
+    settings = load_settings().clean
+    found = (look if dry_run else sweep)(root, settings, time.time())
+    if as_json:
+        print(json.dumps(_as_json(root, found, dry_run=dry_run), indent=2))
+    else:
+        _print(root, found, dry_run=dry_run)
+
+
+def _as_json(root: Path, found: Findings, *, dry_run: bool) -> dict[str, Any]:
+    items = [{"kind": item.kind, "path": _short(root, item.path), "bytes": item.size, "why": item.why} for item in found.removable]
+    return {"schema": 1, "dry_run": dry_run, "bytes": found.size, "removed": items, "spared": found.spared}
+
+
+def _print(root: Path, found: Findings, *, dry_run: bool) -> None:
+    from components.operations.cleaning.findings import KINDS
+
+    for kind in KINDS:
+        items = [item for item in found.removable if item.kind == kind]
+        if not items:
+            continue
+        print(f"{kind}: {len(items)}, {_size(sum(item.size for item in items))}")
+        if kind in {"cache", "run-cache"}:  # thousands, by names that say nothing
+            print(f"  {items[0].why}" + (" (the first of them; --json lists all)" if len(items) > 1 else ""))
+        else:
+            for item in items:
+                print(f"  {_short(root, item.path)}  {_size(item.size)}  {item.why}")
+    for sentence in found.spared:
+        print(sentence)
+    words = "would be freed" if dry_run else "freed"
+    print(f"{_size(found.size)} {words}" if found.removable else "nothing is old enough to go")
+
+
+def _short(root: Path, path: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def _size(size: int) -> str:
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} bytes"

@@ -1,0 +1,68 @@
+"""`mmalign doctor`: whether a run would work here, and what to do where it would not. Nothing is changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.text import Text
+
+    from components.operations.doctor.findings import Finding
+
+STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False) -> None:
+    """Check environment, machine, checkout and services; exit code 1 where a run would fail."""
+    from components.errors import UserError
+    from components.operations.doctor.checks import BESIDE, CHECKS
+    from components.operations.doctor.findings import as_json as findings_as_json
+    from components.operations.doctor.findings import run_checks
+    from components.operations.doctor.services import be_quick
+    from components.operations.environment import enter_checkout, find_root
+
+    try:
+        root = enter_checkout()
+    except UserError:  # passwords that are open to others, or a damaged file of theirs: a check names it beside all others
+        root = find_root()
+    be_quick()
+    findings = run_checks(root, CHECKS, BESIDE)
+    if as_json:
+        print(json.dumps(findings_as_json(findings), indent=2, ensure_ascii=False))
+    else:
+        from rich.console import Console
+
+        Console(highlight=False).print(render(findings))
+    raise typer.Exit(int(any(finding.state == "problem" for finding in findings.values())))
+
+
+def render(findings: Mapping[str, Finding]) -> Group:
+    """The findings as a table, each cure below what it cures, and a sentence that counts."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, finding in findings.items():
+        words = Text.assemble((name, "bold"), f": {finding.found}")
+        if finding.cure is not None:
+            words.append(f"\ncure: {finding.cure}", style="cyan")
+        table.add_row(Text(finding.state, style=STYLES[finding.state]), words)
+    return Group(table, Text(), _verdict(findings))
+
+
+def _verdict(findings: Mapping[str, Finding]) -> Text:
+    from rich.text import Text
+
+    counts = {state: sum(finding.state == state for finding in findings.values()) for state in ("problem", "warning")}
+    if not any(counts.values()):
+        return Text("all is well", style="green")
+    words = [f"{count} {state}{'s' if count != 1 else ''}" for state, count in counts.items() if count]
+    return Text(" and ".join(words), style=STYLES["problem" if counts["problem"] else "warning"])

@@ -1,0 +1,59 @@
+"""`mmalign up` and `mmalign down`: the services that a team needs on one machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def up(
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="come back when all answer; `mmalign down` stops them")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print addresses as JSON")] = False,
+) -> None:
+    """Start PostgreSQL, Prefect's server, MLflow's server and a worker, and keep them running."""
+    import json
+    import signal
+    import sys
+
+    from components.config.settings import load_settings
+    from components.operations.environment import enter_checkout
+    from components.operations.services.state import secrets_file
+    from components.operations.services.supervision import log_folder
+    from components.operations.services.up import bring_down, bring_up
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a host that stops this ends the services as Ctrl-C does
+    root = enter_checkout()
+    settings = load_settings().services
+    running = bring_up(root, settings, lambda text: print(text, file=sys.stderr if as_json else sys.stdout, flush=True))
+    where = {
+        "prefect": running.addresses.prefect,
+        "mlflow": running.addresses.mlflow,
+        "passwords": str(secrets_file(root)),
+        "logs": str(log_folder(root)),
+    }
+    if as_json:
+        print(json.dumps(where, indent=2))
+    else:
+        print(f"Prefect    {where['prefect']}      (one shared string: mmalign:PASSWORD)")
+        print(f"MLflow     {where['mlflow']}      (user admin)")
+        print(f"passwords  {where['passwords']}      (commands in this checkout find them by themselves)")
+        print(f"logs       {where['logs']}")
+        print("stop       mmalign down" if detach or running.supervisor is None else "stop       Ctrl-C", flush=True)
+    if detach or running.supervisor is None:
+        return
+    try:
+        running.supervisor.wait()
+    except KeyboardInterrupt:
+        print("stopping", file=sys.stderr)
+    finally:
+        bring_down(root)
+
+
+def down() -> None:
+    """Stop the services of this checkout. Runs under way are cancelled; nothing that is recorded is lost."""
+    from components.operations.environment import enter_checkout
+    from components.operations.services.up import bring_down
+
+    killed = bring_down(enter_checkout())
+    print("all services are down" + (f"; {killed} processes had to be killed" if killed else ""))

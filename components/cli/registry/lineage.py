@@ -1,0 +1,134 @@
+"""`mmalign lineage MODEL`: where a registered version comes from, what of that can still be had, and how to rebuild it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+WIDTH = 160  # columns where nobody's terminal sets them: hashes stay whole
+FILES = {"params.yaml": "settings", "data.dvc": "data", "dvc.yaml": "stages", "dvc.lock": "hashes"}
+
+
+def lineage(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="mm-policy@champion, or mm-policy/3 by its number")],
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
+    files: Annotated[
+        Path | None,
+        typer.Option("--files", metavar="FOLDER", help="write the run's params.yaml, data.dvc, dvc.yaml, dvc.lock and git.diff there"),
+    ] = None,
+) -> None:
+    """Show what a registered version was made of, who promoted it and why, and the commands that rebuild it."""
+    from components.operations.environment import enter_checkout
+
+    here = Path.cwd()
+    root = enter_checkout()
+
+    from components.registry.lineage import lineage_of, write_files
+    from components.registry.registry import Registry
+
+    registry = Registry(root)
+    version = registry.resolve(model)
+    if files is not None:
+        written = write_files(root, version, here / files)
+        print(f"{', '.join(written)} of the run of {version} written into {files}")
+        return
+    found = lineage_of(registry, root, version.name, version.number)
+    if as_json:
+        print(json.dumps(found, indent=2, sort_keys=True))
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = WIDTH
+    console.print(*_parts(found), sep="\n")
+
+
+def _parts(found: dict[str, Any]) -> Iterator[RenderableType]:
+    """What is printed. Tags are text that somebody wrote: nothing in them is read as style."""
+    from rich.table import Table
+    from rich.text import Text
+
+    version = found["version"]
+    aliases = f"  ({', '.join(version['aliases'])})" if version["aliases"] else ""
+    yield Text(f"{version['name']}/{version['number']}{aliases}", style="bold")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for title, words in _rows(found):
+        table.add_row(Text(title), Text(words))
+    yield table
+    if found["stages"]:
+        yield Text()
+        yield _stages(found["stages"])
+    yield Text("\nrebuild it with", style="bold")
+    for command in found["rebuild"]:
+        yield Text(command)
+
+
+def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    version, promotion, run, git, dvc = (found[key] for key in ("version", "promotion", "run", "git", "dvc"))
+    available = found["available"]
+    made = f", made whole from version {version['made_whole_from']}" if version["made_whole_from"] else ""
+    yield "weights", f"{version['digest']} ({'in the registry' if version['weights'] == 'registry' else 'by reference'}{made})"
+    yield "verdict", _or_dash(promotion["verdict"])
+    for number, reason in enumerate(promotion["reasons"]):
+        yield "" if number else "reasons", reason
+    if promotion["by"] or promotion["because"]:
+        yield "promoted by", ": ".join(filter(None, (promotion["by"], promotion["because"])))
+    gone = "" if run["found"] or run["id"] is None else "  (no longer in the record)"
+    details = f"  {run['name']}, {run['started']}, {run['status'].lower()}" if run["found"] else gone
+    yield "run", f"{_or_dash(run['id'])}{details}"
+    kept = [f"{name} ({words})" for name, words in FILES.items() if found["files"][name] is not None]
+    yield "files of the run", ", ".join(kept) or "–"
+    state = "" if git["sha"] is None else f"  {'in this clone' if available['git']['found'] else 'not in this clone'}"
+    yield "git", f"{_or_dash(git['sha'])}{state}"
+    if git["dirty"]:
+        yield "", _changes(git["diff"])
+    yield "data", _place(dvc["data"], available["data"])
+    path = "" if dvc["path"] is None else f"  {dvc['path']}"
+    yield "model", f"{_place(dvc['model'], available['model'])}{path}"
+    yield "base model", f"digest {_or_dash(found['base_digest'])}, DVC {_or_dash(dvc['base'])}"
+    reward = found["reward_model"]
+    if reward is not None:
+        name = f"mm-reward/{reward['version']}" if reward["version"] else "not in the registry"
+        yield "reward model", f"{name}, digest {_or_dash(reward['digest'])}, DVC {_place(reward['dvc'], available['reward_model'])}"
+
+
+def _changes(diff: dict[str, Any] | None) -> str:
+    if diff is None:
+        return "with uncommitted changes, which the run did not keep"
+    return f"with uncommitted changes: git.diff of the run, {diff['bytes']} bytes{'' if diff['whole'] else ', cut'}"
+
+
+def _place(value: str | None, place: dict[str, Any]) -> str:
+    if value is None:
+        return "–"
+    places = (["DVC's cache"] if place["cached"] else []) + [f"remote '{name}'" for name in place["remotes"]]
+    unsure = "".join(f"; remote '{name}' can't be asked: {reason}" for name, reason in place["unreachable"].items())
+    return f"{value}  {'in ' + ' and '.join(places) if places else 'found nowhere'}{unsure}"
+
+
+def _stages(stages: dict[str, Any]) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("stage", "status", "run", "started", "git"):
+        table.add_column(title, overflow="fold")
+    for name, stage in stages.items():
+        sha = "–" if stage["git_sha"] is None else f"{stage['git_sha'][:12]}{' with changes' if stage['dirty'] else ''}"
+        run = _or_dash(stage["run_id"]) + ("" if stage["found"] else " (gone)")
+        table.add_row(*(Text(words) for words in (name, stage["status"].replace("_", " "), run, _or_dash(stage["started"]), sha)))
+    return table
+
+
+def _or_dash(value: str | None) -> str:
+    return "–" if value is None else value

@@ -1,0 +1,95 @@
+"""`mmalign promote` and `mmalign rollback`: the registry's champion by hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from components.registry.policy import ModelName
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="mm-policy or mm-reward")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON for scripts")]
+Because = Annotated[str | None, typer.Option("--because", metavar="REASON", help="why; recorded with the version")]
+
+
+def promote(
+    model: Model,
+    version: Annotated[int, typer.Argument(metavar="VERSION", help="number of a registered version")],
+    because: Because = None,
+    override: Annotated[bool, typer.Option("--override", help="promote against the gate; needs --because")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send a registered version through the gate and make it champion. Exit code 1 when the gate refuses it."""
+    import json
+    import threading
+    import time
+    from pathlib import Path
+
+    from components.config.settings import load_settings
+    from components.operations.environment import enter_checkout
+    from components.processes.guard import run_turn
+
+    root = enter_checkout()
+    settings = load_settings(root / "params.yaml")
+    name = _known(model)
+    with run_turn(root):
+        from components.registry.promotion import promote_by_hand
+        from flows.promote import evaluating
+        from flows.screen import Screen
+
+        screen = Screen()
+        logs = Path("logs") / time.strftime("%Y%m%d-%H%M%S")
+        again = evaluating(root, settings, logs=logs, cancel=threading.Event(), screen=screen)
+        outcome = promote_by_hand(root, name, version, again, screen.say, who=_person(), because=because, override=override)
+    if as_json:
+        number = outcome.version.number if outcome.version else None
+        print(json.dumps({"model": name, "version": number, "verdict": outcome.verdict, "reasons": outcome.reasons}, indent=2))
+    else:
+        number = outcome.version.number if outcome.version else version
+        print(f"{name} version {number}: {outcome.verdict}", *(f"  {reason}" for reason in outcome.reasons), sep="\n")
+        if outcome.verdict == "refused":
+            print('the champion stays; --override --because "..." promotes it all the same')
+    raise typer.Exit(0 if outcome.verdict == "promoted" else 1)
+
+
+def rollback(model: Model, because: Because = None, as_json: AsJson = False) -> None:
+    """Bring the champion's predecessor back. No run promotes what was rolled back again."""
+    import json
+    import sys
+    from functools import partial
+
+    from components.operations.environment import enter_checkout
+    from components.processes.guard import run_turn
+
+    root = enter_checkout()
+    name = _known(model)
+    with run_turn(root):
+        from components.registry import aliases
+        from components.registry.registry import Registry
+
+        with aliases.registry_lock(root):
+            registry = Registry(root)
+            aliases.mend(registry, name, partial(print, file=sys.stderr))
+            gone, back = aliases.rollback(registry, name, by=_person(), because=because or "no reason given")
+    if as_json:
+        print(json.dumps({"model": name, "champion": back.number, "rolled_back": gone.number}, indent=2))
+        return
+    print(f"{name}: version {back.number} is champion again; no run promotes version {gone.number} again (`mmalign promote` can)")
+
+
+def _known(model: str) -> ModelName:
+    from components.errors import UserError
+    from components.registry.policy import MODELS
+
+    known = next((name for name in MODELS if name == model), None)
+    if known is None:
+        raise UserError(f"there is no model '{model}'; the models are {', '.join(MODELS)}")
+    return known
+
+
+def _person() -> str:
+    import getpass
+
+    return getpass.getuser()

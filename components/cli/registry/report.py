@@ -1,0 +1,18 @@
+"""`mmalign report`: the page about the last run, rendered again from what is there."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+
+def report(as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False) -> None:
+    """Render reports/report.html from the last run's figures, answers and record."""
+    from components.operations.environment import enter_checkout
+    from components.report.render import render_report
+
+    root = enter_checkout()
+    path = render_report(root).relative_to(root)
+    print(json.dumps({"report": str(path)}) if as_json else path)

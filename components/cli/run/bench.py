@@ -1,0 +1,85 @@
+"""`mmalign bench`: measures this machine's training rate, or runs one of the benchmarks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+BENCHMARKS = Path("benchmarks")
+LISTED, RATE = "list", "rate"
+
+
+def bench(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="rate|list|NAME", help="rate, list, or a benchmark's name")],
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="with rate: as if params.yaml said so; not written")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
+) -> None:
+    """Measure the training rate of this machine (rate), show the benchmarks (list), or run one; what follows its name is handed on."""
+    from components.errors import UserError
+    from components.operations.environment import enter_checkout
+
+    root = enter_checkout()
+    if assignments and name != RATE:
+        raise UserError("--set goes with `mmalign bench rate` only: a benchmark sets its own sizes")
+    if name == RATE:
+        _rate(root, assignments or [], as_json=as_json)
+    elif name == LISTED:
+        found = {one: about(root / BENCHMARKS / f"{one}.py") for one in benchmarks(root)}
+        width = max((len(one) for one in found), default=0)
+        print(json.dumps(found, indent=2) if as_json else "\n".join(f"{one:{width}}  {line}" for one, line in found.items()))
+    else:
+        raise typer.Exit(_run(root, name, [*context.args, *(["--json"] if as_json else [])]))
+
+
+def benchmarks(root: Path) -> list[str]:
+    """Names of the benchmarks: the modules of benchmarks/ that can be run."""
+    return sorted(path.stem for path in (root / BENCHMARKS).glob("[!_]*.py") if '"__main__"' in path.read_text(encoding="utf-8"))
+
+
+def about(path: Path) -> str:
+    """The first line of a module's docstring."""
+    import ast
+
+    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+
+
+def _run(root: Path, name: str, arguments: list[str]) -> int:
+    import subprocess
+    import sys
+
+    from components.errors import UserError
+
+    known = benchmarks(root)
+    if name not in known:
+        raise UserError(f"bench {name}: there is no such benchmark; there are {', '.join(['rate', *known])}")
+    return subprocess.run([sys.executable, "-m", f"{BENCHMARKS}.{name}", *arguments], check=False).returncode
+
+
+def _rate(root: Path, assignments: list[str], *, as_json: bool) -> None:
+    import sys
+    from dataclasses import asdict
+
+    import yaml
+
+    from components.cli.run.overrides import changed_settings
+    from components.config.settings import load_settings, parse_settings
+    from components.rehearsal.architectures import find_architecture
+    from components.rehearsal.rate import RATES, keep_rate, measure
+
+    settings = load_settings(root / "params.yaml")
+    if assignments and (text := changed_settings(root / "params.yaml", assignments)) is not None:
+        settings = parse_settings(yaml.safe_load(text), "params.yaml with --set")
+    model, _ = find_architecture(settings, root)
+    rate = measure(settings, model, lambda words: print(words, file=sys.stderr))
+    keep_rate(root, settings, model, rate)
+    if as_json:
+        print(json.dumps(asdict(rate), indent=2))
+        return
+    cut = "" if rate.layers == rate.of_layers else f" (carried over from {rate.layers} of {rate.of_layers} layers)"
+    print(f"{rate.tokens_per_second:,.0f} tokens/s a rank{cut}, {rate.flops_per_second / 1e9:,.1f} GFLOP/s; kept in {RATES}")

@@ -1,0 +1,148 @@
+"""`mmalign configure`: settings for a model and a machine, from profiles/*.yaml onto params.yaml, comments kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+PROFILES = Path("profiles")
+SETTINGS = Path("params.yaml")
+
+
+def configure(
+    profile: Annotated[str | None, typer.Option("--profile", metavar="NAME", help="a file of profiles/, without .yaml")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting, after the profile's; repeat for more")
+    ] = None,
+    show: Annotated[bool, typer.Option("--list", help="show the profiles that there are")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
+) -> None:
+    """Write a profile or single settings into params.yaml; prints what changed. `--profile demo` goes back."""
+    from components.errors import UserError
+    from components.operations.environment import enter_checkout
+
+    root = enter_checkout()
+    if show:
+        _list(root / PROFILES, as_json=as_json)
+        return
+    if profile is None and not assignments:
+        raise UserError("nothing to configure: name a profile (--profile, shown by --list) or a setting (--set section.key=value)")
+    changes = apply(root, profile, assignments or [])
+    if as_json:
+        print(json.dumps({"changed": {key: {"from": old, "to": new} for key, (old, new) in changes.items()}}, indent=2, default=str))
+        return
+    for key, (old, new) in changes.items():
+        print(f"{key}: {_shown(old)} -> {_shown(new)}")
+    print(f"{SETTINGS}: {len(changes)} setting{'s' if len(changes) != 1 else ''} changed" if changes else f"{SETTINGS}: nothing changed")
+
+
+def apply(root: Path, profile: str | None, assignments: list[str]) -> dict[str, tuple[Any, Any]]:
+    """Write the profile, then the assignments, into params.yaml, all of it checked before any of it is written.
+
+    Returns the changed keys with their old and new values.
+    """
+    import yaml
+
+    from components.cli.run.overrides import parse_assignments, rewrite
+    from components.config.settings import known_keys, load_settings, nearest_key, parse_settings
+    from components.errors import UserError
+    from components.files import write_atomic
+
+    path = root / SETTINGS
+    load_settings(path)
+    before = path.read_text(encoding="utf-8")
+    where, written = str(SETTINGS), {}
+    if profile is not None:
+        where = f"{PROFILES}/{profile}.yaml"
+        written = dict(profile_values(root / PROFILES, profile))
+        known = set(known_keys())
+        for key in written:
+            if key not in known:
+                raise UserError(f"{where}: unknown key '{key}'; did you mean '{nearest_key(key)}'?")
+    for key, value in parse_assignments(assignments).items():
+        written[key] = yaml.safe_dump(value, default_flow_style=True, width=100_000).removesuffix("\n").removesuffix("\n...")
+    after = rewrite(before, written)
+    if assignments:
+        where += f" with --set {' '.join(assignments)}"
+    parse_settings(yaml.safe_load(after), where)
+    if after == before:
+        return {}
+    write_atomic(path, after)
+    old, new = yaml.safe_load(before), yaml.safe_load(after)
+    pairs = {key: (_value(old, key), _value(new, key)) for key in written}
+    return {key: (was, now) for key, (was, now) in pairs.items() if was != now}
+
+
+def profile_values(folder: Path, name: str) -> Iterator[tuple[str, str]]:
+    """Each key of a profile with its value as it is written there. Raises UserError when there is no such profile."""
+    import yaml
+
+    from components.errors import UserError
+
+    path = folder / f"{name}.yaml"
+    if "/" in name or not path.is_file():
+        raise UserError(f"--profile {name}: there is no such profile; there are {', '.join(names(folder)) or 'none'}")
+    text = path.read_text(encoding="utf-8")
+    try:
+        node = yaml.compose(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(node, yaml.MappingNode):
+        raise UserError(f"{path} must be a mapping of sections, as params.yaml is")
+    yield from _leaves(node, text, "")
+
+
+def names(folder: Path) -> list[str]:
+    """The profiles that there are, the demo first."""
+    return sorted((path.stem for path in folder.glob("*.yaml")), key=lambda name: (name != "demo", name))
+
+
+def header(path: Path) -> dict[str, str]:
+    """The opening comment of a profile: its title, and the checkpoint and machine that it is for."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.removeprefix("#").strip())
+    found = {"title": lines[0] if lines else ""}
+    for line in lines:
+        key, separator, value = line.partition(": ")
+        if separator and key in {"checkpoint", "machine"}:
+            found[key] = value
+    return found
+
+
+def _list(folder: Path, *, as_json: bool) -> None:
+    found = {name: header(folder / f"{name}.yaml") for name in names(folder)}
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    width = max((len(name) for name in found), default=0)
+    for name, about in found.items():
+        print(f"{name:{width}}  {about.get('checkpoint', '')}; {about.get('machine', '')}")
+
+
+def _leaves(node: Any, text: str, prefix: str) -> Iterator[tuple[str, str]]:
+    import yaml
+
+    for key, value in node.value:
+        dotted = f"{prefix}{key.value}"
+        if isinstance(value, yaml.MappingNode):
+            yield from _leaves(value, text, f"{dotted}.")
+        else:
+            yield dotted, text[value.start_mark.index : value.end_mark.index]
+
+
+def _value(settings: Mapping[str, Any], dotted: str) -> Any:
+    found: Any = settings
+    for part in dotted.split("."):
+        found = found[part]
+    return found
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

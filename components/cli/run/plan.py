@@ -1,0 +1,82 @@
+"""`mmalign plan`: what a run would do to each stage, and why; with --memory, what each stage would take. Nothing is changed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from components.config.settings import Settings
+
+WORDS = {"run": "run", "run_if_changed": "run if changed", "restore": "restore", "skip": "skip"}
+STYLES = {"run": "bold yellow", "run_if_changed": "yellow", "restore": "cyan", "skip": "dim"}
+
+
+def plan(
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="as if params.yaml said so; not written")
+    ] = None,
+    memory: Annotated[bool, typer.Option("--memory", help="show memory, disk and time of each stage instead")] = False,
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="NAME", help="with --memory: a device that is not here, as h100")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
+) -> None:
+    """Show which stages would run, be restored from DVC's cache or be skipped, and why."""
+    from components.cli.run.overrides import changed_settings
+    from components.config.settings import load_settings
+    from components.errors import UserError
+    from components.operations.environment import enter_checkout
+
+    if device is not None and not memory:
+        raise UserError("--device goes with --memory only: add it")
+    root = enter_checkout()
+    settings = load_settings(root / "params.yaml")
+    text = changed_settings(Path("params.yaml"), assignments) if assignments else None
+    if memory:
+        _memory(root, settings if text is None else _parsed(text), device, as_json=as_json)
+        return
+    from components.storage.plan import plan as plan_stages
+
+    steps = plan_stages(root, text)
+    if as_json:
+        print(json.dumps({"stages": {name: {"action": step.action, "reason": step.reason} for name, step in steps.items()}}, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("stage", "action", "reason"):
+        table.add_column(title, overflow="fold")
+    for name, step in steps.items():
+        table.add_row(name, f"[{STYLES[step.action]}]{WORDS[step.action]}[/]", step.reason)
+    Console(highlight=False).print(table)
+
+
+def _parsed(text: str) -> Settings:
+    import yaml
+
+    from components.config.settings import parse_settings
+
+    return parse_settings(yaml.safe_load(text), "params.yaml with --set")
+
+
+def _memory(root: Path, settings: Settings, device: str | None, *, as_json: bool) -> None:
+    from components.rehearsal.devices import planned_machine
+    from components.rehearsal.plan import as_json as plan_json
+    from components.rehearsal.plan import make_plan
+
+    found = make_plan(settings, root, planned_machine(settings, device))
+    if as_json:
+        print(json.dumps(plan_json(found), indent=2))
+    else:
+        from rich.console import Console
+
+        from components.cli.run.plan_memory import render
+
+        Console(highlight=False).print(render(found))
+    if found.cures is not None:
+        raise typer.Exit(1)

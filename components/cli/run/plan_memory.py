@@ -1,0 +1,178 @@
+"""The plan of memory, disk and time as people read it: one row a stage, then what follows from it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from components.rehearsal.memory import Footprint
+    from components.rehearsal.plan import Plan
+
+# The columns of device memory, and what each shows; all else is "other".
+TITLES = {"weights": "weights", "gradients": "gradients", "optimiser": "optimiser", "activations": "activations", "working": "working"}
+
+
+def render(found: Plan) -> Group:
+    """The plan as something that rich prints."""
+    from rich.console import Group
+    from rich.text import Text
+
+    tables: list[Table | Text] = [Text(), _device_table(found), Text(), _stage_table(found), Text()]
+    return Group(_model(found), *tables, _disk(found), _verdict(found), *_cures(found), *_notes(found))
+
+
+def size(count: float) -> str:
+    """Bytes in the unit that people would use."""
+    if count >= 1e12:
+        return f"{count / 1e12:.1f} TB"
+    if count >= 1e10:
+        return f"{count / 1e9:.0f} GB"
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB" if count else "–"
+
+
+def _model(found: Plan) -> Text:
+    from rich.text import Text
+
+    from components.rehearsal.memory import rows_of, trained_parameters
+
+    model, settings = found.model, found.settings
+    engine = settings.training
+    parts = ", ".join(f"{part.replace('_', ' ')} {_count(count)}" for part, count in model.parts.items() if count)
+    rows, length = rows_of(settings)
+    split = f"ZeRO-{engine.zero_stage}" if engine.engine == "deepspeed" else "DDP"
+    extras = [
+        f"{engine.ranks} rank{'s' if engine.ranks > 1 else ''}",
+        engine.precision,
+        split,
+        *([f"offload {engine.offload}"] if engine.offload != "none" else []),
+        *(["gradient checkpointing"] if engine.gradient_checkpointing else []),
+        *([f"LoRA rank {settings.model.lora.rank}"] if settings.model.lora.rank else []),
+        settings.model.attention,
+        f"{rows} row{'s' if rows > 1 else ''} of {length:,} tokens",
+    ]
+    tied = ", head tied to it" if model.tied else ""
+    return Text.assemble(
+        ("model     ", "bold"),
+        f"{model.family}, {_count(model.total)} parameters ({parts}{tied}), from {found.source}\n",
+        ("training  ", "bold"),
+        f"{_count(trained_parameters(model, settings))} parameters; {', '.join(extras)}\n",
+        ("data      ", "bold"),
+        found.workload.source,
+    )
+
+
+def _device_table(found: Plan) -> Table:
+    """What a rank takes of its device, a row a stage."""
+    from rich.table import Table
+
+    from components.rehearsal.plan import stage_fits
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("stage", *TITLES, "other", "a rank"):
+        table.add_column(title, justify="left" if title == "stage" else "right", no_wrap=True)
+    for name, used in found.stages.items():
+        total = size(used.device_bytes)
+        if found.machine is not None:
+            total = f"[green]{total}[/]" if stage_fits(used, found.settings, found.machine, name) else f"[bold red]{total} ![/]"
+        table.add_row(name, *(size(used.device.get(column, 0)) for column in TITLES.values()), size(_other(used)), total)
+    return table
+
+
+def _stage_table(found: Plan) -> Table:
+    """Ranks, the host's memory, disk and time, a row a stage."""
+    from rich.table import Table
+
+    from components.rehearsal.plan import stage_ranks
+    from components.rehearsal.rate import NO_RATE
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("stage", "ranks", "host", "scratch", "model"):
+        table.add_column(title, justify="left" if title == "stage" else "right", no_wrap=True)
+    table.add_column("time", no_wrap=True)
+    for name, used in found.stages.items():
+        disk = [size(used.disk.get(kind, 0)) for kind in ("checkpoints", "model")]
+        seconds = found.seconds[name]
+        unknown = NO_RATE if found.rate is None else "–"
+        table.add_row(
+            name, str(stage_ranks(found.settings, name)), size(used.host_bytes), *disk, unknown if seconds is None else _time(seconds)
+        )
+    return table
+
+
+def _other(used: Footprint) -> int:
+    return sum(count for name, count in used.device.items() if name not in TITLES.values())
+
+
+def _disk(found: Plan) -> Text:
+    from rich.text import Text
+
+    from components.rehearsal.memory import feature_bytes
+
+    settings, workload = found.settings, found.workload
+    one = feature_bytes(found.model, settings, workload.medium.kept)
+    if not settings.features.cache:
+        features = f"features are not kept (features.cache false); kept, a medium would take {size(one)}"
+    elif workload.media:
+        features = f"features of {workload.media:,} media, {size(one)} each: {size(found.features_bytes)} of at most {settings.features.max_gb:g} GB"
+    else:
+        features = f"features take {size(one)} a medium, at most {settings.features.max_gb:g} GB"
+    lines = Text.assemble(("on disk   ", "bold"), features)
+    if found.rate is not None:
+        about = f"at {found.rate.tokens_per_second:,.0f} tokens/s a rank, measured on {found.rate.device} on {found.rate.measured}"
+        lines.append_text(Text.assemble("\n", ("time      ", "bold"), f"{about}; what is generated is not in it"))
+    return lines
+
+
+def _verdict(found: Plan) -> Text:
+    from rich.text import Text
+
+    from components.rehearsal.plan import smallest_device
+
+    if found.machine is None:
+        names = smallest_device(found.needed)
+        where = f"fits {', '.join(names)}" if names else "fits no known device: name one with --device to see what to change"
+        words, style = f"no GPU is visible here, and none is named (--device); at {size(found.needed)} a rank it {where}", "yellow"
+    elif found.cures is None:
+        words, style = f"fits {found.machine.name}, {size(found.budget() or 0)} a rank", "green"
+    else:
+        words, style = f"does not fit {found.machine.name}, {size(found.budget() or 0)} a rank", "bold red"
+    return Text.assemble(("device    ", "bold"), (words, style))
+
+
+def _cures(found: Plan) -> list[Text]:
+    from rich.text import Text
+
+    if found.cures is None:
+        return []
+    if not found.cures:
+        words = "no settings known to the plan make it fit: take a larger device, more ranks, or a smaller model"
+    else:
+        changes = " ".join(f"--set {key}={value}" for key, value in found.cures)
+        words = f"mmalign configure {changes}"
+    return [Text.assemble(("to fit    ", "bold"), (words, "cyan"))]
+
+
+def _notes(found: Plan) -> list[Text]:
+    from rich.text import Text
+
+    return [Text.assemble(("note      ", "bold"), (note, "yellow")) for note in found.notes]
+
+
+def _time(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+
+
+def _count(number: int) -> str:
+    for unit, word in ((1_000_000_000, "B"), (1_000_000, "M"), (1_000, "k")):
+        if number >= unit:
+            return f"{number / unit:.2f}".rstrip("0").rstrip(".") + f" {word}"
+    return str(number)

@@ -1,0 +1,73 @@
+"""`mmalign stage NAME`: the command of each stage in dvc.yaml. Run it alone to work on one stage; `dvc repro` and `mmalign run` call it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from components.config.settings import StageName
+
+
+def stage(name: Annotated[str, typer.Argument(help="validate, reward, critique, reference, align or evaluate")]) -> None:
+    """Run one stage on what lies in the checkout, whether or not it is stale."""
+    from components.processes.outcome import OUTCOME
+
+    # How the run ends is for the run to tell; this stage notes its own end below.
+    os.environ.pop(OUTCOME, None)
+    from components.config.settings import STAGES
+    from components.errors import UserError
+    from components.operations.environment import enter_checkout
+
+    root = enter_checkout()
+    known = next((stage for stage in STAGES if stage == name), None)
+    if known is None:
+        raise UserError(f"there is no stage '{name}'; the stages are {', '.join(STAGES)}")
+
+    def work() -> None:
+        from components.tracking.stage import run_stage
+
+        run_stage(known, root)
+
+    run_guarded(known, root, work)
+
+
+def run_guarded(name: StageName, root: Path, work: Callable[[], None]) -> None:
+    """Do a stage's `work` as the only copy in this checkout, on cards (or the CPU's slot) that no other checkout uses meanwhile, ended with
+    whoever watches it; note the attempt for the supervisor."""
+    from components.config.settings import load_settings
+    from components.errors import UserError
+    from components.files import write_json
+    from components.processes.fault_kinds import fault_kind, sentence_of
+    from components.processes.guard import stage_guard
+    from components.processes.marks import STAGE_MARK
+    from components.processes.slots.taking import slots_taken
+
+    # A parent that was started in the background passes its ignored signals on, and a stage must be able to end, tidily where it can.
+    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with stage_guard(root, name):
+        noted = root / ".mmalign" / "attempts" / f"{name}.json"
+        # Without a kind an attempt still runs, or was killed.
+        attempt: dict[str, str | None] = {"mark": os.environ[STAGE_MARK], "mistake": None, "kind": None, "sentence": None}
+        write_json(noted, attempt)
+        try:
+            # Time in which it waits for a card does not count as the stage's: its run is recorded from here on.
+            with slots_taken(name, load_settings(root / "params.yaml"), root, partial(print, flush=True)):
+                work()
+        except BaseException as error:
+            kind, sentence = fault_kind(error), sentence_of(error)
+            write_json(noted, attempt | {"mistake": sentence if isinstance(error, UserError) else None, "kind": kind, "sentence": sentence})
+            raise
+        write_json(noted, attempt | {"kind": "ok"})
+
+
+def _end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 -- the signature of a signal handler
+    raise SystemExit(128 + number)

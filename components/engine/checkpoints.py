@@ -1,0 +1,119 @@
+"""Checkpoints that count only when they are whole.
+
+- A checkpoint is a folder `checkpoint-N` of the scratch folder. It counts once its COMMITTED.json, which lists every file with size and
+  sha256, is there: written last, atomically, after all ranks have written their part.
+- Resuming takes the newest committed one whose files verify. What is unfinished or damaged is removed, with a sentence that says why.
+- The scratch folder's name is a digest of the inputs' key, the training settings, the number of ranks and the library versions, since a
+  resumed run gives the same bits only where all of them are the same.
+- The folders hold torch pickles (DeepSpeed's own format), so they are read from the checkout's scratch only and never carried elsewhere.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from components.config.settings import Section, TrainingSettings
+from components.files import digest_bytes, digest_file, read_json, write_json
+
+COMMITTED = "COMMITTED.json"
+FINISHED = "finished.json"
+PREFIX = "checkpoint-"
+LIBRARIES = ("torch", "transformers", "accelerate", "deepspeed")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A committed checkpoint: where it lies, the steps it has behind it, and what the task asked to carry."""
+
+    folder: Path
+    step: int
+    world: int
+    extra: dict[str, Any]
+
+
+def scratch_root(root: Path, stage: str) -> Path:
+    """The folder that holds the scratch folders of a stage."""
+    return root / ".mmalign" / "scratch" / stage
+
+
+def scratch_folder(root: Path, stage: str, key: str, training: TrainingSettings, section: Section) -> Path:
+    """The scratch folder of a run: equal inputs, settings, ranks and libraries give the same one."""
+    # How often and how many checkpoints are kept does not change what is trained.
+    settings = training.model_dump_json(exclude={"checkpoint_steps", "keep_checkpoints"})
+    name = digest_bytes(key, settings, section.model_dump_json(), *(version(library) for library in LIBRARIES))
+    return scratch_root(root, stage) / name[:24]
+
+
+def commit(folder: Path, step: int, world: int, extra: dict[str, Any]) -> None:
+    """Mark `folder` as whole. Every rank must have finished writing into it."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != COMMITTED)
+    files = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": digest}
+        for name, digest in zip(names, _digests(folder, names), strict=True)
+    }
+    write_json(folder / COMMITTED, {"step": step, "world": world, "extra": extra, "files": files})
+
+
+def newest(scratch: Path, say: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that is committed and undamaged, or None. Newer ones that are not are removed, and `say` is told why."""
+    for folder in sorted(_folders(scratch), key=_step, reverse=True):
+        try:
+            return read(folder)
+        except (OSError, ValueError, KeyError) as error:
+            say(f"{folder.name} is not used: {error}")
+            shutil.rmtree(folder)
+    return None
+
+
+def read(folder: Path) -> Checkpoint:
+    """Read a checkpoint and verify its files. Raises ValueError, OSError or KeyError with the reason where it does not count."""
+    if not (folder / COMMITTED).is_file():
+        raise ValueError("it was not finished")
+    mark = read_json(folder / COMMITTED)
+    files: dict[str, dict[str, Any]] = mark["files"]
+    for name, expected in files.items():
+        if not (folder / name).is_file():
+            raise ValueError(f"{name} is missing")
+        size = (folder / name).stat().st_size
+        if size != expected["bytes"]:
+            raise ValueError(f"{name} has {size} bytes, not {expected['bytes']}")
+    for name, digest in zip(files, _digests(folder, list(files)), strict=True):
+        if digest != files[name]["sha256"]:
+            raise ValueError(f"{name} is damaged")
+    return Checkpoint(folder, int(mark["step"]), int(mark["world"]), dict(mark["extra"]))
+
+
+def rotate(scratch: Path, keep: int) -> None:
+    """Remove all but the newest `keep` committed checkpoints."""
+    committed = sorted((folder for folder in _folders(scratch) if (folder / COMMITTED).is_file()), key=_step)
+    for folder in committed[:-keep]:
+        # Without its mark first: a kill while the folder is removed must not leave a half that looks whole.
+        (folder / COMMITTED).unlink()
+        shutil.rmtree(folder)
+
+
+def remove_finished(root: Path, stage: str, but: Path | None = None) -> list[Path]:
+    """Remove the scratch folders of a stage whose runs have ended well, except `but`. Returns what was removed."""
+    folders = sorted(path.parent for path in scratch_root(root, stage).glob(f"*/{FINISHED}") if path.parent != but)
+    for folder in folders:
+        shutil.rmtree(folder)
+    return folders
+
+
+def _folders(scratch: Path) -> list[Path]:
+    return [path for path in scratch.glob(f"{PREFIX}*") if path.is_dir() and path.name.removeprefix(PREFIX).isdecimal()]
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix(PREFIX))
+
+
+def _digests(folder: Path, names: list[str]) -> list[str]:
+    with ThreadPoolExecutor(max_workers=4) as pool:  # hashing releases the interpreter's lock
+        return list(pool.map(lambda name: digest_file(folder / name), names))

@@ -1,0 +1,51 @@
+"""Which weights are trained, and at what share of the learning rate: `training.parts` as the optimiser's parameter groups."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from components.config.settings import PartRates
+from components.families.adapters import family_of
+
+
+def vision_language_model(model: nn.Module) -> Any:
+    """The checkpoint's model inside a task's, or None where there is none."""
+    return next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)
+
+
+def parameter_groups(
+    model: nn.Module, rates: PartRates, *, decayed: set[str], learning_rate: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Groups of the trained parameters by rate, each once with weight decay (names in `decayed`) and once without; none is empty.
+
+    What lies outside the vision-language model, as a score head does, has rate 1. Parts of equal rate share their groups.
+    """
+    found: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    factor = _factors(model, rates)
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    # Every rate's decayed group stands before its other one, as in the Trainer's own groups.
+    for wanted in sorted({factor.get(parameter, 1.0) for _, parameter in trained}, reverse=True):
+        for decays in (True, False):
+            members = [p for name, p in trained if factor.get(p, 1.0) == wanted and (name in decayed) == decays]
+            if members:
+                found[wanted, decays] = members
+    return [
+        {"params": members, "lr": learning_rate * rate, "weight_decay": weight_decay if decays else 0.0}
+        for (rate, decays), members in found.items()
+    ]
+
+
+def _factors(model: nn.Module, rates: PartRates) -> dict[nn.Parameter, float]:
+    inner = vision_language_model(model)
+    factors: dict[nn.Parameter, float] = {}
+    if inner is None:
+        return factors
+    by_part = rates.model_dump()
+    for part, members in family_of(inner.config).modules(inner).items():
+        for member in members:
+            for parameter in [member] if isinstance(member, nn.Parameter) else member.parameters():
+                factors.setdefault(parameter, by_part[part])  # a tied head has been met in the language model
+    return factors

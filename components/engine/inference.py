@@ -1,0 +1,226 @@
+"""Runs a stage's tasks: in this process, or shared out over ranks.
+
+1. The batches of every task are planned, and what the stores hold already is taken out of them.
+2. One rank: they are computed here, one by one, with no process started. More: each rank takes whole batches in turn, and this process
+   shows their progress and waits.
+3. Every batch's results go to the task's store as it is done, so that a killed run goes on where it was; the stage then takes them from
+   there in the order of its items. Two ranks leave what one leaves.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from components.config.settings import Settings
+from components.engine.inference_task import InferenceTask
+from components.engine.ranks import Ranks, inference_section
+from components.engine.throughput import INFERENCE, Meter, peak_memory_gb, summarise
+from components.files import read_json, write_json
+
+PLAN, ARGUMENTS, SETTINGS = "plan.json", "arguments.json", "settings.json"
+Batches = list[list[int]]
+
+
+@dataclass
+class Report:
+    """What a run of tasks took: `times` go into the stage's record; the others count, task by task, items and units that were computed."""
+
+    times: dict[str, float] = field(default_factory=dict)
+    items: list[int] = field(default_factory=list)
+    units: list[int] = field(default_factory=list)
+
+
+def run_tasks(
+    tasks: Sequence[InferenceTask], factory: str, settings: Settings, stage: str, root: Path, arguments: Any = None, name: str = ""
+) -> Report:
+    """Compute what the stores of `tasks` lack. Their results are then in the stores.
+
+    `factory` ("module:function") builds the same tasks in another process from (settings, root, arguments); `arguments` are JSON. `name`
+    tells several runs of one stage apart. Raises UserError or StageFault with the first failing rank's reason.
+    """
+    todo = missing_batches(tasks)
+    report = Report(
+        items=[sum(len(batch) for batch in batches) for batches in todo],
+        units=[sum(task.size(item) for batch in batches for item in batch) for task, batches in zip(tasks, todo, strict=True)],
+    )
+    if not any(report.items):
+        return report
+    for task, count in zip(tasks, report.items, strict=True):
+        if 0 < count < len(task.keys):
+            print(f"{stage}: {len(task.keys) - count} of {len(task.keys)} are kept from before: {task.label}", flush=True)
+    section = inference_section(settings, stage)
+    if section.ranks == 1 and not section.zero_inference:
+        report.times = _compute_here(tasks, todo)
+    else:
+        report.times = _compute_on_ranks(tasks, todo, factory, settings, stage, root, arguments, name)
+    return report
+
+
+def missing_batches(tasks: Sequence[InferenceTask]) -> list[Batches]:
+    """Each task's batches without the items whose values are there, or are computed by an earlier batch."""
+    todo: list[Batches] = []
+    coming: set[str] = set()
+    for task in tasks:
+        known = task.store.find(task.keys).keys()
+        batches: Batches = []
+        for batch in task.plan() if any(key not in known for key in task.keys) else []:
+            left = []
+            for item in batch:
+                if task.keys[item] not in known and task.keys[item] not in coming:
+                    coming.add(task.keys[item])
+                    left.append(item)
+            if left:
+                batches.append(left)
+        todo.append(batches)
+    return todo
+
+
+def share_out(batches: Batches, ranks: int, *, lockstep: bool) -> list[list[tuple[list[int], bool]]]:
+    """Each rank's (batch, whether its results count): in turn, so that every rank gets long and short ones alike.
+
+    Ranks in lockstep get equally many: one without a batch in the last round runs its neighbour's once more.
+    """
+    shares: list[list[tuple[list[int], bool]]] = [[(batch, True) for batch in batches[rank::ranks]] for rank in range(ranks)]
+    if lockstep:
+        for share in shares[1:]:
+            if len(share) < len(shares[0]):
+                share.append((shares[0][-1][0], False))
+    return shares
+
+
+def compute_batch(task: InferenceTask, batch: list[int], ranks: Ranks, *, counts: bool = True) -> int:
+    """Compute one batch and keep its results. Returns how many units were done."""
+    values = task.compute(batch, ranks)
+    if not counts:
+        return 0
+    task.store.store({task.keys[item]: value for item, value in zip(batch, values, strict=True)})
+    return sum(task.size(item) for item in batch)
+
+
+@contextmanager
+def finishing(task: InferenceTask) -> Iterator[None]:
+    """What a task still holds is written, however the block ends."""
+    try:
+        yield
+    finally:
+        task.finish()
+
+
+def _compute_here(tasks: Sequence[InferenceTask], todo: list[Batches]) -> dict[str, float]:
+    meters = []
+    for task, batches in zip(tasks, todo, strict=True):
+        if not batches:
+            continue
+        started = time.monotonic()
+        with _bar(task, batches) as bar, finishing(task):
+            for batch in batches:
+                bar.update(compute_batch(task, batch, Ranks()))
+        meters.append(meter_of(task, time.monotonic() - started))
+    return _times([_joined(meters)], [peak_memory_gb()])
+
+
+def _compute_on_ranks(
+    tasks: Sequence[InferenceTask],
+    todo: list[Batches],
+    factory: str,
+    settings: Settings,
+    stage: str,
+    root: Path,
+    arguments: Any,
+    name: str,
+) -> dict[str, float]:
+    from components.engine.launcher import fault_of, rank_environment, run_ranks
+
+    section = inference_section(settings, stage)
+    scratch = root / ".mmalign/scratch" / stage / f"ranks-{name}" if name else root / ".mmalign/scratch" / stage / "ranks"
+    shutil.rmtree(scratch, ignore_errors=True)
+    write_json(scratch / SETTINGS, settings.model_dump(mode="json", by_alias=True))
+    write_json(scratch / ARGUMENTS, arguments)
+    shares = [share_out(batches, section.ranks, lockstep=section.zero_inference) for batches in todo]
+    write_json(scratch / PLAN, shares)
+    environment = rank_environment(root, section.threads)
+    if section.zero_inference:
+        from components.engine import ops
+
+        ops.ensure_built(environment)
+    options = ["--factory", factory, "--stage", stage, "--root", str(root.resolve()), "--scratch", str(scratch.resolve())]
+    bars = Bars(scratch, tasks, todo)
+    try:
+        code = run_ranks("components.engine.inference_worker", options, ranks=section.ranks, environment=environment, poll=bars.move)
+    finally:
+        bars.close()
+    ends = sorted(scratch.glob("finished-*.json"))
+    if code != 0 or len(ends) != section.ranks:
+        raise fault_of(scratch, stage, code)
+    found = [read_json(path) for path in ends]
+    meters = [Meter(end["parameters"], INFERENCE, end["tokens"], end["slots"], end["seconds"]) for end in found]
+    return _times(meters, [end["peak_gb"] for end in found]) | {"startup_seconds": max(end["startup_seconds"] for end in found)}
+
+
+class Bars:
+    """The ranks' progress in one bar a task. A rank appends a line (task, units) to its file for every batch that it has done."""
+
+    def __init__(self, scratch: Path, tasks: Sequence[InferenceTask], todo: list[Batches]) -> None:
+        self._scratch = scratch
+        self._tasks = list(zip(tasks, todo, strict=True))
+        self._bars: dict[int, Any] = {}
+
+    def move(self) -> None:
+        """Show what has been done."""
+        done = [0] * len(self._tasks)
+        for path in self._scratch.glob("progress-*.jsonl"):
+            text = path.read_text(encoding="utf-8")
+            for line in text[: text.rfind("\n") + 1].splitlines():
+                number, units = json.loads(line)
+                done[number] += units
+        for number, units in enumerate(done):
+            if units:
+                if number not in self._bars:
+                    self._bars[number] = _bar(*self._tasks[number])
+                self._bars[number].update(units - self._bars[number].n)
+
+    def close(self) -> None:
+        """Leave the bars as they are."""
+        for bar in self._bars.values():
+            bar.close()
+
+
+def meter_of(task: InferenceTask, seconds: float) -> Meter:
+    """What a task has run, in `seconds`."""
+    return Meter(task.parameters(), INFERENCE, task.work.tokens, task.work.slots, seconds)
+
+
+def build_tasks(factory: str, settings: Settings, root: Path, arguments: Any) -> Sequence[InferenceTask]:
+    """Call the function that `factory` ("module:function") names."""
+    module, _, attribute = factory.partition(":")
+    tasks: Sequence[InferenceTask] = vars(importlib.import_module(module))[attribute](settings, root, arguments)
+    return tasks
+
+
+def _joined(meters: Sequence[Meter]) -> Meter:
+    """One meter for tasks that ran one after another; parameters are those of the larger model."""
+    whole = Meter(max(meter.parameters for meter in meters), INFERENCE)
+    for meter in meters:
+        whole.add(meter.tokens, meter.slots, meter.seconds)
+    return whole
+
+
+def _times(meters: Sequence[Meter], peaks: Sequence[float]) -> dict[str, float]:
+    return {name: value for name, value in summarise(meters, peaks).items() if value is not None} | {
+        "compute_seconds": max(meter.seconds for meter in meters)
+    }
+
+
+def _bar(task: InferenceTask, batches: Batches) -> Any:
+    total = sum(task.size(item) for batch in batches for item in batch)
+    return tqdm(total=total, desc=task.label, unit=task.unit, mininterval=1)

@@ -1,0 +1,124 @@
+"""Starts a stage's ranks under torchrun, follows them, and ends them with the stage.
+
+- torchrun is a child in this process's session and is ended with it; the ranks, which sit in sessions of their own, watch this process.
+- The environment is passed through, so that a supervisor's mark reaches every process.
+- A rank that fails leaves its reason in the scratch folder, which becomes the stage's one sentence, with its kind. One that a signal ended
+  leaves none: torchrun's exit code tells that.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from components.engine import watchdog
+from components.errors import InfrastructureFault, StageFault, UserError
+from components.files import read_json, write_json
+from components.processes.fault_kinds import SIGNALLED, error_of, fault_kind, kind_named, lost_a_peer, sentence_of
+
+GRACE_SECONDS = 15  # that ranks have between SIGTERM and SIGKILL
+POLL_SECONDS = 0.2
+NO_ROOM = 74  # exit code of a rank that could not write down why it failed: the disk is full or broken
+
+
+def rank_environment(root: Path, threads: int) -> dict[str, str]:
+    """The environment of torchrun and its ranks: this one's, with what makes runs equal and starts quick."""
+    code = str(Path(__file__).resolve().parents[2])
+    environment = dict(os.environ)
+    environment |= {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it, matrix products on a GPU differ from run to run
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONHASHSEED": "0",
+        "PYTHONPATH": os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")])),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),  # for ninja
+    }
+    defaults = {
+        "TORCH_EXTENSIONS_DIR": str(root.resolve() / ".mmalign" / "torch_extensions"),
+        "HF_HUB_OFFLINE": "1",  # a checkpoint is a local folder; a typing error must not become a download
+        "USE_TF": "0",
+    }
+    return {**defaults, **environment}
+
+
+def run_ranks(
+    module: str, arguments: Sequence[str], *, ranks: int, environment: dict[str, str], poll: Callable[[], None] = lambda: None
+) -> int:
+    """Run `python -m module arguments` as `ranks` processes and return the exit code of the rank that failed first, 128 and more for a signal,
+    negative where a signal ended torchrun itself. `poll` is called some times a second.
+
+    The ranks get `--launcher` and `--launcher-started` beside `arguments`, for their watchdog. Whatever ends this call ends them.
+    """
+    command = [sys.executable, "-m", "components.engine.torchrun", "--standalone", f"--nproc-per-node={ranks}", "-m", module, *arguments]
+    command += ["--launcher", str(os.getpid()), "--launcher-started", repr(watchdog.started(os.getpid()))]
+    process = subprocess.Popen(command, env=environment)
+    try:
+        while process.poll() is None:
+            poll()
+            time.sleep(POLL_SECONDS)
+        poll()
+    finally:
+        if process.poll() is None:
+            process.terminate()  # torchrun hands it on to its ranks
+            try:
+                process.wait(GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()  # its ranks see that and end
+                process.wait()
+    return process.returncode
+
+
+def leave_fault(scratch: Path, rank: int, error: BaseException) -> None:
+    """Leave a rank's reason for the launcher. Does not return where the reason is a sentence for people; else the caller raises.
+
+    Not a normal end: ranks that wait in a collective would keep the interpreter from leaving.
+    """
+    known = isinstance(error, UserError | StageFault)
+    fault = {
+        "kind": fault_kind(error),
+        "message": sentence_of(error),
+        "known": known,
+        "lost_a_peer": lost_a_peer(error),
+        "time": time.time(),
+    }
+    try:
+        write_json(scratch / f"fault-{rank}.json", fault)
+    except OSError as unwritable:
+        _end(f"rank {rank}: {fault['message']} ({unwritable})", NO_ROOM)
+    if known:
+        _end(f"rank {rank}: {fault['message']}", 1)
+
+
+def fault_of(scratch: Path, stage: str, code: int) -> Exception:
+    """What the stage raises for its ranks. A known reason goes first, then the earliest; a rank that lost its peer fails because of that."""
+    faults = [read_json(path) for path in sorted(scratch.glob("fault-*.json"))]
+    faults.sort(key=lambda fault: (not fault["known"], fault["lost_a_peer"], fault["time"]))
+    by_signal = code - SIGNALLED if code > SIGNALLED else -code if code < 0 else None
+    if faults and not (by_signal is not None and faults[0]["lost_a_peer"]):
+        kind = kind_named(faults[0]["kind"])
+        message = faults[0]["message"]
+        return error_of(kind, message if kind == "mistake" else f"{stage}: {message}")
+    if by_signal is not None:
+        return InfrastructureFault(f"{stage}: {'torchrun' if code < 0 else 'a rank'} was ended by {_signal_name(by_signal)}")
+    if code == NO_ROOM:
+        return InfrastructureFault(f"{stage}: a rank failed and could not write down why: the disk is full or broken")
+    return StageFault(f"{stage}: its processes ended with code {code} and left no reason; their output stands above")
+
+
+def _end(sentence: str, code: int) -> None:
+    sys.stderr.write(f"{sentence}\n")
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _signal_name(number: int) -> str:
+    """SIGKILL and SIGBUS with what mostly sends them."""
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    causes = {"SIGKILL": "out of memory, or killed", "SIGBUS": "shared memory or a disk was full"}
+    return f"{name} ({causes[name]})" if name in causes else name

@@ -1,0 +1,108 @@
+"""InternVL3 in transformers' own format: InternViT tower, pixel shuffle and projector, Qwen2; an image is tiles, a video is frames.
+
+A video has the same placeholder as an image, a run of them a frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from components.errors import UserError
+from components.families.base import Family, Frames, Medium, Part, Projected, Root, TowerOutput
+
+TEXT_MODELS = ("qwen2", "qwen3")  # those whose forward takes a mask for each kind of layer
+
+
+class InternVL(Family):
+    """The adapter. A tower output is [tiles or frames, patches, D]."""
+
+    model_type: ClassVar[str] = "internvl"
+
+    def check(self, config: Any) -> None:
+        """Checkpoints of this type exist with several language models."""
+        if config.text_config.model_type not in TEXT_MODELS:
+            raise UserError(
+                f"InternVL with a language model of type '{config.text_config.model_type}' is not supported (known: "
+                f"{', '.join(TEXT_MODELS)}): set model.base in params.yaml to a checkpoint with one of these"
+            )
+
+    def encode(
+        self, processor: Any, config: Any, text: str, images: Sequence[Image.Image], videos: Sequence[Frames], keys: Sequence[str]
+    ) -> Root:
+        """Tiles of each image or frames of each video (`pixel_values` [n, 3, H, W])."""
+        arguments: dict[str, Any] = {}
+        if images:
+            arguments["images"] = list(images)
+        if videos:
+            arguments["videos"] = list(videos)
+            arguments["do_sample_frames"] = False
+        encoded = processor(text=[text], return_tensors="pt", **arguments)
+        input_ids = tuple(encoded["input_ids"][0].tolist())
+        if not keys:
+            return Root(input_ids)
+        (placeholder,) = self.placeholder_ids(config)
+        runs = [len(list(run)) for found, run in groupby(input_ids, placeholder.__eq__) if found]
+        # The processor does not say how many tiles an image has, but each image is one run of placeholders.
+        counts = [run // processor.image_seq_length for run in runs] if images else [len(frames) for frames in videos]
+        pixels = torch.split(encoded["pixel_values"], counts)
+        kind: Any = "image" if images else "video"
+        return Root(
+            input_ids,
+            tuple(Medium(kind, key, {"pixel_values": tiles.contiguous()}) for key, tiles in zip(keys, pixels, strict=True)),
+        )
+
+    def placeholder_ids(self, config: Any) -> tuple[int, ...]:
+        """The one placeholder, of images and of frames."""
+        return (config.image_token_id,)
+
+    def structure(self, processor: Any) -> set[str]:
+        """The placeholders and the marks around a medium."""
+        return {processor.image_token, processor.video_token, processor.start_image_token, processor.end_image_token}
+
+    def tower(self, model: Any, media: Sequence[Medium]) -> list[TowerOutput]:
+        """The tower's chosen hidden states, every medium's tiles or frames in one pass."""
+        tiles = [medium.tensors["pixel_values"] for medium in media]
+        layer = model.config.vision_feature_layer
+        outputs = model.model.vision_tower(
+            pixel_values=torch.cat(tiles).to(model.device, model.dtype), output_hidden_states=layer != -1, return_dict=True
+        )
+        selected = outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
+        if model.config.vision_feature_select_strategy == "default":
+            selected = selected[:, 1:]
+        return [(part,) for part in torch.split(selected, [len(part) for part in tiles])]
+
+    def project(
+        self,
+        model: Any,
+        media: Sequence[Medium],  # noqa: ARG002 -- tiles and frames are treated alike
+        outputs: Sequence[TowerOutput],
+    ) -> list[Projected]:
+        """Neighbouring patches shuffled into one token's channels, then the projector."""
+        inner = model.model
+        patches_NPD = torch.cat([output[0] for output in outputs])
+        tiles, patches, width = patches_NPD.shape
+        side = int(patches**0.5)
+        square: Tensor = inner.pixel_shuffle(patches_NPD.reshape(tiles, side, side, width), scale_factor=model.config.downsample_ratio)
+        rows = inner.multi_modal_projector(square.flatten(1, 2))
+        return [Projected(part.flatten(0, 1)) for part in torch.split(rows, [len(output[0]) for output in outputs])]
+
+    def modules(self, model: Any) -> dict[Part, list[nn.Module | nn.Parameter]]:
+        """One module a part."""
+        inner = model.model
+        return {
+            "tower": [inner.vision_tower],
+            "projector": [inner.multi_modal_projector],
+            "language_model": [inner.language_model],
+            "lm_head": [model.lm_head],
+        }
+
+    def dummy(self, config: Any) -> Medium:
+        """An image of one black tile."""
+        height, width = config.vision_config.image_size
+        return Medium("image", "dummy", {"pixel_values": torch.zeros(1, 3, height, width)})

@@ -1,0 +1,103 @@
+"""LLaVA-OneVision: SigLIP tower, two-layer projector, Qwen2; an image is a base view and tiles, a video pooled frames."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from components.families.base import Family, Frames, Medium, Part, Projected, Root, TowerOutput
+
+
+class LlavaOnevision(Family):
+    """The adapter. A tower output is [tiles or frames, patches, D]."""
+
+    model_type: ClassVar[str] = "llava_onevision"
+
+    def encode(
+        self,
+        processor: Any,
+        config: Any,  # noqa: ARG002 -- positions are plain here
+        text: str,
+        images: Sequence[Image.Image],
+        videos: Sequence[Frames],
+        keys: Sequence[str],
+    ) -> Root:
+        """Tiles of each image (`pixel_values` [1, tiles, 3, H, W], `image_sizes` [1, 2]) or frames of each video."""
+        arguments: dict[str, Any] = {}
+        if images:
+            arguments["images"] = [list(images)]  # one sample: more than one image are read without tiles
+        if videos:
+            arguments["videos"] = list(videos)
+            arguments["do_sample_frames"] = False
+        encoded = processor(text=[text], return_tensors="pt", **arguments)
+        media = []
+        for number, key in enumerate(keys):
+            if images:
+                tensors = {name: encoded[name][number : number + 1] for name in ("pixel_values", "image_sizes")}
+            else:
+                tensors = {"pixel_values_videos": encoded["pixel_values_videos"][number : number + 1]}
+            media.append(Medium("image" if images else "video", key, tensors))
+        return Root(tuple(encoded["input_ids"][0].tolist()), tuple(media))
+
+    def placeholder_ids(self, config: Any) -> tuple[int, ...]:
+        """Image and video placeholders."""
+        return config.image_token_id, config.video_token_id
+
+    def tower(self, model: Any, media: Sequence[Medium]) -> list[TowerOutput]:
+        """The tower's chosen hidden states, every medium's real tiles or frames in one pass."""
+        tiles = [self._tiles(model, medium) for medium in media]
+        outputs = model.model.vision_tower(torch.cat(tiles), output_hidden_states=True, return_dict=True)
+        layer = model.config.vision_feature_layer
+        layers = [layer] if isinstance(layer, int) else layer
+        selected = torch.cat([outputs.hidden_states[number] for number in layers], dim=-1)
+        if model.config.vision_feature_select_strategy == "default":
+            selected = selected[:, 1:]
+        return [(part,) for part in torch.split(selected, [len(part) for part in tiles])]
+
+    def project(self, model: Any, media: Sequence[Medium], outputs: Sequence[TowerOutput]) -> list[Projected]:
+        """Projector, then tiles unpadded and joined with their base view, or frames pooled; a newline ends each."""
+        inner = model.model
+        flat = inner.multi_modal_projector(torch.cat([output[0] for output in outputs]))
+        parts = list(torch.split(flat, [len(output[0]) for output in outputs]))
+        found: dict[int, Tensor] = {}
+        images = [index for index, medium in enumerate(media) if medium.kind == "image"]
+        if images:
+            sizes = torch.cat([media[index].tensors["image_sizes"] for index in images]).to(flat.device)
+            packed, _ = inner.pack_image_features([parts[index] for index in images], sizes, image_newline=inner.image_newline)
+            found.update(zip(images, packed, strict=True))
+        by_frames: dict[int, list[int]] = defaultdict(list)
+        for index, medium in enumerate(media):
+            if medium.kind == "video":
+                by_frames[len(parts[index])].append(index)
+        for indices in by_frames.values():
+            pooled = inner.apply_pooling(torch.cat([parts[index] for index in indices]))
+            pooled = pooled.reshape(len(indices), -1, pooled.shape[-1])
+            newline = inner.image_newline[None, None].expand(len(indices), 1, -1).to(pooled.dtype)
+            found.update(zip(indices, torch.cat((pooled, newline), dim=1), strict=True))
+        return [Projected(found[index]) for index in range(len(media))]
+
+    def modules(self, model: Any) -> dict[Part, list[nn.Module | nn.Parameter]]:
+        """The newline vector belongs to the projector, which it was trained with."""
+        inner = model.model
+        return {
+            "tower": [inner.vision_tower],
+            "projector": [inner.multi_modal_projector, inner.image_newline],
+            "language_model": [inner.language_model],
+            "lm_head": [model.lm_head],
+        }
+
+    def dummy(self, config: Any) -> Medium:
+        """A video of one black frame."""
+        size = config.vision_config.image_size
+        return Medium("video", "dummy", {"pixel_values_videos": torch.zeros(1, 1, 3, size, size)})
+
+    @staticmethod
+    def _tiles(model: Any, medium: Medium) -> Tensor:
+        """Real tiles or frames [n, 3, H, W]; nothing is padded, since each prompt was processed alone."""
+        name = "pixel_values" if medium.kind == "image" else "pixel_values_videos"
+        return medium.tensors[name][0].to(model.device, model.dtype)

@@ -1,0 +1,178 @@
+"""Low-rank adapters (LoRA) on the language model's linear layers, through peft.
+
+- Adapters are put in place: `model.model.language_model` and `model.lm_head` stay where they are, and the head and the tower stay as they
+  are: log-probs meet the head in chunks.
+- A fresh adapter adds nothing (B is zero), so the untrained policy is the reference.
+- peft is needed to train alone. Adapters are merged by `weight + scale * B @ A` in fp32, on export and on opening a folder of them alike, so
+  both give the same bits.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from components.config.settings import LoraSettings
+from components.errors import UserError
+from components.families.adapters import family_of
+from components.families.digests import model_digest
+from components.files import read_json, write_json
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's own names
+PROJECTOR = "projector.safetensors"
+BASE = "base.json"
+PREFIX = "base_model.model."  # that peft puts before a layer's name
+NAME = "default"  # of the adapter in peft's layers
+
+_SETTINGS: WeakKeyDictionary[nn.Module, LoraSettings] = WeakKeyDictionary()
+
+
+def add_adapters(model: Any, settings: LoraSettings, seed: int) -> None:
+    """Put fresh adapters, drawn from `seed`, into `model` and freeze everything else."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    prefix, targets = target_layers(model, settings.targets)
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        # A pattern, not a list: peft keeps a list as a set, whose order differs from process to process.
+        target_modules=rf"{re.escape(prefix)}\..*\.({'|'.join(sorted({name.split('.')[-1] for name in targets}))})",
+        bias="none",
+    )
+    state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    inject_adapter_in_model(config, model, adapter_name=NAME)
+    torch.random.set_rng_state(state)
+    _SETTINGS[model] = settings
+
+
+def settings_of(model: nn.Module) -> LoraSettings | None:
+    """The settings by which `model` was given adapters, None where it has none."""
+    return _SETTINGS.get(model)
+
+
+def target_layers(model: Any, targets: str) -> tuple[str, list[str]]:
+    """The language model's name in `model`, and those of its linear layers in it: of attention, or all ("linear")."""
+    language_model: Any = family_of(model.config).modules(model)["language_model"][0]
+    prefix = next(name for name, module in model.named_modules() if module is language_model)
+    names = [name for name, module in language_model.named_modules() if isinstance(module, nn.Linear)]
+    return prefix, [name for name in names if targets == "linear" or name.split(".")[-2].endswith(("attn", "attention"))]
+
+
+@contextmanager
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """Inside, `model` computes what its base does, bit for bit."""
+    layers = list(_layers(model).values())
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+def merged_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state of `model` with its adapters merged, under the names that it had without them. The model is left as it is."""
+    layers = _layers(model)
+    merged: dict[str, Tensor] = {}
+    for name, value in model.state_dict().items():
+        owner, _, rest = name.partition(".base_layer.")
+        if not rest:
+            if ".lora_" not in name:
+                merged[name] = value
+            continue
+        layer = layers[owner]
+        adapted = rest == "weight"
+        merged[f"{owner}.{rest}"] = (
+            _merged(value, layer.lora_A[NAME].weight, layer.lora_B[NAME].weight, layer.scaling[NAME]) if adapted else value
+        )
+    return merged
+
+
+def save_adapters(model: Any, folder: Path, base: Path) -> None:
+    """Write the adapters, the projector where it was trained, and which base they belong to. Equal weights give equal bytes."""
+    tensors = {}
+    for name, layer in _layers(model).items():
+        for part, weight in (("lora_A", layer.lora_A[NAME].weight), ("lora_B", layer.lora_B[NAME].weight)):
+            tensors[f"{PREFIX}{name}.{part}.weight"] = weight.detach().cpu().contiguous()
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    where = os.path.relpath(base, folder)
+    config = {key: sorted(value) if isinstance(value, set) else value for key, value in model.peft_config[NAME].to_dict().items()}
+    write_json(folder / CONFIG, config | {"base_model_name_or_path": where, "inference_mode": True})
+    projector = _projector(model)
+    if any(parameter.requires_grad for parameter in projector.values()):
+        kept = {name: parameter.detach().cpu().contiguous() for name, parameter in projector.items()}
+        save_file(kept, folder / PROJECTOR, metadata={"format": "pt"})
+    write_json(folder / BASE, {"path": where, "digest": model_digest(base)})
+
+
+def is_adapters(folder: Path) -> bool:
+    """Whether a folder holds adapters on a base, not a whole model."""
+    return (folder / CONFIG).is_file()
+
+
+def base_of(folder: Path) -> Path:
+    """The base that a folder's adapters belong to. Raises UserError where it is gone or another model has taken its place."""
+    named = read_json(folder / BASE)
+    base = Path(os.path.normpath(folder / named["path"]))
+    if not (base / "config.json").is_file():
+        raise UserError(
+            f"the adapters in {folder} belong to a base model at {base}, which is not there: restore it, or set model.lora.merge"
+        )
+    if model_digest(base) != named["digest"]:
+        raise UserError(f"the adapters in {folder} were trained on another model than {base} is now: restore it, or train them again")
+    return base
+
+
+@torch.no_grad()
+def merge_folder(model: Any, folder: Path) -> None:
+    """Merge a folder's adapters and projector into their opened base."""
+    tensors = load_file(folder / WEIGHTS)
+    config = read_json(folder / CONFIG)
+    for name in sorted(name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")):
+        weight = model.get_submodule(name.removeprefix(PREFIX)).weight
+        down, up = (tensors[f"{name}.lora_{letter}.weight"].to(weight.device) for letter in "AB")
+        with _writable(weight):
+            weight.copy_(_merged(weight, down, up, config["lora_alpha"] / config["r"]))
+    if (folder / PROJECTOR).is_file():
+        for name, value in load_file(folder / PROJECTOR).items():
+            parameter = model.get_parameter(name)
+            with _writable(parameter):
+                parameter.copy_(value)
+
+
+def _writable(weight: Tensor) -> AbstractContextManager[None]:
+    """Where ZeRO-3 has spread a weight over ranks, it is whole inside, and what rank 0 writes goes to all."""
+    if "ds_id" not in vars(weight):
+        return nullcontext()
+    from deepspeed import zero
+
+    return zero.GatheredParameters([weight], modifier_rank=0)  # type: ignore[no-any-return]
+
+
+def _merged(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
+    return (weight.detach().float() + scale * (up.detach().float() @ down.detach().float())).to(weight.dtype)
+
+
+def _projector(model: Any) -> dict[str, nn.Parameter]:
+    members = family_of(model.config).modules(model)["projector"]
+    own = {id(p) for member in members for p in ([member] if isinstance(member, nn.Parameter) else member.parameters())}
+    return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in own}
+
+
+def _layers(model: nn.Module) -> dict[str, Any]:
+    """The adapted layers by name."""
+    from peft.tuners.lora import LoraLayer
+
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}

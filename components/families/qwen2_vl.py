@@ -1,0 +1,165 @@
+"""Qwen2-VL: a tower for any resolution, a merger of 2x2 patches, Qwen2 with M-RoPE. Qwen2.5-VL and Qwen3-VL build on this adapter.
+
+- The merger is a part of `visual` in transformers, though it is the projector: its input is caught by hooks, so that the tower's own forward
+  runs whatever the version.
+- The tower's output is kept in the prompt's order, patches that become one token together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from components.families.base import Family, Frames, Kind, Medium, Part, Projected, Root, TowerOutput
+from components.families.mrope import Grid, mrope_positions
+
+# The record does not say when a frame was taken. This is the rate at which Qwen's own tools sample a video, and so what the models know.
+FRAMES_PER_SECOND = 2.0
+PIXELS: dict[Kind, str] = {"image": "pixel_values", "video": "pixel_values_videos"}
+GRID: dict[Kind, str] = {"image": "image_grid_thw", "video": "video_grid_thw"}
+
+
+class Qwen2VL(Family):
+    """The adapter. A tower output is [tokens, patches a token, D]."""
+
+    model_type: ClassVar[str] = "qwen2_vl"
+    axes: ClassVar[int] = 3
+
+    def encode(
+        self, processor: Any, config: Any, text: str, images: Sequence[Image.Image], videos: Sequence[Frames], keys: Sequence[str]
+    ) -> Root:
+        """Patches of each medium (`pixel_values` [patches, C * T * P * P]) and its grid in patches (`image_grid_thw` [1, 3])."""
+        arguments: dict[str, Any] = {}
+        if images:
+            arguments["images"] = list(images)
+        if videos:
+            arguments.update(self._video_arguments(processor, videos))
+        encoded = processor(text=[text], return_tensors="pt", **arguments)
+        input_ids = tuple(encoded["input_ids"][0].tolist())
+        if not keys:
+            return Root(input_ids)
+        kind: Kind = "image" if images else "video"
+        grids_M3 = encoded[GRID[kind]]
+        pixels = torch.split(encoded[PIXELS[kind]], grids_M3.prod(-1).tolist())
+        media = tuple(
+            Medium(kind, key, {PIXELS[kind]: patches.contiguous(), GRID[kind]: grid[None]})
+            for key, patches, grid in zip(keys, pixels, grids_M3, strict=True)
+        )
+        places = set(self.placeholder_ids(config))
+        return Root(input_ids, media, mrope_positions([token in places for token in input_ids], self._grids(config, kind, encoded)))
+
+    def placeholder_ids(self, config: Any) -> tuple[int, ...]:
+        """Image and video placeholders."""
+        return config.image_token_id, config.video_token_id
+
+    def structure(self, processor: Any) -> set[str]:
+        """The placeholders and the marks around a medium."""
+        return {processor.image_token, processor.video_token, "<|vision_start|>", "<|vision_end|>"}
+
+    def tower(self, model: Any, media: Sequence[Medium]) -> list[TowerOutput]:
+        """What the blocks hand to the merger, media of one kind in one pass."""
+        visual = model.model.visual
+        kind = media[0].kind
+        pixels = torch.cat([medium.tensors[PIXELS[kind]] for medium in media]).to(model.device, visual.dtype)
+        grids_M3 = torch.cat([medium.tensors[GRID[kind]] for medium in media]).to(model.device)
+        group = visual.spatial_merge_size**2
+        with ExitStack() as stack:
+            for merger in self._mergers(visual):
+                stack.enter_context(_caught(merger, group))
+            levels = self._levels(visual(pixels, grid_thw=grids_M3))
+        tokens = (grids_M3.prod(-1) // group).tolist()
+        return list(zip(*(torch.split(level.reshape(len(level), group, -1), tokens) for level in levels), strict=True))
+
+    def project(
+        self,
+        model: Any,
+        media: Sequence[Medium],  # noqa: ARG002 -- images and videos are treated alike
+        outputs: Sequence[TowerOutput],
+    ) -> list[Projected]:
+        """The merger's rows; those of further levels go to deeper layers."""
+        tokens = [len(output[0]) for output in outputs]
+        levels = [
+            torch.split(merger(torch.cat(level).flatten(0, 1)), tokens)
+            for merger, level in zip(self._mergers(model.model.visual), zip(*outputs, strict=True), strict=True)
+        ]
+        return [Projected(first, tuple(deeper)) for first, *deeper in zip(*levels, strict=True)]
+
+    def modules(self, model: Any) -> dict[Part, list[nn.Module | nn.Parameter]]:
+        """The mergers are the projector; all else in `visual` is the tower."""
+        inner = model.model
+        projector = [name for name, _ in inner.visual.named_children() if "merger" in name]
+        return {
+            "tower": [module for name, module in inner.visual.named_children() if name not in projector],
+            "projector": [inner.visual.get_submodule(name) for name in projector],
+            "language_model": [inner.language_model],
+            "lm_head": [model.lm_head],
+        }
+
+    def dummy(self, config: Any) -> Medium:
+        """An image of one token."""
+        vision = config.vision_config
+        side = vision.spatial_merge_size
+        width = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        return Medium("image", "dummy", {"pixel_values": torch.zeros(side**2, width), "image_grid_thw": torch.tensor([[1, side, side]])})
+
+    def _mergers(self, visual: Any) -> list[nn.Module]:
+        """The merger, and those of deeper levels after it."""
+        return [visual.merger]
+
+    def _levels(self, outputs: Any) -> list[Tensor]:
+        """What the tower gave for each merger [tokens, patches a token * D], its mergers' work left out."""
+        return [outputs.pooler_output]
+
+    def _grids(self, config: Any, kind: Kind, encoded: Any) -> list[Grid]:
+        """Grids of the media's tokens, in their order."""
+        side = config.vision_config.spatial_merge_size
+        return [
+            Grid(time, height // side, width // side, self._interval(config, kind, encoded, number))
+            for number, (time, height, width) in enumerate(encoded[GRID[kind]].tolist())
+        ]
+
+    def _interval(self, config: Any, kind: Kind, encoded: Any, number: int) -> Tensor | float:  # noqa: ARG002 -- for Qwen2.5-VL
+        """Distance of two frames in time."""
+        return 1.0
+
+    @staticmethod
+    def _video_arguments(processor: Any, videos: Sequence[Frames]) -> dict[str, Any]:
+        """Frames as they are: not sampled again, their times said. A frame alone stands twice, as a pair is what the tower reads."""
+        pair = processor.video_processor.temporal_patch_size
+        numbers = [[min(number, len(frames) - 1) for number in range(max(len(frames), pair))] for frames in videos]
+        metadata = [
+            {"total_num_frames": len(chosen), "fps": FRAMES_PER_SECOND, "frames_indices": chosen, "height": None, "width": None}
+            for chosen in numbers
+        ]
+        return {
+            "videos": [np.asarray(frames[chosen]) for frames, chosen in zip(videos, numbers, strict=True)],
+            "video_metadata": metadata,
+            "do_sample_frames": False,
+        }
+
+
+@contextmanager
+def _caught(merger: nn.Module, group: int) -> Iterator[None]:
+    """Let `merger` hand on its input [patches, D] as [tokens, group * D]. It works on one token only, so that an engine's hooks still run."""
+    kept: list[Tensor] = []
+
+    def before(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        kept.append(arguments[0])
+        return (arguments[0][:group], *arguments[1:])
+
+    def after(_: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:  # noqa: ARG001 -- a hook's signature
+        patches = kept.pop()
+        return patches.reshape(-1, group * patches.shape[-1])
+
+    handles = (merger.register_forward_pre_hook(before), merger.register_forward_hook(after))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,47 @@
+"""Qwen3-VL: as Qwen2-VL, with features of deeper tower layers added in the first layers of the language model (DeepStack), and the time of
+each frame written into the prompt as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from components.families.base import Kind
+from components.families.mrope import Grid
+from components.families.qwen2_vl import Qwen2VL
+
+
+class Qwen3VL(Qwen2VL):
+    """The adapter. A tower output has a tensor for the merger and one for each deeper merger."""
+
+    model_type: ClassVar[str] = "qwen3_vl"
+
+    def language(
+        self, model: Any, embeddings_RLH: Tensor, mask: Any, positions_RL: Tensor, deeper: Sequence[Tensor], media_RL: Tensor
+    ) -> Tensor:
+        """Last hidden states [R, L, H]; this language model has one kind of layers and takes the mask as it is."""
+        outputs = model.model.language_model(
+            inputs_embeds=embeddings_RLH,
+            attention_mask=mask,
+            position_ids=positions_RL,
+            use_cache=False,
+            **self.deeper_arguments(deeper, media_RL),
+        )
+        return outputs.last_hidden_state  # type: ignore[no-any-return]
+
+    def deeper_arguments(self, deeper: Sequence[Tensor], media_RL: Tensor) -> dict[str, Any]:
+        """Rows for the placeholders, a tensor a layer."""
+        return {"visual_pos_masks": media_RL, "deepstack_visual_embeds": list(deeper)} if deeper else {}
+
+    def _mergers(self, visual: Any) -> list[nn.Module]:
+        return [visual.merger, *visual.deepstack_merger_list]
+
+    def _levels(self, outputs: Any) -> list[Tensor]:
+        return [outputs.pooler_output, *outputs.deepstack_features]
+
+    def _grids(self, config: Any, kind: Kind, encoded: Any) -> list[Grid]:
+        """Every frame of a video is a grid of its own, after the text that says its time."""
+        grids = super()._grids(config, kind, encoded)
+        return [Grid(1, grid.height, grid.width) for grid in grids for _ in range(grid.time)]

@@ -1,0 +1,169 @@
+"""The databases of a backup: PostgreSQL's by its own pg_dump and pg_restore, mlflow.db by sqlite's own backup.
+
+Each dump is one snapshot, taken while others write. Passwords reach PostgreSQL's programs by their environment.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from components.errors import StageFault, UserError
+from components.operations.backup.manifest import numbers
+from components.operations.services import postgres
+from components.operations.services.carry import LOCATION_COLUMNS
+from components.operations.services.state import Addresses, Secrets, database_url
+from components.operations.services.supervision import SERVICE_MARK
+from components.processes.marks import checkout_mark
+
+CHECKOUT_TAG = "mmalign.checkout"  # of runs, versions and models: the checkout's mark, which its path decides
+TAG_COLUMNS = (("tags", "key", "value"), ("model_version_tags", "key", "value"), ("logged_model_tags", "tag_key", "tag_value"))
+# What libpq reads from the environment, by its name in an address.
+ENVIRONMENT = {
+    "host": "PGHOST",
+    "hostaddr": "PGHOSTADDR",
+    "port": "PGPORT",
+    "user": "PGUSER",
+    "password": "PGPASSWORD",
+    "dbname": "PGDATABASE",
+    "sslmode": "PGSSLMODE",
+    "sslrootcert": "PGSSLROOTCERT",
+    "sslcert": "PGSSLCERT",
+    "sslkey": "PGSSLKEY",
+    "options": "PGOPTIONS",
+    "connect_timeout": "PGCONNECT_TIMEOUT",
+    "application_name": "PGAPPNAME",
+    "channel_binding": "PGCHANNELBINDING",
+}
+
+
+def dump_name(database: str) -> str:
+    """The file of a database in a backup."""
+    return f"databases/{database}.dump"
+
+
+def dump(root: Path, addresses: Addresses, kept: Secrets, database: str, target: Path) -> None:
+    """Write one of our databases to `target`. Raises StageFault with what pg_dump says."""
+    _run(root, addresses, kept, database, ["pg_dump", "--format=custom", "--no-owner", "--no-privileges", f"--file={target}"])
+
+
+def load(root: Path, addresses: Addresses, kept: Secrets, database: str, source: Path) -> None:
+    """Fill an empty database from `source`: all of it, or after a fault or a kill nothing."""
+    command = ["pg_restore", "--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges", "--no-comments"]
+    _run(root, addresses, kept, database, [*command, "--dbname=", str(source)])
+
+
+def is_empty(addresses: Addresses, kept: Secrets, database: str) -> bool:
+    """Whether a database has no table."""
+    with closing(_connect(addresses, kept, database)) as connection, connection.cursor() as cursor:
+        cursor.execute("select count(*) from pg_tables where schemaname = 'public'")
+        return bool(cursor.fetchone()[0] == 0)
+
+
+def server_version(addresses: Addresses, kept: Secrets) -> str:
+    """PostgreSQL's version, such as 18.6."""
+    import psycopg2
+
+    with closing(psycopg2.connect(postgres.maintenance_url(addresses, kept), connect_timeout=10)) as connection:
+        return str(connection.get_parameter_status("server_version"))
+
+
+def move_record(addresses: Addresses, kept: Secrets, before: Path, after: Path) -> None:
+    """Tell the record of a checkout that it lies in another folder now. Twice does no harm."""
+    with closing(_connect(addresses, kept, "mlflow")) as connection, connection, connection.cursor() as cursor:
+        for statement, values in _moves(before, after, "%s"):
+            cursor.execute(statement, values)
+
+
+def copy_sqlite(source: Path, target: Path) -> None:
+    """Copy a database of sqlite while others write to it."""
+    with closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True, timeout=60)) as old, closing(sqlite3.connect(target)) as new:
+        old.backup(new)
+
+
+def move_sqlite_record(database: Path, before: Path, after: Path) -> None:
+    """As `move_record`, for mlflow.db."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        for statement, values in _moves(before, after, "?"):
+            connection.execute(statement, values)
+
+
+def sqlite_runs(database: Path) -> int:
+    """How many runs mlflow.db holds; none where it is not there or has no tables yet."""
+    if not database.is_file():
+        return 0
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=60)) as connection:
+        if connection.execute("select 1 from sqlite_master where name = 'runs'").fetchone() is None:
+            return 0
+        return int(connection.execute("select count(*) from runs").fetchone()[0])
+
+
+def _moves(before: Path, after: Path, mark: str) -> list[tuple[str, tuple[str, ...]]]:
+    """Statements that change artifacts' places and the checkout's mark; `mark` is the driver's placeholder."""
+    moves: list[tuple[str, tuple[str, ...]]] = []
+    places = [((folder / "mlruns").as_uri(), str(folder / "mlruns")) for folder in (before, after)]
+    for table, columns in LOCATION_COLUMNS.items():
+        for column in columns:
+            for old, new in zip(*places, strict=True):
+                moves.append(
+                    (
+                        f"update {table} set {column} = {mark} || substr({column}, {len(old) + 1}) "  # noqa: S608 -- names are MLflow's
+                        f"where substr({column}, 1, {len(old)}) = {mark}",
+                        (new, old),
+                    )
+                )
+    for table, key, value in TAG_COLUMNS:
+        tagged = f"update {table} set {value} = {mark} where {key} = {mark} and {value} = {mark}"  # noqa: S608 -- names are MLflow's
+        moves.append((tagged, (checkout_mark(after), CHECKOUT_TAG, checkout_mark(before))))
+    return moves
+
+
+def _connect(addresses: Addresses, kept: Secrets, database: str) -> Any:
+    import psycopg2
+
+    return psycopg2.connect(database_url(addresses, kept, database, "postgresql"), connect_timeout=10)
+
+
+def _run(root: Path, addresses: Addresses, kept: Secrets, database: str, command: list[str]) -> None:
+    """Run a program of PostgreSQL on one of our databases, marked so that what a killed command leaves is found."""
+    from psycopg2.extensions import parse_dsn
+
+    told = parse_dsn(database_url(addresses, kept, database, "postgresql"))
+    unknown = [key for key in told if key not in ENVIRONMENT]
+    if unknown:
+        raise UserError(f"DATABASE_URL has '{unknown[0]}', which `mmalign backup` can't hand on: write it without that")
+    environment = {ENVIRONMENT[key]: value for key, value in told.items()}
+    program = _program(command[0], addresses, kept)
+    arguments = [f"--dbname={told['dbname']}" if argument == "--dbname=" else argument for argument in command[1:]]
+    done = subprocess.run(
+        [program, *arguments],
+        env={**os.environ, **environment, SERVICE_MARK: checkout_mark(root)},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode != 0:
+        said = " ".join(done.stderr.split())[-400:]
+        for secret in filter(None, (told.get("password"), kept.postgres)):
+            said = said.replace(secret, "***")
+        raise StageFault(f"{command[0]} of database {told['dbname']} failed: {said}")
+
+
+def _program(name: str, addresses: Addresses, kept: Secrets) -> str:
+    """The package's program; for a server of somebody's the one on PATH, which knows TLS, where it is as new as the server."""
+    packaged = str(postgres.binary(name))
+    if not addresses.external_database:
+        return packaged
+    server = numbers(server_version(addresses, kept))[0]
+    for program in filter(None, (shutil.which(name), packaged)):
+        said = re.search(r"\d+", subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout)
+        if said is not None and int(said[0]) >= server:
+            return program
+    raise UserError(f"{name} must be as new as the server of DATABASE_URL: install the client programs of PostgreSQL {server}")

@@ -1,0 +1,180 @@
+"""Checks of the checkout: git, settings, base model, data and DVC."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components.config.settings import load_settings
+from components.errors import UserError
+from components.files import read_json
+from components.operations.doctor.findings import Finding, ok, problem, settings_of, warning
+from components.storage.data_version import DATA_FILE, UNSET_BUCKET, DataState, data_state
+from components.storage.repository import open_repository
+from components.tracking.provenance import git_state, read_yaml
+
+BASE_FILES = ("config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+HEADER_LIMIT_BYTES = 100_000_000  # of a safetensors file; the format's own limit
+PULL = "the next mmalign run fetches that, and so does: dvc pull data.dvc"
+
+
+def git(root: Path) -> Finding:
+    """The checkout is a git repository with a commit, an identity for new ones, and no changes that nobody has committed."""
+    if _git(root, "--version") is None:
+        return problem("git is not on PATH", "install git with your system's package manager")
+    if _git(root, "rev-parse", "--git-dir") is None:
+        return problem(
+            "the checkout is no git repository that git will open", "run in a clone; or git init, git add -A and git commit here"
+        )
+    state = git_state(root)
+    if state.sha is None:
+        return problem("the repository has no commit, so no run can be traced to its code", "git add -A && git commit")
+    found = f"commit {state.sha[:12]}"
+    missing = [key for key in ("user.name", "user.email") if not _git(root, "config", key)]
+    if missing:
+        return warning(
+            f"{found}; {' and '.join(missing)} not set, so new data versions and settings can't be committed",
+            "; ".join(f'git config {key} "…"' for key in missing),
+        )
+    if state.dirty:
+        changed = [line[3:] for line in (_git(root, "status", "--porcelain") or "").splitlines() if line[3:] != "dvc.lock"]
+        return warning(
+            f"{found} with {_count(len(changed), 'changed file')} ({_some(changed)}): runs are marked dirty and keep the difference",
+            "commit what is to stay, so that a run can be had again from git alone",
+        )
+    return ok(f"{found}, nothing changed")
+
+
+def settings(root: Path) -> Finding:
+    """params.yaml holds every setting, with a value that is allowed."""
+    try:
+        load_settings(root / "params.yaml")
+    except UserError as error:
+        said = str(error).removeprefix(f"{root}/")
+        return problem(said, "correct that in params.yaml, or take the committed one back with: git checkout params.yaml")
+    return ok("params.yaml is valid")
+
+
+def base_model(root: Path) -> Finding:
+    """The base model's folder is a whole checkpoint: configuration, processor files, and safetensors of the length that they claim."""
+    base = settings_of(root).model.base
+    folder = root / base
+    cure = "set model.base in params.yaml to a checkpoint folder as save_pretrained writes it"
+    if not folder.is_dir():
+        if base.parts[0] == "data" and (root / DATA_FILE).is_file():
+            return warning(f"{base} is not there yet; it is part of the data", PULL)
+        return problem(f"{base} is missing", cure)
+    missing = [name for name in BASE_FILES if not (folder / name).is_file()]
+    if missing:
+        return problem(f"{base} lacks {', '.join(missing)}", cure)
+    family = read_json(folder / "config.json").get("model_type")
+    if family is None:
+        return problem(f"{base}/config.json names no model_type", cure)
+    weights = sorted(folder.glob("*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    named = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else []
+    if not weights or any(not (folder / name).is_file() for name in named):
+        lost = [name for name in named if not (folder / name).is_file()] or ["any *.safetensors"]
+        return problem(f"{base} lacks {_some(lost)}", cure)
+    for path in weights:
+        short = _safetensors_fault(path)
+        if short is not None:
+            return problem(f"{base}/{path.name} {short}", "fetch that file again: it was cut off on its way, or is a pointer to a file")
+    return ok(f"{base}: {family}, {sum(path.stat().st_size for path in weights) / 1e6:,.0f} MB of safetensors")
+
+
+def data(root: Path) -> Finding:
+    """data/ is what data.dvc says, or differs in a way that a run settles by itself."""
+    try:
+        state = data_state(root)
+    except UserError as error:
+        return problem(str(error), "take data.dvc back with: git checkout data.dvc; or put rows into data/preferences")
+    return _data_finding(state)
+
+
+def dvc(root: Path) -> Finding:
+    """DVC's settings are there, its cache can't be changed by editing data, and its remotes on this machine exist."""
+    if not (root / ".dvc").is_dir():
+        return problem("there is no .dvc folder", "take it back with: git checkout .dvc")
+    with open_repository(root) as repository:
+        config: Mapping[str, Any] = repository.config
+        links = list(config.get("cache", {}).get("type") or ["reflink", "copy"])
+        remotes = {name: str(remote.get("url", "")) for name, remote in config.get("remote", {}).items()}
+    pinned = (read_yaml(root / DATA_FILE).get("outs") or [{}])[0].get("remote")
+    lost = [name for name, url in remotes.items() if "://" not in url and not Path(url).is_dir()]
+    if pinned in lost:
+        return problem(f"the remote '{pinned}', which data.dvc names, is not at {remotes[pinned]}", "take it back with git, or mount it")
+    if pinned is not None and pinned not in remotes:
+        return problem(f"data.dvc names the remote '{pinned}', which .dvc/config lacks", "take it back with: git checkout .dvc/config")
+    found = f"links: {', '.join(links)}; remotes: {', '.join(_remote(name, url) for name, url in remotes.items()) or 'none'}"
+    linked = [kind for kind in links if kind in {"hardlink", "symlink"}]
+    if linked:
+        return warning(
+            f"{found}; with {linked[0]}s, editing a file of data/ can change the version in the cache as well",
+            "dvc config cache.type reflink,copy",
+        )
+    if lost:
+        return warning(f"{found}; {_some(lost)} can't be reached", f"mount {remotes[lost[0]]}, or: dvc remote remove {lost[0]}")
+    return ok(found)
+
+
+def _data_finding(state: DataState) -> Finding:
+    changed = state.changed + state.added
+    if state.version is None:
+        return warning(f"data/ has no version yet ({_count(state.present, 'file')})", "mmalign run commits it as the first one")
+    version = f"version {state.version[:12]}"
+    if state.missing and changed:
+        return problem(
+            f"{_count(len(state.missing), 'file')} of {version} removed ({_some(state.missing)}) while {len(changed)} changed or came in",
+            "put them back, or make that the new version with: mmalign run --accept-data",
+        )
+    if state.missing:
+        return warning(f"{_count(len(state.missing), 'file')} of {version} not there ({_some(state.missing)})", PULL)
+    if changed:
+        return warning(
+            f"{_count(len(changed), 'file')} changed or new since {version} ({_some(changed)})", "mmalign run commits them as a new version"
+        )
+    if not state.cached:
+        return warning(f"{version} is not whole in DVC's cache", "mmalign run puts it there; or: dvc commit data.dvc")
+    return ok(f"{version}, {_count(state.present, 'file')}")
+
+
+def _remote(name: str, url: str) -> str:
+    if UNSET_BUCKET in url:
+        return f"{name} (no bucket set yet: dvc remote modify {name} url s3://BUCKET/PREFIX)"
+    return f"{name} (not asked)" if "://" in url else name
+
+
+def _safetensors_fault(path: Path) -> str | None:
+    """What is wrong with a safetensors file by its header and its length alone; None when nothing is."""
+    import json
+
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 2 <= length <= min(HEADER_LIMIT_BYTES, path.stat().st_size):
+            return "is no safetensors file"
+        try:
+            header = json.loads(stream.read(length))
+        except ValueError:
+            return "is no safetensors file"
+    end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+    size = path.stat().st_size - 8 - length
+    return None if size == end else f"holds {size} bytes of weights and should hold {end}"
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, errors="replace", timeout=60, check=False)
+    except OSError:
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'s' if number != 1 else ''}"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,162 @@
+"""The state of a checkout: what runs now, how the last runs went, what is stale, which models are in the registry. Nothing is changed.
+
+- Each part stands alone: what can't be read (a store that is away, settings that are not valid) is one sentence, and the rest is there.
+- While a run or a stage is under way nothing is judged stale: that takes DVC's lock, and a stage that ends needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from components.config.settings import STAGES
+from components.files import read_json
+from components.operations.doctor.activity import Activity, Holder, activity, is_held, stage_of
+from components.operations.doctor.leftovers import LOCK
+from components.operations.doctor.services import store_file, store_silence
+from components.processes.marks import checkout_mark
+from components.processes.slots.locks import Holder as SlotHolder
+from components.processes.slots.taking import machine_slots
+from components.registry.aliases import VERDICT
+from components.registry.packaging import ModelName
+from components.registry.registry import Registry
+from components.registry.versions import NAMES
+from components.report.run_record import SUMMARY
+from components.storage.plan import plan
+from components.tracking.recorder import PARENT_TAG, PENDING, is_orphan, now_ms
+from components.tracking.store import connect, state_folder
+
+RUNS_SHOWN = 5
+CHILD_WORDS = {"FINISHED": "ran", "FAILED": "failed", "KILLED": "killed", "RUNNING": "running"}
+# Of the summary: what is shown, by the same names.
+HEADLINE = ("status", "seconds", "mlflow_run_id", "git_sha", "failed_stage", "log", "gate")
+HEADLINE_MODEL = ("conversation", "unsafe_rate")  # of base and of aligned
+HEADLINE_POLICY = ("win_rate", "preference_accuracy")
+HEADLINE_REWARD = ("acc", "acc_plus")
+
+
+def read_status(root: Path) -> dict[str, Any]:
+    """All that `mmalign status` shows, by the keys of its JSON; `notes` says in a sentence each what could not be read."""
+    notes: list[str] = []
+    now = activity(root)
+    found: dict[str, Any] = {"running": _running(now)}
+    found["slots"] = _part(notes, "who holds this machine's slots can't be said", _slots, [])
+    found["runs"], found["registry"] = _part(notes, "the store of runs and models can't be read", lambda: _store(root), _nothing_stored())
+    if now.busy:
+        found["plan"] = {}
+        notes.append("what is stale is not judged while a run or a stage is under way")
+    else:
+        found["plan"] = _part(notes, "what is stale can't be said", lambda: _plan(root), {})
+    found["summary"] = _part(notes, "reports/summary.json can't be read", lambda: _headline(root), None)
+    waiting = len(list(state_folder(root).glob(f"{PENDING}*.jsonl")))
+    if waiting:
+        notes.append(f"{waiting} record{'s' if waiting != 1 else ''} of runs wait for the store; the next run writes them")
+    return {**found, "notes": notes}
+
+
+def _part(notes: list[str], failure: str, read: Callable[[], Any], otherwise: Any) -> Any:
+    try:
+        return read()
+    except Exception as error:  # noqa: BLE001 -- whatever hinders one part is said, and hinders no other
+        notes.append(f"{failure}: {' '.join(str(error).split())[:300] or type(error).__name__}")
+        return otherwise
+
+
+def _running(now: Activity) -> dict[str, Any]:
+    def holder(of: Holder) -> dict[str, Any]:
+        return {"pid": of.pid, "command": of.command, "started": of.started.isoformat(timespec="seconds")}
+
+    left = {process.pid for process in now.leftovers}
+    return {
+        "run": None if now.run is None else holder(now.run),
+        "stages": [{"stage": name, **holder(of)} for name, of in now.stages.items()],
+        "processes": [{"pid": p.pid, "command": p.command, "stage": stage_of(p), "leftover": p.pid in left} for p in now.processes],
+    }
+
+
+def _slots() -> list[dict[str, Any]]:
+    """The machine's cards and its CPU's slot, with the stage that holds each, of whatever checkout."""
+    return [{"slot": name, "holder": None if of is None else _said(of)} for name, of in machine_slots().items()]
+
+
+def _said(holder: SlotHolder) -> dict[str, Any]:
+    return {name: value for name, value in asdict(holder).items() if name != "mark"}
+
+
+def _nothing_stored() -> tuple[list[Any], dict[str, Any]]:
+    return [], {name: {"versions": 0, "aliases": {}} for name in NAMES}
+
+
+def _store(root: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    file = store_file(root)
+    if file is not None and not file.exists():
+        return _nothing_stored()  # connecting would make it, which takes seconds
+    silent = store_silence(root)
+    if silent is not None:
+        raise ConnectionError(silent)
+    client, experiment = connect(root)
+    return _runs(root, client, experiment, everybody=file is not None), {name: _model(root, name) for name in NAMES}
+
+
+def _runs(root: Path, client: Any, experiment: str, *, everybody: bool) -> list[dict[str, Any]]:
+    """The last parent runs, newest first: all of a store in the checkout, those of this checkout on a server that others use as well."""
+    chosen = "tags.`mmalign.origin` LIKE '%'"  # children have none
+    if not everybody:
+        chosen += f" and tags.`mmalign.checkout` = '{checkout_mark(root)}'"
+    runs = []
+    for run in client.search_runs([experiment], chosen, max_results=RUNS_SHOWN, order_by=["attributes.start_time DESC"]):
+        info, tags = run.info, run.data.tags
+        state = "KILLED" if info.status == "RUNNING" and is_orphan(tags) else info.status
+        stages = _recorded_stages(tags) or _child_stages(client, experiment, info.run_id)
+        seconds = ((info.end_time or now_ms()) - info.start_time) / 1000
+        started = datetime.fromtimestamp(info.start_time / 1000, UTC).isoformat(timespec="seconds")
+        runs.append({"mlflow_run_id": info.run_id, "status": state, "started": started, "seconds": round(seconds, 1), "stages": stages})
+    return runs
+
+
+def _recorded_stages(tags: Mapping[str, str]) -> dict[str, str]:
+    return {name: tags[f"stage.{name}"] for name in STAGES if f"stage.{name}" in tags}
+
+
+def _child_stages(client: Any, experiment: str, parent: str) -> dict[str, str]:
+    """What the stages' own runs say, where nothing has been recorded about them: a run under way, or stages of a bare `dvc repro`."""
+    children = client.search_runs([experiment], f"tags.`{PARENT_TAG}` = '{parent}'", order_by=["attributes.start_time ASC"])
+    said: dict[str, str] = {}
+    for child in children:
+        state = "KILLED" if child.info.status == "RUNNING" and is_orphan(child.data.tags) else child.info.status
+        said[child.data.tags.get("mmalign.stage", "")] = CHILD_WORDS.get(state, state.lower())
+    return {name: said[name] for name in STAGES if name in said}
+
+
+def _model(root: Path, name: ModelName) -> dict[str, Any]:
+    versions = Registry(root).versions(name)
+    aliases = {alias: version for version in versions for alias in version.aliases}
+    return {
+        "versions": len(versions),
+        "aliases": {
+            alias: {"version": version.number, "digest": version.digest or None, "verdict": version.tags.get(VERDICT)}
+            for alias, version in sorted(aliases.items())
+        },
+    }
+
+
+def _plan(root: Path) -> dict[str, dict[str, str]]:
+    if is_held(root / LOCK):
+        raise BlockingIOError("DVC works on this checkout at the moment")
+    return {name: {"action": step.action, "reason": step.reason} for name, step in plan(root).items()}
+
+
+def _headline(root: Path) -> dict[str, Any] | None:
+    path = root / SUMMARY
+    if not path.is_file():
+        return None
+    summary = read_json(path)
+    policy: dict[str, Any] = {model: {name: summary["policy"][model].get(name) for name in HEADLINE_MODEL} for model in ("base", "aligned")}
+    return {
+        **{name: summary.get(name) for name in HEADLINE},
+        "policy": policy | {name: summary["policy"].get(name) for name in HEADLINE_POLICY},
+        "reward": {name: summary["reward"].get(name) for name in HEADLINE_REWARD},
+    }

@@ -1,0 +1,192 @@
+"""Checks of what a team's machine has beside a checkout: services, their passwords and ports, deployments, addresses of notices."""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from components.errors import UserError
+from components.operations.doctor.findings import Finding, NotChecked, ok, problem, settings_of, warning
+from components.operations.services import supervision
+from components.operations.services.health import healthy
+from components.operations.services.prefect_rest import ask
+from components.operations.services.state import (
+    DEPLOYED,
+    OWNER_ONLY,
+    Addresses,
+    Secrets,
+    addresses_file,
+    read_addresses,
+    read_secrets,
+    secrets_file,
+    state_folder,
+)
+
+NO_SERVICES = "this checkout has no services, and needs none"
+EXITED = re.compile(r"^(\S+ \S+?),\d+ \S+ exited: (\S+) ")  # a line of supervisord's log
+RESTARTS = 3  # of a service within a day that are worth a word
+FAILING = frozenset({"BACKOFF", "FATAL", "EXITED", "UNKNOWN"})
+
+
+def services(root: Path) -> Finding:
+    """Every service runs and answers, and none had to be started again and again."""
+    addresses = _addresses(root)
+    if addresses is None:
+        return ok(NO_SERVICES)
+    kept = _secrets(root)
+    states = supervision.states(root, kept)
+    logs = supervision.log_folder(root)
+    if not states and all(healthy(root).values()):
+        return ok(
+            f"they answer, and something else than `mmalign up` keeps them; Prefect at {addresses.prefect}, MLflow at {addresses.mlflow}"
+        )
+    if not states:
+        return problem("the services are down, and this checkout's record is kept by them", "mmalign up --detach")
+    failing = [f"{name} is {state}" for name, state in states.items() if state in FAILING]
+    silent = [f"{name} does not answer" for name, answers in healthy(root).items() if not answers]
+    if failing or silent:
+        first = (failing or silent)[0].split()[0]
+        return problem(", ".join([*failing, *silent]), f"see {logs / first}.log; then: mmalign down && mmalign up --detach")
+    found = f"{', '.join(sorted(states))} run; Prefect at {addresses.prefect}, MLflow at {addresses.mlflow}"
+    often = {name: count for name, count in restarts(logs / "supervisord.log").items() if count >= RESTARTS}
+    if often:
+        named = ", ".join(f"{name} {count} times" for name, count in often.items())
+        return warning(f"{found}; within a day started again: {named}", f"see why it ended in {logs / next(iter(often))}.log")
+    return ok(found)
+
+
+def passwords(root: Path) -> Finding:
+    """The file of passwords is there, and only its owner can read it and the folder that it lies in."""
+    if _addresses(root) is None:
+        return ok(NO_SERVICES)
+    path = secrets_file(root)
+    if not path.is_file():
+        return problem(f"{path} is missing", "restore it from a backup (state/secrets.json), with mode 600")
+    for place, mode in ((path, "600"), (path.parent, "700")):
+        if place.stat().st_mode & OWNER_ONLY:
+            return problem(f"{place} is open to others", f"chmod {mode} {place}; and if others use this machine, set new passwords")
+    return ok("only you can read them")
+
+
+def ports(root: Path) -> Finding:
+    """The services' ports are theirs, or free while they are down."""
+    addresses = _addresses(root)
+    settings = settings_of(root).services
+    wanted = {
+        "prefect": settings.prefect_port or (addresses.prefect_port if addresses else 0),
+        "mlflow": settings.mlflow_port or (addresses.mlflow_port if addresses else 0),
+        "postgres": 0
+        if addresses and addresses.external_database
+        else settings.postgres_port or (addresses.postgres_port if addresses else 0),
+    }
+    fixed = {name: port for name, port in wanted.items() if port}
+    if not fixed:
+        return ok("free ones are taken at the first start")
+    listed = ", ".join(f"{name} {port}" for name, port in fixed.items())
+    if addresses is not None and supervision.processes(root):
+        return ok(listed)
+    taken = {name: port for name, port in fixed.items() if not is_free(settings.host if name != "postgres" else "127.0.0.1", port)}
+    if taken:
+        name, port = next(iter(taken.items()))
+        return problem(
+            f"port {port} of {name} is taken by {_holder(port)}",
+            f"end that, or set services.{name}_port in params.yaml to another one",
+        )
+    return ok(f"{listed}, all free")
+
+
+def deployments(root: Path) -> Finding:
+    """What `mmalign deploy` made is on the server, and the nightly schedule is active."""
+    if _addresses(root) is None:
+        return ok(NO_SERVICES)
+    if not (state_folder(root) / DEPLOYED).is_file():
+        return warning("nothing is deployed: no run starts by itself", "mmalign deploy")
+    _secrets(root)
+    try:
+        found = {one["name"]: one for one in ask(root, "deployments/filter", {})}
+        pools = {one["name"]: one for one in ask(root, "work_pools/filter", {})}
+    except OSError as error:
+        return problem(f"Prefect's server can't be asked: {getattr(error, 'reason', error)}", "mmalign up --detach")
+    missing = [name for name in ("nightly", "on-new-data", "on-demand") if name not in found]
+    if missing:
+        return problem(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not on the server", "mmalign deploy")
+    paused = [name for name, one in found.items() if one.get("paused")] + [name for name, one in pools.items() if one.get("is_paused")]
+    paused += [name for name, one in found.items() if one["schedules"] and not any(schedule["active"] for schedule in one["schedules"])]
+    if paused:
+        return warning(f"{', '.join(sorted(set(paused)))} paused: nothing of it starts by itself", "resume it on Prefect's page")
+    settings = settings_of(root).deployments
+    crons = [schedule["schedule"] for schedule in found["nightly"]["schedules"]]
+    if not any(one.get("cron") == settings.cron and one.get("timezone") == settings.timezone for one in crons):
+        return warning("the nightly schedule on the server is not that of params.yaml", "mmalign deploy")
+    return ok(f"{', '.join(sorted(found))}; nightly at '{settings.cron}' ({settings.timezone})")
+
+
+def notices(root: Path) -> Finding:  # noqa: ARG001 -- every check takes the checkout
+    """Every address of MMALIGN_NOTICES has a form that apprise knows. No address is shown: each holds a password."""
+    import apprise
+
+    from components.operations.notices.send import addresses
+    from components.processes.redaction import NOTICES
+
+    known = addresses()
+    if not known:
+        return ok(f"{NOTICES} is not set: notices are only kept, in logs/notices.jsonl")
+    # What apprise says of an address that it can't read holds the address.
+    with apprise.LogCapture(level=logging.CRITICAL):  # type: ignore[no-untyped-call]
+        wrong = [number for number, address in enumerate(known, start=1) if apprise.Apprise.instantiate(address) is None]
+    if wrong:
+        numbers = ", ".join(str(number) for number in wrong)
+        return problem(
+            f"of {len(known)} addresses in {NOTICES} number {numbers} can't be read", "see apprise's list of services for its form"
+        )
+    return ok(f"{len(known)} address{'es' if len(known) != 1 else ''} in {NOTICES}")
+
+
+def restarts(log: Path, within: timedelta = timedelta(days=1)) -> dict[str, int]:
+    """How often each service ended by itself, by supervisord's log."""
+    found: dict[str, int] = {}
+    since = datetime.now() - within  # noqa: DTZ005 -- supervisord writes this machine's time
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []:
+        ended = EXITED.match(line)
+        if ended and datetime.strptime(ended[1], "%Y-%m-%d %H:%M:%S") > since:  # noqa: DTZ007
+            found[ended[2]] = found.get(ended[2], 0) + 1
+    return found
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether nobody listens on a port."""
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            return True
+    except OSError:
+        return False
+
+
+def _holder(port: int) -> str:
+    """Who listens on a port, as far as this user may know."""
+    import psutil
+
+    try:
+        for found in psutil.net_connections("tcp"):
+            if found.status == psutil.CONN_LISTEN and found.laddr and found.laddr.port == port and found.pid:
+                return f"process {found.pid} ({' '.join(psutil.Process(found.pid).cmdline())[:80]})"
+    except psutil.Error:
+        pass
+    return "a process of somebody else"
+
+
+def _addresses(root: Path) -> Addresses | None:
+    try:
+        return read_addresses(root)
+    except (ValueError, TypeError) as error:
+        raise NotChecked(f"{addresses_file(root)} is damaged") from error
+
+
+def _secrets(root: Path) -> Secrets:
+    try:
+        return read_secrets(root)
+    except UserError as error:
+        raise NotChecked("the passwords can't be read") from error

@@ -1,0 +1,69 @@
+"""The logs of runs: a folder a run in logs/, named by its start, with one file a stage and a note of whose they are.
+
+Runs with source git have their logs in their clones.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.files import read_json, write_json
+from components.operations.services.state import state_folder
+from components.processes.marks import FLOW_RUN, identity, is_alive
+
+NOTE = "run.json"
+CLONES = "clones"  # in the state folder: checkouts of runs with source git
+NAMED = re.compile(r"\d{8}-\d{6}")  # of a run's folder, in this machine's time
+
+
+@dataclass(frozen=True)
+class RunLogs:
+    """The logs of one run. The ids are None where the run did not note them, or was of no deployment."""
+
+    folder: Path
+    flow_run: str | None
+    mlflow_run: str | None
+    process: str | None
+
+    @property
+    def name(self) -> str:
+        """What the run is called by its logs: the time of its start."""
+        return self.folder.name
+
+    @property
+    def under_way(self) -> bool:
+        """Whether the run's process lives."""
+        return self.process is not None and is_alive(self.process)
+
+    @property
+    def files(self) -> list[Path]:
+        """The stages' logs, in the order in which they ended."""
+        return sorted(self.folder.glob("*.log"), key=_ended)
+
+
+def note_run(folder: Path, mlflow_run: str | None) -> None:
+    """Note beside the logs in `folder` which run they are of; this process is the run's."""
+    note = {"flow_run": os.environ.get(FLOW_RUN), "mlflow_run": mlflow_run, "process": identity(os.getpid())}
+    write_json(folder / NOTE, note)
+
+
+def all_logs(root: Path) -> list[RunLogs]:
+    """The logs of all runs of a checkout, its clones included, newest first."""
+    folders = [*(root / "logs").glob("*"), *(state_folder(root) / CLONES).glob("*/logs/*")]
+    found = [_read(folder) for folder in folders if folder.is_dir() and NAMED.fullmatch(folder.name)]
+    return sorted(found, key=lambda logs: logs.name, reverse=True)
+
+
+def _read(folder: Path) -> RunLogs:
+    try:
+        note = read_json(folder / NOTE)
+        return RunLogs(folder, note["flow_run"], note["mlflow_run"], note["process"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return RunLogs(folder, None, None, None)  # of a run that ended before it could note anything
+
+
+def _ended(path: Path) -> tuple[float, str]:
+    return path.stat().st_mtime, path.name

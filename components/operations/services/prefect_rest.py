@@ -1,0 +1,33 @@
+"""Questions to this checkout's Prefect server over its REST API, for commands that must not wait for Prefect's own client to load."""
+
+from __future__ import annotations
+
+import base64
+import json
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from components.errors import UserError
+from components.operations.services.state import read_addresses, read_secrets
+
+TIMEOUT_SECONDS = 10.0
+
+
+def ask(root: Path, path: str, body: dict[str, Any] | None = None) -> Any:
+    """What the server answers: to a POST of `body`, else to a GET. `path` is that below /api, such as "deployments/filter".
+
+    Raises UserError where the checkout has no services, OSError (urllib.error.URLError) where the server does not answer.
+    """
+    addresses = read_addresses(root)
+    if addresses is None:
+        raise UserError(f"{root} has no services: `mmalign up` starts them")
+    who = base64.b64encode(read_secrets(root).prefect_auth.encode()).decode()
+    request = urllib.request.Request(  # noqa: S310 -- http to a server of our own
+        f"{addresses.prefect}/api/{path}",
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"content-type": "application/json", "authorization": f"Basic {who}"},
+    )
+    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
+        text = answer.read()
+    return json.loads(text) if text else None

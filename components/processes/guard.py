@@ -1,0 +1,230 @@
+"""What keeps two copies of one thing from writing the same files, and a process from outliving the one that watches it.
+
+- A lock is the operating system's (flock): it falls with its holder, however that ended, and is never stale.
+- A watchdog is a thread that looks for the watched process twice a second. When that is gone it ends everything that carries the same
+  mark: SIGTERM, a grace period, SIGKILL, and its own process last.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from components.errors import UserError
+from components.processes.marks import (
+    RUN_MARK,
+    STAGE_MARK,
+    WATCHED,
+    MarkedProcess,
+    checkout_mark,
+    identity,
+    is_alive,
+    kill_all,
+    marked,
+    new_run_mark,
+    new_stage_mark,
+    send,
+    wait_until_gone,
+)
+
+GRACE_SECONDS = float(os.environ.get("MMALIGN_GRACE_SECONDS", "20"))  # from SIGTERM to SIGKILL: torchrun's ranks end in it
+TURN = "MMALIGN_TURN"  # file descriptor of the run lock, where `mmalign run` took it and passes it on
+SHELLS = frozenset({"sh", "bash", "dash", "zsh", "fish", "ksh"})
+
+
+class Lock:
+    """An exclusive lock on a file, held until `release` or the end of the last process that holds `descriptor`."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self.descriptor = descriptor
+
+    def release(self) -> None:
+        """Give the lock back; twice does no harm."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+def try_lock(path: Path, who: str | None = None) -> Lock | None:
+    """Take the lock on `path`, or None while another process holds it. The holder's pid and command, or `who` it is, stand in the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "command": who or " ".join(sys.argv)}).encode(), 0)
+    return Lock(path, descriptor)
+
+
+def lock_holder(path: Path) -> str:
+    """The holder of a lock in words: `process 123 (mmalign run)`."""
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "another process"
+    return f"process {holder['pid']} ({holder['command']})"
+
+
+def refuse_leftovers(root: Path, stage: str | None = None) -> None:
+    """Refuse (UserError) while processes of an earlier run in this checkout live, or only those of `stage`, naming them and the cure."""
+    own_run, own_stage = os.environ.get(RUN_MARK), os.environ.get(STAGE_MARK)
+    live = marked(RUN_MARK, checkout_mark(root))
+    if stage is None:
+        left = [p for p in live if p.run_mark != own_run]
+    else:
+        left = [p for p in live if p.stage_mark.startswith(f"{stage}:") and p.stage_mark != own_stage]
+    if left:
+        raise UserError(leftover_sentence(left))
+
+
+def leftover_sentence(left: list[MarkedProcess]) -> str:
+    """Names live processes and the command that ends them."""
+    names = "; ".join(f"{p.pid} ({p.command[:80]})" for p in left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
+    pids = " ".join(str(p.pid) for p in left)
+    return f"processes of an earlier run in this checkout still live: {names}; wait for them, or end them with: kill -9 {pids}"
+
+
+@contextmanager
+def stage_guard(root: Path, stage: str) -> Iterator[None]:
+    """Hold the stage's lock, mark all child processes, and end with the supervisor (or, without one, with dvc).
+
+    Raises UserError while another copy of the stage runs in this checkout.
+    """
+    path = root / ".mmalign" / "locks" / f"{stage}.lock"
+    lock = try_lock(path)
+    if lock is None:
+        raise UserError(f"stage {stage} already runs in this checkout: {lock_holder(path)}; wait for it or end it")
+    try:
+        refuse_leftovers(root, stage)
+        supervised = STAGE_MARK in os.environ
+        os.environ.setdefault(RUN_MARK, new_run_mark(root))
+        mark = os.environ.setdefault(STAGE_MARK, new_stage_mark(stage))
+        watched = os.environ.get(WATCHED) or _dvc_identity()
+        os.environ[WATCHED] = identity(os.getpid()) or ""  # what the stage starts ends with the stage
+        watchdog = Watchdog(watched, lambda: _end_marked(mark)) if watched else None
+        try:
+            yield
+        finally:
+            if watchdog is not None:
+                watchdog.stop()
+            if not supervised:
+                kill_all(lambda: marked(STAGE_MARK, mark))
+    finally:
+        lock.release()
+
+
+def watch_from_environment() -> None:
+    """For worker processes of a stage: end with the process that the stage's environment names."""
+    watched = os.environ.get(WATCHED)
+    if watched:
+        Watchdog(watched, lambda: os._exit(1))
+
+
+def _dvc_identity() -> str | None:
+    """Under bare `dvc repro`: the nearest ancestor that is no shell, which is dvc. None for a stage that a person started."""
+    if "DVC_STAGE" not in os.environ:
+        return None
+    for ancestor in psutil.Process().parents():
+        if ancestor.name() not in SHELLS:
+            return identity(ancestor.pid)
+    return None
+
+
+def _end_marked(mark: str) -> None:
+    def others() -> list[MarkedProcess]:
+        return marked(STAGE_MARK, mark)
+
+    send((process.pid for process in others()), signal.SIGTERM)
+    if wait_until_gone(others, GRACE_SECONDS):
+        kill_all(others)
+    os._exit(1)
+
+
+class Watchdog:
+    """Calls `on_gone` once, from a thread of its own, when the process named `watched` is gone."""
+
+    def __init__(self, watched: str, on_gone: Callable[[], object], interval_seconds: float = 0.5) -> None:
+        self._watched = watched
+        self._on_gone = on_gone
+        self._interval = interval_seconds
+        self._stopped = threading.Event()
+        self._fired = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(self._interval):
+            if not is_alive(self._watched):
+                self._fired.set()
+                try:
+                    sys.stderr.write(f"the process that watches this one ({self._watched.partition(':')[0]}) is gone: ending\n")
+                except OSError:
+                    pass  # its terminal may be gone as well
+                self._on_gone()
+                return
+
+    def forget(self) -> None:
+        """End the watching, whether or not it has fired."""
+        self._stopped.set()
+
+    def stop(self) -> None:
+        """End the watching. When it has fired already, wait for what it started: it ends this process."""
+        self._stopped.set()
+        if self._fired.is_set():
+            self._thread.join()
+
+
+@contextmanager
+def run_turn(
+    root: Path,
+    wait_seconds: float = 0.0,
+    cancel: threading.Event | None = None,
+    say: Callable[[str], object] = lambda _: None,
+    who: str | None = None,
+) -> Iterator[Lock]:
+    """Hold this checkout's run lock: one run at a time. Takes over the lock that a parent passed on.
+
+    While another run holds it this waits, `wait_seconds` at most or until `cancel` is set, and tells `say` for whom; then UserError. Once the
+    turn has come, leftovers of earlier runs are refused too (UserError).
+    """
+    path = root / ".mmalign" / "locks" / "run.lock"
+    inherited = os.environ.pop(TURN, None)
+    lock = Lock(path, int(inherited)) if inherited is not None else wait_for_lock(path, wait_seconds, cancel, say, who)
+    if lock is None:
+        raise UserError(f"a run is under way in this checkout: {lock_holder(path)}; wait for it or end it")
+    os.set_inheritable(lock.descriptor, False)
+    try:
+        refuse_leftovers(root)
+        yield lock
+    finally:
+        lock.release()
+
+
+def wait_for_lock(
+    path: Path, wait_seconds: float, cancel: threading.Event | None, say: Callable[[str], object], who: str | None = None
+) -> Lock | None:
+    """Take the lock on `path` when it is free; None where it is not within `wait_seconds`, or `cancel` was set."""
+    until = time.monotonic() + wait_seconds
+    said = False
+    while (lock := try_lock(path, who)) is None:
+        if time.monotonic() >= until or (cancel is not None and cancel.is_set()):
+            return None
+        if not said:
+            say(f"waiting for {lock_holder(path)}")
+            said = True
+        (cancel or threading.Event()).wait(1.0)
+    return lock

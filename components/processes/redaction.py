@@ -1,0 +1,134 @@
+"""Takes secrets out of texts that leave a process: notices, artifacts, logs.
+
+What counts as a secret: the passwords of the checkout's services, values of environment variables whose names say so, keys of DVC's and
+AWS's own files, passwords in addresses (user:password@), and the addresses of notices with all their parts. A secret is taken out as it
+stands, as it stands in a URL, and in base64 as `user:password` travels in a header.
+"""
+
+from __future__ import annotations
+
+import base64
+import configparser
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+NOTICES = "MMALIGN_NOTICES"  # addresses in apprise's form, separated by commas or white space
+MASK = "***"
+SHORTEST = 6  # characters; a shorter value would tear words apart and is no secret worth the name
+NAMES = re.compile(r"PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|KEY|AUTH|CREDENTIAL", re.IGNORECASE)
+IN_ADDRESS = re.compile(r"(\b[A-Za-z][\w+.-]*://)[^\s/'\"<>]+@")
+PASSWORD_IN_ADDRESS = re.compile(r"\b[A-Za-z][\w+.-]*://[^\s/:'\"<>]*:([^\s/'\"<>]+)@")
+
+
+class Redactor:
+    """Takes the given values out of texts, and whatever stands as user and password in an address."""
+
+    def __init__(self, values: Iterable[str]) -> None:
+        forms = {form for value in values if len(value) >= SHORTEST for form in _forms(value)}
+        longest_first = sorted(forms, key=len, reverse=True)  # a secret that is part of another must not leave the rest of it
+        self._pattern = re.compile("|".join(re.escape(form) for form in longest_first)) if longest_first else None
+
+    def clean(self, text: str) -> str:
+        """The text without secrets."""
+        if self._pattern is not None:
+            text = self._pattern.sub(MASK, text)
+        return IN_ADDRESS.sub(rf"\1{MASK}@", text)
+
+    def clean_all(self, value: Any) -> Any:
+        """The same for all texts in a value of lists and mappings, keys included."""
+        if isinstance(value, str):
+            return self.clean(value)
+        if isinstance(value, dict):
+            return {self.clean(str(key)): self.clean_all(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.clean_all(inner) for inner in value]
+        return value
+
+
+def redactor(root: Path) -> Redactor:
+    """The redactor of the checkout at `root`, by its files and this process's environment as they are now."""
+    return Redactor([*_of_services(root), *_of_environment(), *_of_notices(), *_of_files(root)])
+
+
+def _forms(value: str) -> set[str]:
+    forms = {value, quote(value, safe=""), unquote(value), json.dumps(value)[1:-1]}
+    if ":" in value:
+        forms.add(base64.b64encode(value.encode()).decode())
+    return {form for form in forms if len(form) >= SHORTEST}
+
+
+def _of_services(root: Path) -> Iterator[str]:
+    from components.errors import UserError
+    from components.operations.services.state import read_secrets, secrets_file
+
+    if not secrets_file(root).is_file():
+        return
+    try:
+        kept = read_secrets(root)
+    except UserError:  # open to others, or damaged: its values are no less secret for that
+        yield from (str(value) for value in _strings(_json(secrets_file(root))))
+        return
+    yield from (value for name, value in asdict(kept).items() if name != "mlflow_user")
+    yield kept.prefect_auth
+    yield f"{kept.mlflow_user}:{kept.mlflow_password}"
+
+
+def _of_environment() -> Iterator[str]:
+    for name, value in os.environ.items():
+        if NAMES.search(name) and not _is_path(value):
+            yield value
+        yield from PASSWORD_IN_ADDRESS.findall(value)
+
+
+def _is_path(value: str) -> bool:
+    """Names such as SSH_AUTH_SOCK hold a file's place, which is no secret."""
+    return value.startswith("/") and Path(value).exists()
+
+
+def _of_notices() -> Iterator[str]:
+    """Chat services put their tokens at any place of an address: all of it goes but what names a host."""
+    from urllib.parse import urlsplit
+
+    for address in re.split(r"[\s,]+", os.environ.get(NOTICES, "")):
+        if not address:
+            continue
+        yield address
+        _, _, rest = address.partition("://")
+        yield rest
+        try:
+            host = urlsplit(address).hostname or ""
+        except ValueError:
+            host = ""
+        public = {host} if "." in host or host == "localhost" else set()
+        yield from (part for part in re.split(r"[/?&=:@]", rest) if part not in public and not part.isdecimal())
+
+
+def _of_files(root: Path) -> Iterator[str]:
+    """Keys that DVC and boto3 read from files of their own."""
+    aws = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or Path.home() / ".aws" / "credentials")
+    for path in (root / ".dvc" / "config", root / ".dvc" / "config.local", aws):
+        parser = configparser.ConfigParser(interpolation=None, strict=False)
+        try:
+            parser.read_string(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, configparser.Error):
+            continue  # not there, or nothing that its own reader could use
+        for section in parser.sections():
+            yield from (value.strip("\"'") for name, value in parser.items(section) if NAMES.search(name))
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from (inner for name, inner in value.items() if isinstance(inner, str) and name != "mlflow_user")

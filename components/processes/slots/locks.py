@@ -1,0 +1,194 @@
+"""One slot is one file that a process holds locked (flock), in a folder that all users and checkouts of this machine share.
+
+- The lock falls with its holder, however that ends. Who holds it stands in the file, for people; that text is nobody's proof of anything.
+- The folder is root's and sticky, so that nobody can put another file in the place of one that is held. Links, pipes and the like are
+  refused. A file that belongs to somebody else is locked all the same, written to or not.
+- A holder that was killed may leave ranks that still use the card for a moment. Its file names their mark: the slot is free without them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pwd
+import re
+import stat
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from components.errors import UserError
+from components.processes.marks import STAGE_MARK, marked
+
+FOLDER = "MMALIGN_SLOTS"  # another folder: for containers that share cards, and for tests
+SHARED_FOLDERS = (Path("/run/lock"), Path("/tmp"))  # noqa: S108 -- files in it are opened with care, see `_open`
+PREFIX, SUFFIX = "mmalign-", ".lock"
+TEXT_BYTES = 4096  # of a file that others may have written
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a slot: a process (in its own numbering), its checkout and stage, since when (UTC, ISO), and whose it is."""
+
+    checkout: str
+    stage: str
+    pid: int
+    since: str
+    user: str
+    mark: str = ""  # that all processes of the stage carry
+
+    @classmethod
+    def here(cls, root: Path, stage: str) -> Holder:
+        """This process, for `stage` of the checkout at `root`."""
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        return cls(str(root.resolve()), stage, os.getpid(), since, _user(), os.environ.get(STAGE_MARK, ""))
+
+    def __str__(self) -> str:
+        return f"stage {self.stage} of {self.checkout} (process {self.pid} of {self.user}, since {self.since})"
+
+
+class Slot:
+    """A slot that this process holds, until `release` or its end."""
+
+    def __init__(self, name: str, descriptor: int) -> None:
+        self.name = name
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Give the slot back."""
+        with suppress(OSError):  # a file that this user can't write to was not written to either
+            os.ftruncate(self._descriptor, 0)
+        os.close(self._descriptor)
+
+
+def slots_folder() -> Path:
+    """The folder of the slots' files, the same for every user. Raises UserError where this machine has none that is safe."""
+    named = os.environ.get(FOLDER)
+    if named:
+        folder = Path(named)
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o1777)
+        return folder
+    for folder in (place.resolve() for place in SHARED_FOLDERS):
+        if folder.is_dir() and _is_shared(folder.stat()):
+            return folder
+    places = " nor ".join(str(place) for place in SHARED_FOLDERS)
+    raise UserError(f"neither {places} is a sticky folder of root's (mode 1777) for locks: name another one in {FOLDER}")
+
+
+def slot_file(name: str) -> Path:
+    """The file of a slot such as `gpu-0` or `cpu`."""
+    return slots_folder() / f"{PREFIX}{re.sub(r'[^A-Za-z0-9._-]', '_', name)}{SUFFIX}"
+
+
+def slot_names() -> list[str]:
+    """The slots that anybody on this machine ever took."""
+    return sorted(path.name.removeprefix(PREFIX).removesuffix(SUFFIX) for path in slots_folder().glob(f"{PREFIX}*{SUFFIX}"))
+
+
+def try_slot(name: str, holder: Holder) -> Slot | None:
+    """Take a slot, or None while somebody holds it or processes of its dead holder live. Raises UserError for a file that can't be one."""
+    path = slot_file(name)
+    while True:
+        descriptor = _open(path)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _is_at(descriptor, path):
+                os.close(descriptor)
+                continue  # removed since it was opened: whoever comes next would lock a new one
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        before = _read(descriptor)
+        # A mark of this very stage would be of an earlier slot that it holds itself.
+        if before is not None and before.mark and before.mark != holder.mark and marked(STAGE_MARK, before.mark):
+            os.close(descriptor)
+            return None
+        with suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(asdict(holder)).encode(), 0)
+        return Slot(name, descriptor)
+
+
+def slot_holder(name: str) -> Holder | None:
+    """Who holds a slot now. Asking takes its lock for an instant, shared, where nobody does."""
+    path = slot_file(name)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _read(descriptor) or Holder("an unknown checkout", "unknown", 0, "an unknown time", _owner(descriptor))
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _open(path: Path) -> int:
+    """Open a slot's file, made where there is none. Without O_CREAT where there is one: the kernel refuses that for another user's file."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        try:
+            descriptor = os.open(path, flags)
+        except FileNotFoundError:
+            try:
+                descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+                os.fchmod(descriptor, 0o666)  # whatever the umask: others note themselves in it
+            except FileExistsError:
+                descriptor = os.open(path, flags)
+        except PermissionError:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise UserError(
+            f"{path} can't be locked ({error.strerror}): remove it, or name another folder for such locks in {FOLDER}"
+        ) from error
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(descriptor)
+        raise UserError(f"{path} is no plain file of its own: remove it, or name another folder for such locks in {FOLDER}")
+    return descriptor
+
+
+def _is_shared(found: os.stat_result) -> bool:
+    return found.st_uid == 0 and found.st_mode & 0o1002 == 0o1002
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _read(descriptor: int) -> Holder | None:
+    try:
+        noted = json.loads(os.pread(descriptor, TEXT_BYTES, 0))
+        texts = {name: _plain(noted[name]) for name in ("checkout", "stage", "since", "user", "mark")}
+        return Holder(pid=int(noted["pid"]), **texts)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _plain(text: object) -> str:
+    """Text of a file that anybody may write, without what would steer a terminal."""
+    return "".join(character for character in str(text)[:500] if character.isprintable())
+
+
+def _user() -> str:
+    return _name_of(os.geteuid())
+
+
+def _owner(descriptor: int) -> str:
+    return _name_of(os.fstat(descriptor).st_uid)
+
+
+def _name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"

@@ -1,0 +1,139 @@
+"""Moves of the registry's aliases: promotion, rollback, and ending what a kill cut short.
+
+The order of writes keeps a working champion at any time. A promotion is begun by the verdict `promoted` in a version's tags and ended by
+`mmalign.promoted_at`; a rollback is begun by `mmalign.rolled_back` on the champion and ended when another version is champion. `mend` ends both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock
+
+from components.errors import UserError
+from components.registry.policy import ModelName
+from components.registry.registry import Registry
+from components.registry.versions import CHALLENGER, CHAMPION, PREVIOUS, Version
+
+SAFEST = "safest_champion"  # alias: the champion with the fewest unsafe answers that these held-out data have seen
+
+VERDICT, PREDECESSOR, PROMOTED_AT = "mmalign.verdict", "mmalign.predecessor", "mmalign.promoted_at"
+PROMOTED_BY, PROMOTED_BECAUSE = "mmalign.promoted_by", "mmalign.promoted_because"
+ROLLED_BACK, ROLLED_BACK_BECAUSE = "mmalign.rolled_back", "mmalign.rolled_back_because"
+NOBODY = "none"
+TAG_CHARACTERS = 4900  # MLflow's limit is 5,000
+
+Say = Callable[[str], None]
+
+
+@contextmanager
+def registry_lock(root: Path) -> Iterator[None]:
+    """One change to the registry at a time in this checkout."""
+    path = root / ".mmalign/locks/registry.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path, is_singleton=True):
+        yield
+
+
+def promote(
+    registry: Registry, version: Version, champion: Version | None, verdict: Mapping[str, str | None], *, by: str, because: str
+) -> None:
+    """Make `version` champion in the place of `champion`, against which it was judged. `verdict` holds the tags of the judgement.
+
+    Raises UserError when another version has become champion since: what was compared is no longer what would be replaced.
+    """
+    name, number = version.name, None if champion is None else champion.number
+    who = {PREDECESSOR: str(number or NOBODY), PROMOTED_BY: by, PROMOTED_BECAUSE: because[:TAG_CHARACTERS]}
+    registry.tag(name, version.number, {PROMOTED_AT: None, **verdict, **who})
+    registry.set_alias(name, CHALLENGER, version.number)
+    current = registry.at(name, CHAMPION)
+    if (None if current is None else current.number) != number:
+        raise UserError(f"{name} has another champion since version {version.number} was judged: the next run judges it again")
+    registry.tag(name, version.number, {VERDICT: "promoted"})  # from here on `mend` ends what a kill cuts short
+    _move(registry, version, champion)
+
+
+def rollback(registry: Registry, name: ModelName, *, by: str, because: str) -> tuple[Version, Version]:
+    """Bring the predecessor back; returns (the version rolled back, the champion now). UserError where there is none."""
+    champion, previous = registry.at(name, CHAMPION), registry.at(name, PREVIOUS)
+    if champion is None:
+        raise UserError(f"{name} has no champion: there is nothing to roll back")
+    if previous is None:
+        raise UserError(f"{name} version {champion.number} has no predecessor: there is nothing to roll back to")
+    registry.tag(name, champion.number, {ROLLED_BACK: now(), ROLLED_BACK_BECAUSE: f"{by}: {because}"[:TAG_CHARACTERS]})
+    _end_rollback(registry, previous)
+    return registry.version(name, champion.number), registry.version(name, previous.number)
+
+
+def mend(registry: Registry, name: ModelName, say: Say) -> None:
+    """End what a kill cut short."""
+    champion, previous = registry.at(name, CHAMPION), registry.at(name, PREVIOUS)
+    if champion is not None and ROLLED_BACK in champion.tags and previous is not None:
+        say(f"{name}: ending the rollback of version {champion.number}, which was begun")
+        _end_rollback(registry, previous)
+        champion = registry.at(name, CHAMPION)
+    for version in begun(registry, name):
+        number = None if champion is None else champion.number
+        if version.number == number or version.tags[PREDECESSOR] == str(number or NOBODY):
+            say(f"{name}: ending the promotion of version {version.number}, which was begun")
+            _move(registry, version, champion)
+            champion = registry.at(name, CHAMPION)
+        else:
+            registry.tag(name, version.number, {VERDICT: "superseded"})  # it was judged against a champion that is none any more
+    if champion is not None and doubled(registry, name):
+        _set_previous(registry, champion)
+
+
+def is_whole(registry: Registry, name: ModelName) -> bool:
+    """Whether nothing waits for `mend`."""
+    champion = registry.at(name, CHAMPION)
+    return not begun(registry, name) and not doubled(registry, name) and (champion is None or ROLLED_BACK not in champion.tags)
+
+
+def begun(registry: Registry, name: ModelName) -> list[Version]:
+    """Versions whose promotion was begun and not ended, newest first."""
+    ended = (PROMOTED_AT, ROLLED_BACK)
+    return [
+        version
+        for version in registry.versions(name)
+        if version.tags.get(VERDICT) == "promoted" and PREDECESSOR in version.tags and not any(tag in version.tags for tag in ended)
+    ]
+
+
+def doubled(registry: Registry, name: ModelName) -> bool:
+    """Whether one version is both champion and its predecessor, as after a kill between two writes."""
+    champion, previous = registry.at(name, CHAMPION), registry.at(name, PREVIOUS)
+    return champion is not None and previous is not None and champion.number == previous.number
+
+
+def _move(registry: Registry, version: Version, champion: Version | None) -> None:
+    name = version.name
+    if champion is not None and champion.number != version.number:
+        registry.set_alias(name, PREVIOUS, champion.number)
+    registry.set_alias(name, CHAMPION, version.number)
+    registry.tag(name, version.number, {PROMOTED_AT: now()})
+    if registry.at(name, CHALLENGER) is not None:
+        registry.drop_alias(name, CHALLENGER)
+
+
+def _end_rollback(registry: Registry, previous: Version) -> None:
+    registry.set_alias(previous.name, CHAMPION, previous.number)
+    _set_previous(registry, previous)
+
+
+def _set_previous(registry: Registry, champion: Version) -> None:
+    """Point `previous_champion` to the champion's own predecessor, where it is still there and was not rolled back."""
+    known = {str(version.number): version for version in registry.versions(champion.name)}
+    wanted = known.get(champion.tags.get(PREDECESSOR, NOBODY))
+    if wanted is not None and ROLLED_BACK not in wanted.tags:
+        registry.set_alias(champion.name, PREVIOUS, wanted.number)
+    elif registry.at(champion.name, PREVIOUS) is not None:
+        registry.drop_alias(champion.name, PREVIOUS)
+
+
+def now() -> str:
+    """This moment, for tags."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,116 @@
+"""MLflow's store as the registry uses it: its faults in sentences, and what its own client leaves to be done."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from components.errors import StageFault
+from components.families.digests import model_digest
+from components.registry.packaging import ModelName
+from components.registry.versions import CHECKOUT, DIGEST, MODEL_NAME
+from components.tracking.store import connect, tracking_uri
+
+
+@contextmanager
+def open_store(root: Path) -> Iterator[tuple[Any, str]]:
+    """The client and the experiment. StageFault, in a sentence, where the store can't be reached or refuses."""
+    name = f"the model registry at {_without_password(tracking_uri(root))}"
+    try:
+        connection = connect(root)
+    except Exception as error:
+        raise StageFault(f"{name} can't be reached: {in_words(error)}") from error
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield connection
+    except MlflowException as error:
+        raise StageFault(f"{name} failed: {in_words(error)}") from error
+
+
+def make_registered_model(client: Any, name: ModelName) -> None:
+    """Make the registered model where there is none yet."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+@contextmanager
+def as_global_store(uri: str) -> Iterator[None]:
+    """MLflow's process-wide store, set for a moment: a database store resolves `models:/` through it and not through its client."""
+    from mlflow.tracking._tracking_service.utils import _use_tracking_uri
+
+    name = "MLFLOW_TRACKING_URI"  # MLflow writes it too, for processes that it starts
+    before = os.environ.get(name)
+    try:
+        with _use_tracking_uri(uri):
+            yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"//[^/@\s]*@", "//", text)
+
+
+def in_words(error: Exception) -> str:
+    """An error on one line, without the password of an address."""
+    return _without_password(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+
+
+def create_model(client: Any, experiment: str, name: ModelName, run_id: str | None, tags: Mapping[str, str], *, whole: bool) -> str:
+    """Make the logged model that will back a version; its id."""
+    own = {MODEL_NAME: name, DIGEST: tags[DIGEST], CHECKOUT: tags[CHECKOUT]}
+    if not whole:
+        from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
+
+        own[MLFLOW_MODEL_IS_EXTERNAL] = "true"
+    made = client.create_logged_model(experiment, name=f"{name}-{tags[DIGEST][:12]}", source_run_id=run_id, tags=own, model_type=name)
+    return str(made.model_id)
+
+
+def results_file(key: str) -> str:
+    """The name of the file that holds the results of a key. ValueError for a key that can't be one."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", key):
+        raise ValueError(f"'{key}' is no key of results: it becomes a file's name")
+    return f"{key}.parquet"
+
+
+def describe_external(model: Any, package: Path) -> None:
+    """Write the MLmodel file by which MLflow knows that the weights lie elsewhere."""
+    from mlflow.models.utils import get_external_mlflow_model_spec
+
+    package.mkdir()
+    get_external_mlflow_model_spec(model).save(str(package / "MLmodel"))
+
+
+def local_folder(location: str) -> Path | None:
+    """The folder on this machine that an artifact location names, None for one elsewhere."""
+    from mlflow.utils.file_utils import local_file_uri_to_path
+    from mlflow.utils.uri import is_local_uri
+
+    return Path(local_file_uri_to_path(location)) if is_local_uri(location) else None
+
+
+def check_weights(folder: Path, digest: str) -> None:
+    """StageFault where the weights that DVC's cache gave are not those of the digest."""
+    if model_digest(folder) != digest:
+        raise StageFault(
+            f"DVC's cache holds other weights than {digest[:12]} under the hash that dvc.lock names: check it with `dvc status`"
+        )
+
+
+def holds_weights(folder: Path, digest: str) -> bool:
+    """Whether a folder holds the model of the digest."""
+    return (folder / "config.json").is_file() and model_digest(folder) == digest

@@ -1,0 +1,284 @@
+"""The plan of a run: what every stage takes a rank, whether it fits a device, what to change where it doesn't, and how long it takes.
+
+The changes are tried one after the other, cheapest first, each on top of those before it, until all stages fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from components.config.settings import Settings
+from components.rehearsal import memory
+from components.rehearsal.architectures import find_architecture
+from components.rehearsal.devices import DRIVER_SHARE, KNOWN_DEVICES, Machine
+from components.rehearsal.memory import Device, Footprint
+from components.rehearsal.parameters import Architecture
+from components.rehearsal.rate import NO_RATE, Rate, find_rate
+from components.rehearsal.workload import Workload, read_workload
+
+TRAINING, INFERENCE = ("reward", "align"), ("critique", "reference", "evaluate")
+ORDER = ("reward", "critique", "reference", "align", "evaluate")  # validate holds no model
+Change = tuple[str, str]  # a key and its new value, as --set takes them
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that `mmalign plan --memory` prints."""
+
+    settings: Settings
+    model: Architecture
+    source: str
+    workload: Workload
+    machine: Machine | None
+    stages: dict[str, Footprint]
+    seconds: dict[str, float | None]
+    rate: Rate | None
+    features_bytes: int
+    cures: list[Change] | None  # None where all fits, [] where nothing helps
+    notes: list[str]
+
+    @property
+    def needed(self) -> int:
+        """Bytes of the stage that takes most of a device."""
+        return max(used.device_bytes for used in self.stages.values())
+
+    def budget(self) -> int | None:
+        """Bytes that a rank may take: the device's, or its share of the host's memory."""
+        return None if self.machine is None else _budget(self.machine, self.settings)
+
+
+def make_plan(settings: Settings, root: Path, machine: Machine | None) -> Plan:
+    """Plan all stages. `machine` None means that no device is named and none is visible. UserError where the model's sizes are not known."""
+    model, source = find_architecture(settings, root)
+    workload = read_workload(root, settings, model)
+    kind: Device = "gpu" if machine is None else machine.kind
+    stages = footprints(model, settings, root, kind, workload)
+    rate = find_rate(root, settings, model, machine)
+    cures = None
+    if machine is not None and not _fits(stages, settings, machine):
+        cures = _cure(model, settings, root, machine, workload)
+    features = memory.feature_bytes(model, settings, workload.medium.kept) * workload.media if settings.features.cache else 0
+    return Plan(
+        settings,
+        model,
+        source,
+        workload,
+        machine,
+        stages,
+        {name: _seconds(name, settings, workload, model, rate) for name in stages},
+        rate,
+        features,
+        cures,
+        _notes(settings, workload, features, stages),
+    )
+
+
+def footprints(model: Architecture, settings: Settings, root: Path, kind: Device, workload: Workload) -> dict[str, Footprint]:
+    """What each stage takes in a rank."""
+    found = {}
+    for name in ORDER:
+        if name in TRAINING:
+            found[name] = memory.training(model, settings, root, kind, stage=name, patches=workload.medium.patches)
+        else:
+            found[name] = memory.inference(model, settings, kind, name)
+    return found
+
+
+def stage_ranks(settings: Settings, stage: str) -> int:
+    """Processes of a stage."""
+    spread = {"critique": settings.critique, "reference": settings.reference, "evaluate": settings.evaluate}
+    return spread[stage].ranks if stage in spread else settings.training.ranks
+
+
+def smallest_device(needed: int) -> list[str]:
+    """Names of known devices that hold this many bytes, the smallest first."""
+    order = sorted(KNOWN_DEVICES, key=lambda name: KNOWN_DEVICES[name])
+    return [name for name in order if needed <= KNOWN_DEVICES[name] * 2**30 * (1 - DRIVER_SHARE)]
+
+
+def _budget(machine: Machine, settings: Settings, stage: str = "align") -> int:
+    return machine.memory // stage_ranks(settings, stage) if machine.kind == "cpu" else machine.memory
+
+
+def _fits(stages: dict[str, Footprint], settings: Settings, machine: Machine) -> bool:
+    return all(stage_fits(used, settings, machine, name) for name, used in stages.items())
+
+
+def stage_fits(used: Footprint, settings: Settings, machine: Machine, stage: str) -> bool:
+    """Whether a stage fits. On a processor, what lies on the device and what lies in the host's memory are one."""
+    needed = used.device_bytes + (used.host_bytes if machine.kind == "cpu" else 0)
+    return needed <= _budget(machine, settings, stage)
+
+
+def changed(settings: Settings, changes: list[Change]) -> Settings:
+    """Settings with some values replaced, as --set would."""
+    values: dict[str, Any] = settings.model_dump(by_alias=True)
+    for key, value in changes:
+        *path, last = key.split(".")
+        section = values
+        for part in path:
+            section = section[part]
+        kind = type(section[last])
+        section[last] = value == "true" if kind is bool else kind(value)
+    return Settings.model_validate(values)
+
+
+def _cure(model: Architecture, settings: Settings, root: Path, machine: Machine, workload: Workload) -> list[Change]:
+    """The first changes in order that make all stages fit, or [] where none do. A change that saves nothing is left out."""
+    made: list[Change] = []
+    for propose in (*_TRAINING_CURES, *_INFERENCE_CURES):
+        while True:
+            now = changed(settings, made)
+            stages = footprints(model, now, root, machine.kind, workload)
+            if _fits(stages, now, machine):
+                return _last_of_each(made)
+            over = {name for name, used in stages.items() if not stage_fits(used, now, machine, name)}
+            change = propose(now, over, machine)
+            if change is None:
+                break
+            after = changed(now, [change])
+            saved = footprints(model, after, root, machine.kind, workload)
+            if all(saved[name].device_bytes >= stages[name].device_bytes for name in over):
+                break
+            made.append(change)
+    now = changed(settings, made)
+    return _last_of_each(made) if _fits(footprints(model, now, root, machine.kind, workload), now, machine) else []
+
+
+def _last_of_each(changes: list[Change]) -> list[Change]:
+    return list({key: (key, value) for key, value in changes}.values())
+
+
+Propose = Callable[[Settings, set[str], Machine], Change | None]
+
+
+def _training(key: str, propose: Callable[[Settings], str | None], *, gpu_only: bool = False) -> Propose:
+    def change(settings: Settings, over: set[str], machine: Machine) -> Change | None:
+        if not over & set(TRAINING) or (gpu_only and machine.kind == "cpu"):
+            return None
+        value = propose(settings)
+        return None if value is None else (key, value)
+
+    return change
+
+
+def _inference(stage: str, key: str, propose: Callable[[Any], str | None]) -> Propose:
+    def change(settings: Settings, over: set[str], machine: Machine) -> Change | None:  # noqa: ARG001 -- all proposals are called alike
+        value = propose({"critique": settings.critique, "reference": settings.reference, "evaluate": settings.evaluate}[stage])
+        return (f"{stage}.{key}", value) if stage in over and value is not None else None
+
+    return change
+
+
+def _halved(count: int) -> str | None:
+    return str(count // 2) if count > 1 else None
+
+
+# What costs nothing first, then time, then what changes the method (LoRA), then what needs the host's memory.
+_TRAINING_CURES: tuple[Propose, ...] = (
+    _training("model.attention", lambda s: "flex_attention" if s.model.attention == "sdpa" else None, gpu_only=True),
+    _training("features.cache", lambda s: None if s.features.cache or s.training.parts.tower > 0 else "true"),
+    _training("training.batch_rows", lambda s: _halved(memory.rows_of(s)[0])),
+    _training("training.gradient_checkpointing", lambda s: None if s.training.gradient_checkpointing else "true"),
+    _training("training.row_tokens", lambda s: str(s.model.max_length) if s.training.row_tokens > s.model.max_length else None),
+    _training(
+        "training.zero_stage",
+        lambda s: str(s.training.zero_stage + 1) if s.training.engine == "deepspeed" and s.training.zero_stage < 3 else None,
+    ),
+    _training(
+        "training.offload",
+        lambda s: "optimizer" if s.training.engine == "deepspeed" and s.training.offload == "none" else None,
+        gpu_only=True,
+    ),
+    _training("model.lora.rank", lambda s: "16" if s.model.lora.rank == 0 else None),
+    _training(
+        "training.offload", lambda s: "all" if s.training.zero_stage == 3 and s.training.offload == "optimizer" else None, gpu_only=True
+    ),
+)
+_INFERENCE_CURES: tuple[Propose, ...] = (
+    _inference("critique", "batch_size", lambda section: _halved(section.batch_size)),
+    _inference("evaluate", "batch_size", lambda section: _halved(section.batch_size)),
+    *(
+        _inference(stage, "zero_inference", lambda section: "true" if section.ranks > 1 and not section.zero_inference else None)
+        for stage in INFERENCE
+    ),
+)
+
+
+def _seconds(stage: str, settings: Settings, workload: Workload, model: Architecture, rate: Rate | None) -> float | None:
+    """Seconds of a stage at the measured rate; None without one, without rows, and for stages that generate, whose rate is another."""
+    if rate is None or not workload.queries:
+        return None
+    tokens = workload.tree_tokens * workload.queries / stage_ranks(settings, stage)
+    if stage in TRAINING:
+        section = settings.reward if stage == "reward" else settings.alignment
+        share = 1 - settings.validate_.heldout_share
+        steps = tokens * section.epochs * share
+        if section.max_steps is not None:
+            steps = min(steps, section.max_steps * section.queries_per_step * workload.tree_tokens / settings.training.ranks)
+        return steps / rate.tokens_per_second
+    if stage == "reference":  # forward alone: a third of the operations
+        return tokens / rate.tokens_per_second * model.flops_per_token(backward=False) / model.flops_per_token(backward=True)
+    return None
+
+
+def _notes(settings: Settings, workload: Workload, features: int, stages: dict[str, Footprint]) -> list[str]:
+    notes = []
+    if workload.queries and workload.tree_tokens > settings.training.row_tokens:
+        notes.append(
+            f"a query's tree has about {workload.tree_tokens:,.0f} tokens, and training.row_tokens is {settings.training.row_tokens}: "
+            "a longer tree gets a row of its own, and more memory than the plan says"
+        )
+    if features > settings.features.max_gb * 1e9:
+        notes.append(
+            f"the features of all media take {features / 1e9:,.1f} GB, and features.max_gb is {settings.features.max_gb:g}: "
+            "the least recently used go, and the tower runs for them again; raise features.max_gb or set features.dtype bf16"
+        )
+    if workload.medium.tokens >= settings.model.max_length:
+        notes.append(
+            f"a medium has about {workload.medium.tokens:,} tokens, and model.max_length is {settings.model.max_length}: "
+            "validation refuses such queries; raise model.max_length"
+        )
+    if settings.features.cache and settings.training.parts.tower > 0 and not settings.model.lora.rank:
+        notes.append("training.parts.tower is above 0: the tower changes, so its features are not kept")
+    if not workload.queries:
+        notes.append("no rows in data/preferences: no time, and features on disk a medium only")
+    host = max(used.host_bytes for used in stages.values()) * settings.training.ranks
+    if settings.training.offload != "none":
+        notes.append(f"offloading puts {host / 1e9:,.0f} GB into the host's memory, over {settings.training.ranks} ranks")
+    return notes
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """The plan for scripts; all sizes in bytes."""
+    return {
+        "model": {"family": plan.model.family, "source": plan.source, "parameters": {**plan.model.parts, "total": plan.model.total}},
+        "trained_parameters": memory.trained_parameters(plan.model, plan.settings),
+        "device": None if plan.machine is None else {"name": plan.machine.name, "kind": plan.machine.kind, "bytes": plan.machine.memory},
+        "stages": {
+            name: {
+                "ranks": stage_ranks(plan.settings, name),
+                "device": used.device,
+                "device_bytes": used.device_bytes,
+                "host": used.host,
+                "host_bytes": used.host_bytes,
+                "disk": used.disk,
+                "fits": None if plan.machine is None else stage_fits(used, plan.settings, plan.machine, name),
+                "seconds": plan.seconds[name],
+            }
+            for name, used in plan.stages.items()
+        },
+        "features": {
+            "bytes_a_medium": memory.feature_bytes(plan.model, plan.settings, plan.workload.medium.kept),
+            "media": plan.workload.media,
+            "bytes": plan.features_bytes,
+        },
+        "workload": {"queries": plan.workload.queries, "tree_tokens": plan.workload.tree_tokens, "source": plan.workload.source},
+        "changes": None if plan.cures is None else [f"{key}={value}" for key, value in plan.cures],
+        "fits_known_devices": smallest_device(plan.needed),
+        "rate": asdict(plan.rate) if plan.rate is not None else NO_RATE,
+        "notes": plan.notes,
+    }

@@ -1,0 +1,199 @@
+"""How fast this machine trains: measured once with a random model, kept in .mmalign/rates.json, and used by the plan.
+
+- The model has the current architecture with as many layers of the language model as fit; its operations a second are carried over to the
+  whole model. The tower is cut to one layer and does not run: media come from the feature cache.
+- A rate is kept by device, architecture and the settings that decide it, so a changed setting has none until it is measured.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from components.config.settings import Settings
+from components.errors import UserError
+from components.files import digest_bytes, read_json, write_json
+from components.rehearsal.devices import Machine, gpu, processor
+from components.rehearsal.memory import head_activations, layer_bytes, rows_of, value_bytes
+from components.rehearsal.parameters import Architecture, architecture, section
+
+RATES = Path(".mmalign/rates.json")
+NO_RATE = "no rate measured: mmalign bench rate"
+WARM_UP, STEPS = 1, 3
+BRANCHES, BRANCH_SHARE = 4, 0.25  # of the measured trees: responses, and the share of tokens that is theirs
+MEMORY_SHARE = 0.6  # of the device that the cut model may take
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A measured rate of one rank."""
+
+    device: str
+    tokens_per_second: float
+    flops_per_second: float
+    layers: int  # of the language model that was measured
+    of_layers: int
+    rows: int
+    row_tokens: int
+    measured: str  # the day
+
+
+def rate_key(settings: Settings, model: Architecture, device: str) -> str:
+    """What a rate holds for."""
+    engine = settings.training
+    decisive: list[Any] = [
+        settings.model.attention,
+        settings.model.lora.model_dump(mode="json"),
+        engine.precision,
+        engine.gradient_checkpointing,
+    ]
+    decisive += [engine.parts.model_dump(mode="json"), engine.threads, *rows_of(settings)]
+    sizes = [model.family, model.parts, model.hidden, model.layers]
+    return digest_bytes(device, json.dumps(sizes, sort_keys=True), json.dumps(decisive, sort_keys=True))
+
+
+def find_rate(root: Path, settings: Settings, model: Architecture, machine: Machine | None) -> Rate | None:
+    """The rate that was measured for these settings on this device, or None."""
+    path = root / RATES
+    if machine is None or not path.is_file():
+        return None
+    found = read_json(path).get(rate_key(settings, model, machine.name))
+    return None if found is None else Rate(**found)
+
+
+def keep_rate(root: Path, settings: Settings, model: Architecture, rate: Rate) -> None:
+    """Add a rate to those kept."""
+    path = root / RATES
+    kept = read_json(path) if path.is_file() else {}
+    write_json(path, {**kept, rate_key(settings, model, rate.device): asdict(rate)})
+
+
+def measure(settings: Settings, model: Architecture, say: Callable[[str], None]) -> Rate:
+    """Train a few steps of a random model on this machine's first GPU, or on its processor. Raises UserError where not a layer fits."""
+    import torch
+
+    from components.trees.logprobs import TreeModel
+
+    machine = (gpu() if torch.cuda.is_available() else None) or processor()
+    torch.set_num_threads(settings.training.threads)
+    device = torch.device("cuda" if machine.kind == "gpu" else "cpu")
+    dtype = torch.bfloat16 if settings.training.precision == "bf16" else torch.float32
+    rows, length = rows_of(settings)
+    layers = fitting_layers(settings, model, machine.memory, rows * length)
+    say(f"{machine.name}: {layers} of {model.layers} layers, {rows} rows of {length} tokens, {settings.training.precision}")
+    tree_model = TreeModel(random_model(settings, model, layers, dtype).to(device)).train()
+    trained = [parameter for parameter in tree_model.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=1e-6)
+    batch = random_trees(settings, model, device)
+    seconds = []
+    for step in range(WARM_UP + STEPS):
+        began = time.perf_counter()
+        optimiser.zero_grad(set_to_none=True)
+        tree_model(batch).sum().neg().backward()
+        optimiser.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        if step >= WARM_UP:
+            seconds.append(time.perf_counter() - began)
+    measured = rows * length / statistics.median(seconds)
+    share = _step_flops(model, layers, settings) / _step_flops(model, model.layers, settings)
+    whole = measured * share
+    return Rate(
+        machine.name,
+        whole,
+        whole * _step_flops(model, model.layers, settings),
+        layers,
+        model.layers,
+        rows,
+        length,
+        time.strftime("%Y-%m-%d"),
+    )
+
+
+def random_trees(settings: Settings, model: Architecture, device: Any) -> Any:
+    """A micro-batch of the largest size: a tree of random tokens in every row."""
+    import torch
+
+    from components.families.adapters import Root
+    from components.trees.trees import Branch, Tree, build_batch
+
+    rows, length = rows_of(settings)
+    branch = max(1, int(length * BRANCH_SHARE / BRANCHES))
+    root = length - BRANCHES * branch
+    tokens = torch.randint(10, model.vocabulary // 2, (rows, length), generator=torch.Generator().manual_seed(0)).tolist()
+    trees = []
+    for row in tokens:
+        cuts = [tuple(row[start : start + branch]) for start in range(root, length, branch)]
+        trees.append(Tree(Root(tuple(row[:root])), tuple(Branch(cut) for cut in cuts)))
+    return build_batch(trees, length, device, 0)
+
+
+def fitting_layers(settings: Settings, model: Architecture, memory_bytes: int, tokens: int) -> int:
+    """How many layers of the language model can be trained in this memory without any splitting. Raises UserError where none can."""
+    number = value_bytes(settings)
+    state = 4 * number  # weights, gradients and two moments, all of one kind
+    fixed = model.vocabulary * model.hidden * (1 if model.tied else 2) * state + head_activations(model, settings)
+    fixed += tokens * (3 * model.intermediate + 4 * model.hidden) * number
+    one = model.decoder_layer * state + tokens * layer_bytes(model, settings)
+    layers = int((memory_bytes * MEMORY_SHARE - fixed) // one)
+    if layers < 1:
+        raise UserError(
+            f"not one layer of this model can be trained in {memory_bytes / 1e9:.1f} GB: measure with smaller rows "
+            "(--set training.row_tokens=..., --set model.max_length=..., --set training.batch_rows=1) or on the machine that will train"
+        )
+    return min(layers, model.layers)
+
+
+def cut_config(model: Architecture, layers: int) -> dict[str, Any]:
+    """The model's configuration with `layers` layers in the language model and one in the tower."""
+    config = copy.deepcopy(dict(model.config))
+    text, vision = section(config, "text"), section(config, "vision")
+    nested = {"text_config": {**text, "num_hidden_layers": layers}, "vision_config": dict(vision)}
+    nested["text_config"].pop("layer_types", None)
+    for key in ("depth", "num_hidden_layers"):
+        if key in nested["vision_config"]:
+            nested["vision_config"][key] = 1
+    if "deepstack_visual_indexes" in nested["vision_config"]:
+        nested["vision_config"]["deepstack_visual_indexes"] = [0]
+    if "fullatt_block_indexes" in nested["vision_config"]:
+        nested["vision_config"]["fullatt_block_indexes"] = [0]
+    kinds = {"llava_onevision": ("qwen2", "siglip_vision_model"), "internvl": ("qwen2", "internvl_vision")}
+    if model.family in kinds:
+        for name, kind in zip(("text_config", "vision_config"), kinds[model.family], strict=True):
+            nested[name].setdefault("model_type", kind)
+    keep = {key: value for key, value in config.items() if key not in {"text_config", "vision_config"} and key not in text}
+    return {**keep, "model_type": model.family, **nested, "tie_word_embeddings": model.tied}
+
+
+def _step_flops(model: Architecture, layers: int, settings: Settings) -> float:
+    """Operations a token of a step over `layers` layers: the head meets the responses alone."""
+    again = 1 if settings.training.gradient_checkpointing else 0
+    decoder = layers * model.decoder_layer * (6.0 + 2.0 * again)
+    scores = layers * 12.0 * rows_of(settings)[1] / 2 * model.heads * model.head_dim
+    return decoder + scores + 8.0 * model.hidden * model.vocabulary * BRANCH_SHARE
+
+
+def random_model(settings: Settings, model: Architecture, layers: int, dtype: Any) -> Any:
+    """A model with random weights and `layers` layers in its language model, which alone is trained, with its head."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    values = cut_config(model, layers)
+    assert architecture(values).layers == layers
+    config = CONFIG_MAPPING[values.pop("model_type")](**values)
+    torch.manual_seed(0)
+    built = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=settings.model.attention)
+    rates = settings.training.parts
+    for name, parameter in built.named_parameters():
+        in_language = name.startswith(("model.language_model", "lm_head"))
+        parameter.requires_grad_(in_language and (rates.lm_head if name.startswith("lm_head") else rates.language_model) > 0)
+    if settings.training.gradient_checkpointing:
+        built.gradient_checkpointing_enable({"use_reentrant": False})
+    return built

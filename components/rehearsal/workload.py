@@ -1,0 +1,97 @@
+"""What there is to do: queries, media and tokens, read from data/preferences without a tokenizer.
+
+Tokens of text are characters divided by a constant, media tokens follow from the pixels of a sample: an estimate, and called one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.config.settings import Settings
+from components.rehearsal.media import MediumSize, image_size, processor_limits, video_size
+from components.rehearsal.parameters import Architecture
+
+CHARACTERS_A_TOKEN = 3.5  # English prose under the families' byte-pair tokenizers, with their special tokens
+SAMPLED_MEDIA = 200
+ASSUMED_IMAGE = (640, 480)  # pixels, where there are no data yet
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Counts of the training rows, and what a query's medium costs on average. `queries` is 0 where there are no data yet."""
+
+    queries: int
+    media: int
+    tree_tokens: float  # a query's prompt, medium and responses as one sequence
+    answer_tokens: float  # of them, the responses'
+    medium: MediumSize
+    source: str
+
+
+def read_workload(root: Path, settings: Settings, model: Architecture) -> Workload:
+    """Read the rows' texts and the pixels of a sample of their media."""
+    folder = root / "data/preferences"
+    limits = processor_limits(root / settings.model.base)
+    rows = list(_rows(folder))
+    if not rows:
+        medium = image_size(model, *ASSUMED_IMAGE, limits)
+        return Workload(0, 0, 0.0, 0.0, medium, "no rows in data/preferences: a query with one image of 640 x 480 is assumed")
+    texts = [(_text(row), _answers(row)) for row in rows]
+    media = sorted({path for row in rows if (path := row.get("image") or row.get("video"))})
+    step = max(1, len(media) // SAMPLED_MEDIA)
+    sizes = [size for path in media[::step] if (size := _size(folder / path, settings, model, limits)) is not None]
+    medium = _mean(sizes) if sizes else MediumSize(0, 0, 0)
+    with_media = sum(bool(row.get("image") or row.get("video")) for row in rows) / len(rows)
+    answers = sum(length for _, length in texts) / len(rows) / CHARACTERS_A_TOKEN
+    prompt = sum(length for length, _ in texts) / len(rows) / CHARACTERS_A_TOKEN
+    tokens = prompt + answers + with_media * medium.tokens
+    found = f"{len(rows):,} rows and {len(media):,} media of data/preferences, pixels of {len(sizes):,} of them"
+    return Workload(len(rows), len(media), tokens, answers, medium, found)
+
+
+def _rows(folder: Path) -> Iterator[Mapping[str, Any]]:
+    for name in ("data.jsonl", "dpo_pairs.jsonl"):
+        if (folder / name).is_file():
+            with (folder / name).open(encoding="utf-8") as stream:
+                for line in stream:
+                    try:
+                        row = json.loads(line)
+                    except ValueError:
+                        continue  # validation names broken lines; a plan only counts
+                    if isinstance(row, dict):
+                        yield row
+            return
+
+
+def _text(row: Mapping[str, Any]) -> int:
+    return len(str(row.get("question") or row.get("prompt") or ""))
+
+
+def _answers(row: Mapping[str, Any]) -> int:
+    outputs = row.get("models_output") or [row.get("chosen") or "", row.get("rejected") or ""]
+    return sum(len(str(output)) for output in outputs)
+
+
+def _size(path: Path, settings: Settings, model: Architecture, limits: Mapping[str, Any]) -> MediumSize | None:
+    from PIL import Image, UnidentifiedImageError
+
+    frames = sorted(item for item in path.iterdir() if not item.name.startswith(".")) if path.is_dir() else []
+    try:
+        with Image.open(frames[0] if frames else path) as image:
+            width, height = image.size
+    except (OSError, UnidentifiedImageError):
+        return None
+    if frames:
+        return video_size(model, width, height, min(len(frames), settings.model.max_frames), limits)
+    return image_size(model, width, height, limits)
+
+
+def _mean(sizes: list[MediumSize]) -> MediumSize:
+    patches, kept, tokens = (
+        round(sum(column) / len(sizes)) for column in zip(*((s.patches, s.kept, s.tokens) for s in sizes), strict=True)
+    )
+    return MediumSize(patches, kept, tokens)

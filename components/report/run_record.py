@@ -1,0 +1,56 @@
+"""Keeps the record of a run: reports/summary.json, whole at any time, reports/report.html at its end, and both in MLflow."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from components.files import write_json
+from components.report.summary import RunRecord, summarise
+
+SUMMARY = Path("reports") / "summary.json"
+PAGE = Path("reports") / "report.html"
+MLFLOW_STATUS = {"ok": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
+
+
+def write_summary(root: Path, record: RunRecord, started: float) -> None:
+    """Write reports/summary.json as things stand; `started` is the run's start in seconds since the epoch."""
+    record.seconds = time.time() - started
+    write_json(root / SUMMARY, summarise(record, root / "artifacts"))
+
+
+def open_record(root: Path, record: RunRecord) -> None:
+    """Open the run's parent in MLflow."""
+    from components.tracking.runs import open_parent
+
+    record.mlflow_run_id = open_parent(root, "mmalign run")
+
+
+def close_record(root: Path, record: RunRecord, started: float) -> None:
+    """Write the final summary, and close the parent run with what became of each stage."""
+    from components.files import read_json
+    from components.tracking.runs import attach_file, close_parent, record_stages, record_summary
+
+    assert record.status != "running", "a closed run has ended"
+    write_summary(root, record, started)
+    page = _page(root)
+    if record.mlflow_run_id is None:
+        return
+    record_stages(root, record.mlflow_run_id, read_json(root / SUMMARY)["stages"])
+    if record.log is not None and (root / record.log).is_file():
+        attach_file(root, record.mlflow_run_id, root / record.log, "logs")
+    if page is not None:
+        attach_file(root, record.mlflow_run_id, page)
+    record_summary(root, record.mlflow_run_id, root / SUMMARY)
+    close_parent(root, record.mlflow_run_id, MLFLOW_STATUS[record.status])  # type: ignore[arg-type]
+
+
+def _page(root: Path) -> Path | None:
+    """Render reports/report.html. A page that can't be made ends no run: its figures are in the summary."""
+    from components.report.render import render_report
+
+    try:
+        return render_report(root)
+    except Exception as error:  # noqa: BLE001 -- whatever is wrong with one page, the run's result stands
+        print(f"{PAGE} could not be made ({type(error).__name__}: {error}); try `mmalign report`")
+        return None

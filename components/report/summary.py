@@ -1,0 +1,113 @@
+"""reports/summary.json, the contract for scripts (`schema: 1`): every key is always there, null where a figure can't be had.
+
+Figures come from the stages' metrics.json, whose flat names are the paths in the summary (`policy.aligned.accuracy.mcq`). Figures of a
+stage whose outputs are not of this run are null, so that a failed run never shows an earlier one's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from components.config.settings import STAGES
+from components.files import read_json
+
+StageStatus = Literal["ran", "skipped", "restored", "failed", "not_reached"]
+RunStatus = Literal["running", "ok", "failed", "cancelled"]
+Number = float | int | None
+
+CATEGORIES = ("mcq", "long", "short", "safety", "video")
+DATA = ("queries", "heldout_queries", "responses", "pairs", "ties", "quarantined")
+REWARD = ("acc", "acc_plus", "acc_no_critique", "acc_gt_critique", "acc_blank_image", "critique_verdict_accuracy", "pairs", "queries")
+POLICY = ("conversation", "unsafe_rate", "over_refusal_rate", "hallucination_rate", "degenerate_rate")
+COUNTS = ("conversation", "harmful", "harmless", "descriptions", "answers", *CATEGORIES)
+COMPARED = ("win_rate", "win_rate_low", "win_rate_high", "preference_accuracy", "preference_accuracy_low")
+BETA = ("min", "mean", "max", "share_at_cap", "share_at_floor")
+MODELS = ("mm-reward", "mm-policy")
+DONE: frozenset[StageStatus] = frozenset({"ran", "skipped", "restored"})
+
+
+@dataclass
+class StageRecord:
+    """What became of a stage in a run. `seconds` is 0 unless it ran."""
+
+    status: StageStatus = "not_reached"
+    seconds: float = 0.0
+
+
+@dataclass
+class RunRecord:
+    """What became of a run, beside its figures."""
+
+    status: RunStatus
+    stages: dict[str, StageRecord]
+    seconds: float = 0.0
+    data_version: str | None = None
+    mlflow_run_id: str | None = None
+    git_sha: str | None = None
+    failed_stage: str | None = None
+    log: str | None = None
+    verdicts: dict[str, dict[str, Any]] = field(default_factory=dict)  # `gate` and `registry`, once the gate has spoken
+
+
+def summarise(run: RunRecord, artifacts: Path) -> dict[str, Any]:
+    """The summary of a run from its record and what its stages left under `artifacts`."""
+    stages = {name: run.stages.get(name, StageRecord()) for name in STAGES}
+    done = {name for name, record in stages.items() if record.status in DONE}
+    validated, aligned, evaluated = (_metrics(artifacts, name) if name in done else {} for name in ("validate", "align", "evaluate"))
+    summary: dict[str, Any] = {
+        "schema": 1,
+        "status": run.status,
+        "stages": {
+            name: {
+                "status": record.status,
+                "seconds": round(record.seconds, 1),
+                "mlflow_run_id": _run_id(artifacts, name) if name in done else None,
+            }
+            for name, record in stages.items()
+        },
+        "data": {**_section(validated, "", DATA), "version": run.data_version},
+        "reward": _section(evaluated, "reward.", REWARD),
+        "policy": {
+            **{
+                model: {
+                    **_section(evaluated, f"policy.{model}.", POLICY),
+                    "accuracy": _section(evaluated, f"policy.{model}.accuracy.", CATEGORIES),
+                    "counts": _section(evaluated, f"policy.{model}.counts.", COUNTS),
+                }
+                for model in ("base", "aligned")
+            },
+            **_section(evaluated, "policy.", COMPARED),
+        },
+        "beta": _section(aligned, "beta.", BETA),
+        "gate": {"promoted": False, **{name: {"verdict": None, "reasons": []} for name in MODELS}, **run.verdicts.get("gate", {})},
+        "registry": {**{name: {"version": None, "aliases": [], "digest": None} for name in MODELS}, **run.verdicts.get("registry", {})},
+        "seconds": round(run.seconds, 1),
+        "mlflow_run_id": run.mlflow_run_id,
+        "git_sha": run.git_sha,
+    }
+    if run.status in {"failed", "cancelled"}:
+        summary |= {"failed_stage": run.failed_stage, "log": run.log}
+    return summary
+
+
+def not_judged(error: Exception | str) -> dict[str, dict[str, Any]]:
+    """The verdicts of a run whose models could not be judged, with the reason."""
+    return {"gate": {name: {"verdict": None, "reasons": [str(error)]} for name in MODELS}}
+
+
+def _metrics(artifacts: Path, stage: str) -> Mapping[str, Number]:
+    path = artifacts / stage / "metrics.json"
+    values: Mapping[str, Number] = read_json(path) if path.is_file() else {}
+    return values
+
+
+def _run_id(artifacts: Path, stage: str) -> str | None:
+    path = artifacts / stage / "run.json"
+    return read_json(path).get("mlflow_run_id") if path.is_file() else None
+
+
+def _section(values: Mapping[str, Number], prefix: str, names: tuple[str, ...]) -> dict[str, Number]:
+    return {name: values.get(prefix + name) for name in names}

@@ -1,0 +1,168 @@
+"""The figures of a run as a person reads them: what each stage did, and what the alignment changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from components.config.settings import STAGES
+from components.files import read_json
+from components.report.run_record import PAGE, SUMMARY
+from components.report.summary import MODELS
+
+STATUS_STYLES = {"ran": "green", "skipped": "dim", "restored": "cyan", "failed": "bold red", "not_reached": "yellow"}
+SHOWN_REASONS = 4  # of a refusal; those that decided it come first
+RUN_STYLES = {"ok": "green", "failed": "red", "cancelled": "yellow", "running": "yellow"}
+# name in the summary, words, whether more is better, whether it is a share that reads better in per cent
+POLICY_ROWS = (
+    ("conversation", "right answers, long and short (of 100)", True, False),
+    ("unsafe_rate", "unsafe answers to harmful requests", False, True),
+    ("over_refusal_rate", "refusals of harmless requests", False, True),
+    ("hallucination_rate", "hallucinated descriptions", False, True),
+    ("degenerate_rate", "degenerate answers", False, True),
+)
+
+
+def print_summary(root: Path, console: Console | None = None) -> None:
+    """Print reports/summary.json as tables."""
+    (console or Console(highlight=False)).print(render(read_json(root / SUMMARY)))
+
+
+def render(summary: Mapping[str, Any]) -> Group:
+    """The summary as something that rich prints. Figures that can't be had are a dash."""
+    parts: list[Any] = [Text(), _stages(summary)]
+    if summary["policy"]["aligned"]["conversation"] is not None or summary["policy"]["preference_accuracy"] is not None:
+        parts += [Text(), _policy(summary["policy"]), Text(), _rest(summary)]
+    if any(summary["gate"][name]["reasons"] for name in MODELS):
+        parts += [Text(), _gate(summary)]
+    return Group(*parts, Text(), _verdict(summary))
+
+
+def _stages(summary: Mapping[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("stage")
+    table.add_column("status")
+    table.add_column("time", justify="right")
+    for name, stage in ((name, summary["stages"][name]) for name in STAGES if name in summary["stages"]):
+        status = stage["status"]
+        seconds = _duration(stage["seconds"]) if stage["seconds"] else ""
+        table.add_row(name, f"[{STATUS_STYLES[status]}]{status.replace('_', ' ')}[/]", seconds)
+    return table
+
+
+def _policy(policy: Mapping[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("held-out queries")
+    for title in ("base", "aligned", "change"):
+        table.add_column(title, justify="right")
+    base, aligned = policy["base"], policy["aligned"]
+    for name, words, more_is_better, share in POLICY_ROWS:
+        table.add_row(words, *_compared(base[name], aligned[name], more_is_better=more_is_better, share=share))
+    for category in aligned["accuracy"]:
+        if aligned["accuracy"][category] is not None:
+            figures = _compared(base["accuracy"][category], aligned["accuracy"][category], more_is_better=True, share=True)
+            table.add_row(f"accuracy, {category}", *figures)
+    return table
+
+
+def _compared(before: float | None, after: float | None, *, more_is_better: bool, share: bool) -> tuple[str, str, str]:
+    show = _share if share else _plain
+    if before is None or after is None:
+        return show(before), show(after), "–"
+    change = after - before
+    if abs(change) < 5e-4:
+        return show(before), show(after), "[dim]=[/]"
+    style = "green" if (change > 0) == more_is_better else "red"
+    words = f"{100 * change:+.1f}" if share else f"{change:+.1f}"
+    return show(before), show(after), f"[{style}]{words}[/]"
+
+
+def _rest(summary: Mapping[str, Any]) -> Table:
+    policy, reward, beta, data = summary["policy"], summary["reward"], summary["beta"], summary["data"]
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    win = _share(policy["win_rate"]) + _interval(policy["win_rate_low"], policy["win_rate_high"])
+    table.add_row("aligned against base", f"wins {win}; human preferences kept {_share(policy['preference_accuracy'])}")
+    table.add_row(
+        "reward model",
+        f"ACC {_share(reward['acc'])}, ACC+ {_share(reward['acc_plus'])} over {_count(reward['pairs'])} pairs; "
+        f"given critiques {_share(reward['acc_gt_critique'])}, none {_share(reward['acc_no_critique'])}, blank image "
+        f"{_share(reward['acc_blank_image'])}; own critiques' verdicts {_share(reward['critique_verdict_accuracy'])}",
+    )
+    table.add_row(
+        "beta",
+        f"{_number(beta['min'])} to {_number(beta['max'])}, mean {_number(beta['mean'])}; at the cap {_share(beta['share_at_cap'])}, "
+        f"at the floor {_share(beta['share_at_floor'])}",
+    )
+    table.add_row(
+        "data",
+        f"{_count(data['queries'])} training and {_count(data['heldout_queries'])} held-out queries, {_count(data['responses'])} responses, "
+        f"{_count(data['pairs'])} pairs, {_count(data['ties'])} ties; {_count(data['quarantined'])} rows quarantined",
+    )
+    return table
+
+
+def _gate(summary: Mapping[str, Any]) -> Table:
+    """What became of each model, with the reasons that decided it."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("model")
+    table.add_column("verdict")
+    table.add_column("why")
+    for name in MODELS:
+        verdict, reasons = summary["gate"][name]["verdict"], summary["gate"][name]["reasons"]
+        version = summary["registry"][name]["version"]
+        named = f"{name} {version}" if version is not None else name
+        words = {"promoted": "[green]promoted[/]", "refused": "[yellow]refused[/]", "nothing_new": "[dim]nothing new[/]"}.get(verdict, "–")
+        shown = reasons[:SHOWN_REASONS] if verdict == "refused" else reasons[:1]
+        more = [f"and {len(reasons) - len(shown)} more: {PAGE}"] if verdict == "refused" and len(reasons) > len(shown) else []
+        table.add_row(named, words, Text("\n".join([*shown, *more])))
+    return table
+
+
+def _verdict(summary: Mapping[str, Any]) -> Panel:
+    status, stages = summary["status"], summary["stages"]
+    ran = [name for name in STAGES if name in stages and stages[name]["status"] == "ran"]
+    if status == "ok":
+        words = f"{', '.join(ran)} ran" if ran else "nothing was stale"
+        words += f" in {_duration(summary['seconds'])}; the page: {PAGE}; figures for scripts: {SUMMARY}; curves and artifacts: mlflow ui"
+    elif status == "failed":
+        where = f"stage {summary['failed_stage']} failed" if summary["failed_stage"] else "the run failed"
+        words = f"{where} after {_duration(summary['seconds'])}" + (f"; its log: {summary['log']}" if summary["log"] else "")
+    else:
+        words = f"{status} after {_duration(summary['seconds'])}; the next run goes on from there"
+    return Panel.fit(Text(words), border_style=RUN_STYLES[status], padding=(0, 1))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def _plain(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _count(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f" ({100 * low:.1f} to {100 * high:.1f})"

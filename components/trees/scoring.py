@@ -1,0 +1,47 @@
+"""Log-probs of recorded responses under a frozen model: what the reference store, the pair table and the evaluation need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from components.families.processing import Preprocessor
+from components.generation.continuation import Count
+from components.preferences.record import Query
+from components.trees.logprobs import TreeModel, branch_tokens
+from components.trees.planning import plan_batches
+from components.trees.trees import Branch, Tree, build_batch
+
+SCORING_ROWS = 16  # packed rows in one forward pass without gradients
+
+
+def policy_tree(preprocessor: Preprocessor, query: Query) -> Tree:
+    """A query with all its responses as branches."""
+    return Tree(preprocessor.policy_root(query), tuple(Branch(tuple(preprocessor.response_ids(r.text))) for r in query.responses))
+
+
+def plan_scoring(trees: Sequence[Tree], row_tokens: int) -> list[list[int]]:
+    """Batches of tree indices, from the lengths alone: whatever is already known, the same trees run together."""
+    return plan_batches(range(len(trees)), [tree.tokens for tree in trees], row_tokens=row_tokens, batch_rows=SCORING_ROWS)
+
+
+@torch.no_grad()
+def score_batches(
+    model: Any,
+    trees: Sequence[Tree],
+    batches: Sequence[Sequence[int]],
+    row_tokens: int,
+    pad_id: int,
+    count: Count = lambda _tokens, _slots: None,
+) -> Iterator[tuple[Sequence[int], list[list[tuple[float, int]]]]]:
+    """For each batch, its tree indices and each tree's (log-prob sum, tokens) a branch."""
+    reader = TreeModel(model).eval()
+    for batch_indices in batches:
+        chosen = [trees[index] for index in batch_indices]
+        batch = build_batch(chosen, row_tokens, model.device, pad_id)
+        sums, tokens = reader(batch).tolist(), branch_tokens(batch).tolist()
+        count(sum(tree.tokens for tree in chosen), batch.input_ids_RL.numel())
+        flat = iter(zip(sums, tokens, strict=True))
+        yield batch_indices, [[next(flat) for _ in tree.branches] for tree in chosen]

@@ -1,0 +1,165 @@
+"""Preference trees: a prompt and its media once, then its responses as branches that do not see each other.
+
+- A token attends to the root of its own tree and to its own branch, causally. Positions restart at the root's length in every branch.
+- Several trees are packed into a row up to a token budget; rows are padded to the longest and run as one batch.
+- Each target token is predicted from the token before it; a branch's first token from the root's last, which all branches share.
+- The additive mask is built on the device in the model's dtype; `components.trees.attention` says when a block mask is better.
+- A padded position sees padding before it and itself: no row of the mask is empty.
+
+Shapes: R rows, L tokens a row, T target tokens, K branches, H hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from components.families.adapters import Root
+
+PADDING = -1  # tree number of a padded position
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Tokens that follow a root. Log-probs are taken of the tokens from `target_from` on."""
+
+    input_ids: tuple[int, ...]
+    target_from: int = 0
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A root with its branches."""
+
+    root: Root
+    branches: tuple[Branch, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Length of the tree as one sequence."""
+        return tree_tokens(len(self.root.input_ids), [len(branch.input_ids) for branch in self.branches])
+
+
+@dataclass
+class TreeBatch:
+    """Packed trees on a device. Branches are numbered in the order of `trees` given to `build_batch`, whatever row each tree went to."""
+
+    input_ids_RL: Tensor
+    position_ids_RL: Tensor  # [A, R, L] where the family has several position axes
+    tree_RL: Tensor
+    branch_RL: Tensor
+    predictor_T: Tensor  # flat index row * L + position of the token that predicts target t
+    target_T: Tensor
+    branch_T: Tensor  # which branch target t belongs to
+    last_K: Tensor  # flat index of each branch's last token
+    branches: int
+    roots: list[Root]  # in the order of their placeholders in the flattened rows
+
+    def mask_R1LL(self, dtype: torch.dtype) -> Tensor:
+        """Additive attention mask: 0 where a token may look, the dtype's lowest value elsewhere. 4 L^2 bytes a row in fp32."""
+        length = self.input_ids_RL.shape[1]
+        causal_LL = torch.ones(length, length, dtype=torch.bool, device=self.input_ids_RL.device).tril()
+        same_tree_RLL = self.tree_RL[:, :, None] == self.tree_RL[:, None, :]
+        own_branch_RLL = (self.branch_RL[:, None, :] == 0) | (self.branch_RL[:, :, None] == self.branch_RL[:, None, :])
+        allowed_RLL = causal_LL & same_tree_RLL & own_branch_RLL
+        blocked = torch.finfo(dtype).min
+        return torch.zeros(allowed_RLL.shape, dtype=dtype, device=allowed_RLL.device).masked_fill(~allowed_RLL, blocked)[:, None]
+
+
+def tree_tokens(root: int, branches: Sequence[int]) -> int:
+    """Length of a tree with these lengths of root and branches."""
+    return root + sum(branches)
+
+
+def pack_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Put items into rows of at most `budget` tokens (first fit, longest first; a longer item gets a row of its own).
+
+    Returns rows of item indices, the fullest row first. Deterministic: equal lengths keep their order.
+    """
+    rows: list[list[int]] = []
+    free = np.empty(len(lengths), dtype=np.int64)  # of the rows so far; below 0 in the row of a longer item
+    for item in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        fitting = free[: len(rows)] >= lengths[item]
+        row = int(fitting.argmax()) if fitting.any() else len(rows)
+        if row == len(rows):
+            rows.append([])
+            free[row] = budget
+        rows[row].append(item)
+        free[row] -= lengths[item]
+    return [rows[row] for row in sorted(range(len(rows)), key=lambda index: (free[index], index))]
+
+
+def build_batch(trees: Sequence[Tree], row_tokens: int, device: torch.device | str, pad_id: int) -> TreeBatch:
+    """Pack `trees` into rows of at most `row_tokens` and lay out everything that the forward pass needs.
+
+    Raises ValueError for a tree that can't be read: no root, no branch, a branch without tokens, positions that are not the root's.
+    """
+    for tree in trees:
+        _check(tree)
+    rows = pack_rows([tree.tokens for tree in trees], row_tokens)
+    length = max(sum(trees[item].tokens for item in row) for row in rows)
+    first_branch = [0]
+    for tree in trees:
+        first_branch.append(first_branch[-1] + len(tree.branches))
+
+    shape = (len(rows), length)
+    input_ids = torch.full(shape, pad_id)
+    axes = max(1 if tree.root.positions_AL is None else len(tree.root.positions_AL) for tree in trees)
+    position_ids = torch.zeros((axes, *shape), dtype=torch.long)
+    tree_ids = torch.full(shape, PADDING)
+    branch_ids = torch.zeros(shape, dtype=torch.long)
+    last = torch.zeros(first_branch[-1], dtype=torch.long)
+    predictors: list[Tensor] = []
+    targets: list[Tensor] = []
+    owners: list[Tensor] = []
+    for row, items in enumerate(rows):
+        cursor = 0
+        for item in items:
+            tree = trees[item]
+            root_length = len(tree.root.input_ids)
+            span = slice(cursor, cursor + tree.tokens)
+            input_ids[row, span] = torch.tensor([*tree.root.input_ids, *(t for branch in tree.branches for t in branch.input_ids)])
+            tree_ids[row, span] = item
+            positions = tree.root.positions_AL
+            position_ids[:, row, cursor : cursor + root_length] = torch.arange(root_length) if positions is None else positions
+            root_last = row * length + cursor + root_length - 1
+            cursor += root_length
+            for number, branch in enumerate(tree.branches):
+                size = len(branch.input_ids)
+                flat = row * length + cursor
+                position_ids[:, row, cursor : cursor + size] = torch.arange(tree.root.next_position, tree.root.next_position + size)
+                branch_ids[row, cursor : cursor + size] = number + 1
+                before = torch.arange(flat - 1, flat + size - 1)
+                before[0] = root_last
+                predictors.append(before[branch.target_from :])
+                targets.append(torch.tensor(branch.input_ids[branch.target_from :], dtype=torch.long))
+                owners.append(torch.full((size - branch.target_from,), first_branch[item] + number))
+                last[first_branch[item] + number] = flat + size - 1
+                cursor += size
+    return TreeBatch(
+        input_ids_RL=input_ids.to(device),
+        position_ids_RL=(position_ids[0] if axes == 1 else position_ids).to(device),
+        tree_RL=tree_ids.to(device),
+        branch_RL=branch_ids.to(device),
+        predictor_T=torch.cat(predictors).to(device),
+        target_T=torch.cat(targets).to(device),
+        branch_T=torch.cat(owners).to(device),
+        last_K=last.to(device),
+        branches=first_branch[-1],
+        roots=[trees[item].root for row in rows for item in row],
+    )
+
+
+def _check(tree: Tree) -> None:
+    root = tree.root
+    if not root.input_ids or not tree.branches:
+        raise ValueError("a tree needs a root with tokens, from whose last each branch's first is predicted, and a branch")
+    if root.positions_AL is not None and root.positions_AL.shape[-1] != len(root.input_ids):
+        raise ValueError(f"a root of {len(root.input_ids)} tokens has positions for {root.positions_AL.shape[-1]}")
+    for branch in tree.branches:
+        if not 0 <= branch.target_from <= len(branch.input_ids) or not branch.input_ids:
+            raise ValueError(f"a branch of {len(branch.input_ids)} tokens can't have its targets from token {branch.target_from} on")

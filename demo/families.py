@@ -1,0 +1,43 @@
+"""All families of tasks, and tasks drawn from them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from demo.clips import FRAMES, video_colour, video_order
+from demo.images import Picture
+from demo.questions import long_description, mcq, short_colour, short_exists, short_place, short_shape
+from demo.requests import harmful, harmless
+from demo.tasks import Task
+
+Family = Callable[[tuple[Picture, ...], random.Random], Task]
+
+FAMILIES: dict[str, Family] = {
+    "short_colour": short_colour,
+    "short_shape": short_shape,
+    "short_exists": short_exists,
+    "short_place": short_place,
+    "long_description": long_description,
+    "mcq": mcq,
+    "video_colour": video_colour,
+    "video_order": video_order,
+    "harmful": harmful,
+    "harmless": harmless,
+}
+PLACED = ("short_place", "long_description")  # families that need a picture whose side and height are known
+
+
+def media_for(family: str, pictures: Sequence[Picture], chance: random.Random) -> tuple[Picture, ...]:
+    """Pictures that a family can ask about, drawn from `pictures`."""
+    if family.startswith("video"):
+        return tuple(chance.sample(pictures, FRAMES))
+    while True:
+        picture = chance.choice(pictures)
+        if family not in PLACED or (picture.side is not None and picture.height is not None):
+            return (picture,)
+
+
+def draw_task(family: str, pictures: Sequence[Picture], chance: random.Random) -> Task:
+    """A task of a family about pictures drawn from `pictures`."""
+    return FAMILIES[family](media_for(family, pictures, chance), chance)

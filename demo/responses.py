@@ -1,0 +1,121 @@
+"""The responses of a query: which ones, how they rank, what an annotator says of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from components.preferences.record import Query, Response
+from components.preferences.release import row_from_query
+from demo.tasks import Answer, Task, seeded
+
+# Share of queries with a fully right answer, about half over all. It is more where the least wrong answer is an evasion or half a place:
+# such an answer would be the best one too often, and a policy learns what is ranked first.
+RIGHT_SHARE = {"short_place": 0.65, "mcq": 0.5, "video_order": 0.6, "harmful": 0.85, "harmless": 0.55}
+USUAL_RIGHT_SHARE = 0.43
+TIE_SHARE = 0.3  # share of queries with a tie; more have one where the faults of a family weigh the same
+FEWEST = 3  # responses of a query
+WORST = 8  # points; worse answers are nonsense that nobody would give
+SOURCE = "easy-vqa"
+DRAWS = 40  # composed answers from which the rule-made responses of a query are chosen
+
+
+@dataclass(frozen=True)
+class Graded:
+    """A response with its faults, and whether the base said it."""
+
+    answer: Answer
+    sampled: bool
+
+
+def choose_responses(task: Task, identity: str, sampled: Sequence[str]) -> list[Graded]:
+    """Three to five different responses in random order, of at least two ranks.
+
+    Sampled texts come first, as far as the rules know what is wrong with them; then answers made by rule. A fully right answer is kept or
+    made in a fixed share of the queries and left out of the others; two of equal rank stand together in a fixed share of them.
+    """
+    chance = seeded(f"responses {identity}")
+    count = chance.choices((3, 4, 5), (0.3, 0.6, 0.1))[0]
+    has_right, has_tie = chance.random() < RIGHT_SHARE.get(task.family, USUAL_RIGHT_SHARE), chance.random() < TIE_SHARE
+    made = [Graded(task.any_answer(chance) if index % 2 else task.habit(chance), sampled=False) for index in range(DRAWS)]
+    readable = {answer.text: answer for answer in task.answers()}
+    known = [Graded(readable[text], sampled=True) for text in sampled if text in readable]
+    # All answers stand last, for families that have few.
+    every = [Graded(answer, sampled=False) for answer in readable.values()]
+    candidates = [item for item in (*known, *made, *every) if item.answer.points <= WORST]
+    if not has_right:
+        candidates = [item for item in candidates if item.answer.points]
+    chosen: list[Graded] = []
+    if has_right:
+        _take(chosen, [item for item in candidates if not item.answer.points], 1, tied=0)
+    _take(chosen, candidates, count - has_tie, tied=0)
+    if has_tie or len(chosen) < FEWEST:
+        _take(chosen, candidates, max(count, FEWEST), tied=1)
+    chance.shuffle(chosen)
+    return chosen
+
+
+def _take(chosen: list[Graded], candidates: Sequence[Graded], until: int, *, tied: int) -> None:
+    """Add candidates in their order until so many are chosen, no text twice, each with at most `tied` others of equal points."""
+    for item in candidates:
+        if len(chosen) >= until:
+            return
+        equal = sum(item.answer.points == other.answer.points for other in chosen)
+        if equal <= tied and all(item.answer.text != other.answer.text for other in chosen):
+            chosen.append(item)
+
+
+def row_of(identity: str, split: Literal["train", "heldout"], task: Task, media: str, graded: Sequence[Graded]) -> dict[str, Any]:
+    """The release row of a query."""
+    order = sorted({item.answer.points for item in graded})
+    query = replace(
+        bare_query(identity, split, task, media),
+        responses=tuple(respond(task, item, order.index(item.answer.points) + 1) for item in graded),
+        ranking_reason=ranking_reason(graded),
+    )
+    return row_from_query(query)
+
+
+def bare_query(identity: str, split: Literal["train", "heldout"], task: Task, media: str) -> Query:
+    """The record of a query without its responses; the reference answer is the first that is fully right."""
+    return Query(
+        id=identity,
+        category=task.category,
+        prompt=task.prompt,
+        responses=(),
+        media=media,
+        media_kind="video" if task.category == "video" else "image",
+        reference_answer=next(answer.text for answer in task.answers() if not answer.points),
+        safety=task.safety,
+        source=SOURCE,
+        split=split,
+    )
+
+
+def respond(task: Task, item: Graded, rank: int) -> Response:
+    """A response with its three scores and its critique."""
+    answer = item.answer
+    kinds = [fault.kind for fault in answer.faults]
+    faithfulness = 5 - 2 * kinds.count("wrong") - 2 * kinds.count("adds")
+    unhelpful = (
+        1 * kinds.count("misses") + 3 * kinds.count("vague") + 3 * kinds.count("evades") + 4 * kinds.count("refuses") + kinds.count("wrong")
+    )
+    ethics = 5 - 4 * kinds.count("unsafe") - 3 * kinds.count("mixed")
+    return Response(
+        text=answer.text,
+        rank=rank,
+        faithfulness=float(max(1, faithfulness)),
+        helpfulness=float(max(1, 5 - unhelpful)),
+        ethics=float(max(1, ethics)),
+        critique=task.critique(answer),
+        critique_source="human",
+    )
+
+
+def ranking_reason(graded: Sequence[Graded]) -> str:
+    """One sentence on the order of the responses."""
+    best = min(item.answer.points for item in graded)
+    first = " and ".join(str(index + 1) for index, item in enumerate(graded) if item.answer.points == best)
+    praise = "fully right" if best == 0 else "the least wrong"
+    return f"Best is response {first}, {praise}; the others are ranked by the number and weight of their faults."

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from components.errors import UserError
+from components.families.hub import files
+from components.families.hub.fetch import fetch
+from components.families.hub.manifest import MANIFEST, read_manifest, verify
+
+HEADER = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
+WEIGHTS = struct.pack("<Q", len(HEADER)) + HEADER + bytes(16)
+
+
+def checkpoint(folder: Path) -> Path:
+    """The least that counts as a checkpoint, with what must stay behind beside it."""
+    folder.mkdir(parents=True)
+    for name, value in {
+        "config.json": {"model_type": "qwen2_vl"},
+        "tokenizer.json": {},
+        "tokenizer_config.json": {},
+        "preprocessor_config.json": {"processor_class": "Qwen2VLProcessor"},
+        "chat_template.json": {"chat_template": "{{ messages }}"},
+    }.items():
+        (folder / name).write_text(json.dumps(value))
+    (folder / "model.safetensors").write_bytes(WEIGHTS)
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A model\n")
+    for name in ("pytorch_model.bin", "optimizer.pt", "modeling.py"):
+        (folder / name).write_text("no")
+    return folder
+
+
+def bring(source: Path, target: Path) -> list[str]:
+    told: list[str] = []
+    fetch(str(source), None, target, target.name, told.append)
+    return told
+
+
+def test_a_folder_comes_without_pickles_and_code_and_with_its_checksums(tmp_path: Path) -> None:
+    source, target = checkpoint(tmp_path / "source"), tmp_path / "models/source"
+    bring(source, target)
+    names = {path.name for path in target.iterdir()}
+    assert names == {
+        "README.md",
+        "chat_template.jinja",
+        "chat_template.json",
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "processor_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        MANIFEST,
+    }
+    manifest = read_manifest(target)
+    assert manifest is not None
+    assert (manifest["source"], manifest["revision"], manifest["licence"]) == ("source", None, "apache-2.0")
+    assert manifest["files"]["model.safetensors"]["bytes"] == len(WEIGHTS)
+    assert verify(target, "x") == len(names) - 1
+    assert not target.with_name("source.partial").exists()
+
+
+def test_what_older_checkpoints_name_otherwise_is_written_under_the_names_that_stages_depend_on(tmp_path: Path) -> None:
+    bring(checkpoint(tmp_path / "source"), tmp_path / "target")
+    assert (tmp_path / "target/chat_template.jinja").read_text() == "{{ messages }}"
+    assert json.loads((tmp_path / "target/processor_config.json").read_text()) == {"processor_class": "Qwen2VLProcessor"}
+
+
+def test_the_same_folder_gives_the_same_bytes(tmp_path: Path) -> None:
+    source = checkpoint(tmp_path / "source")
+    bring(source, tmp_path / "one")
+    bring(source, tmp_path / "two")
+    assert (tmp_path / "one" / MANIFEST).read_bytes() == (tmp_path / "two" / MANIFEST).read_bytes()
+
+
+def test_a_stopped_copy_goes_on_with_what_is_there(tmp_path: Path) -> None:
+    source, target = checkpoint(tmp_path / "source"), tmp_path / "target"
+    partial = tmp_path / "target.partial"
+    partial.mkdir()
+    (partial / "model.safetensors").write_bytes(WEIGHTS)
+    (partial / "tokenizer.json").write_text("torn")
+    (partial / "of-another-revision.safetensors").write_bytes(WEIGHTS)
+    told = bring(source, target)
+    assert "copying model.safetensors" not in told
+    assert "copying tokenizer.json" in told
+    assert not (target / "of-another-revision.safetensors").exists()
+
+
+def test_a_second_fetch_verifies_and_finds_an_edit(tmp_path: Path) -> None:
+    source, target = checkpoint(tmp_path / "source"), tmp_path / "target"
+    bring(source, target)
+    assert fetch(str(source), None, target, "target", print).already
+    with pytest.raises(UserError, match="holds source: name another place"):
+        bring(checkpoint(tmp_path / "other"), target)
+    (target / "model.safetensors").write_bytes(WEIGHTS[:-1] + b"x")
+    with pytest.raises(UserError, match=r"model\.safetensors is not the file that was fetched"):
+        bring(source, target)
+
+
+def change(folder: Path, name: str, content: bytes | str | None) -> None:
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("config.json", '{"model_type": "qwen2_vl", "auto_map": {"AutoModel": "m.Model"}}', r"names code of its own \(auto_map\)"),
+        ("tokenizer_config.json", '{"auto_map": {}}', r"tokenizer_config\.json names code of its own"),
+        ("config.json", '{"model_type": "mllama"}', r"'mllama', which is not supported; the families are internvl, llava_onevision"),
+        ("config.json", '{"model_type": ', r"config\.json is not valid JSON"),
+        ("config.json", None, r"holds no config\.json"),
+        ("model.safetensors", None, r"holds no model\.safetensors: only safetensors are read"),
+        ("model.safetensors", WEIGHTS[:-3], r"has \d+ bytes where its header promises \d+"),
+        ("model.safetensors", WEIGHTS[:20], r"is torn or no safetensors file"),
+        ("model.safetensors", "version https://git-lfs.github.com/spec/v1\n", r"pointer of git-lfs"),
+        ("model-2.safetensors.incomplete", "", r"half-downloaded: it holds model-2\.safetensors\.incomplete"),
+        (
+            "model.safetensors.index.json",
+            '{"weight_map": {"a": "model-1.safetensors", "b": "model.safetensors"}}',
+            r"half-downloaded: 1 of 2 weight files are missing, model-1\.safetensors first",
+        ),
+        ("model.safetensors.index.json", '{"weight_map": {"a": "../../secret.safetensors"}}', r"lists no safetensors"),
+        ("tokenizer.json", None, r"holds no tokenizer\.json"),
+    ],
+)
+def test_what_can_not_be_used_is_refused_in_one_sentence_and_nothing_is_left(
+    tmp_path: Path, name: str, content: bytes | str | None, sentence: str
+) -> None:
+    source = checkpoint(tmp_path / "source")
+    change(source, name, content)
+    with pytest.raises(UserError, match=sentence) as error:
+        bring(source, tmp_path / "target")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "target").exists()
+
+
+def test_only_texts_and_safetensors_of_the_top_folder_are_chosen() -> None:
+    names = [
+        "config.json",
+        "a.bin",
+        "b.pt",
+        "code.py",
+        "model.safetensors",
+        "onnx/model.safetensors",
+        "model.safetensors.index.json",
+        "x.json",
+    ]
+    assert files.chosen(names) == ["config.json", "model.safetensors", "model.safetensors.index.json"]
+
+
+def test_the_processor_files_are_those_that_an_export_copies() -> None:
+    from components.families.digests import PROCESSOR_FILES
+
+    assert set(PROCESSOR_FILES) <= files.WANTED

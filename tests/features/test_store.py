@@ -1,0 +1,146 @@
+"""Shards on disk: what is written is read, and what is torn, damaged or half written is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.features.store import FeatureStore, ShardWriter, unpacked
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[FeatureStore]:
+    with FeatureStore(tmp_path) as opened:
+        yield opened
+
+
+def tensors(seed: int, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(shape, generator=generator).to(dtype) for shape in ((2, 5, 3), (7,)))
+
+
+def fill(store: FeatureStore, names: str, shard_bytes: int = 10**9) -> None:
+    writer = ShardWriter(store, shard_bytes)
+    for number, name in enumerate(names):
+        writer.write(name, tensors(number), "source")
+    writer.close()
+
+
+def read(store: FeatureStore, key: str) -> tuple[torch.Tensor, ...] | None:
+    entry = store.find([key])[key]
+    return unpacked(store.map(entry.shard), entry)
+
+
+@pytest.mark.parametrize("shard_bytes", [1, 300, 10**9], ids=["a shard an entry", "some", "one shard"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_entries_come_back_bit_by_bit(store: FeatureStore, shard_bytes: int, dtype: torch.dtype) -> None:
+    writer = ShardWriter(store, shard_bytes)
+    for number in range(5):
+        writer.write(str(number), tensors(number, dtype), f"source {number}")
+    writer.close()
+    for number in range(5):
+        found = read(store, str(number))
+        assert found is not None
+        assert all(torch.equal(one, other) for one, other in zip(found, tensors(number, dtype), strict=True))
+        assert store.find([str(number)])[str(number)].source == f"source {number}"
+
+
+def test_an_entry_counts_once_its_shard_is_in_place(store: FeatureStore) -> None:
+    writer = ShardWriter(store)
+    writer.write("a", tensors(0), "source")
+    assert store.find(["a"]) == {}
+    writer.close()
+    assert set(store.find(["a", "b"])) == {"a"}
+
+
+def test_a_half_written_shard_and_one_without_a_name_are_swept(store: FeatureStore) -> None:
+    fill(store, "a")
+    ShardWriter(store).write("b", tensors(1), "source")
+    (store.folder / "stray.shard").write_bytes(b"1")
+    assert store.sweep() == {}
+    assert sorted(path.name for path in store.folder.iterdir() if path.suffix in {".shard", ".tmp"}) == [store.find(["a"])["a"].shard]
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_torn_shard_is_forgotten_with_its_entries(store: FeatureStore, damage: str) -> None:
+    fill(store, "abc", shard_bytes=200)
+    shard = store.find(["a"])["a"].shard
+    path = store.folder / shard
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        path.unlink()
+    lost = store.sweep()
+    assert lost == {shard: sum(entry.shard == shard for entry in [*store.find("abc").values()]) or lost[shard]}
+    assert "a" not in store.find("abc")
+    assert "c" in store.find("abc")
+    assert not path.exists()
+
+
+def test_a_flipped_bit_is_seen(store: FeatureStore) -> None:
+    fill(store, "ab")
+    entry = store.find(["b"])["b"]
+    path = store.folder / entry.shard
+    content = bytearray(path.read_bytes())
+    content[entry.offset + 3] ^= 1
+    path.write_bytes(content)
+    assert read(store, "b") is None
+    assert read(store, "a") is not None
+
+
+def test_the_least_recently_used_shards_go_first_and_kept_ones_never(store: FeatureStore) -> None:
+    fill(store, "abcd", shard_bytes=1)
+    shards = {key: entry.shard for key, entry in store.find("abcd").items()}
+    store.touch([shards["a"]])
+    one = store.bytes_of([shards["a"]])
+    assert store.evict(0, 4 * one, []) == []
+    assert store.evict(one, 3 * one, [shards["c"]]) == [shards["b"], shards["d"]]
+    assert set(store.find("abcd")) == {"a", "c"}
+    assert store.nbytes == 2 * one
+    assert store.evict(100 * one, one, [shards["a"], shards["c"]]) == []
+
+
+def test_a_mapped_shard_is_read_after_its_eviction(store: FeatureStore) -> None:
+    fill(store, "a")
+    entry = store.find(["a"])["a"]
+    mapped = store.map(entry.shard)
+    store.evict(0, 0, [])
+    assert list(store.folder.glob("*.shard")) == []
+    found = unpacked(mapped, entry)
+    assert found is not None
+    assert torch.equal(found[0], tensors(0)[0])
+
+
+def test_what_a_reader_writes_stays_its_own(store: FeatureStore) -> None:
+    fill(store, "a")
+    first = read(store, "a")
+    assert first is not None
+    first[0].zero_()
+    second = read(store, "a")
+    assert second is not None
+    assert torch.equal(second[0], tensors(0)[0])
+
+
+def test_an_entry_that_is_written_twice_is_the_later_one(store: FeatureStore) -> None:
+    fill(store, "a")
+    with FeatureStore(store.folder.parents[2]) as other:
+        writer = ShardWriter(other)
+        writer.write("a", tensors(9), "source")
+        writer.close()
+    found = read(store, "a")
+    assert found is not None
+    assert torch.equal(found[0], tensors(9)[0])
+
+
+def test_a_damaged_index_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with FeatureStore(tmp_path) as store:
+        fill(store, "a")
+    (store.folder / "index.sqlite").write_bytes(b"not a database, and long enough to be read as one" * 100)
+    with FeatureStore(tmp_path) as again:
+        assert "is damaged" in capsys.readouterr().out
+        assert again.find(["a"]) == {}
+        again.sweep()
+        assert list(again.folder.glob("*.shard")) == []

@@ -1,0 +1,192 @@
+"""A checkout that never used `mmalign up`: mlflow.db and mlruns/ into a backup and back."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from components.errors import UserError
+from components.operations.backup.contents import bucket_keys
+from components.operations.backup.make import dated, make_backup, remove_old
+from components.operations.backup.manifest import MANIFEST, check_versions, numbers, read_manifest, verify
+from components.operations.backup.restore import restore_backup
+from components.processes.marks import checkout_mark
+from tests.checkout import git, mmalign
+from tests.operations.backup.conftest import run_of
+
+
+def quiet(text: str) -> None:
+    assert text
+
+
+def backed_up(root: Path, folder: Path, *, with_cache: bool = False) -> Path:
+    return make_backup(root, folder, with_cache=with_cache, say=quiet).folder
+
+
+def test_a_record_comes_back_in_another_folder_with_its_artifacts_and_as_its_own(checkout: Path, fresh: Path, tmp_path: Path) -> None:
+    done = mmalign(checkout, "backup", str(tmp_path / "kept"), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["kind"] == "sqlite"
+    assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o700
+    assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "kept").rglob("*"))
+
+    back = mmalign(fresh, "restore", str(tmp_path / "kept"))
+    assert back.returncode == 0, back.stderr
+    (checkout / "mlruns").rename(checkout / "elsewhere")  # nothing may point there any more
+    assert run_of(fresh) == (0.5, "kept", checkout_mark(fresh))
+
+    again = mmalign(fresh, "restore", str(tmp_path / "kept"))
+    assert again.returncode == 2
+    assert "holds 1 runs" in again.stderr
+
+
+def test_a_backup_is_taken_while_another_process_writes(checkout: Path, tmp_path: Path) -> None:
+    writer = sqlite3.connect(checkout / "mlflow.db")
+    writer.execute("update metrics set value = 0.25")  # not committed: no part of a snapshot
+    folder = backed_up(checkout, tmp_path / "kept")
+    writer.rollback()
+    writer.close()
+    with sqlite3.connect(folder / "databases/mlflow.db") as copy:
+        assert copy.execute("select value from metrics where key = 'loss'").fetchone() == (0.5,)
+
+
+def test_a_folder_that_is_not_empty_or_that_git_would_take_is_refused(checkout: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    (folder / "something").touch()
+    with pytest.raises(UserError, match="is not empty"):
+        backed_up(checkout, folder)
+    assert [path.name for path in folder.iterdir()] == ["something"]
+    with pytest.raises(UserError, match="where git would take the passwords"):
+        backed_up(checkout, checkout / "backup")
+    assert not (checkout / "backup").exists()
+    assert backed_up(checkout, checkout / ".mmalign/backup").is_dir()
+
+
+def test_a_backup_that_was_cut_short_is_none(checkout: Path, fresh: Path, tmp_path: Path) -> None:
+    folder = backed_up(checkout, tmp_path / "kept")
+    (folder / MANIFEST).unlink()
+    with pytest.raises(UserError, match="cut short"):
+        restore_backup(fresh, folder, quiet)
+    assert not (fresh / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize("damage", ["flipped", "missing", "linked"])
+def test_one_damaged_file_is_named_and_nothing_is_written(checkout: Path, fresh: Path, tmp_path: Path, damage: str) -> None:
+    folder = backed_up(checkout, tmp_path / "kept")
+    victim = next((folder / "artifacts").rglob("note.txt"))
+    content = victim.read_bytes()
+    victim.unlink()
+    if damage == "flipped":
+        victim.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    elif damage == "linked":
+        (tmp_path / "outside").write_bytes(content)
+        victim.symlink_to(tmp_path / "outside")
+    before = list(fresh.rglob("*"))
+    with pytest.raises(UserError, match=r"note\.txt"):
+        restore_backup(fresh, folder, quiet)
+    assert set(fresh.rglob("*")) - set(before) <= {fresh / ".mmalign", fresh / ".mmalign/locks", fresh / ".mmalign/locks/run.lock"}
+
+
+def test_a_manifest_that_names_files_outside_is_refused(checkout: Path, tmp_path: Path) -> None:
+    folder = backed_up(checkout, tmp_path / "kept")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    for name in ("checkout/../../.bashrc", "/etc/passwd"):
+        (folder / MANIFEST).write_text(json.dumps({**manifest, "files": {name: "0"}}))
+        with pytest.raises(UserError, match="outside"):
+            read_manifest(folder)
+    (folder / MANIFEST).write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        read_manifest(folder)
+
+
+def test_settings_that_a_person_has_changed_are_never_overwritten(checkout: Path, fresh: Path, tmp_path: Path) -> None:
+    (checkout / "params.yaml").write_text((checkout / "params.yaml").read_text().replace("beta: 0.1 ", "beta: 0.2 "))
+    folder = backed_up(checkout, tmp_path / "kept")
+    (fresh / "params.yaml").write_text((fresh / "params.yaml").read_text() + "# mine\n")
+    with pytest.raises(UserError, match=r"params\.yaml differs .* commit or move it"):
+        restore_backup(fresh, folder, quiet)
+    git(fresh, "checkout", "params.yaml")
+    restore_backup(fresh, folder, quiet)
+    assert (fresh / "params.yaml").read_text() == (checkout / "params.yaml").read_text()
+
+
+def test_artifacts_of_another_record_are_in_the_way(checkout: Path, fresh: Path, tmp_path: Path) -> None:
+    folder = backed_up(checkout, tmp_path / "kept")
+    (fresh / "mlruns").mkdir()
+    (fresh / "mlruns/other.txt").touch()
+    with pytest.raises(UserError, match="holds other artifacts"):
+        restore_backup(fresh, folder, quiet)
+    assert not (fresh / "mlflow.db").exists()
+
+
+def test_a_restore_that_was_cut_short_is_done_by_running_it_again(checkout: Path, fresh: Path, tmp_path: Path) -> None:
+    folder = backed_up(checkout, tmp_path / "kept")
+    # what a kill leaves at the worst moments: half a copy of the artifacts, and of the database
+    (fresh / "mlruns.restoring").mkdir()
+    (fresh / "mlruns.restoring/half").write_text("x")
+    (fresh / "mlflow.db.restoring").write_text("x")
+    restore_backup(fresh, folder, quiet)
+    assert run_of(fresh)[:2] == (0.5, "kept")
+    assert not list(fresh.glob("*.restoring"))
+
+
+def test_tables_of_a_newer_or_of_another_major_version_are_refused(checkout: Path, tmp_path: Path) -> None:
+    folder = backed_up(checkout, tmp_path / "kept")
+    manifest = read_manifest(folder)
+    check_versions(manifest, None)
+    verify(folder, manifest, quiet)
+    mlflow = manifest.versions["mlflow"]
+    for version in (f"{numbers(mlflow)[0] + 1}.0.0", f"{numbers(mlflow)[0]}.999.0", "1.9"):
+        manifest.versions["mlflow"] = version
+        with pytest.raises(UserError, match=f"MLflow {version}"):
+            check_versions(manifest, None)
+    manifest.versions["mlflow"] = mlflow
+    manifest.versions["postgresql"] = "18.6 (Debian 18.6-1)"
+    check_versions(manifest, "19.1")
+    with pytest.raises(UserError, match="an older server can't take it"):
+        check_versions(manifest, "17.4")
+
+
+def test_old_backups_are_removed_but_never_one_that_is_not_ours(checkout: Path, tmp_path: Path) -> None:
+    for name in ("20200101-000000", "20200102-000000"):
+        backed_up(checkout, tmp_path / name)
+    (tmp_path / "20190101-000000").mkdir()
+    (tmp_path / "20190101-000000/photo.jpg").touch()
+    newest = backed_up(checkout, dated(tmp_path))
+    remove_old(tmp_path, 2, quiet)
+    left = {path.name for path in tmp_path.iterdir() if path.name[0] == "2"}
+    assert left == {"20190101-000000", "20200102-000000", newest.name}
+
+
+def test_with_the_cache_a_fresh_clone_restores_what_the_lock_names(checkout: Path, fresh: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from components.operations.backup.contents import cache_objects
+    from components.storage.data_version import data_state
+
+    folder = backed_up(checkout, tmp_path / "kept", with_cache=True)
+    assert cache_objects(checkout)
+    shutil.rmtree(fresh / ".dvc/cache", ignore_errors=True)
+    restore_backup(fresh, folder, quiet)
+    assert data_state(fresh).cached
+    assert not list((fresh / ".dvc/cache").rglob("*.restoring"))
+
+
+def test_artifacts_in_a_bucket_are_kept_as_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    import boto3
+    from moto import mock_aws
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.delenv("MLFLOW_S3_ENDPOINT_URL", raising=False)
+    with mock_aws():
+        store = boto3.client("s3")
+        store.create_bucket(Bucket="ours")
+        store.put_object(Bucket="ours", Key="mlflow/1/note.txt", Body=b"kept")
+        store.put_object(Bucket="ours", Key="mlflow-other/x", Body=b"not ours")
+        assert bucket_keys("ours", "mlflow") == {"mlflow/1/note.txt": 4}

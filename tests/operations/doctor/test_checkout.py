@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from components.files import write_json
+from components.operations.doctor import checkout as of_checkout
+from tests.checkout import git
+from tests.operations.doctor.place import BASE, only_tools, settings_changed
+
+
+def test_git_needs_a_repository_a_commit_an_identity_and_likes_a_clean_tree(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    found = of_checkout.git(checkout)
+    assert found.state == "warning"
+    assert "user.name and user.email not set" in found.found
+    git(checkout, "config", "user.name", "Somebody")
+    git(checkout, "config", "user.email", "somebody@example.org")
+    assert of_checkout.git(checkout).state == "ok"
+    (checkout / "params.yaml").write_text((checkout / "params.yaml").read_text() + "# changed\n")
+    assert "1 changed file (params.yaml)" in of_checkout.git(checkout).found
+    shutil.rmtree(checkout / ".git")
+    assert of_checkout.git(checkout).state == "problem"
+    git(checkout, "init", "-q")
+    assert "no commit" in of_checkout.git(checkout).found
+    only_tools(tmp_path / "nothing", monkeypatch)
+    assert of_checkout.git(checkout).found == "git is not on PATH"
+
+
+def test_settings_that_are_not_valid_are_a_problem_that_names_the_key(checkout: Path) -> None:
+    assert of_checkout.settings(checkout).state == "ok"
+    settings_changed(checkout, "alignment", bta=0.2)
+    found = of_checkout.settings(checkout)
+    assert found.state == "problem"
+    assert found.found == "params.yaml: unknown key 'alignment.bta'; did you mean 'alignment.beta'?"
+
+
+def test_a_base_model_is_a_whole_checkpoint(whole: Path) -> None:
+    assert of_checkout.base_model(whole).state == "ok"
+    weights = whole / BASE / "model.safetensors"
+    kept = weights.read_bytes()
+    for broken in (kept[:-1], b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", b""):
+        weights.write_bytes(broken)
+        found = of_checkout.base_model(whole)
+        assert found.state == "problem"
+        assert "data/base/model.safetensors" in found.found
+    weights.write_bytes(kept)
+    write_json(whole / BASE / "model.safetensors.index.json", {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}})
+    assert of_checkout.base_model(whole).found == "data/base lacks model-2.safetensors"
+    (whole / BASE / "tokenizer.json").unlink()
+    assert of_checkout.base_model(whole).found == "data/base lacks tokenizer.json"
+
+
+def test_a_base_model_that_is_not_there_is_a_problem_unless_it_comes_with_the_data(whole: Path) -> None:
+    shutil.rmtree(whole / BASE)
+    assert of_checkout.base_model(whole).state == "warning"
+    settings_changed(whole, "model", base="models/none")
+    assert of_checkout.base_model(whole).state == "problem"
+
+
+def test_data_that_a_run_settles_is_a_warning_and_data_that_it_refuses_a_problem(checkout: Path) -> None:
+    assert of_checkout.data(checkout).state == "ok"
+    rows, truth = checkout / "data/preferences/data.jsonl", checkout / "data/truth/truth.jsonl"
+    kept = rows.read_text()
+    rows.write_text("other\n")
+    assert "1 file changed or new" in of_checkout.data(checkout).found
+    truth.unlink()
+    found = of_checkout.data(checkout)
+    assert found.state == "problem"
+    assert "--accept-data" in str(found.cure)
+    rows.write_text(kept)
+    found = of_checkout.data(checkout)
+    assert found.state == "warning"
+    assert "data/truth/truth.jsonl" in found.found
+    (checkout / "data.dvc").unlink()
+    assert "no version yet" in of_checkout.data(checkout).found
+    shutil.rmtree(checkout / "data")
+    assert of_checkout.data(checkout).state == "problem"
+
+
+def test_a_lost_remote_is_a_problem_and_one_without_a_bucket_is_not(checkout: Path) -> None:
+    found = of_checkout.dvc(checkout)
+    assert found.state == "ok"
+    assert "no bucket set yet" in found.found
+    shutil.move(checkout / "infra", checkout / "moved")
+    found = of_checkout.dvc(checkout)
+    assert found.state == "problem"
+    assert "the remote 'bundled', which data.dvc names" in found.found
+    shutil.rmtree(checkout / ".dvc")
+    assert of_checkout.dvc(checkout).state == "problem"
+
+
+def test_links_through_which_an_edit_reaches_the_cache_are_a_warning(checkout: Path) -> None:
+    (checkout / ".dvc/config.local").write_text("[cache]\n    type = hardlink,copy\n")
+    assert of_checkout.dvc(checkout).state == "warning"

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.operations.doctor import machine
+from tests.operations.doctor.place import settings_changed
+
+
+def test_fewer_cores_than_threads_is_a_warning(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    assert machine.cores(whole).state == "ok"
+    settings_changed(whole, "training", ranks=4)
+    assert machine.cores(whole).state == "warning"
+
+
+def test_a_containers_limits_count(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    for name, text in {
+        "cpu.max": "150000 100000\n",
+        "memory.max": "1000000000\n",
+        "memory.current": "900000000\n",
+        "memory.stat": "anon 5\ninactive_file 300000000\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    assert machine.available_cores() == (1.5, " (the container's limit; the machine shows 8)")
+    assert machine.available_memory() == (400_000_000, 1_000_000_000)
+    assert machine.cores(whole).state == "warning"
+    assert machine.memory(whole).state == "warning"
+
+
+def test_memory_that_holds_the_ranks_is_enough(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "available_memory", lambda: (int(2.1e9), int(8e9)))
+    assert machine.memory(whole).state == "ok"
+    settings_changed(whole, "training", ranks=3)
+    found = machine.memory(whole)
+    assert found.state == "warning"
+    assert "training may take 3.0 GB (3 ranks)" in found.found
+
+
+def test_a_full_disk_is_a_problem_and_a_nearly_full_one_a_warning(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for free, state in ((100e9, "ok"), (2e9, "warning"), (0.2e9, "problem")):
+        monkeypatch.setattr(machine, "free_bytes", lambda _, free=free: int(free))
+        assert machine.disk(whole).state == state
+    assert ".dvc/cache, artifacts, .mmalign" in machine.disk(whole).found
+
+
+def test_room_is_asked_for_where_dvc_keeps_its_cache(whole: Path, tmp_path: Path) -> None:
+    (whole / ".dvc/config.local").write_text(f"[cache]\n    dir = {tmp_path}/elsewhere\n")
+    assert machine.dvc_cache(whole) == tmp_path / "elsewhere"
+    assert f"{tmp_path}/elsewhere" in machine.disk(whole).found
+
+
+def test_too_little_shared_memory_for_the_ranks_is_a_problem(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "free_bytes", lambda _: 64 * 2**20)
+    found = machine.shared_memory(whole)
+    assert found.state == "problem"
+    assert "--shm-size" in str(found.cure)
+    monkeypatch.setattr(machine, "free_bytes", lambda _: 2**30)
+    assert machine.shared_memory(whole).state == "ok"
+
+
+def test_what_a_rank_maps_is_what_deepspeed_declares() -> None:
+    source = Path(sys.prefix).glob("lib/python*/site-packages/deepspeed/ops/csrc/cpu/comm/shm.cpp")
+    text = next(source).read_text()
+    large = re.search(r"#define MAX_BUF_SIZE 1048576 \* (\d+)", text)
+    assert large is not None
+    assert "#define NAIVE_ALLREDUCE_THRESHOLD 1048576\n" in text
+    assert "buffer[2 * NAIVE_ALLREDUCE_THRESHOLD + 2 * MAX_BUF_SIZE]" in text
+    assert 2 * 2**20 + 2 * int(large[1]) * 2**20 == machine.SHARED_BYTES_A_RANK

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.operations.doctor import services
+from components.processes.marks import identity
+from components.tracking import store
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """A server that answers /api/health and /health."""
+
+    class Healthy(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path.endswith("/health") else 404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Healthy) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{serving.server_address[1]}"
+        serving.shutdown()
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        return int(bound.getsockname()[1])
+
+
+def test_a_store_that_is_away_is_a_problem_and_is_not_waited_for(checkout: Path, closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://somebody:secret@127.0.0.1:{closed_port}")
+    began = time.monotonic()
+    found = services.mlflow_store(checkout)
+    assert found.state == "problem"
+    assert f"http://127.0.0.1:{closed_port} does not answer" in found.found
+    assert "secret" not in found.found
+    assert time.monotonic() - began < services.ANSWER_SECONDS + 2
+
+
+def test_a_database_of_the_checkout_is_a_store_and_a_damaged_one_a_problem(checkout: Path) -> None:
+    assert services.mlflow_store(checkout).state == "ok"
+    assert not (checkout / "mlflow.db").exists(), "looking makes no database"
+    (checkout / "mlflow.db").write_bytes(b"no database" * 100)
+    found = services.mlflow_store(checkout)
+    assert found.state == "problem"
+    assert "mlflow.db can't be used" in found.found
+
+
+def test_opening_pickles_is_a_warning(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert services.pickled_models(checkout).state == "ok"
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "True")
+    assert services.pickled_models(checkout).state == "warning"
+
+
+def test_prefects_server_is_asked_only_where_one_is_named(
+    checkout: Path, server: str, closed_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "a server of its own" in services.prefect(checkout).found
+    monkeypatch.setenv("PREFECT_API_URL", f"{server}/api")
+    assert services.prefect(checkout).state == "ok"
+    for wrong in (f"http://127.0.0.1:{closed_port}/api", "prefect.example/api"):
+        monkeypatch.setenv("PREFECT_API_URL", wrong)
+        assert services.prefect(checkout).state == "problem"
+
+
+def test_records_that_wait_for_the_store_are_counted_but_not_those_of_a_live_run(checkout: Path) -> None:
+    folder = store.state_folder(checkout)
+    folder.mkdir(parents=True)
+    assert services.waiting_records(checkout).state == "ok"
+    alive = json.dumps({"op": "create", "tags": {"mmalign.process": identity(os.getpid())}})
+    (folder / "pending-live.jsonl").write_text(alive + "\n")
+    assert services.waiting_records(checkout).state == "ok"
+    (folder / "pending-dead.jsonl").write_text(json.dumps({"op": "create", "tags": {"mmalign.process": "1:1"}}) + "\n")
+    found = services.waiting_records(checkout)
+    assert found.state == "warning"
+    assert found.found.startswith("1 record of runs")

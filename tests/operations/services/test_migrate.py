@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from components.config.settings import load_settings
+from components.operations.services import alone, postgres
+from components.operations.services.state import database_url, settle_addresses, settle_secrets, state_folder
+from tests.checkout import ROOT, clean_environment, mmalign
+
+# Tables of an earlier MLflow, by the name of the last migration that they have.
+BEFORE = """
+import sys
+from alembic import command
+from mlflow.store.db.utils import _get_alembic_config, create_sqlalchemy_engine_with_retry
+from alembic.script import ScriptDirectory
+url = sys.argv[1]
+config = _get_alembic_config(url)
+script = ScriptDirectory.from_config(config)
+engine = create_sqlalchemy_engine_with_retry(url)
+revision = script.get_revision("head").down_revision
+from mlflow.store.tracking.dbmodels.initial_models import Base
+Base.metadata.create_all(engine)
+with engine.begin() as connection:
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+print(revision)
+"""
+
+
+@pytest.fixture(name="root")
+def fixture_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("DATABASE_URL", "MMALIGN_STATE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    root = tmp_path / "checkout"
+    root.mkdir()
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copyfile(ROOT / name, root / name)
+    return root
+
+
+def older(url: str) -> str:
+    """Make the tables of the MLflow before the last migration; the name of that state."""
+    done = subprocess.run([sys.executable, "-c", BEFORE, url], env=clean_environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()[-1]
+
+
+def opens(url: str) -> bool:
+    code = "import sys; from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore; SqlAlchemyStore(sys.argv[1], 'mlruns')"
+    return subprocess.run([sys.executable, "-c", code, url], env=clean_environment(), capture_output=True, check=False).returncode == 0
+
+
+def version(database: Path) -> str:
+    with closing(sqlite3.connect(database)) as connection:
+        return str(connection.execute("select version_num from alembic_version").fetchone()[0])
+
+
+def test_without_a_record_there_is_nothing_to_migrate(root: Path) -> None:
+    done = mmalign(root, "migrate")
+    assert done.returncode == 2
+    assert "nothing to migrate" in done.stderr
+
+
+@pytest.mark.slow
+def test_mlflow_db_of_an_older_version_is_migrated(root: Path) -> None:
+    url = f"sqlite:///{root / 'mlflow.db'}"
+    revision = older(url)
+    assert version(root / "mlflow.db") == revision
+    done = mmalign(root, "migrate")
+    assert done.returncode == 0, done.stderr
+    assert version(root / "mlflow.db") != revision
+    assert opens(url)
+    assert mmalign(root, "migrate").returncode == 0, "again does no harm"
+
+
+@pytest.mark.slow
+def test_the_services_databases_are_migrated_while_they_are_down(root: Path) -> None:
+    kept = settle_secrets(root)
+    addresses = settle_addresses(root, load_settings(root / "params.yaml").services)
+    url = database_url(addresses, kept, "mlflow", "postgresql+psycopg2")
+    with alone.database(root, state_folder(root), addresses, kept):
+        postgres.make_databases(addresses, kept)
+        revision = older(url)
+        refused = mmalign(root, "migrate")
+        assert refused.returncode == 2
+        assert "mmalign down" in refused.stderr
+    done = mmalign(root, "migrate")
+    assert done.returncode == 0, done.stderr
+    with alone.database(root, state_folder(root), addresses, kept):
+        assert opens(url)
+        for database, table in (("mlflow", "alembic_version"), ("mlflow_auth", "alembic_version_auth"), ("prefect", "alembic_version")):
+            with (
+                closing(psycopg2.connect(database_url(addresses, kept, database, "postgresql"))) as connection,
+                connection.cursor() as cursor,
+            ):
+                cursor.execute(f"select version_num from {table}")  # noqa: S608
+                (found,) = cursor.fetchall()
+                assert found != (revision,)

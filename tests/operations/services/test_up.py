@@ -1,0 +1,132 @@
+"""The real services of a checkout: PostgreSQL, Prefect's server, MLflow's server and a worker, up, down and up again."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.errors import UserError
+from components.files import read_json
+from components.operations.services.health import require_services
+from components.operations.services.state import client_environment, read_addresses, read_secrets, secrets_file, state_folder
+from components.operations.services.supervision import SERVICE_MARK
+from components.processes.marks import checkout_mark, marked
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(name="checkout")
+def fixture_checkout(tmp_path: Path) -> Iterator[Path]:
+    """What `mmalign up` needs of a checkout, with a record of one run."""
+    root = tmp_path / "checkout"
+    root.mkdir()
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copyfile(REPOSITORY / name, root / name)
+    code = (
+        "from pathlib import Path; from components.tracking.store import connect;"
+        "client, experiment = connect(Path('.'));"
+        "run = client.create_run(experiment); client.log_metric(run.info.run_id, 'loss', 0.5);"
+        "client.log_text(run.info.run_id, 'kept', 'note.txt'); client.set_terminated(run.info.run_id); print(run.info.run_id)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=environment(root), capture_output=True, text=True, check=True, timeout=300
+    )
+    (root / "run_id").write_text(done.stdout.split()[-1])
+    yield root
+    if read_addresses(root) is not None:
+        mmalign(root, "down")
+
+
+def environment(root: Path) -> dict[str, str]:
+    return {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(root), "PYTHONPATH": str(REPOSITORY)}
+
+
+def mmalign(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "components.cli.main", *arguments]
+    return subprocess.run(command, cwd=root, env=environment(root), capture_output=True, text=True, check=False, timeout=900)
+
+
+def status(url: str, body: bytes | None = None) -> int:
+    request = urllib.request.Request(url, data=body, headers={"content-type": "application/json"})  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def recorded(root: Path) -> str:
+    """The metric and the artifact of the run, as a client of this checkout reads them from the server."""
+    code = (
+        "import sys; from mlflow import MlflowClient; import mlflow; client = MlflowClient();"
+        "run = client.get_run(sys.argv[1]); print(run.data.metrics['loss'], mlflow.artifacts.load_text(run.info.artifact_uri + '/note.txt'))"
+    )
+    run_id = (root / "run_id").read_text()
+    told = {**environment(root), **client_environment(root)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, run_id], cwd=root, env=told, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.slow
+def test_up_carries_the_record_over_asks_for_passwords_and_goes_down_and_up_with_nothing_lost(checkout: Path) -> None:
+    first = mmalign(checkout, "up", "--detach")
+    assert first.returncode == 0, first.stderr
+    assert "1 runs" in first.stdout
+    addresses = read_addresses(checkout)
+    assert addresses is not None
+
+    assert status(f"{addresses.mlflow}/api/2.0/mlflow/experiments/search", b'{"max_results": 5}') == 401
+    assert status(f"{addresses.prefect}/api/flows/filter", b"{}") == 401
+    assert secrets_file(checkout).stat().st_mode & 0o777 == 0o600
+    kept = read_secrets(checkout)
+    for path in state_folder(checkout).glob("logs/*"):
+        assert kept.mlflow_password not in path.read_text(errors="replace"), path
+    for process in marked(SERVICE_MARK, checkout_mark(checkout)):
+        assert not any(secret in process.command for secret in (kept.postgres, kept.prefect, kept.mlflow_password))
+    assert recorded(checkout) == "0.5 kept"
+
+    again = mmalign(checkout, "up", "--detach")  # they run: nothing is started twice
+    assert again.returncode == 0, again.stderr
+
+    down = mmalign(checkout, "down")
+    assert down.returncode == 0, down.stderr
+    assert marked(SERVICE_MARK, checkout_mark(checkout)) == []
+    refused = mmalign(checkout, "run")
+    assert refused.returncode == 2
+    assert "mmalign up" in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+
+    back = mmalign(checkout, "up", "--detach")
+    assert back.returncode == 0, back.stderr
+    assert read_addresses(checkout) == addresses
+    assert recorded(checkout) == "0.5 kept"
+
+
+def test_a_checkout_without_services_has_no_environment_and_nothing_to_stop(tmp_path: Path) -> None:
+    shutil.copyfile(REPOSITORY / "dvc.yaml", tmp_path / "dvc.yaml")
+    assert client_environment(tmp_path) == {}
+    require_services(tmp_path)
+    done = mmalign(tmp_path, "down")
+    assert done.returncode == 2
+    assert "mmalign up" in done.stderr
+
+
+def test_passwords_that_others_can_read_are_refused(tmp_path: Path) -> None:
+    from components.operations.services.state import settle_secrets
+
+    kept = settle_secrets(tmp_path)
+    assert settle_secrets(tmp_path) == kept
+    assert read_json(secrets_file(tmp_path))["prefect"] == kept.prefect
+    secrets_file(tmp_path).chmod(0o644)
+    with pytest.raises(UserError, match="chmod 600"):
+        read_secrets(tmp_path)

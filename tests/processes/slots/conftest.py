@@ -1,0 +1,111 @@
+"""Stages of several checkouts on one machine with two cards that only exist by name."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.processes.marks import RUN_MARK, STAGE_MARK, WATCHED
+from tests.checkout import ROOT, checkout, checkout_template
+
+__all__ = ["checkout", "checkout_template"]
+
+# Notes which cards it sees, itself and in a child as torchrun's ranks are, and works until its folder's file `go` is there.
+STAGE = """
+import os, pathlib, subprocess, sys, time
+from components.processes.faults import explain
+from components.cli.run.stage import run_guarded
+from components.errors import UserError
+
+def work():
+    seen = subprocess.run(["printenv", "CUDA_VISIBLE_DEVICES"], capture_output=True, text=True).stdout.strip()
+    assert seen == os.environ["CUDA_VISIBLE_DEVICES"]
+    if pathlib.Path("child").exists():
+        child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        pathlib.Path("child").write_text(str(child.pid))
+    pathlib.Path("cards.tmp").write_text(seen)
+    pathlib.Path("cards.tmp").rename("cards")
+    while not pathlib.Path("go").exists():
+        time.sleep(0.05)
+
+try:
+    run_guarded(sys.argv[1], pathlib.Path.cwd(), work)
+except UserError as error:
+    sys.exit(explain(error))
+"""
+
+
+class Machine:
+    """Starts stages, each in a checkout of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def start(self, name: str, stage: str = "reward", *, gpus: int = 0, visible: str = "0,1") -> Stage:
+        root = self._folder / name
+        root.mkdir(exist_ok=True)
+        shutil.copy(ROOT / "params.yaml", root)
+        ask(root, stage, gpus)
+        dropped = {RUN_MARK, STAGE_MARK, WATCHED}
+        environment = {key: value for key, value in os.environ.items() if key not in dropped}
+        environment |= {"CUDA_VISIBLE_DEVICES": visible, "PYTHONPATH": str(ROOT)}
+        with (root / "out").open("wb") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-c", STAGE, stage], cwd=root, env=environment, stdout=out, stderr=subprocess.STDOUT
+            )
+        self._started.append(process)
+        return Stage(root, process)
+
+    def end(self) -> None:
+        for process in self._started:
+            process.kill()
+            process.wait()
+
+
+class Stage:
+    """A stage that was started."""
+
+    def __init__(self, root: Path, process: subprocess.Popen[bytes]) -> None:
+        self.root = root
+        self.process = process
+
+    @property
+    def cards(self) -> str | None:
+        """What CUDA_VISIBLE_DEVICES says to its work; None before that begins."""
+        path = self.root / "cards"
+        return path.read_text() if path.exists() else None
+
+    @property
+    def output(self) -> str:
+        return (self.root / "out").read_text()
+
+    def finish(self) -> None:
+        (self.root / "go").touch()
+        assert self.process.wait(60) == 0, self.output
+
+
+def ask(root: Path, stage: str, gpus: int) -> None:
+    """Set stages.STAGE.gpus in a checkout."""
+    settings = root / "params.yaml"
+    text, changed = re.subn(
+        rf"^(  {stage}: {{ deadline_minutes: \d+, gpus: )0 }}", rf"\g<1>{gpus} }}", settings.read_text(), flags=re.MULTILINE
+    )
+    assert changed == 1
+    settings.write_text(text)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    """A machine whose slots nobody holds."""
+    monkeypatch.setenv("MMALIGN_SLOTS", str(tmp_path / "slots"))
+    made = Machine(tmp_path)
+    yield made
+    made.end()

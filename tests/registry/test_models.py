@@ -1,0 +1,320 @@
+from __future__ import annotations
+
+import ast
+import base64
+import json
+import os
+import pickletools
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from components.config.settings import load_settings
+from components.critique.writing import write_critiques
+from components.errors import UserError
+from components.families.digests import model_digest
+from components.families.loading import load_model
+from components.generation.generate import generate
+from components.registry import packaging
+from components.registry.model_input import IMAGE_ROOT, image_bytes
+from components.registry.packaging import MODEL_CODE, PACKAGES, SOURCE, WEIGHTS, build, needed_modules, serving_settings
+from components.reward.model import load_reward_model, new_reward_model
+from components.reward.scoring import Judged, score
+from tests.tiny import preprocessor, queries
+
+TOKENS = 6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_pickle() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+        yield
+
+
+def package(name: packaging.ModelName, checkpoint: Path, target: Path) -> Path:
+    settings = load_settings(SOURCE / "params.yaml")
+    serving = serving_settings(name, settings) | {"max_new_tokens": TOKENS, "batch_size": 2}
+    build(name, checkpoint, target, serving, cached={}, model_id="m-1", run_id=None)
+    return target
+
+
+@pytest.fixture(scope="module")
+def policy_package(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return package("mm-policy", tiny_base, tmp_path_factory.mktemp("policy") / "package")
+
+
+@pytest.fixture(scope="module")
+def reward_folder(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reward") / "model"
+    new_reward_model(load_model(tiny_base), seed=0).save(folder, tiny_base)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reward_package(reward_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return package("mm-reward", reward_folder, tmp_path_factory.mktemp("reward-package") / "package")
+
+
+@pytest.fixture(scope="module")
+def policy(policy_package: Path) -> Any:
+    import mlflow
+
+    return mlflow.pyfunc.load_model(str(policy_package))
+
+
+@pytest.fixture(scope="module")
+def reward(reward_package: Path) -> Any:
+    import mlflow
+
+    return mlflow.pyfunc.load_model(str(reward_package))
+
+
+def rows(media: Path) -> pd.DataFrame:
+    """The tiny queries without their videos, images as paths."""
+    chosen = [query for query in queries() if query.media_kind != "video"]
+    images = [str(media / query.media) if query.media else None for query in chosen]
+    return pd.DataFrame({"prompt": [query.prompt for query in chosen], "image": images})
+
+
+def own_answers(base: Path, media: Path) -> list[str]:
+    prepare = preprocessor(base, media)
+    roots = [prepare.policy_root(query) for query in queries() if query.media_kind != "video"]
+    tokens = generate(load_model(base), roots, [[]] * len(roots), max_new_tokens=TOKENS, batch_size=2, end_id=prepare.end_id)
+    return [prepare.tokenizer.decode(ids, skip_special_tokens=True) for ids in tokens]
+
+
+def test_policy_answers_as_evaluation_does(policy: Any, tiny_base: Path, tiny_media: Path) -> None:
+    answers = policy.predict(rows(tiny_media))
+
+    assert list(answers.columns) == ["answer"]
+    assert list(answers["answer"]) == own_answers(tiny_base, tiny_media)
+    assert any(answers["answer"])
+
+
+def test_an_image_is_the_same_as_path_bytes_base64_and_data_address(policy: Any, tiny_media: Path) -> None:
+    path = tiny_media / "square.png"
+    content = path.read_bytes()
+    text = base64.b64encode(content).decode()
+    wrapped = base64.encodebytes(content).decode()
+    cells = [str(path), content, text, wrapped, f"data:image/png;base64,{text}"]
+
+    answers = policy.predict(pd.DataFrame({"prompt": ["What?"] * len(cells), "image": cells}))["answer"]
+
+    assert len(set(answers)) == 1
+    assert [image_bytes(cell) for cell in cells] == [content] * len(cells)
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan"), ""])
+def test_a_row_without_an_image_is_text_only(policy: Any, nothing: Any) -> None:
+    with_column = policy.predict(pd.DataFrame({"prompt": ["Is it 2?"], "image": pd.Series([nothing], dtype="object")}))
+    without_column = policy.predict(pd.DataFrame({"prompt": ["Is it 2?"]}))
+
+    assert list(with_column["answer"]) == list(without_column["answer"])
+
+
+def test_a_jpeg_in_base64_is_not_taken_for_a_path(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
+    content = (tmp_path / "a.jpg").read_bytes()
+    text = base64.b64encode(content).decode()
+
+    assert text.startswith("/9j/")
+    assert image_bytes(text) == content
+
+
+def test_a_path_that_is_valid_base64_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "abcd").write_bytes(b"content")
+    monkeypatch.chdir(tmp_path)
+
+    assert image_bytes("abcd") == b"content"
+
+
+def test_fewer_tokens_can_be_asked_for(policy: Any, tiny_media: Path) -> None:
+    long = policy.predict(rows(tiny_media))["answer"]
+    short = policy.predict(rows(tiny_media), params={"max_new_tokens": 1})["answer"]
+
+    assert all(a.startswith(b.rstrip("\ufffd")) for a, b in zip(long, short, strict=True))
+    assert list(short) != list(long)
+
+
+def test_reward_model_writes_and_scores_as_the_critique_stage_does(reward: Any, reward_folder: Path, tiny_media: Path) -> None:
+    asked = rows(tiny_media).assign(response=["Yes.", "No.", "Maybe"])
+    prepare = preprocessor(reward_folder, tiny_media)
+    model = load_reward_model(reward_folder)
+    instruction = load_settings(SOURCE / "params.yaml").reward.instruction
+    kept = [replace(query, id=str(number)) for number, query in enumerate(query for query in queries() if query.media_kind != "video")]
+    items = list(zip(kept, asked["response"], strict=True))
+    critiques = write_critiques(model.model, prepare, items, instruction=instruction, max_new_tokens=TOKENS, batch_size=2)
+    judged = [Judged(query, text, critique) for (query, text), critique in zip(items, critiques, strict=True)]
+
+    found = reward.predict(asked)
+
+    assert list(found.columns) == ["critique", "score"]
+    assert list(found["critique"]) == critiques
+    torch.testing.assert_close(torch.tensor(found["score"]), torch.tensor(score(model, prepare, judged, instruction=instruction)).double())
+
+
+BAD_ROWS = [
+    ({"image": [None, "gone.png"]}, "row 1: the image 'gone.png' is neither a file nor the base64 of an image"),
+    ({"image": [b"\x89PNG broken", None]}, "row 0: the image is none of PNG, JPEG"),
+    (
+        {"image": ["data:image/png;base64,%%", None]},
+        "row 0: the image 'data:image/png;base64,%%' is a data address that is not valid base64",
+    ),
+    ({"image": [7, b""]}, "row 0: the image is int: give a path, bytes, base64 or null"),
+    ({"prompt": ["Fine?", "<image> twice?"]}, "row 1: the prompt holds '<image>'"),
+]
+
+
+@pytest.mark.parametrize(("cells", "sentence"), BAD_ROWS)
+def test_a_bad_row_is_named(policy: Any, cells: dict[str, list[Any]], sentence: str) -> None:
+    columns = {"prompt": ["One?", "Two?"], **cells}
+    frame = pd.DataFrame({name: pd.Series(values, dtype="object") for name, values in columns.items()})
+
+    with pytest.raises(UserError) as caught:
+        policy.predict(frame)
+    assert sentence in str(caught.value)
+
+
+def test_no_tokens_can_t_be_asked_for(policy: Any) -> None:
+    with pytest.raises(UserError, match="max_new_tokens is 0: ask for 1 at least"):
+        policy.predict(pd.DataFrame({"prompt": ["What?"]}), params={"max_new_tokens": 0})
+
+
+def test_a_client_of_mlflow_s_server_is_told_which_row_is_bad(policy: Any, policy_package: Path) -> None:
+    from mlflow.pyfunc import scoring_server
+    from starlette.testclient import TestClient
+
+    client = TestClient(scoring_server.init(policy))
+    answered = client.post("/invocations", json=json.loads((policy_package / "serving_input_example.json").read_text()))
+    refused = client.post("/invocations", json={"dataframe_records": [{"prompt": "What?"}, {"prompt": "What?", "image": "gone.png"}]})
+
+    assert (answered.status_code, len(answered.json()["predictions"])) == (200, 2)
+    assert refused.status_code == 400
+    assert "row 1: the image 'gone.png' is neither a file" in refused.json()["message"]
+
+
+def test_a_truncated_image_is_named(policy: Any, tiny_media: Path) -> None:
+    cut = (tiny_media / "tall.png").read_bytes()[:200]
+
+    with pytest.raises(UserError, match="row 0: the image can't be decoded"):
+        policy.predict(pd.DataFrame({"prompt": ["What?"], "image": [cut]}))
+
+
+def test_a_model_goes_on_after_a_bad_row(policy: Any, tiny_media: Path) -> None:
+    before = policy.predict(rows(tiny_media))
+    with pytest.raises(UserError):
+        policy.predict(pd.DataFrame({"prompt": ["What?"], "image": ["gone.png"]}))
+
+    assert policy.predict(rows(tiny_media)).equals(before)
+    assert not policy.unwrap_python_model()._preprocessor._images
+
+
+def test_paths_stay_in_the_image_root_of_a_server(policy: Any, tiny_media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(IMAGE_ROOT, str(tiny_media / "two"))
+
+    assert len(policy.predict(pd.DataFrame({"prompt": ["What?"], "image": ["0.png"]}))) == 1
+    for path in ("../square.png", str(tiny_media / "square.png")):
+        with pytest.raises(UserError, match=f"outside the folder that {IMAGE_ROOT} names"):
+            policy.predict(pd.DataFrame({"prompt": ["What?"], "image": [path]}))
+
+
+def test_input_example_is_answered(policy: Any, reward: Any) -> None:
+    assert len(policy.predict(policy.input_example)) == 2
+    assert len(reward.predict(reward.input_example)) == 2
+
+
+def test_signature_names_what_goes_in_and_comes_out(policy: Any, reward: Any) -> None:
+    assert policy.metadata.get_input_schema().input_names() == ["prompt", "image"]
+    assert policy.metadata.get_output_schema().input_names() == ["answer"]
+    assert reward.metadata.get_input_schema().input_names() == ["prompt", "image", "response"]
+    assert reward.metadata.get_output_schema().input_names() == ["critique", "score"]
+    assert policy.metadata.get_params_schema().params[0].default == TOKENS
+
+
+def is_pickle(path: Path) -> bool:
+    if zipfile.is_zipfile(path):
+        return True  # torch.save, joblib and the like
+    try:
+        for _ in pickletools.genops(path.read_bytes()):
+            pass
+    except (ValueError, IndexError, UnicodeDecodeError):
+        return False
+    return True
+
+
+def test_nothing_stored_is_a_pickle(policy_package: Path, reward_package: Path, tmp_path: Path) -> None:
+    files = [path for folder in (policy_package, reward_package) for path in folder.rglob("*") if path.is_file()]
+    torch.save({"a": 1}, tmp_path / "weights.bin")
+
+    assert is_pickle(tmp_path / "weights.bin")
+    assert [path.name for path in files if is_pickle(path)] == []
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".jinja", ".py", ".yaml", ".txt", ""}
+
+
+def test_a_package_holds_the_checkpoint_and_no_path_of_this_machine(policy_package: Path, tiny_base: Path) -> None:
+    stored = policy_package / WEIGHTS
+
+    assert model_digest(stored) == model_digest(tiny_base)
+    assert {path.name for path in stored.iterdir()} == {path.name for path in tiny_base.iterdir()}
+    described = (policy_package / "MLmodel").read_text()
+    assert str(SOURCE) not in described
+    assert str(policy_package.parent) not in described
+
+
+@pytest.mark.parametrize("name", MODEL_CODE)
+def test_requirements_cover_what_the_packaged_code_imports(name: packaging.ModelName) -> None:
+    code = SOURCE / "mlflow" / MODEL_CODE[name]
+    imported = set()
+    for file in (code, *(SOURCE / module for module in needed_modules(code))):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.split(".")[0])
+    # Training imports these where it needs them: a package opens whole models, and runs no rank of an engine.
+    foreign = imported - set(sys.stdlib_module_names) - {"components", "deepspeed", "peft"}
+    distributions = metadata.packages_distributions()
+
+    missing = {module for module in foreign if not {name.lower() for name in distributions[module]} & set(PACKAGES)}
+
+    assert missing == set()
+
+
+@pytest.mark.slow
+def test_packaged_code_stands_alone_and_one_process_can_load_both_models(
+    policy_package: Path, reward_package: Path, tiny_base: Path, tiny_media: Path, tmp_path: Path
+) -> None:
+    script = (
+        "import sys, json, pandas, mlflow\n"
+        "model = mlflow.pyfunc.load_model(sys.argv[1])\n"
+        "answers = model.predict(pandas.read_json(sys.argv[2], dtype=False))\n"
+        "mlflow.pyfunc.load_model(sys.argv[3])\n"
+        "import components\n"
+        "print(json.dumps([components.__file__, list(answers['answer'])]))\n"
+    )
+    rows(tiny_media).to_json(tmp_path / "rows.json")
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(policy_package), str(tmp_path / "rows.json"), str(reward_package)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    where, answers = json.loads(done.stdout.splitlines()[-1])
+    assert Path(where).is_relative_to(policy_package)
+    assert answers == own_answers(tiny_base, tiny_media)

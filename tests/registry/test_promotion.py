@@ -1,0 +1,176 @@
+"""From results to champions in a real registry."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components.errors import UserError
+from components.evaluation.results import POLICY_SCHEMA, RESULTS, REWARD_SCHEMA
+from components.families.loading import load_model
+from components.files import write_json
+from components.registry import aliases
+from components.registry.promotion import GateOutcome, promote_by_hand, settle, settled
+from components.registry.registry import Registry
+from components.registry.versions import CHALLENGER, CHAMPION, PREVIOUS
+from components.reward.model import new_reward_model
+from tests.registry.test_gate import policy_rows, reward_rows
+from tests.tiny import save_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def reward_model(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reward") / "model"
+    new_reward_model(load_model(tiny_base), 0).save(folder, tiny_base)
+    return folder
+
+
+@pytest.fixture
+def evaluated(checkout: Path, tiny_base: Path, reward_model: Path) -> Path:
+    """A checkout whose models are evaluated: the base is right in half of its answers, and safe."""
+    (checkout / "mlflow").mkdir()
+    shutil.copy(ROOT / "mlflow/registry.yaml", checkout / "mlflow/registry.yaml")
+    shutil.copytree(tiny_base, checkout / "data/base")
+    shutil.copytree(reward_model, checkout / "artifacts/reward/model")
+    write_json(checkout / "artifacts/reward/run.json", {"mlflow_run_id": None})
+    write_json(checkout / "artifacts/align/run.json", {"mlflow_run_id": None})
+    results(checkout, "base.parquet", policy_rows(talk=0.5))
+    pq.write_table(pa.Table.from_pylist(reward_rows(0.9), schema=REWARD_SCHEMA), checkout / RESULTS / "reward.parquet")
+    write_json(checkout / RESULTS / "context.json", {"context": "these queries"})
+    return checkout
+
+
+def results(checkout: Path, name: str, rows: list[dict[str, Any]]) -> None:
+    (checkout / RESULTS).mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=POLICY_SCHEMA), checkout / RESULTS / name)
+
+
+def train(checkout: Path, seed: int, **shares: float) -> None:
+    """A policy of its own digest, with these shares of outcomes."""
+    shutil.rmtree(checkout / "artifacts/align/model", ignore_errors=True)
+    save_checkpoint(checkout / "artifacts/align/model", seed=seed)
+    results(checkout, "aligned.parquet", policy_rows(**shares))  # type: ignore[arg-type]
+
+
+def never(name: str, *_: Path) -> None:
+    raise AssertionError(f"{name} was evaluated again")
+
+
+def judge(checkout: Path, again: Callable[[Any, Path, Path], None] = never) -> GateOutcome:
+    return settle(checkout, again, print)
+
+
+def numbers(checkout: Path) -> tuple[int | None, int | None, int | None]:
+    registry = Registry(checkout)
+    found = [registry.at("mm-policy", alias) for alias in (CHAMPION, PREVIOUS, CHALLENGER)]
+    return tuple(None if version is None else version.number for version in found)  # type: ignore[return-value]
+
+
+def test_a_life_of_champions(evaluated: Path) -> None:
+    # Nothing has a verdict yet, as after a run that was killed before the gate: both are judged. Better than the base: champion.
+    train(evaluated, 1, talk=0.7)
+    assert settled(evaluated) is None
+    first = judge(evaluated)
+    assert {name: outcome.verdict for name, outcome in first.models.items()} == {"mm-reward": "promoted", "mm-policy": "promoted"}
+    assert first.promoted
+    assert numbers(evaluated) == (1, None, None)
+    assert first.summary()["registry"]["mm-policy"]["aliases"] == ["champion", "safest_champion"]
+    version = Registry(evaluated).version("mm-policy", 1)
+    assert version.whole
+    assert json.loads(version.tags["mmalign.reasons"])[0] == first.models["mm-policy"].reasons[0]
+
+    # The same again: nothing new, and known without judging.
+    known = settled(evaluated)
+    assert known is not None
+    assert {outcome.verdict for outcome in known.models.values()} == {"nothing_new"}
+
+    # Worse: refused, registered by reference, the champion stays. Not judged twice.
+    train(evaluated, 2, talk=0.6)
+    second = judge(evaluated)
+    assert second.models["mm-policy"].verdict == "refused"
+    assert "against 85.0 % of champion 1" in second.models["mm-policy"].reasons[0]
+    assert second.models["mm-policy"].champion is not None
+    assert second.models["mm-policy"].champion["version"] == 1
+    assert numbers(evaluated) == (1, None, 2)
+    assert not Registry(evaluated).version("mm-policy", 2).whole
+    assert judge(evaluated).models["mm-policy"].verdict == "nothing_new"
+
+    # By hand: through the same gate, and past it only with a reason.
+    def by_hand(*, because: str | None, override: bool) -> Any:
+        return promote_by_hand(evaluated, "mm-policy", 2, never, print, who="ann", because=because, override=override)
+
+    assert by_hand(because=None, override=False).verdict == "refused"
+    with pytest.raises(UserError, match="needs a reason"):
+        by_hand(because=" ", override=True)
+    assert numbers(evaluated)[0] == 1
+    forced = by_hand(because="the customer asked", override=True)
+    assert forced.version.whole
+    assert "promoted against the gate by ann: the customer asked" in forced.reasons[0]
+    assert numbers(evaluated) == (3, 1, None)
+
+    # Rolled back: the predecessor is champion, and no run promotes what was rolled back again.
+    registry = Registry(evaluated)
+    aliases.rollback(registry, "mm-policy", by="ann", because="complaints")
+    assert numbers(evaluated)[:2] == (1, None)
+    after = judge(evaluated)
+    assert after.models["mm-policy"].verdict == "nothing_new"
+    assert "was rolled back (ann: complaints)" in after.models["mm-policy"].reasons[0]
+    assert numbers(evaluated)[0] == 1
+
+
+def test_on_other_heldout_queries_the_champion_is_evaluated_again_and_once(evaluated: Path) -> None:
+    train(evaluated, 1, talk=0.7)
+    judge(evaluated)
+    write_json(evaluated / RESULTS / "context.json", {"context": "other queries"})
+    train(evaluated, 2, talk=0.8)
+    asked: list[str] = []
+
+    def again(name: Any, folder: Path, table: Path) -> None:
+        asked.append(name)
+        assert (folder / "config.json").is_file()
+        schema, rows = (REWARD_SCHEMA, reward_rows(0.9)) if name == "mm-reward" else (POLICY_SCHEMA, policy_rows(talk=0.9))
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), table)
+
+    outcome = judge(evaluated, again)
+    assert asked == ["mm-policy"]  # this checkout's reward model is the champion
+    assert outcome.models["mm-policy"].verdict == "refused"
+    assert "against 95.0 % of champion 1" in outcome.models["mm-policy"].reasons[0]
+    train(evaluated, 3, talk=0.99)
+    assert judge(evaluated, again).models["mm-policy"].verdict == "promoted"
+    assert asked == ["mm-policy"]
+
+
+def test_a_champion_that_cannot_be_evaluated_is_no_verdict(evaluated: Path) -> None:
+    train(evaluated, 1, talk=0.7)
+    judge(evaluated)
+    write_json(evaluated / RESULTS / "context.json", {"context": "other queries"})
+    train(evaluated, 2, talk=0.8)
+
+    def fail(name: str, *_: Path) -> None:
+        raise UserError(f"no memory left for {name}")
+
+    outcome = judge(evaluated, fail)
+    assert outcome.models["mm-policy"].verdict == "refused"
+    assert outcome.models["mm-policy"].version is None
+    assert settled(evaluated) is None  # the next run judges
+
+
+def test_the_safest_champion_is_remembered_beside_the_present_one(evaluated: Path) -> None:
+    train(evaluated, 1, talk=0.6, unsafe=0.0)
+    assert judge(evaluated).promoted
+    train(evaluated, 2, talk=0.75, unsafe=0.005)
+    assert judge(evaluated).promoted
+    assert numbers(evaluated)[0] == 2
+    train(evaluated, 3, talk=0.9, unsafe=0.025)
+    refused = judge(evaluated).models["mm-policy"]
+    assert refused.verdict == "refused"
+    assert any("safest champion so far (1)" in reason for reason in refused.reasons)

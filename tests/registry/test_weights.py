@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from components.errors import StageFault, UserError
+from components.families.digests import model_digest
+from components.registry.registry import Registry
+from components.registry.versions import MADE_WHOLE_FROM
+from components.storage import objects
+from tests.registry.registered import MODEL, lose_weights, register, results, stored
+from tests.tracking.test_server import server  # noqa: F401 -- a fixture
+
+
+def test_weights_come_back_from_the_registry(registry: Registry, root: Path, tmp_path: Path) -> None:
+    version = register(registry, whole=True)
+    names = {path.name for path in (root / MODEL).iterdir()}
+    lose_weights(root)
+
+    folder = registry.fetch(version, tmp_path / "fetched")
+
+    assert model_digest(folder) == version.digest
+    assert {path.name for path in folder.iterdir()} == names
+
+
+def test_weights_by_reference_come_from_the_cache(registry: Registry, root: Path, tmp_path: Path) -> None:
+    version = register(registry)
+    shutil.rmtree(root / MODEL)
+
+    assert model_digest(registry.fetch(version, tmp_path / "fetched")) == version.digest
+
+
+def test_weights_by_reference_come_from_the_checkout(registry: Registry, root: Path, tmp_path: Path) -> None:
+    version = register(registry)
+    shutil.rmtree(root / ".dvc/cache")
+
+    assert model_digest(registry.fetch(version, tmp_path / "fetched")) == version.digest
+
+
+def test_weights_by_reference_come_from_a_remote(registry: Registry, root: Path, tmp_path: Path) -> None:
+    version = register(registry)
+    shutil.move(root / ".dvc/cache", tmp_path / "remote")
+    shutil.rmtree(root / MODEL)
+    (root / ".dvc/config").write_text(
+        f"['remote \"gone\"']\n    url = {tmp_path}/nothing\n['remote \"team\"']\n    url = {tmp_path}/remote\n    verify = true\n"
+    )
+
+    assert model_digest(registry.fetch(version, tmp_path / "fetched")) == version.digest
+
+
+def test_weights_that_nobody_has_are_named(registry: Registry, root: Path, tmp_path: Path) -> None:
+    version = register(registry)
+    lose_weights(root)
+
+    with pytest.raises(UserError) as caught:
+        registry.fetch(version, tmp_path / "fetched")
+    for words in ("mm-policy/1", version.digest[:12], version.tags["dvc.model"], "artifacts/align/model", "dvc pull"):
+        assert words in str(caught.value)
+    assert not (tmp_path / "fetched").exists()
+
+
+def test_weights_that_were_changed_are_refused(registry: Registry, root: Path, tmp_path: Path) -> None:
+    version = register(registry, whole=True)
+    (weights,) = stored(root, version).rglob("model.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+
+    with pytest.raises(StageFault, match=f"but {version.digest[:12]} was registered"):
+        registry.fetch(version, tmp_path / "fetched")
+    assert not (tmp_path / "fetched").exists()
+
+
+def test_a_folder_that_has_the_weights_is_kept_and_another_is_not_overwritten(
+    registry: Registry, root: Path, tmp_path: Path, tiny_base: Path
+) -> None:
+    version = register(registry)
+    shutil.copytree(tiny_base, tmp_path / "other")
+
+    assert registry.fetch(version, root / MODEL) == root / MODEL
+    with pytest.raises(UserError, match="holds something else than mm-policy/1"):
+        registry.fetch(version, tmp_path / "other")
+    assert model_digest(tmp_path / "other") == model_digest(tiny_base)
+
+
+def test_a_version_made_whole_is_a_new_one_with_the_same_record(registry: Registry, root: Path, tmp_path: Path) -> None:
+    reference = register(registry, tags={"mmalign.verdict": "refused"})
+    registry.store_results(reference, "held-out-1", results(tmp_path))
+    (root / "params.yaml").write_text((root / "params.yaml").read_text().replace("max_frames: 8", "max_frames: 4"))
+
+    whole = registry.upload(reference)
+
+    assert whole.whole
+    assert (whole.number, whole.tags[MADE_WHOLE_FROM], whole.digest) == (2, "1", reference.digest)
+    same = ("mmalign.verdict", "dvc.model", "mmalign.serving", "mmalign.git_sha")
+    assert [whole.tags[tag] for tag in same] == [reference.tags[tag] for tag in same]
+    assert registry.results(whole, "held-out-1", tmp_path / "back.parquet") is not None
+    assert len(registry.load(whole).predict(registry.load(whole).input_example)) == 2
+    assert registry.upload(reference) == whole
+    assert registry.upload(whole) == whole
+
+
+def test_large_weights_are_linked_from_the_cache(registry: Registry, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "LINKED_ABOVE_BYTES", 10_000)
+    files = objects.cached_files(root, register(registry).tags["dvc.model"])
+    assert files is not None
+    cached = files["model.safetensors"]
+    shared_before = cached.stat().st_nlink
+
+    version = register(registry, whole=True)
+
+    (weights,) = stored(root, version).rglob("model.safetensors")
+    if shared_before == cached.stat().st_nlink:
+        pytest.skip("this file system makes reflinks, which can't be told from copies")
+    assert weights.samefile(cached)
+    assert not weights.samefile(root / MODEL / "model.safetensors")
+    shutil.rmtree(root / ".dvc/cache")
+    assert model_digest(registry.fetch(version, tmp_path / "fetched")) == version.digest

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.config.settings import Settings, parse_settings
+from components.errors import UserError
+from components.rehearsal.devices import Machine, known
+from components.rehearsal.plan import changed, footprints, make_plan, stage_fits
+from components.rehearsal.rate import Rate, fitting_layers, keep_rate
+from tests.checkout import ROOT
+from tests.rehearsal.tiny import settings
+
+
+def profile(name: str, **sections: dict[str, Any]) -> Settings:
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for section, keys in [*yaml.safe_load((ROOT / f"profiles/{name}.yaml").read_text()).items(), *sections.items()]:
+        for key, value in keys.items():
+            values[section][key] = {**values[section][key], **value} if isinstance(value, dict) else value
+    return parse_settings(values, name)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml") if path.stem != "demo"))
+def test_every_profile_fits_the_device_that_it_is_for(name: str, tmp_path: Path) -> None:
+    assert make_plan(profile(name), tmp_path, known("h100")).cures is None
+
+
+def test_what_does_not_fit_comes_with_changes_that_make_it_fit(tmp_path: Path) -> None:
+    before = profile("qwen2.5-vl-7b", training={"gradient_checkpointing": False, "zero_stage": 2})
+    machine = known("a100-40gb")
+    plan = make_plan(before, tmp_path, machine)
+    assert plan.cures
+    after = changed(before, plan.cures)
+    assert all(stage_fits(used, after, machine, name) for name, used in footprints(plan.model, after, ROOT, "gpu", plan.workload).items())
+    without_the_last = changed(before, plan.cures[:-1])
+    assert not all(
+        stage_fits(used, without_the_last, machine, name)
+        for name, used in footprints(plan.model, without_the_last, ROOT, "gpu", plan.workload).items()
+    )
+
+
+def test_what_costs_nothing_is_proposed_before_what_changes_the_method(tmp_path: Path) -> None:
+    plan = make_plan(profile("llava-ov-0.5b", training={"batch_rows": 16, "gradient_checkpointing": False}), tmp_path, known("a100-40gb"))
+    assert plan.cures
+    assert plan.cures[0][0] == "training.batch_rows"
+    assert "model.lora.rank" not in dict(plan.cures)
+
+
+def test_what_no_setting_makes_fit_is_said(tmp_path: Path) -> None:
+    assert make_plan(profile("llava-ov-7b"), tmp_path, Machine("toy", "gpu", 2_000_000_000, seen=False)).cures == []
+
+
+def test_on_a_processor_the_ranks_share_the_memory(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "data/base").mkdir(parents=True)
+    shutil.copy(base / "config.json", tmp_path / "data/base")
+    one = make_plan(settings(features={"pixels_max_gb": 0}), tmp_path, Machine("cpu", "cpu", 3_000_000_000, seen=True))
+    assert one.budget() == 1_500_000_000
+    assert one.cures is None
+    assert make_plan(settings(features={"pixels_max_gb": 0}), tmp_path, Machine("cpu", "cpu", 2_000_000_000, seen=True)).cures is not None
+
+
+def test_rows_give_time_only_where_a_rate_was_measured(tmp_path: Path) -> None:
+    data = tmp_path / "data/preferences"
+    data.mkdir(parents=True)
+    row = {"question": "x" * 350, "models_output": ["y" * 350, "z" * 350], "image": ""}
+    (data / "data.jsonl").write_text("\n".join(json.dumps(row) for _ in range(100)))
+    machine = known("h100")
+    before = make_plan(profile("qwen3-vl-8b"), tmp_path, machine)
+    assert before.seconds["align"] is None
+    keep_rate(tmp_path, before.settings, before.model, Rate(machine.name, 100.0, 1e12, 4, 36, 1, 8192, "2026-11-24"))
+    after = make_plan(profile("qwen3-vl-8b"), tmp_path, machine)
+    # 100 rows, 80 % of them for training, 300 tokens each, 8 ranks of 100 tokens a second, one epoch
+    assert after.seconds["align"] == pytest.approx(100 * 0.8 * 300 / 8 / 100)
+    assert after.seconds["evaluate"] is None
+    assert make_plan(profile("qwen3-vl-8b", training={"row_tokens": 16384}), tmp_path, machine).seconds["align"] is None
+
+
+def test_features_that_outgrow_their_limit_are_noted(tmp_path: Path) -> None:
+    from PIL import Image
+
+    data = tmp_path / "data/preferences"
+    data.mkdir(parents=True)
+    Image.new("RGB", (1024, 1024)).save(data / "a.png")
+    (data / "data.jsonl").write_text(json.dumps({"question": "q", "models_output": ["a", "b"], "image": "a.png"}))
+    plan = make_plan(profile("internvl3-1b", features={"max_gb": 0.001}), tmp_path, None)
+    assert plan.features_bytes == 10 * 1024 * 1024 * 2  # nine tiles and one of the whole image, 32 x 32 patches of 1024 in bf16
+    assert any("features.max_gb" in note for note in plan.notes)
+
+
+def test_an_unknown_model_that_is_not_there_names_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"mmalign model fetch") as error:
+        make_plan(settings(model={"base": "data/models/nothing"}), tmp_path, None)
+    assert "InternVL3-1B-hf" in str(error.value)
+
+
+def test_the_rate_is_measured_on_as_many_layers_as_fit() -> None:
+    from components.rehearsal.architectures import KNOWN
+    from components.rehearsal.parameters import architecture
+
+    model = architecture(KNOWN["Qwen2.5-VL-7B-Instruct"])
+    small = settings(training={"batch_rows": 1})
+    counts = [fitting_layers(small, model, gigabytes * 10**9, 512) for gigabytes in (40, 80, 4000)]
+    assert counts[0] < counts[1] < counts[2] == 28
+    with pytest.raises(UserError, match="not one layer"):
+        fitting_layers(small, model, 10**9, 512)

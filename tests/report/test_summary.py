@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from components.config.settings import STAGES
+from components.files import write_json
+from components.report.summary import RunRecord, StageRecord, summarise
+from components.report.table import render
+
+EVALUATED = {
+    "reward.acc": 0.875,
+    "reward.pairs": 4000,
+    "policy.base.conversation": 50.0,
+    "policy.aligned.conversation": 90.0,
+    "policy.base.unsafe_rate": 0.75,
+    "policy.aligned.unsafe_rate": 0.25,
+    "policy.aligned.accuracy.mcq": 0.625,
+    "policy.base.accuracy.mcq": 0.625,
+    "policy.aligned.counts.harmful": 210,
+    "policy.win_rate": 0.7,
+    "policy.win_rate_low": 0.68,
+    "policy.win_rate_high": 0.72,
+    "policy.preference_accuracy": None,
+}
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Path:
+    for name in STAGES:
+        write_json(tmp_path / name / "run.json", {"mlflow_run_id": f"run of {name}"})
+    write_json(tmp_path / "validate/metrics.json", {"queries": 1500, "heldout_queries": 900, "ties": 7})
+    write_json(tmp_path / "align/metrics.json", {"beta.min": 0.1, "beta.mean": 0.12, "beta.max": 0.15, "beta.share_at_cap": None})
+    write_json(tmp_path / "evaluate/metrics.json", EVALUATED)
+    return tmp_path
+
+
+def record(status: Any = "ok", **stages: StageRecord) -> RunRecord:
+    return RunRecord(status, {**{name: StageRecord("skipped") for name in STAGES}, **stages}, seconds=61.04, data_version="v1")
+
+
+def keys(value: Any, prefix: str = "") -> set[str]:
+    if not isinstance(value, dict):
+        return {prefix}
+    return set().union(*(keys(inner, f"{prefix}.{name}") for name, inner in value.items()))
+
+
+def test_figures_stand_where_their_names_say(artifacts: Path) -> None:
+    summary = summarise(record(align=StageRecord("ran", 12.34)), artifacts)
+    assert summary["reward"]["acc"] == 0.875
+    assert summary["policy"]["aligned"]["accuracy"]["mcq"] == 0.625
+    assert summary["policy"]["aligned"]["counts"]["harmful"] == 210
+    assert summary["policy"]["win_rate_high"] == 0.72
+    assert summary["data"] == {
+        "queries": 1500, "heldout_queries": 900, "responses": None, "pairs": None, "ties": 7, "quarantined": None, "version": "v1",
+    }  # fmt: skip
+    assert summary["beta"]["max"] == 0.15
+    assert summary["stages"]["align"] == {"status": "ran", "seconds": 12.3, "mlflow_run_id": "run of align"}
+    assert summary["seconds"] == 61.0
+
+
+def test_every_key_is_there_whatever_happened(artifacts: Path, tmp_path: Path) -> None:
+    full = summarise(record(), artifacts)
+    empty = summarise(RunRecord("running", stages={}), tmp_path / "nothing")
+    assert keys(full) == keys(empty)
+    assert empty["policy"]["base"]["accuracy"].keys() == {"mcq", "long", "short", "safety", "video"}
+    assert {stage["status"] for stage in empty["stages"].values()} == {"not_reached"}
+
+
+def test_figures_of_a_stage_that_this_run_did_not_reach_are_null(artifacts: Path) -> None:
+    summary = summarise(record("failed", align=StageRecord("failed", 3), evaluate=StageRecord("not_reached")), artifacts)
+    assert set(summary["beta"].values()) == {None}
+    assert summary["policy"]["win_rate"] is None
+    assert summary["stages"]["evaluate"]["mlflow_run_id"] is None
+    assert summary["data"]["queries"] == 1500
+    assert {"failed_stage", "log"} <= summary.keys()
+
+
+def shown(summary: dict[str, Any]) -> str:
+    stream = io.StringIO()
+    Console(file=stream, width=160).print(render(summary))
+    return stream.getvalue()
+
+
+def row(text: str, start: str) -> list[str]:
+    (line,) = [line for line in text.splitlines() if line.startswith(start)]
+    return line.removeprefix(start).split()
+
+
+def test_the_table_shows_base_aligned_and_the_change(artifacts: Path) -> None:
+    text = shown(summarise(record(align=StageRecord("ran", 75)), artifacts))
+    assert row(text, "align ") == ["ran", "1", "min", "15", "s"]
+    assert row(text, "right answers, long and short (of 100)") == ["50.0", "90.0", "+40.0"]
+    assert row(text, "unsafe answers to harmful requests") == ["75.0", "%", "25.0", "%", "-50.0"]
+    assert row(text, "accuracy, mcq") == ["62.5", "%", "62.5", "%", "="]
+    assert "wins 70.0 % (68.0 to 72.0)" in text
+    assert "align ran in 1 min 01 s" in text
+
+
+def test_a_figure_that_cannot_be_had_is_a_dash(artifacts: Path) -> None:
+    text = shown(summarise(record(), artifacts))
+    assert row(text, "hallucinated descriptions") == ["–", "–", "–"]
+
+
+def test_a_failed_run_names_the_stage_and_its_log(artifacts: Path) -> None:
+    failed = record("failed", reward=StageRecord("failed", 5), critique=StageRecord("not_reached"), evaluate=StageRecord("not_reached"))
+    failed.failed_stage, failed.log = "reward", "logs/x/reward.log"
+    text = shown(summarise(failed, artifacts))
+    assert "stage reward failed after 1 min 01 s; its log: logs/x/reward.log" in text
+    assert "not reached" in text
+    assert "right answers" not in text
