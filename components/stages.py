@@ -1,0 +1,63 @@
+"""The table of stages, tasks and processes: the only place where a module is named by a string.
+
+- `mmalign stage NAME` calls the function of a stage; a stage hands its tasks to ranks by their names here; processes are started by theirs.
+- Closures of code are computed from this table, so a stage is stale exactly when code that it can reach means something else.
+- `make lint` checks that every entry can be resolved, and that no other file names a module by a string.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+StageName = Literal["validate", "reward", "critique", "reference", "align", "evaluate"]
+STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage's function as "module:function", and the names of the tasks that it spreads over ranks."""
+
+    function: str
+    tasks: tuple[str, ...] = ()
+
+
+STAGES: dict[StageName, Stage] = {
+    "validate": Stage("components.validation.stage:run"),
+    "reward": Stage("components.reward.stage:run", ("reward",)),
+    "critique": Stage("components.critique.stage:run", ("critique",)),
+    "reference": Stage("components.alignment.reference_stage:run", ("reference",)),
+    "align": Stage("components.alignment.stage:run", ("align", "policy_log_probs")),
+    "evaluate": Stage("components.evaluation.stage:run", ("policy_answers", "reward_scores")),
+}
+
+# What builds a task in a rank, called with (settings, root) for training and (settings, root, arguments) for inference.
+TRAINING_TASKS = {"reward": "components.reward.task:build", "align": "components.alignment.task:build"}
+INFERENCE_TASKS = {
+    "critique": "components.critique.task:build",
+    "reference": "components.alignment.reference_task:build",
+    "policy_log_probs": "components.alignment.policy_task:build",
+    "policy_answers": "components.evaluation.tasks:policy_tasks",
+    "reward_scores": "components.evaluation.tasks:reward_tasks",
+}
+
+# Modules that are started as processes of their own.
+PROCESSES = {
+    "torchrun": "components.engine.torchrun",
+    "training_worker": "components.engine.worker",
+    "inference_worker": "components.engine.inference_worker",
+    "build_ops": "components.engine.ops",
+}
+
+
+def load(name: str) -> Any:
+    """The object that "module:attribute" names."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def command(process: str) -> list[str]:
+    """The start of the command line of a process in PROCESSES, run by this interpreter."""
+    return [sys.executable, "-m", PROCESSES[process]]
