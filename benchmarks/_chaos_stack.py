@@ -28,9 +28,10 @@ from components.operations.services import postgres
 from components.operations.services.flow_runs import FINAL, deployment_id, start_run
 from components.operations.services.health import answers
 from components.operations.services.prefect_rest import ask
-from components.operations.services.state import read_addresses, read_secrets, state_folder
+from components.operations.services.state import read_addresses
 from components.operations.services.supervision import SERVICE_MARK, control, processes
 from components.processes.marks import RUN_MARK, checkout_mark, kill_all, marked
+from components.processes.secrets import read_secrets, state_folder
 from components.tracking.recorder import PENDING, PENDING_TAG
 from components.tracking.store import EXPERIMENT
 

@@ -19,10 +19,10 @@ import torch
 
 from components.config.settings import Settings
 from components.critique.task import SPLITS, build
-from components.critique.writing import Opinion
 from components.engine.inference import run_tasks
 from components.engine.result import StageResult
 from components.preferences.record import Query
+from components.reward.judging import Opinion
 
 
 def run(settings: Settings, root: Path) -> StageResult:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from components.config.settings import Settings
-from components.critique.writing import Opinion, write_and_score
 from components.engine.inference_task import InferenceTask, Work
 from components.engine.models import OneModel
 from components.engine.ranks import Ranks, inference_dtype
@@ -21,6 +20,7 @@ from components.features.cache import attach_features
 from components.files import digest_bytes
 from components.generation.continuation import Alone, InStep
 from components.preferences.record import Query, read_queries
+from components.reward.judging import Opinion, write_and_score
 from components.reward.model import HEAD_FILE, RewardModel
 from components.storage.content_cache import ContentCache
 

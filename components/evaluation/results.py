@@ -26,10 +26,12 @@ CODE = (
     "components/evaluation",
     "components/engine",
     "components/preferences",
-    "components/vlm",
+    "components/families",
+    "components/features",
+    "components/generation",
+    "components/trees",
     "components/reward",
     "components/critique/task.py",
-    "components/critique/writing.py",
 )
 POLICY_SCHEMA = pa.schema(
     [

@@ -26,7 +26,6 @@ from components.engine.result import StageResult
 from components.evaluation.answers import Answered, judge_answers, write_answers
 from components.evaluation.judge import TRUTH_FILE, Judge, load_judge
 from components.evaluation.metrics import (
-    Bootstrap,
     Figures,
     balanced_accuracy,
     policy_figures,
@@ -54,6 +53,7 @@ from components.evaluation.tasks import (
 from components.families.digests import model_digest
 from components.files import write_json
 from components.preferences.record import Query, read_queries
+from components.statistics import Bootstrap
 
 ALIGNED = Path("artifacts/align/model")
 

@@ -17,7 +17,6 @@ import torch
 from components.alignment.log_probs import LogProbTask
 from components.config.settings import Settings
 from components.critique.task import critique_context
-from components.critique.writing import Opinion, write_and_score
 from components.engine.inference_task import InferenceTask
 from components.engine.models import OneModel
 from components.engine.ranks import Ranks, inference_dtype
@@ -29,6 +28,7 @@ from components.features.cache import attach_features
 from components.files import digest_bytes
 from components.generation.decoding import decode
 from components.preferences.record import Query, read_queries
+from components.reward.judging import Opinion, write_and_score
 from components.reward.scoring import SCORING_ROW_TOKENS, SCORING_ROWS, Judged, judge_branch, score
 from components.storage.content_cache import ContentCache
 from components.trees.planning import plan_batches

@@ -7,6 +7,7 @@ from pathlib import Path
 from components.files import digest_folder
 
 # Files that make a processor: what an export copies from its base, and what `validate` depends on.
+FAMILY_NAMES = ("internvl", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl")
 PROCESSOR_FILES = (
     "added_tokens.json",
     "chat_template.jinja",

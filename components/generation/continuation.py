@@ -6,7 +6,7 @@ Shapes: Q distinct roots, B rows, L tokens or slots, G key-value heads, D size o
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from components.families.adapters import Root
 from components.features.embedding import embed
+from components.trees.scoring import Count
 
 COMPACT_AT = 0.8  # share of rows still going below which the others are dropped: dropping copies the buffers once
 
@@ -41,9 +42,6 @@ class Alone:
     def any(self, wanted: bool) -> bool:
         """`wanted` itself."""
         return wanted
-
-
-Count = Callable[[int, int], None]  # told of every pass: tokens, and slots of the batch
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 
 from components.families.adapters import Root, family_of
-from components.generation.continuation import Alone, Batch, Continued, Count, InStep
+from components.generation.continuation import Alone, Batch, Continued, InStep
 from components.generation.generate import Progress, generate
+from components.trees.scoring import Count
 
 # Settings of a checkpoint's generation_config.json that change greedy decoding, with the values that leave it alone.
 INERT: dict[str, tuple[Any, ...]] = {

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.files import read_json, write_json
-from components.operations.services.state import state_folder
 from components.processes.marks import FLOW_RUN, identity, is_alive
+from components.processes.secrets import state_folder
 
 NOTE = "run.json"
 CLONES = "clones"  # in the state folder: checkouts of runs with source git

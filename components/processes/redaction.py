@@ -65,7 +65,7 @@ def _forms(value: str) -> set[str]:
 
 def _of_services(root: Path) -> Iterator[str]:
     from components.errors import UserError
-    from components.operations.services.state import read_secrets, secrets_file
+    from components.processes.secrets import read_secrets, secrets_file
 
     if not secrets_file(root).is_file():
         return

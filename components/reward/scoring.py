@@ -9,10 +9,11 @@ from typing import NamedTuple
 import torch
 
 from components.families.processing import Preprocessor
-from components.generation.continuation import Alone, Count, InStep
+from components.generation.continuation import Alone, InStep
 from components.preferences.record import Query
 from components.reward.model import RewardModel
 from components.trees.planning import plan_batches
+from components.trees.scoring import Count
 from components.trees.trees import Branch, Tree, build_batch
 
 SCORING_ROW_TOKENS = 512

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from components.families.processing import Preprocessor
-from components.generation.continuation import Count
 from components.preferences.record import Query
 from components.trees.logprobs import TreeModel, branch_tokens
 from components.trees.planning import plan_batches
 from components.trees.trees import Branch, Tree, build_batch
 
+Count = Callable[[int, int], None]  # called for every pass with its tokens and the slots of its batch
 SCORING_ROWS = 16  # packed rows in one forward pass without gradients
 
 

@@ -18,9 +18,10 @@ import pytest
 
 from components.files import write_json
 from components.operations.run_logs import all_logs, note_run
-from components.operations.services.state import Addresses, addresses_file, settle_secrets, state_folder
+from components.operations.services.state import Addresses, addresses_file, settle_secrets
 from components.operations.services.supervision import log_folder
 from components.processes.marks import FLOW_RUN, identity
+from components.processes.secrets import state_folder
 from tests.checkout import ROOT, behave, clean_environment, mmalign, start_mmalign, wait_for
 
 FLOW = "5f0c3c9e-0000-4000-8000-000000000001"

@@ -26,7 +26,8 @@ from prefect.states import Cancelling, Crashed, Pending, Running
 
 from components.files import write_json
 from components.operations.services.lost_runs import PROCESS, end_lost_runs
-from components.operations.services.state import DEPLOYED, Addresses, addresses_file, settle_secrets, state_folder
+from components.operations.services.state import DEPLOYED, Addresses, addresses_file, settle_secrets
+from components.processes.secrets import state_folder
 from flows.automations import AGAIN, LOST, STUCK, make_automations
 from flows.server import own_server, wait_for_server
 from tests.checkout import wait_for

@@ -52,7 +52,8 @@ def test_passwords_of_addresses_in_the_environment_are_secret_wherever_they_stan
 
 
 def test_the_services_passwords_are_secret_even_where_the_file_is_open_to_others(tmp_path: Path) -> None:
-    from components.operations.services.state import secrets_file, settle_secrets
+    from components.operations.services.state import settle_secrets
+    from components.processes.secrets import secrets_file
 
     kept = settle_secrets(tmp_path)
     header = base64.b64encode(f"admin:{kept.mlflow_password}".encode()).decode()

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import UserError
-from components.families.digests import PROCESSOR_FILES
+from components.families.digests import FAMILY_NAMES, PROCESSOR_FILES
 from components.files import read_json
-from components.rehearsal.parameters import FAMILY_NAMES
 
 CONFIG, INDEX, WEIGHTS, CARD = "config.json", "model.safetensors.index.json", "model.safetensors", "README.md"
 WANTED = frozenset(PROCESSOR_FILES) | {CONFIG, INDEX, "generation_config.json", "LICENSE", "LICENSE.md", "LICENSE.txt", CARD}

@@ -18,9 +18,10 @@ from components.errors import StageFault, UserError
 from components.operations.backup.manifest import numbers
 from components.operations.services import postgres
 from components.operations.services.carry import LOCATION_COLUMNS
-from components.operations.services.state import Addresses, Secrets, database_url
+from components.operations.services.state import Addresses, database_url
 from components.operations.services.supervision import SERVICE_MARK
 from components.processes.marks import checkout_mark
+from components.processes.secrets import Secrets
 
 CHECKOUT_TAG = "mmalign.checkout"  # of runs, versions and models: the checkout's mark, which its path decides
 TAG_COLUMNS = (("tags", "key", "value"), ("model_version_tags", "key", "value"), ("logged_model_tags", "tag_key", "tag_value"))

@@ -21,7 +21,8 @@ from components.operations.backup import contents, databases
 from components.operations.backup.manifest import MANIFEST, Manifest, installed_versions, write_manifest
 from components.operations.services import alone, postgres
 from components.operations.services.programs import ARTIFACTS_BUCKET, artifacts
-from components.operations.services.state import read_addresses, read_secrets, state_folder
+from components.operations.services.state import read_addresses
+from components.processes.secrets import read_secrets, state_folder
 from components.tracking.provenance import git_state
 from components.tracking.store import tracking_uri
 

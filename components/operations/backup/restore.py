@@ -21,8 +21,9 @@ from components.operations.backup.manifest import Manifest, check_versions, read
 from components.operations.services import alone, postgres, supervision
 from components.operations.services.carry import CARRIED
 from components.operations.services.programs import ARTIFACTS_BUCKET, artifacts
-from components.operations.services.state import Addresses, Secrets, addresses_file, free_port, state_folder
+from components.operations.services.state import Addresses, addresses_file, free_port
 from components.processes.guard import run_turn
+from components.processes.secrets import Secrets, state_folder
 
 Say = Callable[[str], None]
 MARKER = "restoring.json"  # in the folder that becomes the state folder: which backup is being restored

@@ -15,7 +15,7 @@ from components.config.settings import CleanSettings
 from components.operations.cleaning.findings import DAY, Extent, Findings, Kind, Removable, extent
 from components.operations.doctor.activity import activity
 from components.operations.notices.send import JOURNAL
-from components.operations.services.state import state_folder
+from components.processes.secrets import state_folder
 from components.tracking.recorder import PENDING
 from components.tracking.store import state_folder as tracking_folder
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from components.config.settings import Settings
 from components.operations.doctor.findings import Finding, NotChecked, ok, problem, settings_of, warning
+from components.processes.host import available_cores, available_memory
 from components.storage.repository import open_repository
 from components.tracking.provenance import read_yaml
 
-CGROUP = Path("/sys/fs/cgroup")  # where a container's limits stand
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- the place itself is looked at
 # What DeepSpeed's op maps there for each rank: two buffers of 1 MiB and two of 32 MiB. With less, a rank dies of SIGBUS and gives no reason.
 SHARED_BYTES_A_RANK = 2 * (1 + 32) * 2**20
@@ -113,28 +113,6 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
-def available_cores() -> tuple[float, str]:
-    """Cores that this process may use, and in words what limits them."""
-    number = len(os.sched_getaffinity(0))
-    limit = _cgroup("cpu.max").split()
-    if len(limit) == 2 and limit[0] != "max" and int(limit[0]) / int(limit[1]) < number:
-        return round(int(limit[0]) / int(limit[1]), 1), f" (the container's limit; the machine shows {number})"
-    return number, ""
-
-
-def available_memory() -> tuple[int, int]:
-    """Free and total bytes, as the machine or the container's limit has them."""
-    import psutil
-
-    machine = psutil.virtual_memory()
-    limit = _cgroup("memory.max")
-    if limit.isdecimal() and int(limit) < machine.total:
-        kept = dict(line.split() for line in _cgroup("memory.stat").splitlines())
-        used = int(_cgroup("memory.current") or 0) - int(kept.get("inactive_file", 0))  # files in memory are dropped when it is needed
-        return max(0, min(machine.available, int(limit) - used)), int(limit)
-    return machine.available, machine.total
-
-
 def dvc_cache(root: Path) -> Path:
     """Where DVC keeps versions: in the checkout, or where its settings say."""
     if not (root / ".dvc").is_dir():
@@ -152,13 +130,6 @@ def last_outs_bytes(root: Path) -> int:
 def _weights_bytes(root: Path, settings: Settings) -> int:
     """The base model's size in fp32, taking its files for what they hold in memory."""
     return sum(path.stat().st_size for path in (root / settings.model.base).glob("*.safetensors"))
-
-
-def _cgroup(name: str) -> str:
-    try:
-        return (CGROUP / name).read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""
 
 
 def _size(count: float) -> str:

@@ -13,17 +13,8 @@ from components.operations.doctor.findings import Finding, NotChecked, ok, probl
 from components.operations.services import supervision
 from components.operations.services.health import healthy
 from components.operations.services.prefect_rest import ask
-from components.operations.services.state import (
-    DEPLOYED,
-    OWNER_ONLY,
-    Addresses,
-    Secrets,
-    addresses_file,
-    read_addresses,
-    read_secrets,
-    secrets_file,
-    state_folder,
-)
+from components.operations.services.state import DEPLOYED, Addresses, addresses_file, read_addresses
+from components.processes.secrets import OWNER_ONLY, Secrets, read_secrets, secrets_file, state_folder
 
 NO_SERVICES = "this checkout has no services, and needs none"
 EXITED = re.compile(r"^(\S+ \S+?),\d+ \S+ exited: (\S+) ")  # a line of supervisord's log

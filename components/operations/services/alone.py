@@ -12,9 +12,10 @@ from pathlib import Path
 from components.errors import StageFault
 from components.operations.services import postgres
 from components.operations.services.programs import wait_for
-from components.operations.services.state import Addresses, Secrets
+from components.operations.services.state import Addresses
 from components.operations.services.supervision import SERVICE_MARK
 from components.processes.marks import checkout_mark
+from components.processes.secrets import Secrets
 
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0

@@ -13,7 +13,8 @@ from typing import Any
 from components.errors import StageFault
 from components.files import write_json
 from components.operations.services.programs import ARTIFACTS_BUCKET, artifacts
-from components.operations.services.state import Addresses, Secrets, database_url, state_folder
+from components.operations.services.state import Addresses, database_url
+from components.processes.secrets import Secrets, state_folder
 
 CARRIED = "carried.json"
 SERVED = "mlflow-artifacts:/"  # how MLflow names artifacts that its server hands out

@@ -12,7 +12,8 @@ from typing import Any
 from components.errors import ServiceAway, UserError
 from components.files import read_json
 from components.operations.services.prefect_rest import ask
-from components.operations.services.state import DEPLOYED, read_addresses, state_folder
+from components.operations.services.state import DEPLOYED, read_addresses
+from components.processes.secrets import state_folder
 
 FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
 POLL_SECONDS = 1.0

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from components.errors import ServiceAway
 from components.operations.services import postgres
-from components.operations.services.state import read_addresses, read_secrets
+from components.operations.services.state import read_addresses
+from components.processes.secrets import read_secrets
 
 TIMEOUT_SECONDS = 5.0
 

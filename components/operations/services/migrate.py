@@ -14,7 +14,8 @@ from pathlib import Path
 from components.errors import StageFault, UserError
 from components.operations.environment import QUIET
 from components.operations.services import alone, postgres, supervision
-from components.operations.services.state import database_url, read_addresses, read_secrets, state_folder
+from components.operations.services.state import database_url, read_addresses
+from components.processes.secrets import read_secrets, state_folder
 
 # MLflow's own commands; on their command lines the database's address, password included, could be seen by everybody.
 MLFLOW = "import os; from mlflow.db import commands; commands(['upgrade', os.environ['MMALIGN_MIGRATED']])"

@@ -14,7 +14,8 @@ from functools import cache
 from pathlib import Path
 
 from components.errors import StageFault, UserError
-from components.operations.services.state import Addresses, Secrets, database_url
+from components.operations.services.state import Addresses, database_url
+from components.processes.secrets import Secrets
 
 NOBODY = 65534
 DATABASES = ("prefect", "mlflow", "mlflow_auth")

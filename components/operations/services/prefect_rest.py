@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import UserError
-from components.operations.services.state import read_addresses, read_secrets
+from components.operations.services.state import read_addresses
+from components.processes.secrets import read_secrets
 
 TIMEOUT_SECONDS = 10.0
 

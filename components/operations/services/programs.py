@@ -16,16 +16,8 @@ from components.errors import StageFault, UserError
 from components.files import write_atomic
 from components.operations.environment import QUIET
 from components.operations.services import postgres
-from components.operations.services.state import (
-    HEARTBEAT_SECONDS,
-    Addresses,
-    Secrets,
-    client_environment,
-    database_url,
-    read_addresses,
-    read_secrets,
-    state_folder,
-)
+from components.operations.services.state import HEARTBEAT_SECONDS, Addresses, client_environment, database_url, read_addresses
+from components.processes.secrets import Secrets, read_secrets, state_folder
 
 NAMES = ("postgres", "prefect", "mlflow", "worker", "sentinel")
 POOL = "mmalign"

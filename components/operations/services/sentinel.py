@@ -30,7 +30,8 @@ from components.operations.notices.notice import Notice
 from components.operations.notices.send import keep, send_waiting
 from components.operations.services.lost_runs import end_lost_runs, given_up
 from components.operations.services.prefect_rest import ask
-from components.operations.services.state import DEPLOYED, read_secrets, state_folder
+from components.operations.services.state import DEPLOYED
+from components.processes.secrets import read_secrets, state_folder
 
 LOOK_SECONDS = 60.0
 SEND_LOOKS = 10  # looks between two tries to send what waits

@@ -15,8 +15,9 @@ from pathlib import Path
 from components.errors import UserError
 from components.files import read_json, write_json
 from components.operations.services.carry import CARRIED
-from components.operations.services.state import Addresses, Secrets, addresses_file, require_passwords, secrets_file, state_folder
+from components.operations.services.state import Addresses, addresses_file, require_passwords
 from components.operations.services.up import carry
+from components.processes.secrets import Secrets, secrets_file, state_folder
 
 HOST = "0.0.0.0"  # noqa: S104 -- of the container; which of the machine's addresses lead to it is the container engine's to say
 PORTS = {"prefect": 4200, "mlflow": 5000, "postgres": 5432}

@@ -16,21 +16,14 @@ from urllib.parse import quote
 
 from components.errors import UserError
 from components.files import read_json, write_json
+from components.processes.secrets import Secrets, read_secrets, secrets_file, state_folder
 
 if TYPE_CHECKING:
     from components.config.settings import ServicesSettings
 
-STATE = "MMALIGN_STATE"
 DEPLOYED = "deployments.json"  # in the state folder: ids of the deployments by name, written by `mmalign deploy`
-OWNER_ONLY = 0o077  # bits that must not be set on the file of passwords
 HEARTBEAT_SECONDS = 30
 PASSWORD_CHARACTERS = 12  # at least, of each password of servers that answer beyond this machine
-
-
-def state_folder(root: Path) -> Path:
-    """The folder of this checkout's services."""
-    named = os.environ.get(STATE)
-    return (Path(named) if named else root / ".mmalign").resolve() / "services"
 
 
 @dataclass(frozen=True)
@@ -59,47 +52,15 @@ class Addresses:
         return "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104 -- a comparison, no binding
 
 
-@dataclass(frozen=True)
-class Secrets:
-    """Passwords and keys of the services."""
-
-    postgres: str
-    prefect: str
-    mlflow_user: str
-    mlflow_password: str
-    mlflow_key: str
-    supervisor: str
-
-    @property
-    def prefect_auth(self) -> str:
-        """What Prefect's server and clients take as their shared string."""
-        return f"mmalign:{self.prefect}"
-
-
 def addresses_file(root: Path) -> Path:
     """The file that says that this checkout has services, and where."""
     return state_folder(root) / "services.json"
-
-
-def secrets_file(root: Path) -> Path:
-    """The file of passwords."""
-    return state_folder(root) / "secrets.json"
 
 
 def read_addresses(root: Path) -> Addresses | None:
     """The addresses of this checkout's services; None where `mmalign up` was never used."""
     path = addresses_file(root)
     return Addresses(**read_json(path)) if path.is_file() else None
-
-
-def read_secrets(root: Path) -> Secrets:
-    """The passwords. Raises UserError where the file is missing or open to others."""
-    path = secrets_file(root)
-    if not path.is_file():
-        raise UserError(f"{path} is missing: it holds the passwords of this checkout's services; restore it from a backup")
-    if path.stat().st_mode & OWNER_ONLY:
-        raise UserError(f"{path} can be read by others: set its mode with `chmod 600 {path}`")
-    return Secrets(**read_json(path))
 
 
 def require_passwords(root: Path, kept: Secrets, host: str) -> None:

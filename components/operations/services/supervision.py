@@ -19,8 +19,9 @@ from components.config.settings import ServicesSettings
 from components.errors import StageFault
 from components.files import write_atomic
 from components.operations.services.programs import NAMES
-from components.operations.services.state import Addresses, Secrets, state_folder
+from components.operations.services.state import Addresses
 from components.processes.marks import MarkedProcess, checkout_mark, kill_all, marked, send, wait_until_gone
+from components.processes.secrets import Secrets, state_folder
 
 SERVICE_MARK = "MMALIGN_SERVICE"  # the checkout's mark, in supervisor and all that it starts
 STOP_SECONDS = 60  # that a service has between its signal and SIGKILL: the worker ends its flows, and these their stages

@@ -16,16 +16,8 @@ from components.operations.services.alone import database
 from components.operations.services.carry import CARRIED, carry_record
 from components.operations.services.flow_runs import cancel_all
 from components.operations.services.health import healthy
-from components.operations.services.state import (
-    Addresses,
-    read_addresses,
-    read_secrets,
-    require_passwords,
-    secrets_file,
-    settle_addresses,
-    settle_secrets,
-    state_folder,
-)
+from components.operations.services.state import Addresses, read_addresses, require_passwords, settle_addresses, settle_secrets
+from components.processes.secrets import read_secrets, secrets_file, state_folder
 
 START_SECONDS = 600.0  # until all answer: half a minute is usual, the first time on a busy machine takes minutes
 FAILING_LOOKS = 20  # half a second apart, at a service that has ended and waits to be started again: it will not come up

@@ -11,9 +11,10 @@ import pytest
 from components.config.settings import load_settings
 from components.operations.services import alone, postgres
 from components.operations.services.carry import carry_record
-from components.operations.services.state import settle_addresses, settle_secrets, state_folder
+from components.operations.services.state import settle_addresses, settle_secrets
 from components.operations.services.supervision import SERVICE_MARK
 from components.processes.marks import checkout_mark, kill_all, marked
+from components.processes.secrets import state_folder
 from components.tracking import store
 from components.tracking.runs import open_parent
 from tests.checkout import ROOT, checkout_template

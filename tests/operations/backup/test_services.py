@@ -27,13 +27,11 @@ from components.operations.services.state import (
     database_url,
     free_port,
     read_addresses,
-    read_secrets,
-    secrets_file,
     settle_secrets,
-    state_folder,
 )
 from components.operations.services.supervision import SERVICE_MARK
 from components.processes.marks import checkout_mark, marked
+from components.processes.secrets import read_secrets, secrets_file, state_folder
 from tests.checkout import ROOT, clean_environment, mmalign, wait_for
 from tests.operations.backup.conftest import use_services
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.operations.doctor import machine
+from components.processes import host
 from tests.operations.doctor.place import settings_changed
 
 
@@ -20,7 +21,7 @@ def test_fewer_cores_than_threads_is_a_warning(whole: Path, monkeypatch: pytest.
 
 def test_a_containers_limits_count(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    monkeypatch.setattr(host, "CGROUP", tmp_path)
     for name, text in {
         "cpu.max": "150000 100000\n",
         "memory.max": "1000000000\n",

@@ -13,8 +13,9 @@ import yaml
 from components.files import write_json
 from components.operations.doctor import team
 from components.operations.doctor.findings import NotChecked, ok
-from components.operations.services.state import Addresses, addresses_file, free_port, secrets_file, settle_secrets
+from components.operations.services.state import Addresses, addresses_file, free_port, settle_secrets
 from components.processes.redaction import NOTICES
+from components.processes.secrets import secrets_file
 from tests.checkout import mmalign
 
 

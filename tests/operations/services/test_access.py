@@ -17,9 +17,10 @@ import psutil
 import pytest
 
 from components.operations.services.health import healthy
-from components.operations.services.state import read_addresses, read_secrets, secrets_file
+from components.operations.services.state import read_addresses
 from components.operations.services.supervision import SERVICE_MARK
 from components.processes.marks import checkout_mark, marked
+from components.processes.secrets import read_secrets, secrets_file
 from tests.checkout import ROOT, clean_environment, make_checkout, mmalign, wait_for
 
 PORTS = {"prefect": "prefect_port", "mlflow": "mlflow_port"}

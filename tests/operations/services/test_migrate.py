@@ -12,7 +12,8 @@ import pytest
 
 from components.config.settings import load_settings
 from components.operations.services import alone, postgres
-from components.operations.services.state import database_url, settle_addresses, settle_secrets, state_folder
+from components.operations.services.state import database_url, settle_addresses, settle_secrets
+from components.processes.secrets import state_folder
 from tests.checkout import ROOT, clean_environment, mmalign
 
 # Tables of an earlier MLflow, by the name of the last migration that they have.

@@ -20,7 +20,8 @@ import pytest
 from components.files import read_json, write_json
 from components.operations.notices.send import JOURNAL
 from components.operations.services.sentinel import LOOKS_THERE, Schedule, Sentinel
-from components.operations.services.state import DEPLOYED, Addresses, addresses_file, free_port, settle_secrets, state_folder
+from components.operations.services.state import DEPLOYED, Addresses, addresses_file, free_port, settle_secrets
+from components.processes.secrets import state_folder
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 DUE = datetime(2026, 11, 25, 2, 0, tzinfo=UTC)

@@ -11,16 +11,8 @@ import pytest
 
 from components.operations.services import alone, postgres
 from components.operations.services.settle import PASSWORDS
-from components.operations.services.state import (
-    Addresses,
-    client_environment,
-    database_url,
-    free_port,
-    read_addresses,
-    read_secrets,
-    secrets_file,
-    settle_secrets,
-)
+from components.operations.services.state import Addresses, client_environment, database_url, free_port, read_addresses, settle_secrets
+from components.processes.secrets import read_secrets, secrets_file
 from tests.checkout import ROOT, clean_environment
 
 

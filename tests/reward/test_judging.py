@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from components.critique import writing
-from components.critique.writing import write_and_score, write_critiques
 from components.families.loading import load_model
 from components.families.processing import Preprocessor
+from components.generation.critiques import write_critiques
+from components.reward import judging
+from components.reward.judging import write_and_score
 from components.reward.model import RewardModel, new_reward_model
 from components.reward.scoring import Judged, score
 from tests.tiny import preprocessor, queries
@@ -49,7 +50,7 @@ def test_scores_read_while_writing_are_those_of_reading_the_critiques_again(
         scored.append(len(arguments[2]))
         return score(*arguments, **named)
 
-    monkeypatch.setattr(writing, "score", counting)
+    monkeypatch.setattr(judging, "score", counting)
     found = write_and_score(reward, prepared, items, **ARGUMENTS, blank=blank)
     assert [text for text, _ in found] == texts
     assert [value for _, value in found] == pytest.approx(expected, abs=1e-5)

@@ -2,43 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
 from components.families.processing import Preprocessor
-from components.generation.continuation import Alone, Count, InStep
-from components.generation.decoding import continue_prompts, decode
+from components.generation.continuation import Alone, InStep
+from components.generation.decoding import continue_prompts
 from components.preferences.record import Query
 from components.reward.model import RewardModel
 from components.reward.scoring import Judged, score
+from components.trees.scoring import Count
 
 Opinion = tuple[str, float]  # critique and score of a response
-
-
-def write_critiques(
-    model: Any,
-    preprocessor: Preprocessor,
-    items: Sequence[tuple[Query, str]],
-    *,
-    instruction: str,
-    max_new_tokens: int,
-    batch_size: int,
-    blank: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[str]:
-    """Greedy critiques of each (query, response text), in order. `model` is the vision-language model without its score head."""
-    tokens = decode(
-        model,
-        [preprocessor.judge_root(query, instruction, blank=blank) for query, _ in items],
-        [preprocessor.judge_ids(response) for _, response in items],
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        end_id=preprocessor.end_id,
-        progress=progress,
-    )
-    return [preprocessor.tokenizer.decode(ids, skip_special_tokens=True) for ids in tokens]
 
 
 @torch.no_grad()
