@@ -5,7 +5,7 @@
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run install test test-all lint format lock bench
+.PHONY: run install test test-all lint lines format lock bench
 
 run: install
 	@$(BIN)/mmalign run $(ARGS)
@@ -25,6 +25,13 @@ lint: install
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python -m infra.house.modules
+	@$(BIN)/python -m infra.house.glossary
+
+# Lines of code and of tests by room.
+lines: install
+	@$(BIN)/python -m infra.house.lines
 
 format: install
 	@$(BIN)/ruff check --fix .
