@@ -5,7 +5,7 @@
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run install test test-all lint lines format lock bench
+.PHONY: run install test test-all mutate lint lines format lock bench
 
 run: install
 	@$(BIN)/mmalign run $(ARGS)
@@ -20,6 +20,10 @@ test: install
 
 test-all: install
 	@$(BIN)/python -m pytest $(ARGS)
+
+# Do the fast tests notice small changes of the method's code? make mutate ARGS="--package reward --seed 7"
+mutate: install
+	@$(BIN)/python -m tests.mutation $(ARGS)
 
 lint: install
 	@$(BIN)/ruff check .

@@ -39,22 +39,24 @@ PACKAGES = (
             "components/trees/scoring.py",
             "components/trees/planning.py",
         ),
-        (
-            "tests/trees/test_trees.py",
-            "tests/trees/test_tree_shapes.py",
-            "tests/trees/test_attention.py",
-            "tests/trees/test_logprobs.py",
-            "tests/trees/test_planning.py",
-            "tests/families/test_conformance.py",
-            "tests/alignment/test_reference.py",
-        ),
+        ("tests/trees", "tests/families/test_conformance.py", "tests/alignment/test_reference.py"),
     ),
     Package("evaluation", ("components/evaluation",), ("tests/evaluation",)),
-    Package("gate", ("components/registry/gate.py",), ("tests/registry/test_gate.py",)),
+    Package(
+        "gate",
+        ("components/registry/gate.py", "components/statistics.py"),
+        (
+            "tests/registry/test_gate.py",
+            "tests/registry/test_gate_rules.py",
+            "tests/registry/test_newcombe.py",
+            "tests/registry/test_policy_file.py",
+            "tests/evaluation/test_bootstrap.py",
+        ),
+    ),
 )
 
 # Folders of code, copied for every worker; everything else of a checkout is linked or copied once.
-CODE_FOLDERS = ("components", "flows", "mlflow", "tests", "benchmarks")
+CODE_FOLDERS = ("components", "flows", "demo", "mlflow", "tests", "benchmarks")
 
 # Imported before the first fork. Whatever else the tests import is learned from the clean run.
 LIBRARIES = ("pytest", "torch", "transformers", "pyarrow.parquet", "pandas")
