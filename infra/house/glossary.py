@@ -87,7 +87,15 @@ def replacement(name: str) -> str | None:
     if whole in WHOLE:
         return WHOLE[whole]
     words = (word.lower() for word in re.findall(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+", name))
-    return next((NOUNS[noun] for word in words for noun in (word, word.removesuffix("s"), word.removesuffix("d")) if noun in NOUNS), None)
+    return next((NOUNS[noun] for word in words for noun in _singulars(word) if noun in NOUNS), None)
+
+
+def _singulars(word: str) -> Iterator[str]:
+    """What a plural or a past form may come from."""
+    yield word
+    for ending, root in (("s", ""), ("ed", ""), ("d", ""), ("ied", "y"), ("ies", "y")):
+        if word.endswith(ending):
+            yield word.removesuffix(ending) + root
 
 
 def _identifiers(tree: ast.Module) -> Iterator[tuple[int, str]]:
