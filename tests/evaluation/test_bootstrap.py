@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from components.evaluation.metrics import BOOTSTRAP_SEED, RESAMPLES_AT_ONCE, Bootstrap, Figures
+from components.evaluation.metrics import Figures
+from components.statistics import BOOTSTRAP_SEED, RESAMPLES_AT_ONCE, Bootstrap
 
 TOP = [3.0, 0.0, 2.0, 1.0, 5.0, 0.0, 1.0]
 BOTTOM = [3.0, 2.0, 2.0, 4.0, 6.0, 1.0, 1.0]
