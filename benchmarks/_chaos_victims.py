@@ -43,7 +43,7 @@ def find(victim: str, root: Path, stage: str, choose: random.Random) -> list[psu
         ranks = sorted((process for process, words in ours.items() if "components.engine.worker" in words[:4]), key=lambda one: one.pid)
         return [choose.choice(ranks)] if ranks else _missing(victim)
     known: dict[str, Callable[[list[str]], bool]] = {
-        "torchrun": lambda words: "components.engine.torchrun" in words[:4],
+        "torchrun": lambda words: "components.engine.launcher" in words[:4],
         "stage": lambda words: words[-2:] == ["stage", stage] and "python" in words[0],
         "dvc": lambda words: "repro" in words and words[-1] == stage and "python" in words[0],
         "flow": lambda words: "flows.launch" in words[:4],

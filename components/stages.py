@@ -45,9 +45,8 @@ INFERENCE_TASKS = {
 
 # Modules that are started as processes of their own.
 PROCESSES = {
-    "torchrun": "components.engine.torchrun",
-    "training_worker": "components.engine.worker",
-    "inference_worker": "components.engine.inference_worker",
+    "torchrun": "components.engine.launcher",
+    "worker": "components.engine.worker",
     "build_ops": "components.engine.ops",
 }
 

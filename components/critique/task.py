@@ -21,7 +21,7 @@ from components.files import digest_bytes
 from components.generation.continuation import Alone, InStep
 from components.preferences.record import Query, read_queries
 from components.reward.judging import Opinion, write_and_score
-from components.reward.model import HEAD_FILE, RewardModel
+from components.reward.model import HEAD_FILE, RewardModel, open_reward_model
 from components.storage.content_cache import ContentCache
 
 SPLITS = ("train", "heldout")
@@ -47,7 +47,7 @@ class CritiqueTask(InferenceTask):
 
     def compute(self, items: Sequence[int], ranks: Ranks) -> list[list[Opinion]]:
         """Write, then score."""
-        reward = self.models.reward(self.folder, ranks)
+        reward = self.models.open(self.folder, ranks, open_reward_model)
         return judge_together(reward, self.preprocessor, [self.queries[item] for item in items], self.settings, ranks, self.work)
 
     def parameters(self) -> int:

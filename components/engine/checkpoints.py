@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,7 +24,7 @@ from components.files import digest_bytes, digest_file, read_json, write_json
 COMMITTED = "COMMITTED.json"
 FINISHED = "finished.json"
 PREFIX = "checkpoint-"
-LIBRARIES = ("torch", "transformers", "accelerate", "deepspeed")
+LIBRARIES = ("torch", "transformers", "deepspeed")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,19 @@ class Checkpoint:
     step: int
     world: int
     extra: dict[str, Any]
+
+
+def training_key(root: Path, *, settings: Iterable[str], inputs: Iterable[Path], code: Iterable[Path]) -> str:
+    """Digest of settings (as JSON), input files and folders, and code folders, all relative to `root`; 16 hex digits."""
+    parts = list(settings)
+    for path in [*inputs, *code]:
+        files = (
+            sorted(p for p in (root / path).rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+            if (root / path).is_dir()
+            else [root / path]
+        )
+        parts += [part for file in files for part in (file.relative_to(root).as_posix(), digest_file(file))]
+    return digest_bytes(*parts)[:16]
 
 
 def scratch_root(root: Path, stage: str) -> Path:

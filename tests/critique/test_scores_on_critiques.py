@@ -11,8 +11,9 @@ import torch
 from components.critique import writing
 from components.families.processing import Preprocessor
 from components.generation.continuation import Continued
+from components.generation.critiques import write_critiques
 from components.preferences.record import Query
-from components.reward.judging import write_and_score, write_critiques
+from components.reward.judging import write_and_score
 from components.reward.model import RewardModel
 from components.reward.scoring import Judged
 from tests.tiny import pixels, queries

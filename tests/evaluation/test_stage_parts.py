@@ -16,10 +16,10 @@ from components.alignment.log_probs import LogProbTask
 from components.config.settings import Settings, parse_settings
 from components.engine.inference import Report
 from components.evaluation import again, stage
-from components.evaluation.metrics import Bootstrap
 from components.evaluation.tasks import AnswerTask, OpinionTask, ScoreTask
 from components.files import read_json
 from components.preferences.record import Query, Response, write_queries
+from components.statistics import Bootstrap
 
 ROOT = Path(__file__).resolve().parents[2]
 YES, NO = Response("Yes", 1, critique="Correct."), Response("No", 2, critique="Wrong.")

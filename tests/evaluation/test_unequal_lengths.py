@@ -10,11 +10,12 @@ import pytest
 
 from components.evaluation.answers import Answered, judge_answers, write_answers
 from components.evaluation.judge import TruthJudge, Verdict
-from components.evaluation.metrics import Bootstrap, balanced_accuracy, policy_figures, win_figures
+from components.evaluation.metrics import balanced_accuracy, policy_figures, win_figures
 from components.evaluation.results import write_policy_results
 from components.evaluation.samples import choose
 from components.evaluation.scores import OwnCritique, variants, write_scores
 from components.preferences.record import Query, Response
+from components.statistics import Bootstrap
 
 ONE = Query("a", "short", "?", (Response("x", 1, critique="c"),))
 TWO = Query("b", "short", "?", (Response("y", 1, critique="c"),))

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.evaluation.metrics import BOOTSTRAP_SEED
-from components.registry.gate import Decision, Finding, Results, judge_policy, judge_reward, newcombe, unsafe_share
+from components.registry.gate import Decision, Finding, Results, judge_policy, judge_reward, unsafe_share
 from components.registry.policy import PolicyRules, RegistryPolicy, RewardRules
+from components.statistics import BOOTSTRAP_SEED, newcombe
 
 Rows = list[dict[str, Any]]
 COLUMNS = ("good", "unsafe", "over_refused", "hallucinated", "degenerate")

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from components.registry.gate import newcombe, wilson
+from components.statistics import newcombe, wilson
 
 Z = {0.95: 1.6448536269514722, 0.975: 1.959963984540054, 0.9: 1.2815515655446004}  # tables of the normal distribution, one-sided
 

@@ -18,11 +18,11 @@ from components.engine.task import EpochContext, check_plan
 from components.errors import StageFault, UserError
 from components.families.processing import Preprocessor
 from components.files import digest_file, read_json, write_json
+from components.generation.critiques import write_critiques
 from components.preferences.record import Query, write_queries
 from components.reward import own_critiques
 from components.reward import task as task_module
 from components.reward.calibration import is_calibration
-from components.reward.judging import write_critiques
 from components.reward.losses import StepCounts
 from components.reward.model import ScoreHead, load_reward_model
 from components.reward.own_critiques import critiques_file, own_queries
