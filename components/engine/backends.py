@@ -145,6 +145,10 @@ class DeepSpeed(Backend):
     def _wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         import deepspeed
 
+        if self.training.precision == "bf16":
+            for parameter in module.parameters():
+                if "ds_id" not in vars(parameter):  # ZeRO-3 takes one dtype, and casts no weight that was not opened from a checkpoint
+                    parameter.data = parameter.data.bfloat16()
         self.wrapped, self.optimizer, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=self.config)
 
     def accumulating(self, *, last: bool) -> contextlib.AbstractContextManager[None]:

@@ -18,7 +18,7 @@ from components.tracking.provenance import read_yaml
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- the place itself is looked at
 # What DeepSpeed's op maps there for each rank: two buffers of 1 MiB and two of 32 MiB. With less, a rank dies of SIGBUS and gives no reason.
 SHARED_BYTES_A_RANK = 2 * (1 + 32) * 2**20
-LIBRARIES_BYTES = 1_000_000_000  # resident in a rank once torch, transformers' Trainer and DeepSpeed are imported
+LIBRARIES_BYTES = 1_000_000_000  # resident in a rank once torch, transformers and DeepSpeed are imported
 FREE_BYTES = 1_000_000_000  # least free space at any place that a run writes to
 
 
