@@ -52,16 +52,16 @@ def test_passwords_of_addresses_in_the_environment_are_secret_wherever_they_stan
 
 
 def test_the_services_passwords_are_secret_even_where_the_file_is_open_to_others(tmp_path: Path) -> None:
-    from components.operations.services.state import settle_secrets
+    from components.operations.services.state import create_secrets
     from components.processes.secrets import secrets_file
 
-    kept = settle_secrets(tmp_path)
-    header = base64.b64encode(f"admin:{kept.mlflow_password}".encode()).decode()
-    text = f"{kept.postgres} {kept.prefect_auth} {kept.supervisor} {header} admin"
+    secrets = create_secrets(tmp_path)
+    header = base64.b64encode(f"admin:{secrets.mlflow_password}".encode()).decode()
+    text = f"{secrets.postgres} {secrets.prefect_auth} {secrets.supervisor} {header} admin"
 
     assert redactor(tmp_path).clean(text) == "*** *** *** *** admin"
     secrets_file(tmp_path).chmod(0o644)
-    assert kept.postgres not in redactor(tmp_path).clean(text)
+    assert secrets.postgres not in redactor(tmp_path).clean(text)
 
 
 def test_keys_in_the_files_of_dvc_and_aws_are_secret(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from components.errors import UserError
-from components.storage.data_version import data_state, settle_data
+from components.storage.data_version import data_state, sync_data
 from tests.checkout import git
 
 DVC = str(Path(sys.executable).parent / "dvc")
@@ -18,7 +18,7 @@ ROWS = Path("data/preferences/data.jsonl")
 
 def settle(folder: Path, *, accept: bool = False) -> tuple[str, str]:
     said: list[str] = []
-    version = settle_data(folder, accept=accept, say=said.append)
+    version = sync_data(folder, accept=accept, say=said.append)
     return version, "\n".join(said)
 
 

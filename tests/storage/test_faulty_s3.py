@@ -12,7 +12,7 @@ import boto3
 import pytest
 
 from components.errors import UserError
-from components.storage.data_version import settle_data
+from components.storage.data_version import sync_data
 from components.storage.push import push_run
 from tests.checkout import clean_environment
 from tests.faulty_s3 import FaultyS3, faulty_s3
@@ -52,7 +52,7 @@ def configure(checkout: Path, address: str, access: str) -> None:
 def own_data(checkout: Path) -> None:
     """Data of a team's own, which only the bucket can give back."""
     (checkout / "data/preferences/data.jsonl").write_text("row of our own\n" * 100)
-    settle_data(checkout, accept=False, say=lambda _: None)
+    sync_data(checkout, accept=False, say=lambda _: None)
 
 
 def push(checkout: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_fault_that_passes_is_asked_again(checkout: Path, s3: FaultyS3, fault:
     push(checkout)
     lose_data(checkout)
     s3.fail(fault, times=2, method="GET", of="/files/md5/")  # type: ignore[arg-type]
-    settle_data(checkout, accept=False, say=lambda _: None)
+    sync_data(checkout, accept=False, say=lambda _: None)
     assert (checkout / "data/preferences/data.jsonl").read_text() == "row of our own\n" * 100
 
 
@@ -89,10 +89,10 @@ def test_wrong_bytes_are_never_taken_for_the_data(checkout: Path, s3: FaultyS3, 
     lose_data(checkout)
     s3.fail(fault, method="GET", of="/files/md5/")  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"can't be fetched|neither in DVC's cache nor in a remote"):
-        settle_data(checkout, accept=False, say=lambda _: None)
+        sync_data(checkout, accept=False, say=lambda _: None)
     assert not (checkout / "data/preferences/data.jsonl").is_file()
     s3.fail("none")
-    settle_data(checkout, accept=False, say=lambda _: None)
+    sync_data(checkout, accept=False, say=lambda _: None)
     assert (checkout / "data/preferences/data.jsonl").read_text() == "row of our own\n" * 100
 
 

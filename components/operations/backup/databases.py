@@ -17,7 +17,7 @@ from typing import Any
 from components.errors import StageFault, UserError
 from components.operations.backup.manifest import numbers
 from components.operations.services import postgres
-from components.operations.services.carry import LOCATION_COLUMNS
+from components.operations.services.import_sqlite import LOCATION_COLUMNS
 from components.operations.services.state import Addresses, database_url
 from components.operations.services.supervision import SERVICE_MARK
 from components.processes.marks import checkout_mark
@@ -49,35 +49,35 @@ def dump_name(database: str) -> str:
     return f"databases/{database}.dump"
 
 
-def dump(root: Path, addresses: Addresses, kept: Secrets, database: str, target: Path) -> None:
+def dump(root: Path, addresses: Addresses, secrets: Secrets, database: str, target: Path) -> None:
     """Write one of our databases to `target`. Raises StageFault with what pg_dump says."""
-    _run(root, addresses, kept, database, ["pg_dump", "--format=custom", "--no-owner", "--no-privileges", f"--file={target}"])
+    _run(root, addresses, secrets, database, ["pg_dump", "--format=custom", "--no-owner", "--no-privileges", f"--file={target}"])
 
 
-def load(root: Path, addresses: Addresses, kept: Secrets, database: str, source: Path) -> None:
+def load(root: Path, addresses: Addresses, secrets: Secrets, database: str, source: Path) -> None:
     """Fill an empty database from `source`: all of it, or after a fault or a kill nothing."""
     command = ["pg_restore", "--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges", "--no-comments"]
-    _run(root, addresses, kept, database, [*command, "--dbname=", str(source)])
+    _run(root, addresses, secrets, database, [*command, "--dbname=", str(source)])
 
 
-def is_empty(addresses: Addresses, kept: Secrets, database: str) -> bool:
+def is_empty(addresses: Addresses, secrets: Secrets, database: str) -> bool:
     """Whether a database has no table."""
-    with closing(_connect(addresses, kept, database)) as connection, connection.cursor() as cursor:
+    with closing(_connect(addresses, secrets, database)) as connection, connection.cursor() as cursor:
         cursor.execute("select count(*) from pg_tables where schemaname = 'public'")
         return bool(cursor.fetchone()[0] == 0)
 
 
-def server_version(addresses: Addresses, kept: Secrets) -> str:
+def server_version(addresses: Addresses, secrets: Secrets) -> str:
     """PostgreSQL's version, such as 18.6."""
     import psycopg2
 
-    with closing(psycopg2.connect(postgres.maintenance_url(addresses, kept), connect_timeout=10)) as connection:
+    with closing(psycopg2.connect(postgres.maintenance_url(addresses, secrets), connect_timeout=10)) as connection:
         return str(connection.get_parameter_status("server_version"))
 
 
-def move_record(addresses: Addresses, kept: Secrets, before: Path, after: Path) -> None:
+def move_record(addresses: Addresses, secrets: Secrets, before: Path, after: Path) -> None:
     """Tell the record of a checkout that it lies in another folder now. Twice does no harm."""
-    with closing(_connect(addresses, kept, "mlflow")) as connection, connection, connection.cursor() as cursor:
+    with closing(_connect(addresses, secrets, "mlflow")) as connection, connection, connection.cursor() as cursor:
         for statement, values in _moves(before, after, "%s"):
             cursor.execute(statement, values)
 
@@ -125,22 +125,22 @@ def _moves(before: Path, after: Path, mark: str) -> list[tuple[str, tuple[str, .
     return moves
 
 
-def _connect(addresses: Addresses, kept: Secrets, database: str) -> Any:
+def _connect(addresses: Addresses, secrets: Secrets, database: str) -> Any:
     import psycopg2
 
-    return psycopg2.connect(database_url(addresses, kept, database, "postgresql"), connect_timeout=10)
+    return psycopg2.connect(database_url(addresses, secrets, database, "postgresql"), connect_timeout=10)
 
 
-def _run(root: Path, addresses: Addresses, kept: Secrets, database: str, command: list[str]) -> None:
+def _run(root: Path, addresses: Addresses, secrets: Secrets, database: str, command: list[str]) -> None:
     """Run a program of PostgreSQL on one of our databases, marked so that what a killed command leaves is found."""
     from psycopg2.extensions import parse_dsn
 
-    told = parse_dsn(database_url(addresses, kept, database, "postgresql"))
+    told = parse_dsn(database_url(addresses, secrets, database, "postgresql"))
     unknown = [key for key in told if key not in ENVIRONMENT]
     if unknown:
         raise UserError(f"DATABASE_URL has '{unknown[0]}', which `mmalign backup` can't hand on: write it without that")
     environment = {ENVIRONMENT[key]: value for key, value in told.items()}
-    program = _program(command[0], addresses, kept)
+    program = _program(command[0], addresses, secrets)
     arguments = [f"--dbname={told['dbname']}" if argument == "--dbname=" else argument for argument in command[1:]]
     done = subprocess.run(
         [program, *arguments],
@@ -152,17 +152,17 @@ def _run(root: Path, addresses: Addresses, kept: Secrets, database: str, command
     )
     if done.returncode != 0:
         said = " ".join(done.stderr.split())[-400:]
-        for secret in filter(None, (told.get("password"), kept.postgres)):
+        for secret in filter(None, (told.get("password"), secrets.postgres)):
             said = said.replace(secret, "***")
         raise StageFault(f"{command[0]} of database {told['dbname']} failed: {said}")
 
 
-def _program(name: str, addresses: Addresses, kept: Secrets) -> str:
+def _program(name: str, addresses: Addresses, secrets: Secrets) -> str:
     """The package's program; for a server of somebody's the one on PATH, which knows TLS, where it is as new as the server."""
     packaged = str(postgres.binary(name))
     if not addresses.external_database:
         return packaged
-    server = numbers(server_version(addresses, kept))[0]
+    server = numbers(server_version(addresses, secrets))[0]
     for program in filter(None, (shutil.which(name), packaged)):
         said = re.search(r"\d+", subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout)
         if said is not None and int(said[0]) >= server:

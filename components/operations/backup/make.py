@@ -19,14 +19,14 @@ from components.errors import UserError
 from components.files import digest_file, write_json
 from components.operations.backup import contents, databases
 from components.operations.backup.manifest import MANIFEST, Manifest, installed_versions, write_manifest
-from components.operations.services import alone, postgres
+from components.operations.services import postgres, temporary_postgres
 from components.operations.services.programs import ARTIFACTS_BUCKET, artifacts
 from components.operations.services.state import read_addresses
 from components.processes.secrets import read_secrets, state_folder
 from components.tracking.provenance import git_state
 from components.tracking.store import tracking_uri
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 SPARE_BYTES = 200_000_000
 
 
@@ -39,7 +39,7 @@ class Backup:
     bytes: int
 
 
-def make_backup(root: Path, folder: Path, *, with_cache: bool, say: Say) -> Backup:
+def make_backup(root: Path, folder: Path, *, with_cache: bool, say: Log) -> Backup:
     """Back the checkout up into `folder`, which must be new or empty; with the objects of DVC's cache that its lock names, where asked.
 
     Raises UserError where the folder can't be used, StageFault where a database can't be dumped.
@@ -60,7 +60,7 @@ def dated(folder: Path) -> Path:
     return folder / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
 
 
-def remove_old(folder: Path, keep: int, say: Say) -> None:
+def remove_old(folder: Path, keep: int, say: Log) -> None:
     """Remove the whole backups in `folder` that are named by a time, but the newest `keep`."""
     whole = sorted(path.parent for path in folder.glob(f"[0-9]*-[0-9]*/{MANIFEST}"))
     for old in whole[:-keep]:
@@ -69,7 +69,7 @@ def remove_old(folder: Path, keep: int, say: Say) -> None:
         say(f"removed the backup {old}")
 
 
-def _fill(root: Path, folder: Path, *, with_cache: bool, say: Say) -> Backup:
+def _fill(root: Path, folder: Path, *, with_cache: bool, say: Log) -> Backup:
     made = datetime.now(UTC).isoformat(timespec="seconds")
     addresses = read_addresses(root)
     versions = installed_versions()
@@ -111,20 +111,20 @@ def _fill(root: Path, folder: Path, *, with_cache: bool, say: Say) -> Backup:
     return Backup(folder, manifest, sum((folder / name).stat().st_size for name in files))
 
 
-def _dump_services(root: Path, folder: Path, versions: dict[str, str], say: Say) -> dict[str, str]:
+def _dump_services(root: Path, folder: Path, versions: dict[str, str], say: Log) -> dict[str, str]:
     """The three databases, addresses and passwords. The database is started where it does not run."""
-    addresses, kept = read_addresses(root), read_secrets(root)
+    addresses, secrets = read_addresses(root), read_secrets(root)
     assert addresses is not None, "the caller has looked"
     files: dict[str, str] = {}
     (folder / "databases").mkdir()
     with ExitStack() as stack:
-        if not postgres.answers(addresses, kept):
+        if not postgres.answers(addresses, secrets):
             say("the services are down: starting the database for a moment")
-            stack.enter_context(alone.database(root, state_folder(root), addresses, kept))
-        versions["postgresql"] = databases.server_version(addresses, kept)
+            stack.enter_context(temporary_postgres.database(root, state_folder(root), addresses, secrets))
+        versions["postgresql"] = databases.server_version(addresses, secrets)
         for database in postgres.DATABASES:
             name = databases.dump_name(database)
-            databases.dump(root, addresses, kept, database, folder / name)
+            databases.dump(root, addresses, secrets, database, folder / name)
             files[name] = digest_file(folder / name)
     say(f"the databases {', '.join(postgres.DATABASES)} are dumped")
     for name in contents.STATE_FILES:
@@ -133,7 +133,7 @@ def _dump_services(root: Path, folder: Path, versions: dict[str, str], say: Say)
     return files
 
 
-def _copy_all(folder: Path, part: str, sources: dict[str, Path], say: Say) -> dict[str, str]:
+def _copy_all(folder: Path, part: str, sources: dict[str, Path], say: Log) -> dict[str, str]:
     size = sum(path.stat().st_size for path in sources.values() if path.is_file())
     free = shutil.disk_usage(folder).free
     if size + SPARE_BYTES > free:

@@ -18,23 +18,23 @@ from components.errors import UserError
 from components.files import digest_file, read_json, write_atomic, write_json
 from components.operations.backup import contents, databases
 from components.operations.backup.manifest import Manifest, check_versions, read_manifest, verify
-from components.operations.services import alone, postgres, supervision
-from components.operations.services.carry import CARRIED
+from components.operations.services import postgres, supervision, temporary_postgres
+from components.operations.services.import_sqlite import IMPORTED
 from components.operations.services.programs import ARTIFACTS_BUCKET, artifacts
 from components.operations.services.state import Addresses, addresses_file, free_port
-from components.processes.guard import run_turn
+from components.processes.guard import run_lock
 from components.processes.secrets import Secrets, state_folder
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 MARKER = "restoring.json"  # in the folder that becomes the state folder: which backup is being restored
 
 
-def restore_backup(root: Path, folder: Path, say: Say) -> Manifest:
+def restore_backup(root: Path, folder: Path, say: Log) -> Manifest:
     """Restore the backup in `folder`. Raises UserError where the backup or the place is not fit for it; then nothing was written."""
     folder = folder.resolve()
     manifest = read_manifest(folder)
-    with run_turn(root):
-        _check_place(root, folder, manifest)
+    with run_lock(root):
+        _check_target(root, folder, manifest)
         check_versions(manifest, None)
         verify(folder, manifest, say)
         if manifest.kind == "services":
@@ -46,11 +46,11 @@ def restore_backup(root: Path, folder: Path, say: Say) -> Manifest:
             shutil.rmtree(state_folder(root), ignore_errors=True)  # empty but for logs
             staged.rename(state_folder(root))
         elif "databases/mlflow.db" in manifest.files:
-            _place_sqlite(root, folder, manifest)
+            _put_sqlite(root, folder, manifest)
     return manifest
 
 
-def _check_place(root: Path, folder: Path, manifest: Manifest) -> None:
+def _check_target(root: Path, folder: Path, manifest: Manifest) -> None:
     state = state_folder(root)
     held = [path.name for path in state.iterdir() if path.name != "logs"] if state.is_dir() else []
     if held:
@@ -94,13 +94,13 @@ def _check_artifacts(root: Path, folder: Path, manifest: Manifest) -> None:
             raise UserError(f"{root / 'mlruns'} holds other artifacts than the backup ({name} differs or is missing): move it away first")
 
 
-def _end_leftovers(root: Path, say: Say) -> None:
+def _end_leftovers(root: Path, say: Log) -> None:
     if supervision.processes(root):  # the state folder is empty: only a restore that was killed can have left them
         say("ending what a restore that was cut short has left behind")
         supervision.stop(root, None)
 
 
-def _stage_services(root: Path, folder: Path, manifest: Manifest, say: Say) -> Path:
+def _stage_services(root: Path, folder: Path, manifest: Manifest, say: Log) -> Path:
     """The state folder as it will be, beside its place."""
     staged = state_folder(root).with_name("services.restoring")
     # In a database of somebody's, what an earlier try has filled stays: each is filled in one step.
@@ -112,27 +112,27 @@ def _stage_services(root: Path, folder: Path, manifest: Manifest, say: Say) -> P
         write_json(staged / MARKER, manifest.identity)
         for name, _ in manifest.below("state"):
             write_atomic(staged / name, (folder / "state" / name).read_bytes())
-        if not (staged / CARRIED).is_file():
-            write_json(staged / CARRIED, {})  # the record is here already: no start may carry another one over it
+        if not (staged / IMPORTED).is_file():
+            write_json(staged / IMPORTED, {})  # the record is here already: no start may carry another one over it
     finally:
         os.umask(before)
-    addresses, kept = Addresses(**read_json(staged / addresses_file(root).name)), Secrets(**read_json(staged / "secrets.json"))
+    addresses, secrets = Addresses(**read_json(staged / addresses_file(root).name)), Secrets(**read_json(staged / "secrets.json"))
     if not addresses.external_database:
         addresses = replace(addresses, postgres_port=free_port(set()))
-    with alone.database(root, staged, addresses, kept):
-        check_versions(manifest, databases.server_version(addresses, kept))
-        postgres.make_databases(addresses, kept)
+    with temporary_postgres.database(root, staged, addresses, secrets):
+        check_versions(manifest, databases.server_version(addresses, secrets))
+        postgres.make_databases(addresses, secrets)
         for database in postgres.DATABASES:
-            if databases.is_empty(addresses, kept, database):
-                databases.load(root, addresses, kept, database, folder / databases.dump_name(database))
+            if databases.is_empty(addresses, secrets, database):
+                databases.load(root, addresses, secrets, database, folder / databases.dump_name(database))
             elif not again:
                 raise UserError(f"the database {database} of DATABASE_URL is not empty: name a server without this checkout's databases")
         say(f"the databases {', '.join(postgres.DATABASES)} are filled")
-        databases.move_record(addresses, kept, Path(manifest.root), root.resolve())
+        databases.move_record(addresses, secrets, Path(manifest.root), root.resolve())
     return staged
 
 
-def _restore_files(root: Path, folder: Path, manifest: Manifest, say: Say) -> None:
+def _restore_files(root: Path, folder: Path, manifest: Manifest, say: Log) -> None:
     for name, sha256 in manifest.below("checkout"):
         if not _same(root / name, sha256):
             write_atomic(root / name, (folder / "checkout" / name).read_bytes())
@@ -158,7 +158,7 @@ def _restore_files(root: Path, folder: Path, manifest: Manifest, say: Say) -> No
         say(f"{len(objects):,} objects are back in DVC's cache")
 
 
-def _place_sqlite(root: Path, folder: Path, manifest: Manifest) -> None:
+def _put_sqlite(root: Path, folder: Path, manifest: Manifest) -> None:
     part = root / "mlflow.db.restoring"
     part.unlink(missing_ok=True)
     contents.copy_hashed(folder / "databases/mlflow.db", part)

@@ -58,7 +58,7 @@ def objects(folder: Path) -> dict[str, Object]:
     return found
 
 
-def look_at_cache(folder: Path, root: Path, needed: set[str], in_use: set[str], days: float, now: float) -> Findings:
+def inspect_cache(folder: Path, root: Path, needed: set[str], in_use: set[str], days: float, now: float) -> Findings:
     """What may go of the cache in `folder` (files/md5). `in_use` is named by a checkout now, and `needed` is to be kept at any age.
 
     Raises StageFault where the list of a kept folder can't be read.

@@ -32,7 +32,7 @@ def clones(root: Path) -> list[Path]:
     return sorted(path for path in clones_folder(root).glob("*") if (path / ".git").is_dir() and not path.name.startswith(REMOVING))
 
 
-def look_at_folders(root: Path, settings: CleanSettings, now: float, turns: Collection[Path]) -> Findings:
+def inspect_folders(root: Path, settings: CleanSettings, now: float, turns: Collection[Path]) -> Findings:
     """What may go. `now` is in seconds since the epoch; whoever asks holds the run locks of the folders in `turns`."""
     found = Findings()
     running = activity(root)

@@ -15,9 +15,9 @@ import psutil
 
 from components.config.settings import CleanSettings
 from components.errors import StageFault
-from components.operations.cleaning.cache import cache_folder, look_at_cache, note_use, objects
+from components.operations.cleaning.cache import cache_folder, inspect_cache, note_use, objects
 from components.operations.cleaning.findings import Findings, Removable
-from components.operations.cleaning.folders import clones, is_busy, look_at_folders, remove_folder
+from components.operations.cleaning.folders import clones, inspect_folders, is_busy, remove_folder
 from components.operations.cleaning.needed import in_commits, in_registry, in_waiting_records, in_worktree, tracked
 from components.processes.guard import Lock, try_lock
 from components.storage.repository import open_repository
@@ -26,7 +26,7 @@ from components.storage.repository import open_repository
 def look(root: Path, settings: CleanSettings, now: float) -> Findings:
     """What a cleaning at `now` (seconds since the epoch) would remove."""
     root = root.resolve()
-    found = look_at_folders(root, settings, now, ())
+    found = inspect_folders(root, settings, now, ())
     why = _cache_is_spared(root, settings, ())
     if why is None:
         try:
@@ -50,7 +50,7 @@ def sweep(root: Path, settings: CleanSettings, now: float, *, turns: Collection[
 
     root = root.resolve()
     with _turn(root, {turn.resolve() for turn in turns}) as held:
-        found = _remove(_without_tracked(root, look_at_folders(root, settings, now, held)))
+        found = _remove(_without_tracked(root, inspect_folders(root, settings, now, held)))
         why = _cache_is_spared(root, settings, held)
         if why is None:
             try:
@@ -122,7 +122,7 @@ def _look_at_cache(repository: Any, root: Path, needed: set[str], settings: Clea
     folder = cache_folder(repository, root)
     if folder is None:
         raise StageFault(f"it lies in {repository.cache.local.path}, where other checkouts may use it")
-    return look_at_cache(folder, root, needed, _in_use(root), settings.cache_days, now)
+    return inspect_cache(folder, root, needed, _in_use(root), settings.cache_days, now)
 
 
 def _note_use(repository: Any, root: Path, now: float) -> None:

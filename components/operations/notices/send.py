@@ -34,10 +34,10 @@ LOCK = Path(".mmalign") / "locks" / "notices.lock"
 PAUSES = (2.0, 10.0)  # seconds between tries at one address
 TITLE_CHARACTERS, TEXT_CHARACTERS = 200, 3500  # what every chat service takes in one message
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-def send(root: Path, settings: NoticeSettings, notice: Notice, *, say: Say = print, pauses: Sequence[float] = PAUSES) -> None:
+def send(root: Path, settings: NoticeSettings, notice: Notice, *, say: Log = print, pauses: Sequence[float] = PAUSES) -> None:
     """Keep a notice, and send it and what waits from before, to the addresses of MMALIGN_NOTICES. Raises nothing: what is wrong is said."""
     try:
         keep(root, settings, notice)
@@ -58,7 +58,7 @@ def keep(root: Path, settings: NoticeSettings, notice: Notice) -> None:
     _note(root, {**entry, "delivery": why})
 
 
-def send_waiting(root: Path, *, say: Say = print, pauses: Sequence[float] = PAUSES) -> int:
+def send_waiting(root: Path, *, say: Log = print, pauses: Sequence[float] = PAUSES) -> int:
     """Send what waits, oldest first; the number of notices that still wait. One process of a checkout at a time."""
     if not any((root / WAITING).glob("*.json")):
         return 0

@@ -44,7 +44,7 @@ def _last_sign(root: Path, run: dict[str, Any]) -> datetime:
     return max(datetime.fromisoformat(time) for time in times)
 
 
-def given_up(root: Path) -> list[dict[str, Any]]:
+def abandoned_runs(root: Path) -> list[dict[str, Any]]:
     """Runs of the last day that were started again after a crash and crashed before they began: nothing starts these again."""
     since = (datetime.now(UTC) - timedelta(days=1)).isoformat()
     body = {

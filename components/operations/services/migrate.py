@@ -13,7 +13,7 @@ from pathlib import Path
 
 from components.errors import StageFault, UserError
 from components.operations.environment import QUIET
-from components.operations.services import alone, postgres, supervision
+from components.operations.services import postgres, supervision, temporary_postgres
 from components.operations.services.state import database_url, read_addresses
 from components.processes.secrets import read_secrets, state_folder
 
@@ -33,13 +33,13 @@ def migrate(root: Path, say: Callable[[str], None]) -> None:
         return
     if supervision.processes(root):
         raise UserError("the services run: take a backup with `mmalign backup`, end them with `mmalign down`, and migrate then")
-    kept = read_secrets(root)
-    with alone.database(root, state_folder(root), addresses, kept):
-        postgres.make_databases(addresses, kept)
-        _prefect(root, database_url(addresses, kept, "prefect", "postgresql+asyncpg"))
+    secrets = read_secrets(root)
+    with temporary_postgres.database(root, state_folder(root), addresses, secrets):
+        postgres.make_databases(addresses, secrets)
+        _prefect(root, database_url(addresses, secrets, "prefect", "postgresql+asyncpg"))
         say("Prefect's tables are as the installed version wants them")
-        _mlflow(MLFLOW, database_url(addresses, kept, "mlflow", "postgresql+psycopg2"), "mlflow")
-        _mlflow(MLFLOW_AUTH, database_url(addresses, kept, "mlflow_auth", "postgresql+psycopg2"), "mlflow_auth")
+        _mlflow(MLFLOW, database_url(addresses, secrets, "mlflow", "postgresql+psycopg2"), "mlflow")
+        _mlflow(MLFLOW_AUTH, database_url(addresses, secrets, "mlflow_auth", "postgresql+psycopg2"), "mlflow_auth")
         say("MLflow's tables are as the installed version wants them")
 
 

@@ -50,7 +50,7 @@ def as_user() -> tuple[str, ...]:
     raise UserError("PostgreSQL does not run as root, and there is neither unshare nor setpriv: run `mmalign up` as another user")
 
 
-def initialise(state: Path, kept: Secrets) -> None:
+def initialize(state: Path, secrets: Secrets) -> None:
     """Make the database's folder where there is none. An unfinished one is made again."""
     folder = data_folder(state)
     if (folder / "initialised").is_file():
@@ -59,7 +59,7 @@ def initialise(state: Path, kept: Secrets) -> None:
     folder.mkdir(parents=True, mode=0o700)
     password = state / "postgres-password"
     password.touch(mode=0o600)
-    password.write_text(f"{kept.postgres}\n", encoding="utf-8")
+    password.write_text(f"{secrets.postgres}\n", encoding="utf-8")
     if as_user()[:1] == ("setpriv",):
         for path in (folder, password):
             os.chown(path, NOBODY, NOBODY)
@@ -83,28 +83,28 @@ def server_command(state: Path, port: int) -> list[str]:
     return [*as_user(), str(binary("postgres")), "-D", str(folder), *options]
 
 
-def answers(addresses: Addresses, kept: Secrets) -> bool:
+def answers(addresses: Addresses, secrets: Secrets) -> bool:
     """Whether the server takes connections."""
     import psycopg2
 
     try:
-        psycopg2.connect(maintenance_url(addresses, kept), connect_timeout=3).close()
+        psycopg2.connect(maintenance_url(addresses, secrets), connect_timeout=3).close()
     except psycopg2.OperationalError:
         return False
     return True
 
 
-def make_databases(addresses: Addresses, kept: Secrets) -> None:
+def make_databases(addresses: Addresses, secrets: Secrets) -> None:
     """Create our databases where they are missing. Raises UserError where the role of DATABASE_URL may not."""
     import psycopg2
     from psycopg2 import errors, sql
 
-    connection = psycopg2.connect(maintenance_url(addresses, kept), connect_timeout=10)
+    connection = psycopg2.connect(maintenance_url(addresses, secrets), connect_timeout=10)
     try:
         connection.autocommit = True
         with connection.cursor() as cursor:
             for name in DATABASES:
-                wanted = database_url(addresses, kept, name, "postgresql").rpartition("/")[2].partition("?")[0]
+                wanted = database_url(addresses, secrets, name, "postgresql").rpartition("/")[2].partition("?")[0]
                 cursor.execute("select 1 from pg_database where datname = %s", (wanted,))
                 if cursor.fetchone() is None:
                     try:
@@ -117,8 +117,8 @@ def make_databases(addresses: Addresses, kept: Secrets) -> None:
         connection.close()
 
 
-def maintenance_url(addresses: Addresses, kept: Secrets) -> str:
+def maintenance_url(addresses: Addresses, secrets: Secrets) -> str:
     """A database that is there from the start."""
     if addresses.external_database:
         return os.environ["DATABASE_URL"]
-    return database_url(addresses, kept, "postgres", "postgresql")
+    return database_url(addresses, secrets, "postgres", "postgresql")

@@ -44,24 +44,24 @@ def main(name: str, root: Path) -> None:
 Program = tuple[list[str], dict[str, str]]
 
 
-def _postgres(root: Path, addresses: Addresses, kept: Secrets) -> Program:
+def _postgres(root: Path, addresses: Addresses, secrets: Secrets) -> Program:
     state = state_folder(root)
-    postgres.initialise(state, kept)
+    postgres.initialize(state, secrets)
     command = postgres.server_command(state, addresses.postgres_port)
     return [_found(command[0]), *command[1:]], {}
 
 
-def _prefect(root: Path, addresses: Addresses, kept: Secrets) -> Program:
-    wait_for("PostgreSQL", lambda: postgres.answers(addresses, kept))
-    postgres.make_databases(addresses, kept)
+def _prefect(root: Path, addresses: Addresses, secrets: Secrets) -> Program:
+    wait_for("PostgreSQL", lambda: postgres.answers(addresses, secrets))
+    postgres.make_databases(addresses, secrets)
     home = state_folder(root) / "prefect"
     home.mkdir(parents=True, exist_ok=True)
     environment = {
         "PREFECT_HOME": str(home),
         "PREFECT_PROFILES_PATH": str(home / "profiles.toml"),
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url(addresses, kept, "prefect", "postgresql+asyncpg"),
-        "PREFECT_SERVER_API_AUTH_STRING": kept.prefect_auth,
-        "PREFECT_API_AUTH_STRING": kept.prefect_auth,
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url(addresses, secrets, "prefect", "postgresql+asyncpg"),
+        "PREFECT_SERVER_API_AUTH_STRING": secrets.prefect_auth,
+        "PREFECT_API_AUTH_STRING": secrets.prefect_auth,
         "PREFECT_API_URL": f"{addresses.prefect}/api",
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(home / "pages"),
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": addresses.prefect,  # its own page; the default lets every page of a browser ask
@@ -73,9 +73,9 @@ def _prefect(root: Path, addresses: Addresses, kept: Secrets) -> Program:
     return command, environment
 
 
-def _mlflow(root: Path, addresses: Addresses, kept: Secrets) -> Program:
-    wait_for("PostgreSQL", lambda: postgres.answers(addresses, kept))
-    postgres.make_databases(addresses, kept)
+def _mlflow(root: Path, addresses: Addresses, secrets: Secrets) -> Program:
+    wait_for("PostgreSQL", lambda: postgres.answers(addresses, secrets))
+    postgres.make_databases(addresses, secrets)
     state = state_folder(root)
     config = state / "mlflow-auth.ini"
     lines = {
@@ -83,21 +83,21 @@ def _mlflow(root: Path, addresses: Addresses, kept: Secrets) -> Program:
         # Each check of a password costs a third of a second by design, and every request carries one. A password that was changed, or a
         # user that was taken out, is known everywhere this much later.
         "auth_cache_ttl_seconds": str(AUTH_CACHE_SECONDS),
-        "database_uri": database_url(addresses, kept, "mlflow_auth", "postgresql+psycopg2").replace("%", "%%"),
-        "admin_username": kept.mlflow_user,
+        "database_uri": database_url(addresses, secrets, "mlflow_auth", "postgresql+psycopg2").replace("%", "%%"),
+        "admin_username": secrets.mlflow_user,
         "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
     }
     before = os.umask(0o077)
     write_atomic(config, "[mlflow]\n" + "".join(f"{key} = {value}\n" for key, value in lines.items()))
     os.umask(before)
     environment = {
-        "MLFLOW_BACKEND_STORE_URI": database_url(addresses, kept, "mlflow", "postgresql+psycopg2"),
+        "MLFLOW_BACKEND_STORE_URI": database_url(addresses, secrets, "mlflow", "postgresql+psycopg2"),
         "MLFLOW_ARTIFACTS_DESTINATION": artifacts(root),
         "MLFLOW_SERVE_ARTIFACTS": "true",
         "MLFLOW_AUTH_CONFIG_PATH": str(config),
-        "MLFLOW_AUTH_ADMIN_USERNAME": kept.mlflow_user,
-        "MLFLOW_AUTH_ADMIN_PASSWORD": kept.mlflow_password,
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": kept.mlflow_key,
+        "MLFLOW_AUTH_ADMIN_USERNAME": secrets.mlflow_user,
+        "MLFLOW_AUTH_ADMIN_PASSWORD": secrets.mlflow_password,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.mlflow_key,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its seven consumers outlive the server
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     }
@@ -107,7 +107,7 @@ def _mlflow(root: Path, addresses: Addresses, kept: Secrets) -> Program:
     return [*command, "--host", addresses.host, "--port", str(addresses.mlflow_port)], environment
 
 
-def _worker(root: Path, addresses: Addresses, kept: Secrets) -> Program:  # noqa: ARG001 -- one signature for all
+def _worker(root: Path, addresses: Addresses, secrets: Secrets) -> Program:  # noqa: ARG001 -- one signature for all
     environment = client_environment(root)
     os.environ.update(environment)
     wait_for("Prefect's server", lambda: _ready(f"{addresses.prefect}/api/ready"))
@@ -116,8 +116,8 @@ def _worker(root: Path, addresses: Addresses, kept: Secrets) -> Program:  # noqa
     return [*command, "--name", f"{root.name}-{os.uname().nodename}"], environment
 
 
-def _sentinel(root: Path, addresses: Addresses, kept: Secrets) -> Program:  # noqa: ARG001 -- one signature for all
-    return [sys.executable, "-m", "components.operations.services.sentinel", str(root)], {}
+def _sentinel(root: Path, addresses: Addresses, secrets: Secrets) -> Program:  # noqa: ARG001 -- one signature for all
+    return [sys.executable, "-m", "components.operations.services.monitor", str(root)], {}
 
 
 def artifacts(root: Path) -> str:

@@ -7,10 +7,10 @@ passwords are made once, in secrets.json, which only its owner can read.
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -63,9 +63,9 @@ def read_addresses(root: Path) -> Addresses | None:
     return Addresses(**read_json(path)) if path.is_file() else None
 
 
-def require_passwords(root: Path, kept: Secrets, host: str) -> None:
+def require_passwords(root: Path, secrets: Secrets, host: str) -> None:
     """Raises UserError where a server that answers on `host` would have no password, or one that is soon guessed."""
-    weak = [name for name, value in asdict(kept).items() if name != "mlflow_user" and len(value) < PASSWORD_CHARACTERS]
+    weak = [name for name, value in asdict(secrets).items() if name != "mlflow_user" and len(value) < PASSWORD_CHARACTERS]
     if weak:
         raise UserError(
             f"services.host is {host}, beyond this machine, and {secrets_file(root)} has no password of {PASSWORD_CHARACTERS} characters for "
@@ -73,7 +73,7 @@ def require_passwords(root: Path, kept: Secrets, host: str) -> None:
         )
 
 
-def settle_addresses(root: Path, settings: ServicesSettings) -> Addresses:
+def assign_addresses(root: Path, settings: ServicesSettings) -> Addresses:
     """The addresses for a start: those of the settings, else those of the last time, else free ones. Written down."""
     before = read_addresses(root)
     taken: set[int] = set()
@@ -99,17 +99,17 @@ def settle_addresses(root: Path, settings: ServicesSettings) -> Addresses:
     return found
 
 
-def settle_secrets(root: Path) -> Secrets:
+def create_secrets(root: Path) -> Secrets:
     """The passwords, made at the first start."""
     path = secrets_file(root)
     if not path.is_file():
         made = Secrets(
-            postgres=secrets.token_urlsafe(24),
-            prefect=secrets.token_urlsafe(24),
+            postgres=token_urlsafe(24),
+            prefect=token_urlsafe(24),
             mlflow_user="admin",
-            mlflow_password=secrets.token_urlsafe(24),
-            mlflow_key=secrets.token_urlsafe(32),
-            supervisor=secrets.token_urlsafe(24),
+            mlflow_password=token_urlsafe(24),
+            mlflow_key=token_urlsafe(32),
+            supervisor=token_urlsafe(24),
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.parent.chmod(0o700)
@@ -135,13 +135,13 @@ def client_environment(root: Path) -> dict[str, str]:
     addresses = read_addresses(root)
     if addresses is None:
         return {}
-    kept = read_secrets(root)
+    secrets = read_secrets(root)
     return {
         "MLFLOW_TRACKING_URI": addresses.mlflow,
-        "MLFLOW_TRACKING_USERNAME": kept.mlflow_user,
-        "MLFLOW_TRACKING_PASSWORD": kept.mlflow_password,
+        "MLFLOW_TRACKING_USERNAME": secrets.mlflow_user,
+        "MLFLOW_TRACKING_PASSWORD": secrets.mlflow_password,
         "PREFECT_API_URL": f"{addresses.prefect}/api",
-        "PREFECT_API_AUTH_STRING": kept.prefect_auth,
+        "PREFECT_API_AUTH_STRING": secrets.prefect_auth,
         "PREFECT_HOME": str(state_folder(root) / "prefect"),
         "PREFECT_PROFILES_PATH": str(state_folder(root) / "prefect" / "profiles.toml"),
         # A server or database that is away for two minutes must not end a flow.
@@ -152,11 +152,11 @@ def client_environment(root: Path) -> dict[str, str]:
     }
 
 
-def database_url(addresses: Addresses, kept: Secrets, database: str, driver: str) -> str:
+def database_url(addresses: Addresses, secrets: Secrets, database: str, driver: str) -> str:
     """The address of one of our databases for SQLAlchemy, password included: for environments and files, never for command lines."""
     if addresses.external_database:
         return external_url(database, driver)
-    return f"{driver}://postgres:{quote(kept.postgres, safe='')}@127.0.0.1:{addresses.postgres_port}/{database}"
+    return f"{driver}://postgres:{quote(secrets.postgres, safe='')}@127.0.0.1:{addresses.postgres_port}/{database}"
 
 
 def external_url(database: str, driver: str) -> str:

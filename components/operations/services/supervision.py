@@ -20,7 +20,7 @@ from components.errors import StageFault
 from components.files import write_atomic
 from components.operations.services.programs import NAMES
 from components.operations.services.state import Addresses
-from components.processes.marks import MarkedProcess, checkout_mark, kill_all, marked, send, wait_until_gone
+from components.processes.marks import MarkedProcess, checkout_mark, kill_all, marked, send, wait_until_ended
 from components.processes.secrets import Secrets, state_folder
 
 SERVICE_MARK = "MMALIGN_SERVICE"  # the checkout's mark, in supervisor and all that it starts
@@ -28,7 +28,7 @@ STOP_SECONDS = 60  # that a service has between its signal and SIGKILL: the work
 SIGNALS = {"postgres": "INT"}  # PostgreSQL's quick and clean end; TERM waits for clients
 
 
-def configuration(root: Path, addresses: Addresses, kept: Secrets, settings: ServicesSettings) -> str:
+def configuration(root: Path, addresses: Addresses, secrets: Secrets, settings: ServicesSettings) -> str:
     """supervisord's configuration."""
     state = state_folder(root)
     logs = log_folder(root)
@@ -37,7 +37,7 @@ def configuration(root: Path, addresses: Addresses, kept: Secrets, settings: Ser
         f"file={socket_file(root)}",
         "chmod=0700",
         "username=mmalign",
-        f"password={kept.supervisor}",
+        f"password={secrets.supervisor}",
         "[rpcinterface:supervisor]",
         "supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface",
         "[supervisord]",
@@ -86,12 +86,12 @@ def socket_file(root: Path) -> Path:
     return base / f"{checkout_mark(root)}.sock"
 
 
-def start(root: Path, addresses: Addresses, kept: Secrets, settings: ServicesSettings) -> subprocess.Popen[bytes]:
+def start(root: Path, addresses: Addresses, secrets: Secrets, settings: ServicesSettings) -> subprocess.Popen[bytes]:
     """Start supervisor, in a session of its own, with all services."""
     log_folder(root).mkdir(parents=True, exist_ok=True)
     path = state_folder(root) / "supervisord.conf"
     before = os.umask(0o077)
-    write_atomic(path, configuration(root, addresses, kept, settings))
+    write_atomic(path, configuration(root, addresses, secrets, settings))
     os.umask(before)
     code = str(Path(__file__).resolve().parents[3])
     python_path = os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")]))
@@ -107,18 +107,18 @@ def start(root: Path, addresses: Addresses, kept: Secrets, settings: ServicesSet
         )
 
 
-def control(root: Path, kept: Secrets) -> Any:
+def control(root: Path, secrets: Secrets) -> Any:
     """supervisor's own interface. Its calls raise OSError where it does not run."""
     from supervisor.xmlrpc import SupervisorTransport
 
-    transport = SupervisorTransport("mmalign", kept.supervisor, f"unix://{socket_file(root)}")
+    transport = SupervisorTransport("mmalign", secrets.supervisor, f"unix://{socket_file(root)}")
     return xmlrpc.client.ServerProxy("http://localhost", transport=transport).supervisor
 
 
-def states(root: Path, kept: Secrets) -> dict[str, str]:
+def states(root: Path, secrets: Secrets) -> dict[str, str]:
     """State of each service as supervisor knows it (RUNNING, STARTING, BACKOFF, FATAL ...); empty where supervisor does not run."""
     try:
-        return {str(one["name"]): str(one["statename"]) for one in control(root, kept).getAllProcessInfo()}
+        return {str(one["name"]): str(one["statename"]) for one in control(root, secrets).getAllProcessInfo()}
     except (OSError, xmlrpc.client.Error):
         return {}
 
@@ -128,20 +128,20 @@ def processes(root: Path) -> list[MarkedProcess]:
     return marked(SERVICE_MARK, checkout_mark(root))
 
 
-def stop(root: Path, kept: Secrets | None) -> int:
+def stop(root: Path, secrets: Secrets | None) -> int:
     """End all services, flows first. Returns how many processes did not end when asked. Raises StageFault where some survive SIGKILL."""
-    if kept is not None and states(root, kept):
+    if secrets is not None and states(root, secrets):
         try:
-            control(root, kept).shutdown()
+            control(root, secrets).shutdown()
         except (OSError, xmlrpc.client.Error):
             pass  # it ended meanwhile
         until = time.monotonic() + 2 * STOP_SECONDS
-        while states(root, kept) and time.monotonic() < until:
+        while states(root, secrets) and time.monotonic() < until:
             time.sleep(0.3)
-        left = wait_until_gone(lambda: processes(root), 10)
+        left = wait_until_ended(lambda: processes(root), 10)
     else:
         send((process.pid for process in processes(root)), signal.SIGTERM)
-        left = wait_until_gone(lambda: processes(root), 15)
+        left = wait_until_ended(lambda: processes(root), 15)
     survivors = kill_all(lambda: processes(root))
     if survivors:
         pids = " ".join(str(process.pid) for process in survivors)

@@ -12,15 +12,15 @@ from pathlib import Path
 from components.config.settings import ServicesSettings
 from components.errors import StageFault, UserError
 from components.operations.services import postgres, supervision
-from components.operations.services.alone import database
-from components.operations.services.carry import CARRIED, carry_record
 from components.operations.services.flow_runs import cancel_all
 from components.operations.services.health import healthy
-from components.operations.services.state import Addresses, read_addresses, require_passwords, settle_addresses, settle_secrets
+from components.operations.services.import_sqlite import IMPORTED, import_record
+from components.operations.services.state import Addresses, assign_addresses, create_secrets, read_addresses, require_passwords
+from components.operations.services.temporary_postgres import database
 from components.processes.secrets import read_secrets, secrets_file, state_folder
 
 START_SECONDS = 600.0  # until all answer: half a minute is usual, the first time on a busy machine takes minutes
-FAILING_LOOKS = 20  # half a second apart, at a service that has ended and waits to be started again: it will not come up
+FAILING_CHECKS = 20  # half a second apart, at a service that has ended and waits to be started again: it will not come up
 SILENT = ("worker", "sentinel")  # services without an address: they count as up while they run
 CANCEL_SECONDS = 45.0  # that runs under way have to end
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
@@ -47,17 +47,17 @@ def bring_up(root: Path, settings: ServicesSettings, say: Callable[[str], None])
     if supervision.processes(root):
         say("ending what an earlier start has left behind")
         supervision.stop(root, None)
-    kept = settle_secrets(root)
-    addresses = settle_addresses(root, settings)
+    secrets = create_secrets(root)
+    addresses = assign_addresses(root, settings)
     if addresses.host not in LOOPBACK:
-        require_passwords(root, kept, addresses.host)
+        require_passwords(root, secrets, addresses.host)
         say(f"the servers answer on {addresses.host}: passwords go over the wire unless TLS stands before them")
     carried = carry(root, addresses, say)
-    supervisor = supervision.start(root, addresses, kept, settings)
+    supervisor = supervision.start(root, addresses, secrets, settings)
     try:
         _wait(root, supervisor, say)
     except BaseException:
-        supervision.stop(root, kept)
+        supervision.stop(root, secrets)
         raise
     return Running(addresses, supervisor, carried)
 
@@ -75,12 +75,12 @@ def bring_down(root: Path) -> int:
 
 def carry(root: Path, addresses: Addresses, say: Callable[[str], None]) -> dict[str, int]:
     """The first start brings the checkout's own record along, while nothing else uses the database."""
-    if (state_folder(root) / CARRIED).is_file():
+    if (state_folder(root) / IMPORTED).is_file():
         return {}
-    kept = read_secrets(root)
-    with database(root, state_folder(root), addresses, kept):
-        postgres.make_databases(addresses, kept)
-        counts = carry_record(root, addresses, kept)
+    secrets = read_secrets(root)
+    with database(root, state_folder(root), addresses, secrets):
+        postgres.make_databases(addresses, secrets)
+        counts = import_record(root, addresses, secrets)
     if counts.get("runs"):
         versions = counts.get("model_versions", 0)
         say(f"carried over from mlflow.db: {counts['runs']} runs, {versions} model versions (the file stays as it was)")
@@ -88,12 +88,12 @@ def carry(root: Path, addresses: Addresses, say: Callable[[str], None]) -> dict[
 
 
 def _wait(root: Path, supervisor: subprocess.Popen[bytes] | None, say: Callable[[str], None]) -> None:
-    kept = read_secrets(root)
+    secrets = read_secrets(root)
     until = time.monotonic() + START_SECONDS
     said: set[str] = set()
     failing: Counter[str] = Counter()
     while True:
-        states = supervision.states(root, kept)
+        states = supervision.states(root, secrets)
         failing.update(name for name, state in states.items() if state in {"BACKOFF", "FATAL"})
         found = healthy(root)
         up = {name for name, answers in found.items() if answers} | {name for name in SILENT if states.get(name) == "RUNNING"}
@@ -102,7 +102,7 @@ def _wait(root: Path, supervisor: subprocess.Popen[bytes] | None, say: Callable[
         said |= up
         if len(up) == len(found) + len(SILENT):
             return
-        fatal = [name for name, looks in failing.items() if looks > FAILING_LOOKS]
+        fatal = [name for name, looks in failing.items() if looks > FAILING_CHECKS]
         if fatal or time.monotonic() > until or (supervisor is not None and supervisor.poll() is not None):
             name = (fatal or sorted({*found, *SILENT} - up))[0]
             log = supervision.log_folder(root) / f"{name}.log"

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from components.config.settings import load_settings
-from components.operations.services import alone, postgres
-from components.operations.services.carry import carry_record
-from components.operations.services.state import settle_addresses, settle_secrets
+from components.operations.services import postgres, temporary_postgres
+from components.operations.services.import_sqlite import import_record
+from components.operations.services.state import assign_addresses, create_secrets
 from components.operations.services.supervision import SERVICE_MARK
 from components.processes.marks import checkout_mark, kill_all, marked
 from components.processes.secrets import state_folder
@@ -70,11 +70,11 @@ def _copied(template: Path, folder: Path) -> Iterator[Path]:
 
 def use_services(root: Path) -> None:
     """Carry the record into a database of the checkout's own, as the first `mmalign up` does, and leave it stopped."""
-    kept = settle_secrets(root)
-    addresses = settle_addresses(root, load_settings(ROOT / "params.yaml").services)
-    with alone.database(root, state_folder(root), addresses, kept):
-        postgres.make_databases(addresses, kept)
-        carry_record(root, addresses, kept)
+    secrets = create_secrets(root)
+    addresses = assign_addresses(root, load_settings(ROOT / "params.yaml").services)
+    with temporary_postgres.database(root, state_folder(root), addresses, secrets):
+        postgres.make_databases(addresses, secrets)
+        import_record(root, addresses, secrets)
 
 
 def run_of(root: Path) -> tuple[float, str, str]:

@@ -19,15 +19,15 @@ from components.files import read_json
 from components.operations.backup import databases
 from components.operations.backup.make import make_backup
 from components.operations.backup.restore import restore_backup
-from components.operations.services import alone, postgres
+from components.operations.services import postgres, temporary_postgres
 from components.operations.services.state import (
     Addresses,
     addresses_file,
     client_environment,
+    create_secrets,
     database_url,
     free_port,
     read_addresses,
-    settle_secrets,
 )
 from components.operations.services.supervision import SERVICE_MARK
 from components.processes.marks import checkout_mark, marked
@@ -53,7 +53,7 @@ def recorded(root: Path) -> tuple[list[tuple[object, ...]], ...]:
     """What the database of a checkout says of the run."""
     addresses = read_addresses(root)
     assert addresses is not None
-    with alone.database(root, state_folder(root), addresses, read_secrets(root)):
+    with temporary_postgres.database(root, state_folder(root), addresses, read_secrets(root)):
         return (
             rows(addresses, root, "select value from metrics where key = 'loss'"),
             rows(addresses, root, "select artifact_uri like 'mlflow-artifacts:/%' from runs"),
@@ -95,11 +95,11 @@ def test_databases_passwords_and_addresses_come_back_in_another_folder(checkout:
 def test_a_state_folder_that_was_lost_comes_back_beside_artifacts_that_are_there(checkout: Path, tmp_path: Path) -> None:
     use_services(checkout)
     folder = make_backup(checkout, tmp_path / "kept", with_cache=False, say=quiet).folder
-    kept = read_secrets(checkout)
+    secrets = read_secrets(checkout)
     shutil.rmtree(state_folder(checkout))
     restore_backup(checkout, folder, quiet)
     assert recorded(checkout) == expected(checkout)
-    assert read_secrets(checkout) == kept
+    assert read_secrets(checkout) == secrets
 
 
 @pytest.mark.slow
@@ -127,13 +127,16 @@ def test_a_database_of_somebodys_is_backed_up_and_only_an_empty_one_is_filled(
     checkout: Path, fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     servers = {name: Addresses("127.0.0.1", 0, 0, free_port(set())) for name in ("old", "new")}
-    kept = settle_secrets(tmp_path)
-    with alone.database(tmp_path, tmp_path / "old", servers["old"], kept), alone.database(tmp_path, tmp_path / "new", servers["new"], kept):
-        monkeypatch.setenv("DATABASE_URL", database_url(servers["old"], kept, "postgres", "postgresql"))
+    secrets = create_secrets(tmp_path)
+    with (
+        temporary_postgres.database(tmp_path, tmp_path / "old", servers["old"], secrets),
+        temporary_postgres.database(tmp_path, tmp_path / "new", servers["new"], secrets),
+    ):
+        monkeypatch.setenv("DATABASE_URL", database_url(servers["old"], secrets, "postgres", "postgresql"))
         use_services(checkout)
         folder = make_backup(checkout, tmp_path / "kept", with_cache=False, say=quiet).folder
         assert read_json(folder / "manifest.json")["external_database"] is True
-        assert kept.postgres not in "".join(path.read_text(errors="replace") for path in folder.rglob("*") if path.is_file())
+        assert secrets.postgres not in "".join(path.read_text(errors="replace") for path in folder.rglob("*") if path.is_file())
 
         with pytest.raises(UserError, match="is not empty"):
             restore_backup(fresh, folder, quiet)
@@ -142,18 +145,18 @@ def test_a_database_of_somebodys_is_backed_up_and_only_an_empty_one_is_filled(
             restore_backup(fresh, folder, quiet)
         assert read_addresses(fresh) is None
 
-        monkeypatch.setenv("DATABASE_URL", database_url(servers["new"], kept, "postgres", "postgresql"))
+        monkeypatch.setenv("DATABASE_URL", database_url(servers["new"], secrets, "postgres", "postgresql"))
         restore_backup(fresh, folder, quiet)
         assert recorded(fresh) == expected(fresh)
 
 
 def test_a_program_of_postgresql_that_fails_says_why_without_the_password(checkout: Path, tmp_path: Path) -> None:
     use_services(checkout)
-    addresses, kept = read_addresses(checkout), read_secrets(checkout)
+    addresses, secrets = read_addresses(checkout), read_secrets(checkout)
     assert addresses is not None
     with pytest.raises(Exception, match="pg_dump of database mlflow failed") as caught:
-        databases.dump(checkout, addresses, kept, "mlflow", tmp_path / "x.dump")
-    assert kept.postgres not in str(caught.value)
+        databases.dump(checkout, addresses, secrets, "mlflow", tmp_path / "x.dump")
+    assert secrets.postgres not in str(caught.value)
 
 
 @pytest.mark.slow

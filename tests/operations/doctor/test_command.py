@@ -46,7 +46,7 @@ def test_a_check_that_raises_is_a_problem_of_that_check(tmp_path: Path) -> None:
     findings = run_checks(tmp_path, {"first": breaks, "second": lambda _: ok("fine"), "third": breaks}, frozenset({"first"}))
     assert list(findings) == ["first", "second", "third"]
     assert [finding.state for finding in findings.values()] == ["problem", "ok", "problem"]
-    assert f"OSError: {tmp_path} is on fire" in findings["third"].found
+    assert f"OSError: {tmp_path} is on fire" in findings["third"].text
     assert as_json(findings)["problems"] == 2
 
 

@@ -62,9 +62,9 @@ def remote(root: Path, *settings: str) -> None:
 def test_a_remote_that_does_not_verify_is_a_problem(checkout: Path) -> None:
     assert reach.remotes(checkout).state == "ok"
     remote(checkout, "modify", "s3", "verify", "false")
-    found = reach.remotes(checkout)
-    assert found.state == "problem"
-    assert found.cure == "dvc remote modify s3 verify true"
+    finding = reach.remotes(checkout)
+    assert finding.state == "problem"
+    assert finding.cure == "dvc remote modify s3 verify true"
 
 
 def test_a_bucket_that_can_be_written_is_well_and_nothing_stays_in_it(checkout: Path, bucket: str) -> None:
@@ -72,12 +72,12 @@ def test_a_bucket_that_can_be_written_is_well_and_nothing_stays_in_it(checkout: 
 
     remote(checkout, "modify", "s3", "url", "s3://ours/mmalign")
     remote(checkout, "modify", "s3", "endpointurl", bucket)
-    assert reach.remotes(checkout).found.startswith("s3 can be written")
+    assert reach.remotes(checkout).text.startswith("s3 can be written")
     assert "Contents" not in boto3.client("s3", endpoint_url=bucket).list_objects_v2(Bucket="ours")
     remote(checkout, "modify", "s3", "url", "s3://not-there/mmalign")
-    found = reach.remotes(checkout)
-    assert found.state == "problem"
-    assert "the remote 's3' can't be written" in found.found
+    finding = reach.remotes(checkout)
+    assert finding.state == "problem"
+    assert "the remote 's3' can't be written" in finding.text
 
 
 @contextmanager
@@ -107,23 +107,23 @@ def test_a_clock_that_is_off_by_minutes_is_a_warning(checkout: Path, monkeypatch
     for ahead, state in ((5.0, "ok"), (300.0, "warning"), (-300.0, "warning")):
         with wrong_clock(ahead) as address:
             monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", address)
-            found = reach.clock(checkout)
-            assert found.state == state, found
-            assert "against the bucket" in found.found
+            finding = reach.clock(checkout)
+            assert finding.state == state, finding
+            assert "against the bucket" in finding.text
     monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://127.0.0.1:1")
-    assert "can't be asked" in reach.clock(checkout).found
+    assert "does not answer" in reach.clock(checkout).text
 
 
 def test_the_database_servers_clock_is_asked_by_its_own_time(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from components.operations.services import alone
-    from components.operations.services.state import Addresses, database_url, free_port, settle_secrets
+    from components.operations.services import temporary_postgres
+    from components.operations.services.state import Addresses, create_secrets, database_url, free_port
 
-    addresses, kept = Addresses("127.0.0.1", 0, 0, free_port(set())), settle_secrets(tmp_path)
-    with alone.database(tmp_path, tmp_path / "db", addresses, kept):
-        monkeypatch.setenv("DATABASE_URL", database_url(addresses, kept, "postgres", "postgresql"))
-        found = reach.clock(checkout)
-        assert found.state == "ok"
-        assert "against DATABASE_URL" in found.found
+    addresses, secrets = Addresses("127.0.0.1", 0, 0, free_port(set())), create_secrets(tmp_path)
+    with temporary_postgres.database(tmp_path, tmp_path / "db", addresses, secrets):
+        monkeypatch.setenv("DATABASE_URL", database_url(addresses, secrets, "postgres", "postgresql"))
+        finding = reach.clock(checkout)
+        assert finding.state == "ok"
+        assert "against DATABASE_URL" in finding.text
 
 
 def test_what_the_last_run_made_is_asked_for_as_room_for_the_next(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,6 +132,6 @@ def test_what_the_last_run_made_is_asked_for_as_room_for_the_next(checkout: Path
     (checkout / "dvc.lock").write_text(lock)
     assert machine.last_outs_bytes(checkout) == 3_000_000_000
     monkeypatch.setattr(machine, "free_bytes", lambda _: int(6e9))
-    found = machine.disk(checkout)
-    assert found.state == "problem"
-    assert "a run may take 7.0 GB" in found.found
+    finding = machine.disk(checkout)
+    assert finding.state == "problem"
+    assert "a run may take 7.0 GB" in finding.text

@@ -113,19 +113,19 @@ def test_an_address_that_can_t_be_read_is_said_without_it(tmp_path: Path, monkey
 def test_no_secret_is_sent_or_kept_and_the_address_is_in_no_file(
     tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from components.operations.services.state import settle_secrets
+    from components.operations.services.state import create_secrets
 
-    kept = settle_secrets(tmp_path)
+    secrets = create_secrets(tmp_path)
     monkeypatch.setenv("SOME_SERVICE_TOKEN", "canary-token")
-    text = f"password {kept.postgres} token canary-token at postgresql://postgres:{kept.postgres}@host/db, {receiver.address}"
+    text = f"password {secrets.postgres} token canary-token at postgresql://postgres:{secrets.postgres}@host/db, {receiver.address}"
 
-    send(tmp_path, SETTINGS, Notice("failed", f"about {kept.prefect}", text, {"canary-token": [kept.mlflow_password]}))
+    send(tmp_path, SETTINGS, Notice("failed", f"about {secrets.prefect}", text, {"canary-token": [secrets.mlflow_password]}))
     receiver.status = 500
     send(tmp_path, SETTINGS, FAILED, pauses=())
 
     written = "".join(path.read_text() for path in [tmp_path / JOURNAL, *(tmp_path / WAITING).glob("*.json")])
     for told in (json.dumps(receiver.got), written):
-        for secret in (kept.postgres, kept.prefect, kept.mlflow_password, "canary-token", "path-token-1234"):
+        for secret in (secrets.postgres, secrets.prefect, secrets.mlflow_password, "canary-token", "path-token-1234"):
             assert secret not in told
     assert "***" in receiver.got[0]["message"]
 

@@ -81,8 +81,8 @@ def asked(
 
 
 def admin(root: Path) -> tuple[str, str]:
-    kept = read_secrets(root)
-    return kept.mlflow_user, kept.mlflow_password
+    secrets = read_secrets(root)
+    return secrets.mlflow_user, secrets.mlflow_password
 
 
 ANONYMOUS = [
@@ -224,13 +224,13 @@ def test_doctor_and_logs_know_the_services_that_run(root: Path) -> None:
 
 
 def test_beyond_this_machine_nothing_starts_without_passwords(tmp_path: Path) -> None:
-    from components.operations.services.state import settle_secrets
+    from components.operations.services.state import create_secrets
 
     folder = tmp_path / "checkout"
     folder.mkdir()
     shutil.copyfile(ROOT / "dvc.yaml", folder / "dvc.yaml")
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("host: 127.0.0.1", "host: 0.0.0.0"))
-    settle_secrets(folder)
+    create_secrets(folder)
     kept = json.loads(secrets_file(folder).read_text())
     for weak in ({"prefect": ""}, {"mlflow_password": "password"}):
         secrets_file(folder).write_text(json.dumps({**kept, **weak}))

@@ -11,8 +11,8 @@ import psycopg2
 import pytest
 
 from components.config.settings import load_settings
-from components.operations.services import alone, postgres
-from components.operations.services.state import database_url, settle_addresses, settle_secrets
+from components.operations.services import postgres, temporary_postgres
+from components.operations.services.state import assign_addresses, create_secrets, database_url
 from components.processes.secrets import state_folder
 from tests.checkout import ROOT, clean_environment, mmalign
 
@@ -84,22 +84,22 @@ def test_mlflow_db_of_an_older_version_is_migrated(root: Path) -> None:
 
 @pytest.mark.slow
 def test_the_services_databases_are_migrated_while_they_are_down(root: Path) -> None:
-    kept = settle_secrets(root)
-    addresses = settle_addresses(root, load_settings(root / "params.yaml").services)
-    url = database_url(addresses, kept, "mlflow", "postgresql+psycopg2")
-    with alone.database(root, state_folder(root), addresses, kept):
-        postgres.make_databases(addresses, kept)
+    secrets = create_secrets(root)
+    addresses = assign_addresses(root, load_settings(root / "params.yaml").services)
+    url = database_url(addresses, secrets, "mlflow", "postgresql+psycopg2")
+    with temporary_postgres.database(root, state_folder(root), addresses, secrets):
+        postgres.make_databases(addresses, secrets)
         revision = older(url)
         refused = mmalign(root, "migrate")
         assert refused.returncode == 2
         assert "mmalign down" in refused.stderr
     done = mmalign(root, "migrate")
     assert done.returncode == 0, done.stderr
-    with alone.database(root, state_folder(root), addresses, kept):
+    with temporary_postgres.database(root, state_folder(root), addresses, secrets):
         assert opens(url)
         for database, table in (("mlflow", "alembic_version"), ("mlflow_auth", "alembic_version_auth"), ("prefect", "alembic_version")):
             with (
-                closing(psycopg2.connect(database_url(addresses, kept, database, "postgresql"))) as connection,
+                closing(psycopg2.connect(database_url(addresses, secrets, database, "postgresql"))) as connection,
                 connection.cursor() as cursor,
             ):
                 cursor.execute(f"select version_num from {table}")  # noqa: S608

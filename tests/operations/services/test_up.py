@@ -89,11 +89,11 @@ def test_up_carries_the_record_over_asks_for_passwords_and_goes_down_and_up_with
     assert status(f"{addresses.mlflow}/api/2.0/mlflow/experiments/search", b'{"max_results": 5}') == 401
     assert status(f"{addresses.prefect}/api/flows/filter", b"{}") == 401
     assert secrets_file(checkout).stat().st_mode & 0o777 == 0o600
-    kept = read_secrets(checkout)
+    secrets = read_secrets(checkout)
     for path in state_folder(checkout).glob("logs/*"):
-        assert kept.mlflow_password not in path.read_text(errors="replace"), path
+        assert secrets.mlflow_password not in path.read_text(errors="replace"), path
     for process in marked(SERVICE_MARK, checkout_mark(checkout)):
-        assert not any(secret in process.command for secret in (kept.postgres, kept.prefect, kept.mlflow_password))
+        assert not any(secret in process.command for secret in (secrets.postgres, secrets.prefect, secrets.mlflow_password))
     assert recorded(checkout) == "0.5 kept"
 
     again = mmalign(checkout, "up", "--detach")  # they run: nothing is started twice
@@ -123,11 +123,11 @@ def test_a_checkout_without_services_has_no_environment_and_nothing_to_stop(tmp_
 
 
 def test_passwords_that_others_can_read_are_refused(tmp_path: Path) -> None:
-    from components.operations.services.state import settle_secrets
+    from components.operations.services.state import create_secrets
 
-    kept = settle_secrets(tmp_path)
-    assert settle_secrets(tmp_path) == kept
-    assert read_json(secrets_file(tmp_path))["prefect"] == kept.prefect
+    secrets = create_secrets(tmp_path)
+    assert create_secrets(tmp_path) == secrets
+    assert read_json(secrets_file(tmp_path))["prefect"] == secrets.prefect
     secrets_file(tmp_path).chmod(0o644)
     with pytest.raises(UserError, match="chmod 600"):
         read_secrets(tmp_path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from components.processes.slots.taking import held_slots, is_waiting, machine_slots
+from components.processes.slots.taking import is_waiting, locked_slots, machine_slots
 from tests.checkout import behave, clean_environment, started, wait_for
 from tests.processes.slots.conftest import Machine, ask
 
@@ -17,7 +17,7 @@ def test_two_stages_at_once_get_different_cards(machine: Machine) -> None:
     one, other = machine.start("one", gpus=1), machine.start("other", "align", gpus=1)
     wait_for(lambda: one.cards is not None and other.cards is not None)
     assert {one.cards, other.cards} == {"0", "1"}
-    holders = held_slots()
+    holders = locked_slots()
     assert {(holder.checkout, holder.stage, holder.pid) for holder in holders.values()} == {
         (str(one.root), "reward", one.process.pid),
         (str(other.root), "align", other.process.pid),
@@ -25,13 +25,13 @@ def test_two_stages_at_once_get_different_cards(machine: Machine) -> None:
     assert set(holders) == {"gpu-0", "gpu-1"}
     one.finish()
     other.finish()
-    assert held_slots() == {}
+    assert locked_slots() == {}
 
 
 def test_only_visible_cards_are_taken(machine: Machine) -> None:
     stage = machine.start("one", gpus=1, visible="7")
     wait_for(lambda: stage.cards is not None)
-    assert (stage.cards, list(held_slots())) == ("7", ["gpu-7"])
+    assert (stage.cards, list(locked_slots())) == ("7", ["gpu-7"])
 
 
 def test_a_stage_waits_for_a_held_card_says_once_for_whom_and_then_gets_it(machine: Machine) -> None:
@@ -56,7 +56,7 @@ def test_a_killed_holder_frees_its_card(machine: Machine) -> None:
     wait_for(lambda: "waits for" in second.output)
     first.process.send_signal(signal.SIGKILL)
     wait_for(lambda: second.cards == "0")
-    assert [holder.pid for holder in held_slots().values()] == [second.process.pid]
+    assert [holder.pid for holder in locked_slots().values()] == [second.process.pid]
 
 
 def test_a_card_is_not_free_while_ranks_of_its_killed_holder_live(machine: Machine, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_waiting_stage_ends_when_it_is_asked_to_and_leaves_nothing(machine: Ma
     second.process.terminate()
     assert second.process.wait(20) == 128 + signal.SIGTERM
     assert list((second.root / ".mmalign/attempts").glob("*.waiting")) == []
-    assert [holder.pid for holder in held_slots().values()] == [first.process.pid]
+    assert [holder.pid for holder in locked_slots().values()] == [first.process.pid]
 
 
 def test_a_waiting_attempt_is_known_by_its_mark(machine: Machine) -> None:
@@ -114,7 +114,7 @@ def test_a_stage_that_neither_trains_nor_asks_for_cards_takes_nothing(machine: M
     training, other = machine.start("training"), machine.start("other", "validate", gpus=0)
     wait_for(lambda: training.cards is not None and other.cards is not None)
     assert other.cards == ""
-    assert list(held_slots()) == ["cpu"]
+    assert list(locked_slots()) == ["cpu"]
 
 
 def test_a_stage_that_wants_two_cards_gathers_them_and_is_not_passed_over(machine: Machine) -> None:
@@ -124,7 +124,7 @@ def test_a_stage_that_wants_two_cards_gathers_them_and_is_not_passed_over(machin
     wait_for(lambda: "waits for" in both.output)
     one.finish()
     # It keeps what it has while it waits for the other.
-    wait_for(lambda: [name for name, holder in held_slots().items() if holder.pid == both.process.pid] == ["gpu-0"])
+    wait_for(lambda: [name for name, holder in locked_slots().items() if holder.pid == both.process.pid] == ["gpu-0"])
     late = machine.start("late", gpus=1)
     wait_for(lambda: "waits for" in late.output)
     late.process.terminate()
@@ -147,7 +147,7 @@ def test_more_cards_than_there_are_is_a_mistake(machine: Machine) -> None:
     stage = machine.start("one", gpus=3)
     assert stage.process.wait(60) == 2
     assert stage.output == "mmalign: stages.reward.gpus is 3, but there are 2 GPUs: lower it, or use another machine\n"
-    assert held_slots() == {}
+    assert locked_slots() == {}
 
 
 def test_all_slots_are_listed_with_their_holders(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +179,7 @@ def test_a_bare_dvc_repro_beside_a_held_card_waits_and_then_gets_it(checkout: Pa
         assert started(checkout) == ["validate"]
         nightly.finish()
         wait_for((checkout / "waiting.reward").exists)
-        assert held_slots()["gpu-0"].checkout == str(checkout)
+        assert locked_slots()["gpu-0"].checkout == str(checkout)
         behave(checkout, "reward")
         assert repro.wait(60) == 0
     finally:

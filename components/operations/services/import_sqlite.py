@@ -16,7 +16,7 @@ from components.operations.services.programs import ARTIFACTS_BUCKET, artifacts
 from components.operations.services.state import Addresses, database_url
 from components.processes.secrets import Secrets, state_folder
 
-CARRIED = "carried.json"
+IMPORTED = "carried.json"
 SERVED = "mlflow-artifacts:/"  # how MLflow names artifacts that its server hands out
 LOCATION_COLUMNS = {
     "experiments": ["artifact_location"],
@@ -27,12 +27,12 @@ LOCATION_COLUMNS = {
 ROWS_AT_ONCE = 500
 
 
-def carry_record(root: Path, addresses: Addresses, kept: Secrets) -> dict[str, int]:
+def import_record(root: Path, addresses: Addresses, secrets: Secrets) -> dict[str, int]:
     """Copy the rows of the checkout's mlflow.db; the number of rows by table. Empty where there is none, or it was done before.
 
     Run it while MLflow's server is down. All rows come in one transaction: a kill in between leaves nothing half.
     """
-    mark = state_folder(root) / CARRIED
+    mark = state_folder(root) / IMPORTED
     source_path = root / "mlflow.db"
     if mark.is_file():
         return {}
@@ -41,9 +41,9 @@ def carry_record(root: Path, addresses: Addresses, kept: Secrets) -> dict[str, i
         return {}
     from sqlalchemy import MetaData, create_engine
 
-    _make_tables(database_url(addresses, kept, "mlflow", "postgresql+psycopg2"))
+    _make_tables(database_url(addresses, secrets, "mlflow", "postgresql+psycopg2"))
     source = create_engine(f"sqlite:///{source_path}")
-    target = create_engine(database_url(addresses, kept, "mlflow", "postgresql+psycopg2"))
+    target = create_engine(database_url(addresses, secrets, "mlflow", "postgresql+psycopg2"))
     try:
         here, there = MetaData(), MetaData()
         here.reflect(source)

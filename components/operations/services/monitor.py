@@ -1,4 +1,4 @@
-"""The service that notices a night which did not begin: `python -m components.operations.services.sentinel ROOT`, under supervisor.
+"""The service that notices a night which did not begin: `python -m components.operations.services.monitor ROOT`, under supervisor.
 
 It also ends runs that lost their process while Prefect's server was down, and tells of runs that nothing starts again.
 
@@ -28,15 +28,15 @@ from components.errors import UserError
 from components.files import read_json, write_json
 from components.operations.notices.notice import Notice
 from components.operations.notices.send import keep, send_waiting
-from components.operations.services.lost_runs import end_lost_runs, given_up
+from components.operations.services.lost_runs import abandoned_runs, end_lost_runs
 from components.operations.services.prefect_rest import ask
 from components.operations.services.state import DEPLOYED
 from components.processes.secrets import read_secrets, state_folder
 
-LOOK_SECONDS = 60.0
-SEND_LOOKS = 10  # looks between two tries to send what waits
-LOOKS_THERE = 3  # in a row with an answer, after which runs that give no sign are lost: a live one's heartbeat has come in by then
-LOOKS_AWAY = 3  # in a row with no answer from Prefect, after which that counts: a restart takes less
+CHECK_SECONDS = 60.0
+SEND_EVERY_CHECKS = 10  # looks between two tries to send what waits
+CHECKS_ANSWERED = 3  # in a row with an answer, after which runs that give no sign are lost: a live one's heartbeat has come in by then
+CHECKS_UNANSWERED = 3  # in a row with no answer from Prefect, after which that counts: a restart takes less
 EARLY = timedelta(minutes=1)  # a run may begin a moment before its time by the clock of the machine that started it
 STATE = "sentinel.json"
 
@@ -63,7 +63,7 @@ class Schedule:
             return None
 
 
-class Sentinel:
+class Monitor:
     """Looks after the nights of one checkout. `clock` gives the time now, with a zone."""
 
     def __init__(self, root: Path, clock: Look = lambda: datetime.now(UTC)) -> None:
@@ -87,7 +87,7 @@ class Sentinel:
             self._away += 1
             self._there = 0
             schedule = self._known_schedule(settings)
-            if self._away < LOOKS_AWAY:
+            if self._away < CHECKS_UNANSWERED:
                 return None
             gone = isinstance(error, HTTPError) and error.code == HTTPStatus.NOT_FOUND
             why = "Prefect has no such deployment any more: run `mmalign deploy`" if gone else f"Prefect does not answer ({_words(error)})"
@@ -105,22 +105,22 @@ class Sentinel:
         self._write_state(told=due.isoformat())  # after the notice is safe: a kill in between tells it twice rather than never
         return notice
 
-    def look_after_runs(self) -> list[str]:
+    def check_runs(self) -> list[str]:
         """End lost runs, keep a notice of those that are given up; what was done, in sentences."""
-        if self._there < LOOKS_THERE:
+        if self._there < CHECKS_ANSWERED:
             return []
         settings = load_settings(self._root / "params.yaml")
-        ended = end_lost_runs(self._root, settings.deployments.crashed_after_seconds + LOOKS_THERE * LOOK_SECONDS)
+        ended = end_lost_runs(self._root, settings.deployments.crashed_after_seconds + CHECKS_ANSWERED * CHECK_SECONDS)
         done = [f"run {name} had lost its process and is ended" for name in ended]
         told = set(self._state().get("given_up", []))
-        for run in given_up(self._root):
+        for run in abandoned_runs(self._root):
             if run["id"] not in told:
                 title = f"run {run['name']} crashed before it began"
                 message = (run.get("state") or {}).get("message") or ""
                 text = f"It was to go on for a run that had crashed; nothing starts it again. {message}\nTry `mmalign doctor`, then `mmalign resume`."
                 keep(self._root, settings.notices, Notice("failed", title, text, {"flow_run": run["id"]}))
                 told.add(run["id"])
-                self._write_state(given_up=sorted(told))
+                self._write_state(abandoned_runs=sorted(told))
                 done.append(title)
         return done
 
@@ -219,17 +219,17 @@ def _words(error: Exception) -> str:
 
 def main(root: Path) -> None:
     """Look each minute, until the process is ended."""
-    sentinel = Sentinel(root)
+    sentinel = Monitor(root)
     for number in itertools.count(1):
-        time.sleep(LOOK_SECONDS)
+        time.sleep(CHECK_SECONDS)
         try:
             notice = sentinel.look()
             if notice is not None:
                 say(notice.text)
-            done = sentinel.look_after_runs()
+            done = sentinel.check_runs()
             for sentence in done:
                 say(sentence)
-            if notice is not None or done or number % SEND_LOOKS == 0:
+            if notice is not None or done or number % SEND_EVERY_CHECKS == 0:
                 send_waiting(root, say=say)
         except Exception as error:  # noqa: BLE001 -- whatever is wrong at this minute, the next one is looked at
             say(f"this look failed: {_words(error)}")

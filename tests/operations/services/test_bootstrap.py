@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from components.operations.services import alone, postgres
-from components.operations.services.settle import PASSWORDS
-from components.operations.services.state import Addresses, client_environment, database_url, free_port, read_addresses, settle_secrets
+from components.operations.services import postgres, temporary_postgres
+from components.operations.services.bootstrap import PASSWORDS
+from components.operations.services.state import Addresses, client_environment, create_secrets, database_url, free_port, read_addresses
 from components.processes.secrets import read_secrets, secrets_file
 from tests.checkout import ROOT, clean_environment
 
 
 def settled(root: Path, **given: str) -> subprocess.CompletedProcess[str]:
     environment = {**clean_environment(), "PYTHONPATH": str(ROOT), **given}
-    command = [sys.executable, "-m", "components.operations.services.settle", str(root)]
+    command = [sys.executable, "-m", "components.operations.services.bootstrap", str(root)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False, cwd=root)
 
 
@@ -27,10 +27,10 @@ def test_containers_get_addresses_and_the_passwords_of_their_environment_and_wea
     root = tmp_path / "checkout"
     root.mkdir()
     shutil.copyfile(ROOT / "dvc.yaml", root / "dvc.yaml")
-    own, kept = Addresses("127.0.0.1", 0, 0, free_port(set())), settle_secrets(tmp_path / "server")
+    own, secrets = Addresses("127.0.0.1", 0, 0, free_port(set())), create_secrets(tmp_path / "server")
     given = dict.fromkeys(PASSWORDS.values(), "a-long-password")
-    with alone.database(tmp_path, tmp_path / "db", own, kept):
-        url = database_url(own, kept, "postgres", "postgresql")
+    with temporary_postgres.database(tmp_path, tmp_path / "db", own, secrets):
+        url = database_url(own, secrets, "postgres", "postgresql")
         for missing in PASSWORDS.values():
             refused = settled(root, DATABASE_URL=url, **{**given, missing: "short"})
             assert refused.returncode == 2

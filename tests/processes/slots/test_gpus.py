@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from components.processes.slots import cards
-from components.processes.slots.cards import machine_cards, visible_cards
+from components.processes.slots import gpus
+from components.processes.slots.gpus import machine_gpus, visible_gpus
 from components.processes.slots.taking import slot_name
 
 FIRST = "GPU-5c8b6f0a-1111-2222-3333-444455556666"
@@ -14,7 +14,7 @@ SECOND = "GPU-9d0e1f2b-1111-2222-3333-444455556666"
 
 
 @pytest.fixture
-def two_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program in the place of nvidia-smi, which answers as the real one does for two cards."""
     program = tmp_path / "nvidia-smi"
     program.write_text(f"#!/bin/sh\n[ \"$*\" = '--query-gpu=uuid --format=csv,noheader' ] && printf '{FIRST}\\n{SECOND}\\n'\n")
@@ -24,15 +24,15 @@ def two_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def no_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def no_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without a driver, whatever this one has."""
-    monkeypatch.setattr(cards, "DEVICES", tmp_path)
-    monkeypatch.setattr(cards, "DRIVER", tmp_path)
+    monkeypatch.setattr(gpus, "DEVICES", tmp_path)
+    monkeypatch.setattr(gpus, "DRIVER", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-@pytest.mark.usefixtures("two_cards")
+@pytest.mark.usefixtures("two_gpus")
 @pytest.mark.parametrize(
     ("told", "seen"),
     [
@@ -53,37 +53,37 @@ def no_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cards_are_named_by_their_uuid_however_they_were_told(monkeypatch: pytest.MonkeyPatch, told: str | None, seen: list[str]) -> None:
     if told is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", told)
-    assert visible_cards() == seen
+    assert visible_gpus() == seen
 
 
-@pytest.mark.usefixtures("two_cards")
+@pytest.mark.usefixtures("two_gpus")
 def test_a_slot_is_named_by_the_card_and_not_by_its_number() -> None:
-    assert [slot_name(card) for card in machine_cards()] == [f"gpu-{FIRST[4:]}", f"gpu-{SECOND[4:]}"]
+    assert [slot_name(card) for card in machine_gpus()] == [f"gpu-{FIRST[4:]}", f"gpu-{SECOND[4:]}"]
 
 
-@pytest.mark.usefixtures("no_cards")
+@pytest.mark.usefixtures("no_gpus")
 def test_without_nvidia_smi_the_drivers_files_name_the_cards(tmp_path: Path) -> None:
     for bus, card in (("0000:c1:00.0", SECOND), ("0000:41:00.0", FIRST)):
         (tmp_path / bus).mkdir()
         (tmp_path / bus / "information").write_text(f"Model: \t\t NVIDIA H100\nIRQ:   \t\t 18\nGPU UUID: \t {card}\nDevice Minor: \t 0\n")
-    assert machine_cards() == [FIRST, SECOND]
+    assert machine_gpus() == [FIRST, SECOND]
     (tmp_path / "0000:c1:00.0/information").write_text("GPU UUID: \t GPU-????????-????-????-????-????????????\n")
     for number in (0, 1):
         (tmp_path / f"nvidia{number}").touch()
-    assert machine_cards() == ["0", "1"], "a card asleep has no name there: numbers for all"
+    assert machine_gpus() == ["0", "1"], "a card asleep has no name there: numbers for all"
 
 
-@pytest.mark.usefixtures("no_cards")
+@pytest.mark.usefixtures("no_gpus")
 def test_without_a_driver_there_are_no_cards_but_those_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert visible_cards() == []
+    assert visible_gpus() == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    assert visible_cards() == ["0", "1"]
+    assert visible_gpus() == ["0", "1"]
 
 
-@pytest.mark.usefixtures("no_cards")
+@pytest.mark.usefixtures("no_gpus")
 def test_an_nvidia_smi_that_fails_is_as_none(tmp_path: Path) -> None:
     (tmp_path / "nvidia-smi").write_text(
         "#!/bin/sh\necho 'NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver.'\nexit 9\n"
     )
     (tmp_path / "nvidia-smi").chmod(0o755)
-    assert machine_cards() == []
+    assert machine_gpus() == []

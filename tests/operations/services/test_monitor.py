@@ -19,8 +19,8 @@ import pytest
 
 from components.files import read_json, write_json
 from components.operations.notices.send import JOURNAL
-from components.operations.services.sentinel import LOOKS_THERE, Schedule, Sentinel
-from components.operations.services.state import DEPLOYED, Addresses, addresses_file, free_port, settle_secrets
+from components.operations.services.monitor import CHECKS_ANSWERED, Monitor, Schedule
+from components.operations.services.state import DEPLOYED, Addresses, addresses_file, create_secrets, free_port
 from components.processes.secrets import state_folder
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -120,7 +120,7 @@ class Clock:
 def checkout(folder: Path, port: int, deployed: datetime = DUE - timedelta(days=3)) -> Path:
     """A checkout whose services are at `port`, with a deployment made at `deployed`."""
     shutil.copyfile(REPOSITORY / "params.yaml", folder / "params.yaml")
-    settle_secrets(folder)
+    create_secrets(folder)
     write_json(addresses_file(folder), asdict(Addresses("127.0.0.1", port, free_port(set()), free_port(set()))))
     write_json(state_folder(folder) / DEPLOYED, {"nightly": ID})
     os.utime(state_folder(folder) / DEPLOYED, (deployed.timestamp(), deployed.timestamp()))
@@ -144,11 +144,11 @@ def test_a_run_that_nothing_starts_again_is_told_once(tmp_path: Path, prefect: t
     known.crashed = [run, began, first]
     root = checkout(tmp_path, port)
     for _ in range(2):
-        sentinel = Sentinel(root, Clock(LATE))
-        for looks in range(LOOKS_THERE):
-            assert sentinel.look_after_runs() == [] or looks > 0
+        sentinel = Monitor(root, Clock(LATE))
+        for looks in range(CHECKS_ANSWERED):
+            assert sentinel.check_runs() == [] or looks > 0
             sentinel.look()
-        sentinel.look_after_runs()
+        sentinel.check_runs()
     assert [(notice["kind"], notice["facts"]["flow_run"]) for notice in told(root)] == [("failed", "a")]
 
 
@@ -158,7 +158,7 @@ def test_a_night_that_did_not_begin_is_told_once_even_across_a_restart(tmp_path:
     known.runs = [run_of(DUE, None, "Late")]
     root = checkout(tmp_path, port, deployed=DUE - timedelta(hours=1))
     clock = Clock(DUE + timedelta(minutes=29))
-    sentinel = Sentinel(root, clock)
+    sentinel = Monitor(root, clock)
     assert sentinel.look() is None  # there is time yet
 
     clock.now = LATE
@@ -171,9 +171,9 @@ def test_a_night_that_did_not_begin_is_told_once_even_across_a_restart(tmp_path:
         "no worker of pool mmalign is alive; the last one was seen at 2026-11-25 02:00 UTC",
     ]
     assert sentinel.look() is None
-    assert Sentinel(root, Clock(LATE + timedelta(hours=20))).look() is None
+    assert Monitor(root, Clock(LATE + timedelta(hours=20))).look() is None
     assert [entry["kind"] for entry in told(root)] == ["missed"]
-    again = Sentinel(root, Clock(LATE + timedelta(days=1))).look()
+    again = Monitor(root, Clock(LATE + timedelta(days=1))).look()
     assert again is not None
     assert "2026-11-26" in again.title
 
@@ -182,18 +182,18 @@ def test_a_night_that_did_not_begin_is_told_once_even_across_a_restart(tmp_path:
 def test_a_night_that_began_is_no_news(state: str, tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     prefect[0].runs = [run_of(DUE, DUE + timedelta(minutes=12), state)]
 
-    assert Sentinel(checkout(tmp_path, prefect[1]), Clock(LATE)).look() is None
+    assert Monitor(checkout(tmp_path, prefect[1]), Clock(LATE)).look() is None
 
 
 def test_a_night_that_began_too_late_and_an_earlier_one_that_still_runs_are_named(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     prefect[0].runs = [run_of(DUE, DUE + timedelta(hours=7))]
-    late = Sentinel(checkout(tmp_path, prefect[1]), Clock(DUE + timedelta(hours=8))).look()
+    late = Monitor(checkout(tmp_path, prefect[1]), Clock(DUE + timedelta(hours=8))).look()
     assert late is not None
     assert late.facts["seen"] == ["run brave-ox began only at 2026-11-25 09:00 UTC"]
 
     prefect[0].runs = [run_of(DUE - timedelta(days=1), DUE - timedelta(days=1))]
     (tmp_path / "other").mkdir()
-    still = Sentinel(checkout(tmp_path / "other", prefect[1]), Clock(LATE)).look()
+    still = Monitor(checkout(tmp_path / "other", prefect[1]), Clock(LATE)).look()
     assert still is not None
     assert still.facts["seen"] == ["run brave-ox of 2026-11-24 02:00 UTC is still running"]
 
@@ -201,7 +201,7 @@ def test_a_night_that_began_too_late_and_an_earlier_one_that_still_runs_are_name
 def test_a_paused_pool_is_named(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     prefect[0].pool["is_paused"] = True
 
-    notice = Sentinel(checkout(tmp_path, prefect[1]), Clock(LATE)).look()
+    notice = Monitor(checkout(tmp_path, prefect[1]), Clock(LATE)).look()
 
     assert notice is not None
     assert notice.facts["seen"] == ["work pool mmalign is paused"]
@@ -211,7 +211,7 @@ def test_a_paused_schedule_is_not_waited_for_even_while_prefect_is_away(tmp_path
     known, port = prefect
     known.deployment["schedules"][0]["active"] = False  # type: ignore[index]
     root = checkout(tmp_path, port)
-    sentinel = Sentinel(root, Clock(LATE))
+    sentinel = Monitor(root, Clock(LATE))
     assert sentinel.look() is None
 
     known.status = 503
@@ -221,18 +221,18 @@ def test_a_paused_schedule_is_not_waited_for_even_while_prefect_is_away(tmp_path
 
 def test_what_was_never_deployed_or_deployed_after_its_time_is_not_missed(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     root = checkout(tmp_path, prefect[1], deployed=DUE + timedelta(minutes=5))
-    assert Sentinel(root, Clock(LATE)).look() is None
+    assert Monitor(root, Clock(LATE)).look() is None
 
     (state_folder(root) / DEPLOYED).unlink()
 
-    assert Sentinel(root, Clock(LATE)).look() is None
+    assert Monitor(root, Clock(LATE)).look() is None
 
 
 def test_a_server_that_is_away_counts_after_three_looks_but_a_restart_does_not(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     known, port = prefect
     root = checkout(tmp_path, port)
     known.runs = [run_of(DUE, DUE)]
-    sentinel = Sentinel(root, Clock(LATE))
+    sentinel = Monitor(root, Clock(LATE))
     known.status = 503
     assert [sentinel.look(), sentinel.look()] == [None, None]
     known.status = 200
@@ -248,7 +248,7 @@ def test_a_server_that_is_away_counts_after_three_looks_but_a_restart_does_not(t
 
 def test_a_deployment_that_is_gone_is_said_with_its_cure(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     prefect[0].status = 404
-    sentinel = Sentinel(checkout(tmp_path, prefect[1]), Clock(LATE))
+    sentinel = Monitor(checkout(tmp_path, prefect[1]), Clock(LATE))
 
     notice = [sentinel.look() for _ in range(3)][-1]
 
@@ -260,7 +260,7 @@ def test_the_schedule_of_the_deployment_goes_before_that_of_the_settings(tmp_pat
     prefect[0].deployment["schedules"] = [{"active": True, "schedule": {"cron": "30 4 * * *", "timezone": "Europe/Berlin"}}]
     root = checkout(tmp_path, prefect[1])
 
-    notice = Sentinel(root, Clock(datetime(2026, 11, 25, 4, 1, tzinfo=UTC))).look()
+    notice = Monitor(root, Clock(datetime(2026, 11, 25, 4, 1, tzinfo=UTC))).look()
 
     assert notice is not None
     assert notice.title == "nightly 2026-11-25 04:30 CET did not begin"
@@ -287,14 +287,14 @@ def test_the_real_server_of_prefect_is_understood(tmp_path: Path) -> None:
     root = checkout(tmp_path, port)
     settings = (root / "params.yaml").read_text()
     (root / "params.yaml").write_text(settings.replace("late_minutes: 30", "late_minutes: 59"))
-    kept = settle_secrets(root)
+    secrets = create_secrets(root)
     environment = {
         **os.environ,
         "PREFECT_HOME": str(tmp_path / "prefect"),
         "PREFECT_PROFILES_PATH": str(tmp_path / "profiles.toml"),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-        "PREFECT_API_AUTH_STRING": kept.prefect_auth,
-        "PREFECT_SERVER_API_AUTH_STRING": kept.prefect_auth,
+        "PREFECT_API_AUTH_STRING": secrets.prefect_auth,
+        "PREFECT_SERVER_API_AUTH_STRING": secrets.prefect_auth,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_UI_ENABLED": "false",
@@ -317,8 +317,8 @@ def test_the_real_server_of_prefect_is_understood(tmp_path: Path) -> None:
         due = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)  # each hour by the schedule of the script
 
         # A run began within this hour, and none in the hour before.
-        missed = Sentinel(root, Clock(due)).look()
-        begun = Sentinel(root, Clock(due + timedelta(hours=1))).look()
+        missed = Monitor(root, Clock(due)).look()
+        begun = Monitor(root, Clock(due + timedelta(hours=1))).look()
 
         assert missed is not None
         assert "no worker of pool probe is alive" in missed.facts["seen"]

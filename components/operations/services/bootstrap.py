@@ -1,4 +1,4 @@
-"""What stands in the place of the first `mmalign up` where each service has a container of its own: `python -m components.operations.services.settle ROOT`.
+"""What stands in the place of the first `mmalign up` where each service has a container of its own: `python -m components.operations.services.bootstrap ROOT`.
 
 Containers share one network, so that the services find each other on the loopback, and the state folder. Passwords come from the environment
 and not from here, since PostgreSQL's container needs one of them too. Again does no harm; a password that has changed is written down.
@@ -7,14 +7,14 @@ and not from here, since PostgreSQL's container needs one of them too. Again doe
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from secrets import token_urlsafe
 
 from components.errors import UserError
 from components.files import read_json, write_json
-from components.operations.services.carry import CARRIED
+from components.operations.services.import_sqlite import IMPORTED
 from components.operations.services.state import Addresses, addresses_file, require_passwords
 from components.operations.services.up import carry
 from components.processes.secrets import Secrets, secrets_file, state_folder
@@ -31,24 +31,24 @@ def settle(root: Path) -> None:
     given = {name: os.environ.get(variable, "") for name, variable in PASSWORDS.items()}
     path = secrets_file(root)
     before = read_json(path) if path.is_file() else {}
-    kept = Secrets(
-        postgres=before.get("postgres") or secrets.token_urlsafe(24),  # of a database of our own, which there is none of here
+    secrets = Secrets(
+        postgres=before.get("postgres") or token_urlsafe(24),  # of a database of our own, which there is none of here
         mlflow_user="admin",
-        mlflow_key=before.get("mlflow_key") or secrets.token_urlsafe(32),
-        supervisor=before.get("supervisor") or secrets.token_urlsafe(24),
+        mlflow_key=before.get("mlflow_key") or token_urlsafe(32),
+        supervisor=before.get("supervisor") or token_urlsafe(24),
         **given,
     )
-    require_passwords(root, kept, HOST)
+    require_passwords(root, secrets, HOST)
     state_folder(root).mkdir(parents=True, exist_ok=True)
     state_folder(root).chmod(0o700)
     old = os.umask(0o077)
     try:
-        write_json(path, asdict(kept))
+        write_json(path, asdict(secrets))
     finally:
         os.umask(old)
     addresses = Addresses(HOST, PORTS["prefect"], PORTS["mlflow"], PORTS["postgres"], external_database=True)
     write_json(addresses_file(root), asdict(addresses))
-    if not (state_folder(root) / CARRIED).is_file():
+    if not (state_folder(root) / IMPORTED).is_file():
         carry(root, addresses, lambda text: print(text, flush=True))
 
 
