@@ -1,4 +1,4 @@
-"""Which faults are worth another try: the errors that libraries really raise, provoked where that takes no time."""
+"""The kinds of real errors of libraries, provoked where that is fast."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from components.processes.fault_kinds import KINDS, error_of, fault_kind, kind_n
 
 @pytest.fixture
 def nobody() -> str:
-    """An address on which nobody listens."""
+    """An address without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as bound:
         port = bound.getsockname()[1]
     return f"http://127.0.0.1:{port}"
@@ -70,7 +70,7 @@ def test_a_server_that_is_away_is_infrastructure_whoever_asks(
     ask: Callable[[str], None], nobody: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(Exception) as raised:  # noqa: PT011 -- each library has its own
+    with pytest.raises(Exception) as raised:  # noqa: PT011 -- each library has its own error
         ask(nobody)
     assert fault_kind(raised.value) == "infrastructure"
 

@@ -19,10 +19,10 @@ def test_the_longer_secret_goes_first_so_that_nothing_of_it_is_left() -> None:
 
 
 def test_a_secret_is_found_as_it_stands_in_an_address_and_in_a_header() -> None:
-    known = Redactor(["pa/ss+word", "admin:pa/ss+word"])
+    cleaner = Redactor(["pa/ss+word", "admin:pa/ss+word"])
 
-    assert known.clean("http://h/?p=pa%2Fss%2Bword") == "http://h/?p=***"
-    assert known.clean(f"Basic {base64.b64encode(b'admin:pa/ss+word').decode()}") == "Basic ***"
+    assert cleaner.clean("http://h/?p=pa%2Fss%2Bword") == "http://h/?p=***"
+    assert cleaner.clean(f"Basic {base64.b64encode(b'admin:pa/ss+word').decode()}") == "Basic ***"
 
 
 def test_user_and_password_in_any_address_are_taken_out() -> None:

@@ -11,7 +11,7 @@ from components.storage.objects import bring_into_cache, cached_files, locate, p
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A DVC repository with a folder and a file in its cache, and a remote that holds nothing yet."""
+    """A DVC repository with a folder and a file in its cache, and an empty remote."""
     from dvc.repo import Repo
 
     folder = tmp_path / "checkout"
@@ -56,7 +56,7 @@ def test_a_folder_that_lacks_a_file_is_not_there(root: Path) -> None:
     folder["a.txt"].unlink()
 
     assert cached_files(root, value(root, "data")) is None
-    assert not locate(root, value(root, "data")).found
+    assert not locate(root, value(root, "data")).is_available
 
 
 def test_a_hash_is_located_in_cache_and_remotes(root: Path) -> None:
@@ -72,11 +72,11 @@ def test_a_hash_is_located_in_cache_and_remotes(root: Path) -> None:
 def test_a_remote_that_can_t_be_asked_is_named(root: Path) -> None:
     (root / ".dvc/config").write_text("[core]\n    no_scm = True\n['remote \"odd\"']\n    url = gs://bucket/x\n")
 
-    found = locate(root, value(root, "data"))
+    whereabouts = locate(root, value(root, "data"))
 
-    assert found.cached
-    assert "odd" in found.unreachable
-    assert "remote 'odd' can't be asked" in str(found)
+    assert whereabouts.cached
+    assert "odd" in whereabouts.unreachable
+    assert "remote 'odd' can't be reached" in str(whereabouts)
 
 
 def test_what_is_missing_comes_from_the_remote_that_has_it(root: Path) -> None:

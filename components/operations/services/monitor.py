@@ -1,12 +1,12 @@
-"""The service that notices a night which did not begin: `python -m components.operations.services.monitor ROOT`, under supervisor.
+"""The service that reports scheduled runs which did not begin. supervisor runs `python -m components.operations.services.monitor ROOT`.
 
-It also ends runs that lost their process while Prefect's server was down, and tells of runs that nothing starts again.
+It also ends runs that lost their process while Prefect's server was down, and reports recovery runs that nothing restarts.
 
-- Each minute it looks for the last time at which the deployment `nightly` was due, and asks Prefect for a run of it that began since then.
-  When there is none `notices.late_minutes` later, one notice says so, with what was seen: server, worker, pool, the run's own state.
-- A server that is away at that time counts by itself, once three looks in a row have found it so.
-- The schedule is the deployment's own, as Prefect knew it last; a paused one is watched no more than one that was never deployed.
-- What was told is written down, so that a restart tells nothing twice. Times before the deployment don't count.
+- Each minute it computes when the deployment `nightly` was last due, and asks Prefect for a run that began since then. Without one it writes
+  a notice `notices.late_minutes` later. The notice names the state of server, worker, pool and run.
+- A silent server is itself a reason for the notice, after three checks in a row.
+- The schedule is the deployment's, as Prefect last reported it. Paused and missing schedules cause no notice.
+- A file records sent notices, so a restart repeats none. Times before the deployment don't count.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ from components.operations.services.state import DEPLOYED
 from components.processes.secrets import read_secrets, state_folder
 
 CHECK_SECONDS = 60.0
-SEND_EVERY_CHECKS = 10  # looks between two tries to send what waits
-CHECKS_ANSWERED = 3  # in a row with an answer, after which runs that give no sign are lost: a live one's heartbeat has come in by then
-CHECKS_UNANSWERED = 3  # in a row with no answer from Prefect, after which that counts: a restart takes less
-EARLY = timedelta(minutes=1)  # a run may begin a moment before its time by the clock of the machine that started it
-STATE = "sentinel.json"
+SEND_EVERY_CHECKS = 10  # checks between two tries to send waiting notices
+CHECKS_ANSWERED = 3  # in a row with a reply; by then the heartbeats of all live runs have arrived
+CHECKS_UNANSWERED = 3  # in a row without a reply, until Prefect counts as silent; a restart takes less
+EARLY = timedelta(minutes=1)  # by its machine's clock, a run may begin a moment too early
+STATE = "sentinel.json"  # in the state folder, under the service's name
 
-Look = Callable[[], datetime]
+Clock = Callable[[], datetime]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """When nights are due, by a clock of a time zone. Nobody waits for an `active` one that is False."""
+    """A cron schedule in a time zone. The monitor ignores a schedule that is not `active`."""
 
     cron: str
     timezone: str
     active: bool = True
 
     def last_due(self, before: datetime) -> datetime | None:
-        """The last time at or before `before`; None for a schedule that never comes."""
+        """The last due time at or before `before`; None for a schedule without one."""
         from cronsim import CronSim, CronSimError
 
-        # Backwards it gives times before the one it is given, so that this one itself may be among them.
+        # CronSim returns times strictly before its start, and `before` itself may be due.
         begin = before.astimezone(ZoneInfo(self.timezone)) + timedelta(seconds=1)
         try:
             return next(CronSim(self.cron, begin, reverse=True)).astimezone(UTC)
@@ -64,16 +64,16 @@ class Schedule:
 
 
 class Monitor:
-    """Looks after the nights of one checkout. `clock` gives the time now, with a zone."""
+    """Monitors the scheduled runs of one checkout. `clock` returns the current time, with a zone."""
 
-    def __init__(self, root: Path, clock: Look = lambda: datetime.now(UTC)) -> None:
+    def __init__(self, root: Path, clock: Clock = lambda: datetime.now(UTC)) -> None:
         self._root = root
         self._clock = clock
-        self._away = 0
-        self._there = 0
+        self._unanswered = 0
+        self._answered = 0
 
-    def look(self) -> Notice | None:
-        """Look once; the notice that was kept, None where there is nothing to tell."""
+    def check(self) -> Notice | None:
+        """Check once for a missed run. Returns the notice that this wrote, or None."""
         deployed = state_folder(self._root) / DEPLOYED
         deployment = read_json(deployed).get("nightly") if deployed.is_file() else None
         if deployment is None:
@@ -81,69 +81,70 @@ class Monitor:
         settings = load_settings(self._root / "params.yaml")
         try:
             schedule = self._schedule(deployment)
-            self._away = 0
-            self._there += 1
+            self._unanswered = 0
+            self._answered += 1
         except (OSError, ValueError) as error:
-            self._away += 1
-            self._there = 0
-            schedule = self._known_schedule(settings)
-            if self._away < CHECKS_UNANSWERED:
+            self._unanswered += 1
+            self._answered = 0
+            schedule = self._last_schedule(settings)
+            if self._unanswered < CHECKS_UNANSWERED:
                 return None
-            gone = isinstance(error, HTTPError) and error.code == HTTPStatus.NOT_FOUND
-            why = "Prefect has no such deployment any more: run `mmalign deploy`" if gone else f"Prefect does not answer ({_words(error)})"
+            missing = isinstance(error, HTTPError) and error.code == HTTPStatus.NOT_FOUND
+            why = "Prefect has lost the deployment: run `mmalign deploy`" if missing else f"Prefect does not answer ({_words(error)})"
         else:
             why = ""
         due = schedule.last_due(self._clock() - timedelta(minutes=settings.notices.late_minutes))
         since = datetime.fromtimestamp(deployed.stat().st_mtime, UTC)
         if due is None or not schedule.active or due <= since or due.isoformat() == self._state().get("told"):
             return None
-        seen = [why] if why else self._what_is_wrong(deployment, due, settings)
+        seen = [why] if why else self._reasons(deployment, due, settings)
         if seen is None:
             return None
         notice = _notice(due, schedule, settings.notices.late_minutes, [*seen, *self._services()])
         keep(self._root, settings.notices, notice)
-        self._write_state(told=due.isoformat())  # after the notice is safe: a kill in between tells it twice rather than never
+        self._write_state(told=due.isoformat())  # after the notice is on disk: a kill in between repeats the notice rather than losing it
         return notice
 
     def check_runs(self) -> list[str]:
-        """End lost runs, keep a notice of those that are given up; what was done, in sentences."""
-        if self._there < CHECKS_ANSWERED:
+        """End lost runs, and write a notice for each abandoned one. Returns a sentence for each."""
+        if self._answered < CHECKS_ANSWERED:
             return []
         settings = load_settings(self._root / "params.yaml")
         ended = end_lost_runs(self._root, settings.deployments.crashed_after_seconds + CHECKS_ANSWERED * CHECK_SECONDS)
-        done = [f"run {name} had lost its process and is ended" for name in ended]
-        told = set(self._state().get("given_up", []))
+        sentences = [f"ended run {name}, which had lost its process" for name in ended]
+        reported = set(self._state().get("given_up", []))
         for run in abandoned_runs(self._root):
-            if run["id"] not in told:
+            if run["id"] not in reported:
                 title = f"run {run['name']} crashed before it began"
                 message = (run.get("state") or {}).get("message") or ""
-                text = f"It was to go on for a run that had crashed; nothing starts it again. {message}\nTry `mmalign doctor`, then `mmalign resume`."
+                text = f"It was to recover a crashed run, and nothing restarts it. {message}\nRun `mmalign doctor`, then `mmalign resume`."
                 keep(self._root, settings.notices, Notice("failed", title, text, {"flow_run": run["id"]}))
-                told.add(run["id"])
-                self._write_state(abandoned_runs=sorted(told))
-                done.append(title)
-        return done
+                reported.add(run["id"])
+                self._write_state(given_up=sorted(reported))
+                sentences.append(title)
+        return sentences
 
     def _schedule(self, deployment: str) -> Schedule:
-        """The deployment's schedule as Prefect has it, kept for when it is away."""
-        told = ask(self._root, f"deployments/{deployment}")
-        for entry in told["schedules"]:
+        """The deployment's schedule by Prefect. The state file keeps it for times without Prefect."""
+        deployed = ask(self._root, f"deployments/{deployment}")
+        for entry in deployed["schedules"]:
             if "cron" in entry["schedule"]:
-                active = bool(entry["active"]) and not told["paused"]
-                found = Schedule(entry["schedule"]["cron"], entry["schedule"].get("timezone") or "UTC", active)
+                active = bool(entry["active"]) and not deployed["paused"]
+                schedule = Schedule(entry["schedule"]["cron"], entry["schedule"].get("timezone") or "UTC", active)
                 break
         else:
-            found = Schedule("0 0 1 1 *", "UTC", active=False)  # its schedule was taken away
-        if self._state().get("schedule") != vars(found):
-            self._write_state(schedule=vars(found))
-        return found
+            schedule = Schedule("0 0 1 1 *", "UTC", active=False)  # the deployment has no schedule
+        if self._state().get("schedule") != vars(schedule):
+            self._write_state(schedule=vars(schedule))
+        return schedule
 
-    def _known_schedule(self, settings: Settings) -> Schedule:
-        known = self._state().get("schedule")
-        return Schedule(**known) if known else Schedule(settings.deployments.cron, settings.deployments.timezone)
+    def _last_schedule(self, settings: Settings) -> Schedule:
+        """The schedule that Prefect last reported, else the settings'."""
+        saved = self._state().get("schedule")
+        return Schedule(**saved) if saved else Schedule(settings.deployments.cron, settings.deployments.timezone)
 
-    def _what_is_wrong(self, deployment: str, due: datetime, settings: Settings) -> list[str] | None:
-        """None where a run began in time, else what Prefect tells of why not."""
+    def _reasons(self, deployment: str, due: datetime, settings: Settings) -> list[str] | None:
+        """Prefect's reasons for the missed run; None where a run began in time."""
         window = {"after_": (due - EARLY).isoformat(), "before_": (due + timedelta(minutes=settings.notices.late_minutes)).isoformat()}
         if self._runs(deployment, {"start_time": window}):
             return None
@@ -162,13 +163,13 @@ class Monitor:
         ]
         return [*seen, *self._pool(deployment)] or ["Prefect has no run for that time"]
 
-    def _runs(self, deployment: str, of: dict[str, Any]) -> list[dict[str, Any]]:
-        body = {"deployments": {"id": {"any_": [deployment]}}, "flow_runs": of, "limit": 5, "sort": "EXPECTED_START_TIME_DESC"}
-        found: list[dict[str, Any]] = ask(self._root, "flow_runs/filter", body)
-        return found
+    def _runs(self, deployment: str, criteria: dict[str, Any]) -> list[dict[str, Any]]:
+        body = {"deployments": {"id": {"any_": [deployment]}}, "flow_runs": criteria, "limit": 5, "sort": "EXPECTED_START_TIME_DESC"}
+        runs: list[dict[str, Any]] = ask(self._root, "flow_runs/filter", body)
+        return runs
 
     def _pool(self, deployment: str) -> list[str]:
-        """What is wrong with the pool that the deployment runs in, and with its workers."""
+        """The faults of the deployment's work pool and of its workers."""
         name = ask(self._root, f"deployments/{deployment}").get("work_pool_name")
         if not name:
             return ["the deployment has no work pool: run `mmalign deploy`"]
@@ -188,15 +189,15 @@ class Monitor:
         from components.operations.services.supervision import states
 
         try:
-            found = states(self._root, read_secrets(self._root))
+            services = states(self._root, read_secrets(self._root))
         except UserError as error:
             return [str(error)]
-        return [f"service {name} is {state}" for name, state in sorted(found.items()) if state != "RUNNING"]
+        return [f"service {name} is {state}" for name, state in sorted(services.items()) if state != "RUNNING"]
 
     def _state(self) -> dict[str, Any]:
         path = state_folder(self._root) / STATE
-        known: dict[str, Any] = read_json(path) if path.is_file() else {}
-        return known
+        saved: dict[str, Any] = read_json(path) if path.is_file() else {}
+        return saved
 
     def _write_state(self, **values: Any) -> None:
         write_json(state_folder(self._root) / STATE, {**self._state(), **values})
@@ -205,8 +206,8 @@ class Monitor:
 def _notice(due: datetime, schedule: Schedule, late_minutes: float, seen: list[str]) -> Notice:
     moment = due.astimezone(ZoneInfo(schedule.timezone)).strftime("%Y-%m-%d %H:%M %Z")
     text = "\n".join([f"No run of nightly began within {late_minutes:g} minutes of {moment}.", *(f"- {one}" for one in seen)])
-    facts = {"due": due.isoformat(), "cron": schedule.cron, "timezone": schedule.timezone, "seen": seen}
-    return Notice("missed", f"nightly {moment} did not begin", text, facts)
+    details = {"due": due.isoformat(), "cron": schedule.cron, "timezone": schedule.timezone, "seen": seen}
+    return Notice("missed", f"nightly {moment} did not begin", text, details)
 
 
 def _moment(text: str) -> str:
@@ -218,25 +219,25 @@ def _words(error: Exception) -> str:
 
 
 def main(root: Path) -> None:
-    """Look each minute, until the process is ended."""
-    sentinel = Monitor(root)
+    """Check each minute, until the process ends."""
+    monitor = Monitor(root)
     for number in itertools.count(1):
         time.sleep(CHECK_SECONDS)
         try:
-            notice = sentinel.look()
+            notice = monitor.check()
             if notice is not None:
-                say(notice.text)
-            done = sentinel.check_runs()
-            for sentence in done:
-                say(sentence)
-            if notice is not None or done or number % SEND_EVERY_CHECKS == 0:
-                send_waiting(root, say=say)
-        except Exception as error:  # noqa: BLE001 -- whatever is wrong at this minute, the next one is looked at
-            say(f"this look failed: {_words(error)}")
+                log(notice.text)
+            sentences = monitor.check_runs()
+            for sentence in sentences:
+                log(sentence)
+            if notice is not None or sentences or number % SEND_EVERY_CHECKS == 0:
+                send_waiting(root, log=log)
+        except Exception as error:  # noqa: BLE001 -- the next check comes in a minute
+            log(f"this check failed: {_words(error)}")
 
 
-def say(text: str) -> None:
-    """Write to the service's log at once."""
+def log(text: str) -> None:
+    """Write a line to the service's log, unbuffered."""
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}", flush=True)
 
 

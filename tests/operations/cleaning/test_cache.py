@@ -1,4 +1,4 @@
-"""Cleaning of a small checkout with real git and DVC. Time passes by the moment that is given in, since a file's own can't be turned back."""
+"""Cleaning of a small checkout with real git and DVC. Tests pass a later time, since files can't be made older."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from components.operations.cleaning.folders import remove_folder
-from components.operations.cleaning.sweep import look, sweep
+from components.operations.cleaning.sweep import inspect, sweep
 from components.processes.guard import try_lock
 from components.processes.marks import RUN_MARK, new_run_mark
 from tests.checkout import clean_environment, git
@@ -22,22 +22,22 @@ from tests.operations.cleaning.swept import SETTINGS, cached, clone, data, later
 def test_old_objects_that_nothing_names_go_and_those_in_use_stay(two: tuple[Path, set[str], set[str]]) -> None:
     checkout, first, second = two
     assert first <= cached(checkout)
-    seen = look(checkout, SETTINGS, later(31))
-    assert first <= cached(checkout)  # looking removes nothing
+    seen = inspect(checkout, SETTINGS, later(31))
+    assert first <= cached(checkout)  # inspect removes nothing
 
-    found = sweep(checkout, SETTINGS, later(31))
+    findings = sweep(checkout, SETTINGS, later(31))
 
     assert not first & cached(checkout)
     assert second <= cached(checkout)
-    assert [item.path for item in found.removable] == [item.path for item in seen.removable]
-    assert found.size > 0
-    assert all(not item.path.exists() for item in found.removable)
+    assert [item.path for item in findings.removable] == [item.path for item in seen.removable]
+    assert findings.size > 0
+    assert all(not item.path.exists() for item in findings.removable)
     status = subprocess.run(
         ["dvc", "status", "validate", "data.dvc"], cwd=checkout, capture_output=True, text=True, env=clean_environment(), check=True
     )
     assert status.stdout == "Data and pipelines are up to date.\n"
-    again = sweep(checkout, SETTINGS, later(31))
-    assert again.removable == []
+    second_sweep = sweep(checkout, SETTINGS, later(31))
+    assert second_sweep.removable == []
 
 
 @pytest.mark.slow
@@ -59,18 +59,18 @@ def test_an_empty_key_of_the_run_cache_over_which_dvc_fails_goes(checkout: Path)
     key = checkout / ".dvc/cache/runs/ab/ab12"
     key.mkdir(parents=True)
 
-    assert look(checkout, SETTINGS, later(29)).removable == []
-    found = sweep(checkout, SETTINGS, later(31))
+    assert inspect(checkout, SETTINGS, later(29)).removable == []
+    findings = sweep(checkout, SETTINGS, later(31))
 
-    assert [item.why for item in found.removable] == ["it is empty, which DVC fails over"]
+    assert [item.why for item in findings.removable] == ["it is empty, and DVC fails on it"]
     assert not key.exists()
 
 
 def test_young_objects_stay(two: tuple[Path, set[str], set[str]]) -> None:
     checkout, first, _ = two
 
-    assert look(checkout, SETTINGS, later(29)).removable == []
-    assert look(checkout, SETTINGS.model_copy(update={"cache_days": 1e-6}), later(0)).removable == []  # not even then
+    assert inspect(checkout, SETTINGS, later(29)).removable == []
+    assert inspect(checkout, SETTINGS.model_copy(update={"cache_days": 1e-6}), later(0)).removable == []  # not even then
     assert first <= cached(checkout)
 
 
@@ -126,17 +126,17 @@ Registry(root).register("mm-policy", root / "weights", whole=False, run_id=run, 
 
 
 def registered(checkout: Path) -> str:
-    """A version whose weights only DVC's cache has, and its run with the DVC files as they are; the hash of its model."""
+    """Register a version whose weights lie only in DVC's cache. Returns the hash of its model."""
     write(checkout / "weights/config.json", "{}")
     write(checkout / "weights/model.safetensors", "weights")
     subprocess.run(["dvc", "add", "weights"], cwd=checkout, check=True, capture_output=True, env=clean_environment())
     value = str(yaml.safe_load((checkout / "weights.dvc").read_text())["outs"][0]["md5"])
     (checkout / "weights.dvc").unlink()
     environment = {**clean_environment(), "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", REGISTER, value], cwd=checkout, capture_output=True, text=True, env=environment, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert completed.returncode == 0, completed.stderr
     return value
 
 
@@ -160,10 +160,10 @@ def test_a_registry_that_can_t_be_asked_spares_the_cache(two: tuple[Path, set[st
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
-    found = sweep(checkout, SETTINGS, later(31))
+    findings = sweep(checkout, SETTINGS, later(31))
 
     assert first <= cached(checkout)
-    assert any("DVC's cache is left alone" in sentence and "can't be reached" in sentence for sentence in found.spared)
+    assert any("DVC's cache is spared" in sentence and "can't be reached" in sentence for sentence in findings.spared)
 
 
 def test_records_that_wait_for_mlflow_keep_what_they_name(two: tuple[Path, set[str], set[str]]) -> None:
@@ -178,7 +178,7 @@ def test_records_that_wait_for_mlflow_keep_what_they_name(two: tuple[Path, set[s
 
 def test_a_kill_in_the_middle_leaves_no_folder_without_its_files(two: tuple[Path, set[str], set[str]]) -> None:
     checkout, first, _ = two
-    order = [item.path for item in look(checkout, SETTINGS, later(31)).removable]
+    order = [item.path for item in inspect(checkout, SETTINGS, later(31)).removable]
     names = [path.name for path in order]
     lists = [index for index, name in enumerate(names) if name.endswith(".dir")]
     runs = [index for index, path in enumerate(order) if "runs" in path.parts]
@@ -198,10 +198,10 @@ def test_nothing_of_scratch_or_cache_goes_while_a_run_or_dvc_works(two: tuple[Pa
     scratch = write(checkout / ".mmalign/scratch/align/k1/checkpoint-1/model.pt")
     lock = try_lock(checkout / ".mmalign/locks/run.lock")
     assert lock is not None
-    found = sweep(checkout, SETTINGS, later(31))
+    findings = sweep(checkout, SETTINGS, later(31))
     assert first <= cached(checkout)
     assert scratch.exists()
-    assert len(found.spared) == 2
+    assert len(findings.spared) == 2
     lock.release()
 
     stage = try_lock(checkout / ".mmalign/locks/align.lock")
@@ -237,11 +237,11 @@ def test_a_lock_of_dvc_that_is_held_spares_the_cache_and_hangs_nothing(two: tupl
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"held\n"
 
-    found = sweep(checkout, SETTINGS, later(31))
+    findings = sweep(checkout, SETTINGS, later(31))
 
     holder.communicate(b"")
     assert first <= cached(checkout)
-    assert found.spared == ["DVC's cache is left alone: another process holds DVC's lock"]
+    assert findings.spared == ["DVC's cache is spared: another process holds DVC's lock"]
 
 
 def test_whoever_holds_the_turn_may_clean_after_its_run(two: tuple[Path, set[str], set[str]]) -> None:
@@ -249,7 +249,7 @@ def test_whoever_holds_the_turn_may_clean_after_its_run(two: tuple[Path, set[str
     lock = try_lock(checkout / ".mmalign/locks/run.lock")
     assert lock is not None
 
-    sweep(checkout, SETTINGS, later(31), turns=[checkout])
+    sweep(checkout, SETTINGS, later(31), locked=[checkout])
 
     assert not first & cached(checkout)
     assert try_lock(lock.path) is None  # still the caller's
@@ -263,10 +263,10 @@ def test_a_cache_that_others_may_use_is_left_alone(checkout: Path) -> None:
     setting(checkout, 14)
     before = sorted(shared.rglob("*"))
 
-    found = sweep(checkout, SETTINGS, later(31))
+    findings = sweep(checkout, SETTINGS, later(31))
 
     assert sorted(shared.rglob("*")) == before
-    assert any("other checkouts may use it" in sentence for sentence in found.spared)
+    assert any("other checkouts may use it" in sentence for sentence in findings.spared)
 
 
 def test_cache_days_of_zero_keeps_all(two: tuple[Path, set[str], set[str]]) -> None:

@@ -44,13 +44,13 @@ def test_settings_that_are_not_valid_are_a_problem_that_names_the_key(checkout: 
 def test_a_base_model_is_a_whole_checkpoint(whole: Path) -> None:
     assert of_checkout.base_model(whole).state == "ok"
     weights = whole / BASE / "model.safetensors"
-    secrets = weights.read_bytes()
-    for broken in (secrets[:-1], b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", b""):
+    content = weights.read_bytes()
+    for broken in (content[:-1], b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", b""):
         weights.write_bytes(broken)
         finding = of_checkout.base_model(whole)
         assert finding.state == "problem"
         assert "data/base/model.safetensors" in finding.text
-    weights.write_bytes(secrets)
+    weights.write_bytes(content)
     write_json(whole / BASE / "model.safetensors.index.json", {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}})
     assert of_checkout.base_model(whole).text == "data/base lacks model-2.safetensors"
     (whole / BASE / "tokenizer.json").unlink()
@@ -66,15 +66,15 @@ def test_a_base_model_that_is_not_there_is_a_problem_unless_it_comes_with_the_da
 
 def test_data_that_a_run_settles_is_a_warning_and_data_that_it_refuses_a_problem(checkout: Path) -> None:
     assert of_checkout.data(checkout).state == "ok"
-    rows, truth = checkout / "data/preferences/data.jsonl", checkout / "data/truth/truth.jsonl"
-    kept = rows.read_text()
+    rows, ground_truth = checkout / "data/preferences/data.jsonl", checkout / "data/truth/truth.jsonl"
+    text = rows.read_text()
     rows.write_text("other\n")
     assert "1 file changed or new" in of_checkout.data(checkout).text
-    truth.unlink()
+    ground_truth.unlink()
     finding = of_checkout.data(checkout)
     assert finding.state == "problem"
     assert "--accept-data" in str(finding.cure)
-    rows.write_text(kept)
+    rows.write_text(text)
     finding = of_checkout.data(checkout)
     assert finding.state == "warning"
     assert "data/truth/truth.jsonl" in finding.text

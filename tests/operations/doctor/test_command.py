@@ -16,25 +16,25 @@ from tests.checkout import mmalign
 
 def test_the_command_finds_no_problem_in_a_checkout_that_works_and_says_so_in_json(whole: Path) -> None:
     began = time.monotonic()
-    done = mmalign(whole, "doctor", "--json")
-    found = json.loads(done.stdout)
-    assert found["problems"] == 0, found
-    assert done.returncode == 0
-    assert [check["name"] for check in found["checks"]] == list(CHECKS)
-    assert all(check.keys() == {"name", "state", "found", "cure"} for check in found["checks"])
-    assert all((check["cure"] is None) == (check["state"] == "ok") for check in found["checks"])
-    assert time.monotonic() - began < 60, "ten seconds are usual; it waited for something"
+    doctor = mmalign(whole, "doctor", "--json")
+    report = json.loads(doctor.stdout)
+    assert report["problems"] == 0, report
+    assert doctor.returncode == 0
+    assert [check["name"] for check in report["checks"]] == list(CHECKS)
+    assert all(check.keys() == {"name", "state", "found", "cure"} for check in report["checks"])
+    assert all((check["cure"] is None) == (check["state"] == "ok") for check in report["checks"])
+    assert time.monotonic() - began < 60, "ten seconds are usual"
     assert not (whole / "mlflow.db").exists()
 
 
 def test_a_problem_is_exit_code_1_and_the_other_checks_are_made(whole: Path) -> None:
     (whole / "requirements.txt").write_text("numpy==0.1\n")
     (whole / "params.yaml").write_text("model: [")
-    done = mmalign(whole, "doctor", "--json")
-    states = {check["name"]: check["state"] for check in json.loads(done.stdout)["checks"]}
-    assert done.returncode == 1
+    doctor = mmalign(whole, "doctor", "--json")
+    states = {check["name"]: check["state"] for check in json.loads(doctor.stdout)["checks"]}
+    assert doctor.returncode == 1
     assert states["packages"] == states["settings"] == "problem"
-    assert states["base model"] == "warning", "there is nothing to go by"
+    assert states["base model"] == "warning", "it lacks valid settings"
     assert states["git"] in {"ok", "warning"}
     assert states["torch"] == "ok"
 

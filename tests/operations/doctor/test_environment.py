@@ -93,8 +93,8 @@ def test_an_op_that_is_not_built_is_a_warning_on_a_machine_without_a_gpu(whole: 
     assert environment.cpu_op(whole).state == "ok"
 
 
-def torch_prints(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
-    monkeypatch.setattr(environment, "TORCH_QUESTIONS", said)
+def torch_prints(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    monkeypatch.setattr(environment, "TORCH_QUESTIONS", code)
 
 
 def test_torch_is_asked_in_a_process_of_its_own(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,9 +49,9 @@ def test_passwords_open_to_others_are_a_problem_and_doctor_says_so_beside_all_ot
     assert "chmod 600" in str(team.passwords(root).cure)
     with pytest.raises(NotChecked):
         team.services(root)
-    done = mmalign(root, "doctor", "--json")
-    assert done.returncode == 1
-    states = {check["name"]: check["state"] for check in json.loads(done.stdout)["checks"]}
+    doctor = mmalign(root, "doctor", "--json")
+    assert doctor.returncode == 1
+    states = {check["name"]: check["state"] for check in json.loads(doctor.stdout)["checks"]}
     assert states["passwords"] == "problem"
     assert states["settings"] == "ok"
     for command in (["status"], ["down"], ["plan"]):

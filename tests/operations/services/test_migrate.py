@@ -16,7 +16,7 @@ from components.operations.services.state import assign_addresses, create_secret
 from components.processes.secrets import state_folder
 from tests.checkout import ROOT, clean_environment, mmalign
 
-# Tables of an earlier MLflow, by the name of the last migration that they have.
+# Creates the tables of an earlier MLflow, and prints their revision.
 BEFORE = """
 import sys
 from alembic import command
@@ -48,10 +48,10 @@ def fixture_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def older(url: str) -> str:
-    """Make the tables of the MLflow before the last migration; the name of that state."""
-    done = subprocess.run([sys.executable, "-c", BEFORE, url], env=clean_environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()[-1]
+    """Create the tables from before MLflow's last migration. Returns the name of that revision."""
+    completed = subprocess.run([sys.executable, "-c", BEFORE, url], env=clean_environment(), capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout.split()[-1]
 
 
 def opens(url: str) -> bool:
@@ -65,9 +65,9 @@ def version(database: Path) -> str:
 
 
 def test_without_a_record_there_is_nothing_to_migrate(root: Path) -> None:
-    done = mmalign(root, "migrate")
-    assert done.returncode == 2
-    assert "nothing to migrate" in done.stderr
+    refused = mmalign(root, "migrate")
+    assert refused.returncode == 2
+    assert "nothing to migrate" in refused.stderr
 
 
 @pytest.mark.slow
@@ -75,11 +75,11 @@ def test_mlflow_db_of_an_older_version_is_migrated(root: Path) -> None:
     url = f"sqlite:///{root / 'mlflow.db'}"
     revision = older(url)
     assert version(root / "mlflow.db") == revision
-    done = mmalign(root, "migrate")
-    assert done.returncode == 0, done.stderr
+    migration = mmalign(root, "migrate")
+    assert migration.returncode == 0, migration.stderr
     assert version(root / "mlflow.db") != revision
     assert opens(url)
-    assert mmalign(root, "migrate").returncode == 0, "again does no harm"
+    assert mmalign(root, "migrate").returncode == 0, "a second migration does no harm"
 
 
 @pytest.mark.slow
@@ -93,8 +93,8 @@ def test_the_services_databases_are_migrated_while_they_are_down(root: Path) -> 
         refused = mmalign(root, "migrate")
         assert refused.returncode == 2
         assert "mmalign down" in refused.stderr
-    done = mmalign(root, "migrate")
-    assert done.returncode == 0, done.stderr
+    migration = mmalign(root, "migrate")
+    assert migration.returncode == 0, migration.stderr
     with temporary_postgres.database(root, state_folder(root), addresses, secrets):
         assert opens(url)
         for database, table in (("mlflow", "alembic_version"), ("mlflow_auth", "alembic_version_auth"), ("prefect", "alembic_version")):
@@ -103,5 +103,5 @@ def test_the_services_databases_are_migrated_while_they_are_down(root: Path) -> 
                 connection.cursor() as cursor,
             ):
                 cursor.execute(f"select version_num from {table}")  # noqa: S608
-                (found,) = cursor.fetchall()
-                assert found != (revision,)
+                (current,) = cursor.fetchall()
+                assert current != (revision,)

@@ -15,7 +15,7 @@ SECOND = "GPU-9d0e1f2b-1111-2222-3333-444455556666"
 
 @pytest.fixture
 def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program in the place of nvidia-smi, which answers as the real one does for two cards."""
+    """A fake nvidia-smi with the real one's output for two GPUs."""
     program = tmp_path / "nvidia-smi"
     program.write_text(f"#!/bin/sh\n[ \"$*\" = '--query-gpu=uuid --format=csv,noheader' ] && printf '{FIRST}\\n{SECOND}\\n'\n")
     program.chmod(0o755)
@@ -25,7 +25,7 @@ def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without a driver, whatever this one has."""
+    """A machine without a driver."""
     monkeypatch.setattr(gpus, "DEVICES", tmp_path)
     monkeypatch.setattr(gpus, "DRIVER", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -34,43 +34,45 @@ def no_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("two_gpus")
 @pytest.mark.parametrize(
-    ("told", "seen"),
+    ("variable", "seen"),
     [
         (None, [FIRST, SECOND]),
         ("", []),
         ("1", [SECOND]),
         ("1, 0", [SECOND, FIRST]),
         ("0,0", [FIRST]),
-        ("0,5,1", [FIRST]),  # as CUDA does: nothing after a card that is not there
+        ("0,5,1", [FIRST]),  # as CUDA does: nothing after a missing GPU
         ("-1", []),
         ("1,-1,0", [SECOND]),
         (SECOND, [SECOND]),
         ("GPU-9d0e", [SECOND]),
-        ("GPU-", []),  # both begin so
+        ("GPU-", []),  # a prefix of both
         ("MIG-7a1b", ["MIG-7a1b"]),
     ],
 )
-def test_cards_are_named_by_their_uuid_however_they_were_told(monkeypatch: pytest.MonkeyPatch, told: str | None, seen: list[str]) -> None:
-    if told is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", told)
+def test_cards_are_named_by_their_uuid_however_they_were_told(
+    monkeypatch: pytest.MonkeyPatch, variable: str | None, seen: list[str]
+) -> None:
+    if variable is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
     assert visible_gpus() == seen
 
 
 @pytest.mark.usefixtures("two_gpus")
 def test_a_slot_is_named_by_the_card_and_not_by_its_number() -> None:
-    assert [slot_name(card) for card in machine_gpus()] == [f"gpu-{FIRST[4:]}", f"gpu-{SECOND[4:]}"]
+    assert [slot_name(gpu) for gpu in machine_gpus()] == [f"gpu-{FIRST[4:]}", f"gpu-{SECOND[4:]}"]
 
 
 @pytest.mark.usefixtures("no_gpus")
 def test_without_nvidia_smi_the_drivers_files_name_the_cards(tmp_path: Path) -> None:
-    for bus, card in (("0000:c1:00.0", SECOND), ("0000:41:00.0", FIRST)):
+    for bus, gpu in (("0000:c1:00.0", SECOND), ("0000:41:00.0", FIRST)):
         (tmp_path / bus).mkdir()
-        (tmp_path / bus / "information").write_text(f"Model: \t\t NVIDIA H100\nIRQ:   \t\t 18\nGPU UUID: \t {card}\nDevice Minor: \t 0\n")
+        (tmp_path / bus / "information").write_text(f"Model: \t\t NVIDIA H100\nIRQ:   \t\t 18\nGPU UUID: \t {gpu}\nDevice Minor: \t 0\n")
     assert machine_gpus() == [FIRST, SECOND]
     (tmp_path / "0000:c1:00.0/information").write_text("GPU UUID: \t GPU-????????-????-????-????-????????????\n")
     for number in (0, 1):
         (tmp_path / f"nvidia{number}").touch()
-    assert machine_gpus() == ["0", "1"], "a card asleep has no name there: numbers for all"
+    assert machine_gpus() == ["0", "1"], "a sleeping GPU has no UUID there, so all have numbers"
 
 
 @pytest.mark.usefixtures("no_gpus")

@@ -22,7 +22,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of slots that other users reach."""
+    """A folder of slots for all users."""
     made = Path(tempfile.mkdtemp(prefix="mmalign-slots-"))
     made.chmod(0o1777)
     monkeypatch.setenv("MMALIGN_SLOTS", str(made))
@@ -45,9 +45,9 @@ def test_a_slot_is_held_once_and_its_file_says_by_whom(folder: Path, me: Holder)
     assert json.loads((folder / "mmalign-gpu-0.lock").read_text()) == asdict(me)
     slot.release()
     assert slot_holder("gpu-0") is None
-    again = try_slot("gpu-0", me)
-    assert again is not None
-    again.release()
+    second = try_slot("gpu-0", me)
+    assert second is not None
+    second.release()
     assert slot_names() == ["gpu-0"]
 
 
@@ -88,7 +88,7 @@ def test_everybody_may_note_themselves_whatever_the_umask(folder: Path, me: Hold
 def test_a_file_that_this_user_can_not_write_is_locked_all_the_same(folder: Path) -> None:
     path = folder / "mmalign-cpu.lock"
     path.touch(0o644)
-    # The code is read before the process becomes somebody else, who may not read this checkout.
+    # The imports come before setuid, since the other user may not read this checkout.
     script = (
         "import os, sys\nfrom pathlib import Path\nfrom components.processes.slots.locks import Holder, try_slot\n"
         f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
@@ -123,7 +123,7 @@ def test_what_others_wrote_steers_no_terminal_and_is_cut(folder: Path, me: Holde
 
 
 def test_a_file_that_was_removed_while_held_is_seen(folder: Path, me: Holder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever locks a removed file holds nothing: the next one locks the new file of that name."""
+    """A lock on a removed file is worthless, since the next process locks a new file of that name."""
     path = folder / "mmalign-cpu.lock"
     opened = locks._open
 
@@ -145,11 +145,11 @@ def test_by_itself_the_folder_is_one_of_roots_that_is_sticky(monkeypatch: pytest
     mine = tmp_path / "mine"
     mine.mkdir()
     mine.chmod(0o777)
-    sticky = next(place for place in (Path("/run/lock"), Path("/tmp")) if place.is_dir() and place.stat().st_mode & 0o1777 == 0o1777)  # noqa: S108
+    sticky = next(shared for shared in (Path("/run/lock"), Path("/tmp")) if shared.is_dir() and shared.stat().st_mode & 0o1777 == 0o1777)  # noqa: S108
     monkeypatch.setattr(locks, "SHARED_FOLDERS", (mine, tmp_path / "missing", sticky))
     assert slots_folder() == sticky.resolve()
     monkeypatch.setattr(locks, "SHARED_FOLDERS", (mine,))
-    with pytest.raises(UserError, match="name another one in MMALIGN_SLOTS"):
+    with pytest.raises(UserError, match="name another folder in MMALIGN_SLOTS"):
         slots_folder()
 
 
