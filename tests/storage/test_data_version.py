@@ -39,7 +39,7 @@ def clone(folder: Path, to: Path) -> Path:
     return to
 
 
-def test_a_fresh_clone_gets_the_bundled_data(checkout: Path, tmp_path: Path) -> None:
+def test_fresh_clone_fetches_bundled_data(checkout: Path, tmp_path: Path) -> None:
     fresh = clone(checkout, tmp_path / "fresh")
     version, output = sync(fresh)
     assert version == out(checkout)["md5"]
@@ -47,7 +47,7 @@ def test_a_fresh_clone_gets_the_bundled_data(checkout: Path, tmp_path: Path) -> 
     assert (fresh / ROWS).read_text() == (checkout / ROWS).read_text()
 
 
-def test_unchanged_data_are_left_alone_and_nothing_is_said(checkout: Path) -> None:
+def test_unchanged_data_log_nothing(checkout: Path) -> None:
     before = (checkout / "data.dvc").read_text()
     assert sync(checkout) == (out(checkout)["md5"], "")
     assert (checkout / "data.dvc").read_text() == before
@@ -61,7 +61,7 @@ def test_missing_files_alone_are_fetched(checkout: Path) -> None:
     assert (checkout / ROWS).read_text() == "1\n2\n"
 
 
-def test_of_media_only_the_folder_is_named(checkout: Path) -> None:
+def test_media_are_logged_by_folder_only(checkout: Path) -> None:
     for name in ("who-is-on-it.png", "and-who-on-this.png"):
         (checkout / "data/preferences/short").mkdir(exist_ok=True)
         (checkout / "data/preferences/short" / name).write_text(name)
@@ -70,7 +70,7 @@ def test_of_media_only_the_folder_is_named(checkout: Path) -> None:
     assert "who" not in output
 
 
-def test_changed_and_added_files_are_counted_listed_and_committed_and_the_pin_goes(checkout: Path) -> None:
+def test_changed_files_are_committed_and_pin_is_removed(checkout: Path) -> None:
     before = out(checkout)
     assert (before["remote"], before["push"]) == ("bundled", False)
     (checkout / ROWS).write_text("1\nchanged\n")
@@ -84,7 +84,7 @@ def test_changed_and_added_files_are_counted_listed_and_committed_and_the_pin_go
     assert not data_state(checkout).differs
 
 
-def test_the_push_command_is_named_only_when_a_bucket_is_set(checkout: Path) -> None:
+def test_push_command_is_named_only_with_bucket(checkout: Path) -> None:
     (checkout / ROWS).write_text("1\n")
     assert "dvc remote modify s3 url" in sync(checkout)[1]
     dvc(checkout, "remote", "modify", "s3", "url", "s3://somebodys-bucket/data")
@@ -94,7 +94,7 @@ def test_the_push_command_is_named_only_when_a_bucket_is_set(checkout: Path) -> 
     assert "remote modify" not in output
 
 
-def test_removed_files_beside_a_change_stop_until_they_are_accepted(checkout: Path) -> None:
+def test_removal_beside_change_needs_acceptance(checkout: Path) -> None:
     (checkout / ROWS).write_text("1\n")
     (checkout / "data/preferences/heldout.jsonl").unlink()
     before = (checkout / "data.dvc").read_text()
@@ -108,14 +108,14 @@ def test_removed_files_beside_a_change_stop_until_they_are_accepted(checkout: Pa
     assert not data_state(checkout).differs
 
 
-def test_accepting_removals_on_a_fresh_clone_fetches_and_does_not_empty_the_data(checkout: Path, tmp_path: Path) -> None:
+def test_accepted_removals_on_fresh_clone_still_fetch(checkout: Path, tmp_path: Path) -> None:
     fresh = clone(checkout, tmp_path / "fresh")
     sync(fresh, accept=True)
     assert out(fresh) == out(checkout)
     assert (fresh / ROWS).exists()
 
 
-def test_missing_files_that_nobody_has_are_one_sentence(checkout: Path) -> None:
+def test_files_missing_everywhere_are_refused(checkout: Path) -> None:
     (checkout / ROWS).write_text("mine\n")
     sync(checkout)
     shutil.rmtree(checkout / ".dvc/cache/files")
@@ -124,7 +124,7 @@ def test_missing_files_that_nobody_has_are_one_sentence(checkout: Path) -> None:
         sync(checkout)
 
 
-def test_a_lost_cache_is_filled_again_from_unchanged_data(checkout: Path) -> None:
+def test_lost_cache_is_refilled_from_data(checkout: Path) -> None:
     (checkout / ROWS).write_text("mine\n")
     version, _ = sync(checkout)
     shutil.rmtree(checkout / ".dvc/cache/files")
@@ -134,7 +134,7 @@ def test_a_lost_cache_is_filled_again_from_unchanged_data(checkout: Path) -> Non
     assert (checkout / ROWS).read_text() == "mine\n"
 
 
-def test_own_data_travel_through_a_second_remote_and_the_repository_gains_no_file(checkout: Path, tmp_path: Path) -> None:
+def test_own_data_travel_through_second_remote(checkout: Path, tmp_path: Path) -> None:
     before = bundled(checkout)
     (checkout / ROWS).write_text("mine\n")
     sync(checkout)
@@ -152,7 +152,7 @@ def test_own_data_travel_through_a_second_remote_and_the_repository_gains_no_fil
 
 
 @pytest.mark.parametrize("arguments", [["push"], ["push", "data.dvc"]])
-def test_no_push_without_a_named_remote_writes_into_the_repository(checkout: Path, arguments: list[str]) -> None:
+def test_push_without_remote_leaves_repository_unchanged(checkout: Path, arguments: list[str]) -> None:
     before = bundled(checkout)
     (checkout / ROWS).write_text("by hand\n")
     assert dvc(checkout, "add", "data").returncode == 0  # keeps the pin
@@ -160,7 +160,7 @@ def test_no_push_without_a_named_remote_writes_into_the_repository(checkout: Pat
     assert bundled(checkout) == before
 
 
-def test_a_corrupted_file_of_the_bundled_remote_is_refused(checkout: Path, tmp_path: Path) -> None:
+def test_corrupted_bundled_file_is_refused(checkout: Path, tmp_path: Path) -> None:
     fresh = clone(checkout, tmp_path / "fresh")
     target = max(path for path in (fresh / "infra/bundled-data/files").rglob("*") if path.is_file() and path.suffix != ".dir")
     target.write_bytes(b"x" + target.read_bytes()[1:])
@@ -168,16 +168,16 @@ def test_a_corrupted_file_of_the_bundled_remote_is_refused(checkout: Path, tmp_p
         sync(fresh)
 
 
-def test_data_without_facts_get_an_empty_folder_with_a_note(checkout: Path) -> None:
+def test_data_without_ground_truth_get_folder_with_note(checkout: Path) -> None:
     shutil.rmtree(checkout / "data")
     (checkout / ROWS).parent.mkdir(parents=True)
     (checkout / ROWS).write_text("mine\n")
     output = sync(checkout, accept=True)[1]
-    assert "no data/truth" in output
+    assert "data/truth is missing" in output
     assert sorted(path.name for path in (checkout / "data/truth").iterdir()) == ["NOTE.md"]
 
 
-def test_data_that_were_never_committed_become_the_first_version(checkout: Path) -> None:
+def test_uncommitted_data_become_first_version(checkout: Path) -> None:
     (checkout / "data.dvc").unlink()
     version, output = sync(checkout)
     assert "3 files of data/ new" in output

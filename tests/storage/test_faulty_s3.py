@@ -72,7 +72,7 @@ def lose_data(checkout: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["busy", "cut", "silent"])
-def test_a_fault_that_passes_is_asked_again(checkout: Path, s3: FaultyS3, fault: str) -> None:
+def test_passing_fault_is_retried(checkout: Path, s3: FaultyS3, fault: str) -> None:
     own_data(checkout)
     push(checkout)
     lose_data(checkout)
@@ -83,7 +83,7 @@ def test_a_fault_that_passes_is_asked_again(checkout: Path, s3: FaultyS3, fault:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["flipped", "cut"])
-def test_wrong_bytes_are_never_taken_for_the_data(checkout: Path, s3: FaultyS3, fault: str) -> None:
+def test_wrong_bytes_are_never_accepted(checkout: Path, s3: FaultyS3, fault: str) -> None:
     own_data(checkout)
     push(checkout)
     lose_data(checkout)
@@ -98,7 +98,7 @@ def test_wrong_bytes_are_never_taken_for_the_data(checkout: Path, s3: FaultyS3, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("access", "fault"), [("AK-unknown", "none"), (ACCESS, "busy")])
-def test_a_push_that_is_refused_is_a_sentence_without_the_key(checkout: Path, s3: FaultyS3, access: str, fault: str) -> None:
+def test_refused_push_sentence_hides_key(checkout: Path, s3: FaultyS3, access: str, fault: str) -> None:
     own_data(checkout)
     configure(checkout, s3.address, access)
     s3.fail(fault, method="PUT")  # type: ignore[arg-type]

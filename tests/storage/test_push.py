@@ -52,12 +52,12 @@ def keys(client: Any) -> set[str]:
     return {entry["Key"] for entry in client.list_objects_v2(Bucket="team").get("Contents", [])}
 
 
-def test_without_a_bucket_nothing_is_pushed(checkout: Path) -> None:
+def test_push_without_bucket_does_nothing(checkout: Path) -> None:
     assert not has_bucket(checkout)
     assert push_run(checkout, checkout, checkout / "push.log") is None
 
 
-def test_a_run_is_pushed_with_the_run_cache_while_another_process_holds_the_lock_of_dvc(checkout: Path, bucket: Any) -> None:
+def test_run_is_pushed_while_dvc_is_locked(checkout: Path, bucket: Any) -> None:
     address, client = bucket
     point_to(checkout, address)
     repro(checkout, "validate")
@@ -89,7 +89,7 @@ def test_a_run_is_pushed_with_the_run_cache_while_another_process_holds_the_lock
 
 
 @pytest.mark.slow
-def test_a_remote_that_is_away_fails_the_push_and_nothing_else(checkout: Path) -> None:
+def test_silent_remote_fails_only_push(checkout: Path) -> None:
     point_to(checkout, "http://127.0.0.1:9")
     repro(checkout, "validate")
 
@@ -101,7 +101,7 @@ def test_a_remote_that_is_away_fails_the_push_and_nothing_else(checkout: Path) -
     assert pushed.log == checkout / "logs/push.log"
 
 
-def test_a_push_ends_when_the_run_is_cancelled(checkout: Path, bucket: Any) -> None:
+def test_cancelled_run_ends_push(checkout: Path, bucket: Any) -> None:
     point_to(checkout, bucket[0])
     cancel = threading.Event()
     cancel.set()
@@ -123,7 +123,7 @@ def fixture_clone(checkout: Path) -> Path:
     return folder
 
 
-def test_the_lock_of_a_clone_is_pushed_to_a_branch_and_the_checkout_stays_as_it_is(checkout: Path, clone: Path) -> None:
+def test_clone_lock_is_pushed_and_checkout_is_unchanged(checkout: Path, clone: Path) -> None:
     before = (git(checkout, "rev-parse", "HEAD"), git(checkout, "status", "--porcelain"), git(checkout, "branch", "--show-current"))
 
     pushed = commit_lock(clone, "mmalign/nightly/2026-11-25-abcd1234", push=True)
@@ -135,7 +135,7 @@ def test_the_lock_of_a_clone_is_pushed_to_a_branch_and_the_checkout_stays_as_it_
     assert after == before
 
 
-def test_the_branch_stays_in_the_clone_unless_pushing_is_allowed(checkout: Path, clone: Path) -> None:
+def test_branch_stays_in_clone_without_push_lock(checkout: Path, clone: Path) -> None:
     pushed = commit_lock(clone, "mmalign/nightly/x", push=False)
 
     assert pushed is not None
@@ -145,13 +145,13 @@ def test_the_branch_stays_in_the_clone_unless_pushing_is_allowed(checkout: Path,
     assert "mmalign/nightly" not in git(checkout, "branch", "--all")
 
 
-def test_a_lock_that_did_not_change_makes_no_branch(clone: Path) -> None:
+def test_unchanged_lock_makes_no_branch(clone: Path) -> None:
     (clone / "dvc.lock").unlink()
 
     assert commit_lock(clone, "mmalign/nightly/x", push=True) is None
 
 
-def test_an_origin_that_refuses_is_a_sentence_without_its_password(clone: Path) -> None:
+def test_refusing_origin_sentence_hides_password(clone: Path) -> None:
     git(clone, "remote", "set-url", "origin", "http://user:hunter22@127.0.0.1:9/x.git")
 
     pushed = commit_lock(clone, "mmalign/nightly/x", push=True)

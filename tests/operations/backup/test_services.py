@@ -65,7 +65,7 @@ def expected(root: Path) -> tuple[list[tuple[object, ...]], ...]:
     return [(0.5,)], [(True,)], [(checkout_mark(root),)]
 
 
-def test_databases_passwords_and_addresses_come_back_in_another_folder(checkout: Path, fresh: Path, tmp_path: Path) -> None:
+def test_services_state_restores_into_other_folder(checkout: Path, fresh: Path, tmp_path: Path) -> None:
     use_services(checkout)
     folder = tmp_path / "kept"
     backup = mmalign(checkout, "backup", str(folder))  # starts the database for a moment
@@ -92,7 +92,7 @@ def test_databases_passwords_and_addresses_come_back_in_another_folder(checkout:
 
 
 @pytest.mark.slow
-def test_a_state_folder_that_was_lost_comes_back_beside_artifacts_that_are_there(checkout: Path, tmp_path: Path) -> None:
+def test_lost_state_folder_restores_beside_artifacts(checkout: Path, tmp_path: Path) -> None:
     use_services(checkout)
     folder = make_backup(checkout, tmp_path / "kept", with_cache=False, log=quiet).folder
     secrets = read_secrets(checkout)
@@ -103,9 +103,7 @@ def test_a_state_folder_that_was_lost_comes_back_beside_artifacts_that_are_there
 
 
 @pytest.mark.slow
-def test_a_restore_killed_in_the_middle_leaves_no_services_and_is_done_by_running_it_again(
-    checkout: Path, fresh: Path, tmp_path: Path
-) -> None:
+def test_killed_restore_leaves_no_services_and_can_rerun(checkout: Path, fresh: Path, tmp_path: Path) -> None:
     use_services(checkout)
     folder = make_backup(checkout, tmp_path / "kept", with_cache=False, log=quiet).folder
     command = [sys.executable, "-m", "components.cli.main", "restore", str(folder)]
@@ -123,7 +121,7 @@ def test_a_restore_killed_in_the_middle_leaves_no_services_and_is_done_by_runnin
 
 
 @pytest.mark.slow
-def test_a_database_of_somebodys_is_backed_up_and_only_an_empty_one_is_filled(
+def test_external_database_restores_only_into_empty_server(
     checkout: Path, fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     servers = {name: Addresses("127.0.0.1", 0, 0, free_port(set())) for name in ("old", "new")}
@@ -150,7 +148,7 @@ def test_a_database_of_somebodys_is_backed_up_and_only_an_empty_one_is_filled(
         assert recorded(fresh) == expected(fresh)
 
 
-def test_a_program_of_postgresql_that_fails_says_why_without_the_password(checkout: Path, tmp_path: Path) -> None:
+def test_failed_pg_dump_message_hides_password(checkout: Path, tmp_path: Path) -> None:
     use_services(checkout)
     addresses, secrets = read_addresses(checkout), read_secrets(checkout)
     assert addresses is not None
@@ -160,7 +158,7 @@ def test_a_program_of_postgresql_that_fails_says_why_without_the_password(checko
 
 
 @pytest.mark.slow
-def test_champion_lineage_and_the_skip_are_as_before_after_the_whole_state_was_lost(checkout: Path, tmp_path: Path) -> None:
+def test_restore_after_total_loss_keeps_lineage_and_skips(checkout: Path, tmp_path: Path) -> None:
     """`mmalign up`, a champion, a backup beside running services, the loss of all state, a restore, `mmalign up`."""
     environment = {**clean_environment(), "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     subprocess.run(["dvc", "repro", "-q"], cwd=checkout, env=environment, check=True, timeout=300)

@@ -19,7 +19,7 @@ from tests.checkout import git, mmalign
 from tests.operations.cleaning.swept import SETTINGS, clone, kinds, later, write
 
 
-def test_clones_go_by_age_but_not_one_that_runs_or_whose_records_wait(checkout: Path) -> None:
+def test_old_clones_go_except_busy_or_unrecorded_ones(checkout: Path) -> None:
     old, busy, waiting = (clone(checkout, name) for name in ("a-old", "b-busy", "c-waiting"))
     write(waiting / ".mmalign/tracking/pending-1.jsonl", "{}")
     lock = try_lock(busy / ".mmalign/locks/run.lock")
@@ -39,7 +39,7 @@ def test_clones_go_by_age_but_not_one_that_runs_or_whose_records_wait(checkout: 
     lock.release()
 
 
-def test_old_scratch_and_logs_go_and_the_notices_and_what_git_tracks_stay(checkout: Path) -> None:
+def test_old_scratch_and_logs_go_but_tracked_files_stay(checkout: Path) -> None:
     scratch = write(checkout / ".mmalign/scratch/align/k1/checkpoint-1/model.pt", "x" * 1000)
     registration = write(checkout / ".mmalign/registry/tmpabc/package/MLmodel")
     log = write(checkout / "logs/20260101-020000/align.log")
@@ -58,7 +58,7 @@ def test_old_scratch_and_logs_go_and_the_notices_and_what_git_tracks_stay(checko
     assert next(item.size for item in findings.removable if item.path.name == "k1") == 1000
 
 
-def test_a_link_goes_without_what_it_points_to_and_what_a_kill_left_goes_too(checkout: Path) -> None:
+def test_link_goes_without_its_target_and_killed_rest_goes(checkout: Path) -> None:
     elsewhere = write(checkout.parent / "big-disk/model.pt")
     (checkout / ".mmalign/scratch/align").mkdir(parents=True)
     link = checkout / ".mmalign/scratch/align/k1"
@@ -73,7 +73,7 @@ def test_a_link_goes_without_what_it_points_to_and_what_a_kill_left_goes_too(che
 
 
 @pytest.mark.slow
-def test_the_command_says_what_how_big_and_why_and_a_dry_run_removes_nothing(checkout: Path) -> None:
+def test_clean_lists_reasons_and_dry_run_removes_nothing(checkout: Path) -> None:
     old = time.time() - 40 * DAY
     log = write(checkout / "logs/20260101-020000/align.log", "x" * 2000)
     for path in (log, log.parent):

@@ -11,9 +11,7 @@ from tests.checkout import git
 from tests.operations.doctor.whole_checkout import BASE, only_tools, settings_changed
 
 
-def test_git_needs_a_repository_a_commit_an_identity_and_likes_a_clean_tree(
-    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_git_without_commit_author_or_clean_tree_is_reported(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
@@ -33,7 +31,7 @@ def test_git_needs_a_repository_a_commit_an_identity_and_likes_a_clean_tree(
     assert of_checkout.git(checkout).text == "git is not on PATH"
 
 
-def test_settings_that_are_not_valid_are_a_problem_that_names_the_key(checkout: Path) -> None:
+def test_invalid_settings_problem_names_key(checkout: Path) -> None:
     assert of_checkout.settings(checkout).state == "ok"
     settings_changed(checkout, "alignment", bta=0.2)
     finding = of_checkout.settings(checkout)
@@ -41,7 +39,7 @@ def test_settings_that_are_not_valid_are_a_problem_that_names_the_key(checkout: 
     assert finding.text == "params.yaml: unknown key 'alignment.bta'; did you mean 'alignment.beta'?"
 
 
-def test_a_base_model_is_a_whole_checkpoint(whole: Path) -> None:
+def test_incomplete_base_model_is_problem(whole: Path) -> None:
     assert of_checkout.base_model(whole).state == "ok"
     weights = whole / BASE / "model.safetensors"
     content = weights.read_bytes()
@@ -57,14 +55,14 @@ def test_a_base_model_is_a_whole_checkpoint(whole: Path) -> None:
     assert of_checkout.base_model(whole).text == "data/base lacks tokenizer.json"
 
 
-def test_a_base_model_that_is_not_there_is_a_problem_unless_it_comes_with_the_data(whole: Path) -> None:
+def test_missing_base_model_is_problem_unless_part_of_data(whole: Path) -> None:
     shutil.rmtree(whole / BASE)
     assert of_checkout.base_model(whole).state == "warning"
     settings_changed(whole, "model", base="models/none")
     assert of_checkout.base_model(whole).state == "problem"
 
 
-def test_data_that_a_run_settles_is_a_warning_and_data_that_it_refuses_a_problem(checkout: Path) -> None:
+def test_syncable_data_is_warning_and_refused_data_is_problem(checkout: Path) -> None:
     assert of_checkout.data(checkout).state == "ok"
     rows, ground_truth = checkout / "data/preferences/data.jsonl", checkout / "data/truth/truth.jsonl"
     text = rows.read_text()
@@ -84,7 +82,7 @@ def test_data_that_a_run_settles_is_a_warning_and_data_that_it_refuses_a_problem
     assert of_checkout.data(checkout).state == "problem"
 
 
-def test_a_lost_remote_is_a_problem_and_one_without_a_bucket_is_not(checkout: Path) -> None:
+def test_lost_remote_is_problem_but_unset_bucket_is_ok(checkout: Path) -> None:
     finding = of_checkout.dvc(checkout)
     assert finding.state == "ok"
     assert "no bucket set yet" in finding.text
@@ -96,6 +94,6 @@ def test_a_lost_remote_is_a_problem_and_one_without_a_bucket_is_not(checkout: Pa
     assert of_checkout.dvc(checkout).state == "problem"
 
 
-def test_links_through_which_an_edit_reaches_the_cache_are_a_warning(checkout: Path) -> None:
+def test_cache_with_hard_links_is_warning(checkout: Path) -> None:
     (checkout / ".dvc/config.local").write_text("[cache]\n    type = hardlink,copy\n")
     assert of_checkout.dvc(checkout).state == "warning"

@@ -14,7 +14,7 @@ from components.operations.doctor.findings import Finding, as_json, ok, problem,
 from tests.checkout import mmalign
 
 
-def test_the_command_finds_no_problem_in_a_checkout_that_works_and_says_so_in_json(whole: Path) -> None:
+def test_doctor_on_sound_checkout_prints_json_without_problems(whole: Path) -> None:
     began = time.monotonic()
     doctor = mmalign(whole, "doctor", "--json")
     report = json.loads(doctor.stdout)
@@ -27,7 +27,7 @@ def test_the_command_finds_no_problem_in_a_checkout_that_works_and_says_so_in_js
     assert not (whole / "mlflow.db").exists()
 
 
-def test_a_problem_is_exit_code_1_and_the_other_checks_are_made(whole: Path) -> None:
+def test_problem_exits_1_and_other_checks_run(whole: Path) -> None:
     (whole / "requirements.txt").write_text("numpy==0.1\n")
     (whole / "params.yaml").write_text("model: [")
     doctor = mmalign(whole, "doctor", "--json")
@@ -39,7 +39,7 @@ def test_a_problem_is_exit_code_1_and_the_other_checks_are_made(whole: Path) -> 
     assert states["torch"] == "ok"
 
 
-def test_a_check_that_raises_is_a_problem_of_that_check(tmp_path: Path) -> None:
+def test_raising_check_is_problem_of_that_check(tmp_path: Path) -> None:
     def breaks(root: Path) -> Finding:
         raise OSError(f"{root} is on fire")
 
@@ -50,12 +50,12 @@ def test_a_check_that_raises_is_a_problem_of_that_check(tmp_path: Path) -> None:
     assert as_json(findings)["problems"] == 2
 
 
-def test_checks_that_wait_for_a_process_are_known_ones() -> None:
+def test_checks_that_wait_for_child_process_exist() -> None:
     assert CHECKS.keys() >= BESIDE
 
 
 @pytest.mark.parametrize("width", [80, 40])
-def test_the_table_fits_the_terminal_and_shows_each_cure(width: int) -> None:
+def test_table_fits_terminal_and_shows_each_cure(width: int) -> None:
     findings = dict.fromkeys(CHECKS, ok("fine"))
     findings["git"] = warning("3 files changed", "commit them")
     findings["packages"] = problem("numpy 0.1 (not ==2.0)", "make install")

@@ -59,7 +59,7 @@ def remote(root: Path, *settings: str) -> None:
     subprocess.run([str(Path(sys.executable).parent / "dvc"), "remote", *settings], cwd=root, check=True, capture_output=True)
 
 
-def test_a_remote_that_does_not_verify_is_a_problem(checkout: Path) -> None:
+def test_remote_without_verify_is_problem(checkout: Path) -> None:
     assert reach.remotes(checkout).state == "ok"
     remote(checkout, "modify", "s3", "verify", "false")
     finding = reach.remotes(checkout)
@@ -67,7 +67,7 @@ def test_a_remote_that_does_not_verify_is_a_problem(checkout: Path) -> None:
     assert finding.cure == "dvc remote modify s3 verify true"
 
 
-def test_a_bucket_that_can_be_written_is_well_and_nothing_stays_in_it(checkout: Path, bucket: str) -> None:
+def test_writable_bucket_is_ok_and_stays_empty(checkout: Path, bucket: str) -> None:
     import boto3
 
     remote(checkout, "modify", "s3", "url", "s3://ours/mmalign")
@@ -101,7 +101,7 @@ def wrong_clock(seconds: float) -> Iterator[str]:
     server.server_close()
 
 
-def test_a_clock_that_is_off_by_minutes_is_a_warning(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clock_off_by_minutes_is_warning(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert reach.clock(checkout).state == "ok"
     monkeypatch.setenv(ARTIFACTS_BUCKET, "ours")
     for ahead, state in ((5.0, "ok"), (300.0, "warning"), (-300.0, "warning")):
@@ -114,7 +114,7 @@ def test_a_clock_that_is_off_by_minutes_is_a_warning(checkout: Path, monkeypatch
     assert "does not answer" in reach.clock(checkout).text
 
 
-def test_the_database_servers_clock_is_asked_by_its_own_time(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clock_is_compared_with_database_server(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from components.operations.services import temporary_postgres
     from components.operations.services.state import Addresses, create_secrets, database_url, free_port
 
@@ -126,7 +126,7 @@ def test_the_database_servers_clock_is_asked_by_its_own_time(checkout: Path, tmp
         assert "against DATABASE_URL" in finding.text
 
 
-def test_what_the_last_run_made_is_asked_for_as_room_for_the_next(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_check_counts_outs_of_last_run(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.last_outs_bytes(checkout) == 0
     lock = "stages:\n  align:\n    outs:\n    - {path: a, md5: x, size: 3000000000}\n  reward:\n    outs:\n    - {path: b, md5: y}\n"
     (checkout / "dvc.lock").write_text(lock)

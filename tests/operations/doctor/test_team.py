@@ -29,18 +29,18 @@ def fixture_root(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return checkout
 
 
-def test_a_checkout_without_services_needs_none(checkout: Path) -> None:
+def test_checkout_without_services_is_ok(checkout: Path) -> None:
     for check in (team.services, team.passwords, team.deployments):
         assert check(checkout) == ok(team.NO_SERVICES)
 
 
-def test_services_that_are_down_are_a_problem_where_the_record_is_theirs(root: Path) -> None:
+def test_stopped_services_with_record_are_problem(root: Path) -> None:
     finding = team.services(root)
     assert finding.state == "problem"
     assert finding.cure == "mmalign up --detach"
 
 
-def test_passwords_open_to_others_are_a_problem_and_doctor_says_so_beside_all_other_checks(root: Path) -> None:
+def test_readable_passwords_are_problem_beside_other_checks(root: Path) -> None:
     assert team.passwords(root).state == "ok"
     secrets_file(root).parent.chmod(0o755)
     assert "chmod 700" in str(team.passwords(root).cure)
@@ -62,7 +62,7 @@ def test_passwords_open_to_others_are_a_problem_and_doctor_says_so_beside_all_ot
     assert "restore it from a backup" in str(team.passwords(root).cure)
 
 
-def test_a_port_that_somebody_else_has_taken_is_a_problem_with_the_setting_that_changes_it(root: Path) -> None:
+def test_taken_port_problem_names_setting(root: Path) -> None:
     assert team.ports(root).state == "ok"
     with socket.create_server(("127.0.0.1", 0)) as taken:
         params = yaml.safe_load((root / "params.yaml").read_text())
@@ -75,7 +75,7 @@ def test_a_port_that_somebody_else_has_taken_is_a_problem_with_the_setting_that_
     assert team.ports(root).state == "ok"
 
 
-def test_restarts_within_a_day_are_counted_by_service(tmp_path: Path) -> None:
+def test_restarts_within_day_are_counted_by_service(tmp_path: Path) -> None:
     now = datetime.now()  # noqa: DTZ005 -- as supervisord writes
     lines = [
         f"{now - timedelta(days=2):%Y-%m-%d %H:%M:%S},123 WARN exited: mlflow (exit status 1; not expected)",
@@ -87,7 +87,7 @@ def test_restarts_within_a_day_are_counted_by_service(tmp_path: Path) -> None:
     assert team.restarts(tmp_path / "missing.log") == {}
 
 
-def test_an_address_of_notices_that_apprise_cannot_read_is_named_by_its_place_and_never_shown(
+def test_unreadable_notice_address_is_numbered_but_not_shown(
     root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert NOTICES in team.notices(root).text
@@ -100,7 +100,7 @@ def test_an_address_of_notices_that_apprise_cannot_read_is_named_by_its_place_an
     assert "geheim123" not in finding.text + str(finding.cure) + "".join(capfd.readouterr())
 
 
-def test_nothing_deployed_is_a_warning_and_a_server_that_does_not_answer_a_problem(root: Path) -> None:
+def test_no_deployment_is_warning_and_silent_server_is_problem(root: Path) -> None:
     assert team.deployments(root).cure == "mmalign deploy"
     write_json(addresses_file(root).parent / "deployments.json", {"nightly": "x"})
     assert team.deployments(root).state == "problem"

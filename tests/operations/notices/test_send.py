@@ -30,7 +30,7 @@ def journal(root: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (root / JOURNAL).read_text().splitlines()]
 
 
-def test_a_notice_arrives_and_is_kept(tmp_path: Path, receiver: Receiver) -> None:
+def test_notice_is_sent_and_written_to_journal(tmp_path: Path, receiver: Receiver) -> None:
     messages: list[str] = []
 
     send(tmp_path, SETTINGS, FAILED, log=messages.append)
@@ -48,14 +48,14 @@ def test_a_notice_arrives_and_is_kept(tmp_path: Path, receiver: Receiver) -> Non
     assert not list((tmp_path / WAITING).glob("*.json"))
 
 
-def test_a_kind_that_the_settings_leave_out_is_kept_and_not_sent(tmp_path: Path, receiver: Receiver) -> None:
+def test_unwanted_kind_is_written_but_not_sent(tmp_path: Path, receiver: Receiver) -> None:
     send(tmp_path, NoticeSettings(kinds=["missed"], late_minutes=30), FAILED)
 
     assert receiver.got == []
     assert [entry["delivery"] for entry in journal(tmp_path)] == ["notices.kinds leaves it out"]
 
 
-def test_without_an_address_a_notice_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notice_without_address_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(NOTICES, raising=False)
 
     send(tmp_path, SETTINGS, FAILED)
@@ -63,7 +63,7 @@ def test_without_an_address_a_notice_is_kept(tmp_path: Path, monkeypatch: pytest
     assert [entry["delivery"] for entry in journal(tmp_path)] == ["MMALIGN_NOTICES names no address"]
 
 
-def test_a_receiver_that_comes_back_between_two_tries_gets_the_notice_once(tmp_path: Path, receiver: Receiver) -> None:
+def test_recovering_receiver_gets_notice_once(tmp_path: Path, receiver: Receiver) -> None:
     receiver.refusals = 2
 
     send(tmp_path, SETTINGS, FAILED, pauses=(0.0, 0.0))
@@ -72,7 +72,7 @@ def test_a_receiver_that_comes_back_between_two_tries_gets_the_notice_once(tmp_p
     assert receiver.titles == [FAILED.title]
 
 
-def test_what_could_not_be_sent_is_said_kept_and_sent_at_the_next_occasion_in_order(tmp_path: Path, receiver: Receiver) -> None:
+def test_unsent_notice_is_sent_before_next_one(tmp_path: Path, receiver: Receiver) -> None:
     receiver.status = 500
     messages: list[str] = []
     send(tmp_path, SETTINGS, FAILED, log=messages.append, pauses=(0.0,))
@@ -90,9 +90,7 @@ def test_what_could_not_be_sent_is_said_kept_and_sent_at_the_next_occasion_in_or
     assert len(messages) == 1
 
 
-def test_an_address_that_took_a_notice_does_not_get_it_again_for_another_that_is_away(
-    tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_silent_address_causes_no_duplicate_at_others(tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     with receiving() as other:
         other.status = 503
         monkeypatch.setenv(NOTICES, f"{receiver.address} {other.address}")
@@ -105,7 +103,7 @@ def test_an_address_that_took_a_notice_does_not_get_it_again_for_another_that_is
         assert (len(receiver.got), len(other.got)) == (1, 1)
 
 
-def test_an_address_that_can_t_be_read_is_said_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_address_is_reported_without_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(NOTICES, "nosuchservice://token-abcdef-123/x")
     messages: list[str] = []
 
@@ -115,9 +113,7 @@ def test_an_address_that_can_t_be_read_is_said_without_it(tmp_path: Path, monkey
     assert "token-abcdef" not in messages[0] + (tmp_path / JOURNAL).read_text()
 
 
-def test_no_secret_is_sent_or_kept_and_the_address_is_in_no_file(
-    tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_secret_is_sent_or_written(tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     from components.operations.services.state import create_secrets
 
     secrets = create_secrets(tmp_path)
@@ -135,7 +131,7 @@ def test_no_secret_is_sent_or_kept_and_the_address_is_in_no_file(
     assert "***" in receiver.got[0]["message"]
 
 
-def test_a_journal_that_can_t_be_written_fails_nothing(tmp_path: Path, receiver: Receiver) -> None:
+def test_unwritable_journal_raises_nothing(tmp_path: Path, receiver: Receiver) -> None:
     (tmp_path / "logs").write_text("a file in the way")
     messages: list[str] = []
 

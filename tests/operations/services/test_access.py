@@ -108,7 +108,7 @@ ANONYMOUS = [
 
 
 @pytest.mark.slow
-def test_without_a_password_or_with_a_wrong_one_both_servers_answer_401(root: Path) -> None:
+def test_missing_or_wrong_password_gets_401_from_both_servers(root: Path) -> None:
     for service, method, path in ANONYMOUS:
         body = {} if method == "POST" else None
         assert request(root, service, method, path, body=body)[0] == 401, path
@@ -118,7 +118,7 @@ def test_without_a_password_or_with_a_wrong_one_both_servers_answer_401(root: Pa
 
 
 @pytest.mark.slow
-def test_a_user_without_grants_gets_403_on_experiments_runs_models_and_artifacts(root: Path) -> None:
+def test_user_without_grants_gets_403_everywhere(root: Path) -> None:
     made = request(root, "mlflow", "POST", "/api/2.0/mlflow/experiments/create", body={"name": "ours"}, who=admin(root))
     experiment = json.loads(made[1])["experiment_id"]
     created = request(root, "mlflow", "POST", "/api/2.0/mlflow/runs/create", body={"experiment_id": experiment}, who=admin(root))
@@ -162,7 +162,7 @@ TRAVERSALS = [
 
 
 @pytest.mark.slow
-def test_no_path_leads_out_of_the_artifacts_folder_for_reading_writing_listing_or_removing(root: Path) -> None:
+def test_artifact_path_traversal_is_refused(root: Path) -> None:
     secret = read_secrets(root).prefect
     before, content = outside(root), secrets_file(root).read_bytes()
     for path in TRAVERSALS:
@@ -189,7 +189,7 @@ def outside(root: Path) -> set[Path]:
 
 
 @pytest.mark.slow
-def test_a_page_of_somebody_elses_can_ask_neither_server(root: Path) -> None:
+def test_foreign_page_can_call_neither_server(root: Path) -> None:
     foreign = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
     search = "/api/2.0/mlflow/experiments/search"
     assert (
@@ -203,7 +203,7 @@ def test_a_page_of_somebody_elses_can_ask_neither_server(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_everything_listens_on_the_loopback_only(root: Path) -> None:
+def test_services_listen_on_loopback_only(root: Path) -> None:
     listening = [
         connection.laddr.ip
         for process in marked(SERVICE_MARK, checkout_mark(root))
@@ -216,7 +216,7 @@ def test_everything_listens_on_the_loopback_only(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_doctor_and_logs_know_the_services_that_run(root: Path) -> None:
+def test_doctor_and_logs_show_running_services(root: Path) -> None:
     checks = {check["name"]: check for check in json.loads(mmalign(root, "doctor", "--json").stdout)["checks"]}
     for name in ("services", "passwords", "ports", "mlflow", "prefect"):
         assert checks[name]["state"] == "ok", checks[name]
@@ -224,7 +224,7 @@ def test_doctor_and_logs_know_the_services_that_run(root: Path) -> None:
     assert "Uvicorn" in mmalign(root, "logs", "--service", "mlflow").stdout + mmalign(root, "logs", "--service", "prefect").stdout
 
 
-def test_beyond_this_machine_nothing_starts_without_passwords(tmp_path: Path) -> None:
+def test_public_host_without_passwords_starts_no_service(tmp_path: Path) -> None:
     from components.operations.services.state import create_secrets
 
     folder = tmp_path / "checkout"

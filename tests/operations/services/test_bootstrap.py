@@ -23,7 +23,7 @@ def bootstrap(root: Path, **variables: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_containers_get_addresses_and_the_passwords_of_their_environment_and_weak_ones_are_refused(tmp_path: Path) -> None:
+def test_bootstrap_writes_passwords_and_refuses_weak_ones(tmp_path: Path) -> None:
     root = tmp_path / "checkout"
     root.mkdir()
     shutil.copyfile(ROOT / "dvc.yaml", root / "dvc.yaml")

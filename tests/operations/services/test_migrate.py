@@ -64,14 +64,14 @@ def version(database: Path) -> str:
         return str(connection.execute("select version_num from alembic_version").fetchone()[0])
 
 
-def test_without_a_record_there_is_nothing_to_migrate(root: Path) -> None:
+def test_migrate_without_record_is_refused(root: Path) -> None:
     refused = mmalign(root, "migrate")
     assert refused.returncode == 2
     assert "nothing to migrate" in refused.stderr
 
 
 @pytest.mark.slow
-def test_mlflow_db_of_an_older_version_is_migrated(root: Path) -> None:
+def test_older_mlflow_db_is_migrated(root: Path) -> None:
     url = f"sqlite:///{root / 'mlflow.db'}"
     revision = older(url)
     assert version(root / "mlflow.db") == revision
@@ -83,7 +83,7 @@ def test_mlflow_db_of_an_older_version_is_migrated(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_services_databases_are_migrated_while_they_are_down(root: Path) -> None:
+def test_databases_of_stopped_services_are_migrated(root: Path) -> None:
     secrets = create_secrets(root)
     addresses = assign_addresses(root, load_settings(root / "params.yaml").services)
     url = database_url(addresses, secrets, "mlflow", "postgresql+psycopg2")

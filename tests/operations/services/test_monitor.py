@@ -135,7 +135,7 @@ def notices(root: Path) -> list[dict[str, Any]]:
 LATE = DUE + timedelta(minutes=31)
 
 
-def test_a_run_that_nothing_starts_again_is_told_once(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
+def test_abandoned_run_is_reported_once(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     server, port = prefect
     server.runs = [run_of(DUE, DUE)]
     run = {**run_of(DUE, None, "Crashed"), "id": "a", "parameters": {"run": {"recovers": "b"}}, "run_count": 0}
@@ -152,7 +152,7 @@ def test_a_run_that_nothing_starts_again_is_told_once(tmp_path: Path, prefect: t
     assert [(notice["kind"], notice["facts"]["flow_run"]) for notice in notices(root)] == [("failed", "a")]
 
 
-def test_a_night_that_did_not_begin_is_told_once_even_across_a_restart(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
+def test_missed_run_is_reported_once_across_restart(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     server, port = prefect
     server.workers[0]["status"] = "OFFLINE"
     server.runs = [run_of(DUE, None, "Late")]
@@ -179,13 +179,13 @@ def test_a_night_that_did_not_begin_is_told_once_even_across_a_restart(tmp_path:
 
 
 @pytest.mark.parametrize("state", ["Running", "Completed", "Failed"])
-def test_a_night_that_began_is_no_news(state: str, tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
+def test_run_that_began_causes_no_notice(state: str, tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     prefect[0].runs = [run_of(DUE, DUE + timedelta(minutes=12), state)]
 
     assert Monitor(checkout(tmp_path, prefect[1]), Clock(LATE)).check() is None
 
 
-def test_a_night_that_began_too_late_and_an_earlier_one_that_still_runs_are_named(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
+def test_late_run_and_still_running_one_are_named(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     prefect[0].runs = [run_of(DUE, DUE + timedelta(hours=7))]
     late = Monitor(checkout(tmp_path, prefect[1]), Clock(DUE + timedelta(hours=8))).check()
     assert late is not None
@@ -198,7 +198,7 @@ def test_a_night_that_began_too_late_and_an_earlier_one_that_still_runs_are_name
     assert still.details["seen"] == ["run brave-ox of 2026-11-24 02:00 UTC is still running"]
 
 
-def test_a_paused_pool_is_named(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
+def test_paused_pool_is_named(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     prefect[0].pool["is_paused"] = True
 
     notice = Monitor(checkout(tmp_path, prefect[1]), Clock(LATE)).check()
@@ -207,7 +207,7 @@ def test_a_paused_pool_is_named(tmp_path: Path, prefect: tuple[Prefect, int]) ->
     assert notice.details["seen"] == ["work pool mmalign is paused"]
 
 
-def test_a_paused_schedule_is_not_waited_for_even_while_prefect_is_away(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
+def test_paused_schedule_is_ignored_while_prefect_is_silent(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     server, port = prefect
     server.deployment["schedules"][0]["active"] = False  # type: ignore[index]
     root = checkout(tmp_path, port)
@@ -219,7 +219,7 @@ def test_a_paused_schedule_is_not_waited_for_even_while_prefect_is_away(tmp_path
     assert [monitor.check() for _ in range(5)] == [None] * 5
 
 
-def test_what_was_never_deployed_or_deployed_after_its_time_is_not_missed(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
+def test_missing_or_later_deployment_is_not_missed(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     root = checkout(tmp_path, prefect[1], deployed=DUE + timedelta(minutes=5))
     assert Monitor(root, Clock(LATE)).check() is None
 
@@ -228,7 +228,7 @@ def test_what_was_never_deployed_or_deployed_after_its_time_is_not_missed(tmp_pa
     assert Monitor(root, Clock(LATE)).check() is None
 
 
-def test_a_server_that_is_away_counts_after_three_looks_but_a_restart_does_not(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
+def test_silent_server_counts_after_three_checks(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     server, port = prefect
     root = checkout(tmp_path, port)
     server.runs = [run_of(DUE, DUE)]
@@ -246,7 +246,7 @@ def test_a_server_that_is_away_counts_after_three_looks_but_a_restart_does_not(t
     assert notice.details["seen"][0].startswith("Prefect does not answer (HTTPError")
 
 
-def test_a_deployment_that_is_gone_is_said_with_its_cure(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
+def test_lost_deployment_notice_names_cure(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     prefect[0].status = 404
     monitor = Monitor(checkout(tmp_path, prefect[1]), Clock(LATE))
 
@@ -256,7 +256,7 @@ def test_a_deployment_that_is_gone_is_said_with_its_cure(tmp_path: Path, prefect
     assert "mmalign deploy" in notice.details["seen"][0]
 
 
-def test_the_schedule_of_the_deployment_goes_before_that_of_the_settings(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
+def test_deployment_schedule_overrides_settings(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     prefect[0].deployment["schedules"] = [{"active": True, "schedule": {"cron": "30 4 * * *", "timezone": "Europe/Berlin"}}]
     root = checkout(tmp_path, prefect[1])
 
@@ -277,12 +277,12 @@ def test_the_schedule_of_the_deployment_goes_before_that_of_the_settings(tmp_pat
         ("0 3 * * *", "Europe/Berlin", "2026-10-25T12:00:00+00:00", "2026-10-25T02:00:00+00:00"),
     ],
 )
-def test_the_last_time_of_a_schedule_is_found_in_its_zone(cron: str, zone: str, before: str, due: str) -> None:
+def test_last_due_time_respects_time_zone(cron: str, zone: str, before: str, due: str) -> None:
     assert Schedule(cron, zone).last_due(datetime.fromisoformat(before)) == datetime.fromisoformat(due)
 
 
 @pytest.mark.slow
-def test_the_real_server_of_prefect_is_understood(tmp_path: Path) -> None:
+def test_monitor_reads_real_prefect_server(tmp_path: Path) -> None:
     port = free_port(set())
     root = checkout(tmp_path, port)
     settings = (root / "params.yaml").read_text()

@@ -79,7 +79,7 @@ def recorded(root: Path) -> str:
 
 
 @pytest.mark.slow
-def test_up_carries_the_record_over_asks_for_passwords_and_goes_down_and_up_with_nothing_lost(checkout: Path) -> None:
+def test_up_imports_record_and_survives_down_and_up(checkout: Path) -> None:
     first = mmalign(checkout, "up", "--detach")
     assert first.returncode == 0, first.stderr
     assert "1 runs" in first.stdout
@@ -113,7 +113,7 @@ def test_up_carries_the_record_over_asks_for_passwords_and_goes_down_and_up_with
     assert recorded(checkout) == "0.5 kept"
 
 
-def test_a_checkout_without_services_has_no_environment_and_nothing_to_stop(tmp_path: Path) -> None:
+def test_down_without_services_is_refused(tmp_path: Path) -> None:
     shutil.copyfile(REPOSITORY / "dvc.yaml", tmp_path / "dvc.yaml")
     assert client_environment(tmp_path) == {}
     require_services(tmp_path)
@@ -122,7 +122,7 @@ def test_a_checkout_without_services_has_no_environment_and_nothing_to_stop(tmp_
     assert "mmalign up" in down.stderr
 
 
-def test_passwords_that_others_can_read_are_refused(tmp_path: Path) -> None:
+def test_passwords_readable_by_others_are_refused(tmp_path: Path) -> None:
     from components.operations.services.state import create_secrets
 
     secrets = create_secrets(tmp_path)

@@ -50,21 +50,19 @@ def no_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("MIG-7a1b", ["MIG-7a1b"]),
     ],
 )
-def test_cards_are_named_by_their_uuid_however_they_were_told(
-    monkeypatch: pytest.MonkeyPatch, variable: str | None, seen: list[str]
-) -> None:
+def test_visible_gpus_are_named_by_uuid(monkeypatch: pytest.MonkeyPatch, variable: str | None, seen: list[str]) -> None:
     if variable is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
     assert visible_gpus() == seen
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_a_slot_is_named_by_the_card_and_not_by_its_number() -> None:
+def test_slot_is_named_by_gpu_uuid() -> None:
     assert [slot_name(gpu) for gpu in machine_gpus()] == [f"gpu-{FIRST[4:]}", f"gpu-{SECOND[4:]}"]
 
 
 @pytest.mark.usefixtures("no_gpus")
-def test_without_nvidia_smi_the_drivers_files_name_the_cards(tmp_path: Path) -> None:
+def test_driver_files_name_gpus_without_nvidia_smi(tmp_path: Path) -> None:
     for bus, gpu in (("0000:c1:00.0", SECOND), ("0000:41:00.0", FIRST)):
         (tmp_path / bus).mkdir()
         (tmp_path / bus / "information").write_text(f"Model: \t\t NVIDIA H100\nIRQ:   \t\t 18\nGPU UUID: \t {gpu}\nDevice Minor: \t 0\n")
@@ -76,14 +74,14 @@ def test_without_nvidia_smi_the_drivers_files_name_the_cards(tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("no_gpus")
-def test_without_a_driver_there_are_no_cards_but_those_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_driver_only_named_gpus_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     assert visible_gpus() == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert visible_gpus() == ["0", "1"]
 
 
 @pytest.mark.usefixtures("no_gpus")
-def test_an_nvidia_smi_that_fails_is_as_none(tmp_path: Path) -> None:
+def test_failing_nvidia_smi_means_no_gpus(tmp_path: Path) -> None:
     (tmp_path / "nvidia-smi").write_text(
         "#!/bin/sh\necho 'NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver.'\nexit 9\n"
     )
