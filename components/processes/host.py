@@ -1,15 +1,15 @@
-"""What a process may use of this machine: cores and memory, as a container limits them."""
+"""The cores and the memory that a process may use, within its container's limits."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-CGROUP = Path("/sys/fs/cgroup")  # where a container's limits stand
+CGROUP = Path("/sys/fs/cgroup")  # holds a container's limits
 
 
 def available_cores() -> tuple[float, str]:
-    """Cores that this process may use, and in words what limits them."""
+    """The cores that this process may use, and the reason for a limit as text."""
     number = len(os.sched_getaffinity(0))
     limit = _cgroup("cpu.max").split()
     if len(limit) == 2 and limit[0] != "max" and int(limit[0]) / int(limit[1]) < number:
@@ -18,14 +18,14 @@ def available_cores() -> tuple[float, str]:
 
 
 def available_memory() -> tuple[int, int]:
-    """Free and total bytes, as the machine or the container's limit has them."""
+    """Free and total bytes of the machine, or of the container's limit."""
     import psutil
 
     machine = psutil.virtual_memory()
     limit = _cgroup("memory.max")
     if limit.isdecimal() and int(limit) < machine.total:
-        kept = dict(line.split() for line in _cgroup("memory.stat").splitlines())
-        used = int(_cgroup("memory.current") or 0) - int(kept.get("inactive_file", 0))  # files in memory are dropped when it is needed
+        usage = dict(line.split() for line in _cgroup("memory.stat").splitlines())
+        used = int(_cgroup("memory.current") or 0) - int(usage.get("inactive_file", 0))  # the kernel drops cached files on demand
         return max(0, min(machine.available, int(limit) - used)), int(limit)
     return machine.available, machine.total
 

@@ -1,6 +1,6 @@
-"""The passwords of a checkout's services, and the state folder in which they lie.
+"""The passwords of a checkout's services, and the state folder that holds them.
 
-They are made once, in secrets.json, which only its owner can read. What takes secrets out of texts and what starts the services both read it.
+`create_secrets` writes them once into secrets.json, which only its owner can read. The redactor and the services both read it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from components.errors import UserError
 from components.files import read_json
 
 STATE = "MMALIGN_STATE"
-OWNER_ONLY = 0o077  # bits that must not be set on the file of passwords
+OWNER_ONLY = 0o077  # mode bits that secrets.json must not have
 
 
 def state_folder(root: Path) -> Path:
-    """The folder of this checkout's services."""
+    """The state folder of this checkout's services."""
     named = os.environ.get(STATE)
     return (Path(named) if named else root / ".mmalign").resolve() / "services"
 
@@ -35,7 +35,7 @@ class Secrets:
 
     @property
     def prefect_auth(self) -> str:
-        """What Prefect's server and clients take as their shared string."""
+        """The authentication string that Prefect's server and clients share."""
         return f"mmalign:{self.prefect}"
 
 
@@ -48,7 +48,7 @@ def read_secrets(root: Path) -> Secrets:
     """The passwords. Raises UserError where the file is missing or open to others."""
     path = secrets_file(root)
     if not path.is_file():
-        raise UserError(f"{path} is missing: it holds the passwords of this checkout's services; restore it from a backup")
+        raise UserError(f"{path} is missing. It holds the passwords of this checkout's services: restore it from a backup")
     if path.stat().st_mode & OWNER_ONLY:
-        raise UserError(f"{path} can be read by others: set its mode with `chmod 600 {path}`")
+        raise UserError(f"{path} can be read by others: run `chmod 600 {path}`")
     return Secrets(**read_json(path))

@@ -1,4 +1,4 @@
-"""The sentinel by a clock that is given in: against a small server that answers as Prefect's API does, and once against the real one."""
+"""The monitor with a fake clock: against a small server with Prefect's API, and once against the real server."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ import pytest
 
 from components.files import read_json, write_json
 from components.operations.notices.send import JOURNAL
-from components.operations.services.sentinel import LOOKS_THERE, Schedule, Sentinel
-from components.operations.services.state import DEPLOYED, Addresses, addresses_file, free_port, settle_secrets
+from components.operations.services.monitor import CHECKS_ANSWERED, Monitor, Schedule
+from components.operations.services.state import DEPLOYED, Addresses, addresses_file, create_secrets, free_port
 from components.processes.secrets import state_folder
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -29,7 +29,7 @@ ID = "11111111-2222-3333-4444-555555555555"
 
 
 class Prefect:
-    """What the server knows; it filters runs by their start as Prefect does."""
+    """The state of the server. It filters runs by their start as Prefect does."""
 
     def __init__(self) -> None:
         self.deployment = {
@@ -50,12 +50,12 @@ class Prefect:
                 return [run for run in self.crashed if run["state_type"] in body["flow_runs"]["state"]["type"]["any_"]]
             assert body["deployments"] == {"id": {"any_": [ID]}}
             return [run for run in self.runs if all(self._fits(run, key, of) for key, of in body["flow_runs"].items())]
-        known = {
+        replies = {
             f"/api/deployments/{ID}": self.deployment,
             "/api/work_pools/mmalign": self.pool,
             "/api/work_pools/mmalign/workers/filter": self.workers,
         }
-        return known[path]
+        return replies[path]
 
     @staticmethod
     def _fits(run: dict[str, Any], key: str, of: dict[str, Any]) -> bool:
@@ -88,11 +88,11 @@ def fixture_prefect() -> Iterator[tuple[Prefect, int]]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            told = json.dumps(prefect.answer(self.path, json.loads(body or b"{}")) if prefect.status == 200 else {}).encode()
+            reply = json.dumps(prefect.answer(self.path, json.loads(body or b"{}")) if prefect.status == 200 else {}).encode()
             self.send_response(prefect.status)
-            self.send_header("content-length", str(len(told)))
+            self.send_header("content-length", str(len(reply)))
             self.end_headers()
-            self.wfile.write(told)
+            self.wfile.write(reply)
 
         do_POST = do_GET
 
@@ -108,7 +108,7 @@ def fixture_prefect() -> Iterator[tuple[Prefect, int]]:
 
 
 class Clock:
-    """A clock that stands where it is put."""
+    """A clock with a fixed time."""
 
     def __init__(self, now: datetime) -> None:
         self.now = now
@@ -118,16 +118,16 @@ class Clock:
 
 
 def checkout(folder: Path, port: int, deployed: datetime = DUE - timedelta(days=3)) -> Path:
-    """A checkout whose services are at `port`, with a deployment made at `deployed`."""
+    """A checkout with services at `port` and a deployment of the time `deployed`."""
     shutil.copyfile(REPOSITORY / "params.yaml", folder / "params.yaml")
-    settle_secrets(folder)
+    create_secrets(folder)
     write_json(addresses_file(folder), asdict(Addresses("127.0.0.1", port, free_port(set()), free_port(set()))))
     write_json(state_folder(folder) / DEPLOYED, {"nightly": ID})
     os.utime(state_folder(folder) / DEPLOYED, (deployed.timestamp(), deployed.timestamp()))
     return folder
 
 
-def told(root: Path) -> list[dict[str, Any]]:
+def notices(root: Path) -> list[dict[str, Any]]:
     path = root / JOURNAL
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
@@ -135,132 +135,132 @@ def told(root: Path) -> list[dict[str, Any]]:
 LATE = DUE + timedelta(minutes=31)
 
 
-def test_a_run_that_nothing_starts_again_is_told_once(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
-    known, port = prefect
-    known.runs = [run_of(DUE, DUE)]
+def test_abandoned_run_is_reported_once(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
+    server, port = prefect
+    server.runs = [run_of(DUE, DUE)]
     run = {**run_of(DUE, None, "Crashed"), "id": "a", "parameters": {"run": {"recovers": "b"}}, "run_count": 0}
-    # One that began is handed to the flow, which tells by itself; one that recovers nothing is started again.
+    # The flow reports a run that began. The automation restarts a run that recovers nothing.
     began, first = {**run, "id": "c", "run_count": 1}, {**run, "id": "d", "parameters": {}}
-    known.crashed = [run, began, first]
+    server.crashed = [run, began, first]
     root = checkout(tmp_path, port)
     for _ in range(2):
-        sentinel = Sentinel(root, Clock(LATE))
-        for looks in range(LOOKS_THERE):
-            assert sentinel.look_after_runs() == [] or looks > 0
-            sentinel.look()
-        sentinel.look_after_runs()
-    assert [(notice["kind"], notice["facts"]["flow_run"]) for notice in told(root)] == [("failed", "a")]
+        monitor = Monitor(root, Clock(LATE))
+        for checks in range(CHECKS_ANSWERED):
+            assert monitor.check_runs() == [] or checks > 0
+            monitor.check()
+        monitor.check_runs()
+    assert [(notice["kind"], notice["facts"]["flow_run"]) for notice in notices(root)] == [("failed", "a")]
 
 
-def test_a_night_that_did_not_begin_is_told_once_even_across_a_restart(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
-    known, port = prefect
-    known.workers[0]["status"] = "OFFLINE"
-    known.runs = [run_of(DUE, None, "Late")]
+def test_missed_run_is_reported_once_across_restart(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
+    server, port = prefect
+    server.workers[0]["status"] = "OFFLINE"
+    server.runs = [run_of(DUE, None, "Late")]
     root = checkout(tmp_path, port, deployed=DUE - timedelta(hours=1))
     clock = Clock(DUE + timedelta(minutes=29))
-    sentinel = Sentinel(root, clock)
-    assert sentinel.look() is None  # there is time yet
+    monitor = Monitor(root, clock)
+    assert monitor.check() is None  # not late yet
 
     clock.now = LATE
-    notice = sentinel.look()
+    notice = monitor.check()
 
     assert notice is not None
     assert (notice.kind, notice.title) == ("missed", "nightly 2026-11-25 02:00 UTC did not begin")
-    assert notice.facts["seen"] == [
+    assert notice.details["seen"] == [
         "run brave-ox is Late",
         "no worker of pool mmalign is alive; the last one was seen at 2026-11-25 02:00 UTC",
     ]
-    assert sentinel.look() is None
-    assert Sentinel(root, Clock(LATE + timedelta(hours=20))).look() is None
-    assert [entry["kind"] for entry in told(root)] == ["missed"]
-    again = Sentinel(root, Clock(LATE + timedelta(days=1))).look()
-    assert again is not None
-    assert "2026-11-26" in again.title
+    assert monitor.check() is None
+    assert Monitor(root, Clock(LATE + timedelta(hours=20))).check() is None
+    assert [entry["kind"] for entry in notices(root)] == ["missed"]
+    next_day = Monitor(root, Clock(LATE + timedelta(days=1))).check()
+    assert next_day is not None
+    assert "2026-11-26" in next_day.title
 
 
 @pytest.mark.parametrize("state", ["Running", "Completed", "Failed"])
-def test_a_night_that_began_is_no_news(state: str, tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
+def test_run_that_began_causes_no_notice(state: str, tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     prefect[0].runs = [run_of(DUE, DUE + timedelta(minutes=12), state)]
 
-    assert Sentinel(checkout(tmp_path, prefect[1]), Clock(LATE)).look() is None
+    assert Monitor(checkout(tmp_path, prefect[1]), Clock(LATE)).check() is None
 
 
-def test_a_night_that_began_too_late_and_an_earlier_one_that_still_runs_are_named(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
+def test_late_run_and_still_running_one_are_named(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     prefect[0].runs = [run_of(DUE, DUE + timedelta(hours=7))]
-    late = Sentinel(checkout(tmp_path, prefect[1]), Clock(DUE + timedelta(hours=8))).look()
+    late = Monitor(checkout(tmp_path, prefect[1]), Clock(DUE + timedelta(hours=8))).check()
     assert late is not None
-    assert late.facts["seen"] == ["run brave-ox began only at 2026-11-25 09:00 UTC"]
+    assert late.details["seen"] == ["run brave-ox began only at 2026-11-25 09:00 UTC"]
 
     prefect[0].runs = [run_of(DUE - timedelta(days=1), DUE - timedelta(days=1))]
     (tmp_path / "other").mkdir()
-    still = Sentinel(checkout(tmp_path / "other", prefect[1]), Clock(LATE)).look()
+    still = Monitor(checkout(tmp_path / "other", prefect[1]), Clock(LATE)).check()
     assert still is not None
-    assert still.facts["seen"] == ["run brave-ox of 2026-11-24 02:00 UTC is still running"]
+    assert still.details["seen"] == ["run brave-ox of 2026-11-24 02:00 UTC is still running"]
 
 
-def test_a_paused_pool_is_named(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
+def test_paused_pool_is_named(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     prefect[0].pool["is_paused"] = True
 
-    notice = Sentinel(checkout(tmp_path, prefect[1]), Clock(LATE)).look()
+    notice = Monitor(checkout(tmp_path, prefect[1]), Clock(LATE)).check()
 
     assert notice is not None
-    assert notice.facts["seen"] == ["work pool mmalign is paused"]
+    assert notice.details["seen"] == ["work pool mmalign is paused"]
 
 
-def test_a_paused_schedule_is_not_waited_for_even_while_prefect_is_away(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
-    known, port = prefect
-    known.deployment["schedules"][0]["active"] = False  # type: ignore[index]
+def test_paused_schedule_is_ignored_while_prefect_is_silent(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
+    server, port = prefect
+    server.deployment["schedules"][0]["active"] = False  # type: ignore[index]
     root = checkout(tmp_path, port)
-    sentinel = Sentinel(root, Clock(LATE))
-    assert sentinel.look() is None
+    monitor = Monitor(root, Clock(LATE))
+    assert monitor.check() is None
 
-    known.status = 503
+    server.status = 503
 
-    assert [sentinel.look() for _ in range(5)] == [None] * 5
+    assert [monitor.check() for _ in range(5)] == [None] * 5
 
 
-def test_what_was_never_deployed_or_deployed_after_its_time_is_not_missed(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
+def test_missing_or_later_deployment_is_not_missed(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     root = checkout(tmp_path, prefect[1], deployed=DUE + timedelta(minutes=5))
-    assert Sentinel(root, Clock(LATE)).look() is None
+    assert Monitor(root, Clock(LATE)).check() is None
 
     (state_folder(root) / DEPLOYED).unlink()
 
-    assert Sentinel(root, Clock(LATE)).look() is None
+    assert Monitor(root, Clock(LATE)).check() is None
 
 
-def test_a_server_that_is_away_counts_after_three_looks_but_a_restart_does_not(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
-    known, port = prefect
+def test_silent_server_counts_after_three_checks(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
+    server, port = prefect
     root = checkout(tmp_path, port)
-    known.runs = [run_of(DUE, DUE)]
-    sentinel = Sentinel(root, Clock(LATE))
-    known.status = 503
-    assert [sentinel.look(), sentinel.look()] == [None, None]
-    known.status = 200
-    assert sentinel.look() is None
+    server.runs = [run_of(DUE, DUE)]
+    monitor = Monitor(root, Clock(LATE))
+    server.status = 503
+    assert [monitor.check(), monitor.check()] == [None, None]
+    server.status = 200
+    assert monitor.check() is None
 
-    known.status = 503
-    assert [sentinel.look(), sentinel.look()] == [None, None]
-    notice = sentinel.look()
+    server.status = 503
+    assert [monitor.check(), monitor.check()] == [None, None]
+    notice = monitor.check()
 
     assert notice is not None
-    assert notice.facts["seen"][0].startswith("Prefect does not answer (HTTPError")
+    assert notice.details["seen"][0].startswith("Prefect does not answer (HTTPError")
 
 
-def test_a_deployment_that_is_gone_is_said_with_its_cure(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
+def test_lost_deployment_notice_names_cure(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     prefect[0].status = 404
-    sentinel = Sentinel(checkout(tmp_path, prefect[1]), Clock(LATE))
+    monitor = Monitor(checkout(tmp_path, prefect[1]), Clock(LATE))
 
-    notice = [sentinel.look() for _ in range(3)][-1]
+    notice = [monitor.check() for _ in range(3)][-1]
 
     assert notice is not None
-    assert "mmalign deploy" in notice.facts["seen"][0]
+    assert "mmalign deploy" in notice.details["seen"][0]
 
 
-def test_the_schedule_of_the_deployment_goes_before_that_of_the_settings(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
+def test_deployment_schedule_overrides_settings(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     prefect[0].deployment["schedules"] = [{"active": True, "schedule": {"cron": "30 4 * * *", "timezone": "Europe/Berlin"}}]
     root = checkout(tmp_path, prefect[1])
 
-    notice = Sentinel(root, Clock(datetime(2026, 11, 25, 4, 1, tzinfo=UTC))).look()
+    notice = Monitor(root, Clock(datetime(2026, 11, 25, 4, 1, tzinfo=UTC))).check()
 
     assert notice is not None
     assert notice.title == "nightly 2026-11-25 04:30 CET did not begin"
@@ -277,24 +277,24 @@ def test_the_schedule_of_the_deployment_goes_before_that_of_the_settings(tmp_pat
         ("0 3 * * *", "Europe/Berlin", "2026-10-25T12:00:00+00:00", "2026-10-25T02:00:00+00:00"),
     ],
 )
-def test_the_last_time_of_a_schedule_is_found_in_its_zone(cron: str, zone: str, before: str, due: str) -> None:
+def test_last_due_time_respects_time_zone(cron: str, zone: str, before: str, due: str) -> None:
     assert Schedule(cron, zone).last_due(datetime.fromisoformat(before)) == datetime.fromisoformat(due)
 
 
 @pytest.mark.slow
-def test_the_real_server_of_prefect_is_understood(tmp_path: Path) -> None:
+def test_monitor_reads_real_prefect_server(tmp_path: Path) -> None:
     port = free_port(set())
     root = checkout(tmp_path, port)
     settings = (root / "params.yaml").read_text()
     (root / "params.yaml").write_text(settings.replace("late_minutes: 30", "late_minutes: 59"))
-    kept = settle_secrets(root)
+    secrets = create_secrets(root)
     environment = {
         **os.environ,
         "PREFECT_HOME": str(tmp_path / "prefect"),
         "PREFECT_PROFILES_PATH": str(tmp_path / "profiles.toml"),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-        "PREFECT_API_AUTH_STRING": kept.prefect_auth,
-        "PREFECT_SERVER_API_AUTH_STRING": kept.prefect_auth,
+        "PREFECT_API_AUTH_STRING": secrets.prefect_auth,
+        "PREFECT_SERVER_API_AUTH_STRING": secrets.prefect_auth,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_UI_ENABLED": "false",
@@ -307,22 +307,22 @@ def test_the_real_server_of_prefect_is_understood(tmp_path: Path) -> None:
             stderr=subprocess.STDOUT,
         )
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-c", REAL], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240
         )
-        assert done.returncode == 0, done.stderr
-        deployment = done.stdout.split()[-1]
+        assert completed.returncode == 0, completed.stderr
+        deployment = completed.stdout.split()[-1]
         write_json(state_folder(root) / DEPLOYED, {"nightly": deployment})
         os.utime(state_folder(root) / DEPLOYED, (0, 0))
         due = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)  # each hour by the schedule of the script
 
         # A run began within this hour, and none in the hour before.
-        missed = Sentinel(root, Clock(due)).look()
-        begun = Sentinel(root, Clock(due + timedelta(hours=1))).look()
+        missed = Monitor(root, Clock(due)).check()
+        begun = Monitor(root, Clock(due + timedelta(hours=1))).check()
 
         assert missed is not None
-        assert "no worker of pool probe is alive" in missed.facts["seen"]
-        assert any("began only at" in one for one in missed.facts["seen"])
+        assert "no worker of pool probe is alive" in missed.details["seen"]
+        assert any("began only at" in one for one in missed.details["seen"])
         assert begun is None
         assert read_json(state_folder(root) / "sentinel.json")["schedule"] == {"cron": "0 * * * *", "timezone": "UTC", "active": True}
     finally:
@@ -340,7 +340,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.states import Running
 
 @flow
-def night():
+def nightly():
     pass
 
 with get_client(sync_client=True) as client:
@@ -349,7 +349,7 @@ with get_client(sync_client=True) as client:
         assert time.monotonic() < until
         time.sleep(0.5)
     client.create_work_pool(WorkPoolCreate(name="probe", type="process"))
-    flow_id = client.create_flow(night)
+    flow_id = client.create_flow(nightly)
     schedule = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 * * * *", timezone="UTC"), active=True)
     made = client.create_deployment(flow_id, "nightly", work_pool_name="probe", schedules=[schedule])
     run = client.create_flow_run_from_deployment(made)

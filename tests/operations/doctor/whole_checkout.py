@@ -1,4 +1,4 @@
-"""A checkout in which every check of `mmalign doctor` is content, and what the checks are tried with."""
+"""A checkout without problems for `mmalign doctor`, and helpers that cause problems."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def whole(checkout: Path) -> Path:
-    """A checkout with a base model, a lock file and a built op beside what every test's checkout has."""
+    """A checkout with a base model, a lock file and a built op."""
     (checkout / BASE).mkdir()
     for name in of_checkout.BASE_FILES:
         (checkout / BASE / name).write_text(json.dumps({"model_type": "llava_onevision"}))
@@ -50,10 +50,10 @@ def settings_changed(root: Path, section: str, **values: object) -> None:
 
 
 def only_tools(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """A PATH on which nothing but `names` is found."""
+    """Set a PATH with only the programs `names`."""
     folder.mkdir()
     for name in names:
-        found = shutil.which(name)
-        assert found is not None
-        (folder / name).symlink_to(found)
+        program = shutil.which(name)
+        assert program is not None
+        (folder / name).symlink_to(program)
     monkeypatch.setenv("PATH", str(folder))

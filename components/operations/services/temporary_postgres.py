@@ -1,4 +1,4 @@
-"""PostgreSQL by itself for the length of a block: for work that needs the database and no other service."""
+"""Runs PostgreSQL for the length of a block, for work that needs the database and no other service."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ STOP_SECONDS = 60.0
 
 
 @contextmanager
-def database(root: Path, state: Path, addresses: Addresses, kept: Secrets) -> Iterator[None]:
-    """The database of `state` answers within the block: DATABASE_URL's, else one of ours, made where there is none and ended afterwards.
+def database(root: Path, state: Path, addresses: Addresses, secrets: Secrets) -> Iterator[None]:
+    """The database of `state` answers within the block: the server of DATABASE_URL, else our own, which this creates, starts and ends.
 
-    It carries the mark of the checkout at `root`, so that one that outlives a killed command is found and ended. StageFault where it does
-    not answer.
+    Our server carries the mark of the checkout at `root`, so that the next command can end it after a kill. Raises StageFault where the
+    database does not answer.
     """
     if addresses.external_database:
-        wait_for("DATABASE_URL", lambda: postgres.answers(addresses, kept), START_SECONDS)
+        wait_for("DATABASE_URL", lambda: postgres.answers(addresses, secrets), START_SECONDS)
         yield
         return
-    postgres.initialise(state, kept)
+    postgres.initialize(state, secrets)
     log = state / "logs" / "postgres.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -45,10 +45,10 @@ def database(root: Path, state: Path, addresses: Addresses, kept: Secrets) -> It
             start_new_session=True,
         )
     try:
-        wait_for("PostgreSQL", lambda: _alive(process, log) and postgres.answers(addresses, kept), START_SECONDS)
+        wait_for("PostgreSQL", lambda: _alive(process, log) and postgres.answers(addresses, secrets), START_SECONDS)
         yield
     finally:
-        process.send_signal(signal.SIGINT)  # its quick and clean end
+        process.send_signal(signal.SIGINT)  # PostgreSQL's fast and clean end
         process.wait(STOP_SECONDS)
 
 

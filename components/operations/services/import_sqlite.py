@@ -1,7 +1,7 @@
-"""Carries the checkout's record over to the services' database, once: runs, versions, aliases, verdicts.
+"""Imports the checkout's record from mlflow.db into the services' database, once: runs, versions, aliases, verdicts.
 
-The rows of mlflow.db are copied table by table into a database of the same schema, so every id stays what it is. Artifacts stay where they
-are, in mlruns/, which MLflow's server then serves; only their addresses change. With a bucket they are uploaded first.
+It copies the rows table by table into a database of the same schema, so every id stays the same. Artifacts stay in mlruns/, which MLflow's
+server then serves; only their addresses change. With a bucket it uploads them first.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from components.operations.services.programs import ARTIFACTS_BUCKET, artifacts
 from components.operations.services.state import Addresses, database_url
 from components.processes.secrets import Secrets, state_folder
 
-CARRIED = "carried.json"
-SERVED = "mlflow-artifacts:/"  # how MLflow names artifacts that its server hands out
+IMPORTED = "carried.json"  # in the state folder: rows by table, once the import has finished
+SERVED = "mlflow-artifacts:/"  # MLflow's prefix for artifacts that its server serves
 LOCATION_COLUMNS = {
     "experiments": ["artifact_location"],
     "runs": ["artifact_uri"],
@@ -27,12 +27,12 @@ LOCATION_COLUMNS = {
 ROWS_AT_ONCE = 500
 
 
-def carry_record(root: Path, addresses: Addresses, kept: Secrets) -> dict[str, int]:
-    """Copy the rows of the checkout's mlflow.db; the number of rows by table. Empty where there is none, or it was done before.
+def import_record(root: Path, addresses: Addresses, secrets: Secrets) -> dict[str, int]:
+    """Copy the rows of the checkout's mlflow.db; returns the number of rows by table. Empty without mlflow.db, or after an earlier import.
 
-    Run it while MLflow's server is down. All rows come in one transaction: a kill in between leaves nothing half.
+    Call it while MLflow's server is down. One transaction holds all rows, so a kill leaves no partial import.
     """
-    mark = state_folder(root) / CARRIED
+    mark = state_folder(root) / IMPORTED
     source_path = root / "mlflow.db"
     if mark.is_file():
         return {}
@@ -41,20 +41,18 @@ def carry_record(root: Path, addresses: Addresses, kept: Secrets) -> dict[str, i
         return {}
     from sqlalchemy import MetaData, create_engine
 
-    _make_tables(database_url(addresses, kept, "mlflow", "postgresql+psycopg2"))
+    _make_tables(database_url(addresses, secrets, "mlflow", "postgresql+psycopg2"))
     source = create_engine(f"sqlite:///{source_path}")
-    target = create_engine(database_url(addresses, kept, "mlflow", "postgresql+psycopg2"))
+    target = create_engine(database_url(addresses, secrets, "mlflow", "postgresql+psycopg2"))
     try:
-        here, there = MetaData(), MetaData()
-        here.reflect(source)
-        there.reflect(target)
+        old_schema, new_schema = MetaData(), MetaData()
+        old_schema.reflect(source)
+        new_schema.reflect(target)
         _upload(root)
         with source.connect() as old, target.begin() as new:
             if _version(old) != _version(new):
-                raise StageFault(
-                    f"{source_path} was written by another version of MLflow: run `mlflow db upgrade sqlite:///{source_path}` first"
-                )
-            counts = _copy(root, old, new, here, there)
+                raise StageFault(f"another version of MLflow wrote {source_path}: run `mlflow db upgrade sqlite:///{source_path}` first")
+            counts = _copy(root, old, new, old_schema, new_schema)
     finally:
         source.dispose()
         target.dispose()
@@ -62,22 +60,22 @@ def carry_record(root: Path, addresses: Addresses, kept: Secrets) -> dict[str, i
     return counts
 
 
-def _copy(root: Path, old: Any, new: Any, here: Any, there: Any) -> dict[str, int]:
-    """Empty the target's tables (a fresh database brings a default experiment) and fill them in an order that foreign keys allow."""
+def _copy(root: Path, old: Any, new: Any, old_schema: Any, new_schema: Any) -> dict[str, int]:
+    """Empty the target's tables (a fresh database has a default experiment), then fill them in an order that foreign keys allow."""
     from sqlalchemy import delete, select
 
     prefixes = [(root / "mlruns").resolve().as_uri(), str((root / "mlruns").resolve())]
-    tables = [table for table in there.sorted_tables if table.name != "alembic_version"]
+    tables = [table for table in new_schema.sorted_tables if table.name != "alembic_version"]
     for table in reversed(tables):
         new.execute(delete(table))
     counts: dict[str, int] = {}
     for table in tables:
-        if table.name not in here.tables:
+        if table.name not in old_schema.tables:
             continue
-        source = here.tables[table.name]
+        source = old_schema.tables[table.name]
         columns = [column for column in table.columns if column.name in source.columns]
-        found = old.execute(select(*(source.c[column.name] for column in columns))).mappings()
-        rows = [{column.name: _value(table.name, column, row[column.name], prefixes) for column in columns} for row in found]
+        records = old.execute(select(*(source.c[column.name] for column in columns))).mappings()
+        rows = [{column.name: _value(table.name, column, row[column.name], prefixes) for column in columns} for row in records]
         for start in range(0, len(rows), ROWS_AT_ONCE):
             new.execute(table.insert(), rows[start : start + ROWS_AT_ONCE])
         if rows:
@@ -89,12 +87,12 @@ def _copy(root: Path, old: Any, new: Any, here: Any, there: Any) -> dict[str, in
 def _value(table: str, column: Any, value: Any, prefixes: list[str]) -> Any:
     if column.name in LOCATION_COLUMNS.get(table, []):
         return _served(value, prefixes)
-    # SQLite keeps booleans as numbers.
+    # SQLite stores booleans as numbers.
     return bool(value) if value is not None and column.type.python_type is bool else value
 
 
 def _move_sequence(new: Any, table: Any) -> None:
-    """Ids that were copied have not moved the sequence that the next one comes from."""
+    """Set the sequence of ids behind the highest copied id, since copying does not advance it."""
     from sqlalchemy import text
 
     keys = list(table.primary_key.columns)
@@ -121,14 +119,14 @@ def _version(connection: Any) -> str:
 
 
 def _make_tables(url: str) -> None:
-    """The tables of the installed MLflow, which makes them when it opens a database."""
+    """Create the tables of the installed MLflow, by opening the database with it."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     SqlAlchemyStore(url, SERVED)
 
 
 def _upload(root: Path) -> None:
-    """Put the artifacts into the bucket, where one is set."""
+    """Upload the artifacts to the bucket, where one is set."""
     bucket = os.environ.get(ARTIFACTS_BUCKET)
     if not bucket or not (root / "mlruns").is_dir():
         return
