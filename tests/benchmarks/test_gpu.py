@@ -23,7 +23,7 @@ def counted(work: Any) -> int:
     return int(counter.get_total_flops())
 
 
-def test_operations_are_those_that_torch_counts() -> None:
+def test_operations_equal_torch_counts() -> None:
     processor = build_processor(TRIAL.side)
     model = build_model(TRIAL, processor)
     task = build_task(TRIAL, processor, model.config, responses=3, root_tokens=40, response_tokens=8)
@@ -36,7 +36,7 @@ def test_operations_are_those_that_torch_counts() -> None:
     assert counted(lambda: TreeModel(model)(batch)) == language + projector_operations(TRIAL) + tower
 
 
-def test_pairs_are_the_entries_that_the_mask_lets_through() -> None:
+def test_pairs_equal_allowed_mask_entries() -> None:
     processor = build_processor(TRIAL.side)
     model = build_model(TRIAL, processor)
     task = build_task(TRIAL, processor, model.config, responses=3, root_tokens=40, response_tokens=8)
@@ -45,7 +45,7 @@ def test_pairs_are_the_entries_that_the_mask_lets_through() -> None:
 
 
 @pytest.mark.parametrize("fitting", [100, 1023, 1024, 3000, 9000, 99_999])
-def test_the_longest_root_is_found_to_a_grain(fitting: int) -> None:
+def test_longest_root_is_exact_to_one_grain(fitting: int) -> None:
     tried: list[int] = []
 
     def works(tokens: int) -> bool:
@@ -63,13 +63,13 @@ def test_the_longest_root_is_found_to_a_grain(fitting: int) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure")
-def test_without_a_gpu_it_says_so_and_ends_well(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_gpu_is_reported_as_skipped(capsys: pytest.CaptureFixture[str]) -> None:
     gpu.main(["--json"])
     assert json.loads(capsys.readouterr().out) == {"skipped": "no GPU"}
 
 
 @pytest.mark.slow
-def test_a_dry_run_goes_through_everything() -> None:
+def test_dry_run_reports_every_model() -> None:
     report = gpu.run(dry=True, threads=1, rounds=1)
     for model in report["models"].values():
         assert model["losses"]["tree"] == pytest.approx(model["losses"]["trl"], rel=0.05)

@@ -52,14 +52,14 @@ def tree_logits(opened: Opened, trees: list[Tree], row_tokens: int) -> Tensor:
     return logits
 
 
-def test_every_family_is_here() -> None:
+def test_every_family_has_a_checkpoint() -> None:
     assert set(BUILDERS) == set(FAMILIES)
     assert {name for name, family in FAMILIES.items() if family.axes == 3} == {"qwen2_5_vl", "qwen2_vl", "qwen3_vl"}
 
 
 @pytest.mark.parametrize("name", PROMPTS)
 @torch.no_grad()
-def test_a_tree_reads_as_separate_forwards(opened: Opened, name: str) -> None:
+def test_tree_reads_as_separate_forwards(opened: Opened, name: str) -> None:
     found = tree_logits(opened, [opened.tree(PROMPTS[name])], 1)
     expected = opened.separate_logits([PROMPTS[name]])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
@@ -84,7 +84,7 @@ def test_flex_attention_reads_trees_as_sdpa_does(opened: Opened) -> None:
 
 
 @torch.no_grad()
-def test_windows_that_cover_the_row_change_nothing(tmp_path: Path) -> None:
+def test_windows_that_cover_row_change_nothing(tmp_path: Path) -> None:
     folder = BUILDERS["qwen2_vl"](tmp_path)
     config = json.loads((folder / "config.json").read_text())
     config["text_config"].update(use_sliding_window=True, sliding_window=256, max_window_layers=1)
@@ -133,7 +133,7 @@ def without_pixels(root: Root, outputs: list[Any]) -> Root:
 
 
 @torch.no_grad()
-def test_kept_features_take_the_place_of_the_tower(opened: Opened) -> None:
+def test_cached_features_replace_vision_tower(opened: Opened) -> None:
     family = opened.preprocessor.family
     trees = [opened.tree(prompt) for prompt in EVERYTHING]
     kept = [
@@ -144,7 +144,7 @@ def test_kept_features_take_the_place_of_the_tower(opened: Opened) -> None:
 
 
 @torch.no_grad()
-def test_tower_and_projector_are_what_the_model_puts_in(opened: Opened) -> None:
+def test_vision_and_projector_give_model_features(opened: Opened) -> None:
     """Rows for the placeholders, through the model's own feature functions; a projector that is trained meets what was kept."""
     family = opened.preprocessor.family
     for name in ("image", "video"):
@@ -166,7 +166,7 @@ def test_tower_and_projector_are_what_the_model_puts_in(opened: Opened) -> None:
                 torch.testing.assert_close(level, level_fresh, atol=1e-6, rtol=1e-6)
 
 
-def test_parts_are_the_whole_model(opened: Opened) -> None:
+def test_parts_are_whole_model(opened: Opened) -> None:
     named: dict[int, list[str]] = {}
     for part, modules in opened.preprocessor.family.modules(opened.model).items():
         for module in modules:
@@ -177,7 +177,7 @@ def test_parts_are_the_whole_model(opened: Opened) -> None:
     assert shared == ([["language_model", "lm_head"]] if opened.model.config.tie_word_embeddings else [])
 
 
-def test_the_dummy_reaches_tower_and_projector(opened: Opened) -> None:
+def test_dummy_reaches_vision_tower_and_projector(opened: Opened) -> None:
     family = opened.preprocessor.family
     (projected,) = media_features(opened.model, [family.dummy(opened.model.config)])
     total = projected.features_LH.sum() + sum(level.sum() for level in projected.deeper)
@@ -188,7 +188,7 @@ def test_the_dummy_reaches_tower_and_projector(opened: Opened) -> None:
         assert sum(gradient is not None for gradient in gradients) > len(gradients) / 2
 
 
-def test_a_saved_model_reads_the_same_for_plain_transformers(opened: Opened, tmp_path: Path) -> None:
+def test_saved_model_reads_same_for_plain_transformers(opened: Opened, tmp_path: Path) -> None:
     save_model(opened.model, tmp_path, opened.folder)
     again = open_folder(tmp_path)
     assert again.root(PROMPTS["image"]).input_ids == opened.root(PROMPTS["image"]).input_ids
@@ -225,7 +225,7 @@ def test_greedy_writing_equals_generate_with_pixels(opened: Opened, after: str) 
 
 @three_axes
 @torch.no_grad()
-def test_a_repetition_penalty_counts(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repetition_penalty_counts(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opened.model.generation_config, "repetition_penalty", 1.5)
     end, encoded = opened.preprocessor.end_id, opened.encoded(PROMPTS["video"])
     expected = opened.model.generate(**encoded, max_new_tokens=8, do_sample=False, eos_token_id=end, pad_token_id=end)
@@ -236,7 +236,7 @@ def test_a_repetition_penalty_counts(opened: Opened, monkeypatch: pytest.MonkeyP
 
 @three_axes
 @torch.no_grad()
-def test_writing_goes_on_for_another_process(opened: Opened) -> None:
+def test_writing_continues_for_other_process(opened: Opened) -> None:
     """Where several processes gather a model's weights for each token, one that has ended runs on until all have, and writes nothing more."""
     roots, end = [opened.root(PROMPTS["image"])], opened.preprocessor.end_id
     (usual,) = generate(opened.model, roots, [[]], max_new_tokens=6, batch_size=1, end_id=end)
@@ -265,7 +265,7 @@ def test_sampled_writing_follows_its_seed(opened: Opened) -> None:
 
 @three_axes
 @torch.no_grad()
-def test_positions_that_start_again_are_noticed(opened: Opened) -> None:
+def test_restarted_positions_change_log_probs(opened: Opened) -> None:
     """A root read with plain positions, as a family without axes would: the result has to differ, or equality proves nothing."""
     tree = opened.tree(PROMPTS["wide image"])
     right = tree_logits(opened, [tree], 1)
@@ -274,7 +274,7 @@ def test_positions_that_start_again_are_noticed(opened: Opened) -> None:
 
 
 @three_axes
-def test_root_positions_are_the_models_own(opened: Opened) -> None:
+def test_root_positions_are_models_own(opened: Opened) -> None:
     assert opened.preprocessor.family.axes == 3
     for prompt in EVERYTHING:
         encoded, root = opened.encoded(prompt), opened.root(prompt)

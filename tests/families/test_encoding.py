@@ -49,7 +49,7 @@ def query(prompt: str) -> Query:
     return Query("q", "short", prompt, ())
 
 
-def test_a_default_system_prompt_comes_first(folders: dict[str, Path]) -> None:
+def test_default_system_prompt_comes_first(folders: dict[str, Path]) -> None:
     found = opened(folders["qwen2_vl"])
     text = found.tokenizer.decode(found.policy_root(query("Why?")).input_ids)
     assert text == ("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n")
@@ -60,13 +60,13 @@ def test_a_default_system_prompt_comes_first(folders: dict[str, Path]) -> None:
     )
 
 
-def test_a_template_that_strips_texts_is_cut_all_the_same(with_template: Callable[[str | None], Preprocessor]) -> None:
+def test_text_stripping_template_is_still_cut(with_template: Callable[[str | None], Preprocessor]) -> None:
     stripping, plain = with_template(template(trim="| trim", head=SYSTEM)), with_template(template(head=SYSTEM))
     assert stripping.policy_root(query("Why?")).input_ids == plain.policy_root(query("Why?")).input_ids
     assert stripping.judge_ids("So.") == plain.judge_ids("So.")
 
 
-def test_the_end_of_a_turn_is_its_special_token(with_template: Callable[[str | None], Preprocessor]) -> None:
+def test_end_of_turn_is_its_special_token(with_template: Callable[[str | None], Preprocessor]) -> None:
     found = with_template(template(end=" \n<|endoftext|>"))
     assert found.end_id == found.tokenizer.convert_tokens_to_ids("<|endoftext|>")
 
@@ -82,19 +82,19 @@ def test_the_end_of_a_turn_is_its_special_token(with_template: Callable[[str | N
     ],
     ids=["refuses", "drops texts", "prints the list", "twice", "none"],
 )
-def test_a_template_that_cannot_be_used_is_named(with_template: Callable[[str | None], Preprocessor], text: str | None, words: str) -> None:
+def test_unusable_template_is_named(with_template: Callable[[str | None], Preprocessor], text: str | None, words: str) -> None:
     with pytest.raises(UserError, match=words):
         with_template(text).policy_root(query("Why?"))
 
 
-def test_a_turn_without_an_end_is_refused(with_template: Callable[[str | None], Preprocessor]) -> None:
+def test_turn_without_end_is_refused(with_template: Callable[[str | None], Preprocessor]) -> None:
     with pytest.raises(UserError, match="does not end"):
         _ = with_template(template(end="")).end_id
 
 
 @pytest.mark.parametrize("name", sorted(BUILDERS))
 @pytest.mark.parametrize("frames", [1, 7])
-def test_frames_are_taken_as_they_are(folders: dict[str, Path], name: str, frames: int) -> None:
+def test_frames_are_not_resampled(folders: dict[str, Path], name: str, frames: int) -> None:
     """Not sampled again, even where the checkpoint's video processor samples by itself; one frame alone is a video too."""
     found = opened(folders[name])
     found.processor.video_processor.do_sample_frames = True
@@ -110,7 +110,7 @@ def test_frames_are_taken_as_they_are(folders: dict[str, Path], name: str, frame
         assert tensors["pixel_values_videos"].shape[1] == frames
 
 
-def test_times_of_frames_stand_in_the_prompt_of_qwen3(folders: dict[str, Path]) -> None:
+def test_qwen3_prompt_states_frame_times(folders: dict[str, Path]) -> None:
     found = opened(folders["qwen3_vl"])
     head, tail = found._policy_template("video")
     root = found.family.encode(found.processor, found.config, f"{head}What?{tail}", [], [clip(4)], ["clip"])
@@ -133,7 +133,7 @@ def test_tokens_of_structure_are_named(folders: dict[str, Path], name: str, mark
     assert set(opened(folders[name]).media_tokens()) == marks | {"<|endoftext|>", "<|im_start|>", "<|im_end|>"}
 
 
-def test_another_type_is_refused_with_those_that_there_are() -> None:
+def test_unsupported_type_is_refused_with_list() -> None:
     with pytest.raises(UserError, match=r"'gemma9' are not supported.*internvl, llava_onevision, qwen2_5_vl, qwen2_vl, qwen3_vl"):
         family_of(SimpleNamespace(model_type="gemma9"))
 

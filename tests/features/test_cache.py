@@ -72,7 +72,7 @@ def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
 
 
 @torch.no_grad()
-def test_features_are_the_towers_and_pixels_are_gone(tmp_path: Path, settings: Settings, model: Any) -> None:
+def test_features_equal_live_tower_and_pixels_are_dropped(tmp_path: Path, settings: Settings, model: Any) -> None:
     live = Preprocessor(tmp_path / "data/base", tmp_path / "data/preferences", settings.model, settings.features)
     preprocessor, report = attached(tmp_path, settings)
     assert (report.media, report.hits, report.made, report.live) == (4, 0, 4, 0)
@@ -84,7 +84,7 @@ def test_features_are_the_towers_and_pixels_are_gone(tmp_path: Path, settings: S
 
 
 @torch.no_grad()
-def test_log_probs_are_those_of_the_live_tower(tmp_path: Path, settings: Settings, model: Any) -> None:
+def test_log_probs_are_those_of_live_tower(tmp_path: Path, settings: Settings, model: Any) -> None:
     live = Preprocessor(tmp_path / "data/base", tmp_path / "data/preferences", settings.model, settings.features)
     trees = [policy_tree(live, query) for query in queries()]
     expected = TreeModel(model)(build_batch(trees, 300, "cpu", 0))
@@ -94,7 +94,7 @@ def test_log_probs_are_those_of_the_live_tower(tmp_path: Path, settings: Setting
     torch.testing.assert_close(TreeModel(model)(build_batch(mixed, 300, "cpu", 0)), expected, atol=1e-5, rtol=1e-6)
 
 
-def test_a_second_run_computes_nothing(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_run_computes_nothing(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     first, _ = attached(tmp_path, settings)
     monkeypatch.setattr(feature_cache, "load_model", lambda *_, **__: pytest.fail("the tower was opened"))
     second, report = attached(tmp_path, settings)
@@ -103,7 +103,7 @@ def test_a_second_run_computes_nothing(tmp_path: Path, settings: Settings, monke
     assert all(torch.equal(kept(first, query), kept(second, query)) for query in MEDIA)
 
 
-def test_an_entry_does_not_depend_on_its_company(tmp_path: Path, settings: Settings) -> None:
+def test_entry_does_not_depend_on_other_media(tmp_path: Path, settings: Settings) -> None:
     """A fresh clone and a checkout that grew row by row end with the same bits."""
     fresh, _ = attached(tmp_path, settings)
     entries = [kept(fresh, query).clone() for query in MEDIA]
@@ -116,7 +116,7 @@ def test_an_entry_does_not_depend_on_its_company(tmp_path: Path, settings: Setti
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_what_finds_no_room_runs_live_with_the_same_bits(
+def test_media_beyond_limit_run_live_with_same_bits(
     tmp_path: Path, settings: Settings, model: Any, capsys: pytest.CaptureFixture[str], dtype: str
 ) -> None:
     settings = changed(settings, "features", dtype=dtype)
@@ -133,7 +133,7 @@ def test_what_finds_no_room_runs_live_with_the_same_bits(
     assert same(projected(model, partial), expected)
 
 
-def test_no_room_at_all(tmp_path: Path, settings: Settings, model: Any) -> None:
+def test_zero_budget_runs_all_media_live(tmp_path: Path, settings: Settings, model: Any) -> None:
     expected = projected(model, attached(tmp_path, settings)[0])
     shutil.rmtree(tmp_path / ".mmalign")
     nothing, report = attached(tmp_path, changed(settings, "features", max_gb=0.0))
@@ -142,7 +142,7 @@ def test_no_room_at_all(tmp_path: Path, settings: Settings, model: Any) -> None:
 
 
 @torch.no_grad()
-def test_bf16_halves_the_bytes_and_comes_out_in_the_models_dtype(tmp_path: Path, settings: Settings, model: Any) -> None:
+def test_bf16_cache_halves_bytes_and_returns_model_dtype(tmp_path: Path, settings: Settings, model: Any) -> None:
     whole, full = attached(tmp_path, settings)
     exact = [kept(whole, query) for query in MEDIA]
     half, report = attached(tmp_path, changed(settings, "features", dtype="bf16"))
@@ -160,7 +160,7 @@ def test_bf16_halves_the_bytes_and_comes_out_in_the_models_dtype(tmp_path: Path,
         ("training", {"parts": {"tower": 0.5, "projector": 1.0, "language_model": 1.0, "lm_head": 1.0}}, "the tower is trained"),
     ],
 )
-def test_off_is_said(
+def test_disabled_cache_is_logged(
     tmp_path: Path, settings: Settings, capsys: pytest.CaptureFixture[str], section: str, keys: dict[str, object], said: str
 ) -> None:
     off = Settings.model_validate(settings.model_dump(by_alias=True) | {section: getattr(settings, section).model_dump() | keys})
@@ -189,14 +189,14 @@ def test_models_share_entries_while_their_towers_are_equal(tmp_path: Path, setti
 @pytest.mark.parametrize(
     ("name", "key", "value"), [("config.json", "vision_feature_layer", -2), ("tokenizer_config.json", "model_max_length", 5000)]
 )
-def test_changed_settings_of_tower_or_processor_are_a_miss(tmp_path: Path, settings: Settings, name: str, key: str, value: float) -> None:
+def test_changed_vision_or_processor_settings_miss(tmp_path: Path, settings: Settings, name: str, key: str, value: float) -> None:
     attached(tmp_path, settings)
     path = tmp_path / "data/base" / name
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     assert attached(tmp_path, settings)[1].hits == 0
 
 
-def test_changed_media_are_a_miss(tmp_path: Path, settings: Settings) -> None:
+def test_changed_media_are_miss(tmp_path: Path, settings: Settings) -> None:
     attached(tmp_path, settings)
     assert attached(tmp_path, settings, [replace(MEDIA[0], media_digest="other bytes")])[1].hits == 0
     assert attached(tmp_path, changed(settings, "model", max_frames=2), MEDIA[:1])[1].hits == 0
@@ -205,12 +205,12 @@ def test_changed_media_are_a_miss(tmp_path: Path, settings: Settings) -> None:
 @pytest.mark.parametrize(
     ("section", "keys"), [("training", {"precision": "bf16"}), ("training", {"threads": 3}), ("features", {"dtype": "bf16"})]
 )
-def test_other_arithmetic_is_another_key(tiny_base: Path, settings: Settings, section: str, keys: dict[str, object]) -> None:
+def test_changed_arithmetic_changes_key(tiny_base: Path, settings: Settings, section: str, keys: dict[str, object]) -> None:
     device = torch.device("cpu")
     assert context_digest(tiny_base, changed(settings, section, **keys), device) != context_digest(tiny_base, settings, device)
 
 
-def test_a_towers_digest_knows_no_prefix_and_no_dtype(tmp_path: Path, tiny_base: Path) -> None:
+def test_vision_digest_ignores_prefix_and_dtype(tmp_path: Path, tiny_base: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(tiny_base, other)
     weights = {f"model.{name}": weight.double() for name, weight in load_file(other / "model.safetensors").items()}
@@ -225,7 +225,7 @@ def shards(root: Path) -> list[Path]:
     return sorted((root / ".mmalign/cache/features").glob("*.shard"))
 
 
-def test_a_torn_shard_is_made_again(tmp_path: Path, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+def test_torn_shard_is_recomputed(tmp_path: Path, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     first, _ = attached(tmp_path, settings)
     expected = [kept(first, query).clone() for query in MEDIA]
     (shard,) = shards(tmp_path)
@@ -237,7 +237,7 @@ def test_a_torn_shard_is_made_again(tmp_path: Path, settings: Settings, capsys: 
 
 
 @pytest.mark.parametrize("when", ["before the run", "when it is read"])
-def test_a_damaged_entry_is_said_and_made_again(
+def test_damaged_entry_is_logged_and_recomputed(
     tmp_path: Path, settings: Settings, model: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], when: str
 ) -> None:
     expected = projected(model, attached(tmp_path, settings)[0])
@@ -254,7 +254,7 @@ def test_a_damaged_entry_is_said_and_made_again(
     assert attached(tmp_path, settings)[1].made == (0 if when == "before the run" else 1)
 
 
-def test_other_runs_entries_go_first_and_ones_own_never(tmp_path: Path, settings: Settings) -> None:
+def test_eviction_takes_other_runs_entries_only(tmp_path: Path, settings: Settings) -> None:
     """Four runs with room for three media: each of them keeps its own, and what was used last before it."""
     _, report = attached(tmp_path, settings, MEDIA[:1])
     size = int(report.bytes_a_medium)
@@ -270,7 +270,7 @@ def test_other_runs_entries_go_first_and_ones_own_never(tmp_path: Path, settings
     assert (report.hits, report.made, report.live, report.evicted_shards) == (2, 0, 1, 1)
 
 
-def test_a_fill_that_is_killed_leaves_what_it_had_done(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_fill_leaves_finished_entries(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = feature_cache.tower_alone, []
 
     def failing(*arguments: Any) -> Any:
@@ -287,7 +287,7 @@ def test_a_fill_that_is_killed_leaves_what_it_had_done(tmp_path: Path, settings:
     assert (report.hits, report.made) == (2, 2)
 
 
-def test_another_process_is_waited_for(
+def test_fill_waits_for_other_process(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(feature_cache, "LOCK_SECONDS", 0.05)
@@ -308,7 +308,7 @@ def test_blank_media_and_prompts_without_media_stay_as_they_are(tmp_path: Path, 
     assert preprocessor.policy_root(text).media == ()
 
 
-def test_a_model_opened_for_the_tower_is_whole_under_zero_3() -> None:
+def test_vision_model_is_whole_under_zero_3() -> None:
     from transformers.integrations import HfDeepSpeedConfig, is_deepspeed_zero3_enabled, unset_hf_deepspeed_config
 
     active = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}, "train_micro_batch_size_per_gpu": 1})
@@ -323,7 +323,7 @@ def test_a_model_opened_for_the_tower_is_whole_under_zero_3() -> None:
 
 @pytest.mark.parametrize("name", sorted(BUILDERS))
 @torch.no_grad()
-def test_every_familys_features_are_kept(tmp_path: Path, tiny_base: Path, tiny_media: Path, name: str) -> None:
+def test_every_family_is_cached(tmp_path: Path, tiny_base: Path, tiny_media: Path, name: str) -> None:
     """Mixed kept, live and without room, in one batch, and with what deeper layers add."""
     settings = save_checkout(tmp_path, tiny_base, tiny_media)
     base = BUILDERS[name](tmp_path / "family")
@@ -342,7 +342,7 @@ def test_every_familys_features_are_kept(tmp_path: Path, tiny_base: Path, tiny_m
     assert attached(tmp_path, settings, MEDIA[:1], base)[1].hits == 1
 
 
-def test_adapters_have_their_bases_tower(tmp_path: Path, tiny_base: Path) -> None:
+def test_adapters_share_vision_digest_of_base(tmp_path: Path, tiny_base: Path) -> None:
     folder = tmp_path / "adapters"
     folder.mkdir()
     (folder / "adapter_config.json").write_text("{}")

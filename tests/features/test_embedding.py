@@ -46,7 +46,7 @@ def ids(root: Any) -> torch.Tensor:
     return torch.tensor([list(root.input_ids)])
 
 
-def test_text_alone_runs_the_projector_and_adds_nothing(tiny_base: Path, tiny_media: Path, partitioned: Any, calls: list[str]) -> None:
+def test_text_only_batch_runs_projector_with_zero_weight(tiny_base: Path, tiny_media: Path, partitioned: Any, calls: list[str]) -> None:
     root = preprocessor(tiny_base, tiny_media).policy_root(TEXT)
     partitioned.model.vision_tower.requires_grad_(False)
     embeddings, media_RL, deeper = embed(partitioned, ids(root), [root])
@@ -62,7 +62,7 @@ def test_text_alone_runs_the_projector_and_adds_nothing(tiny_base: Path, tiny_me
     assert calls[2:] == ["projector"]
 
 
-def test_a_rank_with_kept_features_follows_one_that_runs_the_tower(
+def test_rank_with_cached_features_follows_live_rank(
     monkeypatch: pytest.MonkeyPatch, tiny_base: Path, tiny_media: Path, partitioned: Any, calls: list[str]
 ) -> None:
     root = preprocessor(tiny_base, tiny_media).policy_root(TEXT)
@@ -74,7 +74,7 @@ def test_a_rank_with_kept_features_follows_one_that_runs_the_tower(
     assert all(gradient is None or not gradient.any() for gradient in gradients)
 
 
-def test_media_are_what_they_are_without_other_ranks(
+def test_idle_calls_leave_media_features_unchanged(
     monkeypatch: pytest.MonkeyPatch, tiny_base: Path, tiny_media: Path, partitioned: Any, calls: list[str]
 ) -> None:
     root = preprocessor(tiny_base, tiny_media).policy_root(IMAGE)

@@ -56,7 +56,7 @@ def work(rank: int, root: Path, port: int, max_gb: float) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("room", ["all", "half"])
-def test_two_ranks_fill_together_and_keep_in_step(tmp_path: Path, tiny_base: Path, tiny_media: Path, room: str) -> None:
+def test_two_ranks_fill_cache_in_lockstep(tmp_path: Path, tiny_base: Path, tiny_media: Path, room: str) -> None:
     settings = save_checkout(tmp_path, tiny_base, tiny_media)
     alone = Preprocessor(tmp_path / "data/base", tmp_path / "data/preferences", settings.model, settings.features)
     entries = attach_features(alone, tmp_path / "data/base", MEDIA, settings, tmp_path)
@@ -84,5 +84,5 @@ def test_two_ranks_fill_together_and_keep_in_step(tmp_path: Path, tiny_base: Pat
         assert first["calls"].count("tower") > 1
 
 
-def test_alone_nobody_is_asked() -> None:
+def test_single_process_needs_no_collective() -> None:
     assert features._most(3, torch.device("cpu")) == 3

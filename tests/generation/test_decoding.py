@@ -48,7 +48,7 @@ def both_ways(model: Any, prompts: Prompts, end_id: int, generated_at_once: int 
     return decode(model, roots, suffixes, max_new_tokens=12, batch_size=9, end_id=end_id), expected
 
 
-def test_tokens_are_those_of_generate_with_rows_that_end_at_unequal_places(model: Any, prompts: Prompts) -> None:
+def test_tokens_equal_generate_with_unequal_row_ends(model: Any, prompts: Prompts) -> None:
     found, expected = both_ways(model, prompts, end_id=2)
     assert found == expected
     # What many rows write somewhere serves as the end, so that rows leave the batch.
@@ -59,7 +59,7 @@ def test_tokens_are_those_of_generate_with_rows_that_end_at_unequal_places(model
 
 
 @pytest.mark.filterwarnings("ignore:Passing `.*` with `inputs_embeds`:UserWarning")
-def test_a_repetition_penalty_counts_and_any_other_setting_goes_through_generate(model: Any, prompts: Prompts) -> None:
+def test_penalty_is_applied_and_other_settings_use_generate(model: Any, prompts: Prompts) -> None:
     plain, _ = both_ways(model, prompts, end_id=2)
     model.generation_config.repetition_penalty = 1.5
     assert can_decode(model)
@@ -74,7 +74,7 @@ def test_a_repetition_penalty_counts_and_any_other_setting_goes_through_generate
     assert found == expected
 
 
-def test_a_root_is_read_once_and_passes_are_counted(model: Any, prompts: Prompts) -> None:
+def test_root_is_read_once_and_passes_are_counted(model: Any, prompts: Prompts) -> None:
     root, suffixes = prompts[0][0], [[5, 6], [7], [8, 9, 10]]
     passes: list[tuple[int, int]] = []
     found = decode(
@@ -84,7 +84,7 @@ def test_a_root_is_read_once_and_passes_are_counted(model: Any, prompts: Prompts
     assert passes == [(len(root.input_ids), len(root.input_ids)), (6, 9), (3, 3), (3, 3)]
 
 
-def test_a_process_takes_the_passes_of_one_that_has_more_to_do(model: Any, prompts: Prompts) -> None:
+def test_process_matches_passes_of_busier_one(model: Any, prompts: Prompts) -> None:
     class Longer(Alone):
         """Another process with one batch more, a suffix of nine tokens, and no row that ends."""
 
@@ -103,7 +103,7 @@ def test_a_process_takes_the_passes_of_one_that_has_more_to_do(model: Any, promp
     assert len(passes) == 2 * (1 + 1 + 7)
 
 
-def test_the_end_token_is_read_behind_rows_that_wrote_it_and_rows_that_were_cut(model: Any, prompts: Prompts) -> None:
+def test_end_token_is_read_after_written_and_cut_rows(model: Any, prompts: Prompts) -> None:
     roots, suffixes = prompts
     plain = decode(model, roots, suffixes, max_new_tokens=5, batch_size=9, end_id=2)
     written = [token for row in plain for token in set(row)]
@@ -120,7 +120,7 @@ def test_the_end_token_is_read_behind_rows_that_wrote_it_and_rows_that_were_cut(
         torch.testing.assert_close(row.end_H, hidden, rtol=1e-4, atol=1e-4)
 
 
-def test_the_models_own_mode_and_attention_are_back_afterwards(model: Any, prompts: Prompts) -> None:
+def test_model_mode_and_attention_are_restored(model: Any, prompts: Prompts) -> None:
     model.train()
     model.config.text_config._attn_implementation = "flex_attention"
     decode(model, prompts[0][:2], prompts[1][:2], max_new_tokens=2, batch_size=8, end_id=2)
@@ -128,7 +128,7 @@ def test_the_models_own_mode_and_attention_are_back_afterwards(model: Any, promp
     assert model.config.text_config._attn_implementation == "flex_attention"
 
 
-def test_the_bundled_base_writes_the_same_answers_and_critiques(base: Path, data: Path) -> None:
+def test_bundled_base_writes_same_answers_and_critiques(base: Path, data: Path) -> None:
     lines = (data / "preferences/heldout.jsonl").read_text(encoding="utf-8").splitlines()[::40]
     chosen = [query_from_row(json.loads(line)) for line in lines]
     prepared, model = preprocessor(base, data / "preferences"), load_model(base)

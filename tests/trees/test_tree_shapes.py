@@ -71,9 +71,7 @@ quickly = settings(max_examples=15, deadline=None, suppress_health_check=[Health
 @pytest.mark.parametrize("path", ["model", "flex"])
 @quickly
 @given(trees=any_trees().map(of_text), budget=budgets)
-def test_every_branch_has_the_log_prob_of_its_own_sequence(
-    path: str, trees: list[Tree], budget: int, request: pytest.FixtureRequest
-) -> None:
+def test_branch_log_prob_equals_its_separate_sequence(path: str, trees: list[Tree], budget: int, request: pytest.FixtureRequest) -> None:
     reader, alone = request.getfixturevalue(path), request.getfixturevalue("model")
     with torch.no_grad():
         found_K = TreeModel(reader)(build_batch(trees, budget, "cpu", 0))
@@ -103,7 +101,7 @@ def test_no_token_sees_another_branch_or_tree(model: Any, trees: list[Tree], bud
 
 @settings(deadline=None)
 @given(trees=any_trees(), budget=budgets)
-def test_the_layout_of_any_batch_follows_the_rules(trees: list[Tree], budget: int) -> None:
+def test_layout_of_any_batch_follows_rules(trees: list[Tree], budget: int) -> None:
     batch = build_batch(trees, budget, "cpu", 7)
     tokens, tree_ids, branch_ids = batch.input_ids_RL.flatten(), batch.tree_RL.flatten(), batch.branch_RL.flatten()
     positions_AN = batch.position_ids_RL.reshape(-1, tokens.numel())
@@ -138,7 +136,7 @@ def _check_rows(batch: TreeBatch, trees: list[Tree], budget: int) -> None:
 
 
 @given(lengths=st.lists(st.integers(1, 50), max_size=40), budget=st.integers(1, 100))
-def test_packing_is_first_fit_with_the_longest_first(lengths: list[int], budget: int) -> None:
+def test_packing_is_first_fit_with_longest_first(lengths: list[int], budget: int) -> None:
     rows: list[list[int]] = []
     for item in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         fitting = [row for row in rows if sum(lengths[other] for other in row) + lengths[item] <= budget]

@@ -62,7 +62,7 @@ def test_gradients_equal_separate_forwards(model: Any, trees: list[Tree]) -> Non
             assert float((one - other).abs().max()) <= 5e-5 * scale
 
 
-def test_without_positions_the_result_is_wrong(model: Any, trees: list[Tree]) -> None:
+def test_without_positions_result_is_wrong(model: Any, trees: list[Tree]) -> None:
     batch = build_batch(trees[:1], 1, "cpu", 0)
     with torch.no_grad():
         right = TreeModel(model)(batch)
@@ -77,7 +77,7 @@ def test_eager_attention_is_refused(tiny_base: Path, trees: list[Tree]) -> None:
         tree_hidden(eager, build_batch(trees[:1], 1, "cpu", 0))
 
 
-def test_a_branch_does_not_see_its_siblings(model: Any, trees: list[Tree]) -> None:
+def test_branch_does_not_see_its_siblings(model: Any, trees: list[Tree]) -> None:
     tree = trees[0]
     other = Tree(tree.root, (tree.branches[0], Branch(tuple(reversed(tree.branches[1].input_ids)))))
     with torch.no_grad():
@@ -112,7 +112,7 @@ def test_rows_are_filled_longest_first(lengths: list[int], budget: int, rows: li
         (Root((1, 2), positions_AL=torch.zeros(3, 1, dtype=torch.long)), (Branch((1,)),), "positions for 1"),
     ],
 )
-def test_a_tree_that_cannot_be_read_is_refused(root: Root, branches: tuple[Branch, ...], sentence: str) -> None:
+def test_tree_that_cannot_be_read_is_refused(root: Root, branches: tuple[Branch, ...], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         build_batch([Tree(root, branches)], 10, "cpu", 0)
 
