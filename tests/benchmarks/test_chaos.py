@@ -1,4 +1,4 @@
-"""The pure parts of the benchmark of chaos: what it counts, of made-up curves, processes and records; and its watch, of made-up files."""
+"""The pure parts of the chaos benchmark: its metrics from invented curves, processes and records, and its watch of invented files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import chaos
-from benchmarks._chaos_counts import Attempt, Seen, figures, is_sound, lost_points, orphans, redone_intervals, sentence
+from benchmarks._chaos_counts import Attempt, Seen, is_sound, lost_points, metrics, orphans, redone_intervals, sentence
 from benchmarks._chaos_stack import Result
 from benchmarks._chaos_watch import Watch, wait_until
 from components.files import write_json
@@ -70,7 +70,7 @@ def test_metrics_summarize_records() -> None:
         {**RECORD, "victim": "save", "in_a_save": True, "identical": False, "lost_metrics": 3, "orphans": ["7 dvc"]},
         {**RECORD, "recovered": False, "identical": False, "seconds_to_recover": 600.0, "seconds_to_end": 600.0, "states": ["Failed"]},
     ]
-    assert figures(records) == {
+    assert metrics(records) == {
         "runs": 4,
         "identical": 2,
         "recovered_alone": 3,
@@ -88,15 +88,15 @@ def test_metrics_summarize_records() -> None:
 
 
 def test_metrics_without_recovery_have_no_times() -> None:
-    assert figures([{**RECORD, "recovered": False}])["seconds_to_recover"] == {"median": None, "max": None}
+    assert metrics([{**RECORD, "recovered": False}])["seconds_to_recover"] == {"median": None, "max": None}
 
 
 def test_plan_covers_targets_by_seed_before_last_step() -> None:
     reference = Result({}, {}, {"reward": [("loss", step, 1.0) for step in range(1, 21)], "align": CURVE})
-    first, again, other = (chaos.plans(24, seed, chaos.VICTIMS, reference) for seed in (3, 3, 4))
-    places = [[(plan.victim, plan.stage, plan.step, plan.share) for plan in plans] for plans in (first, again, other)]
-    assert places[0] == places[1] != places[2]
-    assert {plan.victim for plan in first[:12]} == set(chaos.VICTIMS)
+    first, repeated, other = (chaos.plans(24, seed, chaos.TARGETS, reference) for seed in (3, 3, 4))
+    kills = [[(plan.target, plan.stage, plan.step, plan.share) for plan in plans] for plans in (first, repeated, other)]
+    assert kills[0] == kills[1] != kills[2]
+    assert {plan.target for plan in first[:12]} == set(chaos.TARGETS)
     assert {plan.stage for plan in first} == {"reward", "align"}
     assert all(1 <= plan.step < {"reward": 20, "align": 10}[plan.stage] for plan in first)
 
@@ -107,25 +107,25 @@ def steps(folder: Path, last: int) -> None:
 
 def test_watch_follows_starts_steps_and_restarts(tmp_path: Path) -> None:
     watch, folder = Watch(tmp_path), tmp_path / "key"
-    watch.look()
+    watch.poll()
     assert watch.step == 0
     folder.mkdir()
     write_json(folder / "plan.json", {"steps": 10, "resumed_from": 0})
     for last in (1, 2, 5):
         steps(folder, last)
-        watch.look()
+        watch.poll()
     assert watch.step == 5
     struck = watch.attempts[0].steps_at[-1]
     # A restart: its lines are taken back first, then it says that it has begun, then it goes on.
     (folder / "plan.json").unlink()
-    watch.look()
+    watch.poll()
     steps(folder, 4)
-    watch.look()
+    watch.poll()
     write_json(folder / "plan.json", {"steps": 10, "resumed_from": 4})
-    watch.look()
+    watch.poll()
     assert watch.stepped_since(struck, attempts=0) is None
     steps(folder, 6)
-    watch.look()
+    watch.poll()
     assert [(attempt.resumed_from, attempt.last_step) for attempt in watch.attempts] == [(0, 5), (4, 6)]
     assert watch.stepped_since(struck, attempts=1) == watch.attempts[1].steps_at[0]
     assert redone_intervals(watch.attempts, 2) == 0.5
@@ -142,13 +142,13 @@ def test_unmarked_newest_checkpoint_counts_as_save_in_progress(tmp_path: Path) -
 
 
 def test_timeout_names_awaited_event() -> None:
-    with pytest.raises(TimeoutError, match="in vain for a save"):
+    with pytest.raises(TimeoutError, match="a save did not come within"):
         wait_until(lambda: None, 0.05, 0.01, "a save")
     assert wait_until(lambda: "it", 0.05, 0.01, "a save") == "it"
 
 
 def test_table_has_one_line_per_run() -> None:
-    report = {**figures([RECORD]), "each": [RECORD]}
+    report = {**metrics([RECORD]), "each": [RECORD]}
     (line,) = chaos.table(report)["each"].items()
     assert line[0] == " 1 rank"
     assert line[1] == "align at step 4: works after 40 s, ended after 90 s; 0.5 intervals redone; Completed"

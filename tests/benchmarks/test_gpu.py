@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import gpu
 from benchmarks._models import TRIAL, build_model, build_processor, build_task
-from benchmarks._operations import language_operations, projector_operations, tower_operations, tree_pairs
+from benchmarks._operations import language_operations, projector_operations, tree_pairs, vision_operations
 from components.families.adapters import family_of
 from components.trees.logprobs import TreeModel
 from components.trees.trees import build_batch
@@ -28,12 +28,12 @@ def test_operations_equal_torch_counts() -> None:
     model = build_model(TRIAL, processor)
     task = build_task(TRIAL, processor, model.config, responses=3, root_tokens=40, response_tokens=8)
     batch = build_batch([task.tree], task.tree.tokens, "cpu", 0)
-    tower = counted(lambda: family_of(model.config).tower(model, task.root.media))
+    vision = counted(lambda: family_of(model.config).tower(model, task.root.media))
     tokens = task.tree.tokens
     # torch counts the whole square of attention, masked or not.
     language = language_operations(TRIAL, tokens, tokens**2, 3 * 8)
-    assert tower == tower_operations(TRIAL)
-    assert counted(lambda: TreeModel(model)(batch)) == language + projector_operations(TRIAL) + tower
+    assert vision == vision_operations(TRIAL)
+    assert counted(lambda: TreeModel(model)(batch)) == language + projector_operations(TRIAL) + vision
 
 
 def test_pairs_equal_allowed_mask_entries() -> None:
@@ -52,12 +52,12 @@ def test_longest_root_is_exact_to_one_grain(fitting: int) -> None:
         tried.append(tokens)
         return tokens <= fitting
 
-    found = gpu.longest_root(works, 1000, 16_000, 512)
+    longest = gpu.longest_root(works, 1000, 16_000, 512)
     if fitting < 1000:
-        assert found is None
+        assert longest is None
     else:
-        assert found is not None
-        assert found == 16_000 or found <= fitting < found + 512
+        assert longest is not None
+        assert longest == 16_000 or longest <= fitting < longest + 512
     assert max(tried) <= 16_000
     assert len(tried) < 12
 

@@ -35,9 +35,9 @@ def test_peak_memory_excludes_inputs() -> None:
         "import psutil; kept = bytearray(b'x' * 100_000_000)\n"
         "print_peak(lambda: len(bytearray(b'x' * 150_000_000)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    completed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     # The literal and the bytearray made of it live at once.
-    assert int(done.stdout) == pytest.approx(300e6, rel=0.02)
+    assert int(completed.stdout) == pytest.approx(300e6, rel=0.02)
 
 
 def test_stdout_is_one_json_object_despite_library_prints(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The benchmark of trees at minute sizes: what its sides compute is the same, and it notices when it is not."""
+"""The benchmark of trees at minute sizes: its sides compute the same loss, and a differing side ends it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_update_does_not_move_weights(tmp_path: Path) -> None:
     before = {name: value.clone() for name, value in steps.policy.state_dict().items()}
     steps.step(steps.by_tree)()
     assert all(value.equal(before[name]) for name, value in steps.policy.state_dict().items())
-    assert steps.optimiser.state
+    assert steps.optimizer.state
 
 
 def test_differing_side_ends_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
