@@ -199,7 +199,7 @@ def vision_share(steps: Steps) -> dict[str, float]:
 
     family = family_of(steps.policy.config)
     with torch.no_grad():
-        image = count(lambda: family.tower(steps.policy, steps.tree.root.media))
+        image = count(lambda: family.vision_tower(steps.policy, steps.tree.root.media))
     return {"tree": 2 * image / count(steps.by_tree), "pairwise": 4 * len(steps.task.pairs) * image / count(steps.by_pair)}
 
 

@@ -20,7 +20,7 @@ from components.trees.scoring import Count
 COMPACT_AT = 0.8  # share of rows still going below which the others are dropped: dropping copies the buffers once
 
 
-class InStep(Protocol):
+class Lockstep(Protocol):
     """How far other processes go that must run the model equally often."""
 
     def most(self, count: int) -> int:
@@ -32,7 +32,7 @@ class InStep(Protocol):
         ...
 
 
-class Alone:
+class SingleProcess:
     """No other process is waited for."""
 
     def most(self, count: int) -> int:
@@ -112,7 +112,7 @@ class Batch:
         self.owner_B = torch.tensor(owners, device=self.device)
         self.cache = KeyValues()
 
-    def run(self, step: InStep, count: Count) -> list[Continued]:
+    def run(self, step: Lockstep, count: Count) -> list[Continued]:
         """What each row continues with."""
         lengths = [len(suffix) for suffix in self.suffixes]
         hidden_BH, root_valid_BL = self._read_roots(count)
@@ -153,7 +153,7 @@ class Batch:
         has_suffix_B = torch.tensor([bool(suffix) for suffix in self.suffixes], device=self.device)
         return torch.where(has_suffix_B[:, None], hidden_BLH[:, -1], hidden_BH)
 
-    def _write(self, hidden_BH: Tensor, valid_BL: Tensor, step: InStep, count: Count) -> list[Continued]:
+    def _write(self, hidden_BH: Tensor, valid_BL: Tensor, step: Lockstep, count: Count) -> list[Continued]:
         position_B = valid_BL.sum(1)
         free_BL = torch.ones(len(valid_BL), self.room, dtype=torch.bool, device=self.device)
         mask_B11L = self._additive(torch.cat([valid_BL, free_BL], 1)[:, None, None], hidden_BH.dtype)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from components.families.adapters import Root, family_of
-from components.generation.continuation import Alone, Batch, Continued, InStep
+from components.generation.continuation import Batch, Continued, Lockstep, SingleProcess
 from components.generation.generate import Progress, generate
 from components.trees.scoring import Count
 
@@ -53,7 +53,7 @@ def decode(
     batch_size: int,
     end_id: int,
     progress: Progress | None = None,
-    step: InStep | None = None,
+    step: Lockstep | None = None,
     count: Count = lambda _tokens, _slots: None,
 ) -> list[list[int]]:
     """New token ids after each root and its suffix, without the end token: see `continue_prompts`."""
@@ -73,7 +73,7 @@ def continue_prompts(
     end_id: int,
     read_ends: bool = False,
     progress: Progress | None = None,
-    step: InStep | None = None,
+    step: Lockstep | None = None,
     count: Count = lambda _tokens, _slots: None,
 ) -> list[Continued]:
     """The likeliest token at every place behind each root and its suffix, until the end token or `max_new_tokens`.
@@ -82,7 +82,7 @@ def continue_prompts(
     Batches hold at most `batch_size` rows, the longest prompts first, rows of one root together; their make-up depends on the inputs alone.
     `progress(done, total)` is called after every batch. Processes that keep in step must all have a row at least.
     """
-    step = step or Alone()
+    step = step or SingleProcess()
     keys = [(root.input_ids, tuple(medium.key for medium in root.media)) for root in roots]
     order = _order(keys, [len(root.input_ids) + len(suffix) for root, suffix in zip(roots, suffixes, strict=True)])
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
@@ -105,7 +105,7 @@ Prompt = tuple[Any, Root, Sequence[int]]  # what names the root, the root, the s
 
 
 def _continue(
-    model: Any, prompts: Sequence[Prompt], max_new_tokens: int, end_id: int, step: InStep, count: Count, read_ends: bool
+    model: Any, prompts: Sequence[Prompt], max_new_tokens: int, end_id: int, step: Lockstep, count: Count, read_ends: bool
 ) -> list[Continued]:
     distinct: dict[Any, Root] = {}
     for key, root, _ in prompts:

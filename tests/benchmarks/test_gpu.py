@@ -28,7 +28,7 @@ def test_operations_equal_torch_counts() -> None:
     model = build_model(TRIAL, processor)
     task = build_task(TRIAL, processor, model.config, responses=3, root_tokens=40, response_tokens=8)
     batch = build_batch([task.tree], task.tree.tokens, "cpu", 0)
-    vision = counted(lambda: family_of(model.config).tower(model, task.root.media))
+    vision = counted(lambda: family_of(model.config).vision_tower(model, task.root.media))
     tokens = task.tree.tokens
     # torch counts the whole square of attention, masked or not.
     language = language_operations(TRIAL, tokens, tokens**2, 3 * 8)

@@ -1,4 +1,4 @@
-"""From a chat template and media to a root: what processors and templates of real checkpoints do differently."""
+"""From a chat template and media to a root: the differences between processors and templates of real checkpoints."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from components.preferences.record import Query
 from tests.families.checkpoints import BUILDERS, SYSTEM
 from tests.families.prompts import clip
 
-TURN = (
+MESSAGE = (
     "<|im_start|>{{ m.role }}\n{{ m.content[-1].text TRIM }}END{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
 
 def template(*, trim: str = "", end: str = "<|im_end|>\n", head: str = "") -> str:
-    return head + "{% for m in messages %}" + TURN.replace("TRIM", trim).replace("END", end)
+    return head + "{% for m in messages %}" + MESSAGE.replace("TRIM", trim).replace("END", end)
 
 
 def opened(folder: Path) -> Preprocessor:
@@ -38,9 +38,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture
 def with_template(folders: dict[str, Path]) -> Callable[[str | None], Preprocessor]:
     def make(text: str | None) -> Preprocessor:
-        found = opened(folders["qwen2_5_vl"])
-        found.processor.chat_template = text
-        return found
+        preprocessor = opened(folders["qwen2_5_vl"])
+        preprocessor.processor.chat_template = text
+        return preprocessor
 
     return make
 
@@ -50,10 +50,10 @@ def query(prompt: str) -> Query:
 
 
 def test_default_system_prompt_comes_first(folders: dict[str, Path]) -> None:
-    found = opened(folders["qwen2_vl"])
-    text = found.tokenizer.decode(found.policy_root(query("Why?")).input_ids)
+    preprocessor = opened(folders["qwen2_vl"])
+    text = preprocessor.tokenizer.decode(preprocessor.policy_root(query("Why?")).input_ids)
     assert text == ("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n")
-    judged = found.tokenizer.decode([*found.judge_root(query("Why?"), "Judge.").input_ids, *found.judge_ids("So.")])
+    judged = preprocessor.tokenizer.decode([*preprocessor.judge_root(query("Why?"), "Judge.").input_ids, *preprocessor.judge_ids("So.")])
     assert judged == (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nJudge.\nQuestion: Why?\nAnswer:\nSo.<|im_end|>\n"
         "<|im_start|>assistant\n"
@@ -67,8 +67,8 @@ def test_text_stripping_template_is_still_cut(with_template: Callable[[str | Non
 
 
 def test_end_of_turn_is_its_special_token(with_template: Callable[[str | None], Preprocessor]) -> None:
-    found = with_template(template(end=" \n<|endoftext|>"))
-    assert found.end_id == found.tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    preprocessor = with_template(template(end=" \n<|endoftext|>"))
+    assert preprocessor.end_id == preprocessor.tokenizer.convert_tokens_to_ids("<|endoftext|>")
 
 
 @pytest.mark.parametrize(
@@ -95,12 +95,12 @@ def test_turn_without_end_is_refused(with_template: Callable[[str | None], Prepr
 @pytest.mark.parametrize("name", sorted(BUILDERS))
 @pytest.mark.parametrize("frames", [1, 7])
 def test_frames_are_not_resampled(folders: dict[str, Path], name: str, frames: int) -> None:
-    """Not sampled again, even where the checkpoint's video processor samples by itself; one frame alone is a video too."""
-    found = opened(folders[name])
-    found.processor.video_processor.do_sample_frames = True
-    found.processor.video_processor.num_frames = 2
-    head, tail = found._policy_template("video")
-    root = found.family.encode(found.processor, found.config, f"{head}What?{tail}", [], [clip(frames)], ["clip"])
+    """The adapter switches off the sampling of a checkpoint's video processor; a single frame is a video too."""
+    preprocessor = opened(folders[name])
+    preprocessor.processor.video_processor.do_sample_frames = True
+    preprocessor.processor.video_processor.num_frames = 2
+    head, tail = preprocessor._policy_template("video")
+    root = preprocessor.family.encode(preprocessor.processor, preprocessor.config, f"{head}What?{tail}", [], [clip(frames)], ["clip"])
     tensors = root.media[0].tensors
     if "video_grid_thw" in tensors:
         assert int(tensors["video_grid_thw"][0, 0]) == (frames + 1) // 2  # two frames make a patch
@@ -111,10 +111,10 @@ def test_frames_are_not_resampled(folders: dict[str, Path], name: str, frames: i
 
 
 def test_qwen3_prompt_states_frame_times(folders: dict[str, Path]) -> None:
-    found = opened(folders["qwen3_vl"])
-    head, tail = found._policy_template("video")
-    root = found.family.encode(found.processor, found.config, f"{head}What?{tail}", [], [clip(4)], ["clip"])
-    text = found.tokenizer.decode(root.input_ids)
+    preprocessor = opened(folders["qwen3_vl"])
+    head, tail = preprocessor._policy_template("video")
+    root = preprocessor.family.encode(preprocessor.processor, preprocessor.config, f"{head}What?{tail}", [], [clip(4)], ["clip"])
+    text = preprocessor.tokenizer.decode(root.input_ids)
     assert "<0.2 seconds>" in text, "the middle of frames at 0 and 0.5 seconds"
     assert "<1.2 seconds>" in text, "the middle of frames at 1 and 1.5 seconds"
 
@@ -134,7 +134,7 @@ def test_tokens_of_structure_are_named(folders: dict[str, Path], name: str, mark
 
 
 def test_unsupported_type_is_refused_with_list() -> None:
-    with pytest.raises(UserError, match=r"'gemma9' are not supported.*internvl, llava_onevision, qwen2_5_vl, qwen2_vl, qwen3_vl"):
+    with pytest.raises(UserError, match=r"'gemma9' are not supported.*one of internvl, llava_onevision, qwen2_5_vl, qwen2_vl, qwen3_vl"):
         family_of(SimpleNamespace(model_type="gemma9"))
 
 

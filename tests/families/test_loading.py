@@ -1,4 +1,4 @@
-"""Opening a checkpoint for training: what is frozen, in which dtype, and that recomputed activations change nothing."""
+"""Opening a checkpoint for training: frozen parts, dtypes, and recomputed activations without a change of values."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_weights_dtype_is_bf16_in_deepspeed_and_fp32_in_ddp(tiny_base: Path) -> 
 
 def test_recomputation_preserves_log_probs_and_gradients(tiny_base: Path, tiny_media: Path) -> None:
     batch = a_batch(tiny_base, tiny_media)
-    found = []
+    results = []
     for checkpointing in (False, True):
         model = opened(tiny_base, gradient_checkpointing=checkpointing).train()
         calls = []
@@ -54,6 +54,6 @@ def test_recomputation_preserves_log_probs_and_gradients(tiny_base: Path, tiny_m
         sums = TreeModel(model)(batch)
         sums.square().mean().backward()
         assert len(calls) == (2 if checkpointing else 1)
-        found.append((sums.detach(), [p.grad for p in model.parameters() if p.grad is not None]))
-    assert torch.equal(found[0][0], found[1][0])
-    assert all(torch.equal(a, b) for a, b in zip(found[0][1], found[1][1], strict=True))
+        results.append((sums.detach(), [p.grad for p in model.parameters() if p.grad is not None]))
+    assert torch.equal(results[0][0], results[1][0])
+    assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1], strict=True))

@@ -1,4 +1,4 @@
-"""Adapters: what they leave as it is, and that merged, apart and opened again they are the same model."""
+"""Adapters: the weights that they leave unchanged, and equal models whether merged, in a folder or reopened."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def a_batch(base: Path, media: Path) -> TreeBatch:
 
 @torch.no_grad()
 def log_probs(model: Any, batch: TreeBatch) -> torch.Tensor:
-    found: torch.Tensor = TreeModel(model.eval())(batch)
-    return found
+    sums: torch.Tensor = TreeModel(model.eval())(batch)
+    return sums
 
 
 def test_adapters_off_or_fresh_equal_reference_bit_for_bit(tiny_base: Path, tiny_media: Path) -> None:
@@ -105,12 +105,12 @@ def test_adapter_folder_equals_merged_model_and_peft(tiny_base: Path, tiny_media
     model = shaken(opened(tiny_base, parts={"projector": 0.0}, merge=False))
     (tmp_path / "one").mkdir()
     save_trained(model, tmp_path / "one", tiny_base)
-    again = {name: value.clone() for name, value in load_model(tmp_path / "one").state_dict().items()}
+    reopened = {name: value.clone() for name, value in load_model(tmp_path / "one").state_dict().items()}
     merged = shaken(opened(tiny_base, parts={"projector": 0.0}))
     save_trained(merged, tmp_path / "merged", tiny_base)
     expected = load_model(tmp_path / "merged").state_dict()
-    assert again.keys() == expected.keys()
-    assert all(torch.equal(again[name], expected[name]) for name in expected)
+    assert reopened.keys() == expected.keys()
+    assert all(torch.equal(reopened[name], expected[name]) for name in expected)
     batch = a_batch(tiny_base, tiny_media)
     by_peft = PeftModel.from_pretrained(load_model(tiny_base), str(tmp_path / "one"))
     torch.testing.assert_close(log_probs(by_peft.base_model.model, batch), log_probs(model, batch), rtol=1e-6, atol=1e-5)
@@ -121,8 +121,8 @@ def test_adapter_folder_carries_trained_projector(tiny_base: Path, tmp_path: Pat
     save_trained_in(model, tmp_path / "one", tiny_base)
     save_trained_in(model, tmp_path / "two", tiny_base)
     assert digest_folder(tmp_path / "one") == digest_folder(tmp_path / "two")
-    again = load_model(tmp_path / "one")
-    assert torch.equal(again.model.image_newline, model.model.image_newline)
+    reopened = load_model(tmp_path / "one")
+    assert torch.equal(reopened.model.image_newline, model.model.image_newline)
     assert Preprocessor(tmp_path / "one", tmp_path, SETTINGS.model, SETTINGS.features).end_id is not None
 
 
@@ -139,7 +139,7 @@ def test_another_base_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="trained on another model"):
         load_model(tmp_path / "adapters")
     base.rename(tmp_path / "gone")
-    with pytest.raises(UserError, match="not there"):
+    with pytest.raises(UserError, match="which is missing"):
         load_model(tmp_path / "adapters")
 
 

@@ -13,13 +13,13 @@ def test_text_counts_on_all_axes() -> None:
 
 
 def test_text_continues_after_longer_side_of_image_grid() -> None:
-    found = mrope_positions([False, *[True] * 6, False], [Grid(1, 2, 3)])
-    assert found.tolist() == [[0, 1, 1, 1, 1, 1, 1, 4], [0, 1, 1, 1, 2, 2, 2, 4], [0, 1, 2, 3, 1, 2, 3, 4]]
+    positions = mrope_positions([False, *[True] * 6, False], [Grid(1, 2, 3)])
+    assert positions.tolist() == [[0, 1, 1, 1, 1, 1, 1, 4], [0, 1, 1, 1, 2, 2, 2, 4], [0, 1, 2, 3, 1, 2, 3, 4]]
 
 
 def test_frames_are_their_interval_apart() -> None:
-    found = mrope_positions([*[True] * 3, False], [Grid(3, 1, 1, torch.tensor(2.5))])
-    assert found.tolist() == [[0, 2, 5, 1], [0, 0, 0, 1], [0, 0, 0, 1]]
+    positions = mrope_positions([*[True] * 3, False], [Grid(3, 1, 1, torch.tensor(2.5))])
+    assert positions.tolist() == [[0, 2, 5, 1], [0, 0, 0, 1], [0, 0, 0, 1]]
 
 
 def test_adjacent_media_are_separated_by_grids() -> None:

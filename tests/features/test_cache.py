@@ -20,8 +20,8 @@ from components.families.loading import load_model
 from components.families.processing import Preprocessor
 from components.features import cache as feature_cache
 from components.features.cache import FeatureReport, attach_features
-from components.features.embedding import UnkeptMedium, media_features
-from components.features.keys import context_digest, tower_digest, whole_weights
+from components.features.embedding import UncachedMedium, media_features
+from components.features.keys import context_digest, vision_digest, whole_weights
 from components.features.store import FeatureStore
 from components.preferences.record import Query
 from components.trees.logprobs import TreeModel
@@ -61,7 +61,7 @@ def projected(model: Any, preprocessor: Preprocessor, chosen: Sequence[Query] = 
         return [item.features_LH for item in media_features(model, media)]
 
 
-def kept(preprocessor: Preprocessor, query: Query) -> torch.Tensor:
+def cached_features(preprocessor: Preprocessor, query: Query) -> torch.Tensor:
     features = preprocessor.policy_root(query).media[0].features
     assert features is not None
     return features[0]
@@ -78,9 +78,9 @@ def test_features_equal_live_tower_and_pixels_are_dropped(tmp_path: Path, settin
     assert (report.media, report.hits, report.made, report.live) == (4, 0, 4, 0)
     for query in MEDIA:
         medium, plain = preprocessor.policy_root(query).media[0], live.policy_root(query).media[0]
-        assert torch.equal(kept(preprocessor, query), live.family.tower(model, [plain])[0][0])
+        assert torch.equal(cached_features(preprocessor, query), live.family.vision_tower(model, [plain])[0][0])
         assert set(medium.tensors) == ({"image_sizes"} if query.media_kind == "image" else set())
-        assert torch.equal(kept(preprocessor, query), preprocessor.judge_root(query, "Judge it.").media[0].features[0])  # type: ignore[index]
+        assert torch.equal(cached_features(preprocessor, query), preprocessor.judge_root(query, "Judge it.").media[0].features[0])  # type: ignore[index]
 
 
 @torch.no_grad()
@@ -99,20 +99,20 @@ def test_second_run_computes_nothing(tmp_path: Path, settings: Settings, monkeyp
     monkeypatch.setattr(feature_cache, "load_model", lambda *_, **__: pytest.fail("the tower was opened"))
     second, report = attached(tmp_path, settings)
     assert (report.hits, report.made) == (4, 0)
-    assert report.gigabytes == pytest.approx(sum(kept(first, query).nbytes for query in MEDIA) / 1e9)
-    assert all(torch.equal(kept(first, query), kept(second, query)) for query in MEDIA)
+    assert report.gigabytes == pytest.approx(sum(cached_features(first, query).nbytes for query in MEDIA) / 1e9)
+    assert all(torch.equal(cached_features(first, query), cached_features(second, query)) for query in MEDIA)
 
 
 def test_entry_does_not_depend_on_other_media(tmp_path: Path, settings: Settings) -> None:
     """A fresh clone and a checkout that grew row by row end with the same bits."""
     fresh, _ = attached(tmp_path, settings)
-    entries = [kept(fresh, query).clone() for query in MEDIA]
+    entries = [cached_features(fresh, query).clone() for query in MEDIA]
     for order in ([3, 2, 1, 0], [2], [1, 3]):
         shutil.rmtree(tmp_path / ".mmalign")
         for last in range(1, len(order) + 1):
             grown, report = attached(tmp_path, settings, [MEDIA[index] for index in order[:last]])
             assert (report.hits, report.made) == (last - 1, 1)
-        assert all(torch.equal(kept(grown, MEDIA[index]), entries[index]) for index in order)
+        assert all(torch.equal(cached_features(grown, MEDIA[index]), entries[index]) for index in order)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
@@ -123,13 +123,13 @@ def test_media_beyond_limit_run_live_with_same_bits(
     whole, report = attached(tmp_path, settings)
     expected = projected(model, whole)
     shutil.rmtree(tmp_path / ".mmalign")
-    first, second = (kept(whole, query).nbytes for query in MEDIA[:2])
+    first, second = (cached_features(whole, query).nbytes for query in MEDIA[:2])
     capsys.readouterr()
     partial, report = attached(tmp_path, changed(settings, "features", max_gb=(first + second) / 1e9))
     assert (report.made, report.live) == (2, 2)
-    assert "about 2 fit, the other 2 run through the tower each time" in capsys.readouterr().out
+    assert "about 2 fit, and the vision tower runs the other 2 in every pass" in capsys.readouterr().out
     media = [partial.policy_root(query).media[0] for query in MEDIA]
-    assert [isinstance(medium, UnkeptMedium) for medium in media] == [False, False, True, True]
+    assert [isinstance(medium, UncachedMedium) for medium in media] == [False, False, True, True]
     assert same(projected(model, partial), expected)
 
 
@@ -144,30 +144,30 @@ def test_zero_budget_runs_all_media_live(tmp_path: Path, settings: Settings, mod
 @torch.no_grad()
 def test_bf16_cache_halves_bytes_and_returns_model_dtype(tmp_path: Path, settings: Settings, model: Any) -> None:
     whole, full = attached(tmp_path, settings)
-    exact = [kept(whole, query) for query in MEDIA]
+    exact = [cached_features(whole, query) for query in MEDIA]
     half, report = attached(tmp_path, changed(settings, "features", dtype="bf16"))
     assert report.made == 4
     assert report.bytes_a_medium == pytest.approx(full.bytes_a_medium / 2, rel=0.1)  # each tensor is padded to 64 bytes
     for query, features in zip(MEDIA, exact, strict=True):
-        assert torch.equal(kept(half, query), features.bfloat16())
+        assert torch.equal(cached_features(half, query), features.bfloat16())
     assert {item.dtype for item in projected(model, half)} == {torch.float32}
 
 
 @pytest.mark.parametrize(
-    ("section", "keys", "said"),
+    ("section", "keys", "message"),
     [
         ("features", {"cache": False}, "features.cache is false"),
-        ("training", {"parts": {"tower": 0.5, "projector": 1.0, "language_model": 1.0, "lm_head": 1.0}}, "the tower is trained"),
+        ("training", {"parts": {"tower": 0.5, "projector": 1.0, "language_model": 1.0, "lm_head": 1.0}}, "the vision tower is trained"),
     ],
 )
 def test_disabled_cache_is_logged(
-    tmp_path: Path, settings: Settings, capsys: pytest.CaptureFixture[str], section: str, keys: dict[str, object], said: str
+    tmp_path: Path, settings: Settings, capsys: pytest.CaptureFixture[str], section: str, keys: dict[str, object], message: str
 ) -> None:
     off = Settings.model_validate(settings.model_dump(by_alias=True) | {section: getattr(settings, section).model_dump() | keys})
     preprocessor, report = attached(tmp_path, off)
     assert preprocessor.features is None
     assert report == FeatureReport()
-    assert said in capsys.readouterr().out
+    assert message in capsys.readouterr().out
     assert not (tmp_path / ".mmalign").exists()
 
 
@@ -218,7 +218,7 @@ def test_vision_digest_ignores_prefix_and_dtype(tmp_path: Path, tiny_base: Path)
     for number, names in enumerate((halves[::2], halves[1::2])):
         save_file({name: weights[name] for name in names}, other / f"model-{number}.safetensors", metadata={"format": "pt"})
     (other / "model.safetensors").unlink()
-    assert tower_digest(other) == tower_digest(tiny_base)
+    assert vision_digest(other) == vision_digest(tiny_base)
 
 
 def shards(root: Path) -> list[Path]:
@@ -227,13 +227,13 @@ def shards(root: Path) -> list[Path]:
 
 def test_torn_shard_is_recomputed(tmp_path: Path, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     first, _ = attached(tmp_path, settings)
-    expected = [kept(first, query).clone() for query in MEDIA]
+    expected = [cached_features(first, query).clone() for query in MEDIA]
     (shard,) = shards(tmp_path)
     shard.write_bytes(shard.read_bytes()[:100])
-    again, report = attached(tmp_path, settings)
-    assert "is torn: its 4 media are made again" in capsys.readouterr().out
+    repaired, report = attached(tmp_path, settings)
+    assert "is torn: a later run recomputes its 4 media" in capsys.readouterr().out
     assert (report.hits, report.made, report.damaged) == (0, 4, 4)
-    assert same([kept(again, query) for query in MEDIA], expected)
+    assert same([cached_features(repaired, query) for query in MEDIA], expected)
 
 
 @pytest.mark.parametrize("when", ["before the run", "when it is read"])
@@ -255,7 +255,7 @@ def test_damaged_entry_is_logged_and_recomputed(
 
 
 def test_eviction_takes_other_runs_entries_only(tmp_path: Path, settings: Settings) -> None:
-    """Four runs with room for three media: each of them keeps its own, and what was used last before it."""
+    """Four runs with room for three media: each retains its own entries and the most recently used others."""
     _, report = attached(tmp_path, settings, MEDIA[:1])
     size = int(report.bytes_a_medium)
     tight = changed(settings, "features", max_gb=3 * size / 1e9)
@@ -271,7 +271,7 @@ def test_eviction_takes_other_runs_entries_only(tmp_path: Path, settings: Settin
 
 
 def test_killed_fill_leaves_finished_entries(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = feature_cache.tower_alone, []
+    real, calls = feature_cache.run_vision_tower, []
 
     def failing(*arguments: Any) -> Any:
         calls.append(1)
@@ -279,10 +279,10 @@ def test_killed_fill_leaves_finished_entries(tmp_path: Path, settings: Settings,
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(feature_cache, "tower_alone", failing)
+    monkeypatch.setattr(feature_cache, "run_vision_tower", failing)
     with pytest.raises(KeyboardInterrupt):
         attached(tmp_path, settings)
-    monkeypatch.setattr(feature_cache, "tower_alone", real)
+    monkeypatch.setattr(feature_cache, "run_vision_tower", real)
     _, report = attached(tmp_path, settings)
     assert (report.hits, report.made) == (2, 2)
 
@@ -293,7 +293,7 @@ def test_fill_waits_for_other_process(
     monkeypatch.setattr(feature_cache, "LOCK_SECONDS", 0.05)
     with FeatureStore(tmp_path) as other:
         other.lock.acquire()
-        monkeypatch.setattr(feature_cache, "_say", lambda text: (print(text), other.lock.release(force=True)))
+        monkeypatch.setattr(feature_cache, "_log", lambda text: (print(text), other.lock.release(force=True)))
         _, report = attached(tmp_path, settings)
     assert "waiting for another process" in capsys.readouterr().out
     assert report.made == 4
@@ -303,7 +303,7 @@ def test_blank_media_and_prompts_without_media_stay_as_they_are(tmp_path: Path, 
     preprocessor, _ = attached(tmp_path, settings)
     blank = preprocessor.judge_root(MEDIA[0], "Judge it.", blank=True).media[0]
     assert blank.features is None
-    assert not isinstance(blank, UnkeptMedium)
+    assert not isinstance(blank, UncachedMedium)
     text = next(query for query in queries() if not query.media)
     assert preprocessor.policy_root(text).media == ()
 
@@ -324,7 +324,7 @@ def test_vision_model_is_whole_under_zero_3() -> None:
 @pytest.mark.parametrize("name", sorted(BUILDERS))
 @torch.no_grad()
 def test_every_family_is_cached(tmp_path: Path, tiny_base: Path, tiny_media: Path, name: str) -> None:
-    """Mixed kept, live and without room, in one batch, and with what deeper layers add."""
+    """One batch mixes cached, live and uncached media, with the rows of deeper layers."""
     settings = save_checkout(tmp_path, tiny_base, tiny_media)
     base = BUILDERS[name](tmp_path / "family")
     model = load_model(base)
@@ -336,8 +336,8 @@ def test_every_family_is_cached(tmp_path: Path, tiny_base: Path, tiny_media: Pat
         shutil.rmtree(tmp_path / ".mmalign")
         preprocessor, report = attached(tmp_path, chosen, MEDIA[:3], base)
         assert report.made == (3 if chosen is settings else 1)
-        found = TreeModel(model)(build_batch([policy_tree(preprocessor, query) for query in queries()], 300, "cpu", 0))
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-6)
+        log_probs = TreeModel(model)(build_batch([policy_tree(preprocessor, query) for query in queries()], 300, "cpu", 0))
+        torch.testing.assert_close(log_probs, expected, atol=1e-5, rtol=1e-6)
     edit(base, "embed_tokens")
     assert attached(tmp_path, settings, MEDIA[:1], base)[1].hits == 1
 
@@ -347,4 +347,4 @@ def test_adapters_share_vision_digest_of_base(tmp_path: Path, tiny_base: Path) -
     folder.mkdir()
     (folder / "adapter_config.json").write_text("{}")
     (folder / "base.json").write_text(json.dumps({"path": os.path.relpath(tiny_base, folder), "digest": model_digest(tiny_base)}))
-    assert tower_digest(folder) == tower_digest(tiny_base)
+    assert vision_digest(folder) == vision_digest(tiny_base)

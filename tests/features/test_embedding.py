@@ -1,4 +1,4 @@
-"""Calls of tower and projector for other ranks' sake: they run, and change nothing."""
+"""Calls of vision tower and projector for other ranks' sake: they run, and change nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IMAGE, TEXT = queries()[0], queries()[2]
 
 @pytest.fixture
 def partitioned(tiny_base: Path) -> Any:
-    """A model whose parameters are marked as ZeRO-3 marks those that it holds in parts."""
+    """A model whose parameters carry ZeRO-3's mark of partitioned ones."""
     model = load_model(tiny_base)
     for number, parameter in enumerate(model.parameters()):
         parameter.ds_id = number
@@ -79,12 +79,12 @@ def test_idle_calls_leave_media_features_unchanged(
 ) -> None:
     root = preprocessor(tiny_base, tiny_media).policy_root(IMAGE)
     expected, _, _ = embed(load_model(tiny_base), ids(root), [root])
-    alone, _, _ = embed(partitioned, ids(root), [root])
+    first, _, _ = embed(partitioned, ids(root), [root])
     assert calls[1:] == ["tower", "projector"]
     others(monkeypatch, 4, 2)
     followed, _, _ = embed(partitioned, ids(root), [root])
     assert calls[3:] == ["tower"] * 4 + ["projector"] * 2
-    assert torch.equal(alone, expected)
+    assert torch.equal(first, expected)
     assert torch.equal(followed, expected)
 
 

@@ -1,4 +1,4 @@
-"""Shards on disk: what is written is read, and what is torn, damaged or half written is not."""
+"""Shards on disk: a reader gets whole entries, and no torn, damaged or partial ones."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def test_entries_come_back_bit_by_bit(store: FeatureStore, shard_bytes: int, dty
         writer.write(str(number), tensors(number, dtype), f"source {number}")
     writer.close()
     for number in range(5):
-        found = read(store, str(number))
-        assert found is not None
-        assert all(torch.equal(one, other) for one, other in zip(found, tensors(number, dtype), strict=True))
+        entry = read(store, str(number))
+        assert entry is not None
+        assert all(torch.equal(one, other) for one, other in zip(entry, tensors(number, dtype), strict=True))
         assert store.find([str(number)])[str(number)].source == f"source {number}"
 
 
@@ -109,9 +109,9 @@ def test_mapped_shard_is_read_after_its_eviction(store: FeatureStore) -> None:
     mapped = store.map(entry.shard)
     store.evict(0, 0, [])
     assert list(store.folder.glob("*.shard")) == []
-    found = unpacked(mapped, entry)
-    assert found is not None
-    assert torch.equal(found[0], tensors(0)[0])
+    mapped_tensors = unpacked(mapped, entry)
+    assert mapped_tensors is not None
+    assert torch.equal(mapped_tensors[0], tensors(0)[0])
 
 
 def test_reader_writes_stay_private(store: FeatureStore) -> None:
@@ -130,17 +130,17 @@ def test_rewritten_entry_replaces_older_one(store: FeatureStore) -> None:
         writer = ShardWriter(other)
         writer.write("a", tensors(9), "source")
         writer.close()
-    found = read(store, "a")
-    assert found is not None
-    assert torch.equal(found[0], tensors(9)[0])
+    entry = read(store, "a")
+    assert entry is not None
+    assert torch.equal(entry[0], tensors(9)[0])
 
 
 def test_damaged_index_is_rebuilt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with FeatureStore(tmp_path) as store:
         fill(store, "a")
     (store.folder / "index.sqlite").write_bytes(b"not a database, and long enough to be read as one" * 100)
-    with FeatureStore(tmp_path) as again:
+    with FeatureStore(tmp_path) as rebuilt:
         assert "is damaged" in capsys.readouterr().out
-        assert again.find(["a"]) == {}
-        again.sweep()
-        assert list(again.folder.glob("*.shard")) == []
+        assert rebuilt.find(["a"]) == {}
+        rebuilt.sweep()
+        assert list(rebuilt.folder.glob("*.shard")) == []

@@ -10,7 +10,7 @@ import torch
 
 from components.families.adapters import Root
 from components.families.loading import load_model
-from components.generation.continuation import Alone
+from components.generation.continuation import SingleProcess
 from components.generation.decoding import can_decode, continue_prompts, decode
 from components.generation.generate import generate
 from components.preferences.release import query_from_row
@@ -85,7 +85,7 @@ def test_root_is_read_once_and_passes_are_counted(model: Any, prompts: Prompts) 
 
 
 def test_process_matches_passes_of_busier_one(model: Any, prompts: Prompts) -> None:
-    class Longer(Alone):
+    class Longer(SingleProcess):
         """Another process with one batch more, a suffix of nine tokens, and no row that ends."""
 
         def most(self, count: int) -> int:
