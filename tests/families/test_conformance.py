@@ -21,6 +21,7 @@ from components.families.adapters import FAMILIES, Root
 from components.families.loading import load_model, save_model
 from components.families.processing import Preprocessor
 from components.features.embedding import media_features
+from components.generation import generate as generation
 from components.generation.generate import generate
 from components.trees.logprobs import TreeModel, tree_hidden
 from components.trees.trees import Tree, build_batch
@@ -236,21 +237,23 @@ def test_repetition_penalty_counts(opened: Opened, monkeypatch: pytest.MonkeyPat
 
 @three_axes
 @torch.no_grad()
-def test_writing_continues_for_other_process(opened: Opened) -> None:
+def test_writing_continues_for_other_process(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     """If processes gather a model's weights for each token, a finished one runs on until all have finished, and writes nothing more."""
     roots, end = [opened.root(PROMPTS["image"])], opened.preprocessor.end_id
     (usual,) = generate(opened.model, roots, [[]], max_new_tokens=6, batch_size=1, end_id=end)
     calls: list[bool] = []
 
-    def always(goes_on: bool) -> bool:
-        calls.append(goes_on)
+    def always(continues: bool) -> bool:
+        calls.append(continues)
         return True
 
-    # The token that is written first stands for the end: the row has ended at once.
-    (written,) = generate(opened.model, roots, [[]], max_new_tokens=6, batch_size=1, end_id=usual[0], going=always)
+    # With its first token as the end token, the row ends at once.
+    monkeypatch.setattr(generation, "any_rank", always)
+    (written,) = generate(opened.model, roots, [[]], max_new_tokens=6, batch_size=1, end_id=usual[0])
     assert written == []
     assert calls == [False] * 5
-    (short,) = generate(opened.model, roots, [[]], max_new_tokens=6, batch_size=1, end_id=end, going=lambda _: False)
+    monkeypatch.setattr(generation, "any_rank", lambda _: False)
+    (short,) = generate(opened.model, roots, [[]], max_new_tokens=6, batch_size=1, end_id=end)
     assert short == usual[:1]
 
 

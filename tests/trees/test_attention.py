@@ -1,4 +1,4 @@
-"""The two attention paths give the same numbers, and what would misread a tree is refused."""
+"""The two attention paths give the same numbers, and refuse models that would misread a tree."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def test_flex_attention_gives_what_sdpa_gives(sdpa: Any, flex: Any, batch: TreeB
     weights_K = torch.linspace(-1, 1, batch.branches)
     sums = [TreeModel(model)(batch) for model in (sdpa, flex)]
     torch.testing.assert_close(sums[1], sums[0], rtol=1e-6, atol=1e-5)
-    expected, found = (
+    expected, actual = (
         torch.autograd.grad((one * weights_K).sum(), [p for p in model.parameters() if p.requires_grad], allow_unused=True)
         for one, model in zip(sums, (sdpa, flex), strict=True)
     )
     scale = max(float(gradient.abs().max()) for gradient in expected if gradient is not None)
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(actual, expected, strict=True):
         assert (one is None) == (other is None)
         if one is not None:
             assert float((one - other).abs().max()) <= 5e-5 * scale
@@ -75,7 +75,7 @@ def test_flex_operator_itself_gives_what_sdpa_gives(sdpa: Any, flex: Any, batch:
 
 
 def test_operator_is_not_compiled_for_every_length(sdpa: Any, flex: Any, trees: list[Tree], monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a backend that counts its graphs: the C++ that torch 2.15 writes for a CPU does not compile where a mask reads tensors."""
+    """With a backend that counts its graphs: torch 2.15's C++ for a CPU does not compile if a mask reads tensors."""
     graphs = []
 
     def backend(graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> Any:
@@ -124,14 +124,14 @@ def test_any_head_count_shares_keys(heads: int, key_heads: int, monkeypatch: pyt
 @pytest.mark.parametrize("path", ["sdpa", "flex_attention"])
 def test_padding_rows_change_no_values(path: str, dtype: torch.dtype, tiny_base: Path, trees: list[Tree]) -> None:
     model = load_model(tiny_base, attention=path, dtype=dtype)
-    alone = build_batch(trees[2:3], 1, "cpu", 0)
+    unpadded = build_batch(trees[2:3], 1, "cpu", 0)
     padded = build_batch(trees[2:3], 1, "cpu", 0)
     padded.input_ids_RL = torch.cat([padded.input_ids_RL, torch.zeros_like(padded.input_ids_RL)])
     padded.position_ids_RL = torch.cat([padded.position_ids_RL, torch.zeros_like(padded.position_ids_RL)])
     padded.tree_RL = torch.cat([padded.tree_RL, torch.full_like(padded.tree_RL, PADDING)])
     padded.branch_RL = torch.cat([padded.branch_RL, torch.zeros_like(padded.branch_RL)])
     sums_K = TreeModel(model)(padded)
-    torch.testing.assert_close(sums_K, TreeModel(model)(alone), rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-5)
+    torch.testing.assert_close(sums_K, TreeModel(model)(unpadded), rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-5)
     assert bool(tree_hidden(model, padded).isfinite().all())
     sums_K.sum().backward()
     assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)

@@ -57,8 +57,8 @@ def in_chunks(head: nn.Module, hidden_TH: Tensor, target_T: Tensor) -> Tensor:
 def test_values_and_gradients_equal_full_logits(prepare: Callable[[nn.Linear], nn.Linear], bias: bool) -> None:
     head, (hidden_TH, target_T) = prepare(head_of(bias=bias)), states()
     torch.testing.assert_close(in_chunks(head, hidden_TH, target_T), full_log_probs(head, hidden_TH, target_T))
-    for found, expected in zip(gradients(in_chunks, head), gradients(full_log_probs, head), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    for chunked, expected in zip(gradients(in_chunks, head), gradients(full_log_probs, head), strict=True):
+        torch.testing.assert_close(chunked, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_gradients_by_finite_differences() -> None:
@@ -117,20 +117,20 @@ def test_bf16_gradient_is_rounded_once_for_any_tiles() -> None:
 @pytest.mark.parametrize("prepare", [nn.Module.train, partitioned], ids=["own backward", "partitioned"])
 def test_bf16_logits_are_summed_in_fp32(prepare: Callable[[nn.Linear], nn.Linear]) -> None:
     head, (hidden_TH, target_T) = prepare(head_of(dtype=torch.bfloat16)), states(torch.bfloat16)
-    found = in_chunks(head, hidden_TH, target_T)
-    assert found.dtype == torch.float32
+    log_probs = in_chunks(head, hidden_TH, target_T)
+    assert log_probs.dtype == torch.float32
     expected = head(hidden_TH).float().log_softmax(-1).gather(1, target_T[:, None])[:, 0]
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(log_probs, expected, rtol=0, atol=1e-5)
     in_bf16 = full_log_probs(head, hidden_TH, target_T)
-    assert float((found - in_bf16).detach().abs().max()) > 1e-3, "bf16 sums have to differ, or the test proves nothing"
+    assert float((log_probs - in_bf16).detach().abs().max()) > 1e-3, "bf16 sums have to differ, or the test proves nothing"
 
 
 def test_autocast_reads_head_in_its_dtype() -> None:
     head, (hidden_TH, target_T) = head_of(), states()
     with torch.autocast("cpu", torch.bfloat16):
-        found = in_chunks(head, hidden_TH, target_T)
+        log_probs = in_chunks(head, hidden_TH, target_T)
         expected = head(hidden_TH).float().log_softmax(-1).gather(1, target_T[:, None])[:, 0]
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(log_probs, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("vocabulary", "tokens"), [(261, 1024), (32_768, 1024), (150_000, 128), (10_000_000, 64)])
@@ -203,6 +203,6 @@ def test_tied_head_and_embedding_get_one_gradient(tiny_base: Path, batch: TreeBa
     def gradient(log_prob_T: Tensor) -> Tensor:
         return torch.autograd.grad(log_prob_T.sum(), tied)[0]
 
-    found = gradient(TreeModel(model)(batch))
+    actual = gradient(TreeModel(model)(batch))
     expected = gradient(full_log_probs(model.lm_head, tree_hidden(model, batch)[batch.predictor_T], batch.target_T))
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)

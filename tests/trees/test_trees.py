@@ -1,4 +1,4 @@
-"""Trees against the slow way: every response in a sequence of its own, through the model's own forward."""
+"""Trees against the slow way: every response in a separate sequence, through the model's own forward."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def separate_log_prob(model: Any, root: Root, branch: Branch) -> torch.Tensor:
 def test_log_probs_equal_separate_forwards(model: Any, trees: list[Tree], row_tokens: int) -> None:
     with torch.no_grad():
         expected = torch.stack([separate_log_prob(model, tree.root, branch) for tree in trees for branch in tree.branches])
-        found = TreeModel(model)(build_batch(trees, row_tokens, "cpu", 0))
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+        log_probs = TreeModel(model)(build_batch(trees, row_tokens, "cpu", 0))
+    torch.testing.assert_close(log_probs, expected, atol=1e-4, rtol=1e-5)
 
 
 def test_gradients_equal_separate_forwards(model: Any, trees: list[Tree]) -> None:
@@ -54,9 +54,9 @@ def test_gradients_equal_separate_forwards(model: Any, trees: list[Tree]) -> Non
 
     slow = torch.stack([separate_log_prob(model, tree.root, branch) for tree in trees for branch in tree.branches])
     expected = gradients((slow * weights).sum())
-    found = gradients((TreeModel(model)(build_batch(trees, 200, "cpu", 0)) * weights).sum())
+    actual = gradients((TreeModel(model)(build_batch(trees, 200, "cpu", 0)) * weights).sum())
     scale = max(float(g.abs().max()) for g in expected if g is not None)
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(actual, expected, strict=True):
         assert (one is None) == (other is None)
         if one is not None:
             assert float((one - other).abs().max()) <= 5e-5 * scale
