@@ -18,7 +18,7 @@ from components.families.digests import model_digest, processor_digest
 from components.families.processing import Preprocessor
 from components.features.cache import attach_features
 from components.files import digest_bytes
-from components.generation.continuation import Alone, InStep
+from components.generation.continuation import Lockstep, SingleProcess
 from components.preferences.record import Query, read_queries
 from components.reward.judging import Opinion, write_and_score
 from components.reward.model import HEAD_FILE, RewardModel, open_reward_model
@@ -102,11 +102,11 @@ def judge_together(
     preprocessor: Preprocessor,
     queries: Sequence[Query],
     settings: Settings,
-    step: InStep | None = None,
+    step: Lockstep | None = None,
     work: Work | None = None,
 ) -> list[list[Opinion]]:
     """(critique, score) of every response of `queries`, written and scored in one go."""
-    step, work = step or Alone(), work or Work()
+    step, work = step or SingleProcess(), work or Work()
     items = [(query, response.text) for query in queries for response in query.responses]
     opinions = write_and_score(
         reward,

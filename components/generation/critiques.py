@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Unpack
 
 from components.families.processing import Preprocessor
 from components.generation.decoding import decode
+from components.generation.generate import Limits
 from components.preferences.record import Query
 
 
@@ -16,19 +17,15 @@ def write_critiques(
     items: Sequence[tuple[Query, str]],
     *,
     instruction: str,
-    max_new_tokens: int,
-    batch_size: int,
     blank: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    **limits: Unpack[Limits],
 ) -> list[str]:
     """Greedy critiques of each (query, response text), in order. `model` is the vision-language model without its score head."""
     tokens = decode(
         model,
         [preprocessor.judge_root(query, instruction, blank=blank) for query, _ in items],
         [preprocessor.judge_ids(response) for _, response in items],
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
         end_id=preprocessor.end_id,
-        progress=progress,
+        **limits,
     )
     return [preprocessor.tokenizer.decode(ids, skip_special_tokens=True) for ids in tokens]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from components.families.processing import Preprocessor
-from components.generation.continuation import Alone, InStep
+from components.generation.continuation import Lockstep, SingleProcess
 from components.generation.decoding import continue_prompts
 from components.preferences.record import Query
 from components.reward.model import RewardModel
@@ -27,7 +27,7 @@ def write_and_score(
     max_new_tokens: int,
     batch_size: int,
     blank: bool = False,
-    step: InStep | None = None,
+    step: Lockstep | None = None,
     count: Count = lambda _tokens, _slots: None,
 ) -> list[Opinion]:
     """The critique of each (query, response text) and the score on it, in order.
@@ -35,7 +35,7 @@ def write_and_score(
     The score is read where the critique ends, as it is written: nothing is read twice. A critique whose text has other tokens than were
     written (a tokenizer has several ways to spell it) is scored by `score` on its text, as every reader of the text will have it.
     """
-    step = step or Alone()
+    step = step or SingleProcess()
     found = continue_prompts(
         reward.model,
         [preprocessor.judge_root(query, instruction, blank=blank) for query, _ in items],

@@ -1,9 +1,9 @@
 """First phase of the base's training: the vision tower and the projector learn to see.
 
-- Heads read colour, shape, side, height and size from *every* projected token, so that the language model, which comes later, finds each
-  fact wherever it looks. Heads on the mean of the tokens would leave it to find the right place first.
-- Real images of the training part and freshly drawn ones, half and half; the heads are thrown away.
-- Images go through the tower exactly as the processor would give them: 64 pixels need no resizing, so that only the scaling is left to do.
+- Heads read color, shape, side, height and size from *every* projected token, so that any token gives the language model each attribute.
+  Heads on the mean of the tokens would leave the language model to find the right token first.
+- Half of each batch are real images of the training part, half are newly drawn ones. Nothing saves the heads.
+- The vision tower reads images as the processor would prepare them: 64 pixels need no resizing, only scaling.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from demo.architecture import HIDDEN
-from demo.images import COLOURS, HEIGHTS, SHAPES, SIDES, SIZES, UNKNOWN, Picture, draw, label_numbers, read_pixels
+from demo.images import COLORS, HEIGHTS, SHAPES, SIDES, SIZES, UNKNOWN, Picture, draw, label_numbers, read_pixels
 
-ATTRIBUTES = {"colour": len(COLOURS), "shape": len(SHAPES), "side": len(SIDES), "height": len(HEIGHTS), "size": len(SIZES)}
+ATTRIBUTES = {"colour": len(COLORS), "shape": len(SHAPES), "side": len(SIDES), "height": len(HEIGHTS), "size": len(SIZES)}
 BATCH, LEARNING_RATE, WEIGHT_DECAY = 128, 1.5e-3, 0.01
 
 logger = logging.getLogger(__name__)
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """Bytes 0..255 [..., 3, H, W] to what the processor gives: (x / 255 - 0.5) / 0.5."""
+    """Scale bytes 0..255 [..., 3, H, W] as the processor does: (x / 255 - 0.5) / 0.5."""
     return (images.float() / 255 - 0.5) / 0.5
 
 
@@ -43,27 +43,28 @@ def project(model: Any, pixels: Tensor) -> Tensor:
     return projected
 
 
-def train_tower(model: Any, pictures: Sequence[Picture], *, steps: int, seed: int, held: Sequence[Picture] = ()) -> dict[str, float]:
-    """Train tower and projector in place for `steps` batches; accuracy of each attribute on `held`, as its heads read it."""
+def train_vision(model: Any, pictures: Sequence[Picture], *, steps: int, seed: int, heldout: Sequence[Picture] = ()) -> dict[str, float]:
+    """Train vision tower and projector in place for `steps` batches; return each head's accuracy on `heldout` by attribute."""
     generator = torch.Generator().manual_seed(seed)
     heads = nn.ModuleDict({name: nn.Linear(HIDDEN, classes) for name, classes in ATTRIBUTES.items()})
     parameters = [*model.model.vision_tower.parameters(), *model.model.multi_modal_projector.parameters(), *heads.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps, pct_start=0.05)
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.05)
     real, labels = load_images(pictures), torch.tensor([label_numbers(picture) for picture in pictures])
     model.train()
     for step in range(steps):
         chosen = torch.randint(len(real), (BATCH // 2,), generator=generator)
         drawn, drawn_labels = draw(BATCH // 2, generator)
         loss = _loss(model, heads, to_pixels(torch.cat([real[chosen].float(), drawn])), torch.cat([labels[chosen], drawn_labels]))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         if step % 250 == 0 or step == steps - 1:
-            logger.info("tower step %d of %d: loss %.4f %s", step, steps, loss.item(), measure_tower(model, heads, held) if held else "")
-    return measure_tower(model, heads, held) if held else {}
+            accuracy = measure_vision(model, heads, heldout) if heldout else ""
+            logger.info("vision tower step %d of %d: loss %.4f %s", step, steps, loss.item(), accuracy)
+    return measure_vision(model, heads, heldout) if heldout else {}
 
 
 def _loss(model: Any, heads: nn.ModuleDict, pixels: Tensor, labels: Tensor) -> Tensor:
@@ -76,14 +77,14 @@ def _loss(model: Any, heads: nn.ModuleDict, pixels: Tensor, labels: Tensor) -> T
 
 
 @torch.no_grad()
-def measure_tower(model: Any, heads: nn.ModuleDict, held: Sequence[Picture]) -> dict[str, float]:
-    """Share of the labels of each attribute that its head reads right from the mean over tokens."""
+def measure_vision(model: Any, heads: nn.ModuleDict, heldout: Sequence[Picture]) -> dict[str, float]:
+    """Accuracy by attribute: each head's mean logits over the tokens against the picture's label; dead zones are left out."""
     model.eval()
-    logits_of = project(model, to_pixels(load_images(held)))
-    labels = torch.tensor([label_numbers(picture) for picture in held])
+    logits_of = project(model, to_pixels(load_images(heldout)))
+    labels = torch.tensor([label_numbers(picture) for picture in heldout])
     scores = {}
     for index, (name, head) in enumerate(heads.items()):
-        known = labels[:, index] != UNKNOWN
-        scores[name] = round((head(logits_of).mean(dim=1).argmax(dim=1) == labels[:, index])[known].float().mean().item(), 3)
+        labeled = labels[:, index] != UNKNOWN
+        scores[name] = round((head(logits_of).mean(dim=1).argmax(dim=1) == labels[:, index])[labeled].float().mean().item(), 3)
     model.train()
     return scores
