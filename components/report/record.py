@@ -16,7 +16,7 @@ from components.config.settings import STAGES
 from components.errors import UserError
 from components.files import read_json
 from components.report.run_record import SUMMARY
-from components.report.summary import DONE
+from components.report.summary import FINISHED
 
 Row = dict[str, Any]
 
@@ -39,7 +39,7 @@ class Record:
 
     def done(self, stage: str) -> bool:
         """Whether the outs of `stage` are of this run: it ran, was restored or was up to date."""
-        return lookup(self.summary, "stages", stage, "status") in DONE
+        return lookup(self.summary, "stages", stage, "status") in FINISHED
 
     def path(self, stage: str, name: str) -> Path:
         """An out of a stage."""

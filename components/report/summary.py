@@ -26,7 +26,7 @@ COUNTS = ("conversation", "harmful", "harmless", "descriptions", "answers", *CAT
 COMPARED = ("win_rate", "win_rate_low", "win_rate_high", "preference_accuracy", "preference_accuracy_low")
 BETA = ("min", "mean", "max", "share_at_cap", "share_at_floor")
 MODELS = ("mm-reward", "mm-policy")
-DONE: frozenset[StageStatus] = frozenset({"ran", "skipped", "restored"})
+FINISHED: frozenset[StageStatus] = frozenset({"ran", "skipped", "restored"})
 
 
 @dataclass
@@ -55,7 +55,7 @@ class RunRecord:
 def summarise(run: RunRecord, artifacts: Path) -> dict[str, Any]:
     """The summary of a run from its record and what its stages left under `artifacts`."""
     stages = {name: run.stages.get(name, StageRecord()) for name in STAGES}
-    done = {name for name, record in stages.items() if record.status in DONE}
+    done = {name for name, record in stages.items() if record.status in FINISHED}
     validated, aligned, evaluated = (_metrics(artifacts, name) if name in done else {} for name in ("validate", "align", "evaluate"))
     summary: dict[str, Any] = {
         "schema": 1,

@@ -23,7 +23,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_benchmarks_are_listed_and_run_with_what_follows_their_name(place: Path) -> None:
+def test_bench_lists_and_runs_benchmarks_with_arguments(place: Path) -> None:
     assert json.loads(mmalign(place, "bench", "list", "--json").stdout) == {
         "broken": "Measures broken things.",
         "quick": "Measures quick things.",
@@ -47,7 +47,7 @@ def test_mistakes_are_one_sentence(place: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_rate_is_measured_kept_and_then_used_by_the_plan(place: Path, base: Path) -> None:
+def test_measured_rate_is_cached_and_used_by_plan(place: Path, base: Path) -> None:
     shutil.copytree(base, place / "data/base")
     shutil.copytree(ROOT / "data/preferences", place / "data/preferences")
     done = mmalign(place, "bench", "rate", "--json")
@@ -62,7 +62,7 @@ def test_the_rate_is_measured_kept_and_then_used_by_the_plan(place: Path, base: 
     assert other["stages"]["align"]["seconds"] is None
 
 
-def test_help_of_the_commands_imports_nothing_heavy() -> None:
+def test_help_of_commands_imports_nothing_heavy() -> None:
     for command in (["bench"], ["model"], ["model", "fetch"], ["configure"], ["plan"]):
         script = (
             "import sys\nfrom components.cli.main import main\n"

@@ -24,14 +24,14 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_profiles_are_those_that_the_documentation_names() -> None:
+def test_profiles_equal_documented_ones() -> None:
     assert OTHERS == ["internvl3-1b", "internvl3-8b", "llava-ov-0.5b", "llava-ov-7b", "qwen2-vl-7b", "qwen2.5-vl-7b", "qwen3-vl-8b"]
     text = (ROOT / "docs/real-models.md").read_text()
     assert all(f"`{name}`" in text for name in OTHERS)
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_there_and_back_leaves_the_shipped_settings_to_the_byte(place: Path, name: str) -> None:
+def test_profile_and_demo_restore_shipped_settings(place: Path, name: str) -> None:
     assert apply(place, name, [])
     assert (place / "params.yaml").read_bytes() != (ROOT / "params.yaml").read_bytes()
     assert (
@@ -43,7 +43,7 @@ def test_there_and_back_leaves_the_shipped_settings_to_the_byte(place: Path, nam
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_the_demo_profile_knows_every_key_that_another_changes_and_every_key_says_its_source(name: str) -> None:
+def test_demo_profile_has_every_key_with_source(name: str) -> None:
     keys = {key for key, _ in profile_values(ROOT / PROFILES, name)}
     assert keys <= set(known_keys())
     assert keys <= {key for key, _ in profile_values(ROOT / PROFILES, "demo")}
@@ -56,7 +56,7 @@ def test_the_demo_profile_knows_every_key_that_another_changes_and_every_key_say
             assert line.partition("#")[2].strip().startswith(("ours", "paper", "where")), line
 
 
-def test_the_paper_settings_are_the_papers() -> None:
+def test_paper_profile_equals_paper() -> None:
     seven = dict(profile_values(ROOT / PROFILES, "llava-ov-7b"))
     assert {
         key: yaml.safe_load(seven[f"alignment.{key}"]) for key in ("beta", "beta_weight", "beta_scale", "beta_schedule", "warmup_share")
@@ -75,7 +75,7 @@ def test_the_paper_settings_are_the_papers() -> None:
     assert float(dict(profile_values(ROOT / PROFILES, "internvl3-1b"))["alignment.sft_weight"]) == 0
 
 
-def test_only_values_change_and_a_setting_goes_over_the_profile(place: Path) -> None:
+def test_setting_overrides_profile_and_comments_stay(place: Path) -> None:
     changes = apply(place, "qwen3-vl-8b", ["training.ranks=4", "alignment.learning_rate=5e-7"])
     assert changes["training.ranks"] == (2, 4)
     assert changes["alignment.learning_rate"] == (0.0004, 5e-7)
@@ -95,7 +95,7 @@ def test_only_values_change_and_a_setting_goes_over_the_profile(place: Path) -> 
         ("alignment:\n  loss_type: ipo\n", r"IPO goes with alignment\.beta_schedule constant"),
     ],
 )
-def test_a_broken_profile_changes_nothing(place: Path, text: str, sentence: str) -> None:
+def test_broken_profile_changes_nothing(place: Path, text: str, sentence: str) -> None:
     (place / "profiles/mine.yaml").write_text(text)
     with pytest.raises(UserError, match=sentence) as error:
         apply(place, "mine", [])
@@ -103,7 +103,7 @@ def test_a_broken_profile_changes_nothing(place: Path, text: str, sentence: str)
     assert (place / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
 
 
-def test_the_command_lists_writes_and_refuses(place: Path) -> None:
+def test_configure_lists_writes_and_refuses(place: Path) -> None:
     listed = json.loads(mmalign(place, "configure", "--list", "--json").stdout)
     assert listed["qwen2.5-vl-7b"]["checkpoint"] == "Qwen/Qwen2.5-VL-7B-Instruct"
     done = mmalign(place, "configure", "--profile", "qwen2.5-vl-7b", "--set", "training.ranks=4")

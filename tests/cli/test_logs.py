@@ -61,7 +61,7 @@ def refused(root: Path, *arguments: str) -> str:
     return done.stderr
 
 
-def test_without_a_name_the_last_run_is_shown_stage_by_stage_without_progress_bars(checkout: Path) -> None:
+def test_logs_show_last_run_without_progress_bars(checkout: Path) -> None:
     assert "no run has left logs yet" in refused(checkout)
     left(checkout, "20260101-020000", reward="old\n")
     left(checkout, "20260102-020000", reward="10%|\r50%|\r100%|\nstored \x1b[1mwell\x1b[0m\n", align="no end")
@@ -77,7 +77,7 @@ def test_without_a_name_the_last_run_is_shown_stage_by_stage_without_progress_ba
     assert "align" in refused(checkout, "--stage", "alight")
 
 
-def test_a_run_is_found_by_its_date_its_mlflow_run_and_their_beginnings(checkout: Path) -> None:
+def test_logs_accept_date_mlflow_run_and_prefixes(checkout: Path) -> None:
     left(checkout, "20260101-020000", "aaaa1111", reward="first\n")
     left(checkout, "20260102-020000", "aaaa2222", reward="second\n")
     for name in ("20260101-020000", "20260101", "aaaa1111", "aaaa1"):
@@ -89,7 +89,7 @@ def test_a_run_is_found_by_its_date_its_mlflow_run_and_their_beginnings(checkout
     assert "the last ones: 20260102-020000, 20260101-020000" in refused(checkout, "20250101-000000")
 
 
-def test_all_tries_of_a_deployments_run_are_shown_also_from_its_clone(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logs_show_all_attempts_of_deployment_run(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FLOW_RUN, FLOW)
     for name in ("20260101-020000", "20260101-023000"):
         left(checkout, name, reward=f"try of {name}\n")
@@ -100,13 +100,13 @@ def test_all_tries_of_a_deployments_run_are_shown_also_from_its_clone(checkout: 
     assert [one.name for one in all_logs(checkout)] == ["20260103-020000", "20260101-023000", "20260101-020000"]
 
 
-def test_a_run_of_which_nothing_is_logged_says_so(checkout: Path) -> None:
+def test_run_without_logs_is_reported(checkout: Path) -> None:
     ended(left(checkout, "20260101-020000"))
     assert "no stage was stale" in shown(checkout)
     assert "no stage was stale" in shown(checkout, "-f")
 
 
-def test_following_shows_what_comes_and_ends_with_the_run(checkout: Path) -> None:
+def test_follow_shows_new_lines_until_run_ends(checkout: Path) -> None:
     folder = left(checkout, "20260101-020000", reward="begun\nhal")
     run = subprocess.Popen(["sleep", "600"])
     note = json.loads((folder / "run.json").read_text())
@@ -131,7 +131,7 @@ def test_following_shows_what_comes_and_ends_with_the_run(checkout: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_services_log_is_shown_and_an_unknown_one_is_refused_with_the_names(checkout: Path) -> None:
+def test_logs_show_service_and_refuse_unknown_one(checkout: Path) -> None:
     assert "has no services" in refused(checkout, "--service", "mlflow")
     create_secrets(checkout)
     write_json(addresses_file(checkout), asdict(Addresses("127.0.0.1", 1, 2, 3)))
@@ -144,7 +144,7 @@ def test_a_services_log_is_shown_and_an_unknown_one_is_refused_with_the_names(ch
 
 
 @pytest.mark.slow
-def test_a_real_run_is_followed_from_stage_to_stage_until_it_ends(checkout: Path) -> None:
+def test_follow_of_real_run_shows_every_stage(checkout: Path) -> None:
     behave(checkout, "align", "wait")
     run = start_mmalign(checkout, "run")
     wait_for((checkout / "waiting.align").exists, 400)
@@ -206,7 +206,7 @@ def post(addresses: Addresses, path: str, body: Any, patience: float = 60) -> An
 
 
 @pytest.mark.slow
-def test_the_flows_own_log_comes_from_prefect_and_its_run_is_found_by_name(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flow_log_comes_from_prefect_by_run_name(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with prefect(checkout, monkeypatch) as addresses:
         flow = post(addresses, "flows/", {"name": "night"})
         run = post(addresses, "flow_runs/", {"flow_id": flow["id"], "name": "green-fox", "state": {"type": "RUNNING"}})

@@ -40,7 +40,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path / "checkout"
 
 
-def test_a_model_is_fetched_whole_verified_and_says_what_comes_next(place: Path, tmp_path: Path) -> None:
+def test_fetched_model_is_verified_and_names_next_step(place: Path, tmp_path: Path) -> None:
     source = checkpoint(tmp_path / "hub/Some-VL-7B")
     with serve({"owner/Some-VL-7B": source}) as (endpoint, seen):
         done = command(place, "fetch", "owner/Some-VL-7B", "--json", endpoint=endpoint)
@@ -63,7 +63,7 @@ def test_a_model_is_fetched_whole_verified_and_says_what_comes_next(place: Path,
     assert command(place, "verify", "data/models/Some-VL-7B").returncode == 0
 
 
-def test_a_torn_transfer_is_refused_and_the_next_fetch_goes_on_from_what_arrived(place: Path, tmp_path: Path) -> None:
+def test_torn_transfer_is_refused_and_next_fetch_resumes(place: Path, tmp_path: Path) -> None:
     source = checkpoint(tmp_path / "hub/m")
     with serve({"o/m": source}, corrupt="model.safetensors") as (endpoint, _):
         done = command(place, "fetch", "o/m", endpoint=endpoint)
@@ -85,9 +85,7 @@ def test_a_torn_transfer_is_refused_and_the_next_fetch_goes_on_from_what_arrived
         (("verify", "data"), False, "fetch the model with `mmalign model fetch`"),
     ],
 )
-def test_what_goes_wrong_is_one_sentence_and_exit_code_2(
-    place: Path, tmp_path: Path, arguments: tuple[str, ...], offline: bool, sentence: str
-) -> None:
+def test_fetch_mistake_is_one_sentence(place: Path, tmp_path: Path, arguments: tuple[str, ...], offline: bool, sentence: str) -> None:
     code = checkpoint(tmp_path / "hub/code")
     (code / "config.json").write_text('{"model_type": "qwen2_vl", "auto_map": {}}')
     with serve({"o/code": code}) as (endpoint, seen):
@@ -99,14 +97,14 @@ def test_what_goes_wrong_is_one_sentence_and_exit_code_2(
     assert not any("safetensors" in line for line in seen)
 
 
-def test_no_network_is_one_sentence(place: Path) -> None:
+def test_missing_network_is_one_sentence(place: Path) -> None:
     done = command(place, "fetch", "o/m")
     assert done.returncode == 2
     assert "the hub can't be reached for o/m" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_a_local_folder_needs_no_network_and_goes_where_it_is_told(place: Path, tmp_path: Path) -> None:
+def test_local_folder_is_fetched_without_network(place: Path, tmp_path: Path) -> None:
     source = checkpoint(tmp_path / "mine")
     done = command(place, "fetch", os.path.relpath(source, place), "--to", "data/base")
     assert done.returncode == 0, done.stderr

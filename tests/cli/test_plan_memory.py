@@ -52,7 +52,7 @@ def shown(place: Path, profile: str, assignments: list[str], device: str) -> str
 
 
 @pytest.mark.parametrize("name", SHOWN)
-def test_the_plans_in_the_documentation_are_what_the_command_prints(place: Path, name: str) -> None:
+def test_documented_plans_equal_printed_ones(place: Path, name: str) -> None:
     opening = f"<!-- plan: {name} -->\n```\n"
     text = DOCUMENT.read_text()
     assert opening in text
@@ -61,7 +61,7 @@ def test_the_plans_in_the_documentation_are_what_the_command_prints(place: Path,
     assert block == shown(place, *SHOWN[name])
 
 
-def test_a_plan_needs_no_gpu_no_weights_and_no_torch(place: Path) -> None:
+def test_plan_needs_no_gpu_weights_or_torch(place: Path) -> None:
     apply(place, "qwen2.5-vl-7b", [])
     script = (
         "import sys\nfrom components.cli.main import main\n"
@@ -76,7 +76,7 @@ def test_a_plan_needs_no_gpu_no_weights_and_no_torch(place: Path) -> None:
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
 
 
-def test_what_does_not_fit_ends_with_1_and_the_changes(place: Path) -> None:
+def test_oversized_plan_exits_with_1_and_changes(place: Path) -> None:
     apply(place, "llava-ov-7b", ["training.gradient_checkpointing=false"])
     done = mmalign(place, "plan", "--memory", "--device", "a100-40gb", "--json")
     assert done.returncode == 1
@@ -86,7 +86,7 @@ def test_what_does_not_fit_ends_with_1_and_the_changes(place: Path) -> None:
     assert mmalign(place, "plan", "--memory", "--device", "h200").returncode == 0
 
 
-def test_a_setting_is_planned_and_not_written(place: Path) -> None:
+def test_planned_setting_is_not_written(place: Path) -> None:
     before = (place / "params.yaml").read_bytes()
     model = json.loads(
         mmalign(place, "plan", "--memory", "--device", "h100", "--set", "model.base=data/models/InternVL3-1B-hf", "--json").stdout
@@ -113,7 +113,7 @@ def test_mistakes_are_one_sentence(place: Path, arguments: tuple[str, ...], sent
 @pytest.mark.parametrize(
     ("count", "words"), [(0, "–"), (1200, "1 kB"), (3.4e6, "3 MB"), (1.25e9, "1.2 GB"), (84.2e9, "84 GB"), (3e12, "3.0 TB")]
 )
-def test_sizes_in_the_unit_that_people_use(count: float, words: str) -> None:
+def test_sizes_use_readable_units(count: float, words: str) -> None:
     assert size(count) == words
 
 

@@ -71,7 +71,7 @@ def start_stage(folder: Path, stage: str) -> subprocess.Popen[bytes]:
     return process
 
 
-def test_in_a_fresh_clone_all_stages_are_stale_and_nothing_is_made(checkout: Path) -> None:
+def test_status_of_fresh_clone_is_stale_and_writes_nothing(checkout: Path) -> None:
     found = read_status(checkout)
     assert found.keys() == KEYS
     assert found["running"] == {"run": None, "stages": [], "processes": []}
@@ -87,7 +87,7 @@ def test_in_a_fresh_clone_all_stages_are_stale_and_nothing_is_made(checkout: Pat
     assert "no run is recorded yet" in text
 
 
-def test_the_last_runs_say_what_each_stage_did(recorded: Path) -> None:
+def test_last_runs_show_status_of_stages(recorded: Path) -> None:
     first = open_parent(recorded, "mmalign run")
     record_stages(recorded, first, {name: {"status": "ran" if name == "align" else "skipped", "mlflow_run_id": None} for name in STAGES})
     close_parent(recorded, first, "FINISHED")
@@ -101,7 +101,7 @@ def test_the_last_runs_say_what_each_stage_did(recorded: Path) -> None:
     assert runs[0].keys() == {"mlflow_run_id", "status", "started", "seconds", "stages"}
 
 
-def test_a_run_under_way_shows_what_its_stages_do_and_one_that_was_killed_says_so(recorded: Path) -> None:
+def test_running_and_killed_runs_are_shown(recorded: Path) -> None:
     parent = open_parent(recorded, "mmalign run")
     Recorder.create(recorded, "validate", parent=parent, tags={"mmalign.stage": "validate"}).end("FINISHED")
     Recorder.create(recorded, "reward", parent=parent, tags={"mmalign.stage": "reward"})
@@ -114,7 +114,7 @@ def test_a_run_under_way_shows_what_its_stages_do_and_one_that_was_killed_says_s
     assert run["status"] == "KILLED"
 
 
-def test_on_a_server_that_others_use_only_runs_of_this_checkout_are_shown(recorded: Path) -> None:
+def test_shared_server_shows_runs_of_this_checkout(recorded: Path) -> None:
     ours = open_parent(recorded, "mmalign run")
     client, experiment = store.connect(recorded)
     client.create_run(experiment, tags={"mmalign.origin": "mmalign run", "mmalign.checkout": "another"})
@@ -122,7 +122,7 @@ def test_on_a_server_that_others_use_only_runs_of_this_checkout_are_shown(record
     assert [run["mlflow_run_id"] for run in state._runs(recorded, client, experiment, everybody=False)] == [ours]
 
 
-def test_aliases_name_version_digest_and_verdict(recorded: Path) -> None:
+def test_aliases_show_version_digest_and_verdict(recorded: Path) -> None:
     client, _ = store.connect(recorded)
     client.create_registered_model("mm-policy")
     for verdict in ("promoted", "refused"):
@@ -141,7 +141,7 @@ def test_aliases_name_version_digest_and_verdict(recorded: Path) -> None:
     assert registry["mm-reward"] == {"versions": 0, "aliases": {}}
 
 
-def test_a_store_that_is_away_is_one_sentence_and_the_rest_is_shown(checkout: Path) -> None:
+def test_unreachable_store_is_one_sentence_in_status(checkout: Path) -> None:
     write_json(checkout / "reports/summary.json", summarise(RunRecord("ok", {}, 61.0), checkout / "artifacts"))
     (checkout / ".mmalign/tracking").mkdir(parents=True)
     (checkout / ".mmalign/tracking/pending-1.jsonl").write_text("{}\n")
@@ -161,7 +161,7 @@ def test_a_store_that_is_away_is_one_sentence_and_the_rest_is_shown(checkout: Pa
     assert waiting == "1 record of runs wait for the store; the next run writes them"
 
 
-def test_a_stage_under_way_is_shown_and_not_disturbed(checkout: Path) -> None:
+def test_running_stage_is_shown_undisturbed(checkout: Path) -> None:
     process = start_stage(checkout, "validate")
     found = read_status(checkout)
     (stage,) = found["running"]["stages"]
@@ -175,7 +175,7 @@ def test_a_stage_under_way_is_shown_and_not_disturbed(checkout: Path) -> None:
     assert read_status(checkout)["running"]["stages"] == []
 
 
-def test_the_holder_of_a_slot_is_shown_in_every_checkout(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_holder_of_slot_is_shown_in_every_checkout(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert [slot["holder"] for slot in read_status(checkout)["slots"]] == [None, None, None]
     assert "gpu-0" not in shown(read_status(checkout)), "nothing is held: nothing to see"
@@ -203,7 +203,7 @@ def test_the_holder_of_a_slot_is_shown_in_every_checkout(checkout: Path, tmp_pat
     assert [slot["holder"] for slot in read_status(other)["slots"]] == [None, None, None]
 
 
-def test_the_run_is_named_by_its_lock_and_its_processes_are_not_leftovers(checkout: Path) -> None:
+def test_running_run_is_named_and_has_no_leftovers(checkout: Path) -> None:
     script = (
         "import pathlib, sys, time\nfrom components.processes.guard import run_lock\n"
         "with run_lock(pathlib.Path.cwd()):\n    pathlib.Path('turn').touch()\n    sys.stdin.read()\n"
@@ -226,7 +226,7 @@ def test_the_run_is_named_by_its_lock_and_its_processes_are_not_leftovers(checko
         marked.wait()
 
 
-def test_a_busy_dvc_is_not_waited_for(checkout: Path) -> None:
+def test_status_does_not_wait_for_dvc(checkout: Path) -> None:
     lock = checkout / ".dvc/tmp/lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as stream:
@@ -239,7 +239,7 @@ def test_a_busy_dvc_is_not_waited_for(checkout: Path) -> None:
     assert found["running"]["stages"] == []
 
 
-def test_settings_that_are_not_valid_hinder_only_the_plan(checkout: Path) -> None:
+def test_invalid_settings_hide_plan_only(checkout: Path) -> None:
     (checkout / "params.yaml").write_text("model: [")
     found = read_status(checkout)
     assert found["plan"] == {}
@@ -247,7 +247,7 @@ def test_settings_that_are_not_valid_hinder_only_the_plan(checkout: Path) -> Non
     assert note.startswith("what is stale can't be said: ")
 
 
-def test_the_headline_of_the_last_summary_is_shown_with_the_gates_verdict(checkout: Path) -> None:
+def test_headline_shows_last_summary_and_verdict(checkout: Path) -> None:
     for name in STAGES:
         write_json(checkout / "artifacts" / name / "run.json", {"mlflow_run_id": "r"})
     figures = {"policy.base.conversation": 50.0, "policy.aligned.conversation": 90.0, "policy.win_rate": 0.7, "reward.acc": 0.875}
@@ -264,7 +264,7 @@ def test_the_headline_of_the_last_summary_is_shown_with_the_gates_verdict(checko
     assert "mm-reward: nothing new" in text
 
 
-def test_a_summary_that_a_kill_left_unfinished_says_so(checkout: Path) -> None:
+def test_summary_cut_short_by_kill_is_marked(checkout: Path) -> None:
     write_json(checkout / "reports/summary.json", summarise(RunRecord("running", {}, 5.0), checkout / "artifacts"))
     found = read_status(checkout)
     assert "last summary: ended by a kill" in shown(found)
@@ -272,7 +272,7 @@ def test_a_summary_that_a_kill_left_unfinished_says_so(checkout: Path) -> None:
     assert "last summary" not in shown(found), "of a run under way there are no figures yet"
 
 
-def test_a_damaged_summary_hinders_nothing_else(checkout: Path) -> None:
+def test_damaged_summary_hides_nothing_else(checkout: Path) -> None:
     (checkout / "reports").mkdir()
     (checkout / "reports/summary.json").write_text("{")
     found = read_status(checkout)
@@ -282,7 +282,7 @@ def test_a_damaged_summary_hinders_nothing_else(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize("width", [80, 40])
-def test_everything_is_readable_in_narrow_terminals(width: int) -> None:
+def test_status_is_readable_in_narrow_terminal(width: int) -> None:
     alias = {"version": 12, "digest": DIGEST, "verdict": "promoted"}
     runs = [
         {
@@ -311,7 +311,7 @@ def test_everything_is_readable_in_narrow_terminals(width: int) -> None:
         assert "1 day, 1:00:00" in text
 
 
-def test_the_command_prints_tables_for_people(checkout: Path) -> None:
+def test_status_command_prints_tables(checkout: Path) -> None:
     done = mmalign(checkout, "status")
     assert done.returncode == 0, done.stderr
     assert "nothing runs in this checkout" in done.stdout

@@ -44,7 +44,7 @@ def of(tool: str) -> list[str]:
     return sorted({line for line in lines() if line.startswith(f"{tool} ")})
 
 
-def test_the_page_has_commands_for_everything_that_it_is_about() -> None:
+def test_operations_page_covers_every_topic() -> None:
     assert len(of("mmalign")) > 30
     named = {line.split()[1] for line in of("mmalign")}
     assert named >= {"up", "down", "deploy", "status", "logs", "cancel", "resume", "backup", "restore", "migrate", "clean", "doctor", "run"}
@@ -64,7 +64,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("command", of("mmalign"))
-def test_mmalign_takes_every_command_of_the_page(command: str) -> None:
+def test_mmalign_accepts_every_documented_command(command: str) -> None:
     root = typer.main.get_command(app)
     for words in spelled(command):
         arguments = [NAMES.get(word, word) for word in words[1:]]
@@ -84,19 +84,19 @@ def parse(command: Any, arguments: list[str]) -> str:
 
 
 @pytest.mark.parametrize("words", [["backup"], ["logs", "--stagger", "align"], ["backup", "a", "b"], ["no-such"]])
-def test_the_parsing_sees_mistakes(words: list[str]) -> None:
+def test_parsing_detects_mistakes(words: list[str]) -> None:
     with pytest.raises((TyperException, AssertionError)):
         parse(typer.main.get_command(app), words)
 
 
 @pytest.mark.parametrize("command", of("make"))
-def test_make_knows_every_target_of_the_page(command: str) -> None:
+def test_make_has_every_documented_target(command: str) -> None:
     done = subprocess.run(["make", "-n", *shlex.split(command)[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("command", of("dvc"))
-def test_dvc_parses_every_command_of_the_page(command: str) -> None:
+def test_dvc_parses_every_documented_command(command: str) -> None:
     from dvc.cli import parse_args
 
     parsed = parse_args(shlex.split(command)[1:])
@@ -104,14 +104,14 @@ def test_dvc_parses_every_command_of_the_page(command: str) -> None:
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.split("\n")[0][:40])
-def test_every_block_is_shell_that_bash_takes(block: str) -> None:
+def test_every_documented_block_is_valid_shell(block: str) -> None:
     if ": {" in block:
         pytest.skip("settings, no commands")
     done = subprocess.run(["bash", "-n", "-c", block], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def test_files_and_units_that_the_page_names_are_there() -> None:
+def test_documented_files_and_units_exist() -> None:
     for command in of("cp"):
         for name in shlex.split(command)[1:-1]:
             assert (ROOT / name).is_file(), name
@@ -142,7 +142,7 @@ MAY_FIND_PROBLEMS = "mmalign doctor"
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_installing_a_week_a_backup_an_upgrade_and_a_loss_go_as_the_page_says(checkout: Path, tmp_path: Path) -> None:
+def test_documented_operations_work_end_to_end(checkout: Path, tmp_path: Path) -> None:
     folder = tmp_path / "backups"
     folder.mkdir()
     try:

@@ -48,7 +48,7 @@ def opened(recipe: Recipe, folder: Path, where: Path) -> dict[str, object]:
 
 
 @pytest.mark.slow
-def test_zero_3_and_merged_adapters_end_with_models_that_plain_transformers_opens(base: Path, tmp_path: Path) -> None:
+def test_zero_3_and_merged_adapters_open_in_transformers(base: Path, tmp_path: Path) -> None:
     recipe = make_recipe(tmp_path, base, lambda folder: write_slice(folder, train=24, heldout=20), TINY)
     before = opened(recipe, Path("data/base"), tmp_path)
 

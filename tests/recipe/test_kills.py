@@ -38,7 +38,7 @@ def lines(path: Path) -> int:
 
 
 @pytest.mark.slow
-def test_a_reward_model_killed_in_its_second_epoch_ends_with_the_same_bits(recipe: Recipe, tmp_path: Path) -> None:
+def test_killed_reward_training_resumes_to_same_bits(recipe: Recipe, tmp_path: Path) -> None:
     copy = copy_of(recipe, tmp_path / "checkout")
     shutil.rmtree(copy.root / "artifacts/reward/model")
     shutil.rmtree(copy.root / ".mmalign/scratch", ignore_errors=True)
@@ -51,7 +51,7 @@ def test_a_reward_model_killed_in_its_second_epoch_ends_with_the_same_bits(recip
 
 
 @pytest.mark.slow
-def test_critiques_killed_while_they_are_written_end_with_the_same_bytes(recipe: Recipe, tmp_path: Path) -> None:
+def test_killed_critique_writing_resumes_to_same_bytes(recipe: Recipe, tmp_path: Path) -> None:
     copy = copy_of(recipe, tmp_path / "checkout")
     cache = copy.root / ".mmalign/cache/critiques.sqlite"
     cache.unlink()

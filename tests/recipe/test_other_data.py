@@ -40,7 +40,7 @@ def write_foreign(data: Path) -> None:
 
 
 @pytest.mark.slow
-def test_another_teams_rows_run_through_and_what_needs_facts_is_null(base: Path, tmp_path: Path) -> None:
+def test_foreign_rows_run_without_labels(base: Path, tmp_path: Path) -> None:
     recipe = make_recipe(tmp_path, base, write_foreign, SMALL)
     done = recipe.mmalign("run", "--accept-data")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]

@@ -30,7 +30,7 @@ from tests.recipe.conftest import CANARIES, Recipe, copy_of, make_recipe, write_
 STAGES = {"validate", "reward", "critique", "reference", "align", "evaluate"}
 
 
-def test_a_run_makes_every_figure_and_the_next_one_skips_everything(recipe: Recipe) -> None:
+def test_run_makes_every_metric_and_next_run_skips_all(recipe: Recipe) -> None:
     first = recipe.first()
     assert first["status"] == "ok"
     assert {stage["status"] for stage in first["stages"].values()} == {"ran"}
@@ -64,7 +64,7 @@ def test_a_run_makes_every_figure_and_the_next_one_skips_everything(recipe: Reci
     assert recipe.refused() == ""
 
 
-def test_beta_of_each_pair_follows_from_the_table_of_critiques_by_hand(recipe: Recipe) -> None:
+def test_beta_of_each_pair_equals_hand_calculation(recipe: Recipe) -> None:
     settings = yaml.safe_load((recipe.root / "params.yaml").read_text())["alignment"]
     scores = {
         (row["id"], row["response"]): row["score"] for row in pq.read_table(recipe.root / "artifacts/critique/train.parquet").to_pylist()
@@ -80,7 +80,7 @@ def test_beta_of_each_pair_follows_from_the_table_of_critiques_by_hand(recipe: R
         assert row["beta"] == pytest.approx(settings["beta"] * (1 + settings["beta_weight"] * strength), rel=1e-4)
 
 
-def test_bare_dvc_finds_nothing_to_do_and_bytecode_makes_nothing_stale(recipe: Recipe) -> None:
+def test_bare_repro_after_run_skips_all(recipe: Recipe) -> None:
     modules = "import pathlib, importlib\n" + (
         "for path in sorted(pathlib.Path().glob('components/**/*.py')) + sorted(pathlib.Path().glob('flows/**/*.py')):\n"
         "    if path.name != '__main__.py':\n"
@@ -95,7 +95,7 @@ def test_bare_dvc_finds_nothing_to_do_and_bytecode_makes_nothing_stale(recipe: R
     assert "up to date" in recipe.dvc("repro")
 
 
-def test_the_nightly_run_is_on_record_and_shown(recipe: Recipe) -> None:
+def test_nightly_run_is_recorded_and_shown(recipe: Recipe) -> None:
     from mlflow import MlflowClient
 
     tags = {"prefect.flow_run", "dvc.data", "git.sha"}
@@ -125,7 +125,7 @@ def flow_runs(recipe: Recipe, deployment: str) -> list[dict[str, Any]]:
     return list(ask(recipe.root, "flow_runs/filter", body))
 
 
-def test_secrets_are_in_no_log_parameter_artifact_database_or_notice(recipe: Recipe) -> None:
+def test_secrets_are_in_no_log_record_or_notice(recipe: Recipe) -> None:
     addresses, kept = read_addresses(recipe.root), read_secrets(recipe.root)
     assert addresses is not None
     folders = [recipe.root / name for name in ("logs", "mlruns", "reports", ".mmalign")]
@@ -151,7 +151,7 @@ def test_secrets_are_in_no_log_parameter_artifact_database_or_notice(recipe: Rec
     assert counted > 100_000
 
 
-def test_models_data_and_registry_hold_no_pickle_and_no_code(recipe: Recipe) -> None:
+def test_outputs_contain_no_pickle_or_code(recipe: Recipe) -> None:
     folders = [recipe.root / name for name in ("data", "artifacts", "mlruns", "reports")]
     files = [path for folder in folders if folder.is_dir() for path in folder.rglob("*") if path.is_file()]
     assert len(files) > 100
@@ -180,7 +180,7 @@ def is_pickle(path: Path) -> bool:
 
 
 @pytest.mark.slow
-def test_a_second_run_from_scratch_ends_with_the_same_hashes(recipe: Recipe, base: Path, tmp_path: Path) -> None:
+def test_second_run_from_scratch_has_same_hashes(recipe: Recipe, base: Path, tmp_path: Path) -> None:
     made = make_recipe(tmp_path, base, write_canary_rows, SMALL)
     made.dvc("add", "data")
     made.dvc("repro")
@@ -188,7 +188,7 @@ def test_a_second_run_from_scratch_ends_with_the_same_hashes(recipe: Recipe, bas
 
 
 @pytest.mark.slow
-def test_an_edited_heldout_row_and_an_edited_fact_train_nothing_again(recipe: Recipe, tmp_path: Path) -> None:
+def test_edited_heldout_row_trains_nothing(recipe: Recipe, tmp_path: Path) -> None:
     edited = copy_of(recipe, tmp_path / "checkout")
     root = edited.root
     for name, edit in {"preferences/heldout.jsonl": edit_row, "truth/truth.jsonl": edit_fact}.items():

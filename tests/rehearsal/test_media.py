@@ -61,7 +61,7 @@ def test_internvl_tiles(width: int, height: int) -> None:
     assert found.tokens == tiles * 256
 
 
-def test_videos_take_their_frames() -> None:
+def test_video_tokens_follow_frames() -> None:
     llava, internvl = (architecture(KNOWN[name]) for name in ("llava-onevision-qwen2-7b-ov-hf", "InternVL3-1B-hf"))
     assert video_size(llava, 640, 480, 8, {}).tokens == 8 * 14 * 14 + 1
     assert video_size(internvl, 640, 480, 8, {}).patches == 8 * 1025

@@ -34,25 +34,25 @@ def built_parts(family: str, values: dict[str, object]) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_every_part_counts_what_the_real_modules_have(family: str) -> None:
+def test_parts_count_parameters_of_real_modules(family: str) -> None:
     values = CONFIGS[family]
     assert architecture({"model_type": family, **values}).parts == built_parts(family, values)
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_a_config_as_the_library_writes_it_counts_the_same(family: str) -> None:
+def test_config_from_library_counts_same(family: str) -> None:
     written = CONFIG_MAPPING[family](**copy.deepcopy(CONFIGS[family])).to_dict()
     assert architecture(written).parts == architecture({"model_type": family, **CONFIGS[family]}).parts
 
 
-def test_older_configs_with_the_language_model_at_the_top_are_read() -> None:
+def test_older_flat_configs_are_read() -> None:
     nested = CONFIGS["qwen2_vl"]
     flat = {"model_type": "qwen2_vl", **nested["text_config"], "vision_config": nested["vision_config"]}
     assert architecture(flat).parts == architecture({"model_type": "qwen2_vl", **nested}).parts
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_known_checkpoints_have_the_parameters_of_the_real_modules(name: str) -> None:
+def test_published_checkpoints_count_real_parameters(name: str) -> None:
     values = copy.deepcopy(KNOWN[name])
     family = values.pop("model_type")
     for section, kind in {"llava_onevision": ("qwen2", "siglip_vision_model"), "internvl": ("qwen2", "internvl_vision")}.get(
@@ -67,7 +67,7 @@ def test_known_checkpoints_have_the_parameters_of_the_real_modules(name: str) ->
 
 
 @pytest.mark.parametrize(("rank", "targets", "linears"), [(8, "attention", 4), (8, "linear", 7)])
-def test_adapters_have_rank_times_inputs_and_outputs_of_each_linear_layer(rank: int, targets: str, linears: int) -> None:
+def test_adapter_parameters_follow_rank_and_layer_sizes(rank: int, targets: str, linears: int) -> None:
     family = "llava_onevision"
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(CONFIG_MAPPING[family](**copy.deepcopy(CONFIGS[family])))
@@ -84,10 +84,10 @@ def test_adapters_have_rank_times_inputs_and_outputs_of_each_linear_layer(rank: 
     assert architecture({"model_type": family, **CONFIGS[family]}).lora(rank, targets) == expected
 
 
-def test_the_families_are_those_that_the_pipeline_supports() -> None:
+def test_families_equal_supported_ones() -> None:
     assert set(FAMILY_NAMES) == real_families()
 
 
-def test_another_family_is_refused_with_those_that_there_are() -> None:
+def test_unknown_family_lists_supported_ones() -> None:
     with pytest.raises(UserError, match=r"type 'mllama' are not supported; the families are internvl, llava_onevision"):
         architecture({"model_type": "mllama"})

@@ -26,11 +26,11 @@ def profile(name: str, **sections: dict[str, Any]) -> Settings:
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml") if path.stem != "demo"))
-def test_every_profile_fits_the_device_that_it_is_for(name: str, tmp_path: Path) -> None:
+def test_every_profile_fits_its_device(name: str, tmp_path: Path) -> None:
     assert make_plan(profile(name), tmp_path, known("h100")).cures is None
 
 
-def test_what_does_not_fit_comes_with_changes_that_make_it_fit(tmp_path: Path) -> None:
+def test_oversized_plan_proposes_changes_that_fit(tmp_path: Path) -> None:
     before = profile("qwen2.5-vl-7b", training={"gradient_checkpointing": False, "zero_stage": 2})
     machine = known("a100-40gb")
     plan = make_plan(before, tmp_path, machine)
@@ -44,18 +44,18 @@ def test_what_does_not_fit_comes_with_changes_that_make_it_fit(tmp_path: Path) -
     )
 
 
-def test_what_costs_nothing_is_proposed_before_what_changes_the_method(tmp_path: Path) -> None:
+def test_free_changes_are_proposed_first(tmp_path: Path) -> None:
     plan = make_plan(profile("llava-ov-0.5b", training={"batch_rows": 16, "gradient_checkpointing": False}), tmp_path, known("a100-40gb"))
     assert plan.cures
     assert plan.cures[0][0] == "training.batch_rows"
     assert "model.lora.rank" not in dict(plan.cures)
 
 
-def test_what_no_setting_makes_fit_is_said(tmp_path: Path) -> None:
+def test_plan_without_cure_is_reported(tmp_path: Path) -> None:
     assert make_plan(profile("llava-ov-7b"), tmp_path, Machine("toy", "gpu", 2_000_000_000, seen=False)).cures == []
 
 
-def test_on_a_processor_the_ranks_share_the_memory(base: Path, tmp_path: Path) -> None:
+def test_ranks_share_memory_on_cpu(base: Path, tmp_path: Path) -> None:
     (tmp_path / "data/base").mkdir(parents=True)
     shutil.copy(base / "config.json", tmp_path / "data/base")
     one = make_plan(settings(features={"pixels_max_gb": 0}), tmp_path, Machine("cpu", "cpu", 3_000_000_000, seen=True))
@@ -64,7 +64,7 @@ def test_on_a_processor_the_ranks_share_the_memory(base: Path, tmp_path: Path) -
     assert make_plan(settings(features={"pixels_max_gb": 0}), tmp_path, Machine("cpu", "cpu", 2_000_000_000, seen=True)).cures is not None
 
 
-def test_rows_give_time_only_where_a_rate_was_measured(tmp_path: Path) -> None:
+def test_time_needs_measured_rate(tmp_path: Path) -> None:
     data = tmp_path / "data/preferences"
     data.mkdir(parents=True)
     row = {"question": "x" * 350, "models_output": ["y" * 350, "z" * 350], "image": ""}
@@ -80,7 +80,7 @@ def test_rows_give_time_only_where_a_rate_was_measured(tmp_path: Path) -> None:
     assert make_plan(profile("qwen3-vl-8b", training={"row_tokens": 16384}), tmp_path, machine).seconds["align"] is None
 
 
-def test_features_that_outgrow_their_limit_are_noted(tmp_path: Path) -> None:
+def test_features_above_limit_are_noted(tmp_path: Path) -> None:
     from PIL import Image
 
     data = tmp_path / "data/preferences"
@@ -92,13 +92,13 @@ def test_features_that_outgrow_their_limit_are_noted(tmp_path: Path) -> None:
     assert any("features.max_gb" in note for note in plan.notes)
 
 
-def test_an_unknown_model_that_is_not_there_names_the_known_ones(tmp_path: Path) -> None:
+def test_missing_model_lists_planned_ones(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"mmalign model fetch") as error:
         make_plan(settings(model={"base": "data/models/nothing"}), tmp_path, None)
     assert "InternVL3-1B-hf" in str(error.value)
 
 
-def test_the_rate_is_measured_on_as_many_layers_as_fit() -> None:
+def test_rate_is_measured_on_layers_that_fit() -> None:
     from components.rehearsal.architectures import KNOWN
     from components.rehearsal.parameters import architecture
 

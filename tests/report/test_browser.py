@@ -97,7 +97,7 @@ def long_words(root: Path) -> None:
     )
 
 
-def test_hostile_texts_stay_texts_and_nothing_leaves_the_page(run: Path, browser: Any, served: tuple[str, list[str]]) -> None:
+def test_hostile_texts_stay_text_and_load_nothing(run: Path, browser: Any, served: tuple[str, list[str]]) -> None:
     finished(run)
     render_report(run)
     address, asked = served
@@ -128,7 +128,7 @@ def test_hostile_texts_stay_texts_and_nothing_leaves_the_page(run: Path, browser
     page.close()
 
 
-def test_a_page_that_escaped_nothing_could_still_not_run_a_script(run: Path, browser: Any, served: tuple[str, list[str]]) -> None:
+def test_unescaped_page_runs_no_script(run: Path, browser: Any, served: tuple[str, list[str]]) -> None:
     finished(run)
     path = render_report(run)
     path.write_text(path.read_text().replace("</main>", f"{SCRIPT}{HANDLER}</main>"))
@@ -142,7 +142,7 @@ def test_a_page_that_escaped_nothing_could_still_not_run_a_script(run: Path, bro
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("build", [finished, failed, bare, long_words])
-def test_everything_fits_a_phone_and_can_be_read(run: Path, browser: Any, build: Build, scheme: str) -> None:
+def test_page_fits_phone_and_stays_readable(run: Path, browser: Any, build: Build, scheme: str) -> None:
     build(run)
     path = render_report(run)
     page = browser.new_page(viewport={"width": 360, "height": 740}, color_scheme=scheme)
@@ -154,7 +154,7 @@ def test_everything_fits_a_phone_and_can_be_read(run: Path, browser: Any, build:
     page.close()
 
 
-def test_the_page_is_built_for_readers_of_all_kinds(run: Path, browser: Any) -> None:
+def test_page_is_accessible(run: Path, browser: Any) -> None:
     finished(run)
     page = browser.new_page()
     page.goto(render_report(run).as_uri())

@@ -26,7 +26,7 @@ def rendered(root: Path) -> str:
     return re.sub(r"\s+", " ", html.unescape(body))
 
 
-def test_a_finished_run_is_shown_whole(run: Path) -> None:
+def test_finished_run_is_shown_completely(run: Path) -> None:
     write_summary(run, **PROMOTED)
     text = rendered(run)
     assert "Promoted: mm-policy version 3 is the new champion." in text
@@ -42,7 +42,7 @@ def test_a_finished_run_is_shown_whole(run: Path) -> None:
     assert "cannot be read" not in text
 
 
-def test_the_page_is_whole_and_alone(run: Path) -> None:
+def test_page_needs_no_other_file(run: Path) -> None:
     path = render_report(run)
     assert path == run / "reports/report.html"
     assert sorted(file.name for file in path.parent.iterdir()) == ["report.html", "summary.json"]
@@ -69,7 +69,7 @@ GONE = {
 
 
 @pytest.mark.parametrize("name", GONE)
-def test_what_is_not_there_is_left_out_and_named(run: Path, name: str) -> None:
+def test_missing_file_is_omitted_and_named(run: Path, name: str) -> None:
     write_summary(run)
     path = run / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -77,7 +77,7 @@ def test_what_is_not_there_is_left_out_and_named(run: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["evaluate/answers.parquet", "evaluate/metrics.json", "validate/quarantine.jsonl", "align/pairs.parquet"])
-def test_a_file_that_is_cut_short_is_named_and_the_rest_goes_on(run: Path, name: str) -> None:
+def test_truncated_file_is_named_and_rest_is_shown(run: Path, name: str) -> None:
     path = run / "artifacts" / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     text = rendered(run)
@@ -85,14 +85,14 @@ def test_a_file_that_is_cut_short_is_named_and_the_rest_goes_on(run: Path, name:
     assert "Lineage and times" in text
 
 
-def test_a_lock_with_a_conflict_in_it_is_named(run: Path) -> None:
+def test_lock_with_conflict_is_named(run: Path) -> None:
     (run / "dvc.lock").write_text("<<<<<<< ours\nstages: {}\n=======\nstages: [\n")
     text = rendered(run)
     assert "dvc.lock is not valid YAML" in text
     assert "Margins of the reward model" in text
 
 
-def test_a_summary_alone_is_enough(run: Path, tmp_path: Path) -> None:
+def test_page_renders_from_summary_only(run: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
     (alone / "reports").mkdir(parents=True)
     shutil.copy(run / "reports/summary.json", alone / "reports")
@@ -100,25 +100,25 @@ def test_a_summary_alone_is_enough(run: Path, tmp_path: Path) -> None:
     assert not (alone / "mlflow.db").exists()
 
 
-def test_a_summary_with_null_and_absent_parts_is_enough(run: Path) -> None:
+def test_page_renders_from_partial_summary(run: Path) -> None:
     empty = {"schema": 1, "status": "ok", "stages": {}, "gate": None, "registry": {"mm-policy": None}, "policy": None}
     write_json(run / "reports/summary.json", empty)
     assert "The run ended well; no gate has judged its models." in rendered(run)
 
 
-def test_without_a_summary_one_sentence_says_what_to_do(tmp_path: Path) -> None:
+def test_missing_summary_names_command(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `mmalign run` first"):
         render_report(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"status": "ok"}'])
-def test_a_broken_summary_is_a_sentence(run: Path, text: str) -> None:
+def test_broken_summary_is_one_sentence(run: Path, text: str) -> None:
     (run / "reports/summary.json").write_text(text)
     with pytest.raises(UserError, match=r"summary\.json is n"):
         render_report(run)
 
 
-def test_a_failed_run_says_what_failed_and_shows_no_figures_of_an_earlier_one(run: Path) -> None:
+def test_failed_run_shows_failure_and_no_earlier_metrics(run: Path) -> None:
     log = run / "logs/x/reward.log"
     log.parent.mkdir(parents=True)
     log.write_text("".join(f"line {number}\n" for number in range(100)) + "\x1b[31mRuntimeError\x1b[0m: no memory\n")
@@ -135,7 +135,7 @@ def test_a_failed_run_says_what_failed_and_shows_no_figures_of_an_earlier_one(ru
     assert "What passed validation." in text
 
 
-def test_a_log_outside_the_checkout_is_named_and_not_read(run: Path, tmp_path: Path) -> None:
+def test_log_outside_checkout_is_named_but_not_read(run: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("the secret")
     write_summary(run, "failed", failed="align", log="../secret")
     text = rendered(run)
@@ -143,7 +143,7 @@ def test_a_log_outside_the_checkout_is_named_and_not_read(run: Path, tmp_path: P
     assert "the secret" not in text
 
 
-def test_a_cancelled_run_is_no_failure(run: Path) -> None:
+def test_cancelled_run_is_not_shown_as_failure(run: Path) -> None:
     write_summary(run, "cancelled", failed="align")
     assert "The run was cancelled in stage align after 1 min 15 s; the next run goes on from there." in rendered(run)
 
@@ -152,7 +152,7 @@ def gate(verdict: str, **more: Any) -> dict[str, Any]:
     return {"gate": {"mm-policy": {"verdict": verdict, "reasons": [], **more}, "promoted": verdict == "promoted"}}
 
 
-def test_why_a_model_was_not_judged_is_shown(run: Path) -> None:
+def test_reason_for_missing_verdict_is_shown(run: Path) -> None:
     write_summary(run, **not_judged(ValueError("the registry is away")))
     assert "mm-policy not judged the registry is away" in rendered(run)
 
@@ -168,13 +168,13 @@ def test_why_a_model_was_not_judged_is_shown(run: Path) -> None:
         (gate("nothing_new"), "plain", "Nothing new to promote: the aligned policy has had its verdict."),
     ],
 )
-def test_the_verdict_is_one_sentence(run: Path, more: dict[str, Any], tone: str, sentence: str) -> None:
+def test_verdict_is_one_sentence(run: Path, more: dict[str, Any], tone: str, sentence: str) -> None:
     write_summary(run, **more)
     verdict = read_verdict(read_record(run))
     assert (verdict.tone, verdict.sentence) == (tone, sentence)
 
 
-def test_a_store_that_is_away_leaves_the_curves_out(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_without_store_omits_curves(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     text = rendered(run)
@@ -182,20 +182,20 @@ def test_a_store_that_is_away_leaves_the_curves_out(run: Path, monkeypatch: pyte
     assert "Answers side by side" in text
 
 
-def test_a_run_that_was_not_recorded_yet_says_so(run: Path) -> None:
+def test_unrecorded_run_is_named_as_such(run: Path) -> None:
     path = run / "artifacts/reward/run.json"
     write_json(path, {**read_json(path), "mlflow_run_id": "pending-0123"})
     assert "The tracking store was away while stage reward ran" in rendered(run)
 
 
-def test_large_photographs_stay_within_the_pages_size(run: Path) -> None:
+def test_large_photographs_stay_within_page_size(run: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
     for path in (run / "data/preferences").rglob("*.png"):
         Image.fromarray(noise).save(path)
     assert render_report(run).stat().st_size < 3_000_000
 
 
-def test_a_lone_surrogate_does_not_stop_the_page(run: Path) -> None:
+def test_lone_surrogate_does_not_stop_page(run: Path) -> None:
     write_summary(run)
     path = run / "reports/summary.json"
     path.write_text(

@@ -56,9 +56,7 @@ def answers(address: str) -> bool:
 
 
 @pytest.mark.slow
-def test_a_server_with_the_settings_in_mlflow_takes_runs_and_artifacts(
-    checkout: Path, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_server_with_shipped_settings_takes_runs(checkout: Path, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     run_id = open_parent(checkout, "mmalign run")
     close_parent(checkout, run_id, "FINISHED")

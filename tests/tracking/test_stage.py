@@ -44,9 +44,7 @@ def small(_settings: Settings, root: Path) -> StageResult:
     return StageResult({"rows": 3, "share": 0.25, "absent": None}, {"rows_a_second": 7.5}, curves, [plot], {"digest": "abc"})
 
 
-def test_a_stage_leaves_its_parameters_figures_curves_files_and_tags(
-    checkout: Path, install: Callable[[StageName, StageFunction], None]
-) -> None:
+def test_stage_records_parameters_metrics_curves_files_tags(checkout: Path, install: Callable[[StageName, StageFunction], None]) -> None:
     install("validate", small)
     stage.run_stage("validate", checkout)
     client, _ = connect(checkout)
@@ -71,16 +69,14 @@ def test_a_stage_leaves_its_parameters_figures_curves_files_and_tags(
     assert record["seconds"] >= 0
 
 
-def test_a_stage_is_tagged_with_the_hashes_of_what_it_reads(checkout: Path, install: Callable[[StageName, StageFunction], None]) -> None:
+def test_stage_has_tags_of_input_hashes(checkout: Path, install: Callable[[StageName, StageFunction], None]) -> None:
     install("reward", small)
     stage.run_stage("reward", checkout)
     record = read_json(checkout / "artifacts/reward/run.json")
     assert record["dvc"] == {"data": "data1.dir", "artifacts/validate/train": "t1.dir"}
 
 
-def test_a_figure_that_is_no_number_is_written_as_null_and_fails_the_stage(
-    checkout: Path, install: Callable[[StageName, StageFunction], None]
-) -> None:
+def test_nan_metric_is_null_and_fails_stage(checkout: Path, install: Callable[[StageName, StageFunction], None]) -> None:
     install("validate", lambda _settings, _root: StageResult({"loss": math.nan, "rows": 2}))
     with pytest.raises(StageFault, match="loss"):
         stage.run_stage("validate", checkout)
@@ -88,7 +84,7 @@ def test_a_figure_that_is_no_number_is_written_as_null_and_fails_the_stage(
     assert runs_of(checkout)[-1].info.status == "FAILED"
 
 
-def test_a_failed_stage_keeps_its_trace(checkout: Path, install: Callable[[StageName, StageFunction], None]) -> None:
+def test_failed_stage_records_traceback(checkout: Path, install: Callable[[StageName, StageFunction], None]) -> None:
     def fail(_settings: Settings, _root: Path) -> StageResult:
         raise RuntimeError("out of luck")
 
@@ -101,9 +97,7 @@ def test_a_failed_stage_keeps_its_trace(checkout: Path, install: Callable[[Stage
     assert "out of luck" in Path(client.download_artifacts(run.info.run_id, "failure.txt")).read_text()
 
 
-def test_stages_of_a_bare_dvc_repro_share_a_parent_until_evaluation_ends(
-    checkout: Path, install: Callable[[StageName, StageFunction], None]
-) -> None:
+def test_stages_of_bare_repro_share_parent_until_evaluation(checkout: Path, install: Callable[[StageName, StageFunction], None]) -> None:
     order: list[StageName] = ["validate", "reward", "evaluate", "validate"]
     for name in order:
         install(name, small)
@@ -122,7 +116,7 @@ def test_stages_of_a_bare_dvc_repro_share_a_parent_until_evaluation_ends(
     assert client.get_run(second).info.status == "FINISHED"
 
 
-def test_a_stage_of_a_run_becomes_its_child(
+def test_stage_of_run_becomes_child(
     checkout: Path, install: Callable[[StageName, StageFunction], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install("validate", small)

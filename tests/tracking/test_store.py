@@ -16,7 +16,7 @@ OPEN = (
 )
 
 
-def test_mlflow_imported_from_the_repository_root_is_the_library() -> None:
+def test_mlflow_from_repository_root_is_library() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "import mlflow; print(mlflow.__version__, mlflow.__file__)"],
         cwd=REPOSITORY, capture_output=True, text=True, check=True,
@@ -27,7 +27,7 @@ def test_mlflow_imported_from_the_repository_root_is_the_library() -> None:
     assert not (REPOSITORY / "mlflow" / "__init__.py").exists()
 
 
-def test_two_clients_that_start_at_once_share_one_new_database_and_experiment(checkout: Path) -> None:
+def test_two_first_clients_share_database_and_experiment(checkout: Path) -> None:
     (checkout / "mlflow.db").unlink()
     starts = [
         subprocess.Popen([sys.executable, "-c", OPEN, str(checkout)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) for _ in range(2)
@@ -39,13 +39,13 @@ def test_two_clients_that_start_at_once_share_one_new_database_and_experiment(ch
     assert len(set(ids)) == 2
 
 
-def test_artifacts_lie_in_mlruns_and_the_database_beside_them(checkout: Path) -> None:
+def test_artifacts_lie_in_mlruns_beside_database(checkout: Path) -> None:
     run_id = open_parent(checkout, "run")
     assert (checkout / "mlflow.db").is_file()
     assert (checkout / "mlruns" / run_id / "artifacts" / "params.yaml").read_text() == (checkout / "params.yaml").read_text()
 
 
-def test_a_run_whose_process_was_killed_is_marked(checkout: Path) -> None:
+def test_run_of_killed_process_is_marked(checkout: Path) -> None:
     waiting = OPEN + "; sys.stdout.flush(); import time; time.sleep(300)"
     process = subprocess.Popen([sys.executable, "-c", waiting, str(checkout)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

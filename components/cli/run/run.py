@@ -91,7 +91,7 @@ def _known_stages(names: list[str]) -> list[str]:
 def _nothing_stale(root: Path, *, accept_data: bool, started: float) -> bool:
     """Whether data are committed, no stage is stale and no model waits for its verdict; then the run is recorded and its table printed."""
     from components.errors import StageFault
-    from components.registry.promotion import settled
+    from components.registry.promotion import recorded_verdicts
     from components.report.run_record import close_record, open_record
     from components.report.summary import RunRecord, StageRecord, not_judged
     from components.report.table import print_summary
@@ -108,7 +108,7 @@ def _nothing_stale(root: Path, *, accept_data: bool, started: float) -> bool:
     if any(step.action != "skip" for step in steps.values()):
         return False
     try:
-        verdicts = settled(root)
+        verdicts = recorded_verdicts(root)
     except StageFault as error:
         print(f"nothing was judged: {error}; the next run judges")
         found = not_judged(error)
