@@ -32,7 +32,7 @@ def after_run(run: ScheduledRun, workspace: Workspace, outcome: RunOutcome, trou
     page.finish(summary, outcome, remarks)
     notify(run, summary, outcome, folder=workspace.folder, troubles=troubles, remarks=remarks)
     try:
-        swept = sweep(run.root, run.settings.clean, time.time(), turns=[workspace.folder])
+        swept = sweep(run.root, run.settings.clean, time.time(), locked=[workspace.folder])
     except Exception as error:  # noqa: BLE001 -- the next run removes what this one does not
         log(f"nothing was cleaned ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
     else:
@@ -66,7 +66,7 @@ def notify(
 ) -> None:
     """Send the notices of `run`, which worked in `folder`."""
     for notice in notices_of(summary, outcome, run=run.name, workdir=folder, troubles=troubles, remarks=remarks):
-        send(run.root, run.settings.notices, notice, say=run.console.print)
+        send(run.root, run.settings.notices, notice, log=run.console.print)
 
 
 def fresh_summary(folder: Path, began: float) -> dict[str, Any] | None:

@@ -47,14 +47,9 @@ def align(
     Raises UserError or StageFault. A run that a person or the system stopped ends as Cancelled.
     """
     root = enter_checkout()
-<<<<<<< HEAD
     with cancellation() as cancel, run_lock(root):
-        settings, screen, deployed = load_settings(), Screen(), FLOW_RUN in os.environ
-=======
-    with cancellation() as cancel, run_turn(root):
         settings, console, deployed = load_settings(), Console(), FLOW_RUN in os.environ
         options = RunOptions(tuple(only or ()), accept_data, promote, started)
->>>>>>> w-record
 
         def submit(stage: StageName, job: Job) -> Future:
             slots = partial(limit_slots_taken, stage, settings, deployed=deployed, cancel=cancel, log=console.print)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from components.config.settings import DeploymentSettings, Settings
-from components.processes.guard import GRACE_SECONDS, TURN, Lock
+from components.processes.guard import GRACE_SECONDS, RUN_LOCK, Lock
 from components.processes.marks import DEPLOYMENT, FLOW_RUN, kill_all, marked
 from components.processes.outcome import OUTCOME, RunOutcome, read_outcome
 from flows.cancellation import RunCancelled
@@ -78,7 +78,7 @@ def _attempt(run: ScheduledRun, folder: Path, run_lock: Lock, page: Page) -> Run
         FLOW_RUN: run.run_id,
         DEPLOYMENT: run.deployment,
         OUTCOME: str(outcome_file),
-        TURN: str(run_lock.descriptor),
+        RUN_LOCK: str(run_lock.descriptor),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")])),
     }
     words = [sys.executable, "-m", "components.cli.main", "run", *_arguments(run.parameters)]

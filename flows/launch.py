@@ -43,11 +43,7 @@ def launch(parameters: dict[str, Any]) -> int:
                 wait_for_server(server, log, cancel)
             if cancel.is_set():
                 return explain(RunCancelled("the run was cancelled before it began"))
-<<<<<<< HEAD
-            with tags(*([f"{DEPLOYMENT_RUN_TAG}{night}"] if (night := os.environ.get(FLOW_RUN)) else [])):
-=======
-            with tags(*([f"{NIGHT_TAG}{outer}"] if (outer := os.environ.get(FLOW_RUN)) else [])):
->>>>>>> w-record
+            with tags(*([f"{DEPLOYMENT_RUN_TAG}{outer}"] if (outer := os.environ.get(FLOW_RUN)) else [])):
                 align(**parameters)
         except CancelledRun as error:
             return explain(RunCancelled(str(error)))

@@ -45,15 +45,9 @@ def limit_name(kind: str) -> str:
 
 
 def make_limits(client: SyncPrefectClient) -> dict[str, int]:
-<<<<<<< HEAD
-    """Create this host's limits, or bring them up to what it has; gives their sizes by name. Twice does what once does."""
-    cards = len(machine_gpus() or visible_gpus())
-    wanted = {limit_name("cpu"): 1, **({limit_name("gpu"): cards} if cards else {})}
-=======
     """Create or update this host's limits; returns their sizes by name. A second call changes nothing."""
-    gpus = len(machine_cards() or visible_cards())
+    gpus = len(machine_gpus() or visible_gpus())
     wanted = {limit_name("cpu"): 1, **({limit_name("gpu"): gpus} if gpus else {})}
->>>>>>> w-record
     for name, size in wanted.items():
         client.upsert_global_concurrency_limit_by_name(name, size)
     return wanted

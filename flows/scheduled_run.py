@@ -32,7 +32,7 @@ from components.config.settings import load_settings
 from components.errors import UserError
 from components.operations.environment import enter_checkout
 from components.processes.fault_kinds import fault_kind
-from components.processes.guard import Lock, lock_holder, run_turn, try_lock, wait_for_lock
+from components.processes.guard import Lock, lock_holder, run_lock, try_lock, wait_for_lock
 from components.processes.outcome import RunOutcome
 from flows.after_run import after_run, notify
 from flows.attempts import ScheduledRun, attempts
@@ -152,7 +152,7 @@ def _workspace_lock(run: ScheduledRun, workspace: Workspace) -> Iterator[tuple[W
     """One run at a time in a folder: the flow waits for a person's `mmalign run` there too."""
     wait_seconds = run.settings.deployments.wait_minutes * 60
     try:
-        with run_turn(workspace.folder, wait_seconds, run.cancel, run.console.print, f"mmalign, {run.name}") as lock:
+        with run_lock(workspace.folder, wait_seconds, run.cancel, run.console.print, f"mmalign, {run.name}") as lock:
             yield workspace, lock
     except UserError:
         if run.cancel.is_set():

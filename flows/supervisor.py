@@ -22,13 +22,8 @@ from typing import Literal
 from components.errors import StageFault
 from components.processes.guard import GRACE_SECONDS
 from components.processes.log_lines import last_lines
-<<<<<<< HEAD
 from components.processes.marks import STAGE_MARK, WATCHED, MarkedProcess, identity, kill_all, marked, new_stage_mark, wait_until_ended
-from flows.screen import Screen
-=======
-from components.processes.marks import STAGE_MARK, WATCHED, MarkedProcess, identity, kill_all, marked, new_stage_mark, wait_until_gone
 from flows.console import Console
->>>>>>> w-record
 
 End = Literal["ok", "failed", "deadline", "cancelled"]
 POLL_SECONDS = 0.2
@@ -124,13 +119,8 @@ def _end_all(process: subprocess.Popen[bytes], mark: str, grace_seconds: float) 
         try:
             os.killpg(process.pid, signal.SIGTERM)
         except (ProcessLookupError, PermissionError):
-<<<<<<< HEAD
-            pass  # the leader is gone and so is its group; the mark finds the rest
-        wait_until_ended(left, grace_seconds, reap=process.poll)
-=======
             pass  # the leader and its group have ended; the mark finds the rest
-        wait_until_gone(left, grace_seconds, reap=process.poll)
->>>>>>> w-record
+        wait_until_ended(left, grace_seconds, reap=process.poll)
         survivors = kill_all(left, reap=process.poll)
         if survivors:
             pids = " ".join(str(survivor.pid) for survivor in survivors)

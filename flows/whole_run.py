@@ -20,13 +20,8 @@ from components.processes.marks import RUN_MARK, new_run_mark
 from components.registry.policy import POLICY_FILE, load_policy
 from components.registry.promotion import GateOutcome
 from components.report.run_record import SUMMARY, close_record, open_record, write_summary
-<<<<<<< HEAD
-from components.report.summary import DONE, RunRecord, not_judged
-from components.storage.data_version import sync_data
-=======
 from components.report.summary import FINISHED, RunRecord, not_judged
-from components.storage.data_version import settle_data
->>>>>>> w-record
+from components.storage.data_version import sync_data
 from components.storage.plan import Step, plan, stage_parents
 from components.storage.scratch import remove_finished_scratch
 from flows.cancellation import RunCancelled
@@ -79,14 +74,8 @@ def whole_run(
 ) -> dict[str, Any]:
     """Commit data, run stale stages, send the models through the gate, write the summary and return it.
 
-<<<<<<< HEAD
-    The caller holds the run lock (components.processes.guard.run_lock).
-    Without `promote` no model is judged. `started` is when the run began, in seconds since the epoch. Raises UserError, StageFault or
-    RunCancelled after the summary says so.
-=======
     The caller has the run's lock (components.processes.guard.run_turn). Raises UserError, StageFault or RunCancelled, after it has written
     the end into the summary.
->>>>>>> w-record
     """
     began = options.started or time.time()
     settings = load_settings(root / "params.yaml")
@@ -115,26 +104,10 @@ def whole_run(
     return summary
 
 
-<<<<<<< HEAD
-def _stages(
-    root: Path,
-    record: RunRecord,
-    settings: Settings,
-    submit: Submit,
-    cancel: threading.Event,
-    screen: Screen,
-    only: tuple[StageName, ...],
-    accept_data: bool,
-    logs: Path,
-    began: float,
-) -> Exception | None:
-    record.data_version = sync_data(root, accept=accept_data, log=screen.say)
-=======
 def _stages(run: _Run, options: RunOptions, submit: Submit) -> Exception | None:
     """Run the stale stages; returns the error of a stage that failed or was cancelled."""
     root, record = run.root, run.record
-    record.data_version = settle_data(root, accept=options.accept_data, say=run.console.print)
->>>>>>> w-record
+    record.data_version = sync_data(root, accept=options.accept_data, log=run.console.print)
     parents = stage_parents(root)
     slots = Slots(run.settings)
     remove_finished_scratch(root, plan(root))

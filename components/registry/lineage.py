@@ -239,18 +239,8 @@ def _available(root: Path, version: Version, lineage: Mapping[str, Any]) -> dict
         "git": {"found": sha is not None and _has_commit(root, sha)},
         "run": {"found": lineage["run"]["found"]},
         **{
-<<<<<<< HEAD
-            name: {
-                "found": place.is_available,
-                "cached": place.cached,
-                "remotes": list(place.remotes),
-                "unreachable": dict(place.unreachable),
-            }
-            for name, place in places.items()
-=======
-            name: {"found": each.found, "cached": each.cached, "remotes": list(each.remotes), "unreachable": dict(each.unreachable)}
+            name: {"found": each.is_available, "cached": each.cached, "remotes": list(each.remotes), "unreachable": dict(each.unreachable)}
             for name, each in whereabouts.items()
->>>>>>> w-record
         },
         "registry": {"found": version.whole},
     }

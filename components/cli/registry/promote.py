@@ -33,19 +33,11 @@ def promote(
 
     root = enter_checkout()
     settings = load_settings(root / "params.yaml")
-<<<<<<< HEAD
-    name = _known(model)
-    with run_lock(root):
-        from components.registry.promotion import promote_by_hand
-        from flows.promote import evaluating
-        from flows.screen import Screen
-=======
     name = _model_name(model)
-    with run_turn(root):
+    with run_lock(root):
         from components.registry.promotion import HandPromotion, promote_by_hand
         from flows.console import Console
         from flows.promote import reevaluator
->>>>>>> w-record
 
         console = Console()
         logs = Path("logs") / time.strftime("%Y%m%d-%H%M%S")
@@ -72,13 +64,8 @@ def rollback(model: Model, because: Because = None, as_json: AsJson = False) -> 
     from components.processes.guard import run_lock
 
     root = enter_checkout()
-<<<<<<< HEAD
-    name = _known(model)
-    with run_lock(root):
-=======
     name = _model_name(model)
-    with run_turn(root):
->>>>>>> w-record
+    with run_lock(root):
         from components.registry import aliases
         from components.registry.registry import Registry
 
