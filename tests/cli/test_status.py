@@ -168,7 +168,7 @@ def test_running_stage_is_shown_undisturbed(checkout: Path) -> None:
     assert (stage["stage"], stage["pid"]) == ("validate", process.pid)
     assert found["running"]["run"] is None
     assert found["plan"] == {}
-    assert found["notes"] == ["what is stale is not judged while a run or a stage is under way"]
+    assert found["notes"] == ["stale stages are not shown while a run or a stage is under way"]
     assert f"process {process.pid}" in shown(found)
     behave(checkout, "validate")
     assert process.wait(30) == 0
@@ -235,7 +235,7 @@ def test_status_does_not_wait_for_dvc(checkout: Path) -> None:
         found = read_status(checkout)
         assert time.monotonic() - began < 2.5, "DVC tries for three seconds"
     assert found["plan"] == {}
-    assert found["notes"] == ["what is stale can't be said: DVC works on this checkout at the moment"]
+    assert found["notes"] == ["the stale stages can't be determined: DVC works on this checkout at the moment"]
     assert found["running"]["stages"] == []
 
 
@@ -244,7 +244,7 @@ def test_invalid_settings_hide_plan_only(checkout: Path) -> None:
     found = read_status(checkout)
     assert found["plan"] == {}
     (note,) = found["notes"]
-    assert note.startswith("what is stale can't be said: ")
+    assert note.startswith("the stale stages can't be determined: ")
 
 
 def test_headline_shows_last_summary_and_verdict(checkout: Path) -> None:

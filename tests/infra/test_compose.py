@@ -20,7 +20,7 @@ TEXT = FILE.read_text()
 STACK: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = STACK["services"]
 VARIABLE = re.compile(r"\$\{(\w+)([^}]*)\}")
-ONCE = "settle"  # runs to its end
+ONCE = "bootstrap"  # runs to its end
 
 
 def test_compose_has_every_service_with_same_program() -> None:
