@@ -21,7 +21,7 @@ from components.files import write_json
 from components.operations.doctor import state
 from components.operations.doctor.state import read_status
 from components.processes.marks import RUN_MARK, new_run_mark
-from components.report.summary import RunRecord, StageRecord, summarise
+from components.report.summary import RunRecord, StageRecord, summarize
 from components.tracking import store
 from components.tracking.recorder import Recorder
 from components.tracking.runs import close_parent, open_parent, record_stages
@@ -142,7 +142,7 @@ def test_aliases_show_version_digest_and_verdict(recorded: Path) -> None:
 
 
 def test_unreachable_store_is_one_sentence_in_status(checkout: Path) -> None:
-    write_json(checkout / "reports/summary.json", summarise(RunRecord("ok", {}, 61.0), checkout / "artifacts"))
+    write_json(checkout / "reports/summary.json", summarize(RunRecord("ok", {}, 61.0), checkout / "artifacts"))
     (checkout / ".mmalign/tracking").mkdir(parents=True)
     (checkout / ".mmalign/tracking/pending-1.jsonl").write_text("{}\n")
     script = "import typer; from components.cli.run.status import status; typer.run(status)"
@@ -252,7 +252,7 @@ def test_headline_shows_last_summary_and_verdict(checkout: Path) -> None:
         write_json(checkout / "artifacts" / name / "run.json", {"mlflow_run_id": "r"})
     figures = {"policy.base.conversation": 50.0, "policy.aligned.conversation": 90.0, "policy.win_rate": 0.7, "reward.acc": 0.875}
     write_json(checkout / "artifacts/evaluate/metrics.json", figures)
-    summary = summarise(RunRecord("ok", {name: StageRecord("skipped") for name in STAGES}, 61.0), checkout / "artifacts")
+    summary = summarize(RunRecord("ok", {name: StageRecord("skipped") for name in STAGES}, 61.0), checkout / "artifacts")
     gate = {"mm-policy": {"verdict": "promoted", "reasons": []}, "mm-reward": {"verdict": "nothing_new", "reasons": []}, "promoted": True}
     write_json(checkout / "reports/summary.json", {**summary, "gate": gate})
     found = read_status(checkout)
@@ -265,7 +265,7 @@ def test_headline_shows_last_summary_and_verdict(checkout: Path) -> None:
 
 
 def test_summary_cut_short_by_kill_is_marked(checkout: Path) -> None:
-    write_json(checkout / "reports/summary.json", summarise(RunRecord("running", {}, 5.0), checkout / "artifacts"))
+    write_json(checkout / "reports/summary.json", summarize(RunRecord("running", {}, 5.0), checkout / "artifacts"))
     found = read_status(checkout)
     assert "last summary: ended by a kill" in shown(found)
     found["running"]["run"] = {"pid": 1, "command": "mmalign run", "started": "2026-11-24T17:45:48+00:00"}

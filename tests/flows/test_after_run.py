@@ -10,14 +10,14 @@ from components.config.settings import STAGES
 from components.files import write_json
 from components.processes.outcome import RunOutcome, read_outcome
 from components.report.run_record import SUMMARY
-from components.report.summary import RunRecord, StageRecord, summarise
+from components.report.summary import RunRecord, StageRecord, summarize
 from flows.after_run import closing_sentence, fresh_summary
 
 
 def summary(folder: Path, verdict: str | None = None, **statuses: Any) -> dict[str, Any]:
     record = RunRecord("ok", {name: StageRecord(statuses.get(name, "skipped")) for name in STAGES})
     record.verdicts = {"gate": {"mm-policy": {"verdict": verdict, "reasons": []}}}
-    return summarise(record, folder)
+    return summarize(record, folder)
 
 
 def test_successful_run_names_stages_and_verdicts(tmp_path: Path) -> None:

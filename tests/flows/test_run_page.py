@@ -14,7 +14,7 @@ import pytest
 from components.files import write_json
 from components.operations.services.state import free_port
 from components.processes.outcome import RunOutcome
-from components.report.summary import RunRecord, StageRecord, summarise
+from components.report.summary import RunRecord, StageRecord, summarize
 from flows.run_page import Page
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -26,7 +26,7 @@ def summary(tmp_path: Path, status: str = "ok") -> dict[str, Any]:
         "gate": {"mm-policy": {"verdict": "refused", "reasons": ["unsafe: 12 % <script>alert(1)</script> | *x*", "acc: fine"]}},
         "registry": {"mm-policy": {"version": 3, "aliases": [], "digest": "d"}},
     }
-    return summarise(record, tmp_path)
+    return summarize(record, tmp_path)
 
 
 def test_progress_follows_stages_and_never_shrinks(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from components.report.curves import POINTS, smooth, thin
-from components.report.plots import HEIGHT, WIDTH, Line, Plot, curves, histogram
+from components.report.plots import HEIGHT, WIDTH, Labels, Line, Plot, curves, histogram
 
 
 def drawn(plot: Plot, tag: str, style: str) -> list[ET.Element]:
@@ -16,7 +16,7 @@ def drawn(plot: Plot, tag: str, style: str) -> list[ET.Element]:
 
 
 def hist(values: list[float], **more: object) -> Plot:
-    return histogram(values, title="t", words="w", x_label="x", y_label="y", **more)  # type: ignore[arg-type]
+    return histogram(values, Labels("t", "w", "x", "y"), **more)  # type: ignore[arg-type]
 
 
 def test_no_bar_spans_split() -> None:
@@ -40,7 +40,7 @@ def test_marks_outside_axis_are_omitted() -> None:
 
 def test_plot_stays_inside_frame() -> None:
     lines = [Line("a", "line-a", [1, 2, 3], [0.5, -4e5, 7e5]), Line("b", "line-b", [1, 3], [1, 1])]
-    plot = curves(lines, title="t", words="w", y_label="y", reference=(9e5, "far up"))
+    plot = curves(lines, Labels("t", "w", "x", "y"), reference=(9e5, "far up"))
     points = re.findall(r"(-?[\d.]+),(-?[\d.]+)", " ".join(re.findall(r'points="([^"]+)"', plot.svg)))
     assert points
     assert all(0 <= float(x) <= WIDTH and 0 <= float(y) <= HEIGHT for x, y in points)
@@ -48,7 +48,7 @@ def test_plot_stays_inside_frame() -> None:
 
 
 def test_texts_are_escaped() -> None:
-    plot = histogram([1.0, 2.0], title="t", words='"><script>', x_label="<b>", y_label="y", marks=[(1.5, "<i>")])
+    plot = histogram([1.0, 2.0], Labels("t", '"><script>', "<b>", "y"), marks=[(1.5, "<i>")])
     assert "<script>" not in plot.svg
     assert "<b>" not in plot.svg
     assert "<i>" not in plot.svg

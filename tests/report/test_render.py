@@ -35,11 +35,11 @@ def test_finished_run_is_shown_completely(run: Path) -> None:
     assert "right answers, long and short 12 queries, more is better 50.0" in text
     assert "champion 2" in text
     assert "Loss on pairs over 80 steps: from 1.000 to 0.013." in text
-    assert "Of 30 held-out queries judged for both policies, alignment broke 3 and mended 12" in text
+    assert "Of 30 held-out queries judged for both policies, alignment broke 3 and repaired 12" in text
     assert "image: '…' does not exist 2 data/preferences/data.jsonl, line 9" in text
     assert "390 pairs" in text
     assert "10 pairs have no margin" in text
-    assert "cannot be read" not in text
+    assert "can't be read" not in text
 
 
 def test_page_needs_no_other_file(run: Path) -> None:
@@ -49,31 +49,31 @@ def test_page_needs_no_other_file(run: Path) -> None:
     assert path.read_text().rstrip().endswith("</html>")
 
 
-GONE = {
-    "artifacts/evaluate/answers.parquet": "There are no answers that both policies were judged on.",
-    "artifacts/evaluate/metrics.json": "The evaluation left no figures of the reward model.",
+MISSING = {
+    "artifacts/evaluate/answers.parquet": "No query has judged answers of both policies.",
+    "artifacts/evaluate/metrics.json": "The evaluation wrote no metrics of the reward model.",
     "artifacts/evaluate/scores.parquet": "without critiques",
     "artifacts/evaluate/samples": "Right before, wrong now",
-    "artifacts/critique/heldout.parquet": "3 responses that people ranked",
+    "artifacts/critique/heldout.parquet": "3 ranked responses",
     "artifacts/validate/heldout": "Right before, wrong now",
-    "artifacts/validate/metrics.json": "Validation left no counts.",
-    "artifacts/validate/quarantine.jsonl": "The reasons of 3 refused rows are not there.",
-    "artifacts/align/pairs.parquet": "The table of pairs is not there.",
-    "artifacts/align/run.json": "Stage align left no record of its MLflow run",
+    "artifacts/validate/metrics.json": "Validation wrote no counts.",
+    "artifacts/validate/quarantine.jsonl": "The reasons of 3 refused rows are missing.",
+    "artifacts/align/pairs.parquet": "The table of pairs (artifacts/align/pairs.parquet) is missing.",
+    "artifacts/align/run.json": "Stage align left no id of its MLflow run",
     "data/preferences": "does not exist",
-    "params.yaml": "params.yaml is not there.",
-    "mlflow.db": "The tracking store (mlflow.db) is not here, so the curves of stage reward are left out.",
+    "params.yaml": "params.yaml is missing.",
+    "mlflow.db": "This checkout has no tracking store (mlflow.db), so the curves of stage reward are missing.",
     "dvc.lock": "Margins of the reward model",
-    ".git": "git knows no committed params.yaml to compare with.",
+    ".git": "git has no committed params.yaml to compare with.",
 }
 
 
-@pytest.mark.parametrize("name", GONE)
+@pytest.mark.parametrize("name", MISSING)
 def test_missing_file_is_omitted_and_named(run: Path, name: str) -> None:
     write_summary(run)
     path = run / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert GONE[name] in rendered(run)
+    assert MISSING[name] in rendered(run)
 
 
 @pytest.mark.parametrize("name", ["evaluate/answers.parquet", "evaluate/metrics.json", "validate/quarantine.jsonl", "align/pairs.parquet"])
@@ -81,7 +81,7 @@ def test_truncated_file_is_named_and_rest_is_shown(run: Path, name: str) -> None
     path = run / "artifacts" / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     text = rendered(run)
-    assert f"artifacts/{name} cannot be read" in text
+    assert f"artifacts/{name} can't be read" in text
     assert "Lineage and times" in text
 
 
@@ -93,17 +93,17 @@ def test_lock_with_conflict_is_named(run: Path) -> None:
 
 
 def test_page_renders_from_summary_only(run: Path, tmp_path: Path) -> None:
-    alone = tmp_path / "alone"
-    (alone / "reports").mkdir(parents=True)
-    shutil.copy(run / "reports/summary.json", alone / "reports")
-    assert "The run ended well" in rendered(alone)
-    assert not (alone / "mlflow.db").exists()
+    bare = tmp_path / "bare"
+    (bare / "reports").mkdir(parents=True)
+    shutil.copy(run / "reports/summary.json", bare / "reports")
+    assert "The run succeeded" in rendered(bare)
+    assert not (bare / "mlflow.db").exists()
 
 
 def test_page_renders_from_partial_summary(run: Path) -> None:
     empty = {"schema": 1, "status": "ok", "stages": {}, "gate": None, "registry": {"mm-policy": None}, "policy": None}
     write_json(run / "reports/summary.json", empty)
-    assert "The run ended well; no gate has judged its models." in rendered(run)
+    assert "The run succeeded; no gate has judged its models." in rendered(run)
 
 
 def test_missing_summary_names_command(tmp_path: Path) -> None:
@@ -125,14 +125,14 @@ def test_failed_run_shows_failure_and_no_earlier_metrics(run: Path) -> None:
     write_json(run / ".mmalign/attempts/reward.json", {"mark": "m", "mistake": "data/base is missing: fetch it"})
     write_summary(run, "failed", failed="reward", log="logs/x/reward.log")
     text = rendered(run)
-    assert "Stage reward failed after 1 min 15 s: no model came out of this run." in text
+    assert "Stage reward failed after 1 min 15 s: this run produced no model." in text
     assert "data/base is missing: fetch it" in text
     assert "Its log: logs/x/reward.log" in text
     assert "RuntimeError: no memory" in text
     assert "line 10 " not in text
-    assert "Stage evaluate did not end in this run, so it has no figures" in text
+    assert "Stage evaluate did not finish in this run, so the page has no metrics" in text
     assert "right answers" not in text
-    assert "What passed validation." in text
+    assert "Rows that passed validation." in text
 
 
 def test_log_outside_checkout_is_named_but_not_read(run: Path, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_log_outside_checkout_is_named_but_not_read(run: Path, tmp_path: Path) -
 
 def test_cancelled_run_is_not_shown_as_failure(run: Path) -> None:
     write_summary(run, "cancelled", failed="align")
-    assert "The run was cancelled in stage align after 1 min 15 s; the next run goes on from there." in rendered(run)
+    assert "The run was cancelled in stage align after 1 min 15 s; the next run continues from there." in rendered(run)
 
 
 def gate(verdict: str, **more: Any) -> dict[str, Any]:
@@ -160,12 +160,12 @@ def test_reason_for_missing_verdict_is_shown(run: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "tone", "sentence"),
     [
-        ({}, "plain", "The run ended well; no gate has judged its models."),
-        (not_judged(ValueError("the registry is away")), "warn", "The run ended well, but its models could not be judged."),
+        ({}, "plain", "The run succeeded; no gate has judged its models."),
+        (not_judged(ValueError("the registry is away")), "warn", "The run succeeded, but its models were not judged."),
         (gate("promoted"), "good", "Promoted: the aligned policy is the new champion."),
         (gate("refused"), "warn", "Refused: the aligned policy is not promoted, and the champion does not change."),
         (gate("refused", champion={"version": 4}), "warn", "Refused: the aligned policy is not promoted, and version 4 stays champion."),
-        (gate("nothing_new"), "plain", "Nothing new to promote: the aligned policy has had its verdict."),
+        (gate("nothing_new"), "plain", "Nothing new to promote: the aligned policy has its verdict already."),
     ],
 )
 def test_verdict_is_one_sentence(run: Path, more: dict[str, Any], tone: str, sentence: str) -> None:
@@ -178,7 +178,7 @@ def test_page_without_store_omits_curves(run: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     text = rendered(run)
-    assert "The tracking store could not give the curves of run" in text
+    assert "The tracking store failed to return the curves of run" in text
     assert "Answers side by side" in text
 
 

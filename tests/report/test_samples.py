@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from components.report import samples as module
-from components.report.figures import read_answers
+from components.report.metrics import read_answers
 from components.report.record import Row, read_record
 from components.report.samples import Sample, Samples, mark, read_samples
 
@@ -55,8 +55,8 @@ def test_worst_regressions_come_first(run: Path) -> None:
 
 
 def one(samples: Samples, name: str) -> Sample:
-    (found,) = [sample for group in samples.groups for sample in group.samples if sample.id.startswith(name)]
-    return found
+    (matching,) = [sample for group in samples.groups for sample in group.samples if sample.id.startswith(name)]
+    return matching
 
 
 def test_sample_has_image_answers_critiques_and_responses(run: Path) -> None:

@@ -58,8 +58,8 @@ def test_added_and_removed_settings_miss_one_side(run: Path) -> None:
     settings = read_settings(read_record(run))
     assert settings is not None
     assert settings.rows == [
-        Setting("model.max_frames", "not there", "8", None),
-        Setting("model.max_frames_now", "8", "not there", None),
+        Setting("model.max_frames", "absent", "8", None),
+        Setting("model.max_frames_now", "8", "absent", None),
     ]
 
 
