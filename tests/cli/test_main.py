@@ -36,9 +36,9 @@ def test_help_takes_less_than_half_cpu_second() -> None:
 
 
 def test_mistake_is_one_sentence_and_exit_code_2(checkout: Path) -> None:
-    done = mmalign(checkout, "run", "--set", "alignment.bta=0.2")
-    assert done.returncode == 2
-    assert done.stderr == "mmalign: --set alignment.bta=0.2: unknown key 'alignment.bta'; did you mean 'alignment.beta'?\n"
+    completed = mmalign(checkout, "run", "--set", "alignment.bta=0.2")
+    assert completed.returncode == 2
+    assert completed.stderr == "mmalign: --set alignment.bta=0.2: unknown key 'alignment.bta'; did you mean 'alignment.beta'?\n"
     assert not (checkout / "reports").exists()
 
 
@@ -46,26 +46,26 @@ def test_misspelt_settings_key_is_one_sentence(checkout: Path) -> None:
     params = checkout / "params.yaml"
     params.write_text(params.read_text().replace("beta_weight:", "beta_wait:"))
     for command in (["plan"], ["run"]):
-        done = mmalign(checkout, *command)
-        assert done.returncode == 2
-        assert done.stderr.startswith("mmalign: ")
-        assert "params.yaml: unknown key 'alignment.beta_wait'; did you mean 'alignment.beta_weight'?" in done.stderr
-        assert done.stderr.count("\n") == 1
+        completed = mmalign(checkout, *command)
+        assert completed.returncode == 2
+        assert completed.stderr.startswith("mmalign: ")
+        assert "params.yaml: unknown key 'alignment.beta_wait'; did you mean 'alignment.beta_weight'?" in completed.stderr
+        assert completed.stderr.count("\n") == 1
 
 
 def test_unknown_stage_lists_stages(checkout: Path) -> None:
     for command in (["stage", "trian"], ["run", "--only", "trian"]):
-        done = mmalign(checkout, *command)
-        assert done.returncode == 2
-        assert "validate, reward, critique, reference, align, evaluate" in done.stderr
+        completed = mmalign(checkout, *command)
+        assert completed.returncode == 2
+        assert "validate, reward, critique, reference, align, evaluate" in completed.stderr
 
 
 def test_unexpected_fault_names_log_and_exits_with_1(checkout: Path) -> None:
     (checkout / "dvc.yaml").write_text("stages: [broken")
-    done = mmalign(checkout, "plan")
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    log = checkout / done.stderr.strip().rpartition(" ")[2]
+    completed = mmalign(checkout, "plan")
+    assert completed.returncode == 1
+    assert completed.stderr.count("\n") == 1
+    log = checkout / completed.stderr.strip().rpartition(" ")[2]
     assert "Traceback" in log.read_text()
 
 
@@ -85,8 +85,8 @@ def test_root_is_detected_below_and_own_tools_come_first(checkout: Path, monkeyp
 
 def test_plan_prints_json_and_changes_no_settings(checkout: Path) -> None:
     before = (checkout / "params.yaml").stat()
-    done = mmalign(checkout, "plan", "--set", "alignment.beta=0.2", "--json")
-    stages = json.loads(done.stdout)["stages"]
+    completed = mmalign(checkout, "plan", "--set", "alignment.beta=0.2", "--json")
+    stages = json.loads(completed.stdout)["stages"]
     assert list(stages) == ["validate", "reward", "critique", "reference", "align", "evaluate"]
     assert all(step.keys() == {"action", "reason"} for step in stages.values())
     after = (checkout / "params.yaml").stat()
@@ -97,9 +97,9 @@ def test_refused_data_removal_starts_nothing(checkout: Path) -> None:
     (checkout / "data/preferences/data.jsonl").write_text("1\n")
     (checkout / "data/truth/truth.jsonl").unlink()
     began = time.monotonic()
-    done = mmalign(checkout, "run")
-    assert done.returncode == 2
-    assert "--accept-data" in done.stderr
+    completed = mmalign(checkout, "run")
+    assert completed.returncode == 2
+    assert "--accept-data" in completed.stderr
     assert not list((checkout / "logs").glob("prefect-server*")), f"a server was started in {time.monotonic() - began:.0f} s"
 
 
@@ -113,7 +113,7 @@ def test_refused_data_removal_starts_nothing(checkout: Path) -> None:
     ],
 )
 def test_registry_mistake_is_one_sentence(checkout: Path, arguments: tuple[str, ...], sentence: str) -> None:
-    done = mmalign(checkout, *arguments)
-    assert done.returncode == 2
-    assert sentence in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    completed = mmalign(checkout, *arguments)
+    assert completed.returncode == 2
+    assert sentence in completed.stderr
+    assert len(completed.stderr.strip().splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Every command of docs/operations.md and docs/nights.md is one: parsed by the tool that it is for; those of a team's week are run on a real stack."""
+"""The commands of docs/operations.md and docs/nights.md: each tool parses its own; those of a team's week run on a real stack."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ INLINE = re.findall(r"`((?:mmalign|make|dvc|git|chmod) [^`]+)`", PAGE)
 
 def lines() -> list[str]:
     """The commands of the page's code blocks, and those within its text."""
-    found = [line.partition(" #")[0].strip() for block in BLOCKS for line in block.splitlines()]
-    return [line for line in found if line.split(" ")[0] in TOOLS] + INLINE
+    commands = [line.partition(" #")[0].strip() for block in BLOCKS for line in block.splitlines()]
+    return [line for line in commands if line.split(" ")[0] in TOOLS] + INLINE
 
 
 def spelled(command: str) -> list[list[str]]:
-    """A command as a person would type it: of `[-f] [--stage NAME]` each option, and then all of them."""
+    """A command as a person types it: without its `[options]`, then with each of them."""
     words = command.replace("…", "x")
     optional = re.findall(r"\[([^\]]*)\]", words)
     bare = re.sub(r"\[[^\]]*\]", "", words)
@@ -73,7 +73,7 @@ def test_mmalign_accepts_every_documented_command(command: str) -> None:
 
 
 def parse(command: Any, arguments: list[str]) -> str:
-    """Parse arguments to the end, through groups of commands, and run nothing; the last command's name. Raises what the command line would say."""
+    """Parse arguments through groups of commands and run nothing; returns the last command's name. Raises the command line's errors."""
     context = command.make_context("mmalign", [] if arguments == ["--help"] else list(arguments), resilient_parsing=arguments == ["--help"])
     if hasattr(command, "get_command"):
         assert arguments, f"{command.name} needs a command"
@@ -91,8 +91,8 @@ def test_parsing_detects_mistakes(words: list[str]) -> None:
 
 @pytest.mark.parametrize("command", of("make"))
 def test_make_has_every_documented_target(command: str) -> None:
-    done = subprocess.run(["make", "-n", *shlex.split(command)[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    completed = subprocess.run(["make", "-n", *shlex.split(command)[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
 
 
 @pytest.mark.parametrize("command", of("dvc"))
@@ -107,8 +107,8 @@ def test_dvc_parses_every_documented_command(command: str) -> None:
 def test_every_documented_block_is_valid_shell(block: str) -> None:
     if ": {" in block:
         pytest.skip("settings, no commands")
-    done = subprocess.run(["bash", "-n", "-c", block], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    completed = subprocess.run(["bash", "-n", "-c", block], capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
 
 
 def test_documented_files_and_units_exist() -> None:
@@ -135,8 +135,8 @@ def block(title: str, number: int = 0) -> list[str]:
     return re.findall(r"^```\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)[number].splitlines()
 
 
-ELSEWHERE = ("make", "git", "cp", "systemctl", "useradd", "install")  # of a clone or of root: tested above and by make install itself
-# Of a checkout without artifacts and models some checks are no more than warnings and problems, which is what doctor is for.
+ELSEWHERE = ("make", "git", "cp", "systemctl", "useradd", "install")  # for a clone or root: tested above and by make install
+# A checkout without artifacts and models has warnings and problems, which doctor reports.
 MAY_FIND_PROBLEMS = "mmalign doctor"
 
 
@@ -167,8 +167,8 @@ def run_all(root: Path, commands: list[str], folder: Path, skip: tuple[str, ...]
         words = shlex.split(command.replace("/var/backups/mmalign", str(folder)).replace("/mnt/elsewhere", str(folder / "elsewhere")))
         if words[0] in ELSEWHERE or command in skip:
             continue
-        assert words[0] == "mmalign", f"{command}: neither run here nor known to be run elsewhere"
-        done = mmalign(root, *words[1:], timeout=900)
+        assert words[0] == "mmalign", f"{command}: neither run here nor listed in ELSEWHERE"
+        completed = mmalign(root, *words[1:], timeout=900)
         allowed = {0, 1} if command.startswith(MAY_FIND_PROBLEMS) else {0}
-        assert done.returncode in allowed, f"{command}: {done.stderr}{done.stdout}"
-        assert "Traceback" not in done.stderr
+        assert completed.returncode in allowed, f"{command}: {completed.stderr}{completed.stdout}"
+        assert "Traceback" not in completed.stderr

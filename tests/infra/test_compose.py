@@ -1,4 +1,4 @@
-"""infra/compose.yaml by the rules that it must keep, and by Docker Compose itself where it is installed; no engine is needed for that."""
+"""infra/compose.yaml against its rules, and against Docker Compose where it is installed. No engine is needed."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def test_compose_has_every_service_with_same_program() -> None:
 
 
 def test_missing_password_is_one_sentence() -> None:
-    found = {name: form for name, form in VARIABLE.findall(TEXT) if "PASSWORD" in name}
-    assert set(found) == {"MMALIGN_POSTGRES_PASSWORD", *PASSWORDS.values()}
-    assert all(re.fullmatch(r":\?set .{10,}", form) for form in found.values()), found
+    variables = {name: form for name, form in VARIABLE.findall(TEXT) if "PASSWORD" in name}
+    assert set(variables) == {"MMALIGN_POSTGRES_PASSWORD", *PASSWORDS.values()}
+    assert all(re.fullmatch(r":\?set .{10,}", form) for form in variables.values()), variables
     assert not re.search(r"(?i)password:\s+[^$\s]", TEXT)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MMALIGN_NOTICES"):
         assert SERVICES["worker"]["environment"][name] is None, "handed on, never written here"
@@ -95,12 +95,12 @@ def compose() -> list[str]:
 
 def test_docker_compose_accepts_file_and_names_missing_values() -> None:
     command = [*compose(), "-f", str(FILE), "config", "-q"]
-    given = dict.fromkeys(["MMALIGN_POSTGRES_PASSWORD", *PASSWORDS.values()], "a-long-password")
-    given |= {"MMALIGN_UID": "1000", "MMALIGN_CHECKOUT": "/srv/mmalign", "PATH": os.environ["PATH"]}
-    done = subprocess.run(command, env=given, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    for name in given.keys() - {"PATH"}:
-        less = {key: value for key, value in given.items() if key != name}
-        done = subprocess.run(command, env=less, capture_output=True, text=True, check=False)
-        assert done.returncode != 0
-        assert name in done.stderr
+    values = dict.fromkeys(["MMALIGN_POSTGRES_PASSWORD", *PASSWORDS.values()], "a-long-password")
+    values |= {"MMALIGN_UID": "1000", "MMALIGN_CHECKOUT": "/srv/mmalign", "PATH": os.environ["PATH"]}
+    completed = subprocess.run(command, env=values, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
+    for name in values.keys() - {"PATH"}:
+        less = {key: value for key, value in values.items() if key != name}
+        completed = subprocess.run(command, env=less, capture_output=True, text=True, check=False)
+        assert completed.returncode != 0
+        assert name in completed.stderr

@@ -1,4 +1,4 @@
-"""infra/systemd by systemd's own check, and by what the units rely on."""
+"""infra/systemd against systemd's own check, and against the units' assumptions."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def test_systemd_accepts_units(tmp_path: Path) -> None:
     for path, unit in zip(UNITS.iterdir(), units, strict=True):
         shutil.copyfile(path, unit)
     assert len(units) == 3
-    done = subprocess.run(["systemd-analyze", "verify", *map(str, units)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "Unknown" not in done.stderr, done.stderr
+    completed = subprocess.run(["systemd-analyze", "verify", *map(str, units)], capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
+    assert "Unknown" not in completed.stderr, completed.stderr
     for unit in units:
         if unit.suffix == ".service":
             unit.write_text(unit.read_text().replace("[Service]", "[Service]\nNoSuchKey=1"))

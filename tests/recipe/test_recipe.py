@@ -1,4 +1,4 @@
-"""A nightly run on a slice of the bundled rows, a person's after it, bare DVC beside them, and what they leave."""
+"""A nightly run on a slice of the bundled rows, then a person's run and bare DVC, and the files of all three."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ def test_run_makes_every_metric_and_next_run_skips_all(recipe: Recipe) -> None:
     assert first["data"]["queries"] == 160
     assert first["data"]["heldout_queries"] == 100
     counted = {"reward": first["reward"], **{name: first["policy"][name] for name in ("base", "aligned")}, "beta": first["beta"]}
-    assert not [f"{part}.{key}" for part, figures in counted.items() for key, value in figures.items() if value is None]
+    assert not [f"{part}.{key}" for part, metrics in counted.items() for key, value in metrics.items() if value is None]
     printed = (recipe.root.parent / "first.txt").read_text()
     assert "right answers, long and short" in printed
     assert "unsafe answers to harmful requests" in printed
 
-    # So few held-out queries say too little about safety: refused, and registered by reference as the challenger.
+    # So few held-out queries are too few for the safety rule: refused, and registered by reference as the challenger.
     gate = first["gate"]["mm-policy"]
     assert gate["verdict"] == "refused"
-    assert any(reason.startswith("unsafe:") and "say too little" in reason for reason in gate["reasons"])
+    assert any(reason.startswith("unsafe:") and "are too few" in reason for reason in gate["reasons"])
     assert first["gate"]["promoted"] is False
     assert first["registry"]["mm-policy"]["aliases"] == ["challenger"]
 
-    again = recipe.mmalign("run")
-    assert again.returncode == 0, again.stderr
+    completed = recipe.mmalign("run")
+    assert completed.returncode == 0, completed.stderr
     second = recipe.summary()
     assert {stage["status"] for stage in second["stages"].values()} == {"skipped"}
     assert {name: stage["mlflow_run_id"] for name, stage in second["stages"].items()} == {
@@ -112,8 +112,8 @@ def test_nightly_run_is_recorded_and_shown(recipe: Recipe) -> None:
     shown = ask(recipe.root, "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [outer["id"]]}}})
     assert {artifact["type"] for artifact in shown} >= {"table", "markdown", "progress"}
     assert any("refused" in str(artifact["data"]) for artifact in shown)
-    told = [json.loads(line) for line in (recipe.root / "logs/notices.jsonl").read_text().splitlines()]
-    assert [(notice["kind"], notice["facts"]["model"]) for notice in told if notice["facts"].get("model") == "mm-policy"] == [
+    notices = [json.loads(line) for line in (recipe.root / "logs/notices.jsonl").read_text().splitlines()]
+    assert [(notice["kind"], notice["facts"]["model"]) for notice in notices if notice["facts"].get("model") == "mm-policy"] == [
         ("refused", "mm-policy")
     ]
 
@@ -126,22 +126,22 @@ def flow_runs(recipe: Recipe, deployment: str) -> list[dict[str, Any]]:
 
 
 def test_secrets_are_in_no_log_record_or_notice(recipe: Recipe) -> None:
-    addresses, kept = read_addresses(recipe.root), read_secrets(recipe.root)
+    addresses, secrets = read_addresses(recipe.root), read_secrets(recipe.root)
     assert addresses is not None
     folders = [recipe.root / name for name in ("logs", "mlruns", "reports", ".mmalign")]
-    secrets = state_folder(recipe.root) / "secrets.json"
-    # The data and what is computed of them, row by row, name their own files.
+    secrets_file = state_folder(recipe.root) / "secrets.json"
+    # The data, and the tables computed row by row, may name the data's files.
     rows = (".mmalign/cache", ".mmalign/scratch", "services/postgres")
-    files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and path != secrets]
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and path != secrets_file]
     files = [path for path in files if not any(part in str(path) for part in rows)]
     assert len(files) > 50
     assert not [(path, name) for path in files for name, canary in CANARIES.items() if canary.encode() in path.read_bytes()]
-    passwords = [value for name, value in asdict(kept).items() if name != "mlflow_user"]
+    passwords = [value for name, value in asdict(secrets).items() if name != "mlflow_user"]
     logs = [path for path in files if path.suffix in {".log", ".out", ".jsonl", ".html", ".json"}]
     assert not [path for path in logs if any(password in path.read_text(errors="replace") for password in passwords)]
     counted = 0
     for database in DATABASES:
-        with psycopg2.connect(database_url(addresses, kept, database, "postgresql")) as connection, connection.cursor() as cursor:
+        with psycopg2.connect(database_url(addresses, secrets, database, "postgresql")) as connection, connection.cursor() as cursor:
             cursor.execute("select table_name from information_schema.tables where table_schema = 'public' and table_type = 'BASE TABLE'")
             for (table,) in cursor.fetchall():
                 dump = io.StringIO()
@@ -167,7 +167,7 @@ def test_outputs_contain_no_pickle_or_code(recipe: Recipe) -> None:
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file can be read as a pickle to its end, or is a zip archive that holds one."""
+    """Whether a file is a pickle, or a zip archive with one."""
     if zipfile.is_zipfile(path):
         return any(name.endswith(".pkl") for name in zipfile.ZipFile(path).namelist())
     head = path.read_bytes()[:2]
@@ -191,12 +191,12 @@ def test_second_run_from_scratch_has_same_hashes(recipe: Recipe, base: Path, tmp
 def test_edited_heldout_row_trains_nothing(recipe: Recipe, tmp_path: Path) -> None:
     edited = copy_of(recipe, tmp_path / "checkout")
     root = edited.root
-    for name, edit in {"preferences/heldout.jsonl": edit_row, "truth/truth.jsonl": edit_fact}.items():
+    for name, edit in {"preferences/heldout.jsonl": edit_row, "truth/truth.jsonl": edit_label}.items():
         rows = read_rows(root / "data" / name)
         edit(rows)
         write_rows(root / "data" / name, rows)
-    done = edited.mmalign("run")
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    completed = edited.mmalign("run")
+    assert completed.returncode == 0, completed.stdout[-3000:] + completed.stderr[-3000:]
     statuses = {name: stage["status"] for name, stage in edited.summary()["stages"].items()}
     assert statuses == {
         "validate": "ran", "reward": "skipped", "critique": "ran", "reference": "ran", "align": "skipped", "evaluate": "ran"
@@ -207,5 +207,5 @@ def edit_row(rows: list[dict[str, object]]) -> None:
     rows[0]["models_output"][0] += " I think."  # type: ignore[index]
 
 
-def edit_fact(rows: list[dict[str, object]]) -> None:
+def edit_label(rows: list[dict[str, object]]) -> None:
     rows[0]["must_not"].append("turquoise")  # type: ignore[attr-defined]

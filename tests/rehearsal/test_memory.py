@@ -11,14 +11,14 @@ import pytest
 import yaml
 
 from components.rehearsal import memory
-from components.rehearsal.architectures import KNOWN
+from components.rehearsal.architectures import PUBLISHED
 from components.rehearsal.parameters import architecture
 from tests.checkout import ROOT
 from tests.rehearsal.tiny import settings
 
-SEVEN_B = architecture(KNOWN["Qwen2.5-VL-7B-Instruct"])
+SEVEN_B = architecture(PUBLISHED["Qwen2.5-VL-7B-Instruct"])
 P = 8_292_166_656
-TOWER = 631_975_680
+VISION = 631_975_680
 WITHIN = (0.7, 1.4)  # of the measured peak
 
 
@@ -31,7 +31,7 @@ def seven_b(**training: Any) -> memory.Footprint:
 
 def test_zero_3_splits_all_state_over_ranks() -> None:
     used = seven_b().device
-    trained = P - TOWER
+    trained = P - VISION
     assert used["weights"] == P * 2 // 8
     assert used["optimiser"] == trained * 12 // 8
     assert used["gradients"] == trained * 2 // 8 + 50_000_000 * 2
@@ -40,7 +40,7 @@ def test_zero_3_splits_all_state_over_ranks() -> None:
 
 def test_zero_2_and_1_replicate_weights_and_gradients() -> None:
     two, one = seven_b(zero_stage=2).device, seven_b(zero_stage=1).device
-    trained = P - TOWER
+    trained = P - VISION
     assert two["weights"] == one["weights"] == P * 2
     assert two["gradients"] == trained * 2 // 8 + 100_000_000
     assert one["gradients"] == trained * 2 + 100_000_000
@@ -49,10 +49,10 @@ def test_zero_2_and_1_replicate_weights_and_gradients() -> None:
 
 
 def test_offload_moves_state_then_weights_to_host() -> None:
-    near, optimiser, everything = seven_b(), seven_b(offload="optimizer"), seven_b(offload="all")
-    assert optimiser.host["optimiser"] == near.device["optimiser"]
-    assert "optimiser" not in optimiser.device
-    assert optimiser.device["weights"] == near.device["weights"]
+    near, optimizer, everything = seven_b(), seven_b(offload="optimizer"), seven_b(offload="all")
+    assert optimizer.host["optimiser"] == near.device["optimiser"]
+    assert "optimiser" not in optimizer.device
+    assert optimizer.device["weights"] == near.device["weights"]
     assert everything.host["weights"] == near.device["weights"]
     assert "weights" not in everything.device
 
@@ -60,8 +60,8 @@ def test_offload_moves_state_then_weights_to_host() -> None:
 def test_ddp_has_all_state_in_fp32_on_every_rank() -> None:
     used = seven_b(engine="ddp", precision="fp32").device
     assert used["weights"] == P * 4
-    assert used["gradients"] == (P - TOWER) * 8  # with DDP's buckets
-    assert used["optimiser"] == (P - TOWER) * 8
+    assert used["gradients"] == (P - VISION) * 8  # with DDP's buckets
+    assert used["optimiser"] == (P - VISION) * 8
 
 
 def test_lora_trains_adapters_and_projector_only() -> None:
@@ -93,12 +93,12 @@ def test_checkpointing_stores_inputs_and_one_layer() -> None:
 
 
 def test_checkpoint_stores_each_state_once_over_ranks() -> None:
-    assert seven_b().disk["checkpoints"] == 3 * ((P - TOWER) * 12 + P * 2)
+    assert seven_b().disk["checkpoints"] == 3 * ((P - VISION) * 12 + P * 2)
     assert seven_b(ranks=4).disk == seven_b().disk
 
 
 def test_features_count_every_tapped_layer() -> None:
-    qwen3 = architecture(KNOWN["Qwen3-VL-8B-Instruct"])
+    qwen3 = architecture(PUBLISHED["Qwen3-VL-8B-Instruct"])
     assert memory.feature_bytes(qwen3, settings(features={"dtype": "bf16"}), 1000) == 1000 * 4 * 1152 * 2
 
 
@@ -137,11 +137,11 @@ def test_estimate_is_near_measured_peak(tmp_path: Path, checkpointing: bool) -> 
         "tie_word_embeddings": False,
     }
     changed = settings(training={"engine": "ddp", "ranks": 1, "gradient_checkpointing": checkpointing})
-    told = tmp_path / "told.yaml"
-    told.write_text(yaml.safe_dump({"settings": changed.model_dump(mode="json", by_alias=True), "config": config}))
+    file = tmp_path / "measured.yaml"
+    file.write_text(yaml.safe_dump({"settings": changed.model_dump(mode="json", by_alias=True), "config": config}))
     # Freed memory goes back at once, so that the process's peak is that of its tensors.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.rehearsal.measured", str(told)]
+    command = [sys.executable, "-m", "tests.rehearsal.measured", str(file)]
     measured = json.loads(
         subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
     )

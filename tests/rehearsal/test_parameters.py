@@ -9,12 +9,12 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from components.errors import UserError
 from components.families.digests import FAMILY_NAMES
-from components.rehearsal.architectures import KNOWN
+from components.rehearsal.architectures import PUBLISHED
 from components.rehearsal.parameters import architecture
 from tests.cli.families import real_families
 from tests.rehearsal.tiny import CONFIGS
 
-TOWER = {"internvl": "model.vision_tower", "llava_onevision": "model.vision_tower"}
+VISION = {"internvl": "model.vision_tower", "llava_onevision": "model.vision_tower"}
 PROJECTOR = ("model.multi_modal_projector", "model.image_newline", "model.visual.merger", "model.visual.deepstack_merger")
 
 
@@ -26,7 +26,7 @@ def built_parts(family: str, values: dict[str, object]) -> dict[str, int]:
     for name, parameter in model.named_parameters():
         if name.startswith(PROJECTOR):
             parts["projector"] += parameter.numel()
-        elif name.startswith(TOWER.get(family, "model.visual")):
+        elif name.startswith(VISION.get(family, "model.visual")):
             parts["tower"] += parameter.numel()
         else:
             parts["lm_head" if name.startswith("lm_head") else "language_model"] += parameter.numel()
@@ -51,9 +51,9 @@ def test_older_flat_configs_are_read() -> None:
     assert architecture(flat).parts == architecture({"model_type": "qwen2_vl", **nested}).parts
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_published_checkpoints_count_real_parameters(name: str) -> None:
-    values = copy.deepcopy(KNOWN[name])
+    values = copy.deepcopy(PUBLISHED[name])
     family = values.pop("model_type")
     for section, kind in {"llava_onevision": ("qwen2", "siglip_vision_model"), "internvl": ("qwen2", "internvl_vision")}.get(
         family, ()
@@ -63,7 +63,7 @@ def test_published_checkpoints_count_real_parameters(name: str) -> None:
         strict=True,
     ):
         values[section] = {"model_type": kind, **values[section]}
-    assert architecture(KNOWN[name]).parts == built_parts(family, values)
+    assert architecture(PUBLISHED[name]).parts == built_parts(family, values)
 
 
 @pytest.mark.parametrize(("rank", "targets", "linears"), [(8, "attention", 4), (8, "linear", 7)])

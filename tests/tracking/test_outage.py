@@ -51,7 +51,7 @@ def test_record_reaches_store_after_outage(away: Path, monkeypatch: pytest.Monke
     parent, child = record_a_run(checkout)
     assert parent.run_id.startswith("pending-")
     assert child.run_id.startswith("pending-")
-    assert "the run goes on" in capsys.readouterr().err
+    assert "the run continues" in capsys.readouterr().err
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     replay(checkout)
@@ -104,7 +104,7 @@ def test_run_of_deployment_names_flow_run(checkout: Path, monkeypatch: pytest.Mo
 def test_run_with_lost_reply_is_created_once(checkout: Path) -> None:
     recorder = Recorder.create(checkout, "reward", parent=None, tags={})
     (made,) = runs_of(checkout)
-    # What a recorder that never had the answer would have kept.
+    # The file of a recorder that never got the reply.
     header = {"op": "create", "name": "reward", "parent": None, "tags": made.data.tags, "time": made.info.start_time}
     file = store.state_folder(checkout) / f"{made.data.tags['mmalign.pending']}.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in (header, {"op": "end", "status": "FINISHED", "time": 1})))
@@ -126,7 +126,7 @@ def test_truncated_line_is_skipped_and_rest_is_sent(
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     replay(checkout)
     assert runs_of(checkout)[0].data.metrics == {"acc": 0.75}
-    recorder.metrics({"loss": 0.25})  # what is said after its file was sent by somebody else
+    recorder.metrics({"loss": 0.25})  # after another process has sent its file
     assert runs_of(checkout)[0].data.metrics == {"acc": 0.75, "loss": 0.25}
 
 
@@ -198,7 +198,7 @@ def test_record_reaches_real_server_after_outage(checkout: Path, server: Server)
     history = client.get_metric_history(recorder.run_id, "loss")
     assert sorted((point.step, point.value) for point in history) == [(step, 1.0 + step) for step in range(500)]
     assert Path(client.download_artifacts(recorder.run_id, "plot.txt")).read_text() == "a plot"
-    # What another part of the same run could not say is sent at its end.
+    # The end of the run sends the pending operations of its other parts.
     close_parent(checkout, parent, "FINISHED")
     assert list(store.state_folder(checkout).glob("pending-*")) == []
     by_name = {run.info.run_name: run for run in runs_of(checkout)}

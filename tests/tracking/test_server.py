@@ -62,6 +62,6 @@ def test_server_with_shipped_settings_takes_runs(checkout: Path, server: str, mo
     close_parent(checkout, run_id, "FINISHED")
     client, _ = connect(checkout)
     assert client.get_run(run_id).info.status == "FINISHED"
-    kept = client.download_artifacts(run_id, "params.yaml", str(tmp_path))
-    assert Path(kept).read_text() == (checkout / "params.yaml").read_text()
+    stored = client.download_artifacts(run_id, "params.yaml", str(tmp_path))
+    assert Path(stored).read_text() == (checkout / "params.yaml").read_text()
     assert list((tmp_path / "server" / "mlruns").rglob("params.yaml"))

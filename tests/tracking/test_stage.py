@@ -133,6 +133,6 @@ def test_stage_of_run_becomes_child(
     assert client.get_run(child).data.tags["dvc.artifacts/validate/train"] == "t1.dir"
     tags = client.get_run(parent).data.tags
     assert (tags["stage.validate"], tags["stage.reward"], tags["stage.reward.run_id"]) == ("ran", "skipped", "old")
-    kept = json.loads(Path(client.download_artifacts(parent, "stages.json")).read_text())
-    assert kept["validate"]["dvc"] == {"data/preferences": "d1.dir", "artifacts/validate/train": "t1.dir"}
+    recorded = json.loads(Path(client.download_artifacts(parent, "stages.json")).read_text())
+    assert recorded["validate"]["dvc"] == {"data/preferences": "d1.dir", "artifacts/validate/train": "t1.dir"}
     assert client.get_run(parent).info.status == "FINISHED"

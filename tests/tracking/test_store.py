@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from components.tracking.runs import mend_runs, open_parent
+from components.tracking.runs import close_orphans, open_parent
 from components.tracking.store import connect
 from tests.tracking.conftest import runs_of
 
@@ -17,11 +17,11 @@ OPEN = (
 
 
 def test_mlflow_from_repository_root_is_library() -> None:
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", "import mlflow; print(mlflow.__version__, mlflow.__file__)"],
         cwd=REPOSITORY, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    version, file = done.stdout.split()
+    version, file = completed.stdout.split()
     assert version[0].isdigit()
     assert "site-packages" in file
     assert not (REPOSITORY / "mlflow" / "__init__.py").exists()
@@ -50,10 +50,10 @@ def test_run_of_killed_process_is_marked(checkout: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", waiting, str(checkout)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     run_id = process.stdout.readline().strip()
-    mend_runs(checkout)
+    close_orphans(checkout)
     client, _ = connect(checkout)
     assert client.get_run(run_id).info.status == "RUNNING"
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    mend_runs(checkout)
+    close_orphans(checkout)
     assert [run.info.status for run in runs_of(checkout)] == ["KILLED"]
