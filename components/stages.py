@@ -18,19 +18,46 @@ STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage's function as "module:function", and the names of the tasks that it spreads over ranks."""
+    """A stage's function as "module:function", the sections of settings that it may read, and the tasks that it spreads over ranks."""
 
     function: str
+    sections: tuple[str, ...]
     tasks: tuple[str, ...] = ()
 
 
 STAGES: dict[StageName, Stage] = {
-    "validate": Stage("components.validation.stage:run"),
-    "reward": Stage("components.reward.stage:run", ("reward",)),
-    "critique": Stage("components.critique.stage:run", ("critique",)),
-    "reference": Stage("components.alignment.reference_stage:run", ("reference",)),
-    "align": Stage("components.alignment.stage:run", ("align", "policy_log_probs")),
-    "evaluate": Stage("components.evaluation.stage:run", ("policy_answers", "reward_scores")),
+    "validate": Stage("components.validation.stage:run", ("model", "features", "validate", "reward")),
+    "reward": Stage("components.reward.stage:run", ("model", "training", "features", "reward", "critique"), ("reward",)),
+    "critique": Stage("components.critique.stage:run", ("model", "training", "features", "reward", "critique"), ("critique",)),
+    "reference": Stage("components.alignment.reference_stage:run", ("model", "training", "features", "reference"), ("reference",)),
+    "align": Stage(
+        "components.alignment.stage:run",
+        ("model", "training", "features", "reward", "reference", "alignment"),
+        ("align", "policy_log_probs"),
+    ),
+    "evaluate": Stage(
+        "components.evaluation.stage:run",
+        ("model", "training", "features", "reward", "critique", "alignment", "evaluate"),
+        ("policy_answers", "reward_scores"),
+    ),
+}
+
+# The class of each section of params.yaml. Those that no stage may read say where and when a stage runs.
+SECTIONS = {
+    "model": "components.config.model:ModelSettings",
+    "training": "components.config.training:TrainingSettings",
+    "features": "components.config.features:FeatureSettings",
+    "validate": "components.config.validate:ValidateSettings",
+    "reward": "components.config.reward:RewardSettings",
+    "critique": "components.config.critique:CritiqueSettings",
+    "reference": "components.config.reference:ReferenceSettings",
+    "alignment": "components.config.alignment:AlignmentSettings",
+    "evaluate": "components.config.evaluate:EvaluateSettings",
+    "stages": "components.config.stages:StagesSettings",
+    "services": "components.config.services:ServicesSettings",
+    "deployments": "components.config.deployments:DeploymentSettings",
+    "notices": "components.config.notices:NoticeSettings",
+    "clean": "components.config.clean:CleanSettings",
 }
 
 # What builds a task in a rank, called with (settings, root) for training and (settings, root, arguments) for inference.
@@ -50,6 +77,22 @@ PROCESSES = {
     "inference_worker": "components.engine.inference_worker",
     "build_ops": "components.engine.ops",
 }
+# Those that tasks of either kind start.
+TRAINING_PROCESSES = ("torchrun", "training_worker", "build_ops")
+INFERENCE_PROCESSES = ("torchrun", "inference_worker", "build_ops")
+
+
+def row(stage: StageName) -> list[str]:
+    """All that the tables say of one stage: "module:function" of its function, tasks and sections, and the modules of its processes."""
+    tasks = STAGES[stage].tasks
+    trains, infers = any(task in TRAINING_TASKS for task in tasks), any(task in INFERENCE_TASKS for task in tasks)
+    processes = sorted({*(TRAINING_PROCESSES if trains else ()), *(INFERENCE_PROCESSES if infers else ())})
+    return [
+        STAGES[stage].function,
+        *(table[task] for task in tasks for table in (TRAINING_TASKS, INFERENCE_TASKS) if task in table),
+        *(PROCESSES[process] for process in processes),
+        *(SECTIONS[section] for section in STAGES[stage].sections),
+    ]
 
 
 def load(name: str) -> Any:

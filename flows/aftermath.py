@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.config.settings import STAGES, Settings
+from components.config.settings import Settings
 from components.files import read_json
 from components.operations.cleaning.sweep import sweep
 from components.operations.notices.notice import notices_of
 from components.operations.notices.send import send
 from components.processes.outcome import RunOutcome
 from components.report.run_record import SUMMARY
+from components.stages import STAGE_NAMES
 from components.storage.push import commit_lock, push_run
 from flows.night_page import Page
 from flows.workplace import Workplace
@@ -96,7 +97,7 @@ def closing_sentence(summary: dict[str, Any] | None, outcome: RunOutcome) -> str
     if outcome.kind != "ok" or summary is None:
         return outcome.sentence or "done"
     done: dict[str, list[str]] = {}
-    for stage in STAGES:
+    for stage in STAGE_NAMES:
         done.setdefault(summary["stages"][stage]["status"], []).append(stage)
     parts = ["nothing was stale" if set(done) == {"skipped"} else "; ".join(f"{word}: {', '.join(names)}" for word, names in done.items())]
     parts += [

@@ -20,11 +20,11 @@ from uuid import UUID
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_progress_artifact, create_table_artifact
 from prefect.artifacts import update_progress_artifact as update_progress
 
-from components.config.settings import STAGES
 from components.processes.log_lines import last_lines, last_share
 from components.processes.outcome import RunOutcome
 from components.processes.redaction import redactor
 from components.report.summary import DONE, MODELS
+from components.stages import STAGE_NAMES
 
 SHOWN_LINES = 30  # of a failed stage's log
 LINK_SECONDS = 10.0  # that MLflow may take to say in which experiment a run is
@@ -51,17 +51,17 @@ class Page:
 
     def share_done(self, summary: Mapping[str, Any]) -> tuple[float, str]:
         """The share of the stages that is done (0 to 1, never less than before), and what is under way, in words."""
-        done = sum(summary["stages"][name]["status"] in DONE for name in STAGES)
-        words = f"{done} of {len(STAGES)} stages are done"
+        done = sum(summary["stages"][name]["status"] in DONE for name in STAGE_NAMES)
+        words = f"{done} of {len(STAGE_NAMES)} stages are done"
         within = 0.0
         begun = self._begun()
         if begun is not None:
             stage, log = begun
-            done = max(done, STAGES.index(stage))
+            done = max(done, STAGE_NAMES.index(stage))
             bar = last_share(log)
             within, line = bar if bar is not None else (0.0, "")
             words = f"stage {stage}" + (f": {line}" if line else "")
-        self._share = max(self._share, min((done + within) / len(STAGES), 0.99))
+        self._share = max(self._share, min((done + within) / len(STAGE_NAMES), 0.99))
         return self._share, words
 
     def finish(self, summary: Mapping[str, Any] | None, outcome: RunOutcome, remarks: Sequence[str] = ()) -> None:
@@ -84,7 +84,7 @@ class Page:
                 "seconds": known[name]["seconds"] or "",
                 "MLflow run": known[name]["mlflow_run_id"] or "",
             }
-            for name in STAGES
+            for name in STAGE_NAMES
         ]
 
     def verdict(
@@ -133,7 +133,7 @@ class Page:
     def _begun(self) -> tuple[str, Path] | None:
         """The stage that wrote its log last, in the newest run's folder of logs."""
         folders = sorted((self._workdir / "logs").glob(RUN_FOLDER))
-        logs = [(log.stat().st_mtime, name, log) for name in STAGES if folders and (log := folders[-1] / f"{name}.log").is_file()]
+        logs = [(log.stat().st_mtime, name, log) for name in STAGE_NAMES if folders and (log := folders[-1] / f"{name}.log").is_file()]
         if not logs:
             return None
         _, stage, log = max(logs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from components.config.settings import DeploymentSettings
+from components.config.deployments import DeploymentSettings
 from components.processes.outcome import RunOutcome
 
 

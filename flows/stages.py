@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from components.config.settings import Settings, StageName
+from components.config.settings import Settings
 from components.files import read_json
 from components.processes.fault_kinds import FaultKind, kind_named, kind_of_words
 from components.processes.log_lines import last_lines
 from components.processes.slots.taking import is_waiting
+from components.stages import StageName
 from flows.screen import Screen
 from flows.supervisor import End, Outcome, supervise
 

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,13 +31,16 @@ from components.alignment.diagnosis import outcome_of, warnings_of
 from components.alignment.pairs import PairTable, build_pairs, read_scores, write_pairs
 from components.alignment.plots import plot_betas
 from components.alignment.reference_table import read_log_probs
-from components.config.settings import AlignmentSettings, Settings
+from components.config.settings import Settings
 from components.engine.figures import last_figures
 from components.engine.launch import launch
 from components.engine.result import StageResult
 from components.engine.scratch_key import training_key
 from components.errors import StageFault
 from components.preferences.record import read_queries
+
+if TYPE_CHECKING:
+    from components.config.alignment import AlignmentSettings
 
 CODE = [Path("components") / name for name in ("preferences", "vlm", "training", "alignment")]
 OVERFIT_RATIO = 1.5  # margins of trained-on queries this many times those of the calibration part deserve a warning
@@ -150,7 +154,7 @@ def _histogram(name: str, values: Array, low: float, high: float) -> dict[str, i
 
 
 def _warn_of_ends(metrics: Mapping[str, float | int | None]) -> None:
-    cures = {"cap": "set alignment.margins to standardised or lower alignment.beta_scale", "floor": "raise alignment.beta_scale"}
+    cures = {"cap": "set alignment.margins to standardized or lower alignment.beta_scale", "floor": "raise alignment.beta_scale"}
     for end, cure in cures.items():
         share = metrics[f"beta.share_at_{end}"]
         if share is not None and share > 0.5:
@@ -163,7 +167,7 @@ def _warn_of_weights(metrics: Mapping[str, float | int | None]) -> None:
     if share < FEW_PAIRS:
         _warn(
             f"the pairs' weights leave {share:.0%} of them in effect, those that the reward model is least sure of or disagrees with; "
-            "set alignment.margins to standardised or lower alignment.beta_scale"
+            "set alignment.margins to standardized or lower alignment.beta_scale"
         )
     elif share > EVEN_PAIRS:
         _warn("all pairs have nearly the same weight, so this is close to DPO with a constant beta; raise alignment.beta_scale")

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainingArguments
 
-from components.config.settings import OptimisationSettings, TrainingSettings
 from components.errors import UserError
 from components.files import read_json
+
+if TYPE_CHECKING:
+    from components.config.optimization import OptimizationSettings
+    from components.config.training import TrainingSettings
 
 COLLECTIVE_SECONDS = 6 * 3600  # how long a rank waits for another: text written ahead of an epoch takes hours on large data
 
 
-def training_arguments(training: TrainingSettings, optimisation: OptimisationSettings, root: Path, scratch: Path) -> TrainingArguments:
+def training_arguments(training: TrainingSettings, optimization: OptimizationSettings, root: Path, scratch: Path) -> TrainingArguments:
     """Arguments of a run. torch.distributed is set up as a side effect, so call it once in a rank, before the task is built.
 
     Keep them: under ZeRO-3 a checkpoint that is opened while they live is spread over the ranks as it is read.
@@ -34,7 +37,7 @@ def training_arguments(training: TrainingSettings, optimisation: OptimisationSet
         per_device_train_batch_size=1,
         gradient_accumulation_steps=1,
         num_train_epochs=1,
-        learning_rate=optimisation.learning_rate,
+        learning_rate=optimization.learning_rate,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         # DeepSpeed's own would be compiled first, for the same result. Where its state lies in CPU memory, a fused step is what keeps up.

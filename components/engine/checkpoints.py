@@ -16,10 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from components.config.settings import Section, TrainingSettings
 from components.files import digest_bytes, digest_file, read_json, write_json
+
+if TYPE_CHECKING:
+    from components.config.section import Section
+    from components.config.training import TrainingSettings
 
 COMMITTED = "COMMITTED.json"
 FINISHED = "finished.json"

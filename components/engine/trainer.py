@@ -16,7 +16,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
@@ -25,7 +25,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from components.config.settings import PartRates
 from components.engine import checkpoints, health, partitions
 from components.engine.checkpoints import PREFIX, Checkpoint
 from components.engine.curves import CURVES, CurveFile
@@ -34,6 +33,9 @@ from components.engine.loss_module import LossModule, give_vision_gradients, occ
 from components.engine.schedule import Schedule, seed_everything
 from components.engine.task import EpochContext, Step, TrainingTask, check_plan, overrides
 from components.engine.throughput import Meter, training_meter
+
+if TYPE_CHECKING:
+    from components.config.training import PartRates
 
 WEIGHTS = "model.safetensors"
 STEP_SEED, EPOCH_SEED = 1, 2  # kinds of random state

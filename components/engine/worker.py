@@ -15,13 +15,14 @@ import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.config.settings import OptimisationSettings, Settings, parse_settings
+from components.config.settings import Settings, parse_settings
 from components.engine import watchdog
 from components.engine.launcher import leave_fault
 from components.errors import StageFault
 from components.files import read_json, write_json
 
 if TYPE_CHECKING:
+    from components.config.optimization import OptimizationSettings
     from components.engine.checkpoints import Checkpoint
     from components.engine.task import TrainingTask
 
@@ -134,7 +135,7 @@ def export(task: TrainingTask, out: Path) -> None:
     partial.rename(out)
 
 
-def section_of(settings: Settings, stage: str) -> OptimisationSettings:
+def section_of(settings: Settings, stage: str) -> OptimizationSettings:
     """The section of a training stage, which holds its learning rate, warm-up and cap of steps."""
     return {"reward": settings.reward, "align": settings.alignment}[stage]
 

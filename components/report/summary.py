@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from components.config.settings import STAGES
 from components.files import read_json
+from components.stages import STAGE_NAMES
 
 StageStatus = Literal["ran", "skipped", "restored", "failed", "not_reached"]
 RunStatus = Literal["running", "ok", "failed", "cancelled"]
@@ -54,7 +54,7 @@ class RunRecord:
 
 def summarise(run: RunRecord, artifacts: Path) -> dict[str, Any]:
     """The summary of a run from its record and what its stages left under `artifacts`."""
-    stages = {name: run.stages.get(name, StageRecord()) for name in STAGES}
+    stages = {name: run.stages.get(name, StageRecord()) for name in STAGE_NAMES}
     done = {name for name, record in stages.items() if record.status in DONE}
     validated, aligned, evaluated = (_metrics(artifacts, name) if name in done else {} for name in ("validate", "align", "evaluate"))
     summary: dict[str, Any] = {

@@ -16,12 +16,12 @@ import pytest
 from rich.console import Console
 
 from components.cli.run.status import render
-from components.config.settings import STAGES
 from components.files import write_json
 from components.operations.doctor import state
 from components.operations.doctor.state import read_status
 from components.processes.marks import RUN_MARK, new_run_mark
 from components.report.summary import RunRecord, StageRecord, summarise
+from components.stages import STAGE_NAMES
 from components.tracking import store
 from components.tracking.recorder import Recorder
 from components.tracking.runs import close_parent, open_parent, record_stages
@@ -77,7 +77,7 @@ def test_in_a_fresh_clone_all_stages_are_stale_and_nothing_is_made(checkout: Pat
     assert found["running"] == {"run": None, "stages": [], "processes": []}
     assert found["runs"] == []
     assert found["registry"] == {name: {"versions": 0, "aliases": {}} for name in ("mm-policy", "mm-reward")}
-    assert list(found["plan"]) == list(STAGES)
+    assert list(found["plan"]) == list(STAGE_NAMES)
     assert found["plan"]["validate"] == {"action": "run", "reason": "has no record in dvc.lock"}
     assert found["summary"] is None
     assert found["notes"] == []
@@ -89,14 +89,16 @@ def test_in_a_fresh_clone_all_stages_are_stale_and_nothing_is_made(checkout: Pat
 
 def test_the_last_runs_say_what_each_stage_did(recorded: Path) -> None:
     first = open_parent(recorded, "mmalign run")
-    record_stages(recorded, first, {name: {"status": "ran" if name == "align" else "skipped", "mlflow_run_id": None} for name in STAGES})
+    record_stages(
+        recorded, first, {name: {"status": "ran" if name == "align" else "skipped", "mlflow_run_id": None} for name in STAGE_NAMES}
+    )
     close_parent(recorded, first, "FINISHED")
     second = open_parent(recorded, "mmalign run")
     close_parent(recorded, second, "FAILED")
     runs = read_status(recorded)["runs"]
     assert [run["mlflow_run_id"] for run in runs] == [second, first]
     assert [run["status"] for run in runs] == ["FAILED", "FINISHED"]
-    assert runs[1]["stages"] == {**dict.fromkeys(STAGES, "skipped"), "align": "ran"}
+    assert runs[1]["stages"] == {**dict.fromkeys(STAGE_NAMES, "skipped"), "align": "ran"}
     assert runs[1]["seconds"] >= 0
     assert runs[0].keys() == {"mlflow_run_id", "status", "started", "seconds", "stages"}
 
@@ -248,11 +250,11 @@ def test_settings_that_are_not_valid_hinder_only_the_plan(checkout: Path) -> Non
 
 
 def test_the_headline_of_the_last_summary_is_shown_with_the_gates_verdict(checkout: Path) -> None:
-    for name in STAGES:
+    for name in STAGE_NAMES:
         write_json(checkout / "artifacts" / name / "run.json", {"mlflow_run_id": "r"})
     figures = {"policy.base.conversation": 50.0, "policy.aligned.conversation": 90.0, "policy.win_rate": 0.7, "reward.acc": 0.875}
     write_json(checkout / "artifacts/evaluate/metrics.json", figures)
-    summary = summarise(RunRecord("ok", {name: StageRecord("skipped") for name in STAGES}, 61.0), checkout / "artifacts")
+    summary = summarise(RunRecord("ok", {name: StageRecord("skipped") for name in STAGE_NAMES}, 61.0), checkout / "artifacts")
     gate = {"mm-policy": {"verdict": "promoted", "reasons": []}, "mm-reward": {"verdict": "nothing_new", "reasons": []}, "promoted": True}
     write_json(checkout / "reports/summary.json", {**summary, "gate": gate})
     found = read_status(checkout)
@@ -290,14 +292,14 @@ def test_everything_is_readable_in_narrow_terminals(width: int) -> None:
             "status": "FINISHED",
             "started": "2026-11-24T17:45:48+00:00",
             "seconds": 90000.0,
-            "stages": {**dict.fromkeys(STAGES, "skipped"), "align": "ran", "evaluate": "failed"},
+            "stages": {**dict.fromkeys(STAGE_NAMES, "skipped"), "align": "ran", "evaluate": "failed"},
         }
     ]
     found: dict[str, Any] = {
         "running": {"run": None, "stages": [], "processes": []},
         "slots": [],
         "runs": runs,
-        "plan": {name: {"action": "run", "reason": "alignment.beta changed from 0.1 to 0.2"} for name in STAGES},
+        "plan": {name: {"action": "run", "reason": "alignment.beta changed from 0.1 to 0.2"} for name in STAGE_NAMES},
         "registry": {"mm-policy": {"versions": 12, "aliases": {"champion": alias, "previous_champion": alias}}},
         "summary": None,
         "notes": ["a note"],

@@ -18,7 +18,7 @@ from components.errors import UserError
 from components.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from components.config.settings import ServicesSettings
+    from components.config.services import ServicesSettings
 
 STATE = "MMALIGN_STATE"
 DEPLOYED = "deployments.json"  # in the state folder: ids of the deployments by name, written by `mmalign deploy`

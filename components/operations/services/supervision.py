@@ -15,7 +15,7 @@ import xmlrpc.client
 from pathlib import Path
 from typing import Any
 
-from components.config.settings import ServicesSettings
+from components.config.services import ServicesSettings
 from components.errors import StageFault
 from components.files import write_atomic
 from components.operations.services.programs import NAMES
