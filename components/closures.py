@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from components.meaning import Meaning, read_meaning
 from components.stages import STAGE_NAMES, StageName
 
 CODE_ROOT = Path(__file__).resolve().parents[1]
-DIGESTS = Path("artifacts/code")  # one file a stage, an out of dvc.yaml's stage `code`
+CODE_STAGE = "code"  # of dvc.yaml: writes the digests, and is no stage of the table
+DIGESTS = Path("artifacts/code")  # its outs, one file a stage
 CACHE = Path("components/__pycache__/closures.json")
 
 # Modules and packages that no closure enters, each with the reason why no result depends on it.
@@ -40,21 +41,22 @@ OUTSIDE = {
 }
 
 
+@cache
 def code_digest(stage: StageName) -> str:
-    """Digest of the code of `stage` as it was when this process first looked; 64 hex digits."""
-    return _digests()[stage]
+    """Digest of the code of `stage` as it was when this process first asked; 64 hex digits. For keys of what this process computes."""
+    return digests()[stage]
 
 
-def write_digests(root: Path) -> None:
-    """Write one digest a stage under artifacts/code of the checkout `root`. A file that is right already is not touched."""
-    for stage in STAGE_NAMES:
-        write_digest(root, stage)
+def write_digests(root: Path, stages: Iterable[StageName] = STAGE_NAMES) -> None:
+    """Write the digest of each of `stages`, as their code is now, under artifacts/code of the checkout `root`."""
+    current = digests()
+    for stage in stages:
+        write_digest(root, stage, current[stage])
 
 
-def write_digest(root: Path, stage: StageName) -> None:
-    """Write the digest of one stage; see `write_digests`."""
-    path = digest_path(root, stage)
-    text = digest_text(stage)
+def write_digest(root: Path, stage: StageName, digest: str) -> None:
+    """Write the digest of one stage. A file that is right already is not touched."""
+    path, text = digest_path(root, stage), digest_text(digest)
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         write_atomic(path, text)
 
@@ -64,31 +66,29 @@ def digest_path(root: Path, stage: StageName) -> Path:
     return root / DIGESTS / f"{stage}.txt"
 
 
-def digest_text(stage: StageName) -> str:
-    """What the file of a stage's digest holds."""
-    return f"{code_digest(stage)}\n"
+def digest_text(digest: str) -> str:
+    """What the file of a digest holds."""
+    return f"{digest}\n"
 
 
-def closure(stage: StageName, root: Path = CODE_ROOT) -> list[Path]:
-    """The files that `stage` can reach, relative to `root`, sorted."""
-    return sorted(_reached(stage, _Files(root)))
+def closure(stage: StageName, root: Path | None = None) -> list[Path]:
+    """The files that `stage` can reach, relative to `root` (the running code's), sorted."""
+    return sorted(_reached(stage, _Files(root or CODE_ROOT)))
 
 
-@cache
-def _digests() -> dict[StageName, str]:
-    return digests(CODE_ROOT)
+def digests(root: Path | None = None) -> dict[StageName, str]:
+    """Digest of each stage's closure in the code at `root` (the running code's) as it is now.
 
-
-def digests(root: Path) -> dict[StageName, str]:
-    """Digest of each stage's closure in the code at `root`. Raises UserError for a file that is no Python, or an import of nothing."""
-    files = _Files(root)
-    found: dict[StageName, str] = {}
+    Raises UserError for a file that is no valid Python, or an import of nothing.
+    """
+    files = _Files(root or CODE_ROOT)
+    result: dict[StageName, str] = {}
     for stage in STAGE_NAMES:
         parts = stages.row(stage)
         parts += [f"{path.as_posix()} {files.meaning(path).digest}" for path in sorted(_reached(stage, files))]
-        found[stage] = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        result[stage] = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     files.save()
-    return found
+    return result
 
 
 def _reached(stage: StageName, files: _Files) -> set[Path]:

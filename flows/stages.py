@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from components.closures import write_digests
 from components.config.settings import Settings
 from components.files import read_json
 from components.processes.fault_kinds import FaultKind, kind_named, kind_of_words
@@ -52,6 +53,7 @@ def run_stage(
 ) -> StageOutcome:
     """Reproduce one stage: its command runs, or DVC restores its outputs. `--wait-for-lock`, since without it a finished training is lost
     when another process happens to hold DVC's lock at its end."""
+    write_digests(root, [stage])  # `--single-item` leaves out the stage `code`, which writes them otherwise
     outcome = supervise(
         ["dvc", "--wait-for-lock", "repro", "--single-item", stage],
         stage=stage,

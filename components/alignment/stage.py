@@ -42,7 +42,6 @@ from components.preferences.record import read_queries
 if TYPE_CHECKING:
     from components.config.alignment import AlignmentSettings
 
-CODE = [Path("components") / name for name in ("preferences", "vlm", "training", "alignment")]
 OVERFIT_RATIO = 1.5  # margins of trained-on queries this many times those of the calibration part deserve a warning
 FEW_PAIRS, EVEN_PAIRS = 0.5, 0.99  # effective shares of pairs under madpo past which its weights deserve a warning
 
@@ -59,6 +58,7 @@ def run(settings: Settings, root: Path) -> StageResult:
     metrics = describe(pairs, settings)
     key = training_key(
         root,
+        "align",
         settings=[
             *(section.model_dump_json() for section in (settings.model, settings.training, settings.alignment)),
             str(settings.reward.calibration_share),
@@ -71,7 +71,6 @@ def run(settings: Settings, root: Path) -> StageResult:
             settings.model.base,
             Path("infra/deepspeed"),
         ],
-        code=CODE,
     )
     outcome = launch("components.alignment.task:build", settings, "align", root, key, root / "artifacts/align/model")
     reference = read_log_probs(root / "artifacts/reference/train.parquet")

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from components.closures import code_digest
 from components.files import digest_bytes, digest_file
+from components.stages import StageName
 
 
-def training_key(root: Path, *, settings: Iterable[str], inputs: Iterable[Path], code: Iterable[Path]) -> str:
-    """Digest of settings (as JSON), input files and folders, and code folders, all relative to `root`; 16 hex digits."""
-    parts = list(settings)
-    for path in [*inputs, *code]:
+def training_key(root: Path, stage: StageName, *, settings: Iterable[str], inputs: Iterable[Path]) -> str:
+    """Digest of the stage's code, settings (as JSON), and input files and folders relative to `root`; 16 hex digits."""
+    parts = [code_digest(stage), *settings]
+    for path in inputs:
         files = (
             sorted(p for p in (root / path).rglob("*") if p.is_file() and "__pycache__" not in p.parts)
             if (root / path).is_dir()

@@ -15,16 +15,14 @@ from components.engine.launch import launch
 from components.engine.result import StageResult
 from components.engine.scratch_key import training_key
 
-CODE = [Path("components") / name for name in ("preferences", "vlm", "training", "reward", "critique")]
-
 
 def run(settings: Settings, root: Path) -> StageResult:
     """Train under the launcher and report the last figures of the run."""
     key = training_key(
         root,
+        "reward",
         settings=[section.model_dump_json() for section in (settings.model, settings.training, settings.reward, settings.critique)],
         inputs=[Path("artifacts/validate/train"), settings.model.base, Path("infra/deepspeed")],
-        code=CODE,
     )
     outcome = launch("components.reward.task:build", settings, "reward", root, key, root / "artifacts/reward/model")
     return StageResult(
