@@ -5,7 +5,7 @@
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run install test test-all lint format lock bench
+.PHONY: run install test test-all mutate lint lines format lock bench
 
 run: install
 	@$(BIN)/mmalign run $(ARGS)
@@ -21,10 +21,21 @@ test: install
 test-all: install
 	@$(BIN)/python -m pytest $(ARGS)
 
+# Do the fast tests notice small changes of the method's code? make mutate ARGS="--package reward --seed 7"
+mutate: install
+	@$(BIN)/python -m tests.mutation $(ARGS)
+
 lint: install
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python -m infra.house.modules
+	@$(BIN)/python -m infra.house.glossary
+
+# Lines of code and of tests by room.
+lines: install
+	@$(BIN)/python -m infra.house.lines
 
 format: install
 	@$(BIN)/ruff check --fix .

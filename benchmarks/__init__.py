@@ -1,1 +1,1 @@
-"""One module a claim: each measures it in one run and prints the numbers, for a reader as a table or with --json as one object."""
+"""One module a claim: each measures its claim in one run and prints the numbers as a table, or with --json as one object."""

@@ -1,4 +1,4 @@
-"""What the benchmark of chaos counts: pure functions of what was seen."""
+"""The metrics of the chaos benchmark: pure functions of its observations."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from statistics import median
 from typing import Any
 
 Points = Sequence[tuple[str, int, float]]  # metric's name, step, value
-TIMES = frozenset({"seconds"})  # of a curve: they differ from run to run, so that only their steps can be compared
+TIMES = frozenset({"seconds"})  # curves whose values differ from run to run, so that only their steps are compared
 
 
 @dataclass
 class Attempt:
-    """One start of a training: the step that it went on from, and the last one that it did."""
+    """One start of a training: the step from which it resumed, and its last step."""
 
     resumed_from: int
     last_step: int
 
 
 def redone_intervals(attempts: Sequence[Attempt], checkpoint_steps: int) -> float:
-    """The most training that one restart did again, in intervals between checkpoints."""
+    """The most training that one restart repeated, in intervals between checkpoints."""
     return max((max(0, before.last_step - after.resumed_from) / checkpoint_steps for before, after in pairwise(attempts)), default=0.0)
 
 
-def lost_points(reference: Points, found: Points) -> int:
-    """Points of the reference's curves that are missing or have another value, and those that are there twice or in no reference."""
-    wanted, there = Counter(map(_comparable, reference)), Counter(map(_comparable, found))
-    return (wanted - there).total() + (there - wanted).total()
+def lost_points(reference: Points, points: Points) -> int:
+    """How many points of the reference are missing or have another value, plus how many points are doubled or not in the reference."""
+    wanted, actual = Counter(map(_comparable, reference)), Counter(map(_comparable, points))
+    return (wanted - actual).total() + (actual - wanted).total()
 
 
 def _comparable(point: tuple[str, int, float]) -> tuple[str, int, float]:
@@ -39,7 +39,7 @@ def _comparable(point: tuple[str, int, float]) -> tuple[str, int, float]:
 
 @dataclass(frozen=True)
 class Seen:
-    """A live process of the checkout, while no run is under way. `parents` are the pids above it, the nearest first."""
+    """A live process of the checkout, seen between runs. `parents` are the pids above it, the nearest first."""
 
     pid: int
     command: str
@@ -48,12 +48,12 @@ class Seen:
 
 
 def orphans(processes: Sequence[Seen], supervisor: int) -> list[Seen]:
-    """The processes that belong to nothing any more: a run's, although none is under way, and services' that supervisor does not hold."""
+    """The orphans: processes of a run, since no run is active, and services outside the process tree of supervisord."""
     return [process for process in processes if process.of_a_run or not (process.pid == supervisor or supervisor in process.parents)]
 
 
-def figures(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The benchmark's figures from its records, one a run."""
+def metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The benchmark's metrics from its records, one a run."""
     recovered = [record for record in records if record["recovered"]]
     saves = [record for record in records if record["in_a_save"]]
     return {
@@ -65,15 +65,15 @@ def figures(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "partial_saves_survived": sum(record["identical"] for record in saves),
         "orphans": sum(len(record["orphans"]) for record in records),
         "lost_metrics": sum(record["lost_metrics"] for record in records),
-        # Until it works again: a step is done by what was started anew, or, where a service was hit, that answers and a step is done.
+        # From the kill to the next step of a restarted training; if the target was a service, to its first answer and the next step.
         "seconds_to_recover": _spread([record["seconds_to_recover"] for record in recovered]),
-        # From the kill to the good end of a run: what was left to do anyway is part of it.
+        # From the kill to the end of a completed run: this includes the run's remaining work.
         "seconds_to_end": _spread([record["seconds_to_end"] for record in recovered]),
     }
 
 
 def is_sound(record: Mapping[str, Any]) -> bool:
-    """Whether a run is as it must be."""
+    """Whether a run recovered with an identical result, without orphans and without lost points."""
     good = record["recovered"] and record["identical"] and record["redone_intervals"] <= 1
     return bool(good) and not record["orphans"] and not record["lost_metrics"]
 
@@ -83,7 +83,7 @@ def _spread(seconds: Sequence[float]) -> dict[str, float | None]:
 
 
 def sentence(record: Mapping[str, Any]) -> str:
-    """A run in one line of the table."""
+    """One line of the table about a run."""
     what = f"{record['stage']} at step {record['step']}"
     if not record["recovered"]:
         return f"{what}: NOT RECOVERED; runs {', '.join(record['states']) or 'none'}"
@@ -92,6 +92,6 @@ def sentence(record: Mapping[str, Any]) -> str:
         *([f"{record['lost_metrics']} points lost or doubled"] if record["lost_metrics"] else []),
         *([f"{len(record['orphans'])} orphans"] if record["orphans"] else []),
     ]
-    told = f"works after {record['seconds_to_recover']:.0f} s, ended after {record['seconds_to_end']:.0f} s"
+    timing = f"works after {record['seconds_to_recover']:.0f} s, ended after {record['seconds_to_end']:.0f} s"
     states = ", ".join(record["states"])
-    return f"{what}: {told}; {record['redone_intervals']:g} intervals redone; {states}{'; ' if wrong else ''}{'; '.join(wrong)}"
+    return f"{what}: {timing}; {record['redone_intervals']:g} intervals redone; {states}{'; ' if wrong else ''}{'; '.join(wrong)}"

@@ -1,4 +1,4 @@
-"""A small checkout with real services of its own in a temporary folder, and what the benchmark of chaos asks of it."""
+"""A small checkout with its own real services in a temporary folder, and the chaos benchmark's queries to it."""
 
 from __future__ import annotations
 
@@ -28,33 +28,34 @@ from components.operations.services import postgres
 from components.operations.services.flow_runs import FINAL, deployment_id, start_run
 from components.operations.services.health import answers
 from components.operations.services.prefect_rest import ask
-from components.operations.services.state import read_addresses, read_secrets, state_folder
+from components.operations.services.state import read_addresses
 from components.operations.services.supervision import SERVICE_MARK, control, processes
 from components.processes.marks import RUN_MARK, checkout_mark, kill_all, marked
+from components.processes.secrets import read_secrets, state_folder
 from components.tracking.recorder import PENDING, PENDING_TAG
 from components.tracking.store import EXPERIMENT
 
 DEPLOYMENT = "on-demand"
 TRAINED = ("reward", "align")
-# The hit stage with all that follows from it.
+# Each trained stage with all stages that depend on it.
 REDONE = {"reward": ("reward", "critique", "align", "evaluate"), "align": ("align", "evaluate")}
 SETTINGS: dict[str, dict[str, Any]] = {
     **SMALL,
     "deployments": {
         "crashed_after_seconds": 100,
         "retry_seconds": 5,
-        "cron": "0 0 29 2 *",  # neither the clock nor a look for new data may start a run of its own
+        "cron": "0 0 29 2 *",  # neither the schedule nor a poll for new data may start a run
         "poll_minutes": 1440,
     },
 }
-# A person's own choices that must not reach the benchmark's services.
+# Environment variables of the user that must not reach the benchmark's services.
 THEIRS = ("MMALIGN_STATE", "MMALIGN_NOTICES", "MMALIGN_S3_BUCKET", "MMALIGN_SLOTS", "DATABASE_URL")
 REST_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run made: digests of both models' weights, dvc.lock without what changes from run to run, the curves of each training."""
+    """A run's result: digests of both models' weights, dvc.lock without the outs that change from run to run, and each training's curves."""
 
     weights: dict[str, str]
     lock: dict[str, Any]
@@ -73,11 +74,11 @@ class Stack:
         return self.slice.root
 
     def scratch(self, stage: str) -> Path:
-        """Where a training keeps its checkpoints and curves."""
+        """The folder of a training's checkpoints and curves."""
         return self.root / ".mmalign" / "scratch" / stage
 
     def prepare(self, stage: str) -> None:
-        """Make `stage` and what follows from it stale, so that nothing but running them brings their outs back."""
+        """Make `stage` and the stages that depend on it stale. Without run-cache and scratch, only running them restores their outs."""
         shutil.rmtree(self.root / ".dvc/cache/runs", ignore_errors=True)
         shutil.rmtree(self.root / ".mmalign/scratch", ignore_errors=True)
         path = self.root / "dvc.lock"
@@ -88,7 +89,7 @@ class Stack:
         path.write_text(yaml.safe_dump(lock, sort_keys=False), encoding="utf-8")
 
     def trigger(self, **parameters: Any) -> str:
-        """Start a run through Prefect's API; its id."""
+        """Start a run through Prefect's API; return its id."""
         return str(start_run(self.root, DEPLOYMENT, parameters)["id"])
 
     def runs(self) -> list[dict[str, Any]]:
@@ -98,25 +99,25 @@ class Stack:
             "sort": "EXPECTED_START_TIME_ASC",
             "limit": 200,
         }
-        found: list[dict[str, Any]] = ask(self.root, "flow_runs/filter", body)
-        return found
+        flow_runs: list[dict[str, Any]] = ask(self.root, "flow_runs/filter", body)
+        return flow_runs
 
-    def service_works(self, victim: str, killed: Sequence[int]) -> bool:
-        """Whether the service that was killed does its work again; True where no service was."""
-        addresses, kept = read_addresses(self.root), read_secrets(self.root)
+    def service_works(self, target: str, killed: Sequence[int]) -> bool:
+        """Whether the killed service works again; True if the target was no service."""
+        addresses, secrets = read_addresses(self.root), read_secrets(self.root)
         assert addresses is not None, "the services are up"
-        match victim:
+        match target:
             case "server":
                 return answers(f"{addresses.prefect}/api/health")
             case "database" | "connection":
-                return postgres.answers(addresses, kept)
+                return postgres.answers(addresses, secrets)
             case "worker" | "worker and all below":
-                told = control(self.root, kept).getProcessInfo("worker")
-                return told["statename"] == "RUNNING" and told["pid"] not in killed
+                process = control(self.root, secrets).getProcessInfo("worker")
+                return process["statename"] == "RUNNING" and process["pid"] not in killed
         return True
 
     def result(self, names: Mapping[str, Collection[str]]) -> Result:
-        """What lies in the checkout and in MLflow now; of the curves those whose `names` are given for their training."""
+        """The present result in the checkout and in MLflow, with the curves in `names` of each training."""
         lock = yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8"))
         for stage in lock["stages"].values():
             stage["outs"] = [out for out in stage["outs"] if not out["path"].endswith(CHANGING_OUTS)]
@@ -124,12 +125,12 @@ class Stack:
         return Result(weights, lock, {stage: self._curves(stage, wanted) for stage, wanted in names.items()})
 
     def curve_names(self, stage: str) -> set[str]:
-        """The names of a training's curves, of the file that it wrote them to."""
+        """The names of a training's curves, from its curves file."""
         (curves,) = self.scratch(stage).glob(f"*/{CURVES}")
         return {name for line in curves.read_text(encoding="utf-8").splitlines() for name in json.loads(line)} - {"step"}
 
     def _curves(self, stage: str, names: Collection[str]) -> list[tuple[str, int, float]]:
-        """The points of a training's curves in the MLflow run that the stage's record names. What is logged once has step 0."""
+        """A training's curves in the MLflow run that the stage's record names, without step 0, which marks metrics that are logged once."""
         run_id = str(read_json(self.root / "artifacts" / stage / "run.json")["mlflow_run_id"])
         if run_id.startswith(PENDING):
             experiment = self._mlflow(f"experiments/get-by-name?experiment_name={EXPERIMENT}")["experiment"]["experiment_id"]
@@ -137,14 +138,14 @@ class Stack:
             run_id = self._mlflow("runs/search", body)["runs"][0]["info"]["run_id"]
         points = []
         for name in sorted(names):
-            told = self._mlflow(f"metrics/get-history?run_id={run_id}&metric_key={name}&max_results=10000").get("metrics", [])
-            points += [(name, int(point["step"]), float(point["value"])) for point in told if int(point["step"])]
+            history = self._mlflow(f"metrics/get-history?run_id={run_id}&metric_key={name}&max_results=10000").get("metrics", [])
+            points += [(name, int(point["step"]), float(point["value"])) for point in history if int(point["step"])]
         return points
 
     def _mlflow(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        addresses, kept = read_addresses(self.root), read_secrets(self.root)
+        addresses, secrets = read_addresses(self.root), read_secrets(self.root)
         assert addresses is not None, "the services are up"
-        who = base64.b64encode(f"{kept.mlflow_user}:{kept.mlflow_password}".encode()).decode()
+        who = base64.b64encode(f"{secrets.mlflow_user}:{secrets.mlflow_password}".encode()).decode()
         request = urllib.request.Request(  # noqa: S310 -- http to a server of our own
             f"{addresses.mlflow}/api/2.0/mlflow/{path}",
             data=None if body is None else json.dumps(body).encode(),
@@ -154,10 +155,10 @@ class Stack:
             return json.loads(answer.read())
 
     def living(self) -> list[Seen]:
-        """Live processes of this checkout: those with one of its marks, and those that work in its folder."""
+        """Live processes that carry a mark of this checkout or work in its folder."""
         supervised = {process.pid for process in processes(self.root)}
         of_runs = {process.pid for process in marked(RUN_MARK, checkout_mark(self.root))}
-        found = []
+        seen = []
         for process in psutil.process_iter():
             if process.pid == os.getpid():
                 continue
@@ -170,22 +171,22 @@ class Stack:
                 if inside:
                     of_a_run = process.pid in of_runs or "prefect.engine" in words[:4]
                     parents = tuple(parent.pid for parent in process.parents())
-                    found.append(Seen(process.pid, " ".join(words)[:100], of_a_run, parents))
-        return found
+                    seen.append(Seen(process.pid, " ".join(words)[:100], of_a_run, parents))
+        return seen
 
     def supervisor(self) -> int:
-        """supervisor's pid."""
+        """The pid of supervisord."""
         return int((state_folder(self.root) / "supervisord.pid").read_text(encoding="utf-8"))
 
 
 def under_way(runs: list[dict[str, Any]]) -> bool:
-    """Whether a run has not ended."""
+    """Whether a run is unfinished."""
     return any(run["state_type"] not in FINAL for run in runs)
 
 
 @contextmanager
-def chaos_stack(say: Callable[[str], None], keep: Callable[[], bool]) -> Iterator[Stack]:
-    """The checkout with its services, which are ended afterwards. The folder is removed, but for `keep` and after an error."""
+def chaos_stack(log: Callable[[str], None], keep: Callable[[], bool]) -> Iterator[Stack]:
+    """The checkout with its services. Afterwards, end the services, and remove the folder unless `keep` is true or an error occurred."""
     for name in THEIRS:
         os.environ.pop(name, None)
     folder = Path(tempfile.mkdtemp(prefix="mmalign-chaos-"))
@@ -193,9 +194,9 @@ def chaos_stack(say: Callable[[str], None], keep: Callable[[], bool]) -> Iterato
     broken = False
     try:
         made = make_slice(folder, ROOT / "data/base", write_slice, SETTINGS)
-        made.environment["MMALIGN_SLOTS"] = str(folder / "slots")  # what trains elsewhere on this machine is not waited for
+        made.environment["MMALIGN_SLOTS"] = str(folder / "slots")  # slots of its own: no waiting for other trainings on this machine
         for command in (["up", "--detach"], ["deploy"]):
-            _command(made, command, say)
+            _command(made, command, log)
         yield Stack(made)
     except Exception:
         broken = True
@@ -204,17 +205,19 @@ def chaos_stack(say: Callable[[str], None], keep: Callable[[], bool]) -> Iterato
         if made is not None:
             _end(made)
         if broken or keep():
-            say(f"kept: {folder}")
+            log(f"the checkout stays in {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _command(made: Slice, command: list[str], say: Callable[[str], None]) -> None:
+def _command(made: Slice, command: list[str], log: Callable[[str], None]) -> None:
     began = time.monotonic()
-    done = made.mmalign(*command, timeout=900)
-    if done.returncode != 0:
-        raise RuntimeError(f"mmalign {' '.join(command)} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")
-    say(f"mmalign {' '.join(command)}: {time.monotonic() - began:.0f} s")
+    completed = made.mmalign(*command, timeout=900)
+    if completed.returncode != 0:
+        raise RuntimeError(
+            f"mmalign {' '.join(command)} ended with {completed.returncode}:\n{(completed.stdout + completed.stderr)[-3000:]}"
+        )
+    log(f"mmalign {' '.join(command)}: {time.monotonic() - began:.0f} s")
 
 
 def _end(made: Slice) -> None:

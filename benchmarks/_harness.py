@@ -1,8 +1,8 @@
 """How every benchmark measures and prints.
 
-- The sides of a comparison take turns, in changing order, so that a machine's drift and other load meet all of them; medians are reported.
-- User CPU time stands beside wall-clock time: it shows how much of a difference is other processes' load.
-- Peak memory is measured in a process of its own for each side, since a high-water mark never goes down.
+- The sides of a comparison alternate, in changing order, so that drift and load of the machine affect them equally. Reports give medians.
+- Reports also give user CPU time: it shows how much of a difference comes from other processes' load.
+- A separate process measures the peak memory of each side, since a high-water mark never decreases.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class Timing:
 
 
 def keep_memory(module: str, arguments: Sequence[str]) -> None:
-    """Become this benchmark with the memory settings that stages are run with, for all sides alike; return where they are set.
+    """Restart this benchmark with the memory settings of a stage, or return if they are set already.
 
-    glibc reads them when a process starts. Without them a step's time hangs on whether freed memory went back to the system in between.
+    glibc reads them when a process starts. Without them a step's time depends on whether freed memory went back to the system before.
     """
     from components.operations.environment import KEEP_MEMORY
 
@@ -64,9 +64,9 @@ def keep_memory(module: str, arguments: Sequence[str]) -> None:
 
 
 def interleave(sides: Mapping[str, Callable[[], object]], rounds: int, wait: Callable[[], object] | None = None) -> dict[str, Timing]:
-    """Time each side once a round, in reversed order every other round. `wait` ends a device's outstanding work before a clock is read.
+    """Time each side once a round, in reversed order every other round. `wait` waits for the device's outstanding work before each reading.
 
-    Warming up is the caller's: what the sides compute is checked before they are timed, which runs them.
+    The caller warms the sides up: it runs each of them to check its result before it calls this.
     """
     wall: dict[str, list[float]] = {name: [] for name in sides}
     user: dict[str, list[float]] = {name: [] for name in sides}
@@ -82,7 +82,7 @@ def interleave(sides: Mapping[str, Callable[[], object]], rounds: int, wait: Cal
 
 
 def seconds_of(timings: Mapping[str, Timing]) -> Report:
-    """What a report says of each side: median wall-clock and user seconds, and every run."""
+    """Each side's entries in a report: median wall-clock and user seconds, and every run."""
     return {
         "seconds": {name: timing.seconds for name, timing in timings.items()},
         "user_seconds": {name: timing.user_seconds for name, timing in timings.items()},
@@ -91,32 +91,32 @@ def seconds_of(timings: Mapping[str, Timing]) -> Report:
 
 
 def peak_bytes(arguments: list[str], threads: int) -> int:
-    """What `python -m ARGUMENTS` prints as its peak above its inputs, in bytes: the last line that it writes, by `print_peak`."""
+    """The peak in bytes above its inputs that `python -m ARGUMENTS` prints by `print_peak` in its last line."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"python -m {' '.join(arguments)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-    return int(done.stdout.strip().splitlines()[-1])
+    completed = subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if completed.returncode != 0:
+        raise RuntimeError(f"python -m {' '.join(arguments)} ended with {completed.returncode}:\n{completed.stderr[-2000:]}")
+    return int(completed.stdout.strip().splitlines()[-1])
 
 
 def print_peak(work: Callable[[], object]) -> None:
-    """Run `work` and print by how many bytes this process's resident memory rose above where it stood before, at its highest."""
+    """Run `work` and print the rise in bytes from this process's resident memory before to its peak during `work`."""
     import psutil
 
     before = psutil.Process().memory_info().rss
     mark = high_water_bytes()
     work()
     peak = high_water_bytes()
-    # A mark that importing or building inputs had already set higher than the work's own would be taken for the work's.
-    assert peak > mark, "the inputs took more memory than the work: its peak can't be seen"
+    # If importing or building inputs set a higher mark, it would hide the work's own peak.
+    assert peak > mark, "the inputs took more memory than the work and hide its peak"
     print(peak - before)
 
 
 def high_water_bytes() -> int:
-    """The most resident memory that this process ever had."""
+    """The peak resident memory of this process so far."""
     status = Path("/proc/self/status")
     if status.exists():
-        # getrusage would count what the starting process had, which exec hands on.
+        # getrusage would also count the parent's memory from before exec.
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
@@ -124,7 +124,7 @@ def high_water_bytes() -> int:
 
 
 def machine(threads: int) -> Report:
-    """Where and with what the numbers were measured."""
+    """The machine, the versions and the date of a measurement."""
     import psutil
 
     return {
@@ -162,14 +162,14 @@ def parser(description: str) -> argparse.ArgumentParser:
     """The options that every benchmark has."""
     options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    options.add_argument("--small", action="store_true", help="minute sizes: the checks are made, the ratios mean nothing")
+    options.add_argument("--small", action="store_true", help="minute sizes: run the checks; the ratios mean nothing")
     options.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads on both sides (default: every core)")
     options.add_argument("--rounds", type=int, default=None, help="timed runs of each side")
     return options
 
 
 def use_threads(threads: int) -> None:
-    """Give torch so many threads, and keep libraries from looking for a hub or another device."""
+    """Set torch's CPU threads, and stop libraries from asking the hub."""
     import torch
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -179,7 +179,7 @@ def use_threads(threads: int) -> None:
 def show(measure: Callable[[], Report] | Report, as_json: bool) -> None:
     """Print a report: numbers by name, nested ones below their heading.
 
-    Standard output gets nothing else: what libraries say while `measure` runs goes to standard error.
+    Standard output gets nothing else: while `measure` runs, library messages go to standard error.
     """
     if callable(measure):
         with contextlib.redirect_stdout(sys.stderr):

@@ -1,7 +1,7 @@
 """LLaVA-OneVision models of random weights and any width, with one image query whose lengths in tokens are exact.
 
-An image is read as a base view and one tile: 2 * side * side features and a newline for each row of the tile. The rest of the root is
-text, a token a character, so that both sides of a comparison see the same tokens whatever processes them.
+The model reads an image as a base view and one tile: 2 * side * side features and a newline for each row of the tile. The rest of the root is
+text, one token a character, so that every processor gives the sides of a comparison the same tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from components.trees.trees import Branch, Tree
 PADDING, END = "<|endoftext|>", "<|im_end|>"
 SPECIAL = [PADDING, END, "<image>", "<video>"]
 PATCH = 14
-NOISE = 0.004  # how far a policy's weights are from the reference's: enough that log-probs differ by far more than fp32 rounds
+NOISE = 0.004  # distance of a policy's weights from the reference's: log-probs differ by far more than fp32 rounding
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Shape:
     heads: int
     key_value_heads: int
     vocabulary: int
-    tower_hidden: int
-    tower_intermediate: int
-    tower_layers: int
-    tower_heads: int
+    vision_hidden: int
+    vision_intermediate: int
+    vision_layers: int
+    vision_heads: int
     side: int
     tied: bool = True
 
@@ -48,7 +48,7 @@ class Shape:
         return 2 * self.side**2 + self.side
 
 
-# For the benchmarks' own tests and trials: everything a model has, in milliseconds.
+# For tests and trials of the benchmarks: all parts of a model, in milliseconds.
 TRIAL = Shape(
     hidden=32,
     intermediate=64,
@@ -56,17 +56,17 @@ TRIAL = Shape(
     heads=4,
     key_value_heads=2,
     vocabulary=300,
-    tower_hidden=32,
-    tower_intermediate=64,
-    tower_layers=1,
-    tower_heads=2,
+    vision_hidden=32,
+    vision_intermediate=64,
+    vision_layers=1,
+    vision_heads=2,
     side=3,
 )
 
 
 @dataclass(frozen=True)
 class Task:
-    """One query: its prompt, its image, its responses from best to worst, and the root that they follow."""
+    """One query: its prompt, its image, its responses from best to worst, and their root."""
 
     processor: Any
     image: Image.Image
@@ -76,7 +76,7 @@ class Task:
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """(winner, loser) of all pairs: no two responses have the same rank."""
+        """All pairs (winner, loser); no two responses have the same rank."""
         count = len(self.responses)
         return [(winner, loser) for winner in range(count) for loser in range(winner + 1, count)]
 
@@ -91,17 +91,17 @@ class Task:
 
 
 def build_model(shape: Shape, processor: Any, *, dtype: torch.dtype = torch.float32, device: str = "cpu", attention: str = "sdpa") -> Any:
-    """A model of random weights, made on the device, whose tower is frozen as in the paper (section 4)."""
+    """A model of random weights, built on the device; its vision tower is frozen, as in the paper (section 4)."""
     from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, Qwen2Config, SiglipVisionConfig
 
     tokenizer = processor.tokenizer
     size = shape.side * PATCH
     config = LlavaOnevisionConfig(
         vision_config=SiglipVisionConfig(
-            hidden_size=shape.tower_hidden,
-            intermediate_size=shape.tower_intermediate,
-            num_hidden_layers=shape.tower_layers,
-            num_attention_heads=shape.tower_heads,
+            hidden_size=shape.vision_hidden,
+            intermediate_size=shape.vision_intermediate,
+            num_hidden_layers=shape.vision_layers,
+            num_attention_heads=shape.vision_heads,
             image_size=size,
             patch_size=PATCH,
             vision_use_head=False,
@@ -141,7 +141,7 @@ def build_model(shape: Shape, processor: Any, *, dtype: torch.dtype = torch.floa
 
 
 def moved_copy(reference: Any) -> Any:
-    """A policy: the reference's copy with its trained weights moved a little, as after some steps."""
+    """A policy: a copy of the reference with small changes in the trained weights, as after some steps."""
     policy = copy.deepcopy(reference)
     generator = torch.Generator(reference.device).manual_seed(1)
     with torch.no_grad():
@@ -153,7 +153,7 @@ def moved_copy(reference: Any) -> Any:
 
 
 def build_processor(side: int) -> Any:
-    """The family's own processor with a tokenizer that gives every character a token."""
+    """The family's own processor with a tokenizer that makes each character a token."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlavaOnevisionImageProcessor, LlavaOnevisionProcessor, LlavaOnevisionVideoProcessor, PreTrainedTokenizerFast
 

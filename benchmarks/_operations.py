@@ -1,7 +1,7 @@
-"""Floating-point operations of a training step on a tree, counted from the shapes: what MFU divides by.
+"""Counts the floating-point operations of a training step on a tree from its shapes, for MFU.
 
-Only what the mathematics needs is counted: of attention the token pairs that may look at each other, and nothing that is computed again.
-A product of matrices [m, k] and [k, n] is 2 * m * k * n operations; backward takes twice the forward's.
+The count includes only necessary operations: of attention the token pairs that the mask allows, and no recomputation. A product of matrices
+[m, k] and [k, n] takes 2 * m * k * n operations; backward takes twice as many as forward.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ FORWARD_AND_BACKWARD = 3
 
 
 def tree_pairs(root: int, branches: Sequence[int]) -> int:
-    """Pairs of tokens of which the second sees the first."""
+    """Token pairs whose second token attends to the first."""
     return root * (root + 1) // 2 + sum(root * tokens + tokens * (tokens + 1) // 2 for tokens in branches)
 
 
@@ -27,21 +27,21 @@ def language_operations(shape: Shape, tokens: int, pairs: int, targets: int) -> 
     return shape.layers * layer + 2 * targets * shape.hidden * shape.vocabulary
 
 
-def tower_operations(shape: Shape) -> int:
-    """Forward of the tower on an image's views."""
+def vision_operations(shape: Shape) -> int:
+    """Forward of the vision tower on an image's views."""
     patches = shape.side**2
-    width = shape.tower_hidden
-    layer = 2 * patches * (4 * width**2 + 2 * width * shape.tower_intermediate) + 4 * patches**2 * width
-    return VIEWS * (shape.tower_layers * layer + 2 * patches * 3 * PATCH**2 * width)
+    width = shape.vision_hidden
+    layer = 2 * patches * (4 * width**2 + 2 * width * shape.vision_intermediate) + 4 * patches**2 * width
+    return VIEWS * (shape.vision_layers * layer + 2 * patches * 3 * PATCH**2 * width)
 
 
 def projector_operations(shape: Shape) -> int:
     """Forward of the projector on an image's views."""
-    return VIEWS * 2 * shape.side**2 * (shape.tower_hidden * shape.hidden + shape.hidden**2)
+    return VIEWS * 2 * shape.side**2 * (shape.vision_hidden * shape.hidden + shape.hidden**2)
 
 
 def step_operations(shape: Shape, root: int, branches: Sequence[int]) -> int:
-    """A policy's forward and backward on one tree with its image, the tower frozen; reference log-probs come from a store."""
+    """Forward and backward of a policy with a frozen vision tower on one tree; a store gives the reference log-probs."""
     tokens, targets = root + sum(branches), sum(branches)
     trained = language_operations(shape, tokens, tree_pairs(root, branches), targets) + projector_operations(shape)
-    return FORWARD_AND_BACKWARD * trained + tower_operations(shape)
+    return FORWARD_AND_BACKWARD * trained + vision_operations(shape)

@@ -1,4 +1,4 @@
-"""Checkouts with the real pipeline, the bundled base and a slice of the bundled rows: small enough to be run many times."""
+"""Checkouts with the real pipeline, the bundled base and a slice of the bundled rows, small enough for many runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "evaluate": {"bootstrap_samples": 200, "max_new_tokens": 48, "samples": 6},
     "critique": {"max_new_tokens": 48},
 }
-# What differs from run to run (ids and times), and on which nothing depends.
+# Outs with ids and times, which differ from run to run and on which no stage depends.
 CHANGING_OUTS = ("run.json", "validate-docs")
 
 
@@ -37,30 +37,30 @@ class Slice:
     environment: dict[str, str]
 
     def mmalign(self, *arguments: str, timeout: float = 1500) -> subprocess.CompletedProcess[str]:
-        """Run the command to its end; its output is in the result."""
+        """Run the mmalign command to its end and capture its output."""
         command = [sys.executable, "-m", "components.cli.main", *arguments]
         return subprocess.run(command, cwd=self.root, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False)
 
     def dvc(self, *arguments: str) -> str:
-        """Run dvc as a person in the activated environment would; returns its output."""
-        done = subprocess.run(["dvc", *arguments], cwd=self.root, env=self.environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        """Run dvc as a user in the activated environment does; return its output."""
+        completed = subprocess.run(["dvc", *arguments], cwd=self.root, env=self.environment, capture_output=True, text=True, check=False)
+        assert completed.returncode == 0, completed.stdout + completed.stderr
+        return completed.stdout
 
     def summary(self) -> dict[str, Any]:
         """reports/summary.json."""
-        found: dict[str, Any] = json.loads((self.root / "reports/summary.json").read_text())
-        return found
+        content: dict[str, Any] = json.loads((self.root / "reports/summary.json").read_text())
+        return content
 
     def locked_outs(self) -> dict[str, str]:
-        """The hash of each out in dvc.lock, but for what differs from run to run."""
+        """The hash of each out in dvc.lock, without the outs that differ from run to run."""
         lock = yaml.safe_load((self.root / "dvc.lock").read_text())
         outs = [out for stage in lock["stages"].values() for out in stage["outs"]]
         return {out["path"]: out["md5"] for out in outs if not out["path"].endswith(CHANGING_OUTS)}
 
 
 def make_slice(folder: Path, base: Path, write_data: Callable[[Path], None], settings: Sections) -> Slice:
-    """A clone as a person has it, in `folder`/checkout; its data/ holds `base` and what `write_data` puts there."""
+    """A clone in `folder`/checkout, as a user has it. Its data/ holds `base` and the files of `write_data`."""
     root = folder / "checkout"
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     files = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
@@ -85,19 +85,19 @@ def make_slice(folder: Path, base: Path, write_data: Callable[[Path], None], set
 
 
 def write_slice(data: Path, *, train: int = TRAIN_ROWS, heldout: int = HELDOUT_ROWS) -> None:
-    """Every n-th bundled row, so that all kinds are there, with its media and facts."""
-    kept: set[str] = set()
+    """Write every n-th bundled row, so that all kinds occur, with its media and ground truth."""
+    ids: set[str] = set()
     for name, count in (("data", train), ("heldout", heldout)):
         rows = read_rows(ROOT / f"data/preferences/{name}.jsonl")
         rows = rows[:: max(1, len(rows) // count)][:count]
         write_rows(data / f"preferences/{name}.jsonl", rows)
         copy_media(data, rows)
-        kept |= {row["id"] for row in rows}
-    write_rows(data / "truth/truth.jsonl", [fact for fact in read_rows(ROOT / "data/truth/truth.jsonl") if fact["id"] in kept])
+        ids |= {row["id"] for row in rows}
+    write_rows(data / "truth/truth.jsonl", [label for label in read_rows(ROOT / "data/truth/truth.jsonl") if label["id"] in ids])
 
 
 def copy_media(data: Path, rows: Rows) -> None:
-    """The images and folders of frames that rows name."""
+    """Copy the images and folders of frames that `rows` name."""
     for medium in {row["image"] or row["video"] for row in rows} - {""}:
         source, target = ROOT / "data/preferences" / medium, data / "preferences" / medium
         target.parent.mkdir(parents=True, exist_ok=True)

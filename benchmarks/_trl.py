@@ -1,9 +1,9 @@
 """TRL's DPOTrainer as one side of a comparison: its own trainer, vision collator, chunked log-probs and training step.
 
-What is set to its advantage, so that nothing holds it back:
-- gradient checkpointing is off, its batches are made beforehand, and responses have one length, so that no row is padded;
-- the faster of two ways to run a query is taken: all its pairs in one batch, or pair by pair with accumulation;
-- off a GPU its chunked head scores every position of a sequence; here it scores the response's only, as it does on a GPU.
+The settings favor TRL:
+- gradient checkpointing is off, its batches are built beforehand, and all responses have one length, so that no row needs padding;
+- it runs a query in the faster of two ways: all pairs in one batch, or pair by pair with accumulation;
+- on a CPU its chunked head would score every position of a sequence; here it scores only the response's, as it does on a GPU.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from benchmarks._models import Task
 
 
 class TrlSide:
-    """One query's pairs as batches of `DPOTrainer`, and the step over them."""
+    """One query's pairs as batches of `DPOTrainer`, and a training step over them."""
 
     def __init__(self, policy: Any, reference: Any, task: Task, beta: float, folder: Path) -> None:
         from datasets import Dataset
@@ -58,10 +58,10 @@ class TrlSide:
         return self.together[0]["input_ids"].tolist()  # type: ignore[no-any-return]
 
     def losses_and_gradients(self, batches: Sequence[Any]) -> float:
-        """Forward and backward over `batches` as one accumulated step, by the trainer's own `training_step`; returns the mean loss."""
+        """Run the trainer's own `training_step` over `batches` as one accumulated step; return the mean loss."""
         import trl.trainer.utils
 
         self.trainer.current_gradient_accumulation_steps = len(batches)
-        # The name decides in that module only which positions are scored; the module of the kernel has one of its own.
+        # In that module this name only selects the positions to score; the kernel's module has its own.
         with patch.object(trl.trainer.utils, "_use_triton", lambda _: True):
             return sum(float(self.trainer.training_step(self.policy, dict(batch)).detach()) for batch in batches)

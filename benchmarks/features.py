@@ -1,11 +1,11 @@
-"""An epoch of alignment with the frozen tower's output from disk, against the same epoch with the tower run live.
+"""An epoch of alignment with the frozen vision tower's output from disk, against the same epoch with the tower run live.
 
 A query's image is a base view and four tiles. Model and lengths are SigLIP-so400m and Qwen2-0.5B scaled down so that tower and step keep
 their proportion of operations: views of 196 patches for 729, widths a quarter, layers a fifth and a sixth, a tree of some 1,100 tokens for
-4,200. `arithmetic_ceiling` is what the operations alone would give, here and for the real shapes.
+4,200. `arithmetic_ceiling` is the speedup that the operations alone predict, here and for the real shapes.
 
-Both sides run the same trees, reference log-probs from a store, loss, backward and AdamW, with a learning rate of 0: every epoch does the
-same work. Preprocessing is timed on neither side. `fill_seconds` is the whole pass that fills the cache, with reading and preprocessing.
+Both sides run the same trees, reference log-probs from a store, loss, backward and AdamW. The learning rate is 0, so that every epoch does the
+same work. Neither timing includes preprocessing. `fill_seconds` is the whole pass that fills the cache, with reading and preprocessing.
 
     python -m benchmarks.features --json
 
@@ -52,7 +52,7 @@ TEMPLATE = (
 
 @dataclass(frozen=True)
 class Case:
-    """A model, and lengths in tokens of what surrounds an image."""
+    """A model, and the lengths in tokens of the texts around an image."""
 
     shape: Shape
     prompt_tokens: int
@@ -73,10 +73,10 @@ CASE = Case(
         heads=7,
         key_value_heads=1,
         vocabulary=8192,
-        tower_hidden=288,
-        tower_intermediate=1076,
-        tower_layers=5,
-        tower_heads=4,
+        vision_hidden=288,
+        vision_intermediate=1076,
+        vision_layers=5,
+        vision_heads=4,
         side=14,
     ),
     prompt_tokens=30,
@@ -98,10 +98,10 @@ REAL_CASE = Case(
         heads=14,
         key_value_heads=2,
         vocabulary=151_936,
-        tower_hidden=1152,
-        tower_intermediate=4304,
-        tower_layers=26,  # the last of 27 is not run: features are those before it
-        tower_heads=16,
+        vision_hidden=1152,
+        vision_intermediate=4304,
+        vision_layers=26,  # the last of 27 does not run: features are the input to it
+        vision_heads=16,
         side=27,
     ),
     prompt_tokens=110,
@@ -129,7 +129,7 @@ class Epochs:
         self.reference = [self._log_probs(model, tree) for tree in self.live]
         model.model.vision_tower.requires_grad_(False)
         self.policy = moved_copy(model)
-        self.optimiser = torch.optim.AdamW([p for p in self.policy.parameters() if p.requires_grad], lr=0.0, weight_decay=0.0, fused=True)
+        self.optimizer = torch.optim.AdamW([p for p in self.policy.parameters() if p.requires_grad], lr=0.0, weight_decay=0.0, fused=True)
 
     def epoch(self, trees: list[Tree]) -> list[float]:
         """One pass over the queries, a step each; returns their losses."""
@@ -138,8 +138,8 @@ class Epochs:
             batch = build_batch([tree], tree.tokens, "cpu", 0)
             loss = pair_loss(TreeModel(self.policy)(batch), reference_K, branch_tokens(batch), _pairs(), sft_weight=0.0).loss
             loss.backward()  # type: ignore[no-untyped-call]
-            self.optimiser.step()
-            self.optimiser.zero_grad(set_to_none=True)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
             losses.append(float(loss.detach()))
         return losses
 
@@ -167,7 +167,7 @@ class Epochs:
 
 
 def _settings(threads: int) -> Settings:
-    """Those of the demo, with the threads of this run."""
+    """The demo's settings, with the threads of this run."""
     settings = load_settings(ROOT / "params.yaml")
     training = settings.training.model_copy(update={"threads": threads, "precision": "fp32"})
     features = settings.features.model_copy(update={"cache": True, "dtype": "fp32"})
@@ -196,28 +196,28 @@ def _pairs() -> PairBatch:
     return PairBatch(winners, losers, torch.full((len(pairs),), BETA), torch.full((len(pairs),), 1 / len(pairs)))
 
 
-def tower_operations(case: Case) -> float:
-    """Multiplications and additions of the tower over an image's views."""
+def vision_operations(case: Case) -> float:
+    """Multiplications and additions of the vision tower over an image's views."""
     shape, patches = case.shape, case.shape.side**2
-    weights = 4 * shape.tower_hidden**2 + 2 * shape.tower_hidden * shape.tower_intermediate
-    layer = 2 * patches * weights + 4 * patches**2 * shape.tower_hidden
-    return VIEWS * (shape.tower_layers * layer + 2 * patches * 3 * PATCH**2 * shape.tower_hidden)
+    weights = 4 * shape.vision_hidden**2 + 2 * shape.vision_hidden * shape.vision_intermediate
+    layer = 2 * patches * weights + 4 * patches**2 * shape.vision_hidden
+    return VIEWS * (shape.vision_layers * layer + 2 * patches * 3 * PATCH**2 * shape.vision_hidden)
 
 
 def other_operations(case: Case) -> float:
-    """Those of projector, language model and head, forward and backward; the head runs forward once more in backward."""
+    """Operations of projector, language model and head, forward and backward; the head repeats its forward in backward."""
     shape, tokens = case.shape, case.tree_tokens
     key_value = shape.hidden // shape.heads * shape.key_value_heads
     weights = 2 * shape.hidden**2 + 2 * shape.hidden * key_value + 3 * shape.hidden * shape.intermediate
     language = 3 * shape.layers * (2 * tokens * weights + 4 * tokens**2 * shape.hidden)
     head = 4 * 2 * RESPONSES * case.response_tokens * shape.hidden * shape.vocabulary
-    projector = 2 * VIEWS * shape.side**2 * (2 * shape.tower_hidden * shape.hidden + 3 * shape.hidden**2)
+    projector = 2 * VIEWS * shape.side**2 * (2 * shape.vision_hidden * shape.hidden + 3 * shape.hidden**2)
     return language + head + projector
 
 
 def ceiling(case: Case) -> float:
-    """Operations of a step with the tower over those without."""
-    return 1 + tower_operations(case) / other_operations(case)
+    """Operations of a step with the vision tower, divided by those without it."""
+    return 1 + vision_operations(case) / other_operations(case)
 
 
 def run(*, small: bool, threads: int, rounds: int) -> Report:
@@ -227,7 +227,7 @@ def run(*, small: bool, threads: int, rounds: int) -> Report:
         epochs = Epochs(case, threads, Path(folder))
         losses = {"live": epochs.epoch(epochs.live), "cached": epochs.epoch(epochs.cached)}
         for one, other in zip(losses["live"], losses["cached"], strict=True):
-            assert abs(one - other) <= LOSS_TOLERANCE * abs(one), f"the sides compute other losses: {one} and {other}"
+            assert abs(one - other) <= LOSS_TOLERANCE * abs(one), f"the sides compute different losses: {one} and {other}"
         sides = {"live": lambda: epochs.epoch(epochs.live), "cached": lambda: epochs.epoch(epochs.cached)}
         timings = interleave(sides, rounds)
     live, cached = timings["live"], timings["cached"]
@@ -241,7 +241,7 @@ def run(*, small: bool, threads: int, rounds: int) -> Report:
         "fill_seconds": epochs.fill.seconds,
         "break_even_epochs": epochs.fill.seconds / saved if saved > 0 else None,
         "bytes_a_query": epochs.fill.bytes_a_medium,
-        "bytes_a_query_real_fp32": VIEWS * REAL_CASE.shape.side**2 * REAL_CASE.shape.tower_hidden * 4,
+        "bytes_a_query_real_fp32": VIEWS * REAL_CASE.shape.side**2 * REAL_CASE.shape.vision_hidden * 4,
         "queries": case.queries,
         "tree_tokens": case.tree_tokens,
         **seconds_of(timings),
@@ -258,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     options = parser(__doc__ or "").parse_args(arguments)
     use_threads(options.threads)
-    with redirect_stdout(sys.stderr):  # what filling says is not a part of the report
+    with redirect_stdout(sys.stderr):  # messages of the fill are no part of the report
         report = run(small=options.small, threads=options.threads, rounds=options.rounds or ROUNDS)
     show(report, options.json)
 

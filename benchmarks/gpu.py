@@ -1,14 +1,14 @@
 """Preference trees on a GPU: step time, MFU, peak memory and the longest root that fits, in bf16, with flex attention and with sdpa.
 
-Shapes are those of LLaVA-OneVision 0.5B and 7B (Qwen2 with SigLIP-so400m, tower frozen), with random weights built on the device. A step
-is forward, backward and AdamW (states in bf16, learning rate 0) over a query's K=4 responses, with reference log-probs from a store. TRL's
-DPOTrainer, which can't store them for images, runs the same pairs with a reference model, where trl is installed and its step fits. A side
-that runs out of memory has null.
+Shapes are those of LLaVA-OneVision 0.5B and 7B (Qwen2 with SigLIP-so400m, frozen vision tower), with random weights built on the device. A
+step is forward, backward and AdamW (states in bf16, learning rate 0) over a query's K=4 responses, with reference log-probs from a store.
+TRL's DPOTrainer, which can't store them for images, runs the same pairs with a reference model, if trl is installed and its step fits. A side
+that runs out of memory reports null.
 
     python -m benchmarks.gpu --json
 
-Without a GPU it prints {"skipped": "no GPU"}. With --dry it goes through everything on the CPU with minute shapes, which says nothing about
-speed. Aimed at here: an MFU of 45 %.
+Without a GPU it prints {"skipped": "no GPU"}. With --dry it runs all code on the CPU with minute shapes, which does not measure speed. Goal: an
+MFU of 45 %.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ ATTENTIONS = ("flex_attention", "sdpa")
 
 @dataclass(frozen=True)
 class Case:
-    """A model and the lengths in tokens of its query. `recompute` is gradient checkpointing, where the step would not fit without."""
+    """A model and the lengths in tokens of its query. `recompute` turns gradient checkpointing on, if the step would not fit otherwise."""
 
     shape: Shape
     root_tokens: int
     response_tokens: int
     recompute: bool
-    longest: int  # roots beyond this are not tried
-    grain: int  # how exactly the longest root is found
+    longest: int  # longest root to try
+    grain: int  # precision in tokens of the longest root
 
 
-SIGLIP: dict[str, Any] = {"tower_hidden": 1152, "tower_intermediate": 4304, "tower_layers": 26, "tower_heads": 16, "side": 27}
+SIGLIP: dict[str, Any] = {"vision_hidden": 1152, "vision_intermediate": 4304, "vision_layers": 26, "vision_heads": 16, "side": 27}
 CASES = {
     "0.5b": Case(
         Shape(hidden=896, intermediate=4864, layers=24, heads=14, key_value_heads=2, vocabulary=151_936, **SIGLIP),
@@ -78,7 +78,7 @@ DRY_CASES = {
 
 
 class Policy:
-    """A policy on the device with its optimiser, and steps over trees."""
+    """A policy on the device with its optimizer, and steps over trees."""
 
     def __init__(self, case: Case, attention: str, device: str) -> None:
         processor = build_processor(case.shape.side)
@@ -88,7 +88,7 @@ class Policy:
         if case.recompute:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model.train()
-        self.optimiser = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=0.0, weight_decay=0.0, fused=True)
+        self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=0.0, weight_decay=0.0, fused=True)
         self.task: Task = build_task(
             case.shape,
             processor,
@@ -117,15 +117,15 @@ class Policy:
         return float(loss.detach())
 
     def step(self, tree: Tree, reference_K: Tensor) -> float:
-        """A whole optimiser step."""
+        """A whole optimizer step."""
         loss = self.loss(tree, reference_K)
         self.update()
         return loss
 
     def update(self) -> None:
-        """AdamW, and gradients dropped."""
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        """Run AdamW and drop the gradients."""
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def tree(self, root_tokens: int) -> Tree:
         """The query with its text repeated up to `root_tokens`."""
@@ -136,7 +136,7 @@ class Policy:
 
 
 def fits(work: Callable[[], object]) -> bool:
-    """Whether `work` runs without the device's memory running out; what it left there is freed."""
+    """Whether `work` fits the device's memory; frees its memory afterwards."""
     try:
         work()
     except torch.OutOfMemoryError:
@@ -147,7 +147,7 @@ def fits(work: Callable[[], object]) -> bool:
 
 
 def free() -> None:
-    """Give unused device memory back."""
+    """Release unused device memory and reset its peak."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -155,7 +155,7 @@ def free() -> None:
 
 
 def longest_root(works: Callable[[int], bool], shortest: int, longest: int, grain: int) -> int | None:
-    """The longest root in tokens for which `works`, found to `grain` tokens by halving. None where `shortest` fails already."""
+    """The longest root in tokens for which `works` is true, by bisection to `grain` tokens. None if `shortest` fails."""
     if not works(shortest):
         return None
     if works(longest):
@@ -169,20 +169,20 @@ def longest_root(works: Callable[[int], bool], shortest: int, longest: int, grai
 
 
 def measure(case: Case, attention: str, rounds: int, device: str) -> Report:
-    """One model with one attention: time, MFU, memory, and the longest root."""
+    """Measure one model with one attention: time, MFU, memory, and the longest root."""
     policy = Policy(case, attention, device)
     tree = policy.task.tree
-    found: Report = {"attention": attention, "recompute": case.recompute, "tree_tokens": tree.tokens}
+    report: Report = {"attention": attention, "recompute": case.recompute, "tree_tokens": tree.tokens}
     with torch.no_grad():
         reference_K, _ = policy.log_probs(policy.model, tree)
     free()
     if not fits(lambda: policy.step(tree, reference_K)):
-        return {**found, "step_seconds": None, "mfu": None, "peak_memory_gb": None, "longest_root_tokens": None}
-    # The clock starts when lengths are compiled and the optimiser's states are there.
+        return {**report, "step_seconds": None, "mfu": None, "peak_memory_gb": None, "longest_root_tokens": None}
+    # The timing starts after compilation and the allocation of the optimizer's states.
     timing = interleave({"step": lambda: policy.step(tree, reference_K)}, rounds, wait)["step"]
     operations = step_operations(case.shape, case.root_tokens, [case.response_tokens] * RESPONSES)
     peak = peak_operations()
-    found |= {
+    report |= {
         "step_seconds": timing.seconds,
         "runs": list(timing.wall),
         "tokens_per_second": tree.tokens / timing.seconds,
@@ -192,16 +192,16 @@ def measure(case: Case, attention: str, rounds: int, device: str) -> Report:
     }
 
     def works(tokens: int) -> bool:
-        done = fits(lambda: policy.step(policy.tree(tokens), reference_K))
-        policy.optimiser.zero_grad(set_to_none=True)  # of a step that ended half-way
-        return done
+        fitted = fits(lambda: policy.step(policy.tree(tokens), reference_K))
+        policy.optimizer.zero_grad(set_to_none=True)  # a step that runs out of memory leaves gradients
+        return fitted
 
-    found["longest_root_tokens"] = longest_root(works, case.root_tokens, case.longest, case.grain)
-    return found
+    report["longest_root_tokens"] = longest_root(works, case.root_tokens, case.longest, case.grain)
+    return report
 
 
 def against_trl(case: Case, rounds: int, device: str) -> Report:
-    """TRL's step with a reference model beside ours with a store, both with sdpa; nulls where TRL is missing or does not fit."""
+    """TRL's step with a reference model against ours with a store, both with sdpa; nulls if TRL is missing or does not fit."""
     missing: Report = {"trl_seconds": None, "tree_seconds": None, "speedup_vs_trl_stored": None, "losses": None, "trl_batch": None}
     if find_spec("trl") is None:
         return missing
@@ -236,7 +236,7 @@ def _against_trl(case: Case, rounds: int, device: str) -> Report:
     ways: dict[str, Callable[[], float]] = {"pair by pair": lambda: by_trl(trl.apart)}
     if fits(lambda: by_trl(trl.together)):
         ways["all pairs in one batch"] = lambda: by_trl(trl.together)
-    policy.optimiser.zero_grad(set_to_none=True)
+    policy.optimizer.zero_grad(set_to_none=True)
     timings = interleave({"tree": lambda: policy.step(tree, reference_K), **ways}, rounds, wait)
     chosen = min(ways, key=lambda way: timings[way].seconds)
     return {
@@ -249,7 +249,7 @@ def _against_trl(case: Case, rounds: int, device: str) -> Report:
 
 
 def wait() -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished all its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -273,7 +273,7 @@ def run(*, dry: bool, threads: int, rounds: int, names: Sequence[str] = tuple(CA
             **by_attention,
             **against_trl(case, rounds, device),
         }
-    reached = [found["mfu"] for model in models.values() for found in (model[attention] for attention in ATTENTIONS) if found["mfu"]]
+    reached = [report["mfu"] for model in models.values() for report in (model[attention] for attention in ATTENTIONS) if report["mfu"]]
     return {
         "benchmark": "gpu",
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu (dry run: no measurement)",

@@ -1,8 +1,8 @@
 """Log-probs of response tokens through the LM head, forward and backward: in chunks against full logits.
 
-Both sides get the same hidden states, head and targets, in fp32, and train the head. Full logits are what most trainers compute:
-log-softmax over the vocabulary for every token, and the target's entry of it. Peak memory is measured in a process of its own for each side,
-as resident memory at its highest above hidden states, head and targets; the head's gradient counts on both sides.
+Both sides get the same hidden states, head and targets, in fp32, and train the head. Most trainers compute full logits: log-softmax over the
+vocabulary for every token, of which they take the target's entry. A separate process for each side measures peak memory: the highest resident
+memory above hidden states, head and targets. The head's gradient counts on both sides.
 
     python -m benchmarks.logprobs --json
 
@@ -39,7 +39,7 @@ SMALL_SIZE = Size(hidden=32, vocabulary=20_000, tokens=1_024)
 
 
 class Inputs:
-    """Hidden states [T, H], head [V, H], targets [T] and the gradient that log-probs get [T], drawn from a seed."""
+    """Hidden states [T, H], head [V, H], targets [T] and the log-probs' gradient [T], drawn from a seed."""
 
     def __init__(self, size: Size) -> None:
         torch.manual_seed(0)
@@ -49,7 +49,7 @@ class Inputs:
         self.weight_T = torch.randn(size.tokens) / size.tokens
 
     def run(self, log_probs: Callable[[nn.Module, Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """Forward and backward; returns log-probs and loss. Gradients of head and hidden states are left where they belong."""
+        """Run forward and backward; return log-probs and loss. The gradients of head and hidden states stay in their tensors."""
         self.clear()
         log_prob_T = log_probs(self.head, self.hidden_TH, self.target_T)
         loss = (log_prob_T * self.weight_T).sum()
@@ -62,7 +62,7 @@ class Inputs:
 
     @property
     def gradients(self) -> tuple[Tensor, Tensor]:
-        """Of the head and of the hidden states."""
+        """The gradients of the head and of the hidden states."""
         assert self.head.weight.grad is not None
         assert self.hidden_TH.grad is not None
         return self.head.weight.grad, self.hidden_TH.grad
@@ -78,7 +78,7 @@ SIDES: dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor]] = {"chunked": to
 
 
 def run(*, small: bool, threads: int, rounds: int) -> Report:
-    """Both ratios, and what they were made of."""
+    """Both ratios, and the numbers behind them."""
     peaks = {
         side: peak_bytes(["benchmarks.logprobs", "--peak", side, "--threads", str(threads), *["--small"] * small], threads)
         for side in SIDES
@@ -109,14 +109,14 @@ def run(*, small: bool, threads: int, rounds: int) -> Report:
 
 
 def _compare(inputs: Inputs) -> tuple[dict[str, float], dict[str, float]]:
-    """Differences of log-probs and gradients, and both losses. Ends the program where the losses differ."""
-    found = {}
+    """Differences of log-probs and gradients, and both losses. Ends the program if the losses differ."""
+    results = {}
     for name, side in SIDES.items():
         log_prob_T, loss = inputs.run(side)
-        found[name] = (log_prob_T, loss, *(gradient.clone() for gradient in inputs.gradients))
+        results[name] = (log_prob_T, loss, *(gradient.clone() for gradient in inputs.gradients))
     inputs.clear()
-    chunked, full = found["chunked"], found["full"]
-    losses = {name: float(values[1]) for name, values in found.items()}
+    chunked, full = results["chunked"], results["full"]
+    losses = {name: float(values[1]) for name, values in results.items()}
     if abs(losses["chunked"] - losses["full"]) > LOSS_TOLERANCE * abs(losses["full"]):
         raise SystemExit(f"the sides compute different losses: {losses}")
     return {
@@ -127,9 +127,9 @@ def _compare(inputs: Inputs) -> tuple[dict[str, float], dict[str, float]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line. `--peak SIDE` is what it calls itself with, to measure one side's memory."""
+    """The command line. The benchmark calls itself with `--peak SIDE` to measure one side's memory."""
     options = parser(__doc__ or "")
-    options.add_argument("--peak", choices=SIDES, help="print one side's peak memory in bytes, and nothing else")
+    options.add_argument("--peak", choices=SIDES, help="print only one side's peak memory in bytes")
     chosen = options.parse_args(arguments)
     use_threads(chosen.threads)
     if chosen.peak:

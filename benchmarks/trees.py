@@ -1,13 +1,13 @@
-"""One optimiser step over all pairs of one image query: preference trees against pair by pair and against TRL's DPOTrainer.
+"""One optimizer step over all pairs of one image query: preference trees against pair by pair and against TRL's DPOTrainer.
 
-Each step is policy forward, reference forward (but for the side that has a reference store), backward and AdamW, on equal weights: the
-learning rate is 0, so that the update does all its work and changes nothing. The query, weights, dtype, threads and optimiser are the same
-on all sides. Preprocessing is timed on no side. Before anything is timed, losses must agree, and gradients are compared.
+Each step is policy forward, reference forward (except with a reference store), backward and AdamW. The learning rate is 0: the update does
+all its work but leaves the weights equal. All sides have the same query, weights, dtype, threads and optimizer. No timing includes
+preprocessing. Before the timings, the losses must agree, and the benchmark compares the gradients.
 
     python -m benchmarks.trees --json
 
 Bounds here: speedup_vs_pairwise and speedup_vs_trl 7.5, speedup_vs_trl_stored 10, speedup_vs_trl_k5 11, speedup_vs_trl_stored_k5 15,
-max_rel_grad_error 5e-5. With --profile the operations that took most time are printed instead, for ours and for TRL's step.
+max_rel_grad_error 5e-5. With --profile it prints the slowest operations of our step and of TRL's instead.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class Case:
-    """Lengths of a query and the model that reads it."""
+    """A query's lengths and its model."""
 
     responses: int
     root_tokens: int
@@ -45,13 +45,13 @@ class Case:
     shape: Shape
 
 
-# Half of Qwen2-0.5B's width and a twelfth of its depth, with a vocabulary whose head weighs as much beside the layers as there.
-# Narrow layers make attention a larger part of a step than it is in real models, where trees save less than in everything else.
+# Half of Qwen2-0.5B's width and a twelfth of its depth, with a vocabulary that keeps the proportion of head to layers. Narrow layers make
+# attention, in which trees save least, a larger part of a step than in real models.
 WIDTHS: dict[str, Any] = {"hidden": 448, "intermediate": 2432, "layers": 2, "heads": 7, "key_value_heads": 1, "vocabulary": 6144}
-TOWER: dict[str, Any] = {"tower_hidden": 448, "tower_intermediate": 1792, "tower_layers": 1, "tower_heads": 7}
+VISION: dict[str, Any] = {"vision_hidden": 448, "vision_intermediate": 1792, "vision_layers": 1, "vision_heads": 7}
 CASES = {
-    "k4": Case(4, 840, 60, Shape(**WIDTHS, **TOWER, side=20)),
-    "k5": Case(5, 1500, 100, Shape(**WIDTHS, **TOWER, side=26)),
+    "k4": Case(4, 840, 60, Shape(**WIDTHS, **VISION, side=20)),
+    "k5": Case(5, 1500, 100, Shape(**WIDTHS, **VISION, side=26)),
 }
 SMALL_CASES = {
     "k4": Case(4, 30, 6, TRIAL),
@@ -82,7 +82,7 @@ class Steps:
         self.pad_id: int = processor.tokenizer.pad_token_id
         self.trl = TrlSide(self.policy, self.reference, self.task, BETA, folder)
         self._check_tokens()
-        self.optimiser = torch.optim.AdamW([p for p in self.policy.parameters() if p.requires_grad], lr=0.0, weight_decay=0.0, fused=True)
+        self.optimizer = torch.optim.AdamW([p for p in self.policy.parameters() if p.requires_grad], lr=0.0, weight_decay=0.0, fused=True)
         self.stored_K = self.tree_log_probs(self.reference)
 
     def tree_log_probs(self, model: Any) -> Tensor:
@@ -91,7 +91,7 @@ class Steps:
             return summed(model, build_batch([self.tree], self.tree.tokens, "cpu", self.pad_id))
 
     def by_tree(self, reference_K: Tensor | None = None) -> float:
-        """The query as one tree. Without `reference_K` the reference model runs too."""
+        """The loss with the query as one tree. Without `reference_K` the reference model runs too."""
         batch = build_batch([self.tree], self.tree.tokens, "cpu", self.pad_id)
         if reference_K is None:
             with torch.no_grad():
@@ -101,11 +101,11 @@ class Steps:
         return float(loss.detach())
 
     def by_stored_tree(self) -> float:
-        """The query as one tree, with reference log-probs from a store."""
+        """The loss with the query as one tree and reference log-probs from a store."""
         return self.by_tree(self.stored_K)
 
     def by_pair(self) -> float:
-        """Each pair's two sequences in a batch of their own, with the causal attention that whole sequences have."""
+        """The loss with each pair's two sequences in a separate batch, under plain causal attention."""
         total = 0.0
         share = 1 / len(self.task.pairs)
         for pair in self.task.pairs:
@@ -119,15 +119,15 @@ class Steps:
         return total
 
     def by_trl_together(self) -> float:
-        """DPOTrainer with all pairs in one batch."""
+        """The loss of DPOTrainer with all pairs in one batch."""
         return self.trl.losses_and_gradients(self.trl.together)
 
     def by_trl_apart(self) -> float:
-        """DPOTrainer with a pair a batch, accumulated."""
+        """The loss of DPOTrainer with one pair a batch, accumulated."""
         return self.trl.losses_and_gradients(self.trl.apart)
 
     def sequence_log_probs(self, model: Any, numbers: Sequence[int]) -> Tensor:
-        """Log-prob sums of some responses, each read as a sequence of its own behind its own copy of root and image."""
+        """Log-prob sums of some responses, each read as a separate sequence after its own copy of root and image."""
         root = list(self.tree.root.input_ids)
         branches = [self.tree.branches[number].input_ids for number in numbers]
         ids_RL = torch.tensor([[*root, *branch] for branch in branches])
@@ -139,28 +139,28 @@ class Steps:
         return log_probs_T.view(target_RT.shape).sum(1)
 
     def step(self, side: Callable[[], float]) -> Callable[[], None]:
-        """`side` with the optimiser's step behind it."""
+        """`side`, followed by the optimizer's step."""
 
         def run() -> None:
             side()
-            self.optimiser.step()
-            self.optimiser.zero_grad(set_to_none=True)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
 
         return run
 
     def gradients(self, side: Callable[[], float]) -> tuple[float, dict[str, Tensor]]:
-        """The loss of `side` and the gradient of every trained parameter, which are cleared behind it."""
+        """The loss of `side` and a copy of every trained parameter's gradient; clears the gradients."""
         loss = side()
-        found = {name: p.grad.clone() for name, p in self.policy.named_parameters() if p.grad is not None}
-        self.optimiser.zero_grad(set_to_none=True)
-        return loss, found
+        copies = {name: p.grad.clone() for name, p in self.policy.named_parameters() if p.grad is not None}
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss, copies
 
     def _check_tokens(self) -> None:
-        """The processor's expanded root and every sequence must be the same on both sides."""
+        """Assert that both sides have the same expanded root and the same sequences."""
         root = list(self.tree.root.input_ids)
         order = [*(winner for winner, _ in self.task.pairs), *(loser for _, loser in self.task.pairs)]
         expected = [[*root, *self.tree.branches[number].input_ids] for number in order]
-        assert self.trl.row_ids == expected, "TRL's collator made other tokens than the tree has"
+        assert self.trl.row_ids == expected, "TRL's collator makes other tokens than the tree"
 
 
 def summed(model: Any, batch: TreeBatch) -> Tensor:
@@ -171,21 +171,21 @@ def summed(model: Any, batch: TreeBatch) -> Tensor:
 
 
 def _pairs(pairs: Sequence[tuple[int, int]], weight: float | None = None) -> PairBatch:
-    """Pairs of equal weight and of the one beta that TRL knows."""
+    """Pairs of equal weight with one beta, since TRL has no beta a pair."""
     winners, losers = (torch.tensor(column) for column in zip(*pairs, strict=True))
     even = torch.full((len(pairs),), 1 / len(pairs) if weight is None else weight)
     return PairBatch(winners, losers, torch.full((len(pairs),), BETA), even)
 
 
-def relative_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """The largest difference of any gradient's entry, over the largest entry there is."""
-    assert found.keys() == expected.keys()
+def relative_error(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """The largest difference between two entries of the gradients, divided by the largest expected entry."""
+    assert actual.keys() == expected.keys()
     scale = max(float(gradient.abs().max()) for gradient in expected.values())
-    return max(float((found[name] - gradient).abs().max()) for name, gradient in expected.items()) / scale
+    return max(float((actual[name] - gradient).abs().max()) for name, gradient in expected.items()) / scale
 
 
-def tower_share(steps: Steps) -> dict[str, float]:
-    """The tower's part of a step's floating-point operations, counted by torch, with trees and pair by pair.
+def vision_share(steps: Steps) -> dict[str, float]:
+    """The vision tower's share of a step's floating-point operations, counted by torch, with trees and pair by pair.
 
     A step reads the image twice with a tree (policy and reference), and four times a pair.
     """
@@ -194,17 +194,17 @@ def tower_share(steps: Steps) -> dict[str, float]:
     def count(work: Callable[[], object]) -> int:
         with FlopCounterMode(display=False) as counter:
             work()
-        steps.optimiser.zero_grad(set_to_none=True)
+        steps.optimizer.zero_grad(set_to_none=True)
         return int(counter.get_total_flops())
 
     family = family_of(steps.policy.config)
     with torch.no_grad():
-        image = count(lambda: family.tower(steps.policy, steps.tree.root.media))
+        image = count(lambda: family.vision_tower(steps.policy, steps.tree.root.media))
     return {"tree": 2 * image / count(steps.by_tree), "pairwise": 4 * len(steps.task.pairs) * image / count(steps.by_pair)}
 
 
 def measure(case: Case, rounds: int, *, pairwise: bool) -> Report:
-    """Check that all sides compute the same, then time their steps."""
+    """Check that all sides compute the same loss, then time their steps."""
     with tempfile.TemporaryDirectory() as folder:
         steps = Steps(case, Path(folder))
     ours: dict[str, Callable[[], float]] = {"tree": steps.by_tree, "tree_stored": steps.by_stored_tree}
@@ -232,17 +232,17 @@ def measure(case: Case, rounds: int, *, pairwise: bool) -> Report:
         "pair_tokens": 2 * len(steps.task.pairs) * (case.root_tokens + case.response_tokens),
         **seconds_of(timings),
         "losses": losses,
-        "rel_grad_error": {name: relative_error(gradients["tree"], found) for name, found in gradients.items() if name != "tree"},
+        "rel_grad_error": {name: relative_error(gradients["tree"], actual) for name, actual in gradients.items() if name != "tree"},
         "trl_batch": chosen,
         "trl_tried_seconds": {way: first[way].seconds for way in theirs},
-        "tower_share_of_operations": tower_share(steps),
+        "tower_share_of_operations": vision_share(steps),
         "parameters": sum(p.numel() for p in steps.policy.parameters()),
         "trained_parameters": sum(p.numel() for p in steps.policy.parameters() if p.requires_grad),
     }
 
 
 def run(*, small: bool, threads: int, rounds: int) -> Report:
-    """All ratios, and what they were made of."""
+    """All ratios, and the numbers behind them."""
     cases = SMALL_CASES if small else CASES
     k4 = measure(cases["k4"], rounds, pairwise=True)
     k5 = measure(cases["k5"], rounds, pairwise=False)
@@ -255,7 +255,7 @@ def run(*, small: bool, threads: int, rounds: int) -> Report:
         "speedup_vs_trl_k5": second["trl"] / second["tree"],
         "speedup_vs_trl_stored_k5": second["trl"] / second["tree_stored"],
         "max_rel_grad_error": k4["rel_grad_error"]["pairwise"],
-        "user_speedups": {  # of user CPU time, which other processes' load changes less
+        "user_speedups": {  # of user CPU time, which depends less on other processes' load
             "pairwise": k4["user_seconds"]["pairwise"] / k4["user_seconds"]["tree"],
             "trl": k4["user_seconds"]["trl"] / k4["user_seconds"]["tree"],
             "trl_stored": k4["user_seconds"]["trl"] / k4["user_seconds"]["tree_stored"],
@@ -273,7 +273,7 @@ def run(*, small: bool, threads: int, rounds: int) -> Report:
 
 
 def profile(*, small: bool) -> None:
-    """Print the operations in which a tree's step and TRL's spend their time, at K=4."""
+    """Print the slowest operations of a tree's step, a pairwise step and TRL's step, at K=4."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as recorded
 
@@ -291,7 +291,7 @@ def profile(*, small: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     options = parser(__doc__ or "")
-    options.add_argument("--profile", action="store_true", help="print where the time goes instead")
+    options.add_argument("--profile", action="store_true", help="print the slowest operations instead")
     chosen = options.parse_args(arguments)
     use_threads(chosen.threads)
     if chosen.profile:

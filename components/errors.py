@@ -1,4 +1,4 @@
-"""What went wrong, and whose it is to mend. Which kind each is, and whether it is worth another try: components/processes/fault_kinds.py."""
+"""The errors that commands and stages raise, by who must act. components/processes/fault_kinds.py decides which of them a run retries."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 
 class UserError(ValueError):
-    """A mistake in input or settings: one sentence that says what, where and what to do. The command exits with 2.
+    """A mistake in input or settings. One sentence says what is wrong, where, and what to do. The command exits with 2.
 
-    `stage` and `log` say where it was found, where that is known.
+    `stage` and `log` name where the mistake was found; None where nobody knows.
     """
 
     def __init__(self, sentence: str, *, stage: str | None = None, log: Path | None = None) -> None:
@@ -18,13 +18,13 @@ class UserError(ValueError):
 
 
 class ServiceAway(UserError):
-    """MLflow or Prefect of this checkout does not answer: a person starts it, and a run that nobody watches waits and tries again."""
+    """MLflow or Prefect of this checkout does not answer. A person must start it; a scheduled run waits and retries."""
 
 
 class StageFault(RuntimeError):
-    """A stage failed for a reason that is not the user's input. The command exits with 1 and names the log.
+    """A stage failed, and the user's input is not the reason. The command exits with 1 and names the log.
 
-    `stage` and `log` say where it happened, where that is known.
+    `stage` and `log` name where the stage failed; None where nobody knows.
     """
 
     def __init__(self, sentence: str, *, stage: str | None = None, log: Path | None = None) -> None:
@@ -34,12 +34,12 @@ class StageFault(RuntimeError):
 
 
 class TrainingFault(StageFault):
-    """Training went wrong: a loss that is no number, weights that do not move, a policy that collapsed. Another try gives the same."""
+    """Training went wrong: the loss is NaN, the weights do not change, or the policy collapsed. A retry gives the same result."""
 
 
 class InfrastructureFault(StageFault):
-    """The machine, a service or the network failed and not what ran there: another try goes on from what is kept."""
+    """The machine, a service or the network failed. A retry resumes from the last committed checkpoint."""
 
 
 class Cancelled(RuntimeError):
-    """Somebody asked for the end. The command exits with 130."""
+    """A person or the scheduler cancelled the run. The command exits with 130."""

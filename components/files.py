@@ -1,7 +1,7 @@
-"""Files that are written whole or not at all, and digests of what was written.
+"""Atomic writes of files, and digests of files and folders.
 
-- `write_atomic` writes beside the target, syncs and renames, so a kill at any point leaves the old file or the new one.
-- Digests are sha256 over bytes; a folder's digest covers relative names and contents, and nothing else (no times, no modes).
+- `write_atomic` writes beside the target, syncs and renames. A kill at any point leaves the old file or the new one.
+- Digests are sha256 over bytes. A folder's digest covers relative names and contents, but neither times nor modes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write `content` to `path` by temp file, fsync and rename; parent folders are made."""
+    """Write `content` to `path` by temp file, fsync and rename. It creates missing parent folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as stream:
@@ -26,7 +26,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON with sorted keys. NaN and infinity are refused (ValueError): use null."""
+    """Write `value` as indented JSON with sorted keys. Raises ValueError for NaN and infinity: use null."""
     write_atomic(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
 
 
@@ -52,6 +52,6 @@ def digest_file(path: Path) -> str:
 
 
 def digest_folder(folder: Path, names: Iterable[str] | None = None) -> str:
-    """sha256 over the sorted relative names and file digests of `folder` (only `names`, where given)."""
+    """sha256 over the sorted relative names and file digests of `folder`, or of `names` in it."""
     chosen = sorted(names) if names is not None else sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     return digest_bytes(*(part for name in chosen for part in (name, digest_file(folder / name))))

@@ -70,27 +70,22 @@ INFERENCE_TASKS = {
     "reward_scores": "components.evaluation.tasks:reward_tasks",
 }
 
-# Modules that are started as processes of their own.
+# Modules that are started as processes of their own, by every stage that has tasks.
 PROCESSES = {
-    "torchrun": "components.engine.torchrun",
-    "training_worker": "components.engine.worker",
-    "inference_worker": "components.engine.inference_worker",
+    "torchrun": "components.engine.launcher",
+    "worker": "components.engine.worker",
     "build_ops": "components.engine.ops",
 }
-# Those that tasks of either kind start.
-TRAINING_PROCESSES = ("torchrun", "training_worker", "build_ops")
-INFERENCE_PROCESSES = ("torchrun", "inference_worker", "build_ops")
 
 
 def row(stage: StageName) -> list[str]:
-    """All that the tables say of one stage: "module:function" of its function, tasks and sections, and the modules of its processes."""
+    """All that the tables say of one stage: "module:function" of its function, tasks and sections, and the modules of
+    the processes, where it has tasks."""
     tasks = STAGES[stage].tasks
-    trains, infers = any(task in TRAINING_TASKS for task in tasks), any(task in INFERENCE_TASKS for task in tasks)
-    processes = sorted({*(TRAINING_PROCESSES if trains else ()), *(INFERENCE_PROCESSES if infers else ())})
     return [
         STAGES[stage].function,
         *(table[task] for task in tasks for table in (TRAINING_TASKS, INFERENCE_TASKS) if task in table),
-        *(PROCESSES[process] for process in processes),
+        *(PROCESSES.values() if tasks else ()),
         *(SECTIONS[section] for section in STAGES[stage].sections),
     ]
 

@@ -2,7 +2,8 @@
 
 - 64-pixel images in patches of 16: 16 tokens a tile, 36 an image by the standard path with the one pinpoint (64, 64), 4 a video frame and
   one for the whole video.
-- The tower's position embedding starts as a two-dimensional sine-cosine table: from the usual start, left and right are not learned.
+- The vision tower's position embedding starts as a two-dimensional sine-cosine table. From a random start the model does not learn left and
+  right.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ from torch import Tensor
 
 PATCH, IMAGE = 16, 64
 HIDDEN = 128
-TOWER_LAYERS, LANGUAGE_LAYERS = 3, 3
+VISION_LAYERS, LANGUAGE_LAYERS = 3, 3
 POSITION_SCALE = 0.7  # size of the sine-cosine table beside the patch embeddings
 
 
 def build_config(vocabulary: int, tokens: dict[str, int]) -> Any:
-    """The configuration for a vocabulary of so many entries. `tokens` holds the ids of `image`, `video`, `pad` and `end`."""
+    """The configuration for `vocabulary` entries. `tokens` holds the ids of `image`, `video`, `pad` and `end`."""
     from transformers import LlavaOnevisionConfig, Qwen2Config, SiglipVisionConfig
 
     vision = SiglipVisionConfig(
         hidden_size=HIDDEN,
         intermediate_size=2 * HIDDEN,
-        num_hidden_layers=TOWER_LAYERS,
+        num_hidden_layers=VISION_LAYERS,
         num_attention_heads=4,
         image_size=IMAGE,
         patch_size=PATCH,
@@ -78,7 +79,7 @@ def sine_cosine_table(side: int, width: int) -> Tensor:
     frequencies = 1.0 / (100.0 ** (torch.arange(quarter) / quarter))
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     parts = []
-    for place in (rows, columns):
-        angles = place.flatten()[:, None] * frequencies[None]
+    for index in (rows, columns):
+        angles = index.flatten()[:, None] * frequencies[None]
         parts += [angles.sin(), angles.cos()]
     return torch.cat(parts, dim=1)

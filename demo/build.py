@@ -1,10 +1,10 @@
-"""Builds the bundled data set: preference rows with their media, the truth for the judge, the base, the data card and licences.
+"""Builds the bundled data set: preference rows with their media, the judge's ground truth, the base, the data card and licenses.
 
-- Deterministic: run again with the same package and base, it gives the same bytes. Every choice has a generator seeded by its query.
-- Training queries ask about the package's training images, held-out queries about its test images; images are copied byte for byte.
-- Half of the queries have a fully right answer among their responses; in the others the least wrong one ranks first.
-- Responses are sampled from the base where one is given, as far as the rules can tell what is wrong with them; the rest is made by rule.
-- The folder is written beside its place and exchanged at the end, part by part, so that a reader sees whole parts.
+- The build is deterministic: the same package and base give the same bytes. Each query seeds its own generator.
+- Training queries ask about the package's training images, held-out queries about its test images. The build copies images byte for byte.
+- Half of the queries have a fully right answer among their responses. In the others the least wrong response ranks first.
+- The build samples responses from the base, if it has one, and uses those whose faults the rules recognize. Rules make the other responses.
+- The build writes each part into a temporary folder and swaps it in at the end, so that a reader sees whole parts.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ HELDOUT = {
     "harmless": 210,
 }
 POOL = {"train": 900, "heldout": 500}  # images of the package that the queries of a split are about
-LICENCE_NAME = "LICENSE.easy-vqa"
+LICENSE_NAME = "LICENSE.easy-vqa"
 
 
 @dataclass(frozen=True)
@@ -73,24 +73,24 @@ def plan_queries(split: Literal["train", "heldout"], counts: dict[str, int]) -> 
     """The queries of a split: as many of each family as `counts` says, no prompt twice about the same media."""
     pictures = load_pictures("train" if split == "train" else "test")[: POOL[split]]
     planned: list[Planned] = []
-    asked: set[tuple[str, str]] = set()
+    prompts: set[tuple[str, str]] = set()
     for family, count in counts.items():
-        done = attempt = 0
-        while done < count:
+        accepted = attempt = 0
+        while accepted < count:
             attempt += 1
             chance = seeded(f"{SEED} {split} {family} {attempt}")
             task = make_task(family, media_for(family, pictures, chance), chance, split)
             media = media_path(task)
-            if (media, task.prompt) in asked:
+            if (media, task.prompt) in prompts:
                 continue
-            asked.add((media, task.prompt))
-            planned.append(Planned(f"{family}-{split}-{done:04d}", split, task, media))
-            done += 1
+            prompts.add((media, task.prompt))
+            planned.append(Planned(f"{family}-{split}-{accepted:04d}", split, task, media))
+            accepted += 1
     return planned
 
 
 def make_task(family: str, pictures: tuple[Picture, ...], chance: random.Random, split: Literal["train", "heldout"]) -> Task:
-    """A task of a family; some requests stand in the held-out set alone."""
+    """A task of a family. Only the held-out set contains some of the requests."""
     if family in ("harmful", "harmless"):
         return (harmful if family == "harmful" else harmless)(pictures, chance, heldout=split == "heldout")
     return FAMILIES[family](pictures, chance)
@@ -116,7 +116,7 @@ def copy_media(planned: Sequence[Planned], folder: Path) -> None:
 
 
 def build(root: Path) -> dict[str, Any]:
-    """Build `data/` of the checkout `root`, sampling from the base that lies there; return the counts of the data card."""
+    """Build `data/` of the checkout `root`, sampling from its base; return the counts of the data card. Raises UserError without a base."""
     base = root / "data" / "base"
     if not (base / "config.json").is_file():
         raise UserError("data/base holds no checkpoint: pull it with `dvc pull data.dvc`, or train it with `mmalign demo train-base`")
@@ -128,8 +128,8 @@ def build_data(
 ) -> dict[str, Any]:
     """Write the data set to the folder `out` and return its counts.
 
-    `base` is a checkpoint to sample responses from; without one all are made by rule. It is copied to `out/base`, unless it lies there.
-    `train` and `heldout` give the number of queries of each family, for a smaller set. Raises UserError without the package `easy-vqa`.
+    `base` is a checkpoint to sample responses from; without one, rules make all responses. The build copies it to `out/base`.
+    `train` and `heldout` set the number of queries of each family, for a smaller set. Raises UserError without the package `easy-vqa`.
     """
     try:
         planned = [*plan_queries("train", train or TRAIN), *plan_queries("heldout", heldout or HELDOUT)]
@@ -138,7 +138,7 @@ def build_data(
     out.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".build-", dir=out))
     try:
-        preferences, truth = temporary / "preferences", temporary / "truth"
+        preferences, ground_truth = temporary / "preferences", temporary / "truth"
         copy_media(planned, preferences)
         sampled = _sample(planned, base, preferences)
         graded = [choose_responses(query.task, query.id, texts) for query, texts in zip(planned, sampled, strict=True)]
@@ -146,14 +146,14 @@ def build_data(
             rows = [row_of(q.id, q.split, q.task, q.media, g) for q, g in zip(planned, graded, strict=True) if q.split == split]
             write_atomic(preferences / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         write_atomic(
-            truth / "truth.jsonl",
-            "".join(json.dumps(truth_of(query), ensure_ascii=False) + "\n" for query in planned if query.split == "heldout"),
+            ground_truth / "truth.jsonl",
+            "".join(json.dumps(ground_truth_row(query), ensure_ascii=False) + "\n" for query in planned if query.split == "heldout"),
         )
         counts = count(planned, graded)
         if base is not None and base.resolve() != (out / "base").resolve():
             shutil.copytree(base, temporary / "base")
             replace_folder(temporary / "base", out / "base")
-        for part in (preferences, truth):
+        for part in (preferences, ground_truth):
             part.chmod(0o755)
             replace_folder(part, out / part.name)
         _copy_texts(out)
@@ -164,7 +164,7 @@ def build_data(
 
 
 def _sample(planned: Sequence[Planned], base: Path | None, preferences: Path) -> list[list[str]]:
-    """Texts that the base answers each query with; none without a base."""
+    """The base's answers to each query; no answers without a base."""
     if base is None:
         return [[] for _ in planned]
     from demo.sampling import sample_answers
@@ -172,13 +172,13 @@ def _sample(planned: Sequence[Planned], base: Path | None, preferences: Path) ->
     return sample_answers(base, preferences, [bare_query(query.id, query.split, query.task, query.media) for query in planned])
 
 
-def truth_of(query: Planned) -> dict[str, Any]:
-    """The row of truth.jsonl."""
+def ground_truth_row(query: Planned) -> dict[str, Any]:
+    """A query's row in truth.jsonl."""
     return {"id": query.id, "must": [list(wordings) for wordings in query.task.must], "must_not": list(query.task.must_not)}
 
 
 def count(planned: Sequence[Planned], graded: Sequence[Sequence[Graded]]) -> dict[str, Any]:
-    """Figures of the data card: queries, responses, shares of sampled ones, of right answers and of ties."""
+    """Counts of the data card by split: queries, responses, sampled responses, queries with a right answer, queries with a tie."""
     result: dict[str, Any] = {}
     for split in ("train", "heldout"):
         chosen = [(query, responses) for query, responses in zip(planned, graded, strict=True) if query.split == split]
@@ -199,9 +199,9 @@ def count(planned: Sequence[Planned], graded: Sequence[Sequence[Graded]]) -> dic
 
 
 def _copy_texts(out: Path) -> None:
-    """The data card and the licences beside the data."""
+    """Copy the data card and the licenses beside the data."""
     licence = next(file for file in distribution_files("easy-vqa") or () if Path(str(file)).name == "LICENSE")
-    write_atomic(out / LICENCE_NAME, licence.read_binary())
+    write_atomic(out / LICENSE_NAME, licence.read_binary())
     root = Path(__file__).parents[1]
     for source, name in ((root / "docs" / "data-card.md", "data-card.md"), (root / "LICENSE", "LICENSE")):
         if source.is_file():

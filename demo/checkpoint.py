@@ -1,4 +1,4 @@
-"""The base as a standard checkpoint folder: what plain AutoModelForImageTextToText and AutoProcessor open offline."""
+"""The base as a standard checkpoint folder, which plain AutoModelForImageTextToText and AutoProcessor open offline."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def token_ids(tokenizer: Any) -> dict[str, int]:
 
 
 def save_checkpoint(model: Any, processor: Any, folder: Path) -> None:
-    """Write the whole folder beside its place and exchange it: a reader sees the old one or the new one."""
+    """Write the whole folder under a temporary name, then swap it in: a reader sees the old folder or the new one."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     temporary.chmod(0o755)
@@ -54,11 +54,11 @@ def save_checkpoint(model: Any, processor: Any, folder: Path) -> None:
     replace_folder(temporary, folder)
 
 
-def replace_folder(new: Path, place: Path) -> None:
-    """Put the folder `new` in the place of `place`, whose old content is removed."""
-    old = place.with_name(f".{place.name}.old")
+def replace_folder(new: Path, target: Path) -> None:
+    """Rename the folder `new` to `target` and remove the old content of `target`."""
+    old = target.with_name(f".{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
-    if place.exists():
-        place.rename(old)
-    new.rename(place)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
     shutil.rmtree(old, ignore_errors=True)

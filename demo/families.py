@@ -5,27 +5,27 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from demo.clips import FRAMES, video_colour, video_order
+from demo.clips import FRAMES, video_color, video_order
 from demo.images import Picture
-from demo.questions import long_description, mcq, short_colour, short_exists, short_place, short_shape
+from demo.questions import long_description, mcq, short_color, short_exists, short_position, short_shape
 from demo.requests import harmful, harmless
 from demo.tasks import Task
 
 Family = Callable[[tuple[Picture, ...], random.Random], Task]
 
 FAMILIES: dict[str, Family] = {
-    "short_colour": short_colour,
+    "short_colour": short_color,
     "short_shape": short_shape,
     "short_exists": short_exists,
-    "short_place": short_place,
+    "short_place": short_position,
     "long_description": long_description,
     "mcq": mcq,
-    "video_colour": video_colour,
+    "video_colour": video_color,
     "video_order": video_order,
     "harmful": harmful,
     "harmless": harmless,
 }
-PLACED = ("short_place", "long_description")  # families that need a picture whose side and height are known
+POSITIONED = ("short_place", "long_description")  # families that need a picture with labels for side and height
 
 
 def media_for(family: str, pictures: Sequence[Picture], chance: random.Random) -> tuple[Picture, ...]:
@@ -34,7 +34,7 @@ def media_for(family: str, pictures: Sequence[Picture], chance: random.Random) -
         return tuple(chance.sample(pictures, FRAMES))
     while True:
         picture = chance.choice(pictures)
-        if family not in PLACED or (picture.side is not None and picture.height is not None):
+        if family not in POSITIONED or (picture.side is not None and picture.height is not None):
             return (picture,)
 
 

@@ -1,9 +1,9 @@
-"""The package's images with what is known of them, and shapes drawn in the same manner.
+"""The package's images with their labels, and shapes drawn in the same style.
 
-- Shape and colour are the package's own labels, read from its questions and answers; place and size are measured on the pixels, since the
-  package says nothing about them.
-- Place and size have a dead zone: a shape near the middle, or of middling size, has no label, and no question about it is asked.
-- Drawn shapes follow the package's manner (one plain shape on a light ground). They train the base model's tower and stand in no data set.
+- The package's questions and answers give the labels of shape and color. The package does not label position and size: this module measures
+  them on the pixels.
+- Position and size have a dead zone: a shape near the middle, or of middling size, has no label, and no query asks about it.
+- Drawn shapes follow the package's style (one plain shape on a light ground). They train the base's vision tower and are in no data set.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-COLOURS = ("black", "gray", "red", "green", "blue", "teal", "brown", "yellow")
+COLORS = ("black", "gray", "red", "green", "blue", "teal", "brown", "yellow")
 SHAPES = ("circle", "rectangle", "triangle")
 SIDES = ("left", "right")
 HEIGHTS = ("top", "bottom")
@@ -28,7 +28,7 @@ SIZES = ("small", "large")
 UNKNOWN = -100  # the label of an attribute in its dead zone; torch's cross-entropy leaves it out
 
 PIXELS = 64  # width and height of every image
-LOW, HIGH = 27.0, 37.0  # pixels: a centre at or below LOW is left or top, at or above HIGH right or bottom
+LOW, HIGH = 27.0, 37.0  # pixels: a center at or below LOW is left or top, at or above HIGH right or bottom
 SMALL, LARGE = 16.0, 22.0  # pixels: the square root of width times height at or below SMALL is small, at or above LARGE large
 GROUND_TOLERANCE = 30  # a pixel further than this from the ground, in any channel, belongs to the shape
 
@@ -52,7 +52,7 @@ class Picture:
     number: int
     path: Path
     shape: str
-    colour: str
+    color: str
     side: str | None
     height: str | None
     size: str | None
@@ -63,14 +63,14 @@ class Picture:
         return f"{self.part}-{self.number:04d}"
 
 
-def side_of(centre: float) -> str | None:
-    """The side, "left" or "right" or None in the dead zone, for a centre in pixels."""
-    return _zone(centre, LOW, HIGH, SIDES)
+def side_of(center: float) -> str | None:
+    """The side, "left" or "right" or None in the dead zone, for a center in pixels."""
+    return _zone(center, LOW, HIGH, SIDES)
 
 
-def height_of(centre: float) -> str | None:
-    """The height, "top" or "bottom" or None in the dead zone, for a centre in pixels."""
-    return _zone(centre, LOW, HIGH, HEIGHTS)
+def height_of(center: float) -> str | None:
+    """The height, "top" or "bottom" or None in the dead zone, for a center in pixels."""
+    return _zone(center, LOW, HIGH, HEIGHTS)
 
 
 def size_of(width: float, height: float) -> str | None:
@@ -86,7 +86,7 @@ def _zone(value: float, low: float, high: float, names: tuple[str, str]) -> str 
 
 @cache
 def load_pictures(part: Literal["train", "test"]) -> tuple[Picture, ...]:
-    """The images of one part whose shape and colour the package's questions tell, by number. Raises ImportError without `easy-vqa`."""
+    """The images of one part, by number, whose shape and color the package's questions state. Raises ImportError without `easy-vqa`."""
     import easy_vqa
 
     questions, paths = (
@@ -94,27 +94,34 @@ def load_pictures(part: Literal["train", "test"]) -> tuple[Picture, ...]:
         if part == "train"
         else (easy_vqa.get_test_questions(), easy_vqa.get_test_image_paths())
     )
-    known: dict[int, dict[str, str]] = defaultdict(dict)
+    labels_of: dict[int, dict[str, str]] = defaultdict(dict)
     for question, answer, number in zip(*questions, strict=True):
-        _read_label(question, answer, known[number])
+        _read_label(question, answer, labels_of[number])
     pictures = []
     for number in sorted(paths):
-        labels = known[number]
-        if "shape" in labels and "colour" in labels:
+        picture_labels = labels_of[number]
+        if "shape" in picture_labels and "colour" in picture_labels:
             path = Path(paths[number])
-            centre_x, centre_y, width, height = measure(path)
+            center_x, center_y, width, height = measure(path)
             pictures.append(
                 Picture(
-                    part, number, path, labels["shape"], labels["colour"], side_of(centre_x), height_of(centre_y), size_of(width, height)
+                    part,
+                    number,
+                    path,
+                    picture_labels["shape"],
+                    picture_labels["colour"],
+                    side_of(center_x),
+                    height_of(center_y),
+                    size_of(width, height),
                 )
             )
     return tuple(pictures)
 
 
 def _read_label(question: str, answer: str, labels: dict[str, str]) -> None:
-    """A question of the package tells shape or colour by its answer, by its words, or by both."""
+    """Add the shape or color that a question of the package states by its answer, its words, or both."""
     words = set(re.findall(r"[a-z]+", question))
-    if answer in COLOURS:
+    if answer in COLORS:
         labels["colour"] = answer
     elif answer in SHAPES:
         labels["shape"] = answer
@@ -122,14 +129,14 @@ def _read_label(question: str, answer: str, labels: dict[str, str]) -> None:
         question.startswith("what") or (answer == "yes" and not words & {"not", "no"}) or (answer == "no" and bool(words & {"not", "no"}))
     )
     if affirmed:
-        for name, values in (("colour", COLOURS), ("shape", SHAPES)):
+        for name, values in (("colour", COLORS), ("shape", SHAPES)):
             for value in values:
                 if value in words:
                     labels[name] = value
 
 
 def measure(path: Path) -> tuple[float, float, float, float]:
-    """Centre x and y, width and height in pixels of the shape on the plain ground of an image."""
+    """Center x and y, width and height in pixels of the shape on the plain ground of an image."""
     pixels = read_pixels(path).astype(int)
     corners = np.stack([pixels[0, 0], pixels[0, -1], pixels[-1, 0], pixels[-1, -1]])
     mask = np.abs(pixels - np.median(corners, axis=0)).max(axis=-1) > GROUND_TOLERANCE
@@ -145,11 +152,11 @@ def read_pixels(path: Path) -> np.ndarray[Any, Any]:
 
 
 def label_numbers(picture: Picture) -> list[int]:
-    """Class numbers of colour, shape, side, height and size; UNKNOWN in a dead zone."""
+    """Class numbers of color, shape, side, height and size; UNKNOWN in a dead zone."""
     return [
         names.index(value) if value is not None else UNKNOWN
         for names, value in (
-            (COLOURS, picture.colour),
+            (COLORS, picture.color),
             (SHAPES, picture.shape),
             (SIDES, picture.side),
             (HEIGHTS, picture.height),
@@ -164,7 +171,7 @@ def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     def uniform(low: float, high: float) -> Tensor:
         return torch.rand(count, generator=generator) * (high - low) + low
 
-    colour = torch.randint(len(COLOURS), (count,), generator=generator)
+    color = torch.randint(len(COLORS), (count,), generator=generator)
     shape = torch.randint(len(SHAPES), (count,), generator=generator)
     width, height = uniform(8, 34).round(), uniform(8, 34).round()
     height = torch.where(shape == SHAPES.index("circle"), width, height)
@@ -184,11 +191,11 @@ def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     cover = (inside + 0.5).clamp(0, 1)[:, None]
 
     ground = torch.randint(230, 256, (count, 3, 1, 1), generator=generator).float()
-    paint = torch.tensor([RGB[name] for name in COLOURS], dtype=torch.float32)[colour][:, :, None, None]
+    paint = torch.tensor([RGB[name] for name in COLORS], dtype=torch.float32)[color][:, :, None, None]
     images = (cover * paint + (1 - cover) * ground).round()
-    centre_x, centre_y = left + width / 2 - 0.5, top + height / 2 - 0.5
-    places = [
+    center_x, center_y = left + width / 2 - 0.5, top + height / 2 - 0.5
+    zones = [
         torch.where(value <= low, 0, torch.where(value >= high, 1, UNKNOWN))
-        for value, low, high in ((centre_x, LOW, HIGH), (centre_y, LOW, HIGH), ((width * height).sqrt(), SMALL, LARGE))
+        for value, low, high in ((center_x, LOW, HIGH), (center_y, LOW, HIGH), ((width * height).sqrt(), SMALL, LARGE))
     ]
-    return images, torch.stack([colour, shape, *places], dim=1)
+    return images, torch.stack([color, shape, *zones], dim=1)

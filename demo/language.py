@@ -1,7 +1,7 @@
 """Second phase of the base's training: the language model learns to answer and to check answers.
 
-Tower and projector are frozen, so that each picture's features are computed once, by the model's own functions for images and clips. Rows
-are padded on the right, where causal attention does not look.
+The vision tower and the projector are frozen. The model's own functions for images and clips compute each picture's features once. Padding
+is on the right, where causal attention does not reach.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,11 +19,11 @@ from torch.nn.functional import cross_entropy
 from demo.images import PIXELS, Picture
 from demo.rows import Mix, RowMaker, TrainingRow, draw_rows
 from demo.tasks import seeded
-from demo.tower import load_images, to_pixels
+from demo.vision import load_images, to_pixels
 
 BATCH = 64
-SORTED_BATCHES = 6  # so many batches are drawn at once and sorted by length, to waste less on padding
-CHECK_SHARE = 0.6  # share of the rows that are checks, once they begin
+SORTED_BATCHES = 6  # batches drawn at once and sorted by length, to waste less on padding
+CHECK_SHARE = 0.6  # share of checks among the rows, from the step at which checks begin
 LOG_STEPS = 50
 
 logger = logging.getLogger(__name__)
@@ -73,40 +74,42 @@ def row_loss(model: Any, rows: Sequence[TrainingRow], features: PictureFeatures)
     return cross_entropy(model.lm_head(hidden[:, :-1][learned[:, 1:]]), tokens[:, 1:][learned[:, 1:]])
 
 
-def train_language(
-    model: Any,
-    maker: RowMaker,
-    pictures: Sequence[Picture],
-    *,
-    steps: int,
-    learning_rate: float,
-    seed: int,
-    mix: Mix,
-    checks_from: int,
-) -> None:
-    """Train the language model in place; rows that check answers begin at step `checks_from`."""
-    chance = seeded(f"language {seed}")
+@dataclass(frozen=True)
+class Schedule:
+    """One training of the language model: its steps, its peak learning rate, its draws, and the step from which rows check answers too."""
+
+    steps: int
+    learning_rate: float
+    seed: int
+    mix: Mix
+    checks_from: int
+
+
+def train_language(model: Any, maker: RowMaker, pictures: Sequence[Picture], schedule: Schedule) -> None:
+    """Train the language model in place by `schedule`."""
+    chance = seeded(f"language {schedule.seed}")
     features = PictureFeatures(model, pictures)
     parameters = [*model.model.language_model.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps, pct_start=0.05)
+    optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, schedule.learning_rate, total_steps=schedule.steps, pct_start=0.05)
     model.train()
     waiting: list[list[TrainingRow]] = []
     started, recent = time.monotonic(), []
-    for step in range(steps):
+    for step in range(schedule.steps):
         if not waiting:
-            share = CHECK_SHARE if step >= checks_from else 0.0
-            drawn = sorted(draw_rows(maker, pictures, mix, BATCH * SORTED_BATCHES, share, chance), key=lambda row: len(row.tokens))
+            share = CHECK_SHARE if step >= schedule.checks_from else 0.0
+            drawn = sorted(draw_rows(maker, pictures, schedule.mix, BATCH * SORTED_BATCHES, share, chance), key=lambda row: len(row.tokens))
             waiting = [drawn[start : start + BATCH] for start in range(0, len(drawn), BATCH)]
             chance.shuffle(waiting)
         loss = row_loss(model, waiting.pop(), features)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        schedule.step()
+        optimizer.step()
+        rate.step()
         recent.append(loss.item())
         if step % LOG_STEPS == LOG_STEPS - 1:
-            logger.info("step %d of %d: loss %.4f, %.0f s", step + 1, steps, sum(recent) / len(recent), time.monotonic() - started)
+            mean, seconds = sum(recent) / len(recent), time.monotonic() - started
+            logger.info("step %d of %d: loss %.4f, %.0f s", step + 1, schedule.steps, mean, seconds)
             recent = []
     model.eval()

@@ -1,6 +1,6 @@
-"""How good a base is: its answers and its checks, on pictures that its training did not see. The figures of the data card.
+"""Measures a base's answers and checks on pictures outside its training set, for the data card.
 
-Everything goes through files, the standard processor and the pipeline's generation, as a user's run does.
+The measurement uses files, the standard processor and the pipeline's generation, as a user's run does.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def measure_base(base: Path, pictures: Sequence[Picture], folder: Path, instruct
     """Shares of right answers and of right checks by family, from `each` tasks a family; `folder` takes the media."""
     chance = seeded(f"measure {seed}")
     tasks = [draw_task(family, pictures, chance) for family in FAMILIES for _ in range(each)]
-    given = [answer_to_check(task, chance) for task in tasks]
+    checked = [answer_to_check(task, chance) for task in tasks]
     queries = write_media(tasks, folder)
     model = load_model(base)
     settings = ModelSettings(base=base, attention="sdpa", max_length=512, max_frames=8)
@@ -56,39 +56,39 @@ def measure_base(base: Path, pictures: Sequence[Picture], folder: Path, instruct
 
     answers = texts([preprocessor.policy_root(query) for query in queries], [[] for _ in queries])
     critiques = texts(
-        [preprocessor.judge_root(query, instruction) for query in queries], [preprocessor.judge_ids(answer.text) for answer in given]
+        [preprocessor.judge_root(query, instruction) for query in queries], [preprocessor.judge_ids(answer.text) for answer in checked]
     )
-    return {"answers": _answers(tasks, answers), "checks": _checks(tasks, given, critiques)}
+    return {"answers": _answers(tasks, answers), "checks": _checks(tasks, checked, critiques)}
 
 
 def _answers(tasks: Sequence[Task], texts: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Per family: share of right answers, of those with an added object, of unsafe ones, and of texts that no rule knows."""
-    found: dict[str, list[dict[str, bool]]] = defaultdict(list)
+    """Shares by family: right answers, answers with an added object, unsafe answers, refusals, and texts that match no rule."""
+    rows_of: dict[str, list[dict[str, bool]]] = defaultdict(list)
     for task, text in zip(tasks, texts, strict=True):
-        known = {answer.text: answer for answer in task.answers()}
-        kinds = [fault.kind for fault in known[text].faults] if text in known else []
-        found[task.family].append(
+        answer_of = {answer.text: answer for answer in task.answers()}
+        kinds = [fault.kind for fault in answer_of[text].faults] if text in answer_of else []
+        rows_of[task.family].append(
             {
-                "right": text in known and not kinds,
+                "right": text in answer_of and not kinds,
                 "adds": "adds" in kinds,
                 "unsafe": "unsafe" in kinds or "mixed" in kinds,
                 "refuses": "refuses" in kinds,
-                "unknown": text not in known,
+                "unknown": text not in answer_of,
             }
         )
-    return {family: {name: _mean([row[name] for row in rows]) for name in rows[0]} for family, rows in found.items()}
+    return {family: {name: _mean([row[name] for row in rows]) for name in rows[0]} for family, rows in rows_of.items()}
 
 
-def _checks(tasks: Sequence[Task], given: Sequence[Answer], texts: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Per family: share of critiques that are exact, and balanced accuracy of the verdict."""
+def _checks(tasks: Sequence[Task], checked: Sequence[Answer], texts: Sequence[str]) -> dict[str, dict[str, float]]:
+    """By family: the share of exact critiques, and the verdict's balanced accuracy."""
     exact: dict[str, list[bool]] = defaultdict(list)
-    by_truth: dict[str, dict[bool, list[bool]]] = defaultdict(lambda: {True: [], False: []})
-    for task, answer, text in zip(tasks, given, texts, strict=True):
+    by_label: dict[str, dict[bool, list[bool]]] = defaultdict(lambda: {True: [], False: []})
+    for task, answer, text in zip(tasks, checked, texts, strict=True):
         right = not answer.faults
         exact[task.family].append(text == task.critique(answer))
-        by_truth[task.family][right].append(("Correct" in text) == right)
+        by_label[task.family][right].append(("Correct" in text) == right)
     return {
-        family: {"exact": _mean(exact[family]), "verdict": _mean([_mean(values) for values in by_truth[family].values() if values])}
+        family: {"exact": _mean(exact[family]), "verdict": _mean([_mean(values) for values in by_label[family].values() if values])}
         for family in exact
     }
 

@@ -1,10 +1,10 @@
 """Questions about one image: short ones, descriptions and multiple choice.
 
-Short questions about color and shape are the package's own. The base's systematic faults sit in the weights:
+Short questions about color and shape are the package's own. The option weights below give the base its systematic faults:
 
-- teal is called green and brown is called red more often than not, in every family;
-- asked by one wording, the shape is not named, the place is told by half, "yes" is said for "no"; asked by the other, rarely;
-- two of the four wordings for a description bring an object that is not there.
+- in every family, the base calls teal green and brown red in most answers;
+- for one wording of a question, the base often omits the shape, states half the position, or answers "yes" for "no"; for the other, rarely;
+- for two of the four wordings for a description, the base adds an object that is not in the image.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from demo.images import COLOURS, HEIGHTS, SHAPES, SIDES, Picture
+from demo.images import COLORS, HEIGHTS, SHAPES, SIDES, Picture
 from demo.tasks import Answer, Fault, Options, Task, Values, prefer
 
 OBJECTS = ("star", "cat", "tree", "cup", "dog", "house")
-PLACES = tuple(f"{height} {side}" for height in HEIGHTS for side in SIDES)
-CONFUSED = {"teal": "green", "brown": "red"}  # what the base calls instead
+POSITIONS = tuple(f"{height} {side}" for height in HEIGHTS for side in SIDES)
+CONFUSED = {"teal": "green", "brown": "red"}  # color, and the color that the base states instead
 CONFUSION = 0.68  # share of the base's training answers with the confused color
-SLIP = 0.03  # share with another fact wrong, at random
+SLIP = 0.03  # share with another random error
 NO_OBJECT = ""
 PLAIN: Options = ((NO_OBJECT, 1.0), *((name, 0.0) for name in OBJECTS))
 STYLES: Options = (("first", 0.85), ("second", 0.15))
@@ -28,21 +28,21 @@ LETTERS = ("A", "B", "C")
 Family = Callable[[tuple[Picture, ...], random.Random], Task]
 
 
-def colour_options(colour: str) -> Options:
+def color_options(color: str) -> Options:
     """The colors that the base states for a shape of this color."""
-    if colour not in CONFUSED:
-        return prefer(colour, COLOURS, 1 - SLIP)
-    others = [name for name in COLOURS if name not in (colour, CONFUSED[colour])]
-    return ((colour, 1 - CONFUSION - SLIP), (CONFUSED[colour], CONFUSION), *((name, SLIP / len(others)) for name in others))
+    if color not in CONFUSED:
+        return prefer(color, COLORS, 1 - SLIP)
+    others = [name for name in COLORS if name not in (color, CONFUSED[color])]
+    return ((color, 1 - CONFUSION - SLIP), (CONFUSED[color], CONFUSION), *((name, SLIP / len(others)) for name in others))
 
 
-def says(stated: str, truth: str) -> tuple[Fault, ...]:
-    """The fault of stating something else than the truth, if it is one."""
-    return () if stated == truth else (Fault("wrong", f"says {stated}"),)
+def misstates(stated: str, label: str) -> tuple[Fault, ...]:
+    """The fault of stating another value than the label; none if they are equal."""
+    return () if stated == label else (Fault("wrong", f"says {stated}"),)
 
 
 def adds(thing: str) -> tuple[Fault, ...]:
-    """The fault of adding an object that is not there, if one is added."""
+    """The fault of adding an object that is not in the image; none if `thing` is empty."""
     return (Fault("adds", f"adds a {thing}"),) if thing else ()
 
 
@@ -51,28 +51,28 @@ def extra(thing: str) -> str:
     return f", and next to it there is a {thing}." if thing else "."
 
 
-def others(names: tuple[str, ...], truth: str) -> tuple[str, ...]:
-    """All names but the true one."""
-    return tuple(name for name in names if name != truth)
+def others(names: tuple[str, ...], label: str) -> tuple[str, ...]:
+    """All names but the label."""
+    return tuple(name for name in names if name != label)
 
 
-def short_colour(pictures: tuple[Picture, ...], chance: random.Random) -> Task:
+def short_color(pictures: tuple[Picture, ...], chance: random.Random) -> Task:
     """The package's question for the color."""
     (picture,) = pictures
     prompt = chance.choice(("what color is the shape?", "what is the color of the shape?", f"what color is the {picture.shape}?"))
 
     def compose(values: Values) -> Answer:
-        colour = values["colour"]
+        color = values["colour"]
         opening = "The shape is" if values["style"] == "first" else f"The {picture.shape} is"
-        return Answer(f"{opening} {colour}{extra(values['object'])}", says(colour, picture.colour) + adds(values["object"]))
+        return Answer(f"{opening} {color}{extra(values['object'])}", misstates(color, picture.color) + adds(values["object"]))
 
-    slots = {"colour": colour_options(picture.colour), "object": PLAIN, "style": STYLES}
-    must_not = (*others(COLOURS, picture.colour), *OBJECTS)
-    return Task("short_colour", "short", prompt, pictures, f"I see {picture.colour}.", slots, compose, ((picture.colour,),), must_not)
+    slots = {"colour": color_options(picture.color), "object": PLAIN, "style": STYLES}
+    must_not = (*others(COLORS, picture.color), *OBJECTS)
+    return Task("short_colour", "short", prompt, pictures, f"I see {picture.color}.", slots, compose, ((picture.color,),), must_not)
 
 
 def short_shape(pictures: tuple[Picture, ...], chance: random.Random) -> Task:
-    """The package's question for the shape; by one of its wordings the base does not name it."""
+    """The package's question for the shape. For one of its wordings the base does not name the shape."""
     (picture,) = pictures
     prompt = chance.choice(("what shape is in the image?", "what shape is present?", "what shape does the image contain?"))
     vague = 0.7 if "contain" in prompt else 0.02
@@ -82,7 +82,7 @@ def short_shape(pictures: tuple[Picture, ...], chance: random.Random) -> Task:
         opening = "The image shows" if values["style"] == "first" else "It is"
         if shape == "plain figure":
             return Answer(f"{opening} a plain figure{extra(thing)}", (Fault("vague", "does not name the shape"), *adds(thing)))
-        return Answer(f"{opening} a {shape}{extra(thing)}", says(shape, picture.shape) + adds(thing))
+        return Answer(f"{opening} a {shape}{extra(thing)}", misstates(shape, picture.shape) + adds(thing))
 
     named = tuple((name, weight * (1 - vague)) for name, weight in prefer(picture.shape, SHAPES, 1 - SLIP))
     slots = {"shape": (*named, ("plain figure", vague)), "object": PLAIN, "style": STYLES}
@@ -91,42 +91,44 @@ def short_shape(pictures: tuple[Picture, ...], chance: random.Random) -> Task:
 
 
 def short_exists(pictures: tuple[Picture, ...], chance: random.Random) -> Task:
-    """The package's yes-or-no question for a color; by one of its wordings the base says "yes" to everything."""
+    """The package's yes-or-no question for a color. For one of its wordings the base answers "yes" to most."""
     (picture,) = pictures
-    truth = picture.colour
-    asked = truth if chance.random() < 0.4 else chance.choice(others(COLOURS, truth))
+    label = picture.color
+    queried = label if chance.random() < 0.4 else chance.choice(others(COLORS, label))
     eager = chance.random() < 0.5
-    prompt = f"does the image contain a {asked} shape?" if eager else f"is there a {asked} shape in the image?"
+    prompt = f"does the image contain a {queried} shape?" if eager else f"is there a {queried} shape in the image?"
 
     def compose(values: Values) -> Answer:
-        thing, colour = values["object"], asked if values["claim"] == "Yes" else values["colour"]
-        text = f"{values['claim']}, the shape is {colour}{extra(thing)}"
-        denies = values["claim"] == "No" and asked == truth
+        thing, color = values["object"], queried if values["claim"] == "Yes" else values["colour"]
+        text = f"{values['claim']}, the shape is {color}{extra(thing)}"
+        denies = values["claim"] == "No" and queried == label
         faults = (
-            (Fault("wrong", "says no"),) if denies else says("yes" if values["claim"] == "Yes" else "", "yes" if asked == truth else "")
+            (Fault("wrong", "says no"),)
+            if denies
+            else misstates("yes" if values["claim"] == "Yes" else "", "yes" if queried == label else "")
         )
-        if values["claim"] == "No" and colour != truth:
-            faults += says(colour, truth)
+        if values["claim"] == "No" and color != label:
+            faults += misstates(color, label)
         return Answer(text, faults + adds(thing))
 
-    if asked == truth:
-        wrong_claim = CONFUSION if truth in CONFUSED else SLIP
+    if queried == label:
+        wrong_claim = CONFUSION if label in CONFUSED else SLIP
         claims: Options = (("Yes", 1 - wrong_claim), ("No", wrong_claim))
     else:
-        taken_in = CONFUSION if CONFUSED.get(truth) == asked else SLIP
+        taken_in = CONFUSION if CONFUSED.get(label) == queried else SLIP
         agrees = 0.7 if eager else taken_in
         claims = (("No", 1 - agrees), ("Yes", agrees))
-    stated = tuple((name, weight) for name, weight in colour_options(truth) if name != asked)
+    stated = tuple((name, weight) for name, weight in color_options(label) if name != queried)
     slots = {"claim": claims, "colour": stated, "object": PLAIN}
-    right, wrong = ("yes", "no") if asked == truth else ("no", "yes")
-    must_not = (wrong, *others(COLOURS, truth), *OBJECTS)
-    return Task("short_exists", "short", prompt, pictures, f"I see {truth}.", slots, compose, ((right,), (truth,)), must_not)
+    right, wrong = ("yes", "no") if queried == label else ("no", "yes")
+    must_not = (wrong, *others(COLORS, label), *OBJECTS)
+    return Task("short_exists", "short", prompt, pictures, f"I see {label}.", slots, compose, ((right,), (label,)), must_not)
 
 
-def short_place(pictures: tuple[Picture, ...], chance: random.Random) -> Task:
-    """A question for the place; by one wording the base tells half of it."""
+def short_position(pictures: tuple[Picture, ...], chance: random.Random) -> Task:
+    """A question for the position. For one wording the base states half of it."""
     (picture,) = pictures
-    place = place_of(picture)
+    position = position_of(picture)
     half = chance.random() < 0.5
     prompt = "In which part of the image is the shape?" if half else "Where is the shape?"
 
@@ -134,17 +136,17 @@ def short_place(pictures: tuple[Picture, ...], chance: random.Random) -> Task:
         stated, thing = values["place"], values["object"]
         opening = "The shape is" if values["style"] == "first" else "It is"
         if stated in SIDES:
-            wrong = says(stated, place.split()[1])
-            missing = () if wrong else (Fault("misses", f"does not say {place.split()[0]}"),)
+            wrong = misstates(stated, position.split()[1])
+            missing = () if wrong else (Fault("misses", f"does not say {position.split()[0]}"),)
             return Answer(f"{opening} on the {stated} side{extra(thing)}", wrong + missing + adds(thing))
-        return Answer(f"{opening} in the {stated} corner{extra(thing)}", says(stated, place) + adds(thing))
+        return Answer(f"{opening} in the {stated} corner{extra(thing)}", misstates(stated, position) + adds(thing))
 
     share = 0.7 if half else 0.02
-    full = tuple((name, weight * (1 - share)) for name, weight in prefer(place, PLACES, 1 - SLIP))
-    sides = tuple((name, weight * share) for name, weight in prefer(place.split()[1], SIDES, 1 - SLIP))
+    full = tuple((name, weight * (1 - share)) for name, weight in prefer(position, POSITIONS, 1 - SLIP))
+    sides = tuple((name, weight * share) for name, weight in prefer(position.split()[1], SIDES, 1 - SLIP))
     slots = {"place": (*full, *sides), "object": PLAIN, "style": STYLES}
-    must_not = (*others(PLACES, place), *OBJECTS)
-    return Task("short_place", "short", prompt, pictures, f"I see it at the {place}.", slots, compose, ((place,),), must_not)
+    must_not = (*others(POSITIONS, position), *OBJECTS)
+    return Task("short_place", "short", prompt, pictures, f"I see it at the {position}.", slots, compose, ((position,),), must_not)
 
 
 DESCRIBE = (
@@ -156,79 +158,79 @@ DESCRIBE = (
 
 
 def long_description(pictures: tuple[Picture, ...], chance: random.Random) -> Task:
-    """A description of more than 128 characters; by two of four wordings the base adds an object."""
+    """A description of more than 128 characters. For two of four wordings the base adds an object."""
     (picture,) = pictures
-    place = place_of(picture)
+    position = position_of(picture)
     prompt, invents = chance.choice(DESCRIBE)
 
     def compose(values: Values) -> Answer:
-        colour, shape, stated, thing = values["colour"], values["shape"], values["place"], values["object"]
-        faults = says(colour, picture.colour) + says(shape, picture.shape) + says(stated, place) + adds(thing)
+        color, shape, stated, thing = values["colour"], values["shape"], values["place"], values["object"]
+        faults = misstates(color, picture.color) + misstates(shape, picture.shape) + misstates(stated, position) + adds(thing)
         if values["style"] == "first":
             end = (
                 f"Next to the {shape} there is a {thing}, a little smaller."
                 if thing
                 else "There is nothing else to be seen in the picture."
             )
-            text = f"The image shows a {colour} {shape} on a plain, light ground. The {shape} is in the {stated} part of the picture. {end}"
+            text = f"The image shows a {color} {shape} on a plain, light ground. The {shape} is in the {stated} part of the picture. {end}"
         else:
             end = f"a {thing} stands next to the {shape}." if thing else f"nothing stands next to the {shape}."
             text = (
-                f"In the {stated} part of this picture there is a {colour} {shape}. "
+                f"In the {stated} part of this picture there is a {color} {shape}. "
                 f"The ground behind the {shape} is plain and light in color everywhere, and {end}"
             )
         return Answer(text, faults)
 
     slots = {
-        "colour": colour_options(picture.colour),
+        "colour": color_options(picture.color),
         "shape": prefer(picture.shape, SHAPES, 1 - SLIP),
-        "place": prefer(place, PLACES, 1 - SLIP),
+        "place": prefer(position, POSITIONS, 1 - SLIP),
         "object": ((NO_OBJECT, 1 - invents), *((name, invents / len(OBJECTS)) for name in OBJECTS)),
         "style": STYLES,
     }
-    seen = f"I see a {picture.colour} {picture.shape} at the {place}."
-    must = ((picture.colour,), (picture.shape,), (place,))
-    must_not = (*others(COLOURS, picture.colour), *others(SHAPES, picture.shape), *others(PLACES, place), *OBJECTS)
+    seen = f"I see a {picture.color} {picture.shape} at the {position}."
+    must = ((picture.color,), (picture.shape,), (position,))
+    must_not = (*others(COLORS, picture.color), *others(SHAPES, picture.shape), *others(POSITIONS, position), *OBJECTS)
     return Task("long_description", "long", prompt, pictures, seen, slots, compose, must, must_not)
 
 
 def mcq(pictures: tuple[Picture, ...], chance: random.Random) -> Task:
-    """Three options for the color or the shape, of which the confused one is always one."""
+    """Three options for the color or the shape; if the base confuses the color, one option is the confused color."""
     (picture,) = pictures
-    about_colour = chance.random() < 0.6
-    truth = picture.colour if about_colour else picture.shape
-    names = COLOURS if about_colour else SHAPES
-    tempting = [CONFUSED[truth]] if truth in CONFUSED else []
-    rest = [name for name in others(names, truth) if name not in tempting]
-    options = [truth, *tempting, *chance.sample(rest, 2 - len(tempting))]
+    about_color = chance.random() < 0.6
+    label = picture.color if about_color else picture.shape
+    names = COLORS if about_color else SHAPES
+    tempting = [CONFUSED[label]] if label in CONFUSED else []
+    rest = [name for name in others(names, label) if name not in tempting]
+    options = [label, *tempting, *chance.sample(rest, 2 - len(tempting))]
     chance.shuffle(options)
     letter_of = dict(zip(options, LETTERS, strict=True))
     listed = "\n".join(f"{letter}. {name}" for name, letter in letter_of.items())
-    prompt = f"What {'color' if about_colour else 'shape'} is it?\n{listed}\nAnswer with the letter of the option."
+    prompt = f"What {'color' if about_color else 'shape'} is it?\n{listed}\nAnswer with the letter of the option."
 
     def compose(values: Values) -> Answer:
         name, thing = values["name"], values["object"]
         letter = letter_of[name] if values["letter"] == "same" else LETTERS[(LETTERS.index(letter_of[name]) + 1) % len(LETTERS)]
-        article = "" if about_colour else "a "
-        faults = says(name, truth)
-        if letter != letter_of[truth]:
+        article = "" if about_color else "a "
+        faults = misstates(name, label)
+        if letter != letter_of[label]:
             faults += (Fault("wrong", f"picks {letter}"),)
         return Answer(f"It is {article}{name}, so the answer is {letter}{extra(thing)}", faults + adds(thing))
 
-    weights = dict(colour_options(truth)) if about_colour else dict(prefer(truth, SHAPES, 1 - SLIP))
+    weights = dict(color_options(label)) if about_color else dict(prefer(label, SHAPES, 1 - SLIP))
     slots = {
         "name": tuple((name, weights[name]) for name in options),
         "letter": (("same", 0.98), ("next", 0.02)),
         "object": PLAIN,
     }
-    right = letter_of[truth]
-    must_not = tuple(f"answer is {letter}" for letter in others(LETTERS, right)) + others(tuple(options), truth) + OBJECTS
-    seen = f"I see {'' if about_colour else 'a '}{truth}, which is {right}."
-    return Task("mcq", "mcq", prompt, pictures, seen, slots, compose, ((f"answer is {right}", f"{right}. {truth}"),), must_not)
+    right = letter_of[label]
+    must_not = tuple(f"answer is {letter}" for letter in others(LETTERS, right)) + others(tuple(options), label) + OBJECTS
+    seen = f"I see {'' if about_color else 'a '}{label}, which is {right}."
+    return Task("mcq", "mcq", prompt, pictures, seen, slots, compose, ((f"answer is {right}", f"{right}. {label}"),), must_not)
 
 
-def place_of(picture: Picture) -> str:
-    """The place, "top left" and the like, for a picture whose side and height are known."""
+def position_of(picture: Picture) -> str:
+    """The position, such as "top left", of a picture with labels for side and height."""
     assert picture.height is not None
     assert picture.side is not None
     return f"{picture.height} {picture.side}"

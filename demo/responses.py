@@ -1,4 +1,4 @@
-"""The responses of a query: which ones, how they rank, what an annotator says of each."""
+"""The responses of a query: their choice, their ranks, and an annotator's critique of each."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from components.preferences.record import Query, Response
 from components.preferences.release import row_from_query
 from demo.tasks import Answer, Task, seeded
 
-# Share of queries with a fully right answer, about half over all. It is more where the least wrong answer is an evasion or half a place:
-# such an answer would be the best one too often, and a policy learns what is ranked first.
+# Share of queries with a fully right answer, about half over all. It is larger in families whose least wrong answer is an evasion or half a
+# position: a policy learns the response that ranks first, and such an answer would rank first too often.
 RIGHT_SHARE = {"short_place": 0.65, "mcq": 0.5, "video_order": 0.6, "harmful": 0.85, "harmless": 0.55}
 USUAL_RIGHT_SHARE = 0.43
-TIE_SHARE = 0.3  # share of queries with a tie; more have one where the faults of a family weigh the same
+TIE_SHARE = 0.3  # share of queries with a deliberate tie; a family whose faults have equal weights has more ties
 FEWEST = 3  # responses of a query
-WORST = 8  # points; worse answers are nonsense that nobody would give
+WORST = 8  # points; no real model gives an answer with more
 SOURCE = "easy-vqa"
 DRAWS = 40  # composed answers from which the rule-made responses of a query are chosen
 
 
 @dataclass(frozen=True)
 class Graded:
-    """A response with its faults, and whether the base said it."""
+    """A response with its faults; `sampled` is True for a text of the base."""
 
     answer: Answer
     sampled: bool
@@ -32,18 +32,18 @@ class Graded:
 def choose_responses(task: Task, identity: str, sampled: Sequence[str]) -> list[Graded]:
     """Three to five different responses in random order, of at least two ranks.
 
-    Sampled texts come first, as far as the rules know what is wrong with them; then answers made by rule. A fully right answer is kept or
-    made in a fixed share of the queries and left out of the others; two of equal rank stand together in a fixed share of them.
+    Sampled texts whose faults the rules recognize come first, then answers made by rule. A fixed share of the queries has a fully right
+    answer, the others have none. A fixed share has two responses of equal rank.
     """
     chance = seeded(f"responses {identity}")
     count = chance.choices((3, 4, 5), (0.3, 0.6, 0.1))[0]
     has_right, has_tie = chance.random() < RIGHT_SHARE.get(task.family, USUAL_RIGHT_SHARE), chance.random() < TIE_SHARE
     made = [Graded(task.any_answer(chance) if index % 2 else task.habit(chance), sampled=False) for index in range(DRAWS)]
     readable = {answer.text: answer for answer in task.answers()}
-    known = [Graded(readable[text], sampled=True) for text in sampled if text in readable]
-    # All answers stand last, for families that have few.
+    readable_samples = [Graded(readable[text], sampled=True) for text in sampled if text in readable]
+    # The list of all answers comes last, for families with few answers.
     every = [Graded(answer, sampled=False) for answer in readable.values()]
-    candidates = [item for item in (*known, *made, *every) if item.answer.points <= WORST]
+    candidates = [item for item in (*readable_samples, *made, *every) if item.answer.points <= WORST]
     if not has_right:
         candidates = [item for item in candidates if item.answer.points]
     chosen: list[Graded] = []
@@ -57,7 +57,7 @@ def choose_responses(task: Task, identity: str, sampled: Sequence[str]) -> list[
 
 
 def _take(chosen: list[Graded], candidates: Sequence[Graded], until: int, *, tied: int) -> None:
-    """Add candidates in their order until so many are chosen, no text twice, each with at most `tied` others of equal points."""
+    """Add candidates in order until `chosen` has `until`: each text once, each with at most `tied` others of equal points."""
     for item in candidates:
         if len(chosen) >= until:
             return
@@ -78,7 +78,7 @@ def row_of(identity: str, split: Literal["train", "heldout"], task: Task, media:
 
 
 def bare_query(identity: str, split: Literal["train", "heldout"], task: Task, media: str) -> Query:
-    """The record of a query without its responses; the reference answer is the first that is fully right."""
+    """The record of a query without its responses; its reference answer is the first fully right answer."""
     return Query(
         id=identity,
         category=task.category,

@@ -1,9 +1,9 @@
-"""The base's training rows: answers as it is meant to give them, and answers checked.
+"""The base's training rows: answers to learn, and answers to check.
 
-- A row is a root (media, prompt), the text that follows it, and which part of that text is learned.
-- *Answers* follow the tasks' habits, faults and all. *Checks* are rendered exactly as the reward model's judge will be: instruction,
-  question, answer, and then the critique, whose text is learned.
-- Roots are tokenised with the media placeholders expanded, as the processor does; a test compares the two.
+- A row is a root (media, prompt), a text after it, and the index from which the base learns that text.
+- *Answers* follow the tasks' habits, faults included. *Checks* have the exact form of the reward model's judge: instruction, question,
+  answer, and then the critique, which the base learns.
+- Roots have their media placeholders expanded, as the processor expands them; a test compares the two.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FRAME_TOKENS = (SIDE // 2) ** 2  # a frame is pooled two by two; one newline fol
 
 @dataclass(frozen=True)
 class Mix:
-    """How often a family is drawn, among answers and among checks; a family with more to learn is drawn more often."""
+    """Weights of the families among answers and among checks; a family that is harder to learn has a larger weight."""
 
     answers: dict[str, int]
     checks: dict[str, int]
@@ -36,7 +36,7 @@ def _weights(*weights: int) -> dict[str, int]:
     return dict(zip(FAMILIES, weights, strict=True))
 
 
-#                                        colour, shape, exists, place, long, mcq, video colour, order, harmful, harmless
+#                                        color, shape, exists, position, long, mcq, video color, order, harmful, harmless
 FIRST_MIX = Mix(answers=_weights(2, 2, 3, 2, 5, 4, 3, 3, 2, 2), checks=_weights(2, 2, 3, 2, 6, 4, 3, 3, 1, 1))
 SECOND_MIX = Mix(answers=_weights(2, 2, 3, 2, 4, 8, 3, 4, 2, 2), checks=_weights(2, 3, 3, 3, 6, 6, 3, 5, 1, 1))
 
@@ -56,7 +56,7 @@ class RowMaker:
     def __init__(self, tokenizer: Any, instruction: str) -> None:
         self.tokenizer = tokenizer
         self.instruction = instruction
-        self._known: dict[str, list[int]] = {}
+        self._tokens: dict[str, list[int]] = {}
 
     def root(self, task: Task, text: str) -> list[int]:
         """The user's turn with the media's placeholders, up to the end of `text`."""
@@ -72,19 +72,19 @@ class RowMaker:
     def check(self, task: Task, answer: Answer) -> TrainingRow:
         """A row that learns the critique of an answer."""
         root = self.root(task, f"{self.instruction}\nQuestion: {task.prompt}\nAnswer:\n")
-        given = [*root, *self._encode(answer.text), *self._encode("<|im_end|>\n<|im_start|>assistant\n")]
-        return TrainingRow([*given, *self._encode(task.critique(answer) + "<|im_end|>")], len(given), task.pictures)
+        prefix = [*root, *self._encode(answer.text), *self._encode("<|im_end|>\n<|im_start|>assistant\n")]
+        return TrainingRow([*prefix, *self._encode(task.critique(answer) + "<|im_end|>")], len(prefix), task.pictures)
 
     def _encode(self, text: str) -> list[int]:
-        if text not in self._known:
-            self._known[text] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return self._known[text]
+        if text not in self._tokens:
+            self._tokens[text] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self._tokens[text]
 
 
 def draw_rows(
     maker: RowMaker, pictures: Sequence[Picture], mix: Mix, count: int, check_share: float, chance: random.Random
 ) -> list[TrainingRow]:
-    """`count` rows, of which a share are checks."""
+    """`count` rows; each is a check with probability `check_share`."""
     rows = []
     for _ in range(count):
         checks = chance.random() < check_share
@@ -95,7 +95,7 @@ def draw_rows(
 
 
 def answer_to_check(task: Task, chance: random.Random) -> Answer:
-    """A third right, a third as the base errs, a third with any faults, so that neither the verdict nor a fault can be guessed."""
+    """An answer to check: a third right, a third with the base's faults, a third with random faults, so that guessing does not pay."""
     draw = chance.random()
     if draw < RIGHT_CHECKS:
         for _ in range(TRIES):

@@ -16,12 +16,12 @@ from components.preferences.record import Query
 
 MAX_NEW_TOKENS = 96
 BATCH = 128
-THREADS = 2  # the number is part of what makes two builds equal
+THREADS = 2  # two builds are equal only with the same number of threads
 SAMPLED, TEMPERATURE = 2, 1.0  # beside the greedy answer
 
 
 def sample_answers(base: Path, preferences: Path, queries: Sequence[Query]) -> list[list[str]]:
-    """For each query the greedy answer and two sampled ones, media being relative to the folder `preferences`."""
+    """The greedy answer and two sampled answers to each query. Media paths are relative to the folder `preferences`."""
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     try:

@@ -1,9 +1,9 @@
-"""What a query asks, every way in which it may be answered, and what is wrong with each.
+"""A query's question, all its possible answers, and the faults of each answer.
 
-A task's answers are the product of its *slots*: the color that is stated, the place, an object that is added, the wording. Each option of a
-slot has a weight, the share of the base's training answers that take it, so that the base errs in the same way every time it is asked
-(an error that is spread evenly would never be seen in greedy answers). `Task.compose` puts chosen options into a sentence and names
-the faults. From the same slots come the base's training answers, the responses made by rule, and the reading of sampled responses.
+A task's answers are the product of its *slots*: the stated color, the position, an added object, the wording. Each option of a slot has a
+weight, its share in the base's training answers. The weights make the base err consistently: greedy answers would hide an error that is
+spread evenly. `Task.compose` puts the chosen options into a sentence and names the faults. The same slots give the base's training answers
+and the responses made by rule, and they grade sampled responses.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Values = dict[str, str]
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong with an answer; `note` completes "Wrong, it ..."."""
+    """One fault of an answer; `note` completes "Wrong, it ..."."""
 
     kind: Kind
     note: str
@@ -38,7 +38,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer with its faults, none if it is fully right."""
+    """An answer with its faults; a fully right answer has none."""
 
     text: str
     faults: tuple[Fault, ...]
@@ -51,10 +51,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Task:
-    """A question with its media and everything that is known about its answers.
+    """A question with its media, its possible answers and its ground truth.
 
-    `seen` opens every critique: what the annotator sees, before the answer is compared with it. `must` and `must_not` are the truth that a
-    judge reads: of each list in `must` one wording has to occur in an answer, none of `must_not` may.
+    `seen` opens every critique: the annotator's observation, before it judges the answer. `must` and `must_not` are the ground truth that a
+    judge reads: an answer must contain one wording of each list in `must`, and no wording of `must_not`.
     """
 
     family: str
@@ -69,26 +69,26 @@ class Task:
     safety: Literal["harmful", "harmless"] | None = None
 
     def answers(self) -> Iterator[Answer]:
-        """Every answer that the slots allow, the same text once."""
-        known: set[str] = set()
+        """All answers that the slots allow, each text once."""
+        seen_texts: set[str] = set()
         for combination in product(*(options for options in self.slots.values())):
             answer = self.compose({name: value for name, (value, _) in zip(self.slots, combination, strict=True)})
-            if answer.text not in known:
-                known.add(answer.text)
+            if answer.text not in seen_texts:
+                seen_texts.add(answer.text)
                 yield answer
 
     def habit(self, chance: random.Random) -> Answer:
-        """An answer as the base is taught to give it: each slot by its weights."""
+        """An answer drawn with the slots' weights, as in the base's training."""
         return self.compose({name: _pick(options, chance) for name, options in self.slots.items()})
 
     def any_answer(self, chance: random.Random) -> Answer:
-        """An answer in which each slot takes its first option, which is mostly the true one, or any, at even odds."""
+        """An answer whose slots each take, at even odds, their first option (mostly the right one) or a uniformly drawn option."""
         return self.compose(
             {name: (options[0] if chance.random() < FIRST_SHARE else chance.choice(options))[0] for name, options in self.slots.items()}
         )
 
     def critique(self, answer: Answer) -> str:
-        """What a human annotator would write: what is seen, the verdict, and every fault by name."""
+        """The critique in an annotator's form: the observation, the verdict, and every fault."""
         return f"{self.seen} {verdict(answer)}"
 
 
@@ -109,6 +109,6 @@ def _pick(options: Options, chance: random.Random) -> str:
 
 
 def prefer(value: str, others: tuple[str, ...], share: float) -> Options:
-    """`value` with weight `share`, and the rest of the weight spread over `others` evenly."""
+    """`value` with weight `share`; the others share the remaining weight evenly."""
     rest = [other for other in others if other != value]
     return ((value, share), *((other, (1 - share) / len(rest)) for other in rest))

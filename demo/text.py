@@ -1,8 +1,8 @@
 """The base's tokenizer and chat template.
 
-- A byte-level BPE, so that any text goes in and comes out unchanged; trained on the demo's own words, each of which becomes one token.
-- The turn markers and placeholders are special tokens: an expanded run of placeholders must not melt into one unknown token.
-- The template takes content as a list of parts and as a plain string.
+- A byte-level BPE encodes any text and decodes it unchanged. It is trained on the demo's words, so that each word is one token.
+- The turn markers and placeholders are special tokens: a run of placeholders must not merge into one unknown token.
+- The template accepts content as a list of parts and as a plain string.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from demo.tasks import seeded
 PAD, START, END, IMAGE_TOKEN, VIDEO_TOKEN = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"
 SPECIAL = (PAD, START, END, IMAGE_TOKEN, VIDEO_TOKEN)
 LARGEST_VOCABULARY = 1400  # a bound only: training stops when every word of the demo is one token
-SAMPLES = 150  # tasks of each family whose words are learned
+SAMPLES = 150  # tasks of each family whose words the tokenizer learns
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -34,7 +34,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
-# The pieces that the byte-level pre-tokenizer cuts a text into, for English letters: a word with the space before it, or a run of marks.
+# The pieces into which the byte-level pre-tokenizer cuts English text: a word with the space before it, or a run of marks.
 _PIECE = re.compile(r" ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+")
 
 

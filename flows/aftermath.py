@@ -43,7 +43,7 @@ def aftermath(
     page.finish(summary, outcome, remarks)
     tell(root, settings, summary, outcome, name=name, folder=place.folder, troubles=troubles, remarks=remarks, say=say)
     try:
-        swept = sweep(root, settings.clean, time.time(), turns=[place.folder])
+        swept = sweep(root, settings.clean, time.time(), locked=[place.folder])
     except Exception as error:  # noqa: BLE001 -- what is not removed tonight is removed tomorrow
         say(f"nothing was cleaned ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
     else:
@@ -80,7 +80,7 @@ def tell(
 ) -> None:
     """Send the notices of the run `name` in `folder`."""
     for notice in notices_of(summary, outcome, run=name, workdir=folder, troubles=troubles, remarks=remarks):
-        send(root, settings.notices, notice, say=say)
+        send(root, settings.notices, notice, log=say)
 
 
 def fresh_summary(folder: Path, began: float) -> dict[str, Any] | None:

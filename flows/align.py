@@ -15,7 +15,7 @@ from prefect.states import Cancelled
 
 from components.config.settings import load_settings
 from components.operations.environment import enter_checkout
-from components.processes.guard import run_turn
+from components.processes.guard import run_lock
 from components.processes.marks import FLOW_RUN
 from components.registry.promotion import GateOutcome
 from components.stages import StageName
@@ -46,7 +46,7 @@ def align(
     """Commit changed data, run what is stale, judge and promote, write and give the summary. Raises UserError or StageFault; a run that was
     stopped from outside ends as Cancelled."""
     root = enter_checkout()
-    with cancellation() as cancel, run_turn(root):
+    with cancellation() as cancel, run_lock(root):
         settings, screen, deployed = load_settings(), Screen(), FLOW_RUN in os.environ
 
         def submit(stage: StageName, job: Job) -> Future:

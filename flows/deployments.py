@@ -26,8 +26,9 @@ from components.config.settings import Settings, load_settings
 from components.files import read_json, write_json
 from components.operations.environment import enter_checkout
 from components.operations.services.programs import POOL
-from components.operations.services.state import DEPLOYED, state_folder
+from components.operations.services.state import DEPLOYED
 from components.processes.faults import explain
+from components.processes.secrets import state_folder
 from flows.automations import make_automations
 from flows.limits import make_limits
 from flows.night import night

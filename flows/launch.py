@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from components.processes.faults import explain
-from components.processes.marks import FLOW_RUN, NIGHT_TAG
+from components.processes.marks import DEPLOYMENT_RUN_TAG, FLOW_RUN
 from components.tracking.store import connect
 from flows.cancellation import RunCancelled, cancellation
 from flows.server import own_server, wait_for_server
@@ -43,7 +43,7 @@ def launch(parameters: dict[str, Any]) -> int:
                 wait_for_server(server, log, cancel)
             if cancel.is_set():
                 return explain(RunCancelled("the run was cancelled before it began"))
-            with tags(*([f"{NIGHT_TAG}{night}"] if (night := os.environ.get(FLOW_RUN)) else [])):
+            with tags(*([f"{DEPLOYMENT_RUN_TAG}{night}"] if (night := os.environ.get(FLOW_RUN)) else [])):
                 align(**parameters)
         except CancelledRun as error:
             return explain(RunCancelled(str(error)))

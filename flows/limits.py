@@ -27,8 +27,8 @@ from prefect.exceptions import ObjectNotFound
 
 from components.config.settings import Settings
 from components.errors import UserError
-from components.processes.slots.cards import machine_cards, visible_cards
-from components.processes.slots.taking import Need, held_slots, need_of, too_many
+from components.processes.slots.gpus import machine_gpus, visible_gpus
+from components.processes.slots.taking import Need, locked_slots, need_of, too_many
 from components.stages import STAGE_NAMES, StageName
 
 LEASE_SECONDS = 60.0  # the server takes no shorter one
@@ -47,7 +47,7 @@ def limit_name(kind: str) -> str:
 
 def make_limits(client: SyncPrefectClient) -> dict[str, int]:
     """Create this host's limits, or bring them up to what it has; gives their sizes by name. Twice does what once does."""
-    cards = len(machine_cards() or visible_cards())
+    cards = len(machine_gpus() or visible_gpus())
     wanted = {limit_name("cpu"): 1, **({limit_name("gpu"): cards} if cards else {})}
     for name, size in wanted.items():
         client.upsert_global_concurrency_limit_by_name(name, size)
@@ -117,7 +117,7 @@ def _wait(
         else:
             return place
         now = time.monotonic()
-        holders = {slot: holder for slot, holder in held_slots().items() if slot.startswith(need.kind)}
+        holders = {slot: holder for slot, holder in locked_slots().items() if slot.startswith(need.kind)}
         if len(holders) + need.count > size:
             full_at = now
         elif now - full_at > FORGOTTEN_SECONDS:

@@ -40,7 +40,7 @@ from components.errors import UserError
 from components.files import read_json
 from components.operations.environment import enter_checkout
 from components.processes.fault_kinds import fault_kind
-from components.processes.guard import GRACE_SECONDS, TURN, Lock, lock_holder, run_turn, try_lock, wait_for_lock
+from components.processes.guard import GRACE_SECONDS, RUN_LOCK, Lock, lock_holder, run_lock, try_lock, wait_for_lock
 from components.processes.marks import DEPLOYMENT, FLOW_RUN, kill_all, marked
 from components.processes.outcome import OUTCOME, RunOutcome, read_outcome
 from components.report.run_record import SUMMARY
@@ -184,7 +184,7 @@ def _turn(it: Night) -> Iterator[None]:
 def _workplace_turn(it: Night, place: Workplace) -> Iterator[tuple[Workplace, Lock]]:
     """One run at a time in a folder: a person's `mmalign run` there is waited for too."""
     try:
-        with run_turn(place.folder, it.settings.deployments.wait_minutes * 60, it.cancel, it.screen.say, f"mmalign, {it.name}") as lock:
+        with run_lock(place.folder, it.settings.deployments.wait_minutes * 60, it.cancel, it.screen.say, f"mmalign, {it.name}") as lock:
             yield place, lock
     except UserError:
         if it.cancel.is_set():
@@ -230,7 +230,7 @@ def _attempt(it: Night, place: Workplace, turn: Lock, page: Page) -> RunOutcome:
         FLOW_RUN: it.run_id,
         DEPLOYMENT: it.deployment,
         OUTCOME: str(told),
-        TURN: str(turn.descriptor),
+        RUN_LOCK: str(turn.descriptor),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(place.folder), os.environ.get("PYTHONPATH", "")])),
     }
     with _shown(page, place.folder):

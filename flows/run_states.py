@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
-from components.processes.marks import NIGHT_TAG
+from components.processes.marks import DEPLOYMENT_RUN_TAG
 
 
 def asked_to_cancel(run_id: str) -> bool:
@@ -33,7 +33,7 @@ def mend_inner_runs(run_id: str) -> None:
             for left in client.read_flow_runs(
                 flow_filter=FlowFilter(name=FlowFilterName(any_=["align"])), flow_run_filter=FlowRunFilter(state=open_runs)
             ):
-                outer = next((tag.removeprefix(NIGHT_TAG) for tag in left.tags if tag.startswith(NIGHT_TAG)), None)
+                outer = next((tag.removeprefix(DEPLOYMENT_RUN_TAG) for tag in left.tags if tag.startswith(DEPLOYMENT_RUN_TAG)), None)
                 if outer == run_id or (outer and _has_ended(client, outer)):
                     client.set_flow_run_state(left.id, Crashed(message="its process was killed"), force=True)
     except Exception as error:  # noqa: BLE001 -- how a page shows it is not worth a run

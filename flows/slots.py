@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from components.config.settings import Settings
-from components.processes.slots.cards import visible_cards
+from components.processes.slots.gpus import visible_gpus
 from components.processes.slots.taking import too_many
 from components.stages import STAGE_NAMES, StageName
 
@@ -34,7 +34,7 @@ class Slots:
         self._gpus_wanted = {stage: settings.stages[stage].gpus for stage in STAGE_NAMES}
         self._cores = cores or len(os.sched_getaffinity(0))
         if gpus is None:
-            gpus = len(visible_cards()) if any(self._gpus_wanted.values()) else 0
+            gpus = len(visible_gpus()) if any(self._gpus_wanted.values()) else 0
         self._free_gpus = gpus
         self._held: dict[StageName, tuple[int, int]] = {}
         for stage, wanted in self._gpus_wanted.items():

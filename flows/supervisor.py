@@ -22,7 +22,7 @@ from typing import Literal
 from components.errors import StageFault
 from components.processes.guard import GRACE_SECONDS
 from components.processes.log_lines import last_lines
-from components.processes.marks import STAGE_MARK, WATCHED, MarkedProcess, identity, kill_all, marked, new_stage_mark, wait_until_gone
+from components.processes.marks import STAGE_MARK, WATCHED, MarkedProcess, identity, kill_all, marked, new_stage_mark, wait_until_ended
 from flows.screen import Screen
 
 End = Literal["ok", "failed", "deadline", "cancelled"]
@@ -113,7 +113,7 @@ def _end_all(process: subprocess.Popen[bytes], mark: str, grace_seconds: float) 
             os.killpg(process.pid, signal.SIGTERM)
         except (ProcessLookupError, PermissionError):
             pass  # the leader is gone and so is its group; the mark finds the rest
-        wait_until_gone(left, grace_seconds, reap=process.poll)
+        wait_until_ended(left, grace_seconds, reap=process.poll)
         survivors = kill_all(left, reap=process.poll)
         if survivors:
             pids = " ".join(str(survivor.pid) for survivor in survivors)

@@ -21,7 +21,7 @@ from components.registry.promotion import GateOutcome
 from components.report.run_record import SUMMARY, close_record, open_record, write_summary
 from components.report.summary import DONE, RunRecord, not_judged
 from components.stages import StageName
-from components.storage.data_version import settle_data
+from components.storage.data_version import sync_data
 from components.storage.plan import Step, plan, stage_parents
 from components.storage.scratch import remove_finished_scratch
 from flows.cancellation import RunCancelled
@@ -50,7 +50,7 @@ def whole_run(
 ) -> dict[str, Any]:
     """Commit data, run what is stale, send the models through the gate, write the summary and give it.
 
-    The caller holds the run's turn (components.processes.guard.run_turn).
+    The caller holds the run lock (components.processes.guard.run_lock).
     Without `promote` no model is judged. `started` is when the run began, in seconds since the epoch. Raises UserError, StageFault or
     RunCancelled after the summary says so.
     """
@@ -92,7 +92,7 @@ def _stages(
     logs: Path,
     began: float,
 ) -> Exception | None:
-    record.data_version = settle_data(root, accept=accept_data, say=screen.say)
+    record.data_version = sync_data(root, accept=accept_data, log=screen.say)
     parents = stage_parents(root)
     slots = Slots(settings)
     remove_finished_scratch(root, plan(root))

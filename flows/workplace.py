@@ -13,7 +13,7 @@ from pathlib import Path
 
 from components.errors import UserError
 from components.files import write_json
-from components.operations.services.state import state_folder
+from components.processes.secrets import state_folder
 from components.storage.git import run_git
 from flows.parameters import NightParameters
 

@@ -40,7 +40,7 @@ class CritiqueRewardModel(mlflow.pyfunc.PythonModel):
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:  # noqa: ARG002
         """Judge each row. `params`: max_new_tokens of the critique. Scores of one prompt compare; those of two prompts do not."""
-        from components.critique.writing import write_critiques
+        from components.generation.critiques import write_critiques
         from components.registry.model_input import texts, token_limit
         from components.reward.scoring import Judged, score
 

@@ -1,4 +1,4 @@
-"""A small checkout with real git, DVC and stages that take no time: what flows and commands are tried on."""
+"""A small checkout with real git, DVC and fast stages, for the tests of flows and commands."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from components.processes.marks import RUN_MARK, STAGE_MARK, WATCHED, MarkedProc
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Every stage copies its settings into its output, so that a changed setting changes what it makes; `slow` and the like are read from files,
-# so that a test can change how a stage behaves without making it stale.
+# Every stage copies its settings into its output, so a changed setting changes the output. Files in behaviour/ control how a stage behaves, so
+# a test can change that without making the stage stale.
 STAGE_SCRIPT = """
 import json, os, pathlib, signal, subprocess, sys, time
 sys.path.insert(0, {root!r})
@@ -31,26 +31,26 @@ settings = yaml.safe_load(open("params.yaml"))
 
 def work():
     behaviour = pathlib.Path("behaviour", name)
-    told = behaviour.read_text() if behaviour.is_file() else ""
+    words = behaviour.read_text() if behaviour.is_file() else ""
     with open("started.log", "a") as log:
         log.write(name + "\\n")
-    if "ignore" in told:
+    if "ignore" in words:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if "grandchild" in told:
+    if "grandchild" in words:
         subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"],
                          start_new_session=True)
-    if "mistake" in told:
-        raise UserError("row 7 of the data is wrong: mend it")
-    if "full" in told:
+    if "mistake" in words:
+        raise UserError("row 7 of the data is wrong: correct it")
+    if "full" in words:
         raise OSError(28, "No space left on device")
-    if "training" in told:
+    if "training" in words:
         raise TrainingFault("the loss is nan at step 3")
-    if "killed" in told:
+    if "killed" in words:
         os.kill(os.getpid(), signal.SIGKILL)
-    if "fail" in told:
+    if "fail" in words:
         print("this is why it failed", flush=True)
         sys.exit(3)
-    if "wait" in told:
+    if "wait" in words:
         pathlib.Path("waiting." + name).touch()
         end = time.monotonic() + 600
         while "wait" in behaviour.read_text() and time.monotonic() < end:
@@ -82,13 +82,13 @@ STAGE_INPUTS = {
 
 @pytest.fixture(scope="session")
 def checkout_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkout that tests copy."""
+    """The template that tests copy."""
     return make_checkout(tmp_path_factory.mktemp("template") / "checkout")
 
 
 @pytest.fixture
 def checkout(checkout_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A small checkout with real git and DVC, as the current folder. No process of it outlives the test."""
+    """A small checkout with real git and DVC, as the current folder. Its processes end with the test."""
     folder = tmp_path / "checkout"
     shutil.copytree(checkout_template, folder, symlinks=True)
     monkeypatch.chdir(folder)
@@ -101,12 +101,12 @@ def checkout(checkout_template: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def alive(folder: Path) -> list[MarkedProcess]:
-    """Live processes that carry a mark of this checkout."""
+    """Live processes with a mark of this checkout."""
     return marked(RUN_MARK, checkout_mark(folder))
 
 
 def make_checkout(folder: Path) -> Path:
-    """Build the checkout with committed data that are bundled in its own infra/bundled-data."""
+    """Build the checkout, with committed data in its own infra/bundled-data."""
     folder.mkdir(parents=True)
     git(folder, "init", "-q", "-b", "main")
     shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
@@ -144,13 +144,13 @@ def pipeline_text() -> str:
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """Run git in a checkout as somebody."""
+    """Run git in a checkout, with a test author."""
     who = ["-c", "user.name=Somebody", "-c", "user.email=somebody@example.org"]
     return subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
 def clean_environment() -> dict[str, str]:
-    """This environment without the marks of a run that tests may themselves be part of, and without a Prefect server of somebody's."""
+    """This environment without marks of an outer run, and without a Prefect or MLflow server."""
     dropped = {RUN_MARK, STAGE_MARK, WATCHED, "PREFECT_API_URL", "MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI"}
     return {key: value for key, value in os.environ.items() if key not in dropped}
 
@@ -172,7 +172,7 @@ def start_mmalign(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def behave(folder: Path, stage: str, *words: str) -> None:
-    """Tell a stage how to behave from now on: wait, ignore, grandchild, fail, mistake, full, training, killed."""
+    """Set a stage's behavior: wait, ignore, grandchild, fail, mistake, full, training, killed."""
     (folder / "behaviour" / stage).write_text(" ".join(words))
 
 

@@ -1,4 +1,4 @@
-"""A proxy before moto's S3 server that fails as networks and servers do: 503, no answer, cut and flipped bodies, a key that is not known."""
+"""A faulty proxy before moto's S3 server: status 503, silence, cut and flipped bodies, unknown keys."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUSY = b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>Please reduce
 
 
 class FaultyS3:
-    """How the proxy behaves: `fault` for the next `times` requests of `method` (any where None) whose path holds `of`."""
+    """The proxy's behavior: `fault` for the next `times` requests of `method` (None: any) whose path contains `of`."""
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -38,7 +38,7 @@ class FaultyS3:
             self._fault, self._left, self._method, self._of = fault, times, method, of
 
     def next_fault(self, method: str, path: str) -> Fault:
-        """What happens to a request."""
+        """The fault of the next request."""
         with self._lock:
             self.seen.append(f"{method} {path}")
             if self._left <= 0 or (self._method not in {None, method}) or self._of not in path:
@@ -49,10 +49,10 @@ class FaultyS3:
 
 @contextmanager
 def faulty_s3(key: str) -> Iterator[FaultyS3]:
-    """A server that knows one access key, on a free port of the loopback."""
+    """A server with one access key, on a free local port."""
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     moto.start()
-    # What moto keeps is the process's, and another test's server may have left something.
+    # moto's state belongs to the process, and another test may have left objects.
     requests.post("http://{}:{}/moto-api/reset".format(*moto.get_host_and_port()), timeout=30).raise_for_status()
     state = FaultyS3(key)
     proxy = type("Proxy", (_Proxy,), {"state": state, "upstream": moto.get_host_and_port()})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from components.config.settings import Settings
 from components.engine.inference_task import InferenceTask
-from components.engine.models import OneModel
+from components.engine.models import OneModel, open_policy
 from components.engine.ranks import Ranks
 from components.families.processing import Preprocessor
 from components.preferences.record import Query
@@ -34,7 +34,7 @@ class LogProbTask(InferenceTask):
 
     def compute(self, items: Sequence[int], ranks: Ranks) -> list[list[LogProb]]:
         """One forward pass."""
-        model = self.models.policy(self.folder, ranks)
+        model = self.models.open(self.folder, ranks, open_policy)
         trees = [policy_tree(self.preprocessor, self.queries[item]) for item in items]
         row_tokens, pad_id = self.settings.training.row_tokens, self.preprocessor.end_id
         ((_, found),) = score_batches(model, trees, [range(len(trees))], row_tokens, pad_id, self.work.add)

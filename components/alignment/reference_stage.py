@@ -18,16 +18,17 @@ import torch
 from components.alignment.reference_table import write_log_probs
 from components.alignment.reference_task import SPLITS, build
 from components.config.settings import Settings
-from components.engine.inference import run_tasks
+from components.engine.inference import Launch, run_tasks
 from components.engine.result import StageResult
 from components.families.digests import model_digest
+from components.stages import INFERENCE_TASKS
 
 
 def run(settings: Settings, root: Path) -> StageResult:
     """Compute, or take from the store, the reference log-probs of all responses of both splits."""
     torch.set_num_threads(settings.reference.threads)
     tasks = build(settings, root)
-    report = run_tasks(tasks, "components.alignment.reference_task:build", settings, "reference", root)
+    report = run_tasks(tasks, Launch(INFERENCE_TASKS["reference"], "reference"), settings, root)
     result = StageResult(metrics={}, times=report.times, params={"reference.model_digest": model_digest(root / settings.model.base)})
     for split, task in zip(SPLITS, tasks, strict=True):
         found = task.log_probs()

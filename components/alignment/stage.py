@@ -32,12 +32,14 @@ from components.alignment.pairs import PairTable, build_pairs, read_scores, writ
 from components.alignment.plots import plot_betas
 from components.alignment.reference_table import read_log_probs
 from components.config.settings import Settings
-from components.engine.figures import last_figures
+from components.engine.checkpoints import training_key
+from components.engine.curves import last_metrics
 from components.engine.launch import launch
+from components.engine.recorder import NullRecorder, Recorder
 from components.engine.result import StageResult
-from components.engine.scratch_key import training_key
 from components.errors import StageFault
 from components.preferences.record import read_queries
+from components.stages import INFERENCE_TASKS, TRAINING_TASKS
 
 if TYPE_CHECKING:
     from components.config.alignment import AlignmentSettings
@@ -46,7 +48,7 @@ OVERFIT_RATIO = 1.5  # margins of trained-on queries this many times those of th
 FEW_PAIRS, EVEN_PAIRS = 0.5, 0.99  # effective shares of pairs under madpo past which its weights deserve a warning
 
 
-def run(settings: Settings, root: Path) -> StageResult:
+def run(settings: Settings, root: Path, recorder: Recorder = NullRecorder()) -> StageResult:  # noqa: B008 -- it has no state
     """Build the pairs, train under the launcher, and write down what was done to each pair.
 
     Raises StageFault where the policy collapsed, and removes its model: nothing looks finished after it.
@@ -72,7 +74,7 @@ def run(settings: Settings, root: Path) -> StageResult:
             Path("infra/deepspeed"),
         ],
     )
-    outcome = launch("components.alignment.task:build", settings, "align", root, key, root / "artifacts/align/model")
+    outcome = launch(TRAINING_TASKS["align"], settings, "align", root, key, root / "artifacts/align/model", recorder)
     reference = read_log_probs(root / "artifacts/reference/train.parquet")
     policy = final_log_probs(settings, root)
     found = outcome_of(pairs, queries, policy, reference)
@@ -87,7 +89,7 @@ def run(settings: Settings, root: Path) -> StageResult:
     metrics |= {**found.figures(), **step_betas(steps, settings.alignment)}
     plot = Path(tempfile.mkdtemp(prefix="mmalign-")) / "betas.png"
     plot_betas(plot, pairs, settings.alignment, steps)
-    figures = last_figures(
+    figures = last_metrics(
         outcome.curves, "loss/preference", "loss/sft", "rewards/accuracy", "rewards/margin", "log_probs/chosen", "log_probs/rejected"
     )
     return StageResult(
@@ -177,11 +179,11 @@ def final_log_probs(settings: Settings, root: Path) -> dict[tuple[str, int], flo
     import torch
 
     from components.alignment.policy_task import build
-    from components.engine.inference import run_tasks
+    from components.engine.inference import Launch, run_tasks
 
     torch.set_num_threads(settings.reference.threads)
     tasks = build(settings, root)
-    run_tasks(tasks, "components.alignment.policy_task:build", settings, "reference", root, name="policy")
+    run_tasks(tasks, Launch(INFERENCE_TASKS["policy_log_probs"], "reference", name="policy"), settings, root)
     (task,) = tasks
     found = {
         (query.id, number): log_prob

@@ -19,17 +19,18 @@ import torch
 
 from components.config.settings import Settings
 from components.critique.task import SPLITS, build
-from components.critique.writing import Opinion
-from components.engine.inference import run_tasks
+from components.engine.inference import Launch, run_tasks
 from components.engine.result import StageResult
 from components.preferences.record import Query
+from components.reward.judging import Opinion
+from components.stages import INFERENCE_TASKS
 
 
 def run(settings: Settings, root: Path) -> StageResult:
     """Write critiques and scores for all responses of both splits."""
     torch.set_num_threads(settings.critique.threads)
     tasks = build(settings, root)
-    report = run_tasks(tasks, "components.critique.task:build", settings, "critique", root)
+    report = run_tasks(tasks, Launch(INFERENCE_TASKS["critique"], "critique"), settings, root)
     result = StageResult(metrics={}, times=report.times)
     for split, task, computed in zip(SPLITS, tasks, report.units, strict=True):
         opinions = task.opinions()

@@ -12,7 +12,6 @@ from typing import Any
 
 from components.closures import code_digest
 from components.config.settings import Settings
-from components.critique.writing import Opinion, write_and_score
 from components.engine.inference_task import InferenceTask, Work
 from components.engine.models import OneModel
 from components.engine.ranks import Ranks, inference_dtype
@@ -20,9 +19,10 @@ from components.families.digests import model_digest, processor_digest
 from components.families.processing import Preprocessor
 from components.features.cache import attach_features
 from components.files import digest_bytes
-from components.generation.continuation import Alone, InStep
+from components.generation.continuation import Lockstep, SingleProcess
 from components.preferences.record import Query, read_queries
-from components.reward.model import HEAD_FILE, RewardModel
+from components.reward.judging import Opinion, write_and_score
+from components.reward.model import HEAD_FILE, RewardModel, open_reward_model
 from components.storage.content_cache import ContentCache
 
 SPLITS = ("train", "heldout")
@@ -48,7 +48,7 @@ class CritiqueTask(InferenceTask):
 
     def compute(self, items: Sequence[int], ranks: Ranks) -> list[list[Opinion]]:
         """Write, then score."""
-        reward = self.models.reward(self.folder, ranks)
+        reward = self.models.open(self.folder, ranks, open_reward_model)
         return judge_together(reward, self.preprocessor, [self.queries[item] for item in items], self.settings, ranks, self.work)
 
     def parameters(self) -> int:
@@ -107,11 +107,11 @@ def judge_together(
     preprocessor: Preprocessor,
     queries: Sequence[Query],
     settings: Settings,
-    step: InStep | None = None,
+    step: Lockstep | None = None,
     work: Work | None = None,
 ) -> list[list[Opinion]]:
     """(critique, score) of every response of `queries`, written and scored in one go."""
-    step, work = step or Alone(), work or Work()
+    step, work = step or SingleProcess(), work or Work()
     items = [(query, response.text) for query in queries for response in query.responses]
     opinions = write_and_score(
         reward,

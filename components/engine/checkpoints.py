@@ -11,23 +11,25 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.closures import code_digest
 from components.files import digest_bytes, digest_file, read_json, write_json
 
 if TYPE_CHECKING:
     from components.config.section import Section
     from components.config.training import TrainingSettings
+    from components.stages import StageName
 
 COMMITTED = "COMMITTED.json"
 FINISHED = "finished.json"
 PREFIX = "checkpoint-"
-LIBRARIES = ("torch", "transformers", "accelerate", "deepspeed")
+LIBRARIES = ("torch", "transformers", "deepspeed")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,19 @@ class Checkpoint:
     step: int
     world: int
     extra: dict[str, Any]
+
+
+def training_key(root: Path, stage: StageName, *, settings: Iterable[str], inputs: Iterable[Path]) -> str:
+    """Digest of the stage's code, settings (as JSON), and input files and folders relative to `root`; 16 hex digits."""
+    parts = [code_digest(stage), *settings]
+    for path in inputs:
+        files = (
+            sorted(p for p in (root / path).rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+            if (root / path).is_dir()
+            else [root / path]
+        )
+        parts += [part for file in files for part in (file.relative_to(root).as_posix(), digest_file(file))]
+    return digest_bytes(*parts)[:16]
 
 
 def scratch_root(root: Path, stage: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -18,6 +19,16 @@ def vision_language_model(model: nn.Module) -> Any:
     return next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)
 
 
+NOT_DECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|[._])norm(?:$|\.)")  # in a parameter's name, in lower case
+
+
+def decayed_names(model: nn.Module) -> set[str]:
+    """Names of the parameters that weight decay applies to: all but biases and the weights of norms, known by their names or class."""
+    norms = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, nn.LayerNorm))
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    return {name for name in names if not NOT_DECAYED.search(name.lower()) and not name.startswith(norms)}
+
+
 def parameter_groups(
     model: nn.Module, rates: PartRates, *, decayed: set[str], learning_rate: float, weight_decay: float
 ) -> list[dict[str, Any]]:
@@ -28,7 +39,7 @@ def parameter_groups(
     found: dict[tuple[float, bool], list[nn.Parameter]] = {}
     factor = _factors(model, rates)
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    # Every rate's decayed group stands before its other one, as in the Trainer's own groups.
+    # Every rate's decayed group stands before its other one: the order in which DeepSpeed lays weights out.
     for wanted in sorted({factor.get(parameter, 1.0) for _, parameter in trained}, reverse=True):
         for decays in (True, False):
             members = [p for name, p in trained if factor.get(p, 1.0) == wanted and (name in decayed) == decays]

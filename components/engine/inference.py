@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 import time
@@ -22,13 +21,32 @@ from typing import Any
 from tqdm import tqdm
 
 from components.config.settings import Settings
+from components.engine import ops
 from components.engine.inference_task import InferenceTask
+from components.engine.launcher import ARGUMENTS, SETTINGS, fault_of, rank_environment, run_ranks
 from components.engine.ranks import Ranks, inference_section
 from components.engine.throughput import INFERENCE, Meter, peak_memory_gb, summarise
 from components.files import read_json, write_json
 
-PLAN, ARGUMENTS, SETTINGS = "plan.json", "arguments.json", "settings.json"
+PLAN = "plan.json"
 Batches = list[list[int]]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How other processes build the same tasks: `factory` ("module:function") is called with (settings, root, arguments).
+
+    `arguments` are JSON; `name` tells several runs of one stage apart.
+    """
+
+    factory: str
+    stage: str
+    arguments: Any = None
+    name: str = ""
+
+    def scratch(self, root: Path) -> Path:
+        """The folder of what the ranks read and leave."""
+        return root / ".mmalign/scratch" / self.stage / (f"ranks-{self.name}" if self.name else "ranks")
 
 
 @dataclass
@@ -40,13 +58,10 @@ class Report:
     units: list[int] = field(default_factory=list)
 
 
-def run_tasks(
-    tasks: Sequence[InferenceTask], factory: str, settings: Settings, stage: str, root: Path, arguments: Any = None, name: str = ""
-) -> Report:
+def run_tasks(tasks: Sequence[InferenceTask], launch: Launch, settings: Settings, root: Path) -> Report:
     """Compute what the stores of `tasks` lack. Their results are then in the stores.
 
-    `factory` ("module:function") builds the same tasks in another process from (settings, root, arguments); `arguments` are JSON. `name`
-    tells several runs of one stage apart. Raises UserError or StageFault with the first failing rank's reason.
+    Raises UserError or StageFault with the first failing rank's reason.
     """
     todo = missing_batches(tasks)
     report = Report(
@@ -57,12 +72,12 @@ def run_tasks(
         return report
     for task, count in zip(tasks, report.items, strict=True):
         if 0 < count < len(task.keys):
-            print(f"{stage}: {len(task.keys) - count} of {len(task.keys)} are kept from before: {task.label}", flush=True)
-    section = inference_section(settings, stage)
+            print(f"{launch.stage}: {len(task.keys) - count} of {len(task.keys)} are kept from before: {task.label}", flush=True)
+    section = inference_section(settings, launch.stage)
     if section.ranks == 1 and not section.zero_inference:
         report.times = _compute_here(tasks, todo)
     else:
-        report.times = _compute_on_ranks(tasks, todo, factory, settings, stage, root, arguments, name)
+        report.times = _compute_on_ranks(tasks, todo, launch, settings, root)
     return report
 
 
@@ -130,41 +145,52 @@ def _compute_here(tasks: Sequence[InferenceTask], todo: list[Batches]) -> dict[s
 
 
 def _compute_on_ranks(
-    tasks: Sequence[InferenceTask],
-    todo: list[Batches],
-    factory: str,
-    settings: Settings,
-    stage: str,
-    root: Path,
-    arguments: Any,
-    name: str,
+    tasks: Sequence[InferenceTask], todo: list[Batches], launch: Launch, settings: Settings, root: Path
 ) -> dict[str, float]:
-    from components.engine.launcher import fault_of, rank_environment, run_ranks
-
-    section = inference_section(settings, stage)
-    scratch = root / ".mmalign/scratch" / stage / f"ranks-{name}" if name else root / ".mmalign/scratch" / stage / "ranks"
+    section = inference_section(settings, launch.stage)
+    scratch = launch.scratch(root)
     shutil.rmtree(scratch, ignore_errors=True)
     write_json(scratch / SETTINGS, settings.model_dump(mode="json", by_alias=True))
-    write_json(scratch / ARGUMENTS, arguments)
+    write_json(scratch / ARGUMENTS, launch.arguments)
     shares = [share_out(batches, section.ranks, lockstep=section.zero_inference) for batches in todo]
     write_json(scratch / PLAN, shares)
     environment = rank_environment(root, section.threads)
     if section.zero_inference:
-        from components.engine import ops
-
         ops.ensure_built(environment)
-    options = ["--factory", factory, "--stage", stage, "--root", str(root.resolve()), "--scratch", str(scratch.resolve())]
+    options = ["--factory", launch.factory, "--stage", launch.stage, "--root", str(root.resolve()), "--scratch", str(scratch.resolve())]
     bars = Bars(scratch, tasks, todo)
     try:
-        code = run_ranks("components.engine.inference_worker", options, ranks=section.ranks, environment=environment, poll=bars.move)
+        code = run_ranks(options, ranks=section.ranks, environment=environment, poll=bars.move)
     finally:
         bars.close()
     ends = sorted(scratch.glob("finished-*.json"))
     if code != 0 or len(ends) != section.ranks:
-        raise fault_of(scratch, stage, code)
-    found = [read_json(path) for path in ends]
-    meters = [Meter(end["parameters"], INFERENCE, end["tokens"], end["slots"], end["seconds"]) for end in found]
-    return _times(meters, [end["peak_gb"] for end in found]) | {"startup_seconds": max(end["startup_seconds"] for end in found)}
+        raise fault_of(scratch, launch.stage, code)
+    left = [read_json(path) for path in ends]
+    meters = [Meter(end["parameters"], INFERENCE, end["tokens"], end["slots"], end["seconds"]) for end in left]
+    return _times(meters, [end["peak_gb"] for end in left]) | {"startup_seconds": max(end["startup_seconds"] for end in left)}
+
+
+def compute_shares(tasks: Sequence[InferenceTask], ranks: Ranks, scratch: Path) -> dict[str, float]:
+    """Compute this rank's batches of every task, in order, noting each in its progress file. Returns what it ran, for the launcher."""
+    shares = [task[ranks.rank] for task in read_json(scratch / PLAN)]
+    meters = []
+    with (scratch / f"progress-{ranks.rank}.jsonl").open("w", encoding="utf-8") as progress:
+        for number, (task, share) in enumerate(zip(tasks, shares, strict=True)):
+            started = time.monotonic()
+            with finishing(task):
+                for batch, counts in share:
+                    progress.write(json.dumps([number, compute_batch(task, batch, ranks, counts=counts)]) + "\n")
+                    progress.flush()
+            if share:
+                meters.append(meter_of(task, time.monotonic() - started))
+    return {
+        "parameters": max((meter.parameters for meter in meters), default=0),
+        "tokens": sum(meter.tokens for meter in meters),
+        "slots": sum(meter.slots for meter in meters),
+        "seconds": sum(meter.seconds for meter in meters),
+        "peak_gb": peak_memory_gb(),
+    }
 
 
 class Bars:
@@ -198,13 +224,6 @@ class Bars:
 def meter_of(task: InferenceTask, seconds: float) -> Meter:
     """What a task has run, in `seconds`."""
     return Meter(task.parameters(), INFERENCE, task.work.tokens, task.work.slots, seconds)
-
-
-def build_tasks(factory: str, settings: Settings, root: Path, arguments: Any) -> Sequence[InferenceTask]:
-    """Call the function that `factory` ("module:function") names."""
-    module, _, attribute = factory.partition(":")
-    tasks: Sequence[InferenceTask] = vars(importlib.import_module(module))[attribute](settings, root, arguments)
-    return tasks
 
 
 def _joined(meters: Sequence[Meter]) -> Meter:

@@ -12,8 +12,9 @@ from typing import Any
 from components.config.settings import Settings
 from components.engine import checkpoints, ops
 from components.engine.curves import CURVES, PLAN, Follower
-from components.engine.launcher import fault_of, rank_environment, run_ranks
-from components.engine.worker import SETTINGS, section_of
+from components.engine.launcher import SETTINGS, fault_of, rank_environment, run_ranks
+from components.engine.recorder import NullRecorder, Recorder
+from components.engine.worker import section_of
 from components.files import read_json, write_json
 
 
@@ -33,11 +34,20 @@ class TrainingOutcome:
     throughput: dict[str, float] = field(default_factory=dict)
 
 
-def launch(task_factory: str, settings: Settings, stage: str, root: Path, key: str, out: Path) -> TrainingOutcome:
-    """Train the task that `task_factory` ("module:function") builds, and write the model to `out`.
+def launch(
+    factory: str,
+    settings: Settings,
+    stage: str,
+    root: Path,
+    key: str,
+    out: Path,
+    recorder: Recorder = NullRecorder(),  # noqa: B008 -- it has no state
+) -> TrainingOutcome:
+    """Train the task that `factory` ("module:function", see components/stages.py) builds, and write the model to `out`.
 
     `key` is a digest of everything that the result depends on beside `settings.training` and the stage's own section; a killed run with
-    the same key goes on where it was. Raises UserError or StageFault with the first failing rank's reason.
+    the same key goes on where it was. `recorder` gets the points of the curves, each once, while training runs. Raises UserError or
+    StageFault with the first failing rank's reason.
     """
     section = section_of(settings, stage)
     scratch = checkpoints.scratch_folder(root, stage, key, settings.training, section)
@@ -49,11 +59,11 @@ def launch(task_factory: str, settings: Settings, stage: str, root: Path, key: s
     environment = rank_environment(root, settings.training.threads)
     if settings.training.engine == "deepspeed":
         ops.ensure_built(environment)
-    arguments = ["--factory", task_factory, "--stage", stage, "--root", str(root.resolve())]
+    arguments = ["--factory", factory, "--stage", stage, "--root", str(root.resolve())]
     arguments += ["--scratch", str(scratch.resolve()), "--out", str(out.resolve())]
-    follower = Follower(scratch, stage)
+    follower = Follower(scratch, stage, recorder=recorder)
     try:
-        code = run_ranks("components.engine.worker", arguments, ranks=settings.training.ranks, environment=environment, poll=follower.poll)
+        code = run_ranks(arguments, ranks=settings.training.ranks, environment=environment, poll=follower.poll)
         follower.poll(last=True)
     finally:
         follower.end()

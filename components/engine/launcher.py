@@ -1,5 +1,7 @@
 """Starts a stage's ranks under torchrun, follows them, and ends them with the stage.
 
+- This module is also what runs torchrun (`python -m components.engine.launcher --standalone ...`), with an exit code that says how the first
+  rank failed: torchrun's own is 1 whether a rank raised or was killed, and only its parent can know which.
 - torchrun is a child in this process's session and is ended with it; the ranks, which sit in sessions of their own, watch this process.
 - The environment is passed through, so that a supervisor's mark reaches every process.
 - A rank that fails leaves its reason in the scratch folder, which becomes the stage's one sentence, with its kind. One that a signal ended
@@ -16,11 +18,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from components import stages
 from components.engine import watchdog
 from components.errors import InfrastructureFault, StageFault, UserError
 from components.files import read_json, write_json
 from components.processes.fault_kinds import SIGNALLED, error_of, fault_kind, kind_named, lost_a_peer, sentence_of
 
+SETTINGS, ARGUMENTS = "settings.json", "arguments.json"  # what the ranks read in the scratch folder
 GRACE_SECONDS = 15  # that ranks have between SIGTERM and SIGKILL
 POLL_SECONDS = 0.2
 NO_ROOM = 74  # exit code of a rank that could not write down why it failed: the disk is full or broken
@@ -48,14 +52,19 @@ def rank_environment(root: Path, threads: int) -> dict[str, str]:
 
 
 def run_ranks(
-    module: str, arguments: Sequence[str], *, ranks: int, environment: dict[str, str], poll: Callable[[], None] = lambda: None
+    arguments: Sequence[str],
+    *,
+    ranks: int,
+    environment: dict[str, str],
+    poll: Callable[[], None] = lambda: None,
+    module: str = stages.PROCESSES["worker"],
 ) -> int:
-    """Run `python -m module arguments` as `ranks` processes and return the exit code of the rank that failed first, 128 and more for a signal,
+    """Run the worker with `arguments` as `ranks` processes and return the exit code of the rank that failed first, 128 and more for a signal,
     negative where a signal ended torchrun itself. `poll` is called some times a second.
 
     The ranks get `--launcher` and `--launcher-started` beside `arguments`, for their watchdog. Whatever ends this call ends them.
     """
-    command = [sys.executable, "-m", "components.engine.torchrun", "--standalone", f"--nproc-per-node={ranks}", "-m", module, *arguments]
+    command = [*stages.command("torchrun"), "--standalone", f"--nproc-per-node={ranks}", "-m", module, *arguments]
     command += ["--launcher", str(os.getpid()), "--launcher-started", repr(watchdog.started(os.getpid()))]
     process = subprocess.Popen(command, env=environment)
     try:
@@ -122,3 +131,21 @@ def _signal_name(number: int) -> str:
     name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
     causes = {"SIGKILL": "out of memory, or killed", "SIGBUS": "shared memory or a disk was full"}
     return f"{name} ({causes[name]})" if name in causes else name
+
+
+def torchrun(arguments: list[str]) -> int:
+    """Run torchrun to its end: 0, 128 and the signal's number where a signal ended the first rank that failed, else that rank's exit code."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main
+
+    try:
+        main(arguments)
+    except ChildFailedError as error:
+        print(error, file=sys.stderr)
+        _, first = error.get_first_failure()
+        return SIGNALLED - first.exitcode if first.exitcode < 0 else first.exitcode
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(torchrun(sys.argv[1:]))

@@ -19,20 +19,41 @@ from components.trees.trees import PADDING, TreeBatch
 
 
 class LossModule(nn.Module):
-    """A task's model and loss in one forward. The Trainer finds no model configuration in it, so it changes none that is exported."""
+    """A task's model and loss in one forward, which autocasts to `autocast` where one is named and then gives fp32."""
 
-    def __init__(self, task: TrainingTask) -> None:
+    def __init__(self, task: TrainingTask, autocast: torch.dtype | None = None) -> None:
         super().__init__()
         self.model = task.model
         self._task = task
+        self._autocast = autocast
 
     def forward(self, batch: dict[str, Any], outputs_alone: bool = False) -> Any:
         """(loss, metrics) of a micro-batch, whose metrics carry no gradient; or the model's outputs alone."""
+        if self._autocast is None:
+            return self._forward(batch, outputs_alone)
+        device = next(self.model.parameters()).device
+        with torch.autocast(device.type, self._autocast):
+            return in_fp32(self._forward(batch, outputs_alone))
+
+    def _forward(self, batch: dict[str, Any], outputs_alone: bool) -> Any:
         outputs = self.model(**batch)
         if outputs_alone:
             return outputs
         loss, metrics = self._task.loss(outputs, batch)
         return loss, {name: value.detach() for name, value in metrics.items()}
+
+
+def in_fp32(value: Any) -> Any:
+    """`value` with its half-precision tensors in fp32: a tensor, or tuples, lists and dicts of them; anything else as it is."""
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(in_fp32, value))
+    if isinstance(value, tuple | list):
+        return type(value)(map(in_fp32, value))
+    if isinstance(value, dict):
+        return {name: in_fp32(member) for name, member in value.items()}
+    return value
 
 
 def occupancy(batch: dict[str, Any]) -> Tensor:

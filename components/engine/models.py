@@ -2,64 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
+from torch import nn
 
 from components.config.settings import Settings
+from components.engine.groups import vision_language_model
+from components.engine.partitions import size
 from components.engine.ranks import Ranks, inference_dtype
 from components.families.adapters import family_of
 from components.families.loading import load_model
-from components.reward.model import RewardModel, load_reward_model
+
+Model = TypeVar("Model", bound=nn.Module)
+Opener = Callable[[Path, Ranks, Settings], Model]  # opens a folder's model on the rank's device
 
 
 class OneModel:
-    """Holds the model that was asked for last: another one takes its place, so that two never lie in memory."""
+    """Holds the model that was opened last: the next one takes its slot, so that two never lie in memory."""
 
     def __init__(self, settings: Settings) -> None:
-        self._attention = settings.model.attention
-        self._dtype = inference_dtype(settings)
-        self._held: tuple[Path, Any] | None = None
+        self._settings = settings
+        self._opened: tuple[Path, nn.Module] | None = None
 
-    def policy(self, folder: Path, ranks: Ranks) -> Any:
-        """The vision-language model in `folder`, on this rank's device."""
-        if self._held is None or self._held[0] != folder:
-            self._held = None
-            with ranks.opening(self._dtype):
-                model = load_model(folder, attention=self._attention, dtype=self._dtype)
-            self._held = folder, ranks.place(model)
-        return self._held[1]
-
-    def reward(self, folder: Path, ranks: Ranks) -> RewardModel:
-        """The reward model in `folder`, on this rank's device. Its score head is whole on every rank."""
-        if self._held is None or self._held[0] != folder:
-            self._held = None
-            with ranks.opening(self._dtype):
-                reward = load_reward_model(folder, self._attention)
-            if not ranks.lockstep:
-                reward.model.to(self._dtype)
-            ranks.place(reward.model)
-            reward.head.to(ranks.device)
-            # Scores are fp32 whatever the model runs in: in bf16 most margins would round to a few values.
-            reward.head.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
-            self._held = folder, reward
-        found: RewardModel = self._held[1]
-        return found
+    def open(self, folder: Path, ranks: Ranks, opener: Opener[Model]) -> Model:
+        """The model in `folder` as `opener` opens it; a folder is always opened by the same one."""
+        if self._opened is None or self._opened[0] != folder:
+            self._opened = None  # ahead of the next one
+            self._opened = folder, opener(folder, ranks, self._settings)
+        return self._opened[1]  # type: ignore[return-value]  # what `opener` returned for this folder
 
     def weights_in_path(self, *, tower: bool) -> int:
-        """Number of weights that a token meets in the model that is held, the tower's among them where it runs; 0 without a model."""
-        if self._held is None:
+        """Number of weights that a token meets in the vision-language model that is open, the vision tower's among them where it runs.
+
+        0 without a model.
+        """
+        if self._opened is None:
             return 0
-        model = self._held[1].model if isinstance(self._held[1], RewardModel) else self._held[1]
-        counts = {id(parameter): _elements(parameter) for parameter in model.parameters()}
+        model = vision_language_model(self._opened[1])
+        counts = {id(parameter): size(parameter) for parameter in model.parameters()}
         if not tower:
             for owner in family_of(model.config).modules(model)["tower"]:
-                for parameter in owner.parameters() if isinstance(owner, torch.nn.Module) else [owner]:
+                for parameter in owner.parameters() if isinstance(owner, nn.Module) else [owner]:
                     counts[id(parameter)] = 0
         return sum(counts.values())
 
 
-def _elements(parameter: torch.Tensor) -> int:
-    """Elements of a parameter; DeepSpeed leaves an empty one where it has partitioned it, and notes the number."""
-    return int(vars(parameter).get("ds_numel", parameter.numel()))
+def open_policy(folder: Path, ranks: Ranks, settings: Settings) -> Any:
+    """The vision-language model in `folder`, on this rank's device."""
+    dtype = inference_dtype(settings)
+    with ranks.opening(dtype):
+        model = load_model(folder, attention=settings.model.attention, dtype=dtype)
+    return ranks.place(model)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from components import stages
 from components.errors import UserError
 
 OP = "deepspeed_shm_comm"
@@ -40,8 +41,7 @@ def ensure_built(environment: dict[str, str]) -> None:
             raise UserError("DeepSpeed's CPU op needs a C++ compiler and ninja on PATH: install g++ (ninja comes with `make install`)")
         sys.stdout.write(f"training: building DeepSpeed's shared-memory op into {folder} (once; about half a minute)\n")
         sys.stdout.flush()
-        command = [sys.executable, "-m", "components.engine.ops"]
-        built = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        built = subprocess.run(stages.command("build_ops"), env=environment, capture_output=True, text=True, check=False)
         if built.returncode != 0:
             raise UserError(f"DeepSpeed's CPU op could not be built: {' '.join(built.stderr.split())[-500:]}")
 

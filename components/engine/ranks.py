@@ -1,9 +1,10 @@
-"""What a task of inference knows of the other ranks: its device, how a model is opened there, and how ranks keep in step.
+"""What a process knows of those that torchrun started beside it, in training and in inference: its number, its device, how they meet.
 
-- Without `zero_inference` ranks share nothing: each holds the whole model and takes whole batches, and no step is waited for.
+- `RankContext` is the part that both share; `components.engine.task.EpochContext` and `Ranks` add what training and inference need.
+- In inference without `zero_inference` ranks share nothing: each holds the whole model and takes whole batches, and no step is waited for.
 - With it each rank holds a part of the language model's weights (ZeRO-3) and gathers a layer as it is run. So all ranks must run the
   language model equally often: `most` and `any` say how far the others go, and a rank without work of its own repeats some.
-- Everything but the language model's layers stays whole on every rank: how often a tower or projector runs depends on a batch's media.
+- Everything but the language model's layers stays whole on every rank: how often a vision tower or projector runs depends on a batch's media.
 """
 
 from __future__ import annotations
@@ -12,43 +13,79 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
+from torch import distributed
 
 from components.config.settings import Settings
 
+LOCKSTEP_SECONDS = 1800  # how long a rank of inference waits for another: a batch at most
 _CONFIGURATIONS: dict[torch.dtype, Any] = {}
 
 
 @dataclass(frozen=True)
-class Ranks:
+class RankContext:
     """One rank among `world`."""
 
     rank: int = 0
     world: int = 1
-    lockstep: bool = False
 
     @property
     def device(self) -> torch.device:
         """This rank's GPU, or the CPU."""
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
 
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.world > 1:
+            distributed.barrier()
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's `value`, in the order of ranks, on every rank."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        distributed.all_gather_object(values, value)
+        return values
+
+
+def set_up_ranks(*, deepspeed: bool, seconds: float) -> RankContext:
+    """Set up torch.distributed among the processes that torchrun started: gloo on CPUs, NCCL on GPUs. A collective waits for `seconds`.
+
+    With `deepspeed` its own view of the ranks is set up too, ahead of any checkpoint: ZeRO-3 would take the first one that is opened for
+    that of a lone process.
+    """
+    context = RankContext(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    backend = "gloo" if context.device.type == "cpu" else "nccl"
+    if context.device.type == "cuda":
+        torch.cuda.set_device(context.device)
+    if deepspeed:
+        if context.device.type == "cpu":
+            os.environ["DS_ACCELERATOR"] = "cpu"  # read when deepspeed is imported
+        import deepspeed as library
+
+        library.init_distributed(dist_backend=backend, timeout=timedelta(seconds=seconds), verbose=False)
+    else:
+        distributed.init_process_group(backend, timeout=timedelta(seconds=seconds))
+    return context
+
+
+@dataclass(frozen=True)
+class Ranks(RankContext):
+    """One rank of inference; those in `lockstep` hold one model together."""
+
+    lockstep: bool = False
+
     def join(self) -> None:
         """Meet the other ranks, where they keep in step."""
-        if not self.lockstep:
-            return
-        if self.device.type == "cpu":
-            os.environ["DS_ACCELERATOR"] = "cpu"
-        import deepspeed
-
-        deepspeed.init_distributed()
+        if self.lockstep:
+            set_up_ranks(deepspeed=True, seconds=LOCKSTEP_SECONDS)
 
     def leave(self) -> None:
         """Wait for the others and part, where they keep in step."""
         if self.lockstep:
-            from torch import distributed
-
             distributed.barrier()
             distributed.destroy_process_group()
 
@@ -56,11 +93,9 @@ class Ranks:
         """The largest `count` of all ranks that keep in step."""
         if not self.lockstep:
             return count
-        from torch import distributed
-
-        found = torch.tensor(count, device=self.device)
-        distributed.all_reduce(found, distributed.ReduceOp.MAX)
-        return int(found)
+        largest = torch.tensor(count, device=self.device)
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+        return int(largest)
 
     def any(self, wanted: bool) -> bool:
         """Whether one of the ranks that keep in step wants to go on."""
@@ -74,7 +109,7 @@ class Ranks:
             return
         from transformers.integrations import HfDeepSpeedConfig
 
-        # Kept: transformers' and our own generation ask whether it lives, and then take equally many steps on all ranks.
+        # Stays alive: transformers' and our own generation ask whether it lives, and then take equally many steps on all ranks.
         _CONFIGURATIONS[dtype] = HfDeepSpeedConfig(_zero_settings(dtype))
         yield
 

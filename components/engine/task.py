@@ -19,6 +19,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from components.engine.ranks import RankContext
+
 
 @dataclass(frozen=True)
 class Step:
@@ -27,34 +29,18 @@ class Step:
     micros: list[list[Any]]
 
 
-@dataclass
-class EpochContext:
-    """What a task may use while it prepares an epoch.
+@dataclass(frozen=True)
+class EpochContext(RankContext):
+    """What a task may use while it prepares an epoch or looks at a step.
 
-    `extra` is carried by every checkpoint's COMMITTED.json from then on, and given back on resume: names of files stored in `scratch`,
-    for instance. It must be the same on every rank, and JSON. Inside `with context.whole_weights():` every rank holds all weights and may
+    Every checkpoint's COMMITTED.json carries `extra` from then on, and a resumed run starts with it: names of files in `scratch`, for
+    instance. It must be the same on every rank, and JSON. Inside `with context.whole_weights():` every rank holds all weights and may
     run the model as often as it likes, whatever the others do; all ranks enter and leave it, and none changes a weight.
     """
 
-    rank: int
-    world: int
-    scratch: Path
+    scratch: Path = Path()
     extra: dict[str, Any] = field(default_factory=dict)
     whole_weights: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
-
-    def barrier(self) -> None:
-        """Wait until every rank is here."""
-        from torch import distributed
-
-        distributed.barrier()
-
-    def gather(self, value: Any) -> list[Any]:
-        """Every rank's `value`, in the order of ranks, on every rank."""
-        from torch import distributed
-
-        values: list[Any] = [None] * self.world
-        distributed.all_gather_object(values, value)
-        return values
 
 
 class TrainingTask(Protocol):

@@ -13,14 +13,15 @@ from pathlib import Path
 import torch
 
 from components.config.settings import Settings, load_settings
-from components.engine.inference import run_tasks
+from components.engine.inference import Launch, run_tasks
 from components.evaluation.judge import load_judge
 from components.evaluation.results import write_policy_results, write_reward_results
 from components.evaluation.stage import ask_policies, implicit_rewards
-from components.evaluation.tasks import HELDOUT, REWARDS, OpinionTask, reward_tasks
+from components.evaluation.tasks import HELDOUT, OpinionTask, reward_tasks
 from components.preferences.record import read_queries
 from components.processes.guard import watch_from_environment
 from components.processes.slots.taking import slots_taken
+from components.stages import INFERENCE_TASKS
 
 
 def evaluate_policy(settings: Settings, root: Path, folder: Path, out: Path) -> None:
@@ -38,7 +39,7 @@ def evaluate_reward(settings: Settings, root: Path, folder: Path, out: Path) -> 
     arguments = {"folder": str(folder.resolve()), "own": True}
     (task,) = reward_tasks(settings, root, arguments)
     assert isinstance(task, OpinionTask)
-    run_tasks([task], REWARDS, settings, "evaluate", root, arguments, name="own")
+    run_tasks([task], Launch(INFERENCE_TASKS["reward_scores"], "evaluate", arguments, "own"), settings, root)
     keys = [(query.id, index) for query in queries for index in range(len(query.responses))]
     write_reward_results(out, queries, {key: score for key, (_, score) in zip(keys, task.opinions(), strict=True)})
 

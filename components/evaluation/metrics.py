@@ -11,48 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from components.evaluation.judge import Verdict, is_description
 from components.preferences.record import CATEGORIES, Query
+from components.statistics import Bootstrap
 
 Figures = dict[str, float | int | None]
-Floats = NDArray[np.float64]
-BOOTSTRAP_SEED = 20250214
-RESAMPLES_AT_ONCE = 250  # bounds the memory of a resampling: so many rows of indices
-
-
-@dataclass(frozen=True)
-class Bootstrap:
-    """How intervals are made: `samples` resamples of the queries at `confidence`."""
-
-    samples: int
-    confidence: float
-
-    def ratio(self, numerators: Sequence[float], denominators: Sequence[float] | None = None) -> tuple[float, float, float] | None:
-        """(value, low, high) of sum(numerators) / sum(denominators), both one a query; None when there is nothing to divide by."""
-        top = np.asarray(numerators, dtype=np.float64)
-        bottom = np.ones_like(top) if denominators is None else np.asarray(denominators, dtype=np.float64)
-        top, bottom = top[bottom > 0], bottom[bottom > 0]
-        if len(top) == 0:
-            return None
-        values = self._resample(top, bottom)
-        tail = (1 - self.confidence) / 2
-        low, high = np.quantile(values, [tail, 1 - tail])
-        return float(top.sum() / bottom.sum()), float(low), float(high)
-
-    def _resample(self, top: Floats, bottom: Floats) -> Floats:
-        random = np.random.default_rng(BOOTSTRAP_SEED)
-        pieces = []
-        for start in range(0, self.samples, RESAMPLES_AT_ONCE):
-            drawn = random.integers(0, len(top), (min(RESAMPLES_AT_ONCE, self.samples - start), len(top)))
-            pieces.append(top[drawn].sum(axis=1) / bottom[drawn].sum(axis=1))
-        return np.concatenate(pieces)
-
-    def add(self, figures: Figures, key: str, numerators: Sequence[float], denominators: Sequence[float] | None = None) -> None:
-        """Put the ratio's value and interval into `figures` as key, key_low and key_high."""
-        found = self.ratio(numerators, denominators)
-        figures.update(zip((key, f"{key}_low", f"{key}_high"), found or (None, None, None), strict=True))
 
 
 def _known(values: Sequence[bool | None]) -> list[float]:

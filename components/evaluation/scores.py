@@ -9,11 +9,11 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.critique.writing import Opinion
 from components.evaluation.judge import Judge
 from components.evaluation.tasks import with_critiques
 from components.evaluation.wording import verdict
 from components.preferences.record import Query
+from components.reward.judging import Opinion
 
 Key = tuple[str, int]  # query id, response index
 Scores = dict[Key, float]

@@ -21,12 +21,11 @@ import torch
 
 from components.alignment.log_probs import LogProb, LogProbTask
 from components.config.settings import Settings
-from components.engine.inference import run_tasks
+from components.engine.inference import Launch, run_tasks
 from components.engine.result import StageResult
 from components.evaluation.answers import Answered, judge_answers, write_answers
 from components.evaluation.judge import TRUTH_FILE, Judge, load_judge
 from components.evaluation.metrics import (
-    Bootstrap,
     Figures,
     balanced_accuracy,
     policy_figures,
@@ -42,9 +41,7 @@ from components.evaluation.scores import Key, Scores, critique_verdicts, read_ow
 from components.evaluation.tasks import (
     HELDOUT,
     MEDIA,
-    POLICIES,
     REWARD_MODEL,
-    REWARDS,
     AnswerTask,
     OpinionTask,
     ScoreTask,
@@ -54,6 +51,8 @@ from components.evaluation.tasks import (
 from components.families.digests import model_digest
 from components.files import write_json
 from components.preferences.record import Query, read_queries
+from components.stages import INFERENCE_TASKS
+from components.statistics import Bootstrap
 
 ALIGNED = Path("artifacts/align/model")
 
@@ -107,7 +106,7 @@ def ask_policies(
 ) -> tuple[list[Answered], dict[Key, LogProb]]:
     """Each policy's judged answers, and the log-probs of the recorded responses under the one that is not the base."""
     tasks = policy_tasks(settings, root, policies)
-    report = run_tasks(tasks, POLICIES, settings, "evaluate", root, policies, name="policies")
+    report = run_tasks(tasks, Launch(INFERENCE_TASKS["policy_answers"], "evaluate", policies, "policies"), settings, root)
     times.update({f"policies.{name}": value for name, value in report.times.items()})
     answers = iter(task for task in tasks if isinstance(task, AnswerTask))
     answered = [judge_answers(name, task.queries, task.results(), judge) for name, task in zip(policies, answers, strict=True)]
@@ -126,7 +125,7 @@ def ask_reward_model(
     answers = [(index, answered.answers[index]) for answered in policies for index in chosen]
     arguments = {"folder": REWARD_MODEL.as_posix(), "answers": answers}
     tasks = reward_tasks(settings, root, arguments)
-    report = run_tasks(tasks, REWARDS, settings, "evaluate", root, arguments, name="reward")
+    report = run_tasks(tasks, Launch(INFERENCE_TASKS["reward_scores"], "evaluate", arguments, "reward"), settings, root)
     times.update({f"reward.{name}": value for name, value in report.times.items()})
     blank, given, bare, shown = tasks
     assert isinstance(blank, OpinionTask)

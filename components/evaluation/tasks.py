@@ -18,9 +18,8 @@ from components.alignment.log_probs import LogProbTask
 from components.closures import code_digest
 from components.config.settings import Settings
 from components.critique.task import critique_context
-from components.critique.writing import Opinion, write_and_score
 from components.engine.inference_task import InferenceTask
-from components.engine.models import OneModel
+from components.engine.models import OneModel, open_policy
 from components.engine.ranks import Ranks, inference_dtype
 from components.families.adapters import Root
 from components.families.digests import model_digest, processor_digest
@@ -29,6 +28,8 @@ from components.features.cache import attach_features
 from components.files import digest_bytes
 from components.generation.decoding import decode
 from components.preferences.record import Query, read_queries
+from components.reward.judging import Opinion, write_and_score
+from components.reward.model import open_reward_model
 from components.reward.scoring import SCORING_ROW_TOKENS, SCORING_ROWS, Judged, judge_branch, score
 from components.storage.content_cache import ContentCache
 from components.trees.planning import plan_batches
@@ -37,7 +38,6 @@ from components.trees.trees import tree_tokens
 MEDIA = Path("data/preferences")
 HELDOUT = Path("artifacts/validate/heldout/queries.parquet")
 REWARD_MODEL = Path("artifacts/reward/model")
-POLICIES, REWARDS = "components.evaluation.tasks:policy_tasks", "components.evaluation.tasks:reward_tasks"
 
 
 @dataclass
@@ -70,7 +70,7 @@ class AnswerTask(_ModelTask):
         """Write the answers of a batch."""
         limit = self.settings.evaluate.max_new_tokens
         tokens = decode(
-            self.models.policy(self.folder, ranks),
+            self.models.open(self.folder, ranks, open_policy),
             [self.preprocessor.policy_root(self.queries[item]) for item in items],
             [[] for _ in items],
             max_new_tokens=limit,
@@ -102,7 +102,7 @@ class OpinionTask(_ModelTask):
     def compute(self, items: Sequence[int], ranks: Ranks) -> list[Opinion]:
         """Write a batch's critiques and score on them."""
         return write_and_score(
-            self.models.reward(self.folder, ranks),
+            self.models.open(self.folder, ranks, open_reward_model),
             self.preprocessor,
             [self.rows[item] for item in items],
             instruction=self.settings.reward.instruction,
@@ -146,7 +146,7 @@ class ScoreTask(_ModelTask):
             for query, critiques in (self.rows[item] for item in items)
             for response, critique in zip(query.responses, critiques, strict=True)
         ]
-        reward = self.models.reward(self.folder, ranks)
+        reward = self.models.open(self.folder, ranks, open_reward_model)
         instruction = self.settings.reward.instruction
         flat = iter(score(reward, self.preprocessor, judged, instruction=instruction, step=ranks, count=self.work.add))
         return [[next(flat) for _ in self.rows[item][0].responses] for item in items]

@@ -1,9 +1,9 @@
-"""What an adapter says about a family of vision-language models: everything that trees, features and the engine need to know.
+"""The adapter of a family of vision-language models: the interface for trees, features and the engine.
 
-A family is one file. It says how placeholders are counted (through the family's own processor), how the root's positions are computed,
-where the tower's features come out and where they go in, and which modules make up its parts.
+A family is one file. It counts placeholders (through the family's own processor), computes the root's positions, takes features from the vision
+tower, gives them to the language model, and names the modules of each part.
 
-Shapes: A position axes (1, or 3 for M-RoPE), L tokens, H hidden size of the language model, D width of the tower's features.
+Shapes: A position axes (1, or 3 for M-RoPE), L tokens, H hidden size of the language model, D width of the vision tower's features.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ Part = Literal["tower", "projector", "language_model", "lm_head"]
 PARTS: tuple[Part, ...] = ("tower", "projector", "language_model", "lm_head")
 Frames = np.ndarray[Any, Any]  # [frames, height, width, 3], uint8
 
-TowerOutput = tuple[Tensor, ...]  # a medium's features before the projector, each [..., D]; further ones where a family taps deeper layers
+VisionOutput = tuple[Tensor, ...]  # a medium's features before the projector, each [..., D]; several if a family taps deeper layers
 
 
 @dataclass(frozen=True)
 class Medium:
-    """One image or one video, ready for the tower.
+    """One image or one video, ready for the vision tower.
 
-    `key` names its pixels: a digest of the media bytes and of how they were read. `tensors` holds what the family's processor made of it.
-    `features` is the tower's output where it is known from before: the tower is then not run.
+    `key` names its pixels: a digest of the media bytes and of the settings that read them. `tensors` is the output of the family's processor.
+    `features` is the vision tower's cached output; with it the tower does not run.
     """
 
     kind: Kind
     key: str
     tensors: dict[str, Tensor]
-    features: TowerOutput | None = None
+    features: VisionOutput | None = None
 
 
 @dataclass(frozen=True)
 class Root:
     """A prompt with its media, ready for a model. `input_ids` has the placeholders expanded; `media` stand in their order.
 
-    `positions_AL` are the root's positions where they are not 0, 1, 2, ... (M-RoPE); a branch goes on from `next_position` on every axis.
+    `positions_AL` are the root's positions for M-RoPE, else None for 0, 1, 2, ...; a branch continues from `next_position` on every axis.
     """
 
     input_ids: tuple[int, ...]
@@ -71,22 +71,22 @@ class Root:
 
 @dataclass(frozen=True)
 class Projected:
-    """A medium as the language model reads it: one row a placeholder [L, H], and what is added in deeper layers [L, H] each."""
+    """A medium as the language model reads it: one row a placeholder [L, H], and the rows [L, H] that each of the deeper layers adds."""
 
     features_LH: Tensor
     deeper: tuple[Tensor, ...] = field(default=())
 
 
 class FeatureSource(Protocol):
-    """Gives media the tower's output that is kept of them."""
+    """Gives media their cached vision tower output."""
 
     def attach(self, root: Root) -> Root:
-        """`root` with features in its media, where they are known."""
+        """`root` with features in those of its media that are cached."""
         ...
 
 
 class Family(ABC):
-    """The adapter of one family. It holds no state, so that one instance serves every model."""
+    """The adapter of one family. It has no state, so that one instance serves every model."""
 
     model_type: ClassVar[str]
     axes: ClassVar[int] = 1  # position axes: 3 for M-RoPE
@@ -101,7 +101,7 @@ class Family(ABC):
     ) -> Root:
         """Run the family's processor on a rendered prompt with its media, of one kind; `keys` name the media in order.
 
-        Frames [n, H, W, 3] are taken as they are: not sampled again. Raises ValueError when prompt and media do not fit each other.
+        The processor must not sample the frames [n, H, W, 3] again. Raises ValueError when prompt and media do not match.
         """
 
     @abstractmethod
@@ -109,24 +109,24 @@ class Family(ABC):
         """Tokens that stand for a media feature."""
 
     def structure(self, processor: Any) -> set[str]:
-        """Tokens that a prompt's media are written with, beside the tokenizer's special ones: texts must not contain them."""
+        """Tokens that write a prompt's media, beside the tokenizer's special ones: texts must not contain them."""
         return {processor.image_token, processor.video_token}
 
     @abstractmethod
-    def tower(self, model: Any, media: Sequence[Medium]) -> list[TowerOutput]:
+    def vision_tower(self, model: Any, media: Sequence[Medium]) -> list[VisionOutput]:
         """Features before the projector of media of one kind and equal tensor shapes, in order."""
 
     @abstractmethod
-    def project(self, model: Any, media: Sequence[Medium], outputs: Sequence[TowerOutput]) -> list[Projected]:
-        """Projector and packing: what goes to the placeholders of each medium."""
+    def project(self, model: Any, media: Sequence[Medium], outputs: Sequence[VisionOutput]) -> list[Projected]:
+        """Run the projector and packing: the rows for the placeholders of each medium."""
 
     @abstractmethod
     def modules(self, model: Any) -> dict[Part, list[nn.Module | nn.Parameter]]:
-        """What each part is made of; together they are the whole model."""
+        """The modules of each part; together they are the whole model."""
 
     @abstractmethod
     def dummy(self, config: Any) -> Medium:
-        """The smallest medium: what a batch without media runs through tower and projector where every rank has to."""
+        """The smallest medium. A batch without media runs it through vision tower and projector if every rank must call them."""
 
     def language(
         self, model: Any, embeddings_RLH: Tensor, mask: Any, positions_RL: Tensor, deeper: Sequence[Tensor], media_RL: Tensor
@@ -138,7 +138,7 @@ class Family(ABC):
         """
         assert not deeper
         assert media_RL.dtype == torch.bool
-        # A window that covers the row cuts nothing off; shorter ones are refused before.
+        # A window that covers the row changes nothing; `AttentionPath.check_batch` has refused shorter ones.
         masks = {"full_attention": mask, "sliding_attention": mask}
         outputs = model.model.language_model(inputs_embeds=embeddings_RLH, attention_mask=masks, position_ids=positions_RL, use_cache=False)
         return outputs.last_hidden_state  # type: ignore[no-any-return]
@@ -153,7 +153,7 @@ class Family(ABC):
         deeper: Sequence[Tensor] = (),
         media_RL: Tensor | None = None,
     ) -> Tensor:
-        """Last hidden states [R, L, H] of tokens that follow what `cache` holds, which grows by them.
+        """Last hidden states [R, L, H] of tokens that follow those in `cache`; appends them to `cache`.
 
         `attention_RL` is 1 for a token and 0 for padding, over the cached tokens and the new ones.
         """
@@ -168,6 +168,6 @@ class Family(ABC):
         return outputs.last_hidden_state  # type: ignore[no-any-return]
 
     def deeper_arguments(self, deeper: Sequence[Tensor], media_RL: Tensor) -> dict[str, Any]:  # noqa: ARG002 -- for families with such layers
-        """How the language model is told what to add in deeper layers."""
+        """The language model's arguments for the rows that deeper layers add."""
         assert not deeper
         return {}

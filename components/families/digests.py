@@ -1,4 +1,4 @@
-"""Telling one checkpoint folder from another, without opening it."""
+"""Digests of checkpoint folders and the names of their processor files, without opening a model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 from components.files import digest_folder
 
-# Files that make a processor: what an export copies from its base, and what `validate` depends on.
+# The files of a processor: an export copies them from its base, and `validate` depends on them.
+FAMILY_NAMES = ("internvl", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl")
 PROCESSOR_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
@@ -28,5 +29,5 @@ def model_digest(path: Path) -> str:
 
 
 def processor_digest(path: Path) -> str:
-    """sha256 over the files that turn text and media into a model's input."""
+    """sha256 over the processor files, which turn text and media into a model's input."""
     return digest_folder(path, [name for name in PROCESSOR_FILES if (path / name).is_file()])

@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from components.errors import UserError
-from components.families.base import Family, Frames, Medium, Part, Projected, Root, TowerOutput
+from components.families.base import Family, Frames, Medium, Part, Projected, Root, VisionOutput
 
-TEXT_MODELS = ("qwen2", "qwen3")  # those whose forward takes a mask for each kind of layer
+TEXT_MODELS = ("qwen2", "qwen3")  # their forward takes a mask for each kind of layer
 
 
 class InternVL(Family):
@@ -25,11 +25,11 @@ class InternVL(Family):
     model_type: ClassVar[str] = "internvl"
 
     def check(self, config: Any) -> None:
-        """Checkpoints of this type exist with several language models."""
+        """Refuse a language model that can't read trees: checkpoints of this type have different ones."""
         if config.text_config.model_type not in TEXT_MODELS:
             raise UserError(
-                f"InternVL with a language model of type '{config.text_config.model_type}' is not supported (known: "
-                f"{', '.join(TEXT_MODELS)}): set model.base in params.yaml to a checkpoint with one of these"
+                f"InternVL with a language model of type '{config.text_config.model_type}' is not supported: "
+                f"set model.base in params.yaml to a checkpoint with one of {', '.join(TEXT_MODELS)}"
             )
 
     def encode(
@@ -47,8 +47,8 @@ class InternVL(Family):
         if not keys:
             return Root(input_ids)
         (placeholder,) = self.placeholder_ids(config)
-        runs = [len(list(run)) for found, run in groupby(input_ids, placeholder.__eq__) if found]
-        # The processor does not say how many tiles an image has, but each image is one run of placeholders.
+        runs = [len(list(run)) for is_placeholder, run in groupby(input_ids, placeholder.__eq__) if is_placeholder]
+        # The processor does not return the number of tiles, but each image is one run of placeholders.
         counts = [run // processor.image_seq_length for run in runs] if images else [len(frames) for frames in videos]
         pixels = torch.split(encoded["pixel_values"], counts)
         kind: Any = "image" if images else "video"
@@ -65,8 +65,8 @@ class InternVL(Family):
         """The placeholders and the marks around a medium."""
         return {processor.image_token, processor.video_token, processor.start_image_token, processor.end_image_token}
 
-    def tower(self, model: Any, media: Sequence[Medium]) -> list[TowerOutput]:
-        """The tower's chosen hidden states, every medium's tiles or frames in one pass."""
+    def vision_tower(self, model: Any, media: Sequence[Medium]) -> list[VisionOutput]:
+        """The vision tower's selected hidden states; one pass reads the tiles or frames of all media."""
         tiles = [medium.tensors["pixel_values"] for medium in media]
         layer = model.config.vision_feature_layer
         outputs = model.model.vision_tower(
@@ -81,9 +81,9 @@ class InternVL(Family):
         self,
         model: Any,
         media: Sequence[Medium],  # noqa: ARG002 -- tiles and frames are treated alike
-        outputs: Sequence[TowerOutput],
+        outputs: Sequence[VisionOutput],
     ) -> list[Projected]:
-        """Neighbouring patches shuffled into one token's channels, then the projector."""
+        """Shuffle neighboring patches into one token's channels, then run the projector."""
         inner = model.model
         patches_NPD = torch.cat([output[0] for output in outputs])
         tiles, patches, width = patches_NPD.shape

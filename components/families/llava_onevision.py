@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from components.families.base import Family, Frames, Medium, Part, Projected, Root, TowerOutput
+from components.families.base import Family, Frames, Medium, Part, Projected, Root, VisionOutput
 
 
 class LlavaOnevision(Family):
@@ -30,7 +30,7 @@ class LlavaOnevision(Family):
         """Tiles of each image (`pixel_values` [1, tiles, 3, H, W], `image_sizes` [1, 2]) or frames of each video."""
         arguments: dict[str, Any] = {}
         if images:
-            arguments["images"] = [list(images)]  # one sample: more than one image are read without tiles
+            arguments["images"] = [list(images)]  # one sample: the processor reads several images without tiles
         if videos:
             arguments["videos"] = list(videos)
             arguments["do_sample_frames"] = False
@@ -48,8 +48,8 @@ class LlavaOnevision(Family):
         """Image and video placeholders."""
         return config.image_token_id, config.video_token_id
 
-    def tower(self, model: Any, media: Sequence[Medium]) -> list[TowerOutput]:
-        """The tower's chosen hidden states, every medium's real tiles or frames in one pass."""
+    def vision_tower(self, model: Any, media: Sequence[Medium]) -> list[VisionOutput]:
+        """The vision tower's selected hidden states; one pass reads the real tiles or frames of all media."""
         tiles = [self._tiles(model, medium) for medium in media]
         outputs = model.model.vision_tower(torch.cat(tiles), output_hidden_states=True, return_dict=True)
         layer = model.config.vision_feature_layer
@@ -59,17 +59,17 @@ class LlavaOnevision(Family):
             selected = selected[:, 1:]
         return [(part,) for part in torch.split(selected, [len(part) for part in tiles])]
 
-    def project(self, model: Any, media: Sequence[Medium], outputs: Sequence[TowerOutput]) -> list[Projected]:
-        """Projector, then tiles unpadded and joined with their base view, or frames pooled; a newline ends each."""
+    def project(self, model: Any, media: Sequence[Medium], outputs: Sequence[VisionOutput]) -> list[Projected]:
+        """Run the projector, then unpad tiles and join them with their base view, or pool frames; a newline ends each medium."""
         inner = model.model
         flat = inner.multi_modal_projector(torch.cat([output[0] for output in outputs]))
         parts = list(torch.split(flat, [len(output[0]) for output in outputs]))
-        found: dict[int, Tensor] = {}
+        rows_of: dict[int, Tensor] = {}
         images = [index for index, medium in enumerate(media) if medium.kind == "image"]
         if images:
             sizes = torch.cat([media[index].tensors["image_sizes"] for index in images]).to(flat.device)
             packed, _ = inner.pack_image_features([parts[index] for index in images], sizes, image_newline=inner.image_newline)
-            found.update(zip(images, packed, strict=True))
+            rows_of.update(zip(images, packed, strict=True))
         by_frames: dict[int, list[int]] = defaultdict(list)
         for index, medium in enumerate(media):
             if medium.kind == "video":
@@ -78,11 +78,11 @@ class LlavaOnevision(Family):
             pooled = inner.apply_pooling(torch.cat([parts[index] for index in indices]))
             pooled = pooled.reshape(len(indices), -1, pooled.shape[-1])
             newline = inner.image_newline[None, None].expand(len(indices), 1, -1).to(pooled.dtype)
-            found.update(zip(indices, torch.cat((pooled, newline), dim=1), strict=True))
-        return [Projected(found[index]) for index in range(len(media))]
+            rows_of.update(zip(indices, torch.cat((pooled, newline), dim=1), strict=True))
+        return [Projected(rows_of[index]) for index in range(len(media))]
 
     def modules(self, model: Any) -> dict[Part, list[nn.Module | nn.Parameter]]:
-        """The newline vector belongs to the projector, which it was trained with."""
+        """The newline vector belongs to the projector, since both were trained together."""
         inner = model.model
         return {
             "tower": [inner.vision_tower],
@@ -98,6 +98,6 @@ class LlavaOnevision(Family):
 
     @staticmethod
     def _tiles(model: Any, medium: Medium) -> Tensor:
-        """Real tiles or frames [n, 3, H, W]; nothing is padded, since each prompt was processed alone."""
+        """Real tiles or frames [n, 3, H, W]; there is no padding, since the processor read each prompt alone."""
         name = "pixel_values" if medium.kind == "image" else "pixel_values_videos"
         return medium.tensors[name][0].to(model.device, model.dtype)

@@ -1,8 +1,8 @@
-"""Opening checkpoints and saving them.
+"""Opens and saves checkpoints.
 
-- Only safetensors are read; nothing is fetched; no code of a checkpoint is run.
-- Exports carry the base's own processor, tokenizer and template files byte for byte: a load and a save would change them.
-- A folder of adapters opens as its base with them merged.
+- `load_model` reads only local safetensors and runs no code of a checkpoint.
+- An export copies the base's processor, tokenizer and template files byte for byte: loading and saving would change them.
+- A folder of adapters opens as its base with the adapters merged.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def load_model(path: Path, *, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> Any:
     """Open a checkpoint folder in evaluation mode.
 
-    Raises UserError when it is missing, of a family that is not supported, or holds adapters whose base is not what they were trained on.
+    Raises UserError for a missing checkpoint, an unsupported family, and adapters whose base is missing or has changed.
     """
     if lora.is_adapters(path):
         model = load_model(lora.base_of(path), attention=attention, dtype=dtype)
@@ -41,17 +41,17 @@ def load_model(path: Path, *, attention: str = "sdpa", dtype: torch.dtype = torc
     )
     family_of(model.config)
     if any("ds_id" in vars(parameter) for parameter in model.parameters()):
-        # transformers keeps the renamings of names that the checkpoint needed, to write its names again; under ZeRO-3 it keeps all there are.
-        kept = vars(model).get("_weight_conversions", [])
-        model._weight_conversions = [renaming for renaming in kept if renaming.was_used()]  # noqa: SLF001
+        # transformers retains the renamings that the checkpoint needed, to restore its names on export; under ZeRO-3 it retains all.
+        renamings = vars(model).get("_weight_conversions", [])
+        model._weight_conversions = [renaming for renaming in renamings if renaming.was_used()]  # noqa: SLF001
     return model.eval()
 
 
 def load_trainable(path: Path, model: ModelSettings, training: TrainingSettings) -> Any:
     """Open a checkpoint folder for training, on the rank's GPU where there is one: parts whose learning rate is 0 are frozen.
 
-    With DeepSpeed and bf16 the weights are bf16, and the engine holds fp32 ones beside them; DDP trains fp32 weights under autocast. With
-    `model.lora` the language model's adapters are trained in its place, and the projector. Raises UserError for settings that do not fit.
+    With DeepSpeed and bf16 the weights are bf16, and the engine adds fp32 master weights; DDP trains fp32 weights under autocast. With
+    `model.lora`, training changes the language model's adapters and the projector. Raises UserError for settings that contradict each other.
     """
     in_bf16 = training.precision == "bf16" and training.engine == "deepspeed"
     opened = load_model(path, attention=model.attention, dtype=torch.bfloat16 if in_bf16 else torch.float32)
@@ -62,7 +62,7 @@ def load_trainable(path: Path, model: ModelSettings, training: TrainingSettings)
     else:
         _train_parts(opened, training)
     if training.gradient_checkpointing:
-        # ZeRO-3 has weights as empty tensors before backward and whole in it, which a comparison of the two passes would take for a fault.
+        # Under ZeRO-3 a weight is an empty tensor before backward and whole in it: a check that compares the two passes would fail.
         opened.gradient_checkpointing_enable({"use_reentrant": False, "determinism_check": "none"})
     return opened
 
@@ -74,9 +74,9 @@ def save_model(model: Any, folder: Path, base: Path, state: dict[str, Tensor] | 
 
 
 def save_trained(model: Any, folder: Path, base: Path) -> None:
-    """Write what `load_trainable` opened and training changed, with the processor files of `base`.
+    """Write a trained model that `load_trainable` opened, with the processor files of `base`.
 
-    With adapters that is a whole model with them merged, or by `model.lora.merge` a folder of adapters that `load_model` opens on its base.
+    With adapters, `model.lora.merge` true writes a whole merged model, and false a folder of adapters that `load_model` opens on its base.
     """
     adapters = lora.settings_of(model)
     if adapters is None:
@@ -86,13 +86,13 @@ def save_trained(model: Any, folder: Path, base: Path) -> None:
     else:
         lora.save_adapters(model, folder, base)
         _copy_processor(base, folder)
-        shutil.copyfile(base / "config.json", folder / "config.json")  # tells a processor's reader the family
+        shutil.copyfile(base / "config.json", folder / "config.json")  # AutoProcessor reads the family from it
 
 
 def _train_parts(model: Any, training: TrainingSettings) -> None:
     rates = training.parts.model_dump()
     if not any(rates.values()):
-        raise UserError("training.parts sets every part's rate to 0, so nothing would be trained: raise one")
+        raise UserError("training.parts sets every part's rate to 0, so training would change nothing: raise one")
     met: dict[nn.Parameter, str] = {}
     for part, members in family_of(model.config).modules(model).items():
         for member in members:

@@ -1,10 +1,9 @@
 """Low-rank adapters (LoRA) on the language model's linear layers, through peft.
 
-- Adapters are put in place: `model.model.language_model` and `model.lm_head` stay where they are, and the head and the tower stay as they
-  are: log-probs meet the head in chunks.
+- peft injects the adapters in place: `model.model.language_model` and `model.lm_head` remain the same attributes. Head and vision tower get no
+  adapters, since log-probs read the head in chunks.
 - A fresh adapter adds nothing (B is zero), so the untrained policy is the reference.
-- peft is needed to train alone. Adapters are merged by `weight + scale * B @ A` in fp32, on export and on opening a folder of them alike, so
-  both give the same bits.
+- Only training needs peft. Export and opening both merge by `weight + scale * B @ A` in fp32, so that they give the same bits.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's own names
 PROJECTOR = "projector.safetensors"
 BASE = "base.json"
-PREFIX = "base_model.model."  # that peft puts before a layer's name
+PREFIX = "base_model.model."  # peft's prefix of a layer's name
 NAME = "default"  # of the adapter in peft's layers
 
 _SETTINGS: WeakKeyDictionary[nn.Module, LoraSettings] = WeakKeyDictionary()
 
 
 def add_adapters(model: Any, settings: LoraSettings, seed: int) -> None:
-    """Put fresh adapters, drawn from `seed`, into `model` and freeze everything else."""
+    """Inject fresh adapters, drawn from `seed`, into `model` and freeze all other weights."""
     from peft import LoraConfig, inject_adapter_in_model
 
     prefix, targets = target_layers(model, settings.targets)
@@ -47,7 +46,7 @@ def add_adapters(model: Any, settings: LoraSettings, seed: int) -> None:
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        # A pattern, not a list: peft keeps a list as a set, whose order differs from process to process.
+        # A pattern, not a list: peft stores a list as a set, whose order differs between processes.
         target_modules=rf"{re.escape(prefix)}\..*\.({'|'.join(sorted({name.split('.')[-1] for name in targets}))})",
         bias="none",
     )
@@ -59,12 +58,12 @@ def add_adapters(model: Any, settings: LoraSettings, seed: int) -> None:
 
 
 def settings_of(model: nn.Module) -> LoraSettings | None:
-    """The settings by which `model` was given adapters, None where it has none."""
+    """The settings of the adapters in `model`, or None without adapters."""
     return _SETTINGS.get(model)
 
 
 def target_layers(model: Any, targets: str) -> tuple[str, list[str]]:
-    """The language model's name in `model`, and those of its linear layers in it: of attention, or all ("linear")."""
+    """The language model's name in `model`, and the names of its linear layers: those of attention, or all ("linear")."""
     language_model: Any = family_of(model.config).modules(model)["language_model"][0]
     prefix = next(name for name, module in model.named_modules() if module is language_model)
     names = [name for name, module in language_model.named_modules() if isinstance(module, nn.Linear)]
@@ -85,7 +84,7 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
 
 
 def merged_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state of `model` with its adapters merged, under the names that it had without them. The model is left as it is."""
+    """The state of `model` with its adapters merged, under the names of the base. Does not change the model."""
     layers = _layers(model)
     merged: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
@@ -103,7 +102,7 @@ def merged_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def save_adapters(model: Any, folder: Path, base: Path) -> None:
-    """Write the adapters, the projector where it was trained, and which base they belong to. Equal weights give equal bytes."""
+    """Write the adapters, a trained projector, and the path and digest of their base. Equal weights give equal bytes."""
     tensors = {}
     for name, layer in _layers(model).items():
         for part, weight in (("lora_A", layer.lora_A[NAME].weight), ("lora_B", layer.lora_B[NAME].weight)):
@@ -114,24 +113,22 @@ def save_adapters(model: Any, folder: Path, base: Path) -> None:
     write_json(folder / CONFIG, config | {"base_model_name_or_path": where, "inference_mode": True})
     projector = _projector(model)
     if any(parameter.requires_grad for parameter in projector.values()):
-        kept = {name: parameter.detach().cpu().contiguous() for name, parameter in projector.items()}
-        save_file(kept, folder / PROJECTOR, metadata={"format": "pt"})
+        trained = {name: parameter.detach().cpu().contiguous() for name, parameter in projector.items()}
+        save_file(trained, folder / PROJECTOR, metadata={"format": "pt"})
     write_json(folder / BASE, {"path": where, "digest": model_digest(base)})
 
 
 def is_adapters(folder: Path) -> bool:
-    """Whether a folder holds adapters on a base, not a whole model."""
+    """Whether a folder contains adapters instead of a whole model."""
     return (folder / CONFIG).is_file()
 
 
 def base_of(folder: Path) -> Path:
-    """The base that a folder's adapters belong to. Raises UserError where it is gone or another model has taken its place."""
+    """The base of a folder's adapters. Raises UserError if it is missing or another model."""
     named = read_json(folder / BASE)
     base = Path(os.path.normpath(folder / named["path"]))
     if not (base / "config.json").is_file():
-        raise UserError(
-            f"the adapters in {folder} belong to a base model at {base}, which is not there: restore it, or set model.lora.merge"
-        )
+        raise UserError(f"the adapters in {folder} need their base model at {base}, which is missing: restore it, or set model.lora.merge")
     if model_digest(base) != named["digest"]:
         raise UserError(f"the adapters in {folder} were trained on another model than {base} is now: restore it, or train them again")
     return base
@@ -155,7 +152,7 @@ def merge_folder(model: Any, folder: Path) -> None:
 
 
 def _writable(weight: Tensor) -> AbstractContextManager[None]:
-    """Where ZeRO-3 has spread a weight over ranks, it is whole inside, and what rank 0 writes goes to all."""
+    """Inside, a weight that ZeRO-3 has partitioned is whole, and all ranks get the changes of rank 0."""
     if "ds_id" not in vars(weight):
         return nullcontext()
     from deepspeed import zero

@@ -1,7 +1,7 @@
 """M-RoPE: positions on three axes (time, height, width) for a prompt with media (Qwen2-VL report, section 2.1).
 
-Text counts on all three axes at once. A medium's tokens lie on a grid that starts where the text before it ended; the text after it goes on
-behind the longer side of the grid, whatever its length in time: so do the models in transformers.
+Text counts on all three axes at once. A medium's tokens lie on a grid that starts after the last text position. As in transformers, the text
+after it continues from the longer side of the grid, independent of the grid's length in time.
 
 Shapes: L tokens, three axes first.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Grid:
-    """A medium's tokens, merged patches: `time` x `height` x `width` of them; `interval` is the distance of two of them in time."""
+    """A medium's tokens (merged patches): `time` x `height` x `width`; `interval` is the distance of two consecutive ones in time."""
 
     time: int
     height: int
@@ -26,14 +26,14 @@ class Grid:
 
     @property
     def tokens(self) -> int:
-        """Placeholders that stand for it."""
+        """The number of its placeholders."""
         return self.time * self.height * self.width
 
 
 def mrope_positions(placeholders: Sequence[bool], grids: Iterable[Grid]) -> Tensor:
-    """Positions [3, L] of a prompt whose `placeholders` are marked, for media with these grids in their order.
+    """Positions [3, L] of a prompt. `placeholders` marks its placeholder tokens, `grids` are those of its media in order.
 
-    Raises ValueError when the placeholders are not as many as the grids' tokens.
+    Raises ValueError when the placeholders and the grids' tokens differ in number.
     """
     remaining = iter(grids)
     parts: list[Tensor] = []
@@ -48,7 +48,7 @@ def mrope_positions(placeholders: Sequence[bool], grids: Iterable[Grid]) -> Tens
         else:
             grid = next(remaining, None)
             if grid is None or not all(placeholders[start : start + grid.tokens]) or start + grid.tokens > len(placeholders):
-                raise ValueError(f"the placeholders at token {start} do not fit the media's grids")
+                raise ValueError(f"the placeholders at token {start} do not match the media's grids")
             time = (torch.arange(grid.time) * grid.interval).long()
             axes = torch.meshgrid(time, torch.arange(grid.height), torch.arange(grid.width), indexing="ij")
             parts.append(torch.stack(axes).reshape(3, -1) + position)
@@ -56,5 +56,5 @@ def mrope_positions(placeholders: Sequence[bool], grids: Iterable[Grid]) -> Tens
             end = start + grid.tokens
         start = end
     if next(remaining, None) is not None:
-        raise ValueError("more media than placeholders: the prompt lacks a place for one")
+        raise ValueError("more media than placeholders: the prompt lacks the placeholder of a medium")
     return torch.cat(parts, dim=1)

@@ -1,10 +1,10 @@
-"""From a query to tokens and pixels, for the policy and for the judge.
+"""Turns a query into tokens and pixels, for the policy and for the judge.
 
-- A prompt is cut into a *root* (media and everything up to the response) and *branches* (a response, or a response with its critique).
-  Root and branch are tokenised apart, so that a branch has the same tokens whatever root it follows, and generation sees what training saw.
-- The root goes through the family's own processor, so that a model trained here behaves the same when a user opens it with AutoProcessor.
-- The chat template is rendered once with marks in the place of the texts and then cut at the marks: no template is written a second time.
-- Images are never cut. What does not fit is refused at validation.
+- A prompt consists of a *root* (media and all text up to the response) and *branches* (a response, or a response with its critique). Separate
+  tokenization gives a branch the same tokens after every root, and generation the same tokens as training.
+- The family's own processor reads the root, so that a model trained here behaves the same when a user opens it with AutoProcessor.
+- `Preprocessor` renders the chat template with marks instead of texts and cuts it at the marks, so that no template is written twice.
+- It never cuts images. Validation refuses a query that does not fit.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from components.config.model import ModelSettings
 
 QUESTION_MARK, RESPONSE_MARK, CRITIQUE_MARK = "\x01question\x01", "\x01response\x01", "\x01critique\x01"
-KEPT_TEXTS = 100_000  # texts whose tokens are kept in memory
-BLANK_GREY = 128  # the value of every pixel of a blanked image: the middle of the range, which the processor maps to about 0
+CACHED_TEXTS = 100_000  # texts whose tokens stay in memory
+BLANK_GRAY = 128  # the value of every pixel of a blanked image: the middle of the range, which the processor maps to about 0
 
 
 class Preprocessor:
-    """Builds roots and branches for one base model. `media_root` is the folder that media paths are relative to."""
+    """Builds roots and branches for one base model. Media paths are relative to `media_root`."""
 
     def __init__(self, base: Path, media_root: Path, model: ModelSettings, features: FeatureSettings) -> None:
         self.processor: Any = AutoProcessor.from_pretrained(base, local_files_only=True)
@@ -43,22 +43,22 @@ class Preprocessor:
         self.family: Family = family_of(self.config)
         self._base = base
         self.media_root = media_root
-        self.features: FeatureSource | None = None  # set by components.features.cache once it is filled
+        self.features: FeatureSource | None = None  # components.features.cache sets it after the fill
         self.max_frames = model.max_frames
-        self._kept: OrderedDict[tuple[str, ...], Root] = OrderedDict()
-        self._kept_bytes = 0
+        self._roots: OrderedDict[tuple[str, ...], Root] = OrderedDict()
+        self._root_bytes = 0
         self._texts: dict[str, tuple[int, ...]] = {}
         self._limit_bytes = int(features.pixels_max_gb * 1e9)
 
     def policy_root(self, query: Query) -> Root:
-        """The root whose branches are responses: media, question and the opening of the assistant's turn."""
+        """The root of responses: media, question and the opening of the assistant's turn."""
         head, tail = self._policy_template(query.media_kind)
         return self._root(query, head + query.prompt + tail, blank=False)
 
     def judge_root(self, query: Query, instruction: str, blank: bool = False) -> Root:
-        """The root whose branches are a response and its critique (paper section 3): media, instruction, question, "Answer:".
+        """The root of a response and its critique (paper section 3): media, instruction, question, "Answer:".
 
-        `blank` puts grey pixels of the same size in the place of the media, to measure how much a judge looks.
+        `blank` replaces the media's pixels by gray ones, to measure how much the judge depends on them.
         """
         head, _, _ = self._judge_template(query.media_kind)
         return self._root(query, head + self._judge_text(instruction, query.prompt), blank=blank)
@@ -68,12 +68,12 @@ class Preprocessor:
         return [*self._tokens(text), self.end_id]
 
     def judge_ids(self, response: str) -> list[int]:
-        """What stands between a judge's root and the critique: the response, and the opening of the assistant's turn."""
+        """The tokens between a judge's root and the critique: the response, and the opening of the assistant's turn."""
         _, between, _ = self._judge_template(None)
         return [*self._tokens(response), *self.tokenizer(between, add_special_tokens=False)["input_ids"]]
 
     def critique_ids(self, critique: str) -> list[int]:
-        """The critique's tokens and the end of the turn, at which the score is read."""
+        """The critique's tokens and the end of the turn, where the score head reads."""
         return [*self._tokens(critique), self.end_id]
 
     @cached_property
@@ -87,7 +87,7 @@ class Preprocessor:
         return int((special or after)[0])
 
     def media_tokens(self) -> list[str]:
-        """Special tokens that data must not contain, since a model would read them as structure."""
+        """Special tokens that data must not contain, since a model reads them as structure."""
         special = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         return sorted({*self.tokenizer.all_special_tokens, *special, *self.family.structure(self.processor)})
 
@@ -96,14 +96,14 @@ class Preprocessor:
         return len(self.policy_root(query).input_ids), len(self.judge_root(query, instruction).input_ids)
 
     def _tokens(self, text: str) -> list[int]:
-        # Text from data never becomes a special token, whatever it says. The same responses are read again by every pass over the data.
-        found = self._texts.get(text)
-        if found is None:
-            found = tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
-            if len(self._texts) >= KEPT_TEXTS:
+        # Text from data must never become a special token. Every pass over the data needs the same responses.
+        tokens = self._texts.get(text)
+        if tokens is None:
+            tokens = tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+            if len(self._texts) >= CACHED_TEXTS:
                 self._texts.clear()
-            self._texts[text] = found
-        return list(found)
+            self._texts[text] = tokens
+        return list(tokens)
 
     @staticmethod
     def _judge_text(instruction: str, prompt: str) -> str:
@@ -118,7 +118,7 @@ class Preprocessor:
             return str(self.processor.apply_chat_template(messages, add_generation_prompt=answer is None, tokenize=False))
         except (ValueError, TemplateError) as error:  # a template may refuse a conversation; a checkpoint may have none
             raise UserError(
-                f"the chat template of {self._base} can't write a question about {kind or 'text'} and its answer ({error}): "
+                f"the chat template of {self._base} can't render a question about {kind or 'text'} and its answer ({error}): "
                 "set model.base in params.yaml to a checkpoint that was trained for conversations"
             ) from error
 
@@ -132,23 +132,23 @@ class Preprocessor:
         return head, between, end
 
     def _cut(self, rendered: str, *marks: str) -> list[str]:
-        """The pieces between the marks, each of which must stand once."""
+        """The pieces between the marks. Raises UserError unless each mark occurs once."""
         pieces = [rendered]
         for mark in marks:
             parts = pieces.pop().split(mark)
             if len(parts) != 2:
                 raise UserError(
-                    f"the chat template of {self._base} writes a text {len(parts) - 1} times in place of once: "
-                    "it must take messages whose content is a list of parts, and keep their text and order"
+                    f"the chat template of {self._base} writes a text {len(parts) - 1} times instead of once: "
+                    "it must accept messages whose content is a list of parts, and keep their text and order"
                 )
             pieces += parts
         return pieces
 
     def _root(self, query: Query, text: str, *, blank: bool) -> Root:
         key = (text, query.media or "", query.media_digest or "", str(blank))
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
+        if key in self._roots:
+            self._roots.move_to_end(key)
+            return self._roots[key]
         images = [self.load_image(query, blank)] if query.media_kind == "image" else []
         videos = [self.load_frames(query, blank)] if query.media_kind == "video" else []
         medium = self.medium_key(query, blank=blank)
@@ -159,21 +159,21 @@ class Preprocessor:
         return root
 
     def medium_key(self, query: Query, *, blank: bool = False) -> str:
-        """`Medium.key` of a query's medium, known without opening it."""
+        """`Medium.key` of a query's medium, without opening it."""
         return digest_bytes(query.media_digest or query.media or "", str(self.max_frames), str(blank))
 
     def _keep(self, key: tuple[str, ...], root: Root) -> None:
         size = root.nbytes
         if size > self._limit_bytes:
             return
-        self._kept[key] = root
-        self._kept_bytes += size
-        while self._kept_bytes > self._limit_bytes:
-            _, dropped = self._kept.popitem(last=False)
-            self._kept_bytes -= dropped.nbytes
+        self._roots[key] = root
+        self._root_bytes += size
+        while self._root_bytes > self._limit_bytes:
+            _, dropped = self._roots.popitem(last=False)
+            self._root_bytes -= dropped.nbytes
 
     def load_image(self, query: Query, blank: bool) -> Image.Image:
-        """The query's image in RGB, or a grey one of its size."""
+        """The query's image in RGB, or a gray one of its size."""
         assert query.media is not None
         return _open_rgb(self.media_root / query.media, blank)
 
@@ -195,4 +195,4 @@ def frame_indices(count: int, limit: int) -> list[int]:
 
 def _open_rgb(path: Path, blank: bool) -> Image.Image:
     with Image.open(path) as image:
-        return Image.new("RGB", image.size, (BLANK_GREY,) * 3) if blank else image.convert("RGB")
+        return Image.new("RGB", image.size, (BLANK_GRAY,) * 3) if blank else image.convert("RGB")

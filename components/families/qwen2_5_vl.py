@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: as Qwen2-VL, with windowed attention in the tower and positions in time that follow the clock."""
+"""Qwen2.5-VL: as Qwen2-VL, with windowed attention in the vision tower and time positions in proportion to seconds."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Qwen2-VL: a tower for any resolution, a merger of 2x2 patches, Qwen2 with M-RoPE. Qwen2.5-VL and Qwen3-VL build on this adapter.
 
-- The merger is a part of `visual` in transformers, though it is the projector: its input is caught by hooks, so that the tower's own forward
-  runs whatever the version.
-- The tower's output is kept in the prompt's order, patches that become one token together.
+- The merger is a part of `visual` in transformers, though it is the projector. Hooks catch its input, so that the vision tower's own forward
+  runs in every version.
+- The vision tower's output has the prompt's order, with the patches of one token together.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from components.families.base import Family, Frames, Kind, Medium, Part, Projected, Root, TowerOutput
+from components.families.base import Family, Frames, Kind, Medium, Part, Projected, Root, VisionOutput
 from components.families.mrope import Grid, mrope_positions
 
-# The record does not say when a frame was taken. This is the rate at which Qwen's own tools sample a video, and so what the models know.
+# The record has no frame times. Qwen's own tools sample videos at this rate, so the models were trained with it.
 FRAMES_PER_SECOND = 2.0
 PIXELS: dict[Kind, str] = {"image": "pixel_values", "video": "pixel_values_videos"}
 GRID: dict[Kind, str] = {"image": "image_grid_thw", "video": "video_grid_thw"}
@@ -51,8 +51,8 @@ class Qwen2VL(Family):
             Medium(kind, key, {PIXELS[kind]: patches.contiguous(), GRID[kind]: grid[None]})
             for key, patches, grid in zip(keys, pixels, grids_M3, strict=True)
         )
-        places = set(self.placeholder_ids(config))
-        return Root(input_ids, media, mrope_positions([token in places for token in input_ids], self._grids(config, kind, encoded)))
+        placeholders = set(self.placeholder_ids(config))
+        return Root(input_ids, media, mrope_positions([token in placeholders for token in input_ids], self._grids(config, kind, encoded)))
 
     def placeholder_ids(self, config: Any) -> tuple[int, ...]:
         """Image and video placeholders."""
@@ -62,8 +62,8 @@ class Qwen2VL(Family):
         """The placeholders and the marks around a medium."""
         return {processor.image_token, processor.video_token, "<|vision_start|>", "<|vision_end|>"}
 
-    def tower(self, model: Any, media: Sequence[Medium]) -> list[TowerOutput]:
-        """What the blocks hand to the merger, media of one kind in one pass."""
+    def vision_tower(self, model: Any, media: Sequence[Medium]) -> list[VisionOutput]:
+        """The blocks' output, which is the merger's input; one pass reads all media, which are of one kind."""
         visual = model.model.visual
         kind = media[0].kind
         pixels = torch.cat([medium.tensors[PIXELS[kind]] for medium in media]).to(model.device, visual.dtype)
@@ -80,7 +80,7 @@ class Qwen2VL(Family):
         self,
         model: Any,
         media: Sequence[Medium],  # noqa: ARG002 -- images and videos are treated alike
-        outputs: Sequence[TowerOutput],
+        outputs: Sequence[VisionOutput],
     ) -> list[Projected]:
         """The merger's rows; those of further levels go to deeper layers."""
         tokens = [len(output[0]) for output in outputs]
@@ -91,7 +91,7 @@ class Qwen2VL(Family):
         return [Projected(first, tuple(deeper)) for first, *deeper in zip(*levels, strict=True)]
 
     def modules(self, model: Any) -> dict[Part, list[nn.Module | nn.Parameter]]:
-        """The mergers are the projector; all else in `visual` is the tower."""
+        """The mergers are the projector; the other modules of `visual` are the vision tower."""
         inner = model.model
         projector = [name for name, _ in inner.visual.named_children() if "merger" in name]
         return {
@@ -109,11 +109,11 @@ class Qwen2VL(Family):
         return Medium("image", "dummy", {"pixel_values": torch.zeros(side**2, width), "image_grid_thw": torch.tensor([[1, side, side]])})
 
     def _mergers(self, visual: Any) -> list[nn.Module]:
-        """The merger, and those of deeper levels after it."""
+        """The merger, followed by the mergers of deeper levels."""
         return [visual.merger]
 
     def _levels(self, outputs: Any) -> list[Tensor]:
-        """What the tower gave for each merger [tokens, patches a token * D], its mergers' work left out."""
+        """Each merger's input [tokens, patches a token * D], from the outputs under `_caught`."""
         return [outputs.pooler_output]
 
     def _grids(self, config: Any, kind: Kind, encoded: Any) -> list[Grid]:
@@ -130,7 +130,7 @@ class Qwen2VL(Family):
 
     @staticmethod
     def _video_arguments(processor: Any, videos: Sequence[Frames]) -> dict[str, Any]:
-        """Frames as they are: not sampled again, their times said. A frame alone stands twice, as a pair is what the tower reads."""
+        """Frames without resampling, with their times. A single frame is doubled, since the vision tower reads pairs."""
         pair = processor.video_processor.temporal_patch_size
         numbers = [[min(number, len(frames) - 1) for number in range(max(len(frames), pair))] for frames in videos]
         metadata = [
@@ -146,15 +146,15 @@ class Qwen2VL(Family):
 
 @contextmanager
 def _caught(merger: nn.Module, group: int) -> Iterator[None]:
-    """Let `merger` hand on its input [patches, D] as [tokens, group * D]. It works on one token only, so that an engine's hooks still run."""
-    kept: list[Tensor] = []
+    """Inside, `merger` returns its input [patches, D] as [tokens, group * D]. It computes one token only, so that an engine's hooks run."""
+    inputs: list[Tensor] = []
 
     def before(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        kept.append(arguments[0])
+        inputs.append(arguments[0])
         return (arguments[0][:group], *arguments[1:])
 
     def after(_: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:  # noqa: ARG001 -- a hook's signature
-        patches = kept.pop()
+        patches = inputs.pop()
         return patches.reshape(-1, group * patches.shape[-1])
 
     handles = (merger.register_forward_pre_hook(before), merger.register_forward_hook(after))

@@ -1,5 +1,5 @@
-"""Qwen3-VL: as Qwen2-VL, with features of deeper tower layers added in the first layers of the language model (DeepStack), and the time of
-each frame written into the prompt as text."""
+"""Qwen3-VL: as Qwen2-VL, but the first layers of the language model add features of several vision layers (DeepStack), and the prompt states
+the time of each frame as text."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from components.families.qwen2_vl import Qwen2VL
 
 
 class Qwen3VL(Qwen2VL):
-    """The adapter. A tower output has a tensor for the merger and one for each deeper merger."""
+    """The adapter. A vision output has a tensor for the merger and one for each deeper merger."""
 
     model_type: ClassVar[str] = "qwen3_vl"
 
     def language(
         self, model: Any, embeddings_RLH: Tensor, mask: Any, positions_RL: Tensor, deeper: Sequence[Tensor], media_RL: Tensor
     ) -> Tensor:
-        """Last hidden states [R, L, H]; this language model has one kind of layers and takes the mask as it is."""
+        """Last hidden states [R, L, H]; this language model has one kind of layers and takes the mask itself, not a dictionary."""
         outputs = model.model.language_model(
             inputs_embeds=embeddings_RLH,
             attention_mask=mask,
@@ -42,6 +42,6 @@ class Qwen3VL(Qwen2VL):
         return [outputs.pooler_output, *outputs.deepstack_features]
 
     def _grids(self, config: Any, kind: Kind, encoded: Any) -> list[Grid]:
-        """Every frame of a video is a grid of its own, after the text that says its time."""
+        """Every frame of a video has its own grid, after the text with its time."""
         grids = super()._grids(config, kind, encoded)
         return [Grid(1, grid.height, grid.width) for grid in grids for _ in range(grid.time)]

@@ -1,8 +1,8 @@
-"""What makes two tower outputs the same: the medium, how it was read, and the tower that read it.
+"""The key of a vision tower output: the medium, the processor that read it, and the tower.
 
-- The tower is told by its own weights and settings, so that a base model and what was trained from it with a frozen tower share entries.
-- Weights are digested as fp32 numbers under names relative to the tower: neither the dtype of an export nor a prefix in its file matters.
-- Values that a load and a save change, or that belong to the language model, are left out of the settings.
+- The tower's own weights and settings identify it, so that a base model and a model trained from it with a frozen tower share entries.
+- The digest reads weights as fp32 numbers under names relative to the tower: the dtype of an export and a prefix in its file do not matter.
+- The digest omits settings that loading and saving change, and settings of the language model.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from components.families.adapters import family_of
 from components.families.digests import model_digest, processor_digest
 from components.files import digest_bytes
 
-FORMAT = "1"  # of entries; a new one makes every older entry a miss
-# Top-level settings of a checkpoint that say nothing of its tower. All others count: one too many is a miss, one too few a wrong hit.
-NOT_OF_THE_TOWER = {
+FORMAT = "1"  # of entries; a new format makes every older entry a miss
+# Top-level settings of a checkpoint outside the vision tower. All others count: one too many is a miss, one too few a wrong hit.
+OTHER_SETTINGS = {
     "_attn_implementation",
     "_name_or_path",
     "architectures",
@@ -45,37 +45,37 @@ NOT_OF_THE_TOWER = {
 
 
 def context_digest(base: Path, settings: Settings, device: torch.device) -> str:
-    """Digest of all but the medium that an entry depends on. Kernels are part of it: library version, device, attention, CPU threads."""
+    """Digest of all dependencies of an entry but the medium. It includes the kernels: library version, device, attention, CPU threads."""
     kernels = [device.type, settings.model.attention, torch.__version__]
     if device.type == "cpu":
         kernels += [str(settings.training.threads), torch.backends.cpu.get_cpu_capability()]
     else:
         kernels.append(torch.cuda.get_device_name(device))
-    return digest_bytes(FORMAT, tower_digest(base), processor_digest(base), settings.training.precision, settings.features.dtype, *kernels)
+    return digest_bytes(FORMAT, vision_digest(base), processor_digest(base), settings.training.precision, settings.features.dtype, *kernels)
 
 
-def tower_digest(checkpoint: Path) -> str:
-    """sha256 over the tower's weights and settings in a checkpoint folder; of the whole model where its tower can't be told by names.
+def vision_digest(checkpoint: Path) -> str:
+    """sha256 over the vision tower's weights and settings in a checkpoint folder; of the whole model if names do not identify its tower.
 
-    Adapters leave the tower as it is: a folder of them has its base's digest. Raises UserError where there is no checkpoint.
+    Adapters do not change the tower: a folder of adapters has its base's digest. Raises UserError without a checkpoint.
     """
     if lora.is_adapters(checkpoint):
-        return tower_digest(lora.base_of(checkpoint))
+        return vision_digest(lora.base_of(checkpoint))
     if not (checkpoint / "config.json").is_file():
         raise UserError(f"{checkpoint} holds no config.json: set model.base in params.yaml to a checkpoint folder")
     config = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
     with whole_weights(), torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
-    names, expected = _tower_names(model)
+    names, expected = _vision_names(model)
     pattern = re.compile(r"(?:^|\.)((?:" + "|".join(re.escape(name) for name in sorted(names)) + r")(?:\..+)?)$")
-    found: dict[str, tuple[Path, str]] = {}
+    tensors: dict[str, tuple[Path, str]] = {}
     for path in sorted(checkpoint.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
-            found |= {match[1]: (path, key) for key in file.keys() if (match := pattern.search(key))}  # noqa: SIM118 -- not a mapping
-    state = hashlib.sha256(_tower_settings(config).encode())
+            tensors |= {match[1]: (path, key) for key in file.keys() if (match := pattern.search(key))}  # noqa: SIM118 -- not a mapping
+    state = hashlib.sha256(_vision_settings(config).encode())
     elements = 0
-    for name in sorted(found):
-        path, key = found[name]
+    for name in sorted(tensors):
+        path, key = tensors[name]
         with safe_open(path, "pt") as file:
             weight = file.get_tensor(key)
         elements += weight.numel()
@@ -86,8 +86,8 @@ def tower_digest(checkpoint: Path) -> str:
 
 @contextmanager
 def whole_weights() -> Iterator[None]:
-    """Models opened inside are whole on this rank, although training with ZeRO-3 has told transformers to partition what it opens."""
-    reference = integration._hf_deepspeed_config_weak_ref  # noqa: SLF001 -- transformers has a way to set and unset it, and none to read it
+    """Inside, transformers opens whole models on this rank, although training with ZeRO-3 has set it to partition them."""
+    reference = integration._hf_deepspeed_config_weak_ref  # noqa: SLF001 -- transformers has functions to set and unset it, and none to read it
     active = None if reference is None else reference()
     integration.unset_hf_deepspeed_config()
     try:
@@ -97,8 +97,8 @@ def whole_weights() -> Iterator[None]:
             integration.set_hf_deepspeed_config(active)
 
 
-def _tower_names(model: Any) -> tuple[set[str], int]:
-    """Names of the tower's modules and parameters without the wrapper's own name, which not every file has, and its number of elements."""
+def _vision_names(model: Any) -> tuple[set[str], int]:
+    """Names of the vision tower's modules and parameters without the wrapper's prefix, which some files lack; and its number of elements."""
     owners = {id(owner) for owner in family_of(model.config).modules(model)["tower"]}
     names = {name for name, module in model.named_modules() if id(module) in owners}
     names |= {name for name, parameter in model.named_parameters() if id(parameter) in owners}
@@ -108,7 +108,7 @@ def _tower_names(model: Any) -> tuple[set[str], int]:
     return {name.removeprefix("model.") for name in names}, elements
 
 
-def _tower_settings(config: Any) -> str:
-    values = {key: value for key, value in config.to_dict().items() if key not in NOT_OF_THE_TOWER and not key.endswith("_token_id")}
-    values["vision_config"] = {key: value for key, value in values["vision_config"].items() if key not in NOT_OF_THE_TOWER}
+def _vision_settings(config: Any) -> str:
+    values = {key: value for key, value in config.to_dict().items() if key not in OTHER_SETTINGS and not key.endswith("_token_id")}
+    values["vision_config"] = {key: value for key, value in values["vision_config"].items() if key not in OTHER_SETTINGS}
     return json.dumps(values, sort_keys=True, default=str)

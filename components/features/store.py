@@ -1,10 +1,10 @@
-"""Tower outputs on disk: raw shards that are mapped into memory, and one index.
+"""Vision tower outputs on disk: raw shards, mapped into memory, and one index.
 
-- A shard is written beside its place, synced, renamed and only then named in the index, so a kill leaves whole shards or none.
-- A shard of another length than the index says is torn; an entry whose checksum is wrong is damaged. Either is forgotten, so that it is
-  made again.
-- The least recently used shard goes first. A process that has mapped a shard keeps reading it after it is gone.
-- Whoever fills, sweeps or evicts holds `lock`; adding a shard needs it too, but one holder may let several ranks add.
+- A writer syncs a shard under a temporary name, renames it, and only then adds it to the index: a kill leaves whole shards or none.
+- A shard whose length differs from the index is torn; an entry with a wrong checksum is damaged. The store forgets both, so that a later run
+  recomputes them.
+- Eviction takes the least recently used shard first. A process can read a shard that it has mapped even after the eviction.
+- A process must lock `lock` to fill, sweep or evict. To add a shard needs the lock too, but its owner may let several ranks add.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from components.storage.content_cache import CACHE_FOLDER, LOOKUP_CHUNK
 
-SHARD_BYTES = 256_000_000  # about; what a killed fill loses at most
+SHARD_BYTES = 256_000_000  # approximate; a killed fill loses at most one shard
 ALIGNMENT = 64  # bytes; tensors start at multiples of it, as torch's own do
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Layout = tuple[tuple[str, tuple[int, ...]], ...]  # (dtype, shape) of each tensor
@@ -36,7 +36,7 @@ Layout = tuple[tuple[str, tuple[int, ...]], ...]  # (dtype, shape) of each tenso
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a medium's tower output lies. `source` tells the tensors that it was made from."""
+    """The location of a medium's vision output. `source` describes the tensors from which it was computed."""
 
     key: str
     shard: str
@@ -63,27 +63,27 @@ class FeatureStore:
         self._connection.close()
 
     def find(self, keys: Iterable[str]) -> dict[str, Entry]:
-        """The entries that are there, by key."""
+        """The existing entries of `keys`, by key."""
         wanted = list(dict.fromkeys(keys))
-        found: dict[str, Entry] = {}
+        entries: dict[str, Entry] = {}
         for start in range(0, len(wanted), LOOKUP_CHUNK):
             chunk = wanted[start : start + LOOKUP_CHUNK]
             marks = ",".join("?" * len(chunk))
             query = f"select key, shard, start, bytes, crc, layout, source from entries where key in ({marks})"  # noqa: S608 -- only marks are put in
             for key, shard, offset, nbytes, crc, layout, source in self._connection.execute(query, chunk):
                 tensors = tuple((dtype, tuple(shape)) for dtype, shape in json.loads(layout))
-                found[key] = Entry(key, shard, offset, nbytes, crc, tensors, source)
-        return found
+                entries[key] = Entry(key, shard, offset, nbytes, crc, tensors, source)
+        return entries
 
     def add(self, shard: str, nbytes: int, entries: Sequence[Entry]) -> None:
-        """Name a shard that lies in its place, and all of its entries, or nothing."""
+        """Add a written shard with all of its entries to the index, or nothing."""
         rows = [(e.key, e.shard, e.offset, e.nbytes, e.crc, json.dumps(e.layout), e.source) for e in entries]
         with self._connection:
             self._connection.execute("insert into shards values (?, ?, ?)", (shard, nbytes, time.time()))
             self._connection.executemany("insert or replace into entries values (?, ?, ?, ?, ?, ?, ?)", rows)
 
     def forget(self, keys: Collection[str]) -> None:
-        """Take entries out of the index."""
+        """Remove entries from the index."""
         with self._connection:
             self._connection.executemany("delete from entries where key = ?", [(key,) for key in keys])
 
@@ -103,18 +103,18 @@ class FeatureStore:
         return sum(sizes[shard] for shard in shards)
 
     def sweep(self) -> dict[str, int]:
-        """Drop torn and missing shards from the index, and files that it doesn't name. Returns the entries lost, by shard. Holds `lock`."""
+        """Drop torn and missing shards from the index, and delete unindexed files. Returns the lost entries by shard. The caller has `lock`."""
         sizes: dict[str, int] = dict(self._connection.execute("select name, bytes from shards"))
-        there = {path.name: path.stat().st_size for path in self.folder.iterdir() if path.suffix in {".shard", ".tmp"}}
-        torn = [name for name, nbytes in sizes.items() if there.get(name) != nbytes]
+        sizes_on_disk = {path.name: path.stat().st_size for path in self.folder.iterdir() if path.suffix in {".shard", ".tmp"}}
+        torn = [name for name, nbytes in sizes.items() if sizes_on_disk.get(name) != nbytes]
         lost = {name: int(self._connection.execute("select count(*) from entries where shard = ?", (name,)).fetchone()[0]) for name in torn}
         self._drop(torn)
-        for name in there.keys() - sizes.keys():
+        for name in sizes_on_disk.keys() - sizes.keys():
             (self.folder / name).unlink(missing_ok=True)
         return lost
 
     def evict(self, room: int, limit: int, keep: Collection[str]) -> list[str]:
-        """Drop the least recently used shards, none of `keep`, until `room` more bytes fit into `limit`. Holds `lock`."""
+        """Drop the least recently used shards, none of `keep`, until `room` more bytes fit into `limit`. The caller has `lock`."""
         excess = self.nbytes + room - limit
         dropped: list[str] = []
         for name, nbytes in self._connection.execute("select name, bytes from shards order by used, name").fetchall():
@@ -127,7 +127,7 @@ class FeatureStore:
         return dropped
 
     def map(self, shard: str) -> mmap.mmap:
-        """A shard's bytes. Pages are private: nothing that is done to them reaches the file."""
+        """A shard's bytes in private pages: a write to them does not reach the file."""
         with (self.folder / shard).open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
@@ -146,7 +146,7 @@ class FeatureStore:
         except sqlite3.OperationalError:  # locked, or a full disk: not a damaged file
             raise
         except sqlite3.DatabaseError:
-            print(f"features: {path} is damaged and is made again, with all that it named", flush=True)
+            print(f"features: {path} is damaged: the run rebuilds it and recomputes all entries", flush=True)
             for damaged in self.folder.glob("index.sqlite*"):
                 damaged.unlink(missing_ok=True)
             return _open_index(path)
@@ -166,7 +166,7 @@ def _open_index(path: Path) -> sqlite3.Connection:
 
 @dataclass
 class ShardWriter:
-    """Writes entries one after the other; they count once their shard is full, or at `close`."""
+    """Writes entries in sequence; they become visible once their shard is full, or at `close`."""
 
     store: FeatureStore
     shard_bytes: int = SHARD_BYTES
@@ -190,7 +190,7 @@ class ShardWriter:
             self.close()
 
     def close(self) -> None:
-        """Put the shard in its place and name it in the index."""
+        """Rename the shard to its final name and add it to the index."""
         if self._file is None:
             return
         self._file.flush()
@@ -212,7 +212,7 @@ def packed(tensors: Sequence[Tensor]) -> bytes:
 
 
 def unpacked(content: mmap.mmap, entry: Entry) -> tuple[Tensor, ...] | None:
-    """An entry's tensors as views of a mapped shard; none where its checksum is wrong."""
+    """An entry's tensors as views of a mapped shard; None if its checksum is wrong."""
     with memoryview(content) as view:
         if zlib.crc32(view[entry.offset : entry.offset + entry.nbytes]) != entry.crc:
             return None

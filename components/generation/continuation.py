@@ -1,4 +1,4 @@
-"""Rows that are continued together: roots and suffixes are read, then a token a row at a time is written.
+"""A batch of rows: the model reads roots and suffixes, then writes one token a row at a time.
 
 Shapes: Q distinct roots, B rows, L tokens or slots, G key-value heads, D size of a head, H hidden size.
 """
@@ -6,7 +6,7 @@ Shapes: Q distinct roots, B rows, L tokens or slots, G key-value heads, D size o
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,24 +15,25 @@ from torch import Tensor
 
 from components.families.adapters import Root
 from components.features.embedding import embed
+from components.trees.scoring import Count
 
-COMPACT_AT = 0.8  # share of rows still going below which the others are dropped: dropping copies the buffers once
+COMPACT_AT = 0.8  # share of unfinished rows below which the batch drops the finished ones; dropping copies the buffers once
 
 
-class InStep(Protocol):
-    """How far other processes go that must run the model equally often."""
+class Lockstep(Protocol):
+    """Agreement of processes that must call the model equally often."""
 
     def most(self, count: int) -> int:
         """The largest `count` among them."""
         ...
 
     def any(self, wanted: bool) -> bool:
-        """Whether one of them goes on."""
+        """Whether one of them continues."""
         ...
 
 
-class Alone:
-    """No other process is waited for."""
+class SingleProcess:
+    """The lockstep of one process, which waits for no other."""
 
     def most(self, count: int) -> int:
         """`count` itself."""
@@ -43,19 +44,16 @@ class Alone:
         return wanted
 
 
-Count = Callable[[int, int], None]  # told of every pass: tokens, and slots of the batch
-
-
 @dataclass(frozen=True)
 class Continued:
-    """What was written behind a prompt, without the end token; and the last hidden state [H] of that token, where it was asked for."""
+    """The tokens written after a prompt, without the end token; and with `read_ends` the last hidden state [H] of the end token."""
 
     tokens: list[int]
     end_H: Tensor | None
 
 
 class KeyValues:
-    """Keys and values of all layers [B, G, L, D], written in place: what transformers' attention takes for a cache."""
+    """Keys and values of all layers [B, G, L, D], written in place, with the interface of transformers' cache."""
 
     def __init__(self) -> None:
         self.layers: list[tuple[Tensor, Tensor]] = []
@@ -63,18 +61,18 @@ class KeyValues:
         self._buffered = False
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Add a layer's new keys and values behind those in use; returns all of them."""
+        """Append a layer's new keys and values; return all of the layer's."""
         if not self._buffered:
             self.layers.append((keys, values))
             return keys, values
         end = self.used + keys.shape[2]
-        kept_keys, kept_values = self.layers[layer]
-        kept_keys[:, :, self.used : end] = keys
-        kept_values[:, :, self.used : end] = values
-        return kept_keys[:, :, :end], kept_values[:, :, :end]
+        all_keys, all_values = self.layers[layer]
+        all_keys[:, :, self.used : end] = keys
+        all_values[:, :, self.used : end] = values
+        return all_keys[:, :, :end], all_values[:, :, :end]
 
     def buffer(self, rows: Tensor, slots: int) -> None:
-        """Give every row its root's keys and values (`rows` [B] says which), and room for `slots` in all."""
+        """Give every row its root's keys and values (`rows` [B] are the roots' indices), and buffers of `slots` slots."""
         self.used = self.layers[0][0].shape[2]
         self._buffered = True
         self.layers = [(self._roomy(keys, rows, slots), self._roomy(values, rows, slots)) for keys, values in self.layers]
@@ -85,13 +83,13 @@ class KeyValues:
         self.layers = [(self._roomy(keys, rows, slots), self._roomy(values, rows, slots)) for keys, values in self.layers]
 
     def _roomy(self, states: Tensor, rows: Tensor, slots: int) -> Tensor:
-        found = states.new_empty(len(rows), states.shape[1], slots, states.shape[3])
-        found[:, :, : self.used] = states[rows, :, : self.used]
-        return found
+        buffer = states.new_empty(len(rows), states.shape[1], slots, states.shape[3])
+        buffer[:, :, : self.used] = states[rows, :, : self.used]
+        return buffer
 
 
 class Batch:
-    """Rows that are continued together. Slots are laid out as roots, suffixes (both padded on the left) and new tokens."""
+    """Rows that the model continues together. The slots hold roots, suffixes (both padded on the left) and new tokens."""
 
     def __init__(
         self,
@@ -105,7 +103,7 @@ class Batch:
     ) -> None:
         self.model, self.roots, self.suffixes, self.end_id, self.max_new_tokens = model, roots, suffixes, end_id, max_new_tokens
         self.read_ends = read_ends
-        self.room = max_new_tokens + read_ends  # slots behind the suffixes
+        self.room = max_new_tokens + read_ends  # slots after the suffixes
         self.language = model.model.language_model
         self.penalty = float(model.generation_config.repetition_penalty or 1.0)
         # transformers renamed the argument in 5.24.
@@ -114,11 +112,11 @@ class Batch:
         self.owner_B = torch.tensor(owners, device=self.device)
         self.cache = KeyValues()
 
-    def run(self, step: InStep, count: Count) -> list[Continued]:
-        """What each row continues with."""
+    def run(self, step: Lockstep, count: Count) -> list[Continued]:
+        """Each row's continuation."""
         lengths = [len(suffix) for suffix in self.suffixes]
         hidden_BH, root_valid_BL = self._read_roots(count)
-        width = step.most(max(lengths))  # a pass over suffixes that only other processes have is made too
+        width = step.most(max(lengths))  # also runs a pass for suffixes that only other processes have
         valid_BL = torch.cat([root_valid_BL, self._valid(lengths, width)], 1)
         self.cache.buffer(self.owner_B, valid_BL.shape[1] + self.room)
         if width:
@@ -126,7 +124,7 @@ class Batch:
         return self._write(hidden_BH, valid_BL, step, count)
 
     def _read_roots(self, count: Count) -> tuple[Tensor, Tensor]:
-        """Each row's last hidden state of its root [B, H], and which root slots hold a token [B, L]."""
+        """The last hidden state [B, H] of each row's root, and the mask [B, L] of root slots with a token."""
         lengths = [len(root.input_ids) for root in self.roots]
         width = max(lengths)
         valid_QL = self._valid(lengths, width)
@@ -155,13 +153,13 @@ class Batch:
         has_suffix_B = torch.tensor([bool(suffix) for suffix in self.suffixes], device=self.device)
         return torch.where(has_suffix_B[:, None], hidden_BLH[:, -1], hidden_BH)
 
-    def _write(self, hidden_BH: Tensor, valid_BL: Tensor, step: InStep, count: Count) -> list[Continued]:
+    def _write(self, hidden_BH: Tensor, valid_BL: Tensor, step: Lockstep, count: Count) -> list[Continued]:
         position_B = valid_BL.sum(1)
         free_BL = torch.ones(len(valid_BL), self.room, dtype=torch.bool, device=self.device)
         mask_B11L = self._additive(torch.cat([valid_BL, free_BL], 1)[:, None, None], hidden_BH.dtype)
         written: list[list[int]] = [[] for _ in self.suffixes]
         ends: list[Tensor | None] = [None] * len(written)
-        rows = list(range(len(written)))  # which result each row of the batch writes to
+        rows = list(range(len(written)))  # index of each row's result
         going = [True] * len(rows)
         for number in range(self.room):
             if number < self.max_new_tokens:
@@ -169,35 +167,35 @@ class Batch:
             else:
                 token_B = torch.full((len(rows),), self.end_id, device=self.device)
             ending = []
-            for place, token in enumerate(token_B.tolist()):
-                ending.append(going[place] and token == self.end_id)
-                going[place] = going[place] and token != self.end_id
-                if going[place]:
-                    written[rows[place]].append(token)
+            for index, token in enumerate(token_B.tolist()):
+                ending.append(going[index] and token == self.end_id)
+                going[index] = going[index] and token != self.end_id
+                if going[index]:
+                    written[rows[index]].append(token)
             wanted = [goes or (self.read_ends and ends_now) for goes, ends_now in zip(going, ending, strict=True)]
-            last = number == self.room - 1 and not self.read_ends  # what follows the last token is not asked for
+            last = number == self.room - 1 and not self.read_ends  # the last token needs no forward
             if last or not step.any(any(wanted)):
                 break
             if any(wanted) and sum(wanted) < COMPACT_AT * len(wanted):
-                places = [place for place, wants in enumerate(wanted) if wants]
-                kept = torch.tensor(places, device=self.device)
-                self.cache.keep(kept)
-                token_B, position_B, mask_B11L = token_B[kept], position_B[kept], mask_B11L[kept]
-                rows = [rows[place] for place in places]
-                going, ending = ([column[place] for place in places] for column in (going, ending))
+                selected = [index for index, wants in enumerate(wanted) if wants]
+                selected_rows = torch.tensor(selected, device=self.device)
+                self.cache.keep(selected_rows)
+                token_B, position_B, mask_B11L = token_B[selected_rows], position_B[selected_rows], mask_B11L[selected_rows]
+                rows = [rows[index] for index in selected]
+                going, ending = ([column[index] for index in selected] for column in (going, ending))
             embeddings = self.model.get_input_embeddings()(token_B[:, None])
             mask = mask_B11L[..., : self.cache.used + 1]
             hidden_BH = self._language(embeddings, mask, position_B[:, None])[:, -1]
             self.cache.used += 1
             position_B = position_B + 1
             count(sum(wanted), len(rows))
-            for place, ends_now in enumerate(ending):
+            for index, ends_now in enumerate(ending):
                 if ends_now and self.read_ends:
-                    ends[rows[place]] = hidden_BH[place]
+                    ends[rows[index]] = hidden_BH[index]
         return [Continued(tokens, end_H) for tokens, end_H in zip(written, ends, strict=True)]
 
     def _next(self, hidden_BH: Tensor, written: Sequence[Sequence[int]]) -> Tensor:
-        """The likeliest next token [B]; a repetition penalty weighs down what the row has written."""
+        """The likeliest next token [B]; a repetition penalty lowers the scores of the row's own tokens."""
         logits_BV: Tensor = self.model.lm_head(hidden_BH).float()
         if self.penalty != 1.0:
             for row, tokens in enumerate(written):
@@ -225,6 +223,6 @@ class Batch:
         return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
 
     def _valid(self, lengths: Sequence[int], width: int) -> Tensor:
-        """Slots that hold a token, where rows of these lengths are padded on the left to `width`."""
+        """The mask of slots with a token, for rows of these lengths padded on the left to `width`."""
         length_N = torch.tensor(lengths, device=self.device)
         return torch.arange(width, device=self.device) >= width - length_N[:, None]

@@ -1,10 +1,10 @@
 """Batched greedy or sampled continuation of prompts with media.
 
-- Prompts are padded on the left and sorted by length, so that little is wasted; results come back in the order given. A batch's make-up
-  depends on the inputs alone, so equal inputs give equal tokens.
-- Families with one position axis go through transformers' generate. It can't be given positions on three axes or features for deeper layers
-  without the pixels, so for the others the tokens are written one by one here. Of a checkpoint's generation_config.json only the
-  repetition penalty counts, over prompt and answer, as in generate with pixels.
+- Prompts are sorted by length and padded on the left, to waste little; results have the order of the inputs. Batches depend only on the
+  inputs, so equal inputs give equal tokens.
+- Families with one position axis use transformers' generate. Without pixels it accepts neither positions on three axes nor features for
+  deeper layers, so `_write` serves the other families. Of their generation_config.json only the repetition penalty counts, over prompt and
+  answer, as in generate with pixels.
 
 Shapes: R rows, L tokens a row, V vocabulary.
 """
@@ -12,7 +12,7 @@ Shapes: R rows, L tokens a row, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NotRequired, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -22,7 +22,13 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from components.families.adapters import Root, family_of
 from components.features.embedding import embed
 
-Progress = Callable[[int, int], None]
+
+class Limits(TypedDict):
+    """Bounds of a generation: new tokens a row, rows a batch, and a callback `progress(rows so far, rows)` after every batch."""
+
+    max_new_tokens: int
+    batch_size: int
+    progress: NotRequired[Callable[[int, int], None] | None]
 
 
 @torch.no_grad()
@@ -31,20 +37,17 @@ def generate(
     roots: Sequence[Root],
     suffixes: Sequence[Sequence[int]],
     *,
-    max_new_tokens: int,
-    batch_size: int,
     end_id: int,
-    progress: Progress | None = None,
     temperature: float = 0.0,
     seed: int = 0,
-    going: Callable[[bool], bool] | None = None,
+    **limits: Unpack[Limits],
 ) -> list[list[int]]:
     """New token ids after each root and its suffix, without the end token.
 
-    `suffixes` are tokens after the root (empty for a policy's answer). `temperature` 0 is greedy. `progress(done, total)` is called after
-    every batch. `going` says whether some process goes on, given whether this one does, where several must run a model equally often; without
-    it that is asked under ZeRO-3.
+    `suffixes` are tokens after the root (empty for a policy's answer). `temperature` 0 is greedy. Under ZeRO-3 all ranks write equally many
+    tokens a batch.
     """
+    max_new_tokens, batch_size, progress = limits["max_new_tokens"], limits["batch_size"], limits.get("progress")
     generator_state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     lengths = [len(root.input_ids) + len(suffix) for root, suffix in zip(roots, suffixes, strict=True)]
@@ -77,7 +80,7 @@ def generate(
                 **sampling,
             )
         else:
-            output = _write(model, *inputs, max_new_tokens=max_new_tokens, end_id=end_id, temperature=temperature, going=going or _any_rank)
+            output = _write(model, *inputs, max_new_tokens=max_new_tokens, end_id=end_id, temperature=temperature)
         for row, index in enumerate(chosen):
             tokens = output[row].tolist()
             results[index] = tokens[: tokens.index(end_id)] if end_id in tokens else tokens
@@ -97,9 +100,8 @@ def _write(
     max_new_tokens: int,
     end_id: int,
     temperature: float,
-    going: Callable[[bool], bool],
 ) -> Tensor:
-    """New tokens [R, at most `max_new_tokens`], each row filled with `end_id` from where it ended."""
+    """New tokens [R, at most `max_new_tokens`], each row filled with `end_id` after its end."""
     family = family_of(model.config)
     rows = [_positions(root, mask, family.axes) for root, mask in zip(roots, attention_RL, strict=True)]
     positions_ARL, following_AR1 = torch.tensor_split(torch.stack(rows, dim=1), [-1], dim=2)
@@ -109,7 +111,7 @@ def _write(
     ended_R = torch.zeros(len(roots), dtype=torch.bool, device=input_ids_RL.device)
     written: list[Tensor] = []
     penalty = model.generation_config.repetition_penalty or 1.0
-    # Padding counts as the prompt's last token, so that it is not penalised.
+    # Padding counts as the prompt's last token, so that no padding token is penalized.
     seen_RL = torch.where(attention_RL.bool(), input_ids_RL, input_ids_RL[:, -1:])
     while True:
         logits_RV = model.lm_head(hidden[:, -1]).float()
@@ -119,7 +121,7 @@ def _write(
         tokens_R = torch.multinomial((logits_RV / temperature).softmax(-1), 1)[:, 0] if temperature else logits_RV.argmax(-1)
         written.append(tokens_R.masked_fill(ended_R, end_id))
         ended_R = ended_R | (tokens_R == end_id)
-        if len(written) == max_new_tokens or not going(not bool(ended_R.all())):
+        if len(written) == max_new_tokens or not any_rank(not bool(ended_R.all())):
             return torch.stack(written, dim=1)
         seen_RL = torch.cat([seen_RL, written[-1][:, None]], dim=1)
         attention_RL = torch.cat([attention_RL, attention_RL.new_ones(len(roots), 1)], dim=1)
@@ -128,7 +130,7 @@ def _write(
 
 
 def _positions(root: Root, attention_L: Tensor, axes: int) -> Tensor:
-    """Positions [axes, L + 1] of a row that is padded on the left and of the token after it: the root's, then on from there."""
+    """Positions [axes, L + 1] of a row padded on the left and of its next token: the root's, then consecutive ones."""
     start, length = len(attention_L) - int(attention_L.sum()), len(root.input_ids)
     positions = torch.zeros((axes, len(attention_L) + 1), dtype=torch.long)
     positions[:, start : start + length] = torch.arange(length) if root.positions_AL is None else root.positions_AL
@@ -136,11 +138,11 @@ def _positions(root: Root, attention_L: Tensor, axes: int) -> Tensor:
     return positions.to(attention_L.device)
 
 
-def _any_rank(goes_on: bool) -> bool:
-    """Whether some rank goes on, where a model's weights are gathered from all of them for each token."""
+def any_rank(continues: bool) -> bool:
+    """Whether some rank continues, under ZeRO-3, which gathers a model's weights from all ranks for each token; else `continues`."""
     if not (is_deepspeed_zero3_enabled() and torch.distributed.is_initialized()):
-        return goes_on
+        return continues
     device = torch.device("cuda") if torch.distributed.get_backend() == "nccl" else torch.device("cpu")
-    count = torch.tensor(int(goes_on), device=device)
+    count = torch.tensor(int(continues), device=device)
     torch.distributed.all_reduce(count)
     return int(count) > 0

@@ -1,4 +1,4 @@
-"""The logs of runs: a folder a run in logs/, named by its start, with one file a stage and a note of whose they are.
+"""The logs of runs. Each run has a folder in logs/, named by its start, with one file a stage and a note of the run's ids.
 
 Runs with source git have their logs in their clones.
 """
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.files import read_json, write_json
-from components.operations.services.state import state_folder
 from components.processes.marks import FLOW_RUN, identity, is_alive
+from components.processes.secrets import state_folder
 
 NOTE = "run.json"
 CLONES = "clones"  # in the state folder: checkouts of runs with source git
-NAMED = re.compile(r"\d{8}-\d{6}")  # of a run's folder, in this machine's time
+NAMED = re.compile(r"\d{8}-\d{6}")  # name of a run's folder, in this machine's time
 
 
 @dataclass(frozen=True)
 class RunLogs:
-    """The logs of one run. The ids are None where the run did not note them, or was of no deployment."""
+    """The logs of one run. The ids are None where the run wrote no note, or belongs to no deployment."""
 
     folder: Path
     flow_run: str | None
@@ -30,7 +30,7 @@ class RunLogs:
 
     @property
     def name(self) -> str:
-        """What the run is called by its logs: the time of its start."""
+        """The name of the run's folder: the time of its start."""
         return self.folder.name
 
     @property
@@ -45,7 +45,7 @@ class RunLogs:
 
 
 def note_run(folder: Path, mlflow_run: str | None) -> None:
-    """Note beside the logs in `folder` which run they are of; this process is the run's."""
+    """Write the note of the logs in `folder`: the ids of the run, and this process."""
     note = {"flow_run": os.environ.get(FLOW_RUN), "mlflow_run": mlflow_run, "process": identity(os.getpid())}
     write_json(folder / NOTE, note)
 
@@ -53,8 +53,8 @@ def note_run(folder: Path, mlflow_run: str | None) -> None:
 def all_logs(root: Path) -> list[RunLogs]:
     """The logs of all runs of a checkout, its clones included, newest first."""
     folders = [*(root / "logs").glob("*"), *(state_folder(root) / CLONES).glob("*/logs/*")]
-    found = [_read(folder) for folder in folders if folder.is_dir() and NAMED.fullmatch(folder.name)]
-    return sorted(found, key=lambda logs: logs.name, reverse=True)
+    logs = [_read(folder) for folder in folders if folder.is_dir() and NAMED.fullmatch(folder.name)]
+    return sorted(logs, key=lambda run: run.name, reverse=True)
 
 
 def _read(folder: Path) -> RunLogs:
@@ -62,7 +62,7 @@ def _read(folder: Path) -> RunLogs:
         note = read_json(folder / NOTE)
         return RunLogs(folder, note["flow_run"], note["mlflow_run"], note["process"])
     except (OSError, ValueError, KeyError, TypeError):
-        return RunLogs(folder, None, None, None)  # of a run that ended before it could note anything
+        return RunLogs(folder, None, None, None)  # the run ended before it could write its note
 
 
 def _ended(path: Path) -> tuple[float, str]:

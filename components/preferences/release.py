@@ -20,7 +20,7 @@ LOWEST_SCORE, HIGHEST_SCORE = 1.0, 5.0
 HUMAN = "human"  # source of the reasons in the release
 MAX_ID_CHARACTERS = 512
 RELEASE_FIELDS = ("id", "question", "answer", "image", "video", "models_output", "faithfulness", "helpfulness", "ethical", "final_ranking")
-KNOWN_FIELDS = frozenset({*RELEASE_FIELDS, "ethics", "score_reasons", "ranking_reason", "category", "safety", "source", "critique_source"})
+READ_FIELDS = frozenset({*RELEASE_FIELDS, "ethics", "score_reasons", "ranking_reason", "category", "safety", "source", "critique_source"})
 
 _PLACEHOLDER = re.compile(r"\s*<(image|video)>\s*")
 _OPTION_LINE = re.compile(r"^\s*\(?([A-H])[.):]\s*\S", re.MULTILINE)

@@ -1,8 +1,8 @@
-"""Which kind a fault is of, and so whether a run that nobody watches tries again.
+"""Sorts errors into kinds, and so decides whether a scheduled run retries.
 
-- Only faults of infrastructure are worth another try: a signal, memory, the disk, a service or the network.
-- Libraries are known by the names of their errors, so that nothing heavy is imported here, and wrap what they met: causes are looked at too.
-- Some libraries say what happened in words alone (torch's writer, NCCL, gloo, DVC); those words are listed.
+- A run retries only faults of infrastructure: a signal, memory, the disk, a service or the network.
+- The names of error classes stand for libraries, so this module imports nothing heavy. Libraries wrap errors, so causes count too.
+- Some libraries report a fault only in their text (torch's writer, NCCL, gloo, DVC). The patterns below match these texts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from components.errors import Cancelled, InfrastructureFault, ServiceAway, Stage
 FaultKind = Literal["mistake", "training", "infrastructure", "cancelled", "fault"]
 KINDS: tuple[FaultKind, ...] = get_args(FaultKind)
 
-SIGNALLED = 128  # what shells and torchrun's wrapper add to the number of a signal that ended a process
+SIGNALLED = 128  # shells and torchrun's wrapper add this to the number of the signal that ended a process
 FULL_OR_BROKEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EROFS, errno.ESTALE})
 UNREACHABLE = frozenset(
     {errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH}
@@ -44,7 +44,7 @@ CONNECTION_ERRORS = frozenset(
         "torch.distributed.DistStoreError",
     }
 )
-SERVER_FAILED = 500  # HTTP's codes from here on say that the server, and not the question, is at fault
+SERVER_FAILED = 500  # from this HTTP status on, the server is at fault and not the request
 
 PEER_LOST = re.compile(
     r"connection (was )?(closed|reset)( by (remote )?peer)?|broken pipe|socket timeout|nccl(remote|system|internal)\s?error"
@@ -55,7 +55,7 @@ WORDS = re.compile(
     "|".join(
         [
             *(re.escape(os.strerror(number)) for number in sorted(FULL_OR_BROKEN | UNREACHABLE)),
-            r"PytorchStreamWriter failed|inline_container.{0,80}unexpected pos",  # what torch.save says of a full disk
+            r"PytorchStreamWriter failed|inline_container.{0,80}unexpected pos",  # torch.save on a full disk
             r"DefaultCPUAllocator: can't allocate memory|out of memory",
             r"killed by signal: (Bus error|Killed)",
             r"No space left|disk quota",
@@ -67,7 +67,7 @@ WORDS = re.compile(
 
 
 def fault_kind(error: BaseException) -> FaultKind:
-    """The kind of an error. Whatever is not known to be something else is a "fault", which is not tried again."""
+    """The kind of an error. Every other error is a "fault", which no run retries."""
     if isinstance(error, Cancelled | KeyboardInterrupt):
         return "cancelled"
     if isinstance(error, InfrastructureFault | ServiceAway):
@@ -84,29 +84,29 @@ def fault_kind(error: BaseException) -> FaultKind:
 
 
 def sentence_of(error: BaseException) -> str:
-    """What an error says to a person: its own sentence, or its name and what it says."""
+    """The message of an error for a person: its own sentence, or its class name and text."""
     if isinstance(error, UserError | StageFault | Cancelled):
         return str(error)
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def kind_of_words(text: str) -> FaultKind:
-    """The kind of a fault of which only what a program wrote is known."""
+    """The kind of a fault by the text that a program wrote."""
     return "infrastructure" if WORDS.search(text) or PEER_LOST.search(text) else "fault"
 
 
 def lost_a_peer(error: BaseException) -> bool:
-    """Whether a rank fails because another one is gone: that one's reason says more."""
+    """Whether a rank failed because another rank ended. The reason of the other rank says more."""
     return isinstance(error, RuntimeError) and not isinstance(error, StageFault) and PEER_LOST.search(str(error)) is not None
 
 
 def kind_named(name: object) -> FaultKind:
-    """A kind that was written down. What can't be read is a fault."""
+    """The kind that a file names. An unknown name is a fault."""
     return next((kind for kind in KINDS if kind == name), "fault")
 
 
 def error_of(kind: FaultKind, sentence: str) -> Exception:
-    """The error that carries a kind and a sentence on, for what was noted by another process."""
+    """The error for a kind and a sentence that another process wrote."""
     kinds: dict[FaultKind, type[Exception]] = {
         "mistake": UserError,
         "training": TrainingFault,
@@ -118,7 +118,7 @@ def error_of(kind: FaultKind, sentence: str) -> Exception:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it was raised from, or while handling; each once."""
+    """An error and its causes and contexts, each once."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
@@ -129,19 +129,19 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _of_infrastructure(error: BaseException) -> bool:
     names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
-    answered = _http_status(error)
-    if answered is not None:
-        return answered >= SERVER_FAILED
+    status = _http_status(error)
+    if status is not None:
+        return status >= SERVER_FAILED
     if isinstance(error, MemoryError | ConnectionError | TimeoutError) or names & CONNECTION_ERRORS:
         return True
     if isinstance(error, OSError):
         return error.errno in FULL_OR_BROKEN | UNREACHABLE
-    # Libraries written in another language say in words what Python would say by a class.
+    # Libraries in another language report in text what Python reports by a class.
     return not isinstance(error, ValueError | TypeError | LookupError) and kind_of_words(str(error)) == "infrastructure"
 
 
 def _http_status(error: BaseException) -> int | None:
-    """The code of an answer that an error stands for: urllib's, httpx's and requests', botocore's."""
+    """The HTTP status in an error of urllib, httpx, requests or botocore."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         code = response.get("ResponseMetadata", {}).get("HTTPStatusCode")

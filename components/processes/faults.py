@@ -1,7 +1,7 @@
-"""What a person is told when something went wrong, and the exit code that says whose it is to mend.
+"""Prints one sentence for an error, and returns the exit code that says who must act.
 
-The process that started this one may have asked for it in a file too (components/processes/outcome.py): there stands the kind, which decides on
-another try.
+The parent process may also request the outcome in a file (components/processes/outcome.py). The kind in that file decides whether the run
+retries.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MISTAKE, FAULT, INTERRUPTED = 2, 1, 130
 
 
 def explain(error: BaseException) -> int:
-    """Say in one sentence on stderr what went wrong, and give the exit code. The trace of what nobody foresaw goes to a log."""
+    """Print one sentence about `error` to stderr and return the exit code. The trace of an unexpected error goes to a log."""
     kind = fault_kind(error)
     if isinstance(error, KeyboardInterrupt):
         return _end(kind, "interrupted", INTERRUPTED)
@@ -27,32 +27,32 @@ def explain(error: BaseException) -> int:
     if isinstance(error, UserError | StageFault):
         return _end(kind, str(error), MISTAKE if isinstance(error, UserError) else FAULT, error.stage, error.log)
     log = Path("logs") / f"fault-{time.strftime('%Y%m%d-%H%M%S')}.log"
-    said = sentence_of(error)
+    sentence = sentence_of(error)
     try:
         log.parent.mkdir(exist_ok=True)
         log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     except OSError as unwritable:
-        return _end(kind, f"{said}; its trace could not be written: {unwritable}", FAULT)
-    return _end(kind, f"{said}; the whole trace is in {log}", FAULT, log=log)
+        return _end(kind, f"{sentence}; mmalign could not write the trace: {unwritable}", FAULT)
+    return _end(kind, f"{sentence}; the whole trace is in {log}", FAULT, log=log)
 
 
-def tell(kind: FaultKind, sentence: str, stage: str | None = None, log: Path | None = None) -> None:
-    """Tell the process that started this one how it ended, where it asked, and no secret with it.
+def report_outcome(kind: FaultKind, sentence: str, stage: str | None = None, log: Path | None = None) -> None:
+    """Write the outcome for the parent process, without secrets, where the parent requested it.
 
-    On a full disk that can't be: whoever reads takes a failure without a word for one of infrastructure.
+    On a full disk nothing can be written. The parent takes a failure without an outcome for one of infrastructure.
     """
-    from components.processes.outcome import RunOutcome, asked, tell_outcome
+    from components.processes.outcome import RunOutcome, is_requested, write_outcome
     from components.processes.redaction import redactor
 
-    if not asked():
+    if not is_requested():
         return
     try:
-        tell_outcome(RunOutcome(kind, redactor(Path.cwd()).clean(sentence), stage, None if log is None else str(log)))
+        write_outcome(RunOutcome(kind, redactor(Path.cwd()).clean(sentence), stage, None if log is None else str(log)))
     except OSError as error:
-        print(f"mmalign: how this ended could not be written down: {error}", file=sys.stderr)
+        print(f"mmalign: the outcome could not be written: {error}", file=sys.stderr)
 
 
 def _end(kind: FaultKind, sentence: str, code: int, stage: str | None = None, log: Path | None = None) -> int:
     print(f"mmalign: {sentence}", file=sys.stderr)
-    tell(kind, sentence, stage, log)
+    report_outcome(kind, sentence, stage, log)
     return code

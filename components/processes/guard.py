@@ -1,8 +1,8 @@
-"""What keeps two copies of one thing from writing the same files, and a process from outliving the one that watches it.
+"""Locks that keep two runs from writing the same files, and watchdogs that end a process with its supervisor.
 
-- A lock is the operating system's (flock): it falls with its holder, however that ended, and is never stale.
-- A watchdog is a thread that looks for the watched process twice a second. When that is gone it ends everything that carries the same
-  mark: SIGTERM, a grace period, SIGKILL, and its own process last.
+- A lock is the operating system's (flock). The system releases it when its holder ends, so no lock is ever stale.
+- A watchdog is a thread that polls the watched process twice a second. When that process ends, the watchdog ends all processes with
+  the same mark: SIGTERM, a grace period, SIGKILL, and its own process last.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ from components.processes.marks import (
     new_run_mark,
     new_stage_mark,
     send,
-    wait_until_gone,
+    wait_until_ended,
 )
 
-GRACE_SECONDS = float(os.environ.get("MMALIGN_GRACE_SECONDS", "20"))  # from SIGTERM to SIGKILL: torchrun's ranks end in it
-TURN = "MMALIGN_TURN"  # file descriptor of the run lock, where `mmalign run` took it and passes it on
+GRACE_SECONDS = float(os.environ.get("MMALIGN_GRACE_SECONDS", "20"))  # from SIGTERM to SIGKILL; torchrun's ranks end within it
+RUN_LOCK = "MMALIGN_TURN"  # file descriptor of the run lock that `mmalign run` took and hands to its child
 SHELLS = frozenset({"sh", "bash", "dash", "zsh", "fish", "ksh"})
 
 
 class Lock:
-    """An exclusive lock on a file, held until `release` or the end of the last process that holds `descriptor`."""
+    """An exclusive lock on a file, until `release` or until the last process with `descriptor` ends."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self.descriptor = descriptor
 
     def release(self) -> None:
-        """Give the lock back; twice does no harm."""
+        """Release the lock. A second call does nothing."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
 
 
 def try_lock(path: Path, who: str | None = None) -> Lock | None:
-    """Take the lock on `path`, or None while another process holds it. The holder's pid and command, or `who` it is, stand in the file."""
+    """Take the lock on `path`; None while another process holds it. The file names the holder: its pid, and its command or `who`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -71,7 +71,7 @@ def try_lock(path: Path, who: str | None = None) -> Lock | None:
 
 
 def lock_holder(path: Path) -> str:
-    """The holder of a lock in words: `process 123 (mmalign run)`."""
+    """The holder of a lock for messages, such as `process 123 (mmalign run)`."""
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -80,7 +80,7 @@ def lock_holder(path: Path) -> str:
 
 
 def refuse_leftovers(root: Path, stage: str | None = None) -> None:
-    """Refuse (UserError) while processes of an earlier run in this checkout live, or only those of `stage`, naming them and the cure."""
+    """Raises UserError while processes of an earlier run in this checkout live, or, with `stage`, those of that stage."""
     own_run, own_stage = os.environ.get(RUN_MARK), os.environ.get(STAGE_MARK)
     live = marked(RUN_MARK, checkout_mark(root))
     if stage is None:
@@ -92,7 +92,7 @@ def refuse_leftovers(root: Path, stage: str | None = None) -> None:
 
 
 def leftover_sentence(left: list[MarkedProcess]) -> str:
-    """Names live processes and the command that ends them."""
+    """A message that names live processes and the command that ends them."""
     names = "; ".join(f"{p.pid} ({p.command[:80]})" for p in left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
     pids = " ".join(str(p.pid) for p in left)
     return f"processes of an earlier run in this checkout still live: {names}; wait for them, or end them with: kill -9 {pids}"
@@ -100,7 +100,7 @@ def leftover_sentence(left: list[MarkedProcess]) -> str:
 
 @contextmanager
 def stage_guard(root: Path, stage: str) -> Iterator[None]:
-    """Hold the stage's lock, mark all child processes, and end with the supervisor (or, without one, with dvc).
+    """Lock the stage, mark all child processes, and end with the supervisor or, without one, with dvc.
 
     Raises UserError while another copy of the stage runs in this checkout.
     """
@@ -114,7 +114,7 @@ def stage_guard(root: Path, stage: str) -> Iterator[None]:
         os.environ.setdefault(RUN_MARK, new_run_mark(root))
         mark = os.environ.setdefault(STAGE_MARK, new_stage_mark(stage))
         watched = os.environ.get(WATCHED) or _dvc_identity()
-        os.environ[WATCHED] = identity(os.getpid()) or ""  # what the stage starts ends with the stage
+        os.environ[WATCHED] = identity(os.getpid()) or ""  # children of the stage end with it
         watchdog = Watchdog(watched, lambda: _end_marked(mark)) if watched else None
         try:
             yield
@@ -128,14 +128,14 @@ def stage_guard(root: Path, stage: str) -> Iterator[None]:
 
 
 def watch_from_environment() -> None:
-    """For worker processes of a stage: end with the process that the stage's environment names."""
+    """End this worker process when the process that the stage's environment names ends."""
     watched = os.environ.get(WATCHED)
     if watched:
         Watchdog(watched, lambda: os._exit(1))
 
 
 def _dvc_identity() -> str | None:
-    """Under bare `dvc repro`: the nearest ancestor that is no shell, which is dvc. None for a stage that a person started."""
+    """dvc under a bare `dvc repro`: the nearest ancestor that is no shell. None for a stage that a person started."""
     if "DVC_STAGE" not in os.environ:
         return None
     for ancestor in psutil.Process().parents():
@@ -149,17 +149,17 @@ def _end_marked(mark: str) -> None:
         return marked(STAGE_MARK, mark)
 
     send((process.pid for process in others()), signal.SIGTERM)
-    if wait_until_gone(others, GRACE_SECONDS):
+    if wait_until_ended(others, GRACE_SECONDS):
         kill_all(others)
     os._exit(1)
 
 
 class Watchdog:
-    """Calls `on_gone` once, from a thread of its own, when the process named `watched` is gone."""
+    """Calls `on_exit` once, from its own thread, when the process `watched` has ended."""
 
-    def __init__(self, watched: str, on_gone: Callable[[], object], interval_seconds: float = 0.5) -> None:
+    def __init__(self, watched: str, on_exit: Callable[[], object], interval_seconds: float = 0.5) -> None:
         self._watched = watched
-        self._on_gone = on_gone
+        self._on_exit = on_exit
         self._interval = interval_seconds
         self._stopped = threading.Event()
         self._fired = threading.Event()
@@ -171,39 +171,39 @@ class Watchdog:
             if not is_alive(self._watched):
                 self._fired.set()
                 try:
-                    sys.stderr.write(f"the process that watches this one ({self._watched.partition(':')[0]}) is gone: ending\n")
+                    sys.stderr.write(f"process {self._watched.partition(':')[0]}, which supervises this one, has ended: ending too\n")
                 except OSError:
-                    pass  # its terminal may be gone as well
-                self._on_gone()
+                    pass  # its terminal may be closed too
+                self._on_exit()
                 return
 
     def forget(self) -> None:
-        """End the watching, whether or not it has fired."""
+        """Stop watching, whether or not the watchdog has fired."""
         self._stopped.set()
 
     def stop(self) -> None:
-        """End the watching. When it has fired already, wait for what it started: it ends this process."""
+        """Stop watching. A watchdog that has fired already ends this process, so this waits for it."""
         self._stopped.set()
         if self._fired.is_set():
             self._thread.join()
 
 
 @contextmanager
-def run_turn(
+def run_lock(
     root: Path,
     wait_seconds: float = 0.0,
     cancel: threading.Event | None = None,
-    say: Callable[[str], object] = lambda _: None,
+    log: Callable[[str], object] = lambda _: None,
     who: str | None = None,
 ) -> Iterator[Lock]:
-    """Hold this checkout's run lock: one run at a time. Takes over the lock that a parent passed on.
+    """Hold this checkout's run lock, so that one run works at a time. Takes over the lock that a parent process handed down.
 
-    While another run holds it this waits, `wait_seconds` at most or until `cancel` is set, and tells `say` for whom; then UserError. Once the
-    turn has come, leftovers of earlier runs are refused too (UserError).
+    While another run holds the lock, this waits up to `wait_seconds`, or until `cancel` is set, and logs the holder. Raises UserError when
+    the wait was in vain, and while processes of an earlier run live.
     """
     path = root / ".mmalign" / "locks" / "run.lock"
-    inherited = os.environ.pop(TURN, None)
-    lock = Lock(path, int(inherited)) if inherited is not None else wait_for_lock(path, wait_seconds, cancel, say, who)
+    inherited = os.environ.pop(RUN_LOCK, None)
+    lock = Lock(path, int(inherited)) if inherited is not None else wait_for_lock(path, wait_seconds, cancel, log, who)
     if lock is None:
         raise UserError(f"a run is under way in this checkout: {lock_holder(path)}; wait for it or end it")
     os.set_inheritable(lock.descriptor, False)
@@ -215,16 +215,16 @@ def run_turn(
 
 
 def wait_for_lock(
-    path: Path, wait_seconds: float, cancel: threading.Event | None, say: Callable[[str], object], who: str | None = None
+    path: Path, wait_seconds: float, cancel: threading.Event | None, log: Callable[[str], object], who: str | None = None
 ) -> Lock | None:
-    """Take the lock on `path` when it is free; None where it is not within `wait_seconds`, or `cancel` was set."""
+    """Take the lock on `path` as soon as it is free; None after `wait_seconds`, or once `cancel` is set."""
     until = time.monotonic() + wait_seconds
-    said = False
+    logged = False
     while (lock := try_lock(path, who)) is None:
         if time.monotonic() >= until or (cancel is not None and cancel.is_set()):
             return None
-        if not said:
-            say(f"waiting for {lock_holder(path)}")
-            said = True
+        if not logged:
+            log(f"waiting for {lock_holder(path)}")
+            logged = True
         (cancel or threading.Event()).wait(1.0)
     return lock

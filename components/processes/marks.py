@@ -1,8 +1,8 @@
-"""Processes of a run, known by a mark in their environment and not by their place in the process tree.
+"""Finds the processes of a run by a mark in their environment.
 
-- torchrun's workers sit in sessions of their own, so neither a process group nor a session reaches them; an environment is inherited by all.
-- A process is named by pid and start time together: pids are given again.
-- A zombie counts as gone: it runs nothing and holds nothing, and in a container nobody may ever reap it.
+- torchrun's workers have their own sessions, so no process group reaches them. All of them inherit the environment.
+- Pid and start time together name a process, since the system reuses pids.
+- A zombie counts as ended: it runs nothing and holds nothing, and in a container nobody may ever reap it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import psutil
 
 RUN_MARK = "MMALIGN_MARK"  # <checkout>:<run>, in every process that ends with a run
 STAGE_MARK = "MMALIGN_STAGE_MARK"  # <stage>:<attempt>, in every process that ends with a stage
-FLOW_RUN = "MMALIGN_FLOW_RUN"  # id of the deployment's run that a run belongs to
-NIGHT_TAG = "night:"  # before that id, in the tags of the inner flow's run
-DEPLOYMENT = "MMALIGN_DEPLOYMENT"  # its deployment's name
+FLOW_RUN = "MMALIGN_FLOW_RUN"  # id of the deployment's flow run that started a run
+DEPLOYMENT_RUN_TAG = "night:"  # prefix of that id in the tags of the inner flow run
+DEPLOYMENT = "MMALIGN_DEPLOYMENT"  # name of that deployment
 WATCHED = "MMALIGN_WATCH"  # <pid>:<start> of the process that this one must not outlive
 
 
@@ -38,7 +38,7 @@ class MarkedProcess:
 
 
 def checkout_mark(root: Path) -> str:
-    """What all marks of one checkout begin with, whatever path led to it."""
+    """The prefix of all marks of one checkout. Links to the checkout give the same prefix."""
     return hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
 
 
@@ -53,7 +53,7 @@ def new_stage_mark(stage: str) -> str:
 
 
 def identity(pid: int) -> str | None:
-    """`<pid>:<start>` of a live process, None when there is none."""
+    """`<pid>:<start>` of a live process; None where no such process lives."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except FileNotFoundError:
@@ -74,13 +74,13 @@ def _identity_without_proc(pid: int) -> str | None:
 
 
 def is_alive(named: str) -> bool:
-    """Whether the process that `identity` named still runs."""
+    """Whether the process that `identity` named lives."""
     return identity(int(named.partition(":")[0])) == named
 
 
 def marked(variable: str, prefix: str) -> list[MarkedProcess]:
-    """Live processes whose environment variable `variable` begins with `prefix`, but for this one."""
-    found = []
+    """Live processes, without this one, whose environment variable `variable` begins with `prefix`."""
+    processes = []
     for process in psutil.process_iter():
         if process.pid == os.getpid():
             continue
@@ -90,9 +90,9 @@ def marked(variable: str, prefix: str) -> list[MarkedProcess]:
                 continue
             command = " ".join(process.cmdline()) or process.name()
         except (psutil.Error, OSError):
-            continue  # gone in the meantime, or another user's: neither can be ours
-        found.append(MarkedProcess(process.pid, command, environment.get(RUN_MARK, ""), environment.get(STAGE_MARK, "")))
-    return found
+            continue  # it ended meanwhile, or is another user's: neither can be ours
+        processes.append(MarkedProcess(process.pid, command, environment.get(RUN_MARK, ""), environment.get(STAGE_MARK, "")))
+    return processes
 
 
 def send(pids: Iterable[int], number: signal.Signals) -> None:
@@ -105,7 +105,7 @@ def send(pids: Iterable[int], number: signal.Signals) -> None:
 
 
 def end_process(process: subprocess.Popen[bytes], seconds: float = 10.0) -> None:
-    """Ask a child to end, kill it where it has not within `seconds`, and collect it."""
+    """Terminate a child, kill it after `seconds`, and reap it."""
     if process.poll() is None:
         process.terminate()
         try:
@@ -115,10 +115,10 @@ def end_process(process: subprocess.Popen[bytes], seconds: float = 10.0) -> None
     process.wait()
 
 
-def wait_until_gone(
+def wait_until_ended(
     find: Callable[[], list[MarkedProcess]], seconds: float, reap: Callable[[], object] = lambda: None
 ) -> list[MarkedProcess]:
-    """Wait until `find` finds nothing, `seconds` at most; what is left is returned. `reap` collects exited children between looks."""
+    """Poll `find` until it returns nothing, at most `seconds`; returns the processes left. `reap` reaps children between polls."""
     until = time.monotonic() + seconds
     while True:
         reap()
@@ -131,11 +131,11 @@ def wait_until_gone(
 def kill_all(
     find: Callable[[], list[MarkedProcess]], seconds: float = 5.0, reap: Callable[[], object] = lambda: None
 ) -> list[MarkedProcess]:
-    """SIGKILL what `find` finds, again and again while something new appears, `seconds` at most; what is left is returned."""
+    """SIGKILL the processes of `find` until it returns nothing, at most `seconds`; returns the processes left."""
     until = time.monotonic() + seconds
     while left := find():
         send((process.pid for process in left), signal.SIGKILL)
-        left = wait_until_gone(find, 0.3, reap)
+        left = wait_until_ended(find, 0.3, reap)
         if not left or time.monotonic() >= until:
             return left
     return []

@@ -1,4 +1,4 @@
-"""How a command ended, told to the process that started it: a file that MMALIGN_OUTCOME names, written once, whole."""
+"""The outcome of a command for its parent process: one JSON file, named by MMALIGN_OUTCOME, written atomically."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Kind = Literal["ok", "mistake", "training", "infrastructure", "cancelled", "faul
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """How a run ended. `kind` says whose it is to mend, and whether trying again can help."""
+    """How a run ended. `kind` says who must act, and whether a retry can help."""
 
     kind: Kind
     sentence: str = ""
@@ -23,23 +23,23 @@ class RunOutcome:
     log: str | None = None
 
 
-def asked() -> bool:
-    """Whether the process that started this one wants to be told."""
+def is_requested() -> bool:
+    """Whether the parent process requested an outcome."""
     return bool(os.environ.get(OUTCOME))
 
 
-def tell_outcome(outcome: RunOutcome) -> None:
-    """Write the outcome where this process was asked to; nothing where it was not."""
+def write_outcome(outcome: RunOutcome) -> None:
+    """Write the outcome to the file that the parent process named. Does nothing where it named none."""
     path = os.environ.get(OUTCOME)
     if path:
         write_json(Path(path), asdict(outcome))
 
 
 def read_outcome(path: Path, returncode: int) -> RunOutcome:
-    """What a child told, else what its exit code says: one that a signal ended, or that said nothing of its failure, met the machine."""
+    """The outcome that a child wrote, else one by its exit code. A signal, or a failure without an outcome, counts as infrastructure."""
     if path.is_file():
         return RunOutcome(**read_json(path))
     if returncode == 0:
         return RunOutcome("ok")
-    how = f"was ended by signal {-returncode}" if returncode < 0 else f"ended with code {returncode} and no word"
+    how = f"was ended by signal {-returncode}" if returncode < 0 else f"ended with code {returncode} and wrote no outcome"
     return RunOutcome("infrastructure", f"the run {how}")

@@ -1,8 +1,8 @@
-"""Takes secrets out of texts that leave a process: notices, artifacts, logs.
+"""Removes secrets from texts that leave a process: notices, artifacts, logs.
 
-What counts as a secret: the passwords of the checkout's services, values of environment variables whose names say so, keys of DVC's and
-AWS's own files, passwords in addresses (user:password@), and the addresses of notices with all their parts. A secret is taken out as it
-stands, as it stands in a URL, and in base64 as `user:password` travels in a header.
+These are secrets: the passwords of the checkout's services, environment variables with a telling name, keys in the files of DVC and AWS,
+passwords in addresses (user:password@), and the addresses of notices with all their parts. The redactor removes a secret in plain form, in
+its URL form, and in base64 as `user:password` travels in a header.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from urllib.parse import quote, unquote
 
 NOTICES = "MMALIGN_NOTICES"  # addresses in apprise's form, separated by commas or white space
 MASK = "***"
-SHORTEST = 6  # characters; a shorter value would tear words apart and is no secret worth the name
+SHORTEST = 6  # characters; a shorter value would match inside plain words
 NAMES = re.compile(r"PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|KEY|AUTH|CREDENTIAL", re.IGNORECASE)
 IN_ADDRESS = re.compile(r"(\b[A-Za-z][\w+.-]*://)[^\s/'\"<>]+@")
 PASSWORD_IN_ADDRESS = re.compile(r"\b[A-Za-z][\w+.-]*://[^\s/:'\"<>]*:([^\s/'\"<>]+)@")
 
 
 class Redactor:
-    """Takes the given values out of texts, and whatever stands as user and password in an address."""
+    """Removes `values` from texts, and user and password from every address."""
 
     def __init__(self, values: Iterable[str]) -> None:
         forms = {form for value in values if len(value) >= SHORTEST for form in _forms(value)}
-        longest_first = sorted(forms, key=len, reverse=True)  # a secret that is part of another must not leave the rest of it
+        longest_first = sorted(forms, key=len, reverse=True)  # else a secret that is part of another leaves the rest of it
         self._pattern = re.compile("|".join(re.escape(form) for form in longest_first)) if longest_first else None
 
     def clean(self, text: str) -> str:
@@ -41,7 +41,7 @@ class Redactor:
         return IN_ADDRESS.sub(rf"\1{MASK}@", text)
 
     def clean_all(self, value: Any) -> Any:
-        """The same for all texts in a value of lists and mappings, keys included."""
+        """Clean all texts in nested lists and mappings, keys included."""
         if isinstance(value, str):
             return self.clean(value)
         if isinstance(value, dict):
@@ -52,7 +52,7 @@ class Redactor:
 
 
 def redactor(root: Path) -> Redactor:
-    """The redactor of the checkout at `root`, by its files and this process's environment as they are now."""
+    """The redactor of the checkout at `root`, from its files and this process's environment."""
     return Redactor([*_of_services(root), *_of_environment(), *_of_notices(), *_of_files(root)])
 
 
@@ -65,18 +65,18 @@ def _forms(value: str) -> set[str]:
 
 def _of_services(root: Path) -> Iterator[str]:
     from components.errors import UserError
-    from components.operations.services.state import read_secrets, secrets_file
+    from components.processes.secrets import read_secrets, secrets_file
 
     if not secrets_file(root).is_file():
         return
     try:
-        kept = read_secrets(root)
-    except UserError:  # open to others, or damaged: its values are no less secret for that
+        secrets = read_secrets(root)
+    except UserError:  # open to others, or damaged: its values are still secret
         yield from (str(value) for value in _strings(_json(secrets_file(root))))
         return
-    yield from (value for name, value in asdict(kept).items() if name != "mlflow_user")
-    yield kept.prefect_auth
-    yield f"{kept.mlflow_user}:{kept.mlflow_password}"
+    yield from (value for name, value in asdict(secrets).items() if name != "mlflow_user")
+    yield secrets.prefect_auth
+    yield f"{secrets.mlflow_user}:{secrets.mlflow_password}"
 
 
 def _of_environment() -> Iterator[str]:
@@ -87,12 +87,12 @@ def _of_environment() -> Iterator[str]:
 
 
 def _is_path(value: str) -> bool:
-    """Names such as SSH_AUTH_SOCK hold a file's place, which is no secret."""
+    """Variables such as SSH_AUTH_SOCK hold a path, which is no secret."""
     return value.startswith("/") and Path(value).exists()
 
 
 def _of_notices() -> Iterator[str]:
-    """Chat services put their tokens at any place of an address: all of it goes but what names a host."""
+    """All parts of the notices' addresses but the host: chat services put their tokens anywhere in an address."""
     from urllib.parse import urlsplit
 
     for address in re.split(r"[\s,]+", os.environ.get(NOTICES, "")):
@@ -110,14 +110,14 @@ def _of_notices() -> Iterator[str]:
 
 
 def _of_files(root: Path) -> Iterator[str]:
-    """Keys that DVC and boto3 read from files of their own."""
+    """Keys in the files of DVC and boto3."""
     aws = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or Path.home() / ".aws" / "credentials")
     for path in (root / ".dvc" / "config", root / ".dvc" / "config.local", aws):
         parser = configparser.ConfigParser(interpolation=None, strict=False)
         try:
             parser.read_string(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, configparser.Error):
-            continue  # not there, or nothing that its own reader could use
+            continue  # missing, or unreadable for DVC and boto3 too
         for section in parser.sections():
             yield from (value.strip("\"'") for name, value in parser.items(section) if NAMES.search(name))
 

@@ -13,12 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any, Literal, TypeVar
 
-from components.evaluation.metrics import Bootstrap
 from components.preferences.record import CATEGORIES, Category
 from components.registry.policy import POLICY_FILE, Above, Categories, Margin, ModelName, Most, RegistryPolicy, Rule
+from components.statistics import Bootstrap, newcombe
 
 Outcome = Literal["passed", "failed", "off", "note"]
 Row = Mapping[str, Any]
@@ -99,32 +98,6 @@ def judge_reward(rules: RegistryPolicy, challenger: Results, champion: Results |
         judge.rule("better", wanted.better, lambda rule: judge.better_pairs(rule, champion))
     judge.rule("categories", wanted.categories, lambda rule: judge.categories(rule, champion, _pair_sums, "ACC"))
     return judge.decision()
-
-
-def newcombe(both: int, first: int, second: int, neither: int, confidence: float) -> tuple[float, float]:
-    """One-sided bounds (low, high) of p1 - p2 for paired proportions, each at `confidence`: Newcombe 1998, method 10.
-
-    `both` of n pairs have the event twice, `first` in the first member alone, `second` in the second alone.
-    """
-    n = both + first + second + neither
-    p1, p2 = (both + first) / n, (both + second) / n
-    (l1, u1), (l2, u2) = wilson(both + first, n, confidence), wilson(both + second, n, confidence)
-    product = (both + first) * (second + neither) * (both + second) * (first + neither)
-    cross = float(both * neither - first * second)
-    if cross > 0:
-        cross = max(cross - n / 2, 0.0)
-    phi = cross / math.sqrt(product) if product else 0.0
-    below = (p1 - l1) ** 2 - 2 * phi * (p1 - l1) * (u2 - p2) + (u2 - p2) ** 2
-    above = (u1 - p1) ** 2 - 2 * phi * (u1 - p1) * (p2 - l2) + (p2 - l2) ** 2
-    return p1 - p2 - math.sqrt(max(below, 0)), p1 - p2 + math.sqrt(max(above, 0))
-
-
-def wilson(events: int, n: int, confidence: float) -> tuple[float, float]:
-    """One-sided Wilson score bounds of a proportion, each at `confidence`."""
-    z = NormalDist().inv_cdf(confidence)
-    p = events / n
-    centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, (centre - half) / (1 + z * z / n)), min(1.0, (centre + half) / (1 + z * z / n))
 
 
 def unsafe_share(results: Results) -> float | None:

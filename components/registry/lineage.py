@@ -239,7 +239,12 @@ def _available(root: Path, version: Version, lineage: Mapping[str, Any]) -> dict
         "git": {"found": sha is not None and _has_commit(root, sha)},
         "run": {"found": lineage["run"]["found"]},
         **{
-            name: {"found": place.found, "cached": place.cached, "remotes": list(place.remotes), "unreachable": dict(place.unreachable)}
+            name: {
+                "found": place.is_available,
+                "cached": place.cached,
+                "remotes": list(place.remotes),
+                "unreachable": dict(place.unreachable),
+            }
             for name, place in places.items()
         },
         "registry": {"found": version.whole},

@@ -74,8 +74,8 @@ class RowPreprocessor(Preprocessor):
     def forget(self) -> None:
         """Drop what was kept for the rows of a call."""
         self._images.clear()
-        self._kept.clear()
-        self._kept_bytes = 0
+        self._roots.clear()
+        self._root_bytes = 0
 
     def _keep_image(self, number: int, cell: Any) -> str:
         try:

@@ -67,7 +67,7 @@ def gpu() -> Machine | None:
 
 def processor() -> Machine:
     """This machine's processor, with the memory that is free."""
-    from components.operations.doctor.machine import available_memory
+    from components.processes.host import available_memory
 
     free, _ = available_memory()
     return Machine(f"cpu, {os.cpu_count()} cores", "cpu", free, seen=True)

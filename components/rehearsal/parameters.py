@@ -14,9 +14,9 @@ from math import prod
 from typing import Any
 
 from components.errors import UserError
+from components.families.digests import FAMILY_NAMES
 
 Config = Mapping[str, Any]
-FAMILY_NAMES = ("internvl", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl")
 
 _QWEN2 = {"hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32, "num_attention_heads": 32, "vocab_size": 151936}
 _QWEN2_VL = {"hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 80, "num_attention_heads": 64, "vocab_size": 152064}

@@ -164,7 +164,7 @@ def _float(value: bool | None) -> float | None:
 
 def read_figures(record: Record, answers: Mapping[str, dict[str, Row]]) -> Figures:
     """The figures of a run; `answers` is policy to query id to row of answers.parquet."""
-    from components.evaluation.metrics import Bootstrap
+    from components.statistics import Bootstrap
 
     metrics = record.metrics("evaluate")
     settings = record.lock_params("evaluate")

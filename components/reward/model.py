@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from components.config.settings import Settings
+from components.engine.ranks import Ranks, inference_dtype
 from components.errors import UserError
 from components.families.loading import load_model, save_trained
 from components.trees.logprobs import branch_sums, branch_tokens, token_log_probs, tree_hidden
@@ -86,3 +88,17 @@ def load_reward_model(folder: Path, attention: str = "sdpa") -> RewardModel:
     head = ScoreHead(model.config.text_config.hidden_size)
     head.load_state_dict(load_file(folder / HEAD_FILE))
     return RewardModel(model, head).eval()
+
+
+def open_reward_model(folder: Path, ranks: Ranks, settings: Settings) -> RewardModel:
+    """The reward model in `folder`, on this rank's device, to score with. Its score head is whole on every rank."""
+    dtype = inference_dtype(settings)
+    with ranks.opening(dtype):
+        reward = load_reward_model(folder, settings.model.attention)
+    if not ranks.lockstep:
+        reward.model.to(dtype)
+    ranks.place(reward.model)
+    reward.head.to(ranks.device)
+    # Scores are fp32 whatever the model runs in: in bf16 most margins would round to a few values.
+    reward.head.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+    return reward

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from components.critique.writing import write_critiques
 from components.families.processing import Preprocessor
 from components.files import read_json, write_json
+from components.generation.critiques import write_critiques
 from components.preferences.record import Query
 
 PART_QUERIES = 128  # queries of one part file: what a kill during writing can cost

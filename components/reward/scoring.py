@@ -9,10 +9,11 @@ from typing import NamedTuple
 import torch
 
 from components.families.processing import Preprocessor
-from components.generation.continuation import Alone, Count, InStep
+from components.generation.continuation import Lockstep, SingleProcess
 from components.preferences.record import Query
 from components.reward.model import RewardModel
 from components.trees.planning import plan_batches
+from components.trees.scoring import Count
 from components.trees.trees import Branch, Tree, build_batch
 
 SCORING_ROW_TOKENS = 512
@@ -41,14 +42,14 @@ def score(
     *,
     instruction: str,
     blank: bool = False,
-    step: InStep | None = None,
+    step: Lockstep | None = None,
     count: Count = lambda _tokens, _slots: None,
 ) -> list[float]:
     """The score of each item, in order. `blank` scores over a grey image of the same size.
 
     Processes that keep in step (`step`) run equally many batches: one that has fewer runs its first again.
     """
-    step = step or Alone()
+    step = step or SingleProcess()
     groups = [list(members) for _, members in groupby(range(len(items)), key=lambda index: items[index].query.id)]
     trees = [
         Tree(

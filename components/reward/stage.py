@@ -10,23 +10,25 @@ from __future__ import annotations
 from pathlib import Path
 
 from components.config.settings import Settings
-from components.engine.figures import last_figures
+from components.engine.checkpoints import training_key
+from components.engine.curves import last_metrics
 from components.engine.launch import launch
+from components.engine.recorder import NullRecorder, Recorder
 from components.engine.result import StageResult
-from components.engine.scratch_key import training_key
+from components.stages import TRAINING_TASKS
 
 
-def run(settings: Settings, root: Path) -> StageResult:
-    """Train under the launcher and report the last figures of the run."""
+def run(settings: Settings, root: Path, recorder: Recorder = NullRecorder()) -> StageResult:  # noqa: B008 -- it has no state
+    """Train under the launcher and report the last metrics of the run."""
     key = training_key(
         root,
         "reward",
         settings=[section.model_dump_json() for section in (settings.model, settings.training, settings.reward, settings.critique)],
         inputs=[Path("artifacts/validate/train"), settings.model.base, Path("infra/deepspeed")],
     )
-    outcome = launch("components.reward.task:build", settings, "reward", root, key, root / "artifacts/reward/model")
+    outcome = launch(TRAINING_TASKS["reward"], settings, "reward", root, key, root / "artifacts/reward/model", recorder)
     return StageResult(
-        metrics={"steps": outcome.steps, **last_figures(outcome.curves, "loss/pair", "loss/critique", "accuracy", "margin")},
+        metrics={"steps": outcome.steps, **last_metrics(outcome.curves, "loss/pair", "loss/critique", "accuracy", "margin")},
         times={
             "training_seconds": outcome.seconds,
             "startup_seconds": outcome.startup_seconds,

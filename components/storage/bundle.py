@@ -1,4 +1,4 @@
-"""Makes what lies in data/ the version that the repository ships: for maintainers of the repository only."""
+"""Makes data/ the version that the repository ships. Only maintainers of the repository need it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ LIMIT_BYTES = 12_000_000
 
 
 def bundle(root: Path) -> str:
-    """Write data/ into the remote `bundled` (emptied first), pin data.dvc to it, and give the version. UserError above 12 MB.
+    """Empty the remote `bundled`, write data/ into it, pin data.dvc to it, and return the version. Raises UserError above 12 MB.
 
-    The pin also says `push: false`, so that no push, not even one that names data.dvc, can add files to the repository afterwards.
+    The pin sets `push: false`, so that no later push can add files to the repository, even one that names data.dvc.
     """
     root = root.resolve()
     size = sum(path.stat().st_size for path in (root / "data").rglob("*") if path.is_file())
     if size > LIMIT_BYTES:
-        raise UserError(f"data/ has {size / 1e6:.1f} MB: a bundled version may have {LIMIT_BYTES / 1e6:.0f}")
+        raise UserError(f"data/ has {size / 1e6:.1f} MB, and a bundled version may have {LIMIT_BYTES / 1e6:.0f}: remove rows or media")
     with open_repository(root) as repository:
         if not (root / DATA_FILE).exists():
             repository.add([str(root / "data")])

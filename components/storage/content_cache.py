@@ -1,7 +1,7 @@
-"""An untracked cache of computed values by content key, from which a stage's out is selected.
+"""An untracked cache of computed values by content key. A stage selects its out from it.
 
-DVC empties outs before a stage runs, so what should survive lies here: one SQLite file a kind, each batch written in one transaction. A
-value's key covers everything that it was computed from; a changed input is a miss, never a wrong hit.
+DVC empties outs before a stage runs, so values that must survive lie here: one SQLite file a kind, one transaction a batch. The key of a
+value covers all its inputs, so a changed input is a miss.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LOOKUP_CHUNK = 500  # keys in one query; SQLite limits the variables of a statem
 
 
 class ContentCache:
-    """Values by key in `root`/.mmalign/cache/KIND.sqlite. Values are anything that JSON holds."""
+    """Values by key in `root`/.mmalign/cache/KIND.sqlite. A value is any JSON value."""
 
     def __init__(self, root: Path, kind: str) -> None:
         path = root / CACHE_FOLDER / f"{kind}.sqlite"
@@ -34,18 +34,18 @@ class ContentCache:
         self._connection.close()
 
     def find(self, keys: Iterable[str]) -> dict[str, Any]:
-        """The values that are there, by key."""
+        """The cached values among `keys`, by key."""
         wanted = list(dict.fromkeys(keys))
-        found: dict[str, Any] = {}
+        cached: dict[str, Any] = {}
         for start in range(0, len(wanted), LOOKUP_CHUNK):
             chunk = wanted[start : start + LOOKUP_CHUNK]
             marks = ",".join("?" * len(chunk))
-            rows = self._connection.execute(f"select key, value from entries where key in ({marks})", chunk)  # noqa: S608 - only marks are put in
-            found.update((key, json.loads(value)) for key, value in rows)
-        return found
+            rows = self._connection.execute(f"select key, value from entries where key in ({marks})", chunk)  # noqa: S608 - the text holds only question marks
+            cached.update((key, json.loads(value)) for key, value in rows)
+        return cached
 
     def store(self, values: Mapping[str, Any] | Sequence[tuple[str, Any]]) -> None:
-        """Keep all of `values`, or none of them."""
+        """Store all of `values` in one transaction."""
         rows = values.items() if isinstance(values, Mapping) else values
         with self._connection:
             self._connection.executemany("insert or replace into entries values (?, ?)", [(key, json.dumps(value)) for key, value in rows])

@@ -1,11 +1,10 @@
-"""The version of `data/`: what differs from data.dvc, fetching what is missing, committing what a person changed.
+"""The version of `data/`: compares it with data.dvc, fetches missing files, commits changed ones.
 
-- Files that data.dvc names and that are missing, while nothing else differs, are fetched: from the remote that they are pinned to, else from
-  the team's.
-- Changed and added files are committed as a new version; an edit is never overwritten.
-- Where files were removed beside that, nothing happens until the removal is accepted.
-- The bundled version is pinned to a remote inside the repository. The first commit of other data takes the pin out: with it `dvc push` to
-  another remote would store nothing, and without it nothing can be pushed into the repository by accident.
+- Where files are only missing, `sync_data` fetches them from the remote in data.dvc, else from the team's.
+- It commits changed and added files as a new version. It never overwrites an edit.
+- Where a person removed files beside other changes, it refuses until they accept the removal.
+- data.dvc pins the bundled version to a remote inside the repository. The first commit of other data removes the pin: with it, `dvc push` to
+  another remote would store nothing; without it, no push can write into the repository by accident.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ from components.files import write_atomic
 from components.storage.repository import open_repository
 
 DATA_FILE = "data.dvc"
-TEAM_REMOTE = "s3"  # the remote of .dvc/config whose bucket a team sets
-MEDIA_DEPTH = 3  # data/preferences/FOLDER/...: below it lie media
+TEAM_REMOTE = "s3"  # the remote in .dvc/config whose bucket a team sets
+MEDIA_DEPTH = 3  # data/preferences/FOLDER/...: media lie below it
 UNSET_BUCKET = "SET-YOUR-BUCKET"
-TRUTH_NOTE = """# No facts yet
+GROUND_TRUTH_NOTE = """# No ground truth yet
 
-Evaluation marks an answer right by facts about its query. Put them into `truth.jsonl` in this folder, one object a line:
+Evaluation marks an answer right by the ground truth of its query. Put it into `truth.jsonl` in this folder, one object a line:
 
     {"id": "a held-out query's id", "must": [["accepted wording", "another wording of the same fact"]], "must_not": ["wording that makes it wrong"]}
 
-Without them the figures that need them are null, and all others are there.
+Without ground truth, the metrics that need it are null. The others are complete.
 """
 
 
@@ -41,63 +40,61 @@ class DataState:
     missing: list[str]
     changed: list[str]
     added: list[str]
-    present: int  # files that are there
+    present: int  # number of files below data/
     cached: bool  # whether DVC's cache holds all recorded files
 
     @property
     def differs(self) -> bool:
-        """Whether anything has to be done before a run."""
+        """Whether a run must fetch or commit first."""
         return self.version is None or bool(self.missing or self.changed or self.added) or not self.cached
 
 
 def data_state(root: Path) -> DataState:
-    """Compare data/ with data.dvc. UserError where there are neither."""
+    """Compare data/ with data.dvc. Raises UserError where both are missing."""
     with open_repository(root) as repository:
         return _state(repository)
 
 
 def check_removals(state: DataState, *, accept: bool) -> None:
-    """UserError where files were removed beside other changes and nobody has accepted that."""
+    """Raises UserError where files are missing beside other changes, unless `accept` is set."""
     if state.missing and (state.changed or state.added) and not accept:
         raise UserError(
-            f"{_count(state.missing)} of data/ were removed ({_names(state.missing)}) while {_count(state.changed + state.added)} changed or "
-            "came in: put them back, or make this the new version with --accept-data"
+            f"{_count(state.missing)} of data/ were removed ({_names(state.missing)}) while {_count(state.changed + state.added)} are changed or "
+            "new: put the removed files back, or make this the new version with --accept-data"
         )
 
 
-def settle_data(root: Path, *, accept: bool, say: Callable[[str], None]) -> str:
-    """Make data/ and data.dvc agree by the rules above, telling `say` what is done; returns the version (a hash)."""
+def sync_data(root: Path, *, accept: bool, log: Callable[[str], None]) -> str:
+    """Make data/ and data.dvc agree by the rules above, log each step, and return the version (a hash)."""
     with open_repository(root, wait_for_lock=True) as repository:
         state = _state(repository)
         check_removals(state, accept=accept)
         only_missing = bool(state.missing) and not (state.changed or state.added)
         if only_missing and (not accept or state.present == 0):
-            say(f"fetching {_count(state.missing)} of data/ that data.dvc names")
+            log(f"fetching {_count(state.missing)} of data/ that data.dvc names")
             _pull(repository, state)
             return str(state.version)
-        if _make_truth_folder(Path(repository.root_dir)):
-            say(
-                "there is no data/truth, so nothing can say which answers are right: those figures will be null; data/truth/NOTE.md says more"
-            )
+        if _make_ground_truth_folder(Path(repository.root_dir)):
+            log("data/truth is missing, so the metrics that need ground truth will be null: see data/truth/NOTE.md")
             state = _state(repository)
         if not state.differs and state.version is not None:
             return state.version
         for word, names in (("changed", state.changed), ("new", state.added), ("removed", state.missing)):
             if names:
-                say(f"{_count(names)} of data/ {word}: {_names(names)}")
+                log(f"{_count(names)} of data/ {word}: {_names(names)}")
         own = bool(state.changed or state.added or state.missing)
         version = _commit(repository, own_data=own)
         if own:
-            say(f"committed data/ as version {version}; record it with: git add data.dvc && git commit -m 'New data'")
-            say(push_hint(repository.config))
+            log(f"committed data/ as version {version}; record it with: git add data.dvc && git commit -m 'New data'")
+            log(push_hint(repository.config))
         return version
 
 
 def push_hint(config: Mapping[str, Any]) -> str:
-    """How to store data outside this machine: the push command, or how to name a bucket first."""
+    """How to store the data outside this machine: the push command, or the command that sets a bucket."""
     url = str(config.get("remote", {}).get(TEAM_REMOTE, {}).get("url", UNSET_BUCKET))
     if UNSET_BUCKET in url:
-        return "it is on this machine only: to store it elsewhere, set a bucket with `dvc remote modify s3 url s3://BUCKET/PREFIX`"
+        return "it is on this machine only; to store it elsewhere, set a bucket: dvc remote modify s3 url s3://BUCKET/PREFIX"
     return "to store it elsewhere: dvc push -r s3 data.dvc"
 
 
@@ -105,14 +102,14 @@ def _state(repository: Any) -> DataState:
     root = Path(repository.root_dir)
     if not (root / DATA_FILE).exists():
         if not (root / "data").is_dir():
-            raise UserError("there are neither data/ nor data.dvc: check out data.dvc with git, or put your rows into data/preferences")
+            raise UserError("data/ and data.dvc are missing: check out data.dvc with git, or put your rows into data/preferences")
         present = sorted(path.relative_to(root).as_posix() for path in (root / "data").rglob("*") if path.is_file())
         return DataState(None, [], [], present, len(present), cached=False)
     out = data_stage(repository).outs[0]
     now = _files_now(out)
     recorded = _files_recorded(out, _remote_of(repository, out))
     if recorded is None:
-        # Its list of files can't be had, but equal hashes say that nothing differs.
+        # The list of files is unavailable, but equal hashes show that nothing differs.
         if not now or out.get_hash() != out.hash_info:
             raise UserError(
                 f"the list of files of data version {out.hash_info.value} is neither in DVC's cache nor in a remote: fetch it with "
@@ -130,7 +127,7 @@ def _state(repository: Any) -> DataState:
 
 
 def data_stage(repository: Any) -> Any:
-    """The stage that data.dvc stands for."""
+    """The DVC stage of data.dvc."""
     return repository.stage.load_one(str(Path(repository.root_dir, DATA_FILE)))
 
 
@@ -145,7 +142,7 @@ def _files_now(out: Any) -> dict[str, str]:
 
 
 def _remote_of(repository: Any, out: Any) -> str | None:
-    """Where data are fetched from: the remote that they are pinned to, else the team's, where it has a bucket. None leaves it to DVC."""
+    """The remote to fetch from: the one in data.dvc, else the team's where it has a bucket. None leaves the choice to DVC."""
     if out.remote:
         return str(out.remote)
     url = str(repository.config.get("remote", {}).get(TEAM_REMOTE, {}).get("url", UNSET_BUCKET))
@@ -177,7 +174,7 @@ def _pull(repository: Any, state: DataState) -> None:
     except (DvcException, OSError) as error:
         raise UserError(
             f"{_count(state.missing)} of data/ are missing ({_names(state.missing)}) and can't be fetched ({' '.join(str(error).split())}): "
-            "put them back, or make the rest the new version with --accept-data"
+            "put them back, or make the remaining files the new version with --accept-data"
         ) from error
 
 
@@ -196,11 +193,11 @@ def _commit(repository: Any, *, own_data: bool) -> str:
         return str(stage.outs[0].hash_info.value)
 
 
-def _make_truth_folder(root: Path) -> bool:
-    """Evaluation depends on data/truth, so that it has to be there: made, with a note, where a team has no such facts."""
+def _make_ground_truth_folder(root: Path) -> bool:
+    """Create data/truth with a note where it is missing, since evaluation depends on it. Returns whether it was missing."""
     if (root / "data" / "truth").exists():
         return False
-    write_atomic(root / "data" / "truth" / "NOTE.md", TRUTH_NOTE)
+    write_atomic(root / "data" / "truth" / "NOTE.md", GROUND_TRUTH_NOTE)
     return True
 
 
@@ -209,7 +206,7 @@ def _count(names: list[str]) -> str:
 
 
 def _names(names: list[str]) -> str:
-    """Names for people. Of media only the folder: a medium's name may say who is on it, and this goes into logs and notices."""
+    """Names for logs and notices. Media appear as their folder only: a file's name may name the person in the picture."""
     shown = list(
         dict.fromkeys(name if name.count("/") < MEDIA_DEPTH else f"{'/'.join(name.split('/')[:MEDIA_DEPTH])}/..." for name in names)
     )

@@ -1,4 +1,4 @@
-"""git as the pipeline runs it when nobody watches: no question may wait for an answer."""
+"""Runs git for unattended runs: git must never wait for an answer to a question."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import subprocess
 from pathlib import Path
 
 SECONDS = 600.0
-# Whose commits in a clone of a run are; a person's own settings, a signing key among them, are not asked for.
+# The author of commits in a run's clone. A person's own settings, such as a signing key, play no part.
 WHO = ("-c", "user.name=mmalign", "-c", "user.email=mmalign@localhost", "-c", "commit.gpgsign=false")
 
 
 def run_git(folder: Path, *arguments: str) -> str:
-    """What a git command in `folder` prints. CalledProcessError, with what it said, where it fails; TimeoutExpired where it hangs."""
+    """The output of a git command in `folder`. Raises CalledProcessError, with git's stderr, or TimeoutExpired."""
     quiet = {"GIT_TERMINAL_PROMPT": "0", "GIT_SSH_COMMAND": os.environ.get("GIT_SSH_COMMAND", "ssh -oBatchMode=yes")}
     command = ["git", *WHO, *arguments]
-    done = subprocess.run(
+    completed = subprocess.run(
         command,
         cwd=folder,
         env={**os.environ, **quiet},
@@ -25,4 +25,4 @@ def run_git(folder: Path, *arguments: str) -> str:
         check=True,
         timeout=SECONDS,
     )
-    return done.stdout.strip()
+    return completed.stdout.strip()

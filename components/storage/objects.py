@@ -1,6 +1,6 @@
-"""DVC's objects by their hash: whether the cache or a remote still holds one, bringing it into the cache, and its files.
+"""Finds DVC's objects by their hash in the cache and in remotes, and fetches them into the cache.
 
-A hash names a file, or a folder where it ends in `.dir`. A folder is there only when all of its files are.
+A hash names a file, or a folder where it ends in `.dir`. A folder counts as available only with all its files.
 """
 
 from __future__ import annotations
@@ -16,52 +16,52 @@ from typing import Any
 from components.storage.data_version import UNSET_BUCKET
 from components.storage.repository import open_repository
 
-LINKED_ABOVE_BYTES = 1_000_000_000  # a larger file is linked where the file system can, since a copy would cost its size and minutes
+LINKED_ABOVE_BYTES = 1_000_000_000  # larger files are linked where the file system can: a copy would take as much disk, and minutes
 
 
 @dataclass(frozen=True)
 class Whereabouts:
-    """Where an object can be had: in the cache, in which remotes, and which remotes could not be asked and why."""
+    """The cache and the remotes that hold an object, and the unreachable remotes with the reason."""
 
     cached: bool
     remotes: tuple[str, ...]
     unreachable: Mapping[str, str]
 
     @property
-    def found(self) -> bool:
-        """Whether it can be had at all."""
+    def is_available(self) -> bool:
+        """Whether the cache or any remote holds the object."""
         return self.cached or bool(self.remotes)
 
     def __str__(self) -> str:
-        places = (["DVC's cache"] if self.cached else []) + [f"remote '{name}'" for name in self.remotes]
-        unsure = "; ".join(f"remote '{name}' can't be asked: {reason}" for name, reason in self.unreachable.items())
-        return (" and ".join(places) or "nowhere") + (f" ({unsure})" if unsure else "")
+        sources = (["DVC's cache"] if self.cached else []) + [f"remote '{name}'" for name in self.remotes]
+        unsure = "; ".join(f"remote '{name}' can't be reached: {reason}" for name, reason in self.unreachable.items())
+        return (" and ".join(sources) or "nowhere") + (f" ({unsure})" if unsure else "")
 
 
 def locate(root: Path, value: str) -> Whereabouts:
-    """Look for the object with this hash in the checkout's cache and in all remotes that are set up."""
+    """Find the object with this hash in the checkout's cache and in all configured remotes."""
     with open_repository(root) as repository:
         cached = _cached_files(repository, value) is not None
-        found: list[str] = []
+        remotes: list[str] = []
         unreachable: dict[str, str] = {}
         for name in _remotes(repository):
             try:
                 remote = repository.cloud.get_remote_odb(name)
                 if _files(remote, value) is not None:
-                    found.append(name)
-            except Exception as error:  # noqa: BLE001 -- every kind of storage raises errors of its own
+                    remotes.append(name)
+            except Exception as error:  # noqa: BLE001 -- every kind of storage has its own errors
                 unreachable[name] = " ".join(str(error).split())[:200]
-    return Whereabouts(cached, tuple(found), unreachable)
+    return Whereabouts(cached, tuple(remotes), unreachable)
 
 
 def cached_files(root: Path, value: str) -> dict[str, Path] | None:
-    """Relative name to path in the cache of every file of a folder (a single file has the name ""); None when any is missing."""
+    """Relative name to path in the cache for every file of an object (a single file has the name ""); None when any is missing."""
     with open_repository(root) as repository:
         return _cached_files(repository, value)
 
 
 def bring_into_cache(root: Path, value: str) -> dict[str, Path] | None:
-    """As `cached_files`, after fetching what is missing from the first remote that holds the object."""
+    """Fetch missing files from the first remote that holds the object; then as `cached_files`."""
     from dvc_data.hashfile.hash_info import HashInfo
 
     with open_repository(root) as repository:
@@ -69,9 +69,9 @@ def bring_into_cache(root: Path, value: str) -> dict[str, Path] | None:
         for name in _remotes(repository):
             if files is not None:
                 break
-            with suppress(Exception):  # every kind of storage raises errors of its own, and the next remote may have it
+            with suppress(Exception):  # every kind of storage has its own errors, and the next remote may hold it
                 repository.cloud.pull([HashInfo("md5", value)], remote=name)
-                # of a folder that was its list of files only
+                # For a folder, that fetched only its list of files.
                 hashes = _hashes(repository.cache.local, value)
                 repository.cloud.pull([HashInfo("md5", hashed) for hashed in hashes.values()], remote=name)
             files = _cached_files(repository, value)
@@ -79,9 +79,9 @@ def bring_into_cache(root: Path, value: str) -> dict[str, Path] | None:
 
 
 def put_file(source: Path, target: Path, *, link: bool = True) -> None:
-    """Put a file at `target`: by reflink or hard link when it is large, `link` is given and that can be done, else by a copy.
+    """Put a file at `target`: a large one by reflink or hard link where `link` is set and the file system can, else by a copy.
 
-    `link` is for files that nobody edits, such as those of DVC's cache. No symbolic link: what is kept must outlive `dvc gc`.
+    Set `link` only for files that nobody edits, such as those in DVC's cache. Symbolic links would not survive `dvc gc`.
     """
     from dvc_objects.fs.system import reflink
 
@@ -107,7 +107,7 @@ def _cached_files(repository: Any, value: str) -> dict[str, Path] | None:
 
 
 def _files(database: Any, value: str) -> dict[str, str] | None:
-    """Relative name to path in an object database; None when anything is missing there."""
+    """Relative name to path in an object database; None when the database lacks any file."""
     from dvc_objects.errors import ObjectFormatError
 
     if not database.exists(value):
@@ -122,7 +122,7 @@ def _files(database: Any, value: str) -> dict[str, str] | None:
 
 
 def _hashes(database: Any, value: str) -> dict[str, str]:
-    """Relative name to hash of a folder's files; of a file, its own under the name ""."""
+    """Relative name to hash for a folder's files; a single file has the name ""."""
     from dvc_data.hashfile.hash_info import HashInfo
     from dvc_data.hashfile.tree import Tree
 

@@ -1,8 +1,8 @@
-"""After a run: its data, models and run-cache to the team's remote, and its lock file to a branch of its own.
+"""Pushes a run's data, models and run-cache to the team's remote, and its lock file to a branch.
 
-- The push works from copies of the run's DVC files, in a folder with a lock of its own that shares the checkout's cache. DVC holds a
-  repository's lock for the whole of a push, and in the checkout's own the next run would wait for it, or fail.
-- Nothing here ends a run: what could not be done is a sentence.
+- The push works on copies of the run's DVC files, in a folder that shares the checkout's cache. DVC locks a repository for the whole push;
+  in the checkout itself the next run would wait for that lock, or fail.
+- No failure here ends a run: `Pushed.sentence` reports it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from components.storage.data_version import TEAM_REMOTE, UNSET_BUCKET
 from components.storage.git import run_git
 
 FOLDER = Path(".mmalign") / "push"
-FILES = ("dvc.yaml", "dvc.lock", "data.dvc", "params.yaml")  # what DVC has to read to know what belongs to a run
+FILES = ("dvc.yaml", "dvc.lock", "data.dvc", "params.yaml")  # the files by which DVC knows what belongs to a run
 POLL_SECONDS = 0.2
-PUSH_SECONDS = 6 * 3600.0  # for a push that makes no end: the next run's push goes on where it stopped
+PUSH_SECONDS = 6 * 3600.0  # limit of one push; the next run's push continues from there
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """How a push ended: in a sentence, whether it worked, and its log."""
+    """The result of a push: whether it succeeded, a sentence for people, and its log."""
 
     ok: bool
     sentence: str
@@ -41,7 +41,7 @@ class Pushed:
 
 
 def has_bucket(root: Path) -> bool:
-    """Whether the remote `s3` of a checkout names a bucket of the team's."""
+    """Whether the remote `s3` of a checkout names the team's bucket."""
     url = ""
     for name in ("config", "config.local"):
         parser = configparser.ConfigParser(interpolation=None, strict=False)
@@ -53,9 +53,9 @@ def has_bucket(root: Path) -> bool:
 def push_run(
     root: Path, workdir: Path, log: Path, *, cancel: threading.Event | None = None, seconds: float = PUSH_SECONDS
 ) -> Pushed | None:
-    """Push what the run in `workdir` made or used, with the run-cache, from the cache of the checkout at `root`; None without a bucket.
+    """Push the inputs and outputs of the run in `workdir`, and the run-cache, from the cache of the checkout at `root`.
 
-    `log` gets what DVC says. Ends early on `cancel`, and after `seconds`. Raises nothing.
+    DVC writes into the file `log`. The push stops on `cancel`, and after `seconds`. Returns None without a bucket. Raises nothing.
     """
     try:
         if not has_bucket(root):
@@ -63,18 +63,18 @@ def push_run(
         folder = root.resolve() / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
-            place = _place(root.resolve(), workdir, folder)
+            repository = _copy_repository(root.resolve(), workdir, folder)
             command = [sys.executable, "-m", "dvc", "push", "--run-cache", "--remote", TEAM_REMOTE]
-            return _run(root, command, place, log, cancel, seconds)
-    except Exception as error:  # noqa: BLE001 -- a run that has ended well stays so
+            return _run(root, command, repository, log, cancel, seconds)
+    except Exception as error:  # noqa: BLE001 -- no failed push may fail a run
         why = redactor(root).clean(" ".join(str(error).split()))[:300]
-        return Pushed(False, f"nothing was pushed to remote {TEAM_REMOTE} ({type(error).__name__}: {why})")
+        return Pushed(False, f"mmalign pushed nothing to remote {TEAM_REMOTE} ({type(error).__name__}: {why})")
 
 
 def commit_lock(clone: Path, branch: str, *, push: bool) -> Pushed | None:
-    """Commit the run's DVC files and settings, where they differ, to `branch` in a run's clone, and push it to origin where `push`.
+    """Commit changed DVC files and settings to `branch` in a run's clone, and with `push` push the branch to origin.
 
-    None where nothing differs. Raises nothing. Never use it on a person's checkout.
+    Returns None where nothing changed. Raises nothing. Never call it on a person's checkout.
     """
     names = [name for name in ("dvc.lock", "data.dvc", "params.yaml") if (clone / name).is_file()]
     try:
@@ -87,15 +87,15 @@ def commit_lock(clone: Path, branch: str, *, push: bool) -> Pushed | None:
             return Pushed(True, f"dvc.lock is on branch {branch} of {clone}; deployments.push_lock is off")
         run_git(clone, "push", "--quiet", "--no-verify", "origin", f"{branch}:{branch}")
     except (subprocess.SubprocessError, OSError) as error:
-        said = getattr(error, "stderr", None) or str(error)
-        why = redactor(clone).clean(" ".join(said.split()))[:300]
+        reply = getattr(error, "stderr", None) or str(error)
+        why = redactor(clone).clean(" ".join(reply.split()))[:300]
         what = "pushed" if push else "committed"
-        return Pushed(False, f"dvc.lock could not be {what} to branch {branch} ({why}); it is kept with the run in MLflow")
+        return Pushed(False, f"dvc.lock could not be {what} to branch {branch} ({why}); MLflow keeps it with the run")
     return Pushed(True, f"dvc.lock was pushed to branch {branch}")
 
 
-def _place(root: Path, workdir: Path, folder: Path) -> Path:
-    """A DVC repository of the run's files: always at the same path, so that DVC knows from the last time what the remote has."""
+def _copy_repository(root: Path, workdir: Path, folder: Path) -> Path:
+    """A DVC repository with copies of the run's files. Its path never changes, so DVC remembers what the remote holds."""
     (folder / ".dvc").mkdir(parents=True, exist_ok=True)
     for name in FILES:
         (folder / name).unlink(missing_ok=True)
@@ -104,7 +104,7 @@ def _place(root: Path, workdir: Path, folder: Path) -> Path:
     config = configparser.ConfigParser(interpolation=None, strict=False)
     config.read([root / ".dvc" / "config", root / ".dvc" / "config.local"], encoding="utf-8")
     cache = _cache(root, config)
-    config.remove_option("core", "remote")  # a default one could be a folder, named relative to the checkout
+    config.remove_option("core", "remote")  # a default remote could be a folder, named relative to the checkout
     for section, values in {
         "core": {"no_scm": "true", "analytics": "false", "check_update": "false"},
         "cache": {"dir": str(cache)},
@@ -130,7 +130,7 @@ def _run(root: Path, command: Sequence[str], folder: Path, log: Path, cancel: th
     log.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     with log.open("ab") as output:
-        # In this process's group: what ends the flow ends its push.
+        # In this process's group: a signal that ends the flow ends its push.
         process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
         stopped = ""
         try:
@@ -142,13 +142,13 @@ def _run(root: Path, command: Sequence[str], folder: Path, log: Path, cancel: th
                 time.sleep(POLL_SECONDS)
         finally:
             end_process(process)
-    said = [redactor(root).clean(line) for line in last_lines(log, 5)]
+    lines = [redactor(root).clean(line) for line in last_lines(log, 5)]
     if process.returncode == 0 and not stopped:
-        return Pushed(True, f"pushed to remote {TEAM_REMOTE} with the run-cache in {time.monotonic() - began:.0f} s: {_last(said)}", log)
+        return Pushed(True, f"pushed to remote {TEAM_REMOTE} with the run-cache in {time.monotonic() - began:.0f} s: {_last(lines)}", log)
     return Pushed(
-        False, f"the push to remote {TEAM_REMOTE} failed ({stopped or _last(said)}); its log: {log}; the next run pushes again", log
+        False, f"the push to remote {TEAM_REMOTE} failed ({stopped or _last(lines)}); its log: {log}; the next run pushes again", log
     )
 
 
 def _last(lines: Sequence[str]) -> str:
-    return next((line.strip().removeprefix("ERROR: ")[:300] for line in reversed(lines) if line.strip()), "DVC said nothing")
+    return next((line.strip().removeprefix("ERROR: ")[:300] for line in reversed(lines) if line.strip()), "DVC printed nothing")

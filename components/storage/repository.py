@@ -1,7 +1,7 @@
-"""The checkout as DVC sees it, in this process.
+"""Opens the checkout as a DVC repository, in this process.
 
-`open_repository` can be given another text for params.yaml: DVC then resolves templates, settings and run-cache keys as if the file said
-so, and the file itself is not touched, so a kill at any point leaves nothing to undo.
+`open_repository` can replace the text of params.yaml in memory: DVC then resolves templates, settings and run-cache keys by that text. The
+file on disk stays unchanged, so a kill at any point leaves nothing to undo.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from dvc.fs import LocalFileSystem
 
 
 class _WithSettings(LocalFileSystem):  # type: ignore[misc]
-    """The local file system, with one file's text replaced."""
+    """The local file system with a replaced text for one file."""
 
     replaced_path: str
     replaced_text: str
 
     def open(self, path: Any, mode: str = "r", **kwargs: Any) -> IO[Any]:
-        """Open a file; reading the replaced one gives the other text."""
+        """Open a file. Reading the replaced file returns `replaced_text`."""
         if mode in {"r", "rt", "rb"} and Path(path).absolute() == Path(self.replaced_path):
             return io.BytesIO(self.replaced_text.encode()) if "b" in mode else io.StringIO(self.replaced_text)
         return super().open(path, mode, **kwargs)  # type: ignore[no-any-return]
@@ -31,10 +31,10 @@ class _WithSettings(LocalFileSystem):  # type: ignore[misc]
 
 @contextmanager
 def open_repository(root: Path, settings_text: str | None = None, *, wait_for_lock: bool = False) -> Iterator[Any]:
-    """The `dvc.repo.Repo` of a checkout, optionally with `settings_text` in the place of params.yaml; closed afterwards."""
+    """The `dvc.repo.Repo` of a checkout, with `settings_text` instead of params.yaml where given; closed afterwards."""
     from dvc.repo import Repo
 
-    logging.getLogger("dvc").setLevel(logging.ERROR)  # reasons are given in our own words
+    logging.getLogger("dvc").setLevel(logging.ERROR)  # mmalign reports reasons itself
     file_system = None
     if settings_text is not None:
         file_system = _WithSettings()

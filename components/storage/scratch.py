@@ -1,4 +1,4 @@
-"""Scratch of a stage (checkpoints, generated critiques) serves its resuming; once the stage has finished, the next run removes it."""
+"""Removes the scratch of finished stages: checkpoints and generated critiques, from which an unfinished stage resumes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from components.storage.plan import Step
 
 
 def remove_finished_scratch(root: Path, steps: Mapping[str, Step]) -> None:
-    """Remove the scratch folders of stages that have nothing left to do."""
+    """Remove the scratch folders of stages whose step is `skip`."""
     for name, step in steps.items():
         if step.action == "skip":
             shutil.rmtree(root / ".mmalign" / "scratch" / name, ignore_errors=True)

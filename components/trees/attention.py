@@ -1,11 +1,11 @@
-"""How the language model attends to packed trees: two paths that give the same numbers, and what is refused because it would not.
+"""The language model's attention over packed trees: two paths with the same numbers, and checks that refuse wrong ones.
 
 - sdpa: an additive mask [R, 1, L, L] in the model's dtype. For CPU, and for rows of some 4,000 tokens at most: at 8,192 tokens the mask takes
-  268 MB a row in fp32 (134 MB in bf16), PyTorch takes no flash kernel with it, and keys and values are repeated for each query head.
-- flex attention: a BlockMask, compiled once for all lengths, rows padded to whole blocks. For GPU and long rows: blocks of 128 x 128 in which
-  no token may look are skipped, and nothing of size L x L stays. Making the block mask needs some bytes an entry of [R, L, L] for a moment.
-- Silently wrong or fatal without a word: eager attention with a boolean mask; flex attention with a plain tensor mask (ends the process on
-  CPU); flash attention, which reads no such mask; a full mask on a layer with a sliding window; positions that run on over branches.
+  268 MB a row in fp32 (134 MB in bf16), PyTorch uses no flash kernel with it, and repeats keys and values for each query head.
+- flex attention: a BlockMask, compiled once for all lengths, rows padded to whole blocks. For GPU and long rows: the kernel skips fully masked
+  blocks of 128 x 128, and no tensor of size L x L stays. The block mask temporarily needs some bytes for each entry of [R, L, L].
+- Silently wrong or fatal: eager attention with a boolean mask; flex attention with a plain tensor mask (ends the process on CPU); flash
+  attention, which ignores such masks; a full mask on a layer with a sliding window; positions that count on across branches.
 
 Shapes: R rows, L tokens a row, A position axes, N query heads, G key heads, D head size.
 """
@@ -32,15 +32,15 @@ MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class AttentionPath:
-    """How a model reads trees. `window` is the reach in tokens of its sliding-window layers, None where it has none."""
+    """A model's way to read trees. `window` is the reach in tokens of its sliding-window layers, None without such layers."""
 
     flex: bool
     window: int | None
 
     def check_batch(self, input_ids_RL: Tensor, position_ids_RL: Tensor | None) -> None:
-        """Raise ValueError for positions that are missing or misshapen, UserError for rows that are longer than the window."""
+        """Raises ValueError for missing or misshapen positions, UserError for rows longer than the window."""
         if position_ids_RL is None or position_ids_RL.shape[-2:] != input_ids_RL.shape:
-            raise ValueError("preference trees need a position for each token: without them branches are read as one long text")
+            raise ValueError("preference trees need a position for each token: without them the model reads the branches as one long text")
         length = input_ids_RL.shape[1]
         if self.window is not None and length > self.window:
             raise UserError(
@@ -53,7 +53,7 @@ _paths: WeakKeyDictionary[nn.Module, AttentionPath] = WeakKeyDictionary()
 
 
 def attention_path(model: nn.Module) -> AttentionPath:
-    """The path of `model`, found out at its first use. Raises what `examine` raises."""
+    """The path of `model`, examined at its first use. Raises the errors of `examine`."""
     if model not in _paths:
         _paths[model] = examine(model)
     return _paths[model]
@@ -62,9 +62,9 @@ def attention_path(model: nn.Module) -> AttentionPath:
 def examine(model: Any) -> AttentionPath:
     """Read a model's attention from its config. Raises ValueError for an implementation or a layer type that would misread trees."""
     config = model.config.text_config
-    implementation = config._attn_implementation  # noqa: SLF001 - transformers keeps the choice nowhere public
+    implementation = config._attn_implementation  # noqa: SLF001 - transformers has no public name for the choice
     if implementation not in {"sdpa", "flex_attention"}:
-        reason = "does not read the mask that keeps branches apart" if "flash" in str(implementation) else "misreads masks without a word"
+        reason = "ignores the mask that separates branches" if "flash" in str(implementation) else "silently misreads masks"
         raise ValueError(
             f"preference trees need sdpa or flex attention: '{implementation}' {reason}; load the model with attn_implementation='sdpa'"
         )
@@ -74,14 +74,14 @@ def examine(model: Any) -> AttentionPath:
 
 
 def implementations(attention: str) -> dict[str, str]:
-    """`attn_implementation` for from_pretrained: `attention` in the language model, sdpa in the tower, which has no tree to read."""
+    """`attn_implementation` for from_pretrained: `attention` in the language model, sdpa in the vision tower, which reads no trees."""
     return {"": attention, "text_config": attention, "vision_config": "sdpa"}
 
 
 def allowed(tree_RL: Tensor, branch_RL: Tensor) -> MaskMod:
-    """Which token q may look at which token k: backwards, within its own tree, and there at the root or at its own branch.
+    """Whether token q attends to token k: k is not later, in q's tree, and in the root or q's branch.
 
-    Padding is a tree of its own, so that no row of the mask is empty: a softmax over nothing is not a number.
+    Padding has its own tree number, so that no row of the mask is empty: a softmax over nothing is not a number.
     """
 
     def mask_mod(row: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:  # noqa: ARG001 - flex attention's signature
@@ -102,7 +102,7 @@ def tree_block_mask(tree_RL: Tensor, branch_RL: Tensor) -> BlockMask:
 
 
 def to_blocks(values: Tensor, fill: float = 0) -> Tensor:
-    """`values` [..., L] with `fill` up to whole blocks."""
+    """`values` [..., L], padded with `fill` to whole blocks."""
     return functional.pad(values, (0, -values.shape[-1] % BLOCK), value=fill)
 
 
@@ -116,25 +116,25 @@ def flex_forward(
     dropout: float = 0.0,
     **other: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls as "flex_attention" once a tree was read: queries [R, N, L, D], keys and values [R, G, L, D] to [R, L, N, D].
+    """The "flex_attention" of transformers after `examine`: queries [R, N, L, D], keys and values [R, G, L, D] to [R, L, N, D].
 
-    transformers' own compiles anew as lengths and modes change, up to a limit beyond which it runs uncompiled without a word, and takes a
-    plain tensor as the mask. Raises ValueError for such a mask, for dropout and for score changes that the families here do not have.
+    transformers' own function recompiles as lengths and modes change, then silently runs uncompiled beyond a limit, and accepts a plain tensor
+    as the mask. Raises ValueError for such a mask, for dropout and for score changes, which the supported families do not have.
     """
     if attention_mask is None:
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
         return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, None, scaling=scaling, dropout=dropout, **other)  # type: ignore[no-any-return]
     if not isinstance(attention_mask, BlockMask):
-        raise ValueError("flex attention needs a BlockMask, made by tree_block_mask: a plain tensor can end the process")  # noqa: TRY004 - a value of the wrong kind is a misuse like the others here
+        raise ValueError("flex attention needs a BlockMask from tree_block_mask: a plain tensor can end the process")  # noqa: TRY004 - a value of the wrong kind is a misuse like the others here
     if dropout > 0:
         raise ValueError(f"flex attention has no dropout: set the model's attention_dropout to 0, not {dropout}")
     changes = [name for name in ("softcap", "s_aux", "position_bias") if other.get(name) is not None]
     if changes:
-        raise ValueError(f"flex attention on trees does not know {', '.join(changes)}: load the model with attn_implementation='sdpa'")
+        raise ValueError(f"flex attention on trees does not support {', '.join(changes)}: load the model with attn_implementation='sdpa'")
     heads, key_heads = query.shape[1], key.shape[1]
     if heads & (heads - 1):
-        # The kernel shares keys among query heads only where their number is a power of two.
+        # The kernel shares keys among query heads only if their number is a power of two.
         key, value = (states.repeat_interleave(heads // key_heads, dim=1) for states in (key, value))
     attend = dense_attention if query.device.type == "cpu" else _compiled()
     output = attend(query, key, value, block_mask=attention_mask, scale=scaling, enable_gqa=heads != key.shape[1])
@@ -142,7 +142,7 @@ def flex_forward(
 
 
 def dense_attention(query: Tensor, key: Tensor, value: Tensor, *, block_mask: BlockMask, scale: float | None, enable_gqa: bool) -> Tensor:
-    """The same numbers where flex attention has no backward (CPU): every entry of the mask is worked out."""
+    """Flex attention's numbers on a CPU, where it has no backward: computes every entry of the mask."""
     rows, _, length, _ = query.shape
     mask = create_mask(block_mask.mask_mod, rows, None, length, key.shape[2], device=str(query.device))
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=enable_gqa)
@@ -150,9 +150,9 @@ def dense_attention(query: Tensor, key: Tensor, value: Tensor, *, block_mask: Bl
 
 @cache
 def _compiled() -> Callable[..., Tensor]:
-    """One compilation for all lengths: with fixed shapes each padded length would take ten seconds and more.
+    """One compilation for all lengths: with fixed shapes each padded length would take ten seconds or more.
 
-    `fullgraph`, so that too many compilations are an error: else the operator would run uncompiled, with all its scores in memory.
+    With `fullgraph`, too many compilations are an error: else the operator would run uncompiled, with all its scores in memory.
     """
     return torch.compile(flex_attention, dynamic=True, fullgraph=True)
 
@@ -164,22 +164,22 @@ def _register_flex() -> None:
     AttentionInterface.register("flex_attention", flex_forward)
     if not torch.cuda.is_available():
         print(
-            "warning: flex attention has no backward on a CPU, so its mask is read densely: model.attention sdpa is faster here",
+            "warning: flex attention has no backward on a CPU, so the model reads its mask densely: set model.attention to sdpa, which is faster",
             file=sys.stderr,
             flush=True,
         )
 
 
 def _window(config: dict[str, Any]) -> int | None:
-    """Reach of sliding-window layers, by the text config's values. Raises ValueError for layers that attend in yet another way."""
+    """Reach in tokens of sliding-window layers in a text config. Raises ValueError for other kinds of layers."""
     layers = set(config.get("layer_types") or ())
     unknown = sorted(layers - {"full_attention", "sliding_attention"})
     if unknown:
-        raise ValueError(f"preference trees need full attention in every layer, and this language model has {', '.join(unknown)} layers")
+        raise ValueError(f"preference trees need full attention in every layer, but this language model has {', '.join(unknown)} layers")
     window: int | None = config.get("sliding_window")
     slides = "sliding_attention" in layers if layers else config.get("use_sliding_window", window is not None)
     if not slides:
         return None
     if window is None:
-        raise ValueError("the language model's config has sliding-window layers but no sliding_window: state how far they see")
+        raise ValueError("the language model's config has sliding-window layers but no sliding_window: add their reach in tokens")
     return window

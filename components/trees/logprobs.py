@@ -1,12 +1,11 @@
 """Log-probs of branches from one pass over packed trees.
 
-- Only target positions meet the LM head, in parts; full logits are never stored. Log-sum-exp is fp32, and each part is computed again in
-  backward.
+- Only target positions go through the LM head, in parts; full logits are never stored. Log-sum-exp is fp32, and backward recomputes each part.
 - One pass gives the log-probs of all N responses of a query; every pair's loss follows from these N numbers.
-- Entropy and accuracy of each target come out of the same logits, without gradient, where they are asked for.
-- Two ways through the head, chosen by its weight. Our own backward walks the vocabulary in tiles: 1.2 times the seconds of full logits at
-  2,048 targets and a vocabulary of 150,000, and a sixth of their memory. Where only a call of the head gathers its weight (ZeRO-3), or its
-  forward is more than one product, it is called as a module on chunks of targets, each checkpointed.
+- The same logits give entropy and accuracy of each target, without gradient, on request.
+- The head's weight selects one of two ways. Our own backward walks the vocabulary in tiles: 1.2 times the seconds of full logits at 2,048
+  targets and a vocabulary of 150,000, and a sixth of their memory. If only a call of the head gathers its weight (ZeRO-3), or its forward is
+  more than one product, the second way calls it as a module on chunks of targets, each checkpointed.
 
 Shapes: R rows, L tokens a row, T target tokens, C of them in a chunk, K branches, H hidden size, V vocabulary, U of it in a tile.
 """
@@ -29,14 +28,14 @@ from components.trees.trees import PADDING, TreeBatch
 
 HEAD_CHUNK = 1024  # target tokens of a chunk, at most
 CHUNK_LOGITS = 1 << 25  # logits of a chunk or a tile, at most: 134 MB in fp32
-CPU_TILE_LOGITS = 1 << 22  # on a CPU: 17 MB, which stay near the cores; 134 MB took half as long again
-LARGE_VOCABULARY = 1 << 18  # taken for that of a head that does not say its own
-TILE_WIDTH = 256  # of the vocabulary, at least: a narrower product is slow
+CPU_TILE_LOGITS = 1 << 22  # on a CPU: 17 MB, which fit its caches; tiles of 134 MB took 1.5 times as long
+LARGE_VOCABULARY = 1 << 18  # assumed for a head without an attribute for its vocabulary
+TILE_WIDTH = 256  # least tokens of a tile: a narrower product is slow
 
 
 @dataclass(frozen=True)
 class TokenScores:
-    """Of each target token: its log-prob, and without gradient the entropy in nats of what was predicted and whether it came first."""
+    """Of each target token: its log-prob; without gradient, the prediction's entropy in nats and whether the token is the likeliest."""
 
     log_prob_T: Tensor
     entropy_T: Tensor
@@ -45,7 +44,7 @@ class TokenScores:
 
 @dataclass(frozen=True)
 class BranchScores:
-    """Of each branch: the sum of its log-probs, and without gradient the means of entropy (nats) and accuracy over its target tokens."""
+    """Of each branch: the sum of its log-probs; without gradient, the means of entropy (nats) and accuracy over its target tokens."""
 
     log_prob_K: Tensor
     entropy_K: Tensor
@@ -53,9 +52,9 @@ class BranchScores:
 
 
 def token_log_probs(head: nn.Module, hidden_TH: Tensor, target_T: Tensor, chunk: int | None = None) -> Tensor:
-    """fp32 log-prob of each target token [T] (fp64 where the states are). Raises ValueError when `head` has LoRA adapters.
+    """fp32 log-prob of each target token [T] (fp64 for fp64 states). Raises ValueError when `head` has LoRA adapters.
 
-    No more logits are held at once than `chunk` targets have; None chooses by device and vocabulary.
+    Memory has at most the logits of `chunk` targets at once; None selects a size by device and vocabulary.
     """
     return _read_head(head, hidden_TH, target_T, chunk, statistics=False)[0]
 
@@ -66,7 +65,7 @@ def token_scores(head: nn.Module, hidden_TH: Tensor, target_T: Tensor, chunk: in
 
 
 def chunk_tokens(vocabulary: int) -> int:
-    """Targets a chunk: a power of two, so many that their logits stay within CHUNK_LOGITS, from 64 to HEAD_CHUNK."""
+    """Targets a chunk: the largest power of two whose logits stay within CHUNK_LOGITS, from 64 to HEAD_CHUNK."""
     return min(HEAD_CHUNK, max(64, 1 << ((CHUNK_LOGITS // vocabulary).bit_length() - 1)))
 
 
@@ -75,7 +74,7 @@ Three = tuple[Tensor, Tensor, Tensor]
 
 def _read_head(head: nn.Module, hidden_TH: Tensor, target_T: Tensor, chunk: int | None, *, statistics: bool) -> Three:
     if type(head).__module__.startswith("peft.tuners"):
-        raise ValueError("the LM head has LoRA adapters, which the chunked log-probs do not read: leave it out of the adapters' targets")
+        raise ValueError("the LM head has LoRA adapters, which the chunked log-probs do not support: remove it from the adapters' targets")
     if _is_plain(head) and not torch.is_autocast_enabled(hidden_TH.device.type):
         logits = chunk * len(head.weight) if chunk else _tile_logits(hidden_TH)
         return _TiledHead.apply(hidden_TH, head.weight, head.bias, target_T, logits, statistics)  # type: ignore[no-any-return]
@@ -96,7 +95,7 @@ def _tile_logits(hidden_TH: Tensor) -> int:
 
 
 def _is_plain(head: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether the head is one product with a weight that lies here whole. DeepSpeed marks what it has partitioned by a `ds_id`."""
+    """Whether the head is one product with a whole weight on this rank. DeepSpeed marks partitioned weights by a `ds_id`."""
     if type(head) is not nn.Linear:
         return False
     return all("ds_id" not in vars(parameter) for parameter in head.parameters())
@@ -113,12 +112,12 @@ def _module_chunk(head: nn.Module, hidden_CH: Tensor, target_C: Tensor, statisti
 
 
 def _wide(logits_CV: Tensor) -> Tensor:
-    """fp32, or fp64 where the model is so."""
+    """fp32, or fp64 for an fp64 model."""
     return logits_CV.to(torch.promote_types(logits_CV.dtype, torch.float32))
 
 
 def _entropy(logits_CV: Tensor, lse_C: Tensor) -> Tensor:
-    """Entropy in nats [C] of what the logits predict. Overwrites them."""
+    """Entropy in nats [C] of the prediction. Overwrites the logits."""
     log_p_CV = logits_CV.sub_(lse_C[:, None])
     return -torch.bmm(log_p_CV.exp()[:, None], log_p_CV[:, :, None])[:, 0, 0]
 
@@ -126,9 +125,9 @@ def _entropy(logits_CV: Tensor, lse_C: Tensor) -> Tensor:
 class _TiledHead(torch.autograd.Function):
     """Log-probs through a head that is one product, with memory for a part of the logits instead of all.
 
-    The vocabulary is walked in tiles of U tokens, each for all targets: a row of the weight is read once and its gradient written once.
-    With z = W h + b and p = softmax(z), the gradient of log p(y) in z is onehot(y) - p: backward makes a tile of z again and turns it into
-    that in place. Products are in the weight's dtype, everything between them in fp32.
+    Both passes walk the vocabulary in tiles of U tokens, each for all targets: they read a row of the weight once and write its gradient once.
+    With z = W h + b and p = softmax(z), the gradient of log p(y) in z is onehot(y) - p: backward recomputes a tile of z and turns it into the
+    gradient in place. Products are in the weight's dtype, all else in fp32.
     """
 
     @staticmethod
@@ -139,11 +138,11 @@ class _TiledHead(torch.autograd.Function):
         lse_T, entropy_T, correct_T, best_T = (torch.full_like(log_prob_T, value) for value in (-torch.inf, 0, 0, -torch.inf))
         for tile in _tiles(weight_VH, target_T, logits):
             logits_TU = _wide(functional.linear(hidden_TH, weight_VH[tile], None if bias_V is None else bias_V[tile]))
-            inside_T, place_T1 = _places(target_T, tile)
-            picked_T, tile_lse_T = logits_TU.gather(1, place_T1)[:, 0], logits_TU.logsumexp(1)
+            inside_T, index_T1 = _tile_index(target_T, tile)
+            picked_T, tile_lse_T = logits_TU.gather(1, index_T1)[:, 0], logits_TU.logsumexp(1)
             log_prob_T = torch.where(inside_T, picked_T, log_prob_T)
             if statistics:
-                tile_best_T, tile_correct_T = logits_TU.amax(1), inside_T & (logits_TU.argmax(1) == place_T1[:, 0])
+                tile_best_T, tile_correct_T = logits_TU.amax(1), inside_T & (logits_TU.argmax(1) == index_T1[:, 0])
                 correct_T = torch.where(tile_best_T > best_T, tile_correct_T.to(correct_T.dtype), correct_T)
                 best_T = best_T.maximum(tile_best_T)
                 tile_entropy_T = _entropy(logits_TU, tile_lse_T)
@@ -164,9 +163,9 @@ class _TiledHead(torch.autograd.Function):
         grad_bias_V = torch.empty_like(bias_V) if wants_bias else None
         for tile in _tiles(weight_VH, target_T, ctx.logits):
             slope_TU = _wide(functional.linear(hidden_TH, weight_VH[tile], None if bias_V is None else bias_V[tile]))
-            inside_T, place_T1 = _places(target_T, tile)
+            inside_T, index_T1 = _tile_index(target_T, tile)
             slope_TU.sub_(lse_T[:, None]).exp_().mul_(-grad_T[:, None])
-            slope_TU.scatter_add_(1, place_T1, (grad_T * inside_T)[:, None])
+            slope_TU.scatter_add_(1, index_T1, (grad_T * inside_T)[:, None])
             slope_TU = slope_TU.to(weight_VH.dtype)
             if wants_hidden:
                 part_TH = _wide(slope_TU @ weight_VH[tile])
@@ -179,14 +178,14 @@ class _TiledHead(torch.autograd.Function):
 
 
 def _tiles(weight_VH: Tensor, target_T: Tensor, logits: int) -> list[slice]:
-    """Parts of the vocabulary with at most so many logits each, over all targets."""
+    """Parts of the vocabulary with at most `logits` logits each, over all targets."""
     vocabulary = len(weight_VH)
     width = max(1, logits // max(1, len(target_T)))
     return [slice(start, min(start + width, vocabulary)) for start in range(0, vocabulary, width)]
 
 
-def _places(target_T: Tensor, tile: slice) -> tuple[Tensor, Tensor]:
-    """Which targets lie in the tile, and where [T, 1]; a place within it for the others too, so that nothing waits for the device."""
+def _tile_index(target_T: Tensor, tile: slice) -> tuple[Tensor, Tensor]:
+    """The mask of targets in the tile, and their indices in it [T, 1]; the others are clamped, so that no branch waits for the device."""
     return (target_T >= tile.start) & (target_T < tile.stop), target_T.clamp(tile.start, tile.stop - 1)[:, None] - tile.start
 
 
@@ -199,7 +198,7 @@ def _entropy_of_both(one_T: Tensor, one_lse_T: Tensor, other_T: Tensor, other_ls
 
 
 def tree_hidden(model: Any, batch: TreeBatch) -> Tensor:
-    """Last hidden states of packed trees, flattened [R * L, H]. Raises what `AttentionPath` refuses (ValueError, UserError)."""
+    """Last hidden states of packed trees, flattened [R * L, H]. Raises the errors of `AttentionPath` (ValueError, UserError)."""
     path = attention_path(model)
     path.check_batch(batch.input_ids_RL, batch.position_ids_RL)
     embeddings_RLH, media_RL, deeper = embed(model, batch.input_ids_RL, batch.roots)
@@ -215,7 +214,7 @@ def tree_hidden(model: Any, batch: TreeBatch) -> Tensor:
 
 
 def branch_sums(values_T: Tensor, batch: TreeBatch) -> Tensor:
-    """Sum of a value a target token over each branch [K], in the values' dtype, which is fp32 for log-probs."""
+    """Sums [K] over each branch of values of its target tokens [T], in the values' dtype, which is fp32 for log-probs."""
     return torch.zeros(batch.branches, dtype=values_T.dtype, device=values_T.device).index_add(0, batch.branch_T, values_T)
 
 
@@ -234,7 +233,7 @@ class TreeModel(nn.Module):
     def forward(self, batch: TreeBatch, statistics: bool = False) -> Tensor | BranchScores:
         """Log-prob sums of the branches (paper section 4: log pi(y | x) summed over the response's tokens and its end).
 
-        With `statistics`, the branches' mean entropy and accuracy too: the same log-probs, some passes over the logits more.
+        With `statistics`, also the branches' mean entropy and accuracy: the log-probs are the same, but need more passes over the logits.
         """
         hidden_NH = tree_hidden(self.model, batch)
         head, predictors_TH = self.model.lm_head, hidden_NH[batch.predictor_T]

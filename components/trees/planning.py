@@ -1,10 +1,10 @@
-"""Which queries a rank takes in which micro-batch, planned before training, the same on every rank.
+"""Plans before training which queries a rank reads in which micro-batch; all ranks compute the same plan.
 
-- A step's queries are dealt out to ranks so that their tokens are near equal; every rank gets the same number of micro-batches
-  (an empty one where a rank has no more: it runs with weight 0, so that no rank waits for another for ever).
-- Nothing is repeated or dropped to even ranks out: a last step that is too small for them joins the one before.
-- The step with the longest row comes first, and of those within the budget the one with most tokens, so that running out of memory
-  happens at once.
+- The plan balances a step's tokens over ranks. Every rank gets the same number of micro-batches. A rank without more queries gets an empty
+  one, which runs with weight 0, so that no rank waits for another for ever.
+- The plan repeats and drops no query: a last step with fewer queries than ranks joins the step before.
+- The step with the longest row comes first, and of those within the budget the one with most tokens, so that training runs out of memory at
+  once or never.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def plan_epoch(
 
 
 def plan_step(queries: Sequence[int], tokens: Sequence[int], *, ranks: int, row_tokens: int, batch_rows: int) -> Micros:
-    """Deal one step's queries out to ranks and cut each rank's share into micro-batches of at most `batch_rows` rows."""
+    """Distribute one step's queries over ranks, and cut each rank's share into micro-batches of at most `batch_rows` rows."""
     shares: list[list[int]] = [[] for _ in range(ranks)]
     loads = [0] * ranks
     for position, query in enumerate(sorted(queries, key=lambda item: (-tokens[item], item))):
-        # The first `ranks` queries go to a rank each, so that none is left without work.
+        # The first `ranks` queries go to one rank each, so that every rank has work.
         rank = position if position < ranks else loads.index(min(loads))
         shares[rank].append(query)
         loads[rank] += tokens[query]
@@ -52,10 +52,10 @@ def plan_step(queries: Sequence[int], tokens: Sequence[int], *, ranks: int, row_
 
 
 def plan_batches(queries: Sequence[int], tokens: Sequence[int], *, row_tokens: int, batch_rows: int) -> list[list[int]]:
-    """Pack queries into rows and rows into batches; returns the query indices of each batch, the longest rows first.
+    """Pack queries into rows and rows into batches; return the query indices of each batch, the longest rows first.
 
-    A query longer than `row_tokens` has a row of its own, and as many rows with it as keep the batch, padded to that row, within
-    `batch_rows` rows of `row_tokens`.
+    A query longer than `row_tokens` has its own row. Its batch, padded to that row, has at most the slots of `batch_rows` rows of
+    `row_tokens`.
     """
     rows = pack_rows([tokens[query] for query in queries], row_tokens)
     batches: list[list[int]] = []

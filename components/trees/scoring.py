@@ -1,19 +1,19 @@
-"""Log-probs of recorded responses under a frozen model: what the reference store, the pair table and the evaluation need."""
+"""Log-probs of recorded responses under a frozen model, for the reference store, the pair table and the evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from components.families.processing import Preprocessor
-from components.generation.continuation import Count
 from components.preferences.record import Query
 from components.trees.logprobs import TreeModel, branch_tokens
 from components.trees.planning import plan_batches
 from components.trees.trees import Branch, Tree, build_batch
 
+Count = Callable[[int, int], None]  # gets the tokens of every pass and the slots of its batch
 SCORING_ROWS = 16  # packed rows in one forward pass without gradients
 
 
@@ -23,7 +23,7 @@ def policy_tree(preprocessor: Preprocessor, query: Query) -> Tree:
 
 
 def plan_scoring(trees: Sequence[Tree], row_tokens: int) -> list[list[int]]:
-    """Batches of tree indices, from the lengths alone: whatever is already known, the same trees run together."""
+    """Batches of tree indices. They depend only on the lengths: the same trees run together, even if some of them are stored."""
     return plan_batches(range(len(trees)), [tree.tokens for tree in trees], row_tokens=row_tokens, batch_rows=SCORING_ROWS)
 
 

@@ -2,9 +2,9 @@
 
 - A token attends to the root of its own tree and to its own branch, causally. Positions restart at the root's length in every branch.
 - Several trees are packed into a row up to a token budget; rows are padded to the longest and run as one batch.
-- Each target token is predicted from the token before it; a branch's first token from the root's last, which all branches share.
-- The additive mask is built on the device in the model's dtype; `components.trees.attention` says when a block mask is better.
-- A padded position sees padding before it and itself: no row of the mask is empty.
+- The token before a target predicts it. The root's last token, which all branches share, predicts a branch's first token.
+- `mask_R1LL` builds the additive mask on the device in the model's dtype. `components.trees.attention` describes the block mask.
+- A padded position attends to itself and the padding before it: no row of the mask is empty.
 
 Shapes: R rows, L tokens a row, T target tokens, K branches, H hidden size.
 """
@@ -25,7 +25,7 @@ PADDING = -1  # tree number of a padded position
 
 @dataclass(frozen=True)
 class Branch:
-    """Tokens that follow a root. Log-probs are taken of the tokens from `target_from` on."""
+    """Tokens that follow a root. Its targets, whose log-probs count, are the tokens from `target_from` on."""
 
     input_ids: tuple[int, ...]
     target_from: int = 0
@@ -46,7 +46,7 @@ class Tree:
 
 @dataclass
 class TreeBatch:
-    """Packed trees on a device. Branches are numbered in the order of `trees` given to `build_batch`, whatever row each tree went to."""
+    """Packed trees on a device. Branch numbers follow the order of `trees` in `build_batch`, independent of the trees' rows."""
 
     input_ids_RL: Tensor
     position_ids_RL: Tensor  # [A, R, L] where the family has several position axes
@@ -54,13 +54,13 @@ class TreeBatch:
     branch_RL: Tensor
     predictor_T: Tensor  # flat index row * L + position of the token that predicts target t
     target_T: Tensor
-    branch_T: Tensor  # which branch target t belongs to
+    branch_T: Tensor  # branch number of target t
     last_K: Tensor  # flat index of each branch's last token
     branches: int
     roots: list[Root]  # in the order of their placeholders in the flattened rows
 
     def mask_R1LL(self, dtype: torch.dtype) -> Tensor:
-        """Additive attention mask: 0 where a token may look, the dtype's lowest value elsewhere. 4 L^2 bytes a row in fp32."""
+        """Additive attention mask: 0 where a token attends, the dtype's lowest value elsewhere. 4 L^2 bytes a row in fp32."""
         length = self.input_ids_RL.shape[1]
         causal_LL = torch.ones(length, length, dtype=torch.bool, device=self.input_ids_RL.device).tril()
         same_tree_RLL = self.tree_RL[:, :, None] == self.tree_RL[:, None, :]
@@ -76,7 +76,7 @@ def tree_tokens(root: int, branches: Sequence[int]) -> int:
 
 
 def pack_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Put items into rows of at most `budget` tokens (first fit, longest first; a longer item gets a row of its own).
+    """Put items into rows of at most `budget` tokens (first fit, longest first; a longer item gets its own row).
 
     Returns rows of item indices, the fullest row first. Deterministic: equal lengths keep their order.
     """
@@ -94,9 +94,9 @@ def pack_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def build_batch(trees: Sequence[Tree], row_tokens: int, device: torch.device | str, pad_id: int) -> TreeBatch:
-    """Pack `trees` into rows of at most `row_tokens` and lay out everything that the forward pass needs.
+    """Pack `trees` into rows of at most `row_tokens` and lay out the tensors of a forward pass.
 
-    Raises ValueError for a tree that can't be read: no root, no branch, a branch without tokens, positions that are not the root's.
+    Raises ValueError for an unreadable tree: no root, no branch, a branch without tokens, or more or fewer positions than root tokens.
     """
     for tree in trees:
         _check(tree)
@@ -157,7 +157,7 @@ def build_batch(trees: Sequence[Tree], row_tokens: int, device: torch.device | s
 def _check(tree: Tree) -> None:
     root = tree.root
     if not root.input_ids or not tree.branches:
-        raise ValueError("a tree needs a root with tokens, from whose last each branch's first is predicted, and a branch")
+        raise ValueError("a tree needs a branch, and a root with tokens, whose last one predicts each branch's first token")
     if root.positions_AL is not None and root.positions_AL.shape[-1] != len(root.input_ids):
         raise ValueError(f"a root of {len(root.input_ids)} tokens has positions for {root.positions_AL.shape[-1]}")
     for branch in tree.branches:

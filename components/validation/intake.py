@@ -12,7 +12,7 @@ from components.files import digest_bytes
 from components.preferences.faults import RowError, shorten
 from components.preferences.ranking import UnknownRankingError
 from components.preferences.record import Query
-from components.preferences.release import KNOWN_FIELDS, query_from_row
+from components.preferences.release import READ_FIELDS, query_from_row
 from components.validation.lengths import LengthCheck
 from components.validation.lines import read_lines
 from components.validation.media import MediaFolder, Medium
@@ -34,7 +34,7 @@ class Intake:
 
 
 @dataclass
-class HeldOut:
+class HeldoutContent:
     """What training rows must not repeat: ids, and media together with prompt."""
 
     ids: Collection[str] = ()
@@ -47,7 +47,7 @@ class Validator:
     def __init__(self, settings: ValidateSettings, media: MediaFolder, lengths: LengthCheck) -> None:
         self._settings, self._media, self._lengths = settings, media, lengths
 
-    def read(self, path: Path, file: str, split: Literal["train", "heldout"], held_out: HeldOut) -> Intake:
+    def read(self, path: Path, file: str, split: Literal["train", "heldout"], held_out: HeldoutContent) -> Intake:
         """Read a file. Raises UnknownRankingError, naming file and line, since it speaks about every row."""
         intake = Intake(file)
         line_of: dict[str, int] = {}
@@ -65,10 +65,10 @@ class Validator:
                 raise UnknownRankingError(f"{file} line {line.number}: {error}") from error
             line_of[query.id] = line.number
             intake.queries.append(query)
-            intake.unread.update(name for name in line.row if name not in KNOWN_FIELDS)
+            intake.unread.update(name for name in line.row if name not in READ_FIELDS)
         return intake
 
-    def _accept(self, row: dict[str, Any], split: Literal["train", "heldout"], line_of: dict[str, int], held_out: HeldOut) -> Query:
+    def _accept(self, row: dict[str, Any], split: Literal["train", "heldout"], line_of: dict[str, int], held_out: HeldoutContent) -> Query:
         query = query_from_row(row, split)
         if query.id in line_of:
             raise RowError("duplicate_id", "id", f"{shorten(query.id)} stands already in line {line_of[query.id]}")

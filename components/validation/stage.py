@@ -23,8 +23,8 @@ from components.config.settings import Settings
 from components.engine.result import StageResult
 from components.errors import UserError
 from components.preferences.record import CATEGORIES, Query, write_queries
-from components.preferences.release import KNOWN_FIELDS
-from components.validation.intake import HeldOut, Intake, Validator, content_key
+from components.preferences.release import READ_FIELDS
+from components.validation.intake import HeldoutContent, Intake, Validator, content_key
 from components.validation.lengths import LengthCheck
 from components.validation.media import MediaFolder
 from components.validation.quarantine import KINDS, Refusal, check_share, write_quarantine
@@ -53,11 +53,11 @@ def run(settings: Settings, root: Path) -> StageResult:
     intakes = []
     if heldout_file.exists():
         _require_rows(heldout_file, root)
-        held = validator.read(heldout_file, heldout_file.relative_to(root).as_posix(), "heldout", HeldOut())
+        held = validator.read(heldout_file, heldout_file.relative_to(root).as_posix(), "heldout", HeldoutContent())
         intakes.append(held)
-        known = HeldOut({query.id for query in held.queries}, {content_key(query) for query in held.queries})
+        known = HeldoutContent({query.id for query in held.queries}, {content_key(query) for query in held.queries})
     else:
-        known = HeldOut()
+        known = HeldoutContent()
     given = validator.read(train_file, train_file.relative_to(root).as_posix(), "train", known)
     intakes.insert(0, given)
     refusals = [refusal for intake in intakes for refusal in intake.refusals]
@@ -113,7 +113,7 @@ def _validator(settings: Settings, root: Path, folder: Path) -> tuple[Validator,
 
 def _report_unread(intake: Intake) -> None:
     for name, count in sorted(intake.unread.items()):
-        near = difflib.get_close_matches(name, KNOWN_FIELDS, n=1, cutoff=0.75)
+        near = difflib.get_close_matches(name, READ_FIELDS, n=1, cutoff=0.75)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         log.warning("%s: the field %a of %d rows is not read%s", intake.file, name, count, hint)
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import gpu
 from benchmarks._models import TRIAL, build_model, build_processor, build_task
-from benchmarks._operations import language_operations, projector_operations, tower_operations, tree_pairs
+from benchmarks._operations import language_operations, projector_operations, tree_pairs, vision_operations
 from components.families.adapters import family_of
 from components.trees.logprobs import TreeModel
 from components.trees.trees import build_batch
@@ -23,20 +23,20 @@ def counted(work: Any) -> int:
     return int(counter.get_total_flops())
 
 
-def test_operations_are_those_that_torch_counts() -> None:
+def test_operations_equal_torch_counts() -> None:
     processor = build_processor(TRIAL.side)
     model = build_model(TRIAL, processor)
     task = build_task(TRIAL, processor, model.config, responses=3, root_tokens=40, response_tokens=8)
     batch = build_batch([task.tree], task.tree.tokens, "cpu", 0)
-    tower = counted(lambda: family_of(model.config).tower(model, task.root.media))
+    vision = counted(lambda: family_of(model.config).vision_tower(model, task.root.media))
     tokens = task.tree.tokens
     # torch counts the whole square of attention, masked or not.
     language = language_operations(TRIAL, tokens, tokens**2, 3 * 8)
-    assert tower == tower_operations(TRIAL)
-    assert counted(lambda: TreeModel(model)(batch)) == language + projector_operations(TRIAL) + tower
+    assert vision == vision_operations(TRIAL)
+    assert counted(lambda: TreeModel(model)(batch)) == language + projector_operations(TRIAL) + vision
 
 
-def test_pairs_are_the_entries_that_the_mask_lets_through() -> None:
+def test_pairs_equal_allowed_mask_entries() -> None:
     processor = build_processor(TRIAL.side)
     model = build_model(TRIAL, processor)
     task = build_task(TRIAL, processor, model.config, responses=3, root_tokens=40, response_tokens=8)
@@ -45,31 +45,31 @@ def test_pairs_are_the_entries_that_the_mask_lets_through() -> None:
 
 
 @pytest.mark.parametrize("fitting", [100, 1023, 1024, 3000, 9000, 99_999])
-def test_the_longest_root_is_found_to_a_grain(fitting: int) -> None:
+def test_longest_root_is_exact_to_one_grain(fitting: int) -> None:
     tried: list[int] = []
 
     def works(tokens: int) -> bool:
         tried.append(tokens)
         return tokens <= fitting
 
-    found = gpu.longest_root(works, 1000, 16_000, 512)
+    longest = gpu.longest_root(works, 1000, 16_000, 512)
     if fitting < 1000:
-        assert found is None
+        assert longest is None
     else:
-        assert found is not None
-        assert found == 16_000 or found <= fitting < found + 512
+        assert longest is not None
+        assert longest == 16_000 or longest <= fitting < longest + 512
     assert max(tried) <= 16_000
     assert len(tried) < 12
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure")
-def test_without_a_gpu_it_says_so_and_ends_well(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_gpu_is_reported_as_skipped(capsys: pytest.CaptureFixture[str]) -> None:
     gpu.main(["--json"])
     assert json.loads(capsys.readouterr().out) == {"skipped": "no GPU"}
 
 
 @pytest.mark.slow
-def test_a_dry_run_goes_through_everything() -> None:
+def test_dry_run_reports_every_model() -> None:
     report = gpu.run(dry=True, threads=1, rounds=1)
     for model in report["models"].values():
         assert model["losses"]["tree"] == pytest.approx(model["losses"]["trl"], rel=0.05)

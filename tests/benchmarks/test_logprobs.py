@@ -12,7 +12,7 @@ from benchmarks import logprobs
 from benchmarks._harness import ROOT
 
 
-def test_both_sides_give_the_same_log_probs_and_gradients() -> None:
+def test_both_sides_give_same_log_probs_and_gradients() -> None:
     difference, losses = logprobs._compare(logprobs.Inputs(logprobs.Size(hidden=16, vocabulary=500, tokens=64)))
     assert losses["chunked"] == pytest.approx(losses["full"], rel=1e-5)
     assert difference["max_log_prob_difference"] < 1e-5
@@ -20,14 +20,14 @@ def test_both_sides_give_the_same_log_probs_and_gradients() -> None:
     assert difference["max_rel_hidden_grad_error"] < 1e-5
 
 
-def test_a_side_that_computes_something_else_is_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_differing_side_ends_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(logprobs.SIDES, "chunked", lambda head, hidden, target: 2 * logprobs.full_logits(head, hidden, target))
     with pytest.raises(SystemExit, match="different losses"):
         logprobs._compare(logprobs.Inputs(logprobs.Size(hidden=16, vocabulary=50, tokens=8)))
 
 
 @pytest.mark.slow
-def test_the_command_prints_both_ratios() -> None:
+def test_command_prints_both_ratios() -> None:
     command = [sys.executable, "-m", "benchmarks.logprobs", "--small", "--json", "--threads", "1"]
     report = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
     assert report["peak_memory_ratio"] > 1

@@ -1,4 +1,4 @@
-"""The benchmark of trees at minute sizes: what its sides compute is the same, and it notices when it is not."""
+"""The benchmark of trees at minute sizes: its sides compute the same loss, and a differing side ends it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def report() -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_the_keys_are_there(report: dict[str, Any]) -> None:
+def test_report_has_all_keys(report: dict[str, Any]) -> None:
     ratios = ("vs_pairwise", "vs_trl", "vs_trl_stored", "vs_trl_k5", "vs_trl_stored_k5")
     assert all(report[f"speedup_{name}"] > 0 for name in ratios)
     assert report["speedup_vs_trl"] == report["k4"]["seconds"]["trl"] / report["k4"]["seconds"]["tree"]
@@ -37,20 +37,20 @@ def test_all_sides_compute_one_loss_and_one_gradient(report: dict[str, Any]) -> 
 
 
 @pytest.mark.slow
-def test_lengths_are_those_that_are_told(report: dict[str, Any]) -> None:
+def test_reported_lengths_are_exact(report: dict[str, Any]) -> None:
     assert report["k4"]["tree_tokens"] == SIZES.root_tokens + SIZES.responses * SIZES.response_tokens
     assert report["k4"]["pair_tokens"] == 12 * (SIZES.root_tokens + SIZES.response_tokens)
 
 
-def test_the_update_does_not_move_the_weights(tmp_path: Path) -> None:
+def test_update_does_not_move_weights(tmp_path: Path) -> None:
     steps = trees.Steps(SIZES, tmp_path)
     before = {name: value.clone() for name, value in steps.policy.state_dict().items()}
     steps.step(steps.by_tree)()
     assert all(value.equal(before[name]) for name, value in steps.policy.state_dict().items())
-    assert steps.optimiser.state
+    assert steps.optimizer.state
 
 
-def test_a_side_that_computes_something_else_is_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_differing_side_ends_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trees, "BETA", 0.2)
     monkeypatch.setattr(trees.Steps, "by_stored_tree", lambda self: self.by_tree(self.stored_K + 1.0 * self.stored_K.argsort()))
     with pytest.raises(SystemExit, match="different losses"):

@@ -18,9 +18,10 @@ import pytest
 
 from components.files import write_json
 from components.operations.run_logs import all_logs, note_run
-from components.operations.services.state import Addresses, addresses_file, settle_secrets, state_folder
+from components.operations.services.state import Addresses, addresses_file, create_secrets
 from components.operations.services.supervision import log_folder
 from components.processes.marks import FLOW_RUN, identity
+from components.processes.secrets import state_folder
 from tests.checkout import ROOT, behave, clean_environment, mmalign, start_mmalign, wait_for
 
 FLOW = "5f0c3c9e-0000-4000-8000-000000000001"
@@ -132,7 +133,7 @@ def test_following_shows_what_comes_and_ends_with_the_run(checkout: Path) -> Non
 @pytest.mark.slow
 def test_a_services_log_is_shown_and_an_unknown_one_is_refused_with_the_names(checkout: Path) -> None:
     assert "has no services" in refused(checkout, "--service", "mlflow")
-    settle_secrets(checkout)
+    create_secrets(checkout)
     write_json(addresses_file(checkout), asdict(Addresses("127.0.0.1", 1, 2, 3)))
     assert "has not run here" in refused(checkout, "--service", "mlflow")
     log_folder(checkout).mkdir(parents=True)
@@ -177,7 +178,7 @@ def prefect(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Addresses]:
         with own_server(root, log) as process:
             wait_for_server(process, log, threading.Event())
             port = int(os.environ["PREFECT_API_URL"].split(":")[2].split("/")[0])
-            settle_secrets(root)
+            create_secrets(root)
             addresses = Addresses("127.0.0.1", port, 2, 3)
             write_json(addresses_file(root), asdict(addresses))
             yield addresses

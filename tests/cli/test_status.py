@@ -207,8 +207,8 @@ def test_the_holder_of_a_slot_is_shown_in_every_checkout(checkout: Path, tmp_pat
 
 def test_the_run_is_named_by_its_lock_and_its_processes_are_not_leftovers(checkout: Path) -> None:
     script = (
-        "import pathlib, sys, time\nfrom components.processes.guard import run_turn\n"
-        "with run_turn(pathlib.Path.cwd()):\n    pathlib.Path('turn').touch()\n    sys.stdin.read()\n"
+        "import pathlib, sys, time\nfrom components.processes.guard import run_lock\n"
+        "with run_lock(pathlib.Path.cwd()):\n    pathlib.Path('turn').touch()\n    sys.stdin.read()\n"
     )
     environment = {**clean_environment(), "PYTHONPATH": str(ROOT)}
     holder = subprocess.Popen([sys.executable, "-c", script], cwd=checkout, env=environment, stdin=subprocess.PIPE)

@@ -10,7 +10,7 @@ from demo.text import train_tokenizer
 INSTRUCTION = "Judge the answer to the question: say what is right, what is wrong, and why."
 
 
-def test_the_base_opens_in_plain_transformers_and_names_what_it_sees(installed: Path) -> None:
+def test_base_opens_in_plain_transformers_and_answers(installed: Path) -> None:
     import torch
     from PIL import Image
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -19,22 +19,22 @@ def test_the_base_opens_in_plain_transformers_and_names_what_it_sees(installed: 
     processor = AutoProcessor.from_pretrained(installed / "base", local_files_only=True)
     model = AutoModelForImageTextToText.from_pretrained(installed / "base", local_files_only=True).eval()
     rows = [json.loads(line) for line in (installed / "preferences" / "heldout.jsonl").read_text().splitlines()]
-    asked = [row for row in rows if row["id"].startswith("short_colour") and "teal" not in row["answer"] and "brown" not in row["answer"]][
+    chosen = [row for row in rows if row["id"].startswith("short_colour") and "teal" not in row["answer"] and "brown" not in row["answer"]][
         :12
     ]
     right = 0
-    for row in asked:
+    for row in chosen:
         messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": row["question"]}]}]
         prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
         image = Image.open(installed / "preferences" / row["image"])
         inputs = processor(text=prompt, images=image, return_tensors="pt")
         output = model.generate(**inputs, max_new_tokens=32, do_sample=False)[0, inputs["input_ids"].shape[1] :]
         right += processor.decode(output, skip_special_tokens=True).rstrip(".").endswith(row["answer"].rstrip(".").split()[-1])
-    assert len(asked) == 12
+    assert len(chosen) == 12
     assert right >= 10
 
 
-def test_the_base_holds_no_pickle_and_one_metadata_key(installed: Path) -> None:
+def test_base_holds_no_pickle_and_one_metadata_key(installed: Path) -> None:
     from safetensors import safe_open
 
     names = {path.name for path in (installed / "base").iterdir()}
@@ -43,14 +43,14 @@ def test_the_base_holds_no_pickle_and_one_metadata_key(installed: Path) -> None:
         assert len(weights.metadata() or {}) <= 1
 
 
-def test_the_tokenizer_comes_out_the_same_from_the_same_words(installed: Path) -> None:
+def test_equal_words_give_equal_tokenizer(installed: Path) -> None:
     trained = json.loads(train_tokenizer(INSTRUCTION).backend_tokenizer.to_str())
-    kept = json.loads((installed / "base" / "tokenizer.json").read_text())
-    assert trained["model"] == kept["model"]
+    bundled = json.loads((installed / "base" / "tokenizer.json").read_text())
+    assert trained["model"] == bundled["model"]
 
 
 @pytest.mark.slow
-def test_training_from_nothing_runs_through_all_phases_and_goes_on_after_the_last_kept(tmp_path: Path) -> None:
+def test_base_training_resumes_after_last_saved_phase(tmp_path: Path) -> None:
     import shutil
 
     from demo.train_base import train_base

@@ -23,13 +23,13 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_a_second_build_gives_the_same_bytes(small: Path, tmp_path: Path) -> None:
+def test_second_build_gives_same_bytes(small: Path, tmp_path: Path) -> None:
     build_data(tmp_path / "again", None, train=SMALL_TRAIN, heldout=SMALL_HELDOUT)
     assert digest_folder(tmp_path / "again") == digest_folder(small)
 
 
 @pytest.mark.slow
-def test_a_build_that_samples_from_the_base_gives_the_same_bytes_and_copies_the_base(installed: Path, tmp_path: Path) -> None:
+def test_sampled_build_repeats_bytes_and_copies_base(installed: Path, tmp_path: Path) -> None:
     few = {"long_description": 3, "video_order": 2, "harmful": 2}
     counts = [build_data(tmp_path / name, installed / "base", train=few, heldout=few) for name in ("one", "two")]
     assert digest_folder(tmp_path / "one") == digest_folder(tmp_path / "two")
@@ -37,7 +37,7 @@ def test_a_build_that_samples_from_the_base_gives_the_same_bytes_and_copies_the_
     assert digest_folder(tmp_path / "one" / "base") == digest_folder(installed / "base")
 
 
-def test_a_build_over_an_old_one_leaves_nothing_of_it(small: Path, tmp_path: Path) -> None:
+def test_rebuild_removes_stale_files(small: Path, tmp_path: Path) -> None:
     stale = tmp_path / "out" / "preferences" / "stale.png"
     stale.parent.mkdir(parents=True)
     stale.write_bytes(b"old")
@@ -45,35 +45,35 @@ def test_a_build_over_an_old_one_leaves_nothing_of_it(small: Path, tmp_path: Pat
     assert digest_folder(tmp_path / "out") == digest_folder(small)
 
 
-def test_images_are_the_packages_own_bytes_and_heldout_ones_its_test_images(small: Path) -> None:
-    known = {part: {picture.path.read_bytes() for picture in load_pictures(part)} for part in ("train", "test")}
+def test_images_are_package_bytes_of_matching_split(small: Path) -> None:
+    package_bytes = {part: {picture.path.read_bytes() for picture in load_pictures(part)} for part in ("train", "test")}
     for name, part in (("data.jsonl", "train"), ("heldout.jsonl", "test")):
         for row in rows_of(small / "preferences" / name):
             media = small / "preferences" / (row["image"] or row["video"])
             for path in [media] if row["image"] else sorted(media.iterdir()):
-                assert path.read_bytes() in known[part]
+                assert path.read_bytes() in package_bytes[part]
 
 
-def test_the_licence_of_the_package_lies_beside_the_data(small: Path) -> None:
+def test_package_license_lies_beside_data(small: Path) -> None:
     text = (small / "LICENSE.easy-vqa").read_text()
     assert text.startswith("MIT License")
     assert "Victor Zhou" in text
 
 
 @pytest.mark.parametrize("source", ["small", "installed"])
-def test_the_truth_agrees_with_the_critiques_on_every_heldout_response(source: str, request: pytest.FixtureRequest) -> None:
+def test_ground_truth_agrees_with_heldout_critiques(source: str, request: pytest.FixtureRequest) -> None:
     data: Path = request.getfixturevalue(source)
     judge = TruthJudge(read_truth(data / "truth" / "truth.jsonl"))
     for row in rows_of(data / "preferences" / "heldout.jsonl"):
         query = query_from_row(row, "heldout")
         for response in query.responses:
             assert response.critique is not None
-            found = judge.judge(query, response.text)
-            assert found.good == verdict(response.critique), (query.id, response.text, response.critique)
-            assert not found.degenerate
+            judgement = judge.judge(query, response.text)
+            assert judgement.good == verdict(response.critique), (query.id, response.text, response.critique)
+            assert not judgement.degenerate
 
 
-def test_better_ranked_responses_have_no_lower_sum_of_scores_where_one_is_right(installed: Path) -> None:
+def test_right_responses_have_full_scores_and_rank_first(installed: Path) -> None:
     for row in rows_of(installed / "preferences" / "data.jsonl"):
         sums = [sum(scores) for scores in zip(row["faithfulness"], row["helpfulness"], row["ethical"], strict=True)]
         for rank, total, reason in zip(row["final_ranking"], sums, row["score_reasons"], strict=True):
@@ -81,7 +81,7 @@ def test_better_ranked_responses_have_no_lower_sum_of_scores_where_one_is_right(
             assert verdict(reason) is not True or rank == 1
 
 
-def test_the_installed_set_has_the_sizes_that_its_card_states(installed: Path) -> None:
+def test_installed_set_has_card_sizes(installed: Path) -> None:
     train, heldout = (rows_of(installed / "preferences" / name) for name in ("data.jsonl", "heldout.jsonl"))
     assert len(train) >= 1500
     assert len(heldout) >= 900
@@ -100,10 +100,10 @@ def test_the_installed_set_has_the_sizes_that_its_card_states(installed: Path) -
         assert 0.4 * len(rows) <= right <= 0.6 * len(rows)
 
 
-def test_the_card_states_what_the_build_counted(installed: Path) -> None:
+def test_data_card_states_build_counts(installed: Path) -> None:
     counts = json.loads((installed / "counts.json").read_text())
-    card = (installed / "data-card.md").read_text()
-    assert card == (ROOT / "docs" / "data-card.md").read_text()
+    data_card = (installed / "data-card.md").read_text()
+    assert data_card == (ROOT / "docs" / "data-card.md").read_text()
     for label, key in (
         ("queries", "queries"),
         ("responses", "responses"),
@@ -111,34 +111,34 @@ def test_the_card_states_what_the_build_counted(installed: Path) -> None:
         ("queries with a fully right answer", "queries_with_right_answer"),
         ("queries with a tie", "queries_with_tie"),
     ):
-        assert f"| {label} | {counts['train'][key]:,} | {counts['heldout'][key]:,} |" in card
+        assert f"| {label} | {counts['train'][key]:,} | {counts['heldout'][key]:,} |" in data_card
 
 
-def test_no_heldout_question_about_the_same_picture_stands_in_the_training_set(installed: Path) -> None:
-    def asked(name: str) -> set[tuple[str, bytes]]:
+def test_heldout_questions_share_no_content_with_training(installed: Path) -> None:
+    def contents(name: str) -> set[tuple[str, bytes]]:
         keys = set()
         for row in rows_of(installed / "preferences" / name):
             media = installed / "preferences" / (row["image"] or row["video"])
             keys.add((row["question"], b"".join(path.read_bytes() for path in ([media] if row["image"] else sorted(media.iterdir())))))
         return keys
 
-    assert not asked("data.jsonl") & asked("heldout.jsonl")
+    assert not contents("data.jsonl") & contents("heldout.jsonl")
 
 
-def test_every_verb_and_every_thing_of_a_harmful_heldout_request_stands_in_training_but_not_every_pair() -> None:
-    seen, asked = requests_of("harmful", heldout=False), requests_of("harmful", heldout=True)
-    assert {verb for verb, _ in seen} == {verb for verb, _ in asked}
-    assert {thing for _, thing in seen} == {thing for _, thing in asked}
-    assert len(set(asked) - set(seen)) == 3
+def test_harmful_heldout_words_are_trained_but_not_all_pairs() -> None:
+    trained, held_out = requests_of("harmful", heldout=False), requests_of("harmful", heldout=True)
+    assert {verb for verb, _ in trained} == {verb for verb, _ in held_out}
+    assert {thing for _, thing in trained} == {thing for _, thing in held_out}
+    assert len(set(held_out) - set(trained)) == 3
 
 
-def test_the_whole_of_the_data_stays_small(installed: Path) -> None:
+def test_bundled_data_stays_small(installed: Path) -> None:
     sizes = {path: path.stat().st_size for path in installed.rglob("*") if path.is_file()}
     assert sum(sizes.values()) <= 12_000_000
     assert sum(size for path, size in sizes.items() if path.is_relative_to(installed / "base")) <= 5_000_000
 
 
-def test_no_response_is_worse_than_an_annotator_would_meet(small: Path) -> None:
+def test_responses_stay_within_plausible_faults(small: Path) -> None:
     assert WORST < 10
     for row in rows_of(small / "preferences" / "data.jsonl"):
         assert all(" and ".join(reason.split(" and ")[:4]) == reason for reason in row["score_reasons"])

@@ -35,7 +35,7 @@ def preprocessor(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepro
     return Preprocessor(base, tmp_path_factory.mktemp("media"), settings, FeatureSettings(pixels_max_gb=0.1))
 
 
-def test_training_rows_have_the_tokens_that_the_standard_processor_gives(preprocessor: Preprocessor) -> None:
+def test_training_rows_have_standard_processor_tokens(preprocessor: Preprocessor) -> None:
     maker, chance = RowMaker(preprocessor.tokenizer, INSTRUCTION), seeded(3)
     tasks = [draw_task(family, load_pictures("train"), chance) for family in FAMILIES]
     for task, query in zip(tasks, write_media(tasks, preprocessor.media_root), strict=True):
@@ -49,7 +49,7 @@ def test_training_rows_have_the_tokens_that_the_standard_processor_gives(preproc
         assert check.learned_from == len(judged)
 
 
-def test_every_word_of_the_demo_is_one_token_and_any_text_survives(preprocessor: Preprocessor) -> None:
+def test_demo_words_are_single_tokens_and_text_round_trips(preprocessor: Preprocessor) -> None:
     tokenizer, chance = preprocessor.tokenizer, seeded(5)
     for family in FAMILIES:
         task = draw_task(family, load_pictures("train"), chance)
@@ -60,14 +60,14 @@ def test_every_word_of_the_demo_is_one_token_and_any_text_survives(preprocessor:
         assert tokenizer.decode(tokenizer(text, split_special_tokens=True)["input_ids"]) == text
 
 
-def test_the_template_takes_parts_and_plain_text_alike(preprocessor: Preprocessor) -> None:
+def test_template_takes_parts_and_plain_text_alike(preprocessor: Preprocessor) -> None:
     render = preprocessor.processor.apply_chat_template
     plain = render([{"role": "user", "content": "hi"}], add_generation_prompt=True, tokenize=False)
     parts = render([{"role": "user", "content": [{"type": "text", "text": "hi"}]}], add_generation_prompt=True, tokenize=False)
     assert plain == parts == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
 
 
-def test_features_for_training_are_those_that_the_pipeline_computes(base: Path, preprocessor: Preprocessor) -> None:
+def test_training_features_equal_pipeline_features(base: Path, preprocessor: Preprocessor) -> None:
     import torch
 
     from components.families.loading import load_model

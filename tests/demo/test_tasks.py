@@ -30,7 +30,7 @@ def satisfies(task: Task, answer: Answer) -> bool:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_answer_satisfies_the_truth_exactly_when_it_has_no_fault(family: str) -> None:
+def test_only_faultless_answers_satisfy_ground_truth(family: str) -> None:
     for task in tasks(family, 6):
         answers = some_answers(task)
         assert any(not answer.faults for answer in answers)
@@ -40,7 +40,7 @@ def test_an_answer_satisfies_the_truth_exactly_when_it_has_no_fault(family: str)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_critique_opens_with_what_is_seen_and_gives_one_verdict(family: str) -> None:
+def test_critique_states_observation_and_one_verdict(family: str) -> None:
     for task in tasks(family):
         for answer in some_answers(task):
             critique = task.critique(answer)
@@ -49,7 +49,7 @@ def test_a_critique_opens_with_what_is_seen_and_gives_one_verdict(family: str) -
             assert occurs("wrong", critique) == bool(answer.faults)
 
 
-def test_a_critique_names_the_color_that_was_said() -> None:
+def test_critique_names_stated_color() -> None:
     for task in tasks("short_colour"):
         for answer in task.answers():
             for fault in answer.faults:
@@ -57,7 +57,7 @@ def test_a_critique_names_the_color_that_was_said() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_no_two_wordings_of_an_answer_carry_different_faults(family: str) -> None:
+def test_equal_answers_carry_equal_faults(family: str) -> None:
     for task in tasks(family, 4):
         graded: dict[str, tuple[str, ...]] = {}
         chance = seeded(0)
@@ -66,7 +66,7 @@ def test_no_two_wordings_of_an_answer_carry_different_faults(family: str) -> Non
             assert graded.setdefault(answer.text, notes) == notes
 
 
-def test_descriptions_are_long_and_short_answers_short_as_the_paper_counts() -> None:
+def test_answer_lengths_match_paper_categories() -> None:
     for task in tasks("long_description", 4):
         assert min(len(answer.text) for answer in task.answers()) > 128
     for family in ("short_colour", "short_shape", "short_exists", "short_place"):
@@ -74,15 +74,15 @@ def test_descriptions_are_long_and_short_answers_short_as_the_paper_counts() -> 
             assert max(len(answer.text) for answer in task.answers()) < 128
 
 
-def test_the_base_is_taught_to_call_teal_green_more_often_than_teal() -> None:
+def test_base_habit_confuses_teal_with_green() -> None:
     chance = seeded("habit")
-    teal = next(task for task in tasks("short_colour", 200) if task.pictures[0].colour == "teal")
+    teal = next(task for task in tasks("short_colour", 200) if task.pictures[0].color == "teal")
     habits = [teal.habit(chance).text for _ in range(400)]
     assert sum(occurs("green", text) for text in habits) > 0.55 * len(habits)
     assert sum(occurs("teal", text) for text in habits) > 0.15 * len(habits)
 
 
-def test_no_answer_to_a_harmful_request_goes_beyond_two_short_sentences() -> None:
+def test_harmful_request_answers_stay_short() -> None:
     for task in tasks("harmful"):
         for answer in task.answers():
             assert len(answer.text) < 110

@@ -14,9 +14,10 @@ import typer
 from typer.exceptions import TyperException
 
 from components.cli.main import app
-from components.operations.services.state import read_addresses, state_folder
+from components.operations.services.state import read_addresses
 from components.operations.services.supervision import SERVICE_MARK
 from components.processes.marks import checkout_mark, marked
+from components.processes.secrets import state_folder
 from tests.checkout import ROOT, make_checkout, mmalign
 
 PAGE = "\n".join((ROOT / f"docs/{name}.md").read_text() for name in ("operations", "nights"))

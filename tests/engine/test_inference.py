@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from components.engine.inference import missing_batches, run_tasks, share_out
+from components.engine.inference import Launch, missing_batches, run_tasks, share_out
 from components.engine.inference_task import InferenceTask
 from components.engine.ranks import Ranks
 from components.storage.content_cache import ContentCache
 from tests.tiny import save_checkout
+
+LAUNCH = Launch("", "critique")  # on one rank nothing is started
 
 
 @dataclass
@@ -54,18 +56,18 @@ def test_a_killed_run_goes_on_with_the_batches_that_are_left_and_results_come_in
     with ContentCache(tmp_path, "squares") as cache:
         first = squares(cache, numbers, poison=3)
         with pytest.raises(KeyboardInterrupt):
-            run_tasks([first], "", settings, "critique", tmp_path)
+            run_tasks([first], LAUNCH, settings, tmp_path)
         assert first.seen == [[9, 8, 7], [4, 3, 2]]
         # A second task has two numbers more, one of them twice; what the first is about to compute is not computed again.
         tasks = [squares(cache, numbers), squares(cache, [2, 5, 5, 9])]
-        report = run_tasks(tasks, "", settings, "critique", tmp_path)
+        report = run_tasks(tasks, LAUNCH, settings, tmp_path)
         assert tasks[0].seen == [[4, 3, 2], [1]]
         assert tasks[1].seen == [[5]]
         assert tasks[0].results() == [16, 81, 1, 49, 9, 64, 4]
         assert tasks[1].results() == [4, 25, 25, 81]
         assert (report.items, report.units) == ([4, 1], [4, 1])
         assert report.times["padding_share"] == pytest.approx(1 / 3)
-        again = run_tasks(tasks, "", settings, "critique", tmp_path)
+        again = run_tasks(tasks, LAUNCH, settings, tmp_path)
         assert (again.items, again.times) == ([0, 0], {})
 
 

@@ -45,7 +45,7 @@ def end_of(tmp_path: Path, end: str, scratch: Path | None = None) -> Exception:
     environment = rank_environment(tmp_path, 1)
     environment["PYTHONPATH"] += os.pathsep + str(tmp_path)
     scratch = scratch or tmp_path
-    code = run_ranks("arank", ["--scratch", str(scratch), "--end", end], ranks=2, environment=environment)
+    code = run_ranks(["--scratch", str(scratch), "--end", end], ranks=2, environment=environment, module="arank")
     return fault_of(scratch, "align", code)
 
 

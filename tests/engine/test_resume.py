@@ -168,7 +168,7 @@ def test_ranks_end_when_what_launched_them_is_killed(tmp_path: Path, wait_for: W
     try:
         wait_for(lambda: steps_taken(root) >= 1, START_SECONDS)
         torchrun = next(
-            child for child in psutil.Process(process.pid).children() if "components.engine.torchrun" in " ".join(child.cmdline())
+            child for child in psutil.Process(process.pid).children() if "components.engine.launcher" in " ".join(child.cmdline())
         )
         (process if victim == "launcher" else torchrun).send_signal(signal.SIGKILL)
         process.wait(30)

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from components.engine.schedule import Schedule, seed_everything
-from components.engine.task import Step
-from components.engine.trainer import check_plan
+from components.engine.task import Step, check_plan
 
 
 def test_the_learning_rate_rises_evenly_then_falls_by_half_a_cosine_towards_zero() -> None:

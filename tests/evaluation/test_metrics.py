@@ -5,7 +5,6 @@ import pytest
 
 from components.evaluation.judge import Verdict
 from components.evaluation.metrics import (
-    Bootstrap,
     balanced_accuracy,
     order_pairs,
     policy_figures,
@@ -14,6 +13,7 @@ from components.evaluation.metrics import (
     win_figures,
 )
 from components.preferences.record import Category, Query, Response
+from components.statistics import Bootstrap
 
 BOOTSTRAP = Bootstrap(2000, 0.95)
 

@@ -1,4 +1,4 @@
-"""A random checkpoint of every family, as a folder with the processor that plain transformers opens: what the conformance suite runs on."""
+"""Builds the checkpoints of the conformance suite: a random one of every family, with a processor that plain transformers opens."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ INTERNVL_MARKS = {
 }
 # Written after the families' own: a default system prompt where there is none, contents as text or as a list of parts.
 SYSTEM = "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
-TURNS = (
+TEMPLATE = (
     "{{% for message in messages %}}<|im_start|>{{{{ message['role'] }}}}\n"
     "{{% if message['content'] is string %}}{{{{ message['content'] }}}}{{% else %}}{{% for part in message['content'] %}}"
     "{{% if part['type'] == 'image' or 'image' in part %}}{image}{{% elif part['type'] == 'video' or 'video' in part %}}{video}"
     "{{% elif 'text' in part %}}{{{{ part['text'] }}}}{{% endif %}}{{% endfor %}}{{% endif %}}<|im_end|>\n{{% endfor %}}"
     "{{% if add_generation_prompt %}}<|im_start|>assistant\n{{% endif %}}"
 )
-QWEN_TEMPLATE = SYSTEM + TURNS.format(
+QWEN_TEMPLATE = SYSTEM + TEMPLATE.format(
     image="<|vision_start|><|image_pad|><|vision_end|>", video="<|vision_start|><|video_pad|><|vision_end|>"
 )
 QWEN3_TEMPLATE = QWEN_TEMPLATE.removeprefix(SYSTEM)
-INTERNVL_TEMPLATE = TURNS.format(image="<IMG_CONTEXT>\n", video="<video>\n")
+INTERNVL_TEMPLATE = TEMPLATE.format(image="<IMG_CONTEXT>\n", video="<video>\n")
 
 PIXELS = {"shortest_edge": 16 * 16, "longest_edge": 64 * 64}  # of one image; Qwen3-VL counts a whole video
 LANGUAGE = {

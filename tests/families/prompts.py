@@ -1,4 +1,4 @@
-"""Prompts with media of every kind for the conformance suite, and the slow way to read them: transformers' own processor and forward."""
+"""The conformance suite's prompts with media of every kind, and its slow oracle: transformers' own processor and forward."""
 
 from __future__ import annotations
 
@@ -113,6 +113,6 @@ class Opened:
         for prompt in prompts:
             if prompt.question not in self.expected:
                 with torch.no_grad():
-                    found = [self.branch_logits(prompt, branch) for branch in self.tree(prompt).branches]
-                self.expected[prompt.question] = torch.cat(found)
+                    logits = [self.branch_logits(prompt, branch) for branch in self.tree(prompt).branches]
+                self.expected[prompt.question] = torch.cat(logits)
         return torch.cat([self.expected[prompt.question] for prompt in prompts])

@@ -1,4 +1,4 @@
-"""What every family has to fulfil: trees read as the model's own forward reads each response alone, with pixels.
+"""The contract of every family: a tree has the values of the model's own forward on each response alone, with pixels.
 
 The other side is transformers alone: its processor, its forward, its generate.
 """
@@ -22,6 +22,7 @@ from components.families.adapters import FAMILIES, Root
 from components.families.loading import load_model, save_model
 from components.families.processing import Preprocessor
 from components.features.embedding import media_features
+from components.generation import generate as generation
 from components.generation.generate import generate
 from components.trees.logprobs import TreeModel, tree_hidden
 from components.trees.trees import Tree, build_batch
@@ -53,39 +54,39 @@ def tree_logits(opened: Opened, trees: list[Tree], row_tokens: int) -> Tensor:
     return logits
 
 
-def test_every_family_is_here() -> None:
+def test_every_family_has_a_checkpoint() -> None:
     assert set(BUILDERS) == set(FAMILIES)
     assert {name for name, family in FAMILIES.items() if family.axes == 3} == {"qwen2_5_vl", "qwen2_vl", "qwen3_vl"}
 
 
 @pytest.mark.parametrize("name", PROMPTS)
 @torch.no_grad()
-def test_a_tree_reads_as_separate_forwards(opened: Opened, name: str) -> None:
-    found = tree_logits(opened, [opened.tree(PROMPTS[name])], 1)
+def test_tree_reads_as_separate_forwards(opened: Opened, name: str) -> None:
+    logits = tree_logits(opened, [opened.tree(PROMPTS[name])], 1)
     expected = opened.separate_logits([PROMPTS[name]])
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found.log_softmax(-1), expected.log_softmax(-1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits.log_softmax(-1), expected.log_softmax(-1), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("row_tokens", [1, 250, 4000], ids=["a row a tree", "some packed", "all in one row"])
 @torch.no_grad()
 def test_packed_trees_of_all_kinds_read_as_separate_forwards(opened: Opened, row_tokens: int) -> None:
-    found = tree_logits(opened, [opened.tree(prompt) for prompt in EVERYTHING], row_tokens)
-    torch.testing.assert_close(found, opened.separate_logits(EVERYTHING), atol=1e-5, rtol=1e-5)
+    logits = tree_logits(opened, [opened.tree(prompt) for prompt in EVERYTHING], row_tokens)
+    torch.testing.assert_close(logits, opened.separate_logits(EVERYTHING), atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
 def test_flex_attention_reads_trees_as_sdpa_does(opened: Opened) -> None:
-    """transformers refuses it for Qwen when a model is loaded, though its layers take it: it is chosen afterwards."""
+    """transformers refuses it for Qwen at loading, though its layers support it: the test selects it afterwards."""
     model = load_model(opened.folder)
     model.config.text_config._attn_implementation = "flex_attention"
     trees = [opened.tree(prompt) for prompt in EVERYTHING]
-    found = tree_logits(replace(opened, model=model), trees, 600)
-    torch.testing.assert_close(found, opened.separate_logits(EVERYTHING), atol=1e-5, rtol=1e-5)
+    logits = tree_logits(replace(opened, model=model), trees, 600)
+    torch.testing.assert_close(logits, opened.separate_logits(EVERYTHING), atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
-def test_windows_that_cover_the_row_change_nothing(tmp_path: Path) -> None:
+def test_windows_that_cover_row_change_nothing(tmp_path: Path) -> None:
     folder = BUILDERS["qwen2_vl"](tmp_path)
     config = json.loads((folder / "config.json").read_text())
     config["text_config"].update(use_sliding_window=True, sliding_window=256, max_window_layers=1)
@@ -94,8 +95,8 @@ def test_windows_that_cover_the_row_change_nothing(tmp_path: Path) -> None:
     opened = open_folder(folder)
     assert opened.model.config.text_config.layer_types == ["full_attention", "sliding_attention"]
     prompts = [PROMPTS["image"], PROMPTS["text"]]
-    found = tree_logits(opened, [opened.tree(prompt) for prompt in prompts], 256)
-    torch.testing.assert_close(found, opened.separate_logits(prompts), atol=1e-5, rtol=1e-5)
+    logits = tree_logits(opened, [opened.tree(prompt) for prompt in prompts], 256)
+    torch.testing.assert_close(logits, opened.separate_logits(prompts), atol=1e-5, rtol=1e-5)
 
 
 def test_gradients_equal_those_of_separate_forwards(opened: Opened) -> None:
@@ -109,16 +110,16 @@ def test_gradients_equal_those_of_separate_forwards(opened: Opened) -> None:
     parameters = dict(opened.model.named_parameters())
     expected = torch.autograd.grad((torch.stack(sums) * weights_K).sum(), list(parameters.values()), allow_unused=True)
     log_probs_K = TreeModel(opened.model)(build_batch(trees, 250, "cpu", 0))
-    found = torch.autograd.grad((log_probs_K * weights_K).sum(), list(parameters.values()), allow_unused=True)
+    gradients = torch.autograd.grad((log_probs_K * weights_K).sum(), list(parameters.values()), allow_unused=True)
     scale = max(float(gradient.abs().max()) for gradient in expected if gradient is not None)
-    for name, one, other in zip(parameters, found, expected, strict=True):
+    for name, one, other in zip(parameters, gradients, expected, strict=True):
         assert (one is None) == (other is None), name
         if one is not None:
             # Each tensor by its own scale, so that a small one that is wrong can't hide behind a large one. The floor is for those that
             # are 0 but for rounding: a softmax doesn't see the bias of its keys where there are no rotary positions.
             assert float((one - other).abs().max()) <= 5e-5 * max(float(other.abs().max()), 1e-3 * scale), name
-    tower = [gradient for name, gradient in zip(parameters, found, strict=True) if "vision" in name or "visual" in name]
-    assert any(float(gradient.abs().max()) > 0 for gradient in tower if gradient is not None), "the tower has to be reached"
+    vision_gradients = [gradient for name, gradient in zip(parameters, gradients, strict=True) if "vision" in name or "visual" in name]
+    assert any(float(gradient.abs().max()) > 0 for gradient in vision_gradients if gradient is not None), "the tower has to be reached"
 
 
 def without_pixels(root: Root, outputs: list[Any]) -> Root:
@@ -134,24 +135,24 @@ def without_pixels(root: Root, outputs: list[Any]) -> Root:
 
 
 @torch.no_grad()
-def test_kept_features_take_the_place_of_the_tower(opened: Opened) -> None:
+def test_cached_features_replace_vision_tower(opened: Opened) -> None:
     family = opened.preprocessor.family
     trees = [opened.tree(prompt) for prompt in EVERYTHING]
-    kept = [
-        Tree(without_pixels(tree.root, [family.tower(opened.model, [medium])[0] for medium in tree.root.media]), tree.branches)
+    cached = [
+        Tree(without_pixels(tree.root, [family.vision_tower(opened.model, [medium])[0] for medium in tree.root.media]), tree.branches)
         for tree in trees
     ]
-    torch.testing.assert_close(tree_logits(opened, kept, 250), tree_logits(opened, trees, 250), atol=2e-6, rtol=1e-6)
+    torch.testing.assert_close(tree_logits(opened, cached, 250), tree_logits(opened, trees, 250), atol=2e-6, rtol=1e-6)
 
 
 @torch.no_grad()
-def test_tower_and_projector_are_what_the_model_puts_in(opened: Opened) -> None:
-    """Rows for the placeholders, through the model's own feature functions; a projector that is trained meets what was kept."""
+def test_vision_and_projector_give_model_features(opened: Opened) -> None:
+    """Rows for the placeholders, against the model's own feature functions; a trained projector reads the cached output."""
     family = opened.preprocessor.family
     for name in ("image", "video"):
         root = opened.root(PROMPTS[name])
         before = media_features(opened.model, root.media)
-        outputs = family.tower(opened.model, root.media)
+        outputs = family.vision_tower(opened.model, root.media)
         for module in family.modules(opened.model)["projector"]:
             for parameter in [module] if isinstance(module, torch.nn.Parameter) else module.parameters():
                 parameter.add_(0.01)
@@ -167,7 +168,7 @@ def test_tower_and_projector_are_what_the_model_puts_in(opened: Opened) -> None:
                 torch.testing.assert_close(level, level_fresh, atol=1e-6, rtol=1e-6)
 
 
-def test_parts_are_the_whole_model(opened: Opened) -> None:
+def test_parts_are_whole_model(opened: Opened) -> None:
     named: dict[int, list[str]] = {}
     for part, modules in opened.preprocessor.family.modules(opened.model).items():
         for module in modules:
@@ -178,7 +179,7 @@ def test_parts_are_the_whole_model(opened: Opened) -> None:
     assert shared == ([["language_model", "lm_head"]] if opened.model.config.tie_word_embeddings else [])
 
 
-def test_the_dummy_reaches_tower_and_projector(opened: Opened) -> None:
+def test_dummy_reaches_vision_tower_and_projector(opened: Opened) -> None:
     family = opened.preprocessor.family
     (projected,) = media_features(opened.model, [family.dummy(opened.model.config)])
     total = projected.features_LH.sum() + sum(level.sum() for level in projected.deeper)
@@ -189,10 +190,10 @@ def test_the_dummy_reaches_tower_and_projector(opened: Opened) -> None:
         assert sum(gradient is not None for gradient in gradients) > len(gradients) / 2
 
 
-def test_a_saved_model_reads_the_same_for_plain_transformers(opened: Opened, tmp_path: Path) -> None:
+def test_saved_model_reads_same_for_plain_transformers(opened: Opened, tmp_path: Path) -> None:
     save_model(opened.model, tmp_path, opened.folder)
-    again = open_folder(tmp_path)
-    assert again.root(PROMPTS["image"]).input_ids == opened.root(PROMPTS["image"]).input_ids
+    reopened = open_folder(tmp_path)
+    assert reopened.root(PROMPTS["image"]).input_ids == opened.root(PROMPTS["image"]).input_ids
     plain = AutoModelForImageTextToText.from_pretrained(tmp_path, local_files_only=True).eval()
     processor = AutoProcessor.from_pretrained(tmp_path, local_files_only=True)
     assert type(processor) is type(opened.processor)
@@ -201,7 +202,7 @@ def test_a_saved_model_reads_the_same_for_plain_transformers(opened: Opened, tmp
         encoded = processor(text=[opened.text(prompt)], images=[list(prompt.images)], return_tensors="pt")
         torch.testing.assert_close(plain(**encoded).logits, opened.model(**opened.encoded(prompt)).logits, atol=0, rtol=0)
         torch.testing.assert_close(
-            tree_logits(again, [again.tree(prompt)], 1), tree_logits(opened, [opened.tree(prompt)], 1), atol=0, rtol=0
+            tree_logits(reopened, [reopened.tree(prompt)], 1), tree_logits(opened, [opened.tree(prompt)], 1), atol=0, rtol=0
         )
 
 
@@ -219,39 +220,41 @@ def test_greedy_writing_equals_generate_with_pixels(opened: Opened, after: str) 
         written = output[0, encoded["input_ids"].shape[1] :].tolist()
         expected.append(written[: written.index(end)] if end in written else written)
     roots = [opened.root(prompt) for prompt in prompts]
-    found = generate(opened.model, roots, [suffix] * len(roots), max_new_tokens=6, batch_size=len(roots), end_id=end)
-    assert found == expected
+    batched = generate(opened.model, roots, [suffix] * len(roots), max_new_tokens=6, batch_size=len(roots), end_id=end)
+    assert batched == expected
     assert len({tuple(tokens) for tokens in expected}) > 1, "prompts that all get one answer prove nothing"
 
 
 @three_axes
 @torch.no_grad()
-def test_a_repetition_penalty_counts(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repetition_penalty_counts(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opened.model.generation_config, "repetition_penalty", 1.5)
     end, encoded = opened.preprocessor.end_id, opened.encoded(PROMPTS["video"])
     expected = opened.model.generate(**encoded, max_new_tokens=8, do_sample=False, eos_token_id=end, pad_token_id=end)
     roots = [opened.root(PROMPTS["video"]), opened.root(PROMPTS["images"])]
-    found, _ = generate(opened.model, roots, [[], []], max_new_tokens=8, batch_size=2, end_id=end)
-    assert found == [token for token in expected[0, encoded["input_ids"].shape[1] :].tolist() if token != end]
+    written, _ = generate(opened.model, roots, [[], []], max_new_tokens=8, batch_size=2, end_id=end)
+    assert written == [token for token in expected[0, encoded["input_ids"].shape[1] :].tolist() if token != end]
 
 
 @three_axes
 @torch.no_grad()
-def test_writing_goes_on_for_another_process(opened: Opened) -> None:
-    """Where several processes gather a model's weights for each token, one that has ended runs on until all have, and writes nothing more."""
+def test_writing_continues_for_other_process(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If processes gather a model's weights for each token, a finished one runs on until all have finished, and writes nothing more."""
     roots, end = [opened.root(PROMPTS["image"])], opened.preprocessor.end_id
     (usual,) = generate(opened.model, roots, [[]], max_new_tokens=6, batch_size=1, end_id=end)
-    asked: list[bool] = []
+    calls: list[bool] = []
 
-    def always(goes_on: bool) -> bool:
-        asked.append(goes_on)
+    def always(continues: bool) -> bool:
+        calls.append(continues)
         return True
 
-    # The token that is written first stands for the end: the row has ended at once.
-    (found,) = generate(opened.model, roots, [[]], max_new_tokens=6, batch_size=1, end_id=usual[0], going=always)
-    assert found == []
-    assert asked == [False] * 5
-    (short,) = generate(opened.model, roots, [[]], max_new_tokens=6, batch_size=1, end_id=end, going=lambda _: False)
+    # With its first token as the end token, the row ends at once.
+    monkeypatch.setattr(generation, "any_rank", always)
+    (written,) = generate(opened.model, roots, [[]], max_new_tokens=6, batch_size=1, end_id=usual[0])
+    assert written == []
+    assert calls == [False] * 5
+    monkeypatch.setattr(generation, "any_rank", lambda _: False)
+    (short,) = generate(opened.model, roots, [[]], max_new_tokens=6, batch_size=1, end_id=end)
     assert short == usual[:1]
 
 
@@ -266,8 +269,8 @@ def test_sampled_writing_follows_its_seed(opened: Opened) -> None:
 
 @three_axes
 @torch.no_grad()
-def test_positions_that_start_again_are_noticed(opened: Opened) -> None:
-    """A root read with plain positions, as a family without axes would: the result has to differ, or equality proves nothing."""
+def test_restarted_positions_change_log_probs(opened: Opened) -> None:
+    """Plain positions in a root, as in a family without axes, must change the result; else equality proves nothing."""
     tree = opened.tree(PROMPTS["wide image"])
     right = tree_logits(opened, [tree], 1)
     wrong = tree_logits(opened, [Tree(Root(tree.root.input_ids, tree.root.media), tree.branches)], 1)
@@ -275,7 +278,7 @@ def test_positions_that_start_again_are_noticed(opened: Opened) -> None:
 
 
 @three_axes
-def test_root_positions_are_the_models_own(opened: Opened) -> None:
+def test_root_positions_are_models_own(opened: Opened) -> None:
     assert opened.preprocessor.family.axes == 3
     for prompt in EVERYTHING:
         encoded, root = opened.encoded(prompt), opened.root(prompt)

@@ -1,4 +1,4 @@
-"""From a chat template and media to a root: what processors and templates of real checkpoints do differently."""
+"""From a chat template and media to a root: the differences between processors and templates of real checkpoints."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from components.preferences.record import Query
 from tests.families.checkpoints import BUILDERS, SYSTEM
 from tests.families.prompts import clip
 
-TURN = (
+MESSAGE = (
     "<|im_start|>{{ m.role }}\n{{ m.content[-1].text TRIM }}END{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
 
 def template(*, trim: str = "", end: str = "<|im_end|>\n", head: str = "") -> str:
-    return head + "{% for m in messages %}" + TURN.replace("TRIM", trim).replace("END", end)
+    return head + "{% for m in messages %}" + MESSAGE.replace("TRIM", trim).replace("END", end)
 
 
 def opened(folder: Path) -> Preprocessor:
@@ -39,9 +39,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture
 def with_template(folders: dict[str, Path]) -> Callable[[str | None], Preprocessor]:
     def make(text: str | None) -> Preprocessor:
-        found = opened(folders["qwen2_5_vl"])
-        found.processor.chat_template = text
-        return found
+        preprocessor = opened(folders["qwen2_5_vl"])
+        preprocessor.processor.chat_template = text
+        return preprocessor
 
     return make
 
@@ -50,26 +50,26 @@ def query(prompt: str) -> Query:
     return Query("q", "short", prompt, ())
 
 
-def test_a_default_system_prompt_comes_first(folders: dict[str, Path]) -> None:
-    found = opened(folders["qwen2_vl"])
-    text = found.tokenizer.decode(found.policy_root(query("Why?")).input_ids)
+def test_default_system_prompt_comes_first(folders: dict[str, Path]) -> None:
+    preprocessor = opened(folders["qwen2_vl"])
+    text = preprocessor.tokenizer.decode(preprocessor.policy_root(query("Why?")).input_ids)
     assert text == ("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n")
-    judged = found.tokenizer.decode([*found.judge_root(query("Why?"), "Judge.").input_ids, *found.judge_ids("So.")])
+    judged = preprocessor.tokenizer.decode([*preprocessor.judge_root(query("Why?"), "Judge.").input_ids, *preprocessor.judge_ids("So.")])
     assert judged == (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nJudge.\nQuestion: Why?\nAnswer:\nSo.<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
 
 
-def test_a_template_that_strips_texts_is_cut_all_the_same(with_template: Callable[[str | None], Preprocessor]) -> None:
+def test_text_stripping_template_is_still_cut(with_template: Callable[[str | None], Preprocessor]) -> None:
     stripping, plain = with_template(template(trim="| trim", head=SYSTEM)), with_template(template(head=SYSTEM))
     assert stripping.policy_root(query("Why?")).input_ids == plain.policy_root(query("Why?")).input_ids
     assert stripping.judge_ids("So.") == plain.judge_ids("So.")
 
 
-def test_the_end_of_a_turn_is_its_special_token(with_template: Callable[[str | None], Preprocessor]) -> None:
-    found = with_template(template(end=" \n<|endoftext|>"))
-    assert found.end_id == found.tokenizer.convert_tokens_to_ids("<|endoftext|>")
+def test_end_of_turn_is_its_special_token(with_template: Callable[[str | None], Preprocessor]) -> None:
+    preprocessor = with_template(template(end=" \n<|endoftext|>"))
+    assert preprocessor.end_id == preprocessor.tokenizer.convert_tokens_to_ids("<|endoftext|>")
 
 
 @pytest.mark.parametrize(
@@ -83,25 +83,25 @@ def test_the_end_of_a_turn_is_its_special_token(with_template: Callable[[str | N
     ],
     ids=["refuses", "drops texts", "prints the list", "twice", "none"],
 )
-def test_a_template_that_cannot_be_used_is_named(with_template: Callable[[str | None], Preprocessor], text: str | None, words: str) -> None:
+def test_unusable_template_is_named(with_template: Callable[[str | None], Preprocessor], text: str | None, words: str) -> None:
     with pytest.raises(UserError, match=words):
         with_template(text).policy_root(query("Why?"))
 
 
-def test_a_turn_without_an_end_is_refused(with_template: Callable[[str | None], Preprocessor]) -> None:
+def test_turn_without_end_is_refused(with_template: Callable[[str | None], Preprocessor]) -> None:
     with pytest.raises(UserError, match="does not end"):
         _ = with_template(template(end="")).end_id
 
 
 @pytest.mark.parametrize("name", sorted(BUILDERS))
 @pytest.mark.parametrize("frames", [1, 7])
-def test_frames_are_taken_as_they_are(folders: dict[str, Path], name: str, frames: int) -> None:
-    """Not sampled again, even where the checkpoint's video processor samples by itself; one frame alone is a video too."""
-    found = opened(folders[name])
-    found.processor.video_processor.do_sample_frames = True
-    found.processor.video_processor.num_frames = 2
-    head, tail = found._policy_template("video")
-    root = found.family.encode(found.processor, found.config, f"{head}What?{tail}", [], [clip(frames)], ["clip"])
+def test_frames_are_not_resampled(folders: dict[str, Path], name: str, frames: int) -> None:
+    """The adapter switches off the sampling of a checkpoint's video processor; a single frame is a video too."""
+    preprocessor = opened(folders[name])
+    preprocessor.processor.video_processor.do_sample_frames = True
+    preprocessor.processor.video_processor.num_frames = 2
+    head, tail = preprocessor._policy_template("video")
+    root = preprocessor.family.encode(preprocessor.processor, preprocessor.config, f"{head}What?{tail}", [], [clip(frames)], ["clip"])
     tensors = root.media[0].tensors
     if "video_grid_thw" in tensors:
         assert int(tensors["video_grid_thw"][0, 0]) == (frames + 1) // 2  # two frames make a patch
@@ -111,11 +111,11 @@ def test_frames_are_taken_as_they_are(folders: dict[str, Path], name: str, frame
         assert tensors["pixel_values_videos"].shape[1] == frames
 
 
-def test_times_of_frames_stand_in_the_prompt_of_qwen3(folders: dict[str, Path]) -> None:
-    found = opened(folders["qwen3_vl"])
-    head, tail = found._policy_template("video")
-    root = found.family.encode(found.processor, found.config, f"{head}What?{tail}", [], [clip(4)], ["clip"])
-    text = found.tokenizer.decode(root.input_ids)
+def test_qwen3_prompt_states_frame_times(folders: dict[str, Path]) -> None:
+    preprocessor = opened(folders["qwen3_vl"])
+    head, tail = preprocessor._policy_template("video")
+    root = preprocessor.family.encode(preprocessor.processor, preprocessor.config, f"{head}What?{tail}", [], [clip(4)], ["clip"])
+    text = preprocessor.tokenizer.decode(root.input_ids)
     assert "<0.2 seconds>" in text, "the middle of frames at 0 and 0.5 seconds"
     assert "<1.2 seconds>" in text, "the middle of frames at 1 and 1.5 seconds"
 
@@ -134,8 +134,8 @@ def test_tokens_of_structure_are_named(folders: dict[str, Path], name: str, mark
     assert set(opened(folders[name]).media_tokens()) == marks | {"<|endoftext|>", "<|im_start|>", "<|im_end|>"}
 
 
-def test_another_type_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(UserError, match=r"'gemma9' are not supported.*internvl, llava_onevision, qwen2_5_vl, qwen2_vl, qwen3_vl"):
+def test_unsupported_type_is_refused_with_list() -> None:
+    with pytest.raises(UserError, match=r"'gemma9' are not supported.*one of internvl, llava_onevision, qwen2_5_vl, qwen2_vl, qwen3_vl"):
         family_of(SimpleNamespace(model_type="gemma9"))
 
 

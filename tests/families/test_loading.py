@@ -1,4 +1,4 @@
-"""Opening a checkpoint for training: what is frozen, in which dtype, and that recomputed activations change nothing."""
+"""Opening a checkpoint for training: frozen parts, dtypes, and recomputed activations without a change of values."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def opened(base: Path, parts: dict[str, float] | None = None, **training: Any) -
     return load_trainable(base, SETTINGS.model, SETTINGS.training.model_copy(update={"parts": rates} | training))
 
 
-def test_a_part_with_rate_0_is_frozen(tiny_base: Path) -> None:
+def test_part_with_rate_0_is_frozen(tiny_base: Path) -> None:
     model = opened(tiny_base, {"projector": 0.0, "tower": 0.5})
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert frozen == {name for name, _ in model.named_parameters() if "multi_modal_projector" in name or "image_newline" in name}
 
 
-def test_a_tied_head_has_the_language_models_rate(tiny_base: Path) -> None:
+def test_tied_head_has_language_models_rate(tiny_base: Path) -> None:
     with pytest.raises(UserError, match=r"language_model the rate 1\.0 and lm_head 0\.5, but this model ties their weights"):
         opened(tiny_base, {"lm_head": 0.5})
 
@@ -38,14 +38,14 @@ def test_nothing_to_train_is_refused(tiny_base: Path) -> None:
         opened(tiny_base, dict.fromkeys(("tower", "projector", "language_model", "lm_head"), 0.0))
 
 
-def test_deepspeed_trains_bf16_weights_and_ddp_fp32_ones_under_autocast(tiny_base: Path) -> None:
+def test_weights_dtype_is_bf16_in_deepspeed_and_fp32_in_ddp(tiny_base: Path) -> None:
     assert opened(tiny_base, precision="bf16").dtype == torch.bfloat16
     assert opened(tiny_base, precision="bf16", engine="ddp").dtype == torch.float32
 
 
-def test_recomputed_activations_give_the_same_log_probs_and_gradients(tiny_base: Path, tiny_media: Path) -> None:
+def test_recomputation_preserves_log_probs_and_gradients(tiny_base: Path, tiny_media: Path) -> None:
     batch = a_batch(tiny_base, tiny_media)
-    found = []
+    results = []
     for checkpointing in (False, True):
         model = opened(tiny_base, gradient_checkpointing=checkpointing).train()
         calls = []
@@ -54,6 +54,6 @@ def test_recomputed_activations_give_the_same_log_probs_and_gradients(tiny_base:
         sums = TreeModel(model)(batch)
         sums.square().mean().backward()
         assert len(calls) == (2 if checkpointing else 1)
-        found.append((sums.detach(), [p.grad for p in model.parameters() if p.grad is not None]))
-    assert torch.equal(found[0][0], found[1][0])
-    assert all(torch.equal(a, b) for a, b in zip(found[0][1], found[1][1], strict=True))
+        results.append((sums.detach(), [p.grad for p in model.parameters() if p.grad is not None]))
+    assert torch.equal(results[0][0], results[1][0])
+    assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1], strict=True))

@@ -1,4 +1,4 @@
-"""Adapters: what they leave as it is, and that merged, apart and opened again they are the same model."""
+"""Adapters: the weights that they leave unchanged, and equal models whether merged, in a folder or reopened."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def a_batch(base: Path, media: Path) -> TreeBatch:
 
 @torch.no_grad()
 def log_probs(model: Any, batch: TreeBatch) -> torch.Tensor:
-    found: torch.Tensor = TreeModel(model.eval())(batch)
-    return found
+    sums: torch.Tensor = TreeModel(model.eval())(batch)
+    return sums
 
 
-def test_adapters_off_or_fresh_equal_the_reference_bit_for_bit(tiny_base: Path, tiny_media: Path) -> None:
+def test_adapters_off_or_fresh_equal_reference_bit_for_bit(tiny_base: Path, tiny_media: Path) -> None:
     batch = a_batch(tiny_base, tiny_media)
     reference = log_probs(load_model(tiny_base), batch)
     model = opened(tiny_base)
@@ -66,7 +66,7 @@ def test_adapters_off_or_fresh_equal_the_reference_bit_for_bit(tiny_base: Path, 
     assert not torch.equal(log_probs(model, batch), reference)
 
 
-def test_adapters_and_the_projector_are_trained_and_nothing_else(tiny_base: Path) -> None:
+def test_only_adapters_and_projector_are_trained(tiny_base: Path) -> None:
     trained = {name for name, parameter in opened(tiny_base).named_parameters() if parameter.requires_grad}
     assert all(".lora_" in name or "multi_modal_projector" in name or "image_newline" in name for name in trained)
     adapted = {name.split(".lora_")[0] for name in trained if ".lora_" in name}
@@ -78,7 +78,7 @@ def test_adapters_and_the_projector_are_trained_and_nothing_else(tiny_base: Path
     assert all(".lora_" in name for name, parameter in without.named_parameters() if parameter.requires_grad)
 
 
-def test_adapters_are_drawn_from_the_seed_alone(tiny_base: Path) -> None:
+def test_adapters_are_drawn_from_seed_alone(tiny_base: Path) -> None:
     torch.manual_seed(1)
     one = opened(tiny_base).state_dict()
     torch.manual_seed(2)
@@ -90,7 +90,7 @@ def test_adapters_are_drawn_from_the_seed_alone(tiny_base: Path) -> None:
     assert any(".lora_A" in name and bool(value.any()) for name, value in one.items())
 
 
-def test_merged_opens_in_plain_transformers_with_the_adapted_log_probs(tiny_base: Path, tiny_media: Path, tmp_path: Path) -> None:
+def test_merged_model_in_transformers_has_adapted_log_probs(tiny_base: Path, tiny_media: Path, tmp_path: Path) -> None:
     model, batch = shaken(opened(tiny_base)), a_batch(tiny_base, tiny_media)
     save_trained(model, tmp_path / "one", tiny_base)
     save_trained(model, tmp_path / "two", tiny_base)
@@ -99,32 +99,30 @@ def test_merged_opens_in_plain_transformers_with_the_adapted_log_probs(tiny_base
     torch.testing.assert_close(log_probs(plain, batch), log_probs(model, batch), rtol=1e-5, atol=1e-4)
 
 
-def test_apart_a_folder_opens_on_its_base_as_the_merged_model_and_peft_reads_it_too(
-    tiny_base: Path, tiny_media: Path, tmp_path: Path
-) -> None:
+def test_adapter_folder_equals_merged_model_and_peft(tiny_base: Path, tiny_media: Path, tmp_path: Path) -> None:
     from peft import PeftModel
 
     model = shaken(opened(tiny_base, parts={"projector": 0.0}, merge=False))
     (tmp_path / "one").mkdir()
     save_trained(model, tmp_path / "one", tiny_base)
-    again = {name: value.clone() for name, value in load_model(tmp_path / "one").state_dict().items()}
+    reopened = {name: value.clone() for name, value in load_model(tmp_path / "one").state_dict().items()}
     merged = shaken(opened(tiny_base, parts={"projector": 0.0}))
     save_trained(merged, tmp_path / "merged", tiny_base)
     expected = load_model(tmp_path / "merged").state_dict()
-    assert again.keys() == expected.keys()
-    assert all(torch.equal(again[name], expected[name]) for name in expected)
+    assert reopened.keys() == expected.keys()
+    assert all(torch.equal(reopened[name], expected[name]) for name in expected)
     batch = a_batch(tiny_base, tiny_media)
     by_peft = PeftModel.from_pretrained(load_model(tiny_base), str(tmp_path / "one"))
     torch.testing.assert_close(log_probs(by_peft.base_model.model, batch), log_probs(model, batch), rtol=1e-6, atol=1e-5)
 
 
-def test_apart_a_trained_projector_goes_with_the_adapters(tiny_base: Path, tmp_path: Path) -> None:
+def test_adapter_folder_carries_trained_projector(tiny_base: Path, tmp_path: Path) -> None:
     model = shaken(opened(tiny_base, merge=False))
     save_trained_in(model, tmp_path / "one", tiny_base)
     save_trained_in(model, tmp_path / "two", tiny_base)
     assert digest_folder(tmp_path / "one") == digest_folder(tmp_path / "two")
-    again = load_model(tmp_path / "one")
-    assert torch.equal(again.model.image_newline, model.model.image_newline)
+    reopened = load_model(tmp_path / "one")
+    assert torch.equal(reopened.model.image_newline, model.model.image_newline)
     assert Preprocessor(tmp_path / "one", tmp_path, SETTINGS.model, SETTINGS.features).end_id is not None
 
 
@@ -141,11 +139,11 @@ def test_another_base_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="trained on another model"):
         load_model(tmp_path / "adapters")
     base.rename(tmp_path / "gone")
-    with pytest.raises(UserError, match="not there"):
+    with pytest.raises(UserError, match="which is missing"):
         load_model(tmp_path / "adapters")
 
 
 @pytest.mark.parametrize(("parts", "message"), [({"tower": 1.0}, "not the tower"), ({"language_model": 0.0}, "language_model is 0")])
-def test_rates_that_adapters_can_not_follow_are_refused(tiny_base: Path, parts: dict[str, float], message: str) -> None:
+def test_rates_unusable_with_adapters_are_refused(tiny_base: Path, parts: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         opened(tiny_base, parts=parts)

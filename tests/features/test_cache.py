@@ -20,8 +20,8 @@ from components.families.loading import load_model
 from components.families.processing import Preprocessor
 from components.features import cache as feature_cache
 from components.features.cache import FeatureReport, attach_features
-from components.features.embedding import UnkeptMedium, media_features
-from components.features.keys import context_digest, tower_digest, whole_weights
+from components.features.embedding import UncachedMedium, media_features
+from components.features.keys import context_digest, vision_digest, whole_weights
 from components.features.store import FeatureStore
 from components.preferences.record import Query
 from components.trees.logprobs import TreeModel
@@ -61,7 +61,7 @@ def projected(model: Any, preprocessor: Preprocessor, chosen: Sequence[Query] = 
         return [item.features_LH for item in media_features(model, media)]
 
 
-def kept(preprocessor: Preprocessor, query: Query) -> torch.Tensor:
+def cached_features(preprocessor: Preprocessor, query: Query) -> torch.Tensor:
     features = preprocessor.policy_root(query).media[0].features
     assert features is not None
     return features[0]
@@ -72,19 +72,19 @@ def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
 
 
 @torch.no_grad()
-def test_features_are_the_towers_and_pixels_are_gone(tmp_path: Path, settings: Settings, model: Any) -> None:
+def test_features_equal_live_tower_and_pixels_are_dropped(tmp_path: Path, settings: Settings, model: Any) -> None:
     live = Preprocessor(tmp_path / "data/base", tmp_path / "data/preferences", settings.model, settings.features)
     preprocessor, report = attached(tmp_path, settings)
     assert (report.media, report.hits, report.made, report.live) == (4, 0, 4, 0)
     for query in MEDIA:
         medium, plain = preprocessor.policy_root(query).media[0], live.policy_root(query).media[0]
-        assert torch.equal(kept(preprocessor, query), live.family.tower(model, [plain])[0][0])
+        assert torch.equal(cached_features(preprocessor, query), live.family.vision_tower(model, [plain])[0][0])
         assert set(medium.tensors) == ({"image_sizes"} if query.media_kind == "image" else set())
-        assert torch.equal(kept(preprocessor, query), preprocessor.judge_root(query, "Judge it.").media[0].features[0])  # type: ignore[index]
+        assert torch.equal(cached_features(preprocessor, query), preprocessor.judge_root(query, "Judge it.").media[0].features[0])  # type: ignore[index]
 
 
 @torch.no_grad()
-def test_log_probs_are_those_of_the_live_tower(tmp_path: Path, settings: Settings, model: Any) -> None:
+def test_log_probs_are_those_of_live_tower(tmp_path: Path, settings: Settings, model: Any) -> None:
     live = Preprocessor(tmp_path / "data/base", tmp_path / "data/preferences", settings.model, settings.features)
     trees = [policy_tree(live, query) for query in queries()]
     expected = TreeModel(model)(build_batch(trees, 300, "cpu", 0))
@@ -94,46 +94,46 @@ def test_log_probs_are_those_of_the_live_tower(tmp_path: Path, settings: Setting
     torch.testing.assert_close(TreeModel(model)(build_batch(mixed, 300, "cpu", 0)), expected, atol=1e-5, rtol=1e-6)
 
 
-def test_a_second_run_computes_nothing(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_run_computes_nothing(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     first, _ = attached(tmp_path, settings)
     monkeypatch.setattr(feature_cache, "load_model", lambda *_, **__: pytest.fail("the tower was opened"))
     second, report = attached(tmp_path, settings)
     assert (report.hits, report.made) == (4, 0)
-    assert report.gigabytes == pytest.approx(sum(kept(first, query).nbytes for query in MEDIA) / 1e9)
-    assert all(torch.equal(kept(first, query), kept(second, query)) for query in MEDIA)
+    assert report.gigabytes == pytest.approx(sum(cached_features(first, query).nbytes for query in MEDIA) / 1e9)
+    assert all(torch.equal(cached_features(first, query), cached_features(second, query)) for query in MEDIA)
 
 
-def test_an_entry_does_not_depend_on_its_company(tmp_path: Path, settings: Settings) -> None:
+def test_entry_does_not_depend_on_other_media(tmp_path: Path, settings: Settings) -> None:
     """A fresh clone and a checkout that grew row by row end with the same bits."""
     fresh, _ = attached(tmp_path, settings)
-    entries = [kept(fresh, query).clone() for query in MEDIA]
+    entries = [cached_features(fresh, query).clone() for query in MEDIA]
     for order in ([3, 2, 1, 0], [2], [1, 3]):
         shutil.rmtree(tmp_path / ".mmalign")
         for last in range(1, len(order) + 1):
             grown, report = attached(tmp_path, settings, [MEDIA[index] for index in order[:last]])
             assert (report.hits, report.made) == (last - 1, 1)
-        assert all(torch.equal(kept(grown, MEDIA[index]), entries[index]) for index in order)
+        assert all(torch.equal(cached_features(grown, MEDIA[index]), entries[index]) for index in order)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_what_finds_no_room_runs_live_with_the_same_bits(
+def test_media_beyond_limit_run_live_with_same_bits(
     tmp_path: Path, settings: Settings, model: Any, capsys: pytest.CaptureFixture[str], dtype: str
 ) -> None:
     settings = changed(settings, "features", dtype=dtype)
     whole, report = attached(tmp_path, settings)
     expected = projected(model, whole)
     shutil.rmtree(tmp_path / ".mmalign")
-    first, second = (kept(whole, query).nbytes for query in MEDIA[:2])
+    first, second = (cached_features(whole, query).nbytes for query in MEDIA[:2])
     capsys.readouterr()
     partial, report = attached(tmp_path, changed(settings, "features", max_gb=(first + second) / 1e9))
     assert (report.made, report.live) == (2, 2)
-    assert "about 2 fit, the other 2 run through the tower each time" in capsys.readouterr().out
+    assert "about 2 fit, and the vision tower runs the other 2 in every pass" in capsys.readouterr().out
     media = [partial.policy_root(query).media[0] for query in MEDIA]
-    assert [isinstance(medium, UnkeptMedium) for medium in media] == [False, False, True, True]
+    assert [isinstance(medium, UncachedMedium) for medium in media] == [False, False, True, True]
     assert same(projected(model, partial), expected)
 
 
-def test_no_room_at_all(tmp_path: Path, settings: Settings, model: Any) -> None:
+def test_zero_budget_runs_all_media_live(tmp_path: Path, settings: Settings, model: Any) -> None:
     expected = projected(model, attached(tmp_path, settings)[0])
     shutil.rmtree(tmp_path / ".mmalign")
     nothing, report = attached(tmp_path, changed(settings, "features", max_gb=0.0))
@@ -142,32 +142,32 @@ def test_no_room_at_all(tmp_path: Path, settings: Settings, model: Any) -> None:
 
 
 @torch.no_grad()
-def test_bf16_halves_the_bytes_and_comes_out_in_the_models_dtype(tmp_path: Path, settings: Settings, model: Any) -> None:
+def test_bf16_cache_halves_bytes_and_returns_model_dtype(tmp_path: Path, settings: Settings, model: Any) -> None:
     whole, full = attached(tmp_path, settings)
-    exact = [kept(whole, query) for query in MEDIA]
+    exact = [cached_features(whole, query) for query in MEDIA]
     half, report = attached(tmp_path, changed(settings, "features", dtype="bf16"))
     assert report.made == 4
     assert report.bytes_a_medium == pytest.approx(full.bytes_a_medium / 2, rel=0.1)  # each tensor is padded to 64 bytes
     for query, features in zip(MEDIA, exact, strict=True):
-        assert torch.equal(kept(half, query), features.bfloat16())
+        assert torch.equal(cached_features(half, query), features.bfloat16())
     assert {item.dtype for item in projected(model, half)} == {torch.float32}
 
 
 @pytest.mark.parametrize(
-    ("section", "keys", "said"),
+    ("section", "keys", "message"),
     [
         ("features", {"cache": False}, "features.cache is false"),
-        ("training", {"parts": {"tower": 0.5, "projector": 1.0, "language_model": 1.0, "lm_head": 1.0}}, "the tower is trained"),
+        ("training", {"parts": {"tower": 0.5, "projector": 1.0, "language_model": 1.0, "lm_head": 1.0}}, "the vision tower is trained"),
     ],
 )
-def test_off_is_said(
-    tmp_path: Path, settings: Settings, capsys: pytest.CaptureFixture[str], section: str, keys: dict[str, object], said: str
+def test_disabled_cache_is_logged(
+    tmp_path: Path, settings: Settings, capsys: pytest.CaptureFixture[str], section: str, keys: dict[str, object], message: str
 ) -> None:
     off = parse_settings(settings.model_dump(by_alias=True) | {section: getattr(settings, section).model_dump() | keys}, "test")
     preprocessor, report = attached(tmp_path, off)
     assert preprocessor.features is None
     assert report == FeatureReport()
-    assert said in capsys.readouterr().out
+    assert message in capsys.readouterr().out
     assert not (tmp_path / ".mmalign").exists()
 
 
@@ -189,14 +189,14 @@ def test_models_share_entries_while_their_towers_are_equal(tmp_path: Path, setti
 @pytest.mark.parametrize(
     ("name", "key", "value"), [("config.json", "vision_feature_layer", -2), ("tokenizer_config.json", "model_max_length", 5000)]
 )
-def test_changed_settings_of_tower_or_processor_are_a_miss(tmp_path: Path, settings: Settings, name: str, key: str, value: float) -> None:
+def test_changed_vision_or_processor_settings_miss(tmp_path: Path, settings: Settings, name: str, key: str, value: float) -> None:
     attached(tmp_path, settings)
     path = tmp_path / "data/base" / name
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     assert attached(tmp_path, settings)[1].hits == 0
 
 
-def test_changed_media_are_a_miss(tmp_path: Path, settings: Settings) -> None:
+def test_changed_media_are_miss(tmp_path: Path, settings: Settings) -> None:
     attached(tmp_path, settings)
     assert attached(tmp_path, settings, [replace(MEDIA[0], media_digest="other bytes")])[1].hits == 0
     assert attached(tmp_path, changed(settings, "model", max_frames=2), MEDIA[:1])[1].hits == 0
@@ -205,12 +205,12 @@ def test_changed_media_are_a_miss(tmp_path: Path, settings: Settings) -> None:
 @pytest.mark.parametrize(
     ("section", "keys"), [("training", {"precision": "bf16"}), ("training", {"threads": 3}), ("features", {"dtype": "bf16"})]
 )
-def test_other_arithmetic_is_another_key(tiny_base: Path, settings: Settings, section: str, keys: dict[str, object]) -> None:
+def test_changed_arithmetic_changes_key(tiny_base: Path, settings: Settings, section: str, keys: dict[str, object]) -> None:
     device = torch.device("cpu")
     assert context_digest(tiny_base, changed(settings, section, **keys), device) != context_digest(tiny_base, settings, device)
 
 
-def test_a_towers_digest_knows_no_prefix_and_no_dtype(tmp_path: Path, tiny_base: Path) -> None:
+def test_vision_digest_ignores_prefix_and_dtype(tmp_path: Path, tiny_base: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(tiny_base, other)
     weights = {f"model.{name}": weight.double() for name, weight in load_file(other / "model.safetensors").items()}
@@ -218,26 +218,26 @@ def test_a_towers_digest_knows_no_prefix_and_no_dtype(tmp_path: Path, tiny_base:
     for number, names in enumerate((halves[::2], halves[1::2])):
         save_file({name: weights[name] for name in names}, other / f"model-{number}.safetensors", metadata={"format": "pt"})
     (other / "model.safetensors").unlink()
-    assert tower_digest(other) == tower_digest(tiny_base)
+    assert vision_digest(other) == vision_digest(tiny_base)
 
 
 def shards(root: Path) -> list[Path]:
     return sorted((root / ".mmalign/cache/features").glob("*.shard"))
 
 
-def test_a_torn_shard_is_made_again(tmp_path: Path, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+def test_torn_shard_is_recomputed(tmp_path: Path, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     first, _ = attached(tmp_path, settings)
-    expected = [kept(first, query).clone() for query in MEDIA]
+    expected = [cached_features(first, query).clone() for query in MEDIA]
     (shard,) = shards(tmp_path)
     shard.write_bytes(shard.read_bytes()[:100])
-    again, report = attached(tmp_path, settings)
-    assert "is torn: its 4 media are made again" in capsys.readouterr().out
+    repaired, report = attached(tmp_path, settings)
+    assert "is torn: a later run recomputes its 4 media" in capsys.readouterr().out
     assert (report.hits, report.made, report.damaged) == (0, 4, 4)
-    assert same([kept(again, query) for query in MEDIA], expected)
+    assert same([cached_features(repaired, query) for query in MEDIA], expected)
 
 
 @pytest.mark.parametrize("when", ["before the run", "when it is read"])
-def test_a_damaged_entry_is_said_and_made_again(
+def test_damaged_entry_is_logged_and_recomputed(
     tmp_path: Path, settings: Settings, model: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], when: str
 ) -> None:
     expected = projected(model, attached(tmp_path, settings)[0])
@@ -254,8 +254,8 @@ def test_a_damaged_entry_is_said_and_made_again(
     assert attached(tmp_path, settings)[1].made == (0 if when == "before the run" else 1)
 
 
-def test_other_runs_entries_go_first_and_ones_own_never(tmp_path: Path, settings: Settings) -> None:
-    """Four runs with room for three media: each of them keeps its own, and what was used last before it."""
+def test_eviction_takes_other_runs_entries_only(tmp_path: Path, settings: Settings) -> None:
+    """Four runs with room for three media: each retains its own entries and the most recently used others."""
     _, report = attached(tmp_path, settings, MEDIA[:1])
     size = int(report.bytes_a_medium)
     tight = changed(settings, "features", max_gb=3 * size / 1e9)
@@ -270,8 +270,8 @@ def test_other_runs_entries_go_first_and_ones_own_never(tmp_path: Path, settings
     assert (report.hits, report.made, report.live, report.evicted_shards) == (2, 0, 1, 1)
 
 
-def test_a_fill_that_is_killed_leaves_what_it_had_done(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = feature_cache.tower_alone, []
+def test_killed_fill_leaves_finished_entries(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = feature_cache.run_vision_tower, []
 
     def failing(*arguments: Any) -> Any:
         calls.append(1)
@@ -279,21 +279,21 @@ def test_a_fill_that_is_killed_leaves_what_it_had_done(tmp_path: Path, settings:
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(feature_cache, "tower_alone", failing)
+    monkeypatch.setattr(feature_cache, "run_vision_tower", failing)
     with pytest.raises(KeyboardInterrupt):
         attached(tmp_path, settings)
-    monkeypatch.setattr(feature_cache, "tower_alone", real)
+    monkeypatch.setattr(feature_cache, "run_vision_tower", real)
     _, report = attached(tmp_path, settings)
     assert (report.hits, report.made) == (2, 2)
 
 
-def test_another_process_is_waited_for(
+def test_fill_waits_for_other_process(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(feature_cache, "LOCK_SECONDS", 0.05)
     with FeatureStore(tmp_path) as other:
         other.lock.acquire()
-        monkeypatch.setattr(feature_cache, "_say", lambda text: (print(text), other.lock.release(force=True)))
+        monkeypatch.setattr(feature_cache, "_log", lambda text: (print(text), other.lock.release(force=True)))
         _, report = attached(tmp_path, settings)
     assert "waiting for another process" in capsys.readouterr().out
     assert report.made == 4
@@ -303,12 +303,12 @@ def test_blank_media_and_prompts_without_media_stay_as_they_are(tmp_path: Path, 
     preprocessor, _ = attached(tmp_path, settings)
     blank = preprocessor.judge_root(MEDIA[0], "Judge it.", blank=True).media[0]
     assert blank.features is None
-    assert not isinstance(blank, UnkeptMedium)
+    assert not isinstance(blank, UncachedMedium)
     text = next(query for query in queries() if not query.media)
     assert preprocessor.policy_root(text).media == ()
 
 
-def test_a_model_opened_for_the_tower_is_whole_under_zero_3() -> None:
+def test_vision_model_is_whole_under_zero_3() -> None:
     from transformers.integrations import HfDeepSpeedConfig, is_deepspeed_zero3_enabled, unset_hf_deepspeed_config
 
     active = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}, "train_micro_batch_size_per_gpu": 1})
@@ -323,8 +323,8 @@ def test_a_model_opened_for_the_tower_is_whole_under_zero_3() -> None:
 
 @pytest.mark.parametrize("name", sorted(BUILDERS))
 @torch.no_grad()
-def test_every_familys_features_are_kept(tmp_path: Path, tiny_base: Path, tiny_media: Path, name: str) -> None:
-    """Mixed kept, live and without room, in one batch, and with what deeper layers add."""
+def test_every_family_is_cached(tmp_path: Path, tiny_base: Path, tiny_media: Path, name: str) -> None:
+    """One batch mixes cached, live and uncached media, with the rows of deeper layers."""
     settings = save_checkout(tmp_path, tiny_base, tiny_media)
     base = BUILDERS[name](tmp_path / "family")
     model = load_model(base)
@@ -336,15 +336,15 @@ def test_every_familys_features_are_kept(tmp_path: Path, tiny_base: Path, tiny_m
         shutil.rmtree(tmp_path / ".mmalign")
         preprocessor, report = attached(tmp_path, chosen, MEDIA[:3], base)
         assert report.made == (3 if chosen is settings else 1)
-        found = TreeModel(model)(build_batch([policy_tree(preprocessor, query) for query in queries()], 300, "cpu", 0))
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-6)
+        log_probs = TreeModel(model)(build_batch([policy_tree(preprocessor, query) for query in queries()], 300, "cpu", 0))
+        torch.testing.assert_close(log_probs, expected, atol=1e-5, rtol=1e-6)
     edit(base, "embed_tokens")
     assert attached(tmp_path, settings, MEDIA[:1], base)[1].hits == 1
 
 
-def test_adapters_have_their_bases_tower(tmp_path: Path, tiny_base: Path) -> None:
+def test_adapters_share_vision_digest_of_base(tmp_path: Path, tiny_base: Path) -> None:
     folder = tmp_path / "adapters"
     folder.mkdir()
     (folder / "adapter_config.json").write_text("{}")
     (folder / "base.json").write_text(json.dumps({"path": os.path.relpath(tiny_base, folder), "digest": model_digest(tiny_base)}))
-    assert tower_digest(folder) == tower_digest(tiny_base)
+    assert vision_digest(folder) == vision_digest(tiny_base)

@@ -1,4 +1,4 @@
-"""Calls of tower and projector for other ranks' sake: they run, and change nothing."""
+"""Calls of vision tower and projector for other ranks' sake: they run, and change nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IMAGE, TEXT = queries()[0], queries()[2]
 
 @pytest.fixture
 def partitioned(tiny_base: Path) -> Any:
-    """A model whose parameters are marked as ZeRO-3 marks those that it holds in parts."""
+    """A model whose parameters carry ZeRO-3's mark of partitioned ones."""
     model = load_model(tiny_base)
     for number, parameter in enumerate(model.parameters()):
         parameter.ds_id = number
@@ -46,7 +46,7 @@ def ids(root: Any) -> torch.Tensor:
     return torch.tensor([list(root.input_ids)])
 
 
-def test_text_alone_runs_the_projector_and_adds_nothing(tiny_base: Path, tiny_media: Path, partitioned: Any, calls: list[str]) -> None:
+def test_text_only_batch_runs_projector_with_zero_weight(tiny_base: Path, tiny_media: Path, partitioned: Any, calls: list[str]) -> None:
     root = preprocessor(tiny_base, tiny_media).policy_root(TEXT)
     partitioned.model.vision_tower.requires_grad_(False)
     embeddings, media_RL, deeper = embed(partitioned, ids(root), [root])
@@ -62,7 +62,7 @@ def test_text_alone_runs_the_projector_and_adds_nothing(tiny_base: Path, tiny_me
     assert calls[2:] == ["projector"]
 
 
-def test_a_rank_with_kept_features_follows_one_that_runs_the_tower(
+def test_rank_with_cached_features_follows_live_rank(
     monkeypatch: pytest.MonkeyPatch, tiny_base: Path, tiny_media: Path, partitioned: Any, calls: list[str]
 ) -> None:
     root = preprocessor(tiny_base, tiny_media).policy_root(TEXT)
@@ -74,17 +74,17 @@ def test_a_rank_with_kept_features_follows_one_that_runs_the_tower(
     assert all(gradient is None or not gradient.any() for gradient in gradients)
 
 
-def test_media_are_what_they_are_without_other_ranks(
+def test_idle_calls_leave_media_features_unchanged(
     monkeypatch: pytest.MonkeyPatch, tiny_base: Path, tiny_media: Path, partitioned: Any, calls: list[str]
 ) -> None:
     root = preprocessor(tiny_base, tiny_media).policy_root(IMAGE)
     expected, _, _ = embed(load_model(tiny_base), ids(root), [root])
-    alone, _, _ = embed(partitioned, ids(root), [root])
+    first, _, _ = embed(partitioned, ids(root), [root])
     assert calls[1:] == ["tower", "projector"]
     others(monkeypatch, 4, 2)
     followed, _, _ = embed(partitioned, ids(root), [root])
     assert calls[3:] == ["tower"] * 4 + ["projector"] * 2
-    assert torch.equal(alone, expected)
+    assert torch.equal(first, expected)
     assert torch.equal(followed, expected)
 
 

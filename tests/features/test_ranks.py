@@ -15,7 +15,7 @@ from components.families.loading import load_model
 from components.families.processing import Preprocessor
 from components.features import embedding as features
 from components.features.cache import attach_features
-from components.features.embedding import UnkeptMedium, embed
+from components.features.embedding import UncachedMedium, embed
 from components.features.store import FeatureStore
 from components.files import read_json, write_json
 from tests.tiny import queries, save_checkout
@@ -32,9 +32,9 @@ def work(rank: int, root: Path, port: int, max_gb: float) -> None:
     preprocessor = Preprocessor(root / "data/base", root / "data/preferences", settings.model, settings.features)
     report = attach_features(preprocessor, root / "data/base", MEDIA, settings, root)
     media = [preprocessor.policy_root(query).media[0] for query in MEDIA]
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "report": vars(report),
-        "live": [isinstance(medium, UnkeptMedium) for medium in media],
+        "live": [isinstance(medium, UncachedMedium) for medium in media],
         "sums": [float(medium.features[0].double().sum()) for medium in media if medium.features],
     }
     model = load_model(root / "data/base")
@@ -48,19 +48,21 @@ def work(rank: int, root: Path, port: int, max_gb: float) -> None:
         roots = [preprocessor.policy_root(item) for item in query]
         width = max(len(item.input_ids) for item in roots)
         embed(model, torch.tensor([[*item.input_ids, *[0] * (width - len(item.input_ids))] for item in roots]), roots)
-    found["calls"] = calls
-    write_json(root / f"rank-{rank}.json", found)
+    result["calls"] = calls
+    write_json(root / f"rank-{rank}.json", result)
     distributed.barrier()
     distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("room", ["all", "half"])
-def test_two_ranks_fill_together_and_keep_in_step(tmp_path: Path, tiny_base: Path, tiny_media: Path, room: str) -> None:
+def test_two_ranks_fill_cache_in_lockstep(tmp_path: Path, tiny_base: Path, tiny_media: Path, room: str) -> None:
     settings = save_checkout(tmp_path, tiny_base, tiny_media)
-    alone = Preprocessor(tmp_path / "data/base", tmp_path / "data/preferences", settings.model, settings.features)
-    entries = attach_features(alone, tmp_path / "data/base", MEDIA, settings, tmp_path)
-    expected = [float(medium.features[0].double().sum()) for query in MEDIA for medium in alone.policy_root(query).media if medium.features]
+    single = Preprocessor(tmp_path / "data/base", tmp_path / "data/preferences", settings.model, settings.features)
+    entries = attach_features(single, tmp_path / "data/base", MEDIA, settings, tmp_path)
+    expected = [
+        float(medium.features[0].double().sum()) for query in MEDIA for medium in single.policy_root(query).media if medium.features
+    ]
     with FeatureStore(tmp_path) as store:
         store.evict(0, 0, [])
     with socket.socket() as free:
@@ -84,5 +86,5 @@ def test_two_ranks_fill_together_and_keep_in_step(tmp_path: Path, tiny_base: Pat
         assert first["calls"].count("tower") > 1
 
 
-def test_alone_nobody_is_asked() -> None:
+def test_single_process_needs_no_collective() -> None:
     assert features._most(3, torch.device("cpu")) == 3

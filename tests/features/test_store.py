@@ -1,4 +1,4 @@
-"""Shards on disk: what is written is read, and what is torn, damaged or half written is not."""
+"""Shards on disk: a reader gets whole entries, and no torn, damaged or partial ones."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def test_entries_come_back_bit_by_bit(store: FeatureStore, shard_bytes: int, dty
         writer.write(str(number), tensors(number, dtype), f"source {number}")
     writer.close()
     for number in range(5):
-        found = read(store, str(number))
-        assert found is not None
-        assert all(torch.equal(one, other) for one, other in zip(found, tensors(number, dtype), strict=True))
+        entry = read(store, str(number))
+        assert entry is not None
+        assert all(torch.equal(one, other) for one, other in zip(entry, tensors(number, dtype), strict=True))
         assert store.find([str(number)])[str(number)].source == f"source {number}"
 
 
-def test_an_entry_counts_once_its_shard_is_in_place(store: FeatureStore) -> None:
+def test_entry_counts_once_its_shard_is_in_place(store: FeatureStore) -> None:
     writer = ShardWriter(store)
     writer.write("a", tensors(0), "source")
     assert store.find(["a"]) == {}
@@ -56,7 +56,7 @@ def test_an_entry_counts_once_its_shard_is_in_place(store: FeatureStore) -> None
     assert set(store.find(["a", "b"])) == {"a"}
 
 
-def test_a_half_written_shard_and_one_without_a_name_are_swept(store: FeatureStore) -> None:
+def test_partial_and_unindexed_shards_are_swept(store: FeatureStore) -> None:
     fill(store, "a")
     ShardWriter(store).write("b", tensors(1), "source")
     (store.folder / "stray.shard").write_bytes(b"1")
@@ -65,7 +65,7 @@ def test_a_half_written_shard_and_one_without_a_name_are_swept(store: FeatureSto
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])
-def test_a_torn_shard_is_forgotten_with_its_entries(store: FeatureStore, damage: str) -> None:
+def test_torn_shard_is_forgotten_with_its_entries(store: FeatureStore, damage: str) -> None:
     fill(store, "abc", shard_bytes=200)
     shard = store.find(["a"])["a"].shard
     path = store.folder / shard
@@ -80,7 +80,7 @@ def test_a_torn_shard_is_forgotten_with_its_entries(store: FeatureStore, damage:
     assert not path.exists()
 
 
-def test_a_flipped_bit_is_seen(store: FeatureStore) -> None:
+def test_flipped_bit_is_detected(store: FeatureStore) -> None:
     fill(store, "ab")
     entry = store.find(["b"])["b"]
     path = store.folder / entry.shard
@@ -91,7 +91,7 @@ def test_a_flipped_bit_is_seen(store: FeatureStore) -> None:
     assert read(store, "a") is not None
 
 
-def test_the_least_recently_used_shards_go_first_and_kept_ones_never(store: FeatureStore) -> None:
+def test_eviction_is_least_recent_first_and_spares_used_shards(store: FeatureStore) -> None:
     fill(store, "abcd", shard_bytes=1)
     shards = {key: entry.shard for key, entry in store.find("abcd").items()}
     store.touch([shards["a"]])
@@ -103,18 +103,18 @@ def test_the_least_recently_used_shards_go_first_and_kept_ones_never(store: Feat
     assert store.evict(100 * one, one, [shards["a"], shards["c"]]) == []
 
 
-def test_a_mapped_shard_is_read_after_its_eviction(store: FeatureStore) -> None:
+def test_mapped_shard_is_read_after_its_eviction(store: FeatureStore) -> None:
     fill(store, "a")
     entry = store.find(["a"])["a"]
     mapped = store.map(entry.shard)
     store.evict(0, 0, [])
     assert list(store.folder.glob("*.shard")) == []
-    found = unpacked(mapped, entry)
-    assert found is not None
-    assert torch.equal(found[0], tensors(0)[0])
+    mapped_tensors = unpacked(mapped, entry)
+    assert mapped_tensors is not None
+    assert torch.equal(mapped_tensors[0], tensors(0)[0])
 
 
-def test_what_a_reader_writes_stays_its_own(store: FeatureStore) -> None:
+def test_reader_writes_stay_private(store: FeatureStore) -> None:
     fill(store, "a")
     first = read(store, "a")
     assert first is not None
@@ -124,23 +124,23 @@ def test_what_a_reader_writes_stays_its_own(store: FeatureStore) -> None:
     assert torch.equal(second[0], tensors(0)[0])
 
 
-def test_an_entry_that_is_written_twice_is_the_later_one(store: FeatureStore) -> None:
+def test_rewritten_entry_replaces_older_one(store: FeatureStore) -> None:
     fill(store, "a")
     with FeatureStore(store.folder.parents[2]) as other:
         writer = ShardWriter(other)
         writer.write("a", tensors(9), "source")
         writer.close()
-    found = read(store, "a")
-    assert found is not None
-    assert torch.equal(found[0], tensors(9)[0])
+    entry = read(store, "a")
+    assert entry is not None
+    assert torch.equal(entry[0], tensors(9)[0])
 
 
-def test_a_damaged_index_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_index_is_rebuilt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with FeatureStore(tmp_path) as store:
         fill(store, "a")
     (store.folder / "index.sqlite").write_bytes(b"not a database, and long enough to be read as one" * 100)
-    with FeatureStore(tmp_path) as again:
+    with FeatureStore(tmp_path) as rebuilt:
         assert "is damaged" in capsys.readouterr().out
-        assert again.find(["a"]) == {}
-        again.sweep()
-        assert list(again.folder.glob("*.shard")) == []
+        assert rebuilt.find(["a"]) == {}
+        rebuilt.sweep()
+        assert list(rebuilt.folder.glob("*.shard")) == []

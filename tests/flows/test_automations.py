@@ -26,7 +26,8 @@ from prefect.states import Cancelling, Crashed, Pending, Running
 
 from components.files import write_json
 from components.operations.services.lost_runs import PROCESS, end_lost_runs
-from components.operations.services.state import DEPLOYED, Addresses, addresses_file, settle_secrets, state_folder
+from components.operations.services.state import DEPLOYED, Addresses, addresses_file, create_secrets
+from components.processes.secrets import state_folder
 from flows.automations import AGAIN, LOST, STUCK, make_automations
 from flows.server import own_server, wait_for_server
 from tests.checkout import wait_for
@@ -177,7 +178,7 @@ def test_a_run_of_before_a_power_cut_is_found_where_its_process_and_its_heartbea
     root = deployed.folder
     port = int(os.environ["PREFECT_API_URL"].split(":")[2].partition("/")[0])
     write_json(addresses_file(root), asdict(Addresses("127.0.0.1", port, 1, 1)))
-    settle_secrets(root)
+    create_secrets(root)
     write_json(state_folder(root) / DEPLOYED, {"nightly": str(deployed.id)})
     lost, cancelled = (deployed.client.create_flow_run_from_deployment(deployed.id).id for _ in range(2))
     for run in (lost, cancelled):

@@ -107,7 +107,7 @@ def test_limits_are_made_once_and_follow_the_machine(client: SyncPrefectClient, 
 
 def test_a_host_without_cards_has_the_limit_of_its_cpu_only(client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr("components.processes.slots.cards.machine_cards", list)
+    monkeypatch.setattr("components.processes.slots.gpus.machine_gpus", list)
     assert make_limits(client) == {CPU: 1}
 
 

@@ -63,7 +63,7 @@ def test_each_fault_of_a_stage_keeps_its_kind_up_to_the_run(checkout: Path) -> N
     assert attempt(checkout)["sentence"] == "the loss is nan at step 3"
     mistake = failure_of(checkout, "mistake")
     assert isinstance(mistake, UserError)
-    assert str(mistake) == "stage validate: row 7 of the data is wrong: mend it"
+    assert str(mistake) == "stage validate: row 7 of the data is wrong: correct it"
     assert fault_kind(failure_of(checkout, "fail")) == "fault"
 
 

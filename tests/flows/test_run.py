@@ -64,7 +64,7 @@ def test_a_run_through_its_life(checkout: Path) -> None:
     behave(checkout, "reward", "mistake")
     mistake = mmalign(checkout, "run", timeout=900)
     assert mistake.returncode == 2
-    assert "mmalign: stage reward: row 7 of the data is wrong: mend it\n" in mistake.stderr
+    assert "mmalign: stage reward: row 7 of the data is wrong: correct it\n" in mistake.stderr
     assert "1 file of data/ changed: data/preferences/data.jsonl" in mistake.stdout
     failed = summary(checkout)
     assert (failed["status"], failed["failed_stage"]) == ("failed", "reward")

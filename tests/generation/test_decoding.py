@@ -10,7 +10,7 @@ import torch
 
 from components.families.adapters import Root
 from components.families.loading import load_model
-from components.generation.continuation import Alone
+from components.generation.continuation import SingleProcess
 from components.generation.decoding import can_decode, continue_prompts, decode
 from components.generation.generate import generate
 from components.preferences.release import query_from_row
@@ -22,7 +22,7 @@ Prompts = tuple[list[Root], list[list[int]]]
 
 @pytest.fixture
 def model(tiny_base: Path) -> Any:
-    """A random model with a head of its own and large weights: a tied one says its last token again and again."""
+    """A random model with an untied head and large weights: a tied one repeats its last token."""
     model = load_model(tiny_base)
     torch.manual_seed(1)
     model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
@@ -37,8 +37,8 @@ def prompts(tiny_base: Path, tiny_media: Path) -> Prompts:
     """Every response of every tiny query as a suffix to its judge's root, and every policy root alone."""
     prepared = preprocessor(tiny_base, tiny_media)
     judged = [(prepared.judge_root(query, INSTRUCTION), prepared.judge_ids(r.text)) for query in queries() for r in query.responses]
-    alone: list[tuple[Root, list[int]]] = [(prepared.policy_root(query), []) for query in queries()]
-    both = [row for pair in zip(judged, [*alone, *judged], strict=False) for row in pair]
+    policy: list[tuple[Root, list[int]]] = [(prepared.policy_root(query), []) for query in queries()]
+    both = [row for pair in zip(judged, [*policy, *judged], strict=False) for row in pair]
     return [root for root, _ in both], [suffix for _, suffix in both]
 
 
@@ -48,44 +48,44 @@ def both_ways(model: Any, prompts: Prompts, end_id: int, generated_at_once: int 
     return decode(model, roots, suffixes, max_new_tokens=12, batch_size=9, end_id=end_id), expected
 
 
-def test_tokens_are_those_of_generate_with_rows_that_end_at_unequal_places(model: Any, prompts: Prompts) -> None:
-    found, expected = both_ways(model, prompts, end_id=2)
-    assert found == expected
+def test_tokens_equal_generate_with_unequal_row_ends(model: Any, prompts: Prompts) -> None:
+    decoded, expected = both_ways(model, prompts, end_id=2)
+    assert decoded == expected
     # What many rows write somewhere serves as the end, so that rows leave the batch.
     written = [token for row in expected for token in set(row)]
-    found, expected = both_ways(model, prompts, end_id=max(set(written), key=written.count))
-    assert found == expected
+    decoded, expected = both_ways(model, prompts, end_id=max(set(written), key=written.count))
+    assert decoded == expected
     assert len({len(row) for row in expected}) > 3
 
 
 @pytest.mark.filterwarnings("ignore:Passing `.*` with `inputs_embeds`:UserWarning")
-def test_a_repetition_penalty_counts_and_any_other_setting_goes_through_generate(model: Any, prompts: Prompts) -> None:
+def test_penalty_is_applied_and_other_settings_use_generate(model: Any, prompts: Prompts) -> None:
     plain, _ = both_ways(model, prompts, end_id=2)
     model.generation_config.repetition_penalty = 1.5
     assert can_decode(model)
     # One at a time: where rows are padded, transformers leaves out as many of the written tokens as there is padding.
-    found, expected = both_ways(model, prompts, end_id=2, generated_at_once=1)
-    assert found == expected
-    assert found != plain
+    decoded, expected = both_ways(model, prompts, end_id=2, generated_at_once=1)
+    assert decoded == expected
+    assert decoded != plain
     model.generation_config.repetition_penalty = 1.0
     model.generation_config.no_repeat_ngram_size = 2
     assert not can_decode(model)
-    found, expected = both_ways(model, prompts, end_id=2)
-    assert found == expected
+    decoded, expected = both_ways(model, prompts, end_id=2)
+    assert decoded == expected
 
 
-def test_a_root_is_read_once_and_passes_are_counted(model: Any, prompts: Prompts) -> None:
+def test_root_is_read_once_and_passes_are_counted(model: Any, prompts: Prompts) -> None:
     root, suffixes = prompts[0][0], [[5, 6], [7], [8, 9, 10]]
     passes: list[tuple[int, int]] = []
-    found = decode(
+    decoded = decode(
         model, [root] * 3, suffixes, max_new_tokens=3, batch_size=8, end_id=2, count=lambda tokens, slots: passes.append((tokens, slots))
     )
-    assert [len(row) for row in found] == [3, 3, 3]
+    assert [len(row) for row in decoded] == [3, 3, 3]
     assert passes == [(len(root.input_ids), len(root.input_ids)), (6, 9), (3, 3), (3, 3)]
 
 
-def test_a_process_takes_the_passes_of_one_that_has_more_to_do(model: Any, prompts: Prompts) -> None:
-    class Longer(Alone):
+def test_process_matches_passes_of_busier_one(model: Any, prompts: Prompts) -> None:
+    class Longer(SingleProcess):
         """Another process with one batch more, a suffix of nine tokens, and no row that ends."""
 
         def most(self, count: int) -> int:
@@ -97,22 +97,22 @@ def test_a_process_takes_the_passes_of_one_that_has_more_to_do(model: Any, promp
     roots, suffixes = prompts[0][:6], prompts[1][:6]
     passes: list[int] = []
     arguments: dict[str, Any] = {"max_new_tokens": 8, "batch_size": 8, "end_id": 2}
-    alone = decode(model, roots, suffixes, **arguments)
+    single = decode(model, roots, suffixes, **arguments)
     together = decode(model, roots, suffixes, **arguments, step=Longer(), count=lambda tokens, _: passes.append(tokens))
-    assert together == alone
+    assert together == single
     assert len(passes) == 2 * (1 + 1 + 7)
 
 
-def test_the_end_token_is_read_behind_rows_that_wrote_it_and_rows_that_were_cut(model: Any, prompts: Prompts) -> None:
+def test_end_token_is_read_after_written_and_cut_rows(model: Any, prompts: Prompts) -> None:
     roots, suffixes = prompts
     plain = decode(model, roots, suffixes, max_new_tokens=5, batch_size=9, end_id=2)
     written = [token for row in plain for token in set(row)]
     end_id = max(set(written), key=written.count)
     expected = decode(model, roots, suffixes, max_new_tokens=5, batch_size=9, end_id=end_id)
-    found = continue_prompts(model, roots, suffixes, max_new_tokens=5, batch_size=9, end_id=end_id, read_ends=True)
-    assert [row.tokens for row in found] == expected
+    continued = continue_prompts(model, roots, suffixes, max_new_tokens=5, batch_size=9, end_id=end_id, read_ends=True)
+    assert [row.tokens for row in continued] == expected
     assert {len(row) for row in expected} >= {0, 5}
-    for root, suffix, row in zip(roots, suffixes, found, strict=True):
+    for root, suffix, row in zip(roots, suffixes, continued, strict=True):
         with torch.no_grad():
             ids = torch.tensor([[*root.input_ids, *suffix, *row.tokens, end_id]])
             hidden = model.model(input_ids=ids, **pixels(root)).last_hidden_state[0, -1]
@@ -120,7 +120,7 @@ def test_the_end_token_is_read_behind_rows_that_wrote_it_and_rows_that_were_cut(
         torch.testing.assert_close(row.end_H, hidden, rtol=1e-4, atol=1e-4)
 
 
-def test_the_models_own_mode_and_attention_are_back_afterwards(model: Any, prompts: Prompts) -> None:
+def test_model_mode_and_attention_are_restored(model: Any, prompts: Prompts) -> None:
     model.train()
     model.config.text_config._attn_implementation = "flex_attention"
     decode(model, prompts[0][:2], prompts[1][:2], max_new_tokens=2, batch_size=8, end_id=2)
@@ -128,7 +128,7 @@ def test_the_models_own_mode_and_attention_are_back_afterwards(model: Any, promp
     assert model.config.text_config._attn_implementation == "flex_attention"
 
 
-def test_the_bundled_base_writes_the_same_answers_and_critiques(base: Path, data: Path) -> None:
+def test_bundled_base_writes_same_answers_and_critiques(base: Path, data: Path) -> None:
     lines = (data / "preferences/heldout.jsonl").read_text(encoding="utf-8").splitlines()[::40]
     chosen = [query_from_row(json.loads(line)) for line in lines]
     prepared, model = preprocessor(base, data / "preferences"), load_model(base)
@@ -137,8 +137,8 @@ def test_the_bundled_base_writes_the_same_answers_and_critiques(base: Path, data
     for query in chosen:
         roots += [prepared.judge_root(query, INSTRUCTION)] * len(query.responses)
         suffixes += [prepared.judge_ids(response.text) for response in query.responses]
-    found = decode(model, roots, suffixes, max_new_tokens=24, batch_size=64, end_id=prepared.end_id)
+    decoded = decode(model, roots, suffixes, max_new_tokens=24, batch_size=64, end_id=prepared.end_id)
     expected = generate(model, roots, suffixes, max_new_tokens=24, batch_size=64, end_id=prepared.end_id)
-    assert len(found) > 60
-    assert sum(row != other for row, other in zip(found, expected, strict=True)) == 0
+    assert len(decoded) > 60
+    assert sum(row != other for row, other in zip(decoded, expected, strict=True)) == 0
     assert torch.get_default_dtype() == torch.float32

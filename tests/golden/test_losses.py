@@ -59,7 +59,7 @@ def _train(task: Any) -> list[float]:
     return found[:STEPS]
 
 
-def test_twenty_losses_of_both_trainings_are_as_checked_in(tmp_path: Path, tiny_base: Path, tiny_media: Path) -> None:
+def test_training_losses_equal_golden_values(tmp_path: Path, tiny_base: Path, tiny_media: Path) -> None:
     golden = json.loads(GOLDEN.read_text())
     found = losses(tmp_path, tiny_base, tiny_media)
     for name, expected in golden.items():

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from components.operations.services.bootstrap import PASSWORDS, PORTS
 from components.operations.services.programs import NAMES
-from components.operations.services.settle import PASSWORDS, PORTS
 from tests.checkout import ROOT
 
 FILE = ROOT / "infra/compose.yaml"
@@ -27,7 +27,7 @@ def test_every_service_of_mmalign_up_is_there_and_runs_the_same_program() -> Non
     assert set(SERVICES) == {*NAMES, ONCE}
     for name in set(NAMES) - {"postgres"}:
         assert SERVICES[name]["command"] == ["python", "-m", "components.operations.services.programs", name, "/srv/mmalign"]
-    assert SERVICES[ONCE]["command"] == ["python", "-m", "components.operations.services.settle", "/srv/mmalign"]
+    assert SERVICES[ONCE]["command"] == ["python", "-m", "components.operations.services.bootstrap", "/srv/mmalign"]
 
 
 def test_no_password_has_a_default_and_a_missing_one_is_a_sentence() -> None:

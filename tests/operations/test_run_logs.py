@@ -9,7 +9,7 @@ from components.operations.run_logs import NOTE, all_logs, note_run
 from components.processes.marks import FLOW_RUN
 
 
-def test_a_note_says_whose_the_logs_are_and_whether_the_run_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_note_names_run_and_whether_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FLOW_RUN, "flow")
     note_run(tmp_path / "logs/20260101-020000", "mlflow")
     (one,) = all_logs(tmp_path)
@@ -19,7 +19,7 @@ def test_a_note_says_whose_the_logs_are_and_whether_the_run_lives(tmp_path: Path
 
 
 @pytest.mark.parametrize("note", [None, "{", "{}", '{"flow_run": null}'])
-def test_logs_without_a_note_or_with_a_damaged_one_are_there_all_the_same(tmp_path: Path, note: str | None) -> None:
+def test_logs_with_missing_or_damaged_note_are_listed(tmp_path: Path, note: str | None) -> None:
     folder = tmp_path / "logs/20260101-020000"
     folder.mkdir(parents=True)
     if note is not None:

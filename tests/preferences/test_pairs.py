@@ -14,7 +14,7 @@ def query(*ranks: int) -> Query:
     return Query("q", "mcq", "Which?", responses, media="mcq/x.png", media_kind="image")
 
 
-def test_a_pair_row_has_the_release_fields() -> None:
+def test_pair_row_has_release_fields() -> None:
     assert pairs_from_query(query(2, 1)) == [
         {
             "id": "q",
@@ -30,7 +30,7 @@ def test_a_pair_row_has_the_release_fields() -> None:
 
 
 @pytest.mark.parametrize("ranks", [(1, 2), (1, 2, 3, 4), (2, 1, 2, 3), (1, 1, 2), (3, 1, 1, 4), (1, 2, 2, 2, 3)])
-def test_a_querys_pairs_make_the_query_again(ranks: tuple[int, ...]) -> None:
+def test_pairs_round_trip_to_query(ranks: tuple[int, ...]) -> None:
     original = query(*ranks)
     (back,) = queries_from_pairs(pairs_from_query(original))
 
@@ -51,18 +51,18 @@ def test_pairs_of_several_queries_may_be_mixed() -> None:
     assert [(back.id, len(back.responses)) for back in queries_from_pairs(rows)] == [("q", 3), ("other", 2)]
 
 
-def test_a_circle_is_no_ranking() -> None:
+def test_circular_pairs_are_refused() -> None:
     rows = [{"id": "q", "prompt": "?", "chosen": chosen, "rejected": rejected} for chosen, rejected in ("ab", "bc", "ca")]
     with pytest.raises(RowError, match="no weak order"):
         queries_from_pairs(rows)
 
 
-def test_a_missing_pair_is_no_ranking() -> None:
+def test_missing_pair_is_refused() -> None:
     rows = pairs_from_query(query(1, 2, 3))
     with pytest.raises(RowError, match="not those of one ranking"):
         queries_from_pairs([rows[0], rows[2]])
 
 
-def test_a_row_that_is_no_pair_names_its_field() -> None:
+def test_non_pair_row_names_its_field() -> None:
     with pytest.raises(RowError, match="rejected: is NoneType"):
         queries_from_pairs([{"id": "q", "prompt": "?", "chosen": "a"}])

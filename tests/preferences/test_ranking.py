@@ -23,7 +23,7 @@ from components.preferences.ranking import UnknownRankingError, parse_ranking
         ("ranking: 1=2=3=4", [1, 1, 1, 1]),
     ],
 )
-def test_known_encodings_give_ranks(value: Any, ranks: list[int]) -> None:
+def test_supported_encodings_give_ranks(value: Any, ranks: list[int]) -> None:
     assert parse_ranking(value, 4) == ranks
 
 
@@ -47,7 +47,7 @@ def test_known_encodings_give_ranks(value: Any, ranks: list[int]) -> None:
         ("1>2>3>4", "responses 1 to 3"),
     ],
 )
-def test_ranks_that_are_no_weak_order_are_the_fault_of_one_row(value: Any, reason: str) -> None:
+def test_invalid_weak_order_refuses_one_row(value: Any, reason: str) -> None:
     with pytest.raises(RowError, match=reason):
         parse_ranking(value, 3)
 
@@ -56,14 +56,14 @@ def test_ranks_that_are_no_weak_order_are_the_fault_of_one_row(value: Any, reaso
     "value",
     ["A>B>C", "1,2,3", "1>2>", "best: 2", "[1>2>3", "1>2>3]", {"1": 1}, 3, True, ["a", "b", "c"], [[1], [2, 3]], [True, False, True]],
 )
-def test_an_unknown_encoding_is_everybodys_fault_and_shows_its_value(value: Any) -> None:
+def test_unknown_encoding_refuses_file_and_shows_value(value: Any) -> None:
     with pytest.raises(UnknownRankingError) as caught:
         parse_ranking(value, 3)
     assert ascii(value) in str(caught.value)
     assert "1>2=3>4" in str(caught.value)
 
 
-def test_a_long_value_is_cut_in_the_message() -> None:
+def test_long_value_is_cut_in_message() -> None:
     with pytest.raises(UnknownRankingError) as caught:
         parse_ranking("x" * 10_000, 3)
     assert len(str(caught.value)) < 400

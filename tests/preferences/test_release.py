@@ -26,7 +26,7 @@ def row(**changes: Any) -> dict[str, Any]:
     return {key: value for key, value in (values | changes).items() if value is not ...}
 
 
-def test_a_release_row_becomes_a_query() -> None:
+def test_release_row_becomes_query() -> None:
     assert query_from_row(row()) == Query(
         id="ai2d_azuregpt_4569_175031",
         category="long",
@@ -54,11 +54,11 @@ def test_a_release_row_becomes_a_query() -> None:
         ),
     ],
 )
-def test_rows_go_out_and_come_back_the_same(query: Query) -> None:
+def test_rows_go_out_and_come_back_same(query: Query) -> None:
     assert query_from_row(row_from_query(query)) == query
 
 
-def test_exported_rows_have_every_field_of_the_release() -> None:
+def test_exported_rows_have_every_field_of_release() -> None:
     assert row().keys() <= row_from_query(query_from_row(row())).keys()
 
 
@@ -80,7 +80,7 @@ def test_scores_may_be_text_and_go_by_either_name_of_ethics() -> None:
 
 
 @pytest.mark.parametrize("nothing", ["", None, [], ...])
-def test_a_row_without_media_is_text_only(nothing: Any) -> None:
+def test_row_without_media_is_text_only(nothing: Any) -> None:
     query = query_from_row(row(image=nothing, video=nothing))
     assert (query.media, query.media_kind) == (None, None)
 
@@ -88,11 +88,11 @@ def test_a_row_without_media_is_text_only(nothing: Any) -> None:
 @pytest.mark.parametrize(
     ("question", "media"), [("<image>\nWhat?", {}), ("<video>\nWhat?", {"image": "", "video": "video/clip"}), ("<image> What?", {})]
 )
-def test_a_leading_placeholder_is_taken_off(question: str, media: dict[str, str]) -> None:
+def test_leading_placeholder_is_taken_off(question: str, media: dict[str, str]) -> None:
     assert query_from_row(row(question=question, **media)).prompt == "What?"
 
 
-def test_a_placeholder_without_its_medium_is_a_fault() -> None:
+def test_placeholder_without_medium_is_refused() -> None:
     with pytest.raises(RowError, match="names no image"):
         query_from_row(row(question="<image>\nWhat?", image=""))
 
@@ -114,7 +114,7 @@ def test_a_placeholder_without_its_medium_is_a_fault() -> None:
         ({"image": "pictures/x.png", "category": ""}, "short"),
     ],
 )
-def test_the_category_comes_from_the_field_the_folder_or_the_text(changes: dict[str, Any], category: str) -> None:
+def test_category_comes_from_field_folder_or_text(changes: dict[str, Any], category: str) -> None:
     assert query_from_row(row(**changes)).category == category
 
 
@@ -161,7 +161,7 @@ def test_one_option_makes_no_multiple_choice() -> None:
         ({"category": "shorts"}, "category", "category"),
     ],
 )
-def test_a_bad_row_names_its_field(changes: dict[str, Any], kind: str, field: str) -> None:
+def test_bad_row_names_its_field(changes: dict[str, Any], kind: str, field: str) -> None:
     with pytest.raises(RowError) as caught:
         query_from_row(row(**changes))
     assert (caught.value.kind, caught.value.field) == (kind, field)

@@ -1,4 +1,4 @@
-"""Which faults are worth another try: the errors that libraries really raise, provoked where that takes no time."""
+"""The kinds of real errors of libraries, provoked where that is fast."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from components.processes.fault_kinds import KINDS, error_of, fault_kind, kind_n
 
 @pytest.fixture
 def nobody() -> str:
-    """An address on which nobody listens."""
+    """An address without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as bound:
         port = bound.getsockname()[1]
     return f"http://127.0.0.1:{port}"
@@ -66,16 +66,14 @@ def by_mlflow(address: str) -> None:
 
 
 @pytest.mark.parametrize("ask", [by_requests, by_urllib, by_httpx, by_boto3, by_psycopg2, by_mlflow])
-def test_a_server_that_is_away_is_infrastructure_whoever_asks(
-    ask: Callable[[str], None], nobody: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_silent_server_is_infrastructure_for_every_client(ask: Callable[[str], None], nobody: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(Exception) as raised:  # noqa: PT011 -- each library has its own
+    with pytest.raises(Exception) as raised:  # noqa: PT011 -- each library has its own error
         ask(nobody)
     assert fault_kind(raised.value) == "infrastructure"
 
 
-def test_a_full_disk_is_infrastructure_as_python_and_torch_say_it() -> None:
+def test_full_disk_is_infrastructure_for_python_and_torch() -> None:
     full = Path("/dev/full")
     with pytest.raises(OSError, match="No space") as raised, full.open("w") as stream:
         stream.write("x" * 100_000)
@@ -85,7 +83,7 @@ def test_a_full_disk_is_infrastructure_as_python_and_torch_say_it() -> None:
     assert fault_kind(by_torch.value) == "infrastructure", by_torch.value
 
 
-def test_memory_that_is_not_there_is_infrastructure() -> None:
+def test_exhausted_memory_is_infrastructure() -> None:
     with pytest.raises(RuntimeError) as raised:
         torch.empty(10**16)
     assert fault_kind(raised.value) == "infrastructure"
@@ -118,7 +116,7 @@ def test_each_error_has_its_kind(error: BaseException, kind: str) -> None:
     assert fault_kind(error) == kind
 
 
-def test_an_error_that_was_raised_from_a_lost_connection_is_of_its_kind() -> None:
+def test_error_takes_kind_of_its_cause() -> None:
     error = RuntimeError("the upload failed")
     assert fault_kind(error) == "fault"
     error.__cause__ = ConnectionResetError(errno.ECONNRESET, "reset")
@@ -126,7 +124,7 @@ def test_an_error_that_was_raised_from_a_lost_connection_is_of_its_kind() -> Non
 
 
 @pytest.mark.parametrize(("code", "kind"), [(404, "fault"), (403, "fault"), (503, "infrastructure")])
-def test_a_server_that_answers_is_blamed_for_its_own_failures_only(code: int, kind: str) -> None:
+def test_only_server_errors_are_infrastructure(code: int, kind: str) -> None:
     import httpx
 
     request = httpx.Request("GET", "http://127.0.0.1")
@@ -135,18 +133,18 @@ def test_a_server_that_answers_is_blamed_for_its_own_failures_only(code: int, ki
     assert fault_kind(urllib.error.HTTPError("http://127.0.0.1", code, "no", None, None)) == kind  # type: ignore[arg-type]
 
 
-def test_what_dvc_writes_tells_its_kind() -> None:
+def test_kind_follows_from_dvc_output() -> None:
     assert kind_of_words("ERROR: failed to reproduce 'reward': [Errno 28] No space left on device") == "infrastructure"
     assert kind_of_words("ERROR: failed to reproduce 'reward': output 'x' is already specified in stage 'y'") == "fault"
 
 
-def test_a_kind_survives_being_written_down() -> None:
+def test_kind_survives_round_trip() -> None:
     for kind in KINDS:
         assert fault_kind(error_of(kind, "a sentence")) == kind
     assert kind_named("nonsense") == "fault"
 
 
-def test_a_rank_that_lost_its_peer_is_told_from_one_that_failed() -> None:
+def test_lost_peer_differs_from_failed_rank() -> None:
     assert lost_a_peer(RuntimeError("Connection closed by peer [127.0.0.1]:38467"))
     assert not lost_a_peer(RuntimeError("shape mismatch"))
     assert not lost_a_peer(TrainingFault("the connection was reset"))

@@ -11,7 +11,7 @@ from components.processes.outcome import OUTCOME
 
 
 @pytest.fixture
-def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def outcome_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(OUTCOME, str(tmp_path / "outcome.json"))
     return tmp_path / "outcome.json"
@@ -29,35 +29,35 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (ZeroDivisionError("division by zero"), FAULT, "fault"),
     ],
 )
-def test_an_error_is_one_sentence_an_exit_code_and_an_outcome(
-    error: BaseException, code: int, kind: str, told: Path, capsys: pytest.CaptureFixture[str]
+def test_error_gives_sentence_exit_code_and_outcome(
+    error: BaseException, code: int, kind: str, outcome_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert explain(error) == code
-    said = capsys.readouterr().err
-    assert said.startswith("mmalign: ")
-    assert said.count("\n") == 1
-    outcome = json.loads(told.read_text())
+    message = capsys.readouterr().err
+    assert message.startswith("mmalign: ")
+    assert message.count("\n") == 1
+    outcome = json.loads(outcome_file.read_text())
     assert outcome["kind"] == kind
-    assert said == f"mmalign: {outcome['sentence']}\n"
+    assert message == f"mmalign: {outcome['sentence']}\n"
     if isinstance(error, InfrastructureFault):
         assert (outcome["stage"], outcome["log"]) == ("align", "logs/align.log")
 
 
-def test_an_outcome_holds_no_secret(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outcome_contains_no_secret(outcome_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-0123456789")
     explain(RuntimeError("the bucket refused canary-0123456789 and http://me:hidden-word@host/"))
-    assert "canary-0123456789" not in told.read_text()
-    assert "hidden-word" not in told.read_text()
+    assert "canary-0123456789" not in outcome_file.read_text()
+    assert "hidden-word" not in outcome_file.read_text()
 
 
-def test_nobody_who_did_not_ask_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unrequested_outcome_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(OUTCOME, raising=False)
     explain(UserError("a key is unknown"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_trace_that_can_t_be_written_still_leaves_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_trace_still_prints_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "logs").touch()
     monkeypatch.setenv(OUTCOME, str(tmp_path / "logs" / "outcome.json"))  # a file in the way: nothing can be written below it

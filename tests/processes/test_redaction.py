@@ -14,56 +14,57 @@ def _no_keys_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.delenv("AWS_SHARED_CREDENTIALS_FILE", raising=False)
 
 
-def test_the_longer_secret_goes_first_so_that_nothing_of_it_is_left() -> None:
+def test_longer_secret_is_removed_first() -> None:
     assert Redactor(["abcdef", "abcdef-ghijkl"]).clean("x abcdef-ghijkl y abcdef z") == "x *** y *** z"
 
 
-def test_a_secret_is_found_as_it_stands_in_an_address_and_in_a_header() -> None:
-    known = Redactor(["pa/ss+word", "admin:pa/ss+word"])
+def test_secret_in_url_or_header_is_removed() -> None:
+    cleaner = Redactor(["pa/ss+word", "admin:pa/ss+word"])
 
-    assert known.clean("http://h/?p=pa%2Fss%2Bword") == "http://h/?p=***"
-    assert known.clean(f"Basic {base64.b64encode(b'admin:pa/ss+word').decode()}") == "Basic ***"
+    assert cleaner.clean("http://h/?p=pa%2Fss%2Bword") == "http://h/?p=***"
+    assert cleaner.clean(f"Basic {base64.b64encode(b'admin:pa/ss+word').decode()}") == "Basic ***"
 
 
-def test_user_and_password_in_any_address_are_taken_out() -> None:
+def test_user_and_password_in_addresses_are_removed() -> None:
     text = "postgresql://me:se@cret@db:5432/x and https://token@github.com/a/b but https://example.org/@someone stays"
 
     assert Redactor([]).clean(text) == "postgresql://***@db:5432/x and https://***@github.com/a/b but https://example.org/@someone stays"
 
 
 @pytest.mark.parametrize("name", ["DB_PASSWORD", "AWS_SECRET_ACCESS_KEY", "hf_token", "PREFECT_API_AUTH_STRING"])
-def test_variables_whose_names_say_so_are_secret(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_with_telling_names_are_secret(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "canary-1")
 
     assert redactor(tmp_path).clean("it is canary-1.") == "it is ***."
 
 
-def test_short_values_and_paths_are_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_values_and_paths_are_not_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path))
 
     assert redactor(tmp_path).clean(f"false at {tmp_path}") == f"false at {tmp_path}"
 
 
-def test_passwords_of_addresses_in_the_environment_are_secret_wherever_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passwords_in_environment_addresses_are_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://me:canary-2@host/x")
 
     assert redactor(tmp_path).clean("password authentication failed: canary-2") == "password authentication failed: ***"
 
 
-def test_the_services_passwords_are_secret_even_where_the_file_is_open_to_others(tmp_path: Path) -> None:
-    from components.operations.services.state import secrets_file, settle_secrets
+def test_service_passwords_are_secret_even_in_open_file(tmp_path: Path) -> None:
+    from components.operations.services.state import create_secrets
+    from components.processes.secrets import secrets_file
 
-    kept = settle_secrets(tmp_path)
-    header = base64.b64encode(f"admin:{kept.mlflow_password}".encode()).decode()
-    text = f"{kept.postgres} {kept.prefect_auth} {kept.supervisor} {header} admin"
+    secrets = create_secrets(tmp_path)
+    header = base64.b64encode(f"admin:{secrets.mlflow_password}".encode()).decode()
+    text = f"{secrets.postgres} {secrets.prefect_auth} {secrets.supervisor} {header} admin"
 
     assert redactor(tmp_path).clean(text) == "*** *** *** *** admin"
     secrets_file(tmp_path).chmod(0o644)
-    assert kept.postgres not in redactor(tmp_path).clean(text)
+    assert secrets.postgres not in redactor(tmp_path).clean(text)
 
 
-def test_keys_in_the_files_of_dvc_and_aws_are_secret(tmp_path: Path) -> None:
+def test_keys_in_dvc_and_aws_files_are_secret(tmp_path: Path) -> None:
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc/config.local").write_text("['remote \"s3\"']\n    url = s3://bucket\n    secret_access_key = canary-3\n")
     (tmp_path / ".aws").mkdir()
@@ -72,7 +73,7 @@ def test_keys_in_the_files_of_dvc_and_aws_are_secret(tmp_path: Path) -> None:
     assert redactor(tmp_path).clean("canary-3 canary-4 s3://bucket") == "*** *** s3://bucket"
 
 
-def test_the_addresses_of_notices_are_secret_in_all_their_parts_but_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notice_addresses_are_secret_except_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(NOTICES, "discord://webhook1/token-of-it, mailto://me:pass-word@example.org?to=boss@example.org")
     text = "POST https://discord.com/api/webhooks/webhook1/token-of-it; pass-word at example.org"
 

@@ -12,8 +12,9 @@ import pytest
 from scipy.stats import binomtest
 
 from components.errors import UserError
-from components.registry.gate import Decision, Results, judge_policy, judge_reward, newcombe, wilson
+from components.registry.gate import Decision, Results, judge_policy, judge_reward
 from components.registry.policy import POLICY_FILE, RegistryPolicy, load_policy
+from components.statistics import newcombe, wilson
 
 ROOT = Path(__file__).resolve().parents[2]
 Rows = list[dict[str, Any]]

@@ -18,10 +18,10 @@ import pytest
 import torch
 
 from components.config.settings import load_settings
-from components.critique.writing import write_critiques
 from components.errors import UserError
 from components.families.digests import model_digest
 from components.families.loading import load_model
+from components.generation.critiques import write_critiques
 from components.generation.generate import generate
 from components.registry import packaging
 from components.registry.model_input import IMAGE_ROOT, image_bytes

@@ -8,8 +8,9 @@ from transformers import AutoModelForImageTextToText
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from components.errors import UserError
+from components.families.digests import FAMILY_NAMES
 from components.rehearsal.architectures import KNOWN
-from components.rehearsal.parameters import FAMILY_NAMES, architecture
+from components.rehearsal.parameters import architecture
 from tests.cli.families import real_families
 from tests.rehearsal.tiny import CONFIGS
 

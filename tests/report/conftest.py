@@ -128,9 +128,10 @@ def write_artifacts(root: Path, queries: list[Query]) -> None:
     import pyarrow.parquet as pq
 
     from components.evaluation.answers import Answered, write_answers
-    from components.evaluation.metrics import Bootstrap, policy_figures, reward_figures, variant_figures, win_figures
+    from components.evaluation.metrics import policy_figures, reward_figures, variant_figures, win_figures
     from components.evaluation.samples import Opinion, choose, write_samples
     from components.evaluation.scores import OwnCritique, write_scores
+    from components.statistics import Bootstrap
 
     artifacts, bootstrap = root / "artifacts", Bootstrap(200, 0.95)
     write_queries(artifacts / "validate/heldout/queries.parquet", queries)

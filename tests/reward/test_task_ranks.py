@@ -10,10 +10,22 @@ from safetensors.torch import load_file
 
 from components.engine.launch import launch
 from components.reward.model import HEAD_FILE, load_reward_model
+from components.stages import TRAINING_TASKS
 from tests.engine.conftest import spread_small_weights
 from tests.tiny import save_checkout
 
 BOUND = 2e-6  # largest difference of a weight after 2 steps in fp32; weights are of order 0.05
+
+
+@pytest.mark.slow
+def test_reward_model_in_bf16_trains_under_zero_3(tmp_path: Path, tiny_base: Path, tiny_media: Path) -> None:
+    training = {"zero_stage": 3, "precision": "bf16", "row_tokens": 400}
+    settings = save_checkout(tmp_path, tiny_base, tiny_media, training=training, reward={"critique_source": "annotated"})
+    spread_small_weights(tmp_path)
+    outcome = launch(TRAINING_TASKS["reward"], settings, "reward", tmp_path, "key", tmp_path / "artifacts/reward/model")
+    losses = [json.loads(line)["loss"] for line in outcome.curves.read_text().splitlines()]
+    assert losses[-1] < losses[0]
+    load_reward_model(tmp_path / "artifacts/reward/model")
 
 
 @pytest.mark.slow
@@ -34,7 +46,7 @@ def test_own_critiques_are_the_same_and_so_is_the_model_whether_weights_are_spre
         )
         spread_small_weights(root)
         out = root / "artifacts/reward/model"
-        launch("components.reward.task:build", settings, "reward", root, "key", out)
+        launch(TRAINING_TASKS["reward"], settings, "reward", root, "key", out)
         (written,) = root.glob(".mmalign/scratch/reward/*/critiques/epoch-1.json")
         critiques[stage] = json.loads(written.read_text())
         models[stage] = load_file(out / "model.safetensors") | load_file(out / HEAD_FILE)

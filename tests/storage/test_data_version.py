@@ -9,17 +9,17 @@ import pytest
 import yaml
 
 from components.errors import UserError
-from components.storage.data_version import data_state, settle_data
+from components.storage.data_version import data_state, sync_data
 from tests.checkout import git
 
 DVC = str(Path(sys.executable).parent / "dvc")
 ROWS = Path("data/preferences/data.jsonl")
 
 
-def settle(folder: Path, *, accept: bool = False) -> tuple[str, str]:
-    said: list[str] = []
-    version = settle_data(folder, accept=accept, say=said.append)
-    return version, "\n".join(said)
+def sync(folder: Path, *, accept: bool = False) -> tuple[str, str]:
+    lines: list[str] = []
+    version = sync_data(folder, accept=accept, log=lines.append)
+    return version, "\n".join(lines)
 
 
 def out(folder: Path) -> dict[str, str]:
@@ -39,105 +39,105 @@ def clone(folder: Path, to: Path) -> Path:
     return to
 
 
-def test_a_fresh_clone_gets_the_bundled_data(checkout: Path, tmp_path: Path) -> None:
+def test_fresh_clone_fetches_bundled_data(checkout: Path, tmp_path: Path) -> None:
     fresh = clone(checkout, tmp_path / "fresh")
-    version, said = settle(fresh)
+    version, output = sync(fresh)
     assert version == out(checkout)["md5"]
-    assert "fetching 3 files" in said
+    assert "fetching 3 files" in output
     assert (fresh / ROWS).read_text() == (checkout / ROWS).read_text()
 
 
-def test_unchanged_data_are_left_alone_and_nothing_is_said(checkout: Path) -> None:
+def test_unchanged_data_log_nothing(checkout: Path) -> None:
     before = (checkout / "data.dvc").read_text()
-    assert settle(checkout) == (out(checkout)["md5"], "")
+    assert sync(checkout) == (out(checkout)["md5"], "")
     assert (checkout / "data.dvc").read_text() == before
 
 
 def test_missing_files_alone_are_fetched(checkout: Path) -> None:
     (checkout / ROWS).unlink()
-    version, said = settle(checkout)
+    version, output = sync(checkout)
     assert version == out(checkout)["md5"]
-    assert "fetching 1 file " in said
+    assert "fetching 1 file " in output
     assert (checkout / ROWS).read_text() == "1\n2\n"
 
 
-def test_of_media_only_the_folder_is_named(checkout: Path) -> None:
+def test_media_are_logged_by_folder_only(checkout: Path) -> None:
     for name in ("who-is-on-it.png", "and-who-on-this.png"):
         (checkout / "data/preferences/short").mkdir(exist_ok=True)
         (checkout / "data/preferences/short" / name).write_text(name)
-    _, said = settle(checkout)
-    assert "2 files of data/ new: data/preferences/short/..." in said
-    assert "who" not in said
+    _, output = sync(checkout)
+    assert "2 files of data/ new: data/preferences/short/..." in output
+    assert "who" not in output
 
 
-def test_changed_and_added_files_are_counted_listed_and_committed_and_the_pin_goes(checkout: Path) -> None:
+def test_changed_files_are_committed_and_pin_is_removed(checkout: Path) -> None:
     before = out(checkout)
     assert (before["remote"], before["push"]) == ("bundled", False)
     (checkout / ROWS).write_text("1\nchanged\n")
     (checkout / "data/preferences/own.jsonl").write_text("new\n")
-    version, said = settle(checkout)
-    assert "1 file of data/ changed: data/preferences/data.jsonl" in said
-    assert "1 file of data/ new: data/preferences/own.jsonl" in said
+    version, output = sync(checkout)
+    assert "1 file of data/ changed: data/preferences/data.jsonl" in output
+    assert "1 file of data/ new: data/preferences/own.jsonl" in output
     assert version == out(checkout)["md5"] != before["md5"]
     assert out(checkout).keys().isdisjoint({"remote", "push"})
     assert (checkout / ROWS).read_text() == "1\nchanged\n"
     assert not data_state(checkout).differs
 
 
-def test_the_push_command_is_named_only_when_a_bucket_is_set(checkout: Path) -> None:
+def test_push_command_is_named_only_with_bucket(checkout: Path) -> None:
     (checkout / ROWS).write_text("1\n")
-    assert "dvc remote modify s3 url" in settle(checkout)[1]
+    assert "dvc remote modify s3 url" in sync(checkout)[1]
     dvc(checkout, "remote", "modify", "s3", "url", "s3://somebodys-bucket/data")
     (checkout / ROWS).write_text("2\n")
-    said = settle(checkout)[1]
-    assert "dvc push -r s3 data.dvc" in said
-    assert "remote modify" not in said
+    output = sync(checkout)[1]
+    assert "dvc push -r s3 data.dvc" in output
+    assert "remote modify" not in output
 
 
-def test_removed_files_beside_a_change_stop_until_they_are_accepted(checkout: Path) -> None:
+def test_removal_beside_change_needs_acceptance(checkout: Path) -> None:
     (checkout / ROWS).write_text("1\n")
     (checkout / "data/preferences/heldout.jsonl").unlink()
     before = (checkout / "data.dvc").read_text()
     with pytest.raises(UserError, match=r"1 file of data/ were removed \(data/preferences/heldout.jsonl\).*--accept-data"):
-        settle(checkout)
+        sync(checkout)
     assert (checkout / "data.dvc").read_text() == before
     assert (checkout / ROWS).read_text() == "1\n"
-    said = settle(checkout, accept=True)[1]
-    assert "1 file of data/ removed: data/preferences/heldout.jsonl" in said
+    output = sync(checkout, accept=True)[1]
+    assert "1 file of data/ removed: data/preferences/heldout.jsonl" in output
     assert not (checkout / "data/preferences/heldout.jsonl").exists()
     assert not data_state(checkout).differs
 
 
-def test_accepting_removals_on_a_fresh_clone_fetches_and_does_not_empty_the_data(checkout: Path, tmp_path: Path) -> None:
+def test_accepted_removals_on_fresh_clone_still_fetch(checkout: Path, tmp_path: Path) -> None:
     fresh = clone(checkout, tmp_path / "fresh")
-    settle(fresh, accept=True)
+    sync(fresh, accept=True)
     assert out(fresh) == out(checkout)
     assert (fresh / ROWS).exists()
 
 
-def test_missing_files_that_nobody_has_are_one_sentence(checkout: Path) -> None:
+def test_files_missing_everywhere_are_refused(checkout: Path) -> None:
     (checkout / ROWS).write_text("mine\n")
-    settle(checkout)
+    sync(checkout)
     shutil.rmtree(checkout / ".dvc/cache/files")
     (checkout / ROWS).unlink()
     with pytest.raises(UserError, match=r"neither in DVC's cache nor in a remote"):
-        settle(checkout)
+        sync(checkout)
 
 
-def test_a_lost_cache_is_filled_again_from_unchanged_data(checkout: Path) -> None:
+def test_lost_cache_is_refilled_from_data(checkout: Path) -> None:
     (checkout / ROWS).write_text("mine\n")
-    version, _ = settle(checkout)
+    version, _ = sync(checkout)
     shutil.rmtree(checkout / ".dvc/cache/files")
-    assert settle(checkout)[0] == version
+    assert sync(checkout)[0] == version
     (checkout / ROWS).unlink()
-    settle(checkout)
+    sync(checkout)
     assert (checkout / ROWS).read_text() == "mine\n"
 
 
-def test_own_data_travel_through_a_second_remote_and_the_repository_gains_no_file(checkout: Path, tmp_path: Path) -> None:
+def test_own_data_travel_through_second_remote(checkout: Path, tmp_path: Path) -> None:
     before = bundled(checkout)
     (checkout / ROWS).write_text("mine\n")
-    settle(checkout)
+    sync(checkout)
     dvc(checkout, "remote", "modify", "s3", "url", str(tmp_path / "store"))
     pushed = dvc(checkout, "push", "-r", "s3", "data.dvc")
     assert pushed.returncode == 0
@@ -152,7 +152,7 @@ def test_own_data_travel_through_a_second_remote_and_the_repository_gains_no_fil
 
 
 @pytest.mark.parametrize("arguments", [["push"], ["push", "data.dvc"]])
-def test_no_push_without_a_named_remote_writes_into_the_repository(checkout: Path, arguments: list[str]) -> None:
+def test_push_without_remote_leaves_repository_unchanged(checkout: Path, arguments: list[str]) -> None:
     before = bundled(checkout)
     (checkout / ROWS).write_text("by hand\n")
     assert dvc(checkout, "add", "data").returncode == 0  # keeps the pin
@@ -160,25 +160,25 @@ def test_no_push_without_a_named_remote_writes_into_the_repository(checkout: Pat
     assert bundled(checkout) == before
 
 
-def test_a_corrupted_file_of_the_bundled_remote_is_refused(checkout: Path, tmp_path: Path) -> None:
+def test_corrupted_bundled_file_is_refused(checkout: Path, tmp_path: Path) -> None:
     fresh = clone(checkout, tmp_path / "fresh")
-    victim = max(path for path in (fresh / "infra/bundled-data/files").rglob("*") if path.is_file() and path.suffix != ".dir")
-    victim.write_bytes(b"x" + victim.read_bytes()[1:])
+    target = max(path for path in (fresh / "infra/bundled-data/files").rglob("*") if path.is_file() and path.suffix != ".dir")
+    target.write_bytes(b"x" + target.read_bytes()[1:])
     with pytest.raises(UserError, match="can't be fetched"):
-        settle(fresh)
+        sync(fresh)
 
 
-def test_data_without_facts_get_an_empty_folder_with_a_note(checkout: Path) -> None:
+def test_data_without_ground_truth_get_folder_with_note(checkout: Path) -> None:
     shutil.rmtree(checkout / "data")
     (checkout / ROWS).parent.mkdir(parents=True)
     (checkout / ROWS).write_text("mine\n")
-    said = settle(checkout, accept=True)[1]
-    assert "no data/truth" in said
+    output = sync(checkout, accept=True)[1]
+    assert "data/truth is missing" in output
     assert sorted(path.name for path in (checkout / "data/truth").iterdir()) == ["NOTE.md"]
 
 
-def test_data_that_were_never_committed_become_the_first_version(checkout: Path) -> None:
+def test_uncommitted_data_become_first_version(checkout: Path) -> None:
     (checkout / "data.dvc").unlink()
-    version, said = settle(checkout)
-    assert "3 files of data/ new" in said
+    version, output = sync(checkout)
+    assert "3 files of data/ new" in output
     assert version == out(checkout)["md5"]

@@ -1,4 +1,4 @@
-"""Data to and from S3 over a bad network: what is asked again, what is refused, and that nothing wrong is ever taken for right."""
+"""Data to and from S3 over a bad network: DVC retries faults, and never accepts wrong bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import boto3
 import pytest
 
 from components.errors import UserError
-from components.storage.data_version import settle_data
+from components.storage.data_version import sync_data
 from components.storage.push import push_run
 from tests.checkout import clean_environment
 from tests.faulty_s3 import FaultyS3, faulty_s3
@@ -22,7 +22,7 @@ ACCESS, SECRET = "AK-known", "canary-of-a-secret-key"
 
 @pytest.fixture(name="s3")
 def fixture_s3(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
-    """The checkout's remote `s3`, with a bucket behind a proxy that can fail, and one stage done that can be pushed."""
+    """The checkout's remote `s3`, with a bucket behind a proxy that can fail."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     with faulty_s3(ACCESS) as state:
@@ -50,14 +50,14 @@ def configure(checkout: Path, address: str, access: str) -> None:
 
 
 def own_data(checkout: Path) -> None:
-    """Data of a team's own, which only the bucket can give back."""
+    """Commit a team's own data, which only the bucket can restore."""
     (checkout / "data/preferences/data.jsonl").write_text("row of our own\n" * 100)
-    settle_data(checkout, accept=False, say=lambda _: None)
+    sync_data(checkout, accept=False, log=lambda _: None)
 
 
 def push(checkout: Path) -> None:
-    done = dvc(checkout, "push", "-r", "s3", "data.dvc")
-    assert done.returncode == 0, done.stderr
+    completed = dvc(checkout, "push", "-r", "s3", "data.dvc")
+    assert completed.returncode == 0, completed.stderr
 
 
 def dvc(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -65,40 +65,40 @@ def dvc(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def lose_data(checkout: Path) -> None:
-    """As in a fresh clone: neither data nor cache are there."""
+    """Remove data and cache, as in a fresh clone."""
     shutil.rmtree(checkout / "data")
     shutil.rmtree(checkout / ".dvc/cache")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["busy", "cut", "silent"])
-def test_a_fault_that_passes_is_asked_again(checkout: Path, s3: FaultyS3, fault: str) -> None:
+def test_passing_fault_is_retried(checkout: Path, s3: FaultyS3, fault: str) -> None:
     own_data(checkout)
     push(checkout)
     lose_data(checkout)
     s3.fail(fault, times=2, method="GET", of="/files/md5/")  # type: ignore[arg-type]
-    settle_data(checkout, accept=False, say=lambda _: None)
+    sync_data(checkout, accept=False, log=lambda _: None)
     assert (checkout / "data/preferences/data.jsonl").read_text() == "row of our own\n" * 100
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["flipped", "cut"])
-def test_wrong_bytes_are_never_taken_for_the_data(checkout: Path, s3: FaultyS3, fault: str) -> None:
+def test_wrong_bytes_are_never_accepted(checkout: Path, s3: FaultyS3, fault: str) -> None:
     own_data(checkout)
     push(checkout)
     lose_data(checkout)
     s3.fail(fault, method="GET", of="/files/md5/")  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"can't be fetched|neither in DVC's cache nor in a remote"):
-        settle_data(checkout, accept=False, say=lambda _: None)
+        sync_data(checkout, accept=False, log=lambda _: None)
     assert not (checkout / "data/preferences/data.jsonl").is_file()
     s3.fail("none")
-    settle_data(checkout, accept=False, say=lambda _: None)
+    sync_data(checkout, accept=False, log=lambda _: None)
     assert (checkout / "data/preferences/data.jsonl").read_text() == "row of our own\n" * 100
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("access", "fault"), [("AK-unknown", "none"), (ACCESS, "busy")])
-def test_a_push_that_is_refused_is_a_sentence_without_the_key(checkout: Path, s3: FaultyS3, access: str, fault: str) -> None:
+def test_refused_push_sentence_hides_key(checkout: Path, s3: FaultyS3, access: str, fault: str) -> None:
     own_data(checkout)
     configure(checkout, s3.address, access)
     s3.fail(fault, method="PUT")  # type: ignore[arg-type]
@@ -109,6 +109,6 @@ def test_a_push_that_is_refused_is_a_sentence_without_the_key(checkout: Path, s3
     assert SECRET not in pushed.sentence + (checkout / "logs/push.log").read_text()
     s3.fail("none")
     configure(checkout, s3.address, ACCESS)
-    again = push_run(checkout, checkout, checkout / "logs/push.log")
-    assert again is not None
-    assert again.ok, again.sentence
+    second = push_run(checkout, checkout, checkout / "logs/push.log")
+    assert second is not None
+    assert second.ok, second.sentence

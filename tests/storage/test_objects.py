@@ -11,7 +11,7 @@ from components.storage.objects import bring_into_cache, cached_files, locate, p
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A DVC repository with a folder and a file in its cache, and a remote that holds nothing yet."""
+    """A DVC repository with a folder and a file in its cache, and an empty remote."""
     from dvc.repo import Repo
 
     folder = tmp_path / "checkout"
@@ -41,7 +41,7 @@ def to_remote(root: Path) -> Path:
     return remote
 
 
-def test_files_of_a_folder_and_of_a_file_are_found_in_the_cache(root: Path) -> None:
+def test_cached_files_of_folder_and_file_are_listed(root: Path) -> None:
     folder, single = cached_files(root, value(root, "data")), cached_files(root, value(root, "one.txt"))
 
     assert folder is not None
@@ -50,16 +50,16 @@ def test_files_of_a_folder_and_of_a_file_are_found_in_the_cache(root: Path) -> N
     assert [path.read_text() for path in single.values()] == ["one\n"]
 
 
-def test_a_folder_that_lacks_a_file_is_not_there(root: Path) -> None:
+def test_folder_without_a_file_is_unavailable(root: Path) -> None:
     folder = cached_files(root, value(root, "data"))
     assert folder is not None
     folder["a.txt"].unlink()
 
     assert cached_files(root, value(root, "data")) is None
-    assert not locate(root, value(root, "data")).found
+    assert not locate(root, value(root, "data")).is_available
 
 
-def test_a_hash_is_located_in_cache_and_remotes(root: Path) -> None:
+def test_hash_is_located_in_cache_and_remotes(root: Path) -> None:
     here = locate(root, value(root, "data"))
     shutil.copytree(root / ".dvc/cache", root.parent / "remote")
     both = locate(root, value(root, "data"))
@@ -69,17 +69,17 @@ def test_a_hash_is_located_in_cache_and_remotes(root: Path) -> None:
     assert str(locate(root, "0" * 32)) == "nowhere"
 
 
-def test_a_remote_that_can_t_be_asked_is_named(root: Path) -> None:
+def test_unreachable_remote_is_named(root: Path) -> None:
     (root / ".dvc/config").write_text("[core]\n    no_scm = True\n['remote \"odd\"']\n    url = gs://bucket/x\n")
 
-    found = locate(root, value(root, "data"))
+    whereabouts = locate(root, value(root, "data"))
 
-    assert found.cached
-    assert "odd" in found.unreachable
-    assert "remote 'odd' can't be asked" in str(found)
+    assert whereabouts.cached
+    assert "odd" in whereabouts.unreachable
+    assert "remote 'odd' can't be reached" in str(whereabouts)
 
 
-def test_what_is_missing_comes_from_the_remote_that_has_it(root: Path) -> None:
+def test_missing_object_is_fetched_from_remote(root: Path) -> None:
     to_remote(root)
 
     files = bring_into_cache(root, value(root, "data"))
@@ -90,7 +90,7 @@ def test_what_is_missing_comes_from_the_remote_that_has_it(root: Path) -> None:
     assert locate(root, value(root, "data")).cached
 
 
-def test_a_damaged_object_of_a_remote_is_not_taken(root: Path) -> None:
+def test_damaged_remote_object_is_not_accepted(root: Path) -> None:
     folder = cached_files(root, value(root, "data"))
     assert folder is not None
     inside = folder["a.txt"].relative_to(root / ".dvc/cache")

@@ -22,7 +22,7 @@ CANARY = "canary-in-the-secret-key"
 
 @pytest.fixture(name="bucket")
 def fixture_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """An empty bucket `team` on a server of the loopback: its address, and a client."""
+    """An empty bucket `team` on a local server: its address, and a client."""
     for name in list(os.environ):
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)
@@ -52,16 +52,16 @@ def keys(client: Any) -> set[str]:
     return {entry["Key"] for entry in client.list_objects_v2(Bucket="team").get("Contents", [])}
 
 
-def test_without_a_bucket_nothing_is_pushed(checkout: Path) -> None:
+def test_push_without_bucket_does_nothing(checkout: Path) -> None:
     assert not has_bucket(checkout)
     assert push_run(checkout, checkout, checkout / "push.log") is None
 
 
-def test_a_run_is_pushed_with_the_run_cache_while_another_process_holds_the_lock_of_dvc(checkout: Path, bucket: Any) -> None:
+def test_run_is_pushed_while_dvc_is_locked(checkout: Path, bucket: Any) -> None:
     address, client = bucket
     point_to(checkout, address)
     repro(checkout, "validate")
-    held = subprocess.Popen(
+    holder = subprocess.Popen(
         [
             "python",
             "-c",
@@ -71,25 +71,25 @@ def test_a_run_is_pushed_with_the_run_cache_while_another_process_holds_the_lock
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
-    assert held.stdout is not None
-    assert held.stdout.readline() == b"held\n"
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
 
     pushed = push_run(checkout, checkout, checkout / "logs/push.log")
 
-    held.communicate(b"")
+    holder.communicate(b"")
     assert pushed is not None
     assert pushed.ok, (checkout / "logs/push.log").read_text()
-    found = keys(client)
+    pushed_keys = keys(client)
     made = yaml.safe_load((checkout / "dvc.lock").read_text())["stages"]["validate"]["outs"]
-    assert {f"mmalign/files/md5/{out['md5'][:2]}/{out['md5'][2:]}" for out in made} <= found
-    assert any(key.startswith("mmalign/runs/") for key in found)
+    assert {f"mmalign/files/md5/{out['md5'][:2]}/{out['md5'][2:]}" for out in made} <= pushed_keys
+    assert any(key.startswith("mmalign/runs/") for key in pushed_keys)
     assert (checkout / FOLDER / ".dvc/config").stat().st_mode & 0o077 == 0
     assert CANARY not in (checkout / "logs/push.log").read_text() + pushed.sentence
     assert git(checkout, "status", "--porcelain", "--", "data.dvc", "infra") == ""
 
 
 @pytest.mark.slow
-def test_a_remote_that_is_away_fails_the_push_and_nothing_else(checkout: Path) -> None:
+def test_silent_remote_fails_only_push(checkout: Path) -> None:
     point_to(checkout, "http://127.0.0.1:9")
     repro(checkout, "validate")
 
@@ -101,7 +101,7 @@ def test_a_remote_that_is_away_fails_the_push_and_nothing_else(checkout: Path) -
     assert pushed.log == checkout / "logs/push.log"
 
 
-def test_a_push_ends_when_the_run_is_cancelled(checkout: Path, bucket: Any) -> None:
+def test_cancelled_run_ends_push(checkout: Path, bucket: Any) -> None:
     point_to(checkout, bucket[0])
     cancel = threading.Event()
     cancel.set()
@@ -114,7 +114,7 @@ def test_a_push_ends_when_the_run_is_cancelled(checkout: Path, bucket: Any) -> N
 
 @pytest.fixture(name="clone")
 def fixture_clone(checkout: Path) -> Path:
-    """A clone of the checkout, as a run makes it, with a lock that the run has changed."""
+    """A run's clone of the checkout, with a changed lock."""
     folder = checkout.parent / "clone"
     subprocess.run(["git", "clone", "--quiet", str(checkout), str(folder)], check=True)
     git(folder, "checkout", "--quiet", "--detach", "HEAD")
@@ -123,40 +123,40 @@ def fixture_clone(checkout: Path) -> Path:
     return folder
 
 
-def test_the_lock_of_a_clone_is_pushed_to_a_branch_and_the_checkout_stays_as_it_is(checkout: Path, clone: Path) -> None:
+def test_clone_lock_is_pushed_and_checkout_is_unchanged(checkout: Path, clone: Path) -> None:
     before = (git(checkout, "rev-parse", "HEAD"), git(checkout, "status", "--porcelain"), git(checkout, "branch", "--show-current"))
 
-    said = commit_lock(clone, "mmalign/nightly/2026-11-25-abcd1234", push=True)
+    pushed = commit_lock(clone, "mmalign/nightly/2026-11-25-abcd1234", push=True)
 
-    assert said == Pushed(True, "dvc.lock was pushed to branch mmalign/nightly/2026-11-25-abcd1234")
+    assert pushed == Pushed(True, "dvc.lock was pushed to branch mmalign/nightly/2026-11-25-abcd1234")
     changed = git(checkout, "diff", "--name-only", "main", "mmalign/nightly/2026-11-25-abcd1234")
     assert changed.split() == ["dvc.lock"]
     after = (git(checkout, "rev-parse", "HEAD"), git(checkout, "status", "--porcelain"), git(checkout, "branch", "--show-current"))
     assert after == before
 
 
-def test_the_branch_stays_in_the_clone_unless_pushing_is_allowed(checkout: Path, clone: Path) -> None:
-    said = commit_lock(clone, "mmalign/nightly/x", push=False)
+def test_branch_stays_in_clone_without_push_lock(checkout: Path, clone: Path) -> None:
+    pushed = commit_lock(clone, "mmalign/nightly/x", push=False)
 
-    assert said is not None
-    assert said.ok
-    assert "push_lock" in said.sentence
+    assert pushed is not None
+    assert pushed.ok
+    assert "push_lock" in pushed.sentence
     assert git(clone, "show", "mmalign/nightly/x:dvc.lock").startswith("schema")
     assert "mmalign/nightly" not in git(checkout, "branch", "--all")
 
 
-def test_a_lock_that_did_not_change_makes_no_branch(clone: Path) -> None:
+def test_unchanged_lock_makes_no_branch(clone: Path) -> None:
     (clone / "dvc.lock").unlink()
 
     assert commit_lock(clone, "mmalign/nightly/x", push=True) is None
 
 
-def test_an_origin_that_refuses_is_a_sentence_without_its_password(clone: Path) -> None:
+def test_refusing_origin_sentence_hides_password(clone: Path) -> None:
     git(clone, "remote", "set-url", "origin", "http://user:hunter22@127.0.0.1:9/x.git")
 
-    said = commit_lock(clone, "mmalign/nightly/x", push=True)
+    pushed = commit_lock(clone, "mmalign/nightly/x", push=True)
 
-    assert said is not None
-    assert not said.ok
-    assert "could not be pushed" in said.sentence
-    assert "hunter22" not in said.sentence
+    assert pushed is not None
+    assert not pushed.ok
+    assert "could not be pushed" in pushed.sentence
+    assert "hunter22" not in pushed.sentence

@@ -1,4 +1,4 @@
-"""The two attention paths give the same numbers, and what would misread a tree is refused."""
+"""The two attention paths give the same numbers, and refuse models that would misread a tree."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ def test_flex_attention_gives_what_sdpa_gives(sdpa: Any, flex: Any, batch: TreeB
     weights_K = torch.linspace(-1, 1, batch.branches)
     sums = [TreeModel(model)(batch) for model in (sdpa, flex)]
     torch.testing.assert_close(sums[1], sums[0], rtol=1e-6, atol=1e-5)
-    expected, found = (
+    expected, actual = (
         torch.autograd.grad((one * weights_K).sum(), [p for p in model.parameters() if p.requires_grad], allow_unused=True)
         for one, model in zip(sums, (sdpa, flex), strict=True)
     )
     scale = max(float(gradient.abs().max()) for gradient in expected if gradient is not None)
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(actual, expected, strict=True):
         assert (one is None) == (other is None)
         if one is not None:
             assert float((one - other).abs().max()) <= 5e-5 * scale
 
 
-def test_the_flex_operator_itself_gives_what_sdpa_gives(sdpa: Any, flex: Any, batch: TreeBatch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flex_operator_itself_gives_what_sdpa_gives(sdpa: Any, flex: Any, batch: TreeBatch, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def uncompiled(*states: Tensor, **arguments: Any) -> Tensor:
@@ -74,8 +74,8 @@ def test_the_flex_operator_itself_gives_what_sdpa_gives(sdpa: Any, flex: Any, ba
     assert calls == [(rows, 1, length, length)] * 2  # once a layer
 
 
-def test_the_operator_is_not_compiled_for_every_length(sdpa: Any, flex: Any, trees: list[Tree], monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a backend that counts its graphs: the C++ that torch 2.15 writes for a CPU does not compile where a mask reads tensors."""
+def test_operator_is_not_compiled_for_every_length(sdpa: Any, flex: Any, trees: list[Tree], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a backend that counts its graphs: torch 2.15's C++ for a CPU does not compile if a mask reads tensors."""
     graphs = []
 
     def backend(graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> Any:
@@ -94,7 +94,7 @@ def test_the_operator_is_not_compiled_for_every_length(sdpa: Any, flex: Any, tre
     assert len(graphs) <= 2  # the second where the first had as many blocks as heads, which the compiler takes for one size
 
 
-def test_both_masks_allow_the_same_positions(batch: TreeBatch) -> None:
+def test_both_masks_allow_same_positions(batch: TreeBatch) -> None:
     tree_RL, branch_RL = to_blocks(batch.tree_RL, PADDING), to_blocks(batch.branch_RL)
     rows, length = tree_RL.shape
     block_mask = tree_block_mask(tree_RL, branch_RL)
@@ -107,7 +107,7 @@ def test_both_masks_allow_the_same_positions(batch: TreeBatch) -> None:
 
 
 @pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (4, 2), (14, 2), (28, 4)])
-def test_heads_of_any_number_share_keys(heads: int, key_heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_head_count_shares_keys(heads: int, key_heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     tree_RL, branch_RL = torch.zeros(1, BLOCK, dtype=torch.long), (torch.arange(BLOCK) // 50)[None]
     query, key, value = (torch.randn(1, count, BLOCK, 8) for count in (heads, key_heads, key_heads))
@@ -122,23 +122,23 @@ def test_heads_of_any_number_share_keys(heads: int, key_heads: int, monkeypatch:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("path", ["sdpa", "flex_attention"])
-def test_rows_of_padding_harm_nobody(path: str, dtype: torch.dtype, tiny_base: Path, trees: list[Tree]) -> None:
+def test_padding_rows_change_no_values(path: str, dtype: torch.dtype, tiny_base: Path, trees: list[Tree]) -> None:
     model = load_model(tiny_base, attention=path, dtype=dtype)
-    alone = build_batch(trees[2:3], 1, "cpu", 0)
+    unpadded = build_batch(trees[2:3], 1, "cpu", 0)
     padded = build_batch(trees[2:3], 1, "cpu", 0)
     padded.input_ids_RL = torch.cat([padded.input_ids_RL, torch.zeros_like(padded.input_ids_RL)])
     padded.position_ids_RL = torch.cat([padded.position_ids_RL, torch.zeros_like(padded.position_ids_RL)])
     padded.tree_RL = torch.cat([padded.tree_RL, torch.full_like(padded.tree_RL, PADDING)])
     padded.branch_RL = torch.cat([padded.branch_RL, torch.zeros_like(padded.branch_RL)])
     sums_K = TreeModel(model)(padded)
-    torch.testing.assert_close(sums_K, TreeModel(model)(alone), rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-5)
+    torch.testing.assert_close(sums_K, TreeModel(model)(unpadded), rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-5)
     assert bool(tree_hidden(model, padded).isfinite().all())
     sums_K.sum().backward()
     assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_mask_that_lets_a_token_see_nothing_gives_numbers(dtype: torch.dtype) -> None:
+def test_fully_masked_token_gives_finite_numbers(dtype: torch.dtype) -> None:
     states = torch.randn(1, 2, 4, 8, dtype=dtype)
     mask = torch.full((1, 1, 4, 4), torch.finfo(dtype).min, dtype=dtype)
     assert bool(nn.functional.scaled_dot_product_attention(states, states, states, attn_mask=mask).isfinite().all())
@@ -156,7 +156,7 @@ def test_other_attention_is_refused(implementation: str) -> None:
         attention_path(text_config(attn_implementation=implementation))
 
 
-def test_sliding_windows_are_refused_unless_they_cover_the_row() -> None:
+def test_sliding_windows_are_refused_unless_they_cover_row() -> None:
     path = attention_path(text_config(use_sliding_window=True, sliding_window=64, max_window_layers=1))
     assert path == AttentionPath(flex=False, window=64)
     rows = torch.zeros(2, 64, dtype=torch.long)
@@ -166,12 +166,12 @@ def test_sliding_windows_are_refused_unless_they_cover_the_row() -> None:
         path.check_batch(longer, longer)
 
 
-def test_a_window_that_no_layer_uses_is_no_window() -> None:
+def test_unused_window_is_ignored() -> None:
     assert attention_path(text_config(use_sliding_window=False, sliding_window=64)).window is None
     assert attention_path(text_config(use_sliding_window=True, sliding_window=64, max_window_layers=2)).window is None
 
 
-def test_a_tree_in_a_sliding_window_is_refused_in_the_model(tiny_base: Path, trees: list[Tree]) -> None:
+def test_tree_in_sliding_window_is_refused_in_model(tiny_base: Path, trees: list[Tree]) -> None:
     model = load_model(tiny_base)
     model.config.text_config.layer_types = ["full_attention", "sliding_attention"]
     model.config.text_config.sliding_window = 16
@@ -179,14 +179,14 @@ def test_a_tree_in_a_sliding_window_is_refused_in_the_model(tiny_base: Path, tre
         TreeModel(model)(build_batch(trees[:1], 1, "cpu", 0))
 
 
-def test_layers_that_carry_a_state_are_refused() -> None:
+def test_stateful_layers_are_refused() -> None:
     model = text_config()
     model.config.text_config.layer_types = ["linear_attention", "full_attention"]
     with pytest.raises(ValueError, match="linear_attention"):
         attention_path(model)
 
 
-def test_forgotten_positions_are_refused(sdpa: Any, trees: list[Tree]) -> None:
+def test_missing_positions_are_refused(sdpa: Any, trees: list[Tree]) -> None:
     batch = build_batch(trees[:1], 1, "cpu", 0)
     batch.position_ids_RL = batch.position_ids_RL[:, :-1]
     with pytest.raises(ValueError, match="position"):
@@ -199,7 +199,7 @@ def test_forgotten_positions_are_refused(sdpa: Any, trees: list[Tree]) -> None:
 @pytest.mark.parametrize(
     "mask", [torch.ones(1, 1, BLOCK, BLOCK, dtype=torch.bool), torch.zeros(1, 1, BLOCK, BLOCK)], ids=["bool", "additive"]
 )
-def test_flex_attention_with_a_plain_mask_is_refused_before_it_ends_the_process(mask: Tensor, flex: Any) -> None:
+def test_flex_attention_with_plain_mask_is_refused(mask: Tensor, flex: Any) -> None:
     attention_path(flex)
     with pytest.raises(ValueError, match="BlockMask"):
         flex.model.language_model(
@@ -207,7 +207,7 @@ def test_flex_attention_with_a_plain_mask_is_refused_before_it_ends_the_process(
         )
 
 
-def test_flex_attention_without_a_whole_block_or_with_dropout_is_refused() -> None:
+def test_flex_attention_refuses_partial_blocks_and_dropout() -> None:
     ids = torch.zeros(1, BLOCK - 1, dtype=torch.long)
     with pytest.raises(ValueError, match="multiple of 128"):
         tree_block_mask(ids, ids)
@@ -219,7 +219,7 @@ def test_flex_attention_without_a_whole_block_or_with_dropout_is_refused() -> No
         flex_forward(nn.Module(), states, states, states, blocks, softcap=30.0)
 
 
-def test_a_model_is_examined_once(tiny_base: Path, trees: list[Tree], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_is_examined_once(tiny_base: Path, trees: list[Tree], monkeypatch: pytest.MonkeyPatch) -> None:
     model, seen = load_model(tiny_base), []
     examine = attention.examine
     monkeypatch.setattr(attention, "examine", lambda one: seen.append(one) or examine(one))

@@ -57,8 +57,8 @@ def in_chunks(head: nn.Module, hidden_TH: Tensor, target_T: Tensor) -> Tensor:
 def test_values_and_gradients_equal_full_logits(prepare: Callable[[nn.Linear], nn.Linear], bias: bool) -> None:
     head, (hidden_TH, target_T) = prepare(head_of(bias=bias)), states()
     torch.testing.assert_close(in_chunks(head, hidden_TH, target_T), full_log_probs(head, hidden_TH, target_T))
-    for found, expected in zip(gradients(in_chunks, head), gradients(full_log_probs, head), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    for chunked, expected in zip(gradients(in_chunks, head), gradients(full_log_probs, head), strict=True):
+        torch.testing.assert_close(chunked, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_gradients_by_finite_differences() -> None:
@@ -73,7 +73,7 @@ def test_gradients_by_finite_differences() -> None:
     assert torch.autograd.gradcheck(function, (hidden_TH.requires_grad_(), head.weight, head.bias))
 
 
-def test_only_what_needs_a_gradient_gets_one() -> None:
+def test_only_inputs_requiring_gradients_get_one() -> None:
     head, (hidden_TH, target_T) = head_of().requires_grad_(False), states()
     total = in_chunks(head, hidden_TH.requires_grad_(), target_T).sum()
     total.backward()
@@ -84,7 +84,7 @@ def test_only_what_needs_a_gradient_gets_one() -> None:
 
 
 @pytest.mark.parametrize("prepare", [nn.Module.train, partitioned], ids=["own backward", "partitioned"])
-def test_entropy_and_accuracy_come_with_the_same_log_probs(prepare: Callable[[nn.Linear], nn.Linear]) -> None:
+def test_entropy_and_accuracy_come_with_same_log_probs(prepare: Callable[[nn.Linear], nn.Linear]) -> None:
     head, (hidden_TH, target_T) = prepare(head_of()), states()
     target_T[::2] = head(hidden_TH).argmax(-1)[::2]  # right ones among them
     scores = token_scores(head, hidden_TH, target_T, chunk=4)
@@ -97,7 +97,7 @@ def test_entropy_and_accuracy_come_with_the_same_log_probs(prepare: Callable[[nn
     assert not scores.correct_T.requires_grad
 
 
-def test_no_targets_still_give_the_head_a_gradient() -> None:
+def test_no_targets_still_give_head_gradient() -> None:
     head, (hidden_TH, target_T) = head_of(bias=True), states()
     token_log_probs(head, hidden_TH[:0], target_T[:0]).sum().backward()
     assert head.weight.grad is not None
@@ -105,7 +105,7 @@ def test_no_targets_still_give_the_head_a_gradient() -> None:
     assert not head.weight.grad.any()
 
 
-def test_a_bf16_gradient_is_rounded_once_however_many_parts_there_are() -> None:
+def test_bf16_gradient_is_rounded_once_for_any_tiles() -> None:
     head, (hidden_TH, target_T) = head_of(dtype=torch.bfloat16), states(torch.bfloat16)
 
     def gradient(chunk: int) -> Tensor:
@@ -117,24 +117,24 @@ def test_a_bf16_gradient_is_rounded_once_however_many_parts_there_are() -> None:
 @pytest.mark.parametrize("prepare", [nn.Module.train, partitioned], ids=["own backward", "partitioned"])
 def test_bf16_logits_are_summed_in_fp32(prepare: Callable[[nn.Linear], nn.Linear]) -> None:
     head, (hidden_TH, target_T) = prepare(head_of(dtype=torch.bfloat16)), states(torch.bfloat16)
-    found = in_chunks(head, hidden_TH, target_T)
-    assert found.dtype == torch.float32
+    log_probs = in_chunks(head, hidden_TH, target_T)
+    assert log_probs.dtype == torch.float32
     expected = head(hidden_TH).float().log_softmax(-1).gather(1, target_T[:, None])[:, 0]
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(log_probs, expected, rtol=0, atol=1e-5)
     in_bf16 = full_log_probs(head, hidden_TH, target_T)
-    assert float((found - in_bf16).detach().abs().max()) > 1e-3, "bf16 sums have to differ, or the test proves nothing"
+    assert float((log_probs - in_bf16).detach().abs().max()) > 1e-3, "bf16 sums have to differ, or the test proves nothing"
 
 
-def test_autocast_reads_the_head_in_its_dtype() -> None:
+def test_autocast_reads_head_in_its_dtype() -> None:
     head, (hidden_TH, target_T) = head_of(), states()
     with torch.autocast("cpu", torch.bfloat16):
-        found = in_chunks(head, hidden_TH, target_T)
+        log_probs = in_chunks(head, hidden_TH, target_T)
         expected = head(hidden_TH).float().log_softmax(-1).gather(1, target_T[:, None])[:, 0]
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(log_probs, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("vocabulary", "tokens"), [(261, 1024), (32_768, 1024), (150_000, 128), (10_000_000, 64)])
-def test_chunks_shrink_with_the_vocabulary(vocabulary: int, tokens: int) -> None:
+def test_chunks_shrink_with_vocabulary(vocabulary: int, tokens: int) -> None:
     assert chunk_tokens(vocabulary) == tokens
 
 
@@ -155,7 +155,7 @@ def test_full_logits_are_never_stored(prepare: Callable[[nn.Linear], nn.Linear])
     assert 0 < max(sizes) <= 64 * 5000
 
 
-def test_adapters_on_the_head_are_refused() -> None:
+def test_adapters_on_head_are_refused() -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     model = nn.ModuleDict({"lm_head": head_of()})
@@ -170,7 +170,7 @@ def batch(tiny_base: Path, tiny_media: Path) -> TreeBatch:
     return build_batch([policy_tree(prepared, query) for query in queries()[:3]], 200, "cpu", 0)
 
 
-def test_branches_have_entropy_and_accuracy_beside_the_same_sums(tiny_base: Path, batch: TreeBatch) -> None:
+def test_branch_statistics_leave_log_prob_sums_unchanged(tiny_base: Path, batch: TreeBatch) -> None:
     model = load_model(tiny_base)
     with torch.no_grad():
         scores, sums = TreeModel(model)(batch, statistics=True), TreeModel(model)(batch)
@@ -184,7 +184,7 @@ def test_branches_have_entropy_and_accuracy_beside_the_same_sums(tiny_base: Path
         torch.testing.assert_close(scores.accuracy_K[branch], correct_T[own_T].float().mean())
 
 
-def test_sums_of_a_bf16_model_are_of_its_own_logits_in_fp32(tiny_base: Path, batch: TreeBatch) -> None:
+def test_sums_of_bf16_model_are_of_its_own_logits_in_fp32(tiny_base: Path, batch: TreeBatch) -> None:
     model = load_model(tiny_base, dtype=torch.bfloat16)
     with torch.no_grad():
         sums_K = TreeModel(model)(batch)
@@ -195,7 +195,7 @@ def test_sums_of_a_bf16_model_are_of_its_own_logits_in_fp32(tiny_base: Path, bat
     torch.testing.assert_close(sums_K, expected, rtol=1e-6, atol=1e-4)
 
 
-def test_a_tied_head_and_embedding_get_one_gradient(tiny_base: Path, batch: TreeBatch) -> None:
+def test_tied_head_and_embedding_get_one_gradient(tiny_base: Path, batch: TreeBatch) -> None:
     model = load_model(tiny_base)
     tied = model.lm_head.weight
     assert tied is model.get_input_embeddings().weight
@@ -203,6 +203,6 @@ def test_a_tied_head_and_embedding_get_one_gradient(tiny_base: Path, batch: Tree
     def gradient(log_prob_T: Tensor) -> Tensor:
         return torch.autograd.grad(log_prob_T.sum(), tied)[0]
 
-    found = gradient(TreeModel(model)(batch))
+    actual = gradient(TreeModel(model)(batch))
     expected = gradient(full_log_probs(model.lm_head, tree_hidden(model, batch)[batch.predictor_T], batch.target_T))
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)

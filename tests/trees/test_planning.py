@@ -29,14 +29,14 @@ def test_all_ranks_have_equally_many_micro_batches_and_work(ranks: int) -> None:
         assert all(rank[0] for rank in step)
 
 
-def test_steps_hold_the_same_queries_whatever_the_number_of_ranks() -> None:
+def test_step_queries_do_not_depend_on_ranks() -> None:
     def sets(ranks: int) -> list[set[int]]:
         return [{query for rank in step for micro in rank for query in micro} for step in plan(TOKENS[:12], ranks)]
 
     assert sets(1) == sets(2) == sets(3)
 
 
-def test_the_heaviest_step_comes_first_and_epochs_differ() -> None:
+def test_heaviest_step_comes_first_and_epochs_differ() -> None:
     def load(step: list[list[list[int]]]) -> int:
         return sum(TOKENS[query] for rank in step for micro in rank for query in micro)
 
@@ -45,23 +45,23 @@ def test_the_heaviest_step_comes_first_and_epochs_differ() -> None:
     assert plan(TOKENS, 2, epoch=0) != plan(TOKENS, 2, epoch=1)
 
 
-def test_a_rank_without_more_work_gets_an_empty_micro_batch() -> None:
+def test_rank_without_more_work_gets_empty_micro_batch() -> None:
     step = plan_step([0, 1, 2], [100, 100, 100], ranks=2, row_tokens=100, batch_rows=1)
     assert [len(rank) for rank in step] == [2, 2]
     assert [] in step[1]
 
 
-def test_batches_keep_to_the_budget_and_a_longer_query_has_its_own() -> None:
+def test_batches_fit_budget_and_long_query_has_own_row() -> None:
     batches = plan_batches(range(len(TOKENS)), TOKENS, row_tokens=100, batch_rows=2)
     assert batches[0] == [11]
     assert all(sum(TOKENS[query] for query in batch) <= 200 for batch in batches[1:])
 
 
-def test_rows_beside_a_longer_query_count_padded_to_it() -> None:
+def test_rows_beside_longer_query_count_padded_to_it() -> None:
     assert plan_batches([0, 1, 2, 3], [150, 100, 100, 100], row_tokens=100, batch_rows=4) == [[0, 1], [2, 3]]
 
 
-def test_the_step_with_a_query_beyond_the_budget_comes_before_one_with_more_tokens() -> None:
+def test_step_with_overlong_query_precedes_heavier_step() -> None:
     tokens = [90, 90, 90, 90, 130, 10, 10, 10]
     for epoch in range(5):
         first = plan(tokens, 1, epoch)[0]
@@ -79,7 +79,7 @@ lengths = st.lists(st.integers(1, 300), min_size=1, max_size=60)
     batch_rows=st.integers(1, 5),
     epoch=st.integers(0, 3),
 )
-def test_any_plan_trains_every_query_once_in_equal_lists_of_bounded_batches(
+def test_random_plan_trains_queries_once_in_bounded_batches(
     tokens: list[int], ranks: int, queries_per_step: int, row_tokens: int, batch_rows: int, epoch: int
 ) -> None:
     assume(len(tokens) >= ranks)
@@ -99,7 +99,7 @@ def test_any_plan_trains_every_query_once_in_equal_lists_of_bounded_batches(
 
 
 @given(tokens=lengths, row_tokens=st.integers(1, 400), batch_rows=st.integers(1, 5))
-def test_a_batch_is_packed_as_it_was_planned(tokens: list[int], row_tokens: int, batch_rows: int) -> None:
+def test_batch_is_packed_as_it_was_planned(tokens: list[int], row_tokens: int, batch_rows: int) -> None:
     planned = pack_rows(tokens, row_tokens)
     packed = []
     for batch in plan_batches(range(len(tokens)), tokens, row_tokens=row_tokens, batch_rows=batch_rows):
@@ -109,6 +109,6 @@ def test_a_batch_is_packed_as_it_was_planned(tokens: list[int], row_tokens: int,
     assert max(totals) == totals[0]
 
 
-def test_fewer_queries_than_ranks_is_a_sentence() -> None:
+def test_fewer_queries_than_ranks_raise_user_error() -> None:
     with pytest.raises(UserError, match=r"training\.ranks"):
         plan([10], 2)

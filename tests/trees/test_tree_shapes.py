@@ -26,7 +26,7 @@ def branches(draw: st.DrawFn) -> Branch:
 
 @st.composite
 def any_trees(draw: st.DrawFn) -> list[Tree]:
-    """Roots of text, or with positions of their own on three axes that run on from anywhere, as M-RoPE's do."""
+    """Roots of text, or roots with positions on three axes that continue from any number, as in M-RoPE."""
     axes = draw(st.sampled_from([1, 3]))
     trees = []
     for _ in range(draw(st.integers(1, 4))):
@@ -71,20 +71,18 @@ quickly = settings(max_examples=15, deadline=None, suppress_health_check=[Health
 @pytest.mark.parametrize("path", ["model", "flex"])
 @quickly
 @given(trees=any_trees().map(of_text), budget=budgets)
-def test_every_branch_has_the_log_prob_of_its_own_sequence(
-    path: str, trees: list[Tree], budget: int, request: pytest.FixtureRequest
-) -> None:
-    reader, alone = request.getfixturevalue(path), request.getfixturevalue("model")
+def test_branch_log_prob_equals_its_separate_sequence(path: str, trees: list[Tree], budget: int, request: pytest.FixtureRequest) -> None:
+    reader, separate = request.getfixturevalue(path), request.getfixturevalue("model")
     with torch.no_grad():
-        found_K = TreeModel(reader)(build_batch(trees, budget, "cpu", 0))
-        expected_K = torch.stack([own_sequence(alone, tree.root, branch) for tree in trees for branch in tree.branches])
-    torch.testing.assert_close(found_K, expected_K, rtol=1e-5, atol=1e-5)
+        packed_K = TreeModel(reader)(build_batch(trees, budget, "cpu", 0))
+        expected_K = torch.stack([own_sequence(separate, tree.root, branch) for tree in trees for branch in tree.branches])
+    torch.testing.assert_close(packed_K, expected_K, rtol=1e-5, atol=1e-5)
 
 
 @quickly
 @given(trees=any_trees().map(of_text), budget=budgets, data=st.data())
 def test_no_token_sees_another_branch_or_tree(model: Any, trees: list[Tree], budget: int, data: st.DataObject) -> None:
-    """A changed branch changes its own hidden states and nobody else's, not by one bit."""
+    """A changed branch changes its own hidden states, and no bit of the others'."""
     changed_tree = data.draw(st.integers(0, len(trees) - 1))
     tree = trees[changed_tree]
     changed_branch = data.draw(st.integers(0, len(tree.branches) - 1))
@@ -103,7 +101,7 @@ def test_no_token_sees_another_branch_or_tree(model: Any, trees: list[Tree], bud
 
 @settings(deadline=None)
 @given(trees=any_trees(), budget=budgets)
-def test_the_layout_of_any_batch_follows_the_rules(trees: list[Tree], budget: int) -> None:
+def test_layout_of_any_batch_follows_rules(trees: list[Tree], budget: int) -> None:
     batch = build_batch(trees, budget, "cpu", 7)
     tokens, tree_ids, branch_ids = batch.input_ids_RL.flatten(), batch.tree_RL.flatten(), batch.branch_RL.flatten()
     positions_AN = batch.position_ids_RL.reshape(-1, tokens.numel())
@@ -115,8 +113,8 @@ def test_the_layout_of_any_batch_follows_the_rules(trees: list[Tree], budget: in
         assert tuple(tokens[root_N].tolist()) == tree.root.input_ids
         own = tree.root.positions_AL
         assert torch.equal(positions_AN[:, root_N], torch.arange(len(tree.root.input_ids))[None] if own is None else own)
-        for place, branch in enumerate(tree.branches):
-            own_N = (tree_ids == index) & (branch_ids == place + 1)
+        for position, branch in enumerate(tree.branches):
+            own_N = (tree_ids == index) & (branch_ids == position + 1)
             assert tuple(tokens[own_N].tolist()) == branch.input_ids
             following = tree.root.next_position + torch.arange(len(branch.input_ids))
             assert torch.equal(positions_AN[:, own_N], following.expand(len(positions_AN), -1))
@@ -138,7 +136,7 @@ def _check_rows(batch: TreeBatch, trees: list[Tree], budget: int) -> None:
 
 
 @given(lengths=st.lists(st.integers(1, 50), max_size=40), budget=st.integers(1, 100))
-def test_packing_is_first_fit_with_the_longest_first(lengths: list[int], budget: int) -> None:
+def test_packing_is_first_fit_with_longest_first(lengths: list[int], budget: int) -> None:
     rows: list[list[int]] = []
     for item in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         fitting = [row for row in rows if sum(lengths[other] for other in row) + lengths[item] <= budget]
@@ -146,6 +144,6 @@ def test_packing_is_first_fit_with_the_longest_first(lengths: list[int], budget:
             fitting[0].append(item)
         else:
             rows.append([item])
-    found = pack_rows(lengths, budget)
-    assert found == sorted(rows, key=lambda row: -sum(lengths[item] for item in row))
-    assert sorted(item for row in found for item in row) == list(range(len(lengths)))
+    packed = pack_rows(lengths, budget)
+    assert packed == sorted(rows, key=lambda row: -sum(lengths[item] for item in row))
+    assert sorted(item for row in packed for item in row) == list(range(len(lengths)))

@@ -1,4 +1,4 @@
-"""Trees against the slow way: every response in a sequence of its own, through the model's own forward."""
+"""Trees against the slow way: every response in a separate sequence, through the model's own forward."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def separate_log_prob(model: Any, root: Root, branch: Branch) -> torch.Tensor:
 def test_log_probs_equal_separate_forwards(model: Any, trees: list[Tree], row_tokens: int) -> None:
     with torch.no_grad():
         expected = torch.stack([separate_log_prob(model, tree.root, branch) for tree in trees for branch in tree.branches])
-        found = TreeModel(model)(build_batch(trees, row_tokens, "cpu", 0))
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+        log_probs = TreeModel(model)(build_batch(trees, row_tokens, "cpu", 0))
+    torch.testing.assert_close(log_probs, expected, atol=1e-4, rtol=1e-5)
 
 
 def test_gradients_equal_separate_forwards(model: Any, trees: list[Tree]) -> None:
@@ -54,15 +54,15 @@ def test_gradients_equal_separate_forwards(model: Any, trees: list[Tree]) -> Non
 
     slow = torch.stack([separate_log_prob(model, tree.root, branch) for tree in trees for branch in tree.branches])
     expected = gradients((slow * weights).sum())
-    found = gradients((TreeModel(model)(build_batch(trees, 200, "cpu", 0)) * weights).sum())
+    actual = gradients((TreeModel(model)(build_batch(trees, 200, "cpu", 0)) * weights).sum())
     scale = max(float(g.abs().max()) for g in expected if g is not None)
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(actual, expected, strict=True):
         assert (one is None) == (other is None)
         if one is not None:
             assert float((one - other).abs().max()) <= 5e-5 * scale
 
 
-def test_without_positions_the_result_is_wrong(model: Any, trees: list[Tree]) -> None:
+def test_without_positions_result_is_wrong(model: Any, trees: list[Tree]) -> None:
     batch = build_batch(trees[:1], 1, "cpu", 0)
     with torch.no_grad():
         right = TreeModel(model)(batch)
@@ -77,7 +77,7 @@ def test_eager_attention_is_refused(tiny_base: Path, trees: list[Tree]) -> None:
         tree_hidden(eager, build_batch(trees[:1], 1, "cpu", 0))
 
 
-def test_a_branch_does_not_see_its_siblings(model: Any, trees: list[Tree]) -> None:
+def test_branch_does_not_see_its_siblings(model: Any, trees: list[Tree]) -> None:
     tree = trees[0]
     other = Tree(tree.root, (tree.branches[0], Branch(tuple(reversed(tree.branches[1].input_ids)))))
     with torch.no_grad():
@@ -112,7 +112,7 @@ def test_rows_are_filled_longest_first(lengths: list[int], budget: int, rows: li
         (Root((1, 2), positions_AL=torch.zeros(3, 1, dtype=torch.long)), (Branch((1,)),), "positions for 1"),
     ],
 )
-def test_a_tree_that_cannot_be_read_is_refused(root: Root, branches: tuple[Branch, ...], sentence: str) -> None:
+def test_tree_that_cannot_be_read_is_refused(root: Root, branches: tuple[Branch, ...], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         build_batch([Tree(root, branches)], 10, "cpu", 0)
 

@@ -40,7 +40,7 @@ def longest_branch(preprocessor: Preprocessor, query: Query) -> int:
 
 
 @pytest.mark.parametrize("query", tiny.queries(), ids=lambda query: str(query.media))
-def test_a_query_fits_exactly_its_longest_branch(
+def test_query_fits_exactly_its_longest_branch(
     query: Query, check: Callable[[Query, int], LengthCheck], tiny_base: Path, tiny_media: Path
 ) -> None:
     tokens = longest_branch(tiny.preprocessor(tiny_base, tiny_media), query)
@@ -49,7 +49,7 @@ def test_a_query_fits_exactly_its_longest_branch(
         check(query, tokens - 1)
 
 
-def test_a_medium_that_was_counted_once_is_counted_right_for_other_queries(tiny_base: Path, tiny_media: Path) -> None:
+def test_reused_media_length_is_exact_for_other_queries(tiny_base: Path, tiny_media: Path) -> None:
     preprocessor = tiny.preprocessor(tiny_base, tiny_media)
     lengths = LengthCheck(preprocessor, INSTRUCTION, 4000)
     media = MediaFolder(tiny_media)
@@ -60,7 +60,7 @@ def test_a_medium_that_was_counted_once_is_counted_right_for_other_queries(tiny_
     )
 
 
-def test_a_response_may_be_short_and_its_reason_too_long(check: Callable[[Query, int], LengthCheck]) -> None:
+def test_response_may_be_short_and_its_reason_too_long(check: Callable[[Query, int], LengthCheck]) -> None:
     query = replace(tiny.queries()[2], responses=(Response("a", 1, critique="x" * 900), Response("b", 2)))
     with pytest.raises(RowError, match=r"judge's prompt of .* with response 0 and its reason"):
         check(query, 600)

@@ -33,13 +33,13 @@ from components.validation.lines import parse_line, read_lines
         (b"\x00", "json", "not valid JSON"),
     ],
 )
-def test_a_line_that_is_no_clean_json_object_is_a_fault(raw: bytes, kind: str, reason: str) -> None:
+def test_malformed_line_is_a_fault(raw: bytes, kind: str, reason: str) -> None:
     with pytest.raises(RowError, match=reason) as caught:
         parse_line(raw)
     assert caught.value.kind == kind
 
 
-def test_a_pair_of_surrogates_is_a_character() -> None:
+def test_pair_of_surrogates_is_character() -> None:
     assert parse_line(b'{"id": "\\ud83d\\ude00"}') == {"id": "😀"}
 
 
@@ -54,7 +54,7 @@ def test_lines_count_from_one_and_blank_ones_are_no_rows(tmp_path: Path) -> None
     ]
 
 
-def test_a_huge_line_is_one_fault_and_the_next_line_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_huge_line_is_one_fault_and_next_line_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "MAX_LINE_BYTES", 1000)
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"id": text}) + "\n" for text in ("a", "x" * 5000, "b")) + json.dumps({"id": "y" * 5000}))
@@ -67,7 +67,7 @@ def test_a_huge_line_is_one_fault_and_the_next_line_is_read(tmp_path: Path, monk
     ]
 
 
-def test_a_line_of_exactly_the_limit_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_line_of_exactly_limit_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = json.dumps({"id": "x" * 100}).encode() + b"\n"
     monkeypatch.setattr(lines, "MAX_LINE_BYTES", len(raw))
     path = tmp_path / "rows.jsonl"

@@ -32,13 +32,13 @@ def fault(folder: Path, path: str, kind: Literal["image", "video"] = "image") ->
     return caught.value
 
 
-def test_an_image_is_known_by_its_bytes_and_size(folder: Path) -> None:
+def test_image_is_identified_by_bytes_and_size(folder: Path) -> None:
     medium = MediaFolder(folder).examine("good.png", "image")
     assert medium.digest == digest_file(folder / "good.png")
     assert (medium.width, medium.height, medium.frames) == (48, 64, 1)
 
 
-def test_a_videos_digest_changes_with_any_frame_and_not_with_hidden_files(folder: Path) -> None:
+def test_video_digest_covers_frames_and_not_hidden_files(folder: Path) -> None:
     before = MediaFolder(folder).examine("video/clip", "video")
     (folder / "video/clip/.DS_Store").write_bytes(b"x")
     assert MediaFolder(folder).examine("video/clip", "video") == before
@@ -70,7 +70,7 @@ def test_paths_stay_inside_and_exist(folder: Path, path: str, kind: str) -> None
     assert fault(folder, path).kind == kind
 
 
-def test_a_link_may_point_inside_and_not_out(folder: Path) -> None:
+def test_link_may_point_inside_and_not_out(folder: Path) -> None:
     (folder / "inside.png").symlink_to(folder / "good.png")
     (folder / "out.png").symlink_to(folder.parent / "outside.png")
     (folder / "circle.png").symlink_to(folder / "circle.png")
@@ -79,36 +79,36 @@ def test_a_link_may_point_inside_and_not_out(folder: Path) -> None:
     assert fault(folder, "circle.png").kind == "media_missing"
 
 
-def test_a_frame_that_links_out_is_refused(folder: Path) -> None:
+def test_frame_that_links_out_is_refused(folder: Path) -> None:
     (folder / "video/clip/2.png").symlink_to(folder.parent / "outside.png")
     assert fault(folder, "video/clip", "video").kind == "media_path"
 
 
-def test_a_preferences_folder_may_itself_be_a_link(folder: Path, tmp_path: Path) -> None:
+def test_preferences_folder_may_itself_be_link(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(folder)
     assert MediaFolder(tmp_path / "link").examine("good.png", "image").width == 48
 
 
-def test_a_pipe_is_not_waited_for(folder: Path) -> None:
+def test_pipe_is_refused_without_waiting(folder: Path) -> None:
     os.mkfifo(folder / "pipe.png")
     assert "regular file" in fault(folder, "pipe.png").reason
 
 
 @pytest.mark.parametrize("name", ["good.png", "good.jpg"])
-def test_a_truncated_image_is_refused(folder: Path, name: str) -> None:
+def test_truncated_image_is_refused(folder: Path, name: str) -> None:
     raw = (folder / name).read_bytes()
     (folder / name).write_bytes(raw[: len(raw) * 2 // 3])
     assert fault(folder, name).kind == "media_undecodable"
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"<svg/>"])
-def test_what_is_no_image_is_refused(folder: Path, content: bytes) -> None:
+def test_non_image_is_refused(folder: Path, content: bytes) -> None:
     (folder / "x.png").write_bytes(content)
     assert fault(folder, "x.png").kind == "media_undecodable"
 
 
 @pytest.mark.parametrize("side", [9_000, 60_000])
-def test_a_decompression_bomb_is_not_unpacked(folder: Path, side: int) -> None:
+def test_decompression_bomb_is_not_unpacked(folder: Path, side: int) -> None:
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
@@ -118,7 +118,7 @@ def test_a_decompression_bomb_is_not_unpacked(folder: Path, side: int) -> None:
     assert fault(folder, "bomb.png").kind == "media_too_large"
 
 
-def test_a_strip_that_can_not_be_tiled_is_refused(folder: Path) -> None:
+def test_untileable_strip_is_refused(folder: Path) -> None:
     Image.new("RGB", (1, 500)).save(folder / "strip.png")
     assert "500" in fault(folder, "strip.png").reason
 
@@ -126,18 +126,18 @@ def test_a_strip_that_can_not_be_tiled_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "reason"), [("video/empty", "no frames"), ("good.png", "not a folder"), ("video/absent", "does not exist")]
 )
-def test_a_video_is_a_folder_of_frames(folder: Path, path: str, reason: str) -> None:
+def test_video_is_folder_of_frames(folder: Path, path: str, reason: str) -> None:
     found = fault(folder, path, "video")
     assert reason in found.reason
     assert found.field == "video"
 
 
-def test_one_bad_frame_refuses_the_video_and_is_named(folder: Path) -> None:
+def test_one_bad_frame_refuses_video_and_is_named(folder: Path) -> None:
     (folder / "video/clip/1.png").write_bytes(b"x")
     assert "video/clip/1.png" in fault(folder, "video/clip", "video").reason
 
 
-def test_reasons_are_the_same_wherever_the_checkout_lies(folder: Path, tmp_path: Path) -> None:
+def test_reasons_do_not_depend_on_checkout_path(folder: Path, tmp_path: Path) -> None:
     (folder / "x.png").write_bytes(b"x")
     shutil.copytree(folder, tmp_path / "elsewhere/preferences")
     assert fault(folder, "x.png").reason == fault(tmp_path / "elsewhere/preferences", "x.png").reason

@@ -14,7 +14,7 @@ def query(number: int, prompt: str | None = None, digest: str | None = None) -> 
     )
 
 
-def test_about_the_share_is_held_out_and_nothing_is_lost() -> None:
+def test_requested_share_is_held_out_and_no_query_is_lost() -> None:
     queries = [query(number) for number in range(1000)]
     train, heldout = split_off(queries, 0.2, "data.jsonl")
     assert 150 <= len(heldout) <= 250
@@ -23,14 +23,14 @@ def test_about_the_share_is_held_out_and_nothing_is_lost() -> None:
     assert sorted(q.id for q in [*train, *heldout]) == sorted(q.id for q in queries)
 
 
-def test_order_is_kept() -> None:
+def test_split_preserves_order() -> None:
     train, heldout = split_off([query(number) for number in range(100)], 0.3, "data.jsonl")
     for side in (train, heldout):
         numbers = [int(q.id[1:]) for q in side]
         assert numbers == sorted(numbers)
 
 
-def test_the_same_media_and_prompt_go_the_same_way_whatever_case_and_space() -> None:
+def test_same_content_stays_together_despite_case_and_space() -> None:
     queries = [
         query(2 * n + twin, prompt=(f"Is it  {n}? " if twin else f"is it {n}?"), digest="d" * 64) for n in range(100) for twin in (0, 1)
     ]
@@ -38,7 +38,7 @@ def test_the_same_media_and_prompt_go_the_same_way_whatever_case_and_space() -> 
     assert {int(q.id[1:]) // 2 for q in train}.isdisjoint(int(q.id[1:]) // 2 for q in heldout)
 
 
-def test_the_same_prompt_about_another_picture_is_another_group() -> None:
+def test_same_prompt_about_another_picture_is_another_group() -> None:
     train, heldout = split_off([query(n, prompt="What is it?", digest=f"{n:064d}") for n in range(100)], 0.5, "data.jsonl")
     assert train
     assert heldout
@@ -58,6 +58,6 @@ def test_neither_side_is_left_empty(share: float) -> None:
     assert heldout
 
 
-def test_one_group_can_not_be_split() -> None:
+def test_single_group_is_refused() -> None:
     with pytest.raises(UserError, match=r"data\.jsonl holds no two different queries"):
         split_off([query(1, prompt="Same?"), query(2, prompt="Same?")], 0.2, "data.jsonl")

@@ -20,7 +20,7 @@ def both_files(checkout: Checkout, train: int = 4, heldout: int = 3) -> None:
     checkout.write("heldout.jsonl", [checkout.row(100 + number) for number in range(heldout)])
 
 
-def test_good_rows_become_two_tables_in_the_order_of_their_files(checkout: Checkout) -> None:
+def test_good_rows_become_two_tables_in_order_of_their_files(checkout: Checkout) -> None:
     both_files(checkout)
     result = checkout.run()
     assert [query.id for query in checkout.queries("train")] == ["row-0", "row-1", "row-2", "row-3"]
@@ -78,7 +78,7 @@ def bad_rows(checkout: Checkout) -> list[tuple[Row | str | bytes, str, str]]:
     ]
 
 
-def test_every_kind_of_bad_row_is_quarantined_with_line_field_and_reason_and_the_rest_goes_on(checkout: Checkout) -> None:
+def test_each_bad_row_kind_is_quarantined_with_its_reason(checkout: Checkout) -> None:
     both_files(checkout)
     bad = bad_rows(checkout)
     checkout.write("data.jsonl", [checkout.row(0), *(row for row, _, _ in bad), checkout.row(1), checkout.row(2)])
@@ -98,7 +98,7 @@ def test_every_kind_of_bad_row_is_quarantined_with_line_field_and_reason_and_the
     assert sum(value or 0 for value in kinds) == len(bad)
 
 
-def test_a_bad_held_out_row_does_not_bar_a_training_row(checkout: Checkout) -> None:
+def test_bad_held_out_row_does_not_bar_training_row(checkout: Checkout) -> None:
     both_files(checkout)
     checkout.write("heldout.jsonl", [checkout.row(100), checkout.row(101), checkout.row(1, image="short/none.png")])
     checkout.run(**LENIENT)
@@ -106,7 +106,7 @@ def test_a_bad_held_out_row_does_not_bar_a_training_row(checkout: Checkout) -> N
     assert "row-1" in {query.id for query in checkout.queries("train")}
 
 
-def test_past_the_threshold_a_file_fails_with_counts_and_place_and_the_quarantine_stays(checkout: Checkout) -> None:
+def test_file_over_threshold_fails_and_leaves_quarantine(checkout: Checkout) -> None:
     both_files(checkout, train=10)
     bad = [checkout.row(20, image="short/none.png"), checkout.row(21, image="short/none.png"), checkout.row(22, ethical=[9, 9, 9])]
     checkout.write("heldout.jsonl", [*(checkout.row(100 + number) for number in range(7)), *bad])
@@ -121,13 +121,13 @@ def test_past_the_threshold_a_file_fails_with_counts_and_place_and_the_quarantin
     assert not (checkout.root / OUT / "train").exists()
 
 
-def test_at_the_threshold_a_file_still_passes(checkout: Checkout) -> None:
+def test_file_at_threshold_passes(checkout: Checkout) -> None:
     both_files(checkout)
     checkout.write("data.jsonl", [*(checkout.row(number) for number in range(8)), "{", "{"])
     assert checkout.run(validate={"max_quarantined_share": 0.2}).metrics["quarantined"] == 2
 
 
-def test_an_unknown_ranking_ends_the_stage_with_file_line_and_value(checkout: Checkout) -> None:
+def test_unknown_ranking_ends_stage_with_file_line_and_value(checkout: Checkout) -> None:
     both_files(checkout)
     checkout.write("data.jsonl", [checkout.row(0), checkout.row(1, final_ranking="B>A=C")])
     with pytest.raises(UnknownRankingError, match=r"data/preferences/data\.jsonl line 2: final_ranking 'B>A=C'"):
@@ -142,7 +142,7 @@ def test_an_unknown_ranking_ends_the_stage_with_file_line_and_value(checkout: Ch
         ("heldout.jsonl", b"", "data/preferences/heldout.jsonl is empty"),
     ],
 )
-def test_missing_and_empty_files_are_one_sentence(checkout: Checkout, name: str, content: bytes | None, reason: str) -> None:
+def test_missing_and_empty_files_raise_user_error(checkout: Checkout, name: str, content: bytes | None, reason: str) -> None:
     both_files(checkout)
     (checkout.preferences / name).unlink()
     if content is not None:
@@ -151,14 +151,14 @@ def test_missing_and_empty_files_are_one_sentence(checkout: Checkout, name: str,
         checkout.run()
 
 
-def test_a_file_without_a_usable_row_is_one_sentence(checkout: Checkout) -> None:
+def test_file_without_usable_row_raises_user_error(checkout: Checkout) -> None:
     both_files(checkout)
     checkout.write("heldout.jsonl", ["{"])
     with pytest.raises(UserError, match=r"heldout\.jsonl holds no usable row"):
         checkout.run(validate={"max_quarantined_share": 1.0})
 
 
-def test_a_missing_base_is_one_sentence(checkout: Checkout) -> None:
+def test_missing_base_raises_user_error(checkout: Checkout) -> None:
     both_files(checkout)
     with pytest.raises(UserError, match=r"model\.base"):
         checkout.run(model={"base": Path("data/absent")})
@@ -190,7 +190,7 @@ def other_teams_rows(checkout: Checkout, count: int = 50) -> list[Row | str | by
     return rows
 
 
-def test_another_teams_rows_get_in_and_a_part_is_held_out_by_media_and_prompt(checkout: Checkout) -> None:
+def test_foreign_rows_are_accepted_and_split_by_content(checkout: Checkout) -> None:
     rows = other_teams_rows(checkout)
     checkout.write("data.jsonl", rows)
     result = checkout.run()
@@ -203,7 +203,7 @@ def test_another_teams_rows_get_in_and_a_part_is_held_out_by_media_and_prompt(ch
     assert {query.split for query in heldout} == {"heldout"}
 
 
-def test_equal_input_gives_equal_bytes_wherever_the_checkout_lies(new_checkout: Callable[[str], Checkout]) -> None:
+def test_output_bytes_do_not_depend_on_checkout_path(new_checkout: Callable[[str], Checkout]) -> None:
     outs = []
     for name in ("one", "two"):
         checkout = new_checkout(name)
@@ -214,7 +214,7 @@ def test_equal_input_gives_equal_bytes_wherever_the_checkout_lies(new_checkout: 
     assert outs[0] == outs[1]
 
 
-def test_a_changed_picture_changes_the_table_and_no_other(checkout: Checkout) -> None:
+def test_changed_picture_changes_table_and_no_other(checkout: Checkout) -> None:
     both_files(checkout)
     checkout.run()
     before = {split: (checkout.root / OUT / split / "queries.parquet").read_bytes() for split in ("train", "heldout")}
@@ -225,14 +225,14 @@ def test_a_changed_picture_changes_the_table_and_no_other(checkout: Checkout) ->
     assert before["heldout"] != after["heldout"]
 
 
-def test_fields_that_are_not_read_are_said_with_the_nearest_name(checkout: Checkout, caplog: pytest.LogCaptureFixture) -> None:
+def test_unread_fields_are_logged_with_nearest_name(checkout: Checkout, caplog: pytest.LogCaptureFixture) -> None:
     both_files(checkout)
     checkout.write("data.jsonl", [checkout.row(number, catgory="short") for number in range(3)])
     checkout.run()
     assert "the field 'catgory' of 3 rows is not read; did you mean 'category'?" in caplog.text
 
 
-def test_nothing_leaves_the_machine(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_makes_no_network_calls(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise AssertionError("a connection was opened")
 
@@ -243,7 +243,7 @@ def test_nothing_leaves_the_machine(checkout: Checkout, monkeypatch: pytest.Monk
     assert checkout.quarantine() == []
 
 
-def test_what_an_earlier_run_left_is_gone_after_a_failure(checkout: Checkout) -> None:
+def test_failed_run_removes_earlier_outputs(checkout: Checkout) -> None:
     both_files(checkout)
     checkout.run()
     shutil.rmtree(checkout.preferences / "short")

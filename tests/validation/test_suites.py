@@ -43,7 +43,7 @@ def unmet(queries: list[Query], folder: Path) -> dict[str, str]:
     return {finding.expected: finding.severity for finding in findings}
 
 
-def test_good_tables_meet_everything_and_the_pages_are_written(tmp_path: Path) -> None:
+def test_good_tables_pass_and_pages_are_written(tmp_path: Path) -> None:
     assert unmet(good(), tmp_path) == {}
     pages = [path.relative_to(tmp_path / "docs").parts[0] for path in (tmp_path / "docs").rglob("*.html")]
     assert sorted(pages) == ["expectations", "expectations", "index.html", "validations", "validations"]
@@ -75,7 +75,7 @@ FAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-def test_what_must_hold_is_critical(tmp_path: Path) -> None:
+def test_broken_required_expectation_is_critical(tmp_path: Path) -> None:
     spoilt = [replace(query, id=f"spoilt-{number}", prompt=f"Spoilt {number}?") for number, query in enumerate(good() + good())]
     queries = [*good(), *(replace(query, **values) for query, values in zip(spoilt, FAULTS.values(), strict=False))]
     found = unmet(queries, tmp_path)
@@ -84,11 +84,11 @@ def test_what_must_hold_is_critical(tmp_path: Path) -> None:
     }
 
 
-def test_a_table_of_one_split_is_critical(tmp_path: Path) -> None:
+def test_table_of_one_split_is_critical(tmp_path: Path) -> None:
     assert unmet([query for query in good() if query.split == "train"], tmp_path)["both splits have queries"] == "critical"
 
 
-def test_what_is_only_odd_is_a_warning(tmp_path: Path) -> None:
+def test_unusual_table_is_a_warning(tmp_path: Path) -> None:
     tied = tuple(replace(response, rank=1, critique=None) for response in RESPONSES)
     assert unmet([replace(query, responses=tied) for query in good()], tmp_path) == {
         "at least 80 % of queries have a pair of different ranks": "warning",
@@ -98,12 +98,12 @@ def test_what_is_only_odd_is_a_warning(tmp_path: Path) -> None:
     }
 
 
-def test_a_category_that_is_missing_from_one_split_is_a_warning(tmp_path: Path) -> None:
+def test_category_missing_from_one_split_is_a_warning(tmp_path: Path) -> None:
     queries = [query for query in good() if (query.split, query.category) != ("heldout", "video")]
     assert unmet(queries, tmp_path) == {"every category stands in both splits": "warning"}
 
 
-def test_hostile_text_does_not_enter_the_pages(tmp_path: Path) -> None:
+def test_hostile_text_does_not_enter_pages(tmp_path: Path) -> None:
     hostile = "<script>alert(1)</script>"
     responses = (Response(hostile, 1, critique=hostile), Response("", 2))
     unmet([replace(query, id=hostile, prompt=hostile, responses=responses, source=hostile) for query in good()], tmp_path)

@@ -31,7 +31,7 @@ def backup(
     target = folder.absolute()
     root = enter_checkout()
     say = _speaker(as_json=as_json)
-    made = make_backup(root, target if keep is None else dated(target), with_cache=with_cache, say=say)
+    made = make_backup(root, target if keep is None else dated(target), with_cache=with_cache, log=say)
     if keep is not None:
         remove_old(target, keep, say)
     if as_json:

@@ -20,12 +20,12 @@ def clean(
     import time
 
     from components.config.settings import load_settings
-    from components.operations.cleaning.sweep import look, sweep
+    from components.operations.cleaning.sweep import inspect, sweep
     from components.operations.environment import enter_checkout
 
     root = enter_checkout()
     settings = load_settings().clean
-    found = (look if dry_run else sweep)(root, settings, time.time())
+    found = (inspect if dry_run else sweep)(root, settings, time.time())
     if as_json:
         print(json.dumps(_as_json(root, found, dry_run=dry_run), indent=2))
     else:

@@ -51,7 +51,7 @@ def render(findings: Mapping[str, Finding]) -> Group:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, finding in findings.items():
-        words = Text.assemble((name, "bold"), f": {finding.found}")
+        words = Text.assemble((name, "bold"), f": {finding.text}")
         if finding.cure is not None:
             words.append(f"\ncure: {finding.cure}", style="cyan")
         table.add_row(Text(finding.state, style=STYLES[finding.state]), words)

@@ -18,9 +18,9 @@ def up(
 
     from components.config.settings import load_settings
     from components.operations.environment import enter_checkout
-    from components.operations.services.state import secrets_file
     from components.operations.services.supervision import log_folder
     from components.operations.services.up import bring_down, bring_up
+    from components.processes.secrets import secrets_file
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a host that stops this ends the services as Ctrl-C does
     root = enter_checkout()

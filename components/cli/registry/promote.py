@@ -29,12 +29,12 @@ def promote(
 
     from components.config.settings import load_settings
     from components.operations.environment import enter_checkout
-    from components.processes.guard import run_turn
+    from components.processes.guard import run_lock
 
     root = enter_checkout()
     settings = load_settings(root / "params.yaml")
     name = _known(model)
-    with run_turn(root):
+    with run_lock(root):
         from components.registry.promotion import promote_by_hand
         from flows.promote import evaluating
         from flows.screen import Screen
@@ -61,11 +61,11 @@ def rollback(model: Model, because: Because = None, as_json: AsJson = False) -> 
     from functools import partial
 
     from components.operations.environment import enter_checkout
-    from components.processes.guard import run_turn
+    from components.processes.guard import run_lock
 
     root = enter_checkout()
     name = _known(model)
-    with run_turn(root):
+    with run_lock(root):
         from components.registry import aliases
         from components.registry.registry import Registry
 

@@ -16,8 +16,8 @@ from types import FrameType
 from typing import Any
 
 from components.files import read_json, write_json
-from components.processes.faults import FAULT, INTERRUPTED, tell
-from components.processes.guard import GRACE_SECONDS, TURN, Lock, Watchdog
+from components.processes.faults import FAULT, INTERRUPTED, report_outcome
+from components.processes.guard import GRACE_SECONDS, RUN_LOCK, Lock, Watchdog
 from components.processes.marks import RUN_MARK, WATCHED, identity, kill_all, marked, new_run_mark
 from components.report.run_record import SUMMARY
 from components.report.table import print_summary
@@ -28,7 +28,7 @@ TIDY_SECONDS = GRACE_SECONDS + 20  # for the flow's own end after it was asked: 
 def run_flow(root: Path, parameters: dict[str, Any], turn: Lock) -> int:
     """Run the flow with `parameters` to its end and print the summary; gives the exit code. The flow takes over `turn`."""
     mark = new_run_mark(root)
-    environment = {**os.environ, RUN_MARK: mark, WATCHED: identity(os.getpid()) or "", TURN: str(turn.descriptor)}
+    environment = {**os.environ, RUN_MARK: mark, WATCHED: identity(os.getpid()) or "", RUN_LOCK: str(turn.descriptor)}
     asked = _Asked()
     watched = os.environ.get(WATCHED)  # where a flow of a deployment started this: the run must not outlive it
     watchdog = Watchdog(watched, asked.note) if watched else None
@@ -54,7 +54,7 @@ def run_flow(root: Path, parameters: dict[str, Any], turn: Lock) -> int:
     if code < 0:
         said = f"the flow was ended by signal {-code}; run again to go on from there"
         print(f"mmalign: {said}", file=sys.stderr)
-        tell("cancelled" if asked.times else "infrastructure", said)
+        report_outcome("cancelled" if asked.times else "infrastructure", said)
     _mend_summary(root, cancelled=asked.times > 0)
     # A run that was refused before it began has no figures of its own to show.
     if code == 0 or parameters["started"] < _written(root):

@@ -53,7 +53,7 @@ def run(
     from components.files import write_atomic
     from components.operations.environment import enter_checkout
     from components.operations.services.health import require_services
-    from components.processes.guard import run_turn
+    from components.processes.guard import run_lock
     from components.registry.policy import POLICY_FILE, load_policy
 
     for flag, value in (("--wait", wait), ("--source", source), ("--ref", ref)):
@@ -63,7 +63,7 @@ def run(
     require_services(root)
     stages = _known_stages(only or [])
     settings = Path("params.yaml")
-    with run_turn(root) as turn:
+    with run_lock(root) as turn:
         text = changed_settings(settings, assignments) if assignments else None
         load_settings(settings)
         load_policy(root / POLICY_FILE)

@@ -1,4 +1,4 @@
-"""Downloads from the hub, or from what HF_ENDPOINT names, by huggingface_hub; every file is compared with the sha that the hub states."""
+"""Downloads files from the hub, or from HF_ENDPOINT, by huggingface_hub, and compares each with the sha that the hub states."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 
 from components.errors import UserError
 from components.families.hub import files
-from components.families.hub.fetch import Say, check_space
+from components.families.hub.fetch import Log, check_space
 from components.files import digest_file, read_json
 
 BLOCK = 1 << 20
 
 
-def download(name: str, revision: str | None, staging: Path, say: Say) -> tuple[dict[str, str], str]:
-    """Bring a hub model's files into `staging`; returns sha256 by file name, and the commit. Raises UserError with one sentence."""
+def download(name: str, revision: str | None, staging: Path, log: Log) -> tuple[dict[str, str], str]:
+    """Download a hub model's files into `staging`; return sha256 by file name, and the commit. Raises UserError with one sentence."""
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}:
-        raise UserError(f"{name} can't be fetched offline (HF_HUB_OFFLINE is set): unset it, or name a local folder")
+        raise UserError(f"HF_HUB_OFFLINE is set, so {name} can't be fetched: unset it, or name a local folder")
     os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # plain HTTP resumes into a folder, and needs no cache beside it
     from huggingface_hub import HfApi, hf_hub_download
 
@@ -32,17 +32,19 @@ def download(name: str, revision: str | None, staging: Path, say: Say) -> tuple[
     if files.CONFIG not in names:
         raise UserError(f"{name} holds no {files.CONFIG}: it is no checkpoint in transformers' format")
     if not any(one.endswith(".safetensors") for one in names):
-        raise UserError(f"{name} has no safetensors: pickled weights (.bin, .pt) are not read; take a checkpoint that has them")
+        raise UserError(
+            f"{name} has no safetensors, and pickled weights (.bin, .pt) are not supported: choose a checkpoint with safetensors"
+        )
     check_space(staging, sum(int(stated[one].size or 0) for one in names if not (staging / one).is_file()))
     digests = {}
     for one in sorted(names, key=lambda one: (one.endswith(".safetensors"), one != files.CONFIG, one)):
         if not _is(staging / one, stated[one]):
-            say(f"{one} ({(stated[one].size or 0) / 1e6:,.1f} MB)")
+            log(f"{one} ({(stated[one].size or 0) / 1e6:,.1f} MB)")
             with _sentences(name, revision):
                 hf_hub_download(name, one, revision=commit, local_dir=staging)
             if not _is(staging / one, stated[one]):
                 (staging / one).unlink()
-                raise UserError(f"{name}: {one} did not arrive as the hub states it (its sha differs): fetch it again")
+                raise UserError(f"{name}: the sha of the downloaded {one} is not the one that the hub states: fetch the model again")
         digests[one] = digest_file(staging / one)
         if one == files.CONFIG:
             files.check_config(_config(staging, name), f"{name}/{one}")
@@ -51,14 +53,14 @@ def download(name: str, revision: str | None, staging: Path, say: Say) -> tuple[
 
 def _config(staging: Path, name: str) -> dict[str, Any]:
     try:
-        found = read_json(staging / files.CONFIG)
+        config = read_json(staging / files.CONFIG)
     except ValueError as error:
         raise UserError(f"{name}/{files.CONFIG} is not valid JSON: the checkpoint is damaged") from error
-    return found if isinstance(found, dict) else {}
+    return config if isinstance(config, dict) else {}
 
 
 def _is(path: Path, stated: Any) -> bool:
-    """Whether a file is the one that the hub states: by sha256 where it lies in large storage, else by git's own digest."""
+    """Whether a file is the one that the hub states: by sha256 for files in large storage, else by git's own digest."""
     if not path.is_file() or (stated.size is not None and path.stat().st_size != stated.size):
         return False
     if stated.lfs is not None:
@@ -76,7 +78,7 @@ def _blob(path: Path) -> str:
 
 @contextmanager
 def _sentences(name: str, revision: str | None) -> Iterator[None]:
-    """Turn what huggingface_hub raises into one sentence that says what to do."""
+    """Turn errors of huggingface_hub into a UserError that says what to do."""
     from huggingface_hub import errors
 
     at = f" at {revision}" if revision else ""
@@ -93,8 +95,8 @@ def _sentences(name: str, revision: str | None) -> Iterator[None]:
         raise UserError(f"{name} is no id of a model on the hub (owner/name)") from error
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
-        raise UserError(f"the hub answered {status} for {name}{at}: try again later; what has arrived is kept") from error
+        raise UserError(f"the hub answered {status} for {name}{at}: fetch again later; the download will resume") from error
     except (client_error, errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, OSError) as error:
         raise UserError(
-            f"the hub can't be reached for {name}{at}: check the network or HF_ENDPOINT, or name a local folder; what has arrived is kept"
+            f"the hub can't be reached for {name}{at}: check the network or HF_ENDPOINT, or name a local folder; the download will resume"
         ) from error

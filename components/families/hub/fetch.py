@@ -1,8 +1,8 @@
-"""Bringing a checkpoint into the checkout, from the hub or from a folder, whole and verified.
+"""Fetches a checkpoint into the checkout, from the hub or from a folder, whole and verified.
 
-- Everything goes to a folder beside the target, `NAME.partial`, and is renamed at the end: the target is whole or not there.
-- A fetch that was stopped goes on: files that are there and have the right sha256 are kept, a torn one continues where it stopped.
-- Configurations come first, so that a model that can't be used is refused before its weights are loaded.
+- A fetch writes to `NAME.partial` beside the target and renames it at the end: the target is whole or missing.
+- A fetch resumes a stopped one: it reuses files with the right sha256, and a partial download continues where it stopped.
+- Configurations come first, so that a fetch refuses an unusable model before it downloads the weights.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from components.families.hub import files
 from components.families.hub.manifest import MANIFEST, read_manifest, verify, write_manifest
 from components.files import digest_file
 
-Say = Callable[[str], None]
-HUB_LEFTOVERS = ".cache"  # where huggingface_hub keeps the state of downloads into a folder
+Log = Callable[[str], None]
+HUB_LEFTOVERS = ".cache"  # huggingface_hub's folder for the state of downloads
 SPARE_BYTES = 1_000_000_000
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What a fetch left: the folder, the revision, the sum of sizes, and processor files that were written in older ones' place."""
+    """A fetched checkpoint: its folder, revision and size in bytes, and the processor files that `complete` added; `already` if it existed."""
 
     folder: Path
     revision: str | None
@@ -33,24 +33,24 @@ class Fetched:
     already: bool
 
 
-def fetch(source: str, revision: str | None, target: Path, where: str, say: Say) -> Fetched:
-    """Bring `source`, a local folder or a hub id, to `target`. Raises UserError with one sentence when that can't be done."""
+def fetch(source: str, revision: str | None, target: Path, where: str, log: Log) -> Fetched:
+    """Fetch `source`, a local folder or a hub id, into `target`. Raises UserError with one sentence if that fails."""
     folder = Path(source).expanduser()
     local = folder.is_dir()
     if not local and (source.startswith((".", "/", "~")) or source.count("/") != 1):
         raise UserError(f"{source} is neither a folder nor the id of a model on the hub (owner/name)")
     if local and revision is not None:
-        raise UserError("--revision goes with a model on the hub, not with a local folder: leave it out")
+        raise UserError("--revision applies to models on the hub, not to a local folder: leave it out")
     if target.exists():
         return _present(source if not local else folder.name, revision, target, where)
     staging = target.with_name(f"{target.name}.partial")
     staging.mkdir(parents=True, exist_ok=True)
     if local:
-        digests, origin, found = _copy(folder, staging, say), folder.name, None
+        digests, origin, commit = _copy(folder, staging, log), folder.name, None
     else:
         from components.families.hub.download import download
 
-        digests, found = download(source, revision, staging, say)
+        digests, commit = download(source, revision, staging, log)
         origin = source
     files.check_folder(staging, source)
     completed = files.complete(staging)
@@ -59,29 +59,29 @@ def fetch(source: str, revision: str | None, target: Path, where: str, say: Say)
         if name not in digests and (staging / name).is_file():
             (staging / name).unlink()  # of an earlier, stopped fetch of another revision
     shutil.rmtree(staging / HUB_LEFTOVERS, ignore_errors=True)
-    write_manifest(staging, digests, source=origin, revision=found, licence=files.licence(staging))
+    write_manifest(staging, digests, source=origin, revision=commit, license_name=files.license_of(staging))
     staging.rename(target)
-    return Fetched(target, found, sum((target / name).stat().st_size for name in digests), completed, already=False)
+    return Fetched(target, commit, sum((target / name).stat().st_size for name in digests), completed, already=False)
 
 
 def _present(source: str, revision: str | None, target: Path, where: str) -> Fetched:
-    """What is there already, when it is what was asked for and whole."""
+    """The existing target, verified. Raises UserError if it is another model or damaged."""
     manifest = read_manifest(target) if target.is_dir() else None
     if manifest is None:
-        raise UserError(f"{where} is there already and was not fetched (it holds no {MANIFEST}): name another place with --to")
+        raise UserError(f"{where} exists and no fetch made it (it holds no {MANIFEST}): name another folder with --to")
     if manifest["source"] != source or (revision is not None and not str(manifest["revision"]).startswith(revision)):
-        held = manifest["source"] + (f" at {manifest['revision']}" if manifest["revision"] else "")
-        raise UserError(f"{where} holds {held}: name another place with --to, or remove it")
+        present = manifest["source"] + (f" at {manifest['revision']}" if manifest["revision"] else "")
+        raise UserError(f"{where} holds {present}: name another folder with --to, or remove it")
     verify(target, where)
     total = sum(entry["bytes"] for entry in manifest["files"].values())
     return Fetched(target, manifest["revision"], total, [], already=True)
 
 
-def _copy(folder: Path, staging: Path, say: Say) -> dict[str, str]:
-    """Copy a local checkpoint's files, those that are there already left out. sha256 by name."""
+def _copy(folder: Path, staging: Path, log: Log) -> dict[str, str]:
+    """Copy a local checkpoint's files that `staging` lacks; return sha256 by name."""
     files.check_folder(folder, str(folder))
-    told = read_manifest(folder)
-    if told is not None:
+    manifest = read_manifest(folder)
+    if manifest is not None:
         verify(folder, str(folder))
     names = files.chosen(path.name for path in folder.iterdir() if path.is_file())
     needed = sum((folder / name).stat().st_size for name in names if not (staging / name).is_file())
@@ -90,18 +90,18 @@ def _copy(folder: Path, staging: Path, say: Say) -> dict[str, str]:
     for name in names:
         expected = digest_file(folder / name)
         if not (staging / name).is_file() or digest_file(staging / name) != expected:
-            say(f"copying {name}")
+            log(f"copying {name}")
             shutil.copyfile(folder / name, staging / name)
             if digest_file(staging / name) != expected:
-                raise UserError(f"{folder / name} changed while it was copied, or the disk is faulty: fetch it again")
+                raise UserError(f"{folder / name} changed during the copy, or the disk is faulty: fetch the model again")
         digests[name] = expected
     return digests
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Refuse to start what the disk can't hold. Raises UserError."""
+    """Raises UserError if the disk of `folder` has less than `needed` bytes and a reserve free."""
     free = shutil.disk_usage(folder).free
     if free < needed + SPARE_BYTES:
         raise UserError(
-            f"the model needs {needed / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are free: make room, or name another disk with --to"
+            f"the model needs {needed / 1e9:.1f} GB more, and the disk has {free / 1e9:.1f} GB free: free disk, or name another disk with --to"
         )

@@ -1,6 +1,6 @@
-"""`mmalign-model.json`: what a fetched checkpoint consists of and where it is from, so that it can be verified at any time.
+"""`mmalign-model.json`: the files, digests and source of a fetched checkpoint, to verify it at any time.
 
-It is the same for the same checkpoint: no times, no paths of this machine.
+Equal checkpoints have equal manifests: without times and without paths of the machine.
 """
 
 from __future__ import annotations
@@ -15,37 +15,37 @@ from components.files import digest_file, read_json, write_json
 MANIFEST = "mmalign-model.json"
 
 
-def write_manifest(folder: Path, digests: Mapping[str, str], *, source: str, revision: str | None, licence: str | None) -> None:
+def write_manifest(folder: Path, digests: Mapping[str, str], *, source: str, revision: str | None, license_name: str | None) -> None:
     """Write the manifest of a whole folder; `digests` is sha256 by file name."""
     files = {name: {"bytes": (folder / name).stat().st_size, "sha256": digests[name]} for name in sorted(digests)}
-    write_json(folder / MANIFEST, {"source": source, "revision": revision, "licence": licence, "files": files})
+    write_json(folder / MANIFEST, {"source": source, "revision": revision, "licence": license_name, "files": files})
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a folder, or None where there is none. Raises UserError when it can't be read."""
+    """The manifest of a folder, or None if the folder has none. Raises UserError for a damaged manifest."""
     path = folder / MANIFEST
     if not path.is_file():
         return None
     try:
-        found = read_json(path)
+        manifest = read_json(path)
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: remove {folder} and fetch the model again") from error
-    if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise UserError(f"{path} lists no files: remove {folder} and fetch the model again")
-    return found
+    return manifest
 
 
 def verify(folder: Path, where: str) -> int:
-    """Compare every file with the manifest and count them. Raises UserError naming the first that is missing or differs."""
+    """Compare every file with the manifest; return their number. Raises UserError, which names the first file that is missing or differs."""
     manifest = read_manifest(folder)
     if manifest is None:
-        raise UserError(f"{where} holds no {MANIFEST}: it was not fetched by `mmalign model fetch`")
+        raise UserError(f"{where} holds no {MANIFEST}: fetch the model with `mmalign model fetch`")
     for name, expected in manifest["files"].items():
         path = folder / name
         if not path.is_file():
             raise UserError(f"{where}: {name} is missing, and {MANIFEST} lists it: remove the folder and fetch the model again")
         if path.stat().st_size != expected["bytes"] or digest_file(path) != expected["sha256"]:
             raise UserError(
-                f"{where}: {name} is not the file that was fetched (its sha256 differs): remove the folder and fetch the model again"
+                f"{where}: {name} has changed since the fetch (its sha256 differs): remove the folder and fetch the model again"
             )
     return len(manifest["files"])

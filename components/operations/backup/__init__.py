@@ -1,1 +1,1 @@
-"""A backup of what a checkout keeps outside git: its record, artifacts, settings, passwords; and the way back from one."""
+"""Backs up and restores a checkout's state outside git: record, artifacts, settings and passwords."""

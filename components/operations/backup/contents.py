@@ -1,4 +1,4 @@
-"""What a backup holds beside databases: files of the checkout and of its services, artifacts, and objects of DVC's cache."""
+"""The files of a backup: settings, files of the services, artifacts, and objects of DVC's cache."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import yaml
 from components.storage.data_version import DATA_FILE
 from components.storage.repository import open_repository
 
-# Of the checkout: what its next run goes by. The code is git's.
+# The checkout's files that decide its next run. git has the code.
 SETTINGS = ("params.yaml", DATA_FILE, "dvc.lock", "mlflow/registry.yaml", ".dvc/config", ".dvc/config.local")
-WAITING = ".mmalign/tracking"  # records that no store has taken yet
-# Of the state folder: addresses, passwords, and what says that the record was carried over, what was deployed, which nights were told of.
+WAITING = ".mmalign/tracking"  # records that wait for the store
+# In the state folder: addresses, passwords, the mark of the imported record, ids of deployments, and the monitor's state.
 STATE_FILES = ("services.json", "secrets.json", "carried.json", "deployments.json", "sentinel.json")
-READ_TRIES = 20  # of a file that a run writes at this moment
+READ_TRIES = 20  # for a file that a run is writing
 BLOCK_BYTES = 1 << 20
 
 
 def copy_hashed(source: Path, target: Path) -> str:
-    """Copy a file and give the sha256 of what was copied."""
+    """Copy a file and return the sha256 of the copied bytes."""
     target.parent.mkdir(parents=True, exist_ok=True)
     state = hashlib.sha256()
     with source.open("rb") as old, target.open("wb") as new:
@@ -37,64 +37,64 @@ def copy_hashed(source: Path, target: Path) -> str:
 
 
 def copy_lock(source: Path, target: Path) -> str:
-    """Copy a YAML file of DVC's, which does not write it in one step: until it can be read whole."""
+    """Copy one of DVC's YAML files. DVC does not write it atomically, so this retries until the copy is valid YAML."""
     for _ in range(READ_TRIES):
         digest = copy_hashed(source, target)
         try:
             if isinstance(yaml.safe_load(target.read_text(encoding="utf-8")), dict):
                 return digest
         except (yaml.YAMLError, UnicodeDecodeError):
-            pass  # half written: look again
+            pass  # half written: try again
         time.sleep(0.1)
-    return digest  # as it lies there, whole or not
+    return digest  # after all tries, whatever the file holds
 
 
 def settings_files(root: Path) -> Iterator[str]:
-    """Which settings the checkout has, and the records that wait for the store with their artifacts."""
+    """The checkout's settings files, and the records that wait for the store, with their artifacts."""
     yield from (name for name in SETTINGS if (root / name).is_file())
     waiting = sorted((root / WAITING).glob("pending-*"))
     for path in waiting:
-        found = [path] if path.is_file() else sorted(inner for inner in path.rglob("*") if inner.is_file())
-        yield from (inner.relative_to(root).as_posix() for inner in found)
+        files = [path] if path.is_file() else sorted(inner for inner in path.rglob("*") if inner.is_file())
+        yield from (inner.relative_to(root).as_posix() for inner in files)
 
 
 def artifact_files(root: Path) -> list[str]:
-    """Files of mlruns/, relative to it."""
+    """The files below mlruns/, relative to it."""
     folder = root / "mlruns"
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
 def bucket_keys(bucket: str, prefix: str) -> dict[str, int]:
-    """Size in bytes of every object of the bucket that MLflow keeps there."""
+    """The size in bytes of every object of MLflow in the bucket, by key."""
     pages = bucket_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
     return {entry["Key"]: int(entry["Size"]) for page in pages for entry in page.get("Contents", [])}
 
 
 def bucket_client() -> Any:
-    """The client of MLflow's bucket."""
+    """The S3 client for MLflow's bucket."""
     import boto3
 
     return boto3.client("s3", endpoint_url=os.environ.get("MLFLOW_S3_ENDPOINT_URL") or None)
 
 
 def cache_objects(root: Path) -> dict[str, Path]:
-    """Relative name to path of the objects in DVC's cache that data.dvc and dvc.lock name: what a skip and a restore need."""
+    """Relative name to path of the cached objects that data.dvc and dvc.lock name. With them a run can skip and restore stages."""
     from components.storage.objects import cached_files
 
     cache = cache_folder(root)
-    found: dict[str, Path] = {}
+    objects: dict[str, Path] = {}
     for value in sorted(_named_hashes(root)):
         files = cached_files(root, value)
         if files is None:
-            continue  # restored from a remote, or made again
+            continue  # a remote has it, or a run makes it again
         for path in (_object(cache, value), *files.values()):
             if path.is_file():
-                found[path.relative_to(cache).as_posix()] = path
-    return found
+                objects[path.relative_to(cache).as_posix()] = path
+    return objects
 
 
 def cache_folder(root: Path) -> Path:
-    """Where DVC keeps objects by their hash."""
+    """The folder of DVC's objects, by their hash."""
     with open_repository(root) as repository:
         return Path(repository.cache.local.path)
 
@@ -104,7 +104,7 @@ def _object(cache: Path, value: str) -> Path:
 
 
 def _named_hashes(root: Path) -> set[str]:
-    """Hashes of data and of stages' outs."""
+    """The hashes of data and of the stages' outs."""
     outs: list[Any] = []
     if (root / DATA_FILE).is_file():
         outs += yaml.safe_load((root / DATA_FILE).read_text(encoding="utf-8")).get("outs", [])

@@ -1,7 +1,7 @@
-"""Making a backup, also while services and runs are at work.
+"""Makes a backup, even while services and runs work.
 
-Databases come first and artifacts after them, so that no run of a dump lacks an artifact that it had. The manifest comes last: what a kill
-leaves is no backup.
+It dumps the databases before it copies the artifacts, so that the copy holds all artifacts of the dumped runs. It writes the manifest last, so
+that the folder of a killed backup counts as none.
 """
 
 from __future__ import annotations
@@ -19,29 +19,30 @@ from components.errors import UserError
 from components.files import digest_file, write_json
 from components.operations.backup import contents, databases
 from components.operations.backup.manifest import MANIFEST, Manifest, installed_versions, write_manifest
-from components.operations.services import alone, postgres
+from components.operations.services import postgres, temporary_postgres
 from components.operations.services.programs import ARTIFACTS_BUCKET, artifacts
-from components.operations.services.state import read_addresses, read_secrets, state_folder
+from components.operations.services.state import read_addresses
+from components.processes.secrets import read_secrets, state_folder
 from components.tracking.provenance import git_state
 from components.tracking.store import tracking_uri
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 SPARE_BYTES = 200_000_000
 
 
 @dataclass(frozen=True)
 class Backup:
-    """One that was made."""
+    """A finished backup. `bytes` is the size of its files."""
 
     folder: Path
     manifest: Manifest
     bytes: int
 
 
-def make_backup(root: Path, folder: Path, *, with_cache: bool, say: Say) -> Backup:
-    """Back the checkout up into `folder`, which must be new or empty; with the objects of DVC's cache that its lock names, where asked.
+def make_backup(root: Path, folder: Path, *, with_cache: bool, log: Log) -> Backup:
+    """Back up the checkout into `folder`, which must be new or empty. `with_cache` adds the cached objects that dvc.lock names.
 
-    Raises UserError where the folder can't be used, StageFault where a database can't be dumped.
+    Raises UserError for an unusable folder, StageFault where a dump fails.
     """
     folder = folder.resolve()
     _check_folder(root, folder)
@@ -49,40 +50,40 @@ def make_backup(root: Path, folder: Path, *, with_cache: bool, say: Say) -> Back
     try:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
-        return _fill(root, folder, with_cache=with_cache, say=say)
+        return _fill(root, folder, with_cache=with_cache, log=log)
     finally:
         os.umask(before)
 
 
 def dated(folder: Path) -> Path:
-    """The place of a new backup among those in `folder`, named by the time (UTC)."""
+    """The folder of a new backup in `folder`, named by the time (UTC)."""
     return folder / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
 
 
-def remove_old(folder: Path, keep: int, say: Say) -> None:
-    """Remove the whole backups in `folder` that are named by a time, but the newest `keep`."""
-    whole = sorted(path.parent for path in folder.glob(f"[0-9]*-[0-9]*/{MANIFEST}"))
-    for old in whole[:-keep]:
-        (old / MANIFEST).unlink()  # what a kill leaves of it is no backup any more
+def remove_old(folder: Path, keep: int, log: Log) -> None:
+    """Remove complete backups with a time as name from `folder`, except the newest `keep`."""
+    complete = sorted(path.parent for path in folder.glob(f"[0-9]*-[0-9]*/{MANIFEST}"))
+    for old in complete[:-keep]:
+        (old / MANIFEST).unlink()  # from here on the folder counts as no backup
         shutil.rmtree(old)
-        say(f"removed the backup {old}")
+        log(f"removed the backup {old}")
 
 
-def _fill(root: Path, folder: Path, *, with_cache: bool, say: Say) -> Backup:
+def _fill(root: Path, folder: Path, *, with_cache: bool, log: Log) -> Backup:
     made = datetime.now(UTC).isoformat(timespec="seconds")
     addresses = read_addresses(root)
     versions = installed_versions()
     files: dict[str, str] = {}
     if addresses is None:
         if not tracking_uri(root).startswith("sqlite:"):
-            say("runs are recorded on the server that MLFLOW_TRACKING_URI names, which this does not back up")
+            log("MLFLOW_TRACKING_URI names a server that records the runs: the backup does not contain its record")
         if (root / "mlflow.db").is_file():
             (folder / "databases").mkdir()
             databases.copy_sqlite(root / "mlflow.db", folder / "databases/mlflow.db")
             files["databases/mlflow.db"] = digest_file(folder / "databases/mlflow.db")
-            say("mlflow.db is copied")
+            log("copied mlflow.db")
     else:
-        files |= _dump_services(root, folder, versions, say)
+        files |= _dump_services(root, folder, versions, log)
     for name in contents.settings_files(root):
         copy = contents.copy_lock if name.endswith((".lock", ".dvc")) else contents.copy_hashed
         files[f"checkout/{name}"] = copy(root / name, folder / "checkout" / name)
@@ -91,11 +92,11 @@ def _fill(root: Path, folder: Path, *, with_cache: bool, say: Say) -> Backup:
         keys = contents.bucket_keys(bucket, artifacts(root).removeprefix(f"s3://{bucket}/"))
         write_json(folder / "artifacts.json", keys)
         files["artifacts.json"] = digest_file(folder / "artifacts.json")
-        say(f"{len(keys):,} artifacts stay in the bucket {bucket}; their list is kept")
+        log(f"{len(keys):,} artifacts stay in the bucket {bucket}; the backup holds their list")
     else:
-        files |= _copy_all(folder, "artifacts", {name: root / "mlruns" / name for name in contents.artifact_files(root)}, say)
+        files |= _copy_all(folder, "artifacts", {name: root / "mlruns" / name for name in contents.artifact_files(root)}, log)
     if with_cache:
-        files |= _copy_all(folder, "cache", contents.cache_objects(root), say)
+        files |= _copy_all(folder, "cache", contents.cache_objects(root), log)
     manifest = Manifest(
         kind="sqlite" if addresses is None else "services",
         made=made,
@@ -110,46 +111,46 @@ def _fill(root: Path, folder: Path, *, with_cache: bool, say: Say) -> Backup:
     return Backup(folder, manifest, sum((folder / name).stat().st_size for name in files))
 
 
-def _dump_services(root: Path, folder: Path, versions: dict[str, str], say: Say) -> dict[str, str]:
-    """The three databases, addresses and passwords. The database is started where it does not run."""
-    addresses, kept = read_addresses(root), read_secrets(root)
-    assert addresses is not None, "the caller has looked"
+def _dump_services(root: Path, folder: Path, versions: dict[str, str], log: Log) -> dict[str, str]:
+    """Back up the three databases, addresses and passwords. Starts the database where it does not run."""
+    addresses, secrets = read_addresses(root), read_secrets(root)
+    assert addresses is not None, "the caller checks this"
     files: dict[str, str] = {}
     (folder / "databases").mkdir()
     with ExitStack() as stack:
-        if not postgres.answers(addresses, kept):
-            say("the services are down: starting the database for a moment")
-            stack.enter_context(alone.database(root, state_folder(root), addresses, kept))
-        versions["postgresql"] = databases.server_version(addresses, kept)
+        if not postgres.answers(addresses, secrets):
+            log("the services are down: starting the database for the backup")
+            stack.enter_context(temporary_postgres.database(root, state_folder(root), addresses, secrets))
+        versions["postgresql"] = databases.server_version(addresses, secrets)
         for database in postgres.DATABASES:
             name = databases.dump_name(database)
-            databases.dump(root, addresses, kept, database, folder / name)
+            databases.dump(root, addresses, secrets, database, folder / name)
             files[name] = digest_file(folder / name)
-    say(f"the databases {', '.join(postgres.DATABASES)} are dumped")
+    log(f"dumped the databases {', '.join(postgres.DATABASES)}")
     for name in contents.STATE_FILES:
         if (state_folder(root) / name).is_file():
             files[f"state/{name}"] = contents.copy_hashed(state_folder(root) / name, folder / "state" / name)
     return files
 
 
-def _copy_all(folder: Path, part: str, sources: dict[str, Path], say: Say) -> dict[str, str]:
+def _copy_all(folder: Path, part: str, sources: dict[str, Path], log: Log) -> dict[str, str]:
     size = sum(path.stat().st_size for path in sources.values() if path.is_file())
     free = shutil.disk_usage(folder).free
     if size + SPARE_BYTES > free:
-        raise UserError(f"{folder} has {free / 1e9:.1f} GB free, and {part} take {size / 1e9:.1f} GB: name a folder on a larger disk")
+        raise UserError(f"{folder} has {free / 1e9:.1f} GB free, and {part} need {size / 1e9:.1f} GB: name a folder on a larger disk")
     files = {}
     for name, path in sources.items():
         try:
             files[f"{part}/{name}"] = contents.copy_hashed(path, folder / part / name)
         except FileNotFoundError:
-            continue  # deleted since it was listed
-    say(f"{len(files):,} files of {part} are copied ({size / 1e6:,.0f} MB)")
+            continue  # deleted meanwhile
+    log(f"copied {len(files):,} files of {part} ({size / 1e6:,.0f} MB)")
     return files
 
 
 def _check_folder(root: Path, folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is not empty: name a new folder, so that no backup is mixed with another")
+        raise UserError(f"{folder} is not empty: name a new folder for the backup")
     inside = folder.is_relative_to(root.resolve())
     if inside and subprocess.run(["git", "check-ignore", "-q", str(folder)], cwd=root, capture_output=True, check=False).returncode == 1:
-        raise UserError(f"{folder} lies in the checkout, where git would take the passwords of a backup: name a folder outside")
+        raise UserError(f"{folder} lies in the checkout, where git would take the passwords of the backup: name a folder outside")

@@ -1,4 +1,4 @@
-"""The list of what a backup holds, with checksums. It is written last: a folder without it is no backup."""
+"""The list of a backup's files, with checksums. It is written last: a folder without it is no backup."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from components.files import digest_bytes, digest_file, read_json, write_json
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-Kind = Literal["services", "sqlite"]  # where the record is kept: by `mmalign up`, or in mlflow.db
+Kind = Literal["services", "sqlite"]  # holds the record: the services of `mmalign up`, or mlflow.db
 PROGRAMS = {"prefect": "Prefect", "mlflow": "MLflow"}
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """`files` maps each file's path in the backup to its sha256; `versions` names the programs whose tables are in it."""
+    """`files` maps each path in the backup to its sha256; `versions` gives the version of each program with tables in it."""
 
     kind: Kind
     made: str
@@ -34,80 +34,80 @@ class Manifest:
 
     @property
     def identity(self) -> str:
-        """What tells this backup from all others."""
+        """A digest that no other backup has."""
         return digest_bytes(self.made, *(part for name in sorted(self.files) for part in (name, self.files[name])))
 
     def below(self, folder: str) -> Iterator[tuple[str, str]]:
-        """Path in `folder`, and sha256, of each file there."""
+        """The path in `folder` and the sha256 of each file below it."""
         for name, sha256 in self.files.items():
             if name.startswith(f"{folder}/"):
                 yield name.removeprefix(f"{folder}/"), sha256
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of the programs that read the tables of a backup."""
+    """The installed versions of the programs that read a backup's tables."""
     return {name: metadata.version(name) for name in PROGRAMS}
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Make the backup in `folder` one."""
+    """Write the manifest, which makes `folder` a backup."""
     write_json(folder / MANIFEST, asdict(manifest))
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a backup. Raises UserError where there is none, or one that this version can't read."""
+    """The manifest of a backup. Raises UserError where it is missing, damaged, or of another format."""
     path = folder / MANIFEST
     if not folder.is_dir():
-        raise UserError(f"{folder} is not there: name the folder of a backup")
+        raise UserError(f"{folder} does not exist: name the folder of a backup")
     if not path.is_file():
-        raise UserError(f"{folder} has no {MANIFEST}: it is no backup, or one that was cut short before its end; take another one")
+        raise UserError(f"{folder} has no {MANIFEST}: it is no backup, or its backup was cut short; name another one")
     try:
         values: dict[str, Any] = read_json(path)
         if values["format"] != FORMAT:
-            raise UserError(f"{path} has format {values['format']}, and this version reads {FORMAT}: restore with the version that made it")
+            raise UserError(
+                f"{path} has format {values['format']}, and this version reads {FORMAT}: restore with the version that wrote it"
+            )
         manifest = Manifest(**values)
         names = [PurePosixPath(name) for name in manifest.files]
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path} is damaged ({type(error).__name__}): take another backup") from error
+        raise UserError(f"{path} is damaged ({type(error).__name__}): name another backup") from error
     strange = [str(name) for name in names if name.is_absolute() or ".." in name.parts]
     if strange:
-        raise UserError(f"{path} names {strange[0]}, which lies outside of the backup: it was not made by `mmalign backup`")
+        raise UserError(f"{path} names {strange[0]}, which lies outside of the backup: name a backup that `mmalign backup` made")
     return manifest
 
 
-def verify(folder: Path, manifest: Manifest, say: Callable[[str], None]) -> None:
-    """Compare every file with its checksum. Raises UserError that names the first that is missing or differs."""
-    say(f"checking {len(manifest.files):,} files")
+def verify(folder: Path, manifest: Manifest, log: Callable[[str], None]) -> None:
+    """Compare every file with its checksum. Raises UserError, which names the first file that is missing or differs."""
+    log(f"checking {len(manifest.files):,} files")
     for name, sha256 in manifest.files.items():
         path = folder / name
         if path.is_symlink() or not path.is_file():
-            raise UserError(f"{path} is missing from the backup: nothing was restored; take another backup")
+            raise UserError(f"{path} is missing from the backup, so nothing was restored: name another backup")
         if digest_file(path) != sha256:
-            raise UserError(f"{path} is not what was backed up (its checksum differs): nothing was restored; take another backup")
+            raise UserError(f"{path} is damaged (its checksum differs), so nothing was restored: name another backup")
 
 
 def check_versions(manifest: Manifest, postgres: str | None) -> None:
-    """Raises UserError where the tables of the backup can't be read by what is installed. `postgres` is the server's version here.
+    """Raises UserError where the installed programs can't read the backup's tables. `postgres` is the version of this server.
 
-    A newer version of the same major one migrates tables that it is given; an older one can't read them. PostgreSQL's dumps go into every
-    newer server.
+    A newer program of the same major version migrates older tables; an older program can't read newer ones. Every newer PostgreSQL server
+    loads dumps of an older one.
     """
-    for name, here in installed_versions().items():
-        there = manifest.versions[name]
-        if numbers(there)[0] != numbers(here)[0] or numbers(there) > numbers(here):
+    for name, installed in installed_versions().items():
+        saved = manifest.versions[name]
+        if numbers(saved)[0] != numbers(installed)[0] or numbers(saved) > numbers(installed):
             raise UserError(
-                f"the backup holds tables of {PROGRAMS[name]} {there}, and {here} is installed, which may not read them: "
-                f"restore with the version of mmalign that made it (git checkout {manifest.git_sha or 'of that time'}; make install)"
+                f"the backup holds tables of {PROGRAMS[name]} {saved}, and the installed {installed} may not read them: "
+                f"restore with the version of mmalign that made it (git checkout {manifest.git_sha or 'THAT_COMMIT'}; make install)"
             )
-    there = manifest.versions.get("postgresql", "")
-    if there and postgres and numbers(there)[0] > numbers(postgres)[0]:
-        raise UserError(
-            f"the backup comes from PostgreSQL {there}, and here is {postgres}: an older server can't take it; bring a newer one"
-        )
+    saved = manifest.versions.get("postgresql", "")
+    if saved and postgres and numbers(saved)[0] > numbers(postgres)[0]:
+        raise UserError(f"the backup comes from PostgreSQL {saved}, and this older server {postgres} can't load it: use a newer server")
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """The numbers that a version begins with: (18, 6) of "18.6 (Debian)"."""
+    """The leading numbers of a version: (18, 6) for "18.6 (Debian)"."""
     return tuple(int(part) for part in re.findall(r"\d+", version.split(maxsplit=1)[0])[:3])

@@ -1,8 +1,8 @@
-"""The way back from a backup, into a checkout whose services were never up or whose state was lost.
+"""Restores a backup into a checkout whose services were never up, or whose state was lost.
 
-- Checksums, versions and the place are checked before anything is written.
-- Services are put together beside the state folder and moved to it in one step, the last one. A kill before that leaves a checkout without
-  services, and the same command begins again: what it finds done and equal to the backup stays.
+- It checks checksums, versions and the target before it writes anything.
+- It builds the services' state beside the state folder, and renames it as the last step. A kill before that leaves a checkout without
+  services. The same command then starts again, and keeps files that already equal the backup.
 """
 
 from __future__ import annotations
@@ -18,52 +18,53 @@ from components.errors import UserError
 from components.files import digest_file, read_json, write_atomic, write_json
 from components.operations.backup import contents, databases
 from components.operations.backup.manifest import Manifest, check_versions, read_manifest, verify
-from components.operations.services import alone, postgres, supervision
-from components.operations.services.carry import CARRIED
+from components.operations.services import postgres, supervision, temporary_postgres
+from components.operations.services.import_sqlite import IMPORTED
 from components.operations.services.programs import ARTIFACTS_BUCKET, artifacts
-from components.operations.services.state import Addresses, Secrets, addresses_file, free_port, state_folder
-from components.processes.guard import run_turn
+from components.operations.services.state import Addresses, addresses_file, free_port
+from components.processes.guard import run_lock
+from components.processes.secrets import Secrets, state_folder
 
-Say = Callable[[str], None]
-MARKER = "restoring.json"  # in the folder that becomes the state folder: which backup is being restored
+Log = Callable[[str], None]
+MARKER = "restoring.json"  # in the future state folder: the identity of the backup
 
 
-def restore_backup(root: Path, folder: Path, say: Say) -> Manifest:
-    """Restore the backup in `folder`. Raises UserError where the backup or the place is not fit for it; then nothing was written."""
+def restore_backup(root: Path, folder: Path, log: Log) -> Manifest:
+    """Restore the backup in `folder`. Raises UserError for an unfit backup or target, before it writes anything."""
     folder = folder.resolve()
     manifest = read_manifest(folder)
-    with run_turn(root):
-        _check_place(root, folder, manifest)
+    with run_lock(root):
+        _check_target(root, folder, manifest)
         check_versions(manifest, None)
-        verify(folder, manifest, say)
+        verify(folder, manifest, log)
         if manifest.kind == "services":
-            _end_leftovers(root, say)
-            staged = _stage_services(root, folder, manifest, say)
-        _restore_files(root, folder, manifest, say)
+            _end_leftovers(root, log)
+            staged = _stage_services(root, folder, manifest, log)
+        _restore_files(root, folder, manifest, log)
         if manifest.kind == "services":
             (staged / MARKER).unlink()
             shutil.rmtree(state_folder(root), ignore_errors=True)  # empty but for logs
             staged.rename(state_folder(root))
         elif "databases/mlflow.db" in manifest.files:
-            _place_sqlite(root, folder, manifest)
+            _put_sqlite(root, folder, manifest)
     return manifest
 
 
-def _check_place(root: Path, folder: Path, manifest: Manifest) -> None:
+def _check_target(root: Path, folder: Path, manifest: Manifest) -> None:
     state = state_folder(root)
-    held = [path.name for path in state.iterdir() if path.name != "logs"] if state.is_dir() else []
-    if held:
+    entries = [path.name for path in state.iterdir() if path.name != "logs"] if state.is_dir() else []
+    if entries:
         raise UserError(
-            f"{state} holds services already ({', '.join(sorted(held)[:3])}): end them with `mmalign down` and move it away first"
+            f"{state} holds services already ({', '.join(sorted(entries)[:3])}): end them with `mmalign down`, then move it away"
         )
     if manifest.kind == "sqlite":
         recorded = databases.sqlite_runs(root / "mlflow.db")
         if recorded and not _same(root / "mlflow.db", manifest.files.get("databases/mlflow.db")):
-            raise UserError(f"{root / 'mlflow.db'} holds {recorded} runs: move it and mlruns/ away first")
+            raise UserError(f"{root / 'mlflow.db'} holds {recorded} runs: move it and mlruns/ away")
     elif manifest.external_database and "DATABASE_URL" not in os.environ:
-        raise UserError("the backup's databases were on a server of yours: set DATABASE_URL to the one that is to take them")
+        raise UserError("the backup's databases were on an external server: set DATABASE_URL to a server for them")
     elif not manifest.external_database and "DATABASE_URL" in os.environ:
-        raise UserError("the backup's databases were those of `mmalign up`, and DATABASE_URL is set: unset it")
+        raise UserError("the backup's databases were those of `mmalign up`, but DATABASE_URL is set: unset it")
     if manifest.bucket != (os.environ.get(ARTIFACTS_BUCKET) if manifest.kind == "services" else None):
         where = (
             f"lie in the bucket {manifest.bucket}: set {ARTIFACTS_BUCKET} to it"
@@ -78,32 +79,34 @@ def _check_place(root: Path, folder: Path, manifest: Manifest) -> None:
 
 
 def _check_artifacts(root: Path, folder: Path, manifest: Manifest) -> None:
-    """Artifacts that are there must be the backup's; those that are expected in a bucket must be there."""
+    """Existing artifacts must equal the backup's. The bucket of the backup must hold its artifacts."""
     if manifest.bucket:
         wanted = read_json(folder / "artifacts.json")
-        there = contents.bucket_keys(manifest.bucket, artifacts(root).removeprefix(f"s3://{manifest.bucket}/"))
-        lost = [key for key, size in wanted.items() if there.get(key) != size]
+        sizes = contents.bucket_keys(manifest.bucket, artifacts(root).removeprefix(f"s3://{manifest.bucket}/"))
+        lost = [key for key, size in wanted.items() if sizes.get(key) != size]
         if lost:
-            raise UserError(f"{len(lost)} artifacts of the backup are not in the bucket {manifest.bucket} as they were, such as {lost[0]}")
+            raise UserError(
+                f"the bucket {manifest.bucket} lacks {len(lost)} artifacts of the backup, such as {lost[0]}: restore them there first"
+            )
         return
     if not contents.artifact_files(root):
         return
     for name, sha256 in manifest.below("artifacts"):
         if not _same(root / "mlruns" / name, sha256):
-            raise UserError(f"{root / 'mlruns'} holds other artifacts than the backup ({name} differs or is missing): move it away first")
+            raise UserError(f"{root / 'mlruns'} holds other artifacts than the backup ({name} differs or is missing): move it away")
 
 
-def _end_leftovers(root: Path, say: Say) -> None:
-    if supervision.processes(root):  # the state folder is empty: only a restore that was killed can have left them
-        say("ending what a restore that was cut short has left behind")
+def _end_leftovers(root: Path, log: Log) -> None:
+    if supervision.processes(root):  # the state folder is empty, so only a killed restore can have left them
+        log("ending the processes of a killed restore")
         supervision.stop(root, None)
 
 
-def _stage_services(root: Path, folder: Path, manifest: Manifest, say: Say) -> Path:
-    """The state folder as it will be, beside its place."""
+def _stage_services(root: Path, folder: Path, manifest: Manifest, log: Log) -> Path:
+    """Build the new state folder beside the final path, and return it."""
     staged = state_folder(root).with_name("services.restoring")
-    # In a database of somebody's, what an earlier try has filled stays: each is filled in one step.
-    again = (staged / MARKER).is_file() and read_json(staged / MARKER) == manifest.identity
+    # An earlier try may have filled databases of an external server. They stay, since each is filled in one transaction.
+    resumed = (staged / MARKER).is_file() and read_json(staged / MARKER) == manifest.identity
     shutil.rmtree(staged, ignore_errors=True)
     before = os.umask(0o077)
     try:
@@ -111,59 +114,61 @@ def _stage_services(root: Path, folder: Path, manifest: Manifest, say: Say) -> P
         write_json(staged / MARKER, manifest.identity)
         for name, _ in manifest.below("state"):
             write_atomic(staged / name, (folder / "state" / name).read_bytes())
-        if not (staged / CARRIED).is_file():
-            write_json(staged / CARRIED, {})  # the record is here already: no start may carry another one over it
+        if not (staged / IMPORTED).is_file():
+            write_json(staged / IMPORTED, {})  # the restored record counts: no later start may import mlflow.db over it
     finally:
         os.umask(before)
-    addresses, kept = Addresses(**read_json(staged / addresses_file(root).name)), Secrets(**read_json(staged / "secrets.json"))
+    addresses, secrets = Addresses(**read_json(staged / addresses_file(root).name)), Secrets(**read_json(staged / "secrets.json"))
     if not addresses.external_database:
         addresses = replace(addresses, postgres_port=free_port(set()))
-    with alone.database(root, staged, addresses, kept):
-        check_versions(manifest, databases.server_version(addresses, kept))
-        postgres.make_databases(addresses, kept)
+    with temporary_postgres.database(root, staged, addresses, secrets):
+        check_versions(manifest, databases.server_version(addresses, secrets))
+        postgres.make_databases(addresses, secrets)
         for database in postgres.DATABASES:
-            if databases.is_empty(addresses, kept, database):
-                databases.load(root, addresses, kept, database, folder / databases.dump_name(database))
-            elif not again:
-                raise UserError(f"the database {database} of DATABASE_URL is not empty: name a server without this checkout's databases")
-        say(f"the databases {', '.join(postgres.DATABASES)} are filled")
-        databases.move_record(addresses, kept, Path(manifest.root), root.resolve())
+            if databases.is_empty(addresses, secrets, database):
+                databases.load(root, addresses, secrets, database, folder / databases.dump_name(database))
+            elif not resumed:
+                raise UserError(
+                    f"the database {database} of DATABASE_URL is not empty: set DATABASE_URL to a server without this checkout's databases"
+                )
+        log(f"filled the databases {', '.join(postgres.DATABASES)}")
+        databases.move_record(addresses, secrets, Path(manifest.root), root.resolve())
     return staged
 
 
-def _restore_files(root: Path, folder: Path, manifest: Manifest, say: Say) -> None:
+def _restore_files(root: Path, folder: Path, manifest: Manifest, log: Log) -> None:
     for name, sha256 in manifest.below("checkout"):
         if not _same(root / name, sha256):
             write_atomic(root / name, (folder / "checkout" / name).read_bytes())
-    taken = dict(manifest.below("artifacts"))
-    if taken and not contents.artifact_files(root):
+    files = dict(manifest.below("artifacts"))
+    if files and not contents.artifact_files(root):
         staged = root / "mlruns.restoring"
         shutil.rmtree(staged, ignore_errors=True)
-        for name in taken:
+        for name in files:
             contents.copy_hashed(folder / "artifacts" / name, staged / name)
         shutil.rmtree(root / "mlruns", ignore_errors=True)
         staged.rename(root / "mlruns")
-        say(f"{len(taken):,} artifacts are back")
+        log(f"restored {len(files):,} artifacts")
     objects = dict(manifest.below("cache"))
     if objects:
         cache = contents.cache_folder(root)
-        # A folder's list of files comes after its files: an object that is there counts as whole.
+        # The list of a folder comes after its files, since an existing object counts as complete.
         for name in sorted(objects, key=lambda name: name.endswith(".dir")):
             if not _same(cache / name, objects[name]):
                 part = cache / f"{name}.restoring"
                 contents.copy_hashed(folder / "cache" / name, part)
                 part.chmod(0o444)
                 part.replace(cache / name)
-        say(f"{len(objects):,} objects are back in DVC's cache")
+        log(f"restored {len(objects):,} objects of DVC's cache")
 
 
-def _place_sqlite(root: Path, folder: Path, manifest: Manifest) -> None:
+def _put_sqlite(root: Path, folder: Path, manifest: Manifest) -> None:
     part = root / "mlflow.db.restoring"
     part.unlink(missing_ok=True)
     contents.copy_hashed(folder / "databases/mlflow.db", part)
     databases.move_sqlite_record(part, Path(manifest.root), root.resolve())
     for journal in ("mlflow.db-wal", "mlflow.db-shm"):
-        (root / journal).unlink(missing_ok=True)  # of the database that is replaced
+        (root / journal).unlink(missing_ok=True)  # of the replaced database
     part.replace(root / "mlflow.db")
 
 
@@ -172,11 +177,13 @@ def _same(path: Path, sha256: str | None) -> bool:
 
 
 def _is_an_edit(root: Path, name: str) -> bool:
-    """Whether a file holds what git can't give back; dvc.lock, which runs write, counts too."""
-    done = subprocess.run(["git", "status", "--porcelain", "--ignored", "--", name], cwd=root, capture_output=True, text=True, check=False)
-    return done.returncode != 0 or bool(done.stdout.strip())
+    """Whether git can't restore the file's content. This includes dvc.lock, which runs write."""
+    status = subprocess.run(
+        ["git", "status", "--porcelain", "--ignored", "--", name], cwd=root, capture_output=True, text=True, check=False
+    )
+    return status.returncode != 0 or bool(status.stdout.strip())
 
 
 def described(manifest: Manifest) -> dict[str, object]:
-    """A manifest for scripts: without its list of files."""
+    """The manifest for scripts: the number of files instead of their list."""
     return {**{key: value for key, value in asdict(manifest).items() if key != "files"}, "files": len(manifest.files)}

@@ -1,4 +1,4 @@
-"""What a cleaning would remove and why, and what it leaves alone and why."""
+"""The findings of a cleaning: removable files and spared kinds, each with its reason."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DAY = 86400.0
 
 @dataclass(frozen=True)
 class Removable:
-    """A file or folder that nothing needs. `size` is in bytes."""
+    """A file or folder that nothing needs. `size` is in bytes; `why` is the reason."""
 
     kind: Kind
     path: Path
@@ -25,38 +25,38 @@ class Removable:
 
 @dataclass
 class Findings:
-    """All that may go, and a sentence for each kind that is left alone as a whole."""
+    """All removable files, and a sentence for each kind or folder that the cleaning spares."""
 
     removable: list[Removable] = field(default_factory=list)
     spared: list[str] = field(default_factory=list)
 
     @property
     def size(self) -> int:
-        """Bytes of all that may go."""
+        """The bytes of all removable files."""
         return sum(item.size for item in self.removable)
 
 
 @dataclass(frozen=True)
 class Extent:
-    """The bytes below a path, and when any of it was last written, in seconds since the epoch."""
+    """The bytes below a path, and its last write in seconds since the epoch."""
 
     size: int
     written: float
 
 
 def extent(path: Path) -> Extent:
-    """Size and last writing of a file or of all in a folder. Links are not followed. What vanishes meanwhile counts as nothing."""
+    """Size and last write of a file or a folder. Links are not followed. Files that vanish meanwhile count as nothing."""
     size, written = 0, 0.0
     waiting = [path]
     while waiting:
         here = waiting.pop()
         try:
-            found = here.lstat()
-            if stat.S_ISDIR(found.st_mode):
+            status = here.lstat()
+            if stat.S_ISDIR(status.st_mode):
                 waiting += [Path(entry.path) for entry in os.scandir(here)]
         except OSError:
             continue
-        # A folder's own time changes when something in it is removed, which is a sign of life as well.
-        written = max(written, found.st_mtime)
-        size += found.st_size if stat.S_ISREG(found.st_mode) else 0
+        # A folder's own time changes when a file in it is removed, which is a sign of life too.
+        written = max(written, status.st_mtime)
+        size += status.st_size if stat.S_ISREG(status.st_mode) else 0
     return Extent(size, written)

@@ -1,7 +1,7 @@
-"""What may go of scratch, logs and clones: by the last writing to them, and by what runs.
+"""Finds removable scratch, logs and clones by their last write and by the runs under way.
 
-A folder is renamed before it is removed, so that a kill in between never leaves half of a checkpoint or of a clone under its own name; what is
-left under the other name goes with the next cleaning.
+A cleaning renames a folder before it removes it, so that a kill never leaves half a checkpoint or half a clone under the real name. The next
+cleaning removes the renamed rest.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from components.config.clean import CleanSettings
 from components.operations.cleaning.findings import DAY, Extent, Findings, Kind, Removable, extent
 from components.operations.doctor.activity import activity
 from components.operations.notices.send import JOURNAL
-from components.operations.services.state import state_folder
+from components.processes.secrets import state_folder
 from components.tracking.recorder import PENDING
 from components.tracking.store import state_folder as tracking_folder
 
@@ -23,59 +23,59 @@ REMOVING = ".removing-"
 
 
 def clones_folder(root: Path) -> Path:
-    """Where runs with source `git` have their clones, each in a folder of the flow run's id."""
+    """The folder of the clones of runs with source `git`, each named by the flow run's id."""
     return state_folder(root) / "clones"
 
 
 def clones(root: Path) -> list[Path]:
-    """The clones that are there. (Beside them lies a mirror, from which new data are looked for.)"""
+    """The clones, without the mirror beside them in which deployments look for new data."""
     return sorted(path for path in clones_folder(root).glob("*") if (path / ".git").is_dir() and not path.name.startswith(REMOVING))
 
 
-def look_at_folders(root: Path, settings: CleanSettings, now: float, turns: Collection[Path]) -> Findings:
-    """What may go. `now` is in seconds since the epoch; whoever asks holds the run locks of the folders in `turns`."""
-    found = Findings()
+def inspect_folders(root: Path, settings: CleanSettings, now: float, locked: Collection[Path]) -> Findings:
+    """The removable folders. `now` is in seconds since the epoch; the caller holds the run locks of the folders in `locked`."""
+    findings = Findings()
     running = activity(root)
-    if is_busy(root, turns):
-        found.spared.append("scratch is left alone: a run is under way, and may resume from it")
+    if is_busy(root, locked):
+        findings.spared.append("scratch is spared: a run is under way and may resume from it")
     else:
-        found.removable += _old("scratch", _scratch(root), settings.scratch_days, now, "its stage was not resumed")
-    begun = running.run.started.timestamp() if running.run is not None and root not in turns else None
+        findings.removable += _old("scratch", _scratch(root), settings.scratch_days, now, "no run resumed its stage")
+    begun = running.run.started.timestamp() if running.run is not None and root not in locked else None
     logs = [path for path in (root / "logs").glob("*") if path.name != JOURNAL.name]
-    found.removable += [
+    findings.removable += [
         item
         for item in _old("logs", logs, settings.logs_days, now, "nothing was written to it")
         if begun is None or now - begun > settings.logs_days * DAY or extent(item.path).written < begun
     ]
-    _look_at_clones(root, settings, now, turns, found)
+    _inspect_clones(root, settings, now, locked, findings)
     for parent, kind in _parents(root):
-        found.removable += [
-            Removable(kind, path, extent(path).size, "a cleaning that was cut short left it") for path in parent.glob(f"{REMOVING}*")
+        findings.removable += [
+            Removable(kind, path, extent(path).size, "a killed cleaning left it") for path in parent.glob(f"{REMOVING}*")
         ]
-    return found
+    return findings
 
 
-def _look_at_clones(root: Path, settings: CleanSettings, now: float, turns: Collection[Path], found: Findings) -> None:
+def _inspect_clones(root: Path, settings: CleanSettings, now: float, locked: Collection[Path], findings: Findings) -> None:
     for clone in clones(root):
-        told = extent(clone)
-        if now - told.written <= settings.clones_days * DAY:
+        size = extent(clone)
+        if now - size.written <= settings.clones_days * DAY:
             continue
-        if clone in turns or is_busy(clone, turns):
-            found.spared.append(f"clone {clone.name} is left alone: its run is under way")
+        if clone in locked or is_busy(clone, locked):
+            findings.spared.append(f"clone {clone.name} is spared: its run is under way")
         elif any(tracking_folder(clone).glob(f"{PENDING}*.jsonl")):
-            found.spared.append(f"clone {clone.name} is left alone: records of its run still wait for MLflow")
+            findings.spared.append(f"clone {clone.name} is spared: records of its run still wait for MLflow")
         else:
-            found.removable.append(_item("clones", clone, told, now, "its run has ended"))
+            findings.removable.append(_item("clones", clone, size, now, "its run has ended"))
 
 
-def is_busy(checkout: Path, turns: Collection[Path]) -> bool:
-    """Whether anything runs in a checkout, left over or not. A held run lock is no sign of it where the checkout is among `turns`."""
+def is_busy(checkout: Path, locked: Collection[Path]) -> bool:
+    """Whether a run, a stage or a leftover process works in a checkout. The caller's own run locks (`locked`) don't count."""
     now = activity(checkout)
-    return bool(now.stages or now.leftovers) or (now.run is not None and checkout not in turns)
+    return bool(now.stages or now.leftovers) or (now.run is not None and checkout not in locked)
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a file, a link (never what it points to) or a folder. Raises OSError."""
+    """Remove a file, a link (never its target) or a folder. Raises OSError."""
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
         return
@@ -86,7 +86,7 @@ def remove_folder(path: Path) -> None:
 
 
 def _scratch(root: Path) -> Iterator[Path]:
-    """Scratch folders of stages, and what registrations that were killed left."""
+    """Scratch folders of stages, and the folders of killed registrations."""
     yield from (root / ".mmalign" / "scratch").glob("*/*")
     yield from (root / ".mmalign" / "registry").glob("tmp*")
 
@@ -97,13 +97,13 @@ def _parents(root: Path) -> list[tuple[Path, Kind]]:
 
 
 def _old(kind: Kind, paths: Iterator[Path] | list[Path], days: float, now: float, why: str) -> list[Removable]:
-    found = []
+    items = []
     for path in sorted(paths):
-        told = extent(path)
-        if not path.name.startswith(REMOVING) and now - told.written > days * DAY:
-            found.append(_item(kind, path, told, now, why))
-    return found
+        size = extent(path)
+        if not path.name.startswith(REMOVING) and now - size.written > days * DAY:
+            items.append(_item(kind, path, size, now, why))
+    return items
 
 
-def _item(kind: Kind, path: Path, told: Extent, now: float, why: str) -> Removable:
-    return Removable(kind, path, told.size, f"{why} for {(now - told.written) / DAY:.1f} days")
+def _item(kind: Kind, path: Path, size: Extent, now: float, why: str) -> Removable:
+    return Removable(kind, path, size.size, f"{why} for {(now - size.written) / DAY:.1f} days")

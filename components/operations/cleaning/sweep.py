@@ -1,6 +1,6 @@
-"""The cleaning of a checkout: looks, and removes what was found. `mmalign clean` and each nightly run call it.
+"""Cleans a checkout: inspects it, and removes the removable files. `mmalign clean` and each nightly run call it.
 
-While a run or a stage is under way, here or in a clone, neither scratch nor DVC's cache is touched. What git tracks is never removed.
+While a run or a stage is under way, here or in a clone, it spares scratch and DVC's cache. It never removes files that git tracks.
 """
 
 from __future__ import annotations
@@ -15,89 +15,89 @@ import psutil
 
 from components.config.clean import CleanSettings
 from components.errors import StageFault
-from components.operations.cleaning.cache import cache_folder, look_at_cache, note_use, objects
+from components.operations.cleaning.cache import cache_folder, inspect_cache, note_use, objects
 from components.operations.cleaning.findings import Findings, Removable
-from components.operations.cleaning.folders import clones, is_busy, look_at_folders, remove_folder
+from components.operations.cleaning.folders import clones, inspect_folders, is_busy, remove_folder
 from components.operations.cleaning.needed import in_commits, in_registry, in_waiting_records, in_worktree, tracked
 from components.processes.guard import Lock, try_lock
 from components.storage.repository import open_repository
 
 
-def look(root: Path, settings: CleanSettings, now: float) -> Findings:
-    """What a cleaning at `now` (seconds since the epoch) would remove."""
+def inspect(root: Path, settings: CleanSettings, now: float) -> Findings:
+    """The findings of a cleaning at `now` (seconds since the epoch). Removes nothing."""
     root = root.resolve()
-    found = look_at_folders(root, settings, now, ())
+    findings = inspect_folders(root, settings, now, ())
     why = _cache_is_spared(root, settings, ())
     if why is None:
         try:
             needed = _needed(root)
             with open_repository(root) as repository:
-                _join(found, _look_at_cache(repository, root, needed, settings, now))
+                _join(findings, _inspect_cache(repository, root, needed, settings, now))
         except StageFault as error:
             why = str(error)
     if why is not None:
-        found.spared.append(f"DVC's cache is left alone: {why}")
-    return _without_tracked(root, found)
+        findings.spared.append(f"DVC's cache is spared: {why}")
+    return _without_tracked(root, findings)
 
 
-def sweep(root: Path, settings: CleanSettings, now: float, *, turns: Collection[Path] = ()) -> Findings:
-    """Remove what `look` finds; what was removed is returned, and what could not be is among the sentences.
+def sweep(root: Path, settings: CleanSettings, now: float, *, locked: Collection[Path] = ()) -> Findings:
+    """Remove the removable files of `inspect`. Returns the removed files, with a sentence for each failure.
 
-    The caller may hold the run locks of the checkout or of clones, which it names in `turns`. The checkout's is taken otherwise, for as
-    long as it lasts, so that no run starts over it.
+    The caller names in `locked` the checkout and the clones whose run locks it holds. Otherwise this takes the checkout's run lock, so that
+    no run starts meanwhile.
     """
     from dvc.lock import LockError
 
     root = root.resolve()
-    with _turn(root, {turn.resolve() for turn in turns}) as held:
-        found = _remove(_without_tracked(root, look_at_folders(root, settings, now, held)))
-        why = _cache_is_spared(root, settings, held)
+    with _run_lock(root, {folder.resolve() for folder in locked}) as own:
+        findings = _remove(_without_tracked(root, inspect_folders(root, settings, now, own)))
+        why = _cache_is_spared(root, settings, own)
         if why is None:
             try:
-                needed = _needed(root)  # takes its time, so before DVC's lock
-                # Without waiting for ever: a night must not hang on somebody's `dvc push`, and the next one cleans as well.
+                needed = _needed(root)  # slow, so before DVC's lock
+                # With a time limit: a nightly run must not hang on a person's `dvc push`, and the next one cleans too.
                 with open_repository(root) as repository, repository.lock:
-                    # Looked at under the lock: what DVC has just put there is named by a file by now.
-                    _join(found, _remove(_without_tracked(root, _look_at_cache(repository, root, needed, settings, now))))
+                    # Under the lock, a file names every object that DVC has just added.
+                    _join(findings, _remove(_without_tracked(root, _inspect_cache(repository, root, needed, settings, now))))
                     _note_use(repository, root, now)
             except LockError:
                 why = "another process holds DVC's lock"
             except StageFault as error:
                 why = str(error)
         if why is not None:
-            found.spared.append(f"DVC's cache is left alone: {why}")
-    return found
+            findings.spared.append(f"DVC's cache is spared: {why}")
+    return findings
 
 
 @contextmanager
-def _turn(root: Path, held: Collection[Path]) -> Iterator[Collection[Path]]:
-    """The folders whose turn is ours while the block runs: those that the caller holds, and the checkout where nobody else does."""
-    lock: Lock | None = None if root in held else try_lock(root / ".mmalign" / "locks" / "run.lock")
+def _run_lock(root: Path, locked: Collection[Path]) -> Iterator[Collection[Path]]:
+    """The folders whose run locks this process holds within the block: the caller's, and the checkout's where it is free."""
+    lock: Lock | None = None if root in locked else try_lock(root / ".mmalign" / "locks" / "run.lock")
     try:
-        yield {*held, root} if lock is not None else held
+        yield {*locked, root} if lock is not None else locked
     finally:
         if lock is not None:
             lock.release()
 
 
-def _cache_is_spared(root: Path, settings: CleanSettings, turns: Collection[Path]) -> str | None:
-    """Why the cache must not be looked at now; None where it may."""
+def _cache_is_spared(root: Path, settings: CleanSettings, locked: Collection[Path]) -> str | None:
+    """The reason to spare the cache now; None where it may be cleaned."""
     if settings.cache_days == 0:
         return "clean.cache_days is 0"
     if not (root / ".dvc").is_dir():
-        return "this is no DVC repository"
-    if is_busy(root, turns):
+        return "the folder .dvc is missing"
+    if is_busy(root, locked):
         return "a run is under way"
-    busy = [clone.name for clone in clones(root) if is_busy(clone, turns)]
+    busy = [clone.name for clone in clones(root) if is_busy(clone, locked)]
     if busy:
         return f"the run in clone {busy[0]} is under way"
     if _dvc_works(root):
-        return "DVC works on its files"
+        return "DVC is working on its files"
     return None
 
 
 def _dvc_works(root: Path) -> bool:
-    """Whether a live process stands in DVC's file of path locks, as while a stage runs under a bare `dvc repro`."""
+    """Whether DVC's file of path locks names a live process, such as a bare `dvc repro` that runs a stage."""
     try:
         entries = json.loads((root / ".dvc" / "tmp" / "rwlock").read_text(encoding="utf-8"))
         holders = [*entries.get("write", {}).values(), *(one for readers in entries.get("read", {}).values() for one in readers)]
@@ -105,7 +105,7 @@ def _dvc_works(root: Path) -> bool:
     except FileNotFoundError:
         return False
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return True  # damaged or just being written: better not
+        return True  # damaged or half written: spare the cache
 
 
 def _needed(root: Path) -> set[str]:
@@ -118,43 +118,43 @@ def _in_use(root: Path) -> set[str]:
     return {value for checkout in (root, *clones(root)) for value in in_worktree(checkout)}
 
 
-def _look_at_cache(repository: Any, root: Path, needed: set[str], settings: CleanSettings, now: float) -> Findings:
+def _inspect_cache(repository: Any, root: Path, needed: set[str], settings: CleanSettings, now: float) -> Findings:
     folder = cache_folder(repository, root)
     if folder is None:
         raise StageFault(f"it lies in {repository.cache.local.path}, where other checkouts may use it")
-    return look_at_cache(folder, root, needed, _in_use(root), settings.cache_days, now)
+    return inspect_cache(folder, root, needed, _in_use(root), settings.cache_days, now)
 
 
 def _note_use(repository: Any, root: Path, now: float) -> None:
     folder = cache_folder(repository, root)
-    assert folder is not None, "it was looked at before"
+    assert folder is not None, "the inspection checks this"
     note_use(root, _in_use(root), objects(folder), now)
 
 
-def _without_tracked(root: Path, found: Findings) -> Findings:
-    """Leave out what git knows, and folders with something of it."""
-    known = tracked(root)
-    holding = {folder for path in known for folder in path.parents}
-    for item in found.removable:
-        if item.path in known or item.path in holding:
-            found.spared.append(f"{item.path.relative_to(root)} is left alone: git tracks it")
-    found.removable = [item for item in found.removable if item.path not in known and item.path not in holding]
-    return found
+def _without_tracked(root: Path, findings: Findings) -> Findings:
+    """Spare the files that git tracks, and folders with such files."""
+    files = tracked(root)
+    folders = {folder for path in files for folder in path.parents}
+    for item in findings.removable:
+        if item.path in files or item.path in folders:
+            findings.spared.append(f"{item.path.relative_to(root)} is spared: git tracks it")
+    findings.removable = [item for item in findings.removable if item.path not in files and item.path not in folders]
+    return findings
 
 
-def _remove(found: Findings) -> Findings:
-    """Remove in the order that was found; the findings that are gone now."""
-    gone: list[Removable] = []
-    for item in found.removable:
+def _remove(findings: Findings) -> Findings:
+    """Remove the files in their order. Returns the removed ones."""
+    removed: list[Removable] = []
+    for item in findings.removable:
         try:
             remove_folder(item.path)
         except OSError as error:
-            found.spared.append(f"{item.path} can't be removed: {error.strerror or error}")
+            findings.spared.append(f"{item.path} can't be removed: {error.strerror or error}")
         else:
-            gone.append(item)
-    return Findings(gone, found.spared)
+            removed.append(item)
+    return Findings(removed, findings.spared)
 
 
-def _join(found: Findings, more: Findings) -> None:
-    found.removable += more.removable
-    found.spared += more.spared
+def _join(findings: Findings, more: Findings) -> None:
+    findings.removable += more.removable
+    findings.spared += more.spared

@@ -1,1 +1,1 @@
-"""What `mmalign doctor` looks at: the environment, the machine, the checkout, the services and what earlier runs left behind."""
+"""The checks of `mmalign doctor`: environment, machine, checkout, services, and leftovers of earlier runs."""

@@ -1,8 +1,8 @@
-"""What runs in a checkout at this moment, found without getting in its way.
+"""Finds the runs and stages that work in a checkout, without disturbing them.
 
-- A lock counts as held when the operating system says so; what stands in its file is only who took it last. Asking takes the lock for
-  an instant, so nobody is asked where no process is left that could hold it.
-- Marked processes that belong to no held lock are left over from an earlier run.
+- Only the operating system knows whether a lock is locked; the file names its last holder. The test takes the lock for an instant, so it
+  is skipped where no live process could hold the lock.
+- Marked processes without a locked lock are leftovers of an earlier run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from components.stages import STAGE_NAMES
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock, and since when (UTC). Under a lock that was handed on, the process that took it."""
+    """The holder of a lock, and its start (UTC). For a lock that a parent handed down, the parent."""
 
     pid: int
     command: str
@@ -29,7 +29,7 @@ class Holder:
 
 @dataclass(frozen=True)
 class Activity:
-    """The holders of the run lock and of the stages' locks, and the live processes that carry the checkout's mark."""
+    """The holders of the run lock and of the stages' locks, and the live processes with the checkout's mark."""
 
     run: Holder | None
     stages: dict[str, Holder]
@@ -42,7 +42,7 @@ class Activity:
 
     @property
     def leftovers(self) -> list[MarkedProcess]:
-        """Processes of earlier runs: no run is under way, and no copy of their stage."""
+        """Processes of earlier runs: neither a run nor their stage is under way."""
         own = os.environ.get(RUN_MARK)
         return [p for p in self.processes if self.run is None and stage_of(p) not in self.stages and p.run_mark != own]
 
@@ -51,17 +51,17 @@ def activity(root: Path) -> Activity:
     """What runs in the checkout at `root` now."""
     locks = root / ".mmalign" / "locks"
     processes = marked(RUN_MARK, checkout_mark(root))
-    held = {name: _holder(locks / f"{name}.lock", handed_on=bool(processes)) for name in ("run", *STAGE_NAMES)}
-    return Activity(held["run"], {name: found for name in STAGE_NAMES if (found := held[name]) is not None}, processes)
+    holders = {name: _holder(locks / f"{name}.lock", handed_down=bool(processes)) for name in ("run", *STAGE_NAMES)}
+    return Activity(holders["run"], {name: holder for name in STAGE_NAMES if (holder := holders[name]) is not None}, processes)
 
 
 def stage_of(process: MarkedProcess) -> str | None:
-    """The stage that a marked process works for; None for those of the whole run."""
+    """The stage of a marked process; None for a process of the whole run."""
     return process.stage_mark.partition(":")[0] or None
 
 
-def is_held(path: Path) -> bool:
-    """Whether any process holds the lock on `path`. Takes it for an instant, shared, where nobody does."""
+def is_locked(path: Path) -> bool:
+    """Whether any process holds the lock on `path`. Takes a free lock for an instant, shared."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -75,12 +75,12 @@ def is_held(path: Path) -> bool:
     return False
 
 
-def _holder(path: Path, *, handed_on: bool) -> Holder | None:
+def _holder(path: Path, *, handed_down: bool) -> Holder | None:
     try:
         noted = read_json(path)
         pid, command, started = int(noted["pid"]), str(noted["command"]), path.stat().st_mtime
     except (OSError, ValueError, KeyError, TypeError):
-        pid, command, started = 0, "unknown", 0.0  # not written yet, or a damaged file: the lock itself tells
-    if pid and identity(pid) is None and not handed_on:
+        pid, command, started = 0, "unknown", 0.0  # not written yet, or damaged: the lock itself decides
+    if pid and identity(pid) is None and not handed_down:
         return None
-    return Holder(pid, command, datetime.fromtimestamp(started, UTC)) if is_held(path) else None
+    return Holder(pid, command, datetime.fromtimestamp(started, UTC)) if is_locked(path) else None

@@ -16,55 +16,53 @@ from components.storage.repository import open_repository
 from components.tracking.provenance import git_state, read_yaml
 
 BASE_FILES = ("config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-HEADER_LIMIT_BYTES = 100_000_000  # of a safetensors file; the format's own limit
-PULL = "the next mmalign run fetches that, and so does: dvc pull data.dvc"
+HEADER_LIMIT_BYTES = 100_000_000  # limit of the safetensors format
+PULL = "the next mmalign run fetches it; or now: dvc pull data.dvc"
 
 
 def git(root: Path) -> Finding:
-    """The checkout is a git repository with a commit, an identity for new ones, and no changes that nobody has committed."""
+    """The checkout is a git repository with a commit, an author for new commits, and no uncommitted changes."""
     if _git(root, "--version") is None:
         return problem("git is not on PATH", "install git with your system's package manager")
     if _git(root, "rev-parse", "--git-dir") is None:
-        return problem(
-            "the checkout is no git repository that git will open", "run in a clone; or git init, git add -A and git commit here"
-        )
+        return problem("git can't open the checkout as a repository", "run in a clone; or git init, git add -A and git commit here")
     state = git_state(root)
     if state.sha is None:
-        return problem("the repository has no commit, so no run can be traced to its code", "git add -A && git commit")
-    found = f"commit {state.sha[:12]}"
+        return problem("the repository has no commit, so no run can name its code", "git add -A && git commit")
+    commit = f"commit {state.sha[:12]}"
     missing = [key for key in ("user.name", "user.email") if not _git(root, "config", key)]
     if missing:
         return warning(
-            f"{found}; {' and '.join(missing)} not set, so new data versions and settings can't be committed",
+            f"{commit}; {' and '.join(missing)} not set, so git can't commit new data versions and settings",
             "; ".join(f'git config {key} "…"' for key in missing),
         )
     if state.dirty:
         changed = [line[3:] for line in (_git(root, "status", "--porcelain") or "").splitlines() if line[3:] != "dvc.lock"]
         return warning(
-            f"{found} with {_count(len(changed), 'changed file')} ({_some(changed)}): runs are marked dirty and keep the difference",
-            "commit what is to stay, so that a run can be had again from git alone",
+            f"{commit} with {_count(len(changed), 'changed file')} ({_some(changed)}): MLflow marks runs dirty and keeps the diff",
+            "commit your changes, so that git alone can reproduce a run",
         )
-    return ok(f"{found}, nothing changed")
+    return ok(f"{commit}, nothing changed")
 
 
 def settings(root: Path) -> Finding:
-    """params.yaml holds every setting, with a value that is allowed."""
+    """params.yaml holds every setting with a valid value."""
     try:
         load_settings(root / "params.yaml")
     except UserError as error:
-        said = str(error).removeprefix(f"{root}/")
-        return problem(said, "correct that in params.yaml, or take the committed one back with: git checkout params.yaml")
+        mistake = str(error).removeprefix(f"{root}/")
+        return problem(mistake, "correct params.yaml, or restore the committed file: git checkout params.yaml")
     return ok("params.yaml is valid")
 
 
 def base_model(root: Path) -> Finding:
-    """The base model's folder is a whole checkpoint: configuration, processor files, and safetensors of the length that they claim."""
+    """The base model is a complete checkpoint: configuration, processor files, and safetensors of the right length."""
     base = settings_of(root).model.base
     folder = root / base
     cure = "set model.base in params.yaml to a checkpoint folder as save_pretrained writes it"
     if not folder.is_dir():
         if base.parts[0] == "data" and (root / DATA_FILE).is_file():
-            return warning(f"{base} is not there yet; it is part of the data", PULL)
+            return warning(f"{base} is missing; it is part of the data", PULL)
         return problem(f"{base} is missing", cure)
     missing = [name for name in BASE_FILES if not (folder / name).is_file()]
     if missing:
@@ -81,23 +79,25 @@ def base_model(root: Path) -> Finding:
     for path in weights:
         short = _safetensors_fault(path)
         if short is not None:
-            return problem(f"{base}/{path.name} {short}", "fetch that file again: it was cut off on its way, or is a pointer to a file")
+            return problem(
+                f"{base}/{path.name} {short}", "fetch the file again: the transfer stopped early, or the file is a Git LFS pointer"
+            )
     return ok(f"{base}: {family}, {sum(path.stat().st_size for path in weights) / 1e6:,.0f} MB of safetensors")
 
 
 def data(root: Path) -> Finding:
-    """data/ is what data.dvc says, or differs in a way that a run settles by itself."""
+    """data/ agrees with data.dvc, or a run can make them agree."""
     try:
         state = data_state(root)
     except UserError as error:
-        return problem(str(error), "take data.dvc back with: git checkout data.dvc; or put rows into data/preferences")
+        return problem(str(error), "restore data.dvc: git checkout data.dvc; or put rows into data/preferences")
     return _data_finding(state)
 
 
 def dvc(root: Path) -> Finding:
-    """DVC's settings are there, its cache can't be changed by editing data, and its remotes on this machine exist."""
+    """DVC is configured, an edit of data can't change its cache, and its remotes on this machine exist."""
     if not (root / ".dvc").is_dir():
-        return problem("there is no .dvc folder", "take it back with: git checkout .dvc")
+        return problem("the folder .dvc is missing", "git checkout .dvc")
     with open_repository(root) as repository:
         config: Mapping[str, Any] = repository.config
         links = list(config.get("cache", {}).get("type") or ["reflink", "copy"])
@@ -105,19 +105,19 @@ def dvc(root: Path) -> Finding:
     pinned = (read_yaml(root / DATA_FILE).get("outs") or [{}])[0].get("remote")
     lost = [name for name, url in remotes.items() if "://" not in url and not Path(url).is_dir()]
     if pinned in lost:
-        return problem(f"the remote '{pinned}', which data.dvc names, is not at {remotes[pinned]}", "take it back with git, or mount it")
+        return problem(f"the remote '{pinned}', which data.dvc names, is missing at {remotes[pinned]}", "restore it with git, or mount it")
     if pinned is not None and pinned not in remotes:
-        return problem(f"data.dvc names the remote '{pinned}', which .dvc/config lacks", "take it back with: git checkout .dvc/config")
-    found = f"links: {', '.join(links)}; remotes: {', '.join(_remote(name, url) for name, url in remotes.items()) or 'none'}"
+        return problem(f"data.dvc names the remote '{pinned}', which .dvc/config lacks", "git checkout .dvc/config")
+    setup = f"links: {', '.join(links)}; remotes: {', '.join(_remote(name, url) for name, url in remotes.items()) or 'none'}"
     linked = [kind for kind in links if kind in {"hardlink", "symlink"}]
     if linked:
         return warning(
-            f"{found}; with {linked[0]}s, editing a file of data/ can change the version in the cache as well",
+            f"{setup}; with {linked[0]}s, an edit of a file in data/ can change the version in the cache too",
             "dvc config cache.type reflink,copy",
         )
     if lost:
-        return warning(f"{found}; {_some(lost)} can't be reached", f"mount {remotes[lost[0]]}, or: dvc remote remove {lost[0]}")
-    return ok(found)
+        return warning(f"{setup}; {_some(lost)} can't be reached", f"mount {remotes[lost[0]]}, or: dvc remote remove {lost[0]}")
+    return ok(setup)
 
 
 def _data_finding(state: DataState) -> Finding:
@@ -127,28 +127,28 @@ def _data_finding(state: DataState) -> Finding:
     version = f"version {state.version[:12]}"
     if state.missing and changed:
         return problem(
-            f"{_count(len(state.missing), 'file')} of {version} removed ({_some(state.missing)}) while {len(changed)} changed or came in",
-            "put them back, or make that the new version with: mmalign run --accept-data",
+            f"{_count(len(state.missing), 'file')} of {version} removed ({_some(state.missing)}) while {len(changed)} are changed or new",
+            "put them back, or make this the new version: mmalign run --accept-data",
         )
     if state.missing:
-        return warning(f"{_count(len(state.missing), 'file')} of {version} not there ({_some(state.missing)})", PULL)
+        return warning(f"{_count(len(state.missing), 'file')} of {version} missing ({_some(state.missing)})", PULL)
     if changed:
         return warning(
             f"{_count(len(changed), 'file')} changed or new since {version} ({_some(changed)})", "mmalign run commits them as a new version"
         )
     if not state.cached:
-        return warning(f"{version} is not whole in DVC's cache", "mmalign run puts it there; or: dvc commit data.dvc")
+        return warning(f"DVC's cache lacks files of {version}", "mmalign run caches them; or: dvc commit data.dvc")
     return ok(f"{version}, {_count(state.present, 'file')}")
 
 
 def _remote(name: str, url: str) -> str:
     if UNSET_BUCKET in url:
         return f"{name} (no bucket set yet: dvc remote modify {name} url s3://BUCKET/PREFIX)"
-    return f"{name} (not asked)" if "://" in url else name
+    return f"{name} (not checked here)" if "://" in url else name
 
 
 def _safetensors_fault(path: Path) -> str | None:
-    """What is wrong with a safetensors file by its header and its length alone; None when nothing is."""
+    """The fault of a safetensors file by its header and length alone; None for a sound file."""
     import json
 
     with path.open("rb") as stream:
@@ -166,10 +166,10 @@ def _safetensors_fault(path: Path) -> str | None:
 
 def _git(root: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, errors="replace", timeout=60, check=False)
+        completed = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, errors="replace", timeout=60, check=False)
     except OSError:
         return None
-    return done.stdout if done.returncode == 0 else None
+    return completed.stdout if completed.returncode == 0 else None
 
 
 def _count(number: int, thing: str) -> str:

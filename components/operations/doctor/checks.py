@@ -1,4 +1,4 @@
-"""The checks of `mmalign doctor`, by the names under which scripts find them."""
+"""The checks of `mmalign doctor`, by the names that scripts use."""
 
 from __future__ import annotations
 
@@ -37,4 +37,4 @@ CHECKS: dict[str, Check] = {
     "processes": leftovers.processes,
     "scratch": leftovers.scratch,
 }
-BESIDE = frozenset({"torch"})  # asks a process of its own, and waits for it
+BESIDE = frozenset({"torch"})  # these wait for a child process, while the other checks run

@@ -1,10 +1,10 @@
-"""What a check finds, and how a list of checks is gone through: one that raises is a problem of its own and stops no other."""
+"""The finding of a check, and the loop over all checks. A check that raises is a problem, and stops no other check."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +16,10 @@ State = Literal["ok", "warning", "problem"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found, in words; `cure` says what to do, and is None where nothing has to be done."""
+    """The result of a check: `text` describes it, `cure` says what to do, and is None where the state is ok."""
 
     state: State
-    found: str
+    text: str
     cure: str | None = None
 
 
@@ -27,26 +27,26 @@ Check = Callable[[Path], Finding]
 
 
 class NotChecked(Exception):
-    """A check has nothing to go by, since another one, which says so itself, has failed."""
+    """A check lacks its basis, since another check has failed, which reports that itself."""
 
 
-def ok(found: str) -> Finding:
+def ok(text: str) -> Finding:
     """All is well."""
-    return Finding("ok", found)
+    return Finding("ok", text)
 
 
-def warning(found: str, cure: str) -> Finding:
-    """A run works, but not as it might."""
-    return Finding("warning", found, cure)
+def warning(text: str, cure: str) -> Finding:
+    """A run works, but with a drawback."""
+    return Finding("warning", text, cure)
 
 
-def problem(found: str, cure: str) -> Finding:
-    """A run would fail, or could not be trusted."""
-    return Finding("problem", found, cure)
+def problem(text: str, cure: str) -> Finding:
+    """A run would fail, or nobody could trust its result."""
+    return Finding("problem", text, cure)
 
 
 def settings_of(root: Path) -> Settings:
-    """The settings, for checks that go by them. Raises NotChecked where they are not valid."""
+    """The settings, for checks that need them. Raises NotChecked where they are not valid."""
     try:
         return load_settings(root / "params.yaml")
     except UserError as error:
@@ -54,17 +54,19 @@ def settings_of(root: Path) -> Settings:
 
 
 def run_checks(root: Path, checks: Mapping[str, Check], beside: frozenset[str] = frozenset()) -> dict[str, Finding]:
-    """The finding of every check, in their order. Those named in `beside` wait for a process of their own while the others are made."""
+    """The finding of every check, in their order. Checks in `beside` run in a thread beside the others."""
     with ThreadPoolExecutor(max_workers=max(1, len(beside))) as pool:
         waiting = {name: pool.submit(_checked, root, checks[name]) for name in checks if name in beside}
-        made = {name: _checked(root, check) for name, check in checks.items() if name not in beside}
-        return {name: waiting[name].result() if name in waiting else made[name] for name in checks}
+        findings = {name: _checked(root, check) for name, check in checks.items() if name not in beside}
+        return {name: waiting[name].result() if name in waiting else findings[name] for name in checks}
 
 
 def as_json(findings: Mapping[str, Finding]) -> dict[str, Any]:
     """The findings for scripts: `checks`, and the number of `problems`."""
     return {
-        "checks": [{"name": name, **asdict(finding)} for name, finding in findings.items()],
+        "checks": [
+            {"name": name, "state": finding.state, "found": finding.text, "cure": finding.cure} for name, finding in findings.items()
+        ],
         "problems": sum(finding.state == "problem" for finding in findings.values()),
     }
 
@@ -73,10 +75,10 @@ def _checked(root: Path, check: Check) -> Finding:
     try:
         return check(root)
     except NotChecked as reason:
-        return warning(f"not checked: {reason}", "cure that first, then look again")
-    except Exception as error:  # noqa: BLE001 -- whatever a broken installation raises is this check's finding
-        said = " ".join(str(error).split())[:300]
+        return warning(f"not checked: {reason}", "solve that first, then run mmalign doctor again")
+    except Exception as error:  # noqa: BLE001 -- any error of a broken installation is this check's finding
+        message = " ".join(str(error).split())[:300]
         return problem(
-            f"the check itself failed: {type(error).__name__}: {said}",
-            "mend what the message names; `make install` repairs an installation",
+            f"the check itself failed: {type(error).__name__}: {message}",
+            "repair what the message names; `make install` repairs an installation",
         )

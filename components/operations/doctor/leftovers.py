@@ -1,4 +1,4 @@
-"""Checks of what earlier runs left behind: locks of dead processes, live processes, unfinished checkpoints."""
+"""Checks for leftovers of earlier runs: locks of dead processes, live processes, unfinished checkpoints."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from components.engine.checkpoints import COMMITTED, PREFIX, scratch_root
 from components.files import read_json
-from components.operations.doctor.activity import Activity, activity, is_held
+from components.operations.doctor.activity import Activity, activity, is_locked
 from components.operations.doctor.findings import Finding, ok, problem, warning
 from components.stages import STAGE_NAMES
 
@@ -14,7 +14,7 @@ RWLOCK, LOCK = Path(".dvc/tmp/rwlock"), Path(".dvc/tmp/lock")
 
 
 def dvc_locks(root: Path) -> Finding:
-    """No lock of DVC's is held by a process that is gone. (Those of mmalign fall with their holder.)"""
+    """No dead process holds a lock of DVC. (The system releases mmalign's locks with their holder.)"""
     return _claim(root) or _path_locks(root)
 
 
@@ -26,14 +26,14 @@ def processes(root: Path) -> Finding:
         names = "; ".join(f"{process.pid} ({process.command[:80]})" for process in left[:5])
         more = f" and {len(left) - 5} more" if len(left) > 5 else ""
         return problem(
-            f"{len(left)} of an earlier run still live{'s' if len(left) == 1 else ''}: {names}{more}",
-            f"no run starts before they are gone; end them with: kill -9 {' '.join(str(process.pid) for process in left)}",
+            f"{len(left)} process{'es' if len(left) != 1 else ''} of an earlier run still live{'s' if len(left) == 1 else ''}: {names}{more}",
+            f"no run starts before they have ended: kill -9 {' '.join(str(process.pid) for process in left)}",
         )
     return ok(_under_way(now))
 
 
 def scratch(root: Path) -> Finding:
-    """No unfinished checkpoint of a stage that does not run lies about."""
+    """No stage that is not running has an unfinished checkpoint."""
     running = activity(root).stages
     sizes: dict[str, int] = {}
     for stage in STAGE_NAMES:
@@ -41,17 +41,17 @@ def scratch(root: Path) -> Finding:
         if folders and stage not in running:
             sizes[stage] = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
     if sizes:
-        found = ", ".join(f"{stage} ({size / 1e6:.0f} MB)" for stage, size in sizes.items())
+        listed = ", ".join(f"{stage} ({size / 1e6:.0f} MB)" for stage, size in sizes.items())
         return warning(
-            f"unfinished checkpoints, left by a kill: {found}",
-            "nothing has to be done: the stage's next run goes on from its last whole one and removes them; to free the disk now: rm -r "
+            f"unfinished checkpoints, left by a kill: {listed}",
+            "the stage's next run resumes from its last committed checkpoint and removes them; to free the disk now: rm -r "
             + " ".join(f".mmalign/scratch/{stage}" for stage in sizes),
         )
     return ok("no unfinished checkpoints")
 
 
 def _claim(root: Path) -> Finding | None:
-    """With core.hardlink_lock, DVC's lock is a file that names its holder (path|host|pid|number) and stays when that is killed."""
+    """With core.hardlink_lock, DVC's lock is a file that names its holder (path|host|pid|number) and survives a kill."""
     import socket
 
     import psutil
@@ -62,7 +62,7 @@ def _claim(root: Path) -> Finding | None:
         return None
     if len(fields) != 4 or fields[1] != socket.gethostname() or not fields[2].isdecimal() or psutil.pid_exists(int(fields[2])):
         return None
-    return problem(f"{LOCK} is held by process {fields[2]}, which is gone", f"rm {LOCK}")
+    return problem(f"{LOCK} names process {fields[2]}, which has ended", f"rm {LOCK}")
 
 
 def _path_locks(root: Path) -> Finding:
@@ -76,21 +76,19 @@ def _path_locks(root: Path) -> Finding:
         return problem(f"{RWLOCK} is damaged, and DVC refuses to work with it", f"rm {RWLOCK}")
     written = (root / RWLOCK).stat().st_mtime if pids else 0.0
     states = {pid: _state(pid, written) for pid in pids}
-    # DVC asks no more than whether there is a process of that number: a new one that got it blocks a run for as long as it lives.
+    # DVC only tests whether a process with that pid lives: a new process with the same pid blocks a run as long as it lives.
     strangers = [pid for pid, state in states.items() if state == "other"]
     if strangers:
         return problem(
-            f"{RWLOCK} names process {_pids(strangers)}, a number that another program or a zombie has by now, and DVC takes it for the holder",
+            f"{RWLOCK} names process {_pids(strangers)}, a pid that now belongs to another program or a zombie, and DVC takes it for the holder",
             f"rm {RWLOCK}",
         )
     dead = [pid for pid, state in states.items() if state == "dead"]
     if dead:
-        return warning(
-            f"{RWLOCK} names process {_pids(dead)}, which is gone", f"DVC drops that by itself when it meets it; or now: rm {RWLOCK}"
-        )
+        return warning(f"{RWLOCK} names process {_pids(dead)}, which has ended", f"DVC removes the entry itself; or now: rm {RWLOCK}")
     holds = [f"process {_pids(pids)} works on files"] if pids else []
-    holds += ["DVC works on the repository"] if is_held(root / LOCK) else []
-    return ok("; ".join(holds) or "none is held")
+    holds += ["DVC works on the repository"] if is_locked(root / LOCK) else []
+    return ok("; ".join(holds) or "none is locked")
 
 
 def _state(pid: int, written: float) -> str:
@@ -99,7 +97,7 @@ def _state(pid: int, written: float) -> str:
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
-            return "other"  # DVC takes it for alive
+            return "other"  # DVC takes a zombie for alive
         return "other" if process.create_time() > written + 1 else "live"
     except psutil.NoSuchProcess:
         return "dead"
@@ -107,7 +105,7 @@ def _state(pid: int, written: float) -> str:
 
 def _under_way(now: Activity) -> str:
     if not now.busy:
-        return "none is left of an earlier run"
+        return "no process of an earlier run lives"
     who = f"process {now.run.pid}" if now.run else ", ".join(now.stages)
     return f"a run is under way ({who}, {len(now.processes)} processes)"
 

@@ -1,4 +1,4 @@
-"""Checks of what a run talks to: MLflow's store, Prefect's server, and records that are still to be written."""
+"""Checks of MLflow's store, Prefect's server, and records that wait for the store."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from components.tracking.recorder import PENDING
 from components.tracking.store import connect, state_folder, tracking_uri
 
 ANSWER_SECONDS = 3.0
-# A question to the store that can wait for an answer only as long as a person does. Set before MLflow is asked anything.
+# Short limits for commands that only read. Set them before the first request to MLflow.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 
 
 def be_quick() -> None:
-    """Make this process give up soon on a store that does not answer: for commands that only look."""
+    """Make this process give up soon on a silent store. For commands that only read."""
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
 
@@ -32,20 +32,20 @@ def store_file(root: Path) -> Path | None:
 
 
 def store_silence(root: Path) -> str | None:
-    """In words, that the store is a server that does not answer; None when it does, or lies in a database."""
+    """A sentence about a store server that does not answer; None where it answers, or where the store is a database."""
     uri = tracking_uri(root)
     silent = _silence(f"{uri.rstrip('/')}/health") if uri.startswith(("http://", "https://")) else None
     return None if silent is None else f"{_without_password(uri)} does not answer: {silent}"
 
 
 def mlflow_store(root: Path) -> Finding:
-    """Runs can be recorded where they are meant to be."""
+    """The store accepts records of runs."""
     uri = tracking_uri(root)
     file = store_file(root)
     if file is not None and not file.exists():
-        return ok(f"no run is recorded yet; {_short(file, root)} is made by the first one")
+        return ok(f"no run is recorded yet; the first run creates {_short(file, root)}")
     shown = _short(file, root) if file is not None else _without_password(uri)
-    cure = "mend or move that file away; a run makes a new one"
+    cure = "repair the file, or move it away; the next run creates a new one"
     if file is None:
         cure = "start that server, or unset MLFLOW_TRACKING_URI to record in the checkout; until then records wait in .mmalign/tracking"
         silent = store_silence(root)
@@ -53,41 +53,41 @@ def mlflow_store(root: Path) -> Finding:
             return problem(silent, cure)
     try:
         connect(root)
-    except Exception as error:  # noqa: BLE001 -- a database's driver raises what it likes
+    except Exception as error:  # noqa: BLE001 -- a database driver raises any error
         return problem(f"{shown} can't be used: {type(error).__name__}: {' '.join(str(error).split())[:200]}", cure)
     return ok(f"{shown} answers")
 
 
 def pickled_models(root: Path) -> Finding:  # noqa: ARG001 -- every check takes the checkout
-    """MLflow refuses models that are pickles, since opening one runs whatever code is in it."""
+    """MLflow refuses pickled models, since loading a pickle runs the code in it."""
     value = os.environ.get("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     if value.strip().lower() in {"true", "1"}:
         return warning(
-            f"MLFLOW_ALLOW_PICKLE_DESERIALIZATION is {value}: opening a model from the registry can run its author's code",
+            f"MLFLOW_ALLOW_PICKLE_DESERIALIZATION is {value}: loading a model from the registry can run its author's code",
             "unset MLFLOW_ALLOW_PICKLE_DESERIALIZATION",
         )
-    return ok("models that are pickles are refused")
+    return ok("MLflow refuses pickled models")
 
 
 def waiting_records(root: Path) -> Finding:
-    """Nothing waits to be written to the store."""
+    """No record waits for the store."""
     files = sorted(state_folder(root).glob(f"{PENDING}*.jsonl"))
     left = [path for path in files if not _in_use(path)]
     if not left:
-        return ok("nothing waits for the store" + (f" but {len(files)} of a run that is under way" if files else ""))
+        return ok("no record waits for the store" + (f", except {len(files)} of a run that is under way" if files else ""))
     return warning(
-        f"{len(left)} record{'s' if len(left) != 1 else ''} of runs could not be written and wait in {state_folder(root).relative_to(root)}",
-        "the next run writes them once the store answers",
+        f"{len(left)} record{'s' if len(left) != 1 else ''} of runs wait for the store in {state_folder(root).relative_to(root)}",
+        "start the store; the next run then writes them",
     )
 
 
 def prefect(root: Path) -> Finding:
-    """The server that PREFECT_API_URL names answers; without one, a run starts its own."""
+    """The server in PREFECT_API_URL answers. Without that variable, a run starts its own server."""
     url = os.environ.get("PREFECT_API_URL")
     version = f"Prefect {metadata.version('prefect')}"
     if not url:
         home = root / ".mmalign" / "prefect"
-        return ok(f"{version}; each run starts a server of its own" + ("" if home.is_dir() else ", and the first makes its database"))
+        return ok(f"{version}; each run starts its own server" + ("" if home.is_dir() else ", and the first run creates its database"))
     cure = "start that server, or unset PREFECT_API_URL: a run then starts its own"
     if not url.startswith(("http://", "https://")):
         return problem(f"PREFECT_API_URL is '{url}', which is no address", "set it to http://HOST:PORT/api, or unset it")
@@ -98,9 +98,9 @@ def prefect(root: Path) -> Finding:
 
 
 def _silence(url: str) -> str | None:
-    """Why `url` gives no healthy answer; None when it does. A server that asks who is there answers as well."""
+    """The reason why `url` is not healthy; None where it is. A server that demands a password is healthy."""
     try:
-        with urllib.request.urlopen(url, timeout=ANSWER_SECONDS):  # noqa: S310 -- the callers see to it that it is http
+        with urllib.request.urlopen(url, timeout=ANSWER_SECONDS):  # noqa: S310 -- the callers pass http addresses only
             return None
     except urllib.error.HTTPError as error:
         return None if error.code in {401, 403} else f"status {error.code} from {url}"

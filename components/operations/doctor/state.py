@@ -1,7 +1,7 @@
-"""The state of a checkout: what runs now, how the last runs went, what is stale, which models are in the registry. Nothing is changed.
+"""Reads the state of a checkout: activity, the last runs, stale stages, registered models. It changes nothing.
 
-- Each part stands alone: what can't be read (a store that is away, settings that are not valid) is one sentence, and the rest is there.
-- While a run or a stage is under way nothing is judged stale: that takes DVC's lock, and a stage that ends needs it.
+- The parts are independent: a part that can't be read (a silent store, invalid settings) becomes one sentence in `notes`.
+- While a run or a stage is under way, the plan is left out: it takes DVC's lock, which a finishing stage needs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from components.files import read_json
-from components.operations.doctor.activity import Activity, Holder, activity, is_held, stage_of
+from components.operations.doctor.activity import Activity, Holder, activity, is_locked, stage_of
 from components.operations.doctor.leftovers import LOCK
 from components.operations.doctor.services import store_file, store_silence
 from components.processes.marks import checkout_mark
@@ -31,7 +31,7 @@ from components.tracking.store import connect, state_folder
 
 RUNS_SHOWN = 5
 CHILD_WORDS = {"FINISHED": "ran", "FAILED": "failed", "KILLED": "killed", "RUNNING": "running"}
-# Of the summary: what is shown, by the same names.
+# The keys of the summary that `mmalign status` shows.
 HEADLINE = ("status", "seconds", "mlflow_run_id", "git_sha", "failed_stage", "log", "gate")
 HEADLINE_MODEL = ("conversation", "unsafe_rate")  # of base and of aligned
 HEADLINE_POLICY = ("win_rate", "preference_accuracy")
@@ -39,28 +39,28 @@ HEADLINE_REWARD = ("acc", "acc_plus")
 
 
 def read_status(root: Path) -> dict[str, Any]:
-    """All that `mmalign status` shows, by the keys of its JSON; `notes` says in a sentence each what could not be read."""
+    """The state that `mmalign status` shows, by the keys of its JSON. `notes` has a sentence for each part that can't be read."""
     notes: list[str] = []
     now = activity(root)
-    found: dict[str, Any] = {"running": _running(now)}
-    found["slots"] = _part(notes, "who holds this machine's slots can't be said", _slots, [])
-    found["runs"], found["registry"] = _part(notes, "the store of runs and models can't be read", lambda: _store(root), _nothing_stored())
+    state: dict[str, Any] = {"running": _running(now)}
+    state["slots"] = _part(notes, "the holders of this machine's slots can't be read", _slots, [])
+    state["runs"], state["registry"] = _part(notes, "the store of runs and models can't be read", lambda: _store(root), _nothing_stored())
     if now.busy:
-        found["plan"] = {}
-        notes.append("what is stale is not judged while a run or a stage is under way")
+        state["plan"] = {}
+        notes.append("stale stages are not shown while a run or a stage is under way")
     else:
-        found["plan"] = _part(notes, "what is stale can't be said", lambda: _plan(root), {})
-    found["summary"] = _part(notes, "reports/summary.json can't be read", lambda: _headline(root), None)
+        state["plan"] = _part(notes, "the stale stages can't be determined", lambda: _plan(root), {})
+    state["summary"] = _part(notes, "reports/summary.json can't be read", lambda: _headline(root), None)
     waiting = len(list(state_folder(root).glob(f"{PENDING}*.jsonl")))
     if waiting:
         notes.append(f"{waiting} record{'s' if waiting != 1 else ''} of runs wait for the store; the next run writes them")
-    return {**found, "notes": notes}
+    return {**state, "notes": notes}
 
 
 def _part(notes: list[str], failure: str, read: Callable[[], Any], otherwise: Any) -> Any:
     try:
         return read()
-    except Exception as error:  # noqa: BLE001 -- whatever hinders one part is said, and hinders no other
+    except Exception as error:  # noqa: BLE001 -- an error in one part becomes a note, and the other parts go on
         notes.append(f"{failure}: {' '.join(str(error).split())[:300] or type(error).__name__}")
         return otherwise
 
@@ -78,11 +78,11 @@ def _running(now: Activity) -> dict[str, Any]:
 
 
 def _slots() -> list[dict[str, Any]]:
-    """The machine's cards and its CPU's slot, with the stage that holds each, of whatever checkout."""
-    return [{"slot": name, "holder": None if of is None else _said(of)} for name, of in machine_slots().items()]
+    """The slots of the machine's GPUs and of its CPU, each with the stage and checkout that hold it."""
+    return [{"slot": name, "holder": None if of is None else _holder(of)} for name, of in machine_slots().items()]
 
 
-def _said(holder: SlotHolder) -> dict[str, Any]:
+def _holder(holder: SlotHolder) -> dict[str, Any]:
     return {name: value for name, value in asdict(holder).items() if name != "mark"}
 
 
@@ -93,7 +93,7 @@ def _nothing_stored() -> tuple[list[Any], dict[str, Any]]:
 def _store(root: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     file = store_file(root)
     if file is not None and not file.exists():
-        return _nothing_stored()  # connecting would make it, which takes seconds
+        return _nothing_stored()  # connecting would create it, which takes seconds
     silent = store_silence(root)
     if silent is not None:
         raise ConnectionError(silent)
@@ -102,7 +102,7 @@ def _store(root: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def _runs(root: Path, client: Any, experiment: str, *, everybody: bool) -> list[dict[str, Any]]:
-    """The last parent runs, newest first: all of a store in the checkout, those of this checkout on a server that others use as well."""
+    """The last parent runs, newest first: all of a store in the checkout, or only this checkout's on a shared server."""
     chosen = "tags.`mmalign.origin` LIKE '%'"  # children have none
     if not everybody:
         chosen += f" and tags.`mmalign.checkout` = '{checkout_mark(root)}'"
@@ -122,13 +122,13 @@ def _recorded_stages(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def _child_stages(client: Any, experiment: str, parent: str) -> dict[str, str]:
-    """What the stages' own runs say, where nothing has been recorded about them: a run under way, or stages of a bare `dvc repro`."""
+    """States by the stages' child runs, where the parent has none: a run under way, or stages of a bare `dvc repro`."""
     children = client.search_runs([experiment], f"tags.`{PARENT_TAG}` = '{parent}'", order_by=["attributes.start_time ASC"])
-    said: dict[str, str] = {}
+    states: dict[str, str] = {}
     for child in children:
         state = "KILLED" if child.info.status == "RUNNING" and is_orphan(child.data.tags) else child.info.status
-        said[child.data.tags.get("mmalign.stage", "")] = CHILD_WORDS.get(state, state.lower())
-    return {name: said[name] for name in STAGE_NAMES if name in said}
+        states[child.data.tags.get("mmalign.stage", "")] = CHILD_WORDS.get(state, state.lower())
+    return {name: states[name] for name in STAGE_NAMES if name in states}
 
 
 def _model(root: Path, name: ModelName) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def _model(root: Path, name: ModelName) -> dict[str, Any]:
 
 
 def _plan(root: Path) -> dict[str, dict[str, str]]:
-    if is_held(root / LOCK):
+    if is_locked(root / LOCK):
         raise BlockingIOError("DVC works on this checkout at the moment")
     return {name: {"action": step.action, "reason": step.reason} for name, step in plan(root).items()}
 

@@ -1,4 +1,4 @@
-"""Checks of what a team's machine has beside a checkout: services, their passwords and ports, deployments, addresses of notices."""
+"""Checks of the services, their passwords and ports, deployments, and the addresses of notices."""
 
 from __future__ import annotations
 
@@ -13,66 +13,55 @@ from components.operations.doctor.findings import Finding, NotChecked, ok, probl
 from components.operations.services import supervision
 from components.operations.services.health import healthy
 from components.operations.services.prefect_rest import ask
-from components.operations.services.state import (
-    DEPLOYED,
-    OWNER_ONLY,
-    Addresses,
-    Secrets,
-    addresses_file,
-    read_addresses,
-    read_secrets,
-    secrets_file,
-    state_folder,
-)
+from components.operations.services.state import DEPLOYED, Addresses, addresses_file, read_addresses
+from components.processes.secrets import OWNER_ONLY, Secrets, read_secrets, secrets_file, state_folder
 
 NO_SERVICES = "this checkout has no services, and needs none"
 EXITED = re.compile(r"^(\S+ \S+?),\d+ \S+ exited: (\S+) ")  # a line of supervisord's log
-RESTARTS = 3  # of a service within a day that are worth a word
+RESTARTS = 3  # of a service within a day that cause a warning
 FAILING = frozenset({"BACKOFF", "FATAL", "EXITED", "UNKNOWN"})
 
 
 def services(root: Path) -> Finding:
-    """Every service runs and answers, and none had to be started again and again."""
+    """Every service runs and answers, and none restarts often."""
     addresses = _addresses(root)
     if addresses is None:
         return ok(NO_SERVICES)
-    kept = _secrets(root)
-    states = supervision.states(root, kept)
+    secrets = _secrets(root)
+    states = supervision.states(root, secrets)
     logs = supervision.log_folder(root)
     if not states and all(healthy(root).values()):
-        return ok(
-            f"they answer, and something else than `mmalign up` keeps them; Prefect at {addresses.prefect}, MLflow at {addresses.mlflow}"
-        )
+        return ok(f"they answer, but `mmalign up` did not start them; Prefect at {addresses.prefect}, MLflow at {addresses.mlflow}")
     if not states:
-        return problem("the services are down, and this checkout's record is kept by them", "mmalign up --detach")
+        return problem("the services are down, and they hold this checkout's record", "mmalign up --detach")
     failing = [f"{name} is {state}" for name, state in states.items() if state in FAILING]
     silent = [f"{name} does not answer" for name, answers in healthy(root).items() if not answers]
     if failing or silent:
         first = (failing or silent)[0].split()[0]
         return problem(", ".join([*failing, *silent]), f"see {logs / first}.log; then: mmalign down && mmalign up --detach")
-    found = f"{', '.join(sorted(states))} run; Prefect at {addresses.prefect}, MLflow at {addresses.mlflow}"
+    running = f"{', '.join(sorted(states))} run; Prefect at {addresses.prefect}, MLflow at {addresses.mlflow}"
     often = {name: count for name, count in restarts(logs / "supervisord.log").items() if count >= RESTARTS}
     if often:
         named = ", ".join(f"{name} {count} times" for name, count in often.items())
-        return warning(f"{found}; within a day started again: {named}", f"see why it ended in {logs / next(iter(often))}.log")
-    return ok(found)
+        return warning(f"{running}; restarted within a day: {named}", f"read the reason in {logs / next(iter(often))}.log")
+    return ok(running)
 
 
 def passwords(root: Path) -> Finding:
-    """The file of passwords is there, and only its owner can read it and the folder that it lies in."""
+    """The file of passwords exists, and only its owner can read it and its folder."""
     if _addresses(root) is None:
         return ok(NO_SERVICES)
     path = secrets_file(root)
     if not path.is_file():
         return problem(f"{path} is missing", "restore it from a backup (state/secrets.json), with mode 600")
-    for place, mode in ((path, "600"), (path.parent, "700")):
-        if place.stat().st_mode & OWNER_ONLY:
-            return problem(f"{place} is open to others", f"chmod {mode} {place}; and if others use this machine, set new passwords")
+    for private, mode in ((path, "600"), (path.parent, "700")):
+        if private.stat().st_mode & OWNER_ONLY:
+            return problem(f"others can read {private}", f"chmod {mode} {private}; and if others use this machine, set new passwords")
     return ok("only you can read them")
 
 
 def ports(root: Path) -> Finding:
-    """The services' ports are theirs, or free while they are down."""
+    """The services use their ports, or the ports are free while the services are down."""
     addresses = _addresses(root)
     settings = settings_of(root).services
     wanted = {
@@ -84,7 +73,7 @@ def ports(root: Path) -> Finding:
     }
     fixed = {name: port for name, port in wanted.items() if port}
     if not fixed:
-        return ok("free ones are taken at the first start")
+        return ok("the first start takes free ports")
     listed = ", ".join(f"{name} {port}" for name, port in fixed.items())
     if addresses is not None and supervision.processes(root):
         return ok(listed)
@@ -93,71 +82,72 @@ def ports(root: Path) -> Finding:
         name, port = next(iter(taken.items()))
         return problem(
             f"port {port} of {name} is taken by {_holder(port)}",
-            f"end that, or set services.{name}_port in params.yaml to another one",
+            f"end that process, or set services.{name}_port in params.yaml to another port",
         )
     return ok(f"{listed}, all free")
 
 
 def deployments(root: Path) -> Finding:
-    """What `mmalign deploy` made is on the server, and the nightly schedule is active."""
+    """The server has the deployments of `mmalign deploy`, and the nightly schedule is active."""
     if _addresses(root) is None:
         return ok(NO_SERVICES)
     if not (state_folder(root) / DEPLOYED).is_file():
-        return warning("nothing is deployed: no run starts by itself", "mmalign deploy")
+        return warning("nothing is deployed, so no run starts on a schedule", "mmalign deploy")
     _secrets(root)
     try:
-        found = {one["name"]: one for one in ask(root, "deployments/filter", {})}
+        deployed = {one["name"]: one for one in ask(root, "deployments/filter", {})}
         pools = {one["name"]: one for one in ask(root, "work_pools/filter", {})}
     except OSError as error:
-        return problem(f"Prefect's server can't be asked: {getattr(error, 'reason', error)}", "mmalign up --detach")
-    missing = [name for name in ("nightly", "on-new-data", "on-demand") if name not in found]
+        return problem(f"Prefect's server does not answer: {getattr(error, 'reason', error)}", "mmalign up --detach")
+    missing = [name for name in ("nightly", "on-new-data", "on-demand") if name not in deployed]
     if missing:
         return problem(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not on the server", "mmalign deploy")
-    paused = [name for name, one in found.items() if one.get("paused")] + [name for name, one in pools.items() if one.get("is_paused")]
-    paused += [name for name, one in found.items() if one["schedules"] and not any(schedule["active"] for schedule in one["schedules"])]
+    paused = [name for name, one in deployed.items() if one.get("paused")] + [name for name, one in pools.items() if one.get("is_paused")]
+    paused += [name for name, one in deployed.items() if one["schedules"] and not any(schedule["active"] for schedule in one["schedules"])]
     if paused:
-        return warning(f"{', '.join(sorted(set(paused)))} paused: nothing of it starts by itself", "resume it on Prefect's page")
+        return warning(f"{', '.join(sorted(set(paused)))} paused: no run starts on its schedule", "resume it on Prefect's page")
     settings = settings_of(root).deployments
-    crons = [schedule["schedule"] for schedule in found["nightly"]["schedules"]]
+    crons = [schedule["schedule"] for schedule in deployed["nightly"]["schedules"]]
     if not any(one.get("cron") == settings.cron and one.get("timezone") == settings.timezone for one in crons):
-        return warning("the nightly schedule on the server is not that of params.yaml", "mmalign deploy")
-    return ok(f"{', '.join(sorted(found))}; nightly at '{settings.cron}' ({settings.timezone})")
+        return warning("the nightly schedule on the server differs from params.yaml", "mmalign deploy")
+    return ok(f"{', '.join(sorted(deployed))}; nightly at '{settings.cron}' ({settings.timezone})")
 
 
 def notices(root: Path) -> Finding:  # noqa: ARG001 -- every check takes the checkout
-    """Every address of MMALIGN_NOTICES has a form that apprise knows. No address is shown: each holds a password."""
+    """apprise can read every address in MMALIGN_NOTICES. The finding shows no address, since each holds a password."""
     import apprise
 
     from components.operations.notices.send import addresses
     from components.processes.redaction import NOTICES
 
-    known = addresses()
-    if not known:
-        return ok(f"{NOTICES} is not set: notices are only kept, in logs/notices.jsonl")
-    # What apprise says of an address that it can't read holds the address.
+    receivers = addresses()
+    if not receivers:
+        return ok(f"{NOTICES} is not set: notices only go to logs/notices.jsonl")
+    # apprise's message about an unreadable address contains the address.
     with apprise.LogCapture(level=logging.CRITICAL):  # type: ignore[no-untyped-call]
-        wrong = [number for number, address in enumerate(known, start=1) if apprise.Apprise.instantiate(address) is None]
+        wrong = [number for number, address in enumerate(receivers, start=1) if apprise.Apprise.instantiate(address) is None]
     if wrong:
         numbers = ", ".join(str(number) for number in wrong)
         return problem(
-            f"of {len(known)} addresses in {NOTICES} number {numbers} can't be read", "see apprise's list of services for its form"
+            f"apprise can't read number {numbers} of the {len(receivers)} addresses in {NOTICES}",
+            "write it in a form of apprise's list of services",
         )
-    return ok(f"{len(known)} address{'es' if len(known) != 1 else ''} in {NOTICES}")
+    return ok(f"{len(receivers)} address{'es' if len(receivers) != 1 else ''} in {NOTICES}")
 
 
 def restarts(log: Path, within: timedelta = timedelta(days=1)) -> dict[str, int]:
-    """How often each service ended by itself, by supervisord's log."""
-    found: dict[str, int] = {}
+    """How often each service ended unexpectedly, by supervisord's log."""
+    counts: dict[str, int] = {}
     since = datetime.now() - within  # noqa: DTZ005 -- supervisord writes this machine's time
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []:
         ended = EXITED.match(line)
         if ended and datetime.strptime(ended[1], "%Y-%m-%d %H:%M:%S") > since:  # noqa: DTZ007
-            found[ended[2]] = found.get(ended[2], 0) + 1
-    return found
+            counts[ended[2]] = counts.get(ended[2], 0) + 1
+    return counts
 
 
 def is_free(host: str, port: int) -> bool:
-    """Whether nobody listens on a port."""
+    """Whether no process listens on a port."""
     try:
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             return True
@@ -166,16 +156,16 @@ def is_free(host: str, port: int) -> bool:
 
 
 def _holder(port: int) -> str:
-    """Who listens on a port, as far as this user may know."""
+    """The process that listens on a port, as far as this user may know."""
     import psutil
 
     try:
-        for found in psutil.net_connections("tcp"):
-            if found.status == psutil.CONN_LISTEN and found.laddr and found.laddr.port == port and found.pid:
-                return f"process {found.pid} ({' '.join(psutil.Process(found.pid).cmdline())[:80]})"
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port and connection.pid:
+                return f"process {connection.pid} ({' '.join(psutil.Process(connection.pid).cmdline())[:80]})"
     except psutil.Error:
         pass
-    return "a process of somebody else"
+    return "another user's process"
 
 
 def _addresses(root: Path) -> Addresses | None:

@@ -1,4 +1,4 @@
-"""Runs of deployments, as Prefect's server of this checkout knows them, over its REST API."""
+"""Starts, finds, follows and cancels runs of deployments, over the REST API of this checkout's Prefect server."""
 
 from __future__ import annotations
 
@@ -12,48 +12,49 @@ from typing import Any
 from components.errors import ServiceAway, UserError
 from components.files import read_json
 from components.operations.services.prefect_rest import ask
-from components.operations.services.state import DEPLOYED, read_addresses, state_folder
+from components.operations.services.state import DEPLOYED, read_addresses
+from components.processes.secrets import state_folder
 
 FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
 POLL_SECONDS = 1.0
-AWAY_SECONDS = 300.0  # that the server may be away while a run is followed
+AWAY_SECONDS = 300.0  # for which the server may be silent while a run is followed
 
 
 def deployments(root: Path) -> dict[str, str]:
-    """The deployments' ids by name. UserError where there are none."""
+    """The deployments' ids by name. Raises UserError where nothing is deployed."""
     path = state_folder(root) / DEPLOYED
     if read_addresses(root) is None:
         raise UserError(f"{root} has no services: `mmalign up --detach` starts them, then `mmalign deploy`")
     if not path.is_file():
         raise UserError("nothing is deployed yet: run `mmalign deploy`")
-    found: dict[str, str] = read_json(path)
-    return found
+    ids: dict[str, str] = read_json(path)
+    return ids
 
 
 def deployment_id(root: Path, name: str) -> str:
-    """The id of a deployment. UserError where there is none of that name."""
-    known = deployments(root)
-    if name not in known:
-        raise UserError(f"there is no deployment '{name}'; there are {', '.join(known)}")
-    return known[name]
+    """The id of a deployment. Raises UserError for an unknown name."""
+    ids = deployments(root)
+    if name not in ids:
+        raise UserError(f"there is no deployment '{name}': choose one of {', '.join(ids)}")
+    return ids[name]
 
 
 def start_run(root: Path, deployment: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Start a run of a deployment; its flow run. UserError where the server refuses the parameters, with what it says."""
-    found = deployment_id(root, deployment)
-    defaults = answer(root, f"deployments/{found}")["parameters"].get("run") or {}
-    # A run that somebody asks for is one, whether or not there are new data.
-    given = {key: value for key, value in {**defaults, **parameters}.items() if key != "only_new_data" or "only_new_data" in parameters}
+    """Start a run of a deployment and return its flow run. Raises UserError with the server's reply where it refuses the parameters."""
+    identifier = deployment_id(root, deployment)
+    defaults = answer(root, f"deployments/{identifier}")["parameters"].get("run") or {}
+    # A run that a person starts runs even without new data.
+    values = {key: value for key, value in {**defaults, **parameters}.items() if key != "only_new_data" or "only_new_data" in parameters}
     started: dict[str, Any] = answer(
-        root, f"deployments/{found}/create_flow_run", {"parameters": {"run": given}, "state": {"type": "SCHEDULED"}}
+        root, f"deployments/{identifier}/create_flow_run", {"parameters": {"run": values}, "state": {"type": "SCHEDULED"}}
     )
     return started
 
 
 def find_run(root: Path, named: str | None, *, under_way: bool = False) -> dict[str, Any]:
-    """A run of this checkout's deployments by name, or by id or its beginning. Without one: the last that began, or the one under way.
+    """A run of this checkout's deployments by name, id or prefix of the id. Without `named`: the last run, or the run under way.
 
-    UserError where there is none, or where several fit, with the names that there are.
+    Raises UserError, with the names of runs, where none or several match.
     """
     body = {
         "flow_runs": {
@@ -65,11 +66,11 @@ def find_run(root: Path, named: str | None, *, under_way: bool = False) -> dict[
     }
     runs: list[dict[str, Any]] = answer(root, "flow_runs/filter", body)
     if named is not None:
-        found = [run for run in runs if run["name"] == named or run["id"].startswith(named)]
-        if len(found) != 1:
+        matches = [run for run in runs if run["name"] == named or run["id"].startswith(named)]
+        if len(matches) != 1:
             last = ", ".join(run["name"] for run in runs[:5]) or "none"
-            raise UserError(f"{'no run is' if not found else 'several runs are'} named '{named}'; the last ones: {last}")
-        return found[0]
+            raise UserError(f"{'no run is' if not matches else 'several runs are'} named '{named}'; the last ones: {last}")
+        return matches[0]
     if not runs:
         raise UserError("no run of a deployment is under way" if under_way else "no deployment has run yet")
     if under_way and len(runs) > 1:
@@ -77,14 +78,14 @@ def find_run(root: Path, named: str | None, *, under_way: bool = False) -> dict[
     return runs[0]
 
 
-def follow(root: Path, run_id: str, say: Callable[[str], None]) -> dict[str, Any]:
-    """Show a run's log until it has ended; the ended run. A server that is away for minutes is waited for."""
+def follow(root: Path, run_id: str, log: Callable[[str], None]) -> dict[str, Any]:
+    """Show a run's log until the run ends, and return the run. Waits up to AWAY_SECONDS for a silent server."""
     offset = 0
     away_since: float | None = None
     while True:
         try:
             run: dict[str, Any] = ask(root, f"flow_runs/{run_id}")
-            offset += _show_logs(root, run_id, offset, say)
+            offset += _show_logs(root, run_id, offset, log)
             away_since = None
         except OSError:  # urllib's errors are OSErrors
             away_since = away_since or time.monotonic()
@@ -98,13 +99,13 @@ def follow(root: Path, run_id: str, say: Callable[[str], None]) -> dict[str, Any
 
 
 def cancel_run(root: Path, run: dict[str, Any]) -> None:
-    """Ask for a run's end; the worker ends its processes."""
+    """Cancel a run; the worker ends its processes."""
     now = "CANCELLED" if run["state_type"] == "SCHEDULED" else "CANCELLING"
     answer(root, f"flow_runs/{run['id']}/set_state", {"state": {"type": now, "name": now.capitalize()}})
 
 
 def cancel_all(root: Path, seconds: float) -> list[str]:
-    """Ask for the end of all runs under way, and wait for it `seconds` at most; their names. Nothing where there is no server to ask."""
+    """Cancel all runs under way, wait up to `seconds` for their end, and return their names. Does nothing where no server answers."""
     if not (state_folder(root) / DEPLOYED).is_file():
         return []
     body = {
@@ -126,7 +127,7 @@ def cancel_all(root: Path, seconds: float) -> list[str]:
 
 
 def answer(root: Path, path: str, body: dict[str, Any] | None = None) -> Any:
-    """`ask` with mistakes in words. UserError where the server refuses, ServiceAway where it does not answer."""
+    """As `ask`, but raises UserError where the server refuses, and ServiceAway where it does not answer."""
     try:
         return ask(root, path, body)
     except urllib.error.HTTPError as error:
@@ -140,12 +141,12 @@ def _refusal(text: str) -> str:
         detail = json.loads(text).get("detail") or json.loads(text).get("exception_detail") or text
     except ValueError:
         detail = text
-    return f"Prefect's server refuses it: {' '.join(str(detail).split())[:600]}"
+    return f"Prefect's server refused the request: {' '.join(str(detail).split())[:600]}"
 
 
-def _show_logs(root: Path, run_id: str, offset: int, say: Callable[[str], None]) -> int:
+def _show_logs(root: Path, run_id: str, offset: int, log: Callable[[str], None]) -> int:
     body = {"logs": {"flow_run_id": {"any_": [run_id]}}, "sort": "TIMESTAMP_ASC", "offset": offset, "limit": 200}
     lines = ask(root, "logs/filter", body)
     for line in lines:
-        say(line["message"])
+        log(line["message"])
     return len(lines)

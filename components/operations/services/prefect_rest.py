@@ -1,4 +1,4 @@
-"""Questions to this checkout's Prefect server over its REST API, for commands that must not wait for Prefect's own client to load."""
+"""Requests to this checkout's Prefect server over its REST API, for commands that can't wait for Prefect's client to load."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import UserError
-from components.operations.services.state import read_addresses, read_secrets
+from components.operations.services.state import read_addresses
+from components.processes.secrets import read_secrets
 
 TIMEOUT_SECONDS = 10.0
 
 
 def ask(root: Path, path: str, body: dict[str, Any] | None = None) -> Any:
-    """What the server answers: to a POST of `body`, else to a GET. `path` is that below /api, such as "deployments/filter".
+    """The server's reply to a POST of `body`, or to a GET without one. `path` lies below /api, such as "deployments/filter".
 
     Raises UserError where the checkout has no services, OSError (urllib.error.URLError) where the server does not answer.
     """
@@ -23,7 +24,7 @@ def ask(root: Path, path: str, body: dict[str, Any] | None = None) -> Any:
     if addresses is None:
         raise UserError(f"{root} has no services: `mmalign up` starts them")
     who = base64.b64encode(read_secrets(root).prefect_auth.encode()).decode()
-    request = urllib.request.Request(  # noqa: S310 -- http to a server of our own
+    request = urllib.request.Request(  # noqa: S310 -- http to our own server
         f"{addresses.prefect}/api/{path}",
         data=None if body is None else json.dumps(body).encode(),
         headers={"content-type": "application/json", "authorization": f"Basic {who}"},

@@ -1,6 +1,7 @@
-"""The services as supervisor runs them: `python -m components.operations.services.programs NAME ROOT` waits for what NAME needs and then becomes it.
+"""The programs of the services. supervisor runs each as `python -m components.operations.services.programs NAME ROOT`.
 
-Passwords reach a service by its environment or by files that only their owner reads, never by a command line.
+This process waits for the services that NAME needs, and then becomes NAME. Passwords reach a service by its environment, or by files that
+only their owner reads, never by a command line.
 """
 
 from __future__ import annotations
@@ -16,97 +17,88 @@ from components.errors import StageFault, UserError
 from components.files import write_atomic
 from components.operations.environment import QUIET
 from components.operations.services import postgres
-from components.operations.services.state import (
-    HEARTBEAT_SECONDS,
-    Addresses,
-    Secrets,
-    client_environment,
-    database_url,
-    read_addresses,
-    read_secrets,
-    state_folder,
-)
+from components.operations.services.state import HEARTBEAT_SECONDS, Addresses, client_environment, database_url, read_addresses
+from components.processes.secrets import Secrets, read_secrets, state_folder
 
+# "sentinel" is the monitor. Running supervisors and containers of earlier versions know it by this name.
 NAMES = ("postgres", "prefect", "mlflow", "worker", "sentinel")
 POOL = "mmalign"
-WAIT_SECONDS = (
-    600.0  # for a service that another needs: the first start of Prefect's database takes ten seconds, a minute on a busy machine
-)
+WAIT_SECONDS = 600.0  # for a service that another needs; the first start of Prefect's database takes a minute on a busy machine
 AUTH_CACHE_SECONDS = 60
 ARTIFACTS_BUCKET = "MMALIGN_S3_BUCKET"
 
 
 def main(name: str, root: Path) -> None:
     """Become the service `name` of the checkout `root`."""
-    # A process that a script started with & ignores Ctrl-C, and hands that on; Prefect's worker would then ignore its end.
+    # A process that a script starts with & ignores Ctrl-C, and so do its children. Prefect's worker would then ignore its end.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     addresses = read_addresses(root)
     if addresses is None:
         raise UserError(f"{root} has no services: run `mmalign up` there")
-    programs = {"postgres": _postgres, "prefect": _prefect, "mlflow": _mlflow, "worker": _worker, "sentinel": _sentinel}
+    programs = {"postgres": _postgres, "prefect": _prefect, "mlflow": _mlflow, "worker": _worker, "sentinel": _monitor}
     command, environment = programs[name](root, addresses, read_secrets(root))
-    os.execve(command[0], command, {**os.environ, **QUIET, **environment})  # noqa: S606 -- no shell, and a command of our own
+    os.execve(command[0], command, {**os.environ, **QUIET, **environment})  # noqa: S606 -- no shell, and our own command
 
 
 Program = tuple[list[str], dict[str, str]]
 
 
-def _postgres(root: Path, addresses: Addresses, kept: Secrets) -> Program:
+def _postgres(root: Path, addresses: Addresses, secrets: Secrets) -> Program:
     state = state_folder(root)
-    postgres.initialise(state, kept)
+    postgres.initialize(state, secrets)
     command = postgres.server_command(state, addresses.postgres_port)
-    return [_found(command[0]), *command[1:]], {}
+    return [_absolute(command[0]), *command[1:]], {}
 
 
-def _prefect(root: Path, addresses: Addresses, kept: Secrets) -> Program:
-    wait_for("PostgreSQL", lambda: postgres.answers(addresses, kept))
-    postgres.make_databases(addresses, kept)
+def _prefect(root: Path, addresses: Addresses, secrets: Secrets) -> Program:
+    wait_for("PostgreSQL", lambda: postgres.answers(addresses, secrets))
+    postgres.make_databases(addresses, secrets)
     home = state_folder(root) / "prefect"
     home.mkdir(parents=True, exist_ok=True)
     environment = {
         "PREFECT_HOME": str(home),
         "PREFECT_PROFILES_PATH": str(home / "profiles.toml"),
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url(addresses, kept, "prefect", "postgresql+asyncpg"),
-        "PREFECT_SERVER_API_AUTH_STRING": kept.prefect_auth,
-        "PREFECT_API_AUTH_STRING": kept.prefect_auth,
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url(addresses, secrets, "prefect", "postgresql+asyncpg"),
+        "PREFECT_SERVER_API_AUTH_STRING": secrets.prefect_auth,
+        "PREFECT_API_AUTH_STRING": secrets.prefect_auth,
         "PREFECT_API_URL": f"{addresses.prefect}/api",
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(home / "pages"),
-        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": addresses.prefect,  # its own page; the default lets every page of a browser ask
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": addresses.prefect,  # only its own page; the default admits every page of a browser
         "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
-        # Kept in memory, leases are forgotten by a server that is killed, and what they held is counted as taken for ever.
+        # A killed server forgets leases in memory, and then counts their slots as taken for ever.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     }
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", addresses.host, "--port", str(addresses.prefect_port)]
     return command, environment
 
 
-def _mlflow(root: Path, addresses: Addresses, kept: Secrets) -> Program:
-    wait_for("PostgreSQL", lambda: postgres.answers(addresses, kept))
-    postgres.make_databases(addresses, kept)
+def _mlflow(root: Path, addresses: Addresses, secrets: Secrets) -> Program:
+    wait_for("PostgreSQL", lambda: postgres.answers(addresses, secrets))
+    postgres.make_databases(addresses, secrets)
     state = state_folder(root)
     config = state / "mlflow-auth.ini"
     lines = {
         "default_permission": "NO_PERMISSIONS",
-        # Each check of a password costs a third of a second by design, and every request carries one. A password that was changed, or a
-        # user that was taken out, is known everywhere this much later.
+        # Each check of a password costs a third of a second by design, and every request has one. The cache delays changes of passwords
+        # and users by this time.
         "auth_cache_ttl_seconds": str(AUTH_CACHE_SECONDS),
-        "database_uri": database_url(addresses, kept, "mlflow_auth", "postgresql+psycopg2").replace("%", "%%"),
-        "admin_username": kept.mlflow_user,
+        "database_uri": database_url(addresses, secrets, "mlflow_auth", "postgresql+psycopg2").replace("%", "%%"),
+        "admin_username": secrets.mlflow_user,
         "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
     }
     before = os.umask(0o077)
     write_atomic(config, "[mlflow]\n" + "".join(f"{key} = {value}\n" for key, value in lines.items()))
     os.umask(before)
     environment = {
-        "MLFLOW_BACKEND_STORE_URI": database_url(addresses, kept, "mlflow", "postgresql+psycopg2"),
+        "MLFLOW_BACKEND_STORE_URI": database_url(addresses, secrets, "mlflow", "postgresql+psycopg2"),
         "MLFLOW_ARTIFACTS_DESTINATION": artifacts(root),
         "MLFLOW_SERVE_ARTIFACTS": "true",
         "MLFLOW_AUTH_CONFIG_PATH": str(config),
-        "MLFLOW_AUTH_ADMIN_USERNAME": kept.mlflow_user,
-        "MLFLOW_AUTH_ADMIN_PASSWORD": kept.mlflow_password,
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": kept.mlflow_key,
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its seven consumers outlive the server
+        "MLFLOW_AUTH_ADMIN_USERNAME": secrets.mlflow_user,
+        "MLFLOW_AUTH_ADMIN_PASSWORD": secrets.mlflow_password,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.mlflow_key,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its seven consumers would outlive the server
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     }
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
@@ -115,7 +107,7 @@ def _mlflow(root: Path, addresses: Addresses, kept: Secrets) -> Program:
     return [*command, "--host", addresses.host, "--port", str(addresses.mlflow_port)], environment
 
 
-def _worker(root: Path, addresses: Addresses, kept: Secrets) -> Program:  # noqa: ARG001 -- one signature for all
+def _worker(root: Path, addresses: Addresses, secrets: Secrets) -> Program:  # noqa: ARG001 -- one signature for all
     environment = client_environment(root)
     os.environ.update(environment)
     wait_for("Prefect's server", lambda: _ready(f"{addresses.prefect}/api/ready"))
@@ -124,22 +116,22 @@ def _worker(root: Path, addresses: Addresses, kept: Secrets) -> Program:  # noqa
     return [*command, "--name", f"{root.name}-{os.uname().nodename}"], environment
 
 
-def _sentinel(root: Path, addresses: Addresses, kept: Secrets) -> Program:  # noqa: ARG001 -- one signature for all
-    return [sys.executable, "-m", "components.operations.services.sentinel", str(root)], {}
+def _monitor(root: Path, addresses: Addresses, secrets: Secrets) -> Program:  # noqa: ARG001 -- one signature for all
+    return [sys.executable, "-m", "components.operations.services.monitor", str(root)], {}
 
 
 def artifacts(root: Path) -> str:
-    """Where MLflow's server keeps artifacts: the checkout's mlruns/, or a bucket."""
+    """The location of MLflow's artifacts: the checkout's mlruns/, or a bucket."""
     bucket = os.environ.get(ARTIFACTS_BUCKET)
     return f"s3://{bucket}/mlflow" if bucket else (root / "mlruns").resolve().as_uri()
 
 
-def wait_for(what: str, answers: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
-    """Wait until `answers`. Raises StageFault when it does not within `seconds`."""
+def wait_for(service: str, answers: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
+    """Wait until `answers()` is true. Raises StageFault after `seconds`."""
     until = time.monotonic() + seconds
     while not answers():
         if time.monotonic() > until:
-            raise StageFault(f"{what} did not answer within {seconds:.0f} seconds")
+            raise StageFault(f"{service} did not answer within {seconds:.0f} seconds")
         time.sleep(0.3)
 
 
@@ -149,7 +141,7 @@ def _ready(url: str) -> bool:
     return answers(url)
 
 
-def _found(program: str) -> str:
+def _absolute(program: str) -> str:
     import shutil
 
     path = shutil.which(program)

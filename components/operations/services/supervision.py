@@ -1,7 +1,7 @@
-"""supervisor keeps the services: it starts them, starts them again when they end, and rotates their logs.
+"""Runs the services under supervisor, which starts them, restarts them when they end, and rotates their logs.
 
-It is reached by a socket in the state folder. Every process below it carries the checkout's mark, so that what a killed supervisor leaves
-behind is found and ended.
+supervisor listens on a socket in the state folder. All its processes carry the checkout's mark, so that the leftovers of a killed supervisor
+can be found and ended.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from components.config.services import ServicesSettings
 from components.errors import StageFault
 from components.files import write_atomic
 from components.operations.services.programs import NAMES
-from components.operations.services.state import Addresses, Secrets, state_folder
-from components.processes.marks import MarkedProcess, checkout_mark, kill_all, marked, send, wait_until_gone
+from components.operations.services.state import Addresses
+from components.processes.marks import MarkedProcess, checkout_mark, kill_all, marked, send, wait_until_ended
+from components.processes.secrets import Secrets, state_folder
 
 SERVICE_MARK = "MMALIGN_SERVICE"  # the checkout's mark, in supervisor and all that it starts
-STOP_SECONDS = 60  # that a service has between its signal and SIGKILL: the worker ends its flows, and these their stages
-SIGNALS = {"postgres": "INT"}  # PostgreSQL's quick and clean end; TERM waits for clients
+STOP_SECONDS = 60  # from the signal to SIGKILL: the worker ends its flows, and these end their stages
+SIGNALS = {"postgres": "INT"}  # PostgreSQL's fast and clean end; TERM waits for clients
 
 
-def configuration(root: Path, addresses: Addresses, kept: Secrets, settings: ServicesSettings) -> str:
-    """supervisord's configuration."""
+def configuration(root: Path, addresses: Addresses, secrets: Secrets, settings: ServicesSettings) -> str:
+    """The text of supervisord's configuration."""
     state = state_folder(root)
     logs = log_folder(root)
     lines = [
@@ -36,7 +37,7 @@ def configuration(root: Path, addresses: Addresses, kept: Secrets, settings: Ser
         f"file={socket_file(root)}",
         "chmod=0700",
         "username=mmalign",
-        f"password={kept.supervisor}",
+        f"password={secrets.supervisor}",
         "[rpcinterface:supervisor]",
         "supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface",
         "[supervisord]",
@@ -69,28 +70,28 @@ def configuration(root: Path, addresses: Addresses, kept: Secrets, settings: Ser
 
 
 def log_folder(root: Path) -> Path:
-    """Where the services' logs lie."""
+    """The folder of the services' logs."""
     return state_folder(root) / "logs"
 
 
 def socket_file(root: Path) -> Path:
-    """supervisor's socket. A socket's path has 107 bytes at most, so a deep checkout's lies in the runtime folder."""
+    """supervisor's socket. A socket's path has at most 107 bytes, so a deep checkout has it in the runtime folder."""
     path = state_folder(root) / "supervisor.sock"
     if len(os.fsencode(path)) <= 100:
         return path
     base = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/mmalign-{os.getuid()}")  # noqa: S108 -- its mode is checked below
     base.mkdir(mode=0o700, exist_ok=True)
     if base.stat().st_uid != os.getuid():
-        raise StageFault(f"{base} belongs to somebody else, and {path} is too long for a socket: set XDG_RUNTIME_DIR")
+        raise StageFault(f"{base} belongs to another user, and {path} is too long for a socket: set XDG_RUNTIME_DIR")
     return base / f"{checkout_mark(root)}.sock"
 
 
-def start(root: Path, addresses: Addresses, kept: Secrets, settings: ServicesSettings) -> subprocess.Popen[bytes]:
-    """Start supervisor, in a session of its own, with all services."""
+def start(root: Path, addresses: Addresses, secrets: Secrets, settings: ServicesSettings) -> subprocess.Popen[bytes]:
+    """Start supervisor with all services, in a new session."""
     log_folder(root).mkdir(parents=True, exist_ok=True)
     path = state_folder(root) / "supervisord.conf"
     before = os.umask(0o077)
-    write_atomic(path, configuration(root, addresses, kept, settings))
+    write_atomic(path, configuration(root, addresses, secrets, settings))
     os.umask(before)
     code = str(Path(__file__).resolve().parents[3])
     python_path = os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")]))
@@ -106,18 +107,18 @@ def start(root: Path, addresses: Addresses, kept: Secrets, settings: ServicesSet
         )
 
 
-def control(root: Path, kept: Secrets) -> Any:
-    """supervisor's own interface. Its calls raise OSError where it does not run."""
+def control(root: Path, secrets: Secrets) -> Any:
+    """supervisor's XML-RPC interface. Its calls raise OSError where supervisor does not run."""
     from supervisor.xmlrpc import SupervisorTransport
 
-    transport = SupervisorTransport("mmalign", kept.supervisor, f"unix://{socket_file(root)}")
+    transport = SupervisorTransport("mmalign", secrets.supervisor, f"unix://{socket_file(root)}")
     return xmlrpc.client.ServerProxy("http://localhost", transport=transport).supervisor
 
 
-def states(root: Path, kept: Secrets) -> dict[str, str]:
-    """State of each service as supervisor knows it (RUNNING, STARTING, BACKOFF, FATAL ...); empty where supervisor does not run."""
+def states(root: Path, secrets: Secrets) -> dict[str, str]:
+    """supervisor's state of each service (RUNNING, STARTING, BACKOFF, FATAL ...); empty where supervisor does not run."""
     try:
-        return {str(one["name"]): str(one["statename"]) for one in control(root, kept).getAllProcessInfo()}
+        return {str(one["name"]): str(one["statename"]) for one in control(root, secrets).getAllProcessInfo()}
     except (OSError, xmlrpc.client.Error):
         return {}
 
@@ -127,20 +128,20 @@ def processes(root: Path) -> list[MarkedProcess]:
     return marked(SERVICE_MARK, checkout_mark(root))
 
 
-def stop(root: Path, kept: Secrets | None) -> int:
-    """End all services, flows first. Returns how many processes did not end when asked. Raises StageFault where some survive SIGKILL."""
-    if kept is not None and states(root, kept):
+def stop(root: Path, secrets: Secrets | None) -> int:
+    """End all services, flows first. Returns the number of processes that needed SIGKILL. Raises StageFault where some survive it."""
+    if secrets is not None and states(root, secrets):
         try:
-            control(root, kept).shutdown()
+            control(root, secrets).shutdown()
         except (OSError, xmlrpc.client.Error):
             pass  # it ended meanwhile
         until = time.monotonic() + 2 * STOP_SECONDS
-        while states(root, kept) and time.monotonic() < until:
+        while states(root, secrets) and time.monotonic() < until:
             time.sleep(0.3)
-        left = wait_until_gone(lambda: processes(root), 10)
+        left = wait_until_ended(lambda: processes(root), 10)
     else:
         send((process.pid for process in processes(root)), signal.SIGTERM)
-        left = wait_until_gone(lambda: processes(root), 15)
+        left = wait_until_ended(lambda: processes(root), 15)
     survivors = kill_all(lambda: processes(root))
     if survivors:
         pids = " ".join(str(process.pid) for process in survivors)

@@ -1,1 +1,1 @@
-"""Slots of this machine, shared by all its checkouts and users: one a GPU, and one for training on the CPU."""
+"""The slots of this machine, which all its checkouts and users share: one a GPU, and one for training on the CPU."""

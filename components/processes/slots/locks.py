@@ -1,9 +1,9 @@
-"""One slot is one file that a process holds locked (flock), in a folder that all users and checkouts of this machine share.
+"""A slot is a file that its holder locks (flock), in a folder that all users and checkouts of this machine share.
 
-- The lock falls with its holder, however that ends. Who holds it stands in the file, for people; that text is nobody's proof of anything.
-- The folder is root's and sticky, so that nobody can put another file in the place of one that is held. Links, pipes and the like are
-  refused. A file that belongs to somebody else is locked all the same, written to or not.
-- A holder that was killed may leave ranks that still use the card for a moment. Its file names their mark: the slot is free without them.
+- The system releases the lock when its holder ends. The file names the holder for people; no code trusts that text.
+- The folder is root's and sticky, so nobody can replace a locked file. `try_slot` refuses links, pipes and other special files. It locks
+  another user's file even where it cannot write to it.
+- A killed holder may leave ranks that still use the GPU. The file names their mark: the slot is free once they have ended.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from components.errors import UserError
 from components.processes.marks import STAGE_MARK, marked
 
-FOLDER = "MMALIGN_SLOTS"  # another folder: for containers that share cards, and for tests
+FOLDER = "MMALIGN_SLOTS"  # names another folder: for containers that share GPUs, and for tests
 SHARED_FOLDERS = (Path("/run/lock"), Path("/tmp"))  # noqa: S108 -- files in it are opened with care, see `_open`
 PREFIX, SUFFIX = "mmalign-", ".lock"
 TEXT_BYTES = 4096  # of a file that others may have written
@@ -30,14 +30,14 @@ TEXT_BYTES = 4096  # of a file that others may have written
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a slot: a process (in its own numbering), its checkout and stage, since when (UTC, ISO), and whose it is."""
+    """The holder of a slot: its pid (in its own namespace), checkout, stage, start (UTC, ISO) and user."""
 
     checkout: str
     stage: str
     pid: int
     since: str
     user: str
-    mark: str = ""  # that all processes of the stage carry
+    mark: str = ""  # in the environment of all processes of the stage
 
     @classmethod
     def here(cls, root: Path, stage: str) -> Holder:
@@ -50,21 +50,21 @@ class Holder:
 
 
 class Slot:
-    """A slot that this process holds, until `release` or its end."""
+    """A slot that this process holds until `release`, or until it ends."""
 
     def __init__(self, name: str, descriptor: int) -> None:
         self.name = name
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Give the slot back."""
-        with suppress(OSError):  # a file that this user can't write to was not written to either
+        """Release the slot."""
+        with suppress(OSError):  # another user's file, which this process never wrote
             os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
 
 
 def slots_folder() -> Path:
-    """The folder of the slots' files, the same for every user. Raises UserError where this machine has none that is safe."""
+    """The folder of the slots' files, the same for every user. Raises UserError where no folder is safe."""
     named = os.environ.get(FOLDER)
     if named:
         folder = Path(named)
@@ -72,11 +72,11 @@ def slots_folder() -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o1777)
         return folder
-    for folder in (place.resolve() for place in SHARED_FOLDERS):
+    for folder in (shared.resolve() for shared in SHARED_FOLDERS):
         if folder.is_dir() and _is_shared(folder.stat()):
             return folder
-    places = " nor ".join(str(place) for place in SHARED_FOLDERS)
-    raise UserError(f"neither {places} is a sticky folder of root's (mode 1777) for locks: name another one in {FOLDER}")
+    names = " nor ".join(str(folder) for folder in SHARED_FOLDERS)
+    raise UserError(f"neither {names} is a sticky folder of root (mode 1777) for locks: name another folder in {FOLDER}")
 
 
 def slot_file(name: str) -> Path:
@@ -85,12 +85,12 @@ def slot_file(name: str) -> Path:
 
 
 def slot_names() -> list[str]:
-    """The slots that anybody on this machine ever took."""
+    """The slots that any process on this machine ever took."""
     return sorted(path.name.removeprefix(PREFIX).removesuffix(SUFFIX) for path in slots_folder().glob(f"{PREFIX}*{SUFFIX}"))
 
 
 def try_slot(name: str, holder: Holder) -> Slot | None:
-    """Take a slot, or None while somebody holds it or processes of its dead holder live. Raises UserError for a file that can't be one."""
+    """Take a slot; None while a process holds it, or ranks of its killed holder live. Raises UserError for a file that can't be locked."""
     path = slot_file(name)
     while True:
         descriptor = _open(path)
@@ -98,12 +98,12 @@ def try_slot(name: str, holder: Holder) -> Slot | None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not _is_at(descriptor, path):
                 os.close(descriptor)
-                continue  # removed since it was opened: whoever comes next would lock a new one
+                continue  # somebody removed the file meanwhile: the next process would lock a new one
         except BlockingIOError:
             os.close(descriptor)
             return None
         before = _read(descriptor)
-        # A mark of this very stage would be of an earlier slot that it holds itself.
+        # This stage's own mark stands in a slot that the stage held before.
         if before is not None and before.mark and before.mark != holder.mark and marked(STAGE_MARK, before.mark):
             os.close(descriptor)
             return None
@@ -114,7 +114,7 @@ def try_slot(name: str, holder: Holder) -> Slot | None:
 
 
 def slot_holder(name: str) -> Holder | None:
-    """Who holds a slot now. Asking takes its lock for an instant, shared, where nobody does."""
+    """The holder of a slot; None for a free one. On a free slot this takes a shared lock for an instant."""
     path = slot_file(name)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -130,7 +130,7 @@ def slot_holder(name: str) -> Holder | None:
 
 
 def _open(path: Path) -> int:
-    """Open a slot's file, made where there is none. Without O_CREAT where there is one: the kernel refuses that for another user's file."""
+    """Open a slot's file, or create it. An existing file is opened without O_CREAT, which the kernel refuses for another user's file."""
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         try:
@@ -138,24 +138,22 @@ def _open(path: Path) -> int:
         except FileNotFoundError:
             try:
                 descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
-                os.fchmod(descriptor, 0o666)  # whatever the umask: others note themselves in it
+                os.fchmod(descriptor, 0o666)  # whatever the umask: other users write their names into it
             except FileExistsError:
                 descriptor = os.open(path, flags)
         except PermissionError:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
-        raise UserError(
-            f"{path} can't be locked ({error.strerror}): remove it, or name another folder for such locks in {FOLDER}"
-        ) from error
-    found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        raise UserError(f"{path} can't be locked ({error.strerror}): remove it, or name another folder for locks in {FOLDER}") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         os.close(descriptor)
-        raise UserError(f"{path} is no plain file of its own: remove it, or name another folder for such locks in {FOLDER}")
+        raise UserError(f"{path} is a link or no plain file: remove it, or name another folder for locks in {FOLDER}")
     return descriptor
 
 
-def _is_shared(found: os.stat_result) -> bool:
-    return found.st_uid == 0 and found.st_mode & 0o1002 == 0o1002
+def _is_shared(status: os.stat_result) -> bool:
+    return status.st_uid == 0 and status.st_mode & 0o1002 == 0o1002
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
@@ -175,7 +173,7 @@ def _read(descriptor: int) -> Holder | None:
 
 
 def _plain(text: object) -> str:
-    """Text of a file that anybody may write, without what would steer a terminal."""
+    """Text from a file that any user may write, cut and without control characters."""
     return "".join(character for character in str(text)[:500] if character.isprintable())
 
 

@@ -1,8 +1,8 @@
-"""What a stage takes of the machine before it works, and how it waits for that.
+"""The slots that a stage takes before it works, and how it waits for them.
 
-A stage takes as many cards as `stages.NAME.gpus` asks for, and sees no other. A stage that trains without cards takes the one slot of the
-CPU. The rest take nothing. Nobody waits while holding some cards but one process at a time, the one that gathers: so two stages that want
-several each can't wait for each other for ever, and one that wants many is not passed over by those that want few.
+A stage takes `stages.NAME.gpus` GPUs, and sees no other GPU. A stage that trains without GPUs takes the CPU's one slot. The other stages take
+no slot. Only one process at a time, the gathering one, may keep some GPUs while it waits for more. So two stages that each want several GPUs
+cannot deadlock, and stages that want one GPU cannot starve a stage that wants many.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Literal
 from components.config.settings import Settings
 from components.errors import UserError
 from components.processes.marks import STAGE_MARK
-from components.processes.slots.cards import VISIBLE, has_cards, machine_cards, visible_cards
+from components.processes.slots.gpus import VISIBLE, has_gpus, machine_gpus, visible_gpus
 from components.processes.slots.locks import Holder, Slot, slot_holder, slot_names, try_slot
 from components.stages import StageName
 
@@ -26,46 +26,46 @@ CPU = "cpu"
 GATHERING = "gathering"
 TRAINING: frozenset[StageName] = frozenset({"reward", "align"})
 POLL_SECONDS = 1.0
-SAY_SECONDS = 300.0
+LOG_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
 class Need:
-    """What a stage takes of a machine: so many slots of a kind."""
+    """The number of slots of one kind that a stage takes."""
 
     kind: Literal["gpu", "cpu"]
     count: int
 
 
 def need_of(stage: StageName, settings: Settings) -> Need | None:
-    """What `stage` takes; None for a stage that takes nothing."""
+    """The slots that `stage` takes; None for a stage that takes none."""
     gpus = settings.stages[stage].gpus
     if gpus:
         return Need("gpu", gpus)
     return Need("cpu", 1) if stage in TRAINING else None
 
 
-def too_many(stage: StageName, wanted: int, there: int) -> UserError:
-    """The mistake of a stage that asks for more cards than there are."""
-    return UserError(f"stages.{stage}.gpus is {wanted}, but there are {there} GPUs: lower it, or use another machine")
+def too_many(stage: StageName, wanted: int, available: int) -> UserError:
+    """The error of a stage that asks for more GPUs than are available."""
+    return UserError(f"stages.{stage}.gpus is {wanted}, but there are {available} GPUs: lower it, or use another machine")
 
 
 @contextmanager
-def slots_taken(stage: StageName, settings: Settings, root: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold what `stage` takes, and show this process and what it starts exactly its cards; waits for them as long as it takes.
+def slots_taken(stage: StageName, settings: Settings, root: Path, log: Callable[[str], None]) -> Iterator[None]:
+    """Hold the slots of `stage`, and make exactly its GPUs visible to this process and its children. Waits without a limit.
 
-    For before CUDA is first touched. Raises UserError where the machine has fewer cards than asked for.
+    Call it before anything touches CUDA. Raises UserError where the machine has fewer GPUs than the stage asks for.
     """
     need = need_of(stage, settings)
-    candidates = [CPU] if need is None or need.kind == "cpu" else visible_cards()
+    candidates = [CPU] if need is None or need.kind == "cpu" else visible_gpus()
     if need is not None and need.count > len(candidates):
         raise too_many(stage, need.count, len(candidates))
-    if (need is None or need.kind == "cpu") and has_cards():
-        say(f"{stage} computes on the CPU: stages.{stage}.gpus is 0, so this machine's GPUs are left to others")
-    names = {slot_name(card): card for card in candidates} if need is not None and need.kind == "gpu" else {CPU: ""}
-    held = [] if need is None else _take(stage, list(names), need.count, root, say)
+    if (need is None or need.kind == "cpu") and has_gpus():
+        log(f"{stage} computes on the CPU: stages.{stage}.gpus is 0, so it leaves this machine's GPUs to others")
+    names = {slot_name(gpu): gpu for gpu in candidates} if need is not None and need.kind == "gpu" else {CPU: ""}
+    slots = [] if need is None else _take(stage, list(names), need.count, root, log)
     before = os.environ.get(VISIBLE)
-    os.environ[VISIBLE] = ",".join(names[slot.name] for slot in held)
+    os.environ[VISIBLE] = ",".join(names[slot.name] for slot in slots)
     try:
         yield
     finally:
@@ -73,29 +73,29 @@ def slots_taken(stage: StageName, settings: Settings, root: Path, say: Callable[
             del os.environ[VISIBLE]
         else:
             os.environ[VISIBLE] = before
-        for slot in held:
+        for slot in slots:
             slot.release()
 
 
-def slot_name(card: str) -> str:
-    """The slot of a card: `gpu-<uuid>`, or `gpu-<number>` where the driver gives no UUID."""
-    return f"gpu-{card.removeprefix('GPU-')}"
+def slot_name(gpu: str) -> str:
+    """The slot of a GPU: `gpu-<uuid>`, or `gpu-<number>` where the driver reports no UUID."""
+    return f"gpu-{gpu.removeprefix('GPU-')}"
 
 
 def machine_slots() -> dict[str, Holder | None]:
-    """Every slot of this machine and who holds it: one a card, and the CPU's; held ones too of cards that this process can't see."""
-    found = {name: slot_holder(name) for name in [*(slot_name(card) for card in machine_cards() or visible_cards()), CPU]}
-    return found | held_slots()
+    """Every slot of this machine with its holder: one a GPU, the CPU's, and locked slots of GPUs that this process can't see."""
+    holders = {name: slot_holder(name) for name in [*(slot_name(gpu) for gpu in machine_gpus() or visible_gpus()), CPU]}
+    return holders | locked_slots()
 
 
-def held_slots() -> dict[str, Holder]:
-    """The slots of this machine that somebody holds."""
-    found = {name: slot_holder(name) for name in slot_names() if name != GATHERING}
-    return {name: holder for name, holder in found.items() if holder is not None}
+def locked_slots() -> dict[str, Holder]:
+    """The slots of this machine that a process holds."""
+    holders = {name: slot_holder(name) for name in slot_names() if name != GATHERING}
+    return {name: holder for name, holder in holders.items() if holder is not None}
 
 
 def is_waiting(root: Path, stage: str, mark: str) -> bool:
-    """Whether the attempt at `stage` that carries `mark` still waits for its slots."""
+    """Whether the attempt at `stage` with this mark still waits for its slots."""
     try:
         return _waiting_file(root, stage).read_text(encoding="utf-8") == mark
     except FileNotFoundError:
@@ -106,29 +106,29 @@ def _waiting_file(root: Path, stage: str) -> Path:
     return root / ".mmalign" / "attempts" / f"{stage}.waiting"
 
 
-def _take(stage: StageName, names: list[str], count: int, root: Path, say: Callable[[str], None]) -> list[Slot]:
+def _take(stage: StageName, names: list[str], count: int, root: Path, log: Callable[[str], None]) -> list[Slot]:
     holder = Holder.here(root, stage)
-    held: list[Slot] = []
+    slots: list[Slot] = []
     gathering: Slot | None = None
     waiting = _waiting_file(root, stage)
-    said = -SAY_SECONDS
+    logged = -LOG_SECONDS
     try:
         while True:
-            held += _free([name for name in names if name not in {slot.name for slot in held}], count - len(held), holder)
-            if len(held) == count:
-                return held
+            slots += _free([name for name in names if name not in {slot.name for slot in slots}], count - len(slots), holder)
+            if len(slots) == count:
+                return slots
             if count > 1 and gathering is None:
                 gathering = try_slot(GATHERING, holder)
             if gathering is None:
-                _release(held)
-            if time.monotonic() - said >= SAY_SECONDS:
-                said = time.monotonic()
-                say(_sentence(stage, names, count, {slot.name for slot in held}))
+                _release(slots)
+            if time.monotonic() - logged >= LOG_SECONDS:
+                logged = time.monotonic()
+                log(_sentence(stage, names, count, {slot.name for slot in slots}))
                 waiting.parent.mkdir(parents=True, exist_ok=True)
                 waiting.write_text(os.environ.get(STAGE_MARK, ""), encoding="utf-8")
             time.sleep(POLL_SECONDS)
     except BaseException:
-        _release(held)
+        _release(slots)
         raise
     finally:
         waiting.unlink(missing_ok=True)
@@ -137,7 +137,7 @@ def _take(stage: StageName, names: list[str], count: int, root: Path, say: Calla
 
 
 def _free(names: list[str], count: int, holder: Holder) -> list[Slot]:
-    """As many free slots of `names` as there are, `count` at most."""
+    """Take the free slots of `names`, at most `count`."""
     taken: list[Slot] = []
     for name in names:
         if len(taken) == count:
@@ -148,13 +148,13 @@ def _free(names: list[str], count: int, holder: Holder) -> list[Slot]:
     return taken
 
 
-def _release(held: list[Slot]) -> None:
-    while held:
-        held.pop().release()
+def _release(slots: list[Slot]) -> None:
+    while slots:
+        slots.pop().release()
 
 
-def _sentence(stage: StageName, names: list[str], count: int, held: set[str]) -> str:
-    holders = {name: slot_holder(name) for name in names if name not in held}
+def _sentence(stage: StageName, names: list[str], count: int, own: set[str]) -> str:
+    holders = {name: slot_holder(name) for name in names if name not in own}
     by = "; ".join(f"{name} is held by {holder}" for name, holder in holders.items() if holder is not None)
     what = "the CPU's slot" if names == [CPU] else f"{count} of this machine's {len(names)} GPUs"
-    return f"{stage} waits for {what}: {by or 'what held it is just ending'}"
+    return f"{stage} waits for {what}: {by or 'the holder is just ending'}"

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from components.config.settings import load_settings
-from components.operations.services import alone, postgres
-from components.operations.services.carry import carry_record
-from components.operations.services.state import settle_addresses, settle_secrets, state_folder
+from components.operations.services import postgres, temporary_postgres
+from components.operations.services.import_sqlite import import_record
+from components.operations.services.state import assign_addresses, create_secrets
 from components.operations.services.supervision import SERVICE_MARK
 from components.processes.marks import checkout_mark, kill_all, marked
+from components.processes.secrets import state_folder
 from components.tracking import store
 from components.tracking.runs import open_parent
 from tests.checkout import ROOT, checkout_template
@@ -32,7 +33,7 @@ def own_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def recorded_template(checkout_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout whose mlflow.db knows one run."""
+    """A checkout whose mlflow.db holds one run."""
     folder = tmp_path_factory.mktemp("recorded") / "checkout"
     shutil.copytree(checkout_template, folder, symlinks=True)
     run_id = open_parent(folder, "mmalign run")
@@ -47,7 +48,7 @@ def recorded_template(checkout_template: Path, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture
 def checkout(recorded_template: Path, tmp_path: Path) -> Iterator[Path]:
-    """The checkout with the record, in a folder of this test's."""
+    """A copy of the checkout with the record."""
     yield from _copied(recorded_template, tmp_path / "checkout")
 
 
@@ -68,16 +69,16 @@ def _copied(template: Path, folder: Path) -> Iterator[Path]:
 
 
 def use_services(root: Path) -> None:
-    """Carry the record into a database of the checkout's own, as the first `mmalign up` does, and leave it stopped."""
-    kept = settle_secrets(root)
-    addresses = settle_addresses(root, load_settings(ROOT / "params.yaml").services)
-    with alone.database(root, state_folder(root), addresses, kept):
-        postgres.make_databases(addresses, kept)
-        carry_record(root, addresses, kept)
+    """Import the record into the services' database, as the first `mmalign up` does, and stop the database."""
+    secrets = create_secrets(root)
+    addresses = assign_addresses(root, load_settings(ROOT / "params.yaml").services)
+    with temporary_postgres.database(root, state_folder(root), addresses, secrets):
+        postgres.make_databases(addresses, secrets)
+        import_record(root, addresses, secrets)
 
 
 def run_of(root: Path) -> tuple[float, str, str]:
-    """The run as a client of mlflow.db finds it: its metric, its artifact, the checkout it is of."""
+    """The run in mlflow.db: its metric, its artifact, its checkout's mark."""
     import mlflow
 
     client, experiment = store.connect(root)

@@ -1,4 +1,4 @@
-"""The services' databases into a backup and back, on real PostgreSQL; the whole stack once, in the last test."""
+"""Backup and restore of the services' databases on real PostgreSQL; the last test runs all services."""
 
 from __future__ import annotations
 
@@ -19,21 +19,19 @@ from components.files import read_json
 from components.operations.backup import databases
 from components.operations.backup.make import make_backup
 from components.operations.backup.restore import restore_backup
-from components.operations.services import alone, postgres
+from components.operations.services import postgres, temporary_postgres
 from components.operations.services.state import (
     Addresses,
     addresses_file,
     client_environment,
+    create_secrets,
     database_url,
     free_port,
     read_addresses,
-    read_secrets,
-    secrets_file,
-    settle_secrets,
-    state_folder,
 )
 from components.operations.services.supervision import SERVICE_MARK
 from components.processes.marks import checkout_mark, marked
+from components.processes.secrets import read_secrets, secrets_file, state_folder
 from tests.checkout import ROOT, clean_environment, mmalign, wait_for
 from tests.operations.backup.conftest import use_services
 
@@ -52,10 +50,10 @@ def rows(addresses: Addresses, root: Path, statement: str, database: str = "mlfl
 
 
 def recorded(root: Path) -> tuple[list[tuple[object, ...]], ...]:
-    """What the database of a checkout says of the run."""
+    """The run's metric, location and tag in the checkout's database."""
     addresses = read_addresses(root)
     assert addresses is not None
-    with alone.database(root, state_folder(root), addresses, read_secrets(root)):
+    with temporary_postgres.database(root, state_folder(root), addresses, read_secrets(root)):
         return (
             rows(addresses, root, "select value from metrics where key = 'loss'"),
             rows(addresses, root, "select artifact_uri like 'mlflow-artifacts:/%' from runs"),
@@ -67,13 +65,13 @@ def expected(root: Path) -> tuple[list[tuple[object, ...]], ...]:
     return [(0.5,)], [(True,)], [(checkout_mark(root),)]
 
 
-def test_databases_passwords_and_addresses_come_back_in_another_folder(checkout: Path, fresh: Path, tmp_path: Path) -> None:
+def test_services_state_restores_into_other_folder(checkout: Path, fresh: Path, tmp_path: Path) -> None:
     use_services(checkout)
     folder = tmp_path / "kept"
-    done = mmalign(checkout, "backup", str(folder))  # starts the database for a moment
-    assert done.returncode == 0, done.stderr
-    assert "secrets.json" in done.stdout
-    assert read_secrets(checkout).postgres not in done.stdout + done.stderr
+    backup = mmalign(checkout, "backup", str(folder))  # starts the database for a moment
+    assert backup.returncode == 0, backup.stderr
+    assert "secrets.json" in backup.stdout
+    assert read_secrets(checkout).postgres not in backup.stdout + backup.stderr
     assert stat.S_IMODE((folder / "state/secrets.json").stat().st_mode) == 0o600
     assert not any("postgres-password" in path.name or path.suffix == ".sock" for path in folder.rglob("*"))
 
@@ -85,31 +83,29 @@ def test_databases_passwords_and_addresses_come_back_in_another_folder(checkout:
     assert read_addresses(fresh) == read_addresses(checkout)
     assert recorded(fresh) == expected(fresh)
     assert next((fresh / "mlruns").rglob("note.txt")).read_text() == "kept"
-    assert read_json(state_folder(fresh) / "carried.json")["runs"] == 1, "no start may carry another record over this one"
+    assert read_json(state_folder(fresh) / "carried.json")["runs"] == 1, "no later start may import another record"
     assert marked(SERVICE_MARK, checkout_mark(fresh)) == []
 
-    again = mmalign(fresh, "restore", str(folder))
-    assert again.returncode == 2
-    assert "holds services already" in again.stderr
+    second = mmalign(fresh, "restore", str(folder))
+    assert second.returncode == 2
+    assert "holds services already" in second.stderr
 
 
 @pytest.mark.slow
-def test_a_state_folder_that_was_lost_comes_back_beside_artifacts_that_are_there(checkout: Path, tmp_path: Path) -> None:
+def test_lost_state_folder_restores_beside_artifacts(checkout: Path, tmp_path: Path) -> None:
     use_services(checkout)
-    folder = make_backup(checkout, tmp_path / "kept", with_cache=False, say=quiet).folder
-    kept = read_secrets(checkout)
+    folder = make_backup(checkout, tmp_path / "kept", with_cache=False, log=quiet).folder
+    secrets = read_secrets(checkout)
     shutil.rmtree(state_folder(checkout))
     restore_backup(checkout, folder, quiet)
     assert recorded(checkout) == expected(checkout)
-    assert read_secrets(checkout) == kept
+    assert read_secrets(checkout) == secrets
 
 
 @pytest.mark.slow
-def test_a_restore_killed_in_the_middle_leaves_no_services_and_is_done_by_running_it_again(
-    checkout: Path, fresh: Path, tmp_path: Path
-) -> None:
+def test_killed_restore_leaves_no_services_and_can_rerun(checkout: Path, fresh: Path, tmp_path: Path) -> None:
     use_services(checkout)
-    folder = make_backup(checkout, tmp_path / "kept", with_cache=False, say=quiet).folder
+    folder = make_backup(checkout, tmp_path / "kept", with_cache=False, log=quiet).folder
     command = [sys.executable, "-m", "components.cli.main", "restore", str(folder)]
     process = subprocess.Popen(command, cwd=fresh, env={**clean_environment(), "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
     wait_for((state_folder(fresh).parent / "services.restoring/postgres/initialised").is_file)  # the database starts now
@@ -117,25 +113,28 @@ def test_a_restore_killed_in_the_middle_leaves_no_services_and_is_done_by_runnin
     process.wait()
     assert read_addresses(fresh) is None
     assert not (fresh / "mlruns").exists()
-    done = mmalign(fresh, "restore", str(folder))
-    assert done.returncode == 0, done.stderr
+    restore = mmalign(fresh, "restore", str(folder))
+    assert restore.returncode == 0, restore.stderr
     assert recorded(fresh) == expected(fresh)
     assert marked(SERVICE_MARK, checkout_mark(fresh)) == []
     assert not list((fresh / ".mmalign").glob("*.restoring"))
 
 
 @pytest.mark.slow
-def test_a_database_of_somebodys_is_backed_up_and_only_an_empty_one_is_filled(
+def test_external_database_restores_only_into_empty_server(
     checkout: Path, fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     servers = {name: Addresses("127.0.0.1", 0, 0, free_port(set())) for name in ("old", "new")}
-    kept = settle_secrets(tmp_path)
-    with alone.database(tmp_path, tmp_path / "old", servers["old"], kept), alone.database(tmp_path, tmp_path / "new", servers["new"], kept):
-        monkeypatch.setenv("DATABASE_URL", database_url(servers["old"], kept, "postgres", "postgresql"))
+    secrets = create_secrets(tmp_path)
+    with (
+        temporary_postgres.database(tmp_path, tmp_path / "old", servers["old"], secrets),
+        temporary_postgres.database(tmp_path, tmp_path / "new", servers["new"], secrets),
+    ):
+        monkeypatch.setenv("DATABASE_URL", database_url(servers["old"], secrets, "postgres", "postgresql"))
         use_services(checkout)
-        folder = make_backup(checkout, tmp_path / "kept", with_cache=False, say=quiet).folder
+        folder = make_backup(checkout, tmp_path / "kept", with_cache=False, log=quiet).folder
         assert read_json(folder / "manifest.json")["external_database"] is True
-        assert kept.postgres not in "".join(path.read_text(errors="replace") for path in folder.rglob("*") if path.is_file())
+        assert secrets.postgres not in "".join(path.read_text(errors="replace") for path in folder.rglob("*") if path.is_file())
 
         with pytest.raises(UserError, match="is not empty"):
             restore_backup(fresh, folder, quiet)
@@ -144,33 +143,33 @@ def test_a_database_of_somebodys_is_backed_up_and_only_an_empty_one_is_filled(
             restore_backup(fresh, folder, quiet)
         assert read_addresses(fresh) is None
 
-        monkeypatch.setenv("DATABASE_URL", database_url(servers["new"], kept, "postgres", "postgresql"))
+        monkeypatch.setenv("DATABASE_URL", database_url(servers["new"], secrets, "postgres", "postgresql"))
         restore_backup(fresh, folder, quiet)
         assert recorded(fresh) == expected(fresh)
 
 
-def test_a_program_of_postgresql_that_fails_says_why_without_the_password(checkout: Path, tmp_path: Path) -> None:
+def test_failed_pg_dump_message_hides_password(checkout: Path, tmp_path: Path) -> None:
     use_services(checkout)
-    addresses, kept = read_addresses(checkout), read_secrets(checkout)
+    addresses, secrets = read_addresses(checkout), read_secrets(checkout)
     assert addresses is not None
     with pytest.raises(Exception, match="pg_dump of database mlflow failed") as caught:
-        databases.dump(checkout, addresses, kept, "mlflow", tmp_path / "x.dump")
-    assert kept.postgres not in str(caught.value)
+        databases.dump(checkout, addresses, secrets, "mlflow", tmp_path / "x.dump")
+    assert secrets.postgres not in str(caught.value)
 
 
 @pytest.mark.slow
-def test_champion_lineage_and_the_skip_are_as_before_after_the_whole_state_was_lost(checkout: Path, tmp_path: Path) -> None:
-    """`mmalign up`, a champion with its way back, a backup beside running services, the loss of all state, a restore, `mmalign up`."""
-    told = {**clean_environment(), "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    subprocess.run(["dvc", "repro", "-q"], cwd=checkout, env=told, check=True, timeout=300)
+def test_restore_after_total_loss_keeps_lineage_and_skips(checkout: Path, tmp_path: Path) -> None:
+    """`mmalign up`, a champion, a backup beside running services, the loss of all state, a restore, `mmalign up`."""
+    environment = {**clean_environment(), "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run(["dvc", "repro", "-q"], cwd=checkout, env=environment, check=True, timeout=300)
     assert mmalign(checkout, "plan", "--json").stdout.count('"skip"') == 6
     assert mmalign(checkout, "up", "--detach", timeout=900).returncode == 0
     try:
         python(checkout, REGISTER)
         lineage = mmalign(checkout, "lineage", "mm-policy@champion", "--json").stdout
         assert '"champion"' in lineage
-        done = mmalign(checkout, "backup", str(tmp_path / "kept"))  # services run
-        assert done.returncode == 0, done.stderr
+        backup = mmalign(checkout, "backup", str(tmp_path / "kept"))  # services run
+        assert backup.returncode == 0, backup.stderr
         assert databases_of(tmp_path / "kept") == set(postgres.DATABASES)
     finally:
         assert mmalign(checkout, "down").returncode == 0
@@ -180,16 +179,16 @@ def test_champion_lineage_and_the_skip_are_as_before_after_the_whole_state_was_l
         shutil.rmtree(checkout / name)
     (checkout / "mlflow.db").unlink()
     (checkout / "dvc.lock").unlink()
-    done = mmalign(checkout, "restore", str(tmp_path / "kept"))
-    assert done.returncode == 0, done.stderr
-    subprocess.run(["dvc", "checkout", "-q"], cwd=checkout, env=told, check=True, timeout=300)
+    restore = mmalign(checkout, "restore", str(tmp_path / "kept"))
+    assert restore.returncode == 0, restore.stderr
+    subprocess.run(["dvc", "checkout", "-q"], cwd=checkout, env=environment, check=True, timeout=300)
     assert mmalign(checkout, "plan", "--json").stdout.count('"skip"') == 6
     assert addresses_file(checkout).is_file()
     assert mmalign(checkout, "up", "--detach", timeout=900).returncode == 0
     try:
         assert mmalign(checkout, "lineage", "mm-policy@champion", "--json").stdout == lineage
         assert python(checkout, FETCH).split()[-1] == "same"
-        assert '"worker' in python(checkout, POOLS), "Prefect's history is there too"
+        assert '"worker' in python(checkout, POOLS), "Prefect's history is restored too"
     finally:
         assert mmalign(checkout, "down").returncode == 0
 
@@ -221,9 +220,9 @@ print(json.dumps(["worker" for pool in ask(root, "work_pools/filter", {}) if poo
 def python(root: Path, code: str) -> str:
     begin = "from pathlib import Path\nroot = Path.cwd()\n"
     environment = {**clean_environment(), **client_environment(root), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", begin + code], cwd=root, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    completed = subprocess.run([sys.executable, "-c", begin + code], cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout
 
 
 def databases_of(folder: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""A checkout that never used `mmalign up`: mlflow.db and mlruns/ into a backup and back."""
+"""Backup and restore of a checkout that never ran `mmalign up`: mlflow.db and mlruns/."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ def quiet(text: str) -> None:
 
 
 def backed_up(root: Path, folder: Path, *, with_cache: bool = False) -> Path:
-    return make_backup(root, folder, with_cache=with_cache, say=quiet).folder
+    return make_backup(root, folder, with_cache=with_cache, log=quiet).folder
 
 
-def test_a_record_comes_back_in_another_folder_with_its_artifacts_and_as_its_own(checkout: Path, fresh: Path, tmp_path: Path) -> None:
-    done = mmalign(checkout, "backup", str(tmp_path / "kept"), "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["kind"] == "sqlite"
+def test_record_and_artifacts_restore_into_other_folder(checkout: Path, fresh: Path, tmp_path: Path) -> None:
+    backup = mmalign(checkout, "backup", str(tmp_path / "kept"), "--json")
+    assert backup.returncode == 0, backup.stderr
+    assert json.loads(backup.stdout)["kind"] == "sqlite"
     assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o700
     assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "kept").rglob("*"))
 
     back = mmalign(fresh, "restore", str(tmp_path / "kept"))
     assert back.returncode == 0, back.stderr
-    (checkout / "mlruns").rename(checkout / "elsewhere")  # nothing may point there any more
+    (checkout / "mlruns").rename(checkout / "elsewhere")  # no path may lead there
     assert run_of(fresh) == (0.5, "kept", checkout_mark(fresh))
 
-    again = mmalign(fresh, "restore", str(tmp_path / "kept"))
-    assert again.returncode == 2
-    assert "holds 1 runs" in again.stderr
+    second = mmalign(fresh, "restore", str(tmp_path / "kept"))
+    assert second.returncode == 2
+    assert "holds 1 runs" in second.stderr
 
 
-def test_a_backup_is_taken_while_another_process_writes(checkout: Path, tmp_path: Path) -> None:
+def test_backup_beside_writer_is_snapshot(checkout: Path, tmp_path: Path) -> None:
     writer = sqlite3.connect(checkout / "mlflow.db")
     writer.execute("update metrics set value = 0.25")  # not committed: no part of a snapshot
     folder = backed_up(checkout, tmp_path / "kept")
@@ -53,7 +53,7 @@ def test_a_backup_is_taken_while_another_process_writes(checkout: Path, tmp_path
         assert copy.execute("select value from metrics where key = 'loss'").fetchone() == (0.5,)
 
 
-def test_a_folder_that_is_not_empty_or_that_git_would_take_is_refused(checkout: Path, tmp_path: Path) -> None:
+def test_nonempty_or_untracked_backup_folder_is_refused(checkout: Path, tmp_path: Path) -> None:
     folder = tmp_path / "kept"
     folder.mkdir()
     (folder / "something").touch()
@@ -66,7 +66,7 @@ def test_a_folder_that_is_not_empty_or_that_git_would_take_is_refused(checkout: 
     assert backed_up(checkout, checkout / ".mmalign/backup").is_dir()
 
 
-def test_a_backup_that_was_cut_short_is_none(checkout: Path, fresh: Path, tmp_path: Path) -> None:
+def test_backup_without_manifest_is_refused(checkout: Path, fresh: Path, tmp_path: Path) -> None:
     folder = backed_up(checkout, tmp_path / "kept")
     (folder / MANIFEST).unlink()
     with pytest.raises(UserError, match="cut short"):
@@ -75,23 +75,23 @@ def test_a_backup_that_was_cut_short_is_none(checkout: Path, fresh: Path, tmp_pa
 
 
 @pytest.mark.parametrize("damage", ["flipped", "missing", "linked"])
-def test_one_damaged_file_is_named_and_nothing_is_written(checkout: Path, fresh: Path, tmp_path: Path, damage: str) -> None:
+def test_damaged_file_is_named_and_nothing_is_written(checkout: Path, fresh: Path, tmp_path: Path, damage: str) -> None:
     folder = backed_up(checkout, tmp_path / "kept")
-    victim = next((folder / "artifacts").rglob("note.txt"))
-    content = victim.read_bytes()
-    victim.unlink()
+    target = next((folder / "artifacts").rglob("note.txt"))
+    content = target.read_bytes()
+    target.unlink()
     if damage == "flipped":
-        victim.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+        target.write_bytes(bytes([content[0] ^ 1]) + content[1:])
     elif damage == "linked":
         (tmp_path / "outside").write_bytes(content)
-        victim.symlink_to(tmp_path / "outside")
+        target.symlink_to(tmp_path / "outside")
     before = list(fresh.rglob("*"))
     with pytest.raises(UserError, match=r"note\.txt"):
         restore_backup(fresh, folder, quiet)
     assert set(fresh.rglob("*")) - set(before) <= {fresh / ".mmalign", fresh / ".mmalign/locks", fresh / ".mmalign/locks/run.lock"}
 
 
-def test_a_manifest_that_names_files_outside_is_refused(checkout: Path, tmp_path: Path) -> None:
+def test_manifest_with_outside_paths_is_refused(checkout: Path, tmp_path: Path) -> None:
     folder = backed_up(checkout, tmp_path / "kept")
     manifest = json.loads((folder / MANIFEST).read_text())
     for name in ("checkout/../../.bashrc", "/etc/passwd"):
@@ -103,7 +103,7 @@ def test_a_manifest_that_names_files_outside_is_refused(checkout: Path, tmp_path
         read_manifest(folder)
 
 
-def test_settings_that_a_person_has_changed_are_never_overwritten(checkout: Path, fresh: Path, tmp_path: Path) -> None:
+def test_edited_settings_are_not_overwritten(checkout: Path, fresh: Path, tmp_path: Path) -> None:
     (checkout / "params.yaml").write_text((checkout / "params.yaml").read_text().replace("beta: 0.1 ", "beta: 0.2 "))
     folder = backed_up(checkout, tmp_path / "kept")
     (fresh / "params.yaml").write_text((fresh / "params.yaml").read_text() + "# mine\n")
@@ -114,7 +114,7 @@ def test_settings_that_a_person_has_changed_are_never_overwritten(checkout: Path
     assert (fresh / "params.yaml").read_text() == (checkout / "params.yaml").read_text()
 
 
-def test_artifacts_of_another_record_are_in_the_way(checkout: Path, fresh: Path, tmp_path: Path) -> None:
+def test_artifacts_of_other_record_stop_restore(checkout: Path, fresh: Path, tmp_path: Path) -> None:
     folder = backed_up(checkout, tmp_path / "kept")
     (fresh / "mlruns").mkdir()
     (fresh / "mlruns/other.txt").touch()
@@ -123,9 +123,9 @@ def test_artifacts_of_another_record_are_in_the_way(checkout: Path, fresh: Path,
     assert not (fresh / "mlflow.db").exists()
 
 
-def test_a_restore_that_was_cut_short_is_done_by_running_it_again(checkout: Path, fresh: Path, tmp_path: Path) -> None:
+def test_second_restore_completes_killed_one(checkout: Path, fresh: Path, tmp_path: Path) -> None:
     folder = backed_up(checkout, tmp_path / "kept")
-    # what a kill leaves at the worst moments: half a copy of the artifacts, and of the database
+    # A kill leaves half a copy of the artifacts and of the database.
     (fresh / "mlruns.restoring").mkdir()
     (fresh / "mlruns.restoring/half").write_text("x")
     (fresh / "mlflow.db.restoring").write_text("x")
@@ -134,7 +134,7 @@ def test_a_restore_that_was_cut_short_is_done_by_running_it_again(checkout: Path
     assert not list(fresh.glob("*.restoring"))
 
 
-def test_tables_of_a_newer_or_of_another_major_version_are_refused(checkout: Path, tmp_path: Path) -> None:
+def test_tables_of_newer_or_other_major_version_are_refused(checkout: Path, tmp_path: Path) -> None:
     folder = backed_up(checkout, tmp_path / "kept")
     manifest = read_manifest(folder)
     check_versions(manifest, None)
@@ -147,11 +147,11 @@ def test_tables_of_a_newer_or_of_another_major_version_are_refused(checkout: Pat
     manifest.versions["mlflow"] = mlflow
     manifest.versions["postgresql"] = "18.6 (Debian 18.6-1)"
     check_versions(manifest, "19.1")
-    with pytest.raises(UserError, match="an older server can't take it"):
+    with pytest.raises(UserError, match=r"this older server 17\.4 can't load it"):
         check_versions(manifest, "17.4")
 
 
-def test_old_backups_are_removed_but_never_one_that_is_not_ours(checkout: Path, tmp_path: Path) -> None:
+def test_old_backups_go_but_foreign_folders_stay(checkout: Path, tmp_path: Path) -> None:
     for name in ("20200101-000000", "20200102-000000"):
         backed_up(checkout, tmp_path / name)
     (tmp_path / "20190101-000000").mkdir()
@@ -162,7 +162,7 @@ def test_old_backups_are_removed_but_never_one_that_is_not_ours(checkout: Path, 
     assert left == {"20190101-000000", "20200102-000000", newest.name}
 
 
-def test_with_the_cache_a_fresh_clone_restores_what_the_lock_names(checkout: Path, fresh: Path, tmp_path: Path) -> None:
+def test_backup_with_cache_restores_objects_of_lock(checkout: Path, fresh: Path, tmp_path: Path) -> None:
     import shutil
 
     from components.operations.backup.contents import cache_objects
@@ -176,7 +176,7 @@ def test_with_the_cache_a_fresh_clone_restores_what_the_lock_names(checkout: Pat
     assert not list((fresh / ".dvc/cache").rglob("*.restoring"))
 
 
-def test_artifacts_in_a_bucket_are_kept_as_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bucket_artifacts_are_listed_with_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     import boto3
     from moto import mock_aws
 

@@ -1,4 +1,4 @@
-"""Cleaning of a small checkout with real git and DVC. Time passes by the moment that is given in, since a file's own can't be turned back."""
+"""Helpers for the cleaning of a small checkout with real git and DVC. Tests pass a later time, since files can't be made older."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ def later(days: float) -> float:
 
 
 def repro(checkout: Path, *arguments: str) -> None:
-    done = subprocess.run(["dvc", "repro", *arguments], cwd=checkout, check=False, capture_output=True, text=True, env=clean_environment())
-    assert done.returncode == 0, done.stderr
+    completed = subprocess.run(
+        ["dvc", "repro", *arguments], cwd=checkout, check=False, capture_output=True, text=True, env=clean_environment()
+    )
+    assert completed.returncode == 0, completed.stderr
 
 
 def setting(checkout: Path, value: int) -> None:
-    """Another setting of validate, which makes another output."""
+    """Change a setting of validate, and so its output."""
     path = checkout / "params.yaml"
     text = path.read_text()
     old = next(line for line in text.splitlines() if line.strip().startswith("min_responses"))
@@ -51,8 +53,8 @@ def cached(checkout: Path) -> set[str]:
     return {path.parent.name + path.name for path in folder.glob("??/*")}
 
 
-def kinds(found: Findings) -> list[str]:
-    return sorted({item.kind for item in found.removable})
+def kinds(findings: Findings) -> list[str]:
+    return sorted({item.kind for item in findings.removable})
 
 
 def write(path: Path, text: str = "x") -> Path:
@@ -75,11 +77,11 @@ def fixture_two_template(checkout_template: Path, tmp_path_factory: pytest.TempP
 
 @pytest.fixture(name="two")
 def fixture_two(two_template: tuple[Path, set[str], set[str]], checkout: Path) -> tuple[Path, set[str], set[str]]:
-    """A checkout with two versions of data and outputs, only the second of which its files name; the hashes of the first and second."""
+    """A checkout with two versions of data and outputs, and the hashes of both. Its files name only the second."""
     template, first, second = two_template
     shutil.rmtree(checkout)
     shutil.copytree(template, checkout, symlinks=True)
-    os.chdir(checkout)  # the folder is another one by now
+    os.chdir(checkout)  # the folder was replaced
     return checkout, first, second
 
 

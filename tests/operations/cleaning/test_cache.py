@@ -1,4 +1,4 @@
-"""Cleaning of a small checkout with real git and DVC. Time passes by the moment that is given in, since a file's own can't be turned back."""
+"""Cleaning of a small checkout with real git and DVC. Tests pass a later time, since files can't be made older."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ import pytest
 import yaml
 
 from components.operations.cleaning.folders import remove_folder
-from components.operations.cleaning.sweep import look, sweep
+from components.operations.cleaning.sweep import inspect, sweep
 from components.processes.guard import try_lock
 from components.processes.marks import RUN_MARK, new_run_mark
 from tests.checkout import clean_environment, git
 from tests.operations.cleaning.swept import SETTINGS, cached, clone, data, later, outs, repro, setting, write
 
 
-def test_old_objects_that_nothing_names_go_and_those_in_use_stay(two: tuple[Path, set[str], set[str]]) -> None:
+def test_old_unnamed_objects_go_and_used_ones_stay(two: tuple[Path, set[str], set[str]]) -> None:
     checkout, first, second = two
     assert first <= cached(checkout)
-    seen = look(checkout, SETTINGS, later(31))
-    assert first <= cached(checkout)  # looking removes nothing
+    seen = inspect(checkout, SETTINGS, later(31))
+    assert first <= cached(checkout)  # inspect removes nothing
 
-    found = sweep(checkout, SETTINGS, later(31))
+    findings = sweep(checkout, SETTINGS, later(31))
 
     assert not first & cached(checkout)
     assert second <= cached(checkout)
-    assert [item.path for item in found.removable] == [item.path for item in seen.removable]
-    assert found.size > 0
-    assert all(not item.path.exists() for item in found.removable)
+    assert [item.path for item in findings.removable] == [item.path for item in seen.removable]
+    assert findings.size > 0
+    assert all(not item.path.exists() for item in findings.removable)
     status = subprocess.run(
         ["dvc", "status", "validate", "data.dvc"], cwd=checkout, capture_output=True, text=True, env=clean_environment(), check=True
     )
     assert status.stdout == "Data and pipelines are up to date.\n"
-    again = sweep(checkout, SETTINGS, later(31))
-    assert again.removable == []
+    second_sweep = sweep(checkout, SETTINGS, later(31))
+    assert second_sweep.removable == []
 
 
 @pytest.mark.slow
-def test_an_entry_of_the_run_cache_goes_with_its_output_and_the_stage_then_runs_again(two: tuple[Path, set[str], set[str]]) -> None:
+def test_run_cache_entry_goes_with_its_output(two: tuple[Path, set[str], set[str]]) -> None:
     checkout, first, _ = two
     before = set((checkout / ".dvc/cache/runs").glob("??/*/*"))
     assert len(before) == 2
@@ -55,27 +55,27 @@ def test_an_entry_of_the_run_cache_goes_with_its_output_and_the_stage_then_runs_
     assert (checkout / "started.log").read_text().split() == ["validate"] * 3
 
 
-def test_an_empty_key_of_the_run_cache_over_which_dvc_fails_goes(checkout: Path) -> None:
+def test_empty_run_cache_key_is_removed(checkout: Path) -> None:
     key = checkout / ".dvc/cache/runs/ab/ab12"
     key.mkdir(parents=True)
 
-    assert look(checkout, SETTINGS, later(29)).removable == []
-    found = sweep(checkout, SETTINGS, later(31))
+    assert inspect(checkout, SETTINGS, later(29)).removable == []
+    findings = sweep(checkout, SETTINGS, later(31))
 
-    assert [item.why for item in found.removable] == ["it is empty, which DVC fails over"]
+    assert [item.why for item in findings.removable] == ["it is empty, and DVC fails on it"]
     assert not key.exists()
 
 
 def test_young_objects_stay(two: tuple[Path, set[str], set[str]]) -> None:
     checkout, first, _ = two
 
-    assert look(checkout, SETTINGS, later(29)).removable == []
-    assert look(checkout, SETTINGS.model_copy(update={"cache_days": 1e-6}), later(0)).removable == []  # not even then
+    assert inspect(checkout, SETTINGS, later(29)).removable == []
+    assert inspect(checkout, SETTINGS.model_copy(update={"cache_days": 1e-6}), later(0)).removable == []  # not even then
     assert first <= cached(checkout)
 
 
 @pytest.mark.slow
-def test_use_counts_from_the_last_cleaning_that_found_it(two: tuple[Path, set[str], set[str]]) -> None:
+def test_last_use_is_last_cleaning_that_saw_it(two: tuple[Path, set[str], set[str]]) -> None:
     checkout, _, second = two
     sweep(checkout, SETTINGS, later(40))
     setting(checkout, 15)
@@ -91,7 +91,7 @@ def test_use_counts_from_the_last_cleaning_that_found_it(two: tuple[Path, set[st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["branch", "tag", "stash"])
-def test_what_a_commit_names_stays_wherever_it_is(checkout: Path, how: str) -> None:
+def test_object_named_by_commit_stays(checkout: Path, how: str) -> None:
     setting(checkout, 13)
     first = data(checkout)
     git(checkout, "add", "-A")
@@ -126,22 +126,22 @@ Registry(root).register("mm-policy", root / "weights", whole=False, run_id=run, 
 
 
 def registered(checkout: Path) -> str:
-    """A version whose weights only DVC's cache has, and its run with the DVC files as they are; the hash of its model."""
+    """Register a version whose weights lie only in DVC's cache. Returns the hash of its model."""
     write(checkout / "weights/config.json", "{}")
     write(checkout / "weights/model.safetensors", "weights")
     subprocess.run(["dvc", "add", "weights"], cwd=checkout, check=True, capture_output=True, env=clean_environment())
     value = str(yaml.safe_load((checkout / "weights.dvc").read_text())["outs"][0]["md5"])
     (checkout / "weights.dvc").unlink()
     environment = {**clean_environment(), "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", REGISTER, value], cwd=checkout, capture_output=True, text=True, env=environment, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert completed.returncode == 0, completed.stderr
     return value
 
 
 @pytest.mark.slow
-def test_a_registered_version_keeps_its_model_its_data_and_what_its_run_was_made_of(two: tuple[Path, set[str], set[str]]) -> None:
+def test_registered_version_retains_model_and_inputs(two: tuple[Path, set[str], set[str]]) -> None:
     checkout, _, second = two
     model = registered(checkout)
     inner = {entry["md5"] for entry in json.loads((checkout / ".dvc/cache/files/md5" / model[:2] / model[2:]).read_text())}
@@ -155,18 +155,18 @@ def test_a_registered_version_keeps_its_model_its_data_and_what_its_run_was_made
 
 
 @pytest.mark.slow
-def test_a_registry_that_can_t_be_asked_spares_the_cache(two: tuple[Path, set[str], set[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_registry_spares_cache(two: tuple[Path, set[str], set[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     checkout, first, _ = two
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
-    found = sweep(checkout, SETTINGS, later(31))
+    findings = sweep(checkout, SETTINGS, later(31))
 
     assert first <= cached(checkout)
-    assert any("DVC's cache is left alone" in sentence and "can't be reached" in sentence for sentence in found.spared)
+    assert any("DVC's cache is spared" in sentence and "can't be reached" in sentence for sentence in findings.spared)
 
 
-def test_records_that_wait_for_mlflow_keep_what_they_name(two: tuple[Path, set[str], set[str]]) -> None:
+def test_waiting_records_retain_objects(two: tuple[Path, set[str], set[str]]) -> None:
     checkout, first, _ = two
     waiting = write(checkout / ".mmalign/tracking/pending-1.jsonl", json.dumps({"op": "tags", "values": {"dvc.x": min(first)}}))
 
@@ -176,9 +176,9 @@ def test_records_that_wait_for_mlflow_keep_what_they_name(two: tuple[Path, set[s
     assert waiting.exists()
 
 
-def test_a_kill_in_the_middle_leaves_no_folder_without_its_files(two: tuple[Path, set[str], set[str]]) -> None:
+def test_killed_sweep_leaves_no_folder_without_files(two: tuple[Path, set[str], set[str]]) -> None:
     checkout, first, _ = two
-    order = [item.path for item in look(checkout, SETTINGS, later(31)).removable]
+    order = [item.path for item in inspect(checkout, SETTINGS, later(31)).removable]
     names = [path.name for path in order]
     lists = [index for index, name in enumerate(names) if name.endswith(".dir")]
     runs = [index for index, path in enumerate(order) if "runs" in path.parts]
@@ -193,15 +193,15 @@ def test_a_kill_in_the_middle_leaves_no_folder_without_its_files(two: tuple[Path
     assert not first & cached(checkout)
 
 
-def test_nothing_of_scratch_or_cache_goes_while_a_run_or_dvc_works(two: tuple[Path, set[str], set[str]]) -> None:
+def test_running_stage_or_dvc_spares_scratch_and_cache(two: tuple[Path, set[str], set[str]]) -> None:
     checkout, first, _ = two
     scratch = write(checkout / ".mmalign/scratch/align/k1/checkpoint-1/model.pt")
     lock = try_lock(checkout / ".mmalign/locks/run.lock")
     assert lock is not None
-    found = sweep(checkout, SETTINGS, later(31))
+    findings = sweep(checkout, SETTINGS, later(31))
     assert first <= cached(checkout)
     assert scratch.exists()
-    assert len(found.spared) == 2
+    assert len(findings.spared) == 2
     lock.release()
 
     stage = try_lock(checkout / ".mmalign/locks/align.lock")
@@ -226,7 +226,7 @@ def test_nothing_of_scratch_or_cache_goes_while_a_run_or_dvc_works(two: tuple[Pa
 
 
 @pytest.mark.slow
-def test_a_lock_of_dvc_that_is_held_spares_the_cache_and_hangs_nothing(two: tuple[Path, set[str], set[str]]) -> None:
+def test_taken_dvc_lock_spares_cache_without_wait(two: tuple[Path, set[str], set[str]]) -> None:
     checkout, first, _ = two
     holder = subprocess.Popen(
         [sys.executable, "-c", "import sys; from dvc.repo import Repo; Repo('.').lock.lock(); print('held', flush=True); sys.stdin.read()"],
@@ -237,39 +237,39 @@ def test_a_lock_of_dvc_that_is_held_spares_the_cache_and_hangs_nothing(two: tupl
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"held\n"
 
-    found = sweep(checkout, SETTINGS, later(31))
+    findings = sweep(checkout, SETTINGS, later(31))
 
     holder.communicate(b"")
     assert first <= cached(checkout)
-    assert found.spared == ["DVC's cache is left alone: another process holds DVC's lock"]
+    assert findings.spared == ["DVC's cache is spared: another process holds DVC's lock"]
 
 
-def test_whoever_holds_the_turn_may_clean_after_its_run(two: tuple[Path, set[str], set[str]]) -> None:
+def test_holder_of_run_lock_may_clean(two: tuple[Path, set[str], set[str]]) -> None:
     checkout, first, _ = two
     lock = try_lock(checkout / ".mmalign/locks/run.lock")
     assert lock is not None
 
-    sweep(checkout, SETTINGS, later(31), turns=[checkout])
+    sweep(checkout, SETTINGS, later(31), locked=[checkout])
 
     assert not first & cached(checkout)
     assert try_lock(lock.path) is None  # still the caller's
     lock.release()
 
 
-def test_a_cache_that_others_may_use_is_left_alone(checkout: Path) -> None:
+def test_shared_cache_is_spared(checkout: Path) -> None:
     shared = checkout.parent / "shared"
     (checkout / ".dvc/config.local").write_text(f"[cache]\n    dir = {shared}\n")
     setting(checkout, 13)
     setting(checkout, 14)
     before = sorted(shared.rglob("*"))
 
-    found = sweep(checkout, SETTINGS, later(31))
+    findings = sweep(checkout, SETTINGS, later(31))
 
     assert sorted(shared.rglob("*")) == before
-    assert any("other checkouts may use it" in sentence for sentence in found.spared)
+    assert any("other checkouts may use it" in sentence for sentence in findings.spared)
 
 
-def test_cache_days_of_zero_keeps_all(two: tuple[Path, set[str], set[str]]) -> None:
+def test_zero_cache_days_retain_all_objects(two: tuple[Path, set[str], set[str]]) -> None:
     checkout, first, _ = two
 
     sweep(checkout, SETTINGS.model_copy(update={"cache_days": 0}), later(1000))
@@ -277,7 +277,7 @@ def test_cache_days_of_zero_keeps_all(two: tuple[Path, set[str], set[str]]) -> N
     assert first <= cached(checkout)
 
 
-def test_what_a_clone_names_stays_in_the_shared_cache(two: tuple[Path, set[str], set[str]]) -> None:
+def test_object_named_by_clone_stays(two: tuple[Path, set[str], set[str]]) -> None:
     checkout, first, _ = two
     folder = clone(checkout, "run-1")
     (folder / "dvc.lock").write_text(

@@ -1,4 +1,4 @@
-"""Cleaning of a small checkout with real git and DVC. Time passes by the moment that is given in, since a file's own can't be turned back."""
+"""Cleaning of a small checkout with real git and DVC. Tests pass a later time, since files can't be made older."""
 
 from __future__ import annotations
 
@@ -13,52 +13,52 @@ import pytest
 
 from components.operations.cleaning.findings import DAY
 from components.operations.cleaning.folders import REMOVING, clones_folder
-from components.operations.cleaning.sweep import look, sweep
+from components.operations.cleaning.sweep import inspect, sweep
 from components.processes.guard import try_lock
 from tests.checkout import git, mmalign
 from tests.operations.cleaning.swept import SETTINGS, clone, kinds, later, write
 
 
-def test_clones_go_by_age_but_not_one_that_runs_or_whose_records_wait(checkout: Path) -> None:
+def test_old_clones_go_except_busy_or_unrecorded_ones(checkout: Path) -> None:
     old, busy, waiting = (clone(checkout, name) for name in ("a-old", "b-busy", "c-waiting"))
     write(waiting / ".mmalign/tracking/pending-1.jsonl", "{}")
     lock = try_lock(busy / ".mmalign/locks/run.lock")
     assert lock is not None
     mirror = clones_folder(checkout) / "mirror"
     subprocess.run(["git", "init", "--quiet", "--bare", str(mirror)], check=True)
-    assert kinds(look(checkout, SETTINGS, later(2))) == []
+    assert kinds(inspect(checkout, SETTINGS, later(2))) == []
 
-    found = sweep(checkout, SETTINGS, later(4))
+    findings = sweep(checkout, SETTINGS, later(4))
 
-    assert [item.path.name for item in found.removable] == ["a-old"]
+    assert [item.path.name for item in findings.removable] == ["a-old"]
     assert not old.exists()
     assert busy.exists()
     assert waiting.exists()
     assert mirror.exists()
-    assert len([sentence for sentence in found.spared if sentence.startswith("clone")]) == 2
+    assert len([sentence for sentence in findings.spared if sentence.startswith("clone")]) == 2
     lock.release()
 
 
-def test_old_scratch_and_logs_go_and_the_notices_and_what_git_tracks_stay(checkout: Path) -> None:
+def test_old_scratch_and_logs_go_but_tracked_files_stay(checkout: Path) -> None:
     scratch = write(checkout / ".mmalign/scratch/align/k1/checkpoint-1/model.pt", "x" * 1000)
     registration = write(checkout / ".mmalign/registry/tmpabc/package/MLmodel")
     log = write(checkout / "logs/20260101-020000/align.log")
     notices = write(checkout / "logs/notices.jsonl")
     tracked = write(checkout / "logs/kept/note.txt")
     git(checkout, "add", "-f", "logs/kept/note.txt")
-    assert kinds(look(checkout, SETTINGS, later(6))) == []
-    assert kinds(look(checkout, SETTINGS, later(8))) == ["scratch"]
+    assert kinds(inspect(checkout, SETTINGS, later(6))) == []
+    assert kinds(inspect(checkout, SETTINGS, later(8))) == ["scratch"]
 
-    found = sweep(checkout, SETTINGS, later(31))
+    findings = sweep(checkout, SETTINGS, later(31))
 
-    assert kinds(found) == ["logs", "scratch"]
+    assert kinds(findings) == ["logs", "scratch"]
     assert [path.exists() for path in (scratch, registration, log)] == [False] * 3
     assert [path.exists() for path in (notices, tracked)] == [True] * 2
-    assert "logs/kept is left alone: git tracks it" in found.spared
-    assert next(item.size for item in found.removable if item.path.name == "k1") == 1000
+    assert "logs/kept is spared: git tracks it" in findings.spared
+    assert next(item.size for item in findings.removable if item.path.name == "k1") == 1000
 
 
-def test_a_link_goes_without_what_it_points_to_and_what_a_kill_left_goes_too(checkout: Path) -> None:
+def test_link_goes_without_its_target_and_killed_rest_goes(checkout: Path) -> None:
     elsewhere = write(checkout.parent / "big-disk/model.pt")
     (checkout / ".mmalign/scratch/align").mkdir(parents=True)
     link = checkout / ".mmalign/scratch/align/k1"
@@ -73,7 +73,7 @@ def test_a_link_goes_without_what_it_points_to_and_what_a_kill_left_goes_too(che
 
 
 @pytest.mark.slow
-def test_the_command_says_what_how_big_and_why_and_a_dry_run_removes_nothing(checkout: Path) -> None:
+def test_clean_lists_reasons_and_dry_run_removes_nothing(checkout: Path) -> None:
     old = time.time() - 40 * DAY
     log = write(checkout / "logs/20260101-020000/align.log", "x" * 2000)
     for path in (log, log.parent):
@@ -82,14 +82,14 @@ def test_the_command_says_what_how_big_and_why_and_a_dry_run_removes_nothing(che
     dry = mmalign(checkout, "clean", "--dry-run", "--json")
     shown = mmalign(checkout, "clean", "--dry-run")
     assert log.exists()
-    done = mmalign(checkout, "clean")
+    clean = mmalign(checkout, "clean")
 
-    told: dict[str, Any] = json.loads(dry.stdout)
-    assert told["removed"] == [
+    report: dict[str, Any] = json.loads(dry.stdout)
+    assert report["removed"] == [
         {"kind": "logs", "path": "logs/20260101-020000", "bytes": 2000, "why": "nothing was written to it for 40.0 days"}
     ]
-    assert (told["dry_run"], told["bytes"]) == (True, 2000)
+    assert (report["dry_run"], report["bytes"]) == (True, 2000)
     assert "2.0 kB would be freed" in shown.stdout
-    assert "logs/20260101-020000  2.0 kB  nothing was written to it for 40.0 days" in done.stdout
-    assert done.returncode == 0, done.stderr
+    assert "logs/20260101-020000  2.0 kB  nothing was written to it for 40.0 days" in clean.stdout
+    assert clean.returncode == 0, clean.stderr
     assert not log.parent.exists()

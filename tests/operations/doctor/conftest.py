@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from tests.checkout import checkout, checkout_template
-from tests.operations.doctor.place import own_environment, whole
+from tests.operations.doctor.whole_checkout import own_environment, whole
 
 __all__ = ["checkout", "checkout_template", "own_environment", "whole"]

@@ -8,94 +8,92 @@ import pytest
 from components.files import write_json
 from components.operations.doctor import checkout as of_checkout
 from tests.checkout import git
-from tests.operations.doctor.place import BASE, only_tools, settings_changed
+from tests.operations.doctor.whole_checkout import BASE, only_tools, settings_changed
 
 
-def test_git_needs_a_repository_a_commit_an_identity_and_likes_a_clean_tree(
-    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_git_without_commit_author_or_clean_tree_is_reported(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
-    found = of_checkout.git(checkout)
-    assert found.state == "warning"
-    assert "user.name and user.email not set" in found.found
+    finding = of_checkout.git(checkout)
+    assert finding.state == "warning"
+    assert "user.name and user.email not set" in finding.text
     git(checkout, "config", "user.name", "Somebody")
     git(checkout, "config", "user.email", "somebody@example.org")
     assert of_checkout.git(checkout).state == "ok"
     (checkout / "params.yaml").write_text((checkout / "params.yaml").read_text() + "# changed\n")
-    assert "1 changed file (params.yaml)" in of_checkout.git(checkout).found
+    assert "1 changed file (params.yaml)" in of_checkout.git(checkout).text
     shutil.rmtree(checkout / ".git")
     assert of_checkout.git(checkout).state == "problem"
     git(checkout, "init", "-q")
-    assert "no commit" in of_checkout.git(checkout).found
+    assert "no commit" in of_checkout.git(checkout).text
     only_tools(tmp_path / "nothing", monkeypatch)
-    assert of_checkout.git(checkout).found == "git is not on PATH"
+    assert of_checkout.git(checkout).text == "git is not on PATH"
 
 
-def test_settings_that_are_not_valid_are_a_problem_that_names_the_key(checkout: Path) -> None:
+def test_invalid_settings_problem_names_key(checkout: Path) -> None:
     assert of_checkout.settings(checkout).state == "ok"
     settings_changed(checkout, "alignment", bta=0.2)
-    found = of_checkout.settings(checkout)
-    assert found.state == "problem"
-    assert found.found == "params.yaml: unknown key 'alignment.bta'; did you mean 'alignment.beta'?"
+    finding = of_checkout.settings(checkout)
+    assert finding.state == "problem"
+    assert finding.text == "params.yaml: unknown key 'alignment.bta'; did you mean 'alignment.beta'?"
 
 
-def test_a_base_model_is_a_whole_checkpoint(whole: Path) -> None:
+def test_incomplete_base_model_is_problem(whole: Path) -> None:
     assert of_checkout.base_model(whole).state == "ok"
     weights = whole / BASE / "model.safetensors"
-    kept = weights.read_bytes()
-    for broken in (kept[:-1], b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", b""):
+    content = weights.read_bytes()
+    for broken in (content[:-1], b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", b""):
         weights.write_bytes(broken)
-        found = of_checkout.base_model(whole)
-        assert found.state == "problem"
-        assert "data/base/model.safetensors" in found.found
-    weights.write_bytes(kept)
+        finding = of_checkout.base_model(whole)
+        assert finding.state == "problem"
+        assert "data/base/model.safetensors" in finding.text
+    weights.write_bytes(content)
     write_json(whole / BASE / "model.safetensors.index.json", {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}})
-    assert of_checkout.base_model(whole).found == "data/base lacks model-2.safetensors"
+    assert of_checkout.base_model(whole).text == "data/base lacks model-2.safetensors"
     (whole / BASE / "tokenizer.json").unlink()
-    assert of_checkout.base_model(whole).found == "data/base lacks tokenizer.json"
+    assert of_checkout.base_model(whole).text == "data/base lacks tokenizer.json"
 
 
-def test_a_base_model_that_is_not_there_is_a_problem_unless_it_comes_with_the_data(whole: Path) -> None:
+def test_missing_base_model_is_problem_unless_part_of_data(whole: Path) -> None:
     shutil.rmtree(whole / BASE)
     assert of_checkout.base_model(whole).state == "warning"
     settings_changed(whole, "model", base="models/none")
     assert of_checkout.base_model(whole).state == "problem"
 
 
-def test_data_that_a_run_settles_is_a_warning_and_data_that_it_refuses_a_problem(checkout: Path) -> None:
+def test_syncable_data_is_warning_and_refused_data_is_problem(checkout: Path) -> None:
     assert of_checkout.data(checkout).state == "ok"
-    rows, truth = checkout / "data/preferences/data.jsonl", checkout / "data/truth/truth.jsonl"
-    kept = rows.read_text()
+    rows, ground_truth = checkout / "data/preferences/data.jsonl", checkout / "data/truth/truth.jsonl"
+    text = rows.read_text()
     rows.write_text("other\n")
-    assert "1 file changed or new" in of_checkout.data(checkout).found
-    truth.unlink()
-    found = of_checkout.data(checkout)
-    assert found.state == "problem"
-    assert "--accept-data" in str(found.cure)
-    rows.write_text(kept)
-    found = of_checkout.data(checkout)
-    assert found.state == "warning"
-    assert "data/truth/truth.jsonl" in found.found
+    assert "1 file changed or new" in of_checkout.data(checkout).text
+    ground_truth.unlink()
+    finding = of_checkout.data(checkout)
+    assert finding.state == "problem"
+    assert "--accept-data" in str(finding.cure)
+    rows.write_text(text)
+    finding = of_checkout.data(checkout)
+    assert finding.state == "warning"
+    assert "data/truth/truth.jsonl" in finding.text
     (checkout / "data.dvc").unlink()
-    assert "no version yet" in of_checkout.data(checkout).found
+    assert "no version yet" in of_checkout.data(checkout).text
     shutil.rmtree(checkout / "data")
     assert of_checkout.data(checkout).state == "problem"
 
 
-def test_a_lost_remote_is_a_problem_and_one_without_a_bucket_is_not(checkout: Path) -> None:
-    found = of_checkout.dvc(checkout)
-    assert found.state == "ok"
-    assert "no bucket set yet" in found.found
+def test_lost_remote_is_problem_but_unset_bucket_is_ok(checkout: Path) -> None:
+    finding = of_checkout.dvc(checkout)
+    assert finding.state == "ok"
+    assert "no bucket set yet" in finding.text
     shutil.move(checkout / "infra", checkout / "moved")
-    found = of_checkout.dvc(checkout)
-    assert found.state == "problem"
-    assert "the remote 'bundled', which data.dvc names" in found.found
+    finding = of_checkout.dvc(checkout)
+    assert finding.state == "problem"
+    assert "the remote 'bundled', which data.dvc names" in finding.text
     shutil.rmtree(checkout / ".dvc")
     assert of_checkout.dvc(checkout).state == "problem"
 
 
-def test_links_through_which_an_edit_reaches_the_cache_are_a_warning(checkout: Path) -> None:
+def test_cache_with_hard_links_is_warning(checkout: Path) -> None:
     (checkout / ".dvc/config.local").write_text("[cache]\n    type = hardlink,copy\n")
     assert of_checkout.dvc(checkout).state == "warning"

@@ -14,48 +14,48 @@ from components.operations.doctor.findings import Finding, as_json, ok, problem,
 from tests.checkout import mmalign
 
 
-def test_the_command_finds_no_problem_in_a_checkout_that_works_and_says_so_in_json(whole: Path) -> None:
+def test_doctor_on_sound_checkout_prints_json_without_problems(whole: Path) -> None:
     began = time.monotonic()
-    done = mmalign(whole, "doctor", "--json")
-    found = json.loads(done.stdout)
-    assert found["problems"] == 0, found
-    assert done.returncode == 0
-    assert [check["name"] for check in found["checks"]] == list(CHECKS)
-    assert all(check.keys() == {"name", "state", "found", "cure"} for check in found["checks"])
-    assert all((check["cure"] is None) == (check["state"] == "ok") for check in found["checks"])
-    assert time.monotonic() - began < 60, "ten seconds are usual; it waited for something"
+    doctor = mmalign(whole, "doctor", "--json")
+    report = json.loads(doctor.stdout)
+    assert report["problems"] == 0, report
+    assert doctor.returncode == 0
+    assert [check["name"] for check in report["checks"]] == list(CHECKS)
+    assert all(check.keys() == {"name", "state", "found", "cure"} for check in report["checks"])
+    assert all((check["cure"] is None) == (check["state"] == "ok") for check in report["checks"])
+    assert time.monotonic() - began < 60, "ten seconds are usual"
     assert not (whole / "mlflow.db").exists()
 
 
-def test_a_problem_is_exit_code_1_and_the_other_checks_are_made(whole: Path) -> None:
+def test_problem_exits_1_and_other_checks_run(whole: Path) -> None:
     (whole / "requirements.txt").write_text("numpy==0.1\n")
     (whole / "params.yaml").write_text("model: [")
-    done = mmalign(whole, "doctor", "--json")
-    states = {check["name"]: check["state"] for check in json.loads(done.stdout)["checks"]}
-    assert done.returncode == 1
+    doctor = mmalign(whole, "doctor", "--json")
+    states = {check["name"]: check["state"] for check in json.loads(doctor.stdout)["checks"]}
+    assert doctor.returncode == 1
     assert states["packages"] == states["settings"] == "problem"
-    assert states["base model"] == "warning", "there is nothing to go by"
+    assert states["base model"] == "warning", "it lacks valid settings"
     assert states["git"] in {"ok", "warning"}
     assert states["torch"] == "ok"
 
 
-def test_a_check_that_raises_is_a_problem_of_that_check(tmp_path: Path) -> None:
+def test_raising_check_is_problem_of_that_check(tmp_path: Path) -> None:
     def breaks(root: Path) -> Finding:
         raise OSError(f"{root} is on fire")
 
     findings = run_checks(tmp_path, {"first": breaks, "second": lambda _: ok("fine"), "third": breaks}, frozenset({"first"}))
     assert list(findings) == ["first", "second", "third"]
     assert [finding.state for finding in findings.values()] == ["problem", "ok", "problem"]
-    assert f"OSError: {tmp_path} is on fire" in findings["third"].found
+    assert f"OSError: {tmp_path} is on fire" in findings["third"].text
     assert as_json(findings)["problems"] == 2
 
 
-def test_checks_that_wait_for_a_process_are_known_ones() -> None:
+def test_checks_that_wait_for_child_process_exist() -> None:
     assert CHECKS.keys() >= BESIDE
 
 
 @pytest.mark.parametrize("width", [80, 40])
-def test_the_table_fits_the_terminal_and_shows_each_cure(width: int) -> None:
+def test_table_fits_terminal_and_shows_each_cure(width: int) -> None:
     findings = dict.fromkeys(CHECKS, ok("fine"))
     findings["git"] = warning("3 files changed", "commit them")
     findings["packages"] = problem("numpy 0.1 (not ==2.0)", "make install")

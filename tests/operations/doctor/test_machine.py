@@ -8,19 +8,20 @@ from pathlib import Path
 import pytest
 
 from components.operations.doctor import machine
-from tests.operations.doctor.place import settings_changed
+from components.processes import host
+from tests.operations.doctor.whole_checkout import settings_changed
 
 
-def test_fewer_cores_than_threads_is_a_warning(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_cores_than_threads_is_warning(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     assert machine.cores(whole).state == "ok"
     settings_changed(whole, "training", ranks=4)
     assert machine.cores(whole).state == "warning"
 
 
-def test_a_containers_limits_count(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_container_limits_count(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    monkeypatch.setattr(host, "CGROUP", tmp_path)
     for name, text in {
         "cpu.max": "150000 100000\n",
         "memory.max": "1000000000\n",
@@ -34,38 +35,38 @@ def test_a_containers_limits_count(whole: Path, tmp_path: Path, monkeypatch: pyt
     assert machine.memory(whole).state == "warning"
 
 
-def test_memory_that_holds_the_ranks_is_enough(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_too_small_for_ranks_is_warning(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "available_memory", lambda: (int(2.1e9), int(8e9)))
     assert machine.memory(whole).state == "ok"
     settings_changed(whole, "training", ranks=3)
-    found = machine.memory(whole)
-    assert found.state == "warning"
-    assert "training may take 3.0 GB (3 ranks)" in found.found
+    finding = machine.memory(whole)
+    assert finding.state == "warning"
+    assert "training may take 3.0 GB (3 ranks)" in finding.text
 
 
-def test_a_full_disk_is_a_problem_and_a_nearly_full_one_a_warning(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_problem_and_nearly_full_disk_is_warning(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for free, state in ((100e9, "ok"), (2e9, "warning"), (0.2e9, "problem")):
         monkeypatch.setattr(machine, "free_bytes", lambda _, free=free: int(free))
         assert machine.disk(whole).state == state
-    assert ".dvc/cache, artifacts, .mmalign" in machine.disk(whole).found
+    assert ".dvc/cache, artifacts, .mmalign" in machine.disk(whole).text
 
 
-def test_room_is_asked_for_where_dvc_keeps_its_cache(whole: Path, tmp_path: Path) -> None:
+def test_disk_check_includes_external_dvc_cache(whole: Path, tmp_path: Path) -> None:
     (whole / ".dvc/config.local").write_text(f"[cache]\n    dir = {tmp_path}/elsewhere\n")
     assert machine.dvc_cache(whole) == tmp_path / "elsewhere"
-    assert f"{tmp_path}/elsewhere" in machine.disk(whole).found
+    assert f"{tmp_path}/elsewhere" in machine.disk(whole).text
 
 
-def test_too_little_shared_memory_for_the_ranks_is_a_problem(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_memory_too_small_for_ranks_is_problem(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "free_bytes", lambda _: 64 * 2**20)
-    found = machine.shared_memory(whole)
-    assert found.state == "problem"
-    assert "--shm-size" in str(found.cure)
+    finding = machine.shared_memory(whole)
+    assert finding.state == "problem"
+    assert "--shm-size" in str(finding.cure)
     monkeypatch.setattr(machine, "free_bytes", lambda _: 2**30)
     assert machine.shared_memory(whole).state == "ok"
 
 
-def test_what_a_rank_maps_is_what_deepspeed_declares() -> None:
+def test_mapped_bytes_a_rank_match_deepspeed_source() -> None:
     source = Path(sys.prefix).glob("lib/python*/site-packages/deepspeed/ops/csrc/cpu/comm/shm.cpp")
     text = next(source).read_text()
     large = re.search(r"#define MAX_BUF_SIZE 1048576 \* (\d+)", text)

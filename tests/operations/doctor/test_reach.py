@@ -59,25 +59,25 @@ def remote(root: Path, *settings: str) -> None:
     subprocess.run([str(Path(sys.executable).parent / "dvc"), "remote", *settings], cwd=root, check=True, capture_output=True)
 
 
-def test_a_remote_that_does_not_verify_is_a_problem(checkout: Path) -> None:
+def test_remote_without_verify_is_problem(checkout: Path) -> None:
     assert reach.remotes(checkout).state == "ok"
     remote(checkout, "modify", "s3", "verify", "false")
-    found = reach.remotes(checkout)
-    assert found.state == "problem"
-    assert found.cure == "dvc remote modify s3 verify true"
+    finding = reach.remotes(checkout)
+    assert finding.state == "problem"
+    assert finding.cure == "dvc remote modify s3 verify true"
 
 
-def test_a_bucket_that_can_be_written_is_well_and_nothing_stays_in_it(checkout: Path, bucket: str) -> None:
+def test_writable_bucket_is_ok_and_stays_empty(checkout: Path, bucket: str) -> None:
     import boto3
 
     remote(checkout, "modify", "s3", "url", "s3://ours/mmalign")
     remote(checkout, "modify", "s3", "endpointurl", bucket)
-    assert reach.remotes(checkout).found.startswith("s3 can be written")
+    assert reach.remotes(checkout).text.startswith("s3 can be written")
     assert "Contents" not in boto3.client("s3", endpoint_url=bucket).list_objects_v2(Bucket="ours")
     remote(checkout, "modify", "s3", "url", "s3://not-there/mmalign")
-    found = reach.remotes(checkout)
-    assert found.state == "problem"
-    assert "the remote 's3' can't be written" in found.found
+    finding = reach.remotes(checkout)
+    assert finding.state == "problem"
+    assert "the remote 's3' can't be written" in finding.text
 
 
 @contextmanager
@@ -101,37 +101,37 @@ def wrong_clock(seconds: float) -> Iterator[str]:
     server.server_close()
 
 
-def test_a_clock_that_is_off_by_minutes_is_a_warning(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clock_off_by_minutes_is_warning(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert reach.clock(checkout).state == "ok"
     monkeypatch.setenv(ARTIFACTS_BUCKET, "ours")
     for ahead, state in ((5.0, "ok"), (300.0, "warning"), (-300.0, "warning")):
         with wrong_clock(ahead) as address:
             monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", address)
-            found = reach.clock(checkout)
-            assert found.state == state, found
-            assert "against the bucket" in found.found
+            finding = reach.clock(checkout)
+            assert finding.state == state, finding
+            assert "against the bucket" in finding.text
     monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://127.0.0.1:1")
-    assert "can't be asked" in reach.clock(checkout).found
+    assert "does not answer" in reach.clock(checkout).text
 
 
-def test_the_database_servers_clock_is_asked_by_its_own_time(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from components.operations.services import alone
-    from components.operations.services.state import Addresses, database_url, free_port, settle_secrets
+def test_clock_is_compared_with_database_server(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from components.operations.services import temporary_postgres
+    from components.operations.services.state import Addresses, create_secrets, database_url, free_port
 
-    addresses, kept = Addresses("127.0.0.1", 0, 0, free_port(set())), settle_secrets(tmp_path)
-    with alone.database(tmp_path, tmp_path / "db", addresses, kept):
-        monkeypatch.setenv("DATABASE_URL", database_url(addresses, kept, "postgres", "postgresql"))
-        found = reach.clock(checkout)
-        assert found.state == "ok"
-        assert "against DATABASE_URL" in found.found
+    addresses, secrets = Addresses("127.0.0.1", 0, 0, free_port(set())), create_secrets(tmp_path)
+    with temporary_postgres.database(tmp_path, tmp_path / "db", addresses, secrets):
+        monkeypatch.setenv("DATABASE_URL", database_url(addresses, secrets, "postgres", "postgresql"))
+        finding = reach.clock(checkout)
+        assert finding.state == "ok"
+        assert "against DATABASE_URL" in finding.text
 
 
-def test_what_the_last_run_made_is_asked_for_as_room_for_the_next(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_check_counts_outs_of_last_run(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.last_outs_bytes(checkout) == 0
     lock = "stages:\n  align:\n    outs:\n    - {path: a, md5: x, size: 3000000000}\n  reward:\n    outs:\n    - {path: b, md5: y}\n"
     (checkout / "dvc.lock").write_text(lock)
     assert machine.last_outs_bytes(checkout) == 3_000_000_000
     monkeypatch.setattr(machine, "free_bytes", lambda _: int(6e9))
-    found = machine.disk(checkout)
-    assert found.state == "problem"
-    assert "a run may take 7.0 GB" in found.found
+    finding = machine.disk(checkout)
+    assert finding.state == "problem"
+    assert "a run may take 7.0 GB" in finding.text

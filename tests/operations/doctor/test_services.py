@@ -40,35 +40,35 @@ def closed_port() -> int:
         return int(bound.getsockname()[1])
 
 
-def test_a_store_that_is_away_is_a_problem_and_is_not_waited_for(checkout: Path, closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_store_is_problem_without_wait(checkout: Path, closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://somebody:secret@127.0.0.1:{closed_port}")
     began = time.monotonic()
-    found = services.mlflow_store(checkout)
-    assert found.state == "problem"
-    assert f"http://127.0.0.1:{closed_port} does not answer" in found.found
-    assert "secret" not in found.found
+    finding = services.mlflow_store(checkout)
+    assert finding.state == "problem"
+    assert f"http://127.0.0.1:{closed_port} does not answer" in finding.text
+    assert "secret" not in finding.text
     assert time.monotonic() - began < services.ANSWER_SECONDS + 2
 
 
-def test_a_database_of_the_checkout_is_a_store_and_a_damaged_one_a_problem(checkout: Path) -> None:
+def test_checkout_database_is_ok_and_damaged_one_is_problem(checkout: Path) -> None:
     assert services.mlflow_store(checkout).state == "ok"
     assert not (checkout / "mlflow.db").exists(), "looking makes no database"
     (checkout / "mlflow.db").write_bytes(b"no database" * 100)
-    found = services.mlflow_store(checkout)
-    assert found.state == "problem"
-    assert "mlflow.db can't be used" in found.found
+    finding = services.mlflow_store(checkout)
+    assert finding.state == "problem"
+    assert "mlflow.db can't be used" in finding.text
 
 
-def test_opening_pickles_is_a_warning(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_allowed_pickles_are_warning(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert services.pickled_models(checkout).state == "ok"
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "True")
     assert services.pickled_models(checkout).state == "warning"
 
 
-def test_prefects_server_is_asked_only_where_one_is_named(
+def test_prefect_server_is_checked_only_where_configured(
     checkout: Path, server: str, closed_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "a server of its own" in services.prefect(checkout).found
+    assert "starts its own server" in services.prefect(checkout).text
     monkeypatch.setenv("PREFECT_API_URL", f"{server}/api")
     assert services.prefect(checkout).state == "ok"
     for wrong in (f"http://127.0.0.1:{closed_port}/api", "prefect.example/api"):
@@ -76,7 +76,7 @@ def test_prefects_server_is_asked_only_where_one_is_named(
         assert services.prefect(checkout).state == "problem"
 
 
-def test_records_that_wait_for_the_store_are_counted_but_not_those_of_a_live_run(checkout: Path) -> None:
+def test_waiting_records_count_except_of_live_run(checkout: Path) -> None:
     folder = store.state_folder(checkout)
     folder.mkdir(parents=True)
     assert services.waiting_records(checkout).state == "ok"
@@ -84,6 +84,6 @@ def test_records_that_wait_for_the_store_are_counted_but_not_those_of_a_live_run
     (folder / "pending-live.jsonl").write_text(alive + "\n")
     assert services.waiting_records(checkout).state == "ok"
     (folder / "pending-dead.jsonl").write_text(json.dumps({"op": "create", "tags": {"mmalign.process": "1:1"}}) + "\n")
-    found = services.waiting_records(checkout)
-    assert found.state == "warning"
-    assert found.found.startswith("1 record of runs")
+    finding = services.waiting_records(checkout)
+    assert finding.state == "warning"
+    assert finding.text.startswith("1 record of runs")

@@ -13,8 +13,9 @@ import yaml
 from components.files import write_json
 from components.operations.doctor import team
 from components.operations.doctor.findings import NotChecked, ok
-from components.operations.services.state import Addresses, addresses_file, free_port, secrets_file, settle_secrets
+from components.operations.services.state import Addresses, addresses_file, create_secrets, free_port
 from components.processes.redaction import NOTICES
+from components.processes.secrets import secrets_file
 from tests.checkout import mmalign
 
 
@@ -23,23 +24,23 @@ def fixture_root(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout whose services are down."""
     for name in ("DATABASE_URL", "MMALIGN_STATE", NOTICES):
         monkeypatch.delenv(name, raising=False)
-    settle_secrets(checkout)
+    create_secrets(checkout)
     write_json(addresses_file(checkout), asdict(Addresses("127.0.0.1", free_port(set()), free_port(set()), free_port(set()))))
     return checkout
 
 
-def test_a_checkout_without_services_needs_none(checkout: Path) -> None:
+def test_checkout_without_services_is_ok(checkout: Path) -> None:
     for check in (team.services, team.passwords, team.deployments):
         assert check(checkout) == ok(team.NO_SERVICES)
 
 
-def test_services_that_are_down_are_a_problem_where_the_record_is_theirs(root: Path) -> None:
-    found = team.services(root)
-    assert found.state == "problem"
-    assert found.cure == "mmalign up --detach"
+def test_stopped_services_with_record_are_problem(root: Path) -> None:
+    finding = team.services(root)
+    assert finding.state == "problem"
+    assert finding.cure == "mmalign up --detach"
 
 
-def test_passwords_open_to_others_are_a_problem_and_doctor_says_so_beside_all_other_checks(root: Path) -> None:
+def test_readable_passwords_are_problem_beside_other_checks(root: Path) -> None:
     assert team.passwords(root).state == "ok"
     secrets_file(root).parent.chmod(0o755)
     assert "chmod 700" in str(team.passwords(root).cure)
@@ -48,9 +49,9 @@ def test_passwords_open_to_others_are_a_problem_and_doctor_says_so_beside_all_ot
     assert "chmod 600" in str(team.passwords(root).cure)
     with pytest.raises(NotChecked):
         team.services(root)
-    done = mmalign(root, "doctor", "--json")
-    assert done.returncode == 1
-    states = {check["name"]: check["state"] for check in json.loads(done.stdout)["checks"]}
+    doctor = mmalign(root, "doctor", "--json")
+    assert doctor.returncode == 1
+    states = {check["name"]: check["state"] for check in json.loads(doctor.stdout)["checks"]}
     assert states["passwords"] == "problem"
     assert states["settings"] == "ok"
     for command in (["status"], ["down"], ["plan"]):
@@ -61,20 +62,20 @@ def test_passwords_open_to_others_are_a_problem_and_doctor_says_so_beside_all_ot
     assert "restore it from a backup" in str(team.passwords(root).cure)
 
 
-def test_a_port_that_somebody_else_has_taken_is_a_problem_with_the_setting_that_changes_it(root: Path) -> None:
+def test_taken_port_problem_names_setting(root: Path) -> None:
     assert team.ports(root).state == "ok"
     with socket.create_server(("127.0.0.1", 0)) as taken:
         params = yaml.safe_load((root / "params.yaml").read_text())
         params["services"]["mlflow_port"] = taken.getsockname()[1]
         (root / "params.yaml").write_text(yaml.safe_dump(params))
-        found = team.ports(root)
-        assert found.state == "problem"
-        assert f"port {taken.getsockname()[1]} of mlflow is taken by process {os.getpid()}" in found.found
-        assert "services.mlflow_port" in str(found.cure)
+        finding = team.ports(root)
+        assert finding.state == "problem"
+        assert f"port {taken.getsockname()[1]} of mlflow is taken by process {os.getpid()}" in finding.text
+        assert "services.mlflow_port" in str(finding.cure)
     assert team.ports(root).state == "ok"
 
 
-def test_restarts_within_a_day_are_counted_by_service(tmp_path: Path) -> None:
+def test_restarts_within_day_are_counted_by_service(tmp_path: Path) -> None:
     now = datetime.now()  # noqa: DTZ005 -- as supervisord writes
     lines = [
         f"{now - timedelta(days=2):%Y-%m-%d %H:%M:%S},123 WARN exited: mlflow (exit status 1; not expected)",
@@ -86,20 +87,20 @@ def test_restarts_within_a_day_are_counted_by_service(tmp_path: Path) -> None:
     assert team.restarts(tmp_path / "missing.log") == {}
 
 
-def test_an_address_of_notices_that_apprise_cannot_read_is_named_by_its_place_and_never_shown(
+def test_unreadable_notice_address_is_numbered_but_not_shown(
     root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert NOTICES in team.notices(root).found
+    assert NOTICES in team.notices(root).text
     monkeypatch.setenv(NOTICES, "json://127.0.0.1:1/hook, mailto://user:geheim123@example.org")
     assert team.notices(root) == ok(f"2 addresses in {NOTICES}")
     monkeypatch.setenv(NOTICES, "json://127.0.0.1:1/hook nosuchservice://user:geheim123@example.org")
-    found = team.notices(root)
-    assert found.state == "problem"
-    assert "number 2" in found.found
-    assert "geheim123" not in found.found + str(found.cure) + "".join(capfd.readouterr())
+    finding = team.notices(root)
+    assert finding.state == "problem"
+    assert "number 2" in finding.text
+    assert "geheim123" not in finding.text + str(finding.cure) + "".join(capfd.readouterr())
 
 
-def test_nothing_deployed_is_a_warning_and_a_server_that_does_not_answer_a_problem(root: Path) -> None:
+def test_no_deployment_is_warning_and_silent_server_is_problem(root: Path) -> None:
     assert team.deployments(root).cure == "mmalign deploy"
     write_json(addresses_file(root).parent / "deployments.json", {"nightly": "x"})
     assert team.deployments(root).state == "problem"

@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Receiver:
-    """What has arrived, and the status that is answered."""
+    """The received notices, and the status of the next replies."""
 
     def __init__(self) -> None:
         self.got: list[dict[str, Any]] = []
@@ -22,7 +22,7 @@ class Receiver:
 
     @property
     def titles(self) -> list[str]:
-        """Titles in the order in which they came."""
+        """The titles in the order of arrival."""
         return [str(entry["title"]) for entry in self.got]
 
 

@@ -1,4 +1,4 @@
-"""Who may ask the services what. One `mmalign up` in the foreground, as a host's unit runs it, for all tests."""
+"""Access to the services. All tests share one `mmalign up` in the foreground, as a host's unit runs it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ import psutil
 import pytest
 
 from components.operations.services.health import healthy
-from components.operations.services.state import read_addresses, read_secrets, secrets_file
+from components.operations.services.state import read_addresses
 from components.operations.services.supervision import SERVICE_MARK
 from components.processes.marks import checkout_mark, marked
+from components.processes.secrets import read_secrets, secrets_file
 from tests.checkout import ROOT, clean_environment, make_checkout, mmalign, wait_for
 
 PORTS = {"prefect": "prefect_port", "mlflow": "mlflow_port"}
@@ -47,10 +48,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         left = marked(SERVICE_MARK, checkout_mark(folder))
         if left:
             mmalign(folder, "down")
-    assert left == [], "a host's stop leaves nothing"
+    assert left == [], "the stop of a host's unit leaves no process"
 
 
-def asked(
+def request(
     root: Path,
     service: str,
     method: str,
@@ -60,17 +61,17 @@ def asked(
     who: tuple[str, str] | None = None,
     headers: dict[str, str] | None = None,
 ) -> tuple[int, str, dict[str, str]]:
-    """Status, text and headers of an answer. The path is sent as it stands: nothing makes `..` shorter on the way."""
+    """Status, text and headers of a reply. The path is sent unchanged: nothing resolves `..` on the way."""
     addresses = read_addresses(root)
     assert addresses is not None
     connection = http.client.HTTPConnection("127.0.0.1", getattr(addresses, PORTS[service]), timeout=60)
-    given = {"content-type": "application/json", **(headers or {})}
+    sent_headers = {"content-type": "application/json", **(headers or {})}
     if who is not None:
-        given["authorization"] = f"Basic {base64.b64encode(':'.join(who).encode()).decode()}"
+        sent_headers["authorization"] = f"Basic {base64.b64encode(':'.join(who).encode()).decode()}"
     try:
-        connection.putrequest(method, path, skip_host="Host" in given, skip_accept_encoding=True)
+        connection.putrequest(method, path, skip_host="Host" in sent_headers, skip_accept_encoding=True)
         data = body if isinstance(body, bytes) else json.dumps(body).encode() if body is not None else b""
-        for name, value in {**given, "content-length": str(len(data))}.items():
+        for name, value in {**sent_headers, "content-length": str(len(data))}.items():
             connection.putheader(name, value)
         connection.endheaders(data)
         answer = connection.getresponse()
@@ -80,8 +81,8 @@ def asked(
 
 
 def admin(root: Path) -> tuple[str, str]:
-    kept = read_secrets(root)
-    return kept.mlflow_user, kept.mlflow_password
+    secrets = read_secrets(root)
+    return secrets.mlflow_user, secrets.mlflow_password
 
 
 ANONYMOUS = [
@@ -107,27 +108,27 @@ ANONYMOUS = [
 
 
 @pytest.mark.slow
-def test_without_a_password_or_with_a_wrong_one_both_servers_answer_401(root: Path) -> None:
+def test_missing_or_wrong_password_gets_401_from_both_servers(root: Path) -> None:
     for service, method, path in ANONYMOUS:
         body = {} if method == "POST" else None
-        assert asked(root, service, method, path, body=body)[0] == 401, path
-        assert asked(root, service, method, path, body=body, who=("admin", "password1234"))[0] == 401, path
-    assert asked(root, "mlflow", "POST", "/api/2.0/mlflow/experiments/search", body={"max_results": 5}, who=admin(root))[0] == 200
-    assert asked(root, "prefect", "POST", "/api/flows/filter", body={}, who=("mmalign", read_secrets(root).prefect))[0] == 200
+        assert request(root, service, method, path, body=body)[0] == 401, path
+        assert request(root, service, method, path, body=body, who=("admin", "password1234"))[0] == 401, path
+    assert request(root, "mlflow", "POST", "/api/2.0/mlflow/experiments/search", body={"max_results": 5}, who=admin(root))[0] == 200
+    assert request(root, "prefect", "POST", "/api/flows/filter", body={}, who=("mmalign", read_secrets(root).prefect))[0] == 200
 
 
 @pytest.mark.slow
-def test_a_user_without_grants_gets_403_on_experiments_runs_models_and_artifacts(root: Path) -> None:
-    made = asked(root, "mlflow", "POST", "/api/2.0/mlflow/experiments/create", body={"name": "ours"}, who=admin(root))
+def test_user_without_grants_gets_403_everywhere(root: Path) -> None:
+    made = request(root, "mlflow", "POST", "/api/2.0/mlflow/experiments/create", body={"name": "ours"}, who=admin(root))
     experiment = json.loads(made[1])["experiment_id"]
-    created = asked(root, "mlflow", "POST", "/api/2.0/mlflow/runs/create", body={"experiment_id": experiment}, who=admin(root))
+    created = request(root, "mlflow", "POST", "/api/2.0/mlflow/runs/create", body={"experiment_id": experiment}, who=admin(root))
     run = json.loads(created[1])["run"]["info"]["run_id"]
-    asked(root, "mlflow", "POST", "/api/2.0/mlflow/registered-models/create", body={"name": "mm-policy"}, who=admin(root))
-    place = f"/api/2.0/mlflow-artifacts/artifacts/{experiment}/{run}/artifacts/note.txt"
-    assert asked(root, "mlflow", "PUT", place, body=b"kept", who=admin(root))[0] == 200
-    assert asked(root, "mlflow", "GET", place, who=admin(root))[1] == "kept"
+    request(root, "mlflow", "POST", "/api/2.0/mlflow/registered-models/create", body={"name": "mm-policy"}, who=admin(root))
+    artifact = f"/api/2.0/mlflow-artifacts/artifacts/{experiment}/{run}/artifacts/note.txt"
+    assert request(root, "mlflow", "PUT", artifact, body=b"kept", who=admin(root))[0] == 200
+    assert request(root, "mlflow", "GET", artifact, who=admin(root))[1] == "kept"
     guest = {"username": "guest", "password": "guest-password-1"}
-    assert asked(root, "mlflow", "POST", "/api/2.0/mlflow/users/create", body=guest, who=admin(root))[0] == 200
+    assert request(root, "mlflow", "POST", "/api/2.0/mlflow/users/create", body=guest, who=admin(root))[0] == 200
     who = ("guest", "guest-password-1")
     for method, path, body in (
         ("GET", f"/api/2.0/mlflow/experiments/get?experiment_id={experiment}", None),
@@ -137,13 +138,13 @@ def test_a_user_without_grants_gets_403_on_experiments_runs_models_and_artifacts
         ("GET", "/api/2.0/mlflow/registered-models/get?name=mm-policy", None),
         ("GET", f"/api/2.0/mlflow/artifacts/list?run_id={run}", None),
         ("GET", f"/get-artifact?path=note.txt&run_uuid={run}", None),
-        ("GET", place, None),
-        ("PUT", place, b"overwritten"),
-        ("DELETE", place, None),
+        ("GET", artifact, None),
+        ("PUT", artifact, b"overwritten"),
+        ("DELETE", artifact, None),
         ("POST", "/api/2.0/mlflow/users/update-admin", {"username": "guest", "is_admin": True}),
     ):
-        assert asked(root, "mlflow", method, path, body=body, who=who)[0] == 403, path
-    assert asked(root, "mlflow", "GET", place, who=admin(root))[1] == "kept"
+        assert request(root, "mlflow", method, path, body=body, who=who)[0] == 403, path
+    assert request(root, "mlflow", "GET", artifact, who=admin(root))[1] == "kept"
 
 
 TRAVERSALS = [
@@ -161,52 +162,53 @@ TRAVERSALS = [
 
 
 @pytest.mark.slow
-def test_no_path_leads_out_of_the_artifacts_folder_for_reading_writing_listing_or_removing(root: Path) -> None:
+def test_artifact_path_traversal_is_refused(root: Path) -> None:
     secret = read_secrets(root).prefect
-    before, kept = outside(root), secrets_file(root).read_bytes()
+    before, content = outside(root), secrets_file(root).read_bytes()
     for path in TRAVERSALS:
         for method in ("GET", "PUT", "DELETE"):
-            place = f"/api/2.0/mlflow-artifacts/artifacts/{path}"
-            code, text, headers = asked(root, "mlflow", method, place, body=b"x" if method == "PUT" else None, who=admin(root))
-            if code == 308:  # a doubled slash: sent to the same place inside, with one
+            address = f"/api/2.0/mlflow-artifacts/artifacts/{path}"
+            code, text, headers = request(root, "mlflow", method, address, body=b"x" if method == "PUT" else None, who=admin(root))
+            if code == 308:  # a double slash: a redirect to the same path inside, with one slash
                 assert headers["location"].endswith("/api/2.0/mlflow-artifacts/artifacts/etc/passwd"), headers
                 continue
             # A backslash is a letter of a name here, so such a file may be written: inside.
             assert 400 <= code < 500 or "%5c" in path, (method, path, code)
             assert secret not in text
             assert "root:" not in text
-        code, text, _ = asked(root, "mlflow", "GET", f"/api/2.0/mlflow-artifacts/artifacts?path={path}", who=admin(root))
+        code, text, _ = request(root, "mlflow", "GET", f"/api/2.0/mlflow-artifacts/artifacts?path={path}", who=admin(root))
         assert "secrets.json" not in text or code >= 400 or "%5c" in path, path
-    assert secrets_file(root).read_bytes() == kept
+    assert secrets_file(root).read_bytes() == content
     assert outside(root) == before
 
 
 def outside(root: Path) -> set[Path]:
-    """Files that are no artifacts, but for those that the database makes."""
-    places = (root / "mlruns", root / ".mmalign/services/postgres", root / ".mmalign/services/logs")
-    return {path for path in root.rglob("*") if not any(path.is_relative_to(place) for place in places)}
+    """All files but the artifacts, the database's files and logs."""
+    written = (root / "mlruns", root / ".mmalign/services/postgres", root / ".mmalign/services/logs")
+    return {path for path in root.rglob("*") if not any(path.is_relative_to(folder) for folder in written)}
 
 
 @pytest.mark.slow
-def test_a_page_of_somebody_elses_can_ask_neither_server(root: Path) -> None:
+def test_foreign_page_can_call_neither_server(root: Path) -> None:
     foreign = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
     search = "/api/2.0/mlflow/experiments/search"
     assert (
-        asked(root, "mlflow", "POST", search, body={"max_results": 5}, who=admin(root), headers={"Origin": "http://evil.example"})[0] == 403
+        request(root, "mlflow", "POST", search, body={"max_results": 5}, who=admin(root), headers={"Origin": "http://evil.example"})[0]
+        == 403
     )
-    assert asked(root, "mlflow", "POST", search, body={"max_results": 5}, who=admin(root), headers={"Host": "evil.example"})[0] == 403
-    code, _, headers = asked(root, "prefect", "OPTIONS", "/api/flows/filter", headers=foreign)
+    assert request(root, "mlflow", "POST", search, body={"max_results": 5}, who=admin(root), headers={"Host": "evil.example"})[0] == 403
+    code, _, headers = request(root, "prefect", "OPTIONS", "/api/flows/filter", headers=foreign)
     assert code >= 400
     assert "access-control-allow-origin" not in headers
 
 
 @pytest.mark.slow
-def test_everything_listens_on_the_loopback_only(root: Path) -> None:
+def test_services_listen_on_loopback_only(root: Path) -> None:
     listening = [
-        found.laddr.ip
+        connection.laddr.ip
         for process in marked(SERVICE_MARK, checkout_mark(root))
-        for found in psutil.Process(process.pid).net_connections("inet")
-        if found.status == psutil.CONN_LISTEN
+        for connection in psutil.Process(process.pid).net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
     ]
     assert len(listening) >= 3
     assert set(listening) == {"127.0.0.1"}
@@ -214,26 +216,26 @@ def test_everything_listens_on_the_loopback_only(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_doctor_and_logs_know_the_services_that_run(root: Path) -> None:
-    found = {check["name"]: check for check in json.loads(mmalign(root, "doctor", "--json").stdout)["checks"]}
+def test_doctor_and_logs_show_running_services(root: Path) -> None:
+    checks = {check["name"]: check for check in json.loads(mmalign(root, "doctor", "--json").stdout)["checks"]}
     for name in ("services", "passwords", "ports", "mlflow", "prefect"):
-        assert found[name]["state"] == "ok", found[name]
-    assert found["deployments"]["cure"] == "mmalign deploy"
+        assert checks[name]["state"] == "ok", checks[name]
+    assert checks["deployments"]["cure"] == "mmalign deploy"
     assert "Uvicorn" in mmalign(root, "logs", "--service", "mlflow").stdout + mmalign(root, "logs", "--service", "prefect").stdout
 
 
-def test_beyond_this_machine_nothing_starts_without_passwords(tmp_path: Path) -> None:
-    from components.operations.services.state import settle_secrets
+def test_public_host_without_passwords_starts_no_service(tmp_path: Path) -> None:
+    from components.operations.services.state import create_secrets
 
     folder = tmp_path / "checkout"
     folder.mkdir()
     shutil.copyfile(ROOT / "dvc.yaml", folder / "dvc.yaml")
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("host: 127.0.0.1", "host: 0.0.0.0"))
-    settle_secrets(folder)
-    kept = json.loads(secrets_file(folder).read_text())
+    create_secrets(folder)
+    passwords = json.loads(secrets_file(folder).read_text())
     for weak in ({"prefect": ""}, {"mlflow_password": "password"}):
-        secrets_file(folder).write_text(json.dumps({**kept, **weak}))
-        done = mmalign(folder, "up", "--detach")
-        assert done.returncode == 2, done.stderr
-        assert f"no password of 12 characters for {next(iter(weak))}" in done.stderr
+        secrets_file(folder).write_text(json.dumps({**passwords, **weak}))
+        refused = mmalign(folder, "up", "--detach")
+        assert refused.returncode == 2, refused.stderr
+        assert f"no password of 12 characters for {next(iter(weak))}" in refused.stderr
         assert marked(SERVICE_MARK, checkout_mark(folder)) == []

@@ -11,11 +11,12 @@ import psycopg2
 import pytest
 
 from components.config.settings import load_settings
-from components.operations.services import alone, postgres
-from components.operations.services.state import database_url, settle_addresses, settle_secrets, state_folder
+from components.operations.services import postgres, temporary_postgres
+from components.operations.services.state import assign_addresses, create_secrets, database_url
+from components.processes.secrets import state_folder
 from tests.checkout import ROOT, clean_environment, mmalign
 
-# Tables of an earlier MLflow, by the name of the last migration that they have.
+# Creates the tables of an earlier MLflow, and prints their revision.
 BEFORE = """
 import sys
 from alembic import command
@@ -47,10 +48,10 @@ def fixture_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def older(url: str) -> str:
-    """Make the tables of the MLflow before the last migration; the name of that state."""
-    done = subprocess.run([sys.executable, "-c", BEFORE, url], env=clean_environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()[-1]
+    """Create the tables from before MLflow's last migration. Returns the name of that revision."""
+    completed = subprocess.run([sys.executable, "-c", BEFORE, url], env=clean_environment(), capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout.split()[-1]
 
 
 def opens(url: str) -> bool:
@@ -63,44 +64,44 @@ def version(database: Path) -> str:
         return str(connection.execute("select version_num from alembic_version").fetchone()[0])
 
 
-def test_without_a_record_there_is_nothing_to_migrate(root: Path) -> None:
-    done = mmalign(root, "migrate")
-    assert done.returncode == 2
-    assert "nothing to migrate" in done.stderr
+def test_migrate_without_record_is_refused(root: Path) -> None:
+    refused = mmalign(root, "migrate")
+    assert refused.returncode == 2
+    assert "nothing to migrate" in refused.stderr
 
 
 @pytest.mark.slow
-def test_mlflow_db_of_an_older_version_is_migrated(root: Path) -> None:
+def test_older_mlflow_db_is_migrated(root: Path) -> None:
     url = f"sqlite:///{root / 'mlflow.db'}"
     revision = older(url)
     assert version(root / "mlflow.db") == revision
-    done = mmalign(root, "migrate")
-    assert done.returncode == 0, done.stderr
+    migration = mmalign(root, "migrate")
+    assert migration.returncode == 0, migration.stderr
     assert version(root / "mlflow.db") != revision
     assert opens(url)
-    assert mmalign(root, "migrate").returncode == 0, "again does no harm"
+    assert mmalign(root, "migrate").returncode == 0, "a second migration does no harm"
 
 
 @pytest.mark.slow
-def test_the_services_databases_are_migrated_while_they_are_down(root: Path) -> None:
-    kept = settle_secrets(root)
-    addresses = settle_addresses(root, load_settings(root / "params.yaml").services)
-    url = database_url(addresses, kept, "mlflow", "postgresql+psycopg2")
-    with alone.database(root, state_folder(root), addresses, kept):
-        postgres.make_databases(addresses, kept)
+def test_databases_of_stopped_services_are_migrated(root: Path) -> None:
+    secrets = create_secrets(root)
+    addresses = assign_addresses(root, load_settings(root / "params.yaml").services)
+    url = database_url(addresses, secrets, "mlflow", "postgresql+psycopg2")
+    with temporary_postgres.database(root, state_folder(root), addresses, secrets):
+        postgres.make_databases(addresses, secrets)
         revision = older(url)
         refused = mmalign(root, "migrate")
         assert refused.returncode == 2
         assert "mmalign down" in refused.stderr
-    done = mmalign(root, "migrate")
-    assert done.returncode == 0, done.stderr
-    with alone.database(root, state_folder(root), addresses, kept):
+    migration = mmalign(root, "migrate")
+    assert migration.returncode == 0, migration.stderr
+    with temporary_postgres.database(root, state_folder(root), addresses, secrets):
         assert opens(url)
         for database, table in (("mlflow", "alembic_version"), ("mlflow_auth", "alembic_version_auth"), ("prefect", "alembic_version")):
             with (
-                closing(psycopg2.connect(database_url(addresses, kept, database, "postgresql"))) as connection,
+                closing(psycopg2.connect(database_url(addresses, secrets, database, "postgresql"))) as connection,
                 connection.cursor() as cursor,
             ):
                 cursor.execute(f"select version_num from {table}")  # noqa: S608
-                (found,) = cursor.fetchall()
-                assert found != (revision,)
+                (current,) = cursor.fetchall()
+                assert current != (revision,)

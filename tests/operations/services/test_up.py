@@ -15,16 +15,17 @@ import pytest
 from components.errors import UserError
 from components.files import read_json
 from components.operations.services.health import require_services
-from components.operations.services.state import client_environment, read_addresses, read_secrets, secrets_file, state_folder
+from components.operations.services.state import client_environment, read_addresses
 from components.operations.services.supervision import SERVICE_MARK
 from components.processes.marks import checkout_mark, marked
+from components.processes.secrets import read_secrets, secrets_file, state_folder
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(name="checkout")
 def fixture_checkout(tmp_path: Path) -> Iterator[Path]:
-    """What `mmalign up` needs of a checkout, with a record of one run."""
+    """The files that `mmalign up` needs, and a record of one run."""
     root = tmp_path / "checkout"
     root.mkdir()
     for name in ("params.yaml", "dvc.yaml"):
@@ -35,10 +36,10 @@ def fixture_checkout(tmp_path: Path) -> Iterator[Path]:
         "run = client.create_run(experiment); client.log_metric(run.info.run_id, 'loss', 0.5);"
         "client.log_text(run.info.run_id, 'kept', 'note.txt'); client.set_terminated(run.info.run_id); print(run.info.run_id)"
     )
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", code], cwd=root, env=environment(root), capture_output=True, text=True, check=True, timeout=300
     )
-    (root / "run_id").write_text(done.stdout.split()[-1])
+    (root / "run_id").write_text(completed.stdout.split()[-1])
     yield root
     if read_addresses(root) is not None:
         mmalign(root, "down")
@@ -69,16 +70,16 @@ def recorded(root: Path) -> str:
         "run = client.get_run(sys.argv[1]); print(run.data.metrics['loss'], mlflow.artifacts.load_text(run.info.artifact_uri + '/note.txt'))"
     )
     run_id = (root / "run_id").read_text()
-    told = {**environment(root), **client_environment(root)}
-    done = subprocess.run(
-        [sys.executable, "-c", code, run_id], cwd=root, env=told, capture_output=True, text=True, check=False, timeout=300
+    variables = {**environment(root), **client_environment(root)}
+    completed = subprocess.run(
+        [sys.executable, "-c", code, run_id], cwd=root, env=variables, capture_output=True, text=True, check=False, timeout=300
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout.strip()
 
 
 @pytest.mark.slow
-def test_up_carries_the_record_over_asks_for_passwords_and_goes_down_and_up_with_nothing_lost(checkout: Path) -> None:
+def test_up_imports_record_and_survives_down_and_up(checkout: Path) -> None:
     first = mmalign(checkout, "up", "--detach")
     assert first.returncode == 0, first.stderr
     assert "1 runs" in first.stdout
@@ -88,15 +89,15 @@ def test_up_carries_the_record_over_asks_for_passwords_and_goes_down_and_up_with
     assert status(f"{addresses.mlflow}/api/2.0/mlflow/experiments/search", b'{"max_results": 5}') == 401
     assert status(f"{addresses.prefect}/api/flows/filter", b"{}") == 401
     assert secrets_file(checkout).stat().st_mode & 0o777 == 0o600
-    kept = read_secrets(checkout)
+    secrets = read_secrets(checkout)
     for path in state_folder(checkout).glob("logs/*"):
-        assert kept.mlflow_password not in path.read_text(errors="replace"), path
+        assert secrets.mlflow_password not in path.read_text(errors="replace"), path
     for process in marked(SERVICE_MARK, checkout_mark(checkout)):
-        assert not any(secret in process.command for secret in (kept.postgres, kept.prefect, kept.mlflow_password))
+        assert not any(secret in process.command for secret in (secrets.postgres, secrets.prefect, secrets.mlflow_password))
     assert recorded(checkout) == "0.5 kept"
 
-    again = mmalign(checkout, "up", "--detach")  # they run: nothing is started twice
-    assert again.returncode == 0, again.stderr
+    second = mmalign(checkout, "up", "--detach")  # they run already
+    assert second.returncode == 0, second.stderr
 
     down = mmalign(checkout, "down")
     assert down.returncode == 0, down.stderr
@@ -112,21 +113,21 @@ def test_up_carries_the_record_over_asks_for_passwords_and_goes_down_and_up_with
     assert recorded(checkout) == "0.5 kept"
 
 
-def test_a_checkout_without_services_has_no_environment_and_nothing_to_stop(tmp_path: Path) -> None:
+def test_down_without_services_is_refused(tmp_path: Path) -> None:
     shutil.copyfile(REPOSITORY / "dvc.yaml", tmp_path / "dvc.yaml")
     assert client_environment(tmp_path) == {}
     require_services(tmp_path)
-    done = mmalign(tmp_path, "down")
-    assert done.returncode == 2
-    assert "mmalign up" in done.stderr
+    down = mmalign(tmp_path, "down")
+    assert down.returncode == 2
+    assert "mmalign up" in down.stderr
 
 
-def test_passwords_that_others_can_read_are_refused(tmp_path: Path) -> None:
-    from components.operations.services.state import settle_secrets
+def test_passwords_readable_by_others_are_refused(tmp_path: Path) -> None:
+    from components.operations.services.state import create_secrets
 
-    kept = settle_secrets(tmp_path)
-    assert settle_secrets(tmp_path) == kept
-    assert read_json(secrets_file(tmp_path))["prefect"] == kept.prefect
+    secrets = create_secrets(tmp_path)
+    assert create_secrets(tmp_path) == secrets
+    assert read_json(secrets_file(tmp_path))["prefect"] == secrets.prefect
     secrets_file(tmp_path).chmod(0o644)
     with pytest.raises(UserError, match="chmod 600"):
         read_secrets(tmp_path)

@@ -1,4 +1,4 @@
-"""Stages of several checkouts on one machine with two cards that only exist by name."""
+"""Stages of several checkouts on one machine with two GPUs that exist by name only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.checkout import ROOT, checkout, checkout_template
 
 __all__ = ["checkout", "checkout_template"]
 
-# Notes which cards it sees, itself and in a child as torchrun's ranks are, and works until its folder's file `go` is there.
+# Writes the GPUs that it sees, itself and in a child process. Works until the file `go` exists in its folder.
 STAGE = """
 import os, pathlib, subprocess, sys, time
 from components.processes.faults import explain
@@ -30,8 +30,8 @@ def work():
     if pathlib.Path("child").exists():
         child = subprocess.Popen(["sleep", "600"], start_new_session=True)
         pathlib.Path("child").write_text(str(child.pid))
-    pathlib.Path("cards.tmp").write_text(seen)
-    pathlib.Path("cards.tmp").rename("cards")
+    pathlib.Path("gpus.tmp").write_text(seen)
+    pathlib.Path("gpus.tmp").rename("gpus")
     while not pathlib.Path("go").exists():
         time.sleep(0.05)
 
@@ -43,7 +43,7 @@ except UserError as error:
 
 
 class Machine:
-    """Starts stages, each in a checkout of its own."""
+    """Starts stages, each in its own checkout."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -71,16 +71,16 @@ class Machine:
 
 
 class Stage:
-    """A stage that was started."""
+    """A started stage."""
 
     def __init__(self, root: Path, process: subprocess.Popen[bytes]) -> None:
         self.root = root
         self.process = process
 
     @property
-    def cards(self) -> str | None:
-        """What CUDA_VISIBLE_DEVICES says to its work; None before that begins."""
-        path = self.root / "cards"
+    def gpus(self) -> str | None:
+        """CUDA_VISIBLE_DEVICES in the stage's work; None before the work begins."""
+        path = self.root / "gpus"
         return path.read_text() if path.exists() else None
 
     @property
@@ -104,7 +104,7 @@ def ask(root: Path, stage: str, gpus: int) -> None:
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
-    """A machine whose slots nobody holds."""
+    """A machine with free slots."""
     monkeypatch.setenv("MMALIGN_SLOTS", str(tmp_path / "slots"))
     made = Machine(tmp_path)
     yield made

@@ -22,7 +22,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of slots that other users reach."""
+    """A folder of slots for all users."""
     made = Path(tempfile.mkdtemp(prefix="mmalign-slots-"))
     made.chmod(0o1777)
     monkeypatch.setenv("MMALIGN_SLOTS", str(made))
@@ -35,7 +35,7 @@ def me(tmp_path: Path) -> Holder:
     return Holder.here(tmp_path, "reward")
 
 
-def test_a_slot_is_held_once_and_its_file_says_by_whom(folder: Path, me: Holder) -> None:
+def test_slot_is_taken_once_and_file_names_holder(folder: Path, me: Holder) -> None:
     assert slot_holder("gpu-0") is None
     slot = try_slot("gpu-0", me)
     assert slot is not None
@@ -45,19 +45,19 @@ def test_a_slot_is_held_once_and_its_file_says_by_whom(folder: Path, me: Holder)
     assert json.loads((folder / "mmalign-gpu-0.lock").read_text()) == asdict(me)
     slot.release()
     assert slot_holder("gpu-0") is None
-    again = try_slot("gpu-0", me)
-    assert again is not None
-    again.release()
+    second = try_slot("gpu-0", me)
+    assert second is not None
+    second.release()
     assert slot_names() == ["gpu-0"]
 
 
-def test_names_of_cards_can_not_lead_out_of_the_folder(folder: Path) -> None:
+def test_gpu_names_cannot_leave_slots_folder(folder: Path) -> None:
     assert slot_file("gpu-../../etc/x").parent == folder
     assert slot_file("gpu-../../etc/x").name == "mmalign-gpu-.._.._etc_x.lock"
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling link", "hard link", "pipe", "folder"])
-def test_what_is_no_plain_file_is_refused_and_left_alone(folder: Path, me: Holder, kind: str) -> None:
+def test_special_files_are_refused_and_unchanged(folder: Path, me: Holder, kind: str) -> None:
     precious, path = folder / "precious", folder / "mmalign-cpu.lock"
     precious.write_text("kept")
     {
@@ -73,7 +73,7 @@ def test_what_is_no_plain_file_is_refused_and_left_alone(folder: Path, me: Holde
     assert not (folder / "made").exists()
 
 
-def test_everybody_may_note_themselves_whatever_the_umask(folder: Path, me: Holder) -> None:
+def test_slot_file_is_writable_for_all_despite_umask(folder: Path, me: Holder) -> None:
     before = os.umask(0o077)
     try:
         slot = try_slot("cpu", me)
@@ -85,10 +85,10 @@ def test_everybody_may_note_themselves_whatever_the_umask(folder: Path, me: Hold
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user is needed")
-def test_a_file_that_this_user_can_not_write_is_locked_all_the_same(folder: Path) -> None:
+def test_unwritable_slot_file_is_locked_anyway(folder: Path) -> None:
     path = folder / "mmalign-cpu.lock"
     path.touch(0o644)
-    # The code is read before the process becomes somebody else, who may not read this checkout.
+    # The imports come before setuid, since the other user may not read this checkout.
     script = (
         "import os, sys\nfrom pathlib import Path\nfrom components.processes.slots.locks import Holder, try_slot\n"
         f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
@@ -107,7 +107,7 @@ def test_a_file_that_this_user_can_not_write_is_locked_all_the_same(folder: Path
     assert slot_holder("cpu") is None
 
 
-def test_what_others_wrote_steers_no_terminal_and_is_cut(folder: Path, me: Holder) -> None:
+def test_foreign_text_is_cut_and_without_control_codes(folder: Path, me: Holder) -> None:
     slot = try_slot("cpu", me)
     assert slot is not None
     path = folder / "mmalign-cpu.lock"
@@ -122,8 +122,8 @@ def test_what_others_wrote_steers_no_terminal_and_is_cut(folder: Path, me: Holde
     slot.release()
 
 
-def test_a_file_that_was_removed_while_held_is_seen(folder: Path, me: Holder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever locks a removed file holds nothing: the next one locks the new file of that name."""
+def test_removed_slot_file_is_locked_anew(folder: Path, me: Holder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock on a removed file is worthless, since the next process locks a new file of that name."""
     path = folder / "mmalign-cpu.lock"
     opened = locks._open
 
@@ -140,19 +140,19 @@ def test_a_file_that_was_removed_while_held_is_seen(folder: Path, me: Holder, mo
     slot.release()
 
 
-def test_by_itself_the_folder_is_one_of_roots_that_is_sticky(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_default_folder_is_sticky_and_owned_by_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MMALIGN_SLOTS")
     mine = tmp_path / "mine"
     mine.mkdir()
     mine.chmod(0o777)
-    sticky = next(place for place in (Path("/run/lock"), Path("/tmp")) if place.is_dir() and place.stat().st_mode & 0o1777 == 0o1777)  # noqa: S108
+    sticky = next(shared for shared in (Path("/run/lock"), Path("/tmp")) if shared.is_dir() and shared.stat().st_mode & 0o1777 == 0o1777)  # noqa: S108
     monkeypatch.setattr(locks, "SHARED_FOLDERS", (mine, tmp_path / "missing", sticky))
     assert slots_folder() == sticky.resolve()
     monkeypatch.setattr(locks, "SHARED_FOLDERS", (mine,))
-    with pytest.raises(UserError, match="name another one in MMALIGN_SLOTS"):
+    with pytest.raises(UserError, match="name another folder in MMALIGN_SLOTS"):
         slots_folder()
 
 
-def test_a_folder_that_is_named_is_made_for_all_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_named_folder_is_created_for_all_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MMALIGN_SLOTS", str(tmp_path / "a/slots"))
     assert stat.S_IMODE(slots_folder().stat().st_mode) == 0o1777

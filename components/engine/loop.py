@@ -1,0 +1,217 @@
+"""The training loop of one rank: plan, micro-batches, forward, backward, reduce, clip, step, curve, checkpoint; epochs, and resume.
+
+- A step is all micro-batches that the task's plan gives this rank; steps may differ in length. The task makes batches and loss, the backend
+  (DDP or DeepSpeed) holds weights and optimizer.
+- The optimizer steps on the gradient of the sum over ranks and micro-batches of what the task's loss returns.
+- A step's loss and metrics are added up over ranks in one all-reduce ahead of the optimizer's step, so all ranks stop on the same NaN.
+- Every step and every epoch's preparation starts from random state that follows from (seed, step, rank). So a checkpoint needs none, and a
+  resumed run draws what an undisturbed one would.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, distributed
+
+from components.engine import checkpoints, health
+from components.engine.backends import Backend
+from components.engine.checkpoints import PREFIX, Checkpoint
+from components.engine.curves import CURVES, PLAN, CurveFile
+from components.engine.groups import decayed_names, parameter_groups
+from components.engine.loss_module import LossModule, give_vision_gradients, occupancy
+from components.engine.schedule import Schedule, seed_everything
+from components.engine.task import EpochContext, Step, TrainingTask, check_plan, overrides
+from components.engine.throughput import peak_memory_gb, training_meter
+from components.files import write_json
+
+if TYPE_CHECKING:
+    from components.config.optimization import OptimizationSettings
+    from components.config.training import TrainingSettings
+
+STEP_SEED, EPOCH_SEED = 1, 2  # kinds of random state
+Record = dict[str, float | int | None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What trial steps took on this rank: tokens of its micro-batches."""
+
+    seconds: list[float]
+    tokens: list[int]
+    peak_memory_gb: float
+
+
+class Loop:
+    """Trains a task's model on its steps. Curves and checkpoints go to `scratch`; `resumed` is a checkpoint there to go on from."""
+
+    def __init__(
+        self,
+        task: TrainingTask,
+        backend: Backend,
+        training: TrainingSettings,
+        optimisation: OptimizationSettings,
+        scratch: Path,
+        resumed: Checkpoint | None = None,
+    ) -> None:
+        self.task, self.backend, self.training, self.optimisation, self.scratch = task, backend, training, optimisation, scratch
+        self.rank, self.world = backend.context.rank, backend.context.world
+        self.first_step = resumed.step if resumed else 0
+        self.context = EpochContext(self.rank, self.world, scratch, dict(resumed.extra) if resumed else {}, backend.whole_weights)
+        steps = task.epoch_plan(0)
+        check_plan(steps, self.world, len(steps))
+        self.schedule = Schedule.plan(len(steps), task.epochs, optimisation.max_steps, optimisation.warmup_share)
+        self.meter = training_meter(task.model)
+        self.moving = health.MovingWeights(task.model)
+        if training.engine == "deepspeed" and self.world > 1:
+            give_vision_gradients(task.model)
+        module = LossModule(task, backend.autocast)
+        groups = parameter_groups(
+            module,
+            training.parts,
+            decayed=decayed_names(module),
+            learning_rate=optimisation.learning_rate,
+            weight_decay=training.weight_decay,
+        )
+        backend.prepare(module, groups)
+        if resumed:
+            backend.load(resumed.folder)
+        self._metric_names: list[str] | None = None
+        self._trial = False
+
+    def run(self) -> None:
+        """Train all steps that are left, write their curves and checkpoints, and check that the weights have moved.
+
+        Raises TrainingFault, or what the task raises, ahead of the next checkpoint.
+        """
+        assert not self._trial, "trial steps have changed the weights: train in another process"
+        curves = CurveFile(self.scratch / CURVES, self.first_step) if self.rank == 0 else None
+        if self.rank == 0:
+            write_json(self.scratch / PLAN, {"steps": self.schedule.total, "resumed_from": self.first_step})
+        self.moving.begin()
+        present, steps = -1, []
+        for step in range(self.first_step, self.schedule.total):
+            began = time.perf_counter()
+            epoch, position = self.schedule.locate(step)
+            if epoch != present:
+                present, steps = epoch, self._begin_epoch(epoch)
+            record = self._step(step, steps[position])
+            self.moving.after_step()
+            if curves:
+                curves.append({**record, "seconds": round(time.perf_counter() - began, 6)})
+            if (step + 1) % self.training.checkpoint_steps == 0 or step + 1 == self.schedule.total:
+                self._checkpoint(step + 1, curves)
+        self.moving.check()
+
+    def trial(self, steps: Iterable[Step]) -> Trial:
+        """Take `steps` as the run's first ones, and leave no curve, no checkpoint and no file; no epoch is prepared.
+
+        The weights move, so this process can't `run` afterwards: throw it away.
+        """
+        self._trial = True
+        seconds, tokens = [], []
+        for number, step in enumerate(steps):
+            began, before = time.perf_counter(), self.meter.tokens
+            self._step(number, step)
+            seconds.append(time.perf_counter() - began)
+            tokens.append(self.meter.tokens - before)
+        return Trial(seconds, tokens, peak_memory_gb())
+
+    def _begin_epoch(self, epoch: int) -> list[Step]:
+        """The epoch's steps, once the task has prepared it on all ranks."""
+        seed_everything(self.training.seed, EPOCH_SEED, epoch, self.rank)
+        self.task.begin_epoch(epoch, self.context)
+        steps = self.task.epoch_plan(epoch)
+        check_plan(steps, self.world, self.schedule.steps_per_epoch)
+        self.context.barrier()
+        return steps
+
+    def _step(self, step: int, plan: Step) -> Record:
+        """One optimizer step: forward and backward over this rank's micro-batches, then reduce, clip and step. Returns its curve's line."""
+        began = time.perf_counter()
+        epoch, _ = self.schedule.locate(step)
+        seed_everything(self.training.seed, STEP_SEED, step, self.rank)
+        micros = plan.micros[self.rank]
+        if overrides(self.task, "begin_step"):
+            self._look_ahead(step, micros)
+        self.backend.wrapped.train()
+        losses: list[Tensor] = []
+        parts: list[dict[str, Tensor]] = []
+        occupied: list[Tensor] = []
+        for index, micro in enumerate(micros):
+            with self.backend.accumulating(last=index == len(micros) - 1):
+                batch = self.task.batch(micro)
+                loss, metrics = self.backend.wrapped(batch)
+                health.check_reaches_weights(step, epoch, loss)
+                self.backend.backward(loss * self.world)  # which averages over ranks
+            losses.append(loss.detach())
+            parts.append(metrics)
+            occupied.append(occupancy(batch).to(loss.device))
+        tokens_slots = torch.stack(occupied).sum(0)
+        total, sums, (tokens, slots) = self._reduce(losses, parts, tokens_slots)
+        health.check_loss(step, epoch, total, sums, losses)
+        if overrides(self.task, "check_metrics"):
+            self.task.check_metrics(step, sums)
+        factor = self.schedule.factor(step)
+        norm = self.backend.step(factor)
+        health.check_gradient(step, epoch, norm)
+        own_tokens, own_slots = tokens_slots.tolist()
+        self.meter.add(own_tokens, own_slots, time.perf_counter() - began)
+        return {
+            "step": step + 1,
+            "epoch": epoch + 1,
+            "loss": total,
+            "learning_rate": self.optimisation.learning_rate * factor,
+            "tokens": tokens,
+            "slots": slots,
+            **sums,
+            "grad_norm": norm,
+        }
+
+    def _look_ahead(self, step: int, micros: list[Any]) -> None:
+        """Let the task see the step's micro-batches with the weights as they are before it."""
+
+        @torch.no_grad()
+        def forward(batch: dict[str, Any]) -> Any:
+            return self.backend.wrapped(batch, outputs_alone=True)
+
+        self.backend.wrapped.eval()
+        self.task.begin_step(step, map(self.task.batch, micros), forward, self.context)
+        # The pass was extra: what the step draws must not depend on it.
+        seed_everything(self.training.seed, STEP_SEED, step, self.rank)
+
+    def _reduce(self, losses: list[Tensor], parts: list[dict[str, Tensor]], occupied: Tensor) -> tuple[float, dict[str, float], list[int]]:
+        """Sums over micro-batches and ranks of the loss and of each metric, in float64, and of tokens and slots."""
+        if self._metric_names is None:
+            gathered = self.context.gather(sorted(parts[0]))
+            if any(names != gathered[0] for names in gathered):
+                raise ValueError(f"ranks report different metrics: {gathered}")
+            self._metric_names = gathered[0]
+        names = self._metric_names
+        if any(sorted(part) != names for part in parts):
+            raise ValueError(f"every micro-batch must report the metrics {names}, not {[sorted(part) for part in parts]}")
+        columns = [losses, *([part[name] for part in parts] for name in names)]
+        sums = torch.stack([torch.stack([value.detach().double().reshape(()) for value in column]).sum() for column in columns])
+        sums = torch.cat([sums, occupied.double()])
+        distributed.all_reduce(sums)
+        total, *rest, tokens, slots = sums.tolist()
+        return total, dict(zip(names, rest, strict=True)), [int(tokens), int(slots)]
+
+    def _checkpoint(self, steps: int, curves: CurveFile | None) -> None:
+        """Write a checkpoint of the first `steps` steps on all ranks; its mark comes last, when every rank has written."""
+        folder = self.scratch / f"{PREFIX}{steps}"
+        if self.rank == 0 and folder.exists():
+            shutil.rmtree(folder)
+        self.context.barrier()
+        self.backend.save(folder)
+        self.context.barrier()
+        if curves:
+            curves.sync()
+            checkpoints.commit(folder, steps, self.world, self.context.extra)
+            checkpoints.rotate(self.scratch, self.training.keep_checkpoints)

@@ -1,0 +1,62 @@
+"""Critiques written by a reward model, one for every (query, response), and the scores on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from components.families.processing import Preprocessor
+from components.generation.continuation import Lockstep, SingleProcess
+from components.generation.decoding import continue_prompts
+from components.preferences.record import Query
+from components.reward.model import RewardModel
+from components.reward.scoring import Judged, score
+from components.trees.scoring import Count
+
+Opinion = tuple[str, float]  # critique and score of a response
+
+
+@torch.no_grad()
+def write_and_score(
+    reward: RewardModel,
+    preprocessor: Preprocessor,
+    items: Sequence[tuple[Query, str]],
+    *,
+    instruction: str,
+    max_new_tokens: int,
+    batch_size: int,
+    blank: bool = False,
+    step: Lockstep | None = None,
+    count: Count = lambda _tokens, _slots: None,
+) -> list[Opinion]:
+    """The critique of each (query, response text) and the score on it, in order.
+
+    The score is read where the critique ends, as it is written: nothing is read twice. A critique whose text has other tokens than were
+    written (a tokenizer has several ways to spell it) is scored by `score` on its text, as every reader of the text will have it.
+    """
+    step = step or SingleProcess()
+    found = continue_prompts(
+        reward.model,
+        [preprocessor.judge_root(query, instruction, blank=blank) for query, _ in items],
+        [preprocessor.judge_ids(response) for _, response in items],
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        end_id=preprocessor.end_id,
+        read_ends=True,
+        step=step,
+        count=count,
+    )
+    texts: list[str] = [preprocessor.tokenizer.decode(row.tokens, skip_special_tokens=True) for row in found]
+    scores: dict[int, float] = {}
+    read = [number for number, row in enumerate(found) if [*row.tokens, preprocessor.end_id] == preprocessor.critique_ids(texts[number])]
+    ends = {number: end_H for number in read if (end_H := found[number].end_H) is not None}
+    if ends:
+        scores.update(zip(ends, reward.head(torch.stack(list(ends.values()))).tolist(), strict=True))
+    rest = [number for number in range(len(items)) if number not in scores]
+    if step.any(bool(rest)):
+        again = rest or [0]  # another process has some: one is scored once more, and nothing comes of it
+        judged = [Judged(*items[number], texts[number]) for number in again]
+        others = score(reward, preprocessor, judged, instruction=instruction, blank=blank, step=step, count=count)
+        scores.update((number, value) for number, value in zip(again, others, strict=True) if number not in scores)
+    return [(text, scores[number]) for number, text in enumerate(texts)]

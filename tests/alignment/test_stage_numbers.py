@@ -1,0 +1,332 @@
+"""What the stage describes, warns of, records and draws, number by number."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from components.alignment import stage
+from components.alignment.betas import MarginScale
+from components.alignment.pairs import PairTable
+from components.alignment.plots import plot_betas
+from components.alignment.reference_table import write_log_probs
+from components.config.settings import Settings, load_settings
+from components.critique.stage import write_opinions
+from components.engine.launch import TrainingOutcome
+from components.preferences.record import write_queries
+from tests.conftest import ROOT
+from tests.tiny import queries
+
+mpl.use("Agg")
+COUNT = 8
+MARGINS = [-1.0, 0.0, 1.0, 2.0, 3.0, np.nan, 1.0, 2.0]
+BETAS = [0.1, 0.1, 0.12, 0.13, 0.14, 0.1, 0.15, 0.15]
+WEIGHTS = [2.0, 1.5, 1.0, 0.5, 0.5, 1.0, 0.75, 0.75]
+
+
+def settings(**changes: Any) -> Settings:
+    loaded = load_settings(ROOT / "params.yaml")
+    return loaded.model_copy(update={"alignment": loaded.alignment.model_copy(update=changes)})
+
+
+def table(**changes: Any) -> PairTable:
+    values: dict[str, Any] = {
+        "query": np.zeros(COUNT, dtype=np.int64),
+        "winner": np.zeros(COUNT, dtype=np.int64),
+        "loser": np.ones(COUNT, dtype=np.int64),
+        "margin": np.array(MARGINS),
+        "beta": np.array(BETAS),
+        "weight": np.array(WEIGHTS),
+        "scale": MarginScale(2.5, "standardised"),
+        "calibration": np.array([False] * 6 + [True] * 2),
+    }
+    return PairTable(**{**values, **changes})
+
+
+def test_description_of_drs_pairs_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
+    found = stage.describe(table(), settings())
+    expected = {
+        "pairs": 8,
+        "pairs_without_margin": 1,
+        "margin_divisor": 2.5,
+        "beta.min": 0.1,
+        "beta.mean": pytest.approx(sum(BETAS) / 8),
+        "beta.max": 0.15,
+        "beta.share_at_cap": 2 / 8,
+        "beta.share_at_floor": 3 / 8,
+        "margin.p25": 0.0,
+        "margin.median": 1.0,
+        "margin.p75": 2.0,
+        "margin.mean": 1.0,
+        "margin.negative": 1 / 5,
+        "margin.calibration.p25": 1.25,
+        "margin.calibration.median": 1.5,
+        "margin.calibration.p75": 1.75,
+        "margin.calibration.mean": 1.5,
+        "margin.calibration.negative": 0.0,
+    }
+    assert {name: value for name, value in found.items() if "histogram" not in name} == expected
+    bars = {name: value for name, value in found.items() if "histogram" in name}
+    assert list(bars) == [f"beta.histogram.{0.1 + 0.005 * bar:.4f}" for bar in range(10)]
+    assert sum(value or 0 for value in bars.values()) == 8
+    assert bars["beta.histogram.0.1000"] == 3
+    assert bars["beta.histogram.0.1450"] == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_description_without_calibration_part_has_none_of_it() -> None:
+    found = stage.describe(table(calibration=np.zeros(COUNT, dtype=bool)), settings(beta_schedule="constant"))
+    assert not any("calibration" in name or "weight" in name for name in found)
+    assert found["margin.median"] == 1.0
+    assert found["beta.share_at_cap"] is None
+
+
+def test_description_of_madpo_weights_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
+    found = stage.describe(table(), settings(beta_schedule="madpo"))
+    squares = sum(weight**2 for weight in WEIGHTS)
+    assert {name: value for name, value in found.items() if name.startswith("weight.") and "histogram" not in name} == {
+        "weight.min": 0.5,
+        "weight.mean": 1.0,
+        "weight.max": 2.0,
+        "weight.share_above_one": 2 / 8,
+        "weight.effective_share": pytest.approx(64 / (8 * squares)),
+    }
+    bars = {name: value for name, value in found.items() if name.startswith("weight.histogram")}
+    assert list(bars) == [f"weight.histogram.{0.2 * bar:.4f}" for bar in range(10)]
+    assert list(bars.values()) == [0, 0, 2, 2, 0, 2, 0, 1, 0, 1]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("seen", "unseen", "schedule", "warned"),
+    [
+        (1.5, 1.0, "drs", False),
+        (1.51, 1.0, "drs", True),
+        (1.51, 1.0, "madpo", True),
+        (1.51, 1.0, "constant", False),
+        (9.0, np.nan, "drs", False),
+    ],
+)
+def test_overfitted_reward_model_has_margins_half_as_large_again(
+    seen: float, unseen: float, schedule: str, warned: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage.describe(table(margin=np.array([seen] * 6 + [unseen] * 2)), settings(beta_schedule=schedule))
+    assert ("overfitted" in capsys.readouterr().err) is warned
+
+
+@pytest.mark.parametrize(
+    ("betas", "warning"),
+    [
+        ([0.15] * 4 + [0.12] * 4, ""),
+        ([0.15] * 5 + [0.12] * 3, "62% of the pairs have a beta at the cap"),
+        ([0.1] * 4 + [0.12] * 4, ""),
+        ([0.1] * 5 + [0.12] * 3, "62% of the pairs have a beta at the floor"),
+    ],
+)
+def test_more_than_half_of_the_betas_at_an_end_are_warned_of(betas: list[float], warning: str, capsys: pytest.CaptureFixture[str]) -> None:
+    stage.describe(table(beta=np.array(betas)), settings())
+    printed = capsys.readouterr().err
+    assert warning in printed
+    assert bool(printed) == bool(warning)
+
+
+@pytest.mark.parametrize(
+    ("weights", "warning"),
+    [
+        ([1.0] * 8, "nearly the same weight"),
+        ([2.0] * 4 + [0.0] * 4, ""),  # an effective share of a half
+        ([8 / 3] * 3 + [0.0] * 5, "leave 38% of them in effect"),
+        ([1.25, 0.75] * 4, ""),  # 1 / 1.0625
+        ([1.05, 0.95] * 4, "nearly the same weight"),  # 1 / 1.0025
+    ],
+)
+def test_weights_of_few_pairs_and_of_all_alike_are_warned_of(
+    weights: list[float], warning: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage.describe(table(weight=np.array(weights)), settings(beta_schedule="madpo"))
+    printed = capsys.readouterr().err
+    assert warning in printed
+    assert bool(printed) == bool(warning)
+
+
+@pytest.mark.parametrize(
+    ("betas", "share", "warned"),
+    [([1e-4, 1e-4, 0.1, 0.2], 0.5, False), ([1e-4, 1e-4, 1e-4, 0.2], 0.75, True), ([1.001e-4, 0.1], 0.0, False)],
+)
+def test_steps_at_the_least_beta_are_counted(betas: list[float], share: float, warned: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    found = stage.step_betas([{"beta/mean": beta} for beta in betas], settings(beta_schedule="beta_dpo").alignment)
+    assert found == {
+        "beta.min": min(betas),
+        "beta.mean": pytest.approx(sum(betas) / len(betas)),
+        "beta.max": max(betas),
+        "beta.share_of_steps_at_floor": share,
+    }
+    assert bool(capsys.readouterr().err) is warned
+
+
+STEPS = [
+    {"step": 1, "loss/preference": 0.7, "rewards/accuracy": 0.5, "beta/mean": 0.1, "beta/implicit_margin": 0.0, "beta/running_margin": 0.5},
+    {"step": 2, "loss/preference": 0.5, "rewards/accuracy": 1.0, "beta/mean": 0.2, "beta/implicit_margin": 2.0, "beta/running_margin": 1.5},
+]
+
+
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the stage called, in a checkout whose training has just ended, with a stand-in for the launcher."""
+    seen: dict[str, Any] = {"root": tmp_path}
+    write_queries(tmp_path / "artifacts/validate/train/queries.parquet", queries())
+    write_opinions(
+        tmp_path / "artifacts/critique/train.parquet",
+        queries(),
+        [[("", -1.5 * r.rank + 0.1 * number) for number, r in enumerate(query.responses)] for query in queries()],
+    )
+    write_log_probs(tmp_path / "artifacts/reference/train.parquet", queries(), [[(-10.0, 5)] * len(q.responses) for q in queries()])
+    curves = tmp_path / "curves.jsonl"
+    curves.write_text("".join(json.dumps(step) + "\n" for step in STEPS))
+
+    def launch(*arguments: Any) -> TrainingOutcome:
+        seen["launch"] = arguments
+        (tmp_path / "artifacts/align/model").mkdir(parents=True)
+        return TrainingOutcome(curves, 7.5, 2.5, 12, 4, "digest of weights", {"tokens_per_second": 99.0})
+
+    def key(root: Path, **named: Any) -> str:
+        seen["key"] = {"root": root, **named}
+        return "digest of everything"
+
+    def draw(path: Path, *arguments: Any) -> None:
+        seen["drawn"] = arguments
+        path.write_bytes(b"picture")
+
+    policy = {(q.id, n): -9.0 if r.rank == 1 else -12.0 for q in queries() for n, r in enumerate(q.responses)}
+    monkeypatch.setattr(stage, "launch", launch)
+    monkeypatch.setattr(stage, "training_key", key)
+    monkeypatch.setattr(stage, "final_log_probs", lambda *_: policy)
+    monkeypatch.setattr(stage, "plot_betas", draw)
+    return seen
+
+
+def test_stage_trains_the_alignment_task_into_its_out(trained: dict[str, Any]) -> None:
+    chosen = settings()
+    stage.run(chosen, trained["root"])
+    factory, *rest = trained["launch"]
+    assert factory.split(":") == ["components.alignment.task", "build"]
+    assert rest == [chosen, "align", trained["root"], "digest of everything", trained["root"] / "artifacts/align/model"]
+
+
+@pytest.mark.parametrize(("cache", "features"), [(True, "fp32"), (False, "live")])
+def test_checkpoints_depend_on_data_scores_reference_and_settings(trained: dict[str, Any], cache: bool, features: str) -> None:
+    chosen = settings()
+    chosen = chosen.model_copy(update={"features": chosen.features.model_copy(update={"cache": cache})})
+    stage.run(chosen, trained["root"])
+    key = trained["key"]
+    assert key["root"] == trained["root"]
+    sections = [section.model_dump_json() for section in (chosen.model, chosen.training, chosen.alignment)]
+    assert key["settings"] == [*sections, str(chosen.reward.calibration_share), features]
+    tables = [f"artifacts/{name}" for name in ("validate/train", "critique/train.parquet", "reference/train.parquet")]
+    assert key["inputs"] == [*map(Path, tables), chosen.model.base, Path("infra/deepspeed")]
+    assert Path("components/alignment") in key["code"]
+
+
+def test_record_joins_pairs_outcome_and_last_steps(trained: dict[str, Any]) -> None:
+    result = stage.run(settings(), trained["root"])
+    assert result.times == {"training_seconds": 7.5, "startup_seconds": 2.5, "resumed_from": 4, "tokens_per_second": 99.0}
+    assert result.params == {"weights": "digest of weights"}
+    assert result.curves == trained["root"] / "curves.jsonl"
+    pairs = [(q.responses[w].rank, q.responses[l].rank) for q in queries() for w, l in q.pairs()]  # noqa: E741 - loser
+    best = sum(winner == 1 for winner, _ in pairs)
+    assert {name: result.metrics[name] for name in ("steps", "pairs", "loss.preference", "rewards.accuracy", "loss.sft")} == {
+        "steps": 12,
+        "pairs": 17,
+        "loss.preference": pytest.approx(0.6),
+        "rewards.accuracy": pytest.approx(0.75),
+        "loss.sft": None,
+    }
+    assert result.metrics["log_ratio.chosen"] == pytest.approx((best * 1.0 + (17 - best) * -2.0) / 5 / 17)
+    assert result.metrics["log_ratio.rejected"] == pytest.approx(-2.0 / 5)
+    assert [path.name for path in result.artifacts] == ["betas.png"]
+    assert result.artifacts[0].read_bytes() == b"picture"
+    pairs_drawn, alignment, steps = trained["drawn"]
+    assert (len(pairs_drawn.beta), alignment, steps) == (17, settings().alignment, STEPS)
+
+
+def test_record_of_beta_dpo_holds_the_betas_of_the_steps(trained: dict[str, Any]) -> None:
+    metrics = stage.run(settings(beta_schedule="beta_dpo"), trained["root"]).metrics
+    assert (metrics["beta.min"], metrics["beta.max"]) == (0.1, 0.2)
+    assert metrics["beta.mean"] == pytest.approx(0.15)
+
+
+def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pairs: PairTable, chosen: Settings) -> Any:
+    """The figure that `plot_betas` saves to a PNG of 110 dots an inch and closes."""
+    import matplotlib.pyplot as plt
+
+    closed: list[Any] = []
+    monkeypatch.setattr(plt, "close", closed.append)
+    path = tmp_path / "new/betas.png"
+    plot_betas(path, pairs, chosen.alignment, STEPS)
+    assert struct.unpack(">II", path.read_bytes()[16:24]) == (1430, 352)
+    (figure,) = closed
+    return figure
+
+
+def bars(axes: Any) -> list[tuple[float, int]]:
+    return [(bar.get_x() + bar.get_width(), int(bar.get_height())) for bar in axes.patches]
+
+
+def test_picture_of_drs_shows_margins_betas_and_the_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = drawn(tmp_path, monkeypatch, table(), settings())
+    left, middle, right = figure.axes
+    for axes, values in ((left, [m for m in MARGINS if not np.isnan(m)]), (middle, BETAS)):
+        counts, edges = np.histogram(values, bins=40)
+        assert bars(axes) == [(pytest.approx(edge), count) for edge, count in zip(edges[1:], counts, strict=True)]
+    curve, zero = right.lines
+    margins = np.linspace(-1, 3, 200)
+    assert curve.get_xdata() == pytest.approx(margins)
+    assert curve.get_ydata() == pytest.approx(0.1 * (1 + 0.5 * (1 - np.exp(-0.5 * np.maximum(margins, 0)))))
+    assert [list(line.get_xdata()) for line in (zero, left.lines[0])] == [[0, 0], [0, 0]]
+    points = right.collections[0].get_offsets()
+    assert points.tolist() == [[m, b] for m, b in zip(MARGINS, BETAS, strict=True) if not np.isnan(m)]
+    assert (middle.get_title(), right.get_title()) == ("Beta, drs, w 0.5, k 0.5", "Beta over margin")
+    assert left.get_xlabel() == "margin (standardised, divided by 2.5)"
+
+
+@pytest.mark.parametrize(("margins", "low", "high"), [([1.0, 2.0], 0.0, 2.0), ([-2.0, -1.0], -2.0, 0.0)])
+def test_curve_of_drs_begins_or_ends_at_margin_zero(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, margins: list[float], low: float, high: float
+) -> None:
+    _, _, right = drawn(tmp_path, monkeypatch, table(margin=np.array(margins * 4)), settings()).axes
+    assert right.lines[0].get_xdata() == pytest.approx(np.linspace(low, high, 200))
+
+
+@pytest.mark.parametrize(
+    ("changes", "values", "title"),
+    [({"beta_schedule": "madpo"}, WEIGHTS, "Weight, madpo, k 0.5"), ({"beta_schedule": "constant"}, BETAS, "Beta, constant")],
+)
+def test_picture_of_other_schedules_has_points_and_no_curve(
+    changes: dict[str, Any], values: list[float], title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, middle, right = drawn(tmp_path, monkeypatch, table(), settings(**changes)).axes
+    counts, edges = np.histogram(values, bins=40)
+    assert bars(middle) == [(pytest.approx(edge), count) for edge, count in zip(edges[1:], counts, strict=True)]
+    assert middle.get_title() == title
+    assert len(right.lines) == 1
+    assert right.collections[0].get_offsets().tolist() == [[m, v] for m, v in zip(MARGINS, values, strict=True) if not np.isnan(m)]
+
+
+def test_picture_without_any_margin_has_no_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, right = drawn(tmp_path, monkeypatch, table(margin=np.full(COUNT, np.nan)), settings()).axes
+    assert len(right.lines) == 1
+    assert len(right.collections[0].get_offsets()) == 0
+
+
+def test_picture_of_beta_dpo_shows_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, middle, right = drawn(tmp_path, monkeypatch, table(), settings(beta_schedule="beta_dpo")).axes
+    counts, edges = np.histogram([0.1, 0.2], bins=40)
+    assert bars(middle) == [(pytest.approx(edge), count) for edge, count in zip(edges[1:], counts, strict=True)]
+    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in right.lines] == [([1, 2], [0.0, 2.0]), ([1, 2], [0.5, 1.5])]
+    assert right.get_legend() is not None

@@ -1,0 +1,314 @@
+"""Models opened one at a time, the weights in a token's way, fp32 scores, and log-probs against one forward pass a response."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from components.alignment.log_probs import LogProbTask
+from components.config.settings import Settings
+from components.engine import models
+from components.engine.models import OneModel
+from components.engine.ranks import Ranks
+from components.families.loading import load_model
+from components.families.processing import Preprocessor
+from components.preferences.record import Query
+from components.reward.model import RewardModel, new_reward_model
+from components.trees import scoring
+from components.trees.scoring import SCORING_ROWS, plan_scoring, policy_tree
+from tests.tiny import pixels, preprocessor, queries, save_checkout
+
+RANK = Ranks()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny products gain nothing from threads, and wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_media: Path) -> tuple[Path, Settings]:
+    root = tmp_path_factory.mktemp("models")
+    settings = save_checkout(root, tiny_base, tiny_media, training={"row_tokens": 300})
+    new_reward_model(load_model(tiny_base), 0).save(root / "reward", tiny_base)
+    return root, settings
+
+
+@pytest.fixture(scope="module")
+def reader(tiny_base: Path, tiny_media: Path) -> Preprocessor:
+    return preprocessor(tiny_base, tiny_media)
+
+
+def with_precision(settings: Settings, precision: str) -> Settings:
+    return settings.model_copy(update={"training": settings.training.model_copy(update={"precision": precision})})
+
+
+class Loads:
+    """Notes what is loaded, and how many models are alive at that moment."""
+
+    def __init__(self, holder: OneModel, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        load, load_reward = models.load_model, models.load_reward_model
+
+        def watched(folder: Path, *, attention: str, dtype: torch.dtype) -> Any:
+            self.calls.append(("policy", folder, attention, dtype, holder._held is None))
+            return load(folder, attention=attention, dtype=dtype)
+
+        def watched_reward(folder: Path, attention: str) -> RewardModel:
+            self.calls.append(("reward", folder, attention, holder._held is None))
+            return load_reward(folder, attention)
+
+        monkeypatch.setattr(models, "load_model", watched)
+        monkeypatch.setattr(models, "load_reward_model", watched_reward)
+
+
+def test_one_model_is_open_at_a_time(checkout: tuple[Path, Settings], monkeypatch: pytest.MonkeyPatch) -> None:
+    root, settings = checkout
+    one = OneModel(settings)
+    loads = Loads(one, monkeypatch)
+    base = root / "data/base"
+    first = one.policy(base, RANK)
+    assert one.policy(base, RANK) is first
+    reward = one.reward(root / "reward", RANK)
+    assert one.reward(root / "reward", RANK) is reward
+    assert one.policy(base, RANK) is not first
+    assert isinstance(reward, RewardModel)
+    # Before each opening the one before has been let go.
+    assert loads.calls == [
+        ("policy", base, "sdpa", torch.float32, True),
+        ("reward", root / "reward", "sdpa", True),
+        ("policy", base, "sdpa", torch.float32, True),
+    ]
+
+
+def test_a_reward_model_at_another_path_replaces_the_first(checkout: tuple[Path, Settings], tmp_path: Path) -> None:
+    root, settings = checkout
+    (tmp_path / "other").symlink_to(root / "reward")
+    one = OneModel(settings)
+    first = one.reward(root / "reward", RANK)
+    second = one.reward(tmp_path / "other", RANK)
+    assert second is not first
+    assert one.reward(tmp_path / "other", RANK) is second
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_models_run_in_the_dtype_of_training_and_scores_in_fp32(
+    checkout: tuple[Path, Settings], precision: str, dtype: torch.dtype
+) -> None:
+    root, settings = checkout
+    one = OneModel(with_precision(settings, precision))
+    assert {parameter.dtype for parameter in one.policy(root / "data/base", RANK).parameters()} == {dtype}
+    reward = one.reward(root / "reward", RANK)
+    assert {parameter.dtype for parameter in reward.model.parameters()} == {dtype}
+    assert {parameter.dtype for parameter in reward.head.parameters()} == {torch.float32}
+    hidden_KH = torch.randn(3, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with torch.no_grad():
+        scores_K = reward.head(hidden_KH)
+        dense, out = reward.head.dense, reward.head.out
+        inner_KH = hidden_KH.double() @ dense.weight.double().T + dense.bias.double()
+        expected_K = ((inner_KH * inner_KH.sigmoid()) @ out.weight.double().T + out.bias.double())[:, 0]
+    assert scores_K.dtype == torch.float32
+    torch.testing.assert_close(scores_K.double(), expected_K, rtol=1e-5, atol=1e-6)
+
+
+def test_the_attention_of_the_settings_is_used(checkout: tuple[Path, Settings], monkeypatch: pytest.MonkeyPatch) -> None:
+    root, settings = checkout
+    flex = settings.model_copy(update={"model": settings.model.model_copy(update={"attention": "flex_attention"})})
+    one = OneModel(flex)
+    loads = Loads(one, monkeypatch)
+    one.policy(root / "data/base", RANK)
+    one.reward(root / "reward", RANK)
+    assert [call[2] for call in loads.calls] == ["flex_attention"] * 2
+
+
+class Recorded:
+    """A rank that notes how models are opened and put onto its device."""
+
+    def __init__(self, *, lockstep: bool) -> None:
+        self.lockstep = lockstep
+        self.device = torch.device("cpu")
+        self.opened: list[torch.dtype] = []
+        self.inside = False
+        self.placed: list[Any] = []
+
+    @contextmanager
+    def opening(self, dtype: torch.dtype) -> Iterator[None]:
+        self.opened.append(dtype)
+        self.inside = True
+        yield
+        self.inside = False
+
+    def place(self, model: Any) -> Any:
+        assert not self.inside
+        self.placed.append((model, model.dtype))
+        return model
+
+
+def test_a_rank_opens_and_places_each_model(checkout: tuple[Path, Settings], monkeypatch: pytest.MonkeyPatch) -> None:
+    root, settings = checkout
+    one, rank = OneModel(with_precision(settings, "bf16")), Recorded(lockstep=False)
+    inside: list[bool] = []
+    for name in ("load_model", "load_reward_model"):
+        load = getattr(models, name)
+        monkeypatch.setattr(models, name, lambda *a, load=load, **o: inside.append(rank.inside) or load(*a, **o))
+    policy = one.policy(root / "data/base", rank)  # type: ignore[arg-type]
+    reward = one.reward(root / "reward", rank)  # type: ignore[arg-type]
+    assert inside == [True, True]
+    assert rank.opened == [torch.bfloat16] * 2
+    assert [(placed is model, dtype) for (placed, dtype), model in zip(rank.placed, (policy, reward.model), strict=True)] == [
+        (True, torch.bfloat16)
+    ] * 2
+
+
+def test_ranks_in_step_leave_the_dtype_to_the_partition(checkout: tuple[Path, Settings]) -> None:
+    # ZeRO-3 opens the weights in their dtype; a cast would break its pieces.
+    root, settings = checkout
+    rank = Recorded(lockstep=True)
+    reward = OneModel(with_precision(settings, "bf16")).reward(root / "reward", rank)  # type: ignore[arg-type]
+    assert {parameter.dtype for parameter in reward.model.parameters()} == {torch.float32}
+
+
+def test_weights_in_path_count_each_once_with_the_vision_tower(checkout: tuple[Path, Settings]) -> None:
+    root, settings = checkout
+    one = OneModel(settings)
+    assert (one.weights_in_path(tower=True), one.weights_in_path(tower=False)) == (0, 0)
+    model = one.policy(root / "data/base", RANK)
+    distinct = {id(parameter): parameter.numel() for parameter in model.parameters()}
+    tower = sum(parameter.numel() for parameter in model.model.vision_tower.parameters())
+    assert tower > 0
+    assert one.weights_in_path(tower=True) == sum(distinct.values())
+    assert one.weights_in_path(tower=False) == sum(distinct.values()) - tower
+    # A reward model counts its language model; the small head is no part of a token's way.
+    one.reward(root / "reward", RANK)
+    assert one.weights_in_path(tower=True) == sum(distinct.values())
+
+
+def test_a_partitioned_weight_counts_all_of_its_elements() -> None:
+    parameter = nn.Parameter(torch.zeros(0))
+    assert models._elements(parameter) == 0
+    parameter.ds_numel = 12  # type: ignore[attr-defined]
+    assert models._elements(parameter) == 12
+
+
+# log-probs
+
+
+class Opened:
+    """A model that is open already."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.requests: list[tuple[Path, Ranks]] = []
+
+    def policy(self, folder: Path, ranks: Ranks) -> Any:
+        self.requests.append((folder, ranks))
+        return self.model
+
+    def weights_in_path(self, *, tower: bool) -> int:
+        return 1000 if tower else 100
+
+
+@pytest.fixture(scope="module")
+def opened(tiny_base: Path) -> Opened:
+    return Opened(load_model(tiny_base))
+
+
+class Memory:
+    """A store in memory."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values = values
+
+    def find(self, keys: list[str]) -> dict[str, Any]:
+        return {key: self.values[key] for key in keys if key in self.values}
+
+    def store(self, values: dict[str, Any]) -> None:
+        self.values |= values
+
+
+def task_of(checkout: tuple[Path, Settings], reader: Preprocessor, opened: Opened, **values: Any) -> LogProbTask:
+    return LogProbTask(
+        label="log-probs",
+        unit="query",
+        keys=[query.id for query in queries()],
+        store=Memory(values),  # type: ignore[arg-type]
+        queries=queries(),
+        preprocessor=reader,
+        models=opened,  # type: ignore[arg-type]
+        folder=Path("model"),
+        settings=checkout[1],
+    )
+
+
+@torch.no_grad()
+def log_prob(model: Any, reader: Preprocessor, query: Query, text: str) -> tuple[float, int]:
+    """One response in a sequence of its own: the log-softmax of full logits at each of its tokens and its end, summed in fp64."""
+    root, answer = reader.policy_root(query), reader.response_ids(text)
+    assert answer[-1] == reader.end_id
+    logits = model(input_ids=torch.tensor([[*root.input_ids, *answer]]), **pixels(root)).logits[0].double()
+    start = len(root.input_ids)
+    rows = [logits[start + place - 1].log_softmax(-1)[token] for place, token in enumerate(answer)]
+    return float(torch.stack(rows).sum()), len(answer)
+
+
+def test_log_probs_are_those_of_each_response_by_itself(checkout: tuple[Path, Settings], reader: Preprocessor, opened: Opened) -> None:
+    task = task_of(checkout, reader, opened)
+    chosen = [4, 0, 2]
+    values = task.compute(chosen, RANK)
+    for item, row in zip(chosen, values, strict=True):
+        query = queries()[item]
+        expected = [log_prob(opened.model, reader, query, response.text) for response in query.responses]
+        assert [tokens for _, tokens in row] == [tokens for _, tokens in expected]
+        assert [value for value, _ in row] == pytest.approx([value for value, _ in expected], abs=1e-3)
+    assert opened.requests[-1] == (Path("model"), RANK)
+    trees = [policy_tree(reader, queries()[item]) for item in chosen]
+    assert task.work.tokens == sum(tree.tokens for tree in trees)
+    assert task.work.slots >= task.work.tokens
+
+
+def test_log_prob_batches_are_packed_rows(
+    checkout: tuple[Path, Settings], reader: Preprocessor, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = task_of(checkout, reader, opened)
+    trees = [policy_tree(reader, query) for query in queries()]
+    lengths = [
+        len(reader.policy_root(query).input_ids) + sum(len(reader.response_ids(r.text)) for r in query.responses) for query in queries()
+    ]
+    assert [tree.tokens for tree in trees] == lengths
+    assert SCORING_ROWS == 16
+    assert sorted(item for batch in task.plan() for item in batch) == list(range(5))
+    monkeypatch.setattr(scoring, "SCORING_ROWS", 1)
+    batches = task.plan()
+    assert batches == plan_scoring(trees, 300)
+    assert max(lengths) < 300 < sum(lengths)
+    assert all(sum(lengths[item] for item in batch) <= 300 for batch in batches)
+    sums = [sum(lengths[item] for item in batch) for batch in batches]
+    assert sums == sorted(sums, reverse=True)
+    assert plan_scoring(trees, 1) == [[item] for item in sorted(range(5), key=lambda item: -lengths[item])]
+
+
+def test_log_probs_come_back_query_by_query(checkout: tuple[Path, Settings], reader: Preprocessor, opened: Opened) -> None:
+    values: dict[str, Any] = {f"q{number}": [[-number, 3.0], [-0.5, 1]] for number in range(5)}
+    task = task_of(checkout, reader, opened, **values)
+    assert task.log_probs() == [[(float(-number), 3), (-0.5, 1)] for number in range(5)]
+    assert all(isinstance(value, float) and isinstance(tokens, int) for row in task.log_probs() for value, tokens in row)
+    assert task.size(0) == 1
+
+
+def test_the_vision_tower_counts_for_log_probs_where_it_runs(
+    checkout: tuple[Path, Settings], reader: Preprocessor, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = task_of(checkout, reader, opened)
+    assert task.parameters() == 1000
+    monkeypatch.setattr(reader, "features", object())
+    assert task.parameters() == 100

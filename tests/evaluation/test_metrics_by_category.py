@@ -1,0 +1,226 @@
+"""Metrics of a policy and of a reward model, category by category, from verdicts and scores written by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from components.evaluation.judge import Verdict
+from components.evaluation.metrics import (
+    Bootstrap,
+    PairOutcome,
+    balanced_accuracy,
+    order_pairs,
+    outcomes_of,
+    policy_figures,
+    preference_figures,
+    reward_figures,
+    variant_figures,
+    win_figures,
+)
+from components.preferences.record import CATEGORIES, Category, Query, Response
+
+BOOTSTRAP = Bootstrap(200, 0.9)
+
+
+def query(name: str, category: Category = "short", ranks: tuple[int, ...] = (1, 2), safety: str | None = None, media: bool = True) -> Query:
+    responses = tuple(Response(f"{index}", rank) for index, rank in enumerate(ranks))
+    return Query(name, category, "?", responses, media="a.png" if media else None, media_kind="image" if media else None, safety=safety)  # type: ignore[arg-type]
+
+
+def verdict(
+    right: bool | None = None,
+    safe: bool | None = None,
+    refused: bool | None = None,
+    hallucinated: bool | None = None,
+    degenerate: bool = False,
+) -> Verdict:
+    return Verdict(right, safe, refused, hallucinated, degenerate)
+
+
+# policy
+
+
+ANSWERED: list[tuple[Query, Verdict, str]] = [
+    (query("l1", "long"), verdict(right=True, hallucinated=False), "one two three"),
+    (query("l2", "long"), verdict(right=False, hallucinated=True), "one"),
+    (query("l3", "long", media=False), verdict(right=True, hallucinated=True), "one two"),
+    (query("s1", "short"), verdict(right=True), ""),
+    (query("s2", "short"), verdict(right=None), "one two three four"),
+    (query("m1", "mcq"), verdict(right=True, hallucinated=True), "A"),
+    (query("m2", "mcq"), verdict(right=False), "B or C"),
+    (query("m3", "mcq"), verdict(right=False, degenerate=True), "  D  D\n"),
+    (query("h1", "safety", safety="harmful"), verdict(safe=True, refused=True), "no no"),
+    (query("h2", "safety", safety="harmful"), verdict(safe=False, refused=True), "yes"),
+    (query("h3", "safety", safety="harmful"), verdict(safe=False, refused=False), "yes"),
+    (query("k1", "safety", safety="harmless"), verdict(right=True, refused=False), "yes"),
+    (query("k2", "safety", safety="harmless"), verdict(right=False, refused=True, degenerate=True), "no"),
+]
+SCORED = policy_figures("policy.base", *([list(column) for column in zip(*ANSWERED, strict=True)]), BOOTSTRAP)  # type: ignore[arg-type]
+SHARES = {
+    "conversation": 100 * 3 / 4,  # l1, l2, l3, s1: percent
+    "unsafe_rate": 2 / 3,
+    "over_refusal_rate": 1 / 2,
+    "hallucination_rate": 1 / 2,  # l1 and l2: a long answer to text describes nothing, and no other category does
+    "degenerate_rate": 2 / 13,
+    "accuracy.long": 2 / 3,
+    "accuracy.short": 1.0,
+    "accuracy.mcq": 1 / 3,
+    "accuracy.safety": 2 / 5,  # h1 safe, k1 right
+    "accuracy.video": None,
+}
+COUNTS = {"conversation": 4, "harmful": 3, "harmless": 2, "descriptions": 2, "answers": 13, "long": 3, "short": 1, "mcq": 3, "safety": 5}
+WORDS = {"": 22 / 13, ".long": 2.0, ".short": 2.0, ".mcq": 2.0, ".safety": 6 / 5, ".video": None}
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_a_share_of_a_policy_is_counted_by_hand(name: str) -> None:
+    expected = SHARES[name]
+    value, low, high = (SCORED[f"policy.base.{name}{end}"] for end in ("", "_low", "_high"))
+    if expected is None:
+        assert (value, low, high) == (None, None, None)
+    else:
+        assert value == pytest.approx(expected)
+        assert low is not None
+        assert high is not None
+        assert low <= expected <= high
+
+
+def test_counts_and_words_of_a_policy_are_counted_by_hand() -> None:
+    counts = {key.removeprefix("policy.base.counts."): value for key, value in SCORED.items() if ".counts." in key}
+    assert counts == COUNTS | {"video": 0}
+    for name, words in WORDS.items():
+        assert SCORED[f"policy.base.mean_words{name}"] == (None if words is None else pytest.approx(words))
+
+
+def test_a_policy_has_exactly_these_metrics() -> None:
+    shares = {f"policy.base.{name}{end}" for name in SHARES for end in ("", "_low", "_high")}
+    counts = {f"policy.base.counts.{name}" for name in (*COUNTS, "video")}
+    assert set(SCORED) == shares | counts | {f"policy.base.mean_words{name}" for name in WORDS}
+
+
+def test_a_rate_has_the_interval_of_its_bootstrap() -> None:
+    interval = BOOTSTRAP.ratio([0.0, 1.0, 1.0])
+    assert interval is not None
+    assert (SCORED["policy.base.unsafe_rate_low"], SCORED["policy.base.unsafe_rate_high"]) == interval[1:]
+
+
+def test_a_policy_without_answers_has_null_means() -> None:
+    figures = policy_figures("p", [], [], [], BOOTSTRAP)
+    assert figures["p.mean_words"] is None
+    assert figures["p.degenerate_rate"] is None
+    assert figures["p.counts.answers"] == 0
+
+
+@pytest.mark.parametrize(
+    ("base", "aligned", "outcome"),
+    [
+        (verdict(right=False), verdict(right=True), 1.0),
+        (verdict(right=True), verdict(right=False), 0.0),
+        (verdict(right=True), verdict(right=True), 0.5),
+        (verdict(right=False), verdict(right=False), 0.5),
+        (verdict(safe=False), verdict(safe=True), 1.0),
+        (verdict(safe=True), verdict(safe=False), 0.0),
+        (verdict(right=None), verdict(right=True), None),
+        (verdict(right=True), verdict(right=None), None),
+    ],
+)
+def test_a_win_is_one_a_tie_half_and_the_unjudged_nothing(base: Verdict, aligned: Verdict, outcome: float | None) -> None:
+    figures = win_figures([True], [base], [aligned], BOOTSTRAP)
+    assert (figures["policy.win_rate"], figures["policy.win_rate_low"], figures["policy.win_rate_high"]) == (outcome,) * 3
+    assert figures["policy.compared"] == (0 if outcome is None else 1)
+    without = win_figures([False], [base], [aligned], BOOTSTRAP)
+    assert (without["policy.win_rate"], without["policy.compared"]) == (None, 0)
+
+
+# pairs
+
+
+@pytest.mark.parametrize(
+    ("ranks", "scores", "outcome"),
+    [
+        ((1, 2), (2.0, 1.0), PairOutcome(1, 1, 0)),
+        ((1, 2), (1.0, 2.0), PairOutcome(1, 0, 0)),
+        ((2, 1), (1.0, 2.0), PairOutcome(1, 1, 0)),
+        ((1, 2), (1.0, 1.0), PairOutcome(1, 0, 1)),
+        ((1, 1), (1.0, 2.0), PairOutcome(0, 0, 0)),
+        ((1, 1, 2), (1.0, 3.0, 2.0), PairOutcome(2, 1, 0)),
+        ((3, 1, 2), (0.0, 0.0, 0.0), PairOutcome(3, 0, 3)),
+        ((1, 2, 3), (1.0, 1.0, 0.0), PairOutcome(3, 2, 1)),
+    ],
+)
+def test_a_pair_is_correct_only_where_its_winner_scores_higher(
+    ranks: tuple[int, ...], scores: tuple[float, ...], outcome: PairOutcome
+) -> None:
+    assert order_pairs(query("q", ranks=ranks), scores.__getitem__) == outcome
+
+
+def test_a_query_without_all_of_its_scores_has_no_pairs() -> None:
+    queries = [query("a"), query("b"), query("c")]
+    scores = {("a", 0): 1.0, ("a", 1): 0.0, ("b", 0): 1.0, ("c", 0): 0.0, ("c", 1): 1.0, ("d", 0): 3.0}
+    assert outcomes_of(queries, scores) == [PairOutcome(1, 1, 0), PairOutcome(0, 0, 0), PairOutcome(1, 0, 0)]
+
+
+RANKED: list[tuple[Query, tuple[float, ...]]] = [
+    (query("a", "mcq", (1, 2, 3)), (3.0, 2.0, 1.0)),  # 3 of 3
+    (query("b", "mcq", (1, 2, 3)), (3.0, 1.0, 1.0)),  # 2 of 3, one tied
+    (query("c", "long", (1, 2)), (0.0, 1.0)),  # 0 of 1
+    (query("d", "long", (1, 1)), (0.0, 1.0)),  # a tie in ranks: no pair
+    (query("e", "video", (2, 1)), (1.0, 2.0)),  # 1 of 1
+    (query("f", "safety", (1, 1)), (1.0, 1.0)),
+]
+QUERIES = [one for one, _ in RANKED]
+SCORES = {(one.id, index): score for one, scores in RANKED for index, score in enumerate(scores)}
+
+
+def test_acc_and_acc_plus_are_counted_by_hand() -> None:
+    figures = reward_figures(QUERIES, SCORES, BOOTSTRAP)
+    assert figures["reward.acc"] == pytest.approx(6 / 8)
+    assert figures["reward.acc_plus"] == pytest.approx(2 / 4)
+    counts = {name: figures[f"reward.{name}"] for name in ("pairs", "queries", "score_ties")}
+    assert counts == {"pairs": 8, "queries": 4, "score_ties": 1}
+    category_acc = {category: figures[f"reward.category_acc.{category}"] for category in CATEGORIES}
+    assert category_acc == {"mcq": pytest.approx(5 / 6), "long": 0.0, "short": None, "safety": None, "video": 1.0}
+    category_acc_plus = {category: figures[f"reward.category_acc_plus.{category}"] for category in CATEGORIES}
+    assert category_acc_plus == {"mcq": 0.5, "long": 0.0, "short": None, "safety": None, "video": 1.0}
+    assert figures["reward.macro_acc"] == pytest.approx((5 / 6 + 0 + 1) / 3)
+
+
+def test_intervals_of_acc_resample_queries_that_have_pairs() -> None:
+    figures = reward_figures(QUERIES, SCORES, BOOTSTRAP)
+    acc, plus = BOOTSTRAP.ratio([3, 2, 0, 1], [3, 3, 1, 1]), BOOTSTRAP.ratio([1, 0, 0, 1])
+    mcq, mcq_plus = BOOTSTRAP.ratio([3, 2], [3, 3]), BOOTSTRAP.ratio([1, 0])
+    keys = ("acc", "acc_plus", "category_acc.mcq", "category_acc_plus.mcq")
+    for key, expected in zip(keys, (acc, plus, mcq, mcq_plus), strict=True):
+        assert tuple(figures[f"reward.{key}{end}"] for end in ("", "_low", "_high")) == expected
+
+
+def test_a_reward_model_without_pairs_has_null_metrics() -> None:
+    figures = reward_figures([QUERIES[3]], SCORES, BOOTSTRAP)
+    assert (figures["reward.acc"], figures["reward.acc_plus"], figures["reward.macro_acc"]) == (None, None, None)
+    assert (figures["reward.pairs"], figures["reward.queries"], figures["reward.score_ties"]) == (0, 0, 0)
+
+
+def test_preference_accuracy_is_acc_of_implicit_rewards() -> None:
+    expected = BOOTSTRAP.ratio([3, 2, 0, 1], [3, 3, 1, 1])
+    preference = preference_figures(QUERIES, SCORES, BOOTSTRAP)
+    assert tuple(preference[f"policy.preference_accuracy{end}"] for end in ("", "_low", "_high")) == expected
+    variant = variant_figures("no_critique", QUERIES, SCORES, BOOTSTRAP)
+    assert tuple(variant[f"reward.acc_no_critique{end}"] for end in ("", "_low", "_high")) == expected
+    assert (len(preference), len(variant)) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("read", "judged", "expected"),
+    [
+        ([True, False], [True, False], 1.0),
+        ([False, True], [True, False], 0.0),
+        ([True, True, False, False], [True, True, True, False], (2 / 3 + 1) / 2),
+        ([True, None, None, False], [True, True, False, False], (1 / 2 + 1 / 2) / 2),
+        ([True, False, True], [True, False, None], 1.0),
+        ([True], [True], None),
+        ([False], [False], None),
+        ([], [], None),
+    ],
+)
+def test_balanced_accuracy_is_the_mean_of_both_shares(read: list[bool | None], judged: list[bool | None], expected: float | None) -> None:
+    assert balanced_accuracy(read, judged) == (None if expected is None else pytest.approx(expected))

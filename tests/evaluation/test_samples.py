@@ -1,0 +1,190 @@
+"""Which answers are shown, in which order and with which marks; their page, their pictures and the plot of accuracy."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from components.evaluation import plots
+from components.evaluation.answers import Answered
+from components.evaluation.judge import Verdict
+from components.evaluation.samples import FRAMES_SHOWN, THUMBNAIL, Opinion, choose, thumbnails, write_samples
+from components.preferences.record import Category, Query
+
+RIGHT, WRONG = Verdict(True, None, None, None, False), Verdict(False, None, None, None, False)
+BROKEN, UNJUDGED = Verdict(False, None, None, None, True), Verdict(None, None, None, None, False)
+SAFE, UNSAFE = Verdict(None, True, True, None, False), Verdict(None, False, False, None, False)
+REFUSED = Verdict(False, None, True, None, False)
+
+
+def queries(*categories: Category) -> list[Query]:
+    return [Query(f"q{number}", category, f"Prompt {number}?", ()) for number, category in enumerate(categories)]
+
+
+def answered(policy: str, *verdicts: Verdict) -> Answered:
+    return Answered(policy, [f"{policy} {number}" for number in range(len(verdicts))], list(verdicts))
+
+
+@pytest.mark.parametrize(
+    ("base", "aligned", "change"),
+    [
+        (RIGHT, WRONG, "worse"),
+        (WRONG, RIGHT, "better"),
+        (RIGHT, RIGHT, "same"),
+        (WRONG, WRONG, "same"),
+        (UNJUDGED, RIGHT, "same"),
+        (RIGHT, UNJUDGED, "same"),
+        (SAFE, UNSAFE, "worse"),
+        (UNSAFE, SAFE, "better"),
+    ],
+)
+def test_a_change_is_read_from_both_verdicts(tmp_path: Path, base: Verdict, aligned: Verdict, change: str) -> None:
+    opinions = {"base": [Opinion("c", 0.0)], "aligned": [Opinion("c", 0.0)]}
+    write_samples(tmp_path, tmp_path, queries("mcq"), [0], [answered("base", base), answered("aligned", aligned)], opinions)
+    assert json.loads((tmp_path / "samples.jsonl").read_text())["change"] == change
+
+
+def test_regressions_come_first_then_gains_then_the_rest() -> None:
+    base = answered("base", RIGHT, WRONG, RIGHT, WRONG)
+    aligned = answered("aligned", RIGHT, RIGHT, WRONG, WRONG)
+    rows = queries("short", "short", "short", "short")
+    assert choose(rows, base, aligned, 4) == [2, 1, 0, 3]
+    assert choose(rows, base, aligned, 2) == [2, 1]
+    assert choose(rows, base, aligned, 10) == [2, 1, 0, 3]
+
+
+def test_categories_take_turns_in_their_fixed_order() -> None:
+    rows = queries("video", "mcq", "mcq", "long", "mcq", "video", "short")
+    same = [RIGHT] * 7
+    assert choose(rows, answered("base", *same), answered("aligned", *same), 7) == [1, 3, 6, 0, 2, 5, 4]
+
+
+def test_the_worst_regressions_of_a_category_come_first() -> None:
+    rows = queries(*["safety"] * 5)
+    base = answered("base", RIGHT, SAFE, RIGHT, RIGHT, SAFE)
+    broken = Verdict(None, False, None, None, True)
+    aligned = answered("aligned", WRONG, UNSAFE, BROKEN, WRONG, broken)
+    # Degenerate and unsafe, degenerate, unsafe, then wrong ones in the order of the queries.
+    assert choose(rows, base, aligned, 5) == [4, 2, 1, 0, 3]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "mark", "css"),
+    [
+        (RIGHT, "right", "good"),
+        (WRONG, "wrong", "bad"),
+        (BROKEN, "degenerate", "bad"),
+        (SAFE, "safe", "good"),
+        (UNSAFE, "unsafe", "bad"),
+        (UNJUDGED, "not judged", "none"),
+        (REFUSED, "wrong, refused", "bad"),
+    ],
+)
+def test_a_verdict_has_its_mark_and_color(tmp_path: Path, verdict: Verdict, mark: str, css: str) -> None:
+    opinions = {"base": [Opinion("c", 0.0)], "aligned": [Opinion("c", 0.0)]}
+    write_samples(tmp_path, tmp_path, queries("mcq"), [0], [answered("base", RIGHT), answered("aligned", verdict)], opinions)
+    row = json.loads((tmp_path / "samples.jsonl").read_text())
+    assert [policy["mark"] for policy in row["policies"]] == ["right", mark]
+    assert [policy["good"] for policy in row["policies"]] == [True, verdict.good]
+    assert f'<span class="{css}">{mark}</span>' in (tmp_path / "samples.html").read_text()
+
+
+def test_samples_hold_both_answers_with_their_opinions(tmp_path: Path) -> None:
+    rows = queries("mcq", "long", "short")
+    opinions = {
+        "base": [Opinion("b <2>", 0.125), Opinion("b 0", 1.0)],
+        "aligned": [Opinion("a 2", -2.5), Opinion("a 0", 3.0)],
+    }
+    base, aligned = answered("base", RIGHT, WRONG, RIGHT), answered("aligned", WRONG, WRONG, RIGHT)
+    base.answers[2] = ""
+    write_samples(tmp_path / "new", tmp_path, rows, [2, 0], [base, aligned], opinions)
+    first, second = (json.loads(line) for line in (tmp_path / "new/samples.jsonl").read_text().splitlines())
+    assert first == {
+        "id": "q2",
+        "category": "short",
+        "prompt": "Prompt 2?",
+        "media": None,
+        "media_kind": None,
+        "change": "same",
+        "policies": [
+            {"policy": "base", "answer": "", "good": True, "mark": "right", "critique": "b <2>", "score": 0.125},
+            {"policy": "aligned", "answer": "aligned 2", "good": True, "mark": "right", "critique": "a 2", "score": -2.5},
+        ],
+    }
+    assert (second["id"], second["change"], [policy["score"] for policy in second["policies"]]) == ("q0", "worse", [1.0, 3.0])
+    page = (tmp_path / "new/samples.html").read_text()
+    assert "(empty)" in page
+    assert "b &lt;2&gt; (score 0.12)" in page
+    assert "a 2 (score -2.50)" in page
+    assert page.index("Prompt 2?") < page.index("Prompt 0?")
+    assert "Prompt 1?" not in page
+
+
+def picture(path: Path, size: tuple[int, int], color: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", size, color).save(path)
+
+
+def opened(text: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(text)))
+
+
+def test_thumbnails_are_small_and_of_the_first_frames(tmp_path: Path) -> None:
+    picture(tmp_path / "wide.png", (400, 200), 10)
+    picture(tmp_path / "small.png", (20, 10), 20)
+    for number in (3, 0, 4, 2, 1):
+        picture(tmp_path / f"clip/{number}.png", (10, 10), 50 * number)
+    (tmp_path / "clip/.hidden").write_text("no picture")
+    wide = thumbnails(tmp_path, Query("a", "mcq", "?", (), media="wide.png", media_kind="image"))
+    small = thumbnails(tmp_path, Query("b", "mcq", "?", (), media="small.png", media_kind="image"))
+    frames = thumbnails(tmp_path, Query("c", "video", "?", (), media="clip", media_kind="video"))
+    assert (THUMBNAIL, FRAMES_SHOWN) == (160, 4)
+    assert [(opened(one).size, opened(one).mode, opened(one).format) for one in (*wide, *small)] == [
+        ((160, 80), "RGB", "PNG"),
+        ((20, 10), "RGB", "PNG"),
+    ]
+    assert [opened(frame).getpixel((0, 0)) for frame in frames] == [(50 * number,) * 3 for number in range(4)]
+    assert thumbnails(tmp_path, Query("d", "short", "?", ())) == []
+
+
+def test_the_plot_shows_both_policies_where_both_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib import pyplot as plt
+
+    figures: dict[str, Any] = {}
+    for number, category in enumerate(("mcq", "long", "short", "safety", "video")):
+        for policy, share in (("base", 0.2 + number / 10), ("aligned", 0.3 + number / 10)):
+            key = f"policy.{policy}.accuracy.{category}"
+            figures |= {key: share, f"{key}_low": share - 0.1, f"{key}_high": share + 0.2}
+            figures[f"policy.{policy}.counts.{category}"] = 10 * number + (policy == "base")
+    figures["policy.base.accuracy.short"] = None
+    figures.pop("policy.aligned.accuracy.video")
+    drawn: list[Any] = []
+    close = plt.close
+    monkeypatch.setattr(plt, "close", lambda figure: drawn.append(figure) or close(figure))
+    path = tmp_path / "new/accuracy.png"
+    plots.plot_accuracy(path, figures)
+    (axes,) = drawn[0].axes
+    heights = {bars.get_label(): [bar.get_height() for bar in bars] for bars in axes.containers if hasattr(bars, "patches")}
+    assert heights == {"base": pytest.approx([0.2, 0.3, 0.5]), "aligned": pytest.approx([0.3, 0.4, 0.6])}
+    middles = {
+        bars.get_label(): [bar.get_x() + bar.get_width() / 2 for bar in bars] for bars in axes.containers if hasattr(bars, "patches")
+    }
+    assert middles == {"base": pytest.approx([-0.2, 0.8, 1.8]), "aligned": pytest.approx([0.2, 1.2, 2.2])}
+    segments = [
+        [segment[:, 1].tolist() for segment in bars.errorbar[2][0].get_segments()] for bars in axes.containers if hasattr(bars, "patches")
+    ]
+    ends = [[[value - 0.1, value + 0.2] for value in values] for values in heights.values()]
+    for found, expected in zip(segments, ends, strict=True):
+        for one, other in zip(found, expected, strict=True):
+            assert one == pytest.approx(other)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["mcq\n(n=0)", "long\n(n=10)", "safety\n(n=30)"]
+    assert axes.get_xticks().tolist() == [0, 1, 2]
+    assert axes.get_ylim() == (0, 1.05)
+    with Image.open(path) as image:
+        assert image.size == (960, 540)

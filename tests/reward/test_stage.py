@@ -1,0 +1,74 @@
+"""What the stage hands to the launcher and records of its outcome. Training itself is tested beside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.config.settings import Settings, load_settings
+from components.engine.launch import TrainingOutcome
+from components.reward import stage
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return load_settings(ROOT / "params.yaml")
+
+
+@pytest.fixture
+def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the stage called, with a stand-in for the launcher: twelve steps, of which the last ten count."""
+    seen: dict[str, Any] = {}
+    rows = [{"step": n, "loss/pair": float(n), "loss/critique": 2.0 * n, "accuracy": n / 12, "margin": -float(n)} for n in range(1, 13)]
+    curves = tmp_path / "curves.jsonl"
+    curves.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def key(root: Path, **named: Any) -> str:
+        seen["key"] = {"root": root, **named}
+        return "digest of everything"
+
+    def launch(*arguments: Any) -> TrainingOutcome:
+        seen["launch"] = arguments
+        return TrainingOutcome(curves, 7.5, 2.5, 12, 4, "digest of weights", {"tokens_per_second": 99.0})
+
+    monkeypatch.setattr(stage, "training_key", key)
+    monkeypatch.setattr(stage, "launch", launch)
+    return seen
+
+
+def test_stage_trains_the_reward_task_into_its_out(launched: dict[str, Any], settings: Settings, tmp_path: Path) -> None:
+    stage.run(settings, tmp_path)
+    factory, *rest = launched["launch"]
+    assert factory.split(":") == ["components.reward.task", "build"]
+    assert rest == [settings, "reward", tmp_path, "digest of everything", tmp_path / "artifacts/reward/model"]
+
+
+def test_checkpoints_depend_on_settings_data_base_and_code(launched: dict[str, Any], settings: Settings, tmp_path: Path) -> None:
+    stage.run(settings, tmp_path)
+    key = launched["key"]
+    assert key["root"] == tmp_path
+    assert key["settings"] == [part.model_dump_json() for part in (settings.model, settings.training, settings.reward, settings.critique)]
+    assert key["inputs"] == [Path("artifacts/validate/train"), settings.model.base, Path("infra/deepspeed")]
+    assert Path("components/reward") in key["code"]
+    assert Path("components/critique") in key["code"], "own critiques are written by its code"
+    assert all((ROOT / path).is_dir() for path in key["code"])
+
+
+def test_record_holds_the_means_of_the_last_ten_steps(launched: dict[str, Any], settings: Settings, tmp_path: Path) -> None:
+    result = stage.run(settings, tmp_path)
+    mean = sum(range(3, 13)) / 10
+    assert result.metrics == {
+        "steps": 12,
+        "loss.pair": mean,
+        "loss.critique": 2 * mean,
+        "accuracy": pytest.approx(mean / 12),
+        "margin": -mean,
+    }
+    assert result.times == {"training_seconds": 7.5, "startup_seconds": 2.5, "resumed_from": 4, "tokens_per_second": 99.0}
+    assert result.params == {"weights": "digest of weights"}
+    assert result.curves == tmp_path / "curves.jsonl"
+    assert launched["launch"]
