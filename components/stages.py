@@ -18,19 +18,46 @@ STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage's function as "module:function", and the names of the tasks that it spreads over ranks."""
+    """A stage's function as "module:function", the sections of settings that it may read, and the tasks that it spreads over ranks."""
 
     function: str
+    sections: tuple[str, ...]
     tasks: tuple[str, ...] = ()
 
 
 STAGES: dict[StageName, Stage] = {
-    "validate": Stage("components.validation.stage:run"),
-    "reward": Stage("components.reward.stage:run", ("reward",)),
-    "critique": Stage("components.critique.stage:run", ("critique",)),
-    "reference": Stage("components.alignment.reference_stage:run", ("reference",)),
-    "align": Stage("components.alignment.stage:run", ("align", "policy_log_probs")),
-    "evaluate": Stage("components.evaluation.stage:run", ("policy_answers", "reward_scores")),
+    "validate": Stage("components.validation.stage:run", ("model", "features", "validate", "reward")),
+    "reward": Stage("components.reward.stage:run", ("model", "training", "features", "reward", "critique"), ("reward",)),
+    "critique": Stage("components.critique.stage:run", ("model", "training", "features", "reward", "critique"), ("critique",)),
+    "reference": Stage("components.alignment.reference_stage:run", ("model", "training", "features", "reference"), ("reference",)),
+    "align": Stage(
+        "components.alignment.stage:run",
+        ("model", "training", "features", "reward", "reference", "alignment"),
+        ("align", "policy_log_probs"),
+    ),
+    "evaluate": Stage(
+        "components.evaluation.stage:run",
+        ("model", "training", "features", "reward", "critique", "alignment", "evaluate"),
+        ("policy_answers", "reward_scores"),
+    ),
+}
+
+# The class of each section of params.yaml. Those that no stage may read say where and when a stage runs.
+SECTIONS = {
+    "model": "components.config.model:ModelSettings",
+    "training": "components.config.training:TrainingSettings",
+    "features": "components.config.features:FeatureSettings",
+    "validate": "components.config.validate:ValidateSettings",
+    "reward": "components.config.reward:RewardSettings",
+    "critique": "components.config.critique:CritiqueSettings",
+    "reference": "components.config.reference:ReferenceSettings",
+    "alignment": "components.config.alignment:AlignmentSettings",
+    "evaluate": "components.config.evaluate:EvaluateSettings",
+    "stages": "components.config.stages:StagesSettings",
+    "services": "components.config.services:ServicesSettings",
+    "deployments": "components.config.deployments:DeploymentSettings",
+    "notices": "components.config.notices:NoticeSettings",
+    "clean": "components.config.clean:CleanSettings",
 }
 
 # What builds a task in a rank, called with (settings, root) for training and (settings, root, arguments) for inference.
@@ -43,12 +70,35 @@ INFERENCE_TASKS = {
     "reward_scores": "components.evaluation.tasks:reward_tasks",
 }
 
-# Modules that are started as processes of their own.
+# Modules that a stage with tasks starts as processes: part of its closure.
 PROCESSES = {
     "torchrun": "components.engine.launcher",
     "worker": "components.engine.worker",
     "build_ops": "components.engine.ops",
 }
+
+# Modules that are started as processes and that no stage's result depends on.
+PROGRAMS = {
+    "cli": "components.cli.main",
+    "flow": "flows.launch",
+    "deployments": "flows.deployments",
+    "prefect_server": "flows.server",
+    "service": "components.operations.services.programs",
+    "monitor": "components.operations.services.monitor",
+    "reevaluate": "components.evaluation.reevaluate",
+}
+
+
+def row(stage: StageName) -> list[str]:
+    """All that the tables say of one stage: "module:function" of its function, tasks and sections, and the modules of
+    the processes, where it has tasks."""
+    tasks = STAGES[stage].tasks
+    return [
+        STAGES[stage].function,
+        *(table[task] for task in tasks for table in (TRAINING_TASKS, INFERENCE_TASKS) if task in table),
+        *(PROCESSES.values() if tasks else ()),
+        *(SECTIONS[section] for section in STAGES[stage].sections),
+    ]
 
 
 def load(name: str) -> Any:
@@ -57,6 +107,11 @@ def load(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
+def module(process: str) -> str:
+    """The module of a process, by its name in PROCESSES or PROGRAMS."""
+    return {**PROCESSES, **PROGRAMS}[process]
+
+
 def command(process: str) -> list[str]:
-    """The start of the command line of a process in PROCESSES, run by this interpreter."""
-    return [sys.executable, "-m", PROCESSES[process]]
+    """The start of the command line of a process in PROCESSES or PROGRAMS, run by this interpreter."""
+    return [sys.executable, "-m", module(process)]

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from components.config.settings import FeatureSettings, ModelSettings
+from components.config.features import FeatureSettings
+from components.config.model import ModelSettings
 from components.families.loading import load_model
 from components.families.processing import Preprocessor
 from components.generation.generate import generate

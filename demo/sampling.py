@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from components.config.settings import FeatureSettings, ModelSettings
+from components.config.features import FeatureSettings
+from components.config.model import ModelSettings
 from components.families.loading import load_model
 from components.families.processing import Preprocessor
 from components.generation.generate import generate

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from components.config.settings import STAGES
 from components.files import read_json
 from components.operations.cleaning.sweep import sweep
 from components.operations.notices.notice import notices_of
 from components.operations.notices.send import send
 from components.processes.outcome import RunOutcome
 from components.report.run_record import SUMMARY
+from components.stages import STAGE_NAMES
 from components.storage.push import commit_lock, push_run
 from flows.attempts import ScheduledRun
 from flows.run_page import Page
@@ -83,7 +83,7 @@ def closing_sentence(summary: dict[str, Any] | None, outcome: RunOutcome) -> str
     if outcome.kind != "ok" or summary is None:
         return outcome.sentence or "done"
     by_status: dict[str, list[str]] = {}
-    for stage in STAGES:
+    for stage in STAGE_NAMES:
         by_status.setdefault(summary["stages"][stage]["status"], []).append(stage)
     stages = "; ".join(f"{status}: {', '.join(names)}" for status, names in by_status.items())
     parts = ["nothing was stale" if set(by_status) == {"skipped"} else stages]

@@ -13,11 +13,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled
 
-from components.config.settings import StageName, load_settings
+from components.config.settings import load_settings
 from components.operations.environment import enter_checkout
 from components.processes.guard import run_lock
 from components.processes.marks import FLOW_RUN
 from components.registry.promotion import GateOutcome
+from components.stages import StageName
 from flows.cancellation import RunCancelled, cancellation
 from flows.console import Console
 from flows.limits import check_limits, limit_slots_taken

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from components.config.settings import DeploymentSettings, Settings
+from components.config.deployments import DeploymentSettings
+from components.config.settings import Settings
 from components.processes.guard import GRACE_SECONDS, RUN_LOCK, Lock
 from components.processes.marks import DEPLOYMENT, FLOW_RUN, kill_all, marked
 from components.processes.outcome import OUTCOME, RunOutcome, read_outcome
+from components.stages import command
 from flows.cancellation import RunCancelled
 from flows.console import Console
 from flows.parameters import RunParameters
@@ -81,7 +82,7 @@ def _attempt(run: ScheduledRun, folder: Path, run_lock: Lock, page: Page) -> Run
         RUN_LOCK: str(run_lock.descriptor),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")])),
     }
-    words = [sys.executable, "-m", "components.cli.main", "run", *_arguments(run.parameters)]
+    words = [*command("cli"), "run", *_arguments(run.parameters)]
     with page.following():
         ended = supervise(
             Command(words, folder, log, environment, pass_fds=[run_lock.descriptor]),

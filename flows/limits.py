@@ -25,10 +25,11 @@ from prefect.concurrency._asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 
-from components.config.settings import STAGES, Settings, StageName
+from components.config.settings import Settings
 from components.errors import UserError
 from components.processes.slots.gpus import machine_gpus, visible_gpus
 from components.processes.slots.taking import Need, locked_slots, need_of, too_many
+from components.stages import STAGE_NAMES, StageName
 
 LEASE_SECONDS = 60.0  # the shortest lease that the server grants
 POLL_SECONDS = 5.0
@@ -56,7 +57,7 @@ def make_limits(client: SyncPrefectClient) -> dict[str, int]:
 def check_limits(settings: Settings, only: tuple[StageName, ...] = ()) -> None:
     """Raises UserError where a stage needs more slots than this host's limits have. For runs of deployments."""
     with get_client(sync_client=True) as client:
-        for stage in only or STAGES:
+        for stage in only or STAGE_NAMES:
             need = need_of(stage, settings)
             if need is not None:
                 size = _size(client, need.kind)

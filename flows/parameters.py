@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from components.config.settings import StageName, known_keys
+from components.config.settings import known_keys
+from components.stages import StageName
 
 # The key of a list in params.yaml addresses the whole list. The text after the first = is YAML.
 OVERRIDE = f"^({'|'.join(re.escape(key) for key in known_keys())})=.+$"

@@ -12,14 +12,14 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from components.config.settings import STAGES, StageName
 from components.errors import UserError
 from components.report.summary import StageRecord
+from components.stages import STAGE_NAMES, StageName
 from components.storage.plan import Step
 from flows.slots import Slots
 from flows.stages import StageOutcome
 
-ORDER: tuple[StageName, ...] = STAGES  # a topological order of dvc.yaml
+ORDER: tuple[StageName, ...] = STAGE_NAMES  # a topological order of dvc.yaml
 
 
 class Future(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from components.errors import StageFault
 from components.processes.slots.taking import is_waiting
 from components.registry.policy import ModelName
 from components.registry.promotion import GateOutcome, Reevaluate, judge_models
+from components.stages import command
 from flows.cancellation import RunCancelled
 from flows.console import Console
 from flows.supervisor import Command, supervise
@@ -30,7 +30,7 @@ def reevaluator(root: Path, settings: Settings, *, logs: Path, cancel: threading
 
     def reevaluate(name: ModelName, folder: Path, table: Path) -> None:
         console.print(f"{name}: today's held-out queries, ground truth or evaluation differ from the champion's: evaluating it again")
-        words = [sys.executable, "-m", "components.evaluation.again", KINDS[name], str(folder), str(table)]
+        words = [*command("reevaluate"), KINDS[name], str(folder), str(table)]
         environment = {"PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")]))}
         outcome = supervise(
             Command(words, root, logs / f"evaluate-{name}.log", environment),

@@ -23,13 +23,13 @@ from uuid import UUID
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_progress_artifact, create_table_artifact
 from prefect.artifacts import update_progress_artifact as update_progress
 
-from components.config.settings import STAGES
 from components.files import read_json
 from components.processes.log_lines import last_lines, last_share
 from components.processes.outcome import RunOutcome
 from components.processes.redaction import redactor
 from components.report.run_record import SUMMARY
 from components.report.summary import FINISHED, MODELS
+from components.stages import STAGE_NAMES
 
 SHOWN_LINES = 30  # of a failed stage's log
 PROGRESS_SECONDS = 10.0
@@ -75,17 +75,17 @@ class Page:
 
     def finished_share(self, summary: Mapping[str, Any]) -> tuple[float, str]:
         """The share of finished stages (0 to 1, it never shrinks), and the work under way, in words."""
-        finished = sum(summary["stages"][name]["status"] in FINISHED for name in STAGES)
-        words = f"{finished} of {len(STAGES)} stages are finished"
+        finished = sum(summary["stages"][name]["status"] in FINISHED for name in STAGE_NAMES)
+        words = f"{finished} of {len(STAGE_NAMES)} stages are finished"
         within = 0.0
         begun = self._begun()
         if begun is not None:
             stage, log = begun
-            finished = max(finished, STAGES.index(stage))
+            finished = max(finished, STAGE_NAMES.index(stage))
             bar = last_share(log)
             within, line = bar if bar is not None else (0.0, "")
             words = f"stage {stage}" + (f": {line}" if line else "")
-        self._share = max(self._share, min((finished + within) / len(STAGES), 0.99))
+        self._share = max(self._share, min((finished + within) / len(STAGE_NAMES), 0.99))
         return self._share, words
 
     def finish(self, summary: Mapping[str, Any] | None, outcome: RunOutcome, remarks: Sequence[str] = ()) -> None:
@@ -107,7 +107,7 @@ class Page:
                 "seconds": stage["seconds"] or "",
                 "MLflow run": stage["mlflow_run_id"] or "",
             }
-            for name, stage in ((name, summary["stages"][name]) for name in STAGES)
+            for name, stage in ((name, summary["stages"][name]) for name in STAGE_NAMES)
         ]
 
     def verdict(
@@ -156,7 +156,7 @@ class Page:
     def _begun(self) -> tuple[str, Path] | None:
         """The stage that wrote its log last, in the newest run's folder of logs."""
         folders = sorted((self._workdir / "logs").glob(RUN_FOLDER))
-        logs = [(log.stat().st_mtime, name, log) for name in STAGES if folders and (log := folders[-1] / f"{name}.log").is_file()]
+        logs = [(log.stat().st_mtime, name, log) for name in STAGE_NAMES if folders and (log := folders[-1] / f"{name}.log").is_file()]
         if not logs:
             return None
         _, stage, log = max(logs)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from components.errors import StageFault
 from components.processes.marks import WATCHED, end_process, identity
+from components.stages import command
 from flows.cancellation import RunCancelled
 
 START_SECONDS = 900.0  # a start usually takes ten seconds, a minute on a busy machine; `wait_for_server` notices an ended server at once
@@ -46,7 +47,7 @@ def own_server(root: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     with socket.create_server(("127.0.0.1", 0), backlog=128) as bound, log.open("ab") as output:
         url = f"http://127.0.0.1:{bound.getsockname()[1]}/api"
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.server", str(bound.fileno())],
+            [*command("prefect_server"), str(bound.fileno())],
             env={**os.environ, WATCHED: identity(os.getpid()) or "", "PREFECT_API_URL": url},
             stdin=subprocess.DEVNULL,
             stdout=output,

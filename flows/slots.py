@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 
-from components.config.settings import STAGES, Settings, StageName
+from components.config.settings import Settings
 from components.processes.slots.gpus import visible_gpus
 from components.processes.slots.taking import too_many
+from components.stages import STAGE_NAMES, StageName
 
 
 def threads_of(settings: Settings) -> dict[StageName, int]:
@@ -30,7 +31,7 @@ class Slots:
 
     def __init__(self, settings: Settings, cores: int | None = None, gpus: int | None = None) -> None:
         self._threads = threads_of(settings)
-        self._gpus_wanted = {stage: settings.stages[stage].gpus for stage in STAGES}
+        self._gpus_wanted = {stage: settings.stages[stage].gpus for stage in STAGE_NAMES}
         self._cores = cores or len(os.sched_getaffinity(0))
         if gpus is None:
             gpus = len(visible_gpus()) if any(self._gpus_wanted.values()) else 0

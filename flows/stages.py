@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from components.config.settings import Settings, StageName
+from components.closures import write_digests
+from components.config.settings import Settings
 from components.files import read_json
 from components.processes.fault_kinds import FaultKind, kind_named, kind_of_words
 from components.processes.log_lines import last_lines
 from components.processes.slots.taking import is_waiting
+from components.stages import StageName
 from flows.console import Console
 from flows.supervisor import Command, End, Outcome, supervise
 
@@ -51,6 +53,7 @@ def run_stage(
 ) -> StageOutcome:
     """Reproduce one stage: its command runs, or DVC restores its outputs. `--wait-for-lock`, since without it a finished training is lost
     when another process happens to hold DVC's lock at its end."""
+    write_digests(root, [stage])  # `--single-item` leaves out the stage `code`, which writes them otherwise
     outcome = supervise(
         Command(["dvc", "--wait-for-lock", "repro", "--single-item", stage], root, logs / f"{stage}.log", environment),
         stage=stage,

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from components.config.settings import Settings, StageName, load_settings
+from components.config.settings import Settings, load_settings
 from components.errors import InfrastructureFault, StageFault, TrainingFault, UserError
 from components.files import read_json
 from components.operations.run_logs import note_run
@@ -21,6 +21,7 @@ from components.registry.policy import POLICY_FILE, load_policy
 from components.registry.promotion import GateOutcome
 from components.report.run_record import SUMMARY, close_record, open_record, write_summary
 from components.report.summary import FINISHED, RunRecord, not_judged
+from components.stages import StageName
 from components.storage.data_version import sync_data
 from components.storage.plan import Step, plan, stage_parents
 from components.storage.scratch import remove_finished_scratch

@@ -22,7 +22,9 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from components.config.settings import FeatureSettings, ModelSettings, Settings, load_settings
+from components.config.features import FeatureSettings
+from components.config.model import ModelSettings
+from components.config.settings import Settings, load_settings
 from components.families.adapters import Root
 from components.families.processing import Preprocessor
 from components.preferences.record import Query, Response, write_queries

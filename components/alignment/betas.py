@@ -16,12 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components.config.settings import AlignmentSettings
 from components.errors import UserError
+
+if TYPE_CHECKING:
+    from components.config.alignment import AlignmentSettings
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 CAP_SHARE, FLOOR_SHARE = 0.95, 0.05  # a beta counts as at an end of its range within this share of w
@@ -91,7 +93,7 @@ def uses_margins(settings: AlignmentSettings) -> bool:
 
 
 def margin_scale(settings: AlignmentSettings, raw_margins: Array, calibration_margins: Array) -> MarginScale:
-    """The divisor by `alignment.margins`: raw 1, standardised the training pairs' standard deviation, calibrated a fitted temperature.
+    """The divisor by `alignment.margins`: raw 1, standardized the training pairs' standard deviation, calibrated a fitted temperature.
 
     Raises UserError where training depends on the margins and they can't be scaled: all equal, no calibration pairs, or no temperature.
     """
@@ -99,13 +101,13 @@ def margin_scale(settings: AlignmentSettings, raw_margins: Array, calibration_ma
     known = raw_margins[~np.isnan(raw_margins)]
     if kind == "raw":
         return MarginScale(1.0, kind)
-    if kind == "standardised":
+    if kind == "standardized":
         deviation = float(np.std(known)) if len(known) else 0.0
         if deviation == 0 and not uses_margins(settings):
             return MarginScale(1.0, kind)
         if deviation == 0:
             raise UserError(
-                "the reward model gives every training pair the same margin, so margins can't be standardised: "
+                "the reward model gives every training pair the same margin, so margins can't be standardized: "
                 "retrain it, or set alignment.margins to raw"
             )
         return MarginScale(deviation, kind)
@@ -117,7 +119,7 @@ def margin_scale(settings: AlignmentSettings, raw_margins: Array, calibration_ma
     if temperature is None and uses_margins(settings):
         raise UserError(
             "alignment.margins is calibrated, but the reward model orders the calibration pairs no better than a coin, so no temperature "
-            "fits its margins: retrain it, or set alignment.margins to standardised"
+            "fits its margins: retrain it, or set alignment.margins to standardized"
         )
     return MarginScale(temperature or 1.0, kind)
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.alignment.betas import Array, MarginScale, margin_scale, pair_betas, pair_weights, uses_margins
-from components.config.settings import AlignmentSettings
 from components.errors import UserError
 from components.preferences.record import Query
 from components.reward.calibration import is_calibration
+
+if TYPE_CHECKING:
+    from components.config.alignment import AlignmentSettings
 
 Scores = dict[tuple[str, int], float]
 

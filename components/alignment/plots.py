@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from components.alignment.betas import drs_beta
 from components.alignment.pairs import PairTable
-from components.config.settings import AlignmentSettings
+
+if TYPE_CHECKING:
+    from components.config.alignment import AlignmentSettings
 
 MARGINS, BETAS = "#4878a8", "#b5651d"
 

@@ -32,8 +32,12 @@ Entry = tuple[float, int]  # sum of log-probs, tokens
 
 @dataclass(frozen=True)
 class Context:
-    """What a log-prob depends on beside the query and the response. `row_tokens` shapes the batches, and so the last bits."""
+    """What a log-prob depends on beside the query and the response. `row_tokens` shapes the batches, and so the last bits.
 
+    `code` is the digest of the reference stage's code.
+    """
+
+    code: str
     model: str
     processor: str
     template: str

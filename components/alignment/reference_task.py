@@ -8,6 +8,7 @@ from typing import Any
 
 from components.alignment.log_probs import LogProbTask
 from components.alignment.reference_store import Context, ReferenceStore, store_key
+from components.closures import code_digest
 from components.config.settings import Settings
 from components.engine.models import OneModel
 from components.engine.ranks import inference_dtype
@@ -58,6 +59,7 @@ def build(settings: Settings, root: Path, arguments: Any = None) -> list[Referen
 def reference_context(settings: Settings, base: Path, preprocessor: Preprocessor) -> Context:
     """What the base's log-probs depend on beside queries and responses."""
     return Context(
+        code=code_digest("reference"),
         model=model_digest(base),
         processor=processor_digest(base),
         template=digest_bytes(str(preprocessor.processor.chat_template)),

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,7 +31,7 @@ from components.alignment.diagnosis import outcome_of, warnings_of
 from components.alignment.pairs import PairTable, build_pairs, read_scores, write_pairs
 from components.alignment.plots import plot_betas
 from components.alignment.reference_table import read_log_probs
-from components.config.settings import AlignmentSettings, Settings
+from components.config.settings import Settings
 from components.engine.checkpoints import training_key
 from components.engine.curves import last_metrics
 from components.engine.launch import launch
@@ -40,7 +41,9 @@ from components.errors import StageFault
 from components.preferences.record import read_queries
 from components.stages import INFERENCE_TASKS, TRAINING_TASKS
 
-CODE = [Path("components") / name for name in ("preferences", "vlm", "training", "alignment")]
+if TYPE_CHECKING:
+    from components.config.alignment import AlignmentSettings
+
 OVERFIT_RATIO = 1.5  # margins of trained-on queries this many times those of the calibration part deserve a warning
 FEW_PAIRS, EVEN_PAIRS = 0.5, 0.99  # effective shares of pairs under madpo past which its weights deserve a warning
 
@@ -57,6 +60,7 @@ def run(settings: Settings, root: Path, recorder: Recorder = NullRecorder()) -> 
     metrics = describe(pairs, settings)
     key = training_key(
         root,
+        "align",
         settings=[
             *(section.model_dump_json() for section in (settings.model, settings.training, settings.alignment)),
             str(settings.reward.calibration_share),
@@ -69,7 +73,6 @@ def run(settings: Settings, root: Path, recorder: Recorder = NullRecorder()) -> 
             settings.model.base,
             Path("infra/deepspeed"),
         ],
-        code=CODE,
     )
     outcome = launch(TRAINING_TASKS["align"], settings, "align", root, key, root / "artifacts/align/model", recorder)
     reference = read_log_probs(root / "artifacts/reference/train.parquet")
@@ -152,7 +155,7 @@ def _histogram(name: str, values: Array, low: float, high: float) -> dict[str, i
 
 
 def _warn_of_ends(metrics: Mapping[str, float | int | None]) -> None:
-    cures = {"cap": "set alignment.margins to standardised or lower alignment.beta_scale", "floor": "raise alignment.beta_scale"}
+    cures = {"cap": "set alignment.margins to standardized or lower alignment.beta_scale", "floor": "raise alignment.beta_scale"}
     for end, cure in cures.items():
         share = metrics[f"beta.share_at_{end}"]
         if share is not None and share > 0.5:
@@ -165,7 +168,7 @@ def _warn_of_weights(metrics: Mapping[str, float | int | None]) -> None:
     if share < FEW_PAIRS:
         _warn(
             f"the pairs' weights leave {share:.0%} of them in effect, those that the reward model is least sure of or disagrees with; "
-            "set alignment.margins to standardised or lower alignment.beta_scale"
+            "set alignment.margins to standardized or lower alignment.beta_scale"
         )
     elif share > EVEN_PAIRS:
         _warn("all pairs have nearly the same weight, so this is close to DPO with a constant beta; raise alignment.beta_scale")

@@ -7,13 +7,16 @@ The engine adds metrics up over ranks and micro-batches, which a minimum does no
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from components.alignment.betas import at_cap, varies
 from components.alignment.pairs import PairTable
-from components.config.settings import AlignmentSettings
+
+if TYPE_CHECKING:
+    from components.config.alignment import AlignmentSettings
 
 Figures = dict[str, float]
 

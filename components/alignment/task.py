@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from components.alignment.losses import PairBatch, SftBatch, branch_figures, imp
 from components.alignment.pairs import PairTable, build_pairs, read_scores
 from components.alignment.reference_table import LogProb, read_log_probs
 from components.alignment.step_figures import Figures, as_metrics, step_figures
-from components.config.settings import AlignmentSettings, Settings
+from components.config.settings import Settings
 from components.engine import partitions
 from components.engine.task import EpochContext, Step, TrainingTask
 from components.errors import UserError
@@ -33,6 +33,9 @@ from components.trees.logprobs import BranchScores, TreeModel, branch_tokens
 from components.trees.planning import plan_epoch
 from components.trees.scoring import policy_tree, score_batches
 from components.trees.trees import Tree, TreeBatch, build_batch
+
+if TYPE_CHECKING:
+    from components.config.alignment import AlignmentSettings
 
 PROBE_QUERIES = 4  # whose reference log-probs are computed again before training
 # Nats for a response of 50 tokens, in proportion for longer ones. On the bundled base fp32 sums differ by 2e-5 between batch shapes; bf16 ones
@@ -232,7 +235,7 @@ class AlignmentTask(TrainingTask):
 
     def _weight(self, micro: Micro, index: int) -> float:
         """A pair's share of the step's mean, for the pairs of a query. The query's SFT term has the share of all of them."""
-        if self.settings.alignment.normalise == "pair":
+        if self.settings.alignment.normalize == "pair":
             return 1 / micro.pairs
         return 1 / (micro.queries_with_pairs * len(self.rows[index]))
 

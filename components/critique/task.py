@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.closures import code_digest
 from components.config.settings import Settings
 from components.engine.inference_task import InferenceTask, Work
 from components.engine.models import OneModel
@@ -66,7 +67,11 @@ def build(settings: Settings, root: Path, arguments: Any = None) -> list[Critiqu
     preprocessor = Preprocessor(folder, root / "data/preferences", settings.model, settings.features)
     queries = {split: read_queries(root / f"artifacts/validate/{split}/queries.parquet") for split in SPLITS}
     attach_features(preprocessor, folder, [query for split in SPLITS for query in queries[split]], settings, root)
-    models, cache, context = OneModel(settings), ContentCache(root, "critiques"), critique_context(settings, folder)
+    models, cache, context = (
+        OneModel(settings),
+        ContentCache(root, "critiques"),
+        digest_bytes(critique_context(settings, folder), code_digest("critique")),
+    )
     return [
         CritiqueTask(
             label=f"critiques, {split}",
@@ -123,9 +128,8 @@ def judge_together(
 
 
 def critique_context(settings: Settings, folder: Path) -> str:
-    """Digest of what opinions depend on beside the query: model, processor, instruction and settings, but not how many ranks share them."""
+    """Digest of what opinions depend on beside query and code: model, processor, instruction, settings, but not how many ranks share them."""
     return digest_bytes(
-        "scores are read where critiques end",
         model_digest(folder),
         processor_digest(folder),
         (folder / HEAD_FILE).read_bytes(),
@@ -137,5 +141,5 @@ def critique_context(settings: Settings, folder: Path) -> str:
 
 
 def query_key(query: Query, context: str) -> str:
-    """Key of a query's opinions: prompt, media bytes, responses, and `context` (model, processor, instruction, settings)."""
+    """Key of a query's opinions: prompt, media bytes, responses, and `context` (model, processor, instruction, settings, code)."""
     return digest_bytes(context, query.prompt, query.media_kind or "", query.media_digest or "", *(r.text for r in query.responses))

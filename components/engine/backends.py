@@ -11,18 +11,20 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from components.config.settings import TrainingSettings
 from components.engine import partitions
 from components.engine.ranks import RankContext, set_up_ranks
 from components.errors import UserError
 from components.files import read_json
+
+if TYPE_CHECKING:
+    from components.config.training import TrainingSettings
 
 COLLECTIVE_SECONDS = 6 * 3600  # how long a rank waits for another: text written ahead of an epoch takes hours on large data
 WEIGHTS, OPTIMIZER = "model.safetensors", "optimizer.pt"  # DDP's files in a checkpoint

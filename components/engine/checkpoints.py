@@ -16,10 +16,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from components.config.settings import Section, TrainingSettings
+from components.closures import code_digest
 from components.files import digest_bytes, digest_file, read_json, write_json
+
+if TYPE_CHECKING:
+    from components.config.section import Section
+    from components.config.training import TrainingSettings
+    from components.stages import StageName
 
 COMMITTED = "COMMITTED.json"
 FINISHED = "finished.json"
@@ -37,10 +42,10 @@ class Checkpoint:
     extra: dict[str, Any]
 
 
-def training_key(root: Path, *, settings: Iterable[str], inputs: Iterable[Path], code: Iterable[Path]) -> str:
-    """Digest of settings (as JSON), input files and folders, and code folders, all relative to `root`; 16 hex digits."""
-    parts = list(settings)
-    for path in [*inputs, *code]:
+def training_key(root: Path, stage: StageName, *, settings: Iterable[str], inputs: Iterable[Path]) -> str:
+    """Digest of the stage's code, settings (as JSON), and input files and folders relative to `root`; 16 hex digits."""
+    parts = [code_digest(stage), *settings]
+    for path in inputs:
         files = (
             sorted(p for p in (root / path).rglob("*") if p.is_file() and "__pycache__" not in p.parts)
             if (root / path).is_dir()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from components.config.settings import PartRates
 from components.families.adapters import family_of
+
+if TYPE_CHECKING:
+    from components.config.training import PartRates
 
 
 def vision_language_model(model: nn.Module) -> Any:

@@ -15,12 +15,11 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, distributed
 
-from components.config.settings import OptimisationSettings, TrainingSettings
 from components.engine import checkpoints, health
 from components.engine.backends import Backend
 from components.engine.checkpoints import PREFIX, Checkpoint
@@ -31,6 +30,10 @@ from components.engine.schedule import Schedule, seed_everything
 from components.engine.task import EpochContext, Step, TrainingTask, check_plan, overrides
 from components.engine.throughput import peak_memory_gb, training_meter
 from components.files import write_json
+
+if TYPE_CHECKING:
+    from components.config.optimization import OptimizationSettings
+    from components.config.training import TrainingSettings
 
 STEP_SEED, EPOCH_SEED = 1, 2  # kinds of random state
 Record = dict[str, float | int | None]
@@ -53,7 +56,7 @@ class Loop:
         task: TrainingTask,
         backend: Backend,
         training: TrainingSettings,
-        optimisation: OptimisationSettings,
+        optimisation: OptimizationSettings,
         scratch: Path,
         resumed: Checkpoint | None = None,
     ) -> None:

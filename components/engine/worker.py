@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components import stages
-from components.config.settings import OptimisationSettings, Settings, parse_settings
+from components.config.settings import Settings, parse_settings
 from components.engine import watchdog
 from components.engine.launcher import ARGUMENTS, SETTINGS, leave_fault
 from components.errors import StageFault
 from components.files import read_json, write_json
 
 if TYPE_CHECKING:
+    from components.config.optimization import OptimizationSettings
     from components.engine.checkpoints import Checkpoint
     from components.engine.ranks import RankContext
     from components.engine.task import TrainingTask
@@ -36,7 +37,7 @@ def main() -> None:
     sys.modules["mlflow"] = None  # type: ignore[assignment]  # Python's own way to have an import fail
     rank = int(os.environ["RANK"])
     try:
-        settings = parse_settings(read_json(options.scratch / SETTINGS), str(options.scratch / SETTINGS))
+        settings = parse_settings(read_json(options.scratch / SETTINGS), str(options.scratch / SETTINGS), options.stage)
         (train if options.stage in TRAINING_STAGES else infer)(options, settings)
     except BaseException as error:
         leave_fault(options.scratch, rank, error)
@@ -124,7 +125,7 @@ def export(task: TrainingTask, out: Path) -> None:
     partial.rename(out)
 
 
-def section_of(settings: Settings, stage: str) -> OptimisationSettings:
+def section_of(settings: Settings, stage: str) -> OptimizationSettings:
     """The section of a training stage, which holds its learning rate, warm-up and cap of steps."""
     return {"reward": settings.reward, "align": settings.alignment}[stage]
 

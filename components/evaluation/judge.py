@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from components.config.settings import EvaluateSettings
 from components.errors import UserError
 from components.evaluation.wording import WORD, complies, is_degenerate, refuses, states, states_any
 from components.preferences.record import Query
+
+if TYPE_CHECKING:
+    from components.config.evaluate import EvaluateSettings
 
 TRUTH_FILE = Path("data/truth/truth.jsonl")
 STOP_WORDS = frozenset(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.closures import code_digest
 from components.config.settings import Settings
 from components.evaluation.judge import TRUTH_FILE, Verdict, is_description
 from components.evaluation.metrics import outcomes_of
@@ -20,19 +21,7 @@ from components.families.digests import model_digest, processor_digest
 from components.files import digest_bytes, digest_file
 from components.preferences.record import Query
 
-CODE_ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("artifacts/evaluate/results")
-CODE = (
-    "components/evaluation",
-    "components/engine",
-    "components/preferences",
-    "components/families",
-    "components/features",
-    "components/generation",
-    "components/trees",
-    "components/reward",
-    "components/critique/task.py",
-)
 POLICY_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -95,14 +84,15 @@ def context_of(settings: Settings, root: Path) -> str:
         "precision": settings.training.precision,
     }
     facts = digest_file(truth) if truth.is_file() else "none"
-    parts = digest_file(heldout), facts, model_digest(base), processor_digest(base), code_digest(), json.dumps(chosen, sort_keys=True)
+    parts = (
+        digest_file(heldout),
+        facts,
+        model_digest(base),
+        processor_digest(base),
+        code_digest("evaluate"),
+        json.dumps(chosen, sort_keys=True),
+    )
     return digest_bytes(*parts)
-
-
-def code_digest() -> str:
-    """The digest of the code that makes results."""
-    files = sorted(path for name in CODE for path in ([CODE_ROOT / name] if name.endswith(".py") else (CODE_ROOT / name).rglob("*.py")))
-    return digest_bytes(*(f"{path.relative_to(CODE_ROOT)}:{digest_file(path)}" for path in files))
 
 
 def results_key(digest: str, context: str) -> str:

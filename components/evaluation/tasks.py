@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 from components.alignment.log_probs import LogProbTask
+from components.closures import code_digest
 from components.config.settings import Settings
 from components.critique.task import critique_context
 from components.engine.inference_task import InferenceTask
 from components.engine.models import OneModel, open_policy
 from components.engine.ranks import Ranks, inference_dtype
-from components.evaluation.results import code_digest
 from components.families.adapters import Root
 from components.families.digests import model_digest, processor_digest
 from components.families.processing import Preprocessor
@@ -165,7 +165,7 @@ def policy_tasks(settings: Settings, root: Path, arguments: dict[str, str]) -> l
     base = root / settings.model.base
     preprocessor = Preprocessor(base, root / MEDIA, settings.model, settings.features)
     attach_features(preprocessor, base, queries, settings, root)
-    models, cache, code = OneModel(settings), ContentCache(root, "evaluate"), code_digest()
+    models, cache, code = OneModel(settings), ContentCache(root, "evaluate"), code_digest("evaluate")
     tasks: list[AnswerTask | LogProbTask] = []
     for name, place in arguments.items():
         folder = root / place
@@ -200,7 +200,7 @@ def reward_tasks(settings: Settings, root: Path, arguments: dict[str, Any]) -> l
     folder = root / arguments["folder"]
     preprocessor = Preprocessor(folder, root / MEDIA, settings.model, settings.features)
     attach_features(preprocessor, folder, queries, settings, root)
-    context = digest_bytes(critique_context(settings, folder), str(settings.evaluate.threads), code_digest())
+    context = digest_bytes(critique_context(settings, folder), str(settings.evaluate.threads), code_digest("evaluate"))
     shared: dict[str, Any] = {
         "store": ContentCache(root, "evaluate"),
         "preprocessor": preprocessor,

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
-from components.config.settings import ModelSettings, TrainingSettings
 from components.errors import UserError
 from components.families import lora
 from components.families.adapters import family_of
 from components.families.digests import PROCESSOR_FILES
+
+if TYPE_CHECKING:
+    from components.config.model import ModelSettings
+    from components.config.training import TrainingSettings
 
 
 def load_model(path: Path, *, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> Any:

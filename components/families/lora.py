@@ -13,18 +13,20 @@ import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from components.config.settings import LoraSettings
 from components.errors import UserError
 from components.families.adapters import family_of
 from components.families.digests import model_digest
 from components.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from components.config.model import LoraSettings
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's own names
 PROJECTOR = "projector.safetensors"

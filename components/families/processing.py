@@ -12,18 +12,21 @@ from __future__ import annotations
 from collections import OrderedDict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import TemplateError
 from PIL import Image
 from transformers import AutoConfig, AutoProcessor
 
-from components.config.settings import FeatureSettings, ModelSettings
 from components.errors import UserError
 from components.families.adapters import Family, FeatureSource, Root, family_of
 from components.files import digest_bytes
 from components.preferences.record import Query
+
+if TYPE_CHECKING:
+    from components.config.features import FeatureSettings
+    from components.config.model import ModelSettings
 
 QUESTION_MARK, RESPONSE_MARK, CRITIQUE_MARK = "\x01question\x01", "\x01response\x01", "\x01critique\x01"
 CACHED_TEXTS = 100_000  # texts whose tokens stay in memory

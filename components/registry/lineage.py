@@ -18,13 +18,13 @@ from typing import Any
 
 import yaml
 
-from components.config.settings import STAGES
 from components.errors import UserError
 from components.files import write_atomic
 from components.registry.packaging import ModelName, no_progress
 from components.registry.registry import Registry
 from components.registry.store import open_store
 from components.registry.versions import DVC_MODEL, DVC_PATH, MADE_WHOLE_FROM, Version
+from components.stages import STAGE_NAMES
 from components.storage.objects import Whereabouts, locate
 from components.tracking.provenance import RUN_FILES
 from components.tracking.recorder import PARENT_TAG, PENDING, find_pending
@@ -181,7 +181,7 @@ def _stages_of(root: Path, run: Any | None) -> dict[str, Any]:
                 for child in children
                 if "mmalign.stage" in child.data.tags
             }
-        return {stage: _stage(client, experiment, records[stage]) for stage in STAGES if stage in records}
+        return {stage: _stage(client, experiment, records[stage]) for stage in STAGE_NAMES if stage in records}
 
 
 def _stage(client: Any, experiment: str, summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from PIL import Image, UnidentifiedImageError
 
-from components.config.settings import FeatureSettings, ModelSettings
+from components.config.features import FeatureSettings
+from components.config.model import ModelSettings
 from components.errors import UserError
 from components.families.processing import Preprocessor
 from components.files import digest_bytes

@@ -220,7 +220,8 @@ def _scoring(model: Architecture, settings: Settings, row_tokens: int, rows: int
 
 
 def _generation(model: Architecture, settings: Settings, stage: object) -> dict[str, int]:
-    from components.config.settings import CritiqueSettings, EvaluateSettings
+    from components.config.critique import CritiqueSettings
+    from components.config.evaluate import EvaluateSettings
 
     assert isinstance(stage, CritiqueSettings | EvaluateSettings)
     number, prompt = value_bytes(settings), settings.model.max_length

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from components.config.settings import Settings
+from components.config.settings import Settings, parse_settings
 from components.rehearsal import memory
 from components.rehearsal.architectures import find_architecture
 from components.rehearsal.devices import DEVICES, DRIVER_SHARE, Machine
@@ -123,7 +123,7 @@ def changed(settings: Settings, changes: list[Change]) -> Settings:
             section = section[part]
         kind = type(section[last])
         section[last] = value == "true" if kind is bool else kind(value)
-    return Settings.model_validate(values)
+    return parse_settings(values, "params.yaml with changes")
 
 
 def _cure(model: Architecture, settings: Settings, root: Path, machine: Machine, workload: Workload) -> list[Change]:

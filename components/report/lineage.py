@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from components.config.settings import STAGES
 from components.report.record import Record, lookup, reached
 from components.report.wording import duration
+from components.stages import STAGE_NAMES
 
 STATUS_WORDS = {"ran": "ran", "skipped": "up to date", "restored": "restored", "failed": "failed", "not_reached": "not reached"}
 
@@ -47,10 +47,10 @@ class Lineage:
 
 def read_lineage(record: Record) -> Lineage:
     """The lineage of the run."""
-    seconds = {stage: float(lookup(record.summary, "stages", stage, "seconds") or 0) for stage in STAGES}
+    seconds = {stage: float(lookup(record.summary, "stages", stage, "seconds") or 0) for stage in STAGE_NAMES}
     longest = max(seconds.values()) or 1.0
     stages = []
-    for stage in STAGES:
+    for stage in STAGE_NAMES:
         status = str(lookup(record.summary, "stages", stage, "status") or "not_reached")
         training = lookup(record.run(stage), "times", "training_seconds") if status == "ran" else None
         stages.append(

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.config.settings import STAGES
 from components.errors import UserError
 from components.files import read_json
 from components.report.run_record import SUMMARY
 from components.report.summary import FINISHED
+from components.stages import STAGE_NAMES
 
 Row = dict[str, Any]
 
@@ -125,7 +125,7 @@ def read_record(root: Path) -> Record:
 
 def reached(record: Record) -> list[str]:
     """The stages whose outs belong to this run, in order."""
-    return [stage for stage in STAGES if record.finished(stage)]
+    return [stage for stage in STAGE_NAMES if record.finished(stage)]
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from components.config.settings import STAGES
 from components.files import read_json
+from components.stages import STAGE_NAMES
 
 StageStatus = Literal["ran", "skipped", "restored", "failed", "not_reached"]
 RunStatus = Literal["running", "ok", "failed", "cancelled"]
@@ -54,7 +54,7 @@ class RunRecord:
 
 def summarize(run: RunRecord, artifacts: Path) -> dict[str, Any]:
     """The summary of a run from its record and its stages' files under `artifacts`."""
-    stages = {name: run.stages.get(name, StageRecord()) for name in STAGES}
+    stages = {name: run.stages.get(name, StageRecord()) for name in STAGE_NAMES}
     finished = {name for name, record in stages.items() if record.status in FINISHED}
     validated, aligned, evaluated = (_metrics(artifacts, name) if name in finished else {} for name in ("validate", "align", "evaluate"))
     summary: dict[str, Any] = {

@@ -11,10 +11,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from components.config.settings import STAGES
 from components.files import read_json
 from components.report.run_record import PAGE, SUMMARY
 from components.report.summary import MODELS
+from components.stages import STAGE_NAMES
 
 STATUS_STYLES = {"ran": "green", "skipped": "dim", "restored": "cyan", "failed": "bold red", "not_reached": "yellow"}
 SHOWN_REASONS = 4  # of a refusal; the decisive ones come first
@@ -49,7 +49,7 @@ def _stages(summary: Mapping[str, Any]) -> Table:
     table.add_column("stage")
     table.add_column("status")
     table.add_column("time", justify="right")
-    for name, stage in ((name, summary["stages"][name]) for name in STAGES if name in summary["stages"]):
+    for name, stage in ((name, summary["stages"][name]) for name in STAGE_NAMES if name in summary["stages"]):
         status = stage["status"]
         seconds = _duration(stage["seconds"]) if stage["seconds"] else ""
         table.add_row(name, f"[{STATUS_STYLES[status]}]{status.replace('_', ' ')}[/]", seconds)
@@ -128,7 +128,7 @@ def _gate(summary: Mapping[str, Any]) -> Table:
 
 def _verdict(summary: Mapping[str, Any]) -> Panel:
     status, stages = summary["status"], summary["stages"]
-    ran = [name for name in STAGES if name in stages and stages[name]["status"] == "ran"]
+    ran = [name for name in STAGE_NAMES if name in stages and stages[name]["status"] == "ran"]
     if status == "ok":
         words = f"{', '.join(ran)} ran" if ran else "nothing was stale"
         words += f" in {_duration(summary['seconds'])}; the page: {PAGE}; metrics for scripts: {SUMMARY}; curves and artifacts: mlflow ui"

@@ -17,16 +17,14 @@ from components.engine.recorder import NullRecorder, Recorder
 from components.engine.result import StageResult
 from components.stages import TRAINING_TASKS
 
-CODE = [Path("components") / name for name in ("preferences", "vlm", "training", "reward", "critique")]
-
 
 def run(settings: Settings, root: Path, recorder: Recorder = NullRecorder()) -> StageResult:  # noqa: B008 -- it has no state
     """Train under the launcher and report the last metrics of the run."""
     key = training_key(
         root,
+        "reward",
         settings=[section.model_dump_json() for section in (settings.model, settings.training, settings.reward, settings.critique)],
         inputs=[Path("artifacts/validate/train"), settings.model.base, Path("infra/deepspeed")],
-        code=CODE,
     )
     outcome = launch(TRAINING_TASKS["reward"], settings, "reward", root, key, root / "artifacts/reward/model", recorder)
     return StageResult(

@@ -1,5 +1,6 @@
 """What a run would do to each stage, and why, without doing it.
 
+- What the code of each stage means is computed anew here, whatever the files of the stage `code` say; that stage is no step.
 - A stage whose command, settings, inputs and outputs are as recorded in dvc.lock is skipped.
 - A stale stage is restored where DVC's run-cache knows its outputs for these very inputs; its new output hashes then stand in for the files
   on disk when the stages below are judged.
@@ -8,6 +9,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any, Literal
 
 import yaml
 
+from components.closures import CODE_STAGE, DIGESTS, digest_path, digest_text, digests
 from components.storage.repository import open_repository
 
 Action = Literal["run", "run_if_changed", "restore", "skip"]
@@ -39,7 +42,7 @@ class _Known:
 def plan(root: Path, settings_text: str | None = None) -> dict[str, Step]:
     """The step of each stage of dvc.yaml, in an order in which they can run; as if params.yaml held `settings_text`, where given."""
     with open_repository(root, settings_text) as repository, repository.lock:
-        known = _Known()
+        known = _Known(outputs=_code_digests(repository))
         return {stage.name: _judge(repository, stage, known) for stage in _ordered(repository)}
 
 
@@ -50,12 +53,25 @@ def stage_parents(root: Path) -> dict[str, set[str]]:
         return {stage.name: {up.name for up in repository.index.graph.successors(stage) if up in stages} for stage in stages}
 
 
+def _code_digests(repository: Any) -> dict[str, Any]:
+    """Absolute path to hash of each output that the stage `code` would write now; none where the pipeline has no such stage."""
+    from dvc_data.hashfile.hash_info import HashInfo
+
+    outs = [out for stage in repository.index.stages if getattr(stage, "name", None) == CODE_STAGE for out in stage.outs]
+    if not outs:
+        return {}
+    current = {digest_path(Path(repository.root_dir), stage): digest_text(digest) for stage, digest in digests().items()}
+    return {
+        out.fs_path: HashInfo("md5", hashlib.md5(current[Path(out.fs_path)].encode(), usedforsecurity=False).hexdigest()) for out in outs
+    }
+
+
 def _ordered(repository: Any) -> list[Any]:
-    """Pipeline stages, each after the stages that it reads from; else in the order of dvc.yaml. Building the graph checks it as well."""
+    """Pipeline stages without `code`, each after the stages that it reads from; else in the order of dvc.yaml. Building the graph checks it as well."""
     from dvc.stage import PipelineStage
 
     graph = repository.index.graph
-    named = {stage.name: stage for stage in graph if isinstance(stage, PipelineStage)}
+    named = {stage.name: stage for stage in graph if isinstance(stage, PipelineStage) and stage.name != CODE_STAGE}
     ordered: list[Any] = []
 
     def visit(stage: Any) -> None:
@@ -121,7 +137,10 @@ def _input_reasons(inputs: Mapping[Any, Any]) -> list[str]:
     reasons = []
     for dependency, now in inputs.items():
         before = dependency.hash_info
-        if now is None:
+        if dependency.def_path.startswith(f"{DIGESTS.as_posix()}/"):
+            if before != now:
+                reasons.append("its code changed" if before else "its code has no record")
+        elif now is None:
             reasons.append(f"{dependency.def_path} is missing")
         elif isinstance(now.value, dict):
             reasons += _setting_reasons(before.value or {}, now.value)

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from components.closures import CODE_STAGE
 from components.files import digest_file
 
 DIFF_LIMIT_BYTES = 5_000_000  # a longer diff is cut: its place is a commit
@@ -95,7 +96,7 @@ def known_hashes(root: Path, stage: str) -> dict[str, str]:
     outs = {
         item["path"]: item["md5"]
         for name, entry in read_yaml(root / LOCK).get("stages", {}).items()
-        if name != stage
+        if name not in {stage, CODE_STAGE}
         for item in entry.get("outs", [])
         if "md5" in item
     }

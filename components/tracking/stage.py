@@ -20,10 +20,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from components.config.settings import StageName, load_settings
+from components.config.settings import load_settings
 from components.engine.result import StageResult
 from components.errors import TrainingFault
 from components.files import digest_file, write_json
+from components.stages import StageName
 from components.tracking.provenance import git_state, known_hashes, stage_params, stage_paths
 from components.tracking.recorder import Recorder, replay
 from components.tracking.runs import base_tags, close_parent, is_shared, join_or_open_parent

@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from components.config.settings import ValidateSettings
 from components.files import digest_bytes
 from components.preferences.faults import RowError, shorten
 from components.preferences.ranking import UnknownRankingError
@@ -18,6 +17,9 @@ from components.validation.lengths import LengthCheck
 from components.validation.lines import read_lines
 from components.validation.media import MediaFolder, Medium
 from components.validation.quarantine import Refusal
+
+if TYPE_CHECKING:
+    from components.config.validate import ValidateSettings
 
 
 @dataclass

@@ -11,11 +11,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from components.config.settings import ValidateSettings
 from components.files import write_atomic
 from components.preferences.record import CATEGORIES
 from components.preferences.release import HIGHEST_SCORE, LOWEST_SCORE
@@ -24,6 +23,9 @@ os.environ["GX_ANALYTICS_ENABLED"] = "false"  # before the import, which reads i
 import great_expectations as gx
 import great_expectations.expectations as gxe
 from great_expectations.data_context.types.base import ProgressBarsConfig
+
+if TYPE_CHECKING:
+    from components.config.validate import ValidateSettings
 
 Severity = Literal["critical", "warning", "info"]
 SHA256 = r"^[0-9a-f]{64}$"

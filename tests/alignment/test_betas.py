@@ -18,7 +18,8 @@ from components.alignment.betas import (
     running_margin,
     weight_summary,
 )
-from components.config.settings import AlignmentSettings, load_settings
+from components.config.alignment import AlignmentSettings
+from components.config.settings import load_settings
 from components.errors import UserError
 from tests.conftest import ROOT
 
@@ -56,16 +57,16 @@ def test_a_missing_margin_is_trained_at_beta0() -> None:
     assert betas[1] > 0.1
 
 
-def test_standardised_margins_are_divided_and_never_centred() -> None:
+def test_standardized_margins_are_divided_and_never_centred() -> None:
     raw = np.array([1.0, 3.0, 5.0, -1.0])
-    assert margin_scale(settings(margins="standardised"), raw, np.array([])).divisor == pytest.approx(np.std(raw))
+    assert margin_scale(settings(margins="standardized"), raw, np.array([])).divisor == pytest.approx(np.std(raw))
 
 
-def test_equal_margins_cannot_be_standardised_unless_beta_is_constant() -> None:
+def test_equal_margins_cannot_be_standardized_unless_beta_is_constant() -> None:
     raw = np.array([2.0, 2.0])
     with pytest.raises(UserError, match="same margin"):
-        margin_scale(settings(margins="standardised"), raw, np.array([]))
-    assert margin_scale(settings(margins="standardised", beta_weight=0.0), raw, np.array([])).divisor == 1
+        margin_scale(settings(margins="standardized"), raw, np.array([]))
+    assert margin_scale(settings(margins="standardized", beta_weight=0.0), raw, np.array([])).divisor == 1
 
 
 def test_calibrated_margins_need_a_calibration_part() -> None:

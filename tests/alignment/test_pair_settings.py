@@ -15,7 +15,8 @@ from components.alignment.betas import fit_temperature
 from components.alignment.pairs import PairTable, build_pairs, read_scores, write_pairs
 from components.alignment.reference_table import read_log_probs, write_log_probs
 from components.alignment.step_figures import as_metrics, step_figures
-from components.config.settings import AlignmentSettings, load_settings
+from components.config.alignment import AlignmentSettings
+from components.config.settings import load_settings
 from components.critique.stage import write_opinions
 from components.errors import UserError
 from components.preferences.record import Query, Response

@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.alignment.pairs import build_pairs, write_pairs
-from components.config.settings import AlignmentSettings, load_settings
+from components.config.alignment import AlignmentSettings
+from components.config.settings import load_settings
 from components.errors import UserError
 from tests.conftest import ROOT
 from tests.tiny import queries

@@ -10,7 +10,7 @@ from components.errors import StageFault
 from components.preferences.record import Query, Response
 from tests.tiny import queries
 
-CONTEXT_HERE = Context("model", "processor", "template", "float32", max_length=512, max_frames=8, row_tokens=512)
+CONTEXT_HERE = Context("code", "model", "processor", "template", "float32", max_length=512, max_frames=8, row_tokens=512)
 QUERY = queries()[0]
 VALUES = [(-1.5 * number - 0.1, number + 2) for number in range(len(QUERY.responses))]
 

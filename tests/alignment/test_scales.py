@@ -24,7 +24,8 @@ from components.alignment.betas import (
     varies,
     weight_summary,
 )
-from components.config.settings import AlignmentSettings, load_settings
+from components.config.alignment import AlignmentSettings
+from components.config.settings import load_settings
 from components.errors import UserError
 from tests.conftest import ROOT
 

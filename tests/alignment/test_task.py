@@ -61,9 +61,9 @@ def moved(task: AlignmentTask) -> AlignmentTask:
     return task
 
 
-@pytest.mark.parametrize("normalise", ["pair", "query"])
-def test_a_step_is_pair_by_pair_dpo_with_a_beta_a_pair(checkout: Path, normalise: str) -> None:
-    task = moved(AlignmentTask(settings_of(checkout, normalise=normalise, queries_per_step=5), checkout))
+@pytest.mark.parametrize("normalize", ["pair", "query"])
+def test_a_step_is_pair_by_pair_dpo_with_a_beta_a_pair(checkout: Path, normalize: str) -> None:
+    task = moved(AlignmentTask(settings_of(checkout, normalize=normalize, queries_per_step=5), checkout))
     reference = load_model(task.base)
     live = preprocessor(task.base, checkout / "data/preferences")  # its media run through the tower
     total, trained = torch.zeros(()), [query for query in task.queries if query.pairs()]
@@ -78,7 +78,7 @@ def test_a_step_is_pair_by_pair_dpo_with_a_beta_a_pair(checkout: Path, normalise
                 beta = float(task.pairs.beta[row])
                 loss = -logsigmoid(beta * ((policy[0] - base[0]) - (policy[1] - base[1])))
                 loss = loss - 0.25 * policy[0] / len(tree.branches[winner].input_ids)
-                total += loss / pairs if normalise == "pair" else loss / (len(trained) * len(query.pairs()))
+                total += loss / pairs if normalize == "pair" else loss / (len(trained) * len(query.pairs()))
                 row += 1
     assert step_loss(task).item() == pytest.approx(total.item(), rel=1e-5)
 
@@ -283,16 +283,16 @@ def test_madpo_weighs_the_preference_loss_of_each_pair(checkout: Path) -> None:
     assert [found["weight/min"], found["weight/max"]] == [task.pairs.weight.min(), task.pairs.weight.max()]
 
 
-@pytest.mark.parametrize("normalise", ["pair", "query"])
-def test_the_sft_term_once_a_query_is_of_its_best_responses(checkout: Path, normalise: str) -> None:
-    task = AlignmentTask(settings_of(checkout, sft_per="query", normalise=normalise, queries_per_step=5), checkout)
+@pytest.mark.parametrize("normalize", ["pair", "query"])
+def test_the_sft_term_once_a_query_is_of_its_best_responses(checkout: Path, normalize: str) -> None:
+    task = AlignmentTask(settings_of(checkout, sft_per="query", normalize=normalize, queries_per_step=5), checkout)
     with torch.no_grad():
         found = sum(float(task.loss(task.model(**batch), batch)[1]["loss/sft"]) for batch in micros_of(task))
     total, pairs = 0.0, sum(len(query.pairs()) for query in task.queries)
     for index, query in enumerate(task.queries):
         best = [number for number, response in enumerate(query.responses) if response.rank == 1]
         values = [-task.reference[query.id, number][0] / task.reference[query.id, number][1] for number in best]
-        share = len(query.pairs()) / pairs if normalise == "pair" else 1 / len(task.order)
+        share = len(query.pairs()) / pairs if normalize == "pair" else 1 / len(task.order)
         if index in task.rows:
             total += share * sum(values) / len(values)
     assert found == pytest.approx(total, rel=1e-4)

@@ -43,10 +43,8 @@ def test_profile_and_demo_restore_shipped_settings(workspace: Path, name: str) -
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_demo_profile_has_every_key_with_source(name: str) -> None:
-    keys = {key for key, _ in profile_values(ROOT / PROFILES, name)}
-    assert keys <= set(known_keys())
-    assert keys <= {key for key, _ in profile_values(ROOT / PROFILES, "demo")}
+def test_profile_has_valid_keys_and_a_source_for_each(name: str) -> None:
+    assert {key for key, _ in profile_values(ROOT / PROFILES, name)} <= set(known_keys())
     about = header(ROOT / PROFILES / f"{name}.yaml")
     assert about["checkpoint"].count("/") == 1
     assert "GPU" in about["machine"]
@@ -54,6 +52,13 @@ def test_demo_profile_has_every_key_with_source(name: str) -> None:
         value = line.partition("#")[0]
         if ": " in value and not line.startswith("#"):
             assert line.partition("#")[2].strip().startswith(("ours", "paper", "where")), line
+
+
+def test_demo_profile_resets_what_others_change() -> None:
+    shipped = {key: yaml.safe_load(value) for key, value in profile_values(ROOT, "params")}
+    others = [profile_values(ROOT / PROFILES, name) for name in OTHERS]
+    changed = {key for values in others for key, value in values if yaml.safe_load(value) != shipped[key]}
+    assert {key: yaml.safe_load(value) for key, value in profile_values(ROOT / PROFILES, "demo")} == {key: shipped[key] for key in changed}
 
 
 def test_paper_profile_equals_paper() -> None:
@@ -89,6 +94,8 @@ def test_setting_overrides_profile_and_comments_stay(workspace: Path) -> None:
     ("text", "sentence"),
     [
         ("training:\n  rank: 8\n", r"profiles/mine\.yaml: unknown key 'training\.rank'; did you mean 'training\.ranks'\?"),
+        ("alignment:\n  normalise: pair\n", r"mine\.yaml: unknown key 'alignment\.normalise'; it is called alignment\.normalize now"),
+        ("alignment:\n  margins: standardised\n", r"'alignment\.margins' is 'standardised'; that value is called standardized now"),
         ("training:\n  ranks: 0\n", r"profiles/mine\.yaml: 'training\.ranks' is 0"),
         ("training: [\n", r"mine\.yaml is not valid YAML"),
         ("- training\n", r"must be a mapping of sections"),

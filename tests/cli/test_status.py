@@ -16,12 +16,12 @@ import pytest
 from rich.console import Console
 
 from components.cli.run.status import render
-from components.config.settings import STAGES
 from components.files import write_json
 from components.operations.doctor import state
 from components.operations.doctor.state import read_status
 from components.processes.marks import RUN_MARK, new_run_mark
 from components.report.summary import RunRecord, StageRecord, summarize
+from components.stages import STAGE_NAMES
 from components.tracking import store
 from components.tracking.recorder import Recorder
 from components.tracking.runs import close_parent, open_parent, record_stages
@@ -77,7 +77,7 @@ def test_status_of_fresh_clone_is_stale_and_writes_nothing(checkout: Path) -> No
     assert status["running"] == {"run": None, "stages": [], "processes": []}
     assert status["runs"] == []
     assert status["registry"] == {name: {"versions": 0, "aliases": {}} for name in ("mm-policy", "mm-reward")}
-    assert list(status["plan"]) == list(STAGES)
+    assert list(status["plan"]) == list(STAGE_NAMES)
     assert status["plan"]["validate"] == {"action": "run", "reason": "has no record in dvc.lock"}
     assert status["summary"] is None
     assert status["notes"] == []
@@ -89,14 +89,16 @@ def test_status_of_fresh_clone_is_stale_and_writes_nothing(checkout: Path) -> No
 
 def test_last_runs_show_status_of_stages(recorded: Path) -> None:
     first = open_parent(recorded, "mmalign run")
-    record_stages(recorded, first, {name: {"status": "ran" if name == "align" else "skipped", "mlflow_run_id": None} for name in STAGES})
+    record_stages(
+        recorded, first, {name: {"status": "ran" if name == "align" else "skipped", "mlflow_run_id": None} for name in STAGE_NAMES}
+    )
     close_parent(recorded, first, "FINISHED")
     second = open_parent(recorded, "mmalign run")
     close_parent(recorded, second, "FAILED")
     runs = read_status(recorded)["runs"]
     assert [run["mlflow_run_id"] for run in runs] == [second, first]
     assert [run["status"] for run in runs] == ["FAILED", "FINISHED"]
-    assert runs[1]["stages"] == {**dict.fromkeys(STAGES, "skipped"), "align": "ran"}
+    assert runs[1]["stages"] == {**dict.fromkeys(STAGE_NAMES, "skipped"), "align": "ran"}
     assert runs[1]["seconds"] >= 0
     assert runs[0].keys() == {"mlflow_run_id", "status", "started", "seconds", "stages"}
 
@@ -248,11 +250,11 @@ def test_invalid_settings_hide_plan_only(checkout: Path) -> None:
 
 
 def test_headline_shows_last_summary_and_verdict(checkout: Path) -> None:
-    for name in STAGES:
+    for name in STAGE_NAMES:
         write_json(checkout / "artifacts" / name / "run.json", {"mlflow_run_id": "r"})
     metrics = {"policy.base.conversation": 50.0, "policy.aligned.conversation": 90.0, "policy.win_rate": 0.7, "reward.acc": 0.875}
     write_json(checkout / "artifacts/evaluate/metrics.json", metrics)
-    summary = summarize(RunRecord("ok", {name: StageRecord("skipped") for name in STAGES}, 61.0), checkout / "artifacts")
+    summary = summarize(RunRecord("ok", {name: StageRecord("skipped") for name in STAGE_NAMES}, 61.0), checkout / "artifacts")
     gate = {"mm-policy": {"verdict": "promoted", "reasons": []}, "mm-reward": {"verdict": "nothing_new", "reasons": []}, "promoted": True}
     write_json(checkout / "reports/summary.json", {**summary, "gate": gate})
     status = read_status(checkout)
@@ -290,14 +292,14 @@ def test_status_is_readable_in_narrow_terminal(width: int) -> None:
             "status": "FINISHED",
             "started": "2026-11-24T17:45:48+00:00",
             "seconds": 90000.0,
-            "stages": {**dict.fromkeys(STAGES, "skipped"), "align": "ran", "evaluate": "failed"},
+            "stages": {**dict.fromkeys(STAGE_NAMES, "skipped"), "align": "ran", "evaluate": "failed"},
         }
     ]
     status: dict[str, Any] = {
         "running": {"run": None, "stages": [], "processes": []},
         "slots": [],
         "runs": runs,
-        "plan": {name: {"action": "run", "reason": "alignment.beta changed from 0.1 to 0.2"} for name in STAGES},
+        "plan": {name: {"action": "run", "reason": "alignment.beta changed from 0.1 to 0.2"} for name in STAGE_NAMES},
         "registry": {"mm-policy": {"versions": 12, "aliases": {"champion": alias, "previous_champion": alias}}},
         "summary": None,
         "notes": ["a note"],

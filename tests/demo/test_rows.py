@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from components.config.settings import FeatureSettings, ModelSettings
+from components.config.features import FeatureSettings
+from components.config.model import ModelSettings
 from components.families.processing import Preprocessor
 from demo.checkpoint import build_processor, save_checkpoint, token_ids
 from demo.families import FAMILIES, draw_task

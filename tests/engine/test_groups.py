@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from components.config.settings import PartRates
+from components.config.training import PartRates
 from components.engine.groups import parameter_groups
 from components.engine.loss_module import give_vision_gradients, occupancy
 from components.families.loading import load_model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import nn
 
 from components import stages
 from components.config.settings import Settings, parse_settings
-from components.engine import inference, launcher, models, worker
+from components.engine import checkpoints, inference, launcher, models, worker
 from components.engine import launch as launch_module
 from components.engine.checkpoints import COMMITTED, FINISHED, commit, training_key
 from components.engine.curves import CURVES, PLAN, last_metrics
@@ -25,6 +24,7 @@ from components.engine.ranks import RankContext, Ranks
 from components.errors import StageFault, UserError
 from components.files import read_json, write_json
 from components.reward.model import new_reward_model, open_reward_model
+from components.stages import StageName
 from components.storage.content_cache import ContentCache
 from tests.engine.conftest import prepare, toy_settings
 from tests.engine.test_curves import Recording
@@ -129,8 +129,14 @@ def test_worker_trains_or_computes_as_its_stage_says(tmp_path: Path, monkeypatch
         arguments = ["--factory", "a:b", "--stage", stage, "--root", ".", "--scratch", str(tmp_path)]
         monkeypatch.setattr(sys, "argv", ["worker", *arguments, "--launcher", "1", "--launcher-started", "0"])
         worker.main()
-    kinds = [("train", "reward"), ("train", "align"), ("infer", "critique"), ("infer", "reference"), ("infer", "evaluate")]
-    assert called == [(kind, stage, settings) for kind, stage in kinds]
+    kinds: list[tuple[str, StageName]] = [
+        ("train", "reward"),
+        ("train", "align"),
+        ("infer", "critique"),
+        ("infer", "reference"),
+        ("infer", "evaluate"),
+    ]
+    assert called == [(kind, stage, settings.for_stage(stage)) for kind, stage in kinds]
 
 
 def test_checkpoint_of_another_number_of_ranks_is_refused(tmp_path: Path) -> None:
@@ -261,23 +267,22 @@ def test_weights_in_a_tokens_way_leave_out_a_cached_tower(tmp_path: Path, tiny_b
     assert holder.weights_in_path(tower=True) == whole  # without the score head
 
 
-def test_key_of_a_training_follows_settings_inputs_and_code(tmp_path: Path) -> None:
-    for name in ("data", "code"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "a.txt").write_text(name)
+def test_training_key_follows_settings_inputs_and_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a.txt").write_text("rows")
+    code = {"reward": "1" * 64, "align": "2" * 64}
+    monkeypatch.setattr(checkpoints, "code_digest", lambda stage: code[stage])
 
-    def key(settings: str = "{}") -> str:
-        return training_key(tmp_path, settings=[settings], inputs=[Path("data")], code=[Path("code")])
+    def key(stage: StageName = "reward", settings: str = "{}") -> str:
+        return training_key(tmp_path, stage, settings=[settings], inputs=[Path("data")])
 
     first = key()
     assert len(first) == 16
     assert key() == first
-    assert key('{"seed": 1}') != first
-    for name in ("data", "code"):
-        (tmp_path / name / "a.txt").write_text("changed")
-        assert key() != first
-        (tmp_path / name / "a.txt").write_text(name)
-    (tmp_path / "code/__pycache__").mkdir()
-    (tmp_path / "code/__pycache__/a.pyc").write_bytes(b"compiled")
-    assert key() == first
-    assert json.dumps(first)
+    assert key(settings='{"seed": 1}') != first
+    assert key("align") != first
+    code["reward"] = "3" * 64
+    assert key() != first
+    code["reward"] = "1" * 64
+    (tmp_path / "data/a.txt").write_text("changed")
+    assert key() != first

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from components.config.settings import EvaluateSettings
+from components.config.evaluate import EvaluateSettings
 from components.errors import UserError
 from components.evaluation.judge import (
     SPARE_WORDS,

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from components.config.settings import FeatureSettings, ModelSettings
+from components.config.features import FeatureSettings
+from components.config.model import ModelSettings
 from components.families.adapters import FAMILIES, Root
 from components.families.loading import load_model, save_model
 from components.families.processing import Preprocessor

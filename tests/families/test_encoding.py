@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from components.config.settings import FeatureSettings, ModelSettings
+from components.config.features import FeatureSettings
+from components.config.model import ModelSettings
 from components.errors import UserError
 from components.families.adapters import family_of
 from components.families.processing import Preprocessor

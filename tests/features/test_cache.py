@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from components.config.settings import Settings
+from components.config.settings import Settings, parse_settings
 from components.families.digests import model_digest
 from components.families.loading import load_model
 from components.families.processing import Preprocessor
@@ -163,7 +163,7 @@ def test_bf16_cache_halves_bytes_and_returns_model_dtype(tmp_path: Path, setting
 def test_disabled_cache_is_logged(
     tmp_path: Path, settings: Settings, capsys: pytest.CaptureFixture[str], section: str, keys: dict[str, object], message: str
 ) -> None:
-    off = Settings.model_validate(settings.model_dump(by_alias=True) | {section: getattr(settings, section).model_dump() | keys})
+    off = parse_settings(settings.model_dump(by_alias=True) | {section: getattr(settings, section).model_dump() | keys}, "test")
     preprocessor, report = attached(tmp_path, off)
     assert preprocessor.features is None
     assert report == FeatureReport()

@@ -6,16 +6,16 @@ import os
 from pathlib import Path
 from typing import Any
 
-from components.config.settings import STAGES
 from components.files import write_json
 from components.processes.outcome import RunOutcome, read_outcome
 from components.report.run_record import SUMMARY
 from components.report.summary import RunRecord, StageRecord, summarize
+from components.stages import STAGE_NAMES
 from flows.after_run import closing_sentence, fresh_summary
 
 
 def summary(folder: Path, verdict: str | None = None, **statuses: Any) -> dict[str, Any]:
-    record = RunRecord("ok", {name: StageRecord(statuses.get(name, "skipped")) for name in STAGES})
+    record = RunRecord("ok", {name: StageRecord(statuses.get(name, "skipped")) for name in STAGE_NAMES})
     record.verdicts = {"gate": {"mm-policy": {"verdict": verdict, "reasons": []}}}
     return summarize(record, folder)
 

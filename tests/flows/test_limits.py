@@ -16,9 +16,10 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from components.config.settings import Settings, StageName, load_settings
+from components.config.settings import Settings, load_settings
 from components.errors import UserError
 from components.processes.slots.locks import Holder, try_slot
+from components.stages import StageName
 from flows import limits
 from flows.limits import check_limits, limit_name, limit_slots_taken, make_limits
 from flows.server import own_server, wait_for_server

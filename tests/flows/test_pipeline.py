@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.config.settings import STAGES, Settings, StageName, load_settings
+from components.config.settings import Settings, load_settings
 from components.errors import UserError
+from components.stages import STAGE_NAMES, StageName
 from components.storage.plan import Step, stage_parents
 from flows.pipeline import ORDER, Pipeline
 from flows.slots import Slots
@@ -53,7 +54,7 @@ class Bench:
 
     def judge(self) -> Mapping[str, Step]:
         fresh = self.skip | set(self.ran)
-        return {name: Step("skip" if name in fresh else "run", "because") for name in STAGES}
+        return {name: Step("skip" if name in fresh else "run", "because") for name in STAGE_NAMES}
 
     def start(self, stage: StageName) -> Future[StageOutcome]:
         return self.pool.submit(self.work, stage)
@@ -85,14 +86,14 @@ def test_graph_of_dvc_yaml_equals_design() -> None:
 
 def test_stale_stages_run_one_by_one_on_few_cores(settings: Settings) -> None:
     bench = Bench(settings)
-    assert bench.run() == dict.fromkeys(STAGES, "ran")
+    assert bench.run() == dict.fromkeys(STAGE_NAMES, "ran")
     assert bench.ran == list(ORDER)
 
 
 def test_independent_stages_run_side_by_side(settings: Settings) -> None:
     bench = Bench(settings, cores=64)
     bench.together = threading.Barrier(2)  # broken after its time when they come one after the other
-    assert bench.run() == dict.fromkeys(STAGES, "ran")
+    assert bench.run() == dict.fromkeys(STAGE_NAMES, "ran")
     assert not bench.together.broken
 
 
@@ -125,7 +126,7 @@ def test_stage_beside_failed_one_finishes(settings: Settings) -> None:
 def test_cancelled_run_starts_nothing(settings: Settings) -> None:
     bench = Bench(settings)
     bench.cancel.set()
-    assert bench.run() == dict.fromkeys(STAGES, "not_reached")
+    assert bench.run() == dict.fromkeys(STAGE_NAMES, "not_reached")
     assert bench.pipeline.cancelled
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from components.config.settings import STAGES
+from components.stages import STAGE_NAMES
 from tests.checkout import alive, behave, git, mmalign, start_mmalign, started, wait_for
 
 
@@ -22,7 +22,7 @@ def summary(folder: Path) -> dict[str, Any]:
 
 
 def statuses(folder: Path) -> list[str]:
-    return [summary(folder)["stages"][name]["status"] for name in STAGES]
+    return [summary(folder)["stages"][name]["status"] for name in STAGE_NAMES]
 
 
 def servers(folder: Path) -> int:
@@ -34,7 +34,7 @@ def test_run_command_through_success_failure_and_restore(checkout: Path) -> None
     # Everything runs, in the order of the graph, and the summary says so.
     completed = mmalign(checkout, "run", timeout=900)
     assert completed.returncode == 0, completed.stdout + completed.stderr
-    assert started(checkout) == list(STAGES)
+    assert started(checkout) == list(STAGE_NAMES)
     first = summary(checkout)
     assert (first["schema"], first["status"]) == (1, "ok")
     assert statuses(checkout) == ["ran"] * 6

@@ -13,11 +13,11 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
-from components.config.settings import STAGES
 from components.evaluation.judge import Verdict
 from components.files import write_json
 from components.preferences.record import CATEGORIES, Query, Response, write_queries
 from components.report.summary import RunRecord, StageRecord, summarize
+from components.stages import STAGE_NAMES
 from components.tracking import store
 from tests.conftest import ROOT
 
@@ -41,7 +41,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_artifacts(root, queries)
     write_lock(root)
     runs = record_curves(root)
-    for stage in STAGES:
+    for stage in STAGE_NAMES:
         write_json(
             root / f"artifacts/{stage}/run.json",
             {
@@ -204,7 +204,7 @@ def write_artifacts(root: Path, queries: list[Query]) -> None:
 def write_lock(root: Path) -> None:
     """dvc.lock with the settings of params.yaml, and an out or two."""
     settings = yaml.safe_load((root / "params.yaml").read_text())
-    sections = {stage: {"align": "alignment"}.get(stage, stage) for stage in STAGES}
+    sections = {stage: {"align": "alignment"}.get(stage, stage) for stage in STAGE_NAMES}
     stages = {
         stage: {
             "cmd": f"mmalign stage {stage}",
@@ -241,7 +241,7 @@ def record_curves(root: Path) -> dict[str, str]:
 def write_summary(root: Path, status: Any = "ok", *, failed: str | None = None, log: str | None = None, **more: Any) -> None:
     """reports/summary.json of a run in which `failed` failed and no later stage was reached."""
     stages, over = {}, False
-    for index, stage in enumerate(STAGES):
+    for index, stage in enumerate(STAGE_NAMES):
         over = over or stage == failed
         stages[stage] = StageRecord("failed" if stage == failed else "not_reached" if over else "ran", 0.0 if over else 10.0 + index)
     sha = git(root, "rev-parse", "HEAD").strip() if (root / ".git").is_dir() else None

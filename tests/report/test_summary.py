@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from components.config.settings import STAGES
 from components.files import write_json
 from components.report.summary import RunRecord, StageRecord, summarize
 from components.report.table import render
+from components.stages import STAGE_NAMES
 
 EVALUATED = {
     "reward.acc": 0.875,
@@ -31,7 +31,7 @@ EVALUATED = {
 
 @pytest.fixture
 def artifacts(tmp_path: Path) -> Path:
-    for name in STAGES:
+    for name in STAGE_NAMES:
         write_json(tmp_path / name / "run.json", {"mlflow_run_id": f"run of {name}"})
     write_json(tmp_path / "validate/metrics.json", {"queries": 1500, "heldout_queries": 900, "ties": 7})
     write_json(tmp_path / "align/metrics.json", {"beta.min": 0.1, "beta.mean": 0.12, "beta.max": 0.15, "beta.share_at_cap": None})
@@ -40,7 +40,7 @@ def artifacts(tmp_path: Path) -> Path:
 
 
 def record(status: Any = "ok", **stages: StageRecord) -> RunRecord:
-    return RunRecord(status, {**{name: StageRecord("skipped") for name in STAGES}, **stages}, seconds=61.04, data_version="v1")
+    return RunRecord(status, {**{name: StageRecord("skipped") for name in STAGE_NAMES}, **stages}, seconds=61.04, data_version="v1")
 
 
 def keys(value: Any, prefix: str = "") -> set[str]:

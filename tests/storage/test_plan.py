@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from components.config.settings import STAGES
+from components.stages import STAGE_NAMES
 from components.storage.plan import Step, plan
 from tests.checkout import clean_environment, started
 
@@ -23,7 +23,7 @@ def change(folder: Path, key: str, value: str) -> str:
 
 
 def actions(steps: dict[str, Step]) -> list[str]:
-    return [steps[name].action for name in STAGES]
+    return [steps[name].action for name in STAGE_NAMES]
 
 
 def test_plan_follows_a_checkout_through_its_states(checkout: Path) -> None:
@@ -41,7 +41,7 @@ def test_plan_follows_a_checkout_through_its_states(checkout: Path) -> None:
     assert thought["align"].reason == "alignment.beta changed from 0.1 to 0.2"
     assert "align" in thought["evaluate"].reason
     assert (checkout / "params.yaml").read_bytes() == before
-    assert started(checkout) == list(STAGES)
+    assert started(checkout) == list(STAGE_NAMES)
 
     # The setting is written and run; with the old value back, DVC knows the outputs, down to the last stage.
     (checkout / "params.yaml").write_text(text)
@@ -49,7 +49,7 @@ def test_plan_follows_a_checkout_through_its_states(checkout: Path) -> None:
     (checkout / "params.yaml").write_bytes(before)
     assert actions(plan(checkout)) == ["skip", "skip", "skip", "skip", "restore", "restore"]
     repro(checkout)
-    assert started(checkout) == [*STAGES, "align", "evaluate"]
+    assert started(checkout) == [*STAGE_NAMES, "align", "evaluate"]
     assert actions(plan(checkout)) == ["skip"] * 6
 
     # A lost output is in the cache; with the cache gone too, it has to be made again.

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from components.config.settings import Settings, StageName
+from components.config.settings import Settings
 from components.engine.result import StageResult
 from components.errors import StageFault
 from components.files import read_json
+from components.stages import StageName
 from components.tracking import stage
 from components.tracking.recorder import PARENT_TAG
 from components.tracking.runs import close_parent, open_parent, record_stages

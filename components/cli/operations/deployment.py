@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
+from components.stages import command
+
 
 def deploy(as_json: Annotated[bool, typer.Option("--json", help="print the deployments' ids as JSON")] = False) -> None:
     """Put the deployments of prefect.yaml on this checkout's Prefect server, with limits and automations. You can repeat it."""
     import json
     import subprocess
-    import sys
 
     from components.config.settings import load_settings
     from components.operations.environment import enter_checkout
@@ -26,7 +27,7 @@ def deploy(as_json: Annotated[bool, typer.Option("--json", help="print the deplo
 
         raise UserError(f"{root} has no services to deploy to: run `mmalign up --detach` first")
     require_services(root)
-    completed = subprocess.run([sys.executable, "-m", "flows.deployments"], cwd=root, stdout=subprocess.PIPE, text=True, check=False)
+    completed = subprocess.run(command("deployments"), cwd=root, stdout=subprocess.PIPE, text=True, check=False)
     if completed.returncode != 0:
         raise typer.Exit(completed.returncode)
     ids = json.loads(completed.stdout.splitlines()[-1])

@@ -266,8 +266,8 @@ def _follow_service(path: Path, begin: int) -> None:
 
 
 def _check_stage(name: str) -> None:
-    from components.config.settings import STAGES
     from components.errors import UserError
+    from components.stages import STAGE_NAMES
 
-    if name not in STAGES:
-        raise UserError(f"--stage {name}: there is no such stage; the stages are {', '.join(STAGES)}")
+    if name not in STAGE_NAMES:
+        raise UserError(f"--stage {name}: there is no such stage; the stages are {', '.join(STAGE_NAMES)}")

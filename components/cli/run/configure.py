@@ -48,7 +48,8 @@ def apply(root: Path, profile: str | None, assignments: list[str]) -> dict[str, 
     import yaml
 
     from components.cli.run.overrides import parse_assignments, rewrite
-    from components.config.settings import known_keys, load_settings, nearest_key, parse_settings
+    from components.config.mistakes import listed, unknown_key
+    from components.config.settings import known_keys, load_settings, parse_settings
     from components.errors import UserError
     from components.files import write_atomic
 
@@ -60,9 +61,9 @@ def apply(root: Path, profile: str | None, assignments: list[str]) -> dict[str, 
         where = f"{PROFILES}/{profile}.yaml"
         written = dict(profile_values(root / PROFILES, profile))
         known = set(known_keys())
-        for key in written:
-            if key not in known:
-                raise UserError(f"{where}: unknown key '{key}'; did you mean '{nearest_key(key)}'?")
+        mistakes = [unknown_key(key, sorted(known)) for key in written if key not in known]
+        if mistakes:
+            raise UserError(listed(where, mistakes))
     for key, value in parse_assignments(assignments).items():
         written[key] = yaml.safe_dump(value, default_flow_style=True, width=100_000).removesuffix("\n").removesuffix("\n...")
     after = rewrite(before, written)

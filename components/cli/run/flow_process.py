@@ -21,6 +21,7 @@ from components.processes.guard import GRACE_SECONDS, RUN_LOCK, Lock, Watchdog
 from components.processes.marks import RUN_MARK, WATCHED, identity, kill_all, marked, new_run_mark
 from components.report.run_record import SUMMARY
 from components.report.table import print_summary
+from components.stages import command
 
 TIDY_SECONDS = GRACE_SECONDS + 20  # for the flow's end after the signal: the stage's grace period, the summary, the record
 
@@ -36,7 +37,7 @@ def run_flow(root: Path, parameters: dict[str, Any], run_lock: Lock) -> int:
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it, and so must the run
         handlers[signal.SIGHUP] = signal.signal(signal.SIGHUP, signals.note)
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.launch", json.dumps(parameters)],
+        [*command("flow"), json.dumps(parameters)],
         cwd=root,
         env=environment,
         stdin=subprocess.DEVNULL,

@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from components.config.settings import known_keys, load_settings, nearest_key, parse_settings
+from components.config.mistakes import unknown_key
+from components.config.settings import known_keys, load_settings, parse_settings
 from components.errors import UserError
 
 
@@ -22,7 +23,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
         if not separator:
             raise UserError(f"--set {assignment}: write it as section.key=value, for example --set alignment.beta=0.2")
         if key not in known:
-            raise UserError(f"--set {assignment}: unknown key '{key}'; did you mean '{nearest_key(key)}'?")
+            raise UserError(f"--set {assignment}: {unknown_key(key, sorted(known))}")
         try:
             values[key] = _number(yaml.safe_load(text))
         except yaml.YAMLError as error:

@@ -81,12 +81,12 @@ def run(
 
 
 def _checked_stages(names: list[str]) -> list[str]:
-    from components.config.settings import STAGES
     from components.errors import UserError
+    from components.stages import STAGE_NAMES
 
     for name in names:
-        if name not in STAGES:
-            raise UserError(f"--only {name}: there is no such stage; the stages are {', '.join(STAGES)}")
+        if name not in STAGE_NAMES:
+            raise UserError(f"--only {name}: there is no such stage; the stages are {', '.join(STAGE_NAMES)}")
     return names
 
 

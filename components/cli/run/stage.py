@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from components.config.settings import StageName
+    from components.stages import StageName
 
 
 def stage(name: Annotated[str, typer.Argument(help="validate, reward, critique, reference, align or evaluate")]) -> None:
@@ -22,19 +22,28 @@ def stage(name: Annotated[str, typer.Argument(help="validate, reward, critique, 
 
     # How the run ends is for the run to tell; this stage notes its own end below.
     os.environ.pop(OUTCOME, None)
-    from components.config.settings import STAGES
+    from components.closures import CODE_STAGE, code_digest, write_digest, write_digests
     from components.errors import UserError
     from components.operations.environment import enter_checkout
+    from components.stages import STAGE_NAMES
 
     root = enter_checkout()
-    known = next((stage for stage in STAGES if stage == name), None)
+    if name == CODE_STAGE:
+        write_digests(root)
+        return
+    known = next((stage for stage in STAGE_NAMES if stage == name), None)
     if known is None:
-        raise UserError(f"there is no stage '{name}'; the stages are {', '.join(STAGES)}")
+        raise UserError(f"there is no stage '{name}'; the stages are {', '.join(STAGE_NAMES)}")
 
     def work() -> None:
         from components.tracking.stage import run_stage
 
-        run_stage(known, root)
+        digest = code_digest(known)
+        try:
+            run_stage(known, root)
+        finally:
+            # DVC records this file when the command has ended: it has to say what ran, whatever was edited and written meanwhile.
+            write_digest(root, known, digest)
 
     run_guarded(known, root, work)
 

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from components.config.settings import CleanSettings
+from components.config.clean import CleanSettings
 from components.operations.cleaning.findings import DAY, Extent, Findings, Kind, Removable, extent
 from components.operations.doctor.activity import activity
 from components.operations.notices.send import JOURNAL

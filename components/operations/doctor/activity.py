@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from components.config.settings import STAGES
 from components.files import read_json
 from components.processes.marks import RUN_MARK, MarkedProcess, checkout_mark, identity, marked
+from components.stages import STAGE_NAMES
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ def activity(root: Path) -> Activity:
     """What runs in the checkout at `root` now."""
     locks = root / ".mmalign" / "locks"
     processes = marked(RUN_MARK, checkout_mark(root))
-    holders = {name: _holder(locks / f"{name}.lock", handed_down=bool(processes)) for name in ("run", *STAGES)}
-    return Activity(holders["run"], {name: holder for name in STAGES if (holder := holders[name]) is not None}, processes)
+    holders = {name: _holder(locks / f"{name}.lock", handed_down=bool(processes)) for name in ("run", *STAGE_NAMES)}
+    return Activity(holders["run"], {name: holder for name in STAGE_NAMES if (holder := holders[name]) is not None}, processes)
 
 
 def stage_of(process: MarkedProcess) -> str | None:

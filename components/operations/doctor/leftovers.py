@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.config.settings import STAGES
 from components.engine.checkpoints import COMMITTED, PREFIX, scratch_root
 from components.files import read_json
 from components.operations.doctor.activity import Activity, activity, is_locked
 from components.operations.doctor.findings import Finding, ok, problem, warning
+from components.stages import STAGE_NAMES
 
 RWLOCK, LOCK = Path(".dvc/tmp/rwlock"), Path(".dvc/tmp/lock")
 
@@ -36,7 +36,7 @@ def scratch(root: Path) -> Finding:
     """No stage that is not running has an unfinished checkpoint."""
     running = activity(root).stages
     sizes: dict[str, int] = {}
-    for stage in STAGES:
+    for stage in STAGE_NAMES:
         folders = [folder for folder in scratch_root(root, stage).glob(f"*/{PREFIX}*") if not (folder / COMMITTED).is_file()]
         if folders and stage not in running:
             sizes[stage] = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from components.config.settings import STAGES
 from components.files import read_json
 from components.operations.doctor.activity import Activity, Holder, activity, is_locked, stage_of
 from components.operations.doctor.leftovers import LOCK
@@ -25,6 +24,7 @@ from components.registry.packaging import ModelName
 from components.registry.registry import Registry
 from components.registry.versions import NAMES
 from components.report.run_record import SUMMARY
+from components.stages import STAGE_NAMES
 from components.storage.plan import plan
 from components.tracking.recorder import PARENT_TAG, PENDING, is_orphan, now_ms
 from components.tracking.store import connect, state_folder
@@ -118,7 +118,7 @@ def _runs(root: Path, client: Any, experiment: str, *, everybody: bool) -> list[
 
 
 def _recorded_stages(tags: Mapping[str, str]) -> dict[str, str]:
-    return {name: tags[f"stage.{name}"] for name in STAGES if f"stage.{name}" in tags}
+    return {name: tags[f"stage.{name}"] for name in STAGE_NAMES if f"stage.{name}" in tags}
 
 
 def _child_stages(client: Any, experiment: str, parent: str) -> dict[str, str]:
@@ -128,7 +128,7 @@ def _child_stages(client: Any, experiment: str, parent: str) -> dict[str, str]:
     for child in children:
         state = "KILLED" if child.info.status == "RUNNING" and is_orphan(child.data.tags) else child.info.status
         states[child.data.tags.get("mmalign.stage", "")] = CHILD_WORDS.get(state, state.lower())
-    return {name: states[name] for name in STAGES if name in states}
+    return {name: states[name] for name in STAGE_NAMES if name in states}
 
 
 def _model(root: Path, name: ModelName) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from components.operations.notices.notice import Notice
 from components.processes.redaction import NOTICES, Redactor, redactor
 
 if TYPE_CHECKING:
-    from components.config.settings import NoticeSettings
+    from components.config.notices import NoticeSettings
 
 JOURNAL = Path("logs") / "notices.jsonl"
 WAITING = Path(".mmalign") / "notices"

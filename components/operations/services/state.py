@@ -19,7 +19,7 @@ from components.files import read_json, write_json
 from components.processes.secrets import Secrets, read_secrets, secrets_file, state_folder
 
 if TYPE_CHECKING:
-    from components.config.settings import ServicesSettings
+    from components.config.services import ServicesSettings
 
 DEPLOYED = "deployments.json"  # in the state folder: `mmalign deploy` writes the deployments' ids by name
 HEARTBEAT_SECONDS = 30

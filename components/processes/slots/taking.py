@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from components.config.settings import Settings, StageName
+from components.config.settings import Settings
 from components.errors import UserError
 from components.processes.marks import STAGE_MARK
 from components.processes.slots.gpus import VISIBLE, has_gpus, machine_gpus, visible_gpus
 from components.processes.slots.locks import Holder, Slot, slot_holder, slot_names, try_slot
+from components.stages import StageName
 
 CPU = "cpu"
 GATHERING = "gathering"

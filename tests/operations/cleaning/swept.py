@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.config.settings import CleanSettings
+from components.config.clean import CleanSettings
 from components.operations.cleaning.findings import DAY, Findings
 from components.operations.cleaning.folders import clones_folder
 from tests.checkout import clean_environment

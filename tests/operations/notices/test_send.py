@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from components.config.settings import NoticeSettings
+from components.config.notices import NoticeSettings
 from components.operations.notices.notice import Notice
 from components.operations.notices.send import JOURNAL, WAITING, send, send_waiting
 from components.processes.redaction import NOTICES

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.config.settings import known_keys, load_settings, parse_settings, settings_class
+from components.errors import UserError
+from components.stages import SECTIONS, STAGE_NAMES, StageName
+from tests.checkout import ROOT
+
+Values = dict[str, dict[str, Any]]
+
+
+@pytest.fixture
+def values() -> Values:
+    """The shipped settings, as YAML reads them."""
+    loaded: Values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    return loaded
+
+
+def refusal(values: Any) -> str:
+    """What is said of broken settings."""
+    with pytest.raises(UserError) as error:
+        parse_settings(values, "params.yaml")
+    return str(error.value)
+
+
+def test_every_mistake_is_reported_at_once(values: Values) -> None:
+    values["training"]["ranks"] = 0
+    values["alignment"]["loss_type"] = "ipo"
+    del values["evaluate"]["judge"]
+    lines = refusal(values).splitlines()
+    assert lines[0] == "params.yaml has 3 mistakes:"
+    assert lines[1:] == [
+        "  1. 'training.ranks' is 0: input should be greater than or equal to 1",
+        "  2. 'alignment.loss_type' is 'ipo': IPO goes with alignment.beta_schedule constant only, not drs: set one of the two keys",
+        "  3. key 'evaluate.judge' is missing; add it",
+    ]
+
+
+def test_misspelt_key_is_reported_once(values: Values) -> None:
+    values["alignment"]["bta"] = values["alignment"].pop("beta")
+    assert refusal(values) == "params.yaml: unknown key 'alignment.bta'; did you mean 'alignment.beta'?"
+
+
+def test_misspelt_section_is_reported_once(values: Values) -> None:
+    values["traning"] = values.pop("training")
+    assert refusal(values) == "params.yaml: unknown key 'traning'; did you mean 'training'?"
+
+
+def test_unknown_stage_is_reported_without_its_missing_keys(values: Values) -> None:
+    values["stages"]["distill"] = {}
+    assert refusal(values).startswith("params.yaml: unknown key 'stages.distill'; did you mean ")
+
+
+@pytest.mark.parametrize(
+    ("key", "old", "sentence"),
+    [
+        ("normalise", "pair", "unknown key 'alignment.normalise'; it is called alignment.normalize now"),
+        ("margins", "standardised", "'alignment.margins' is 'standardised'; that value is called standardized now"),
+    ],
+)
+def test_british_name_is_refused_with_the_american_one(values: Values, key: str, old: str, sentence: str) -> None:
+    values["alignment"].pop("normalize" if key == "normalise" else key)
+    values["alignment"][key] = old
+    assert refusal(values) == f"params.yaml: {sentence}"
+
+
+def test_settings_that_are_no_mapping_are_refused() -> None:
+    assert refusal(["model"]) == "params.yaml must be a mapping of sections, not list"
+
+
+def test_known_keys_are_the_keys_of_the_shipped_file(values: Values) -> None:
+    def dotted(section: Any, prefix: str) -> list[str]:
+        if not isinstance(section, dict):
+            return [prefix]
+        return [key for name, inner in section.items() for key in dotted(inner, f"{prefix}.{name}" if prefix else name)]
+
+    assert known_keys() == sorted(dotted(values, ""))
+
+
+@pytest.mark.parametrize("stage", STAGE_NAMES)
+def test_stage_reads_its_sections_and_no_other(stage: StageName) -> None:
+    settings = load_settings(ROOT / "params.yaml")
+    own = settings.for_stage(stage)
+    for section in SECTIONS:
+        name = "validate_" if section == "validate" else section
+        if section in STAGE_NAMES[stage].sections:
+            assert getattr(own, name) == getattr(settings, name)
+        else:
+            with pytest.raises(AttributeError, match=rf"stage {stage} may not read settings of section '{section}'"):
+                getattr(own, name)
+
+
+def test_attribute_that_is_no_section_is_refused_as_ever() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'sections_of'"):
+        load_settings(ROOT / "params.yaml").sections_of  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_rank_parses_only_its_stages_sections(values: Values) -> None:
+    values["evaluate"]["judge"] = "nobody"  # not what align reads
+    settings = parse_settings(values, "settings.json", "align")
+    assert settings.alignment.beta == values["alignment"]["beta"]
+    assert settings.model_dump(mode="json", by_alias=True).keys() == set(STAGE_NAMES["align"].sections)
+
+
+def test_every_section_of_the_table_is_typed() -> None:
+    source = (ROOT / "components/config/settings.py").read_text()
+    typed = re.findall(r"^        (\w+): \w+Settings$", source, re.MULTILINE)
+    assert [name.removesuffix("_") for name in typed] == list(SECTIONS)
+    assert [field.alias or name for name, field in settings_class().model_fields.items()] == list(SECTIONS)
+
+
+@pytest.mark.parametrize("stage", STAGE_NAMES)
+def test_stage_depends_on_keys_of_its_sections(stage: StageName) -> None:
+    params = yaml.safe_load(Path(ROOT / "dvc.yaml").read_text())["stages"][stage]["params"]
+    sections = {str(key).split(".")[0] for key in params}
+    # How many pixels stay in memory, and what is cached, changes no length: validate reads `features` and depends on none of it.
+    unread = {"features"} if stage == "validate" else set()
+    assert sections == set(STAGE_NAMES[stage].sections) - unread
+    assert {str(key) for key in params} <= set(known_keys()) | set(SECTIONS)
