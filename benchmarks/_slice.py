@@ -38,8 +38,8 @@ class Slice:
 
     def mmalign(self, *arguments: str, timeout: float = 1500) -> subprocess.CompletedProcess[str]:
         """Run the mmalign command to its end and capture its output."""
-        command = [*command("cli"), *arguments]
-        return subprocess.run(command, cwd=self.root, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False)
+        words = [*command("cli"), *arguments]
+        return subprocess.run(words, cwd=self.root, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False)
 
     def dvc(self, *arguments: str) -> str:
         """Run dvc as a user in the activated environment does; return its output."""
