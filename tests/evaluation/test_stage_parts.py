@@ -15,7 +15,7 @@ import yaml
 from components.alignment.log_probs import LogProbTask
 from components.config.settings import Settings, parse_settings
 from components.engine.inference import Report
-from components.evaluation import stage
+from components.evaluation import reevaluate, stage
 from components.evaluation.tasks import AnswerTask, OpinionTask, ScoreTask
 from components.files import read_json
 from components.preferences.record import Query, Response, write_queries
