@@ -22,23 +22,12 @@ from components import stages
 from components.errors import UserError
 from components.files import write_atomic
 from components.meaning import Meaning, read_meaning
-from components.stages import STAGE_NAMES, StageName
+from components.stages import OUTSIDE, STAGE_NAMES, StageName
 
 CODE_ROOT = Path(__file__).resolve().parents[1]
 CODE_STAGE = "code"  # of dvc.yaml: writes the digests, and is no stage of the table
 DIGESTS = Path("artifacts/code")  # its outs, one file a stage
 CACHE = Path("components/__pycache__/closures.json")
-
-# Modules and packages that no closure enters, each with the reason why no result depends on it.
-OUTSIDE = {
-    "components.closures": "computes the digests; what it computes is the digest itself",
-    "components.meaning": "reads files for the digests, as above",
-    "components.stages": "the stage's own row of its tables is part of the stage's digest; the other rows are of other stages",
-    "components.tracking": "records what a stage made, after it is made",
-    "components.storage": "holds bytes under their hash or key and returns them unchanged",
-    "components.processes": "supervises, locks, redacts and writes log lines; it may end a stage, never change what one makes",
-    "components.config.mistakes": "words the refusal of settings that no stage then sees",
-}
 
 
 @cache
@@ -119,7 +108,7 @@ class _Files:
         self._paths: dict[str, Path | None] = {}
         self._header = hashlib.sha256(Path(__file__).with_name("meaning.py").read_bytes()).hexdigest()
         self._cached = self._load()
-        self._kept: dict[str, Any] = {}
+        self._entries: dict[str, Any] = {}
 
     def meaning(self, path: Path) -> Meaning:
         """What the file at `path` means."""
@@ -128,7 +117,7 @@ class _Files:
             key = hashlib.sha256(path.as_posix().encode() + b"\0" + source).hexdigest()
             entry = self._cached.get(key)
             meaning = Meaning.from_json(entry) if entry is not None else _read(path, source)
-            self._kept[key] = meaning.to_json()
+            self._entries[key] = meaning.to_json()
             self._meanings[path] = meaning
         return self._meanings[path]
 
@@ -155,10 +144,10 @@ class _Files:
 
     def save(self) -> None:
         """Write the cache, where the folder allows it."""
-        if self._kept == self._cached:
+        if self._entries == self._cached:
             return
         try:
-            write_atomic(self._root / CACHE, json.dumps({"reader": self._header, "meanings": self._kept}))
+            write_atomic(self._root / CACHE, json.dumps({"reader": self._header, "meanings": self._entries}))
         except OSError:
             return  # code in a folder that can't be written to is read anew each time
 
@@ -167,7 +156,7 @@ class _Files:
             stored = json.loads((self._root / CACHE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return dict(stored["meanings"]) if stored["reader"] == self._header else {}
+        return dict(stored["meanings"]) if stored.get("reader") == self._header else {}
 
     def _file(self, module: str) -> Path | None:
         if module not in self._paths:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from components.config.model import ModelSettings
 from components.config.settings import Settings, load_settings
 from components.families.adapters import Root
 from components.families.processing import Preprocessor
+from components.features.embedding import embed
 from components.preferences.record import Query, Response, write_queries
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
@@ -135,6 +137,13 @@ def preprocessor(base: Path, media: Path) -> Preprocessor:
     """The preprocessor of a tiny checkpoint."""
     settings = ModelSettings(base=base, attention="sdpa", max_length=512, max_frames=8)
     return Preprocessor(base, media, settings, FeatureSettings(pixels_max_gb=1))
+
+
+@torch.no_grad()
+def embedded_media(model: Any, root: Root) -> torch.Tensor:
+    """The rows that `embed` puts at the placeholders of a prompt's media, in order: [rows, hidden size]."""
+    embeddings, media_RL, _ = embed(model, torch.tensor([root.input_ids]), [root])
+    return embeddings[media_RL]
 
 
 def pixels(root: Root) -> dict[str, torch.Tensor]:

@@ -31,20 +31,6 @@ LOG_TEMPERATURES = (-5.0, 8.0)  # where a temperature is looked for
 BETA_FLOOR = 1e-3  # least beta of beta_dpo, as a share of beta0: at 0 a step would learn nothing, below 0 it would learn the reverse
 
 
-def check_alignment(settings: AlignmentSettings) -> None:
-    """Refuse settings of `alignment` that contradict each other. Raises UserError naming both keys."""
-    if settings.loss_type == "ipo" and settings.beta_schedule != "constant":
-        raise UserError(
-            f"alignment.loss_type is ipo and alignment.beta_schedule is {settings.beta_schedule}, but IPO aims at a margin of 1 / (2 beta), "
-            "so a larger beta would push a pair less: set beta_schedule to constant, or loss_type to sigmoid"
-        )
-    if settings.loss_type == "ipo" and settings.label_smoothing > 0:
-        raise UserError(
-            f"alignment.loss_type is ipo and alignment.label_smoothing is {settings.label_smoothing:g}, but IPO has no label smoothing: "
-            "set label_smoothing to 0, or loss_type to sigmoid"
-        )
-
-
 def drs_beta(margin: Array, beta: float, weight: float, scale: float) -> Array:
     """Beta of each pair from its scaled margin (MM-RLHF section 4). `beta`, `weight`, `scale` are the paper's beta0, w and k."""
     # A margin below 0 would overflow the exponential before the clamp sets it to beta0, so it is clipped first.

@@ -19,17 +19,18 @@ from components.alignment.reference_table import write_log_probs
 from components.alignment.reference_task import SPLITS, build
 from components.config.settings import Settings
 from components.engine.inference import Launch, run_tasks
+from components.engine.recorder import NullRecorder, Recorder
 from components.engine.result import StageResult
 from components.families.digests import model_digest
 from components.stages import INFERENCE_TASKS
 
 
-def run(settings: Settings, root: Path) -> StageResult:
+def run(settings: Settings, root: Path, _recorder: Recorder = NullRecorder()) -> StageResult:  # noqa: B008 -- it has no state
     """Compute, or take from the store, the reference log-probs of all responses of both splits."""
     torch.set_num_threads(settings.reference.threads)
     tasks = build(settings, root)
     report = run_tasks(tasks, Launch(INFERENCE_TASKS["reference"], "reference"), settings, root)
-    result = StageResult(metrics={}, times=report.times, params={"reference.model_digest": model_digest(root / settings.model.base)})
+    result = StageResult(metrics={}, times=report.times, digests={"reference.model_digest": model_digest(root / settings.model.base)})
     for split, task in zip(SPLITS, tasks, strict=True):
         found = task.log_probs()
         write_log_probs(root / f"artifacts/reference/{split}.parquet", task.queries, found)

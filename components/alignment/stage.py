@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +20,6 @@ from components.alignment.betas import (
     BETA_FLOOR,
     Array,
     beta_summary,
-    check_alignment,
     margin_summary,
     uses_margins,
     varies,
@@ -29,7 +27,6 @@ from components.alignment.betas import (
 )
 from components.alignment.diagnosis import outcome_of, warnings_of
 from components.alignment.pairs import PairTable, build_pairs, read_scores, write_pairs
-from components.alignment.plots import plot_betas
 from components.alignment.reference_table import read_log_probs
 from components.config.settings import Settings
 from components.engine.checkpoints import training_key
@@ -53,7 +50,6 @@ def run(settings: Settings, root: Path, recorder: Recorder = NullRecorder()) -> 
 
     Raises StageFault where the policy collapsed, and removes its model: nothing looks finished after it.
     """
-    check_alignment(settings.alignment)
     queries = read_queries(root / "artifacts/validate/train/queries.parquet")
     scores = read_scores(root / "artifacts/critique/train.parquet")
     pairs = build_pairs(queries, scores, settings.alignment, settings.reward.calibration_share)
@@ -87,11 +83,10 @@ def run(settings: Settings, root: Path, recorder: Recorder = NullRecorder()) -> 
     write_pairs(root / "artifacts/align/pairs.parquet", queries, pairs, policy, {key: value[0] for key, value in reference.items()})
     steps = [json.loads(line) for line in outcome.curves.read_text(encoding="utf-8").splitlines()]
     metrics |= {**found.figures(), **step_betas(steps, settings.alignment)}
-    plot = Path(tempfile.mkdtemp(prefix="mmalign-")) / "betas.png"
-    plot_betas(plot, pairs, settings.alignment, steps)
     figures = last_metrics(
         outcome.curves, "loss/preference", "loss/sft", "rewards/accuracy", "rewards/margin", "log_probs/chosen", "log_probs/rejected"
     )
+    recorder.artifact(outcome.curves)
     return StageResult(
         metrics={"steps": outcome.steps, **metrics, **figures},
         times={
@@ -100,9 +95,7 @@ def run(settings: Settings, root: Path, recorder: Recorder = NullRecorder()) -> 
             "resumed_from": outcome.resumed_from,
             **outcome.throughput,
         },
-        params={"weights": outcome.weights},
-        curves=outcome.curves,
-        artifacts=[plot],
+        digests={"weights": outcome.weights},
     )
 
 

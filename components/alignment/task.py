@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from components.alignment.betas import beta_dpo_beta, check_alignment, running_margin
+from components.alignment.betas import beta_dpo_beta, running_margin
 from components.alignment.diagnosis import CollapseWatch
 from components.alignment.losses import PairBatch, SftBatch, branch_figures, implicit_margin, pair_loss
 from components.alignment.pairs import PairTable, build_pairs, read_scores
@@ -72,7 +72,6 @@ class AlignmentTask(TrainingTask):
     """The policy with its pairs, reference log-probs, steps and loss."""
 
     def __init__(self, settings: Settings, root: Path) -> None:
-        check_alignment(settings.alignment)
         self.settings = settings
         self.base = root / settings.model.base
         self.preprocessor = Preprocessor(self.base, root / "data/preferences", settings.model, settings.features)

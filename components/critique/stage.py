@@ -20,13 +20,14 @@ import torch
 from components.config.settings import Settings
 from components.critique.task import SPLITS, build
 from components.engine.inference import Launch, run_tasks
+from components.engine.recorder import NullRecorder, Recorder
 from components.engine.result import StageResult
 from components.preferences.record import Query
 from components.reward.judging import Opinion
 from components.stages import INFERENCE_TASKS
 
 
-def run(settings: Settings, root: Path) -> StageResult:
+def run(settings: Settings, root: Path, _recorder: Recorder = NullRecorder()) -> StageResult:  # noqa: B008 -- it has no state
     """Write critiques and scores for all responses of both splits."""
     torch.set_num_threads(settings.critique.threads)
     tasks = build(settings, root)

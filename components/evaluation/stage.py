@@ -22,6 +22,7 @@ import torch
 from components.alignment.log_probs import LogProb, LogProbTask
 from components.config.settings import Settings
 from components.engine.inference import Launch, run_tasks
+from components.engine.recorder import NullRecorder, Recorder
 from components.engine.result import StageResult
 from components.evaluation.answers import Answered, judge_answers, write_answers
 from components.evaluation.judge import TRUTH_FILE, Judge, load_judge
@@ -34,7 +35,6 @@ from components.evaluation.metrics import (
     variant_figures,
     win_figures,
 )
-from components.evaluation.plots import plot_accuracy
 from components.evaluation.results import RESULTS, context_of, write_policy_results, write_reward_results
 from components.evaluation.samples import Opinion, choose, write_samples
 from components.evaluation.scores import Key, Scores, critique_verdicts, read_own, variants, write_scores
@@ -57,14 +57,14 @@ from components.statistics import Bootstrap
 ALIGNED = Path("artifacts/align/model")
 
 
-def run(settings: Settings, root: Path) -> StageResult:
+def run(settings: Settings, root: Path, recorder: Recorder = NullRecorder()) -> StageResult:  # noqa: B008 -- it has no state
     """Answer, judge, score and sum up; see the module."""
     torch.set_num_threads(settings.evaluate.threads)
     artifacts, aligned_path = root / "artifacts", root / ALIGNED
     queries = read_queries(root / HELDOUT)
     judge = load_judge(settings.evaluate, root)
     bootstrap = Bootstrap(settings.evaluate.bootstrap_samples, settings.evaluate.confidence)
-    result = StageResult(metrics={}, params={"judge": settings.evaluate.judge, "model.aligned": model_digest(aligned_path)})
+    result = StageResult(metrics={}, digests={"judge": settings.evaluate.judge, "model.aligned": model_digest(aligned_path)})
     figures = result.metrics
 
     policies = {"base": settings.model.base.as_posix(), "aligned": ALIGNED.as_posix()}
@@ -94,9 +94,8 @@ def run(settings: Settings, root: Path) -> StageResult:
     write_scores(artifacts / "evaluate/scores.parquet", queries, own, scores, verdicts)
 
     write_samples(artifacts / "evaluate/samples", root / MEDIA, queries, chosen, [base, aligned], opinions)
-    plot = root / ".mmalign/scratch/evaluate/plots/accuracy.png"
-    plot_accuracy(plot, figures)
-    result.artifacts = [plot, artifacts / "evaluate/samples", artifacts / "evaluate/answers.parquet"]
+    recorder.artifact(artifacts / "evaluate/samples")
+    recorder.artifact(artifacts / "evaluate/answers.parquet")
     say_what_is_missing(figures, settings)
     return result
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -68,19 +67,6 @@ def target_layers(model: Any, targets: str) -> tuple[str, list[str]]:
     prefix = next(name for name, module in model.named_modules() if module is language_model)
     names = [name for name, module in language_model.named_modules() if isinstance(module, nn.Linear)]
     return prefix, [name for name in names if targets == "linear" or name.split(".")[-2].endswith(("attn", "attention"))]
-
-
-@contextmanager
-def adapters_off(model: nn.Module) -> Iterator[None]:
-    """Inside, `model` computes what its base does, bit for bit."""
-    layers = list(_layers(model).values())
-    for layer in layers:
-        layer.enable_adapters(False)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.enable_adapters(True)
 
 
 def merged_state(model: nn.Module) -> dict[str, Tensor]:

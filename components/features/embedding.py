@@ -62,11 +62,6 @@ def embed(model: Any, input_ids_RL: Tensor, roots: Sequence[Root]) -> tuple[Tens
     return embeddings.masked_scatter(media_RL[..., None], flat), media_RL, deeper
 
 
-def media_features(model: Any, media: Sequence[Medium]) -> list[Projected]:
-    """The rows for the placeholders of each medium, in order."""
-    return _in_lockstep(model, media)[0]
-
-
 def _in_lockstep(model: Any, media: Sequence[Medium]) -> tuple[list[Projected], Tensor | None]:
     """The rows for the placeholders; and, after calls for other ranks' sake, a scalar 0 through which backward reaches these calls."""
     family = family_of(model.config)

@@ -27,6 +27,7 @@ def run(settings: Settings, root: Path, recorder: Recorder = NullRecorder()) -> 
         inputs=[Path("artifacts/validate/train"), settings.model.base, Path("infra/deepspeed")],
     )
     outcome = launch(TRAINING_TASKS["reward"], settings, "reward", root, key, root / "artifacts/reward/model", recorder)
+    recorder.artifact(outcome.curves)
     return StageResult(
         metrics={"steps": outcome.steps, **last_metrics(outcome.curves, "loss/pair", "loss/critique", "accuracy", "margin")},
         times={
@@ -35,6 +36,5 @@ def run(settings: Settings, root: Path, recorder: Recorder = NullRecorder()) -> 
             "resumed_from": outcome.resumed_from,
             **outcome.throughput,
         },
-        params={"weights": outcome.weights},
-        curves=outcome.curves,
+        digests={"weights": outcome.weights},
     )

@@ -1,42 +1,33 @@
 """Runs one stage and records it: what `mmalign stage NAME` calls.
 
 1. reads the settings; opens a run, as a child of MLFLOW_RUN_ID or of a parent that the stages of a bare `dvc repro` share;
-2. calls the stage's function, `run(settings, root) -> StageResult`;
+2. calls the stage's function, `run(settings, root, recorder) -> StageResult`, with the sections of settings that the stage may read;
 3. writes artifacts/STAGE/metrics.json (equal for equal inputs) and artifacts/STAGE/run.json (run id, times, git, digests);
-4. logs parameters, metrics, curves and artifacts. A store that is away stops nothing: see `recorder`.
+4. logs parameters, metrics, times and digests; curves and artifacts the stage hands to the recorder itself. A store that is away stops
+   nothing: see `recorder`.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import os
 import platform
 import time
 import traceback
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from components.closures import code_digest
 from components.config.settings import load_settings
 from components.engine.result import StageResult
 from components.errors import TrainingFault
 from components.files import digest_file, write_json
-from components.stages import StageName
+from components.stages import STAGES, StageName, load
 from components.tracking.provenance import git_state, known_hashes, stage_params, stage_paths
 from components.tracking.recorder import Recorder, replay
 from components.tracking.runs import base_tags, close_parent, is_shared, join_or_open_parent
-
-MODULES: dict[StageName, str] = {
-    "validate": "components.validation.stage",
-    "reward": "components.reward.stage",
-    "critique": "components.critique.stage",
-    "reference": "components.alignment.reference_stage",
-    "align": "components.alignment.stage",
-    "evaluate": "components.evaluation.stage",
-}
 
 
 def run_stage(name: StageName, root: Path) -> None:
@@ -50,7 +41,7 @@ def run_stage(name: StageName, root: Path) -> None:
     recorder.params(stage_params(root, name))
     started, clock = datetime.now(UTC), time.monotonic()
     try:
-        result: StageResult = importlib.import_module(MODULES[name]).run(settings, root)
+        result: StageResult = load(STAGES[name].function)(settings.for_stage(name), root, recorder)
         seconds = time.monotonic() - clock
         bad = sorted(key for key, value in result.metrics.items() if value is not None and not math.isfinite(value))
         folder = root / "artifacts" / name
@@ -90,7 +81,7 @@ def _run_record(
         "git_sha": git.sha,
         "dirty": git.dirty,
         "dvc": hashes,
-        "digests": {**result.params, **_model_digests(root, name)},
+        "digests": {"code": code_digest(name), **result.digests, **_model_digests(root, name)},
         "python": platform.python_version(),
         "lock_sha256": digest_file(lock) if lock.is_file() else None,
     }
@@ -110,23 +101,7 @@ def _record(recorder: Recorder, result: StageResult, folder: Path, seconds: floa
     finite = {key: float(value) for key, value in result.metrics.items() if value is not None and math.isfinite(value)}
     times = {f"time.{key}": float(value) for key, value in result.times.items() if math.isfinite(value)}
     recorder.metrics({**finite, **times, "time.seconds": seconds})
-    if result.curves is not None:
-        recorder.points(curve_points(result.curves))
-        recorder.artifact(result.curves)
-    recorder.tags(result.params)
+    recorder.tags(result.digests)
     for path in (folder / "metrics.json", folder / "run.json"):
         recorder.artifact(path)
     recorder.tags({f"artifact.{key}": value for key, value in json.loads((folder / "run.json").read_text())["digests"].items()})
-    for path in result.artifacts:
-        recorder.artifact(path)
-
-
-def curve_points(path: Path) -> Iterator[tuple[str, float, int]]:
-    """(name, value, step) of every finite number in a JSONL file of logged steps."""
-    with path.open(encoding="utf-8") as stream:
-        for line in stream:
-            logged = json.loads(line)
-            step = int(logged.pop("step"))
-            for name, value in logged.items():
-                if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-                    yield name, float(value), step

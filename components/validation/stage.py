@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.config.settings import Settings
+from components.engine.recorder import NullRecorder, Recorder
 from components.engine.result import StageResult
 from components.errors import UserError
 from components.preferences.record import CATEGORIES, Query, write_queries
@@ -38,7 +39,7 @@ DOCS = Path("artifacts/validate-docs")
 log = logging.getLogger(__name__)
 
 
-def run(settings: Settings, root: Path) -> StageResult:
+def run(settings: Settings, root: Path, recorder: Recorder = NullRecorder()) -> StageResult:  # noqa: B008 -- it has no state
     """Validate the checkout's preference data. Raises UserError for data that can't be used as a whole."""
     started = time.monotonic()
     folder, output = root / PREFERENCES, root / OUTPUT
@@ -81,6 +82,8 @@ def run(settings: Settings, root: Path) -> StageResult:
     write_queries(output / "train" / "queries.parquet", train)
     write_queries(output / "heldout" / "queries.parquet", heldout)
     ended = time.monotonic()
+    recorder.artifact(output / "quarantine.jsonl")
+    recorder.artifact(root / DOCS)
     return StageResult(
         metrics=_metrics(train, heldout, intakes, refusals, lengths.longest, warnings),
         times={
@@ -89,7 +92,6 @@ def run(settings: Settings, root: Path) -> StageResult:
             "suites_seconds": ended - read,
             "rows_per_second": sum(intake.rows for intake in intakes) / max(read - loaded, 1e-9),
         },
-        artifacts=[output / "quarantine.jsonl", root / DOCS],
     )
 
 

@@ -8,7 +8,6 @@ import pytest
 from components.alignment.betas import (
     beta_dpo_beta,
     beta_summary,
-    check_alignment,
     drs_beta,
     fit_temperature,
     madpo_weight,
@@ -148,16 +147,3 @@ def test_madpo_needs_margins_that_differ_and_beta_dpo_needs_none() -> None:
     with pytest.raises(UserError, match="same margin"):
         margin_scale(settings(beta_schedule="madpo", beta_weight=0.0), equal, np.array([]))
     assert margin_scale(settings(beta_schedule="beta_dpo"), equal, np.array([])).divisor == 1
-
-
-@pytest.mark.parametrize("schedule", ["drs", "beta_dpo", "madpo"])
-def test_ipo_goes_with_the_constant_schedule_only(schedule: str) -> None:
-    with pytest.raises(UserError, match=rf"alignment\.loss_type is ipo and alignment\.beta_schedule is {schedule}"):
-        check_alignment(settings(loss_type="ipo", beta_schedule=schedule))
-    check_alignment(settings(loss_type="ipo", beta_schedule="constant"))
-
-
-def test_ipo_has_no_label_smoothing() -> None:
-    with pytest.raises(UserError, match=r"alignment\.label_smoothing is 0\.1"):
-        check_alignment(settings(loss_type="ipo", beta_schedule="constant", label_smoothing=0.1))
-    check_alignment(settings(label_smoothing=0.1))

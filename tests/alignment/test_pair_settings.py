@@ -56,7 +56,7 @@ def test_raw_margins_give_the_papers_betas() -> None:
     assert table.beta == pytest.approx([0.1 * (1 + 0.5 * (1 - np.exp(-0.5 * max(0.0, margin)))) for margin in RAW])
 
 
-def test_standardised_margins_are_divided_by_their_deviation() -> None:
+def test_standardized_margins_are_divided_by_their_deviation() -> None:
     table = build_pairs(QUERIES, SCORES, settings(), 0.0)
     mean = sum(RAW) / 4
     deviation = (sum((margin - mean) ** 2 for margin in RAW) / 4) ** 0.5

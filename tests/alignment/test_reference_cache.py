@@ -175,7 +175,7 @@ def test_stage_records_responses_tokens_and_mean_log_prob(checkout: Path) -> Non
         "heldout.tokens": 0,
         "heldout.log_prob_a_token": 0.0,
     }
-    assert result.params == {"reference.model_digest": model_digest(checkout / "data/base")}
+    assert result.digests == {"reference.model_digest": model_digest(checkout / "data/base")}
     assert (result.times["queries_computed"], result.times["queries_cached"]) == (2, 0)
     assert [path.name for path in (checkout / ".mmalign/cache/reference").rglob("*.parquet")] == ["entries.parquet"]
     again = reference_stage.run(settings_of(checkout, reference={"threads": 1}), checkout)

@@ -90,15 +90,15 @@ def test_raw_margins_are_divided_by_one() -> None:
     assert margin_scale(settings(margins="raw"), np.array([1.0, 9.0]), EMPTY) == MarginScale(1.0, "raw")
 
 
-def test_standardised_divisor_leaves_missing_margins_out() -> None:
-    found = margin_scale(settings(margins="standardised"), np.array([1.0, np.nan, 5.0, -3.0]), np.array([100.0]))
-    assert found.kind == "standardised"
+def test_standardized_divisor_leaves_missing_margins_out() -> None:
+    found = margin_scale(settings(margins="standardized"), np.array([1.0, np.nan, 5.0, -3.0]), np.array([100.0]))
+    assert found.kind == "standardized"
     assert found.divisor == pytest.approx(math.sqrt((0 + 16 + 16) / 3))
 
 
 @pytest.mark.parametrize("raw", [[np.nan, np.nan], [2.0, 2.0]])
 def test_margins_without_spread_matter_only_where_they_are_used(raw: list[float]) -> None:
-    assert margin_scale(settings(beta_schedule="constant"), np.array(raw), EMPTY) == MarginScale(1.0, "standardised")
+    assert margin_scale(settings(beta_schedule="constant"), np.array(raw), EMPTY) == MarginScale(1.0, "standardized")
     with pytest.raises(UserError, match="same margin"):
         margin_scale(settings(), np.array(raw), EMPTY)
 

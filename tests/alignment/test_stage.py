@@ -10,12 +10,11 @@ import pytest
 
 from components.alignment import stage
 from components.alignment.pairs import PairTable, build_pairs, read_scores
-from components.alignment.plots import plot_betas
 from components.alignment.reference_table import write_log_probs
 from components.config.settings import Settings, load_settings
 from components.critique.stage import write_opinions
 from components.engine.launch import TrainingOutcome
-from components.errors import StageFault, UserError
+from components.errors import StageFault
 from components.preferences.record import read_queries, write_queries
 from tests.conftest import ROOT
 from tests.tiny import queries
@@ -101,15 +100,6 @@ def test_betas_of_beta_dpo_are_those_of_the_steps(capsys: pytest.CaptureFixture[
     assert stage.step_betas(STEPS, settings().alignment) == {}
 
 
-@pytest.mark.parametrize("schedule", ["constant", "drs", "beta_dpo", "madpo"])
-def test_every_schedule_has_a_picture(schedule: str, tmp_path: Path) -> None:
-    chosen = settings(beta_schedule=schedule)
-    known = scores()
-    del known["q1", 0]
-    plot_betas(tmp_path / "betas.png", table(known, chosen), chosen.alignment, STEPS)
-    assert (tmp_path / "betas.png").read_bytes().startswith(b"\x89PNG")
-
-
 @pytest.fixture
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout whose training has just ended, with a stand-in for the launcher."""
@@ -150,8 +140,3 @@ def test_a_policy_that_collapsed_leaves_no_model(trained: Path, monkeypatch: pyt
         stage.run(settings(), trained)
     assert not (trained / "artifacts/align/model").exists()
     assert not (trained / "artifacts/align/pairs.parquet").exists()
-
-
-def test_contradicting_settings_are_refused_before_anything_starts(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="loss_type"):
-        stage.run(settings(loss_type="ipo"), tmp_path)

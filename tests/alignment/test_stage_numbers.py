@@ -1,29 +1,26 @@
-"""What the stage describes, warns of, records and draws, number by number."""
+"""What the stage describes, warns of, and records, number by number."""
 
 from __future__ import annotations
 
 import json
-import struct
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 
 from components.alignment import stage
 from components.alignment.betas import MarginScale
 from components.alignment.pairs import PairTable
-from components.alignment.plots import plot_betas
 from components.alignment.reference_table import write_log_probs
 from components.config.settings import Settings, load_settings
 from components.critique.stage import write_opinions
 from components.engine.launch import TrainingOutcome
 from components.preferences.record import write_queries
 from tests.conftest import ROOT
+from tests.recording import Recording
 from tests.tiny import queries
 
-mpl.use("Agg")
 COUNT = 8
 MARGINS = [-1.0, 0.0, 1.0, 2.0, 3.0, np.nan, 1.0, 2.0]
 BETAS = [0.1, 0.1, 0.12, 0.13, 0.14, 0.1, 0.15, 0.15]
@@ -43,7 +40,7 @@ def table(**changes: Any) -> PairTable:
         "margin": np.array(MARGINS),
         "beta": np.array(BETAS),
         "weight": np.array(WEIGHTS),
-        "scale": MarginScale(2.5, "standardised"),
+        "scale": MarginScale(2.5, "standardized"),
         "calibration": np.array([False] * 6 + [True] * 2),
     }
     return PairTable(**{**values, **changes})
@@ -195,28 +192,24 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         (tmp_path / "artifacts/align/model").mkdir(parents=True)
         return TrainingOutcome(curves, 7.5, 2.5, 12, 4, "digest of weights", {"tokens_per_second": 99.0})
 
-    def key(root: Path, **named: Any) -> str:
-        seen["key"] = {"root": root, **named}
+    def key(root: Path, name: str, **named: Any) -> str:
+        seen["key"] = {"root": root, "stage": name, **named}
         return "digest of everything"
-
-    def draw(path: Path, *arguments: Any) -> None:
-        seen["drawn"] = arguments
-        path.write_bytes(b"picture")
 
     policy = {(q.id, n): -9.0 if r.rank == 1 else -12.0 for q in queries() for n, r in enumerate(q.responses)}
     monkeypatch.setattr(stage, "launch", launch)
     monkeypatch.setattr(stage, "training_key", key)
     monkeypatch.setattr(stage, "final_log_probs", lambda *_: policy)
-    monkeypatch.setattr(stage, "plot_betas", draw)
     return seen
 
 
 def test_stage_trains_the_alignment_task_into_its_out(trained: dict[str, Any]) -> None:
-    chosen = settings()
-    stage.run(chosen, trained["root"])
+    chosen, recorder = settings(), Recording()
+    stage.run(chosen, trained["root"], recorder)
     factory, *rest = trained["launch"]
     assert factory.split(":") == ["components.alignment.task", "build"]
-    assert rest == [chosen, "align", trained["root"], "digest of everything", trained["root"] / "artifacts/align/model"]
+    assert rest == [chosen, "align", trained["root"], "digest of everything", trained["root"] / "artifacts/align/model", recorder]
+    assert recorder.artifacts == [trained["root"] / "curves.jsonl"]
 
 
 @pytest.mark.parametrize(("cache", "features"), [(True, "fp32"), (False, "live")])
@@ -230,14 +223,13 @@ def test_checkpoints_depend_on_data_scores_reference_and_settings(trained: dict[
     assert key["settings"] == [*sections, str(chosen.reward.calibration_share), features]
     tables = [f"artifacts/{name}" for name in ("validate/train", "critique/train.parquet", "reference/train.parquet")]
     assert key["inputs"] == [*map(Path, tables), chosen.model.base, Path("infra/deepspeed")]
-    assert Path("components/alignment") in key["code"]
+    assert key["stage"] == "align"
 
 
 def test_record_joins_pairs_outcome_and_last_steps(trained: dict[str, Any]) -> None:
     result = stage.run(settings(), trained["root"])
     assert result.times == {"training_seconds": 7.5, "startup_seconds": 2.5, "resumed_from": 4, "tokens_per_second": 99.0}
-    assert result.params == {"weights": "digest of weights"}
-    assert result.curves == trained["root"] / "curves.jsonl"
+    assert result.digests == {"weights": "digest of weights"}
     pairs = [(q.responses[w].rank, q.responses[l].rank) for q in queries() for w, l in q.pairs()]  # noqa: E741 - loser
     best = sum(winner == 1 for winner, _ in pairs)
     assert {name: result.metrics[name] for name in ("steps", "pairs", "loss.preference", "rewards.accuracy", "loss.sft")} == {
@@ -249,84 +241,9 @@ def test_record_joins_pairs_outcome_and_last_steps(trained: dict[str, Any]) -> N
     }
     assert result.metrics["log_ratio.chosen"] == pytest.approx((best * 1.0 + (17 - best) * -2.0) / 5 / 17)
     assert result.metrics["log_ratio.rejected"] == pytest.approx(-2.0 / 5)
-    assert [path.name for path in result.artifacts] == ["betas.png"]
-    assert result.artifacts[0].read_bytes() == b"picture"
-    pairs_drawn, alignment, steps = trained["drawn"]
-    assert (len(pairs_drawn.beta), alignment, steps) == (17, settings().alignment, STEPS)
 
 
 def test_record_of_beta_dpo_holds_the_betas_of_the_steps(trained: dict[str, Any]) -> None:
     metrics = stage.run(settings(beta_schedule="beta_dpo"), trained["root"]).metrics
     assert (metrics["beta.min"], metrics["beta.max"]) == (0.1, 0.2)
     assert metrics["beta.mean"] == pytest.approx(0.15)
-
-
-def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pairs: PairTable, chosen: Settings) -> Any:
-    """The figure that `plot_betas` saves to a PNG of 110 dots an inch and closes."""
-    import matplotlib.pyplot as plt
-
-    closed: list[Any] = []
-    monkeypatch.setattr(plt, "close", closed.append)
-    path = tmp_path / "new/betas.png"
-    plot_betas(path, pairs, chosen.alignment, STEPS)
-    assert struct.unpack(">II", path.read_bytes()[16:24]) == (1430, 352)
-    (figure,) = closed
-    return figure
-
-
-def bars(axes: Any) -> list[tuple[float, int]]:
-    return [(bar.get_x() + bar.get_width(), int(bar.get_height())) for bar in axes.patches]
-
-
-def test_picture_of_drs_shows_margins_betas_and_the_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    figure = drawn(tmp_path, monkeypatch, table(), settings())
-    left, middle, right = figure.axes
-    for axes, values in ((left, [m for m in MARGINS if not np.isnan(m)]), (middle, BETAS)):
-        counts, edges = np.histogram(values, bins=40)
-        assert bars(axes) == [(pytest.approx(edge), count) for edge, count in zip(edges[1:], counts, strict=True)]
-    curve, zero = right.lines
-    margins = np.linspace(-1, 3, 200)
-    assert curve.get_xdata() == pytest.approx(margins)
-    assert curve.get_ydata() == pytest.approx(0.1 * (1 + 0.5 * (1 - np.exp(-0.5 * np.maximum(margins, 0)))))
-    assert [list(line.get_xdata()) for line in (zero, left.lines[0])] == [[0, 0], [0, 0]]
-    points = right.collections[0].get_offsets()
-    assert points.tolist() == [[m, b] for m, b in zip(MARGINS, BETAS, strict=True) if not np.isnan(m)]
-    assert (middle.get_title(), right.get_title()) == ("Beta, drs, w 0.5, k 0.5", "Beta over margin")
-    assert left.get_xlabel() == "margin (standardised, divided by 2.5)"
-
-
-@pytest.mark.parametrize(("margins", "low", "high"), [([1.0, 2.0], 0.0, 2.0), ([-2.0, -1.0], -2.0, 0.0)])
-def test_curve_of_drs_begins_or_ends_at_margin_zero(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, margins: list[float], low: float, high: float
-) -> None:
-    _, _, right = drawn(tmp_path, monkeypatch, table(margin=np.array(margins * 4)), settings()).axes
-    assert right.lines[0].get_xdata() == pytest.approx(np.linspace(low, high, 200))
-
-
-@pytest.mark.parametrize(
-    ("changes", "values", "title"),
-    [({"beta_schedule": "madpo"}, WEIGHTS, "Weight, madpo, k 0.5"), ({"beta_schedule": "constant"}, BETAS, "Beta, constant")],
-)
-def test_picture_of_other_schedules_has_points_and_no_curve(
-    changes: dict[str, Any], values: list[float], title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, middle, right = drawn(tmp_path, monkeypatch, table(), settings(**changes)).axes
-    counts, edges = np.histogram(values, bins=40)
-    assert bars(middle) == [(pytest.approx(edge), count) for edge, count in zip(edges[1:], counts, strict=True)]
-    assert middle.get_title() == title
-    assert len(right.lines) == 1
-    assert right.collections[0].get_offsets().tolist() == [[m, v] for m, v in zip(MARGINS, values, strict=True) if not np.isnan(m)]
-
-
-def test_picture_without_any_margin_has_no_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, _, right = drawn(tmp_path, monkeypatch, table(margin=np.full(COUNT, np.nan)), settings()).axes
-    assert len(right.lines) == 1
-    assert len(right.collections[0].get_offsets()) == 0
-
-
-def test_picture_of_beta_dpo_shows_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, middle, right = drawn(tmp_path, monkeypatch, table(), settings(beta_schedule="beta_dpo")).axes
-    counts, edges = np.histogram([0.1, 0.2], bins=40)
-    assert bars(middle) == [(pytest.approx(edge), count) for edge, count in zip(edges[1:], counts, strict=True)]
-    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in right.lines] == [([1, 2], [0.0, 2.0]), ([1, 2], [0.5, 1.5])]
-    assert right.get_legend() is not None

@@ -85,17 +85,17 @@ def close(found: Tensor, expected: Tensor) -> bool:
     return bool(torch.allclose(found, expected, rtol=1e-6, atol=0))
 
 
-@pytest.mark.parametrize("normalise", ["pair", "query"])
+@pytest.mark.parametrize("normalize", ["pair", "query"])
 @pytest.mark.parametrize("schedule", ["drs", "madpo"])
-def test_batch_holds_pairs_betas_weights_and_reference_sums(checkout: Path, normalise: str, schedule: str) -> None:
-    task = AlignmentTask(settings_of(checkout, normalise=normalise, beta_schedule=schedule), checkout)
+def test_batch_holds_pairs_betas_weights_and_reference_sums(checkout: Path, normalize: str, schedule: str) -> None:
+    task = AlignmentTask(settings_of(checkout, normalize=normalize, beta_schedule=schedule), checkout)
     expected, reference_K, tokens_K, owners = by_hand(task)
     prepared = task.batch(whole_step(task))["batch"]
     found = prepared.pairs
     assert found.winner_P.tolist() == expected.winner_P.tolist()
     assert found.loser_P.tolist() == expected.loser_P.tolist()
     assert close(found.beta_P, expected.beta_P)
-    shares = [1 / 17 if normalise == "pair" else 1 / (5 * owners.count(owner)) for owner in owners]
+    shares = [1 / 17 if normalize == "pair" else 1 / (5 * owners.count(owner)) for owner in owners]
     assert close(found.weight_P, torch.tensor(shares))
     assert found.sft is None
     if schedule == "madpo":
@@ -107,13 +107,13 @@ def test_batch_holds_pairs_betas_weights_and_reference_sums(checkout: Path, norm
     assert torch.bincount(prepared.branch_T).tolist() == tokens_K.tolist()
 
 
-@pytest.mark.parametrize("normalise", ["pair", "query"])
-def test_sft_once_a_query_is_shared_by_its_best_responses(checkout: Path, normalise: str) -> None:
-    task = AlignmentTask(settings_of(checkout, sft_per="query", normalise=normalise), checkout)
+@pytest.mark.parametrize("normalize", ["pair", "query"])
+def test_sft_once_a_query_is_shared_by_its_best_responses(checkout: Path, normalize: str) -> None:
+    task = AlignmentTask(settings_of(checkout, sft_per="query", normalize=normalize), checkout)
     found = task.batch(whole_step(task))["batch"].pairs.sft
     # Ranks 1 2 3 4, then 2 1, then 1 1 2, then 3 2 1, then 1 2 2 3: branches 0 to 3, 4 and 5, 6 to 8, 9 to 11, 12 to 15.
     assert found.response_S.tolist() == [0, 5, 6, 7, 11, 12]
-    shares = [6 / 17, 1 / 17, 1 / 17, 1 / 17, 3 / 17, 5 / 17] if normalise == "pair" else [0.2, 0.2, 0.1, 0.1, 0.2, 0.2]
+    shares = [6 / 17, 1 / 17, 1 / 17, 1 / 17, 3 / 17, 5 / 17] if normalize == "pair" else [0.2, 0.2, 0.1, 0.1, 0.2, 0.2]
     assert close(found.weight_S, torch.tensor(shares))
 
 

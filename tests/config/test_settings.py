@@ -70,6 +70,21 @@ def test_british_name_is_refused_with_the_american_one(values: Values, key: str,
     assert refusal(values) == f"params.yaml: {sentence}"
 
 
+@pytest.mark.parametrize("schedule", ["drs", "beta_dpo", "madpo"])
+def test_ipo_with_another_schedule_is_refused(values: Values, schedule: str) -> None:
+    values["alignment"] |= {"loss_type": "ipo", "beta_schedule": "constant"}
+    parse_settings(values, "params.yaml")
+    values["alignment"]["beta_schedule"] = schedule
+    assert f"IPO goes with alignment.beta_schedule constant only, not {schedule}" in refusal(values)
+
+
+def test_ipo_with_label_smoothing_is_refused(values: Values) -> None:
+    values["alignment"]["label_smoothing"] = 0.1
+    parse_settings(values, "params.yaml")
+    values["alignment"] |= {"loss_type": "ipo", "beta_schedule": "constant"}
+    assert "label smoothing has no part in IPO" in refusal(values)
+
+
 def test_settings_that_are_no_mapping_are_refused() -> None:
     assert refusal(["model"]) == "params.yaml must be a mapping of sections, not list"
 

@@ -71,13 +71,12 @@ def test_training_features_equal_pipeline_features(base: Path, preprocessor: Pre
     import torch
 
     from components.families.loading import load_model
-    from components.features.embedding import media_features
     from demo.language import PictureFeatures
+    from tests.tiny import embedded_media
 
     model, chance = load_model(base), seeded(7)
     tasks = [draw_task(family, load_pictures("train"), chance) for family in ("short_colour", "video_order")]
     features = PictureFeatures(model, [picture for task in tasks for picture in task.pictures])
     for task, query in zip(tasks, write_media(tasks, preprocessor.media_root), strict=True):
-        with torch.no_grad():
-            (expected,) = media_features(model, preprocessor.policy_root(query).media)
-        torch.testing.assert_close(features.of(task.pictures), expected.features_LH, rtol=1e-4, atol=1e-5)
+        expected = embedded_media(model, preprocessor.policy_root(query))
+        torch.testing.assert_close(features.of(task.pictures), expected, rtol=1e-4, atol=1e-5)

@@ -6,12 +6,10 @@ import base64
 import io
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
-from components.evaluation import plots
 from components.evaluation.answers import Answered
 from components.evaluation.judge import Verdict
 from components.evaluation.samples import FRAMES_SHOWN, THUMBNAIL, Opinion, choose, thumbnails, write_samples
@@ -151,40 +149,3 @@ def test_thumbnails_are_small_and_of_the_first_frames(tmp_path: Path) -> None:
     ]
     assert [opened(frame).getpixel((0, 0)) for frame in frames] == [(50 * number,) * 3 for number in range(4)]
     assert thumbnails(tmp_path, Query("d", "short", "?", ())) == []
-
-
-def test_the_plot_shows_both_policies_where_both_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from matplotlib import pyplot as plt
-
-    figures: dict[str, Any] = {}
-    for number, category in enumerate(("mcq", "long", "short", "safety", "video")):
-        for policy, share in (("base", 0.2 + number / 10), ("aligned", 0.3 + number / 10)):
-            key = f"policy.{policy}.accuracy.{category}"
-            figures |= {key: share, f"{key}_low": share - 0.1, f"{key}_high": share + 0.2}
-            figures[f"policy.{policy}.counts.{category}"] = 10 * number + (policy == "base")
-    figures["policy.base.accuracy.short"] = None
-    figures.pop("policy.aligned.accuracy.video")
-    drawn: list[Any] = []
-    close = plt.close
-    monkeypatch.setattr(plt, "close", lambda figure: drawn.append(figure) or close(figure))
-    path = tmp_path / "new/accuracy.png"
-    plots.plot_accuracy(path, figures)
-    (axes,) = drawn[0].axes
-    heights = {bars.get_label(): [bar.get_height() for bar in bars] for bars in axes.containers if hasattr(bars, "patches")}
-    assert heights == {"base": pytest.approx([0.2, 0.3, 0.5]), "aligned": pytest.approx([0.3, 0.4, 0.6])}
-    middles = {
-        bars.get_label(): [bar.get_x() + bar.get_width() / 2 for bar in bars] for bars in axes.containers if hasattr(bars, "patches")
-    }
-    assert middles == {"base": pytest.approx([-0.2, 0.8, 1.8]), "aligned": pytest.approx([0.2, 1.2, 2.2])}
-    segments = [
-        [segment[:, 1].tolist() for segment in bars.errorbar[2][0].get_segments()] for bars in axes.containers if hasattr(bars, "patches")
-    ]
-    ends = [[[value - 0.1, value + 0.2] for value in values] for values in heights.values()]
-    for found, expected in zip(segments, ends, strict=True):
-        for one, other in zip(found, expected, strict=True):
-            assert one == pytest.approx(other)
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["mcq\n(n=0)", "long\n(n=10)", "safety\n(n=30)"]
-    assert axes.get_xticks().tolist() == [0, 1, 2]
-    assert axes.get_ylim() == (0, 1.05)
-    with Image.open(path) as image:
-        assert image.size == (960, 540)

@@ -20,6 +20,7 @@ from components.evaluation.tasks import AnswerTask, OpinionTask, ScoreTask
 from components.files import read_json
 from components.preferences.record import Query, Response, write_queries
 from components.statistics import Bootstrap
+from tests.recording import Recording
 
 ROOT = Path(__file__).resolve().parents[2]
 YES, NO = Response("Yes", 1, critique="Correct."), Response("No", 2, critique="Wrong.")
@@ -135,7 +136,8 @@ def test_implicit_rewards_are_sums_or_means_over_tokens(root: Path, mean: bool, 
 
 @pytest.mark.usefixtures("models")
 def test_every_metric_of_the_stage_follows_from_the_models(root: Path) -> None:
-    result = stage.run(settings_of(), root)
+    recorder = Recording()
+    result = stage.run(settings_of(), root, recorder)
     metrics = result.metrics
     expected = {
         "policy.base.conversation": 0.0,
@@ -163,16 +165,14 @@ def test_every_metric_of_the_stage_follows_from_the_models(root: Path) -> None:
     assert (metrics["policy.preference_accuracy_low"], metrics["policy.preference_accuracy_high"]) == (1.0, 1.0)
     interval = Bootstrap(50, 0.8).ratio([1, 0, 0], [1, 1, 1])
     assert tuple(metrics[f"reward.acc{end}"] for end in ("", "_low", "_high")) == interval
-    assert result.params == {"judge": "truth", "model.aligned": "digest of model"}
+    assert result.digests == {"judge": "truth", "model.aligned": "digest of model"}
     assert result.times == {
         "policies.compute_seconds": 1.5,
         "policies.padding_share": 0.25,
         "reward.compute_seconds": 1.5,
         "reward.padding_share": 0.25,
     }
-    plot = root / ".mmalign/scratch/evaluate/plots/accuracy.png"
-    assert result.artifacts == [plot, root / "artifacts/evaluate/samples", root / "artifacts/evaluate/answers.parquet"]
-    assert plot.is_file()
+    assert recorder.artifacts == [root / "artifacts/evaluate/samples", root / "artifacts/evaluate/answers.parquet"]
     assert torch.get_num_threads() == 1
 
 
@@ -235,7 +235,7 @@ def test_the_setting_log_probs_decides_how_rewards_are_counted(root: Path) -> No
 @pytest.mark.usefixtures("models")
 def test_metrics_that_are_null_are_named_with_their_source(root: Path, capsys: pytest.CaptureFixture[str], judge: str, source: str) -> None:
     result = stage.run(settings_of(evaluate={"judge": judge}), root)
-    assert result.params["judge"] == judge
+    assert result.digests["judge"] == judge
     sentence = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("evaluate: without"))
     assert f"without {source}, or without held-out cases of their kind" in sentence
     names = sentence.split("null: ")[1].split(", ")

@@ -21,7 +21,7 @@ from components.config.model import ModelSettings
 from components.families.adapters import FAMILIES, Root
 from components.families.loading import load_model, save_model
 from components.families.processing import Preprocessor
-from components.features.embedding import media_features
+from components.features.embedding import embed
 from components.generation import generate as generation
 from components.generation.generate import generate
 from components.trees.logprobs import TreeModel, tree_hidden
@@ -151,21 +151,27 @@ def test_vision_and_projector_give_model_features(opened: Opened) -> None:
     family = opened.preprocessor.family
     for name in ("image", "video"):
         root = opened.root(PROMPTS[name])
-        before = media_features(opened.model, root.media)
+        before, _ = embedded(opened.model, root)
         outputs = family.vision_tower(opened.model, root.media)
         for module in family.modules(opened.model)["projector"]:
             for parameter in [module] if isinstance(module, torch.nn.Parameter) else module.parameters():
                 parameter.add_(0.01)
-        after, fresh = family.project(opened.model, root.media, outputs), media_features(opened.model, root.media)
+        after, (fresh, deeper) = family.project(opened.model, root.media, outputs), embedded(opened.model, root)
         for module in family.modules(opened.model)["projector"]:
             for parameter in [module] if isinstance(module, torch.nn.Parameter) else module.parameters():
                 parameter.sub_(0.01)
-        for one, other, old in zip(after, fresh, before, strict=True):
-            torch.testing.assert_close(one.features_LH, other.features_LH, atol=1e-6, rtol=1e-6)
-            assert len(one.features_LH) == sum(token in family.placeholder_ids(opened.model.config) for token in root.input_ids)
-            assert float((one.features_LH - old.features_LH).abs().max()) > 1e-4
-            for level, level_fresh in zip(one.deeper, other.deeper, strict=True):
-                torch.testing.assert_close(level, level_fresh, atol=1e-6, rtol=1e-6)
+        (one,) = after
+        torch.testing.assert_close(one.features_LH, fresh, atol=1e-6, rtol=1e-6)
+        assert len(one.features_LH) == sum(token in family.placeholder_ids(opened.model.config) for token in root.input_ids)
+        assert float((one.features_LH - before).abs().max()) > 1e-4
+        for level, level_fresh in zip(one.deeper, deeper, strict=True):
+            torch.testing.assert_close(level, level_fresh, atol=1e-6, rtol=1e-6)
+
+
+def embedded(model: Any, root: Root) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The rows that `embed` puts at a prompt's placeholders, and the rows of deeper layers."""
+    embeddings, media_RL, deeper = embed(model, torch.tensor([root.input_ids]), [root])
+    return embeddings[media_RL], deeper
 
 
 def test_parts_are_whole_model(opened: Opened) -> None:
@@ -181,7 +187,8 @@ def test_parts_are_whole_model(opened: Opened) -> None:
 
 def test_dummy_reaches_vision_tower_and_projector(opened: Opened) -> None:
     family = opened.preprocessor.family
-    (projected,) = media_features(opened.model, [family.dummy(opened.model.config)])
+    dummies = [family.dummy(opened.model.config)]
+    (projected,) = family.project(opened.model, dummies, family.vision_tower(opened.model, dummies))
     total = projected.features_LH.sum() + sum(level.sum() for level in projected.deeper)
     for part in ("tower", "projector"):
         modules = [module for module in family.modules(opened.model)[part] if not isinstance(module, torch.nn.Parameter)]

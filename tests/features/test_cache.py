@@ -20,7 +20,7 @@ from components.families.loading import load_model
 from components.families.processing import Preprocessor
 from components.features import cache as feature_cache
 from components.features.cache import FeatureReport, attach_features
-from components.features.embedding import UncachedMedium, media_features
+from components.features.embedding import UncachedMedium
 from components.features.keys import context_digest, vision_digest, whole_weights
 from components.features.store import FeatureStore
 from components.preferences.record import Query
@@ -28,7 +28,7 @@ from components.trees.logprobs import TreeModel
 from components.trees.scoring import policy_tree
 from components.trees.trees import build_batch
 from tests.families.checkpoints import BUILDERS
-from tests.tiny import queries, save_checkout
+from tests.tiny import embedded_media, queries, save_checkout
 
 MEDIA = [query for query in queries() if query.media]
 
@@ -56,9 +56,7 @@ def attached(
 
 
 def projected(model: Any, preprocessor: Preprocessor, chosen: Sequence[Query] = MEDIA) -> list[torch.Tensor]:
-    media = [medium for query in chosen for medium in preprocessor.policy_root(query).media]
-    with torch.no_grad():
-        return [item.features_LH for item in media_features(model, media)]
+    return [embedded_media(model, preprocessor.policy_root(query)) for query in chosen]
 
 
 def cached_features(preprocessor: Preprocessor, query: Query) -> torch.Tensor:

@@ -5,22 +5,25 @@ import math
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from components.closures import code_digest
 from components.config.settings import Settings
+from components.engine.recorder import Recorder
 from components.engine.result import StageResult
 from components.errors import StageFault
 from components.files import read_json
-from components.stages import StageName
+from components.stages import STAGES, StageName
 from components.tracking import stage
 from components.tracking.recorder import PARENT_TAG
 from components.tracking.runs import close_parent, open_parent, record_stages
 from components.tracking.store import connect
 from tests.tracking.conftest import runs_of
 
-StageFunction = Callable[[Settings, Path], StageResult]
+StageFunction = Callable[[Settings, Path, Recorder], StageResult]
 
 
 @pytest.fixture
@@ -31,18 +34,21 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[StageName, StageFuncti
         module = types.ModuleType(f"small_{name}")
         module.run = function  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, module.__name__, module)
-        monkeypatch.setitem(stage.MODULES, name, module.__name__)
+        monkeypatch.setitem(STAGES, name, replace(STAGES[name], function=f"{module.__name__}:run"))
 
     return put
 
 
-def small(_settings: Settings, root: Path) -> StageResult:
+def small(_settings: Settings, root: Path, recorder: Recorder) -> StageResult:
     curves = root / "curves.jsonl"
-    curves.write_text("".join(json.dumps({"step": step, "loss": 1 / step, "note": "text"}) + "\n" for step in range(1, 1502)))
+    curves.write_text("".join(json.dumps({"step": step, "loss": 1 / step}) + "\n" for step in range(1, 1502)))
+    recorder.points(("loss", 1 / step, step) for step in range(1, 1502))
     plot = root / "artifacts" / "plot.txt"
     plot.parent.mkdir(exist_ok=True)
     plot.write_text("a plot")
-    return StageResult({"rows": 3, "share": 0.25, "absent": None}, {"rows_a_second": 7.5}, curves, [plot], {"digest": "abc"})
+    recorder.artifact(curves)
+    recorder.artifact(plot)
+    return StageResult({"rows": 3, "share": 0.25, "absent": None}, {"rows_a_second": 7.5}, {"digest": "abc"})
 
 
 def test_stage_records_parameters_metrics_curves_files_tags(checkout: Path, install: Callable[[StageName, StageFunction], None]) -> None:
@@ -67,6 +73,7 @@ def test_stage_records_parameters_metrics_curves_files_tags(checkout: Path, inst
     assert read_json(checkout / "artifacts/validate/metrics.json") == {"rows": 3, "share": 0.25, "absent": None}
     assert record["times"] == {"rows_a_second": 7.5}
     assert record["digests"]["digest"] == "abc"
+    assert record["digests"]["code"] == code_digest("validate")
     assert record["seconds"] >= 0
 
 
@@ -78,7 +85,7 @@ def test_stage_has_tags_of_input_hashes(checkout: Path, install: Callable[[Stage
 
 
 def test_nan_metric_is_null_and_fails_stage(checkout: Path, install: Callable[[StageName, StageFunction], None]) -> None:
-    install("validate", lambda _settings, _root: StageResult({"loss": math.nan, "rows": 2}))
+    install("validate", lambda _settings, _root, _recorder: StageResult({"loss": math.nan, "rows": 2}))
     with pytest.raises(StageFault, match="loss"):
         stage.run_stage("validate", checkout)
     assert read_json(checkout / "artifacts/validate/metrics.json") == {"loss": None, "rows": 2}
@@ -86,7 +93,7 @@ def test_nan_metric_is_null_and_fails_stage(checkout: Path, install: Callable[[S
 
 
 def test_failed_stage_records_traceback(checkout: Path, install: Callable[[StageName, StageFunction], None]) -> None:
-    def fail(_settings: Settings, _root: Path) -> StageResult:
+    def fail(_settings: Settings, _root: Path, _recorder: Recorder) -> StageResult:
         raise RuntimeError("out of luck")
 
     install("validate", fail)
