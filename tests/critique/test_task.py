@@ -16,7 +16,9 @@ from components.critique import task as task_module
 from components.critique.task import CritiqueTask, build, critique_context, judge_together, plan_parts, query_key
 from components.engine.inference_task import Work
 from components.engine.ranks import Ranks
+from components.families.digests import model_digest, processor_digest
 from components.families.processing import Preprocessor
+from components.files import digest_bytes
 from components.preferences.record import Query, Response
 from components.reward.judging import write_and_score
 from components.reward.model import HEAD_FILE, RewardModel, load_reward_model
@@ -136,6 +138,20 @@ def test_context_changes_with_settings_that_change_a_judgement(
     folder: Path, settings: Settings, sections: dict[str, dict[str, Any]], same: bool
 ) -> None:
     assert (critique_context(changed(settings, **sections), folder) == critique_context(settings, folder)) is same
+
+
+def test_context_of_an_unchanged_model_stays_the_same_between_versions(folder: Path, settings: Settings) -> None:
+    parts = [
+        "scores are read where critiques end",  # names how scores are read: judgements of an older way are not used
+        model_digest(folder),
+        processor_digest(folder),
+        f"bytes of {HEAD_FILE}".encode(),
+        INSTRUCTION,
+        '{"threads":2,"max_new_tokens":4,"batch_size":7}',
+        "8",
+        "torch.float32",
+    ]
+    assert critique_context(settings, folder) == digest_bytes(*parts)
 
 
 def test_judgements_are_grouped_by_query_and_their_work_is_counted(
