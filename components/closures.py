@@ -119,7 +119,7 @@ class _Files:
         self._paths: dict[str, Path | None] = {}
         self._header = hashlib.sha256(Path(__file__).with_name("meaning.py").read_bytes()).hexdigest()
         self._cached = self._load()
-        self._kept: dict[str, Any] = {}
+        self._current: dict[str, Any] = {}
 
     def meaning(self, path: Path) -> Meaning:
         """What the file at `path` means."""
@@ -128,7 +128,7 @@ class _Files:
             key = hashlib.sha256(path.as_posix().encode() + b"\0" + source).hexdigest()
             entry = self._cached.get(key)
             meaning = Meaning.from_json(entry) if entry is not None else _read(path, source)
-            self._kept[key] = meaning.to_json()
+            self._current[key] = meaning.to_json()
             self._meanings[path] = meaning
         return self._meanings[path]
 
@@ -155,10 +155,10 @@ class _Files:
 
     def save(self) -> None:
         """Write the cache, where the folder allows it."""
-        if self._kept == self._cached:
+        if self._current == self._cached:
             return
         try:
-            write_atomic(self._root / CACHE, json.dumps({"reader": self._header, "meanings": self._kept}))
+            write_atomic(self._root / CACHE, json.dumps({"reader": self._header, "meanings": self._current}))
         except OSError:
             return  # code in a folder that can't be written to is read anew each time
 
