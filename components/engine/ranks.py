@@ -113,7 +113,7 @@ class Ranks(RankContext):
         _CONFIGURATIONS[dtype] = HfDeepSpeedConfig(_zero_settings(dtype))
         yield
 
-    def place(self, model: Any) -> Any:
+    def move(self, model: Any) -> Any:
         """Put an opened vision-language model onto this rank's device, ready to run."""
         if not self.lockstep:
             return model.to(self.device)

@@ -14,7 +14,7 @@ from components.inference.engine import Report
 
 from components.config.settings import Settings, load_settings
 from components.critique import stage
-from components.critique.stage import write_opinions
+from components.critique.stage import write_judgements
 from components.critique.task import build
 from components.preferences.record import Query, write_queries
 from components.reward.model import RewardModel
@@ -103,7 +103,7 @@ def test_stage_runs_both_splits_as_one_and_records_their_times(checkout: Path, m
 @pytest.mark.parametrize("rows", [[], queries()[2:4]])
 def test_written_table_has_its_types_whatever_it_holds(tmp_path: Path, rows: list[Query]) -> None:
     path = tmp_path / "new/folder/train.parquet"
-    write_opinions(path, rows, [[("", 1.5)] * len(row.responses) for row in rows])
+    write_judgements(path, rows, [[("", 1.5)] * len(row.responses) for row in rows])
     table = pq.read_table(path)
     assert table.schema.equals(
         pa.schema([("id", pa.string()), ("response", pa.int32()), ("critique", pa.string()), ("score", pa.float64())])
@@ -113,4 +113,4 @@ def test_written_table_has_its_types_whatever_it_holds(tmp_path: Path, rows: lis
 
 def test_judgements_that_miss_a_query_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="zip"):
-        write_opinions(tmp_path / "train.parquet", queries()[:2], [[("", 1.0)]])
+        write_judgements(tmp_path / "train.parquet", queries()[:2], [[("", 1.0)]])

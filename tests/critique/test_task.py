@@ -99,7 +99,7 @@ def test_key_changes_with_what_a_judgement_depends_on(change: Callable[[Query], 
     assert (query_key(change(row), "context") == query_key(row, "context")) is same
 
 
-def test_key_depends_on_its_context_and_takes_queries_without_media() -> None:
+def test_key_depends_on_its_context_and_needs_no_media() -> None:
     row = queries()[2]
     assert row.media_kind is None
     assert query_key(row, "context") != query_key(row, "other")
@@ -235,12 +235,12 @@ def test_task_plans_by_its_queries_and_counts_responses(tasks: list[CritiqueTask
 def test_task_computes_with_the_saved_reward_model(tasks: list[CritiqueTask], checkout: Path) -> None:
     train = tasks[0]
     assert train.parameters() == 0, "no model is open yet"
-    found = train.compute([2, 0], Ranks())
+    computed = train.compute([2, 0], Ranks())
     reward = load_reward_model(checkout / "artifacts/reward/model")
     live = preprocessor(checkout / "data/base", checkout / "data/preferences")
     expected = judge_together(reward, live, [train.queries[2], train.queries[0]], train.settings)
-    assert [[text for text, _ in row] for row in found] == [[text for text, _ in row] for row in expected]
-    assert [value for row in found for _, value in row] == pytest.approx([v for row in expected for _, v in row], abs=1e-5)
+    assert [[text for text, _ in row] for row in computed] == [[text for text, _ in row] for row in expected]
+    assert [value for row in computed for _, value in row] == pytest.approx([v for row in expected for _, v in row], abs=1e-5)
     assert 0 < train.work.tokens <= train.work.slots
 
     language = {id(p): p.numel() for name, p in reward.model.named_parameters() if "vision_tower" not in name}
@@ -258,6 +258,6 @@ def test_judgements_come_from_the_cache_as_text_and_float(tasks: list[CritiqueTa
     values = {key: [[f"Critique {n}", n] for n in range(train.size(item))] for item, key in enumerate(train.keys)}
     train.store.store(values)
     expected = [[(f"Critique {n}", float(n)) for n in range(train.size(item))] for item in range(5)]
-    assert train.opinions() == heldout.opinions() == expected
-    assert all(type(value) is float for row in train.opinions() for _, value in row)
+    assert train.judgements() == heldout.judgements() == expected
+    assert all(type(value) is float for row in train.judgements() for _, value in row)
     assert torch.get_num_threads() == 1
