@@ -140,7 +140,7 @@ def test_context_changes_with_settings_that_change_a_judgement(
     assert (critique_context(changed(settings, **sections), folder) == critique_context(settings, folder)) is same
 
 
-def test_context_of_an_unchanged_model_stays_the_same_between_versions(folder: Path, settings: Settings) -> None:
+def test_context_of_unchanged_model_is_stable_between_versions(folder: Path, settings: Settings) -> None:
     parts = [
         "scores are read where critiques end",  # names how scores are read: judgements of an older way are not used
         model_digest(folder),
@@ -154,7 +154,7 @@ def test_context_of_an_unchanged_model_stays_the_same_between_versions(folder: P
     assert critique_context(settings, folder) == digest_bytes(*parts)
 
 
-def test_judgements_are_grouped_by_query_and_their_work_is_counted(
+def test_judgements_are_grouped_by_query_and_work_is_counted(
     writer: RewardModel, tiny_preprocessor: Preprocessor, settings: Settings
 ) -> None:
     rows = [queries()[2], queries()[1], queries()[4]]
