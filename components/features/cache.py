@@ -24,6 +24,7 @@ from torch import distributed
 from tqdm import tqdm
 
 from components.config.settings import Settings
+from components.config.features import FeatureSettings
 from components.families.adapters import Medium
 from components.families.loading import load_model
 from components.families.processing import Preprocessor
@@ -35,7 +36,6 @@ from components.files import digest_bytes
 from components.preferences.record import Query
 
 if TYPE_CHECKING:
-    from components.config.features import FeatureSettings
 
 CACHE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CHECKED_AT_ONCE_BYTES = 500_000_000  # up to this size, a run checks all entries first; in larger sets, each when it reads it first

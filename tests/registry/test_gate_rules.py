@@ -252,7 +252,9 @@ def test_pairs_above_is_strict_and_counts_pairs(above: float, outcome: str) -> N
     new = ordered([(3, 4), (0, 0), (3, 4)])
     result = policy_finding(only("preference_accuracy", above=above, least=2), "preference_accuracy", new, new)
     words = "above" if outcome == "passed" else "not all above"
-    sentence = f"preference_accuracy: pairs that the policy orders as ranked: 75.0 %, interval 75.0 % to 75.0 %, {words} {100 * above:.1f} %"
+    sentence = (
+        f"preference_accuracy: pairs that the policy orders as ranked: 75.0 %, interval 75.0 % to 75.0 %, {words} {100 * above:.1f} %"
+    )
     assert (result.outcome, result.sentence) == (outcome, sentence)
     reward = reward_finding(only("acc", model="mm-reward", above=above), "acc", new)
     assert reward.outcome == outcome
@@ -277,9 +279,7 @@ def test_acc_plus_is_strict_and_needs_every_pair(above: float, outcome: str) -> 
     assert "every pair right: 0.0 %, interval 0.0 % to 0.0 %" in missed.sentence
 
 
-@pytest.mark.parametrize(
-    ("name", "words"), [("acc", "ACC, pairs ordered as ranked"), ("acc_plus", "ACC+, queries with every pair right")]
-)
+@pytest.mark.parametrize(("name", "words"), [("acc", "ACC, pairs ordered as ranked"), ("acc_plus", "ACC+, queries with every pair right")])
 def test_a_reward_model_needs_queries_with_pairs(name: str, words: str) -> None:
     cure = "add held-out rows whose responses differ in rank"
     few = reward_finding(only(name, model="mm-reward", least=2), name, ordered([(1, 1), (0, 0)]))
