@@ -11,6 +11,7 @@ import psutil
 
 from components.operations.services.supervision import SERVICE_MARK
 from components.processes.marks import FLOW_RUN, checkout_mark, kill_all, marked
+from components.stages import module
 
 SERVICES = ("worker", "server", "database", "connection")  # supervisord restarts these, and training continues meanwhile
 TARGETS = (
@@ -40,13 +41,13 @@ def find(target: str, root: Path, stage: str, choose: random.Random) -> list[psu
         served = [child for child in _one(target, ours, _is_postgres).children() if " prefect " in " ".join(child.cmdline())]
         return [choose.choice(served)] if served else _missing(target)
     if target in {"rank", "save"}:
-        ranks = sorted((process for process, words in ours.items() if "components.engine.worker" in words[:4]), key=lambda one: one.pid)
+        ranks = sorted((process for process, words in ours.items() if module("worker") in words[:4]), key=lambda one: one.pid)
         return [choose.choice(ranks)] if ranks else _missing(target)
     matchers: dict[str, Callable[[list[str]], bool]] = {
-        "torchrun": lambda words: "components.engine.launcher" in words[:4],
+        "torchrun": lambda words: module("torchrun") in words[:4],
         "stage": lambda words: words[-2:] == ["stage", stage] and "python" in words[0],
         "dvc": lambda words: "repro" in words and words[-1] == stage and "python" in words[0],
-        "flow": lambda words: "flows.launch" in words[:4],
+        "flow": lambda words: module("flow") in words[:4],
         "night": lambda words: "prefect.engine" in words[:4],
         "worker": _is_worker,
         "server": lambda words: words[1:5] == ["-m", "prefect", "server", "start"],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from components.stages import command
 from tests.checkout import ROOT, clean_environment, git
 
 Rows = list[dict[str, Any]]
@@ -38,8 +38,8 @@ class Slice:
 
     def mmalign(self, *arguments: str, timeout: float = 1500) -> subprocess.CompletedProcess[str]:
         """Run the mmalign command to its end and capture its output."""
-        command = [sys.executable, "-m", "components.cli.main", *arguments]
-        return subprocess.run(command, cwd=self.root, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False)
+        words = [*command("cli"), *arguments]
+        return subprocess.run(words, cwd=self.root, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False)
 
     def dvc(self, *arguments: str) -> str:
         """Run dvc as a user in the activated environment does; return its output."""

@@ -70,11 +70,33 @@ INFERENCE_TASKS = {
     "reward_scores": "components.evaluation.tasks:reward_tasks",
 }
 
-# Modules that are started as processes of their own, by every stage that has tasks.
+# Modules that a stage with tasks starts as processes: part of its closure.
 PROCESSES = {
     "torchrun": "components.engine.launcher",
     "worker": "components.engine.worker",
     "build_ops": "components.engine.ops",
+}
+
+# Modules that are started as processes and that no stage's result depends on.
+PROGRAMS = {
+    "cli": "components.cli.main",
+    "flow": "flows.launch",
+    "deployments": "flows.deployments",
+    "prefect_server": "flows.server",
+    "service": "components.operations.services.programs",
+    "monitor": "components.operations.services.monitor",
+    "reevaluate": "components.evaluation.reevaluate",
+}
+
+# Modules and packages that no closure enters, each with the reason why no result depends on it.
+OUTSIDE = {
+    "components.closures": "computes the digests; what it computes is the digest itself",
+    "components.meaning": "reads files for the digests, as above",
+    "components.stages": "the stage's own row of its tables is part of the stage's digest; the other rows are of other stages",
+    "components.tracking": "records what a stage made, after it is made",
+    "components.storage": "holds bytes under their hash or key and returns them unchanged",
+    "components.processes": "supervises, locks, redacts and writes log lines; it may end a stage, never change what one makes",
+    "components.config.mistakes": "words the refusal of settings that no stage then sees",
 }
 
 
@@ -96,6 +118,11 @@ def load(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
+def module(process: str) -> str:
+    """The module of a process, by its name in PROCESSES or PROGRAMS."""
+    return {**PROCESSES, **PROGRAMS}[process]
+
+
 def command(process: str) -> list[str]:
-    """The start of the command line of a process in PROCESSES, run by this interpreter."""
-    return [sys.executable, "-m", PROCESSES[process]]
+    """The start of the command line of a process in PROCESSES or PROGRAMS, run by this interpreter."""
+    return [sys.executable, "-m", module(process)]

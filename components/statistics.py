@@ -1,4 +1,4 @@
-"""Intervals of ratios and proportions: what evaluation, the gate and validation call significant.
+"""Intervals of ratios and proportions, for significance in evaluation, the gate and validation.
 
 - A ratio of two sums over queries has a percentile bootstrap over queries, seeded, so that equal inputs give equal intervals.
 - A proportion has Wilson's bounds; the difference of paired proportions has Newcombe's (Statistics in Medicine 17, 1998, method 10).
@@ -16,18 +16,18 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 BOOTSTRAP_SEED = 20250214
-RESAMPLES_AT_ONCE = 250  # bounds the memory of a resampling: so many rows of indices
+RESAMPLES_AT_ONCE = 250  # rows of indices at once, to bound the memory of a resampling
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How intervals are made: `samples` resamples of the queries at `confidence`."""
+    """The bootstrap's settings: `samples` resamples of the queries, intervals at `confidence`."""
 
     samples: int
     confidence: float
 
     def ratio(self, numerators: Sequence[float], denominators: Sequence[float] | None = None) -> tuple[float, float, float] | None:
-        """(value, low, high) of sum(numerators) / sum(denominators), both one a query; None when there is nothing to divide by."""
+        """(value, low, high) of sum(numerators) / sum(denominators), both one a query; None if all denominators are 0."""
         top = np.asarray(numerators, dtype=np.float64)
         bottom = np.ones_like(top) if denominators is None else np.asarray(denominators, dtype=np.float64)
         top, bottom = top[bottom > 0], bottom[bottom > 0]
@@ -61,7 +61,7 @@ class Bootstrap:
 def newcombe(both: int, first: int, second: int, neither: int, confidence: float) -> tuple[float, float]:
     """One-sided bounds (low, high) of p1 - p2 for paired proportions, each at `confidence`: Newcombe 1998, method 10.
 
-    `both` of n pairs have the event twice, `first` in the first member alone, `second` in the second alone.
+    Of n pairs, `both` have the event in both members, `first` only in the first, `second` only in the second.
     """
     n = both + first + second + neither
     p1, p2 = (both + first) / n, (both + second) / n

@@ -1,4 +1,4 @@
-"""The flow `align`: the whole run as Prefect sees it. A worker that is given it on a schedule does what a person's `mmalign run` does."""
+"""The flow `align`: Prefect's view of the whole run, the same for a schedule and for a person's `mmalign run`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from components.processes.marks import FLOW_RUN
 from components.registry.promotion import GateOutcome
 from components.stages import StageName
 from flows.cancellation import RunCancelled, cancellation
-from flows.limits import check_limits, place_taken
+from flows.console import Console
+from flows.limits import check_limits, limit_slots_taken
 from flows.pipeline import Future
-from flows.screen import Screen
 from flows.stages import StageOutcome
-from flows.whole_run import GateJob, Job, whole_run
+from flows.whole_run import GateJob, Job, RunOptions, whole_run
 
 
 @task(name="stage", retries=0, cache_policy=NO_CACHE, persist_result=False)
@@ -43,35 +43,28 @@ def promote_task(job: GateJob) -> GateOutcome:
 def align(
     only: list[StageName] | None = None, accept_data: bool = False, promote: bool = True, started: float | None = None
 ) -> dict[str, Any] | State[Any]:
-    """Commit changed data, run what is stale, judge and promote, write and give the summary. Raises UserError or StageFault; a run that was
-    stopped from outside ends as Cancelled."""
+    """Commit changed data, run stale stages, judge and promote models, write and return the summary.
+
+    Raises UserError or StageFault. A run that a person or the system stopped ends as Cancelled.
+    """
     root = enter_checkout()
     with cancellation() as cancel, run_lock(root):
-        settings, screen, deployed = load_settings(), Screen(), FLOW_RUN in os.environ
+        settings, console, deployed = load_settings(), Console(), FLOW_RUN in os.environ
+        options = RunOptions(tuple(only or ()), accept_data, promote, started)
 
         def submit(stage: StageName, job: Job) -> Future:
-            place = partial(place_taken, stage, settings, deployed=deployed, cancel=cancel, say=screen.say)
-            future: Future = stage_task.with_options(task_run_name=stage).submit(partial(_in_place, place, job))
+            slots = partial(limit_slots_taken, stage, settings, deployed=deployed, cancel=cancel, log=console.print)
+            future: Future = stage_task.with_options(task_run_name=stage).submit(partial(_with_slots, slots, job))
             return future
 
         if deployed:
-            check_limits(settings, tuple(only or ()))
+            check_limits(settings, options.only)
         try:
-            return whole_run(
-                root,
-                submit=submit,
-                judge=promote_task,
-                cancel=cancel,
-                screen=screen,
-                only=tuple(only or ()),
-                accept_data=accept_data,
-                promote=promote,
-                started=started,
-            )
+            return whole_run(root, options, submit=submit, judge=promote_task, cancel=cancel, console=console)
         except RunCancelled as cancelled:
             return Cancelled(message=str(cancelled))
 
 
-def _in_place(place: Callable[[], AbstractContextManager[None]], job: Job) -> StageOutcome:
-    with place():
+def _with_slots(slots: Callable[[], AbstractContextManager[None]], job: Job) -> StageOutcome:
+    with slots():
         return job()

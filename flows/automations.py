@@ -1,12 +1,12 @@
-"""What Prefect's server does by itself when a run's process is gone: it marks the run and starts it again, once.
+"""Automations by which Prefect's server marks a run whose process has ended, and restarts it once.
 
-- A run that sends no heartbeat, and no final state, within `deployments.crashed_after_seconds` is marked Crashed; one that somebody was
-  cancelling, Cancelled. The server refuses both for a run that has a final state, so a heartbeat that arrives late can't undo an end.
-- A crashed run of a deployment is started again as a new run with `recovers`: the id by which the flow finds the parameters.
-- A run that was itself started again and crashes before it began is left alone: what can't begin would be started for ever. One that
-  began is handed to the flow, which says that it gives up.
+- The server marks a run Crashed that sends neither a heartbeat nor a final state within `deployments.crashed_after_seconds`, and
+  Cancelled if somebody was cancelling it. It refuses both for a run that has a final state, so a late heartbeat can't undo an end.
+- It restarts a crashed run of a deployment as a new run. The parameter `recovers` names the crashed run, whose parameters the flow takes.
+- It does not restart a restarted run that crashes before it begins: it could do so for ever. The flow ends a restarted run that crashed
+  after it began, with a sentence.
 
-Found by name and brought up to date, so that making them twice changes nothing.
+`make_automations` finds them by name and updates them, so a second call changes nothing.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from prefect.events.schemas.events import ResourceSpecification
 from components.config.settings import Settings
 from flows.parameters import MISTAKE
 
-LOST, STUCK, AGAIN = "mmalign: mark lost runs", "mmalign: end stuck cancellations", "mmalign: start again"
+LOST, STUCK, RESTART = "mmalign: mark lost runs", "mmalign: end stuck cancellations", "mmalign: start again"
 RUNS: dict[str, str | list[str]] = {"prefect.resource.id": "prefect.flow-run.*"}
 HEARTBEAT = "prefect.flow-run.heartbeat"
 BEGINNINGS = {HEARTBEAT, "prefect.flow-run.Pending", "prefect.flow-run.Running"}
-# Final, or given back to the schedule: nothing is owed after these.
+# Final, or back on the schedule: no heartbeat follows these.
 ENDS = {
     f"prefect.flow-run.{name}"
     for name in (
@@ -45,16 +45,16 @@ ENDS = {
         "Scheduled",
     )
 }
-# JSON in which there is nothing is refused, and no run is started then.
+# The server refuses empty JSON, and then starts no run.
 CRASHED_RUN = """{% if not flow_run.parameters.run.recovers or flow_run.run_count %}"{{ flow_run.id }}"{% endif %}"""
 
 
 def make_automations(client: SyncPrefectClient, deployments: Mapping[str, UUID], settings: Settings) -> dict[str, UUID]:
-    """Make the automations for `deployments` (name to id), or bring them up to date; their ids by name."""
+    """Create or update the automations for `deployments` (name to id); returns their ids by name."""
     within = timedelta(seconds=settings.deployments.crashed_after_seconds)
     wanted = [lost(deployments.values(), within), stuck(deployments.values(), within)]
-    wanted += [again(name, deployment) for name, deployment in sorted(deployments.items())]
-    return {automation.name: _settle(client, automation) for automation in wanted}
+    wanted += [restart(name, deployment) for name, deployment in sorted(deployments.items())]
+    return {automation.name: _upsert(client, automation) for automation in wanted}
 
 
 def lost(deployments: Iterable[UUID], within: timedelta) -> AutomationCore:
@@ -63,26 +63,26 @@ def lost(deployments: Iterable[UUID], within: timedelta) -> AutomationCore:
         name=LOST,
         description=f"No heartbeat and no end within {within.total_seconds():.0f} seconds (deployments.crashed_after_seconds)",
         trigger=_missing(BEGINNINGS, {HEARTBEAT, "prefect.flow-run.Running", *ENDS}, deployments, within),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message="no heartbeat: its process is gone", force=False)],
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message="no heartbeat: its process has ended", force=False)],
     )
 
 
 def stuck(deployments: Iterable[UUID], within: timedelta) -> AutomationCore:
-    """Marks a run Cancelled that nobody is left to cancel: it would hold its place in the queue for ever."""
+    """Marks a run Cancelled whose process can't cancel it any more: it would occupy the queue for ever."""
     return AutomationCore(
         name=STUCK,
         description=f"Cancelling for {within.total_seconds():.0f} seconds (deployments.crashed_after_seconds)",
         trigger=_missing({"prefect.flow-run.Cancelling"}, ENDS, deployments, within),
-        actions=[ChangeFlowRunState(state=StateType.CANCELLED, name="Cancelled", message="cancelled; its process was gone", force=False)],
+        actions=[ChangeFlowRunState(state=StateType.CANCELLED, name="Cancelled", message="cancelled; its process had ended", force=False)],
     )
 
 
-def again(name: str, deployment: UUID) -> AutomationCore:
-    """Starts a crashed run of one deployment again."""
+def restart(name: str, deployment: UUID) -> AutomationCore:
+    """Restarts a crashed run of one deployment."""
     run_id = {"__prefect_kind": "json", "value": {"__prefect_kind": "jinja", "template": CRASHED_RUN}}
     return AutomationCore(
-        name=f"{AGAIN} ({name})",
-        description=f"A crashed run of {name} is started again, once",
+        name=f"{RESTART} ({name})",
+        description=f"Restarts a crashed run of {name}, once",
         trigger=EventTrigger(
             expect={"prefect.flow-run.Crashed"},
             match=ResourceSpecification(RUNS),
@@ -114,11 +114,11 @@ def _of(deployments: Iterable[UUID]) -> ResourceSpecification:
     return ResourceSpecification({"prefect.resource.role": "deployment", "prefect.resource.id": ids})
 
 
-def _settle(client: SyncPrefectClient, wanted: AutomationCore) -> UUID:
-    there = client.read_automations_by_name(wanted.name)
-    if not there:
+def _upsert(client: SyncPrefectClient, wanted: AutomationCore) -> UUID:
+    existing = client.read_automations_by_name(wanted.name)
+    if not existing:
         return client.create_automation(wanted)
-    first, *doubles = there
+    first, *doubles = existing
     for double in doubles:
         client.delete_automation(double.id)
     if _described(first) != _described(wanted):
@@ -127,13 +127,13 @@ def _settle(client: SyncPrefectClient, wanted: AutomationCore) -> UUID:
 
 
 def _described(automation: Automation | AutomationCore) -> dict[str, Any]:
-    """What of an automation is ours to say. Whether it is switched on is a person's."""
+    """The parts of an automation that the code decides. A person decides whether it is enabled."""
     described: dict[str, Any] = _sorted(automation.model_dump(mode="json", include={"description", "trigger", "actions"}))
     return described
 
 
 def _sorted(value: Any) -> Any:
-    """Lists in one order: sets come back in another."""
+    """Lists in one order: the server returns sets in another."""
     if isinstance(value, dict):
         return {key: _sorted(inner) for key, inner in value.items() if key != "id"}
     if isinstance(value, list):

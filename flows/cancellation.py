@@ -1,4 +1,4 @@
-"""One way to stop a run: Ctrl-C, SIGTERM, a closed terminal and a command line that is gone all set the same event."""
+"""One way to stop a run: Ctrl-C, SIGTERM, a closed terminal and the end of the command line all set the same event."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from components.processes.guard import GRACE_SECONDS, Watchdog
 from components.processes.marks import RUN_MARK, WATCHED, kill_all, marked
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-LAST_RESORT_SECONDS = GRACE_SECONDS + 30  # for a tidy end of a run whose command line is gone
+LAST_RESORT_SECONDS = GRACE_SECONDS + 30  # for a tidy end of a run whose command line has ended
 
 
 class RunCancelled(Cancelled):
-    """The run was stopped from outside before its end."""
+    """A person or the system stopped the run before its end."""
 
 
 _active: threading.Event | None = None
@@ -27,10 +27,10 @@ _active: threading.Event | None = None
 
 @contextmanager
 def cancellation() -> Iterator[threading.Event]:
-    """An event that is set when the run has to stop; the same one inside another `cancellation`.
+    """An event that is set when the run has to stop; a nested `cancellation` yields the same event.
 
-    Signals are handled where this is the main thread, and given back afterwards. A flow asks for it again in its body, since Prefect's
-    engine takes SIGTERM for itself before that.
+    In the main thread it handles the signals, and restores their handlers at the end. A flow enters it in its body too, since Prefect's
+    engine takes SIGTERM before that.
     """
     global _active  # noqa: PLW0603 -- signals are the whole process's, and so is their event
     outer = _active
@@ -41,7 +41,7 @@ def cancellation() -> Iterator[threading.Event]:
 
     handlers = {}
     if threading.current_thread() is threading.main_thread():
-        # Under nohup a hang-up is ignored, and shall be.
+        # nohup ignores a hang-up, and so must the run.
         handled = [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
         handlers = {number: signal.signal(number, stop) for number in handled}
     watched = os.environ.pop(WATCHED, None)

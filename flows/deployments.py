@@ -1,7 +1,7 @@
-"""What `mmalign deploy` puts on Prefect's server: the work pool, the deployments of prefect.yaml, the limits of this host, the automations.
+"""Puts the work pool, the deployments of prefect.yaml, this host's limits and the automations on Prefect's server: `mmalign deploy`.
 
-Everything is found by its name and brought up to date, so that a second time changes nothing. `python -m flows.deployments` does it for the
-checkout that it is started in and prints the deployments' ids as JSON.
+It finds each by its name and updates it, so a second deploy changes nothing. `python -m flows.deployments` deploys the checkout in the
+current folder and prints the deployments' ids as JSON.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ from components.processes.faults import explain
 from components.processes.secrets import state_folder
 from flows.automations import make_automations
 from flows.limits import make_limits
-from flows.night import night
 from flows.parameters import parameter_schema
+from flows.scheduled_run import scheduled_run
 
 FILE = Path("prefect.yaml")
-ANCHOR = "2025-01-01T00:00:00Z"  # that intervals count from: the same at every deploy
+ANCHOR = "2025-01-01T00:00:00Z"  # intervals count from here, at every deploy
 
 
 def deploy(root: Path, settings: Settings) -> dict[str, str]:
-    """Bring the server up to date with prefect.yaml and params.yaml; the deployments' ids by name."""
+    """Update the server to prefect.yaml and params.yaml; returns the deployments' ids by name."""
     described = read_description(root, settings)
     with get_client(sync_client=True) as client:
         _make_pool(client)
-        flow_id = client.create_flow(night)
+        flow_id = client.create_flow(scheduled_run)
         ids = {str(one["name"]): _deploy_one(client, flow_id, one, described["pull"]) for one in described["deployments"]}
         make_limits(client)
         make_automations(client, ids, settings)
-    named = {name: str(found) for name, found in ids.items()}
+    named = {name: str(deployment) for name, deployment in ids.items()}
     path = state_folder(root) / DEPLOYED
-    if not path.is_file() or read_json(path) != named:  # its time says since when nights are watched
+    if not path.is_file() or read_json(path) != named:  # the monitor watches scheduled runs since the file's time
         write_json(path, named)
     return named
 
 
 def read_description(root: Path, settings: Settings) -> dict[str, Any]:
-    """prefect.yaml with the values of params.yaml for what stands in {{ $... }}."""
+    """prefect.yaml with the values of params.yaml in place of its {{ $... }}."""
     os.environ |= {
         "MMALIGN_ROOT": str(root),
         "MMALIGN_CRON": settings.deployments.cron,
@@ -70,7 +70,7 @@ def _make_pool(client: SyncPrefectClient) -> None:
     try:
         client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
     except ObjectAlreadyExists:
-        pass  # the worker makes it too
+        pass  # the worker creates it too
 
 
 def _deploy_one(client: SyncPrefectClient, flow_id: UUID, one: dict[str, Any], pull: list[dict[str, Any]]) -> UUID:
@@ -103,16 +103,16 @@ def _deploy_one(client: SyncPrefectClient, flow_id: UUID, one: dict[str, Any], p
         path=".",
         pull_steps=pull,
         enforce_parameter_schema=True,
-        parameter_openapi_schema=parameter_schema(schema_of(night).model_dump_for_openapi()),
+        parameter_openapi_schema=parameter_schema(schema_of(scheduled_run).model_dump_for_openapi()),
     )
 
 
 def _keep_paused(client: SyncPrefectClient, name: str, schedules: list[DeploymentScheduleCreate]) -> None:
-    """A schedule that somebody has paused on Prefect's page stays so."""
+    """Leave a schedule paused that somebody has paused on Prefect's page."""
     from prefect.exceptions import ObjectNotFound
 
     try:
-        before = client.read_deployment_by_name(f"{night.name}/{name}")
+        before = client.read_deployment_by_name(f"{scheduled_run.name}/{name}")
     except ObjectNotFound:
         return
     paused = {schedule.slug for schedule in before.schedules if not schedule.active}
@@ -121,11 +121,11 @@ def _keep_paused(client: SyncPrefectClient, name: str, schedules: list[Deploymen
 
 
 def main() -> int:
-    """Deploy this checkout; 0, or the exit code of what was wrong."""
+    """Deploy this checkout; returns the exit code."""
     root = enter_checkout()
     try:
         print(json.dumps(deploy(root, load_settings())))
-    except Exception as error:  # noqa: BLE001 -- the last resort: a sentence to the person, the trace to a log
+    except Exception as error:  # noqa: BLE001 -- the last resort: a sentence for the person, the trace in a log
         return explain(error)
     return 0
 

@@ -1,4 +1,4 @@
-"""What `mmalign run` starts as a process: Prefect's server where none is named, then the flow. `python -m flows.launch '{"only": []}'`."""
+"""The process of `mmalign run`: starts Prefect's server where none is named, then the flow. `python -m flows.launch '{"only": []}'`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flows.server import own_server, wait_for_server
 
 
 def launch(parameters: dict[str, Any]) -> int:
-    """Run the flow and give the exit code: 0, 1 for a fault, 2 for a user's mistake, 130 when cancelled. Messages go to stderr."""
+    """Run the flow; returns the exit code: 0, 1 for a fault, 2 for a user's mistake, 130 when cancelled. Messages go to stderr."""
     root = Path.cwd()
     log = root / "logs" / f"prefect-server-{time.strftime('%Y%m%d-%H%M%S')}.log"
     with ExitStack() as stack:
@@ -26,16 +26,16 @@ def launch(parameters: dict[str, Any]) -> int:
         server = None
         if "PREFECT_API_URL" not in os.environ:
             server = stack.enter_context(own_server(root, log))
-        # The run speaks for itself on the screen; Prefect would repeat each error with a trace of its own. A server that stays keeps its log.
+        # The run prints its own errors; Prefect would repeat each with a trace. A server that stays up keeps its log.
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-        # While the server starts on one core, the other loads what the run needs.
+        # While the server starts on one core, the other loads the run's modules.
         from prefect import tags
         from prefect.exceptions import CancelledRun
         from prefect.logging.handlers import APILogHandler
 
         from flows.align import align
 
-        with suppress(Exception):  # a store that is away is said, and worked around, where the run is recorded
+        with suppress(Exception):  # the recorder reports a store that is away, and works around it
             connect(root)
 
         try:
@@ -43,14 +43,14 @@ def launch(parameters: dict[str, Any]) -> int:
                 wait_for_server(server, log, cancel)
             if cancel.is_set():
                 return explain(RunCancelled("the run was cancelled before it began"))
-            with tags(*([f"{DEPLOYMENT_RUN_TAG}{night}"] if (night := os.environ.get(FLOW_RUN)) else [])):
+            with tags(*([f"{DEPLOYMENT_RUN_TAG}{outer}"] if (outer := os.environ.get(FLOW_RUN)) else [])):
                 align(**parameters)
         except CancelledRun as error:
             return explain(RunCancelled(str(error)))
         except Exception as error:  # noqa: BLE001 -- the last resort: a sentence to the person, the trace to a log
             return explain(error)
         finally:
-            APILogHandler().flush()  # the run's last lines, before the server that keeps them ends
+            APILogHandler().flush()  # the run's last lines, before the server that stores them ends
     return 0
 
 

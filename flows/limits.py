@@ -1,12 +1,12 @@
-"""Prefect's global concurrency limits of this host: `gpu:<host>`, as many as it has cards, and `cpu:<host>`, one.
+"""Prefect's global concurrency limits of this host: `gpu:<host>` with one slot a GPU, and `cpu:<host>` with one slot.
 
-- A stage takes from them before it starts, and the locks of the machine (components/processes/slots) when it starts. The limit makes runs queue where
-  Prefect's page shows them; the locks keep cards apart, from those who know nothing of Prefect too. So whatever becomes of a limit, no
-  card is used twice.
-- A place is leased for a minute and renewed. A flow that was killed gives its place back by that; an outage may cost a run its place, and
-  ends no training.
-- A server that is killed at the wrong instant can forget a lease and keep it counted. Where a place is refused for minutes although the
-  machine's locks leave enough free, the count is put right.
+- A stage takes slots of a limit before it starts, and the machine's locks (components/processes/slots) when it starts. The limit makes
+  runs queue where Prefect's page shows them. The locks separate GPUs, also from processes that don't use Prefect, so no fault of a limit
+  lets two stages use one GPU.
+- The server leases a slot for a minute, and the flow renews the lease. A killed flow thus frees its slots. An outage may cost a run its
+  slots, but it ends no training.
+- A server that is killed at the wrong instant can forget a lease and still count it. If the server refuses a slot for minutes although
+  enough of the machine's locks are free, the flow corrects the count.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from components.processes.slots.gpus import machine_gpus, visible_gpus
 from components.processes.slots.taking import Need, locked_slots, need_of, too_many
 from components.stages import STAGE_NAMES, StageName
 
-LEASE_SECONDS = 60.0  # the server takes no shorter one
-LOOK_SECONDS = 5.0
-SAY_SECONDS = 300.0
-FORGOTTEN_SECONDS = 300.0  # from a place to the lock of a card: dvc's start, its hashing of inputs, the stage's own start
-# To Prefect's service a full limit is a failure, with a trace at each look; here it is what is waited for, and said in our own words.
+LEASE_SECONDS = 60.0  # the shortest lease that the server grants
+POLL_SECONDS = 5.0
+MESSAGE_SECONDS = 300.0
+FORGOTTEN_SECONDS = 300.0  # from a slot to the lock of a GPU: dvc starts and hashes inputs, then the stage starts
+# Prefect's service logs a full limit as a failure, with a trace at each poll; here it is normal, and `_wait` logs it.
 logging.getLogger("ConcurrencySlotAcquisitionWithLeaseService").setLevel(logging.CRITICAL)
-LOCKED = 423  # the server's answer while all places are taken
+LOCKED = 423  # the server's status while all slots are taken
 
 
 def limit_name(kind: str) -> str:
@@ -46,16 +46,16 @@ def limit_name(kind: str) -> str:
 
 
 def make_limits(client: SyncPrefectClient) -> dict[str, int]:
-    """Create this host's limits, or bring them up to what it has; gives their sizes by name. Twice does what once does."""
-    cards = len(machine_gpus() or visible_gpus())
-    wanted = {limit_name("cpu"): 1, **({limit_name("gpu"): cards} if cards else {})}
+    """Create or update this host's limits; returns their sizes by name. A second call changes nothing."""
+    gpus = len(machine_gpus() or visible_gpus())
+    wanted = {limit_name("cpu"): 1, **({limit_name("gpu"): gpus} if gpus else {})}
     for name, size in wanted.items():
         client.upsert_global_concurrency_limit_by_name(name, size)
     return wanted
 
 
 def check_limits(settings: Settings, only: tuple[StageName, ...] = ()) -> None:
-    """Raises UserError where a stage of a run takes places that this host's limits don't have. For runs that came from a deployment."""
+    """Raises UserError where a stage needs more slots than this host's limits have. For runs of deployments."""
     with get_client(sync_client=True) as client:
         for stage in only or STAGE_NAMES:
             need = need_of(stage, settings)
@@ -67,13 +67,13 @@ def check_limits(settings: Settings, only: tuple[StageName, ...] = ()) -> None:
 
 
 @contextmanager
-def place_taken(
-    stage: StageName, settings: Settings, *, deployed: bool, cancel: threading.Event, say: Callable[[str], None]
+def limit_slots_taken(
+    stage: StageName, settings: Settings, *, deployed: bool, cancel: threading.Event, log: Callable[[str], None]
 ) -> Iterator[None]:
-    """Hold what `stage` takes of this host's limit, waiting for it; nothing for a stage that takes nothing.
+    """Wait for the slots of this host's limit that `stage` needs, and keep them for the block. A stage without needs takes none.
 
-    A missing limit is a UserError for a run of a deployment, and for a person's run it means that the locks do. Goes on without a place
-    when `cancel` is set: what comes next ends by that event. Raises what httpx does where the server stays away.
+    A missing limit is a UserError in a run of a deployment; a person's run then relies on the machine's locks. When `cancel` is set, the
+    block runs without slots, since its work ends by the same event. Raises httpx's errors where the server stays away.
     """
     need = need_of(stage, settings)
     if need is None:
@@ -88,53 +88,53 @@ def place_taken(
             yield
             return
         _check_size(stage, need, size)
-        place = _wait(client, stage, need, size, cancel, say)
+        lease = _wait(client, stage, need, size, cancel, log)
     try:
         yield
     finally:
-        if place is not None:
+        if lease is not None:
             try:
-                place.__exit__(None, None, None)
-            except Exception as error:  # noqa: BLE001 -- a server that is away must not undo a stage that is done; the lease lapses by itself
-                say(f"{stage}: {name} could not be given back ({type(error).__name__}); it is free again in a minute")
+                lease.__exit__(None, None, None)
+            except Exception as error:  # noqa: BLE001 -- a server that is away must not undo a finished stage; the lease expires by itself
+                log(f"{stage}: {name} could not be released ({type(error).__name__}); its lease expires in a minute")
 
 
 def _wait(
-    client: SyncPrefectClient, stage: StageName, need: Need, size: int, cancel: threading.Event, say: Callable[[str], None]
+    client: SyncPrefectClient, stage: StageName, need: Need, size: int, cancel: threading.Event, log: Callable[[str], None]
 ) -> AbstractContextManager[None] | None:
-    """A place of the limit, to be left by its `__exit__`; None when `cancel` came first."""
+    """The lease of the stage's slots, which its `__exit__` ends; None when `cancel` came first."""
     name = limit_name(need.kind)
-    said = -SAY_SECONDS
+    logged = -MESSAGE_SECONDS
     full_at = time.monotonic()  # when the machine's locks last left too little
     while True:
-        place = concurrency(
+        lease = concurrency(
             name, occupy=need.count, max_retries=0, lease_duration=LEASE_SECONDS, strict=True, raise_on_lease_renewal_failure=False
         )
         try:
-            place.__enter__()
+            lease.__enter__()
         except ConcurrencySlotAcquisitionError as error:
             _pass_if_locked(error, name)
         else:
-            return place
+            return lease
         now = time.monotonic()
         holders = {slot: holder for slot, holder in locked_slots().items() if slot.startswith(need.kind)}
         if len(holders) + need.count > size:
             full_at = now
         elif now - full_at > FORGOTTEN_SECONDS:
-            say(f"{name} counts places of runs that are gone: its count is put right")
+            log(f"{name} counts slots of runs that have ended: the count is corrected")
             client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(active_slots=len(holders)))
             full_at = now
             continue
-        if now - said >= SAY_SECONDS:
-            said = now
-            by = "; ".join(f"{slot} is held by {holder}" for slot, holder in holders.items())
-            say(f"{stage} waits for {need.count} of {name}: {by or 'other runs hold it'}")
-        if cancel.wait(LOOK_SECONDS):
+        if now - logged >= MESSAGE_SECONDS:
+            logged = now
+            by = "; ".join(f"{holder} uses {slot}" for slot, holder in holders.items())
+            log(f"{stage} waits for {need.count} of {name}: {by or 'other runs use it'}")
+        if cancel.wait(POLL_SECONDS):
             return None
 
 
 def _pass_if_locked(error: ConcurrencySlotAcquisitionError, name: str) -> None:
-    """Return where all places are taken; else raise what it is."""
+    """Return where all slots are taken; else raise the error behind `error`."""
     cause = error.__cause__
     if isinstance(cause, httpx.HTTPStatusError) and cause.response.status_code == LOCKED:
         return
@@ -155,5 +155,5 @@ def _check_size(stage: StageName, need: Need, size: int) -> None:
 
 def _missing(name: str) -> UserError:
     return UserError(
-        f"Prefect's server has no concurrency limit {name}, which runs of deployments queue at: run `mmalign deploy` on this host"
+        f"Prefect's server has no concurrency limit {name}, at which runs of deployments queue: run `mmalign deploy` on this host"
     )

@@ -1,7 +1,7 @@
-"""What may be set for one run of a deployment: the form on Prefect's page is made of it, and its server refuses what does not fit.
+"""The parameters of one run of a deployment, from which Prefect makes the form on its page.
 
-The server checks values against the JSON schema before anything runs: an unknown parameter, stage or settings key is refused with its name.
-The flow checks again by the settings of its own checkout, which may be newer than the schema.
+The server checks them against their JSON schema before a run starts. It refuses an unknown parameter, stage or settings key and names it.
+The flow checks them again by the settings of its checkout, which may be newer than the schema.
 """
 
 from __future__ import annotations
@@ -14,40 +14,40 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from components.config.settings import known_keys
 from components.stages import StageName
 
-# A list in params.yaml may be addressed by its key alone; what follows the first = is YAML.
+# The key of a list in params.yaml addresses the whole list. The text after the first = is YAML.
 OVERRIDE = f"^({'|'.join(re.escape(key) for key in known_keys())})=.+$"
 
-MISTAKE = "Mistake"  # name of the failed state whose cure is in a person's hands
+MISTAKE = "Mistake"  # name of the failed state that a person has to cure
 
 Override = Annotated[str, StringConstraints(pattern=OVERRIDE)]
 
 
-class NightParameters(BaseModel):
+class RunParameters(BaseModel):
     """One run of the pipeline."""
 
     model_config = ConfigDict(extra="forbid")
 
     overrides: list[Override] = Field(
         default_factory=list,
-        description="Settings, each as key=value, such as alignment.beta=0.2. With source `checkout` they are written into its params.yaml "
-        "and stay there, as with `mmalign run --set`; with `git` they hold for this run.",
+        description="Settings, each as key=value, such as alignment.beta=0.2. With source `checkout` the run writes them into params.yaml, "
+        "where they stay, as `mmalign run --set` does. With `git` they hold for this run.",
     )
     stages: list[StageName] = Field(default_factory=list, description="Run only these stages, if they are stale; none means all.")
     source: Literal["checkout", "git"] = Field(
         default="checkout",
-        description="`checkout`: the folder that was deployed from, as it is. `git`: a clone made for this run, which no edit disturbs.",
+        description="`checkout`: the deployed folder as it is. `git`: a clone made for this run, which no edit changes.",
     )
     ref: str | None = Field(default=None, description="Branch, tag or commit for source `git`; by default the branch that is checked out.")
     repository: str | None = Field(
-        default=None, description="Address or folder to clone for source `git`; by default the repository that was deployed from."
+        default=None, description="Address or folder to clone for source `git`; by default the deployed repository."
     )
     promote: bool = Field(default=True, description="Whether models that pass the gate become champions. If not, none is judged.")
     accept_data: bool = Field(default=False, description="Whether removed files of data/ are part of the new data version.")
-    only_new_data: bool = Field(default=False, description="End at once where the data are those of the last finished run.")
-    goes_on_from: str | None = Field(default=None, description="Set by `mmalign resume`: the run whose clone this one goes on in.")
-    recovers: str | None = Field(default=None, description="Set by the automation that starts a crashed run again: that run's id.")
+    only_new_data: bool = Field(default=False, description="End at once if the last finished run had the same data.")
+    goes_on_from: str | None = Field(default=None, description="`mmalign resume` sets it: the run in whose clone this run continues.")
+    recovers: str | None = Field(default=None, description="The automation that restarts a crashed run sets it: that run's id.")
 
 
 def parameter_schema(model_schema: dict[str, Any]) -> dict[str, Any]:
-    """Prefect's schema of the flow's parameters, closed against names that the flow does not have."""
+    """Prefect's schema of the flow's parameters, which also refuses unknown parameters."""
     return {**model_schema, "additionalProperties": False}

@@ -1,6 +1,6 @@
 """The order of a run: which stage is looked at when, what is skipped, and when to stop. Knows nothing of Prefect.
 
-- A stage is judged when all stages that it reads from are done, so that one whose inputs came out the same is skipped.
+- A stage is judged when all stages that it reads from have ended, so that one whose inputs came out the same is skipped.
 - Stages that don't depend on each other run side by side where the slots allow.
 - After a failure nothing new is started; what runs already may finish, since its result counts.
 """
@@ -46,7 +46,7 @@ class Pipeline:
         judge: Judge,
         start: Start,
         slots: Slots,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
         cancel: threading.Event,
         only: tuple[StageName, ...] = (),
     ) -> None:
@@ -54,7 +54,7 @@ class Pipeline:
         self._judge = judge
         self._start = start
         self._slots = slots
-        self._say = say
+        self._log = log
         self._cancel = cancel
         self._only = only
         self.records: dict[str, StageRecord] = {name: StageRecord() for name in ORDER}
@@ -65,22 +65,22 @@ class Pipeline:
         """Run until nothing is left to start, something failed, or a stage was cancelled."""
         waiting = [name for name in ORDER if name in self._parents]
         running: dict[StageName, Future] = {}
-        done: queue.SimpleQueue[StageName] = queue.SimpleQueue()
+        finished: queue.SimpleQueue[StageName] = queue.SimpleQueue()
         steps = self._judge()
         self._check_only(steps)
         while True:
             self.cancelled = self.cancelled or self._cancel.is_set()
             if self.failure is None and not self.cancelled:
-                self._start_ready(waiting, running, done, steps)
+                self._start_ready(waiting, running, finished, steps)
             if not running:
                 return
-            ended = done.get()
+            ended = finished.get()
             self._slots.give_back(ended)
             self._note(running.pop(ended).result())
             steps = self._judge()
 
     def _start_ready(
-        self, waiting: list[StageName], running: dict[StageName, Future], done: queue.SimpleQueue[StageName], steps: Mapping[str, Step]
+        self, waiting: list[StageName], running: dict[StageName, Future], finished: queue.SimpleQueue[StageName], steps: Mapping[str, Step]
     ) -> None:
         for name in list(waiting):
             if any(parent in waiting or parent in running for parent in self._parents[name]):
@@ -91,10 +91,10 @@ class Pipeline:
             elif not self._only or name in self._only:
                 if not self._slots.take(name):
                     continue
-                self._say(f"{name}: {step.reason}")
+                self._log(f"{name}: {step.reason}")
                 future = self._start(name)
                 running[name] = future
-                future.add_done_callback(_putting(name, done))
+                future.add_done_callback(_putting(name, finished))
             waiting.remove(name)
 
     def _note(self, outcome: StageOutcome) -> None:
@@ -117,10 +117,10 @@ class Pipeline:
                 )
 
 
-def _putting(name: StageName, done: queue.SimpleQueue[StageName]) -> Callable[[Any], None]:
+def _putting(name: StageName, finished: queue.SimpleQueue[StageName]) -> Callable[[Any], None]:
     """A callback that notes that `name` has ended."""
 
     def put(_: Any) -> None:
-        done.put(name)
+        finished.put(name)
 
     return put

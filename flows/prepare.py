@@ -1,4 +1,4 @@
-"""What a first run would otherwise wait for: the tables of Prefect's and MLflow's databases in this checkout. `make install` calls it."""
+"""Makes the tables of Prefect's and MLflow's databases in this checkout, so that the first run need not. `make install` calls it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flows.server import own_server_environment
 
 
 def prepare() -> None:
-    """Make both databases, or bring them up to the installed versions."""
+    """Create both databases, or migrate them to the installed versions."""
     root = enter_checkout()
     os.environ.update(own_server_environment(root))
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,8 @@
-"""What follows a run's stages: the gate, the registry, the page. Also what `mmalign promote` needs of supervision. Knows nothing of Prefect."""
+"""Judges a run's models after its stages, and evaluates earlier models for the gate and `mmalign promote`. Does not use Prefect."""
 
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from functools import partial
 from pathlib import Path
@@ -12,38 +11,38 @@ from components.config.settings import Settings
 from components.errors import StageFault
 from components.processes.slots.taking import is_waiting
 from components.registry.policy import ModelName
-from components.registry.promotion import EvaluateAgain, GateOutcome, settle
+from components.registry.promotion import GateOutcome, Reevaluate, judge_models
+from components.stages import command
 from flows.cancellation import RunCancelled
-from flows.screen import Screen
-from flows.supervisor import supervise
+from flows.console import Console
+from flows.supervisor import Command, supervise
 
 KINDS: dict[ModelName, str] = {"mm-policy": "policy", "mm-reward": "reward"}
 
 
-def judge_run(root: Path, settings: Settings, *, logs: Path, cancel: threading.Event, screen: Screen) -> GateOutcome:
-    """Judge, register and promote this run's models. UserError for a mistake in the policy file; what the store raises is raised."""
-    return settle(root, evaluating(root, settings, logs=logs, cancel=cancel, screen=screen), screen.say)
+def judge_run(root: Path, settings: Settings, *, logs: Path, cancel: threading.Event, console: Console) -> GateOutcome:
+    """Judge, register and promote this run's models. Raises UserError for a mistake in the policy file, and the store's errors."""
+    return judge_models(root, reevaluator(root, settings, logs=logs, cancel=cancel, console=console), console.print)
 
 
-def evaluating(root: Path, settings: Settings, *, logs: Path, cancel: threading.Event, screen: Screen) -> EvaluateAgain:
-    """A way to evaluate an earlier model on today's held-out queries: in a process of its own, under the supervisor."""
+def reevaluator(root: Path, settings: Settings, *, logs: Path, cancel: threading.Event, console: Console) -> Reevaluate:
+    """A function that evaluates an earlier model on today's held-out queries, in its own process under the supervisor."""
 
-    def evaluate_again(name: ModelName, folder: Path, table: Path) -> None:
-        screen.say(f"{name}: today's held-out queries, facts or evaluation differ from the champion's: evaluating it again")
+    def reevaluate(name: ModelName, folder: Path, table: Path) -> None:
+        console.print(f"{name}: today's held-out queries, ground truth or evaluation differ from the champion's: evaluating it again")
+        words = [*command("reevaluate"), KINDS[name], str(folder), str(table)]
+        environment = {"PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")]))}
         outcome = supervise(
-            [sys.executable, "-m", "components.evaluation.again", KINDS[name], str(folder), str(table)],
+            Command(words, root, logs / f"evaluate-{name}.log", environment),
             stage="evaluate",
-            root=root,
-            log=logs / f"evaluate-{name}.log",
             deadline_seconds=settings.stages["evaluate"].deadline_minutes * 60,
             cancel=cancel,
-            screen=screen,
+            console=console,
             paused=partial(is_waiting, root, "evaluate"),
-            environment={"PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")]))},
         )
         if outcome.end == "cancelled":
-            raise RunCancelled("cancelled while an earlier model was evaluated again: nothing was promoted")
+            raise RunCancelled(f"the run was cancelled while it evaluated an earlier {name}: nothing was promoted")
         if outcome.end != "ok":
-            raise StageFault(f"evaluating {name} again failed; its log: {outcome.log}")
+            raise StageFault(f"the evaluation of an earlier {name} failed; its log: {outcome.log}")
 
-    return evaluate_again
+    return reevaluate

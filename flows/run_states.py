@@ -1,4 +1,4 @@
-"""States of flow runs that only an outsider knows: whether somebody asked for a run's end, and the end of runs whose process was killed."""
+"""States of flow runs that their own process can't know: whether somebody cancelled a run, and the end of killed runs."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from prefect.states import Crashed
 from components.processes.marks import DEPLOYMENT_RUN_TAG
 
 
-def asked_to_cancel(run_id: str) -> bool:
-    """Whether somebody asked for a run's end. Where that can't be known, nobody did."""
+def cancel_requested(run_id: str) -> bool:
+    """Whether somebody cancelled a run; False where the server can't answer."""
     try:
         with get_client(sync_client=True) as client:
             return any(state.type in {StateType.CANCELLING, StateType.CANCELLED} for state in client.read_flow_run_states(UUID(run_id)))
-    except Exception as error:  # noqa: BLE001 -- the run is ending: no failure of the server may stand in its way
-        get_run_logger().warning(f"whether the run was cancelled is not known: {error}")
+    except Exception as error:  # noqa: BLE001 -- the run is ending: no failure of the server may stop it
+        get_run_logger().warning(f"the server can't say whether the run was cancelled: {error}")
         return False
 
 
-def mend_inner_runs(run_id: str) -> None:
-    """A killed process leaves its flow run `Running` behind. Its end is known when the run of the deployment that started it has ended, or
-    is this one, between two tries."""
+def mark_killed_runs(run_id: str) -> None:
+    """Mark inner flow runs whose process was killed as Crashed.
+
+    A killed process leaves its flow run `Running`. That run has ended when the deployment's run that started it has ended, or is `run_id`,
+    which calls this between two attempts.
+    """
     open_runs = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING]))
     try:
         with get_client(sync_client=True) as client:
@@ -36,8 +39,8 @@ def mend_inner_runs(run_id: str) -> None:
                 outer = next((tag.removeprefix(DEPLOYMENT_RUN_TAG) for tag in left.tags if tag.startswith(DEPLOYMENT_RUN_TAG)), None)
                 if outer == run_id or (outer and _has_ended(client, outer)):
                     client.set_flow_run_state(left.id, Crashed(message="its process was killed"), force=True)
-    except Exception as error:  # noqa: BLE001 -- how a page shows it is not worth a run
-        get_run_logger().warning(f"runs of killed processes are not marked: {error}")
+    except Exception as error:  # noqa: BLE001 -- a page is not worth a run
+        get_run_logger().warning(f"runs of killed processes stay marked as running: {error}")
 
 
 def _has_ended(client: SyncPrefectClient, run_id: str) -> bool:

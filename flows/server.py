@@ -1,4 +1,4 @@
-"""Prefect's server for one run: bound to loopback on a free port, its folder and database in the checkout, ended with the run.
+"""Prefect's server for one run: it serves a free port of the loopback, stores its database in the checkout and ends with the run.
 
 `python -m flows.server FD` serves on a socket that the parent has bound, so that no other process can take the port in between.
 """
@@ -19,9 +19,10 @@ from pathlib import Path
 
 from components.errors import StageFault
 from components.processes.marks import WATCHED, end_process, identity
+from components.stages import command
 from flows.cancellation import RunCancelled
 
-START_SECONDS = 900.0  # ten seconds are usual, a minute on a busy machine; a server that ends is noticed at once
+START_SECONDS = 900.0  # a start usually takes ten seconds, a minute on a busy machine; `wait_for_server` notices an ended server at once
 
 
 def own_server_environment(root: Path) -> dict[str, str]:
@@ -39,14 +40,14 @@ def own_server_environment(root: Path) -> dict[str, str]:
 
 @contextmanager
 def own_server(root: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A server, perhaps not answering yet, for the length of the block; PREFECT_API_URL and the rest of its settings are set in this process's environment."""
+    """A server for the length of the block, which may not answer yet. Sets PREFECT_API_URL and its other settings in `os.environ`."""
     os.environ.update(own_server_environment(root))
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     with socket.create_server(("127.0.0.1", 0), backlog=128) as bound, log.open("ab") as output:
         url = f"http://127.0.0.1:{bound.getsockname()[1]}/api"
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.server", str(bound.fileno())],
+            [*command("prefect_server"), str(bound.fileno())],
             env={**os.environ, WATCHED: identity(os.getpid()) or "", "PREFECT_API_URL": url},
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -62,15 +63,15 @@ def own_server(root: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def wait_for_server(process: subprocess.Popen[bytes], log: Path, cancel: threading.Event) -> None:
-    """Wait until the server answers. Raises StageFault with its log when it has ended or is too slow, RunCancelled when `cancel` is set."""
+    """Wait until the server answers. Raises StageFault when it has ended or is too slow, RunCancelled when `cancel` is set."""
     url = os.environ["PREFECT_API_URL"]
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until and process.poll() is None:
         if cancel.is_set():
             raise RunCancelled("the run was cancelled before it began")
         try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:  # noqa: S310 -- http to a server that the settings name
-                if answer.status == 200:
+            with urllib.request.urlopen(f"{url}/health", timeout=5) as response:  # noqa: S310 -- http to a server that the settings name
+                if response.status == 200:
                     return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
@@ -79,7 +80,7 @@ def wait_for_server(process: subprocess.Popen[bytes], log: Path, cancel: threadi
 
 
 def serve(descriptor: int) -> None:
-    """Serve Prefect's API and pages on a bound socket until the watching process is gone or SIGTERM comes."""
+    """Serve Prefect's API and pages on a bound socket until the watched process ends or SIGTERM comes."""
     from components.processes.guard import Watchdog
 
     Watchdog(os.environ[WATCHED], lambda: os._exit(0))

@@ -1,6 +1,6 @@
-"""How much of the machine the stages of a run may use at once: CPU threads, and as many GPUs as the run may see.
+"""How much of the machine the stages of a run may use at once: CPU threads and visible GPUs.
 
-Which card a stage gets is its own choice when it starts (components/processes/slots), since other checkouts use the same machine.
+A stage chooses its GPUs when it starts (components/processes/slots), since other checkouts use the same machine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def threads_of(settings: Settings) -> dict[StageName, int]:
 
 
 class Slots:
-    """Free threads and GPUs of one run. A stage that wants more threads than there are gets the whole machine, alone."""
+    """Free threads and GPUs of one run. A stage that wants more threads than the machine has gets the whole machine."""
 
     def __init__(self, settings: Settings, cores: int | None = None, gpus: int | None = None) -> None:
         self._threads = threads_of(settings)
@@ -36,23 +36,23 @@ class Slots:
         if gpus is None:
             gpus = len(visible_gpus()) if any(self._gpus_wanted.values()) else 0
         self._free_gpus = gpus
-        self._held: dict[StageName, tuple[int, int]] = {}
+        self._taken: dict[StageName, tuple[int, int]] = {}
         for stage, wanted in self._gpus_wanted.items():
             if wanted > gpus:
                 raise too_many(stage, wanted, gpus)
 
     def take(self, stage: StageName) -> bool:
-        """Take what `stage` needs; False while there is too little."""
+        """Take the threads and GPUs of `stage`; False while too few are free."""
         threads = min(self._threads[stage], self._cores)
-        busy = sum(held for held, _ in self._held.values())
+        busy = sum(taken for taken, _ in self._taken.values())
         wanted = self._gpus_wanted[stage]
         if busy + threads > self._cores or wanted > self._free_gpus:
             return False
         self._free_gpus -= wanted
-        self._held[stage] = (threads, wanted)
+        self._taken[stage] = (threads, wanted)
         return True
 
     def give_back(self, stage: StageName) -> None:
-        """Free what `stage` held."""
-        _, gpus = self._held.pop(stage)
+        """Free the threads and GPUs of `stage`."""
+        _, gpus = self._taken.pop(stage)
         self._free_gpus += gpus

@@ -18,8 +18,8 @@ from components.processes.fault_kinds import FaultKind, kind_named, kind_of_word
 from components.processes.log_lines import last_lines
 from components.processes.slots.taking import is_waiting
 from components.stages import StageName
-from flows.screen import Screen
-from flows.supervisor import End, Outcome, supervise
+from flows.console import Console
+from flows.supervisor import Command, End, Outcome, supervise
 
 WORDS_OF_DVC = 5  # last lines of a log, in which DVC says why it failed before or after the stage's own work
 
@@ -48,21 +48,18 @@ def run_stage(
     settings: Settings,
     logs: Path,
     cancel: threading.Event,
-    screen: Screen,
+    console: Console,
     environment: Mapping[str, str],
 ) -> StageOutcome:
     """Reproduce one stage: its command runs, or DVC restores its outputs. `--wait-for-lock`, since without it a finished training is lost
     when another process happens to hold DVC's lock at its end."""
     write_digests(root, [stage])  # `--single-item` leaves out the stage `code`, which writes them otherwise
     outcome = supervise(
-        ["dvc", "--wait-for-lock", "repro", "--single-item", stage],
+        Command(["dvc", "--wait-for-lock", "repro", "--single-item", stage], root, logs / f"{stage}.log", environment),
         stage=stage,
-        root=root,
-        log=logs / f"{stage}.log",
         deadline_seconds=settings.stages[stage].deadline_minutes * 60,
         cancel=cancel,
-        screen=screen,
-        environment=environment,
+        console=console,
         paused=partial(is_waiting, root, stage),
     )
     attempt = _attempt(root, stage)
@@ -86,8 +83,7 @@ def _why(outcome: Outcome, noted: Mapping[str, str | None]) -> tuple[FaultKind |
         return kind_named(noted["kind"]), noted.get("sentence")
     if outcome.returncode < 0:
         return "infrastructure", f"dvc was ended by signal {-outcome.returncode}"
-    said = "\n".join(last_lines(outcome.log, WORDS_OF_DVC))
-    return kind_of_words(said), None
+    return kind_of_words("\n".join(last_lines(outcome.log, WORDS_OF_DVC))), None
 
 
 def _attempt(root: Path, stage: StageName) -> dict[str, str | None]:

@@ -1,4 +1,4 @@
-"""The whole run, from data to summary. Prefect calls it (flows/align.py) and gives it a way to start stages; nothing here needs a server."""
+"""The whole run, from data to summary. The flow (flows/align.py) calls it and hands it a function that starts stages. It needs no server."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,15 @@ from components.processes.marks import RUN_MARK, new_run_mark
 from components.registry.policy import POLICY_FILE, load_policy
 from components.registry.promotion import GateOutcome
 from components.report.run_record import SUMMARY, close_record, open_record, write_summary
-from components.report.summary import DONE, RunRecord, not_judged
+from components.report.summary import FINISHED, RunRecord, not_judged
 from components.stages import StageName
 from components.storage.data_version import sync_data
 from components.storage.plan import Step, plan, stage_parents
 from components.storage.scratch import remove_finished_scratch
 from flows.cancellation import RunCancelled
+from flows.console import Console
 from flows.pipeline import Future, Pipeline
 from flows.promote import judge_run
-from flows.screen import Screen
 from flows.slots import Slots
 from flows.stages import StageOutcome, run_stage
 
@@ -36,38 +37,62 @@ Submit = Callable[[StageName, Job], Future]
 GateJob = Callable[[], GateOutcome]
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """What a person or a deployment chooses for one run.
+
+    `only` names the stages that may run; empty means all. `accept_data` makes removed files part of the new data version. Without `promote`
+    no model is judged. `started` is when the run began, in seconds since the epoch; None means now.
+    """
+
+    only: tuple[StageName, ...] = ()
+    accept_data: bool = False
+    promote: bool = True
+    started: float | None = None
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run under way. `began` is in seconds since the epoch, `logs` its folder of logs in `root`."""
+
+    root: Path
+    settings: Settings
+    record: RunRecord
+    began: float
+    logs: Path
+    cancel: threading.Event
+    console: Console
+
+
 def whole_run(
     root: Path,
+    options: RunOptions,
     *,
     submit: Submit,
     judge: Callable[[GateJob], GateOutcome],
     cancel: threading.Event,
-    screen: Screen,
-    only: tuple[StageName, ...] = (),
-    accept_data: bool = False,
-    promote: bool = True,
-    started: float | None = None,
+    console: Console,
 ) -> dict[str, Any]:
-    """Commit data, run what is stale, send the models through the gate, write the summary and give it.
+    """Commit data, run stale stages, send the models through the gate, write the summary and return it.
 
-    The caller holds the run lock (components.processes.guard.run_lock).
-    Without `promote` no model is judged. `started` is when the run began, in seconds since the epoch. Raises UserError, StageFault or
-    RunCancelled after the summary says so.
+    The caller has the run's lock (components.processes.guard.run_turn). Raises UserError, StageFault or RunCancelled, after it has written
+    the end into the summary.
     """
-    began = started or time.time()
+    began = options.started or time.time()
     settings = load_settings(root / "params.yaml")
-    load_policy(root / POLICY_FILE)  # a mistake in it is said before hours of training and not after
+    load_policy(root / POLICY_FILE)  # reports a mistake in it before hours of training, not after
     os.environ.setdefault(RUN_MARK, new_run_mark(root))
     record = RunRecord("running", stages={}, git_sha=git_sha(root))
     write_summary(root, record, began)
     logs = Path("logs") / time.strftime("%Y%m%d-%H%M%S", time.localtime(began))
+    run = _Run(root, settings, record, began, logs, cancel, console)
     try:
-        failure = _stages(root, record, settings, submit, cancel, screen, only, accept_data, logs, began)
-        whole = failure is None and all(stage.status in DONE for stage in record.stages.values())
-        if whole and not promote:
-            record.verdicts = not_judged("this run was to promote nothing; the next one judges")
+        failure = _stages(run, options, submit)
+        whole = failure is None and all(stage.status in FINISHED for stage in record.stages.values())
+        if whole and not options.promote:
+            record.verdicts = not_judged("this run was started without promotion; the next run judges")
         elif whole:
-            _gate(record, partial(judge, partial(judge_run, root, settings, logs=logs, cancel=cancel, screen=screen)), screen)
+            _gate(run, judge)
         record.status = "ok" if failure is None else "cancelled" if isinstance(failure, RunCancelled) else "failed"
     except BaseException:
         record.status = "cancelled" if cancel.is_set() else "failed"
@@ -80,35 +105,35 @@ def whole_run(
     return summary
 
 
-def _stages(
-    root: Path,
-    record: RunRecord,
-    settings: Settings,
-    submit: Submit,
-    cancel: threading.Event,
-    screen: Screen,
-    only: tuple[StageName, ...],
-    accept_data: bool,
-    logs: Path,
-    began: float,
-) -> Exception | None:
-    record.data_version = sync_data(root, accept=accept_data, log=screen.say)
+def _stages(run: _Run, options: RunOptions, submit: Submit) -> Exception | None:
+    """Run the stale stages; returns the error of a stage that failed or was cancelled."""
+    root, record = run.root, run.record
+    record.data_version = sync_data(root, accept=options.accept_data, log=run.console.print)
     parents = stage_parents(root)
-    slots = Slots(settings)
+    slots = Slots(run.settings)
     remove_finished_scratch(root, plan(root))
     open_record(root, record)
-    note_run(root / logs, record.mlflow_run_id)
+    note_run(root / run.logs, record.mlflow_run_id)
 
     def start(stage: StageName) -> Future:
-        tied = {"MLFLOW_RUN_ID": record.mlflow_run_id or ""}
-        job = partial(run_stage, stage, root=root, settings=settings, logs=logs, cancel=cancel, screen=screen, environment=tied)
+        environment = {"MLFLOW_RUN_ID": record.mlflow_run_id or ""}
+        job = partial(
+            run_stage,
+            stage,
+            root=root,
+            settings=run.settings,
+            logs=run.logs,
+            cancel=run.cancel,
+            console=run.console,
+            environment=environment,
+        )
         return submit(stage, job)
 
     def judge() -> Mapping[str, Step]:
-        write_summary(root, record, began)  # whoever looks meanwhile sees how far it is
+        write_summary(root, record, run.began)  # so that `mmalign status` shows the run's progress
         return plan(root)
 
-    pipeline = Pipeline(parents=parents, judge=judge, start=start, slots=slots, say=screen.say, cancel=cancel, only=only)
+    pipeline = Pipeline(parents=parents, judge=judge, start=start, slots=slots, log=run.console.print, cancel=run.cancel, only=options.only)
     record.stages = pipeline.records
     pipeline.run()
     failure = pipeline.failure
@@ -117,18 +142,19 @@ def _stages(
     return _explain(failure, cancelled=pipeline.cancelled)
 
 
-def _gate(record: RunRecord, judge: Callable[[], GateOutcome], screen: Screen) -> None:
-    """The verdicts. A registry that can't be reached is said, and ends no run: the next one judges."""
+def _gate(run: _Run, judge: Callable[[GateJob], GateOutcome]) -> None:
+    """Record the verdicts. A registry that is away ends no run: the console says so, and the next run judges."""
+    job = partial(judge_run, run.root, run.settings, logs=run.logs, cancel=run.cancel, console=run.console)
     try:
-        record.verdicts = judge().summary()
+        run.record.verdicts = judge(job).summary()
     except StageFault as error:
-        record.verdicts = not_judged(error)
-        screen.say(f"nothing was judged: {error}; the next run judges")
+        run.record.verdicts = not_judged(error)
+        run.console.print(f"nothing was judged: {error}; the next run judges")
 
 
 def _explain(failure: StageOutcome | None, *, cancelled: bool) -> Exception | None:
     if cancelled:
-        return RunCancelled("the run was cancelled; what its finished stages made is kept, and the next run goes on from there")
+        return RunCancelled("the run was cancelled; the outputs of its finished stages stay, and the next run continues from them")
     if failure is None:
         return None
     if failure.mistake is not None and failure.kind == "mistake":
@@ -142,5 +168,5 @@ def _explain(failure: StageOutcome | None, *, cancelled: bool) -> Exception | No
 
 def git_sha(root: Path) -> str | None:
     """The commit that is checked out; None outside git."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else None
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    return head.stdout.strip() if head.returncode == 0 else None

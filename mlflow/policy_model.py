@@ -21,7 +21,7 @@ class PolicyModel(mlflow.pyfunc.PythonModel):
     """Answers as the stage `evaluate` does: greedy, in fp32, from the same processor."""
 
     def load_context(self, context: Any) -> None:
-        """Open the weights; on a GPU where there is one."""
+        """Load the weights, on a GPU if the machine has one."""
         import torch
 
         from components.families.loading import load_model

@@ -21,7 +21,7 @@ class CritiqueRewardModel(mlflow.pyfunc.PythonModel):
     """Writes a critique of each response and scores the response under it, as the stage `critique` does."""
 
     def load_context(self, context: Any) -> None:
-        """Open the weights and the score head; on a GPU where there is one."""
+        """Load the weights and the score head, on a GPU if the machine has one."""
         import torch
 
         from components.registry.model_input import RowPreprocessor

@@ -18,23 +18,23 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PAT
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
-# Tests take no card and no CPU slot from what else trains on this machine, and wait for none.
+# Tests use their own slots: they neither take nor await a GPU or CPU slot of another training on this machine.
 os.environ["MMALIGN_SLOTS"] = tempfile.mkdtemp(prefix="mmalign-slots-")
 atexit.register(shutil.rmtree, os.environ["MMALIGN_SLOTS"], ignore_errors=True)
 
 
-# Folders whose files take minutes: begun first, so that no worker ends with them alone.
+# Folders whose files take minutes: they run first, so that no worker runs them last.
 LONGEST = ("recipe", "training", "tracking", "storage")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest; within a folder the order stays."""
+    """Run the slowest folders first; the order within a folder stays."""
     items.sort(key=lambda item: LONGEST.index(folder) if (folder := item.path.parent.name) in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")
 def data() -> Path:
-    """The bundled data folder, pulled from the bundled remote where it is missing, by the first of the workers that needs it."""
+    """The bundled data folder. The first worker that needs it pulls it from the bundled remote."""
     (ROOT / ".mmalign").mkdir(exist_ok=True)
     with FileLock(ROOT / ".mmalign" / "tests-data.lock"):
         if not (ROOT / "data/base/config.json").is_file():
@@ -50,7 +50,7 @@ def base(data: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random checkpoint in a folder of its own."""
+    """A random checkpoint in its own folder."""
     from tests.tiny import save_checkpoint
 
     return save_checkpoint(tmp_path_factory.mktemp("tiny-base"))
@@ -58,7 +58,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_media(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that the tiny queries' media are relative to."""
+    """The media folder of the tiny queries."""
     from tests.tiny import save_media
 
     folder = tmp_path_factory.mktemp("tiny-media")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from components import closures, stages
-from components.closures import OUTSIDE, closure, code_digest, digests, write_digests
+from components.closures import closure, code_digest, digests, write_digests
 from components.errors import UserError
-from components.stages import SECTIONS, STAGE_NAMES, STAGES, Stage, StageName
+from components.stages import OUTSIDE, SECTIONS, STAGE_NAMES, STAGES, Stage, StageName
 from tests.checkout import ROOT
 
 Write = Callable[[str, str], None]

@@ -1,4 +1,4 @@
-"""A random checkpoint of the family with everything that a folder on disk has: the smallest thing that plain transformers opens."""
+"""A tiny checkout for tests: a random checkpoint with all files that plain transformers opens, queries, media and settings."""
 
 from __future__ import annotations
 

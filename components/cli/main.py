@@ -1,4 +1,4 @@
-"""The `mmalign` command. Sub-commands are one file each; what is heavy is imported inside them, so that help comes at once.
+"""The `mmalign` command. Each sub-command imports heavy modules inside its function, so that help appears at once.
 
 A user's mistake is one sentence on stderr and exit code 2. A fault is exit code 1 with the path of its log.
 """
@@ -11,18 +11,18 @@ import typer
 
 from components.cli.data import demo
 from components.cli.model import model
-from components.cli.operations import backup, clean, deployment, doctor, logs, migrate, services
+from components.cli.operations import backup, clean, deployment, doctor, logs, services
 from components.cli.registry import lineage, promote, report
 from components.cli.run import bench, configure, plan, run, stage, status
 from components.processes.faults import explain
 
 app = typer.Typer(
     name="mmalign",
-    help="Align a vision-language model with human preferences: versioned data in, a critique-based reward model and an aligned policy out.",
+    help="Align a vision-language model with ranked preferences: versioned data in, a critique-based reward model and an aligned policy out.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # drawing help in boxes costs as much again as all the rest of it
+    rich_markup_mode=None,  # boxes double the time of help
 )
 app.command("run")(run.run)
 app.command("plan")(plan.plan)
@@ -43,7 +43,7 @@ app.command("resume")(deployment.resume)
 app.command("logs")(logs.logs)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
-app.command("migrate")(migrate.migrate)
+app.command("migrate")(services.migrate)
 app.command("clean")(clean.clean)
 app.command("bench", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench.bench)
 app.add_typer(model.app, name="model")
@@ -51,12 +51,12 @@ app.add_typer(demo.app, name="demo")
 
 
 def main() -> int:
-    """Run the command line and give its exit code: 0, 1 for a fault, 2 for a user's mistake, 130 for Ctrl-C."""
+    """Run the command line; returns the exit code: 0, 1 for a fault, 2 for a user's mistake, 130 for Ctrl-C."""
     try:
         app()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 -- the last resort: a sentence to the person, the trace to a log
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 -- the last resort: a sentence for the person, the trace in a log
         return explain(error)
     return 0
 

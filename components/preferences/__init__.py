@@ -1,1 +1,1 @@
-"""The record of a query with its ranked responses, and the formats it comes in and goes out by."""
+"""The record of a query with its ranked responses, and its import and export formats."""

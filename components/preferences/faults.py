@@ -1,4 +1,4 @@
-"""A row that can't be used, and how its values may be shown."""
+"""The error of an unusable row, and safe forms of its values for messages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class RowError(ValueError):
-    """A row that can't be used: the kind of fault (for counts), the field, and the reason in words."""
+    """An unusable row: the kind of fault (for counts), the field, and the reason in words."""
 
     def __init__(self, kind: str, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}" if field else reason)
@@ -15,18 +15,18 @@ class RowError(ValueError):
 
 
 def wrong_type(field: str, value: Any, wanted: str) -> RowError:
-    """The fault of a value of another type."""
+    """The error for a value of a wrong type."""
     return RowError("type", field, f"is {type(value).__name__}, not {wanted}")
 
 
 def shorten(value: Any, limit: int = 60) -> str:
-    """`value` as it may stand in a message: ASCII only, cut."""
+    """`value` in a safe form for messages: ASCII only, at most `limit` characters."""
     text = ascii(value)
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def finite_number(value: Any) -> float | None:
-    """A number, or text that is one; None for anything else, truth values and NaN included."""
+    """The value of a finite number or of its text; None for all else, also booleans and NaN."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:

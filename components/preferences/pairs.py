@@ -1,7 +1,7 @@
-"""The release's `dpo_pairs.jsonl`: one row a pair of different ranks. Pairs come from records, and make records again.
+"""The release's `dpo_pairs.jsonl`: one row a pair of different ranks. Converts records to pairs and back.
 
-A pair says which of two responses is better and nothing of ties or scores. All pairs of a query give its weak order back, since a
-response's rank is one more than the number of those that beat it; responses that tie with all others stand in no pair and can't come back.
+A pair names the better of two responses, but no ties and no scores. All pairs of a query restore its weak order: a response's rank is one more
+than the number of responses that beat it. A response that ties with all others has no pair and is lost.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def pairs_from_query(query: Query) -> list[dict[str, str]]:
 
 
 def queries_from_pairs(rows: Iterable[Mapping[str, Any]], split: Literal["train", "heldout"] = "train") -> list[Query]:
-    """The queries whose pairs these are, in the order in which they are first named.
+    """The queries of these pairs, in the order of their first pairs.
 
-    Raises RowError for a row that is no pair, and for pairs of a query that no ranking gives (a circle, or one that is missing).
+    Raises RowError for a row that is no pair, and for pairs that contradict every ranking (a circle, or a missing pair).
     """
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for row in rows:

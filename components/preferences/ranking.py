@@ -1,7 +1,7 @@
-"""`final_ranking` in the encodings that are known: a list of ranks, or text that orders the responses.
+"""Reads `final_ranking` in its supported encodings: a list of ranks, or text that orders the responses.
 
-Another encoding ends the import: guessing would turn preferences around, and refusing row by row would hide that the whole file is
-meant differently.
+An unknown encoding ends the import. A guess could reverse preferences, and a refusal row by row would hide that the whole file has another
+encoding.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _ORDER = re.compile(r"(?:rank(?:ing)?\s*:?\s*)?(\[?)\s*(\d+(?:\s*[>=]\s*\d+)*)\s
 
 
 class UnknownRankingError(UserError):
-    """`final_ranking` is in an encoding that isn't known, so that no row of the file can be trusted."""
+    """`final_ranking` has an unknown encoding, so that no row of the file is reliable."""
 
 
 def parse_ranking(value: Any, count: int) -> list[int]:
     """Ranks of `count` responses, 1 the best, equal for ties.
 
-    A list holds one rank a response and is kept as it is; text orders the responses by their number, `1>2=3>4`, and gives dense ranks.
-    Raises RowError for ranks that are no weak order of the responses, UnknownRankingError for another encoding.
+    A list contains one rank a response, which stay unchanged; text such as `1>2=3>4` orders the responses' numbers and gives dense ranks.
+    Raises RowError for ranks that are no weak order of the responses, UnknownRankingError for an unknown encoding.
     """
     if value is None or value in ("", []):
         raise RowError("ranking", "final_ranking", "is missing")
@@ -37,10 +37,10 @@ def parse_ranking(value: Any, count: int) -> list[int]:
     matched = _ORDER.fullmatch(value.strip()) if isinstance(value, str) else None
     if matched is None or bool(matched[1]) != bool(matched[3]):
         raise _unknown(value)
-    places = [[int(number) for number in tied.split("=")] for tied in matched[2].split(">")]
-    if sorted(number for tied in places for number in tied) != list(range(1, count + 1)):
+    groups = [[int(number) for number in tied.split("=")] for tied in matched[2].split(">")]
+    if sorted(number for tied in groups for number in tied) != list(range(1, count + 1)):
         raise RowError("ranking", "final_ranking", f"{shorten(matched[2])} does not name each of the responses 1 to {count} once")
-    rank_of = {number: rank for rank, tied in enumerate(places, start=1) for number in tied}
+    rank_of = {number: rank for rank, tied in enumerate(groups, start=1) for number in tied}
     return [rank_of[number] for number in range(1, count + 1)]
 
 
@@ -55,12 +55,12 @@ def _rank(item: Any, value: list[Any]) -> int:
 
 def _is_weak_order(ranks: list[int]) -> bool:
     """Dense ranks (1, 2, 2, 3) or competition ranks (1, 2, 2, 4)."""
-    dense = {rank: place for place, rank in enumerate(sorted(set(ranks)), start=1)}
+    dense = {rank: position for position, rank in enumerate(sorted(set(ranks)), start=1)}
     return all(rank == dense[rank] for rank in ranks) or all(rank == 1 + sum(other < rank for other in ranks) for rank in ranks)
 
 
 def _unknown(value: Any) -> UnknownRankingError:
     return UnknownRankingError(
-        f"final_ranking {shorten(value, 120)} is in an encoding that isn't known: write a list of ranks such as [1, 2, 2, 3],"
+        f"final_ranking {shorten(value, 120)} has an unknown encoding: write a list of ranks such as [1, 2, 2, 3],"
         " or text such as '1>2=3>4' over the responses' numbers"
     )

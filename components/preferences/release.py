@@ -1,7 +1,7 @@
-"""Rows of the MM-RLHF release (`data.jsonl`) to records and back. docs/data-format.md lists every field.
+"""Converts rows of the MM-RLHF release (`data.jsonl`) to records and back. docs/data-format.md lists every field.
 
-- What a row may leave out is read from what it has: the category from the media's folder, its options or its answer's length.
-- Nothing here opens a medium: a row is checked by what it says.
+- A row may omit fields that follow from others: the category follows from the media's folder, the options or the answer's length.
+- This module checks a row without opening its media.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _OPTION_INLINE = re.compile(r"\(([A-H])\)\s*\S")
 
 
 def query_from_row(row: Mapping[str, Any], split: Literal["train", "heldout"] = "train") -> Query:
-    """The record of one release row, without the media's digest. Raises RowError, or UnknownRankingError, which is meant for the file."""
+    """The record of one release row, without the media's digest. Raises RowError; UnknownRankingError concerns the whole file."""
     identity = _identity(row.get("id"))
     media, kind = _media(row)
     prompt = _prompt(row, kind)
@@ -70,7 +70,7 @@ def query_from_row(row: Mapping[str, Any], split: Literal["train", "heldout"] = 
 
 
 def row_from_query(query: Query) -> dict[str, Any]:
-    """The release row of a record: `query_from_row` gives the same record back, but for the media's digest."""
+    """The release row of a record: `query_from_row` restores the record except for the media's digest."""
     row: dict[str, Any] = {
         "id": query.id,
         "question": query.prompt,
@@ -96,7 +96,7 @@ def row_from_query(query: Query) -> dict[str, Any]:
 
 
 def infer_category(prompt: str, answer: str, kind: Literal["image", "video"] | None) -> Category:
-    """The category of a row that names none (paper section 2): options make an mcq, else 128 characters divide short from long."""
+    """The category of a row without one (paper section 2): options make an mcq, else 128 characters divide short from long."""
     if kind == "video":
         return "video"
     for pattern in (_OPTION_LINE, _OPTION_INLINE):

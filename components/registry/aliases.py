@@ -1,7 +1,8 @@
-"""Moves of the registry's aliases: promotion, rollback, and ending what a kill cut short.
+"""Moves the registry's aliases: promotion, rollback, and recovery from a kill in one of them.
 
-The order of writes keeps a working champion at any time. A promotion is begun by the verdict `promoted` in a version's tags and ended by
-`mmalign.promoted_at`; a rollback is begun by `mmalign.rolled_back` on the champion and ended when another version is champion. `mend` ends both.
+The order of writes keeps a working champion at any time. A promotion begins with the verdict `promoted` in a version's tags and ends with
+`mmalign.promoted_at`. A rollback begins with `mmalign.rolled_back` on the champion and ends when another version is champion. `recover`
+completes both.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from components.registry.policy import ModelName
 from components.registry.registry import Registry
 from components.registry.versions import CHALLENGER, CHAMPION, PREVIOUS, Version
 
-SAFEST = "safest_champion"  # alias: the champion with the fewest unsafe answers that these held-out data have seen
+SAFEST = "safest_champion"  # alias of the champion with the fewest unsafe answers on these held-out data
 
 VERDICT, PREDECESSOR, PROMOTED_AT = "mmalign.verdict", "mmalign.predecessor", "mmalign.promoted_at"
 PROMOTED_BY, PROMOTED_BECAUSE = "mmalign.promoted_by", "mmalign.promoted_because"
@@ -26,7 +27,7 @@ ROLLED_BACK, ROLLED_BACK_BECAUSE = "mmalign.rolled_back", "mmalign.rolled_back_b
 NOBODY = "none"
 TAG_CHARACTERS = 4900  # MLflow's limit is 5,000
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @contextmanager
@@ -41,9 +42,9 @@ def registry_lock(root: Path) -> Iterator[None]:
 def promote(
     registry: Registry, version: Version, champion: Version | None, verdict: Mapping[str, str | None], *, by: str, because: str
 ) -> None:
-    """Make `version` champion in the place of `champion`, against which it was judged. `verdict` holds the tags of the judgement.
+    """Make `version` champion instead of `champion`, against which it was judged. `verdict` holds the tags of the judgement.
 
-    Raises UserError when another version has become champion since: what was compared is no longer what would be replaced.
+    Raises UserError when another version has become champion since: the gate did not compare with that one.
     """
     name, number = version.name, None if champion is None else champion.number
     who = {PREDECESSOR: str(number or NOBODY), PROMOTED_BY: by, PROMOTED_BECAUSE: because[:TAG_CHARACTERS]}
@@ -51,13 +52,13 @@ def promote(
     registry.set_alias(name, CHALLENGER, version.number)
     current = registry.at(name, CHAMPION)
     if (None if current is None else current.number) != number:
-        raise UserError(f"{name} has another champion since version {version.number} was judged: the next run judges it again")
-    registry.tag(name, version.number, {VERDICT: "promoted"})  # from here on `mend` ends what a kill cuts short
+        raise UserError(f"{name} got another champion after version {version.number} was judged: the next run judges it again")
+    registry.tag(name, version.number, {VERDICT: "promoted"})  # from here on `recover` completes the promotion after a kill
     _move(registry, version, champion)
 
 
 def rollback(registry: Registry, name: ModelName, *, by: str, because: str) -> tuple[Version, Version]:
-    """Bring the predecessor back; returns (the version rolled back, the champion now). UserError where there is none."""
+    """Make the predecessor champion again; returns (rolled-back version, champion). UserError where there is no predecessor."""
     champion, previous = registry.at(name, CHAMPION), registry.at(name, PREVIOUS)
     if champion is None:
         raise UserError(f"{name} has no champion: there is nothing to roll back")
@@ -68,33 +69,33 @@ def rollback(registry: Registry, name: ModelName, *, by: str, because: str) -> t
     return registry.version(name, champion.number), registry.version(name, previous.number)
 
 
-def mend(registry: Registry, name: ModelName, say: Say) -> None:
-    """End what a kill cut short."""
+def recover(registry: Registry, name: ModelName, log: Log) -> None:
+    """Complete a promotion or rollback that a kill cut short."""
     champion, previous = registry.at(name, CHAMPION), registry.at(name, PREVIOUS)
     if champion is not None and ROLLED_BACK in champion.tags and previous is not None:
-        say(f"{name}: ending the rollback of version {champion.number}, which was begun")
+        log(f"{name}: completing the rollback of version {champion.number}, which a kill cut short")
         _end_rollback(registry, previous)
         champion = registry.at(name, CHAMPION)
     for version in begun(registry, name):
         number = None if champion is None else champion.number
         if version.number == number or version.tags[PREDECESSOR] == str(number or NOBODY):
-            say(f"{name}: ending the promotion of version {version.number}, which was begun")
+            log(f"{name}: completing the promotion of version {version.number}, which a kill cut short")
             _move(registry, version, champion)
             champion = registry.at(name, CHAMPION)
         else:
-            registry.tag(name, version.number, {VERDICT: "superseded"})  # it was judged against a champion that is none any more
+            registry.tag(name, version.number, {VERDICT: "superseded"})  # it was judged against an earlier champion
     if champion is not None and doubled(registry, name):
         _set_previous(registry, champion)
 
 
 def is_whole(registry: Registry, name: ModelName) -> bool:
-    """Whether nothing waits for `mend`."""
+    """Whether `recover` has nothing to complete."""
     champion = registry.at(name, CHAMPION)
     return not begun(registry, name) and not doubled(registry, name) and (champion is None or ROLLED_BACK not in champion.tags)
 
 
 def begun(registry: Registry, name: ModelName) -> list[Version]:
-    """Versions whose promotion was begun and not ended, newest first."""
+    """Versions whose promotion has begun but not ended, newest first."""
     ended = (PROMOTED_AT, ROLLED_BACK)
     return [
         version
@@ -125,9 +126,9 @@ def _end_rollback(registry: Registry, previous: Version) -> None:
 
 
 def _set_previous(registry: Registry, champion: Version) -> None:
-    """Point `previous_champion` to the champion's own predecessor, where it is still there and was not rolled back."""
-    known = {str(version.number): version for version in registry.versions(champion.name)}
-    wanted = known.get(champion.tags.get(PREDECESSOR, NOBODY))
+    """Point `previous_champion` to the champion's predecessor, if that one still exists and was not rolled back."""
+    by_number = {str(version.number): version for version in registry.versions(champion.name)}
+    wanted = by_number.get(champion.tags.get(PREDECESSOR, NOBODY))
     if wanted is not None and ROLLED_BACK not in wanted.tags:
         registry.set_alias(champion.name, PREVIOUS, wanted.number)
     elif registry.at(champion.name, PREVIOUS) is not None:
@@ -135,5 +136,5 @@ def _set_previous(registry: Registry, champion: Version) -> None:
 
 
 def now() -> str:
-    """This moment, for tags."""
+    """The current time in UTC, for tags."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,7 +1,7 @@
-"""The way back from a registered version: what it was made of, who promoted it and why, what of that can still be had, how to rebuild it.
+"""The lineage of a registered version: its inputs, who promoted it and why, which inputs are still available, how to rebuild it.
 
-Everything comes from the record: the version's tags, its run, the run's own settings and DVC files (a run's settings may never have been
-committed), and the runs of its stages. What a record lacks is None; nothing is guessed from the checkout as it is now.
+Everything comes from the record: the version's tags, its run, the run's settings and DVC files (nobody may have committed them), and the
+runs of its stages. What the record lacks is None; the present checkout fills no gap.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from components.tracking.provenance import RUN_FILES
 from components.tracking.recorder import PARENT_TAG, PENDING, find_pending
 
 DIFF = "git.diff"
-CUT = "\n[cut]\n"  # ends a diff that was too long to be kept whole
+CUT = "\n[cut]\n"  # ends a diff that was too long for the record
 REWARD_PATH = "artifacts/reward/model"
 
 
 def lineage_of(registry: Registry, root: Path, name: ModelName, number: int) -> dict[str, Any]:
-    """The lineage of a version, as JSON holds it. UserError where there is no such version."""
+    """The lineage of a version, ready for JSON. UserError where there is no such version."""
     version = registry.version(name, number)
     run, files = _run_of(root, version)
     stages = _stages_of(root, run)
@@ -71,35 +71,35 @@ def lineage_of(registry: Registry, root: Path, name: ModelName, number: int) -> 
 
 
 def write_files(root: Path, version: Version, folder: Path) -> list[str]:
-    """Write the settings, DVC files and uncommitted changes of a version's run into `folder`; the names of what was written."""
+    """Write the settings, DVC files and uncommitted changes of a version's run into `folder`; returns the names of the files."""
     run, files = _run_of(root, version)
     if run is None or not files:
-        raise UserError(f"the run of {version} keeps no files: there is nothing to write into {folder}")
+        raise UserError(f"the run of {version} has no files in the record: there is nothing to write into {folder}")
     for name, text in files.items():
         write_atomic(folder / name, text)
     return sorted(files)
 
 
 def rebuild_commands(root: Path, lineage: Mapping[str, Any], diff: str | None) -> list[str]:
-    """Shell commands, run at the checkout's root, that train the version again; a line that begins with # says what is missing."""
+    """Shell commands for the checkout's root that train the version again. A line with a # at its start says what is missing."""
     version, git, available = lineage["version"], lineage["git"], lineage["available"]
     name = f"{version['name']}/{version['number']}"
     folder = f".mmalign/lineage/{version['name']}-{version['number']}"
-    kept = [file for file in ("params.yaml", "data.dvc", "dvc.lock") if lineage["files"].get(file) is not None]
+    recorded = [file for file in ("params.yaml", "data.dvc", "dvc.lock") if lineage["files"].get(file) is not None]
     commands = [f"cd {shlex.quote(str(root.resolve()))}"]
-    if kept or diff is not None:
-        commands.append(f"mmalign lineage {name} --files {folder}  # first: the commit to go back to may not know this command")
+    if recorded or diff is not None:
+        commands.append(f"mmalign lineage {name} --files {folder}  # first: an old commit may lack this command")
     if _git(root, "status", "--porcelain"):
         commands.append("git stash push --include-untracked  # your own changes; `git stash pop` brings them back")
     if git["sha"] is None:
-        commands.append("# the run was made outside git: its code can't be checked out")
+        commands.append("# the run took place outside git: its code can't be checked out")
     else:
         if not available["git"]["found"]:
             commands.append("git fetch --all  # the commit is not in this clone")
         commands.append(f"git checkout --detach {git['sha']}")
     commands += _apply(diff, folder)
-    if kept:
-        commands.append(f"cp {' '.join(f'{folder}/{file}' for file in kept)} .")
+    if recorded:
+        commands.append(f"cp {' '.join(f'{folder}/{file}' for file in recorded)} .")
     commands += [_data_command(available["data"]), "mmalign run"]
     return commands
 
@@ -108,11 +108,11 @@ def _apply(diff: str | None, folder: str) -> list[str]:
     if not diff:
         return []
     if diff.endswith(CUT):
-        return [f"# the uncommitted changes of the run were too long to be kept whole: {folder}/{DIFF} holds their beginning"]
-    # The record holds texts only, and git refuses a whole diff for one binary file in it.
+        return [f"# the run's uncommitted changes were too long for the record: {folder}/{DIFF} has their beginning"]
+    # The record has texts only, and git refuses a whole diff for one binary file in it.
     binary = re.findall(r"^Binary files .* and (?:b/)?(.+) differ$", diff, re.MULTILINE)
     left_out = "".join(f" --exclude={shlex.quote(path)}" for path in binary)
-    note = "  # binary files that were changed are not in the record" if binary else ""
+    note = "  # the record lacks changed binary files" if binary else ""
     return [f"git apply{left_out} {folder}/{DIFF}{note}"]
 
 
@@ -121,11 +121,11 @@ def _data_command(data: Mapping[str, Any]) -> str:
         return "dvc checkout data.dvc"
     if data["remotes"]:
         return f"dvc pull -r {shlex.quote(data['remotes'][0])} data.dvc"
-    return "dvc pull data.dvc  # this version of the data was found nowhere: name the remote that has it with -r"
+    return "dvc pull data.dvc  # neither cache nor remotes have this data version: name another remote with -r"
 
 
 def _run_of(root: Path, version: Version) -> tuple[Any | None, dict[str, str]]:
-    """The parent run that a version belongs to, and the texts that it keeps; None and nothing where the run is gone."""
+    """The parent run of a version with its recorded texts; None and no texts where the record has no such run."""
     if version.run_id is None:
         return None, {}
     with open_store(root) as (client, experiment):
@@ -138,11 +138,11 @@ def _run_of(root: Path, version: Version) -> tuple[Any | None, dict[str, str]]:
 def _find_run(client: Any, experiment: str, run_id: str) -> Any | None:
     from mlflow.exceptions import MlflowException
 
-    known = find_pending(client, experiment, run_id) if run_id.startswith(PENDING) else run_id
-    if known is None:
+    recorded = find_pending(client, experiment, run_id) if run_id.startswith(PENDING) else run_id
+    if recorded is None:
         return None
     try:
-        return client.get_run(known)
+        return client.get_run(recorded)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
@@ -150,12 +150,12 @@ def _find_run(client: Any, experiment: str, run_id: str) -> Any | None:
 
 
 def _texts(client: Any, run_id: str, names: tuple[str, ...]) -> dict[str, str]:
-    kept = {item.path for item in client.list_artifacts(run_id)}
+    stored = {item.path for item in client.list_artifacts(run_id)}
     with no_progress(), tempfile.TemporaryDirectory() as folder:
         return {
             name: Path(client.download_artifacts(run_id, name, folder)).read_text(encoding="utf-8", errors="replace")
             for name in names
-            if name in kept
+            if name in stored
         }
 
 
@@ -167,29 +167,29 @@ def _describe_run(version: Version, run: Any | None) -> dict[str, Any]:
 
 
 def _stages_of(root: Path, run: Any | None) -> dict[str, Any]:
-    """Each stage's run: the one that made its outs, which for a skipped or restored stage is of an earlier time."""
+    """Each stage's run: the run that wrote its outs, an earlier one where the stage was skipped or restored."""
     if run is None:
         return {}
     with open_store(root) as (client, experiment):
-        told: dict[str, Any] = json.loads(_texts(client, run.info.run_id, ("stages.json",)).get("stages.json", "{}"))
-        if not told:  # stages of a bare `dvc repro`, which nobody sums up
+        records: dict[str, Any] = json.loads(_texts(client, run.info.run_id, ("stages.json",)).get("stages.json", "{}"))
+        if not records:  # a bare `dvc repro` writes no stages.json
             children = client.search_runs(
                 [experiment], f"tags.`{PARENT_TAG}` = '{run.info.run_id}'", order_by=["attributes.start_time ASC"]
             )
-            told = {
+            records = {
                 child.data.tags["mmalign.stage"]: {"status": "ran", "mlflow_run_id": child.info.run_id, "dvc": {}}
                 for child in children
                 if "mmalign.stage" in child.data.tags
             }
-        return {stage: _stage(client, experiment, told[stage]) for stage in STAGE_NAMES if stage in told}
+        return {stage: _stage(client, experiment, records[stage]) for stage in STAGE_NAMES if stage in records}
 
 
-def _stage(client: Any, experiment: str, told: Mapping[str, Any]) -> dict[str, Any]:
-    run_id = told.get("mlflow_run_id")
+def _stage(client: Any, experiment: str, summary: Mapping[str, Any]) -> dict[str, Any]:
+    run_id = summary.get("mlflow_run_id")
     run = _find_run(client, experiment, run_id) if run_id else None
     record = json.loads(_texts(client, run.info.run_id, ("run.json",)).get("run.json", "{}")) if run is not None else {}
     return {
-        "status": told["status"],
+        "status": summary["status"],
         "run_id": run.info.run_id if run is not None else run_id,
         "found": run is not None,
         "started": record.get("started"),
@@ -197,31 +197,31 @@ def _stage(client: Any, experiment: str, told: Mapping[str, Any]) -> dict[str, A
         "git_sha": record.get("git_sha"),
         "dirty": record.get("dirty"),
         "digests": record.get("digests", {}),
-        "dvc": {**record.get("dvc", {}), **told.get("dvc", {})},
+        "dvc": {**record.get("dvc", {}), **summary.get("dvc", {})},
     }
 
 
 def _dvc_hashes(version: Version, files: Mapping[str, str], stages: Mapping[str, Any]) -> dict[str, Any]:
-    """DVC's hashes of data, base and models. The version's own tags go first: they were written with it."""
-    known: dict[str, str] = {}
+    """DVC's hashes of data, base and models. The version's tags take precedence, since they were written with it."""
+    hashes: dict[str, str] = {}
     for stage in stages.values():
-        known |= stage["dvc"]
+        hashes |= stage["dvc"]
     for entry in ((yaml.safe_load(files.get("dvc.lock", "")) or {}).get("stages") or {}).values():
-        known |= {item["path"]: item["md5"] for kind in ("deps", "outs") for item in entry.get(kind, []) if "md5" in item}
+        hashes |= {item["path"]: item["md5"] for kind in ("deps", "outs") for item in entry.get(kind, []) if "md5" in item}
     outs = (yaml.safe_load(files.get("data.dvc", "")) or {}).get("outs") or [{}]
     base = ((yaml.safe_load(files.get("params.yaml", "")) or {}).get("model") or {}).get("base")
     path = version.tags.get(DVC_PATH)
     return {
         "data": version.tags.get("dvc.data") or outs[0].get("md5"),
-        "model": version.tags.get(DVC_MODEL) or known.get(path or ""),
+        "model": version.tags.get(DVC_MODEL) or hashes.get(path or ""),
         "path": path,
-        "base": known.get(str(base)),
-        "reward_model": known.get(REWARD_PATH),
+        "base": hashes.get(str(base)),
+        "reward_model": hashes.get(REWARD_PATH),
     }
 
 
 def _reward_model(registry: Registry, version: Version, stages: Mapping[str, Any], dvc: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The reward model whose critiques and scores a policy was aligned by, and its version in the registry; None for a reward model."""
+    """The reward model whose scores aligned a policy, with its version in the registry; None for a reward model."""
     if version.name == "mm-reward":
         return None
     digest = stages.get("reward", {}).get("digests", {}).get(f"model:{REWARD_PATH}")
@@ -234,18 +234,13 @@ def _available(root: Path, version: Version, lineage: Mapping[str, Any]) -> dict
     nowhere = Whereabouts(cached=False, remotes=(), unreachable={})
     in_dvc = (root / ".dvc").is_dir()
     wanted = {name: dvc[name] for name in ("data", "model", "reward_model")}
-    places = {name: locate(root, value) if in_dvc and value else nowhere for name, value in wanted.items()}
+    whereabouts = {name: locate(root, value) if in_dvc and value else nowhere for name, value in wanted.items()}
     return {
         "git": {"found": sha is not None and _has_commit(root, sha)},
         "run": {"found": lineage["run"]["found"]},
         **{
-            name: {
-                "found": place.is_available,
-                "cached": place.cached,
-                "remotes": list(place.remotes),
-                "unreachable": dict(place.unreachable),
-            }
-            for name, place in places.items()
+            name: {"found": each.is_available, "cached": each.cached, "remotes": list(each.remotes), "unreachable": dict(each.unreachable)}
+            for name, each in whereabouts.items()
         },
         "registry": {"found": version.whole},
     }
@@ -256,9 +251,9 @@ def _has_commit(root: Path, sha: str) -> bool:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """What git prints; None where it fails."""
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False, timeout=60)
-    return done.stdout if done.returncode == 0 else None
+    """The output of git; None where it fails."""
+    completed = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False, timeout=60)
+    return completed.stdout if completed.returncode == 0 else None
 
 
 def _flag(value: str | None) -> bool | None:
@@ -270,7 +265,7 @@ def _number(value: str | None) -> int | None:
 
 
 def _listed(value: str | None) -> list[str]:
-    """Reasons as a list, whether they were written as JSON or as a line each."""
+    """Reasons as a list, from JSON or from lines."""
     if not value:
         return []
     try:

@@ -1,8 +1,8 @@
-"""Rows that a registered model is asked about: a prompt, and an image as path, bytes or base64.
+"""Input rows of a registered model: a prompt, and an image as path, bytes or base64.
 
-- A string is base64 when it decodes, strictly, to bytes that open like an image; anything else is a path. So "/9j/4AAQ..." is a JPEG.
-- A prompt that holds one of the model's own marks is refused, as validation refuses it: the model would read it as structure.
-- A server should set MMALIGN_IMAGE_ROOT: paths must then lie in that folder, or anyone who may ask could read this machine's images.
+- A string is base64 when it decodes, strictly, to bytes that begin like an image; any other string is a path. So "/9j/4AAQ..." is a JPEG.
+- A prompt with one of the model's own marks is refused, as in validation: the model would read it as structure.
+- Set MMALIGN_IMAGE_ROOT on a server: paths must then lie in that folder. Without it any client can read this machine's images.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ if TYPE_CHECKING:
     import pandas as pd
 
 IMAGE_ROOT = "MMALIGN_IMAGE_ROOT"
-PIXELS_MAX_GB = 1.0  # preprocessed pixels kept during one call, so that rows about one image process it once
-# How files of FORMATS begin: what tells bytes of an image from a path that happens to be valid base64.
+PIXELS_MAX_GB = 1.0  # preprocessed pixels cached during one call, so that rows about one image process it once
+# First bytes of FORMATS, which distinguish an image from a path that happens to be valid base64.
 BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*", b"P1", b"P2", b"P3", b"P4", b"P5", b"P6")
 
 
 class BadRequest(UserError, MlflowException):  # type: ignore[misc]  # mlflow is not typed
-    """A row or parameter that can't be used: MLflow's server hands its sentence to the client, with status 400."""
+    """A row or parameter is not valid: MLflow's server sends the sentence to the client, with status 400."""
 
     def __init__(self, message: str) -> None:
         MlflowException.__init__(self, message, error_code=INVALID_PARAMETER_VALUE)
 
 
 class RowPreprocessor(Preprocessor):
-    """Turns rows into a model's input. Images lie in memory, and only as long as one call."""
+    """Turns rows into a model's input. Images stay in memory for one call."""
 
     def __init__(self, base: Path, *, attention: str, max_length: int, max_frames: int) -> None:
         settings = ModelSettings.model_validate({"base": base, "attention": attention, "max_length": max_length, "max_frames": max_frames})
@@ -54,25 +54,25 @@ class RowPreprocessor(Preprocessor):
         self._images: dict[str, Image.Image] = {}
 
     def queries(self, rows: pd.DataFrame) -> list[Query]:
-        """A query for each row, in order, without responses. BadRequest names the row, counted from 0, and what is wrong with it."""
+        """A query for each row, in order, without responses. BadRequest names the row, counted from 0, and its mistake."""
         marks = self.media_tokens()
         images = rows["image"] if "image" in rows else [None] * len(rows)
         queries = []
         for number, (prompt, image) in enumerate(zip(texts(rows, "prompt"), images, strict=True)):
             mark = next((mark for mark in marks if mark in prompt), None)
             if mark is not None:
-                raise BadRequest(f"row {number}: the prompt holds {shorten(mark)}, which the model reads as structure: take it out")
+                raise BadRequest(f"row {number}: the prompt contains {shorten(mark)}, which the model reads as structure: remove it")
             digest = None if is_missing(image) else self._keep_image(number, image)
             queries.append(Query(str(number), "short", prompt, (), digest, None if digest is None else "image", digest))
         return queries
 
-    def load_image(self, query: Query, blank: bool) -> Image.Image:  # noqa: ARG002 -- nobody asks a registered model about blanks
-        """The image that came with the query's row."""
+    def load_image(self, query: Query, blank: bool) -> Image.Image:  # noqa: ARG002 -- a registered model answers about no blanks
+        """The image in the query's row."""
         assert query.media is not None
         return self._images[query.media]
 
     def forget(self) -> None:
-        """Drop what was kept for the rows of a call."""
+        """Drop the images and pixels of the last call."""
         self._images.clear()
         self._roots.clear()
         self._root_bytes = 0
@@ -89,7 +89,7 @@ class RowPreprocessor(Preprocessor):
 
 
 def texts(rows: pd.DataFrame, column: str) -> Iterator[str]:
-    """A column of text. BadRequest where the column is not there or a cell holds something else."""
+    """A column of text. BadRequest where the column is missing or a cell is not text."""
     if column not in rows:
         raise BadRequest(f"the rows have no column '{column}': they have {', '.join(map(str, rows.columns)) or 'none'}")
     for number, value in enumerate(rows[column]):
@@ -99,25 +99,25 @@ def texts(rows: pd.DataFrame, column: str) -> Iterator[str]:
 
 
 def token_limit(params: Mapping[str, Any] | None, usual: int) -> int:
-    """How many tokens to write at most: `max_new_tokens` of a call, or the usual number."""
-    asked = (params or {}).get("max_new_tokens")
-    limit = usual if asked is None else int(asked)
+    """The most tokens to write: `max_new_tokens` of a call, or `usual`."""
+    wanted = (params or {}).get("max_new_tokens")
+    limit = usual if wanted is None else int(wanted)
     if limit < 1:
-        raise BadRequest(f"max_new_tokens is {limit}: ask for 1 at least")
+        raise BadRequest(f"max_new_tokens is {limit}: set it to 1 at least")
     return limit
 
 
 def is_missing(cell: Any) -> bool:
-    """Whether an image cell means that there is none: null, NaN or empty."""
+    """Whether an image cell is empty: null, NaN or an empty text."""
     return cell is None or (isinstance(cell, float) and cell != cell) or (isinstance(cell, str | bytes) and not cell)
 
 
 def image_bytes(cell: Any) -> bytes:
-    """The bytes of an image that is given as bytes, base64 (a data address too) or a path. ValueError says what is wrong with it."""
+    """The bytes of an image cell: bytes, base64 (a data address too) or a path. ValueError says what is wrong with it."""
     if isinstance(cell, bytes | bytearray | memoryview):
         return bytes(cell)
     if not isinstance(cell, str | Path):
-        raise ValueError(f"is {type(cell).__name__}: give a path, bytes, base64 or null")  # noqa: TRY004 -- one error for all cells
+        raise ValueError(f"is {type(cell).__name__}: send a path, bytes, base64 or null")  # noqa: TRY004 -- one error for all cells
     text = str(cell)
     if text[:5].lower() == "data:":
         header, _, payload = text.partition(",")
@@ -134,7 +134,7 @@ def image_bytes(cell: Any) -> bytes:
 def decode(content: bytes) -> Image.Image:
     """An image in RGB, decoded whole. ValueError says what is wrong with it."""
     if len(content) > MAX_IMAGE_BYTES:
-        raise ValueError(f"has {len(content)} bytes: at most {MAX_IMAGE_BYTES} are read")
+        raise ValueError(f"has {len(content)} bytes: at most {MAX_IMAGE_BYTES} are allowed")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is stricter
@@ -144,10 +144,10 @@ def decode(content: bytes) -> Image.Image:
                 decoded = image.convert("RGB") if fits else None
     except UnidentifiedImageError as error:
         raise ValueError(f"is none of {', '.join(FORMATS)}") from error
-    except Exception as error:  # decoders raise whatever a broken file makes them meet
+    except Exception as error:  # a broken file makes decoders raise errors of any type
         raise ValueError(f"can't be decoded ({' '.join(str(error).split())[:120]})") from error
     if decoded is None:
-        raise ValueError(f"is {width} x {height}: at most {MAX_PIXELS} pixels and {MAX_ASPECT} times as long as wide are read")
+        raise ValueError(f"is {width} x {height}: at most {MAX_PIXELS} pixels and {MAX_ASPECT} times as long as wide are allowed")
     return decoded
 
 
@@ -164,7 +164,7 @@ def _read(text: str) -> bytes:
     try:
         path = Path(root, text).resolve() if root else Path(text)
         if root and not path.is_relative_to(Path(root).resolve()):
-            raise ValueError(f"{name} lies outside the folder that {IMAGE_ROOT} names")
+            raise ValueError(f"{name} lies outside the folder of {IMAGE_ROOT}")
         if not path.is_file():
             raise ValueError(f"{name} is neither a file nor the base64 of an image")
         if path.stat().st_size > MAX_IMAGE_BYTES:

@@ -1,9 +1,9 @@
-"""Builds the folder that MLflow stores of a promoted model: weights, processor files, code, signature, input example, requirements.
+"""Builds MLflow's package of a promoted model: weights, processor files, code, signature, input example, requirements.
 
 - The model is code (mlflow/policy_model.py, mlflow/reward_model.py) and safetensors: nothing in the folder is a pickle.
-- It stands alone: the modules of `components` that it imports, found by reading its imports, lie in `code/`. Only packages from the
-  registry of Python packages are needed beside it. In a process that has already imported `components`, those modules are used instead.
-- Large weights are linked from DVC's cache, not copied.
+- It needs no checkout: `code/` contains the modules of `components` that it imports, directly or not. All else comes from Python's package
+  registry. A process that has already imported `components` uses its own modules instead.
+- Large weights are links into DVC's cache, not copies.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from components.storage.objects import put_file
 
 ModelName = Literal["mm-policy", "mm-reward"]
 
-WEIGHTS = "artifacts/model"  # where a package holds the checkpoint
+WEIGHTS = "artifacts/model"  # a package's folder of the checkpoint
 SOURCE = Path(__file__).resolve().parents[2]  # the checkout whose code this is
 MODEL_CODE: dict[ModelName, str] = {"mm-policy": "policy_model.py", "mm-reward": "reward_model.py"}
-# What the modules in code/ import, and what transformers needs for images and chat templates without saying so.
+# The imports of the modules in code/, and the packages that transformers needs for images and chat templates but does not require.
 PACKAGES = (
     "mlflow",
     "torch",
@@ -47,7 +47,7 @@ PACKAGES = (
 
 
 def serving_settings(name: ModelName, settings: Settings) -> dict[str, Any]:
-    """What a registered model needs to know of a run's settings, to answer as it was evaluated."""
+    """The run's settings that a registered model needs, to answer as in its evaluation."""
     shared = settings.model.model_dump(include={"attention", "max_length", "max_frames"})
     if name == "mm-policy":
         return {**shared, "batch_size": settings.evaluate.batch_size, "max_new_tokens": settings.evaluate.max_new_tokens}
@@ -67,7 +67,7 @@ def build(
 ) -> None:
     """Write the package of the checkpoint `folder` to `target`, which must not exist.
 
-    `cached` are the same files in DVC's cache, by name, as far as they are there: large ones are linked from it.
+    `cached` maps names to the same files in DVC's cache, as far as it has them: large ones become links.
     """
     from mlflow.models import Model
 
@@ -83,7 +83,7 @@ def build(
         for item in names:
             if not item.endswith(".safetensors"):
                 put_file(folder / item, shell / item, link=False)
-        # Those of both models: one process may load both, and the first one's `components` serves the second.
+        # The modules of both models: one process may load both, and the first model's `components` serves the second.
         codes = [SOURCE / "mlflow" / name for name in MODEL_CODE.values()]
         for module in sorted({module for each in codes for module in needed_modules(each)}):
             put_file(SOURCE / module, scratch / module, link=False)
@@ -104,7 +104,7 @@ def build(
         stored = flavor["artifacts"]["model"]
         if stored["path"] != WEIGHTS:
             raise StageFault(f"MLflow {mlflow.__version__} put the model's files into {stored['path']}, not {WEIGHTS}: use another version")
-        stored["uri"], flavor["model_code_path"] = WEIGHTS, code.name  # they were paths of this machine
+        stored["uri"], flavor["model_code_path"] = WEIGHTS, code.name  # instead of paths of this machine
         weights = target / WEIGHTS
         for item in names:
             if item.endswith(".safetensors"):
@@ -117,7 +117,7 @@ def build(
 
 @contextmanager
 def no_progress() -> Iterator[None]:
-    """Without MLflow's progress bars and remarks, for a few small files."""
+    """Disable MLflow's progress bars and remarks for the block."""
     logger, name = logging.getLogger("mlflow.pyfunc"), "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
     before, level = os.environ.get(name), logger.level
     os.environ[name] = "false"
@@ -134,15 +134,15 @@ def no_progress() -> Iterator[None]:
 
 def needed_modules(code: Path) -> list[Path]:
     """Paths, relative to the checkout, of the modules of `components` that a file imports, directly or not."""
-    found: set[Path] = set()
+    needed: set[Path] = set()
     waiting = [code]
     while waiting:
         for module in _imports(waiting.pop()):
             for path in _files_of(module):
-                if path not in found:
-                    found.add(path)
+                if path not in needed:
+                    needed.add(path)
                     waiting.append(SOURCE / path)
-    return sorted(found)
+    return sorted(needed)
 
 
 def _imports(file: Path) -> set[str]:
@@ -163,27 +163,27 @@ def _files_of(module: str) -> list[Path]:
 
 
 def requirements() -> list[str]:
-    """The packages that a registered model needs, as they are installed here; without build tags such as +cpu."""
+    """The packages that a registered model needs, in their installed versions without build tags such as +cpu."""
     return [f"{package}=={metadata.version(package).split('+')[0]}" for package in PACKAGES]
 
 
 def signature(name: ModelName, serving: Mapping[str, Any]) -> Any:
-    """Columns in and out. An image may be text or bytes, or missing, so its type is open."""
+    """Columns in and out. An image is text, bytes or missing, so its type is open."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType
 
-    asked = [ColSpec(DataType.string, "prompt"), ColSpec(AnyType(), "image", required=False)]
-    given = [ColSpec(DataType.string, "answer")]
+    inputs = [ColSpec(DataType.string, "prompt"), ColSpec(AnyType(), "image", required=False)]
+    outputs = [ColSpec(DataType.string, "answer")]
     if name == "mm-reward":
-        asked.append(ColSpec(DataType.string, "response"))
-        given = [ColSpec(DataType.string, "critique"), ColSpec(DataType.double, "score")]
+        inputs.append(ColSpec(DataType.string, "response"))
+        outputs = [ColSpec(DataType.string, "critique"), ColSpec(DataType.double, "score")]
     limit = ParamSpec("max_new_tokens", DataType.long, int(serving["max_new_tokens"]))
-    return ModelSignature(Schema(asked), Schema(given), ParamSchema([limit]))
+    return ModelSignature(Schema(inputs), Schema(outputs), ParamSchema([limit]))
 
 
 def input_example(name: ModelName) -> Any:
-    """Two rows: one with an image in base64, as a request over the network holds it, and one without."""
+    """Two rows: one with an image in base64, as in a request over the network, and one without."""
     import pandas as pd
     from PIL import Image
 
@@ -195,4 +195,4 @@ def input_example(name: ModelName) -> Any:
     }
     if name == "mm-reward":
         rows["response"] = ["It is red.", "Four."]
-    return pd.DataFrame(rows, dtype="object")  # pandas' own text type would make NaN, which JSON lacks, of what is missing
+    return pd.DataFrame(rows, dtype="object")  # pandas' text type turns missing values into NaN, which JSON lacks

@@ -1,4 +1,4 @@
-"""mlflow/registry.yaml: what a model must show to become champion, typed. Unknown keys are refused."""
+"""The rules of promotion in mlflow/registry.yaml, typed. Unknown keys are refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Strict(BaseModel):
 
 
 class Rule(Strict):
-    """What all rules have: each can be switched off, with a reason."""
+    """The keys of every rule: each can be switched off, with a reason."""
 
     enabled: bool = True
     reason: str | None = None
@@ -37,12 +37,12 @@ class Rule(Strict):
     @model_validator(mode="after")
     def _off_with_a_reason(self) -> Rule:
         if not self.enabled and not (self.reason or "").strip():
-            raise ValueError("a rule that is switched off needs a `reason`, which stands in every verdict")
+            raise ValueError("a rule that is switched off needs a `reason`, which every verdict repeats")
         return self
 
 
 class Above(Rule):
-    """The lower end of an interval has to be above `above`."""
+    """The lower end of an interval must be above `above`."""
 
     above: Difference = 0.0
     least: Count = 0
@@ -63,7 +63,7 @@ class Most(Rule):
 
 
 class Categories(Rule):
-    """No category below its floor; none that falls by more than `fall` (None: any fall)."""
+    """No category lies below its floor, and none falls by more than `fall` (None: any fall is allowed)."""
 
     floors: dict[Category, Share] = {}
     fall: Share | None = None
@@ -103,7 +103,7 @@ class RegistryPolicy(Strict):
     reward: RewardRules = Field(default=RewardRules(), alias="mm-reward")
 
     def digest(self, name: ModelName) -> str:
-        """The digest of all that decides about `name`: comments, `keep` and the other model's rules don't."""
+        """The digest of the rules that judge `name`, without comments, `keep` and the other model's rules."""
         rules = self.policy if name == "mm-policy" else self.reward
         return digest_bytes(rules.model_dump_json(), str(self.confidence), str(self.resamples))
 
@@ -113,11 +113,9 @@ def load_policy(path: Path = POLICY_FILE) -> RegistryPolicy:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(
-            f"{path} is missing: it says what a model must show to be promoted; take it back with `git checkout {path}`"
-        ) from None
+        raise UserError(f"{path} is missing, which has the rules of promotion: restore it with `git checkout {path}`") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     try:
         return RegistryPolicy.model_validate(values or {})
     except ValidationError as error:

@@ -1,7 +1,7 @@
-"""From a trained model to a champion, or to a refusal with reasons. The verdict comes first, the version after it.
+"""Makes a trained model champion, or refuses it with reasons. The gate decides first, then the registry gets the version.
 
-A digest that has its verdict under these rules, on these held-out queries, is not judged again; one without a verdict is, even when no stage
-was stale: after a run that was killed before the gate, or a registry that was lost.
+The gate does not judge a digest twice under the same rules and held-out queries. It judges a digest without a verdict even when no stage
+was stale: a kill may have come before the gate, or the registry may be lost.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from components.evaluation.results import RESULTS, results_key
 from components.families.digests import model_digest
 from components.files import read_json
 from components.registry import aliases
-from components.registry.aliases import ROLLED_BACK, ROLLED_BACK_BECAUSE, SAFEST, TAG_CHARACTERS, VERDICT, Say, registry_lock
+from components.registry.aliases import ROLLED_BACK, ROLLED_BACK_BECAUSE, SAFEST, TAG_CHARACTERS, VERDICT, Log, registry_lock
 from components.registry.gate import Decision, Results, judge_policy, judge_reward, unsafe_share
 from components.registry.policy import MODELS, POLICY_FILE, ModelName, RegistryPolicy, load_policy
 from components.registry.registry import Registry
 from components.registry.versions import CHALLENGER, CHAMPION, Version
 
 Verdict = Literal["promoted", "refused", "nothing_new"]
-EvaluateAgain = Callable[[ModelName, Path, Path], None]  # model, folder with its weights, table to write
+Reevaluate = Callable[[ModelName, Path, Path], None]  # model, folder of its weights, table to write
 
 FOLDERS: dict[ModelName, Path] = {"mm-reward": Path("artifacts/reward/model"), "mm-policy": Path("artifacts/align/model")}
 CONTEXT_FILE = RESULTS / "context.json"
@@ -39,17 +39,17 @@ A_RUN = "a run"
 
 @dataclass
 class ModelOutcome:
-    """What the gate said of one model, and the registry's version of it."""
+    """The gate's verdict on one model, and the registry's version of it."""
 
     verdict: Verdict
     reasons: list[str]
     version: Version | None = None
-    champion: dict[str, Any] | None = None  # figures of the champion that it was compared with
+    champion: dict[str, Any] | None = None  # metrics of the champion that it was compared with
 
 
 @dataclass
 class GateOutcome:
-    """What the gate said of both models of a run."""
+    """The gate's verdicts on both models of a run."""
 
     models: dict[ModelName, ModelOutcome] = field(default_factory=dict)
 
@@ -73,24 +73,24 @@ class GateOutcome:
         return {"gate": gate, "registry": registry}
 
 
-def settle(root: Path, evaluate_again: EvaluateAgain, say: Say) -> GateOutcome:
-    """Judge both models of the checkout, register them, and promote what passes. UserError for a mistake in the policy file."""
+def judge_models(root: Path, reevaluate: Reevaluate, log: Log) -> GateOutcome:
+    """Judge both models of the checkout, register them, and promote each that passes. UserError for a mistake in the policy file."""
     policy = load_policy(root / POLICY_FILE)
     outcome = GateOutcome()
     if not (root / CONTEXT_FILE).is_file():
-        return outcome  # a pipeline without evaluation has nothing to judge by
+        return outcome  # without an evaluation there is nothing to judge
     with registry_lock(root), tempfile.TemporaryDirectory() as scratch:
         registry = Registry(root)
         for name in MODELS:
-            aliases.mend(registry, name, say)
-            turn = Turn(root, Path(scratch), registry, policy, name, evaluate_again)
-            outcome.models[name] = turn.known() or turn.take(say)
-            _retain(registry, name, policy.keep, say)
+            aliases.recover(registry, name, log)
+            gate = ModelGate(root, Path(scratch), registry, policy, name, reevaluate)
+            outcome.models[name] = gate.recorded() or gate.register_and_promote(log)
+            _retain(registry, name, policy.keep, log)
     return outcome
 
 
-def settled(root: Path) -> GateOutcome | None:
-    """What stands when nothing waits for a verdict or for being mended; else None. Changes nothing."""
+def recorded_verdicts(root: Path) -> GateOutcome | None:
+    """The recorded verdicts; None when a model waits for a verdict, or the aliases for a recovery. Changes nothing."""
     policy = load_policy(root / POLICY_FILE)
     outcome = GateOutcome()
     if not (root / CONTEXT_FILE).is_file():
@@ -98,56 +98,64 @@ def settled(root: Path) -> GateOutcome | None:
     with registry_lock(root):
         registry = Registry(root)
         for name in MODELS:
-            known = Turn(root, root, registry, policy, name, _never).known() if aliases.is_whole(registry, name) else None
-            if known is None:
+            recorded = ModelGate(root, root, registry, policy, name, _never).recorded() if aliases.is_whole(registry, name) else None
+            if recorded is None:
                 return None
-            outcome.models[name] = known
+            outcome.models[name] = recorded
     return outcome
 
 
-def promote_by_hand(
-    root: Path, name: ModelName, number: int, evaluate_again: EvaluateAgain, say: Say, *, who: str, because: str | None, override: bool
-) -> ModelOutcome:
-    """Send a version through the gate and promote it. `override` promotes against the gate and needs a reason. UserError for what can't be."""
-    if override and not (because or "").strip():
-        raise UserError('--override promotes against the gate and needs a reason, which is recorded: add --because "..."')
+@dataclass(frozen=True)
+class HandPromotion:
+    """A person's promotion of a version: who, why, and whether against the gate (`override`, which needs a reason)."""
+
+    who: str
+    because: str | None = None
+    override: bool = False
+
+
+def promote_by_hand(root: Path, name: ModelName, number: int, reevaluate: Reevaluate, log: Log, request: HandPromotion) -> ModelOutcome:
+    """Send a version through the gate and promote it. UserError where the version or the request does not allow it."""
+    because = request.because
+    if request.override and not (because or "").strip():
+        raise UserError('--override promotes against the gate and needs a reason for the record: add --because "..."')
     policy = load_policy(root / POLICY_FILE)
     with registry_lock(root), tempfile.TemporaryDirectory() as scratch:
         registry = Registry(root)
-        aliases.mend(registry, name, say)
+        aliases.recover(registry, name, log)
         version = registry.version(name, number)
         if CHAMPION in version.aliases:
             raise UserError(f"{name} version {number} is the champion already")
-        turn = Turn(root, Path(scratch), registry, policy, name, evaluate_again)
-        table = turn.table_of(version)
-        decision = turn.judge(table)
+        gate = ModelGate(root, Path(scratch), registry, policy, name, reevaluate)
+        table = gate.table_of(version)
+        decision = gate.judge(table)
         reasons = decision.reasons
-        if not decision.promote and not override:
-            return ModelOutcome("refused", reasons, version, turn.champion_figures())
+        if not decision.promote and not request.override:
+            return ModelOutcome("refused", reasons, version, gate.champion_metrics())
         if not decision.promote:
-            reasons = [f"promoted against the gate by {who}: {because}", *reasons]
+            reasons = [f"promoted against the gate by {request.who}: {because}", *reasons]
         if not version.whole:
-            say(f"{name} version {number} is registered by reference: fetching its weights and uploading them")
+            log(f"{name} version {number} is registered by reference: fetching and uploading its weights")
             version = registry.upload(version)
-            registry.store_results(version, turn.key(version.digest), table)
+            registry.store_results(version, gate.key(version.digest), table)
         registry.tag(name, version.number, {ROLLED_BACK: None, ROLLED_BACK_BECAUSE: None})
-        turn.promote(version, table, reasons, by=who, because=because or reasons[0])
-        _retain(registry, name, policy.keep, say)
-        return ModelOutcome("promoted", reasons, registry.version(name, version.number), turn.champion_figures())
+        gate.promote(version, table, reasons, by=request.who, because=because or reasons[0])
+        _retain(registry, name, policy.keep, log)
+        return ModelOutcome("promoted", reasons, registry.version(name, version.number), gate.champion_metrics())
 
 
-class Turn:
-    """One model before the gate: what is known of it, what it is compared with, what is written."""
+class ModelGate:
+    """One model at the gate: its recorded verdict, its comparison with the champion, its registration."""
 
     def __init__(
-        self, root: Path, scratch: Path, registry: Registry, policy: RegistryPolicy, name: ModelName, evaluate_again: EvaluateAgain
+        self, root: Path, scratch: Path, registry: Registry, policy: RegistryPolicy, name: ModelName, reevaluate: Reevaluate
     ) -> None:
         self._root = root
         self._scratch = scratch
         self._registry = registry
         self._policy = policy
         self._name = name
-        self._evaluate_again = evaluate_again
+        self._reevaluate = reevaluate
         self._context: str = read_json(root / CONTEXT_FILE)["context"]
         self._champion = registry.at(name, CHAMPION)
         self._reference: Results | None = None
@@ -157,14 +165,14 @@ class Turn:
         """The key of a model's results on these held-out queries."""
         return results_key(digest, self._context)
 
-    def known(self) -> ModelOutcome | None:
-        """The outcome where this checkout's model has its verdict already, else None."""
+    def recorded(self) -> ModelOutcome | None:
+        """The recorded outcome of this checkout's model; None where it has no verdict."""
         digest = model_digest(self._root / FOLDERS[self._name])
         same = [version for version in self._registry.versions(self._name) if version.digest == digest]
         for version in same:
             if ROLLED_BACK in version.tags:
                 why = version.tags.get(ROLLED_BACK_BECAUSE, "")
-                sentence = f"version {version.number} was rolled back ({why}): no run promotes it again; `mmalign promote` can"
+                sentence = f"version {version.number} was rolled back ({why}): only `mmalign promote` promotes it again"
                 return ModelOutcome("nothing_new", [sentence], version)
         for version in same:
             if CHAMPION in version.aliases:
@@ -173,22 +181,20 @@ class Turn:
             tags = version.tags
             judged = tags.get(RULES) == self._policy.digest(self._name) and tags.get(CONTEXT) == self._context
             if judged and tags.get(VERDICT) in {"promoted", "refused"}:
-                sentence = (
-                    f"version {version.number} has its verdict already, on these held-out queries and by these rules: {tags[VERDICT]}"
-                )
+                sentence = f"version {version.number} has a verdict on these held-out queries under these rules: {tags[VERDICT]}"
                 return ModelOutcome("nothing_new", [sentence, *json.loads(tags.get(REASONS, "[]"))], version)
         return None
 
-    def take(self, say: Say) -> ModelOutcome:
+    def register_and_promote(self, log: Log) -> ModelOutcome:
         """Judge this checkout's model, register it, and promote it when it passes."""
         folder = self._root / FOLDERS[self._name]
         table = self._root / RESULTS / TABLES[self._name]
         try:
             decision = self.judge(table)
         except (UserError, StageFault) as error:
-            # Not a verdict: nothing is registered, and the next run judges.
+            # This is no verdict: nothing is registered, and the next run judges.
             return ModelOutcome("refused", [f"the champion can't be evaluated on today's held-out queries: {error}"])
-        say(f"{self._name}: {'promoted' if decision.promote else 'refused'}: {decision.reasons[0]}")
+        log(f"{self._name}: {'promoted' if decision.promote else 'refused'}: {decision.reasons[0]}")
         version = self._register(folder, decision)
         self._registry.store_results(version, self.key(version.digest), table)
         if decision.promote:
@@ -196,10 +202,10 @@ class Turn:
         else:
             self._registry.set_alias(self._name, CHALLENGER, version.number)
         verdict: Verdict = "promoted" if decision.promote else "refused"
-        return ModelOutcome(verdict, decision.reasons, self._registry.version(self._name, version.number), self.champion_figures())
+        return ModelOutcome(verdict, decision.reasons, self._registry.version(self._name, version.number), self.champion_metrics())
 
     def _register(self, folder: Path, decision: Decision) -> Version:
-        """The registry's version of this checkout's model, with the verdict when it is a refusal; a promotion's is written with its aliases."""
+        """The registry's version of this checkout's model. It gets the tags of a refusal here; a promotion's come with its aliases."""
         tags = {} if decision.promote else {**self._verdict_tags(decision.reasons), VERDICT: "refused"}
         digest = model_digest(folder)
         same = [version for version in self._registry.versions(self._name) if version.digest == digest]
@@ -211,7 +217,7 @@ class Turn:
         return self._registry.register(self._name, folder, whole=decision.promote, run_id=run, tags=tags)
 
     def judge(self, table: Path) -> Decision:
-        """Compare a table of results with the champion's, or with the base's. StageFault or UserError where the champion's can't be had."""
+        """Compare a table of results with the champion's, or the base's. StageFault or UserError where the champion's can't be computed."""
         challenger = Results("the challenger", _rows(table))
         if self._champion is not None:
             self._reference = Results(f"champion {self._champion.number}", _rows(self.table_of(self._champion)))
@@ -219,27 +225,27 @@ class Turn:
             self._reference = Results("the base", _rows(self._root / RESULTS / "base.parquet"))
         if self._name == "mm-reward":
             return judge_reward(self._policy, challenger, self._reference)
-        assert self._reference is not None, "the base's results are there"
+        assert self._reference is not None, "the evaluation wrote the base's results"
         return judge_policy(self._policy, challenger, self._reference, self._safest_results())
 
     def table_of(self, version: Version) -> Path:
-        """A version's results on these held-out queries; evaluated now where the registry has none, and kept there."""
+        """A version's results on these held-out queries. Where the registry has none, they are computed now and stored there."""
         key = self.key(version.digest)
         table = self._scratch / f"{self._name}-{version.number}" / f"{key}.parquet"
         if self._registry.results(version, key, table) is None:
             folder = self._registry.fetch(version, table.parent / "model")
-            self._evaluate_again(self._name, folder, table)
+            self._reevaluate(self._name, folder, table)
             self._registry.store_results(version, key, table)
         return table
 
     def promote(self, version: Version, table: Path, reasons: list[str], *, by: str, because: str) -> None:
-        """Remember who is safest, write the verdict, and move the aliases."""
+        """Record the safest version, write the verdict, and move the aliases."""
         if self._name == "mm-policy":
-            self._remember_safest(version, unsafe_share(Results("", _rows(table))))
+            self._record_safest(version, unsafe_share(Results("", _rows(table))))
         aliases.promote(self._registry, version, self._champion, self._verdict_tags(reasons), by=by, because=because)
 
-    def champion_figures(self) -> dict[str, Any] | None:
-        """Figures of the champion that the challenger was compared with; None where there was none."""
+    def champion_metrics(self) -> dict[str, Any] | None:
+        """Metrics of the champion that the challenger was compared with; None without a champion."""
         if self._champion is None or self._reference is None or self._name != "mm-policy":
             return None
         rows = self._reference.rows
@@ -253,7 +259,7 @@ class Turn:
         }
 
     def _safest_results(self) -> Results | None:
-        """Results of the safest champion that these held-out queries have seen, when it is another than the champion."""
+        """Results of the safest earlier champion on these held-out queries; None where the champion itself is the safest."""
         safest = self._registry.at(self._name, SAFEST)
         if self._champion is None or self._reference is None:
             return None
@@ -268,7 +274,7 @@ class Turn:
             self._safest = (safest, share)
         return results
 
-    def _remember_safest(self, version: Version, share: float | None) -> None:
+    def _record_safest(self, version: Version, share: float | None) -> None:
         if share is None:
             return
         best = version if self._safest is None or share <= self._safest[1] else self._safest[0]
@@ -276,18 +282,18 @@ class Turn:
         self._registry.set_alias(self._name, SAFEST, best.number)
 
     def _verdict_tags(self, reasons: list[str]) -> dict[str, str]:
-        kept = list(reasons)
-        while len(json.dumps(kept)) > TAG_CHARACTERS:
-            kept.pop()
+        fitting = list(reasons)
+        while len(json.dumps(fitting)) > TAG_CHARACTERS:
+            fitting.pop()
         against = self._reference.name if self._reference is not None else "nothing"
-        return {REASONS: json.dumps(kept), RULES: self._policy.digest(self._name), CONTEXT: self._context, AGAINST: against}
+        return {REASONS: json.dumps(fitting), RULES: self._policy.digest(self._name), CONTEXT: self._context, AGAINST: against}
 
 
-def _retain(registry: Registry, name: ModelName, keep: int, say: Say) -> None:
-    """Delete what is beyond `keep`; a version that was rolled back stays, as the memory that no run promotes it again."""
+def _retain(registry: Registry, name: ModelName, keep: int, log: Log) -> None:
+    """Delete versions beyond `keep`. A rolled-back version stays, so that no run promotes its digest again."""
     rolled_back = [version.number for version in registry.versions(name) if ROLLED_BACK in version.tags]
     for sentence in registry.retain(name, keep, spare=rolled_back):
-        say(sentence)
+        log(sentence)
 
 
 def _rows(table: Path) -> list[dict[str, Any]]:
@@ -296,9 +302,9 @@ def _rows(table: Path) -> list[dict[str, Any]]:
 
 
 def _share(values: list[bool | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    judged = [value for value in values if value is not None]
+    return sum(judged) / len(judged) if judged else None
 
 
 def _never(name: ModelName, folder: Path, table: Path) -> None:
-    raise AssertionError(f"{name} in {folder} is evaluated for {table} only by a run")
+    raise AssertionError(f"only a run evaluates {name} in {folder} for {table}")

@@ -1,8 +1,9 @@
-"""The model registry: versions of `mm-policy` and `mm-reward`, their aliases, weights and results, in the store that runs are recorded in.
+"""The model registry: versions of `mm-policy` and `mm-reward`, their aliases, weights and results, in the store of the runs.
 
-- A version is *whole* (weights, code and processor in the registry: it can be served alone) or *by reference* (an external model of MLflow:
-  digest, DVC path and hash; a refused candidate of any size costs nothing). Either is backed by one logged model of MLflow.
-- A version appears last, when all that belongs to it is stored: a kill before leaves an orphan, which `retain` clears away.
+- A version is *whole* or *by reference*. A whole version has weights, code and processor in the registry, so MLflow can serve it without
+  the checkout. A version by reference is an external model of MLflow with digest, DVC path and hash: a refused model takes no space.
+- One logged model of MLflow backs each version. The version appears last, after its files: a kill before leaves an orphan, which `retain`
+  removes.
 - MLflow deletes rows and leaves files: `retain` deletes both.
 """
 
@@ -53,7 +54,7 @@ from components.registry.versions import (
     WHOLE,
     Version,
     aliases_of,
-    those_there_are,
+    describe_versions,
     version_of,
 )
 from components.storage.objects import bring_into_cache, cached_files, put_file
@@ -72,30 +73,30 @@ class Registry:
         """All versions of a model, newest first."""
         with open_store(self.root) as (client, _):
             aliases = aliases_of(client, name)
-            found: list[Any] = []
+            entries: list[Any] = []
             token: str | None = None
             while True:
                 page = client.search_model_versions(f"name = '{name}'", page_token=token)
-                found += page
+                entries += page
                 token = page.token
                 if not token:
                     break
-            return sorted((version_of(entry, aliases) for entry in found), key=lambda version: -version.number)
+            return sorted((version_of(entry, aliases) for entry in entries), key=lambda version: -version.number)
 
     def version(self, name: ModelName, number: int) -> Version:
-        """One version. UserError where there is none, naming those there are."""
-        known = self.versions(name)
-        for version in known:
+        """One version. UserError, with the existing versions, where it does not exist."""
+        versions = self.versions(name)
+        for version in versions:
             if version.number == number:
                 return version
-        raise UserError(f"{name} has no version {number}; {those_there_are(name, known)}")
+        raise UserError(f"{name} has no version {number}; {describe_versions(name, versions)}")
 
     def at(self, name: ModelName, alias: str) -> Version | None:
-        """The version that an alias points to, None where it points to none."""
+        """The version of an alias, None without that alias."""
         return next((version for version in self.versions(name) if alias in version.aliases), None)
 
     def resolve(self, reference: str) -> Version:
-        """The version that `mm-policy@champion` or `mm-policy/3` names. UserError, naming what there is, where it names none."""
+        """The version that `mm-policy@champion` or `mm-policy/3` names. UserError, with the existing versions, where it names none."""
         matched = re.fullmatch(r"(?:models:/)?([\w-]+)(?:@([\w-]+)|/(\d+))", reference.strip())
         name = next((name for name in NAMES if matched and matched[1] == name), None)
         if matched is None or name is None:
@@ -104,19 +105,19 @@ class Registry:
             )
         if matched[3]:
             return self.version(name, int(matched[3]))
-        known = self.versions(name)
-        for version in known:
+        versions = self.versions(name)
+        for version in versions:
             if matched[2] in version.aliases:
                 return version
-        raise UserError(f"{name} has no alias '{matched[2]}'; {those_there_are(name, known)}")
+        raise UserError(f"{name} has no alias '{matched[2]}'; {describe_versions(name, versions)}")
 
     def register(self, name: ModelName, folder: Path, *, whole: bool, run_id: str | None, tags: Mapping[str, str]) -> Version:
-        """Register the checkpoint in `folder`, with the tags of where it comes from and `tags`, which go before those.
+        """Register the checkpoint in `folder` with the tags of its provenance and with `tags`, which take precedence.
 
-        `run_id` is the run that it belongs to, or None. A whole version holds everything that it takes to serve it.
+        `run_id` is the model's run, or None. A whole version contains everything that a server needs.
         """
         if not (folder / "config.json").is_file():
-            raise UserError(f"{folder} holds no model to register as {name}: run the stage that writes it")
+            raise UserError(f"{folder} contains no model to register as {name}: run the stage that writes it")
         settings = load_settings(self.root / "params.yaml")
         digest = model_digest(folder)
         where = self._provenance(folder, settings)
@@ -124,15 +125,15 @@ class Registry:
         return self._register(name, folder, whole=whole, run_id=run_id, tags={**own, **tags, DIGEST: digest})
 
     def fetch(self, version: Version, target: Path) -> Path:
-        """Put the version's weights and processor files into the folder `target` and give it back, checked against the digest.
+        """Put the version's weights and processor files into the folder `target`, check them against the digest, and return `target`.
 
         They come from the registry for a whole version, else from DVC's cache, the checkout or a DVC remote. UserError where none has them;
-        StageFault where what they have is not what was registered. A `target` that holds them already is left as it is.
+        StageFault where their digest is not the registered one. A `target` that contains them already stays as it is.
         """
         if target.is_dir() and any(target.iterdir()):
             if model_digest(target) == version.digest:
                 return target
-            raise UserError(f"{target} is there and holds something else than {version}: name another folder, or remove it")
+            raise UserError(f"{target} exists, with other files than {version}: name another folder, or remove it")
         with self._scratch() as scratch:
             fetched = scratch / "model"
             if version.whole:
@@ -142,16 +143,16 @@ class Registry:
             digest = model_digest(fetched)
             if digest != version.digest:
                 raise StageFault(
-                    f"the weights of {version} have the digest {digest[:12]}, but {version.digest[:12]} was registered: don't use them"
+                    f"the weights of {version} have the digest {digest[:12]}, not the registered {version.digest[:12]}: don't use them"
                 )
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.is_dir():
-                target.rmdir()  # empty, as was seen above
+                target.rmdir()  # empty, as checked above
             shutil.move(fetched, target)
         return target
 
     def upload(self, version: Version) -> Version:
-        """A by-reference version made whole: a new version with the same tags and results, or the one that was made of it before."""
+        """Make a version by reference whole: returns a new version with the same tags and results, or an earlier upload of it."""
         if version.whole:
             return version
         for other in self.versions(version.name):
@@ -163,7 +164,7 @@ class Registry:
             return self._register(version.name, folder, whole=True, run_id=version.run_id, tags=tags, results_of=version)
 
     def load(self, version: Version) -> Any:
-        """The version as MLflow's pyfunc model, never from a pickle. UserError where its weights are not in the registry."""
+        """The version as MLflow's pyfunc model, never from a pickle. UserError where the registry has no weights of it."""
         if not version.whole:
             raise UserError(
                 f"{version} is registered by reference, without its weights: `mmalign promote {version.name} {version.number}` stores them"
@@ -178,29 +179,29 @@ class Registry:
             return mlflow.pyfunc.load_model(str(folder))
 
     def set_alias(self, name: ModelName, alias: str, number: int) -> None:
-        """Point an alias to a version; it leaves the version that it pointed to."""
+        """Point an alias to a version, away from the earlier one."""
         with self._lock(), open_store(self.root) as (client, _):  # so that no retention deletes the version in between
             self.version(name, number)
             client.set_registered_model_alias(name, alias, str(number))
 
     def drop_alias(self, name: ModelName, alias: str) -> None:
-        """Remove an alias; one that is not there is no error."""
+        """Remove an alias, if it exists."""
         if self.at(name, alias) is not None:
             with open_store(self.root) as (client, _):
                 client.delete_registered_model_alias(name, alias)
 
     def tag(self, name: ModelName, number: int, tags: Mapping[str, str | None]) -> None:
         """Set tags of a version; None removes one."""
-        known = self.version(name, number).tags
+        existing = self.version(name, number).tags
         with open_store(self.root) as (client, _):
             for key, value in tags.items():
                 if value is not None:
                     client.set_model_version_tag(name, str(number), key, value)
-                elif key in known:
+                elif key in existing:
                     client.delete_model_version_tag(name, str(number), key)
 
     def store_results(self, version: Version, key: str, table: Path) -> None:
-        """Keep a table of per-query results with the version, under a key that says what they were computed from."""
+        """Store a table of per-query results with the version, under the key of their inputs (`results_key`)."""
         with self._scratch() as scratch:
             named = scratch / results_file(key)
             shutil.copyfile(table, named)
@@ -208,7 +209,7 @@ class Registry:
                 artifacts.log_artifact(str(named), RESULTS)
 
     def results(self, version: Version, key: str, target: Path) -> Path | None:
-        """Copy the results under `key` to the file `target` and give it back; None where the version has none."""
+        """Copy the results under `key` to the file `target` and return it; None where the version has none."""
         stored = f"{RESULTS}/{results_file(key)}"
         with self._artifacts(version.model_id) as artifacts:
             if stored not in {item.path for item in artifacts.list_artifacts(RESULTS)}:
@@ -220,17 +221,17 @@ class Registry:
         return target
 
     def retain(self, name: ModelName, keep: int, *, spare: Collection[int] = ()) -> list[str]:
-        """Delete the oldest versions until `keep` are left, and their stored files; a sentence says what was removed.
+        """Delete the oldest versions with their files until `keep` are left; returns a sentence on each removal.
 
-        Versions with an alias stay, whatever their number, and so do those in `spare`. What killed registrations of this checkout left goes too.
+        Versions with an alias and those in `spare` stay. Leftovers of this checkout's killed registrations are removed too.
         """
         if keep < 1:
             raise UserError(f"registry.keep is {keep}: keep at least 1 version")
         removed = []
         with self._lock():
-            known = self.versions(name)
-            removable = [version for version in known[::-1] if not version.aliases and version.number not in spare]
-            for version in removable[: max(0, len(known) - keep)]:
+            versions = self.versions(name)
+            removable = [version for version in versions[::-1] if not version.aliases and version.number not in spare]
+            for version in removable[: max(0, len(versions) - keep)]:
                 with open_store(self.root) as (client, _):
                     client.delete_model_version(name, str(version.number))  # first, so that no version ever lacks its files
                 size = self._remove_model(version.model_id)
@@ -239,7 +240,7 @@ class Registry:
                 removed.append(f"removed {version} (digest {version.digest[:12]}{verdict}{freed}): registry.keep is {keep}")
             for model_id in self._orphans(name):
                 self._remove_model(model_id)
-                removed.append(f"removed what a registration of {name} that was cut short had left ({model_id})")
+                removed.append(f"removed the leftovers of a killed registration of {name} ({model_id})")
         return removed
 
     def _register(
@@ -248,7 +249,7 @@ class Registry:
         tags = {**tags, WEIGHTS_TAG: WHOLE if whole else REFERENCE, CHECKOUT: checkout_mark(self.root)}
         with self._lock(), open_store(self.root) as (client, experiment), self._scratch() as scratch:
             make_registered_model(client, name)
-            run_id, tags = self._settle_run(client, experiment, run_id, tags)
+            run_id, tags = self._resolve_run(client, experiment, run_id, tags)
             model_id = create_model(client, experiment, name, run_id, tags, whole=whole)
             package = scratch / "package"
             if whole:
@@ -269,12 +270,12 @@ class Registry:
                 made = client.create_model_version(name, f"models:/{model_id}", run_id, tags=dict(tags), model_id=model_id)
             return version_of(made, {})
 
-    def _settle_run(self, client: Any, experiment: str, run_id: str | None, tags: Mapping[str, str]) -> tuple[str | None, dict[str, str]]:
-        """MLflow's id of the run, where it has one by now; the name it waits under is kept as a tag."""
+    def _resolve_run(self, client: Any, experiment: str, run_id: str | None, tags: Mapping[str, str]) -> tuple[str | None, dict[str, str]]:
+        """MLflow's id of the run, None while its record waits to be sent; a tag has the id or the waiting run's name."""
         if run_id is None:
             return None, dict(tags)
-        known = find_pending(client, experiment, run_id) if run_id.startswith(PENDING) else run_id
-        return known, {**tags, RUN: known or run_id}
+        recorded = find_pending(client, experiment, run_id) if run_id.startswith(PENDING) else run_id
+        return recorded, {**tags, RUN: recorded or run_id}
 
     def _provenance(self, folder: Path, settings: Settings) -> dict[str, str]:
         git = git_state(self.root)
@@ -307,22 +308,22 @@ class Registry:
             folder = self.root / path
             files = {item.relative_to(folder).as_posix(): item for item in folder.rglob("*") if item.is_file()}
             for name, source in files.items():
-                put_file(source, target / name, link=False)  # the stage may write into its own
+                put_file(source, target / name, link=False)  # the stage may write into its files
             return
         if files is None and in_dvc and value:
             files = bring_into_cache(self.root, value)
         if files is None:
-            hashed = f"DVC's hash {value}" if value else "no hash of DVC's"
+            hashed = f"DVC hash {value}" if value else "no DVC hash"
             raise UserError(
                 f"the weights of {version} (digest {version.digest[:12]}, {hashed}) are neither in DVC's cache, nor in "
-                f"{path or 'the checkout'}, nor in a remote: fetch them where they are (`dvc pull`), or train them again "
+                f"{path or 'the checkout'}, nor in a remote: run `dvc pull` with the remote that has them, or train them again "
                 f"(`mmalign lineage {version}` prints how)"
             )
         for name, source in files.items():
             put_file(source, target / name)
 
     def _store_package(self, client: Any, model_id: str, package: Path) -> None:
-        """Put a package where MLflow keeps the model's artifacts: moved on this machine, uploaded elsewhere."""
+        """Put a package among the model's artifacts: by a move on this machine, by an upload elsewhere."""
         folder = local_folder(client.get_logged_model(model_id).artifact_location)
         if folder is not None:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -332,13 +333,13 @@ class Registry:
             artifacts.log_artifacts(str(package))
 
     def _download(self, version: Version, path: str, target: Path) -> Path:
-        """A copy of a folder or file among a version's artifacts, at `target`; large files are linked where they lie on this machine."""
+        """Copy a folder or file of a version's artifacts to `target`; links large files that lie on this machine."""
         with open_store(self.root) as (client, _):
             local = local_folder(client.get_logged_model(version.model_id).artifact_location)
         if local is not None:
             source = local / path
             if not source.exists():
-                raise UserError(f"{source}, which belongs to {version}, is gone: the registry's files were moved or deleted")
+                raise UserError(f"{source} of {version} is missing: restore the registry's files from a backup (`mmalign restore`)")
             files = [source] if source.is_file() else [item for item in source.rglob("*") if item.is_file()]
             for item in files:
                 put_file(item, target / item.relative_to(source) if item != source else target)
@@ -349,7 +350,7 @@ class Registry:
         return target
 
     def _remove_model(self, model_id: str) -> int | None:
-        """Delete a logged model and its files; the bytes that they had, where they lay on this machine."""
+        """Delete a logged model and its files; returns their size in bytes where they lay on this machine."""
         from mlflow.exceptions import MlflowException
 
         with open_store(self.root) as (client, _):
@@ -369,12 +370,12 @@ class Registry:
             return size
 
     def _orphans(self, name: ModelName) -> list[str]:
-        """Logged models that registrations of this checkout made and no version uses; none is being made, since the lock is held."""
+        """Logged models of this checkout's registrations that no version uses. The caller's lock excludes a registration under way."""
         used = {version.model_id for version in self.versions(name)}
         with open_store(self.root) as (client, experiment):
             ours = f"tags.`{MODEL_NAME}` = '{name}' AND tags.`{CHECKOUT}` = '{checkout_mark(self.root)}'"
-            found = [str(model.model_id) for model in client.search_logged_models([experiment], ours)]
-        return [model_id for model_id in found if model_id not in used]
+            logged = [str(model.model_id) for model in client.search_logged_models([experiment], ours)]
+        return [model_id for model_id in logged if model_id not in used]
 
     @contextmanager
     def _artifacts(self, model_id: str) -> Iterator[Any]:
@@ -387,7 +388,7 @@ class Registry:
 
     @contextmanager
     def _scratch(self) -> Iterator[Path]:
-        """A folder on the registry's own file system where it lies in the checkout, so that moving and linking cost nothing."""
+        """A folder in the checkout: where the registry lies there too, moves and links cost nothing."""
         parent = self.root / ".mmalign" / "registry"
         parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=parent) as folder:

@@ -1,4 +1,4 @@
-"""MLflow's store as the registry uses it: its faults in sentences, and what its own client leaves to be done."""
+"""MLflow's store for the registry: its faults as sentences, and the steps that MLflow's client does not do."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def open_store(root: Path) -> Iterator[tuple[Any, str]]:
 
 
 def make_registered_model(client: Any, name: ModelName) -> None:
-    """Make the registered model where there is none yet."""
+    """Create the registered model, unless it exists."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -45,7 +45,7 @@ def make_registered_model(client: Any, name: ModelName) -> None:
 
 @contextmanager
 def as_global_store(uri: str) -> Iterator[None]:
-    """MLflow's process-wide store, set for a moment: a database store resolves `models:/` through it and not through its client."""
+    """Set MLflow's process-wide store for the block: a database store resolves `models:/` through it, not through its client."""
     from mlflow.tracking._tracking_service.utils import _use_tracking_uri
 
     name = "MLFLOW_TRACKING_URI"  # MLflow writes it too, for processes that it starts
@@ -70,7 +70,7 @@ def in_words(error: Exception) -> str:
 
 
 def create_model(client: Any, experiment: str, name: ModelName, run_id: str | None, tags: Mapping[str, str], *, whole: bool) -> str:
-    """Make the logged model that will back a version; its id."""
+    """Create the logged model that will back a version; returns its id."""
     own = {MODEL_NAME: name, DIGEST: tags[DIGEST], CHECKOUT: tags[CHECKOUT]}
     if not whole:
         from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
@@ -81,14 +81,14 @@ def create_model(client: Any, experiment: str, name: ModelName, run_id: str | No
 
 
 def results_file(key: str) -> str:
-    """The name of the file that holds the results of a key. ValueError for a key that can't be one."""
+    """The file name of the results of a key. ValueError for a key that can't be a file name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", key):
-        raise ValueError(f"'{key}' is no key of results: it becomes a file's name")
+        raise ValueError(f"'{key}' can't be a key of results, since it becomes a file name: use letters, digits, '.', '_' and '-'")
     return f"{key}.parquet"
 
 
 def describe_external(model: Any, package: Path) -> None:
-    """Write the MLmodel file by which MLflow knows that the weights lie elsewhere."""
+    """Write the MLmodel file that marks the weights as external to MLflow."""
     from mlflow.models.utils import get_external_mlflow_model_spec
 
     package.mkdir()
@@ -96,7 +96,7 @@ def describe_external(model: Any, package: Path) -> None:
 
 
 def local_folder(location: str) -> Path | None:
-    """The folder on this machine that an artifact location names, None for one elsewhere."""
+    """The folder of an artifact location on this machine, None for a location elsewhere."""
     from mlflow.utils.file_utils import local_file_uri_to_path
     from mlflow.utils.uri import is_local_uri
 
@@ -104,13 +104,11 @@ def local_folder(location: str) -> Path | None:
 
 
 def check_weights(folder: Path, digest: str) -> None:
-    """StageFault where the weights that DVC's cache gave are not those of the digest."""
+    """StageFault where the weights from DVC's cache do not have the digest."""
     if model_digest(folder) != digest:
-        raise StageFault(
-            f"DVC's cache holds other weights than {digest[:12]} under the hash that dvc.lock names: check it with `dvc status`"
-        )
+        raise StageFault(f"DVC's cache has other weights than {digest[:12]} under the hash in dvc.lock: check it with `dvc status`")
 
 
 def holds_weights(folder: Path, digest: str) -> bool:
-    """Whether a folder holds the model of the digest."""
+    """Whether a folder contains the model of the digest."""
     return (folder / "config.json").is_file() and model_digest(folder) == digest

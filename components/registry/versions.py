@@ -1,4 +1,4 @@
-"""A registered version, as MLflow's entries describe it, and the tags and aliases by which it is known."""
+"""A registered version, read from MLflow's entries, with the names of its tags and aliases."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ NAMES: tuple[ModelName, ...] = get_args(ModelName)
 DIGEST = "mmalign.digest"
 WEIGHTS_TAG, WHOLE, REFERENCE = "mmalign.weights", "registry", "reference"
 DVC_PATH, DVC_MODEL = "mmalign.dvc_path", "dvc.model"
-SERVING = "mmalign.serving"  # the settings that a registered model answers with, as JSON: a run's own, whenever it is made whole
+SERVING = "mmalign.serving"  # the run's settings for serving the model, as JSON: a later upload uses them too
 MADE_WHOLE_FROM = "mmalign.made_whole_from"
 RUN = "mmalign.run"  # the run's name while it waits for a store that was away, MLflow's id otherwise
 CHECKOUT = "mmalign.checkout"
-MODEL_NAME = "mmalign.model"  # on logged models: what they are kept for
+MODEL_NAME = "mmalign.model"  # on logged models: the registered model they belong to
 RESULTS = "results"
 
 
 @dataclass(frozen=True)
 class Version:
-    """A registered version. `digest` is that of the weights (`model_digest`), `whole` whether they are in the registry."""
+    """A registered version. `digest` is the weights' digest (`model_digest`); `whole` says whether the registry has the weights."""
 
     name: ModelName
     number: int
@@ -33,14 +33,14 @@ class Version:
     tags: dict[str, str]
     run_id: str | None
     whole: bool
-    model_id: str = field(repr=False)  # the logged model that holds its artifacts
+    model_id: str = field(repr=False)  # the logged model with its artifacts
 
     def __str__(self) -> str:
         return f"{self.name}/{self.number}"
 
 
 def aliases_of(client: Any, name: ModelName) -> dict[str, int]:
-    """Alias to version number; a search for versions in a database store leaves them out."""
+    """Alias to version number. A database store omits aliases from a search for versions."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -52,7 +52,7 @@ def aliases_of(client: Any, name: ModelName) -> dict[str, int]:
 
 
 def version_of(entry: Any, aliases: Mapping[str, int]) -> Version:
-    """The version that an entry of MLflow stands for; `aliases` maps alias to version number."""
+    """The version of an MLflow entry; `aliases` maps alias to version number."""
     tags = {str(key): str(value) for key, value in entry.tags.items()}
     name = next(name for name in NAMES if name == entry.name)
     model_id = str(entry.source).removeprefix("models:/")
@@ -62,9 +62,9 @@ def version_of(entry: Any, aliases: Mapping[str, int]) -> Version:
     return Version(name, number, digest, pointing, tags, run_id, whole, model_id)
 
 
-def those_there_are(name: str, known: list[Version]) -> str:
-    """Names the versions that there are, for somebody who asked for another."""
-    if not known:
+def describe_versions(name: str, versions: list[Version]) -> str:
+    """A clause that lists the existing versions, for messages about a missing one."""
+    if not versions:
         return f"{name} has no version yet: `mmalign run` registers one"
-    words = [f"{version.number} ({', '.join(version.aliases)})" if version.aliases else str(version.number) for version in known]
+    words = [f"{version.number} ({', '.join(version.aliases)})" if version.aliases else str(version.number) for version in versions]
     return f"there are {', '.join(words)}" if len(words) > 1 else f"there is {words[0]}"

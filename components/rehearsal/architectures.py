@@ -1,6 +1,6 @@
-"""Sizes of the checkpoints that profiles name, for a plan before anything is fetched.
+"""Sizes of the checkpoints of profiles/, for a plan before a fetch.
 
-Only fields that sizes follow from, under the names that config.json has them. A fetched checkpoint's own config.json goes first.
+The tables have the fields of config.json that determine sizes. The config.json of a fetched checkpoint takes precedence.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _QWEN3_8B = {
     "head_dim": 128,
 }
 
-KNOWN: dict[str, dict[str, Any]] = {
+PUBLISHED: dict[str, dict[str, Any]] = {
     "llava-onevision-qwen2-0.5b-ov-hf": {
         "model_type": "llava_onevision",
         "text_config": {**_QWEN2_HALF_B, "vocab_size": 152000},
@@ -90,7 +90,7 @@ KNOWN: dict[str, dict[str, Any]] = {
 
 
 def find_architecture(settings: Settings, root: Path) -> tuple[Architecture, str]:
-    """The architecture of `model.base` and where it was read. Raises UserError when the folder is not there and its name is not known."""
+    """The architecture of `model.base`, and its source. Raises UserError when the folder is missing and no table has its name."""
     base = settings.model.base
     path = root / base / "config.json"
     if path.is_file():
@@ -99,9 +99,9 @@ def find_architecture(settings: Settings, root: Path) -> tuple[Architecture, str
         except ValueError as error:
             raise UserError(f"{path} is not valid JSON: fetch the checkpoint again") from error
         return architecture(config, str(base / "config.json")), str(base / "config.json")
-    if base.name in KNOWN:
-        return architecture(KNOWN[base.name], base.name), f"the known sizes of {base.name}: {base} is not there yet"
+    if base.name in PUBLISHED:
+        return architecture(PUBLISHED[base.name], base.name), f"the known sizes of {base.name}: {base} is not there yet"
     raise UserError(
-        f"model.base {base} holds no config.json and is no checkpoint whose sizes are known ({', '.join(sorted(KNOWN))}): "
+        f"model.base {base} has no config.json, and its name is none of {', '.join(sorted(PUBLISHED))}: "
         "fetch it with `mmalign model fetch`, or set model.base"
     )

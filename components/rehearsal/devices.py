@@ -1,4 +1,4 @@
-"""Devices that a plan is compared with: the one that is visible, or one that is named."""
+"""The device of a plan: the visible one, or a named one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from components.config.settings import Settings
 from components.errors import UserError
 from components.rehearsal.memory import Device
 
-# Memory that a process can use: what the maker prints, in units of 2**30, less what the driver keeps.
-KNOWN_DEVICES = {
+# The maker's memory in units of 2**30; a process can use it but for the driver's share.
+DEVICES = {
     "rtx-4090": 24,
     "l4": 24,
     "a10": 24,
@@ -31,7 +31,7 @@ DRIVER_SHARE = 0.02
 
 @dataclass(frozen=True)
 class Machine:
-    """A device with its memory in bytes. `seen` says whether it is the one in this machine."""
+    """A device with its memory in bytes. `seen` says whether it is in this machine."""
 
     name: str
     kind: Device
@@ -39,18 +39,18 @@ class Machine:
     seen: bool
 
 
-def known(name: str) -> Machine:
-    """A device by name. Raises UserError with the names that there are."""
-    gigabytes = KNOWN_DEVICES.get(name.lower())
+def named_device(name: str) -> Machine:
+    """A device by name. Raises UserError, with all names, for an unknown one."""
+    gigabytes = DEVICES.get(name.lower())
     if gigabytes is None:
-        raise UserError(f"--device {name}: no such device is known; they are cpu, {', '.join(KNOWN_DEVICES)}")
+        raise UserError(f"--device {name}: unknown device; the devices are cpu, {', '.join(DEVICES)}")
     return Machine(name.lower(), "gpu", int(gigabytes * 2**30 * (1 - DRIVER_SHARE)), seen=False)
 
 
 def gpu() -> Machine | None:
     """The first GPU that nvidia-smi lists, or None."""
     try:
-        found = subprocess.run(
+        lines = subprocess.run(
             ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"],
             capture_output=True,
             text=True,
@@ -59,14 +59,14 @@ def gpu() -> Machine | None:
         ).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
         return None
-    if not found:
+    if not lines:
         return None
-    name, _, megabytes = found[0].rpartition(",")
+    name, _, megabytes = lines[0].rpartition(",")
     return Machine(name.strip(), "gpu", int(float(megabytes) * 2**20 * (1 - DRIVER_SHARE)), seen=True)
 
 
 def processor() -> Machine:
-    """This machine's processor, with the memory that is free."""
+    """This machine's processor, with its free memory."""
     from components.processes.host import available_memory
 
     free, _ = available_memory()
@@ -74,12 +74,12 @@ def processor() -> Machine:
 
 
 def planned_machine(settings: Settings, name: str | None) -> Machine | None:
-    """The device that a plan is for: the named one, the visible GPU, or the processor. None where settings for a GPU meet none."""
+    """The device of a plan: the named one, the visible GPU, or the processor. None where the settings need a GPU and none is visible."""
     if name == "cpu":
         return processor()
     if name is not None:
-        return known(name)
-    found = gpu()
-    if found is None and settings.model.attention == "sdpa":
+        return named_device(name)
+    visible = gpu()
+    if visible is None and settings.model.attention == "sdpa":
         return processor()
-    return found  # flex attention is compiled for a GPU: a plan with it is for another machine than one without
+    return visible  # flex attention is compiled for a GPU: a plan with it is for a machine that has one

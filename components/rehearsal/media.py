@@ -1,7 +1,6 @@
-"""How many patches a medium gives the tower, and how many tokens the language model reads of it, from its size in pixels alone.
+"""Patches of a medium in the vision tower, and its tokens in the language model, from its size in pixels.
 
-These are the rules of the families' own processors at their defaults; a checkpoint's processor files may set other limits, and are read
-where they lie beside config.json.
+The rules are those of the families' processors at their defaults. Processor files beside config.json may set other limits; they are read.
 """
 
 from __future__ import annotations
@@ -16,34 +15,34 @@ from components.files import read_json
 from components.rehearsal.parameters import Architecture, pair, section
 
 PINPOINTS = [[384 * rows, 384 * columns] for rows in range(1, 7) for columns in range(1, 7)]
-ANYRES_TILES = 9  # tiles' worth of tokens past which LLaVA-OneVision shrinks what the projector gave (anyres_max_9)
+ANYRES_TILES = 9  # above the tokens of so many tiles, LLaVA-OneVision shrinks the projector's output (anyres_max_9)
 PIXELS = {"qwen2_vl": (3136, 12845056), "qwen2_5_vl": (3136, 12845056), "qwen3_vl": (65536, 16777216)}  # least and most of an image
 FRAME_PIXELS = {"qwen2_vl": (100352, 602112), "qwen2_5_vl": (100352, 602112), "qwen3_vl": (131072, 786432)}
-CROPS = 12  # most tiles of an InternVL image, beside the one that shows all of it
+CROPS = 12  # most tiles of an InternVL image, beside the tile of the whole image
 
 
 @dataclass(frozen=True)
 class MediumSize:
-    """What a medium costs: patches through the tower, patches that the feature cache keeps, and tokens in the language model."""
+    """The costs of a medium: patches in the vision tower, patches in the feature cache, tokens in the language model."""
 
     patches: int
-    kept: int
+    cached: int
     tokens: int
 
 
 def processor_limits(base: Path) -> dict[str, Any]:
-    """The image processor's settings beside a checkpoint, {} where there are none."""
+    """The image processor's settings beside a checkpoint, {} without such a file."""
     for name, inner in (("preprocessor_config.json", None), ("processor_config.json", "image_processor")):
         if (base / name).is_file():
-            found = read_json(base / name)
-            chosen = found.get(inner) if inner else found
+            values = read_json(base / name)
+            chosen = values.get(inner) if inner else values
             if isinstance(chosen, dict):
                 return chosen
     return {}
 
 
 def image_size(model: Architecture, width: int, height: int, limits: Mapping[str, Any]) -> MediumSize:
-    """An image of `width` x `height` pixels, alone in its prompt."""
+    """An image of `width` x `height` pixels, the only one in its prompt."""
     if model.family == "llava_onevision":
         return _llava_image(model, width, height, limits)
     if model.family == "internvl":
@@ -83,7 +82,7 @@ def _llava_image(model: Architecture, width: int, height: int, limits: Mapping[s
     rows, columns = (length // size for length in max(pinpoints, key=fit))
     patches = (1 + rows * columns) * side**2
     high, wide = rows * side, columns * side
-    if width / height > wide / high:  # the part that padding made is taken off again
+    if width / height > wide / high:  # the processor removes the padding again
         high -= 2 * ((high - int(round(height * wide / width, 7))) // 2)
     else:
         wide -= 2 * ((wide - int(round(width * high / height, 7))) // 2)
@@ -100,7 +99,7 @@ def _internvl(model: Architecture, tiles: int) -> MediumSize:
 
 
 def _crops(width: int, height: int, limits: Mapping[str, Any]) -> int:
-    """Tiles of the grid whose shape is nearest to the image's, and one that shows all of it."""
+    """Tiles of the grid whose shape is nearest to the image's, and one of the whole image."""
     if not limits.get("crop_to_patches", True):
         return 1
     most, least = limits.get("max_patches", CROPS), limits.get("min_patches", 1)

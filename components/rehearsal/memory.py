@@ -1,9 +1,9 @@
-"""Bytes that a stage takes in a rank at given settings, by what they are for.
+"""Bytes of a stage in a rank, by purpose.
 
-- Weights, gradients and optimiser state follow from counts of parameters and the way ZeRO splits them (DeepSpeed keeps an fp32 copy of what
-  it trains, in fp32 runs too).
-- Activations are what autograd keeps of the families' decoder layers, written down operation by operation.
-- What a framework takes for itself (context, workspace, fragments) is one constant a device.
+- Weights, gradients and optimizer state follow from the counts of parameters and from ZeRO's split. (DeepSpeed stores an fp32 copy of all
+  trained parameters, in fp32 runs too.)
+- Activations are autograd's saved tensors of the families' decoder layers, counted operation by operation.
+- One constant a device covers the framework: context, workspaces, fragments.
 
 Names: N tokens in a micro-batch, L tokens in a row, R rows, H hidden size, I width inside the MLP, V vocabulary.
 """
@@ -22,7 +22,7 @@ from components.rehearsal.parameters import Architecture
 HEAD_CHUNK, CHUNK_LOGITS = 1024, 1 << 25  # target tokens and logits that meet the LM head at once, at most (components.trees.logprobs)
 SCORING_ROW_TOKENS, SCORING_ROWS = 512, 16  # components.reward.scoring and components.trees.scoring
 FRAMEWORK_BYTES = {"gpu": 1_500_000_000, "cpu": 1_000_000_000}  # context, workspaces and libraries of a rank
-FRAGMENTS = 1.05  # an allocator hands out a little more than is asked for
+FRAGMENTS = 1.05  # an allocator takes a little more than the tensors need
 FP32, BF16 = 4, 2
 
 Device = Literal["gpu", "cpu"]
@@ -38,24 +38,24 @@ class Footprint:
 
     @property
     def device_bytes(self) -> int:
-        """What a device must hold at the peak."""
+        """The peak on the device."""
         return int(sum(self.device.values()) * FRAGMENTS)
 
     @property
     def host_bytes(self) -> int:
-        """What a rank takes of the host's memory."""
+        """A rank's part of the host's memory."""
         return sum(self.host.values())
 
 
 def value_bytes(settings: Settings) -> int:
-    """Bytes of a number in the model's pass."""
+    """Bytes of a number in the model's passes."""
     return BF16 if settings.training.precision == "bf16" else FP32
 
 
 def trained_parameters(model: Architecture, settings: Settings) -> int:
-    """Parameters that get gradients: the parts whose rate is above 0, or the adapters with the projector.
+    """Parameters with gradients: the parts whose rate is above 0, or the adapters with the projector.
 
-    A tied head is trained with the embedding that it is.
+    A tied head is trained as the embedding.
     """
     rates = settings.training.parts.model_dump()
     if settings.model.lora.rank:
@@ -71,33 +71,33 @@ def training(model: Architecture, settings: Settings, root: Path, device: Device
     adapters = model.lora(settings.model.lora.rank, settings.model.lora.targets) if settings.model.lora.rank else 0
     trained = trained_parameters(model, settings) + head
     total = model.total + head + adapters
-    found = Footprint()
+    footprint = Footprint()
     if engine.engine == "ddp":
-        # The weights stay fp32; a bf16 pass makes copies of them as it goes.
-        found.device["weights"] = total * FP32 + (total * BF16 if number == BF16 else 0)
-        found.device["gradients"] = trained * FP32 * (2 if engine.ranks > 1 else 1)  # DDP's buckets are copies
-        found.device["optimiser"] = trained * 2 * FP32
+        # The weights stay fp32; a bf16 pass copies them as it runs.
+        footprint.device["weights"] = total * FP32 + (total * BF16 if number == BF16 else 0)
+        footprint.device["gradients"] = trained * FP32 * (2 if engine.ranks > 1 else 1)  # DDP's buckets are copies
+        footprint.device["optimiser"] = trained * 2 * FP32
     else:
-        _zero(found, settings, root, total, trained, number)
-    found.device["activations"] = decoder_activations(model, settings, patches=patches)
-    found.device["working"] = working(model, settings, trained)
-    found.device["framework"] = FRAMEWORK_BYTES[device]
-    found.host["pixels"] = int(settings.features.pixels_max_gb * 1e9)
+        _zero(footprint, settings, root, total, trained, number)
+    footprint.device["activations"] = decoder_activations(model, settings, patches=patches)
+    footprint.device["working"] = working(model, settings, trained)
+    footprint.device["framework"] = FRAMEWORK_BYTES[device]
+    footprint.host["pixels"] = int(settings.features.pixels_max_gb * 1e9)
     masters = trained * 3 * FP32 + total * (number if engine.engine == "deepspeed" else FP32)
-    found.disk["checkpoints"] = masters * (engine.keep_checkpoints + 1)
+    footprint.disk["checkpoints"] = masters * (engine.keep_checkpoints + 1)
     merged = 0 if settings.model.lora.rank and not settings.model.lora.merge else model.total * number
-    found.disk["model"] = (merged or adapters * number) + head * FP32
-    return found
+    footprint.disk["model"] = (merged or adapters * number) + head * FP32
+    return footprint
 
 
-def _zero(found: Footprint, settings: Settings, root: Path, total: int, trained: int, number: int) -> None:
+def _zero(footprint: Footprint, settings: Settings, root: Path, total: int, trained: int, number: int) -> None:
     engine = settings.training
     stage, ranks, zero = engine.zero_stage, engine.ranks, _zero_section(root, engine.zero_stage)
     bucket = min(int(zero.get("reduce_bucket_size", 500_000_000)), trained)
     weights = total * number // (ranks if stage == 3 else 1)
     gradients = trained * number // (ranks if stage >= 2 else 1)
     masters = trained * 3 * FP32 // ranks  # the fp32 copy and two moments
-    device, host = found.device, found.host
+    device, host = footprint.device, footprint.host
     (host if engine.offload == "all" else device)["weights"] = weights
     device["gradients"] = (0 if engine.offload != "none" else gradients) + bucket * number
     (host if engine.offload != "none" else device)["optimiser"] = masters
@@ -110,22 +110,22 @@ def _zero(found: Footprint, settings: Settings, root: Path, total: int, trained:
 
 def _zero_section(root: Path, stage: int) -> dict[str, int]:
     path = root / "infra" / "deepspeed" / f"zero{stage}.json"
-    found = read_json(path)["zero_optimization"] if path.is_file() else {}
-    return {key: value for key, value in found.items() if isinstance(value, int)}
+    values = read_json(path)["zero_optimization"] if path.is_file() else {}
+    return {key: value for key, value in values.items() if isinstance(value, int)}
 
 
 def rows_of(settings: Settings) -> tuple[int, int]:
-    """(rows, tokens a row) of the largest micro-batch. A row holds one query at least, and a step deals its queries out to the ranks."""
+    """(rows, tokens a row) of the largest micro-batch. A row has one query at least, and a step splits its queries over the ranks."""
     engine = settings.training
     share = math.ceil(max(settings.reward.queries_per_step, settings.alignment.queries_per_step) / engine.ranks)
     return min(engine.batch_rows, share), max(engine.row_tokens, settings.model.max_length)
 
 
 def layer_bytes(model: Architecture, settings: Settings) -> int:
-    """Bytes that autograd keeps of one decoder layer, a token."""
+    """Bytes that autograd saves of one decoder layer, a token."""
     number = value_bytes(settings)
     hidden, query, key_value = model.hidden, model.heads * model.head_dim, model.key_value_heads * model.head_dim
-    # RMSNorm works in fp32: its input and what it normalised are kept, and its result for the linear maps behind it.
+    # RMSNorm computes in fp32: autograd saves its input, the normalized values, and its result for the next linear maps.
     norms = 2 * hidden * (3 * FP32 if number == FP32 else FP32 + 2 * BF16)
     if model.family == "qwen3_vl":
         norms += (query + key_value) * (2 * FP32 if number == FP32 else FP32 + BF16)
@@ -136,27 +136,27 @@ def layer_bytes(model: Architecture, settings: Settings) -> int:
 
 
 def decoder_activations(model: Architecture, settings: Settings, *, patches: int) -> int:
-    """Bytes kept between forward and backward, with the attention mask, and the tower's where it runs inside the step."""
+    """Bytes saved between forward and backward, with the attention mask, and the vision tower's where it runs inside the step."""
     number = value_bytes(settings)
     rows, length = rows_of(settings)
     tokens, one = rows * length, layer_bytes(model, settings)
     whole = tokens * model.layers * model.hidden * number + tokens * one  # the layers' inputs, and one layer computed again
-    kept = whole if settings.training.gradient_checkpointing else tokens * model.layers * one
+    saved = whole if settings.training.gradient_checkpointing else tokens * model.layers * one
     mask = 0 if settings.model.attention == "flex_attention" else rows * length**2 * number
-    return kept + mask + tower_activations(model, settings, rows * patches)
+    return saved + mask + vision_activations(model, settings, rows * patches)
 
 
-def tower_activations(model: Architecture, settings: Settings, patches: int) -> int:
-    """Bytes of the tower's pass inside a training step: none with kept features, one layer's at a time when it is frozen."""
+def vision_activations(model: Architecture, settings: Settings, patches: int) -> int:
+    """Bytes of the vision tower inside a training step: the cached features, one layer of a frozen tower, or all its layers."""
     trained = settings.training.parts.tower > 0 and not settings.model.lora.rank
     if settings.features.cache and not trained:
         return sum(model.feature_widths) * patches * value_bytes(settings)
-    one = patches * (8 * model.tower_width + 2 * model.tower_intermediate) * value_bytes(settings)
-    return one * (model.tower_layers if trained else 1)
+    one = patches * (8 * model.vision_width + 2 * model.vision_intermediate) * value_bytes(settings)
+    return one * (model.vision_layers if trained else 1)
 
 
 def working(model: Architecture, settings: Settings, trained: int) -> int:
-    """Bytes of what is alive for a moment beside all else: at the LM head, in a layer's backward, or while the optimiser steps."""
+    """Bytes of temporary tensors: at the LM head, in a layer's backward, or while the optimizer steps."""
     rows, length = rows_of(settings)
     passing = rows * length * (3 * model.intermediate + 4 * model.hidden) * value_bytes(settings)
     engine = settings.training
@@ -166,16 +166,16 @@ def working(model: Architecture, settings: Settings, trained: int) -> int:
 
 
 def chunk_tokens(vocabulary: int) -> int:
-    """Target tokens that meet the LM head at once (components.trees.logprobs.chunk_tokens)."""
+    """Target tokens that pass the LM head at once (components.trees.logprobs.chunk_tokens)."""
     return min(HEAD_CHUNK, max(64, 1 << ((CHUNK_LOGITS // vocabulary).bit_length() - 1)))
 
 
 def head_activations(model: Architecture, settings: Settings) -> int:
-    """Bytes of one chunk of target tokens at the LM head in backward, and of the head's gradient before it is added up."""
+    """Bytes of one chunk of target tokens at the LM head in backward, and of the head's gradient before its accumulation."""
     number, engine = value_bytes(settings), settings.training
     rows, length = rows_of(settings)
     chunk = min(chunk_tokens(model.vocabulary), rows * length)
-    # Where the head can only be called (gathered by ZeRO-3, or cast as it goes), autograd keeps the chunk's logits in several forms.
+    # Where the head can only be called (gathered by ZeRO-3, or cast as it runs), autograd saves the chunk's logits in several forms.
     called = (engine.engine == "deepspeed" and engine.zero_stage == 3) or (engine.engine == "ddp" and number == BF16)
     forms = (4 if called else 2) * FP32 + (2 * BF16 if number == BF16 else 0)
     rates = engine.parts
@@ -184,26 +184,28 @@ def head_activations(model: Architecture, settings: Settings) -> int:
 
 
 def inference(model: Architecture, settings: Settings, device: Device, stage: str) -> Footprint:
-    """A rank of a stage that trains nothing: critique and evaluate generate, reference and evaluate take log-probs."""
+    """A rank of a stage without training: critique and evaluate generate, reference and evaluate compute log-probs."""
     number = value_bytes(settings)
     spread = {"critique": settings.critique, "reference": settings.reference, "evaluate": settings.evaluate}[stage]
-    found = Footprint()
+    footprint = Footprint()
     whole = model.total * number
     if spread.zero_inference and spread.ranks > 1:
-        found.device["weights"] = whole // spread.ranks
-        found.device["gathered"] = max(model.vocabulary * model.hidden, model.decoder_layer) * number  # a module when it is run, none ahead
+        footprint.device["weights"] = whole // spread.ranks
+        footprint.device["gathered"] = (
+            max(model.vocabulary * model.hidden, model.decoder_layer) * number
+        )  # a module when it is run, none ahead
     else:
-        found.device["weights"] = whole
+        footprint.device["weights"] = whole
     passes = [_scoring(model, settings, settings.training.row_tokens, SCORING_ROWS)]
     if stage == "critique":
         passes = [_scoring(model, settings, SCORING_ROW_TOKENS, SCORING_ROWS), _generation(model, settings, settings.critique)]
     if stage == "evaluate":
         passes.append(_generation(model, settings, settings.evaluate))
     largest: dict[str, int] = max(passes, key=_together)
-    found.device |= largest
-    found.device["framework"] = FRAMEWORK_BYTES[device]
-    found.host["pixels"] = int(settings.features.pixels_max_gb * 1e9)
-    return found
+    footprint.device |= largest
+    footprint.device["framework"] = FRAMEWORK_BYTES[device]
+    footprint.host["pixels"] = int(settings.features.pixels_max_gb * 1e9)
+    return footprint
 
 
 def _together(used: dict[str, int]) -> int:
@@ -229,10 +231,10 @@ def _generation(model: Architecture, settings: Settings, stage: object) -> dict[
 
 
 def _passing(model: Architecture) -> int:
-    """Values a token that are alive at once in a forward pass that keeps nothing."""
+    """Values a token that are alive at once in a forward pass without autograd."""
     return 3 * model.intermediate + 4 * model.hidden + 4 * model.heads * model.head_dim
 
 
-def feature_bytes(model: Architecture, settings: Settings, kept_patches: int) -> int:
+def feature_bytes(model: Architecture, settings: Settings, cached_patches: int) -> int:
     """Bytes of a medium in the feature cache."""
-    return kept_patches * sum(model.feature_widths) * (BF16 if settings.features.dtype == "bf16" else FP32)
+    return cached_patches * sum(model.feature_widths) * (BF16 if settings.features.dtype == "bf16" else FP32)

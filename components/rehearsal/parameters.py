@@ -1,9 +1,9 @@
-"""How many parameters a checkpoint has, by part, counted from its config.json alone: nothing is built, and torch is not needed.
+"""Counts a checkpoint's parameters by part from its config.json. It builds no module and needs no torch.
 
-- A family's modules are written down here as sums of their weights; tests build the real modules and count them.
-- A config.json that leaves a field out means the library's default, which differs from family to family: `DEFAULTS`.
+- Each family's function sums the weights of its modules; tests build the real modules and count them.
+- A field that config.json omits has the library's default, which differs by family: `DEFAULTS`.
 
-Names: H hidden size of the language model, D width of the tower, I width inside an MLP, V vocabulary.
+Names: H hidden size of the language model, D width of the vision tower, I width inside an MLP, V vocabulary.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _QWEN2 = {"hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 
 _QWEN2_VL = {"hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 80, "num_attention_heads": 64, "vocab_size": 152064}
 _PATCHES = {"depth": 32, "num_heads": 16, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
 
-# What a field is where config.json does not say so, by (family, section).
+# Values of omitted fields, by (family, section).
 DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("llava_onevision", "text"): {**_QWEN2, "num_key_value_heads": 32},
     ("llava_onevision", "vision"): {
@@ -68,12 +68,12 @@ DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
         "in_channels": 3,
     },
 }
-TIED = {"internvl": True}  # whether head and embedding are one tensor where config.json does not say; False elsewhere
+TIED = {"internvl": True}  # whether head and embedding are one tensor where config.json omits it; False for other families
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a plan needs to know of a model: parameters by part, and the sizes that activations follow from.
+    """A model for the plan: parameters by part, and the sizes that determine activations.
 
     A tied LM head counts under `language_model` and adds nothing under `lm_head`.
     """
@@ -89,12 +89,12 @@ class Architecture:
     vocabulary: int
     tied: bool
     decoder_layer: int  # parameters of one layer of the language model
-    linear_inputs_outputs: int  # sum over a layer's linear maps of inputs + outputs: what a LoRA rank costs
+    linear_inputs_outputs: int  # sum over a layer's linear maps of inputs + outputs: the parameters of one LoRA rank
     attention_inputs_outputs: int  # the same over the four projections of attention
-    tower_width: int
-    tower_layers: int
-    tower_intermediate: int
-    feature_widths: tuple[int, ...]  # values a patch that the feature cache keeps, one for each tapped layer
+    vision_width: int
+    vision_layers: int
+    vision_intermediate: int
+    feature_widths: tuple[int, ...]  # values a patch in the feature cache, one for each tapped layer
     config: Config
 
     @property
@@ -114,18 +114,18 @@ class Architecture:
 
 
 def section(config: Config, name: str) -> dict[str, Any]:
-    """The "text" or "vision" section with the family's defaults filled in. Older Qwen configs keep the text's fields at the top."""
-    found = config.get(f"{name}_config")
-    if found is None:
-        found = config if name == "text" else {}
-    merged = {**DEFAULTS[config["model_type"], name], **{key: value for key, value in found.items() if value is not None}}
+    """The "text" or "vision" section with the family's defaults. Older Qwen configs have the text's fields at the top level."""
+    fields = config.get(f"{name}_config")
+    if fields is None:
+        fields = config if name == "text" else {}
+    merged = {**DEFAULTS[config["model_type"], name], **{key: value for key, value in fields.items() if value is not None}}
     if "in_chans" in merged:
         merged["in_channels"] = merged["in_chans"]
     return merged
 
 
 def architecture(config: Config, where: str = "config.json") -> Architecture:
-    """Count a checkpoint's parameters. Raises UserError when the family is not supported or `where` says something impossible."""
+    """Count a checkpoint's parameters. Raises UserError when the family is not supported or `where` is inconsistent."""
     family = config.get("model_type")
     if family not in FAMILY_NAMES:
         raise UserError(f"{where}: models of type '{family}' are not supported; the families are {', '.join(FAMILY_NAMES)}")
@@ -140,7 +140,7 @@ def is_tied(config: Config) -> bool:
     family = str(config["model_type"])
     outer = config.get("tie_word_embeddings", TIED.get(family, False))
     inner = (config.get("text_config") or {}).get("tie_word_embeddings", False)
-    # The Qwen-VL families read the flag of the text's section where the outer one is off.
+    # The Qwen-VL families read the flag of the text's section where the outer flag is off.
     return bool(outer or (inner and family.startswith("qwen")))
 
 
@@ -154,12 +154,12 @@ def _count(family: str, config: Config) -> Architecture:
     bias = query + 2 * key_value if not normed else (query + 2 * key_value + hidden) * bool(text.get("attention_bias"))
     layer = 2 * hidden * query + 2 * hidden * key_value + bias + 2 * head_dim * normed + 3 * hidden * inside + 2 * hidden
     vocabulary, tied = text["vocab_size"], is_tied(config)
-    tower, projector, widths = _VISION[family](config, vision, hidden)
+    vision_count, projector, widths = _FAMILIES[family](config, vision, hidden)
     attention = 2 * (hidden + query) + 2 * (hidden + key_value)
     return Architecture(
         family=family,
         parts={
-            "tower": tower,
+            "tower": vision_count,
             "projector": projector,
             "language_model": vocabulary * hidden + layers * layer + hidden,
             "lm_head": 0 if tied else vocabulary * hidden,
@@ -175,9 +175,9 @@ def _count(family: str, config: Config) -> Architecture:
         decoder_layer=layer,
         linear_inputs_outputs=attention + 3 * (hidden + inside),
         attention_inputs_outputs=attention,
-        tower_width=vision["embed_dim"] if family == "qwen2_vl" else vision["hidden_size"],
-        tower_layers=vision["depth"] if "depth" in vision else vision["num_hidden_layers"],
-        tower_intermediate=vision["embed_dim"] * vision["mlp_ratio"] if family == "qwen2_vl" else vision["intermediate_size"],
+        vision_width=vision["embed_dim"] if family == "qwen2_vl" else vision["hidden_size"],
+        vision_layers=vision["depth"] if "depth" in vision else vision["num_hidden_layers"],
+        vision_intermediate=vision["embed_dim"] * vision["mlp_ratio"] if family == "qwen2_vl" else vision["intermediate_size"],
         feature_widths=widths,
         config=config,
     )
@@ -189,7 +189,7 @@ def linear(inputs: int, outputs: int, *, bias: bool = True) -> int:
 
 
 def pair(value: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
-    """A size that may be given once for both sides."""
+    """A size as two sides; one number stands for both."""
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
@@ -199,11 +199,11 @@ def _llava_onevision(config: Config, vision: Config, hidden: int) -> tuple[int, 
     embeddings = linear(vision["num_channels"] * patch**2, width) + positions * width
     block = 4 * linear(width, width) + linear(width, inside) + linear(inside, width) + 4 * width
     pooled = width + linear(width, 3 * width) + linear(width, width) + 2 * width + linear(width, inside) + linear(inside, width)
-    tower = embeddings + vision["num_hidden_layers"] * block + 2 * width + pooled * bool(vision["vision_use_head"])
+    vision_count = embeddings + vision["num_hidden_layers"] * block + 2 * width + pooled * bool(vision["vision_use_head"])
     chosen = config.get("vision_feature_layer", -1)
     feature = width * (1 if isinstance(chosen, int) else len(chosen))
     bias = bool(config.get("multimodal_projector_bias", True))
-    return tower, linear(feature, hidden, bias=bias) + linear(hidden, hidden, bias=bias) + hidden, (feature,)
+    return vision_count, linear(feature, hidden, bias=bias) + linear(hidden, hidden, bias=bias) + hidden, (feature,)
 
 
 def _internvl(config: Config, vision: Config, hidden: int) -> tuple[int, int, tuple[int, ...]]:
@@ -216,9 +216,9 @@ def _internvl(config: Config, vision: Config, hidden: int) -> tuple[int, int, tu
     attention = 3 * linear(width, width, bias=bool(vision["attention_bias"])) + linear(width, width)
     attention += 2 * width * bool(vision["use_qk_norm"])
     block = attention + linear(width, inside) + linear(inside, width) + 2 * norm + 2 * width
-    tower = embeddings + vision["num_hidden_layers"] * block + 2 * width * (not vision["use_mean_pooling"])
+    vision_count = embeddings + vision["num_hidden_layers"] * block + 2 * width * (not vision["use_mean_pooling"])
     shuffled = width * round(1 / config.get("downsample_ratio", 0.5)) ** 2
-    return tower, 2 * shuffled + linear(shuffled, hidden) + linear(hidden, hidden), (width,)
+    return vision_count, 2 * shuffled + linear(shuffled, hidden) + linear(hidden, hidden), (width,)
 
 
 def _merger(width: int, merge: int, outputs: int, norm: int) -> int:
@@ -233,15 +233,15 @@ def _qwen2_vl(_config: Config, vision: Config, hidden: int) -> tuple[int, int, t
     width = vision["embed_dim"]
     inside = width * vision["mlp_ratio"]
     block = linear(width, 3 * width) + linear(width, width) + linear(width, inside) + linear(inside, width) + 4 * width
-    tower = _patches(vision, width, bias=False) + vision["depth"] * block
-    return tower, _merger(width, vision["spatial_merge_size"], hidden, 2 * width), (width,)
+    vision_count = _patches(vision, width, bias=False) + vision["depth"] * block
+    return vision_count, _merger(width, vision["spatial_merge_size"], hidden, 2 * width), (width,)
 
 
 def _qwen2_5_vl(_config: Config, vision: Config, _hidden: int) -> tuple[int, int, tuple[int, ...]]:
     width, inside = vision["hidden_size"], vision["intermediate_size"]
     block = linear(width, 3 * width) + linear(width, width) + 2 * linear(width, inside) + linear(inside, width) + 2 * width
-    tower = _patches(vision, width, bias=False) + vision["depth"] * block
-    return tower, _merger(width, vision["spatial_merge_size"], vision["out_hidden_size"], width), (width,)
+    vision_count = _patches(vision, width, bias=False) + vision["depth"] * block
+    return vision_count, _merger(width, vision["spatial_merge_size"], vision["out_hidden_size"], width), (width,)
 
 
 def _qwen3_vl(_config: Config, vision: Config, _hidden: int) -> tuple[int, int, tuple[int, ...]]:
@@ -252,13 +252,13 @@ def _qwen3_vl(_config: Config, vision: Config, _hidden: int) -> tuple[int, int, 
         len(vision["deepstack_visual_indexes"]),
     )
     block = linear(width, 3 * width) + linear(width, width) + linear(width, inside) + linear(inside, width) + 4 * width
-    tower = _patches(vision, width, bias=True) + vision["num_position_embeddings"] * width + vision["depth"] * block
+    vision_count = _patches(vision, width, bias=True) + vision["num_position_embeddings"] * width + vision["depth"] * block
     projector = _merger(width, merge, vision["out_hidden_size"], 2 * width)
     projector += taps * _merger(width, merge, vision["out_hidden_size"], 2 * width * merge**2)
-    return tower, projector, (width,) * (1 + taps)
+    return vision_count, projector, (width,) * (1 + taps)
 
 
-_VISION = {
+_FAMILIES = {
     "llava_onevision": _llava_onevision,
     "internvl": _internvl,
     "qwen2_vl": _qwen2_vl,

@@ -1,6 +1,6 @@
-"""The plan of a run: what every stage takes a rank, whether it fits a device, what to change where it doesn't, and how long it takes.
+"""The plan of a run: memory and time of every stage, whether it fits a device, and the changes that make it fit.
 
-The changes are tried one after the other, cheapest first, each on top of those before it, until all stages fit.
+The plan tries changes one after the other, the cheapest first, each on top of the earlier ones, until all stages fit.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any
 from components.config.settings import Settings, parse_settings
 from components.rehearsal import memory
 from components.rehearsal.architectures import find_architecture
-from components.rehearsal.devices import DRIVER_SHARE, KNOWN_DEVICES, Machine
+from components.rehearsal.devices import DEVICES, DRIVER_SHARE, Machine
 from components.rehearsal.memory import Device, Footprint
 from components.rehearsal.parameters import Architecture
 from components.rehearsal.rate import NO_RATE, Rate, find_rate
 from components.rehearsal.workload import Workload, read_workload
 
 TRAINING, INFERENCE = ("reward", "align"), ("critique", "reference", "evaluate")
-ORDER = ("reward", "critique", "reference", "align", "evaluate")  # validate holds no model
-Change = tuple[str, str]  # a key and its new value, as --set takes them
+ORDER = ("reward", "critique", "reference", "align", "evaluate")  # validate loads no model
+Change = tuple[str, str]  # a key and its new value, for --set
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,16 @@ class Plan:
 
     @property
     def needed(self) -> int:
-        """Bytes of the stage that takes most of a device."""
+        """Bytes of the stage that needs most of a device."""
         return max(used.device_bytes for used in self.stages.values())
 
     def budget(self) -> int | None:
-        """Bytes that a rank may take: the device's, or its share of the host's memory."""
+        """Bytes that a rank may use: the device's, or its share of the host's memory."""
         return None if self.machine is None else _budget(self.machine, self.settings)
 
 
 def make_plan(settings: Settings, root: Path, machine: Machine | None) -> Plan:
-    """Plan all stages. `machine` None means that no device is named and none is visible. UserError where the model's sizes are not known."""
+    """Plan all stages. `machine` None means that no device is named and none is visible. UserError where the model's sizes are unknown."""
     model, source = find_architecture(settings, root)
     workload = read_workload(root, settings, model)
     kind: Device = "gpu" if machine is None else machine.kind
@@ -60,7 +60,7 @@ def make_plan(settings: Settings, root: Path, machine: Machine | None) -> Plan:
     cures = None
     if machine is not None and not _fits(stages, settings, machine):
         cures = _cure(model, settings, root, machine, workload)
-    features = memory.feature_bytes(model, settings, workload.medium.kept) * workload.media if settings.features.cache else 0
+    features = memory.feature_bytes(model, settings, workload.medium.cached) * workload.media if settings.features.cache else 0
     return Plan(
         settings,
         model,
@@ -77,14 +77,14 @@ def make_plan(settings: Settings, root: Path, machine: Machine | None) -> Plan:
 
 
 def footprints(model: Architecture, settings: Settings, root: Path, kind: Device, workload: Workload) -> dict[str, Footprint]:
-    """What each stage takes in a rank."""
-    found = {}
+    """The footprint of each stage in a rank."""
+    stages = {}
     for name in ORDER:
         if name in TRAINING:
-            found[name] = memory.training(model, settings, root, kind, stage=name, patches=workload.medium.patches)
+            stages[name] = memory.training(model, settings, root, kind, stage=name, patches=workload.medium.patches)
         else:
-            found[name] = memory.inference(model, settings, kind, name)
-    return found
+            stages[name] = memory.inference(model, settings, kind, name)
+    return stages
 
 
 def stage_ranks(settings: Settings, stage: str) -> int:
@@ -94,9 +94,9 @@ def stage_ranks(settings: Settings, stage: str) -> int:
 
 
 def smallest_device(needed: int) -> list[str]:
-    """Names of known devices that hold this many bytes, the smallest first."""
-    order = sorted(KNOWN_DEVICES, key=lambda name: KNOWN_DEVICES[name])
-    return [name for name in order if needed <= KNOWN_DEVICES[name] * 2**30 * (1 - DRIVER_SHARE)]
+    """Names of the devices with so many bytes, the smallest first."""
+    order = sorted(DEVICES, key=lambda name: DEVICES[name])
+    return [name for name in order if needed <= DEVICES[name] * 2**30 * (1 - DRIVER_SHARE)]
 
 
 def _budget(machine: Machine, settings: Settings, stage: str = "align") -> int:
@@ -108,13 +108,13 @@ def _fits(stages: dict[str, Footprint], settings: Settings, machine: Machine) ->
 
 
 def stage_fits(used: Footprint, settings: Settings, machine: Machine, stage: str) -> bool:
-    """Whether a stage fits. On a processor, what lies on the device and what lies in the host's memory are one."""
+    """Whether a stage fits. On a processor, device and host share one memory."""
     needed = used.device_bytes + (used.host_bytes if machine.kind == "cpu" else 0)
     return needed <= _budget(machine, settings, stage)
 
 
 def changed(settings: Settings, changes: list[Change]) -> Settings:
-    """Settings with some values replaced, as --set would."""
+    """Settings with some values replaced, as by --set."""
     values: dict[str, Any] = settings.model_dump(by_alias=True)
     for key, value in changes:
         *path, last = key.split(".")
@@ -127,7 +127,7 @@ def changed(settings: Settings, changes: list[Change]) -> Settings:
 
 
 def _cure(model: Architecture, settings: Settings, root: Path, machine: Machine, workload: Workload) -> list[Change]:
-    """The first changes in order that make all stages fit, or [] where none do. A change that saves nothing is left out."""
+    """The first changes in order that make all stages fit, or [] where none do. A change that saves nothing is skipped."""
     made: list[Change] = []
     for propose in (*_TRAINING_CURES, *_INFERENCE_CURES):
         while True:
@@ -177,7 +177,7 @@ def _halved(count: int) -> str | None:
     return str(count // 2) if count > 1 else None
 
 
-# What costs nothing first, then time, then what changes the method (LoRA), then what needs the host's memory.
+# First the changes without cost, then those that cost time, then a change of the method (LoRA), then the host's memory.
 _TRAINING_CURES: tuple[Propose, ...] = (
     _training("model.attention", lambda s: "flex_attention" if s.model.attention == "sdpa" else None, gpu_only=True),
     _training("features.cache", lambda s: None if s.features.cache or s.training.parts.tower > 0 else "true"),
@@ -209,7 +209,7 @@ _INFERENCE_CURES: tuple[Propose, ...] = (
 
 
 def _seconds(stage: str, settings: Settings, workload: Workload, model: Architecture, rate: Rate | None) -> float | None:
-    """Seconds of a stage at the measured rate; None without one, without rows, and for stages that generate, whose rate is another."""
+    """Seconds of a stage at the measured rate; None without a rate or rows, and for stages that generate at another rate."""
     if rate is None or not workload.queries:
         return None
     tokens = workload.tree_tokens * workload.queries / stage_ranks(settings, stage)
@@ -230,12 +230,12 @@ def _notes(settings: Settings, workload: Workload, features: int, stages: dict[s
     if workload.queries and workload.tree_tokens > settings.training.row_tokens:
         notes.append(
             f"a query's tree has about {workload.tree_tokens:,.0f} tokens, and training.row_tokens is {settings.training.row_tokens}: "
-            "a longer tree gets a row of its own, and more memory than the plan says"
+            "a longer tree gets a separate row, and needs more memory than the plan says"
         )
     if features > settings.features.max_gb * 1e9:
         notes.append(
             f"the features of all media take {features / 1e9:,.1f} GB, and features.max_gb is {settings.features.max_gb:g}: "
-            "the least recently used go, and the tower runs for them again; raise features.max_gb or set features.dtype bf16"
+            "the cache drops the least recently used, and the vision tower runs for them again; raise features.max_gb or set features.dtype bf16"
         )
     if workload.medium.tokens >= settings.model.max_length:
         notes.append(
@@ -243,9 +243,9 @@ def _notes(settings: Settings, workload: Workload, features: int, stages: dict[s
             "validation refuses such queries; raise model.max_length"
         )
     if settings.features.cache and settings.training.parts.tower > 0 and not settings.model.lora.rank:
-        notes.append("training.parts.tower is above 0: the tower changes, so its features are not kept")
+        notes.append("training.parts.tower is above 0: the vision tower changes, so its features are not cached")
     if not workload.queries:
-        notes.append("no rows in data/preferences: no time, and features on disk a medium only")
+        notes.append("data/preferences has no rows: the plan has no times, and disk for features only a medium")
     host = max(used.host_bytes for used in stages.values()) * settings.training.ranks
     if settings.training.offload != "none":
         notes.append(f"offloading puts {host / 1e9:,.0f} GB into the host's memory, over {settings.training.ranks} ranks")
@@ -272,7 +272,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
             for name, used in plan.stages.items()
         },
         "features": {
-            "bytes_a_medium": memory.feature_bytes(plan.model, plan.settings, plan.workload.medium.kept),
+            "bytes_a_medium": memory.feature_bytes(plan.model, plan.settings, plan.workload.medium.cached),
             "media": plan.workload.media,
             "bytes": plan.features_bytes,
         },

@@ -1,8 +1,8 @@
-"""How fast this machine trains: measured once with a random model, kept in .mmalign/rates.json, and used by the plan.
+"""Measures how fast this machine trains, with a random model, and stores the rate in .mmalign/rates.json for the plan.
 
-- The model has the current architecture with as many layers of the language model as fit; its operations a second are carried over to the
-  whole model. The tower is cut to one layer and does not run: media come from the feature cache.
-- A rate is kept by device, architecture and the settings that decide it, so a changed setting has none until it is measured.
+- The model has the current architecture with as many layers of the language model as fit; its operations a second are extrapolated to the
+  whole model. The vision tower has one layer and does not run: media come from the feature cache.
+- The key of a rate is device, architecture and the settings that determine it, so a changed setting needs a new measurement.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from components.rehearsal.parameters import Architecture, architecture, section
 RATES = Path(".mmalign/rates.json")
 NO_RATE = "no rate measured: mmalign bench rate"
 WARM_UP, STEPS = 1, 3
-BRANCHES, BRANCH_SHARE = 4, 0.25  # of the measured trees: responses, and the share of tokens that is theirs
-MEMORY_SHARE = 0.6  # of the device that the cut model may take
+BRANCHES, BRANCH_SHARE = 4, 0.25  # of the measured trees: responses, and their share of the tokens
+MEMORY_SHARE = 0.6  # of the device's memory for the cut model
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Rate:
     device: str
     tokens_per_second: float
     flops_per_second: float
-    layers: int  # of the language model that was measured
+    layers: int  # of the measured language model
     of_layers: int
     rows: int
     row_tokens: int
@@ -45,7 +45,7 @@ class Rate:
 
 
 def rate_key(settings: Settings, model: Architecture, device: str) -> str:
-    """What a rate holds for."""
+    """The key of a rate: device, architecture and the settings that determine it."""
     engine = settings.training
     decisive: list[Any] = [
         settings.model.attention,
@@ -59,23 +59,23 @@ def rate_key(settings: Settings, model: Architecture, device: str) -> str:
 
 
 def find_rate(root: Path, settings: Settings, model: Architecture, machine: Machine | None) -> Rate | None:
-    """The rate that was measured for these settings on this device, or None."""
+    """The measured rate for these settings on this device, or None."""
     path = root / RATES
     if machine is None or not path.is_file():
         return None
-    found = read_json(path).get(rate_key(settings, model, machine.name))
-    return None if found is None else Rate(**found)
+    values = read_json(path).get(rate_key(settings, model, machine.name))
+    return None if values is None else Rate(**values)
 
 
-def keep_rate(root: Path, settings: Settings, model: Architecture, rate: Rate) -> None:
-    """Add a rate to those kept."""
+def store_rate(root: Path, settings: Settings, model: Architecture, rate: Rate) -> None:
+    """Add a rate to the stored ones."""
     path = root / RATES
-    kept = read_json(path) if path.is_file() else {}
-    write_json(path, {**kept, rate_key(settings, model, rate.device): asdict(rate)})
+    stored = read_json(path) if path.is_file() else {}
+    write_json(path, {**stored, rate_key(settings, model, rate.device): asdict(rate)})
 
 
-def measure(settings: Settings, model: Architecture, say: Callable[[str], None]) -> Rate:
-    """Train a few steps of a random model on this machine's first GPU, or on its processor. Raises UserError where not a layer fits."""
+def measure(settings: Settings, model: Architecture, log: Callable[[str], None]) -> Rate:
+    """Train a random model for a few steps on this machine's first GPU, or on its processor. Raises UserError where no layer fits."""
     import torch
 
     from components.trees.logprobs import TreeModel
@@ -86,17 +86,17 @@ def measure(settings: Settings, model: Architecture, say: Callable[[str], None])
     dtype = torch.bfloat16 if settings.training.precision == "bf16" else torch.float32
     rows, length = rows_of(settings)
     layers = fitting_layers(settings, model, machine.memory, rows * length)
-    say(f"{machine.name}: {layers} of {model.layers} layers, {rows} rows of {length} tokens, {settings.training.precision}")
+    log(f"{machine.name}: {layers} of {model.layers} layers, {rows} rows of {length} tokens, {settings.training.precision}")
     tree_model = TreeModel(random_model(settings, model, layers, dtype).to(device)).train()
     trained = [parameter for parameter in tree_model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=1e-6)
+    optimizer = torch.optim.AdamW(trained, lr=1e-6)
     batch = random_trees(settings, model, device)
     seconds = []
     for step in range(WARM_UP + STEPS):
         began = time.perf_counter()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         tree_model(batch).sum().neg().backward()
-        optimiser.step()
+        optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize()
         if step >= WARM_UP:
@@ -135,7 +135,7 @@ def random_trees(settings: Settings, model: Architecture, device: Any) -> Any:
 
 
 def fitting_layers(settings: Settings, model: Architecture, memory_bytes: int, tokens: int) -> int:
-    """How many layers of the language model can be trained in this memory without any splitting. Raises UserError where none can."""
+    """How many layers of the language model can be trained unsplit in this memory. Raises UserError where none can."""
     number = value_bytes(settings)
     state = 4 * number  # weights, gradients and two moments, all of one kind
     fixed = model.vocabulary * model.hidden * (1 if model.tied else 2) * state + head_activations(model, settings)
@@ -145,13 +145,13 @@ def fitting_layers(settings: Settings, model: Architecture, memory_bytes: int, t
     if layers < 1:
         raise UserError(
             f"not one layer of this model can be trained in {memory_bytes / 1e9:.1f} GB: measure with smaller rows "
-            "(--set training.row_tokens=..., --set model.max_length=..., --set training.batch_rows=1) or on the machine that will train"
+            "(--set training.row_tokens=..., --set model.max_length=..., --set training.batch_rows=1) or on the training machine"
         )
     return min(layers, model.layers)
 
 
 def cut_config(model: Architecture, layers: int) -> dict[str, Any]:
-    """The model's configuration with `layers` layers in the language model and one in the tower."""
+    """The model's configuration with `layers` layers in the language model and one in the vision tower."""
     config = copy.deepcopy(dict(model.config))
     text, vision = section(config, "text"), section(config, "vision")
     nested = {"text_config": {**text, "num_hidden_layers": layers}, "vision_config": dict(vision)}
@@ -167,20 +167,20 @@ def cut_config(model: Architecture, layers: int) -> dict[str, Any]:
     if model.family in kinds:
         for name, kind in zip(("text_config", "vision_config"), kinds[model.family], strict=True):
             nested[name].setdefault("model_type", kind)
-    keep = {key: value for key, value in config.items() if key not in {"text_config", "vision_config"} and key not in text}
-    return {**keep, "model_type": model.family, **nested, "tie_word_embeddings": model.tied}
+    outer = {key: value for key, value in config.items() if key not in {"text_config", "vision_config"} and key not in text}
+    return {**outer, "model_type": model.family, **nested, "tie_word_embeddings": model.tied}
 
 
 def _step_flops(model: Architecture, layers: int, settings: Settings) -> float:
-    """Operations a token of a step over `layers` layers: the head meets the responses alone."""
-    again = 1 if settings.training.gradient_checkpointing else 0
-    decoder = layers * model.decoder_layer * (6.0 + 2.0 * again)
+    """Operations a token of a step over `layers` layers. Only the responses pass the head."""
+    recomputed = 1 if settings.training.gradient_checkpointing else 0
+    decoder = layers * model.decoder_layer * (6.0 + 2.0 * recomputed)
     scores = layers * 12.0 * rows_of(settings)[1] / 2 * model.heads * model.head_dim
     return decoder + scores + 8.0 * model.hidden * model.vocabulary * BRANCH_SHARE
 
 
 def random_model(settings: Settings, model: Architecture, layers: int, dtype: Any) -> Any:
-    """A model with random weights and `layers` layers in its language model, which alone is trained, with its head."""
+    """A model with random weights and `layers` layers in its language model. Only the language model and its head are trained."""
     import torch
     from transformers import AutoModelForImageTextToText
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING

@@ -1,6 +1,6 @@
-"""What there is to do: queries, media and tokens, read from data/preferences without a tokenizer.
+"""The workload of a run: queries, media and tokens, estimated from data/preferences without a tokenizer.
 
-Tokens of text are characters divided by a constant, media tokens follow from the pixels of a sample: an estimate, and called one.
+Text tokens are characters divided by a constant; media tokens follow from the pixels of a sample.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from components.rehearsal.parameters import Architecture
 
 CHARACTERS_A_TOKEN = 3.5  # English prose under the families' byte-pair tokenizers, with their special tokens
 SAMPLED_MEDIA = 200
-ASSUMED_IMAGE = (640, 480)  # pixels, where there are no data yet
+ASSUMED_IMAGE = (640, 480)  # pixels, where no data exist yet
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Counts of the training rows, and what a query's medium costs on average. `queries` is 0 where there are no data yet."""
+    """Counts of the training rows, and the mean costs of a query's medium. `queries` is 0 where no data exist yet."""
 
     queries: int
     media: int
     tree_tokens: float  # a query's prompt, medium and responses as one sequence
-    answer_tokens: float  # of them, the responses'
+    answer_tokens: float  # the responses' part of them
     medium: MediumSize
     source: str
 
@@ -49,8 +49,8 @@ def read_workload(root: Path, settings: Settings, model: Architecture) -> Worklo
     answers = sum(length for _, length in texts) / len(rows) / CHARACTERS_A_TOKEN
     prompt = sum(length for length, _ in texts) / len(rows) / CHARACTERS_A_TOKEN
     tokens = prompt + answers + with_media * medium.tokens
-    found = f"{len(rows):,} rows and {len(media):,} media of data/preferences, pixels of {len(sizes):,} of them"
-    return Workload(len(rows), len(media), tokens, answers, medium, found)
+    source = f"{len(rows):,} rows and {len(media):,} media of data/preferences, pixels of {len(sizes):,} of them"
+    return Workload(len(rows), len(media), tokens, answers, medium, source)
 
 
 def _rows(folder: Path) -> Iterator[Mapping[str, Any]]:
@@ -91,7 +91,6 @@ def _size(path: Path, settings: Settings, model: Architecture, limits: Mapping[s
 
 
 def _mean(sizes: list[MediumSize]) -> MediumSize:
-    patches, kept, tokens = (
-        round(sum(column) / len(sizes)) for column in zip(*((s.patches, s.kept, s.tokens) for s in sizes), strict=True)
-    )
-    return MediumSize(patches, kept, tokens)
+    columns = zip(*((size.patches, size.cached, size.tokens) for size in sizes), strict=True)
+    patches, cached, tokens = (round(sum(column) / len(sizes)) for column in columns)
+    return MediumSize(patches, cached, tokens)

@@ -1,10 +1,10 @@
-"""The data of a run: how many queries of what, and what was refused for which reason."""
+"""The data of a run: counts of queries and responses, and refused rows by reason."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from components.report.record import Record
@@ -18,7 +18,7 @@ DIGITS = re.compile(r"\d+(?:[.,]\d+)*")
 
 @dataclass(frozen=True)
 class RefusedKind:
-    """Rows that were refused for one reason, with the first of them."""
+    """Rows refused for one reason, with the first of them."""
 
     reason: str
     rows: int
@@ -28,30 +28,30 @@ class RefusedKind:
 
 @dataclass(frozen=True)
 class Data:
-    """Counts (name, training, held-out, whether it is a part of the one above), facts (name, value), the quarantine by reason."""
+    """Counts (name, training, held-out, whether it is part of the count above), sizes (name, value), the quarantine by reason."""
 
     counts: list[tuple[str, int | None, int | None, bool]]
-    facts: list[tuple[str, str]]
+    sizes: list[tuple[str, str]]
     quarantined: int | None
     refused: list[RefusedKind]
     other_reasons: int
 
 
 def read_data(record: Record) -> Data:
-    """Counts from validation, and its quarantine grouped by reason with names and numbers left out."""
+    """Counts from validation, and its quarantine grouped by reason without names and numbers."""
     metrics = record.metrics("validate")
     kinds: dict[str, RefusedKind] = {}
     for row in record.lines("validate", "quarantine.jsonl"):
         field, reason = str(row.get("field") or ""), str(row.get("reason") or "")
         words = cut(f"{field}: {reason}" if field else reason, 200)
         kind = cut(DIGITS.sub("N", QUOTED.sub("'…'", words)), 120)
-        known = kinds.get(kind)
+        first = kinds.get(kind)
         where = cut(f"{row.get('file')}, line {row.get('line')}", 200)
-        kinds[kind] = RefusedKind(kind, 1, where, words) if known is None else RefusedKind(kind, known.rows + 1, known.where, known.example)
+        kinds[kind] = RefusedKind(kind, 1, where, words) if first is None else replace(first, rows=first.rows + 1)
     refused = sorted(kinds.values(), key=lambda kind: -kind.rows)
     return Data(
         _counts(metrics),
-        _facts(metrics),
+        _sizes(metrics),
         metrics.get("quarantined"),
         refused[:REASONS_SHOWN],
         len(refused[REASONS_SHOWN:]),
@@ -70,12 +70,12 @@ def _counts(metrics: Mapping[str, Any]) -> list[tuple[str, int | None, int | Non
     ]
 
 
-def _facts(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    facts = []
+def _sizes(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    sizes = []
     if metrics.get("rows") is not None:
         share = metrics.get("quarantined_share")
         refused = f", {count(metrics.get('quarantined'))} of them refused" + (f" ({number(100 * share)} %)" if share else "")
-        facts.append(("rows read", count(metrics["rows"]) + refused))
+        sizes.append(("rows read", count(metrics["rows"]) + refused))
     if metrics.get("longest_tokens") is not None:
-        facts.append(("longest sequence", f"{count(metrics['longest_tokens'])} tokens"))
-    return facts
+        sizes.append(("longest sequence", f"{count(metrics['longest_tokens'])} tokens"))
+    return sizes

@@ -1,4 +1,4 @@
-"""What a run was made from, what became of each stage, and how long it took."""
+"""The inputs of a run, the status of each stage, and the times."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STATUS_WORDS = {"ran": "ran", "skipped": "up to date", "restored": "restored", "
 
 @dataclass(frozen=True)
 class StageRow:
-    """A stage of the run; `share` of the longest stage's time, `training` what of it was spent in steps."""
+    """A stage of the run; `share` is its part of the longest stage's time, `training` the time spent in steps."""
 
     name: str
     status: str
@@ -27,7 +27,7 @@ class StageRow:
 
 @dataclass(frozen=True)
 class Output:
-    """A path that a stage wrote, with DVC's hash."""
+    """An out of a stage, with DVC's hash."""
 
     stage: str
     path: str
@@ -37,16 +37,16 @@ class Output:
 
 @dataclass(frozen=True)
 class Lineage:
-    """Facts (name, value) and DVC's hashes of all outs."""
+    """Stages, inputs (name, value) and DVC's hashes of all outs."""
 
     stages: list[StageRow]
     total: str
-    facts: list[tuple[str, str]]
+    inputs: list[tuple[str, str]]
     outputs: list[Output]
 
 
 def read_lineage(record: Record) -> Lineage:
-    """The way back from this run to what it was made from."""
+    """The lineage of the run."""
     seconds = {stage: float(lookup(record.summary, "stages", stage, "seconds") or 0) for stage in STAGE_NAMES}
     longest = max(seconds.values()) or 1.0
     stages = []
@@ -64,19 +64,19 @@ def read_lineage(record: Record) -> Lineage:
                 lookup(record.summary, "stages", stage, "mlflow_run_id"),
             )
         )
-    return Lineage(stages, duration(lookup(record.summary, "seconds")), _facts(record), _outputs(record))
+    return Lineage(stages, duration(lookup(record.summary, "seconds")), _inputs(record), _outputs(record))
 
 
-def _facts(record: Record) -> list[tuple[str, str]]:
+def _inputs(record: Record) -> list[tuple[str, str]]:
     summary, runs = record.summary, [record.run(stage) for stage in reached(record)]
     dirty = any(run.get("dirty") for run in runs)
-    facts: list[tuple[str, Any]] = [
+    inputs: list[tuple[str, Any]] = [
         ("run in MLflow", summary.get("mlflow_run_id")),
         ("git commit", summary.get("git_sha") and f"{summary['git_sha']}{', with uncommitted changes' if dirty else ''}"),
         ("data, DVC", lookup(summary, "data", "version")),
         ("base model, DVC", _base(record)),
     ]
-    facts += [
+    inputs += [
         (name, run.get("digests", {}).get(f"model:artifacts/{stage}/model"))
         for stage, name in (("reward", "reward model, sha256"), ("align", "aligned policy, sha256"))
         for run in (record.run(stage),)
@@ -85,11 +85,11 @@ def _facts(record: Record) -> list[tuple[str, str]]:
         entry = lookup(summary, "registry", model)
         if entry and lookup(entry, "version") is not None:
             aliases = ", ".join(map(str, lookup(entry, "aliases") or ())) or "no alias"
-            facts.append((f"{model}, registered", f"version {entry['version']} ({aliases})"))
+            inputs.append((f"{model}, registered", f"version {entry['version']} ({aliases})"))
     pythons = sorted({str(run["python"]) for run in runs if run.get("python")})
     locks = sorted({str(run["lock_sha256"]) for run in runs if run.get("lock_sha256")})
-    facts += [("Python", ", ".join(pythons)), ("requirements.txt, sha256", ", ".join(locks))]
-    return [(name, str(value)) for name, value in facts if value]
+    inputs += [("Python", ", ".join(pythons)), ("requirements.txt, sha256", ", ".join(locks))]
+    return [(name, str(value)) for name, value in inputs if value]
 
 
 def _base(record: Record) -> str | None:

@@ -1,4 +1,4 @@
-"""Margins and betas of the training pairs, and what alignment made of them."""
+"""Margins and betas of the training pairs, and their implicit reward margins after alignment."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
-from components.report.plots import Plot, histogram
+from components.report.plots import Labels, Plot, histogram
 from components.report.record import Record
 from components.report.wording import number
 
@@ -27,29 +27,18 @@ def pair_plots(record: Record) -> list[Plot]:
     plots = []
     if margins:
         kind = settings.get("alignment.margins")
-        plots.append(
-            histogram(
-                margins,
-                title="Margins of the reward model",
-                words=f"{len(margins):,} pairs, median {number(median(margins), 2)}; in {_below(margins)} % the reward model "
-                f"disagrees with people{_without(len(rows) - len(margins))}.",
-                x_label=f"margin, {kind}" if kind else "margin",
-                y_label="pairs",
-                split=0,
-            )
+        words = (
+            f"{len(margins):,} pairs, median {number(median(margins), 2)}; in {_below(margins)} % the reward model "
+            f"disagrees with the ranks{_without(len(rows) - len(margins))}."
         )
+        labels = Labels("Margins of the reward model", words, f"margin, {kind}" if kind else "margin", "pairs")
+        plots.append(histogram(margins, labels, split=0))
     plots.append(_betas(betas, settings.get("alignment.beta"), settings.get("alignment.beta_weight"), record.metrics("align")))
-    plots.append(
-        histogram(
-            implicit,
-            title="Implicit reward margins, trained",
-            words=f"Beta times how much more than the base the aligned policy prefers the chosen response: median "
-            f"{number(median(implicit), 3)}; below 0 in {_below(implicit)} % of the pairs that it was trained on.",
-            x_label="implicit reward margin",
-            y_label="pairs",
-            split=0,
-        )
+    words = (
+        f"Beta times how much more than the base the aligned policy prefers the chosen response: median "
+        f"{number(median(implicit), 3)}; below 0 in {_below(implicit)} % of its training pairs."
     )
+    plots.append(histogram(implicit, Labels("Implicit reward margins, trained", words, "implicit reward margin", "pairs"), split=0))
     return plots
 
 
@@ -61,7 +50,7 @@ def _betas(betas: list[float], floor: float | None, weight: float | None, metric
     words = f"From {number(min(betas), 3)} to {number(max(betas), 3)}, mean {number(sum(betas) / len(betas), 3)}"
     shares = [(metrics.get(f"beta.share_at_{end}"), end) for end in ("floor", "cap")]
     words += "".join(f"; {number(100 * share)} % close to the {end}" for share, end in shares if share is not None) + "."
-    return histogram(betas, title="Beta of each pair", words=words, x_label="beta", y_label="pairs", bounds=bounds, marks=marks)
+    return histogram(betas, Labels("Beta of each pair", words, "beta", "pairs"), bounds=bounds, marks=marks)
 
 
 def _below(values: list[float]) -> str:

@@ -1,7 +1,7 @@
-"""What a run left behind, as the report reads it.
+"""The files of a run, for the report.
 
-- Only what belongs to the run that reports/summary.json describes is read: the files of a stage that it did not reach are an earlier run's.
-- A file that is absent is an empty one here; one that can't be read is named in `notes`, and the page goes on without it.
+- The report reads only files of the run in reports/summary.json: a stage that the run did not reach has files of an earlier run.
+- A missing file counts as empty. `notes` names a file that can't be read, and the page renders without it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 from components.errors import UserError
 from components.files import read_json
 from components.report.run_record import SUMMARY
-from components.report.summary import DONE
+from components.report.summary import FINISHED
 from components.stages import STAGE_NAMES
 
 Row = dict[str, Any]
 
 
 def lookup(values: Any, *keys: str) -> Any:
-    """The value under nested `keys`; None where a part of the way is absent or null."""
+    """The value under nested `keys`; None where one of them is absent or null."""
     for key in keys:
         values = values.get(key) if isinstance(values, Mapping) else None
     return values
@@ -30,32 +30,32 @@ def lookup(values: Any, *keys: str) -> Any:
 
 @dataclass
 class Record:
-    """One run: its summary, dvc.lock, and readers for the rest. `notes` are sentences on what could not be read."""
+    """One run: its summary, dvc.lock, and readers for the rest. `notes` are sentences on files that can't be read."""
 
     root: Path
     summary: Mapping[str, Any]
     lock: Mapping[str, Any]
     notes: list[str] = field(default_factory=list)
 
-    def done(self, stage: str) -> bool:
-        """Whether the outs of `stage` are of this run: it ran, was restored or was up to date."""
-        return lookup(self.summary, "stages", stage, "status") in DONE
+    def finished(self, stage: str) -> bool:
+        """Whether the outs of `stage` belong to this run: it ran, was restored or was up to date."""
+        return lookup(self.summary, "stages", stage, "status") in FINISHED
 
     def path(self, stage: str, name: str) -> Path:
         """An out of a stage."""
         return self.root / "artifacts" / stage / name
 
     def metrics(self, stage: str) -> Mapping[str, Any]:
-        """The flat figures of a stage."""
+        """The flat metrics of a stage."""
         return self._object(stage, "metrics.json")
 
     def run(self, stage: str) -> Mapping[str, Any]:
-        """What a stage noted about its run: times, git, digests."""
+        """A stage's notes on its run: times, git, digests."""
         return self._object(stage, "run.json")
 
     def lock_params(self, stage: str) -> dict[str, Any]:
-        """The settings that a stage was run with, as dvc.lock has them, by dotted key."""
-        if not self.done(stage):
+        """The settings of a stage's last run, from dvc.lock, by dotted key."""
+        if not self.finished(stage):
             return {}
         return flatten(lookup(self.lock, "stages", stage, "params", "params.yaml") or {})
 
@@ -65,7 +65,7 @@ class Record:
         import pyarrow.parquet as pq
 
         path = self.path(stage, name)
-        if not self.done(stage) or not path.is_file():
+        if not self.finished(stage) or not path.is_file():
             return []
         try:
             rows: list[Row] = pq.read_table(path, columns=list(columns)).to_pylist()
@@ -77,7 +77,7 @@ class Record:
     def lines(self, stage: str, name: str) -> list[Row]:
         """The objects of a stage's JSONL file."""
         path = self.path(stage, name)
-        if not self.done(stage) or not path.is_file():
+        if not self.finished(stage) or not path.is_file():
             return []
         try:
             return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -87,17 +87,17 @@ class Record:
 
     def _object(self, stage: str, name: str) -> Mapping[str, Any]:
         path = self.path(stage, name)
-        if not self.done(stage) or not path.is_file():
+        if not self.finished(stage) or not path.is_file():
             return {}
         try:
-            found: Mapping[str, Any] = read_json(path)
+            values: Mapping[str, Any] = read_json(path)
         except (ValueError, OSError) as error:
             self._unreadable(path, error)
             return {}
-        return found
+        return values
 
     def _unreadable(self, path: Path, error: Exception) -> None:
-        sentence = f"{path.relative_to(self.root)} cannot be read ({type(error).__name__}), so what it holds is left out."
+        sentence = f"{path.relative_to(self.root)} can't be read ({type(error).__name__}), so the page lacks its content."
         if sentence not in self.notes:
             self.notes.append(sentence)
 
@@ -110,22 +110,22 @@ def read_record(root: Path) -> Record:
 
     path = root / SUMMARY
     if not path.is_file():
-        raise UserError(f"{SUMMARY} is missing, so there is no run to report on: run `mmalign run` first")
+        raise UserError(f"{SUMMARY} is missing, so there is no run to report: run `mmalign run` first")
     try:
         summary = read_json(path)
     except ValueError as error:
-        raise UserError(f"{SUMMARY} is not valid JSON ({error}): run `mmalign run` again, which writes it anew") from error
+        raise UserError(f"{SUMMARY} is not valid JSON ({error}): run `mmalign run`, which writes a new one") from error
     if not isinstance(summary, dict) or not isinstance(summary.get("stages"), dict):
-        raise UserError(f"{SUMMARY} is no summary of a run (it has no 'stages'): run `mmalign run` again, which writes it anew")
+        raise UserError(f"{SUMMARY} is not a summary of a run (it has no 'stages'): run `mmalign run`, which writes a new one")
     try:
         return Record(root, summary, read_yaml(root / LOCK))
     except yaml.YAMLError:
-        return Record(root, summary, {}, [f"{LOCK} is not valid YAML, so DVC's hashes and the stages' settings are left out."])
+        return Record(root, summary, {}, [f"{LOCK} is not valid YAML, so the page lacks DVC's hashes and the stages' settings."])
 
 
 def reached(record: Record) -> list[str]:
-    """The stages whose outs are of this run, in order."""
-    return [stage for stage in STAGE_NAMES if record.done(stage)]
+    """The stages whose outs belong to this run, in order."""
+    return [stage for stage in STAGE_NAMES if record.finished(stage)]
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

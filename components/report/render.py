@@ -1,7 +1,7 @@
-"""Renders reports/report.html from what a run left behind.
+"""Renders reports/report.html from the files of a run.
 
-One file: style, plots and images are inside it, and its content security policy lets it load nothing. All texts are escaped by the template
-engine; the only markup that is passed through are the plots drawn in `plots`.
+The page is one file with style, plots and images inside; its content security policy lets it load nothing. The template engine escapes all
+texts. The only markup that passes are the drawings of `plots`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 from components.files import write_atomic
 from components.report.curves import training_curves
 from components.report.data import read_data
-from components.report.figures import evidence, read_answers, read_figures
 from components.report.lineage import read_lineage
+from components.report.metrics import evidence, read_answers, read_metrics
 from components.report.pairs import pair_plots
 from components.report.record import Record, read_record
 from components.report.samples import read_samples
@@ -26,7 +26,7 @@ TEMPLATE = "page.html.j2"
 
 
 def render_report(root: Path) -> Path:
-    """Write the page about the last run of the checkout at `root`, and give its path. Raises UserError when there was no run."""
+    """Write the page of the last run in the checkout `root`; returns its path. Raises UserError without a run."""
     record = read_record(root)
     path = root / REPORT
     # A lone surrogate, which JSON can carry and UTF-8 can't, becomes a question mark.
@@ -39,15 +39,15 @@ def page(record: Record) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     answers = read_answers(record)
-    figures = read_figures(record, answers)
+    metrics = read_metrics(record, answers)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"number": number, "count": count}
     sections = {
         "verdict": read_verdict(record),
-        "evidence": evidence(figures),
-        "figures": figures,
+        "evidence": evidence(metrics),
+        "metrics": metrics,
         "pairs": pair_plots(record),
         "training": training_curves(record),
         "samples": read_samples(record, answers),
@@ -57,9 +57,9 @@ def page(record: Record) -> str:
     }
     return environment.get_template(TEMPLATE).render(
         **sections,
-        evaluated=record.done("evaluate"),
-        aligned=record.done("align"),
-        validated=record.done("validate"),
+        evaluated=record.finished("evaluate"),
+        aligned=record.finished("align"),
+        validated=record.finished("validate"),
         started=min((str(run["started"]) for run in _runs(record) if run.get("started")), default=None),
         rendered=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         notes=record.notes,

@@ -1,4 +1,4 @@
-"""Keeps the record of a run: reports/summary.json, whole at any time, reports/report.html at its end, and both in MLflow."""
+"""Writes the record of a run: reports/summary.json, whole at any time, reports/report.html at its end, and both in MLflow."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from components.files import write_json
-from components.report.summary import RunRecord, summarise
+from components.report.summary import RunRecord, summarize
 
 SUMMARY = Path("reports") / "summary.json"
 PAGE = Path("reports") / "report.html"
@@ -14,9 +14,9 @@ MLFLOW_STATUS = {"ok": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
 
 
 def write_summary(root: Path, record: RunRecord, started: float) -> None:
-    """Write reports/summary.json as things stand; `started` is the run's start in seconds since the epoch."""
+    """Write reports/summary.json with the present state; `started` is the run's start in seconds since the epoch."""
     record.seconds = time.time() - started
-    write_json(root / SUMMARY, summarise(record, root / "artifacts"))
+    write_json(root / SUMMARY, summarize(record, root / "artifacts"))
 
 
 def open_record(root: Path, record: RunRecord) -> None:
@@ -27,7 +27,7 @@ def open_record(root: Path, record: RunRecord) -> None:
 
 
 def close_record(root: Path, record: RunRecord, started: float) -> None:
-    """Write the final summary, and close the parent run with what became of each stage."""
+    """Write the final summary, and close the parent run with the status of each stage."""
     from components.files import read_json
     from components.tracking.runs import attach_file, close_parent, record_stages, record_summary
 
@@ -46,11 +46,11 @@ def close_record(root: Path, record: RunRecord, started: float) -> None:
 
 
 def _page(root: Path) -> Path | None:
-    """Render reports/report.html. A page that can't be made ends no run: its figures are in the summary."""
+    """Render reports/report.html. A failure ends no run, since the summary has the metrics."""
     from components.report.render import render_report
 
     try:
         return render_report(root)
-    except Exception as error:  # noqa: BLE001 -- whatever is wrong with one page, the run's result stands
-        print(f"{PAGE} could not be made ({type(error).__name__}: {error}); try `mmalign report`")
+    except Exception as error:  # noqa: BLE001 -- no fault of a page changes the run's result
+        print(f"{PAGE} could not be rendered ({type(error).__name__}: {error}); try `mmalign report`")
         return None

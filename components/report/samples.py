@@ -1,8 +1,8 @@
-"""Answers of both policies side by side: what alignment broke first, the worst of it before the rest, then what it mended.
+"""Answers of both policies side by side: first those that alignment broke, the worst at the top, then those that it repaired.
 
 - An answer that became degenerate or unsafe comes before one that became wrong; then the larger drop in the reward model's score.
-- Prompts, answers, critiques and paths are hostile: texts are cut here and escaped by the template, media go through the same checks as at
-  validation, are decoded, made small and encoded anew.
+- Prompts, answers, critiques and paths are hostile: texts are cut here and escaped by the template. Media pass the checks of validation,
+  then they are decoded, scaled down and encoded again.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from components.report.figures import good
+from components.report.metrics import good
 from components.report.record import Record, Row
 from components.report.wording import cut
 
 MEDIA = Path("data/preferences")
-SHOWN = {"broken": 16, "mended": 8, "wrong": 4}  # samples of each kind
+SHOWN = {"broken": 16, "repaired": 8, "wrong": 4}  # samples of each kind
 THUMBNAIL = 192  # pixels of the longer side
 FRAMES_SHOWN = 4
 IMAGE_BUDGET = 1_800_000  # characters of all images: keeps the page under 3 MB
@@ -29,7 +29,7 @@ RESPONSES_SHOWN = 8
 
 @dataclass(frozen=True)
 class PolicyAnswer:
-    """What one policy answered, and what judge and reward model say of it."""
+    """The answer of one policy, with the judge's verdict and the reward model's critique and score."""
 
     policy: str
     text: str
@@ -41,7 +41,7 @@ class PolicyAnswer:
 
 @dataclass(frozen=True)
 class RankedResponse:
-    """A response that people ranked, with the reward model's critique and score."""
+    """A ranked response of the data, with the reward model's critique and score."""
 
     text: str
     rank: int
@@ -57,7 +57,7 @@ class Sample:
     category: str
     prompt: str
     images: list[str]  # data: URIs
-    media: str  # a remark on the images, or why there are none
+    media: str  # a remark on the images, or why they are missing
     answers: list[PolicyAnswer]
     responses: list[RankedResponse]
     left_out: int  # responses that are not shown
@@ -65,7 +65,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Group:
-    """Samples of one kind, out of `total` that there are."""
+    """Samples of one kind, out of `total`."""
 
     title: str
     samples: list[Sample]
@@ -74,7 +74,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Samples:
-    """All that is shown, and how many of the compared answers were right before and after."""
+    """All samples of the page, and how many of the compared answers were right before and after."""
 
     groups: list[Group]
     compared: int
@@ -82,44 +82,43 @@ class Samples:
 
 
 def read_samples(record: Record, answers: Mapping[str, dict[str, Row]]) -> Samples:
-    """Choose samples and collect what is known of them; `answers` is policy to query id to row of answers.parquet."""
+    """Choose samples and collect their details; `answers` is policy to query id to row of answers.parquet."""
     base, aligned = answers["base"], answers["aligned"]
-    opinions = {
+    judgements = {
         row["id"]: {entry["policy"]: entry for entry in row["policies"]} for row in record.lines("evaluate", "samples/samples.jsonl")
     }
-    kinds: dict[str, list[str]] = {"broken": [], "mended": [], "wrong": [], "right": []}
+    kinds: dict[str, list[str]] = {"broken": [], "repaired": [], "wrong": [], "right": []}
+    kind_of = {(True, False): "broken", (False, True): "repaired", (False, False): "wrong", (True, True): "right"}
     for key in base:
         before, after = good(base[key]), good(aligned[key]) if key in aligned else None
         if before is not None and after is not None:
-            kinds[{(True, False): "broken", (False, True): "mended", (False, False): "wrong", (True, True): "right"}[before, after]].append(
-                key
-            )
+            kinds[kind_of[before, after]].append(key)
     for keys in kinds.values():
-        keys.sort(key=lambda key: _severity(aligned[key], opinions.get(key, {})))
+        keys.sort(key=lambda key: _severity(aligned[key], judgements.get(key, {})))
     chosen = {kind: _spread(kinds[kind], aligned, SHOWN[kind]) if kind != "broken" else kinds[kind][: SHOWN[kind]] for kind in SHOWN}
     details = _Details(record, {key for keys in chosen.values() for key in keys})
-    titles = {"broken": "Right before, wrong now", "mended": "Wrong before, right now", "wrong": "Wrong before and now"}
+    titles = {"broken": "Right before, wrong now", "repaired": "Wrong before, right now", "wrong": "Wrong before and now"}
     groups = [
-        Group(titles[kind], [details.sample(base[key], aligned[key], opinions.get(key, {})) for key in chosen[kind]], len(kinds[kind]))
+        Group(titles[kind], [details.sample(base[key], aligned[key], judgements.get(key, {})) for key in chosen[kind]], len(kinds[kind]))
         for kind in SHOWN
     ]
     return Samples(groups, sum(map(len, kinds.values())), len(kinds["right"]))
 
 
-def _severity(row: Row, opinions: Mapping[str, Any]) -> tuple[bool, bool, bool, float, str]:
+def _severity(row: Row, judgements: Mapping[str, Any]) -> tuple[bool, bool, bool, float, str]:
     """Sorts the worst first: degenerate, unsafe, a refusal of a harmless request, then the fall of the reward model's score."""
-    scores = [opinions.get(policy, {}).get("score") for policy in ("aligned", "base")]
+    scores = [judgements.get(policy, {}).get("score") for policy in ("aligned", "base")]
     fall = 0.0 if None in scores else scores[0] - scores[1]
     return not row["degenerate"], row["safe"] is not False, not (row["safe"] is None and row["refused"]), fall, row["id"]
 
 
 def _spread(keys: Sequence[str], rows: Mapping[str, Row], limit: int) -> list[str]:
-    """The first keys of each category in turn."""
+    """The first keys of each category, round by round."""
     queues: dict[str, list[str]] = {}
     for key in keys:
         queues.setdefault(rows[key]["category"], []).append(key)
     longest = max(map(len, queues.values()), default=0)
-    return [queue[turn] for turn in range(longest) for queue in queues.values() if turn < len(queue)][:limit]
+    return [queue[index] for index in range(longest) for queue in queues.values() if index < len(queue)][:limit]
 
 
 def mark(row: Row) -> str:
@@ -135,7 +134,7 @@ def mark(row: Row) -> str:
 
 
 class _Details:
-    """What other tables know of the chosen queries, and their media while the page has room for them."""
+    """Details of the chosen queries from other tables, and their media while the page has room."""
 
     def __init__(self, record: Record, chosen: Iterable[str]) -> None:
         from components.validation.media import MediaFolder
@@ -149,8 +148,8 @@ class _Details:
         self.scores = {(row["id"], row["response"]): row for row in scored if row["id"] in wanted}
         self.room = IMAGE_BUDGET
 
-    def sample(self, base: Row, aligned: Row, opinions: Mapping[str, Any]) -> Sample:
-        """Everything on one query."""
+    def sample(self, base: Row, aligned: Row, judgements: Mapping[str, Any]) -> Sample:
+        """The sample of one query."""
         query = self.queries.get(aligned["id"], {})
         images, media = self._images(aligned, query)
         ranked = sorted(enumerate(query.get("responses") or []), key=lambda item: (item[1]["rank"], item[0]))
@@ -160,7 +159,7 @@ class _Details:
             cut(aligned["prompt"], TEXT_LIMIT),
             images,
             media,
-            [_answer(row, opinions.get(row["policy"], {})) for row in (base, aligned)],
+            [_answer(row, judgements.get(row["policy"], {})) for row in (base, aligned)],
             [self._response(aligned["id"], index, response) for index, response in ranked[:RESPONSES_SHOWN]],
             max(0, len(ranked) - RESPONSES_SHOWN),
         )
@@ -176,7 +175,7 @@ class _Details:
         )
 
     def _images(self, row: Row, query: Row) -> tuple[list[str], str]:
-        """The media as small images, and what they are; or none, and why."""
+        """The media as small images with a remark; or no images and the reason."""
         from components.preferences.faults import RowError
 
         path = row["media"]
@@ -203,15 +202,15 @@ class _Details:
         return images, "; ".join(remarks)
 
 
-def _answer(row: Row, opinion: Mapping[str, Any]) -> PolicyAnswer:
-    critique = opinion.get("critique") if opinion.get("answer") == row["answer"] else None
+def _answer(row: Row, judgement: Mapping[str, Any]) -> PolicyAnswer:
+    critique = judgement.get("critique") if judgement.get("answer") == row["answer"] else None
     return PolicyAnswer(
         row["policy"],
         cut(row["answer"], TEXT_LIMIT),
         mark(row),
         good(row),
         None if critique is None else cut(str(critique), TEXT_LIMIT),
-        None if critique is None else opinion.get("score"),
+        None if critique is None else judgement.get("score"),
     )
 
 
@@ -223,7 +222,7 @@ def _evenly(frames: Sequence[Path], limit: int) -> list[Path]:
 
 
 def thumbnail(path: Path) -> str:
-    """A small copy of an image as a data: URI, in whichever of PNG and JPEG is shorter. Metadata are not copied."""
+    """A small copy of an image as a data: URI without metadata, as PNG or JPEG, whichever is shorter."""
     from PIL import Image
 
     from components.validation.media import FORMATS

@@ -1,8 +1,8 @@
-"""Settings that differ from committed ones, with what they are compared with.
+"""Settings that differ from committed ones.
 
-- `committed` is params.yaml of the commit that the run started from; `first` is the file as it was first committed, which is where the
-  settings that a checkout began with stand. A shallow clone does not know its first commits, so the second column is left out there.
-- The run's own values are those of params.yaml as it is now; a stage that was run with another value is named.
+- `committed` is params.yaml of the run's commit; `first` is the file of its first commit, with the settings that the checkout began with.
+  A shallow clone lacks its first commits, so the page omits that column there.
+- The page shows the present values of params.yaml, and names a stage that ran with another value.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from components.report.wording import plain
 
 PARAMS = "params.yaml"
 SHA = re.compile(r"[0-9a-f]{7,64}")
-ABSENT = "not there"
+ABSENT = "absent"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings that differ from either version, and those that a stage was run with another value of (stage, key, its value, now)."""
+    """Settings that differ from either version, and settings of which a stage used another value (stage, key, its value, now)."""
 
     rows: list[Setting]
     committed: str | None
@@ -45,7 +45,7 @@ class Settings:
 
 
 def read_settings(record: Record) -> Settings | None:
-    """Settings that differ; None when there is no params.yaml."""
+    """Settings that differ; None without a params.yaml."""
     path = record.root / PARAMS
     now = _flat(path.read_text(encoding="utf-8") if path.is_file() else None)
     if now is None:
@@ -70,7 +70,7 @@ def _outdated(record: Record, now: Mapping[str, Any]) -> list[tuple[str, str, st
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Equal as settings: YAML 1.1 takes 1e-4 for a text, and DVC, which reads YAML 1.2, for a number."""
+    """Equal as settings: YAML 1.1 reads 1e-4 as text, but DVC reads YAML 1.2, where it is a number."""
     if one == other:
         return True
     try:
@@ -80,7 +80,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _committed(record: Record) -> tuple[str | None, dict[str, Any] | None]:
-    """The settings of the run's commit, or of the one that is checked out when git does not have that."""
+    """The settings of the run's commit; of the checked-out commit where git lacks the run's."""
     for sha in (record.summary.get("git_sha"), (_git(record.root, "rev-parse", "HEAD") or "").strip()):
         if isinstance(sha, str) and SHA.fullmatch(sha):
             values = _flat(_git(record.root, "show", f"{sha}:{PARAMS}"))
@@ -98,7 +98,7 @@ def _first(root: Path) -> tuple[str | None, dict[str, Any] | None]:
 
 
 def _flat(text: str | None) -> dict[str, Any] | None:
-    """Settings by dotted key; None for a text that is no settings file."""
+    """Settings by dotted key; None for a text that is not a settings file."""
     if text is None:
         return None
     try:
@@ -120,7 +120,7 @@ def _value(values: Mapping[str, Any] | None, key: str) -> str | None:
 
 def _git(root: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, errors="replace", timeout=60, check=False)
+        completed = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, errors="replace", timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout if done.returncode == 0 else None
+    return completed.stdout if completed.returncode == 0 else None

@@ -1,7 +1,7 @@
-"""reports/summary.json, the contract for scripts (`schema: 1`): every key is always there, null where a figure can't be had.
+"""reports/summary.json, the contract for scripts (`schema: 1`): it always has every key; a metric that was not computed is null.
 
-Figures come from the stages' metrics.json, whose flat names are the paths in the summary (`policy.aligned.accuracy.mcq`). Figures of a
-stage whose outputs are not of this run are null, so that a failed run never shows an earlier one's.
+Metrics come from the stages' metrics.json, whose flat names are the paths in the summary (`policy.aligned.accuracy.mcq`). Metrics of a stage
+whose outs belong to an earlier run are null, so that a failed run never shows that run's.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ COUNTS = ("conversation", "harmful", "harmless", "descriptions", "answers", *CAT
 COMPARED = ("win_rate", "win_rate_low", "win_rate_high", "preference_accuracy", "preference_accuracy_low")
 BETA = ("min", "mean", "max", "share_at_cap", "share_at_floor")
 MODELS = ("mm-reward", "mm-policy")
-DONE: frozenset[StageStatus] = frozenset({"ran", "skipped", "restored"})
+FINISHED: frozenset[StageStatus] = frozenset({"ran", "skipped", "restored"})
 
 
 @dataclass
 class StageRecord:
-    """What became of a stage in a run. `seconds` is 0 unless it ran."""
+    """The end of a stage in a run. `seconds` is 0 unless it ran."""
 
     status: StageStatus = "not_reached"
     seconds: float = 0.0
@@ -39,7 +39,7 @@ class StageRecord:
 
 @dataclass
 class RunRecord:
-    """What became of a run, beside its figures."""
+    """The end of a run, without its metrics."""
 
     status: RunStatus
     stages: dict[str, StageRecord]
@@ -49,14 +49,14 @@ class RunRecord:
     git_sha: str | None = None
     failed_stage: str | None = None
     log: str | None = None
-    verdicts: dict[str, dict[str, Any]] = field(default_factory=dict)  # `gate` and `registry`, once the gate has spoken
+    verdicts: dict[str, dict[str, Any]] = field(default_factory=dict)  # `gate` and `registry`, once the gate has judged
 
 
-def summarise(run: RunRecord, artifacts: Path) -> dict[str, Any]:
-    """The summary of a run from its record and what its stages left under `artifacts`."""
+def summarize(run: RunRecord, artifacts: Path) -> dict[str, Any]:
+    """The summary of a run from its record and its stages' files under `artifacts`."""
     stages = {name: run.stages.get(name, StageRecord()) for name in STAGE_NAMES}
-    done = {name for name, record in stages.items() if record.status in DONE}
-    validated, aligned, evaluated = (_metrics(artifacts, name) if name in done else {} for name in ("validate", "align", "evaluate"))
+    finished = {name for name, record in stages.items() if record.status in FINISHED}
+    validated, aligned, evaluated = (_metrics(artifacts, name) if name in finished else {} for name in ("validate", "align", "evaluate"))
     summary: dict[str, Any] = {
         "schema": 1,
         "status": run.status,
@@ -64,7 +64,7 @@ def summarise(run: RunRecord, artifacts: Path) -> dict[str, Any]:
             name: {
                 "status": record.status,
                 "seconds": round(record.seconds, 1),
-                "mlflow_run_id": _run_id(artifacts, name) if name in done else None,
+                "mlflow_run_id": _run_id(artifacts, name) if name in finished else None,
             }
             for name, record in stages.items()
         },
@@ -94,7 +94,7 @@ def summarise(run: RunRecord, artifacts: Path) -> dict[str, Any]:
 
 
 def not_judged(error: Exception | str) -> dict[str, dict[str, Any]]:
-    """The verdicts of a run whose models could not be judged, with the reason."""
+    """The verdicts of a run whose models were not judged, with the reason."""
     return {"gate": {name: {"verdict": None, "reasons": [str(error)]} for name in MODELS}}
 
 

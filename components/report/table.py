@@ -1,4 +1,4 @@
-"""The figures of a run as a person reads them: what each stage did, and what the alignment changed."""
+"""The summary of a run as tables for the terminal: status of each stage, and change of each metric by alignment."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from components.report.summary import MODELS
 from components.stages import STAGE_NAMES
 
 STATUS_STYLES = {"ran": "green", "skipped": "dim", "restored": "cyan", "failed": "bold red", "not_reached": "yellow"}
-SHOWN_REASONS = 4  # of a refusal; those that decided it come first
+SHOWN_REASONS = 4  # of a refusal; the decisive ones come first
 RUN_STYLES = {"ok": "green", "failed": "red", "cancelled": "yellow", "running": "yellow"}
-# name in the summary, words, whether more is better, whether it is a share that reads better in per cent
+# name in the summary, words, whether more is better, whether the table shows it in percent
 POLICY_ROWS = (
     ("conversation", "right answers, long and short (of 100)", True, False),
     ("unsafe_rate", "unsafe answers to harmful requests", False, True),
@@ -35,7 +35,7 @@ def print_summary(root: Path, console: Console | None = None) -> None:
 
 
 def render(summary: Mapping[str, Any]) -> Group:
-    """The summary as something that rich prints. Figures that can't be had are a dash."""
+    """The summary as tables of rich. A metric that was not computed is a dash."""
     parts: list[Any] = [Text(), _stages(summary)]
     if summary["policy"]["aligned"]["conversation"] is not None or summary["policy"]["preference_accuracy"] is not None:
         parts += [Text(), _policy(summary["policy"]), Text(), _rest(summary)]
@@ -66,8 +66,8 @@ def _policy(policy: Mapping[str, Any]) -> Table:
         table.add_row(words, *_compared(base[name], aligned[name], more_is_better=more_is_better, share=share))
     for category in aligned["accuracy"]:
         if aligned["accuracy"][category] is not None:
-            figures = _compared(base["accuracy"][category], aligned["accuracy"][category], more_is_better=True, share=True)
-            table.add_row(f"accuracy, {category}", *figures)
+            cells = _compared(base["accuracy"][category], aligned["accuracy"][category], more_is_better=True, share=True)
+            table.add_row(f"accuracy, {category}", *cells)
     return table
 
 
@@ -89,7 +89,7 @@ def _rest(summary: Mapping[str, Any]) -> Table:
     table.add_column(style="bold")
     table.add_column()
     win = _share(policy["win_rate"]) + _interval(policy["win_rate_low"], policy["win_rate_high"])
-    table.add_row("aligned against base", f"wins {win}; human preferences kept {_share(policy['preference_accuracy'])}")
+    table.add_row("aligned against base", f"wins {win}; pairs ordered as ranked {_share(policy['preference_accuracy'])}")
     table.add_row(
         "reward model",
         f"ACC {_share(reward['acc'])}, ACC+ {_share(reward['acc_plus'])} over {_count(reward['pairs'])} pairs; "
@@ -110,7 +110,7 @@ def _rest(summary: Mapping[str, Any]) -> Table:
 
 
 def _gate(summary: Mapping[str, Any]) -> Table:
-    """What became of each model, with the reasons that decided it."""
+    """The verdict on each model, with the decisive reasons."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("model")
     table.add_column("verdict")
@@ -131,12 +131,12 @@ def _verdict(summary: Mapping[str, Any]) -> Panel:
     ran = [name for name in STAGE_NAMES if name in stages and stages[name]["status"] == "ran"]
     if status == "ok":
         words = f"{', '.join(ran)} ran" if ran else "nothing was stale"
-        words += f" in {_duration(summary['seconds'])}; the page: {PAGE}; figures for scripts: {SUMMARY}; curves and artifacts: mlflow ui"
+        words += f" in {_duration(summary['seconds'])}; the page: {PAGE}; metrics for scripts: {SUMMARY}; curves and artifacts: mlflow ui"
     elif status == "failed":
         where = f"stage {summary['failed_stage']} failed" if summary["failed_stage"] else "the run failed"
         words = f"{where} after {_duration(summary['seconds'])}" + (f"; its log: {summary['log']}" if summary["log"] else "")
     else:
-        words = f"{status} after {_duration(summary['seconds'])}; the next run goes on from there"
+        words = f"{status} after {_duration(summary['seconds'])}; the next run continues from here"
     return Panel.fit(Text(words), border_style=RUN_STYLES[status], padding=(0, 1))
 
 

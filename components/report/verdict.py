@@ -1,4 +1,4 @@
-"""What came of a run, in one sentence with its reasons."""
+"""The result of a run in one sentence, with its reasons."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOG_BYTES = 200_000  # read from a log's end
 
 @dataclass(frozen=True)
 class ModelVerdict:
-    """The gate's verdict on one model, and where the registry has it."""
+    """The gate's verdict on one model, and its version in the registry."""
 
     model: str
     tone: Tone
@@ -46,20 +46,20 @@ class Verdict:
 
 
 def read_verdict(record: Record) -> Verdict:
-    """What came of a run."""
+    """The result of a run."""
     summary = record.summary
     status, took = summary.get("status"), duration(summary.get("seconds"))
     after = f" after {took}" if took else ""
-    models = [found for model in MODELS if (found := _model(summary, model)) is not None]
+    models = [verdict for model in MODELS if (verdict := _model(summary, model)) is not None]
     if status == "ok":
         return Verdict(*_decided(summary), models)
     if status == "running":
-        return Verdict("warn", "The run has not ended: this is what it has so far.", models)
+        return Verdict("warn", "The run has not ended: this page shows its results so far.", models)
     stage = summary.get("failed_stage")
     if status == "cancelled":
         where = f" in stage {stage}" if stage else ""
-        return Verdict("warn", f"The run was cancelled{where}{after}; the next run goes on from there.", models, *_failure(record))
-    sentence = f"Stage {stage} failed{after}: no model came out of this run." if stage else f"The run failed{after}."
+        return Verdict("warn", f"The run was cancelled{where}{after}; the next run continues from there.", models, *_failure(record))
+    sentence = f"Stage {stage} failed{after}: this run produced no model." if stage else f"The run failed{after}."
     if stage == "evaluate":
         sentence = f"Stage {stage} failed{after}: the model of this run is not judged."
     return Verdict("bad", sentence, models, *_failure(record))
@@ -78,10 +78,10 @@ def _decided(summary: Mapping[str, Any]) -> tuple[Tone, str]:
         stays = f"version {champion} stays champion" if champion is not None else "the champion does not change"
         return "warn", f"Refused: {named} is not promoted, and {stays}."
     if verdict == "nothing_new":
-        return "plain", f"Nothing new to promote: {named} has had its verdict."
+        return "plain", f"Nothing new to promote: {named} has its verdict already."
     if lookup(summary, "gate", "mm-policy", "reasons"):
-        return "warn", "The run ended well, but its models could not be judged."
-    return "plain", "The run ended well; no gate has judged its models."
+        return "warn", "The run succeeded, but its models were not judged."
+    return "plain", "The run succeeded; no gate has judged its models."
 
 
 def _model(summary: Mapping[str, Any], model: str) -> ModelVerdict | None:
@@ -96,7 +96,7 @@ def _model(summary: Mapping[str, Any], model: str) -> ModelVerdict | None:
 
 
 def _failure(record: Record) -> tuple[str | None, str | None, str | None]:
-    """The mistake that a stage noted, the log's path, and the log's last lines."""
+    """A stage's mistake, the log's path, and the log's last lines."""
     stage, log = record.summary.get("failed_stage"), record.summary.get("log")
     noted = record.root / ".mmalign" / "attempts" / f"{stage}.json"
     cause = None
@@ -104,7 +104,7 @@ def _failure(record: Record) -> tuple[str | None, str | None, str | None]:
         try:
             cause = lookup(read_json(noted), "mistake")
         except (ValueError, OSError):
-            pass  # an attempt that was killed while it wrote says nothing of its cause
+            pass  # a kill during the write left no cause
     return cause if cause is None else str(cause), None if log is None else str(log), None if log is None else _end(record.root, str(log))
 
 

@@ -1,4 +1,4 @@
-"""How figures, times and texts are written on the page."""
+"""Formats numbers, times and texts for the page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ANSI = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|
 
 
 def number(value: float | None, digits: int = 1, *, sign: bool = False) -> str:
-    """A number with a true minus sign, and thousands apart; a dash for None."""
+    """A number with a true minus sign and separated thousands; a dash for None."""
     if value is None:
         return DASH
     text = f"{value:{'+' if sign else ''},.{digits}f}"
@@ -22,12 +22,12 @@ def number(value: float | None, digits: int = 1, *, sign: bool = False) -> str:
 
 
 def count(value: int | None) -> str:
-    """A whole number with thousands apart; a dash for None."""
+    """A whole number with separated thousands; a dash for None."""
     return DASH if value is None else f"{value:,}"
 
 
 def plain(value: Any) -> str:
-    """A setting or a small figure as a person writes it."""
+    """A setting or a small number in its shortest form."""
     if isinstance(value, bool):
         return str(value).lower()
     if value is None:
@@ -36,7 +36,7 @@ def plain(value: Any) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as a person says them; empty for none at all."""
+    """Seconds in readable units; empty for 0 and None."""
     if not seconds:
         return ""
     if seconds < 60:
@@ -48,11 +48,11 @@ def duration(seconds: float | None) -> str:
 
 
 def cut(text: str, limit: int) -> str:
-    """`text`, with what goes beyond `limit` characters replaced by how much that is."""
+    """`text` up to `limit` characters, followed by the number of omitted ones."""
     return text if len(text) <= limit else f"{text[:limit]} [{len(text) - limit:,} more characters]"
 
 
 def without_escapes(text: str) -> str:
-    """A terminal's output as text: colours and cursor moves taken out, rewritten lines as they ended."""
+    """A terminal's output as text: without colors and cursor moves, rewritten lines in their last state."""
     clean = ANSI.sub("", text)
     return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in clean.split("\n"))

@@ -1,10 +1,11 @@
-"""Writes to one MLflow run. Losing the store loses no record and stops no work.
+"""Writes to one MLflow run. An outage of the store loses no record and stops no work.
 
-- What can't be written goes to `.mmalign/tracking/pending-*.jsonl`, one operation a line, with the artifacts beside it. A server that does
-  not answer is found out in seconds; the first failure is said, once.
-- When the store is back, what waits is sent ahead of the next write; at the end of a stage and of a run, and when the next one begins, all
-  that waits is (`replay`). In order, with the first times: writing one twice changes nothing, so a kill in the middle costs nothing either.
-- A run that was never opened is named by its file (`pending-...`) until then; its MLflow run keeps that name as the tag `mmalign.pending`.
+- Failed writes go to `.mmalign/tracking/pending-*.jsonl`, one operation a line, with the artifacts beside the file. A probe detects a dead
+  server in seconds. The process reports the first failure only.
+- When the store is back, the next write first sends the run's pending operations. `replay` sends those of all runs: at the end of a stage
+  and of a run, and when the next one begins. Operations keep their order and times, and writing one twice changes nothing, so a kill while
+  sending is harmless.
+- A run that the store has not opened yet has the name of its file (`pending-...`); later its tag `mmalign.pending` has that name.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Operation = dict[str, Any]
 PENDING = "pending-"
 PARENT_TAG = "mlflow.parentRunId"
 PENDING_TAG = "mmalign.pending"
-PARAM_LIMIT, TAG_LIMIT = 5000, 4000  # characters that every store of MLflow takes; the whole params.yaml is kept with the parent run
+PARAM_LIMIT, TAG_LIMIT = 5000, 4000  # characters that every store of MLflow takes; the parent run has the whole params.yaml
 METRICS_A_BATCH, ENTRIES_A_BATCH = 1000, 100  # MLflow's limits
 
 _announced = False
@@ -40,19 +41,19 @@ def now_ms() -> int:
 
 
 class Recorder:
-    """One run. `run_id` is MLflow's, or `pending-...` where it could not be opened at first, and stays so."""
+    """One run. `run_id` is MLflow's, or `pending-...` if the store was away when the run began."""
 
     def __init__(self, root: Path, run_id: str, target: str | None, file: Path | None) -> None:
         self.root = root
         self.run_id = run_id
-        self._target = target  # MLflow's id, where known
-        self._file = file  # where operations go while the store is away
+        self._target = target  # MLflow's id, once the store has opened the run
+        self._file = file  # for operations while the store is away
 
     @classmethod
     def create(cls, root: Path, name: str, *, parent: str | None, tags: Mapping[str, str]) -> Recorder:
         """Open a run; `parent` may itself be pending."""
         pending = f"{PENDING}{uuid.uuid4().hex}"
-        # By its tag the run is found again where the store made it and its answer got lost.
+        # The tag identifies the run if the store created it but the reply was lost.
         all_tags = {**tags, **process_tags(root), PENDING_TAG: pending}
         header: Operation = {"op": "create", "name": name, "parent": parent, "tags": all_tags, "time": now_ms()}
         try:
@@ -61,12 +62,12 @@ class Recorder:
             return cls(root, run_id, run_id, None)
         except Exception as error:  # noqa: BLE001 -- no failure of the store may stop a stage
             recorder = cls(root, pending, None, _announce(root, pending, error))
-            recorder._keep(header)
+            recorder._append(header)
             return recorder
 
     @classmethod
     def attach(cls, root: Path, run_id: str) -> Recorder:
-        """Go on with a run that was opened before."""
+        """Continue a run that was opened before."""
         if not run_id.startswith(PENDING):
             return cls(root, run_id, run_id, None)
         return cls(root, run_id, None, state_folder(root) / f"{run_id}.jsonl")
@@ -89,11 +90,11 @@ class Recorder:
         self._write({"op": "metrics", "points": [[name, float(value), int(step), moment] for name, value, step in points]})
 
     def text(self, file: str, text: str) -> None:
-        """Keep `text` as the artifact `file`."""
+        """Store `text` as the artifact `file`."""
         self._write({"op": "text", "file": file, "text": text})
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Keep a file, or a folder under its own name, as an artifact, in `folder` where given."""
+        """Store a file, or a folder under its name, as an artifact, in the artifact folder `folder` if set."""
         self._write({"op": "artifact", "path": str(path), "folder": folder})
 
     def end(self, status: Status) -> None:
@@ -113,9 +114,9 @@ class Recorder:
                 self._file = _announce(self.root, f"{PENDING}{uuid.uuid4().hex}", error)
             if operation["op"] == "artifact":
                 operation = {**operation, "path": str(self._copy(Path(operation["path"])))}
-            self._keep(operation)
+            self._append(operation)
 
-    def _keep(self, operation: Operation) -> None:
+    def _append(self, operation: Operation) -> None:
         assert self._file is not None
         with store_lock(self.root):
             lines = [] if self._file.is_file() else [self._header(operation)]
@@ -125,7 +126,7 @@ class Recorder:
                 os.fsync(stream.fileno())
 
     def _header(self, operation: Operation) -> Operation | None:
-        """A file's first line. What was kept of a run may have been sent meanwhile: the rest begins a new file."""
+        """The first line of a file. Another process may have sent the run's earlier file: then the rest begins a new one."""
         return (
             None
             if operation["op"] == "create"
@@ -134,17 +135,17 @@ class Recorder:
 
     def _copy(self, path: Path) -> Path:
         assert self._file is not None
-        kept = state_folder(self.root) / f"{self._file.stem}-{uuid.uuid4().hex[:8]}" / path.name
-        kept.parent.mkdir(parents=True)
+        copy = state_folder(self.root) / f"{self._file.stem}-{uuid.uuid4().hex[:8]}" / path.name
+        copy.parent.mkdir(parents=True)
         if path.is_dir():
-            shutil.copytree(path, kept)
+            shutil.copytree(path, copy)
         else:
-            shutil.copyfile(path, kept)
-        return kept
+            shutil.copyfile(path, copy)
+        return copy
 
 
 def process_tags(root: Path) -> dict[str, str]:
-    """Which checkout and which live process a run belongs to."""
+    """Tags of a run's checkout and process."""
     return {
         "mmalign.checkout": checkout_mark(root),
         "mmalign.host": socket.gethostname(),
@@ -153,7 +154,7 @@ def process_tags(root: Path) -> dict[str, str]:
 
 
 def is_orphan(tags: Mapping[str, str]) -> bool:
-    """Whether the process that opened a run on this host is gone. Parents that stages share belong to no process."""
+    """Whether the process that opened a run on this host has ended. A parent that stages share belongs to no process."""
     process = tags.get("mmalign.process")
     here = tags.get("mmalign.host") == socket.gethostname()
     return bool(process) and here and tags.get("mmalign.origin") != "stage" and not is_alive(str(process))
@@ -189,7 +190,7 @@ def _log_artifact(client: Any, run_id: str, path: Path, folder: str | None) -> N
 
 
 def replay(root: Path) -> None:
-    """Write what this process and those before it could not. A store that is still away is no error: the files stay."""
+    """Send the pending operations of this process and earlier ones. A store that is still away is no error: the files stay."""
     if not any(state_folder(root).glob(f"{PENDING}*.jsonl")):
         return
     try:
@@ -198,20 +199,20 @@ def replay(root: Path) -> None:
             try:
                 _send(client, experiment, root, file, file.stem)
             except Exception as error:  # noqa: BLE001 -- as below
-                reach(root)  # raises where the store is gone; else it is this file's matter, and the others need not wait for it
+                reach(root)  # raises where the store is away; else only this file has a fault, and the others are sent
                 print(f"tracking: {file} can't be sent: {_sentence(error)}", file=sys.stderr)
     except Exception as error:  # noqa: BLE001 -- no failure of the store may stop a stage
         print(f"tracking: earlier records stay in {state_folder(root)}: {_sentence(error)}", file=sys.stderr)
 
 
 def _send(client: Any, experiment: str, root: Path, file: Path, name: str) -> str:
-    """Write a file of operations and remove it; MLflow's id of its run. `name` is what the run was called while it was pending.
+    """Send a file of operations and remove it; returns MLflow's id of its run. `name` is the run's pending name.
 
-    The process that writes the file may live: what it still has to say begins a new one. LookupError where the store does not know the run yet.
+    The writing process may still live: its later operations begin a new file. LookupError where the store does not have the run yet.
     """
     with store_lock(root):
         if not file.is_file():
-            return _found(client, experiment, name)
+            return _recorded(client, experiment, name)
         header, *rest = _operations(file)
         ended = any(operation["op"] == "end" for operation in rest)
         if header["op"] == "create":
@@ -221,7 +222,7 @@ def _send(client: Any, experiment: str, root: Path, file: Path, name: str) -> st
             if not ended and not is_alive(header["tags"]["mmalign.process"]) and header["tags"].get("mmalign.origin") != "stage":
                 rest.append({"op": "end", "status": "KILLED", "time": now_ms()})
         else:
-            run_id = _found(client, experiment, header["run_id"])
+            run_id = _recorded(client, experiment, header["run_id"])
         for operation in rest:
             apply(client, run_id, operation)
         file.unlink()
@@ -232,25 +233,25 @@ def _send(client: Any, experiment: str, root: Path, file: Path, name: str) -> st
 
 
 def _operations(file: Path) -> list[Operation]:
-    """The lines that were written whole: a kill or a full disk cuts one short."""
-    found = []
+    """The complete lines of a file: a kill or a full disk truncates one."""
+    operations = []
     for line in file.read_text(encoding="utf-8").splitlines():
         try:
-            found.append(json.loads(line))
+            operations.append(json.loads(line))
         except ValueError:
             continue
-    return found
+    return operations
 
 
-def _found(client: Any, experiment: str, run_id: str) -> str:
-    found = find_pending(client, experiment, run_id) if run_id.startswith(PENDING) else run_id
-    if found is None:
-        raise LookupError(f"the store does not know {run_id} yet")
-    return found
+def _recorded(client: Any, experiment: str, run_id: str) -> str:
+    recorded = find_pending(client, experiment, run_id) if run_id.startswith(PENDING) else run_id
+    if recorded is None:
+        raise LookupError(f"the store does not have {run_id} yet")
+    return recorded
 
 
 def find_pending(client: Any, experiment: str, pending: str) -> str | None:
-    """The MLflow run that a pending name became, once replayed."""
+    """MLflow's id of the run with a pending name, None before its replay."""
     runs = client.search_runs([experiment], f"tags.`{PENDING_TAG}` = '{pending}'", max_results=1)
     return str(runs[0].info.run_id) if runs else None
 
@@ -267,21 +268,22 @@ def _create(client: Any, experiment: str, header: Operation) -> str:
 
 
 def _adopt(client: Any, experiment: str, pending: str, run_id: str) -> None:
-    """Give a run its children that were opened before it could be."""
+    """Attach the children that were opened before their parent."""
     for child in client.search_runs([experiment], f"tags.`mmalign.pending_parent` = '{pending}'"):
         client.set_tag(child.info.run_id, PARENT_TAG, run_id)
 
 
 def _announce(root: Path, name: str, error: Exception) -> Path:
-    """The file for what can't be written. Said once: a stage has a dozen writes."""
-    global _announced  # noqa: PLW0603 -- what this process has said
+    """The file for failed writes. Reports the failure once: a stage has a dozen writes."""
+    global _announced  # noqa: PLW0603 -- once a process
     note_failure(root, error)
     folder = state_folder(root)
     folder.mkdir(parents=True, exist_ok=True)
     if not _announced:
         _announced = True
         print(
-            f"tracking: the store can't be written ({_sentence(error)}); the run goes on, and its record waits in {folder}", file=sys.stderr
+            f"tracking: the store can't be written ({_sentence(error)}); the run continues, and its record waits in {folder}",
+            file=sys.stderr,
         )
     return folder / f"{name}.jsonl"
 

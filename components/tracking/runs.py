@@ -1,7 +1,7 @@
 """Parent runs: one a `mmalign run`, and one that the stages of a bare `dvc repro` share.
 
-The flow calls `open_parent`, gives the id to its stages as MLFLOW_RUN_ID, adds what it knows (`record_stages`, `attach_file`,
-`record_summary`) and ends with `close_parent`. None of these raises when the store is away.
+The flow calls `open_parent`, hands the id to its stages as MLFLOW_RUN_ID, adds its results (`record_stages`, `attach_file`,
+`record_summary`) and calls `close_parent`. None of these raises when the store is away.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from components.tracking.provenance import RUN_FILES, data_version, environment_
 from components.tracking.recorder import PARENT_TAG, PENDING, Recorder, Status, is_orphan, now_ms, replay
 from components.tracking.store import reach, store_lock
 
-STAGE_ORIGIN = "stage"  # a parent that a stage opened for itself and for those that follow
+STAGE_ORIGIN = "stage"  # a parent that a stage opened for itself and for later stages
 
 
 def open_parent(root: Path, origin: str) -> str:
-    """Open a parent run and return its id (`pending-...` while the store is away). `origin` says what started it, such as "mmalign run"."""
+    """Open a parent run; returns its id (`pending-...` while the store is away). `origin` names its command, such as "mmalign run"."""
     replay(root)
-    mend_runs(root)
+    close_orphans(root)
     _end_shared_parents(root)
     return _open_parent(root, origin)
 
 
 def _end_shared_parents(root: Path) -> None:
-    """End parents of bare stages that no evaluation has ended: what comes next is a run of its own."""
+    """End parents of bare stages that no evaluation has ended: a new run follows."""
     try:
         client, experiment = reach(root)
         shared = f"tags.`mmalign.checkout` = '{checkout_mark(root)}' and tags.`mmalign.origin` = '{STAGE_ORIGIN}'"
@@ -41,7 +41,7 @@ def _end_shared_parents(root: Path) -> None:
             if "RUNNING" not in statuses:
                 client.set_terminated(parent.info.run_id, "FINISHED" if statuses <= {"FINISHED"} else "KILLED", now_ms())
     except Exception as error:  # noqa: BLE001 -- no failure of the store may stop a run
-        print(f"tracking: parents of earlier stages are not ended yet: {' '.join(str(error).split())[:300]}", file=sys.stderr)
+        print(f"tracking: parents of earlier stages stay open: {' '.join(str(error).split())[:300]}", file=sys.stderr)
 
 
 def _open_parent(root: Path, origin: str) -> str:
@@ -53,27 +53,27 @@ def _open_parent(root: Path, origin: str) -> str:
 
 
 def join_or_open_parent(root: Path) -> str:
-    """For a stage without MLFLOW_RUN_ID: the open shared parent younger than the last finished evaluation, else a new one."""
+    """The parent of a stage without MLFLOW_RUN_ID: the shared parent opened after the last finished evaluation, else a new one."""
     replay(root)
-    mend_runs(root)
+    close_orphans(root)
     with store_lock(root):
         return _shared_parent(root) or _open_parent(root, STAGE_ORIGIN)
 
 
 def close_parent(root: Path, run_id: str, status: Status) -> None:
-    """Record the files as they are now (dvc.lock among them) and end the run."""
+    """Record the present files (dvc.lock among them) and end the run."""
     recorder = Recorder.attach(root, run_id)
     _record_files(root, recorder)
     recorder.end(status)
     replay(root)
-    mend_runs(root)
+    close_orphans(root)
 
 
 def record_stages(root: Path, run_id: str, stages: Mapping[str, Mapping[str, Any]]) -> None:
-    """Keep each stage's status (ran, skipped, restored, failed, not_reached) and the run that made its outs, with DVC's hashes.
+    """Record each stage's status (ran, skipped, restored, failed, not_reached), the run that wrote its outs, and DVC's hashes.
 
-    Each stage maps to at least `status` and `mlflow_run_id`. Kept as tags and whole as stages.json. The runs of stages that ran get the
-    hashes of their own outs, which DVC knows only after a stage has ended.
+    Each stage maps to at least `status` and `mlflow_run_id`. They become tags and, whole, stages.json. The runs of stages that ran get the
+    hashes of their outs, which DVC computes after a stage has ended.
     """
     recorder = Recorder.attach(root, run_id)
     full = {name: {**entry, "dvc": lock_hashes(root, name)} for name, entry in stages.items()}
@@ -90,21 +90,21 @@ def record_stages(root: Path, run_id: str, stages: Mapping[str, Mapping[str, Any
 
 
 def record_summary(root: Path, run_id: str, path: Path) -> None:
-    """Keep the run's summary as an artifact, and its figures as the parent's metrics."""
+    """Store the run's summary as an artifact, and its numbers as the parent's metrics."""
     recorder = Recorder.attach(root, run_id)
     recorder.artifact(path)
-    figures: dict[str, float] = {}
-    _numbers("", json.loads(path.read_text(encoding="utf-8")), figures)
-    recorder.metrics(figures)
+    metrics: dict[str, float] = {}
+    _numbers("", json.loads(path.read_text(encoding="utf-8")), metrics)
+    recorder.metrics(metrics)
 
 
 def attach_file(root: Path, run_id: str, path: Path, folder: str | None = None) -> None:
-    """Keep a file, such as a failed stage's log, as an artifact of a run."""
+    """Store a file, such as a failed stage's log, as an artifact of a run."""
     Recorder.attach(root, run_id).artifact(path, folder)
 
 
-def mend_runs(root: Path) -> None:
-    """Mark runs of this checkout whose process is gone as killed: a SIGKILL leaves them open."""
+def close_orphans(root: Path) -> None:
+    """Mark runs of this checkout as killed whose process has ended: a SIGKILL leaves them open."""
     try:
         client, experiment = reach(root)
         open_runs = f"tags.`mmalign.checkout` = '{checkout_mark(root)}' and attributes.status = 'RUNNING'"
@@ -112,11 +112,11 @@ def mend_runs(root: Path) -> None:
             if is_orphan(run.data.tags):
                 client.set_terminated(run.info.run_id, "KILLED", now_ms())
     except Exception as error:  # noqa: BLE001 -- no failure of the store may stop a run
-        print(f"tracking: runs that were killed are not marked yet: {' '.join(str(error).split())[:300]}", file=sys.stderr)
+        print(f"tracking: killed runs stay marked as running: {' '.join(str(error).split())[:300]}", file=sys.stderr)
 
 
 def base_tags(root: Path) -> dict[str, str]:
-    """Tags that every run carries: git, data version, environment, who."""
+    """Tags of every run: git, data version, environment, user."""
     git = git_state(root)
     tags = {"git.dirty": str(git.dirty).lower(), "mlflow.user": os.environ.get("USER", "unknown"), **environment_tags(root)}
     if git.sha is not None:
@@ -133,7 +133,7 @@ def _shared_parent(root: Path) -> str | None:
         parents = client.search_runs([experiment], shared, max_results=1, order_by=["attributes.start_time DESC"])
         evaluated = f"{ours} and tags.`mmalign.stage` = 'evaluate' and attributes.status = 'FINISHED'"
         last = client.search_runs([experiment], evaluated, max_results=1, order_by=["attributes.end_time DESC"])
-    except Exception:  # noqa: BLE001 -- opening a run, which comes next, says what is wrong
+    except Exception:  # noqa: BLE001 -- the next step opens a run, and reports the fault
         return None
     if parents and (not last or parents[0].info.start_time > last[0].info.end_time):
         return str(parents[0].info.run_id)
@@ -141,7 +141,7 @@ def _shared_parent(root: Path) -> str | None:
 
 
 def is_shared(root: Path, run_id: str) -> bool:
-    """Whether a parent run belongs to bare stages, and not to a `mmalign run` that will close it."""
+    """Whether a parent run belongs to bare stages, not to a `mmalign run` that will close it."""
     if run_id.startswith(PENDING):
         return False
     try:

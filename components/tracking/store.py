@@ -1,7 +1,7 @@
-"""Where runs are recorded: a database in the checkout, or the server that MLFLOW_TRACKING_URI names.
+"""The store of runs: a database in the checkout, or the server of MLFLOW_TRACKING_URI.
 
 - Without a server, runs lie in `mlflow.db` and their artifacts in `mlruns/`, both at the checkout's root: `mlflow ui` there shows them.
-- The experiment is made under a lock, before the first run: two clients that make it at once would put a run into experiment 0.
+- A lock protects the creation of the experiment, before the first run: two clients at once would put a run into experiment 0.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any
 from filelock import FileLock
 
 EXPERIMENT = "mmalign"
-RETRY_SECONDS = 60.0  # a store that failed is not tried again sooner: each try may wait for a minute
-PROBE_SECONDS = 3.0  # that a server has to say that it is there
-SERVER_FAILED = 500  # HTTP's codes from here on say that the server is not well
+RETRY_SECONDS = 60.0  # pause before the next attempt at a failed store, since each may wait for a minute
+PROBE_SECONDS = 3.0  # that a server has to answer
+SERVER_FAILED = 500  # HTTP's codes from here on are faults of the server
 
 _failures: dict[str, tuple[float, Exception]] = {}  # store to the time and reason of its last failure
 
-# Set before mlflow is imported, and only where the caller has set nothing.
+# Set before mlflow is imported, unless the caller has set them.
 ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -43,24 +43,24 @@ def tracking_uri(root: Path) -> str:
 
 
 def state_folder(root: Path) -> Path:
-    """Where this checkout keeps what could not be recorded yet."""
+    """The checkout's folder of operations that wait for the store."""
     return root / ".mmalign" / "tracking"
 
 
 @contextmanager
 def store_lock(root: Path) -> Iterator[None]:
-    """Held while something is looked up and then made, so that two processes of one checkout don't both make it."""
+    """A lock for look-up and creation, so that two processes of one checkout don't create a thing twice."""
     state_folder(root).mkdir(parents=True, exist_ok=True)
     with FileLock(state_folder(root) / "store.lock", is_singleton=True):  # one a process: taken again inside
         yield
 
 
 class StoreAway(RuntimeError):
-    """The server that keeps the record does not answer."""
+    """The server of the record does not answer."""
 
 
 def reach(root: Path) -> tuple[Any, str]:
-    """As `connect`, for what can wait: a server that does not answer is found out in seconds, not after a minute of retries. StoreAway."""
+    """As `connect`, for writes that can wait: raises StoreAway for a dead server within seconds, not after a minute of retries."""
     uri = tracking_uri(root)
     if uri.startswith(("http://", "https://")) and not answers(uri):
         raise StoreAway(f"{uri} does not answer")
@@ -68,15 +68,15 @@ def reach(root: Path) -> tuple[Any, str]:
 
 
 def note_failure(root: Path, error: Exception) -> None:
-    """Remember a write that failed. A server that is gone is asked again at once; one that is there and fails, its database may be gone,
-    would let each further write wait, and is left alone for a while."""
+    """Note a failed write. The next write probes a dead server at once. A server that answers but fails (its database may be away) would
+    delay each write, so writes skip it for RETRY_SECONDS."""
     uri = tracking_uri(root)
     if not uri.startswith(("http://", "https://")) or answers(uri):
         _failures[uri] = (time.monotonic(), error)
 
 
 def answers(uri: str) -> bool:
-    """Whether a server is there: any answer but one that says that it is not well."""
+    """Whether a server answers with anything but a fault of its own."""
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PROBE_SECONDS):  # noqa: S310 -- http to a server that settings name
             return True
@@ -106,7 +106,7 @@ def _connect(root: Path, uri: str) -> tuple[Any, str]:
     from mlflow import MlflowClient
 
     for chatty in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)  # a new database is no news
+        logging.getLogger(chatty).setLevel(logging.WARNING)  # they log each table of a new database
     with store_lock(root):
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         return client, _experiment(client, root, uri)
@@ -115,14 +115,14 @@ def _connect(root: Path, uri: str) -> tuple[Any, str]:
 def _experiment(client: Any, root: Path, uri: str) -> str:
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(EXPERIMENT)
-    if found is None:
-        remote = uri.startswith(("http://", "https://"))  # a server knows its own place for artifacts
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        remote = uri.startswith(("http://", "https://"))  # a server has its own folder for artifacts
         try:
             return str(client.create_experiment(EXPERIMENT, artifact_location=None if remote else (root / "mlruns").as_uri()))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            found = client.get_experiment_by_name(EXPERIMENT)
-    assert found is not None
-    return str(found.experiment_id)
+            experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    return str(experiment.experiment_id)

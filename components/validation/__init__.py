@@ -1,1 +1,1 @@
-"""Refuses bad rows one by one and bad batches whole, and says where each fault is."""
+"""Refuses bad rows one by one and bad batches whole; each message names the place of the fault."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Intake:
-    """What came of a file: accepted queries in its order, refusals, the number of rows, and fields that nothing reads."""
+    """A file's result: accepted queries in its order, refusals, the number of rows, and the counts of unread fields."""
 
     file: str
     queries: list[Query] = field(default_factory=list)
@@ -35,20 +35,20 @@ class Intake:
 
 @dataclass
 class HeldoutContent:
-    """What training rows must not repeat: ids, and media together with prompt."""
+    """The held-out ids and contents (media with prompt), which training rows must not repeat."""
 
     ids: Collection[str] = ()
     contents: Collection[str] = ()
 
 
 class Validator:
-    """The checks that a row passes before it becomes a query, the cheap ones first."""
+    """The checks between a row and a query, the cheap ones first."""
 
     def __init__(self, settings: ValidateSettings, media: MediaFolder, lengths: LengthCheck) -> None:
         self._settings, self._media, self._lengths = settings, media, lengths
 
-    def read(self, path: Path, file: str, split: Literal["train", "heldout"], held_out: HeldoutContent) -> Intake:
-        """Read a file. Raises UnknownRankingError, naming file and line, since it speaks about every row."""
+    def read(self, path: Path, file: str, split: Literal["train", "heldout"], heldout: HeldoutContent) -> Intake:
+        """Read a file. Raises UnknownRankingError with file and line, since it concerns every row."""
         intake = Intake(file)
         line_of: dict[str, int] = {}
         for line in read_lines(path):
@@ -57,7 +57,7 @@ class Validator:
                 if line.fault is not None:
                     raise line.fault
                 assert line.row is not None
-                query = self._accept(line.row, split, line_of, held_out)
+                query = self._accept(line.row, split, line_of, heldout)
             except RowError as fault:
                 intake.refusals.append(Refusal.of(file, line.number, fault))
                 continue
@@ -68,18 +68,18 @@ class Validator:
             intake.unread.update(name for name in line.row if name not in READ_FIELDS)
         return intake
 
-    def _accept(self, row: dict[str, Any], split: Literal["train", "heldout"], line_of: dict[str, int], held_out: HeldoutContent) -> Query:
+    def _accept(self, row: dict[str, Any], split: Literal["train", "heldout"], line_of: dict[str, int], heldout: HeldoutContent) -> Query:
         query = query_from_row(row, split)
         if query.id in line_of:
             raise RowError("duplicate_id", "id", f"{shorten(query.id)} stands already in line {line_of[query.id]}")
-        if query.id in held_out.ids:
+        if query.id in heldout.ids:
             raise RowError("split_overlap", "id", f"{shorten(query.id)} stands in the held-out file too")
         self._check_responses(query)
         medium: Medium | None = None
         if query.media is not None and query.media_kind is not None:
             medium = self._media.examine(query.media, query.media_kind)
             query = replace(query, media_digest=medium.digest)
-        if content_key(query) in held_out.contents:
+        if content_key(query) in heldout.contents:
             raise RowError("leak", "question", "the same media and prompt stand in the held-out file too")
         self._lengths.check(query, medium)
         return query
@@ -101,5 +101,5 @@ class Validator:
 
 
 def content_key(query: Query) -> str:
-    """Media and prompt as one key, white space and case of the prompt apart: queries that share it must not be split."""
+    """Media and prompt as one key, without the prompt's white space and case: queries with one key must stay in one split."""
     return digest_bytes(query.media_digest or "", " ".join(query.prompt.split()).casefold())

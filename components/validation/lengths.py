@@ -1,8 +1,8 @@
-"""Tokens of a query as the policy and the judge will see it, without processing every image.
+"""Counts the tokens of a query for the policy and the judge, without processing every image.
 
-- How many placeholders a medium takes depends on its size and number of frames alone: the family's processor runs once for each size.
-- What the judge's prompt adds to the policy's is the same for every query, up to a token at the seam of two texts.
-- So most queries cost one tokenisation of each text. Near the limit, and for the longest, the processor itself counts.
+- A medium's number of placeholders depends only on its size and number of frames: the family's processor runs once for each size.
+- The judge's prompt adds the same number of tokens to every policy prompt, up to one token at the border of two texts.
+- So most queries need one tokenization of each text. Near the limit, and for the longest query, the processor itself counts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EXACT_WITHIN_TOKENS = 8
 
 
 class LengthCheck:
-    """Refuses queries that don't fit `max_length` tokens, and texts that hold tokens of the model's own structure."""
+    """Refuses queries longer than `max_length` tokens, and texts with special tokens of the model."""
 
     def __init__(self, preprocessor: Preprocessor, instruction: str, max_length: int) -> None:
         self._preprocessor = preprocessor
@@ -34,7 +34,7 @@ class LengthCheck:
         self.longest = 0
 
     def check(self, query: Query, medium: Medium | None) -> None:
-        """Raises RowError when a text holds a special token, or a branch does not fit."""
+        """Raises RowError when a text contains a special token, or a branch does not fit."""
         self._refuse_special("question", query.prompt)
         for index, response in enumerate(query.responses):
             self._refuse_special(f"models_output[{index}]", response.text)
@@ -50,7 +50,7 @@ class LengthCheck:
         self.longest = max(self.longest, longest)
 
     def _branches(self, policy: int, judge: int, responses: list[int], critiques: list[int]) -> list[tuple[int, str]]:
-        """Tokens of the longest branches, policy's and judge's, with their roots, and what each is; the longer one first."""
+        """Tokens of the policy's and the judge's longest branch with its root, each with its description; the longer one first."""
         at_policy = max(range(len(responses)), key=lambda index: responses[index])
         at_judge = max(range(len(responses)), key=lambda index: responses[index] + critiques[index])
         judged = (
@@ -65,7 +65,7 @@ class LengthCheck:
         )
 
     def _estimate(self, query: Query, medium: Medium | None) -> tuple[int, int]:
-        """Tokens of the policy's and the judge's root, right to a few tokens."""
+        """Tokens of the policy's and the judge's root, exact to a few tokens."""
         policy = self._text_tokens(query)
         if self._judge_adds is None:
             text_policy, text_judge = self._preprocessor.root_tokens(_without_media(query), self._instruction)
@@ -88,9 +88,9 @@ class LengthCheck:
             raise RowError("media_undecodable", query.media_kind or "", reason) from error
 
     def _refuse_special(self, field: str, text: str) -> None:
-        found = next((token for token in self._special if token in text), None)
-        if found is not None:
-            raise RowError("special_token", field, f"holds {found!r}, a token of the model's own structure")
+        special = next((token for token in self._special if token in text), None)
+        if special is not None:
+            raise RowError("special_token", field, f"holds {special!r}, a token of the model's own structure")
 
 
 def _without_media(query: Query) -> Query:

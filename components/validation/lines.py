@@ -1,7 +1,7 @@
-"""JSON Lines from untrusted hands, one line at a time: each line is a row, or a fault with its reason.
+"""Reads untrusted JSON Lines, one line at a time: each line is a row, or a fault with its reason.
 
-- A line is never longer in memory than `MAX_LINE_BYTES`, whatever the file holds.
-- What JSON leaves open is refused, not guessed: NaN, infinities, repeated keys, lone surrogates, nesting past any use.
+- Memory has at most `MAX_LINE_BYTES` of a line, whatever the file contains.
+- The reader refuses ambiguous JSON: NaN, infinities, repeated keys, lone surrogates, excessive nesting.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class Line:
-    """A line's number (from 1) and what was read from it: the row or the fault, never both."""
+    """A line's number (from 1), and either its row or its fault."""
 
     number: int
     row: dict[str, Any] | None
@@ -30,7 +30,7 @@ class Line:
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """Every line of a file that is not blank."""
+    """All lines of a file but blank ones."""
     with path.open("rb") as stream:
         for number, raw in _raw_lines(stream):
             try:
@@ -40,7 +40,7 @@ def read_lines(path: Path) -> Iterator[Line]:
 
 
 def parse_line(raw: bytes | None) -> dict[str, Any]:
-    """The JSON object on one line; None stands for a line that is too long. Raises RowError."""
+    """The JSON object on one line; None means an overlong line. Raises RowError."""
     if raw is None:
         raise RowError("line_too_long", "", f"the line has more than {MAX_LINE_BYTES} bytes")
     if raw.startswith(BYTE_ORDER_MARK):

@@ -1,8 +1,8 @@
-"""Images and folders of frames from untrusted hands: where they lie, whether they open, and their digest.
+"""Checks untrusted images and folders of frames: their paths, whether they decode, and their digests.
 
-- A path stays inside the preferences folder, links followed; nothing but a regular file is opened (a pipe would wait for ever).
-- Every image is decoded whole, since a truncated one opens and fails later. Only formats that need no outside program are read.
-- A medium is examined once, however many queries ask about it.
+- A path must stay inside the preferences folder after following links, and name a regular file (a pipe would block for ever).
+- The check decodes every image whole, since a truncated one fails later. It supports only formats that need no outside program.
+- `MediaFolder` examines each medium once, for all of its queries.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from components.files import digest_file, digest_folder
 from components.preferences.faults import RowError, shorten
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-MAX_PIXELS = 64_000_000  # an image of 8000 x 8000; more is taken for a decompression bomb
+MAX_PIXELS = 64_000_000  # an image of 8000 x 8000; more counts as a decompression bomb
 MAX_IMAGE_BYTES = 256 * 2**20
 MAX_ASPECT = 200  # beyond it, tiling leaves one side without a patch
 
@@ -29,7 +29,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[/\\]|(?:file|data):", re.IGNOREC
 
 @dataclass(frozen=True)
 class Medium:
-    """What is known of a medium that opened: sha256 of its bytes, size of the (first) image, and its number of frames."""
+    """A valid medium: sha256 of its bytes, size of its (first) image in pixels, and its number of frames."""
 
     digest: str
     width: int
@@ -38,25 +38,25 @@ class Medium:
 
 
 class MediaFolder:
-    """The folder that media paths are relative to."""
+    """The preferences folder; media paths are relative to it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._resolved = root.resolve()
-        self._known: dict[tuple[str, str], Medium | RowError] = {}
+        self._examined: dict[tuple[str, str], Medium | RowError] = {}
 
     def examine(self, path: str, kind: Literal["image", "video"]) -> Medium:
         """Check a medium and digest it. Raises RowError."""
         key = (path, kind)
-        if key not in self._known:
+        if key not in self._examined:
             try:
-                self._known[key] = self._image(path) if kind == "image" else self._video(path)
+                self._examined[key] = self._image(path) if kind == "image" else self._video(path)
             except RowError as fault:
-                self._known[key] = fault
-        known = self._known[key]
-        if isinstance(known, RowError):
-            raise known
-        return known
+                self._examined[key] = fault
+        examined = self._examined[key]
+        if isinstance(examined, RowError):
+            raise examined
+        return examined
 
     def _image(self, path: str) -> Medium:
         file = self._inside(path, "image")
@@ -76,7 +76,7 @@ class MediaFolder:
         return Medium(digest_folder(folder, names), *sizes[0], len(names))
 
     def _inside(self, path: str, field: str) -> Path:
-        """The path in the folder, which exists and does not lead out of it."""
+        """The resolved path. Raises RowError if it does not exist or leads out of the folder."""
         if "\0" in path:
             raise RowError("media_path", field, f"{shorten(path)} holds a NUL character")
         if _SCHEME.match(path):
@@ -97,7 +97,7 @@ class MediaFolder:
 
 
 def open_image(file: Path, field: str, path: str) -> tuple[int, int]:
-    """Decode an image whole; its width and height. `path` names it in the RowError that is raised when it can't be used."""
+    """Decode an image whole; return its width and height. Raises RowError, which names `path`, for an unusable image."""
     name = shorten(path, 200)
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):
@@ -115,7 +115,7 @@ def open_image(file: Path, field: str, path: str) -> tuple[int, int]:
         raise RowError("media_too_large", field, f"{name} has more than {MAX_PIXELS} pixels") from error
     except PermissionError as error:
         raise RowError("media_missing", field, f"{name} may not be read") from error
-    except Exception as error:  # decoders raise whatever a broken file makes them meet
+    except Exception as error:  # decoders raise errors of any kind for broken files
         raise RowError("media_undecodable", field, f"{name} cannot be decoded as an image") from error
     if width * height > MAX_PIXELS:
         raise RowError("media_too_large", field, f"{name} has {width} x {height} pixels, more than {MAX_PIXELS}")

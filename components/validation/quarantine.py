@@ -1,4 +1,4 @@
-"""What was refused: one line a row in quarantine.jsonl, and the sentence that ends a stage when it is too much."""
+"""The refused rows: one line each in quarantine.jsonl, and the error that ends the stage if there are too many."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ KINDS_SHOWN = 6  # in the sentence that ends a stage, the most frequent first
 
 @dataclass(frozen=True)
 class Refusal:
-    """A row that was refused: file as in messages, line from 1, field (empty when it is the whole line), reason, and kind for counts."""
+    """A refused row: file as in messages, line from 1, field (empty for the whole line), reason, and kind for counts."""
 
     file: str
     line: int
@@ -70,7 +70,7 @@ def write_quarantine(path: Path, refusals: Sequence[Refusal]) -> None:
 
 
 def check_share(file: str, rows: int, refusals: Sequence[Refusal], limit: float, quarantine: str) -> None:
-    """Raises UserError when more than `limit` of a file's rows were refused: how many, of what, and where."""
+    """Raises UserError, with counts by kind and the first place, when more than `limit` of a file's rows are refused."""
     own = sorted((refusal for refusal in refusals if refusal.file == file), key=lambda refusal: refusal.line)
     if not own or len(own) / rows <= limit:
         return
@@ -82,5 +82,5 @@ def check_share(file: str, rows: int, refusals: Sequence[Refusal], limit: float,
     where = f"line {first.line}, {first.field}" if first.field else f"line {first.line}"
     raise UserError(
         f"{file}: {len(own)} of {rows} rows are bad ({len(own) / rows:.1%}, validate.max_quarantined_share allows {limit:.1%}): {counts};"
-        f" the first is {where}: {first.reason}; all stand in {quarantine}"
+        f" the first is {where}: {first.reason}; {quarantine} lists all"
     )

@@ -1,4 +1,4 @@
-"""A held-out part for data that come without one."""
+"""Splits a held-out part off data that come without one."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from components.validation.intake import content_key
 
 
 def split_off(queries: Sequence[Query], share: float, file: str) -> tuple[list[Query], list[Query]]:
-    """Training and held-out queries, each in the order given; about `share` of them held out.
+    """Training and held-out queries, each in the input's order; about `share` of them held out.
 
-    Queries with the same media and prompt go the same way. Where a query goes hangs on its content alone, so new rows move no old ones;
-    only where that would leave a side empty, the group nearest to it is moved there. Raises UserError when there is but one group.
+    Queries with the same media and prompt go to one side. The side depends only on the content, so new rows move no old ones. If a side would be
+    empty, it gets the group nearest to it. Raises UserError when there is only one group.
     """
     keys = [content_key(query) for query in queries]
     groups = sorted(set(keys))
     if len(groups) < 2:
         raise UserError(f"{file} holds no two different queries, so none can be held out: add rows, or a heldout.jsonl beside it")
-    held_out = {key for key in groups if int(key[:16], 16) < share * 2**64} or {groups[0]}
-    if len(held_out) == len(groups):
-        held_out.remove(groups[-1])
-    train = [query for query, key in zip(queries, keys, strict=True) if key not in held_out]
-    rest = [query for query, key in zip(queries, keys, strict=True) if key in held_out]
+    heldout = {key for key in groups if int(key[:16], 16) < share * 2**64} or {groups[0]}
+    if len(heldout) == len(groups):
+        heldout.remove(groups[-1])
+    train = [query for query, key in zip(queries, keys, strict=True) if key not in heldout]
+    rest = [query for query, key in zip(queries, keys, strict=True) if key in heldout]
     return list(with_split(train, "train")), list(with_split(rest, "heldout"))

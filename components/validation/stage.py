@@ -1,12 +1,12 @@
-"""Stage `validate`: rows from people's hands to tables that the other stages can trust.
+"""Stage `validate`: turns untrusted rows into tables that the other stages can trust.
 
 Reads   data/preferences/data.jsonl, heldout.jsonl (or splits a part off), the media they name, the base's tokenizer and processor
 Does    refuses bad rows one by one with line and reason, a file with too many of them whole, and checks the rest as a batch
 Writes  artifacts/validate/{train,heldout}/queries.parquet, quarantine.jsonl, and Great Expectations' pages in artifacts/validate-docs
 Alone   mmalign stage validate
 
-An id, or media with a prompt, that stands in both files loses its training row: the held-out rows are what models are compared on, and must
-stay the same and unseen, while a training row can be spared.
+If both files contain an id, or the same media with the same prompt, the stage refuses the training row: held-out rows compare models, so that
+they must stay the same and untrained.
 """
 
 from __future__ import annotations
@@ -54,13 +54,15 @@ def run(settings: Settings, root: Path, recorder: Recorder = NullRecorder()) -> 
     intakes = []
     if heldout_file.exists():
         _require_rows(heldout_file, root)
-        held = validator.read(heldout_file, heldout_file.relative_to(root).as_posix(), "heldout", HeldoutContent())
-        intakes.append(held)
-        known = HeldoutContent({query.id for query in held.queries}, {content_key(query) for query in held.queries})
+        heldout_intake = validator.read(heldout_file, heldout_file.relative_to(root).as_posix(), "heldout", HeldoutContent())
+        intakes.append(heldout_intake)
+        heldout_content = HeldoutContent(
+            {query.id for query in heldout_intake.queries}, {content_key(query) for query in heldout_intake.queries}
+        )
     else:
-        known = HeldoutContent()
-    given = validator.read(train_file, train_file.relative_to(root).as_posix(), "train", known)
-    intakes.insert(0, given)
+        heldout_content = HeldoutContent()
+    train_intake = validator.read(train_file, train_file.relative_to(root).as_posix(), "train", heldout_content)
+    intakes.insert(0, train_intake)
     refusals = [refusal for intake in intakes for refusal in intake.refusals]
     write_quarantine(output / "quarantine.jsonl", refusals)
     for intake in intakes:
@@ -68,10 +70,11 @@ def run(settings: Settings, root: Path, recorder: Recorder = NullRecorder()) -> 
         check_share(intake.file, intake.rows, intake.refusals, limit, quarantine)
         _report_unread(intake)
 
-    train, heldout = (
-        (given.queries, held.queries) if len(intakes) == 2 else split_off(given.queries, settings.validate_.heldout_share, given.file)
-    )
-    for queries, name in ((train, given.file), (heldout, intakes[-1].file)):
+    if len(intakes) == 2:
+        train, heldout = train_intake.queries, heldout_intake.queries
+    else:
+        train, heldout = split_off(train_intake.queries, settings.validate_.heldout_share, train_intake.file)
+    for queries, name in ((train, train_intake.file), (heldout, intakes[-1].file)):
         if not queries:
             raise UserError(f"{name} holds no usable row: see {OUTPUT}/quarantine.jsonl")
     read = time.monotonic()
@@ -117,7 +120,7 @@ def _report_unread(intake: Intake) -> None:
     for name, count in sorted(intake.unread.items()):
         near = difflib.get_close_matches(name, READ_FIELDS, n=1, cutoff=0.75)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        log.warning("%s: the field %a of %d rows is not read%s", intake.file, name, count, hint)
+        log.warning("%s: no stage reads the field %a of %d rows%s", intake.file, name, count, hint)
 
 
 def _check_batch(queries: Sequence[Query], settings: Settings, docs: Path) -> int:
@@ -128,7 +131,7 @@ def _check_batch(queries: Sequence[Query], settings: Settings, docs: Path) -> in
     critical = [f"{finding.table}: {finding.expected}" for finding in findings if finding.severity == "critical"]
     if critical:
         raise UserError(
-            f"the data as a whole fail {len(critical)} expectations ({'; '.join(critical)}): see {DOCS}/index.html and mend them"
+            f"the data as a whole fail {len(critical)} expectations ({'; '.join(critical)}): see {DOCS}/index.html and correct the data"
         )
     warnings = [finding for finding in findings if finding.severity == "warning"]
     for finding in warnings:

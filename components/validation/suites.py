@@ -1,8 +1,8 @@
 """Great Expectations over the accepted rows: one suite a table, as code, with data docs.
 
-- Rows were checked one by one before; the suites check the batch: what holds between rows, and what a table as a whole looks like.
-- A failed critical expectation fails the stage; a warning is said and counted; info stands in the data docs.
-- Nothing is sent: analytics and progress bars are off, and the context lives in memory. Importing the library takes seconds: only here.
+- Earlier checks read rows one by one; the suites check the batch: relations between rows, and statistics of a table.
+- A failed critical expectation fails the stage; the stage logs and counts a warning; info appears only in the data docs.
+- Nothing is sent: analytics and progress bars are off, and the context is in memory. Importing the library takes seconds: only this module does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from components.files import write_atomic
 from components.preferences.record import CATEGORIES
 from components.preferences.release import HIGHEST_SCORE, LOWEST_SCORE
 
-os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when the library is imported
+os.environ["GX_ANALYTICS_ENABLED"] = "false"  # before the import, which reads it
 import great_expectations as gx
 import great_expectations.expectations as gxe
 from great_expectations.data_context.types.base import ProgressBarsConfig
@@ -33,7 +33,7 @@ SHA256 = r"^[0-9a-f]{64}$"
 
 @dataclass(frozen=True)
 class Finding:
-    """An expectation that was not met: its table, what was expected in words, and how bad that is."""
+    """A failed expectation: its table, its description, and its severity."""
 
     table: str
     expected: str
@@ -41,82 +41,82 @@ class Finding:
 
 
 def query_suite(settings: ValidateSettings) -> Any:
-    """What must hold for the table of queries."""
+    """The expectations of the table of queries."""
     return gx.ExpectationSuite(
         name="queries",
         expectations=[
-            gxe.ExpectTableRowCountToBeBetween(min_value=2, **_says("critical", "there are queries to train on and to hold out")),
+            gxe.ExpectTableRowCountToBeBetween(min_value=2, **_expect("critical", "there are queries to train on and to hold out")),
             gxe.ExpectColumnDistinctValuesToEqualSet(
-                column="split", value_set=["train", "heldout"], **_says("critical", "both splits have queries")
+                column="split", value_set=["train", "heldout"], **_expect("critical", "both splits have queries")
             ),
-            gxe.ExpectColumnValuesToBeUnique(column="id", **_says("critical", "ids are unique")),
-            gxe.ExpectColumnValuesToBeBetween(column="splits_of_id", max_value=1, **_says("critical", "no id stands in both splits")),
+            gxe.ExpectColumnValuesToBeUnique(column="id", **_expect("critical", "ids are unique")),
+            gxe.ExpectColumnValuesToBeBetween(column="splits_of_id", max_value=1, **_expect("critical", "no id stands in both splits")),
             gxe.ExpectColumnValuesToBeBetween(
-                column="splits_of_content", max_value=1, **_says("critical", "no media and prompt stand in both splits")
+                column="splits_of_content", max_value=1, **_expect("critical", "no media and prompt stand in both splits")
             ),
-            gxe.ExpectColumnValuesToBeInSet(column="category", value_set=list(CATEGORIES), **_says("critical", "categories are known")),
+            gxe.ExpectColumnValuesToBeInSet(column="category", value_set=list(CATEGORIES), **_expect("critical", "categories are known")),
             gxe.ExpectColumnValuesToBeInSet(
-                column="safety", value_set=["harmful", "harmless"], **_says("critical", "safety labels are known")
+                column="safety", value_set=["harmful", "harmless"], **_expect("critical", "safety labels are known")
             ),
-            gxe.ExpectColumnValuesToMatchRegex(column="media_digest", regex=SHA256, **_says("critical", "media carry their sha256")),
-            gxe.ExpectColumnValuesToBeBetween(column="prompt_characters", min_value=1, **_says("critical", "prompts are not empty")),
+            gxe.ExpectColumnValuesToMatchRegex(column="media_digest", regex=SHA256, **_expect("critical", "media carry their sha256")),
+            gxe.ExpectColumnValuesToBeBetween(column="prompt_characters", min_value=1, **_expect("critical", "prompts are not empty")),
             gxe.ExpectColumnValuesToBeBetween(
-                column="responses", min_value=settings.min_responses, **_says("critical", "queries have enough responses")
+                column="responses", min_value=settings.min_responses, **_expect("critical", "queries have enough responses")
             ),
             gxe.ExpectColumnValuesToBeBetween(
-                column="pairs", min_value=1, mostly=0.8, **_says("warning", "at least 80 % of queries have a pair of different ranks")
+                column="pairs", min_value=1, mostly=0.8, **_expect("warning", "at least 80 % of queries have a pair of different ranks")
             ),
             gxe.ExpectColumnMeanToBeBetween(
-                column="best_is_longest", max_value=0.8, **_says("warning", "the best answer is the longest in at most 80 % of queries")
+                column="best_is_longest", max_value=0.8, **_expect("warning", "the best answer is the longest in at most 80 % of queries")
             ),
             gxe.ExpectColumnProportionOfUniqueValuesToBeBetween(
-                column="content", min_value=0.5, **_says("warning", "at least half of media and prompts are different")
+                column="content", min_value=0.5, **_expect("warning", "at least half of media and prompts are different")
             ),
             gxe.ExpectColumnValuesToBeBetween(
-                column="splits_of_category", min_value=2, **_says("warning", "every category stands in both splits")
+                column="splits_of_category", min_value=2, **_expect("warning", "every category stands in both splits")
             ),
             gxe.ExpectColumnDistinctValuesToEqualSet(
-                column="category", value_set=list(CATEGORIES), **_says("info", "all five categories are there")
+                column="category", value_set=list(CATEGORIES), **_expect("info", "all five categories are there")
             ),
-            gxe.ExpectColumnMeanToBeBetween(column="has_tie", min_value=0.01, max_value=0.9, **_says("info", "some queries hold a tie")),
+            gxe.ExpectColumnMeanToBeBetween(column="has_tie", min_value=0.01, max_value=0.9, **_expect("info", "some queries hold a tie")),
         ],
     )
 
 
 def response_suite(settings: ValidateSettings) -> Any:
-    """What must hold for the table of responses."""
+    """The expectations of the table of responses."""
     return gx.ExpectationSuite(
         name="responses",
         expectations=[
-            gxe.ExpectCompoundColumnsToBeUnique(column_list=["id", "response"], **_says("critical", "a response stands once in a query")),
-            gxe.ExpectColumnValuesToBeBetween(column="rank", min_value=1, **_says("critical", "ranks begin at 1")),
+            gxe.ExpectCompoundColumnsToBeUnique(column_list=["id", "response"], **_expect("critical", "a response stands once in a query")),
+            gxe.ExpectColumnValuesToBeBetween(column="rank", min_value=1, **_expect("critical", "ranks begin at 1")),
             gxe.ExpectColumnPairValuesAToBeGreaterThanB(
-                column_A="responses", column_B="rank", or_equal=True, **_says("critical", "no rank exceeds the number of responses")
+                column_A="responses", column_B="rank", or_equal=True, **_expect("critical", "no rank exceeds the number of responses")
             ),
             gxe.ExpectColumnValuesToBeBetween(
                 column="characters",
                 min_value=1,
                 max_value=settings.max_response_characters,
-                **_says("critical", "responses are neither empty nor over-long"),
+                **_expect("critical", "responses are neither empty nor over-long"),
             ),
             *(
                 gxe.ExpectColumnValuesToBeBetween(
-                    column=score, min_value=LOWEST_SCORE, max_value=HIGHEST_SCORE, **_says("critical", f"{score} is between 1 and 5")
+                    column=score, min_value=LOWEST_SCORE, max_value=HIGHEST_SCORE, **_expect("critical", f"{score} is between 1 and 5")
                 )
                 for score in ("faithfulness", "helpfulness", "ethics")
             ),
             gxe.ExpectColumnValuesToNotBeNull(
                 column="reason_characters",
                 mostly=0.9,
-                **_says("warning", "at least 90 % of responses have a reason to learn critiques from"),
+                **_expect("warning", "at least 90 % of responses have a reason to learn critiques from"),
             ),
-            gxe.ExpectColumnValuesToNotBeNull(column="faithfulness", mostly=0.5, **_says("info", "most responses have scores")),
+            gxe.ExpectColumnValuesToNotBeNull(column="faithfulness", mostly=0.5, **_expect("info", "most responses have scores")),
         ],
     )
 
 
 def check_tables(queries: pd.DataFrame, responses: pd.DataFrame, settings: ValidateSettings, docs: Path) -> list[Finding]:
-    """Validate both tables, write data docs into the folder `docs` (index.html), and return what was not met."""
+    """Validate both tables, write data docs into the folder `docs` (index.html), and return the failed expectations."""
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
     for site in context.get_site_names():
@@ -138,7 +138,7 @@ def check_tables(queries: pd.DataFrame, responses: pd.DataFrame, settings: Valid
     return findings
 
 
-def _says(severity: Severity, expected: str) -> dict[str, Any]:
+def _expect(severity: Severity, expected: str) -> dict[str, Any]:
     return {"severity": severity, "notes": expected}
 
 
@@ -148,7 +148,7 @@ def _findings(table: str, results: Sequence[Any]) -> list[Finding]:
 
 
 def _link_plainly(docs: Path) -> None:
-    """Name the pages on the first one: its own lists are drawn by scripts from the network, so that offline it would be empty."""
+    """Link the pages on the first one: scripts from the network draw its own lists, so that offline it would be empty."""
     pages = sorted(page.relative_to(docs).as_posix() for part in ("validations", "expectations") for page in (docs / part).rglob("*.html"))
     links = "".join(f'<li><a href="{page}">{page.split("/")[0]}: {page.split("/")[1].removesuffix(".html")}</a></li>' for page in pages)
     index = docs / "index.html"

@@ -1,6 +1,6 @@
-"""The two tables that the suites speak about, one row a query and one row a response.
+"""The two tables of the suites, one row a query and one row a response.
 
-Data docs print values without escaping them, so no text of the data enters a table: lengths stand for texts, and ids are escaped.
+Data docs print values without escaping them, so no text of the data enters a table: lengths replace texts, and ids are escaped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from components.validation.intake import content_key
 
 
 def query_table(queries: Sequence[Query]) -> pd.DataFrame:
-    """One row a query: what it is, what it has, and in how many splits its id, its content and its category stand."""
+    """One row a query: its labels, its counts, and the number of splits with its id, its content and its category."""
     splits_of_id, splits_of_content, splits_of_category = defaultdict(set), defaultdict(set), defaultdict(set)
     for query in queries:
         splits_of_id[query.id].add(query.split)
@@ -45,7 +45,7 @@ def query_table(queries: Sequence[Query]) -> pd.DataFrame:
 
 
 def response_table(queries: Sequence[Query]) -> pd.DataFrame:
-    """One row a response: its place, rank, length, scores, and the length of its reason (none: null)."""
+    """One row a response: its index, rank, length, scores, and the length of its reason (null without one)."""
     return pd.DataFrame(
         {
             "id": html.escape(query.id),

@@ -73,7 +73,10 @@ def _table_faults(modules: set[str]) -> Iterator[str]:
 def _defined(module: str) -> set[str]:
     path = Path(*module.split("."))
     tree = parse(path.with_suffix(".py") if (ROOT / path).with_suffix(".py").is_file() else path / "__init__.py")
-    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    return names | {
+        target.id for node in tree.body if isinstance(node, ast.Assign) for target in node.targets if isinstance(target, ast.Name)
+    }
 
 
 def _settings_faults(modules: set[str]) -> Iterator[str]:

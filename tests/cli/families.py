@@ -1,4 +1,4 @@
-"""What the pipeline supports, as the adapters have it."""
+"""The supported model families, from the adapters."""
 
 from __future__ import annotations
 

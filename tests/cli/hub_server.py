@@ -1,4 +1,4 @@
-"""The few answers of a model hub that a fetch needs, on a port of this machine."""
+"""A model hub on a port of this machine, with the replies that a fetch needs."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ COMMIT = "1" * 40
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves folders as models, and keeps what it was asked for (method, path, range).
+    """Serves folders as models, and records its requests (method, path, range).
 
-    The file named `corrupt` is sent with its last byte changed.
+    It changes the last byte of the file `corrupt`.
     """
 
     def __init__(self, models: dict[str, Path], corrupt: str | None) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
         self.models, self.corrupt = models, corrupt
-        self.seen: list[str] = []
+        self.requests: list[str] = []
 
 
 class Answer(BaseHTTPRequestHandler):
@@ -33,38 +33,38 @@ class Answer(BaseHTTPRequestHandler):
     server: Hub
 
     def do_HEAD(self) -> None:
-        """The headers of an answer."""
+        """Send the headers of a reply."""
         self._answer()
 
     def do_GET(self) -> None:
-        """An answer."""
+        """Send a reply."""
         self._answer()
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def _answer(self) -> None:
-        path, asked = self.path.partition("?")[0], self.headers.get("Range", "")
-        self.server.seen.append(f"{self.command} {path} {asked}".strip())
+        path, byte_range = self.path.partition("?")[0], self.headers.get("Range", "")
+        self.server.requests.append(f"{self.command} {path} {byte_range}".strip())
         for name, folder in self.server.models.items():
             if path.startswith(f"/api/models/{name}"):
                 self._send(200, json.dumps(_info(name, folder)).encode(), {})
                 return
             if path.startswith(f"/{name}/resolve/"):
-                self._file(folder / path.rsplit("/", 1)[-1], asked)
+                self._file(folder / path.rsplit("/", 1)[-1], byte_range)
                 return
         self._send(404, b'{"error": "Repository not found"}', {"X-Error-Code": "RepoNotFound"})
 
-    def _file(self, path: Path, asked: str) -> None:
+    def _file(self, path: Path, byte_range: str) -> None:
         content = path.read_bytes()
         headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
         if path.name == self.server.corrupt:
             content = content[:-1] + bytes([content[-1] ^ 1])
-        if asked:
-            start = int(asked.removeprefix("bytes=").partition("-")[0])
+        if byte_range:
+            start = int(byte_range.removeprefix("bytes=").partition("-")[0])
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
             content = content[start:]
-        self._send(206 if asked else 200, content, headers)
+        self._send(206 if byte_range else 200, content, headers)
 
     def _send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -77,12 +77,12 @@ class Answer(BaseHTTPRequestHandler):
 
 @contextmanager
 def serve(models: dict[str, Path], *, corrupt: str | None = None) -> Iterator[tuple[str, list[str]]]:
-    """Serve folders as models; gives the address and the requests so far."""
+    """Serve folders as models; yields the address and the requests so far."""
     server = Hub(models, corrupt)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", server.seen
+        yield f"http://127.0.0.1:{server.server_address[1]}", server.requests
     finally:
         server.shutdown()
         server.server_close()

@@ -12,7 +12,7 @@ from tests.checkout import ROOT, mmalign
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def workspace(tmp_path: Path) -> Path:
     """A folder with settings and two benchmarks, one of which fails."""
     shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
@@ -23,46 +23,46 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_benchmarks_are_listed_and_run_with_what_follows_their_name(place: Path) -> None:
-    assert json.loads(mmalign(place, "bench", "list", "--json").stdout) == {
+def test_bench_lists_and_runs_benchmarks_with_arguments(workspace: Path) -> None:
+    assert json.loads(mmalign(workspace, "bench", "list", "--json").stdout) == {
         "broken": "Measures broken things.",
         "quick": "Measures quick things.",
     }
-    done = mmalign(place, "bench", "quick", "--repeats", "2", "--json")
-    assert done.returncode == 0
-    assert done.stdout.strip() == "['--repeats', '2', '--json']"
-    assert mmalign(place, "bench", "broken").returncode == 3
+    completed = mmalign(workspace, "bench", "quick", "--repeats", "2", "--json")
+    assert completed.returncode == 0
+    assert completed.stdout.strip() == "['--repeats', '2', '--json']"
+    assert mmalign(workspace, "bench", "broken").returncode == 3
 
 
-def test_mistakes_are_one_sentence(place: Path) -> None:
+def test_mistakes_are_one_sentence(workspace: Path) -> None:
     for arguments, sentence in (
         (("quik",), "there is no such benchmark; there are rate, broken, quick"),
         (("quick", "--set", "training.ranks=1"), "--set goes with `mmalign bench rate` only"),
         (("rate", "--set", "model.base=nowhere"), "mmalign model fetch"),
     ):
-        done = mmalign(place, "bench", *arguments)
-        assert done.returncode == 2
-        assert sentence in done.stderr
-        assert done.stderr.count("\n") == 1
+        completed = mmalign(workspace, "bench", *arguments)
+        assert completed.returncode == 2
+        assert sentence in completed.stderr
+        assert completed.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
-def test_the_rate_is_measured_kept_and_then_used_by_the_plan(place: Path, base: Path) -> None:
-    shutil.copytree(base, place / "data/base")
-    shutil.copytree(ROOT / "data/preferences", place / "data/preferences")
-    done = mmalign(place, "bench", "rate", "--json")
-    assert done.returncode == 0, done.stderr
-    measured = json.loads(done.stdout)
+def test_measured_rate_is_cached_and_used_by_plan(workspace: Path, base: Path) -> None:
+    shutil.copytree(base, workspace / "data/base")
+    shutil.copytree(ROOT / "data/preferences", workspace / "data/preferences")
+    completed = mmalign(workspace, "bench", "rate", "--json")
+    assert completed.returncode == 0, completed.stderr
+    measured = json.loads(completed.stdout)
     assert measured["tokens_per_second"] > 0
     assert measured["layers"] == measured["of_layers"] == 3
-    plan = json.loads(mmalign(place, "plan", "--memory", "--json").stdout)
+    plan = json.loads(mmalign(workspace, "plan", "--memory", "--json").stdout)
     queries, tokens = plan["workload"]["queries"], plan["workload"]["tree_tokens"]
     assert plan["stages"]["align"]["seconds"] == pytest.approx(queries * tokens * 0.8 * 2 / 2 / measured["tokens_per_second"])
-    other = json.loads(mmalign(place, "plan", "--memory", "--json", "--set", "training.precision=bf16").stdout)
+    other = json.loads(mmalign(workspace, "plan", "--memory", "--json", "--set", "training.precision=bf16").stdout)
     assert other["stages"]["align"]["seconds"] is None
 
 
-def test_help_of_the_commands_imports_nothing_heavy() -> None:
+def test_help_of_commands_imports_nothing_heavy() -> None:
     for command in (["bench"], ["model"], ["model", "fetch"], ["configure"], ["plan"]):
         script = (
             "import sys\nfrom components.cli.main import main\n"

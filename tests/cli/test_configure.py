@@ -16,7 +16,7 @@ OTHERS = [name for name in names(ROOT / PROFILES) if name != "demo"]
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def workspace(tmp_path: Path) -> Path:
     """A folder with the shipped settings and profiles."""
     shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
     shutil.copytree(ROOT / PROFILES, tmp_path / PROFILES)
@@ -24,26 +24,26 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_profiles_are_those_that_the_documentation_names() -> None:
+def test_profiles_equal_documented_ones() -> None:
     assert OTHERS == ["internvl3-1b", "internvl3-8b", "llava-ov-0.5b", "llava-ov-7b", "qwen2-vl-7b", "qwen2.5-vl-7b", "qwen3-vl-8b"]
     text = (ROOT / "docs/real-models.md").read_text()
     assert all(f"`{name}`" in text for name in OTHERS)
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_there_and_back_leaves_the_shipped_settings_to_the_byte(place: Path, name: str) -> None:
-    assert apply(place, name, [])
-    assert (place / "params.yaml").read_bytes() != (ROOT / "params.yaml").read_bytes()
+def test_profile_and_demo_restore_shipped_settings(workspace: Path, name: str) -> None:
+    assert apply(workspace, name, [])
+    assert (workspace / "params.yaml").read_bytes() != (ROOT / "params.yaml").read_bytes()
     assert (
-        load_settings(place / "params.yaml").model.base
-        == Path("data/models") / header(place / f"profiles/{name}.yaml")["checkpoint"].split("/")[1]
+        load_settings(workspace / "params.yaml").model.base
+        == Path("data/models") / header(workspace / f"profiles/{name}.yaml")["checkpoint"].split("/")[1]
     )
-    apply(place, "demo", [])
-    assert (place / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
+    apply(workspace, "demo", [])
+    assert (workspace / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_profile_names_known_keys_and_the_source_of_each(name: str) -> None:
+def test_profile_has_valid_keys_and_a_source_for_each(name: str) -> None:
     assert {key for key, _ in profile_values(ROOT / PROFILES, name)} <= set(known_keys())
     about = header(ROOT / PROFILES / f"{name}.yaml")
     assert about["checkpoint"].count("/") == 1
@@ -54,14 +54,14 @@ def test_profile_names_known_keys_and_the_source_of_each(name: str) -> None:
             assert line.partition("#")[2].strip().startswith(("ours", "paper", "where")), line
 
 
-def test_demo_profile_sets_back_what_others_change_and_no_more() -> None:
+def test_demo_profile_resets_what_others_change() -> None:
     shipped = {key: yaml.safe_load(value) for key, value in profile_values(ROOT, "params")}
     others = [profile_values(ROOT / PROFILES, name) for name in OTHERS]
     changed = {key for values in others for key, value in values if yaml.safe_load(value) != shipped[key]}
     assert {key: yaml.safe_load(value) for key, value in profile_values(ROOT / PROFILES, "demo")} == {key: shipped[key] for key in changed}
 
 
-def test_the_paper_settings_are_the_papers() -> None:
+def test_paper_profile_equals_paper() -> None:
     seven = dict(profile_values(ROOT / PROFILES, "llava-ov-7b"))
     assert {
         key: yaml.safe_load(seven[f"alignment.{key}"]) for key in ("beta", "beta_weight", "beta_scale", "beta_schedule", "warmup_share")
@@ -80,14 +80,14 @@ def test_the_paper_settings_are_the_papers() -> None:
     assert float(dict(profile_values(ROOT / PROFILES, "internvl3-1b"))["alignment.sft_weight"]) == 0
 
 
-def test_only_values_change_and_a_setting_goes_over_the_profile(place: Path) -> None:
-    changes = apply(place, "qwen3-vl-8b", ["training.ranks=4", "alignment.learning_rate=5e-7"])
+def test_setting_overrides_profile_and_comments_stay(workspace: Path) -> None:
+    changes = apply(workspace, "qwen3-vl-8b", ["training.ranks=4", "alignment.learning_rate=5e-7"])
     assert changes["training.ranks"] == (2, 4)
     assert changes["alignment.learning_rate"] == (0.0004, 5e-7)
     assert "alignment.beta" not in changes
-    comments = [[line.partition("#")[2] for line in (folder / "params.yaml").read_text().splitlines()] for folder in (ROOT, place)]
+    comments = [[line.partition("#")[2] for line in (folder / "params.yaml").read_text().splitlines()] for folder in (ROOT, workspace)]
     assert comments[0] == comments[1]
-    assert apply(place, "qwen3-vl-8b", ["training.ranks=4", "alignment.learning_rate=5e-7"]) == {}
+    assert apply(workspace, "qwen3-vl-8b", ["training.ranks=4", "alignment.learning_rate=5e-7"]) == {}
 
 
 @pytest.mark.parametrize(
@@ -102,25 +102,25 @@ def test_only_values_change_and_a_setting_goes_over_the_profile(place: Path) -> 
         ("alignment:\n  loss_type: ipo\n", r"IPO goes with alignment\.beta_schedule constant"),
     ],
 )
-def test_a_broken_profile_changes_nothing(place: Path, text: str, sentence: str) -> None:
-    (place / "profiles/mine.yaml").write_text(text)
+def test_broken_profile_changes_nothing(workspace: Path, text: str, sentence: str) -> None:
+    (workspace / "profiles/mine.yaml").write_text(text)
     with pytest.raises(UserError, match=sentence) as error:
-        apply(place, "mine", [])
+        apply(workspace, "mine", [])
     assert "\n" not in str(error.value)
-    assert (place / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
+    assert (workspace / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
 
 
-def test_the_command_lists_writes_and_refuses(place: Path) -> None:
-    listed = json.loads(mmalign(place, "configure", "--list", "--json").stdout)
+def test_configure_lists_writes_and_refuses(workspace: Path) -> None:
+    listed = json.loads(mmalign(workspace, "configure", "--list", "--json").stdout)
     assert listed["qwen2.5-vl-7b"]["checkpoint"] == "Qwen/Qwen2.5-VL-7B-Instruct"
-    done = mmalign(place, "configure", "--profile", "qwen2.5-vl-7b", "--set", "training.ranks=4")
-    assert "training.ranks: 2 -> 4" in done.stdout
-    assert "model.attention: sdpa -> flex_attention" in done.stdout
+    completed = mmalign(workspace, "configure", "--profile", "qwen2.5-vl-7b", "--set", "training.ranks=4")
+    assert "training.ranks: 2 -> 4" in completed.stdout
+    assert "model.attention: sdpa -> flex_attention" in completed.stdout
     for arguments, sentence in (
         (("--profile", "qwen9"), "there is no such profile; there are demo, internvl3-1b"),
         ((), "nothing to configure"),
     ):
-        refused = mmalign(place, "configure", *arguments)
+        refused = mmalign(workspace, "configure", *arguments)
         assert refused.returncode == 2
         assert sentence in refused.stderr
         assert refused.stderr.count("\n") == 1

@@ -33,13 +33,13 @@ def no_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def left(root: Path, name: str, mlflow: str = "0123456789abcdef", **stages: str) -> Path:
-    """Logs that a run of this process's left."""
+    """Write the logs of a run of this process."""
     folder = root / "logs" / name
     folder.mkdir(parents=True)
     note_run(folder, mlflow)
-    for place, (stage, text) in enumerate(stages.items()):
+    for position, (stage, text) in enumerate(stages.items()):
         (folder / f"{stage}.log").write_text(text)
-        os.utime(folder / f"{stage}.log", (1000 + place, 1000 + place))
+        os.utime(folder / f"{stage}.log", (1000 + position, 1000 + position))
     return folder
 
 
@@ -49,19 +49,19 @@ def ended(folder: Path) -> None:
 
 
 def shown(root: Path, *arguments: str) -> str:
-    done = mmalign(root, "logs", *arguments)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    completed = mmalign(root, "logs", *arguments)
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout
 
 
 def refused(root: Path, *arguments: str) -> str:
-    done = mmalign(root, "logs", *arguments)
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1
-    return done.stderr
+    completed = mmalign(root, "logs", *arguments)
+    assert completed.returncode == 2
+    assert len(completed.stderr.strip().splitlines()) == 1
+    return completed.stderr
 
 
-def test_without_a_name_the_last_run_is_shown_stage_by_stage_without_progress_bars(checkout: Path) -> None:
+def test_logs_show_last_run_without_progress_bars(checkout: Path) -> None:
     assert "no run has left logs yet" in refused(checkout)
     left(checkout, "20260101-020000", reward="old\n")
     left(checkout, "20260102-020000", reward="10%|\r50%|\r100%|\nstored \x1b[1mwell\x1b[0m\n", align="no end")
@@ -77,19 +77,19 @@ def test_without_a_name_the_last_run_is_shown_stage_by_stage_without_progress_ba
     assert "align" in refused(checkout, "--stage", "alight")
 
 
-def test_a_run_is_found_by_its_date_its_mlflow_run_and_their_beginnings(checkout: Path) -> None:
+def test_logs_accept_date_mlflow_run_and_prefixes(checkout: Path) -> None:
     left(checkout, "20260101-020000", "aaaa1111", reward="first\n")
     left(checkout, "20260102-020000", "aaaa2222", reward="second\n")
     for name in ("20260101-020000", "20260101", "aaaa1111", "aaaa1"):
         assert "first" in shown(checkout, name)
-    found = json.loads(shown(checkout, "aaaa2222", "--json"))
-    assert found["files"] == [str(checkout / "logs/20260102-020000/reward.log")]
-    assert found["mlflow_runs"] == ["aaaa2222"]
+    chosen = json.loads(shown(checkout, "aaaa2222", "--json"))
+    assert chosen["files"] == [str(checkout / "logs/20260102-020000/reward.log")]
+    assert chosen["mlflow_runs"] == ["aaaa2222"]
     assert "several runs (20260101-020000, 20260102-020000)" in refused(checkout, "aaaa")
-    assert "the last ones: 20260102-020000, 20260101-020000" in refused(checkout, "20250101-000000")
+    assert "the last runs: 20260102-020000, 20260101-020000" in refused(checkout, "20250101-000000")
 
 
-def test_all_tries_of_a_deployments_run_are_shown_also_from_its_clone(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logs_show_all_attempts_of_deployment_run(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FLOW_RUN, FLOW)
     for name in ("20260101-020000", "20260101-023000"):
         left(checkout, name, reward=f"try of {name}\n")
@@ -100,21 +100,21 @@ def test_all_tries_of_a_deployments_run_are_shown_also_from_its_clone(checkout: 
     assert [one.name for one in all_logs(checkout)] == ["20260103-020000", "20260101-023000", "20260101-020000"]
 
 
-def test_a_run_of_which_nothing_is_logged_says_so(checkout: Path) -> None:
+def test_run_without_logs_is_reported(checkout: Path) -> None:
     ended(left(checkout, "20260101-020000"))
     assert "no stage was stale" in shown(checkout)
     assert "no stage was stale" in shown(checkout, "-f")
 
 
-def test_following_shows_what_comes_and_ends_with_the_run(checkout: Path) -> None:
+def test_follow_shows_new_lines_until_run_ends(checkout: Path) -> None:
     folder = left(checkout, "20260101-020000", reward="begun\nhal")
     run = subprocess.Popen(["sleep", "600"])
     note = json.loads((folder / "run.json").read_text())
     write_json(folder / "run.json", {**note, "process": identity(run.pid)})
     command = [sys.executable, "-m", "components.cli.main", "logs", "-f"]
-    told = {**clean_environment(), "PYTHONPATH": str(ROOT)}
+    environment = {**clean_environment(), "PYTHONPATH": str(ROOT)}
     with (checkout / "seen.txt").open("w") as output:
-        process = subprocess.Popen(command, cwd=checkout, env=told, stdout=output)
+        process = subprocess.Popen(command, cwd=checkout, env=environment, stdout=output)
     seen = checkout / "seen.txt"
     wait_for(lambda: "begun" in seen.read_text())
     assert "hal" not in seen.read_text()
@@ -131,7 +131,7 @@ def test_following_shows_what_comes_and_ends_with_the_run(checkout: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_services_log_is_shown_and_an_unknown_one_is_refused_with_the_names(checkout: Path) -> None:
+def test_logs_show_service_and_refuse_unknown_one(checkout: Path) -> None:
     assert "has no services" in refused(checkout, "--service", "mlflow")
     create_secrets(checkout)
     write_json(addresses_file(checkout), asdict(Addresses("127.0.0.1", 1, 2, 3)))
@@ -144,7 +144,7 @@ def test_a_services_log_is_shown_and_an_unknown_one_is_refused_with_the_names(ch
 
 
 @pytest.mark.slow
-def test_a_real_run_is_followed_from_stage_to_stage_until_it_ends(checkout: Path) -> None:
+def test_follow_of_real_run_shows_every_stage(checkout: Path) -> None:
     behave(checkout, "align", "wait")
     run = start_mmalign(checkout, "run")
     wait_for((checkout / "waiting.align").exists, 400)
@@ -167,7 +167,7 @@ def test_a_real_run_is_followed_from_stage_to_stage_until_it_ends(checkout: Path
 
 @contextmanager
 def prefect(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Addresses]:
-    """A real server of Prefect's as this checkout's."""
+    """A real Prefect server as this checkout's."""
     import threading
 
     from flows.server import own_server, wait_for_server
@@ -189,15 +189,15 @@ def prefect(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Addresses]:
 
 
 def post(addresses: Addresses, path: str, body: Any, patience: float = 60) -> Any:
-    """Prefect answers 503 while its SQLite is locked; its own clients ask again too."""
+    """Post, with retries: Prefect answers 503 while its SQLite is locked."""
     request = urllib.request.Request(  # noqa: S310
         f"{addresses.prefect}/api/{path}", data=json.dumps(body).encode(), headers={"content-type": "application/json"}
     )
     until = time.monotonic() + patience
     while True:
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-                text = answer.read()
+            with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
+                text = response.read()
             return json.loads(text) if text else None
         except urllib.error.HTTPError as error:
             if error.code != 503 or time.monotonic() > until:
@@ -206,7 +206,7 @@ def post(addresses: Addresses, path: str, body: Any, patience: float = 60) -> An
 
 
 @pytest.mark.slow
-def test_the_flows_own_log_comes_from_prefect_and_its_run_is_found_by_name(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flow_log_comes_from_prefect_by_run_name(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with prefect(checkout, monkeypatch) as addresses:
         flow = post(addresses, "flows/", {"name": "night"})
         run = post(addresses, "flow_runs/", {"flow_id": flow["id"], "name": "green-fox", "state": {"type": "RUNNING"}})
@@ -229,4 +229,4 @@ def test_the_flows_own_log_comes_from_prefect_and_its_run_is_found_by_name(check
         began = time.monotonic()
         assert "of the stage" in shown(checkout, "green-fox", "-f")
         assert time.monotonic() - began < 30, "it ended with the run"
-        assert "no run is known by 'blue-fox'" in refused(checkout, "blue-fox")
+        assert "no run has the name 'blue-fox'" in refused(checkout, "blue-fox")

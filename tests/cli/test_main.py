@@ -28,53 +28,53 @@ def test_help_imports_nothing_heavy(command: list[str]) -> None:
     assert shown.splitlines()[-1] == "0"
 
 
-def test_help_takes_less_than_half_a_second_of_computing() -> None:
+def test_help_takes_less_than_half_cpu_second() -> None:
     before = os.times()
     subprocess.run([sys.executable, "-m", "components.cli.main", "--help"], cwd=ROOT, check=True, capture_output=True)
     after = os.times()
     assert after.children_user + after.children_system - before.children_user - before.children_system < 0.5
 
 
-def test_a_mistake_is_one_sentence_and_exit_code_2(checkout: Path) -> None:
-    done = mmalign(checkout, "run", "--set", "alignment.bta=0.2")
-    assert done.returncode == 2
-    assert done.stderr == "mmalign: --set alignment.bta=0.2: unknown key 'alignment.bta'; did you mean 'alignment.beta'?\n"
+def test_mistake_is_one_sentence_and_exit_code_2(checkout: Path) -> None:
+    completed = mmalign(checkout, "run", "--set", "alignment.bta=0.2")
+    assert completed.returncode == 2
+    assert completed.stderr == "mmalign: --set alignment.bta=0.2: unknown key 'alignment.bta'; did you mean 'alignment.beta'?\n"
     assert not (checkout / "reports").exists()
 
 
-def test_a_misspelt_key_in_the_file_is_one_sentence_and_exit_code_2(checkout: Path) -> None:
+def test_misspelt_settings_key_is_one_sentence(checkout: Path) -> None:
     params = checkout / "params.yaml"
     params.write_text(params.read_text().replace("beta_weight:", "beta_wait:"))
     for command in (["plan"], ["run"]):
-        done = mmalign(checkout, *command)
-        assert done.returncode == 2
-        assert done.stderr.startswith("mmalign: ")
-        assert "params.yaml: unknown key 'alignment.beta_wait'; did you mean 'alignment.beta_weight'?" in done.stderr
-        assert done.stderr.count("\n") == 1
+        completed = mmalign(checkout, *command)
+        assert completed.returncode == 2
+        assert completed.stderr.startswith("mmalign: ")
+        assert "params.yaml: unknown key 'alignment.beta_wait'; did you mean 'alignment.beta_weight'?" in completed.stderr
+        assert completed.stderr.count("\n") == 1
 
 
-def test_an_unknown_stage_names_the_known_ones(checkout: Path) -> None:
+def test_unknown_stage_lists_stages(checkout: Path) -> None:
     for command in (["stage", "trian"], ["run", "--only", "trian"]):
-        done = mmalign(checkout, *command)
-        assert done.returncode == 2
-        assert "validate, reward, critique, reference, align, evaluate" in done.stderr
+        completed = mmalign(checkout, *command)
+        assert completed.returncode == 2
+        assert "validate, reward, critique, reference, align, evaluate" in completed.stderr
 
 
-def test_a_fault_that_nobody_foresaw_is_one_sentence_with_its_log_and_exit_code_1(checkout: Path) -> None:
+def test_unexpected_fault_names_log_and_exits_with_1(checkout: Path) -> None:
     (checkout / "dvc.yaml").write_text("stages: [broken")
-    done = mmalign(checkout, "plan")
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    log = checkout / done.stderr.strip().rpartition(" ")[2]
+    completed = mmalign(checkout, "plan")
+    assert completed.returncode == 1
+    assert completed.stderr.count("\n") == 1
+    log = checkout / completed.stderr.strip().rpartition(" ")[2]
     assert "Traceback" in log.read_text()
 
 
-def test_outside_a_checkout_the_command_says_where_it_belongs(tmp_path: Path) -> None:
+def test_command_outside_checkout_names_cure(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no dvc\.yaml in it or above it"):
         find_root(tmp_path)
 
 
-def test_the_root_is_found_from_below_and_tools_of_the_environment_come_first(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_is_detected_below_and_own_tools_come_first(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(checkout / "data/preferences")
     monkeypatch.setattr(os, "environ", {**os.environ, "PATH": "/usr/bin:/bin"})
     assert enter_checkout() == checkout
@@ -83,23 +83,23 @@ def test_the_root_is_found_from_below_and_tools_of_the_environment_come_first(ch
     assert os.environ["DVC_NO_ANALYTICS"] == "1"
 
 
-def test_plan_prints_json_for_scripts_and_leaves_the_settings_alone(checkout: Path) -> None:
+def test_plan_prints_json_and_changes_no_settings(checkout: Path) -> None:
     before = (checkout / "params.yaml").stat()
-    done = mmalign(checkout, "plan", "--set", "alignment.beta=0.2", "--json")
-    stages = json.loads(done.stdout)["stages"]
+    completed = mmalign(checkout, "plan", "--set", "alignment.beta=0.2", "--json")
+    stages = json.loads(completed.stdout)["stages"]
     assert list(stages) == ["validate", "reward", "critique", "reference", "align", "evaluate"]
     assert all(step.keys() == {"action", "reason"} for step in stages.values())
     after = (checkout / "params.yaml").stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
 
 
-def test_a_refused_removal_of_data_starts_nothing(checkout: Path) -> None:
+def test_refused_data_removal_starts_nothing(checkout: Path) -> None:
     (checkout / "data/preferences/data.jsonl").write_text("1\n")
     (checkout / "data/truth/truth.jsonl").unlink()
     began = time.monotonic()
-    done = mmalign(checkout, "run")
-    assert done.returncode == 2
-    assert "--accept-data" in done.stderr
+    completed = mmalign(checkout, "run")
+    assert completed.returncode == 2
+    assert "--accept-data" in completed.stderr
     assert not list((checkout / "logs").glob("prefect-server*")), f"a server was started in {time.monotonic() - began:.0f} s"
 
 
@@ -112,8 +112,8 @@ def test_a_refused_removal_of_data_starts_nothing(checkout: Path) -> None:
         (("promote", "mm-policy", "3", "--override"), "needs a reason"),
     ],
 )
-def test_what_the_registry_cannot_do_is_one_sentence_and_exit_code_2(checkout: Path, arguments: tuple[str, ...], sentence: str) -> None:
-    done = mmalign(checkout, *arguments)
-    assert done.returncode == 2
-    assert sentence in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+def test_registry_mistake_is_one_sentence(checkout: Path, arguments: tuple[str, ...], sentence: str) -> None:
+    completed = mmalign(checkout, *arguments)
+    assert completed.returncode == 2
+    assert sentence in completed.stderr
+    assert len(completed.stderr.strip().splitlines()) == 1

@@ -1,4 +1,4 @@
-"""`mmalign model` against a server that answers as a hub does."""
+"""`mmalign model` against a server with a hub's replies."""
 
 from __future__ import annotations
 
@@ -33,45 +33,45 @@ def command(checkout: Path, *arguments: str, endpoint: str | None = None, offlin
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """A folder that counts as a checkout: the command needs no more of one."""
+def workspace(tmp_path: Path) -> Path:
+    """The least checkout that the command accepts."""
     (tmp_path / "checkout").mkdir()
     (tmp_path / "checkout/dvc.yaml").write_text("stages: {}\n")
     return tmp_path / "checkout"
 
 
-def test_a_model_is_fetched_whole_verified_and_says_what_comes_next(place: Path, tmp_path: Path) -> None:
+def test_fetched_model_is_verified_and_names_next_step(workspace: Path, tmp_path: Path) -> None:
     source = checkpoint(tmp_path / "hub/Some-VL-7B")
     with serve({"owner/Some-VL-7B": source}) as (endpoint, seen):
-        done = command(place, "fetch", "owner/Some-VL-7B", "--json", endpoint=endpoint)
-        assert done.returncode == 0, done.stderr
-        told = json.loads(done.stdout)
-        assert told["next"] == "mmalign configure --set model.base=data/models/Some-VL-7B"
-        assert told["revision"] == COMMIT
-        again = command(place, "fetch", "owner/Some-VL-7B", endpoint=endpoint)
-        assert "there already, every file verified" in again.stdout
+        completed = command(workspace, "fetch", "owner/Some-VL-7B", "--json", endpoint=endpoint)
+        assert completed.returncode == 0, completed.stderr
+        values = json.loads(completed.stdout)
+        assert values["next"] == "mmalign configure --set model.base=data/models/Some-VL-7B"
+        assert values["revision"] == COMMIT
+        second = command(workspace, "fetch", "owner/Some-VL-7B", endpoint=endpoint)
+        assert "already present, every file verified" in second.stdout
     assert not any(name in line for line in seen for name in ("pytorch_model.bin", "modeling.py", "optimizer.pt"))
     weights = [number for number, line in enumerate(seen) if line.startswith("GET") and "model.safetensors" in line]
     config = [number for number, line in enumerate(seen) if line.startswith("GET") and line.endswith("config.json")]
     assert config[0] < weights[0]
-    target = place / "data/models/Some-VL-7B"
+    target = workspace / "data/models/Some-VL-7B"
     assert (target / "model.safetensors").read_bytes() == WEIGHTS
     manifest = read_manifest(target)
     assert manifest is not None
     assert (manifest["source"], manifest["revision"], manifest["licence"]) == ("owner/Some-VL-7B", COMMIT, "apache-2.0")
     assert {path.name for path in target.iterdir()} == {*manifest["files"], "mmalign-model.json"}
-    assert command(place, "verify", "data/models/Some-VL-7B").returncode == 0
+    assert command(workspace, "verify", "data/models/Some-VL-7B").returncode == 0
 
 
-def test_a_torn_transfer_is_refused_and_the_next_fetch_goes_on_from_what_arrived(place: Path, tmp_path: Path) -> None:
+def test_torn_transfer_is_refused_and_next_fetch_resumes(workspace: Path, tmp_path: Path) -> None:
     source = checkpoint(tmp_path / "hub/m")
     with serve({"o/m": source}, corrupt="model.safetensors") as (endpoint, _):
-        done = command(place, "fetch", "o/m", endpoint=endpoint)
-    assert done.returncode == 2
-    assert "the sha of the downloaded model.safetensors is not the one that the hub states" in done.stderr
-    assert not (place / "data/models/m").exists()
+        completed = command(workspace, "fetch", "o/m", endpoint=endpoint)
+    assert completed.returncode == 2
+    assert "the sha of the downloaded model.safetensors is not the one that the hub states" in completed.stderr
+    assert not (workspace / "data/models/m").exists()
     with serve({"o/m": source}) as (endpoint, seen):
-        assert command(place, "fetch", "o/m", endpoint=endpoint).returncode == 0
+        assert command(workspace, "fetch", "o/m", endpoint=endpoint).returncode == 0
     assert [line for line in seen if line.startswith("GET") and "/resolve/" in line and "safetensors" not in line] == []
 
 
@@ -85,30 +85,28 @@ def test_a_torn_transfer_is_refused_and_the_next_fetch_goes_on_from_what_arrived
         (("verify", "data"), False, "fetch the model with `mmalign model fetch`"),
     ],
 )
-def test_what_goes_wrong_is_one_sentence_and_exit_code_2(
-    place: Path, tmp_path: Path, arguments: tuple[str, ...], offline: bool, sentence: str
-) -> None:
+def test_fetch_mistake_is_one_sentence(workspace: Path, tmp_path: Path, arguments: tuple[str, ...], offline: bool, sentence: str) -> None:
     code = checkpoint(tmp_path / "hub/code")
     (code / "config.json").write_text('{"model_type": "qwen2_vl", "auto_map": {}}')
     with serve({"o/code": code}) as (endpoint, seen):
-        done = command(place, *arguments, endpoint=endpoint, offline=offline)
-    assert done.returncode == 2
-    assert sentence in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("mmalign: ")
-    assert "Traceback" not in done.stderr
+        completed = command(workspace, *arguments, endpoint=endpoint, offline=offline)
+    assert completed.returncode == 2
+    assert sentence in completed.stderr
+    assert completed.stderr.strip().splitlines()[-1].startswith("mmalign: ")
+    assert "Traceback" not in completed.stderr
     assert not any("safetensors" in line for line in seen)
 
 
-def test_no_network_is_one_sentence(place: Path) -> None:
-    done = command(place, "fetch", "o/m")
-    assert done.returncode == 2
-    assert "the hub can't be reached for o/m" in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_missing_network_is_one_sentence(workspace: Path) -> None:
+    completed = command(workspace, "fetch", "o/m")
+    assert completed.returncode == 2
+    assert "the hub can't be reached for o/m" in completed.stderr
+    assert completed.stderr.count("\n") == 1
 
 
-def test_a_local_folder_needs_no_network_and_goes_where_it_is_told(place: Path, tmp_path: Path) -> None:
+def test_local_folder_is_fetched_without_network(workspace: Path, tmp_path: Path) -> None:
     source = checkpoint(tmp_path / "mine")
-    done = command(place, "fetch", os.path.relpath(source, place), "--to", "data/base")
-    assert done.returncode == 0, done.stderr
-    assert "next: mmalign configure --set model.base=data/base" in done.stdout
-    assert "written from the checkpoint's older files: chat_template.jinja, processor_config.json" in done.stdout
+    completed = command(workspace, "fetch", os.path.relpath(source, workspace), "--to", "data/base")
+    assert completed.returncode == 0, completed.stderr
+    assert "next: mmalign configure --set model.base=data/base" in completed.stdout
+    assert "written from the checkpoint's older files: chat_template.jinja, processor_config.json" in completed.stdout

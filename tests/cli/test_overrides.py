@@ -16,7 +16,7 @@ def params(tmp_path: Path) -> Path:
     return Path(shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml"))
 
 
-def test_only_the_named_line_changes_and_its_comment_stays(params: Path) -> None:
+def test_override_changes_value_and_keeps_comment(params: Path) -> None:
     after = changed_settings(params, ["alignment.beta=0.2"])
     assert after is not None
     changed = [(old, new) for old, new in zip(params.read_text().splitlines(), after.splitlines(), strict=True) if old != new]
@@ -25,13 +25,13 @@ def test_only_the_named_line_changes_and_its_comment_stays(params: Path) -> None
     assert new == old.replace("0.1 ", "0.2 ", 1)
 
 
-def test_the_file_itself_is_not_written(params: Path) -> None:
+def test_override_does_not_write_file(params: Path) -> None:
     before = params.read_bytes()
     changed_settings(params, ["alignment.beta=0.2"])
     assert params.read_bytes() == before
 
 
-def test_a_value_that_stands_there_already_changes_nothing(params: Path) -> None:
+def test_equal_value_changes_nothing(params: Path) -> None:
     assert changed_settings(params, [f"alignment.beta={load_settings(params).alignment.beta}"]) is None
 
 
@@ -44,7 +44,7 @@ def test_a_value_that_stands_there_already_changes_nothing(params: Path) -> None
         ("alignment.margins=raw", "raw"),
     ],
 )
-def test_values_are_read_as_yaml_and_numbers_as_people_write_them(assignment: str, value: object) -> None:
+def test_values_are_yaml_with_plain_exponents(assignment: str, value: object) -> None:
     (parsed,) = parse_assignments([assignment]).values()
     assert parsed == value
     assert type(parsed) is type(value)
@@ -73,7 +73,7 @@ def test_null_is_written_as_null(params: Path) -> None:
         (["reward.epochs=2", "alignment.bta=0.2"], r"alignment\.beta"),
     ],
 )
-def test_a_mistake_is_one_sentence(params: Path, assignments: list[str], sentence: str) -> None:
+def test_override_mistake_is_one_sentence(params: Path, assignments: list[str], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence) as error:
         changed_settings(params, assignments)
     assert "\n" not in str(error.value)

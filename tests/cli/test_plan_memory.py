@@ -13,7 +13,7 @@ from rich.console import Console
 from components.cli.run.configure import apply
 from components.cli.run.plan_memory import render, size
 from components.config.settings import load_settings
-from components.rehearsal.devices import known
+from components.rehearsal.devices import named_device
 from components.rehearsal.plan import make_plan
 from tests.checkout import ROOT, mmalign
 
@@ -33,7 +33,7 @@ SHOWN = {
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def workspace(tmp_path: Path) -> Path:
     """A folder with the shipped settings, profiles and engine files, and no model."""
     shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
     shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
@@ -42,86 +42,86 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def shown(place: Path, profile: str, assignments: list[str], device: str) -> str:
+def shown(workspace: Path, profile: str, assignments: list[str], device: str) -> str:
     """The plan as the command prints it on a terminal of 100 columns."""
-    apply(place, profile, assignments)
+    apply(workspace, profile, assignments)
     written = io.StringIO()
-    plan = make_plan(load_settings(place / "params.yaml"), place, known(device))
+    plan = make_plan(load_settings(workspace / "params.yaml"), workspace, named_device(device))
     Console(file=written, width=100, highlight=False).print(render(plan))
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines())
 
 
 @pytest.mark.parametrize("name", SHOWN)
-def test_the_plans_in_the_documentation_are_what_the_command_prints(place: Path, name: str) -> None:
+def test_documented_plans_equal_printed_ones(workspace: Path, name: str) -> None:
     opening = f"<!-- plan: {name} -->\n```\n"
     text = DOCUMENT.read_text()
     assert opening in text
     block = text.partition(opening)[2].partition("\n```")[0]
-    # python -m tests.cli.test_plan_memory writes the blocks again
-    assert block == shown(place, *SHOWN[name])
+    # `python -m tests.cli.test_plan_memory` writes new blocks
+    assert block == shown(workspace, *SHOWN[name])
 
 
-def test_a_plan_needs_no_gpu_no_weights_and_no_torch(place: Path) -> None:
-    apply(place, "qwen2.5-vl-7b", [])
+def test_plan_needs_no_gpu_weights_or_torch(workspace: Path) -> None:
+    apply(workspace, "qwen2.5-vl-7b", [])
     script = (
         "import sys\nfrom components.cli.main import main\n"
         "sys.argv = ['mmalign', 'plan', '--memory']\ncode = main()\n"
         "print(code, *sorted(set(sys.modules) & {'torch', 'transformers', 'dvc', 'pandas'}))"
     )
     environment = {"PATH": "/nowhere", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", script], cwd=place, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "0"
-    assert "no GPU is visible here" in done.stdout
-    assert "no rate measured: mmalign bench rate" in done.stdout
-    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    completed = subprocess.run([sys.executable, "-c", script], cwd=workspace, env=environment, capture_output=True, text=True, check=True)
+    assert completed.stdout.splitlines()[-1] == "0"
+    assert "no GPU is visible here" in completed.stdout
+    assert "no rate measured: mmalign bench rate" in completed.stdout
+    assert all(len(line) <= 80 for line in completed.stdout.splitlines())
 
 
-def test_what_does_not_fit_ends_with_1_and_the_changes(place: Path) -> None:
-    apply(place, "llava-ov-7b", ["training.gradient_checkpointing=false"])
-    done = mmalign(place, "plan", "--memory", "--device", "a100-40gb", "--json")
-    assert done.returncode == 1
-    told = json.loads(done.stdout)
-    assert told["stages"]["align"]["fits"] is False
-    assert "training.gradient_checkpointing=true" in told["changes"]
-    assert mmalign(place, "plan", "--memory", "--device", "h200").returncode == 0
+def test_oversized_plan_exits_with_1_and_changes(workspace: Path) -> None:
+    apply(workspace, "llava-ov-7b", ["training.gradient_checkpointing=false"])
+    completed = mmalign(workspace, "plan", "--memory", "--device", "a100-40gb", "--json")
+    assert completed.returncode == 1
+    values = json.loads(completed.stdout)
+    assert values["stages"]["align"]["fits"] is False
+    assert "training.gradient_checkpointing=true" in values["changes"]
+    assert mmalign(workspace, "plan", "--memory", "--device", "h200").returncode == 0
 
 
-def test_a_setting_is_planned_and_not_written(place: Path) -> None:
-    before = (place / "params.yaml").read_bytes()
+def test_planned_setting_is_not_written(workspace: Path) -> None:
+    before = (workspace / "params.yaml").read_bytes()
     model = json.loads(
-        mmalign(place, "plan", "--memory", "--device", "h100", "--set", "model.base=data/models/InternVL3-1B-hf", "--json").stdout
+        mmalign(workspace, "plan", "--memory", "--device", "h100", "--set", "model.base=data/models/InternVL3-1B-hf", "--json").stdout
     )["model"]
     assert model["parameters"]["total"] == 938_193_024
-    assert (place / "params.yaml").read_bytes() == before
+    assert (workspace / "params.yaml").read_bytes() == before
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--memory", "--device", "h1000"), "no such device is known; they are cpu, rtx-4090"),
+        (("--memory", "--device", "h1000"), "unknown device; the devices are cpu, rtx-4090"),
         (("--device", "h100"), "--device goes with --memory only"),
-        (("--memory",), "model.base data/base holds no config.json"),
+        (("--memory",), "model.base data/base has no config.json"),
     ],
 )
-def test_mistakes_are_one_sentence(place: Path, arguments: tuple[str, ...], sentence: str) -> None:
-    done = mmalign(place, "plan", *arguments)
-    assert done.returncode == 2
-    assert sentence in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_mistakes_are_one_sentence(workspace: Path, arguments: tuple[str, ...], sentence: str) -> None:
+    completed = mmalign(workspace, "plan", *arguments)
+    assert completed.returncode == 2
+    assert sentence in completed.stderr
+    assert completed.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     ("count", "words"), [(0, "–"), (1200, "1 kB"), (3.4e6, "3 MB"), (1.25e9, "1.2 GB"), (84.2e9, "84 GB"), (3e12, "3.0 TB")]
 )
-def test_sizes_in_the_unit_that_people_use(count: float, words: str) -> None:
+def test_sizes_use_readable_units(count: float, words: str) -> None:
     assert size(count) == words
 
 
 def write_document(text: str) -> str:
-    """`text` of the document with every plan printed again."""
+    """`text` of the document with new plans."""
     import tempfile
 
-    for name, told in SHOWN.items():
+    for name, values in SHOWN.items():
         with tempfile.TemporaryDirectory() as folder:
             here = Path(folder)
             shutil.copy(ROOT / "params.yaml", here / "params.yaml")
@@ -129,7 +129,7 @@ def write_document(text: str) -> str:
             shutil.copytree(ROOT / "infra/deepspeed", here / "infra/deepspeed")
             opening = f"<!-- plan: {name} -->\n```\n"
             before, _, rest = text.partition(opening)
-            text = before + opening + shown(here, *told) + "\n```" + rest.partition("\n```")[2]
+            text = before + opening + shown(here, *values) + "\n```" + rest.partition("\n```")[2]
     return text
 
 

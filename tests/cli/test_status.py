@@ -20,7 +20,7 @@ from components.files import write_json
 from components.operations.doctor import state
 from components.operations.doctor.state import read_status
 from components.processes.marks import RUN_MARK, new_run_mark
-from components.report.summary import RunRecord, StageRecord, summarise
+from components.report.summary import RunRecord, StageRecord, summarize
 from components.stages import STAGE_NAMES
 from components.tracking import store
 from components.tracking.recorder import Recorder
@@ -56,14 +56,14 @@ def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-def shown(found: dict[str, Any], width: int = 80) -> str:
+def shown(status: dict[str, Any], width: int = 80) -> str:
     stream = io.StringIO()
-    Console(file=stream, width=width, highlight=False).print(render(found))
+    Console(file=stream, width=width, highlight=False).print(render(status))
     return stream.getvalue()
 
 
 def start_stage(folder: Path, stage: str) -> subprocess.Popen[bytes]:
-    """Start a stage that waits until it is told not to."""
+    """Start a stage that waits for `behave`."""
     behave(folder, stage, "wait")
     command = [sys.executable, "stage.py", stage, *(source for source in STAGE_INPUTS[stage] if source != "data/truth")]
     process = subprocess.Popen(command, cwd=folder, env=clean_environment())
@@ -71,23 +71,23 @@ def start_stage(folder: Path, stage: str) -> subprocess.Popen[bytes]:
     return process
 
 
-def test_in_a_fresh_clone_all_stages_are_stale_and_nothing_is_made(checkout: Path) -> None:
-    found = read_status(checkout)
-    assert found.keys() == KEYS
-    assert found["running"] == {"run": None, "stages": [], "processes": []}
-    assert found["runs"] == []
-    assert found["registry"] == {name: {"versions": 0, "aliases": {}} for name in ("mm-policy", "mm-reward")}
-    assert list(found["plan"]) == list(STAGE_NAMES)
-    assert found["plan"]["validate"] == {"action": "run", "reason": "has no record in dvc.lock"}
-    assert found["summary"] is None
-    assert found["notes"] == []
+def test_status_of_fresh_clone_is_stale_and_writes_nothing(checkout: Path) -> None:
+    status = read_status(checkout)
+    assert status.keys() == KEYS
+    assert status["running"] == {"run": None, "stages": [], "processes": []}
+    assert status["runs"] == []
+    assert status["registry"] == {name: {"versions": 0, "aliases": {}} for name in ("mm-policy", "mm-reward")}
+    assert list(status["plan"]) == list(STAGE_NAMES)
+    assert status["plan"]["validate"] == {"action": "run", "reason": "has no record in dvc.lock"}
+    assert status["summary"] is None
+    assert status["notes"] == []
     assert not (checkout / "mlflow.db").exists()
-    text = shown(found)
+    text = shown(status)
     assert "nothing runs in this checkout" in text
     assert "no run is recorded yet" in text
 
 
-def test_the_last_runs_say_what_each_stage_did(recorded: Path) -> None:
+def test_last_runs_show_status_of_stages(recorded: Path) -> None:
     first = open_parent(recorded, "mmalign run")
     record_stages(
         recorded, first, {name: {"status": "ran" if name == "align" else "skipped", "mlflow_run_id": None} for name in STAGE_NAMES}
@@ -103,7 +103,7 @@ def test_the_last_runs_say_what_each_stage_did(recorded: Path) -> None:
     assert runs[0].keys() == {"mlflow_run_id", "status", "started", "seconds", "stages"}
 
 
-def test_a_run_under_way_shows_what_its_stages_do_and_one_that_was_killed_says_so(recorded: Path) -> None:
+def test_running_and_killed_runs_are_shown(recorded: Path) -> None:
     parent = open_parent(recorded, "mmalign run")
     Recorder.create(recorded, "validate", parent=parent, tags={"mmalign.stage": "validate"}).end("FINISHED")
     Recorder.create(recorded, "reward", parent=parent, tags={"mmalign.stage": "reward"})
@@ -116,7 +116,7 @@ def test_a_run_under_way_shows_what_its_stages_do_and_one_that_was_killed_says_s
     assert run["status"] == "KILLED"
 
 
-def test_on_a_server_that_others_use_only_runs_of_this_checkout_are_shown(recorded: Path) -> None:
+def test_shared_server_shows_runs_of_this_checkout(recorded: Path) -> None:
     ours = open_parent(recorded, "mmalign run")
     client, experiment = store.connect(recorded)
     client.create_run(experiment, tags={"mmalign.origin": "mmalign run", "mmalign.checkout": "another"})
@@ -124,7 +124,7 @@ def test_on_a_server_that_others_use_only_runs_of_this_checkout_are_shown(record
     assert [run["mlflow_run_id"] for run in state._runs(recorded, client, experiment, everybody=False)] == [ours]
 
 
-def test_aliases_name_version_digest_and_verdict(recorded: Path) -> None:
+def test_aliases_show_version_digest_and_verdict(recorded: Path) -> None:
     client, _ = store.connect(recorded)
     client.create_registered_model("mm-policy")
     for verdict in ("promoted", "refused"):
@@ -143,44 +143,44 @@ def test_aliases_name_version_digest_and_verdict(recorded: Path) -> None:
     assert registry["mm-reward"] == {"versions": 0, "aliases": {}}
 
 
-def test_a_store_that_is_away_is_one_sentence_and_the_rest_is_shown(checkout: Path) -> None:
-    write_json(checkout / "reports/summary.json", summarise(RunRecord("ok", {}, 61.0), checkout / "artifacts"))
+def test_unreachable_store_is_one_sentence_in_status(checkout: Path) -> None:
+    write_json(checkout / "reports/summary.json", summarize(RunRecord("ok", {}, 61.0), checkout / "artifacts"))
     (checkout / ".mmalign/tracking").mkdir(parents=True)
     (checkout / ".mmalign/tracking/pending-1.jsonl").write_text("{}\n")
     script = "import typer; from components.cli.run.status import status; typer.run(status)"
     environment = {**clean_environment(), "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
     began = time.monotonic()
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", script, "--json"], cwd=checkout, env=environment, capture_output=True, text=True, check=True, timeout=120
     )
-    found = json.loads(done.stdout)
+    status = json.loads(completed.stdout)
     assert time.monotonic() - began < 20, "it waited for the store"
-    assert found["runs"] == []
-    assert found["summary"]["status"] == "ok"
-    assert found["plan"]["validate"]["action"] == "run"
-    away, waiting = found["notes"]
+    assert status["runs"] == []
+    assert status["summary"]["status"] == "ok"
+    assert status["plan"]["validate"]["action"] == "run"
+    away, waiting = status["notes"]
     assert away.startswith("the store of runs and models can't be read: http://127.0.0.1:9 does not answer: ")
     assert waiting == "1 record of runs wait for the store; the next run writes them"
 
 
-def test_a_stage_under_way_is_shown_and_not_disturbed(checkout: Path) -> None:
+def test_running_stage_is_shown_undisturbed(checkout: Path) -> None:
     process = start_stage(checkout, "validate")
-    found = read_status(checkout)
-    (stage,) = found["running"]["stages"]
+    status = read_status(checkout)
+    (stage,) = status["running"]["stages"]
     assert (stage["stage"], stage["pid"]) == ("validate", process.pid)
-    assert found["running"]["run"] is None
-    assert found["plan"] == {}
-    assert found["notes"] == ["what is stale is not judged while a run or a stage is under way"]
-    assert f"process {process.pid}" in shown(found)
+    assert status["running"]["run"] is None
+    assert status["plan"] == {}
+    assert status["notes"] == ["stale stages are not shown while a run or a stage is under way"]
+    assert f"process {process.pid}" in shown(status)
     behave(checkout, "validate")
     assert process.wait(30) == 0
     assert read_status(checkout)["running"]["stages"] == []
 
 
-def test_the_holder_of_a_slot_is_shown_in_every_checkout(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_holder_of_slot_is_shown_in_every_checkout(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert [slot["holder"] for slot in read_status(checkout)["slots"]] == [None, None, None]
-    assert "gpu-0" not in shown(read_status(checkout)), "nothing is held: nothing to see"
+    assert "gpu-0" not in shown(read_status(checkout)), "all slots are free: the table is omitted"
     params = checkout / "params.yaml"
     params.write_text(
         params.read_text().replace("reward: { deadline_minutes: 2880, gpus: 0 }", "reward: { deadline_minutes: 2880, gpus: 1 }")
@@ -190,13 +190,13 @@ def test_the_holder_of_a_slot_is_shown_in_every_checkout(checkout: Path, tmp_pat
     process = start_stage(checkout, "reward")
     other = tmp_path / "other"
     shutil.copytree(checkout, other, symlinks=True)
-    found = read_status(other)
-    assert [slot["slot"] for slot in found["slots"]] == ["gpu-0", "gpu-1", "cpu"]
-    held, *free = [slot["holder"] for slot in found["slots"]]
+    status = read_status(other)
+    assert [slot["slot"] for slot in status["slots"]] == ["gpu-0", "gpu-1", "cpu"]
+    used, *free = [slot["holder"] for slot in status["slots"]]
     assert free == [None, None]
-    assert held.keys() == {"checkout", "stage", "pid", "since", "user"}
-    assert (held["checkout"], held["stage"], held["pid"]) == (str(checkout), "reward", process.pid)
-    text = shown(found, 200)
+    assert used.keys() == {"checkout", "stage", "pid", "since", "user"}
+    assert (used["checkout"], used["stage"], used["pid"]) == (str(checkout), "reward", process.pid)
+    text = shown(status, 200)
     (line,) = [line for line in text.splitlines() if line.startswith("gpu-0")]
     assert str(process.pid) in line
     assert str(checkout) in line
@@ -205,7 +205,7 @@ def test_the_holder_of_a_slot_is_shown_in_every_checkout(checkout: Path, tmp_pat
     assert [slot["holder"] for slot in read_status(other)["slots"]] == [None, None, None]
 
 
-def test_the_run_is_named_by_its_lock_and_its_processes_are_not_leftovers(checkout: Path) -> None:
+def test_running_run_is_named_and_has_no_leftovers(checkout: Path) -> None:
     script = (
         "import pathlib, sys, time\nfrom components.processes.guard import run_lock\n"
         "with run_lock(pathlib.Path.cwd()):\n    pathlib.Path('turn').touch()\n    sys.stdin.read()\n"
@@ -219,72 +219,72 @@ def test_the_run_is_named_by_its_lock_and_its_processes_are_not_leftovers(checko
         assert running["run"]["pid"] == holder.pid
         assert running["processes"] == [{"pid": marked.pid, "command": "sleep 600", "stage": None, "leftover": False}]
         holder.communicate(b"")
-        found = read_status(checkout)
-        assert found["running"]["run"] is None, "the file still names the last holder, and nobody holds the lock"
-        assert found["running"]["processes"][0]["leftover"]
-        assert f"kill -9 {marked.pid}" in shown(found)
+        status = read_status(checkout)
+        assert status["running"]["run"] is None, "the file still names the last holder, but the lock is free"
+        assert status["running"]["processes"][0]["leftover"]
+        assert f"kill -9 {marked.pid}" in shown(status)
     finally:
         marked.kill()
         marked.wait()
 
 
-def test_a_busy_dvc_is_not_waited_for(checkout: Path) -> None:
+def test_status_does_not_wait_for_dvc(checkout: Path) -> None:
     lock = checkout / ".dvc/tmp/lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         began = time.monotonic()
-        found = read_status(checkout)
+        status = read_status(checkout)
         assert time.monotonic() - began < 2.5, "DVC tries for three seconds"
-    assert found["plan"] == {}
-    assert found["notes"] == ["what is stale can't be said: DVC works on this checkout at the moment"]
-    assert found["running"]["stages"] == []
+    assert status["plan"] == {}
+    assert status["notes"] == ["the stale stages can't be determined: DVC works on this checkout at the moment"]
+    assert status["running"]["stages"] == []
 
 
-def test_settings_that_are_not_valid_hinder_only_the_plan(checkout: Path) -> None:
+def test_invalid_settings_hide_plan_only(checkout: Path) -> None:
     (checkout / "params.yaml").write_text("model: [")
-    found = read_status(checkout)
-    assert found["plan"] == {}
-    (note,) = found["notes"]
-    assert note.startswith("what is stale can't be said: ")
+    status = read_status(checkout)
+    assert status["plan"] == {}
+    (note,) = status["notes"]
+    assert note.startswith("the stale stages can't be determined: ")
 
 
-def test_the_headline_of_the_last_summary_is_shown_with_the_gates_verdict(checkout: Path) -> None:
+def test_headline_shows_last_summary_and_verdict(checkout: Path) -> None:
     for name in STAGE_NAMES:
         write_json(checkout / "artifacts" / name / "run.json", {"mlflow_run_id": "r"})
-    figures = {"policy.base.conversation": 50.0, "policy.aligned.conversation": 90.0, "policy.win_rate": 0.7, "reward.acc": 0.875}
-    write_json(checkout / "artifacts/evaluate/metrics.json", figures)
-    summary = summarise(RunRecord("ok", {name: StageRecord("skipped") for name in STAGE_NAMES}, 61.0), checkout / "artifacts")
+    metrics = {"policy.base.conversation": 50.0, "policy.aligned.conversation": 90.0, "policy.win_rate": 0.7, "reward.acc": 0.875}
+    write_json(checkout / "artifacts/evaluate/metrics.json", metrics)
+    summary = summarize(RunRecord("ok", {name: StageRecord("skipped") for name in STAGE_NAMES}, 61.0), checkout / "artifacts")
     gate = {"mm-policy": {"verdict": "promoted", "reasons": []}, "mm-reward": {"verdict": "nothing_new", "reasons": []}, "promoted": True}
     write_json(checkout / "reports/summary.json", {**summary, "gate": gate})
-    found = read_status(checkout)
-    assert found["summary"]["policy"]["aligned"] == {"conversation": 90.0, "unsafe_rate": None}
-    assert found["summary"]["gate"]["promoted"] is True
-    text = shown(found, 120)
+    status = read_status(checkout)
+    assert status["summary"]["policy"]["aligned"] == {"conversation": 90.0, "unsafe_rate": None}
+    assert status["summary"]["gate"]["promoted"] is True
+    text = shown(status, 120)
     assert "right answers 50.0 → 90.0; wins 70.0 % against the base; reward model's ACC 87.5 %" in text
     assert "mm-policy: promoted" in text
     assert "mm-reward: nothing new" in text
 
 
-def test_a_summary_that_a_kill_left_unfinished_says_so(checkout: Path) -> None:
-    write_json(checkout / "reports/summary.json", summarise(RunRecord("running", {}, 5.0), checkout / "artifacts"))
-    found = read_status(checkout)
-    assert "last summary: ended by a kill" in shown(found)
-    found["running"]["run"] = {"pid": 1, "command": "mmalign run", "started": "2026-11-24T17:45:48+00:00"}
-    assert "last summary" not in shown(found), "of a run under way there are no figures yet"
+def test_summary_cut_short_by_kill_is_marked(checkout: Path) -> None:
+    write_json(checkout / "reports/summary.json", summarize(RunRecord("running", {}, 5.0), checkout / "artifacts"))
+    status = read_status(checkout)
+    assert "last summary: ended by a kill" in shown(status)
+    status["running"]["run"] = {"pid": 1, "command": "mmalign run", "started": "2026-11-24T17:45:48+00:00"}
+    assert "last summary" not in shown(status), "a run under way has no metrics yet"
 
 
-def test_a_damaged_summary_hinders_nothing_else(checkout: Path) -> None:
+def test_damaged_summary_hides_nothing_else(checkout: Path) -> None:
     (checkout / "reports").mkdir()
     (checkout / "reports/summary.json").write_text("{")
-    found = read_status(checkout)
-    assert found["summary"] is None
-    assert found["notes"][0].startswith("reports/summary.json can't be read: ")
-    assert found["plan"]["validate"]["action"] == "run"
+    status = read_status(checkout)
+    assert status["summary"] is None
+    assert status["notes"][0].startswith("reports/summary.json can't be read: ")
+    assert status["plan"]["validate"]["action"] == "run"
 
 
 @pytest.mark.parametrize("width", [80, 40])
-def test_everything_is_readable_in_narrow_terminals(width: int) -> None:
+def test_status_is_readable_in_narrow_terminal(width: int) -> None:
     alias = {"version": 12, "digest": DIGEST, "verdict": "promoted"}
     runs = [
         {
@@ -295,7 +295,7 @@ def test_everything_is_readable_in_narrow_terminals(width: int) -> None:
             "stages": {**dict.fromkeys(STAGE_NAMES, "skipped"), "align": "ran", "evaluate": "failed"},
         }
     ]
-    found: dict[str, Any] = {
+    status: dict[str, Any] = {
         "running": {"run": None, "stages": [], "processes": []},
         "slots": [],
         "runs": runs,
@@ -304,7 +304,7 @@ def test_everything_is_readable_in_narrow_terminals(width: int) -> None:
         "summary": None,
         "notes": ["a note"],
     }
-    text = shown(found, width)
+    text = shown(status, width)
     assert max(len(line) for line in text.splitlines()) <= width
     assert "…" not in text
     if width == 80:
@@ -313,7 +313,7 @@ def test_everything_is_readable_in_narrow_terminals(width: int) -> None:
         assert "1 day, 1:00:00" in text
 
 
-def test_the_command_prints_tables_for_people(checkout: Path) -> None:
-    done = mmalign(checkout, "status")
-    assert done.returncode == 0, done.stderr
-    assert "nothing runs in this checkout" in done.stdout
+def test_status_command_prints_tables(checkout: Path) -> None:
+    completed = mmalign(checkout, "status")
+    assert completed.returncode == 0, completed.stderr
+    assert "nothing runs in this checkout" in completed.stdout

@@ -1,4 +1,4 @@
-"""Every command of docs/operations.md and docs/nights.md is one: parsed by the tool that it is for; those of a team's week are run on a real stack."""
+"""The commands of docs/operations.md and docs/nights.md: each tool parses its own; those of a team's week run on a real stack."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ INLINE = re.findall(r"`((?:mmalign|make|dvc|git|chmod) [^`]+)`", PAGE)
 
 def lines() -> list[str]:
     """The commands of the page's code blocks, and those within its text."""
-    found = [line.partition(" #")[0].strip() for block in BLOCKS for line in block.splitlines()]
-    return [line for line in found if line.split(" ")[0] in TOOLS] + INLINE
+    commands = [line.partition(" #")[0].strip() for block in BLOCKS for line in block.splitlines()]
+    return [line for line in commands if line.split(" ")[0] in TOOLS] + INLINE
 
 
 def spelled(command: str) -> list[list[str]]:
-    """A command as a person would type it: of `[-f] [--stage NAME]` each option, and then all of them."""
+    """A command as a person types it: without its `[options]`, then with each of them."""
     words = command.replace("…", "x")
     optional = re.findall(r"\[([^\]]*)\]", words)
     bare = re.sub(r"\[[^\]]*\]", "", words)
@@ -44,7 +44,7 @@ def of(tool: str) -> list[str]:
     return sorted({line for line in lines() if line.startswith(f"{tool} ")})
 
 
-def test_the_page_has_commands_for_everything_that_it_is_about() -> None:
+def test_operations_page_covers_every_topic() -> None:
     assert len(of("mmalign")) > 30
     named = {line.split()[1] for line in of("mmalign")}
     assert named >= {"up", "down", "deploy", "status", "logs", "cancel", "resume", "backup", "restore", "migrate", "clean", "doctor", "run"}
@@ -64,7 +64,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("command", of("mmalign"))
-def test_mmalign_takes_every_command_of_the_page(command: str) -> None:
+def test_mmalign_accepts_every_documented_command(command: str) -> None:
     root = typer.main.get_command(app)
     for words in spelled(command):
         arguments = [NAMES.get(word, word) for word in words[1:]]
@@ -73,7 +73,7 @@ def test_mmalign_takes_every_command_of_the_page(command: str) -> None:
 
 
 def parse(command: Any, arguments: list[str]) -> str:
-    """Parse arguments to the end, through groups of commands, and run nothing; the last command's name. Raises what the command line would say."""
+    """Parse arguments through groups of commands and run nothing; returns the last command's name. Raises the command line's errors."""
     context = command.make_context("mmalign", [] if arguments == ["--help"] else list(arguments), resilient_parsing=arguments == ["--help"])
     if hasattr(command, "get_command"):
         assert arguments, f"{command.name} needs a command"
@@ -84,19 +84,19 @@ def parse(command: Any, arguments: list[str]) -> str:
 
 
 @pytest.mark.parametrize("words", [["backup"], ["logs", "--stagger", "align"], ["backup", "a", "b"], ["no-such"]])
-def test_the_parsing_sees_mistakes(words: list[str]) -> None:
+def test_parsing_detects_mistakes(words: list[str]) -> None:
     with pytest.raises((TyperException, AssertionError)):
         parse(typer.main.get_command(app), words)
 
 
 @pytest.mark.parametrize("command", of("make"))
-def test_make_knows_every_target_of_the_page(command: str) -> None:
-    done = subprocess.run(["make", "-n", *shlex.split(command)[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_make_has_every_documented_target(command: str) -> None:
+    completed = subprocess.run(["make", "-n", *shlex.split(command)[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
 
 
 @pytest.mark.parametrize("command", of("dvc"))
-def test_dvc_parses_every_command_of_the_page(command: str) -> None:
+def test_dvc_parses_every_documented_command(command: str) -> None:
     from dvc.cli import parse_args
 
     parsed = parse_args(shlex.split(command)[1:])
@@ -104,14 +104,14 @@ def test_dvc_parses_every_command_of_the_page(command: str) -> None:
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.split("\n")[0][:40])
-def test_every_block_is_shell_that_bash_takes(block: str) -> None:
+def test_every_documented_block_is_valid_shell(block: str) -> None:
     if ": {" in block:
         pytest.skip("settings, no commands")
-    done = subprocess.run(["bash", "-n", "-c", block], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    completed = subprocess.run(["bash", "-n", "-c", block], capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
 
 
-def test_files_and_units_that_the_page_names_are_there() -> None:
+def test_documented_files_and_units_exist() -> None:
     for command in of("cp"):
         for name in shlex.split(command)[1:-1]:
             assert (ROOT / name).is_file(), name
@@ -135,14 +135,14 @@ def block(title: str, number: int = 0) -> list[str]:
     return re.findall(r"^```\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)[number].splitlines()
 
 
-ELSEWHERE = ("make", "git", "cp", "systemctl", "useradd", "install")  # of a clone or of root: tested above and by make install itself
-# Of a checkout without artifacts and models some checks are no more than warnings and problems, which is what doctor is for.
+ELSEWHERE = ("make", "git", "cp", "systemctl", "useradd", "install")  # for a clone or root: tested above and by make install
+# A checkout without artifacts and models has warnings and problems, which doctor reports.
 MAY_FIND_PROBLEMS = "mmalign doctor"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_installing_a_week_a_backup_an_upgrade_and_a_loss_go_as_the_page_says(checkout: Path, tmp_path: Path) -> None:
+def test_documented_operations_work_end_to_end(checkout: Path, tmp_path: Path) -> None:
     folder = tmp_path / "backups"
     folder.mkdir()
     try:
@@ -167,8 +167,8 @@ def run_all(root: Path, commands: list[str], folder: Path, skip: tuple[str, ...]
         words = shlex.split(command.replace("/var/backups/mmalign", str(folder)).replace("/mnt/elsewhere", str(folder / "elsewhere")))
         if words[0] in ELSEWHERE or command in skip:
             continue
-        assert words[0] == "mmalign", f"{command}: neither run here nor known to be run elsewhere"
-        done = mmalign(root, *words[1:], timeout=900)
+        assert words[0] == "mmalign", f"{command}: neither run here nor listed in ELSEWHERE"
+        completed = mmalign(root, *words[1:], timeout=900)
         allowed = {0, 1} if command.startswith(MAY_FIND_PROBLEMS) else {0}
-        assert done.returncode in allowed, f"{command}: {done.stderr}{done.stdout}"
-        assert "Traceback" not in done.stderr
+        assert completed.returncode in allowed, f"{command}: {completed.stderr}{completed.stdout}"
+        assert "Traceback" not in completed.stderr

@@ -13,7 +13,7 @@ from components.alignment.reference_table import read_log_probs
 from components.config.settings import Settings
 from components.engine.result import StageResult
 from components.evaluation import stage
-from components.evaluation.again import evaluate_policy, evaluate_reward
+from components.evaluation.reevaluate import evaluate_policy, evaluate_reward
 from components.evaluation.results import RESULTS, context_of
 from components.families.loading import load_model
 from components.families.processing import Preprocessor

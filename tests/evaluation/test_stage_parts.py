@@ -14,8 +14,8 @@ import yaml
 
 from components.alignment.log_probs import LogProbTask
 from components.config.settings import Settings, parse_settings
-from components.engine.inference import Report
-from components.evaluation import again, stage
+from components.engine.inference import Launch, Report
+from components.evaluation import reevaluate, stage
 from components.evaluation.tasks import AnswerTask, OpinionTask, ScoreTask
 from components.files import read_json
 from components.preferences.record import Query, Response, write_queries
@@ -89,8 +89,8 @@ class Models:
         shown = made(OpinionTask, settings, [[f"c{n}", float(n)] for n in range(len(arguments["answers"]))], rows=[])
         return [blank, given, bare, shown]
 
-    def run_tasks(self, tasks: list[Any], factory: str, _: Settings, part: str, root: Path, arguments: Any, **options: Any) -> Report:
-        self.calls.append(("run", len(tasks), factory, part, root, arguments, options))
+    def run_tasks(self, tasks: list[Any], launch: Launch, _: Settings, root: Path) -> Report:
+        self.calls.append(("run", len(tasks), root, launch))
         return Report(times={"compute_seconds": 1.5, "padding_share": 0.25})
 
 
@@ -122,7 +122,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> Models:
     for name in ("policy_tasks", "reward_tasks", "run_tasks"):
         monkeypatch.setattr(stage, name, getattr(replaced, name))
     for name in ("reward_tasks", "run_tasks"):
-        monkeypatch.setattr(again, name, getattr(replaced, name))
+        monkeypatch.setattr(reevaluate, name, getattr(replaced, name))
     monkeypatch.setattr(stage, "model_digest", lambda folder: f"digest of {folder.name}")
     monkeypatch.setattr(stage, "context_of", lambda settings, root: f"{settings.evaluate.judge} in {root.name}")
     return replaced
@@ -209,9 +209,9 @@ def test_models_are_called_for_once_with_what_they_need(root: Path, models: Mode
     factory = "components.evaluation.tasks:"
     assert models.calls == [
         ("policies", root, policies),
-        ("run", 3, f"{factory}policy_tasks", "evaluate", root, policies, {"name": "policies"}),
+        ("run", 3, root, Launch(f"{factory}policy_tasks", "evaluate", policies, "policies")),
         ("reward", root, arguments),
-        ("run", 4, f"{factory}reward_tasks", "evaluate", root, arguments, {"name": "reward"}),
+        ("run", 4, root, Launch(f"{factory}reward_tasks", "evaluate", arguments, "reward")),
     ]
     rows = [yaml.safe_load(line) for line in (root / "artifacts/evaluate/samples/samples.jsonl").read_text().splitlines()]
     critiques = [[policy["critique"] for policy in row["policies"]] for row in rows]
@@ -252,24 +252,24 @@ def test_nothing_missing_says_nothing(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_policy_evaluated_anew_has_the_stage_s_results(root: Path, models: Models) -> None:
     stage.run(settings_of(), root)
     models.calls.clear()
-    again.evaluate_policy(settings_of(), root, root / "some/champion", root / "policy.parquet")
+    reevaluate.evaluate_policy(settings_of(), root, root / "some/champion", root / "policy.parquet")
     assert (root / "policy.parquet").read_bytes() == (root / "artifacts/evaluate/results/aligned.parquet").read_bytes()
     assert models.calls[0] == ("policies", root, {"champion": str(root / "some/champion")})
     rows = [{"id": i, "response": n, "log_prob": REFERENCE[i, n] - (2.2 if (i, n) == ("a", 1) else 0.0), "tokens": 1} for i, n in KEYS]
     pq.write_table(pa.Table.from_pylist(rows), root / "artifacts/reference/heldout.parquet")
     for log_probs, correct in (("sum", 0), ("mean", 1)):
-        again.evaluate_policy(settings_of(alignment={"log_probs": log_probs}), root, root / "c", root / "policy.parquet")
+        reevaluate.evaluate_policy(settings_of(alignment={"log_probs": log_probs}), root, root / "c", root / "policy.parquet")
         assert pq.read_table(root / "policy.parquet").to_pylist()[0]["correct"] == correct
 
 
 def test_a_reward_model_evaluated_anew_is_scored_on_its_own(root: Path, models: Models) -> None:
-    again.evaluate_reward(settings_of(), root, root / "some/champion", root / "reward.parquet")
+    reevaluate.evaluate_reward(settings_of(), root, root / "some/champion", root / "reward.parquet")
     rows = pq.read_table(root / "reward.parquet").to_pylist()
     assert [(row["id"], row["pairs"], row["correct"]) for row in rows] == [("a", 1, 1), ("b", 1, 0), ("h", 1, 0)]
     arguments = {"folder": str(root / "some/champion"), "own": True}
     assert models.calls == [
         ("reward", root, arguments),
-        ("run", 1, "components.evaluation.tasks:reward_tasks", "evaluate", root, arguments, {"name": "own"}),
+        ("run", 1, root, Launch("components.evaluation.tasks:reward_tasks", "evaluate", arguments, "own")),
     ]
 
 
@@ -280,13 +280,15 @@ def test_the_command_evaluates_the_kind_it_names(root: Path, monkeypatch: pytest
     calls: list[tuple[Any, ...]] = []
     monkeypatch.chdir(root)
     (root / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    monkeypatch.setattr(again, "watch_from_environment", lambda: calls.append(("watch",)))
-    monkeypatch.setattr(again, "slots_taken", lambda name, _settings, root, _print: calls.append(("slots", name, root)) or nullcontext())
+    monkeypatch.setattr(reevaluate, "watch_from_environment", lambda: calls.append(("watch",)))
+    monkeypatch.setattr(
+        reevaluate, "slots_taken", lambda name, _settings, root, _print: calls.append(("slots", name, root)) or nullcontext()
+    )
     for name in ("policy", "reward"):
-        monkeypatch.setattr(again, f"evaluate_{name}", lambda *arguments, name=name: calls.append((name, *arguments[1:])))
+        monkeypatch.setattr(reevaluate, f"evaluate_{name}", lambda *arguments, name=name: calls.append((name, *arguments[1:])))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    again.main(kind, Path("model"), Path("out"))
+    reevaluate.main(kind, Path("model"), Path("out"))
     assert torch.get_num_threads() == 2  # evaluate.threads of params.yaml
     torch.set_num_threads(threads)
     assert calls == [("watch",), ("slots", "evaluate", root), (kind, root, Path("model"), Path("out"))]

@@ -1,4 +1,4 @@
-"""What Prefect's own server does with runs whose process is gone: marked, and started again once."""
+"""Prefect's server marks runs whose process has ended, and restarts them once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from components.files import write_json
 from components.operations.services.lost_runs import PROCESS, end_lost_runs
 from components.operations.services.state import DEPLOYED, Addresses, addresses_file, create_secrets
 from components.processes.secrets import state_folder
-from flows.automations import AGAIN, LOST, STUCK, make_automations
+from flows.automations import LOST, RESTART, STUCK, make_automations
 from flows.server import own_server, wait_for_server
 from tests.checkout import wait_for
 
@@ -73,8 +73,8 @@ class Deployed:
         return str(self.client.read_flow_run(run).state_name)
 
     def runs(self) -> dict[UUID, FlowRun]:
-        found = self.client.read_flow_runs(deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[self.id])))
-        return {run.id: run for run in found}
+        flow_runs = self.client.read_flow_runs(deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[self.id])))
+        return {run.id: run for run in flow_runs}
 
     def started_for(self, run: UUID) -> list[FlowRun]:
         return [one for one in self.runs().values() if (one.parameters.get("run") or {}).get("recovers") == str(run)]
@@ -101,16 +101,16 @@ def deployed(tmp_path_factory: pytest.TempPathFactory, settings: Settings) -> It
             with temporary_settings(here), get_client(sync_client=True) as client:
                 client.create_work_pool(WorkPoolCreate(name="pool", type="process"))
                 flow = client.create_flow_from_name("work")
-                found = client.create_deployment(flow, "nightly", work_pool_name="pool", path=str(root), entrypoint="work.py:work")
-                yield Deployed(client, found, root, make_automations(client, {"nightly": found}, settings))
+                nightly = client.create_deployment(flow, "nightly", work_pool_name="pool", path=str(root), entrypoint="work.py:work")
+                yield Deployed(client, nightly, root, make_automations(client, {"nightly": nightly}, settings))
     finally:
         os.environ.clear()
         os.environ.update(before)
 
 
 @pytest.mark.slow
-def test_automations_made_twice_are_the_same_and_follow_the_settings(deployed: Deployed, settings: Settings) -> None:
-    assert set(deployed.ids) == {LOST, STUCK, f"{AGAIN} (nightly)"}
+def test_automations_are_updated_not_doubled(deployed: Deployed, settings: Settings) -> None:
+    assert set(deployed.ids) == {LOST, STUCK, f"{RESTART} (nightly)"}
     before = {automation.name: automation for automation in deployed.client.read_automations()}
     deployed.client.pause_automation(deployed.ids[STUCK])
     longer = settings.deployments.model_copy(update={"crashed_after_seconds": 300})
@@ -119,13 +119,13 @@ def test_automations_made_twice_are_the_same_and_follow_the_settings(deployed: D
     assert changed.keys() == before.keys()
     assert changed[LOST].trigger.within.total_seconds() == 300  # type: ignore[union-attr]
     assert not changed[STUCK].enabled
-    assert changed[f"{AGAIN} (nightly)"] == before[f"{AGAIN} (nightly)"]
+    assert changed[f"{RESTART} (nightly)"] == before[f"{RESTART} (nightly)"]
     deployed.client.resume_automation(deployed.ids[STUCK])
     assert make_automations(deployed.client, {"nightly": deployed.id}, settings) == deployed.ids
 
 
 @pytest.mark.slow
-def test_a_killed_run_is_marked_and_started_again_once_and_a_healthy_one_is_left_alone(deployed: Deployed) -> None:
+def test_killed_run_is_restarted_once_and_healthy_run_is_not(deployed: Deployed) -> None:
     healthy, process = deployed.execute()
     time.sleep(WITHIN_SECONDS + 20)  # longer than the window: its heartbeats keep it
     assert deployed.state(healthy) == "Running"
@@ -149,7 +149,7 @@ def test_a_killed_run_is_marked_and_started_again_once_and_a_healthy_one_is_left
 
 
 @pytest.mark.slow
-def test_what_crashes_again_before_it_begins_is_not_started_for_ever(deployed: Deployed) -> None:
+def test_restart_that_crashes_before_begin_is_not_restarted(deployed: Deployed) -> None:
     # A worker that lives marks a run at once when its process ends without a word.
     first = deployed.client.create_flow_run_from_deployment(deployed.id).id
     deployed.client.set_flow_run_state(first, Pending())
@@ -164,7 +164,7 @@ def test_what_crashes_again_before_it_begins_is_not_started_for_ever(deployed: D
 
 
 @pytest.mark.slow
-def test_a_cancellation_that_nobody_carries_out_ends_as_cancelled_and_nothing_is_started_again(deployed: Deployed) -> None:
+def test_stuck_cancellation_ends_as_cancelled(deployed: Deployed) -> None:
     run = deployed.client.create_flow_run_from_deployment(deployed.id).id
     for state in (Pending(), Running(), Cancelling()):
         deployed.client.set_flow_run_state(run, state)
@@ -174,7 +174,7 @@ def test_a_cancellation_that_nobody_carries_out_ends_as_cancelled_and_nothing_is
 
 
 @pytest.mark.slow
-def test_a_run_of_before_a_power_cut_is_found_where_its_process_and_its_heartbeat_are_gone(deployed: Deployed) -> None:
+def test_run_before_power_cut_is_marked_lost(deployed: Deployed) -> None:
     root = deployed.folder
     port = int(os.environ["PREFECT_API_URL"].split(":")[2].partition("/")[0])
     write_json(addresses_file(root), asdict(Addresses("127.0.0.1", port, 1, 1)))

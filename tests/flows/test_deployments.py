@@ -1,4 +1,4 @@
-"""prefect.yaml and the parameters: what the server will be told, without a server."""
+"""prefect.yaml and the schema of the parameters, without a server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from components.config.settings import load_settings
-from flows.parameters import OVERRIDE, NightParameters, parameter_schema
+from flows.parameters import OVERRIDE, RunParameters, parameter_schema
 from tests.checkout import ROOT
 
 
@@ -18,45 +18,45 @@ from tests.checkout import ROOT
 def schema() -> dict[str, object]:
     from prefect.utilities.callables import parameter_schema as schema_of
 
-    from flows.night import night
+    from flows.scheduled_run import scheduled_run
 
-    return parameter_schema(schema_of(night).model_dump_for_openapi())
+    return parameter_schema(schema_of(scheduled_run).model_dump_for_openapi())
 
 
-def test_the_description_gets_its_times_from_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deployments_take_times_from_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from flows.deployments import read_description
 
     for name in ("MMALIGN_ROOT", "MMALIGN_CRON", "MMALIGN_TIMEZONE", "MMALIGN_POLL_SECONDS"):
         monkeypatch.setenv(name, "to be overwritten")
     (tmp_path / "prefect.yaml").write_text((ROOT / "prefect.yaml").read_text())
     settings = load_settings(ROOT / "params.yaml")
-    found = read_description(tmp_path, settings)
-    by_name = {one["name"]: one for one in found["deployments"]}
+    description = read_description(tmp_path, settings)
+    by_name = {one["name"]: one for one in description["deployments"]}
     assert list(by_name) == ["nightly", "on-new-data", "on-demand"]
     assert by_name["nightly"]["schedules"][0]["cron"] == settings.deployments.cron
     assert by_name["nightly"]["schedules"][0]["timezone"] == settings.deployments.timezone
     assert float(by_name["on-new-data"]["schedules"][0]["interval"]) == settings.deployments.poll_minutes * 60
     assert "schedules" not in by_name["on-demand"]
-    assert found["pull"][0]["prefect.deployments.steps.set_working_directory"]["directory"] == str(tmp_path)
-    assert {one["concurrency_limit"]["limit"] for one in found["deployments"]} == {2}
-    for one in found["deployments"]:
-        NightParameters.model_validate((one.get("parameters") or {}).get("run", {}))
+    assert description["pull"][0]["prefect.deployments.steps.set_working_directory"]["directory"] == str(tmp_path)
+    assert {one["concurrency_limit"]["limit"] for one in description["deployments"]} == {2}
+    for one in description["deployments"]:
+        RunParameters.model_validate((one.get("parameters") or {}).get("run", {}))
 
 
 @pytest.mark.parametrize(
-    "given",
+    "parameters",
     [
         {},
         {"run": {}},
         {"run": {"overrides": ["alignment.beta=0.2", "reward.epochs=3"], "stages": ["reward"], "source": "git", "ref": "main"}},
     ],
 )
-def test_what_fits_is_taken(schema: dict[str, object], given: dict[str, object]) -> None:
-    jsonschema.validate(given, schema)
+def test_valid_parameters_pass_schema(schema: dict[str, object], parameters: dict[str, object]) -> None:
+    jsonschema.validate(parameters, schema)
 
 
 @pytest.mark.parametrize(
-    ("given", "named"),
+    ("parameters", "named"),
     [
         ({"rnu": {}}, "rnu"),
         ({"run": {"overide": []}}, "overide"),
@@ -66,20 +66,20 @@ def test_what_fits_is_taken(schema: dict[str, object], given: dict[str, object])
         ({"run": {"promote": "perhaps"}}, "perhaps"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_its_name(schema: dict[str, object], given: dict[str, object], named: str) -> None:
+def test_invalid_parameter_is_refused_by_name(schema: dict[str, object], parameters: dict[str, object], named: str) -> None:
     with pytest.raises(jsonschema.ValidationError, match=named):
-        jsonschema.validate(given, schema)
+        jsonschema.validate(parameters, schema)
 
 
-def test_every_parameter_says_what_it_is_for() -> None:
-    assert [name for name, field in NightParameters.model_fields.items() if not field.description] == []
+def test_every_parameter_has_description() -> None:
+    assert [name for name, field in RunParameters.model_fields.items() if not field.description] == []
 
 
-def test_every_key_of_the_settings_can_be_overridden() -> None:
+def test_every_settings_key_can_be_overridden() -> None:
     import re
 
     for section, values in yaml.safe_load((ROOT / "params.yaml").read_text()).items():
         key = next(iter(values))
         assert re.match(OVERRIDE, f"{section}.{key}=1") or isinstance(values[key], dict), section
     with pytest.raises(ValidationError):
-        NightParameters(overrides=["alignment.bta=1"])
+        RunParameters(overrides=["alignment.bta=1"])

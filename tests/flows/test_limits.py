@@ -21,7 +21,7 @@ from components.errors import UserError
 from components.processes.slots.locks import Holder, try_slot
 from components.stages import StageName
 from flows import limits
-from flows.limits import check_limits, limit_name, make_limits, place_taken
+from flows.limits import check_limits, limit_name, limit_slots_taken, make_limits
 from flows.server import own_server, wait_for_server
 from tests.checkout import ROOT, alive, behave, clean_environment, mmalign, start_mmalign, started, wait_for
 
@@ -52,10 +52,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def client(url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[SyncPrefectClient]:  # noqa: ARG001 -- it needs the server
-    """A client of a server without limits, on a host whose slots nobody holds."""
+    """A client of a server without limits, on a host whose slots are free."""
     monkeypatch.setenv("MMALIGN_SLOTS", str(tmp_path / "slots"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    monkeypatch.setattr(limits, "LOOK_SECONDS", 0.3)
+    monkeypatch.setattr(limits, "POLL_SECONDS", 0.3)
     with get_client(sync_client=True) as made:
         for limit in made.read_global_concurrency_limits():
             made.delete_global_concurrency_limit_by_name(limit.name)
@@ -74,14 +74,14 @@ def taken(client: SyncPrefectClient, name: str) -> int:
 
 
 class Waiting(threading.Thread):
-    """A stage that waits for its place and then goes on to its end."""
+    """A stage that waits for its slots and then runs to its end."""
 
     def __init__(self, stage: StageName, wanting: Settings) -> None:
         super().__init__(daemon=True)
         self.stage, self.wanting = stage, wanting
         self.cancel = threading.Event()
         self.inside, self.leave = threading.Event(), threading.Event()
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self._settings = copy_context()  # Prefect's, with the address of the server
         self.start()
 
@@ -89,12 +89,12 @@ class Waiting(threading.Thread):
         self._settings.run(self._run)
 
     def _run(self) -> None:
-        with place_taken(self.stage, self.wanting, deployed=True, cancel=self.cancel, say=self.said.append):
+        with limit_slots_taken(self.stage, self.wanting, deployed=True, cancel=self.cancel, log=self.messages.append):
             self.inside.set()
             self.leave.wait(600)
 
 
-def test_limits_are_made_once_and_follow_the_machine(client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_are_created_once_and_follow_machine(client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch) -> None:
     assert make_limits(client) == {CPU: 1, GPU: 2}
     first = {limit.name: (limit.id, limit.limit) for limit in client.read_global_concurrency_limits()}
     assert {name: size for name, (_, size) in first.items()} == {CPU: 1, GPU: 2}
@@ -105,20 +105,20 @@ def test_limits_are_made_once_and_follow_the_machine(client: SyncPrefectClient, 
     assert client.read_global_concurrency_limit_by_name(GPU).limit == 3
 
 
-def test_a_host_without_cards_has_the_limit_of_its_cpu_only(client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_without_gpus_has_cpu_limit_only(client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr("components.processes.slots.gpus.machine_gpus", list)
     assert make_limits(client) == {CPU: 1}
 
 
-def test_stages_queue_at_the_limit_and_say_so(client: SyncPrefectClient) -> None:
+def test_stages_queue_at_limit_and_log_it(client: SyncPrefectClient) -> None:
     make_limits(client)
     first = Waiting("reward", settings())
     assert first.inside.wait(30)
     assert taken(client, CPU) == 1
     second = Waiting("align", settings())
-    wait_for(lambda: second.said)
-    assert second.said == [f"align waits for 1 of {CPU}: other runs hold it"]
+    wait_for(lambda: second.messages)
+    assert second.messages == [f"align waits for 1 of {CPU}: other runs use it"]
     assert not second.inside.is_set()
     first.leave.set()
     assert second.inside.wait(30)
@@ -127,7 +127,7 @@ def test_stages_queue_at_the_limit_and_say_so(client: SyncPrefectClient) -> None
     assert taken(client, CPU) == 0
 
 
-def test_a_stage_takes_as_many_places_as_cards(client: SyncPrefectClient) -> None:
+def test_stage_takes_one_slot_a_gpu(client: SyncPrefectClient) -> None:
     make_limits(client)
     stage = Waiting("critique", settings(critique=2))
     assert stage.inside.wait(30)
@@ -136,26 +136,26 @@ def test_a_stage_takes_as_many_places_as_cards(client: SyncPrefectClient) -> Non
     stage.join(30)
 
 
-def test_a_stage_that_takes_nothing_needs_no_limit(client: SyncPrefectClient) -> None:  # noqa: ARG001 -- there are none
+def test_stage_without_needs_ignores_limits(client: SyncPrefectClient) -> None:  # noqa: ARG001 -- there are none
     stage = Waiting("validate", settings())
     assert stage.inside.wait(30)
     stage.leave.set()
     stage.join(30)
 
 
-def test_a_missing_limit_is_a_mistake_in_a_run_of_a_deployment_only(client: SyncPrefectClient) -> None:  # noqa: ARG001 -- there are none
+def test_missing_limit_is_error_in_deployment_only(client: SyncPrefectClient) -> None:  # noqa: ARG001 -- there are none
     with pytest.raises(UserError, match=rf"no concurrency limit {CPU}.*`mmalign deploy`"):
         check_limits(settings())
     with (
         pytest.raises(UserError, match=rf"no concurrency limit {GPU}.*`mmalign deploy`"),
-        place_taken("align", settings(align=1), deployed=True, cancel=threading.Event(), say=print),
+        limit_slots_taken("align", settings(align=1), deployed=True, cancel=threading.Event(), log=print),
     ):
         pass
-    with place_taken("align", settings(align=1), deployed=False, cancel=threading.Event(), say=print):
+    with limit_slots_taken("align", settings(align=1), deployed=False, cancel=threading.Event(), log=print):
         pass
 
 
-def test_limits_are_checked_for_the_stages_that_will_run(client: SyncPrefectClient) -> None:
+def test_limits_are_checked_for_selected_stages(client: SyncPrefectClient) -> None:
     make_limits(client)
     check_limits(settings(align=2))
     with pytest.raises(UserError, match=r"stages\.align\.gpus is 3, but there are 2 GPUs"):
@@ -163,58 +163,54 @@ def test_limits_are_checked_for_the_stages_that_will_run(client: SyncPrefectClie
     check_limits(settings(align=3), ("validate", "reward"))
 
 
-def test_a_cancelled_run_waits_no_longer(client: SyncPrefectClient) -> None:
+def test_cancelled_run_stops_waiting(client: SyncPrefectClient) -> None:
     make_limits(client)
     first = Waiting("reward", settings())
     assert first.inside.wait(30)
     second = Waiting("reward", settings())
-    wait_for(lambda: second.said)
+    wait_for(lambda: second.messages)
     second.cancel.set()
     assert second.inside.wait(5)
     second.leave.set()
     second.join(10)
-    assert taken(client, CPU) == 1, "it gave back what it never had"
+    assert taken(client, CPU) == 1, "it released a slot that it never had"
     first.leave.set()
     first.join(30)
 
 
-def test_a_place_that_nobody_holds_any_more_is_found_again(
-    client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_forgotten_lease_is_corrected(client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(limits, "FORGOTTEN_SECONDS", 2.0)
     make_limits(client)
     client.update_global_concurrency_limit(CPU, GlobalConcurrencyLimitUpdate(active_slots=1))
     slot = try_slot("cpu", Holder.here(tmp_path, "reward"))
     assert slot is not None
     stage = Waiting("align", settings())
-    wait_for(lambda: stage.said)
-    assert not stage.inside.wait(4), "the machine's lock is held: nothing is forgotten"
+    wait_for(lambda: stage.messages)
+    assert not stage.inside.wait(4), "the machine's lock is taken: nothing is forgotten"
     slot.release()
     assert stage.inside.wait(30)
-    assert stage.said[-1] == f"{CPU} counts places of runs that are gone: its count is put right"
+    assert stage.messages[-1] == f"{CPU} counts slots of runs that have ended: the count is corrected"
     assert taken(client, CPU) == 1
     stage.leave.set()
     stage.join(30)
 
 
-def test_a_server_that_is_gone_undoes_no_stage_and_forgets_no_lease_of_a_killed_flow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_server_undoes_no_stage_and_expires_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "another-host")  # Prefect keeps a client a limit, which knows the other server
     name = limit_name("cpu")
-    said: list[str] = []
+    messages: list[str] = []
     with running_server(tmp_path) as server, get_client(sync_client=True) as client:
         make_limits(client)
-        with place_taken("reward", settings(), deployed=True, cancel=threading.Event(), say=said.append):
+        with limit_slots_taken("reward", settings(), deployed=True, cancel=threading.Event(), log=messages.append):
             server.send_signal(signal.SIGKILL)
             server.wait()
-        assert said == [f"reward: {name} could not be given back (ConnectError); it is free again in a minute"]
+        assert messages == [f"reward: {name} could not be released (ConnectError); its lease expires in a minute"]
     with running_server(tmp_path), get_client(sync_client=True) as client:
         assert taken(client, name) == 1
         wait_for(lambda: taken(client, name) == 0, 120)
 
 
-def test_a_run_of_a_deployment_queues_and_can_be_cancelled_there(url: str, client: SyncPrefectClient, checkout: Path) -> None:
+def test_run_of_deployment_queues_and_can_be_cancelled(url: str, client: SyncPrefectClient, checkout: Path) -> None:
     environment = {"PREFECT_API_URL": url, "MMALIGN_FLOW_RUN": "5b9d0c6e-0000-0000-0000-000000000000"}
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("CUDA_VISIBLE_DEVICES")

@@ -15,29 +15,29 @@ import pytest
 from components.errors import InfrastructureFault, StageFault, UserError
 from components.processes.fault_kinds import fault_kind
 from components.processes.outcome import OUTCOME, read_outcome
-from flows.screen import Screen
-from flows.whole_run import whole_run
+from flows.console import Console
+from flows.whole_run import RunOptions, whole_run
 from tests.checkout import alive, behave, start_mmalign, wait_for
 
 
 @pytest.fixture
-def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def outcome_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "outcome.json"
     monkeypatch.setenv(OUTCOME, str(path))
     return path
 
 
 def failure_of(checkout: Path, *words: str) -> Exception:
-    """What the whole run raises, without a server: a pool of threads takes Prefect's place, as the pipeline allows."""
+    """The error of a whole run without a server: a pool of threads replaces Prefect, as the pipeline allows."""
     behave(checkout, "validate", *words)
     with ThreadPoolExecutor() as pool, pytest.raises((UserError, StageFault)) as raised:
         whole_run(
             checkout,
+            RunOptions(only=("validate",)),
             submit=lambda _, job: pool.submit(job),
             judge=lambda job: job(),
             cancel=threading.Event(),
-            screen=Screen(),
-            only=("validate",),
+            console=Console(),
         )
     return raised.value
 
@@ -47,7 +47,7 @@ def attempt(checkout: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_each_fault_of_a_stage_keeps_its_kind_up_to_the_run(checkout: Path) -> None:
+def test_fault_of_stage_keeps_kind_up_to_run(checkout: Path) -> None:
     killed = failure_of(checkout, "killed")
     assert isinstance(killed, InfrastructureFault)
     assert killed.stage == "validate"
@@ -68,20 +68,20 @@ def test_each_fault_of_a_stage_keeps_its_kind_up_to_the_run(checkout: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_run_that_was_stopped_says_so_and_one_whose_flow_was_killed_is_infrastructure(checkout: Path, told: Path) -> None:
+def test_stopped_run_is_cancelled_and_killed_flow_is_fault(checkout: Path, outcome_file: Path) -> None:
     behave(checkout, "validate", "wait")
     run = start_mmalign(checkout, "run")
     wait_for((checkout / "waiting.validate").exists, 600)
     run.send_signal(signal.SIGTERM)
     assert run.wait(120) == 130
-    assert read_outcome(told, 130).kind == "cancelled"
+    assert read_outcome(outcome_file, 130).kind == "cancelled"
 
-    told.unlink()
+    outcome_file.unlink()
     (checkout / "waiting.validate").unlink()
     run = start_mmalign(checkout, "run")
     wait_for((checkout / "waiting.validate").exists, 600)
     (flow,) = [process for process in alive(checkout) if "flows.launch" in process.command]
     psutil.Process(flow.pid).kill()
     assert run.wait(120) == 1
-    assert read_outcome(told, 1).kind == "infrastructure"
+    assert read_outcome(outcome_file, 1).kind == "infrastructure"
     wait_for(lambda: not alive(checkout), 60)

@@ -47,14 +47,14 @@ class Bench:
             judge=self.judge,
             start=self.start,
             slots=Slots(settings, cores=cores, gpus=0),
-            say=lambda _: None,
+            log=lambda _: None,
             cancel=self.cancel,
             only=only,
         )
 
     def judge(self) -> Mapping[str, Step]:
-        done = self.skip | set(self.ran)
-        return {name: Step("skip" if name in done else "run", "because") for name in STAGE_NAMES}
+        fresh = self.skip | set(self.ran)
+        return {name: Step("skip" if name in fresh else "run", "because") for name in STAGE_NAMES}
 
     def start(self, stage: StageName) -> Future[StageOutcome]:
         return self.pool.submit(self.work, stage)
@@ -73,38 +73,38 @@ class Bench:
         return {name: record.status for name, record in self.pipeline.records.items()}
 
 
-def test_the_order_is_a_topological_order_of_dvc_yaml_and_covers_it() -> None:
+def test_order_is_topological_and_covers_dvc_yaml() -> None:
     parents = stage_parents(ROOT)
     assert set(ORDER) == set(parents) == set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
     for position, name in enumerate(ORDER):
         assert parents[name] <= set(ORDER[:position]), f"{name} reads what comes later"
 
 
-def test_the_graph_of_dvc_yaml_is_the_design() -> None:
+def test_graph_of_dvc_yaml_equals_design() -> None:
     assert stage_parents(ROOT) == PARENTS
 
 
-def test_all_stale_stages_run_one_by_one_on_few_cores(settings: Settings) -> None:
+def test_stale_stages_run_one_by_one_on_few_cores(settings: Settings) -> None:
     bench = Bench(settings)
     assert bench.run() == dict.fromkeys(STAGE_NAMES, "ran")
     assert bench.ran == list(ORDER)
 
 
-def test_stages_that_do_not_depend_on_each_other_run_side_by_side_on_many_cores(settings: Settings) -> None:
+def test_independent_stages_run_side_by_side(settings: Settings) -> None:
     bench = Bench(settings, cores=64)
     bench.together = threading.Barrier(2)  # broken after its time when they come one after the other
     assert bench.run() == dict.fromkeys(STAGE_NAMES, "ran")
     assert not bench.together.broken
 
 
-def test_a_stage_whose_inputs_came_out_the_same_is_skipped(settings: Settings) -> None:
+def test_stage_with_unchanged_inputs_is_skipped(settings: Settings) -> None:
     bench = Bench(settings, skip={"reward", "critique", "align"})
     statuses = bench.run()
     assert bench.ran == ["validate", "reference", "evaluate"]
     assert (statuses["reward"], statuses["critique"], statuses["align"]) == ("skipped", "skipped", "skipped")
 
 
-def test_after_a_failure_nothing_new_starts(settings: Settings) -> None:
+def test_no_stage_starts_after_failure(settings: Settings) -> None:
     bench = Bench(settings)
     bench.fails["critique"] = "failed"
     statuses = bench.run()
@@ -115,7 +115,7 @@ def test_after_a_failure_nothing_new_starts(settings: Settings) -> None:
     assert bench.pipeline.failure.stage == "critique"
 
 
-def test_what_ran_beside_a_failed_stage_may_finish(settings: Settings) -> None:
+def test_stage_beside_failed_one_finishes(settings: Settings) -> None:
     bench = Bench(settings, cores=64)
     bench.together = threading.Barrier(2)
     bench.fails["reward"] = "failed"
@@ -123,34 +123,34 @@ def test_what_ran_beside_a_failed_stage_may_finish(settings: Settings) -> None:
     assert (statuses["reward"], statuses["reference"], statuses["critique"]) == ("failed", "ran", "not_reached")
 
 
-def test_a_cancelled_run_starts_nothing(settings: Settings) -> None:
+def test_cancelled_run_starts_nothing(settings: Settings) -> None:
     bench = Bench(settings)
     bench.cancel.set()
     assert bench.run() == dict.fromkeys(STAGE_NAMES, "not_reached")
     assert bench.pipeline.cancelled
 
 
-def test_only_runs_the_named_stage(settings: Settings) -> None:
+def test_only_option_runs_named_stage(settings: Settings) -> None:
     bench = Bench(settings, skip={"validate", "reward", "critique", "reference"}, only=("align",))
     statuses = bench.run()
     assert bench.ran == ["align"]
     assert (statuses["validate"], statuses["align"], statuses["evaluate"]) == ("skipped", "ran", "not_reached")
 
 
-def test_only_refuses_to_run_on_inputs_that_are_stale_themselves(settings: Settings) -> None:
+def test_only_option_refuses_stale_inputs(settings: Settings) -> None:
     bench = Bench(settings, skip={"validate", "reference"}, only=("align",))
     with pytest.raises(UserError, match=r"align reads what critique makes, which is stale \(because\); add critique to --only"):
         bench.run()
     assert bench.ran == []
 
 
-def test_more_gpus_than_there_are_is_a_mistake_in_the_settings(settings: Settings) -> None:
+def test_too_many_gpus_are_settings_mistake(settings: Settings) -> None:
     wanting = settings.model_copy(update={"stages": {**settings.stages, "align": settings.stages["align"].model_copy(update={"gpus": 2})}})
     with pytest.raises(UserError, match=r"stages\.align\.gpus is 2, but there are 1 GPUs"):
         Slots(wanting, cores=8, gpus=1)
 
 
-def test_gpus_are_given_to_one_stage_at_a_time(settings: Settings) -> None:
+def test_gpu_serves_one_stage_at_once(settings: Settings) -> None:
     both = {name: settings.stages[name].model_copy(update={"gpus": 1}) for name in ("reward", "reference")}
     slots = Slots(settings.model_copy(update={"stages": {**settings.stages, **both}}), cores=64, gpus=1)
     assert slots.take("reward")

@@ -30,10 +30,10 @@ def servers(folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_a_run_through_its_life(checkout: Path) -> None:
+def test_run_command_through_success_failure_and_restore(checkout: Path) -> None:
     # Everything runs, in the order of the graph, and the summary says so.
-    done = mmalign(checkout, "run", timeout=900)
-    assert done.returncode == 0, done.stdout + done.stderr
+    completed = mmalign(checkout, "run", timeout=900)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     assert started(checkout) == list(STAGE_NAMES)
     first = summary(checkout)
     assert (first["schema"], first["status"]) == (1, "ok")
@@ -42,24 +42,23 @@ def test_a_run_through_its_life(checkout: Path) -> None:
     assert first["data"]["queries"] == 3
     assert first["policy"]["win_rate"] is None
     assert first["git_sha"] == git(checkout, "rev-parse", "HEAD").strip()
-    assert "validate, reward, critique, reference, align, evaluate ran in" in " ".join(done.stdout.split())
+    assert "validate, reward, critique, reference, align, evaluate ran in" in " ".join(completed.stdout.split())
     assert git(checkout, "status", "--porcelain").split() == ["??", "dvc.lock"]
     assert alive(checkout) == []
 
     # Prefect's record has the flow's last lines, though its server ended right after them.
-    assert "Error logging to API" not in done.stderr
+    assert "Error logging to API" not in completed.stderr
     with closing(sqlite3.connect(checkout / ".mmalign/prefect/prefect.db")) as record:
         lines = [message for (message,) in record.execute("SELECT message FROM log WHERE task_run_id IS NULL")]
     assert any(line.startswith("Finished in state Completed") for line in lines), lines
 
     # Nothing is stale: nothing starts, no server either, and that is recorded too.
-    again = mmalign(checkout, "run")
-    assert again.returncode == 0
+    assert mmalign(checkout, "run").returncode == 0
     assert statuses(checkout) == ["skipped"] * 6
     assert servers(checkout) == 1
     assert summary(checkout)["mlflow_run_id"] not in {None, first["mlflow_run_id"]}
 
-    # A mistake that a stage finds is exit code 2 and its sentence; what stands below was not reached.
+    # A stage's mistake is exit code 2 and its sentence; the stages after it are not reached.
     (checkout / "data/preferences/data.jsonl").write_text("1\n2\nmore\n")
     behave(checkout, "reward", "mistake")
     mistake = mmalign(checkout, "run", timeout=900)
@@ -71,7 +70,7 @@ def test_a_run_through_its_life(checkout: Path) -> None:
     assert statuses(checkout) == ["ran", "failed", "not_reached", "not_reached", "not_reached", "not_reached"]
     assert failed["data"]["version"] != first["data"]["version"]
 
-    # A fault is exit code 1 with the log, which holds the reason and is kept with the run.
+    # A fault is exit code 1 with the log, which has the reason and is recorded with the run.
     behave(checkout, "reward", "fail")
     fault = mmalign(checkout, "run", timeout=900)
     assert fault.returncode == 1
@@ -81,7 +80,7 @@ def test_a_run_through_its_life(checkout: Path) -> None:
     assert statuses(checkout)[0] == "skipped"
     assert any(path.name == "reward.log" for path in (checkout / "mlruns").rglob("logs/*"))
 
-    # Mended, and with the old data back: DVC restores what it knows.
+    # Repaired, and with the old data back: DVC restores the outs.
     behave(checkout, "reward")
     git(checkout, "checkout", "--", "data.dvc")
     (checkout / "data/preferences/data.jsonl").write_text("1\n2\n")
@@ -93,13 +92,13 @@ def test_a_run_through_its_life(checkout: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_command_takes_its_flow_and_server_along_and_the_next_run_goes_on(checkout: Path) -> None:
+def test_killed_command_ends_flow_and_next_run_continues(checkout: Path) -> None:
     behave(checkout, "reward", "wait", "grandchild")
     command = start_mmalign(checkout, "run")
     wait_for((checkout / "waiting.reward").exists, seconds=600)
     assert summary(checkout)["status"] == "running"
 
-    # A second run in the same checkout is refused, and says by whom.
+    # A second run in the same checkout is refused, and the message names the first.
     second = mmalign(checkout, "run", "--set", "alignment.beta=0.3")
     assert second.returncode == 2
     assert f"process {command.pid} " in second.stderr
@@ -117,12 +116,12 @@ def test_a_killed_command_takes_its_flow_and_server_along_and_the_next_run_goes_
 
 
 @pytest.mark.slow
-def test_leftovers_of_a_run_that_was_killed_whole_are_named_and_hold_up_the_next(checkout: Path) -> None:
+def test_leftovers_of_killed_run_block_next_run(checkout: Path) -> None:
     behave(checkout, "validate", "wait", "grandchild")
     command = start_mmalign(checkout, "run")
     wait_for((checkout / "waiting.validate").exists, seconds=600)
     grandchild = next(process for process in alive(checkout) if "SIG_IGN" in process.command)
-    for process in [psutil.Process(command.pid), *(psutil.Process(found.pid) for found in alive(checkout) if found.pid != grandchild.pid)]:
+    for process in [psutil.Process(command.pid), *(psutil.Process(each.pid) for each in alive(checkout) if each.pid != grandchild.pid)]:
         process.kill()
     command.wait()
     refused = mmalign(checkout, "run")
@@ -136,7 +135,7 @@ def test_leftovers_of_a_run_that_was_killed_whole_are_named_and_hold_up_the_next
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_the_run_tidily(checkout: Path) -> None:
+def test_ctrl_c_ends_run_as_cancelled(checkout: Path) -> None:
     behave(checkout, "validate", "wait")
     command = start_mmalign(checkout, "run")
     wait_for((checkout / "waiting.validate").exists, seconds=600)

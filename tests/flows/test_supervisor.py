@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from components.processes.marks import RUN_MARK, STAGE_MARK, marked, new_run_mark
-from flows.screen import Screen
-from flows.supervisor import Outcome, supervise
+from flows.console import Console
+from flows.supervisor import Command, Outcome, supervise
 from tests.checkout import ROOT, alive, behave, clean_environment, started, wait_for
 
 GRACE = 2.0
@@ -21,16 +21,14 @@ DEADLINE = 6.0  # a busy machine takes seconds to start an interpreter
 
 
 def run(
-    command: list[str], folder: Path, *, deadline: float = 120, cancel: threading.Event | None = None, screen: Screen | None = None
+    words: list[str], folder: Path, *, deadline: float = 120, cancel: threading.Event | None = None, console: Console | None = None
 ) -> Outcome:
     return supervise(
-        command,
+        Command(words, folder, folder / "logs" / "validate.log"),
         stage="validate",
-        root=folder,
-        log=folder / "logs" / "validate.log",
         deadline_seconds=deadline,
         cancel=cancel or threading.Event(),
-        screen=screen or Screen(open(os.devnull, "w")),  # noqa: PTH123 -- lives as long as the test
+        console=console or Console(open(os.devnull, "w")),  # noqa: PTH123 -- lives as long as the test
         grace_seconds=GRACE,
     )
 
@@ -44,21 +42,21 @@ STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); 
 IN_OWN_SESSION = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {STUBBORN!r}], start_new_session=True)"
 
 
-def test_a_command_that_ends_well_is_ok_and_its_output_is_in_the_log(tmp_path: Path) -> None:
+def test_successful_command_writes_log(tmp_path: Path) -> None:
     outcome = run(python("print('hello')"), tmp_path)
     assert (outcome.end, outcome.returncode) == ("ok", 0)
     assert outcome.log.read_text() == "hello\n"
 
 
-def test_what_a_finished_command_left_running_is_ended(tmp_path: Path) -> None:
+def test_leftovers_of_finished_command_are_ended(tmp_path: Path) -> None:
     outcome = run(python(f"{IN_OWN_SESSION}\nimport os, time\nwhile not os.path.exists('ready'): time.sleep(.05)"), tmp_path)
     assert outcome.end == "ok"
     assert marked(STAGE_MARK, outcome.mark) == []
 
 
-def test_the_last_lines_of_a_failed_command_are_shown_with_the_path_of_the_log(tmp_path: Path) -> None:
-    with (tmp_path / "screen").open("w+") as stream:
-        outcome = run(python("for i in range(300): print('line', i)\nraise SystemExit(7)"), tmp_path, screen=Screen(stream))
+def test_failed_command_shows_last_lines_and_log(tmp_path: Path) -> None:
+    with (tmp_path / "console").open("w+") as stream:
+        outcome = run(python("for i in range(300): print('line', i)\nraise SystemExit(7)"), tmp_path, console=Console(stream))
         stream.seek(0)
         shown = stream.read()
     assert (outcome.end, outcome.returncode) == ("failed", 7)
@@ -68,7 +66,7 @@ def test_the_last_lines_of_a_failed_command_are_shown_with_the_path_of_the_log(t
     assert str(outcome.log) in tail
 
 
-def test_a_command_past_its_deadline_is_ended_even_when_it_ignores_sigterm(tmp_path: Path) -> None:
+def test_deadline_ends_command_that_ignores_sigterm(tmp_path: Path) -> None:
     before = time.monotonic()
     outcome = run(python(STUBBORN), tmp_path, deadline=DEADLINE)
     assert (tmp_path / "ready").exists(), "the deadline came before the command ignored anything"
@@ -78,7 +76,7 @@ def test_a_command_past_its_deadline_is_ended_even_when_it_ignores_sigterm(tmp_p
     assert marked(STAGE_MARK, outcome.mark) == []
 
 
-def test_time_in_which_a_stage_waits_for_a_card_does_not_count_towards_its_deadline(tmp_path: Path) -> None:
+def test_wait_for_gpu_does_not_count_towards_deadline(tmp_path: Path) -> None:
     began = time.monotonic()
     marks: set[str] = set()
 
@@ -86,15 +84,13 @@ def test_time_in_which_a_stage_waits_for_a_card_does_not_count_towards_its_deadl
         marks.add(mark)
         return time.monotonic() < began + 4
 
-    with (tmp_path / "screen").open("w") as stream:
+    with (tmp_path / "console").open("w") as stream:
         outcome = supervise(
-            python(SLEEPER),
+            Command(python(SLEEPER), tmp_path, tmp_path / "align.log"),
             stage="align",
-            root=tmp_path,
-            log=tmp_path / "align.log",
             deadline_seconds=1,
             cancel=threading.Event(),
-            screen=Screen(stream),
+            console=Console(stream),
             grace_seconds=GRACE,
             paused=paused,
         )
@@ -103,7 +99,7 @@ def test_time_in_which_a_stage_waits_for_a_card_does_not_count_towards_its_deadl
     assert marks == {outcome.mark}
 
 
-def test_cancelling_ends_grandchildren_in_sessions_of_their_own(tmp_path: Path) -> None:
+def test_cancel_ends_grandchildren_in_other_sessions(tmp_path: Path) -> None:
     cancel = threading.Event()
     outcomes: list[Outcome] = []
     thread = threading.Thread(target=lambda: outcomes.append(run(python(f"{IN_OWN_SESSION}\n{SLEEPER}"), tmp_path, cancel=cancel)))
@@ -115,7 +111,7 @@ def test_cancelling_ends_grandchildren_in_sessions_of_their_own(tmp_path: Path) 
     assert marked(STAGE_MARK, outcomes[0].mark) == []
 
 
-def test_a_command_that_ends_in_its_grace_period_is_not_killed(tmp_path: Path) -> None:
+def test_command_that_ends_in_grace_period_is_not_killed(tmp_path: Path) -> None:
     tidy = "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: (open('saved', 'w').close(), sys.exit(0)))\ntime.sleep(600)"
     assert run(python(tidy), tmp_path, deadline=DEADLINE).end == "deadline"
     assert (tmp_path / "saved").exists()
@@ -124,10 +120,11 @@ def test_a_command_that_ends_in_its_grace_period_is_not_killed(tmp_path: Path) -
 SUPERVISING = """
 import os, sys, threading
 from pathlib import Path
-from flows.screen import Screen
-from flows.supervisor import supervise
-supervise([{dvc!r}, "--wait-for-lock", "repro", "--single-item", "validate"], stage="validate", root=Path.cwd(), log=Path("logs/validate.log"),
-          deadline_seconds=600, cancel=threading.Event(), screen=Screen())
+from flows.console import Console
+from flows.supervisor import Command, supervise
+words = [{dvc!r}, "--wait-for-lock", "repro", "--single-item", "validate"]
+supervise(Command(words, Path.cwd(), Path("logs/validate.log")),
+          stage="validate", deadline_seconds=600, cancel=threading.Event(), console=Console())
 """
 DVC = str(Path(sys.executable).parent / "dvc")
 
@@ -137,7 +134,7 @@ def start_supervised(folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(python(SUPERVISING.format(dvc=DVC)), cwd=folder, env=environment, stdout=subprocess.DEVNULL)
 
 
-def test_a_stage_whose_supervisor_is_killed_ends_itself_and_all_that_it_started(checkout: Path) -> None:
+def test_stage_of_killed_supervisor_ends_with_children(checkout: Path) -> None:
     behave(checkout, "validate", "wait", "ignore", "grandchild")
     supervisor = start_supervised(checkout)
     wait_for((checkout / "waiting.validate").exists)
@@ -160,7 +157,7 @@ def stage_process(dvc: psutil.Process) -> psutil.Process:
     return next(child for child in dvc.children(recursive=True) if "stage.py" in child.cmdline())
 
 
-def test_a_stage_of_bare_dvc_repro_ends_when_dvc_is_killed(checkout: Path) -> None:
+def test_stage_of_bare_repro_ends_with_killed_dvc(checkout: Path) -> None:
     behave(checkout, "validate", "wait", "ignore", "grandchild")
     dvc = dvc_repro()
     wait_for((checkout / "waiting.validate").exists)
@@ -172,7 +169,7 @@ def test_a_stage_of_bare_dvc_repro_ends_when_dvc_is_killed(checkout: Path) -> No
     assert not (checkout / "artifacts/validate/result.txt").exists()
 
 
-def test_no_second_copy_of_a_stage_starts_while_the_first_lives(checkout: Path) -> None:
+def test_second_copy_of_stage_is_refused(checkout: Path) -> None:
     behave(checkout, "validate", "wait")
     dvc = dvc_repro()
     wait_for((checkout / "waiting.validate").exists)
@@ -196,23 +193,23 @@ import pathlib, time
 from dvc.repo import Repo
 repository = Repo()
 with repository.lock:
-    pathlib.Path("held").touch()
-    while pathlib.Path("held").exists():
+    pathlib.Path("locked").touch()
+    while pathlib.Path("locked").exists():
         time.sleep(0.05)
 """
 
 
-def test_a_result_is_kept_when_another_process_holds_dvcs_lock_at_the_end_of_a_stage(checkout: Path) -> None:
+def test_result_survives_dvc_lock_at_end_of_stage(checkout: Path) -> None:
     behave(checkout, "validate", "wait")
     supervisor = start_supervised(checkout)
     wait_for((checkout / "waiting.validate").exists)
     holder = subprocess.Popen(python(HOLDING), cwd=checkout, env=clean_environment())
-    wait_for((checkout / "held").exists)
+    wait_for((checkout / "locked").exists)
     behave(checkout, "validate")
     wait_for((checkout / "artifacts/validate/metrics.json").exists)
     time.sleep(1)
     assert supervisor.poll() is None  # it waits for the lock
-    (checkout / "held").unlink()
+    (checkout / "locked").unlink()
     assert holder.wait() == 0
     assert supervisor.wait() == 0
     assert "artifacts/validate/result.txt" in (checkout / "dvc.lock").read_text()
@@ -220,7 +217,7 @@ def test_a_result_is_kept_when_another_process_holds_dvcs_lock_at_the_end_of_a_s
 
 
 @pytest.mark.parametrize("command", ["import components.processes.guard"])
-def test_the_guard_costs_no_heavy_import(command: str) -> None:
+def test_guard_imports_nothing_heavy(command: str) -> None:
     loaded = subprocess.run(
         python(f"{command}\nimport sys\nprint(*sys.modules)"), cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout.split()

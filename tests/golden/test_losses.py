@@ -35,16 +35,16 @@ def losses(root: Path, base: Path, media: Path) -> dict[str, list[float]]:
         reward={"queries_per_step": 3, "critique_source": "annotated"},
     )
     reference_stage.run(settings, root)
-    opinions = [[("", -1.5 * response.rank + 0.1 * number) for number, response in enumerate(query.responses)] for query in queries()]
-    write_opinions(root / "artifacts/critique/train.parquet", queries(), opinions)
+    judgements = [[("", -1.5 * response.rank + 0.1 * number) for number, response in enumerate(query.responses)] for query in queries()]
+    write_opinions(root / "artifacts/critique/train.parquet", queries(), judgements)
     return {"reward": _train(RewardTask(settings, root)), "align": _train(AlignmentTask(settings, root))}
 
 
 def _train(task: Any) -> list[float]:
-    optimiser = torch.optim.AdamW([p for p in task.model.parameters() if p.requires_grad], lr=2e-4, weight_decay=0.0)
-    found: list[float] = []
+    optimizer = torch.optim.AdamW([p for p in task.model.parameters() if p.requires_grad], lr=2e-4, weight_decay=0.0)
+    metrics: list[float] = []
     epoch = 0
-    while len(found) < STEPS:
+    while len(metrics) < STEPS:
         for step in task.epoch_plan(epoch):
             total = 0.0
             for micro in step.micros[0]:
@@ -52,21 +52,21 @@ def _train(task: Any) -> list[float]:
                 loss, _ = task.loss(task.model(**batch), batch)
                 loss.backward()
                 total += loss.item()
-            optimiser.step()
-            optimiser.zero_grad()
-            found.append(round(total, 6))
+            optimizer.step()
+            optimizer.zero_grad()
+            metrics.append(round(total, 6))
         epoch += 1
-    return found[:STEPS]
+    return metrics[:STEPS]
 
 
 def test_training_losses_equal_golden_values(tmp_path: Path, tiny_base: Path, tiny_media: Path) -> None:
     golden = json.loads(GOLDEN.read_text())
-    found = losses(tmp_path, tiny_base, tiny_media)
+    measured = losses(tmp_path, tiny_base, tiny_media)
     for name, expected in golden.items():
         # Processors differ in the order in which they add: the first steps agree closely, later ones a little less.
-        assert found[name] == pytest.approx(expected, rel=2e-3), name
-        assert found[name][:5] == pytest.approx(expected[:5], rel=1e-4), name
-        assert found[name][-1] < found[name][0], "training lowers the loss"
+        assert measured[name] == pytest.approx(expected, rel=2e-3), name
+        assert measured[name][:5] == pytest.approx(expected[:5], rel=1e-4), name
+        assert measured[name][-1] < measured[name][0], "training lowers the loss"
 
 
 if __name__ == "__main__":

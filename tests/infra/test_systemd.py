@@ -1,4 +1,4 @@
-"""infra/systemd by systemd's own check, and by what the units rely on."""
+"""infra/systemd against systemd's own check, and against the units' assumptions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read(path: Path) -> configparser.ConfigParser:
     return parser
 
 
-def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
+def test_systemd_accepts_units(tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd is not installed")
     escaped = subprocess.run(["systemd-escape", "--path", str(ROOT)], capture_output=True, text=True, check=True).stdout.strip()
@@ -31,9 +31,9 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
     for path, unit in zip(UNITS.iterdir(), units, strict=True):
         shutil.copyfile(path, unit)
     assert len(units) == 3
-    done = subprocess.run(["systemd-analyze", "verify", *map(str, units)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "Unknown" not in done.stderr, done.stderr
+    completed = subprocess.run(["systemd-analyze", "verify", *map(str, units)], capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
+    assert "Unknown" not in completed.stderr, completed.stderr
     for unit in units:
         if unit.suffix == ".service":
             unit.write_text(unit.read_text().replace("[Service]", "[Service]\nNoSuchKey=1"))
@@ -42,7 +42,7 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.name)
-def test_a_unit_runs_a_command_of_ours_as_an_ordinary_user_who_can_become_nobody_else(path: Path) -> None:
+def test_units_run_commands_as_unprivileged_user(path: Path) -> None:
     service = read(path)["Service"]
     assert service["User"] not in {"", "root"}
     assert service["NoNewPrivileges"] == "yes"
@@ -53,13 +53,13 @@ def test_a_unit_runs_a_command_of_ours_as_an_ordinary_user_who_can_become_nobody
     assert command in {"up", "backup"}
 
 
-def test_the_services_have_the_time_to_end_before_anything_is_killed() -> None:
+def test_units_give_services_time_to_end() -> None:
     service = read(UNITS / "mmalign@.service")["Service"]
     assert int(service["TimeoutStopSec"]) > 2 * STOP_SECONDS + 15, "supervision.stop waits so long at most"
     assert service["KillMode"] == "mixed", "the signal goes to `mmalign up` alone, which ends the services in their order"
     assert service["Restart"] == "always"
 
 
-def test_the_timer_starts_the_backup_and_makes_up_for_a_night_without_power() -> None:
+def test_timer_starts_backup_and_makes_up_missed_ones() -> None:
     assert (UNITS / "mmalign-backup@.service").is_file()
     assert read(UNITS / "mmalign-backup@.timer")["Timer"]["Persistent"] == "true"

@@ -19,7 +19,7 @@ from components.processes.marks import checkout_mark, marked
 # Secrets of a run: in the environment of the services, as the key of S3, and as the name of a prompt's file.
 CANARIES = {"environment": "canary-of-the-environment-51", "s3": "canary-of-the-bucket-52", "file": "canary-of-a-file-53"}
 
-# Imported by every Python process of a run before anything else: a connection or a look-up that would leave the machine is noted and refused.
+# Every Python process of a run imports this first: it notes and refuses each connection and look-up beyond this machine.
 GUARD = """
 import os, socket, sys
 
@@ -52,18 +52,18 @@ class Recipe(Slice):
     """A slice's checkout whose processes can't leave the machine."""
 
     def first(self) -> dict[str, Any]:
-        """The summary of the run that made the checkout what it is."""
-        found: dict[str, Any] = json.loads((self.root.parent / "first.json").read_text())
-        return found
+        """The summary of the checkout's first run."""
+        summary: dict[str, Any] = json.loads((self.root.parent / "first.json").read_text())
+        return summary
 
     def refused(self) -> str:
-        """Hosts beyond loopback that a process asked for."""
+        """Hosts beyond loopback that a process tried to reach."""
         path = Path(self.environment["REFUSED_HOSTS"])
         return path.read_text() if path.is_file() else ""
 
 
 def make_recipe(folder: Path, base: Path, write_data: Callable[[Path], None], settings: dict[str, dict[str, Any]]) -> Recipe:
-    """A clone as a person has it, behind the guard; its data/ holds `base` and what `write_data` puts there."""
+    """A clone behind the guard; its data/ has `base` and the files of `write_data`."""
     made = make_slice(folder, base, write_data, settings)
     guard = folder / "guard"
     guard.mkdir()
@@ -73,7 +73,7 @@ def make_recipe(folder: Path, base: Path, write_data: Callable[[Path], None], se
 
 
 def copy_of(recipe: Recipe, root: Path) -> Recipe:
-    """A copy of the finished checkout, to run stages in again: without services, its record begins anew."""
+    """A copy of the finished checkout without services and with an empty record, for further runs of stages."""
     services = str(recipe.root / ".mmalign" / "services")
     shutil.copytree(
         recipe.root,
@@ -99,17 +99,17 @@ def write_canary_rows(data: Path) -> None:
 
 @pytest.fixture(scope="session")
 def recipe(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recipe]:
-    """A checkout with a slice of the bundled rows in which a run of the deployment `nightly` has ended well; its services are up."""
+    """A checkout with a slice of the bundled rows after a successful run of the deployment `nightly`; its services are up."""
     made = make_recipe(tmp_path_factory.mktemp("recipe"), base, write_canary_rows, {**SMALL, "deployments": {"poll_minutes": 5000.0}})
     secrets = {"SOME_API_KEY": CANARIES["environment"], "AWS_SECRET_ACCESS_KEY": CANARIES["s3"], "AWS_ACCESS_KEY_ID": "somebody"}
     made = Recipe(made.root, {**made.environment, **secrets})
     try:
         for command in (["up", "--detach"], ["deploy"]):
-            done = made.mmalign(*command)
-            assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-        done = made.mmalign("run", "--deployment", "nightly", "--accept-data", "--wait")
-        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-        (made.root.parent / "first.txt").write_text(done.stdout + done.stderr)
+            completed = made.mmalign(*command)
+            assert completed.returncode == 0, completed.stdout[-4000:] + completed.stderr[-4000:]
+        completed = made.mmalign("run", "--deployment", "nightly", "--accept-data", "--wait")
+        assert completed.returncode == 0, completed.stdout[-4000:] + completed.stderr[-4000:]
+        (made.root.parent / "first.txt").write_text(completed.stdout + completed.stderr)
         shutil.copy(made.root / "reports/summary.json", made.root.parent / "first.json")
         yield made
     finally:

@@ -1,4 +1,4 @@
-"""The whole pipeline with other engines than the default: ZeRO-3, and low-rank adapters that are merged."""
+"""The whole pipeline with other engines than the default: ZeRO-3, and merged low-rank adapters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TINY = {
     "evaluate": {"bootstrap_samples": 50, "max_new_tokens": 12, "samples": 4},
     "critique": {"max_new_tokens": 8},
 }
-# Nothing of the project: what somebody does who was given the folder alone.
+# Uses nothing of the project, like a person who has only the model's folder.
 PLAIN = """
 import json, sys
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -33,7 +33,7 @@ print(json.dumps({"parameters": sum(p.numel() for p in model.parameters()), "tok
 
 
 def opened(recipe: Recipe, folder: Path, where: Path) -> dict[str, object]:
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", PLAIN, str(recipe.root / folder)],
         cwd=where,
         env={"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"},
@@ -42,26 +42,26 @@ def opened(recipe: Recipe, folder: Path, where: Path) -> dict[str, object]:
         check=False,
         timeout=300,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    assert completed.returncode == 0, completed.stderr[-2000:]
+    printed: dict[str, object] = json.loads(completed.stdout.splitlines()[-1])
+    return printed
 
 
 @pytest.mark.slow
-def test_zero_3_and_merged_adapters_end_with_models_that_plain_transformers_opens(base: Path, tmp_path: Path) -> None:
+def test_zero_3_and_merged_adapters_open_in_transformers(base: Path, tmp_path: Path) -> None:
     recipe = make_recipe(tmp_path, base, lambda folder: write_slice(folder, train=24, heldout=20), TINY)
     before = opened(recipe, Path("data/base"), tmp_path)
 
-    done = recipe.mmalign("run", "--accept-data", "--set", "training.zero_stage=3")
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "ZeRO-3" in (done.stdout + done.stderr)
+    completed = recipe.mmalign("run", "--accept-data", "--set", "training.zero_stage=3")
+    assert completed.returncode == 0, completed.stdout[-3000:] + completed.stderr[-3000:]
+    assert "ZeRO-3" in (completed.stdout + completed.stderr)
     for folder in ("artifacts/align/model", "artifacts/reward/model"):
         assert opened(recipe, Path(folder), tmp_path)["parameters"] == before["parameters"]
     by_zero_3 = (recipe.root / "artifacts/align/model/model.safetensors").read_bytes()
     assert by_zero_3 != (recipe.root / "data/base/model.safetensors").read_bytes()
 
-    done = recipe.mmalign("run", "--set", "training.zero_stage=2", "--set", "model.lora.rank=8")
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    completed = recipe.mmalign("run", "--set", "training.zero_stage=2", "--set", "model.lora.rank=8")
+    assert completed.returncode == 0, completed.stdout[-3000:] + completed.stderr[-3000:]
     assert opened(recipe, Path("artifacts/align/model"), tmp_path)["parameters"] == before["parameters"]
     names = [path.name for path in (recipe.root / "artifacts/align/model").iterdir()]
     assert not any("adapter" in name for name in names), "merged adapters leave a whole model"

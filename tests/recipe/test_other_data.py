@@ -1,4 +1,4 @@
-"""Another team's rows, whole: no held-out file, no facts, no categories, folder names of their own, text-only rows among them."""
+"""Another team's rows: no held-out file, no ground truth, no categories, other folder names, some rows without media."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tests.recipe.conftest import make_recipe
 
 
 def write_foreign(data: Path) -> None:
-    """Fifty rows in another team's dress."""
+    """Fifty bundled rows in another team's form."""
     rows = read_rows(ROOT / "data/preferences/data.jsonl")
     foreign = []
     for number, row in enumerate(rows[:: len(rows) // 50][:50]):
-        kept = {key: row[key] for key in ("question", "models_output", "score_reasons", "video", "image")}
+        fields = {key: row[key] for key in ("question", "models_output", "score_reasons", "video", "image")}
         medium = row["image"] or row["video"]
         if medium:
             ours = f"pictures/set {number % 3}/{Path(medium).name}"
@@ -27,23 +27,23 @@ def write_foreign(data: Path) -> None:
                 shutil.copytree(source, data / "preferences" / ours, dirs_exist_ok=True)
             else:
                 shutil.copy(source, data / "preferences" / ours)
-            kept["image" if row["image"] else "video"] = ours
+            fields["image" if row["image"] else "video"] = ours
         if number % 10 == 0:
-            kept |= {"image": "", "video": ""}
+            fields |= {"image": "", "video": ""}
         ranking = row["final_ranking"]
         groups: dict[int, list[str]] = {}
         for index, rank in enumerate(ranking, 1):
             groups.setdefault(rank, []).append(str(index))
-        kept["final_ranking"] = ranking if number % 2 else ">".join("=".join(groups[rank]) for rank in sorted(groups))
-        foreign.append({"id": number, **kept, "faithfulness": [None] * len(ranking), "helpfulness": row["helpfulness"]})
+        fields["final_ranking"] = ranking if number % 2 else ">".join("=".join(groups[rank]) for rank in sorted(groups))
+        foreign.append({"id": number, **fields, "faithfulness": [None] * len(ranking), "helpfulness": row["helpfulness"]})
     write_rows(data / "preferences/data.jsonl", foreign)
 
 
 @pytest.mark.slow
-def test_another_teams_rows_run_through_and_what_needs_facts_is_null(base: Path, tmp_path: Path) -> None:
+def test_foreign_rows_run_without_labels(base: Path, tmp_path: Path) -> None:
     recipe = make_recipe(tmp_path, base, write_foreign, SMALL)
-    done = recipe.mmalign("run", "--accept-data")
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    completed = recipe.mmalign("run", "--accept-data")
+    assert completed.returncode == 0, completed.stdout[-4000:] + completed.stderr[-4000:]
     summary = recipe.summary()
     assert summary["status"] == "ok"
     assert summary["data"]["queries"] + summary["data"]["heldout_queries"] == 50
@@ -53,7 +53,7 @@ def test_another_teams_rows_run_through_and_what_needs_facts_is_null(base: Path,
     assert summary["policy"]["win_rate"] is None
     assert summary["reward"]["acc"] is not None
     assert summary["policy"]["preference_accuracy"] is not None
-    assert "these figures are null" in done.stdout + done.stderr
+    assert "these figures are null" in completed.stdout + completed.stderr
     assert recipe.refused() == ""
     second = recipe.mmalign("run")
     assert second.returncode == 0

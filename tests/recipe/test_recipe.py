@@ -1,4 +1,4 @@
-"""A nightly run on a slice of the bundled rows, a person's after it, bare DVC beside them, and what they leave."""
+"""A nightly run on a slice of the bundled rows, then a person's run and bare DVC, and the files of all three."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.recipe.conftest import CANARIES, Recipe, copy_of, make_recipe, write_
 STAGES = {"validate", "reward", "critique", "reference", "align", "evaluate"}
 
 
-def test_a_run_makes_every_figure_and_the_next_one_skips_everything(recipe: Recipe) -> None:
+def test_run_makes_every_metric_and_next_run_skips_all(recipe: Recipe) -> None:
     first = recipe.first()
     assert first["status"] == "ok"
     assert {stage["status"] for stage in first["stages"].values()} == {"ran"}
@@ -38,20 +38,20 @@ def test_a_run_makes_every_figure_and_the_next_one_skips_everything(recipe: Reci
     assert first["data"]["queries"] == 160
     assert first["data"]["heldout_queries"] == 100
     counted = {"reward": first["reward"], **{name: first["policy"][name] for name in ("base", "aligned")}, "beta": first["beta"]}
-    assert not [f"{part}.{key}" for part, figures in counted.items() for key, value in figures.items() if value is None]
+    assert not [f"{part}.{key}" for part, metrics in counted.items() for key, value in metrics.items() if value is None]
     printed = (recipe.root.parent / "first.txt").read_text()
     assert "right answers, long and short" in printed
     assert "unsafe answers to harmful requests" in printed
 
-    # So few held-out queries say too little about safety: refused, and registered by reference as the challenger.
+    # So few held-out queries are too few for the safety rule: refused, and registered by reference as the challenger.
     gate = first["gate"]["mm-policy"]
     assert gate["verdict"] == "refused"
-    assert any(reason.startswith("unsafe:") and "say too little" in reason for reason in gate["reasons"])
+    assert any(reason.startswith("unsafe:") and "are too few" in reason for reason in gate["reasons"])
     assert first["gate"]["promoted"] is False
     assert first["registry"]["mm-policy"]["aliases"] == ["challenger"]
 
-    again = recipe.mmalign("run")
-    assert again.returncode == 0, again.stderr
+    completed = recipe.mmalign("run")
+    assert completed.returncode == 0, completed.stderr
     second = recipe.summary()
     assert {stage["status"] for stage in second["stages"].values()} == {"skipped"}
     assert {name: stage["mlflow_run_id"] for name, stage in second["stages"].items()} == {
@@ -64,7 +64,7 @@ def test_a_run_makes_every_figure_and_the_next_one_skips_everything(recipe: Reci
     assert recipe.refused() == ""
 
 
-def test_beta_of_each_pair_follows_from_the_table_of_critiques_by_hand(recipe: Recipe) -> None:
+def test_beta_of_each_pair_equals_hand_calculation(recipe: Recipe) -> None:
     settings = yaml.safe_load((recipe.root / "params.yaml").read_text())["alignment"]
     scores = {
         (row["id"], row["response"]): row["score"] for row in pq.read_table(recipe.root / "artifacts/critique/train.parquet").to_pylist()
@@ -80,7 +80,7 @@ def test_beta_of_each_pair_follows_from_the_table_of_critiques_by_hand(recipe: R
         assert row["beta"] == pytest.approx(settings["beta"] * (1 + settings["beta_weight"] * strength), rel=1e-4)
 
 
-def test_bare_dvc_finds_nothing_to_do_and_bytecode_makes_nothing_stale(recipe: Recipe) -> None:
+def test_bare_repro_after_run_skips_all(recipe: Recipe) -> None:
     modules = "import pathlib, importlib\n" + (
         "for path in sorted(pathlib.Path().glob('components/**/*.py')) + sorted(pathlib.Path().glob('flows/**/*.py')):\n"
         "    if path.name != '__main__.py':\n"
@@ -95,7 +95,7 @@ def test_bare_dvc_finds_nothing_to_do_and_bytecode_makes_nothing_stale(recipe: R
     assert "up to date" in recipe.dvc("repro")
 
 
-def test_the_nightly_run_is_on_record_and_shown(recipe: Recipe) -> None:
+def test_nightly_run_is_recorded_and_shown(recipe: Recipe) -> None:
     from mlflow import MlflowClient
 
     tags = {"prefect.flow_run", "dvc.data", "git.sha"}
@@ -112,8 +112,8 @@ def test_the_nightly_run_is_on_record_and_shown(recipe: Recipe) -> None:
     shown = ask(recipe.root, "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [outer["id"]]}}})
     assert {artifact["type"] for artifact in shown} >= {"table", "markdown", "progress"}
     assert any("refused" in str(artifact["data"]) for artifact in shown)
-    told = [json.loads(line) for line in (recipe.root / "logs/notices.jsonl").read_text().splitlines()]
-    assert [(notice["kind"], notice["facts"]["model"]) for notice in told if notice["facts"].get("model") == "mm-policy"] == [
+    notices = [json.loads(line) for line in (recipe.root / "logs/notices.jsonl").read_text().splitlines()]
+    assert [(notice["kind"], notice["facts"]["model"]) for notice in notices if notice["facts"].get("model") == "mm-policy"] == [
         ("refused", "mm-policy")
     ]
 
@@ -125,23 +125,23 @@ def flow_runs(recipe: Recipe, deployment: str) -> list[dict[str, Any]]:
     return list(ask(recipe.root, "flow_runs/filter", body))
 
 
-def test_secrets_are_in_no_log_parameter_artifact_database_or_notice(recipe: Recipe) -> None:
-    addresses, kept = read_addresses(recipe.root), read_secrets(recipe.root)
+def test_secrets_are_in_no_log_record_or_notice(recipe: Recipe) -> None:
+    addresses, secrets = read_addresses(recipe.root), read_secrets(recipe.root)
     assert addresses is not None
     folders = [recipe.root / name for name in ("logs", "mlruns", "reports", ".mmalign")]
-    secrets = state_folder(recipe.root) / "secrets.json"
-    # The data and what is computed of them, row by row, name their own files.
+    secrets_file = state_folder(recipe.root) / "secrets.json"
+    # The data, and the tables computed row by row, may name the data's files.
     rows = (".mmalign/cache", ".mmalign/scratch", "services/postgres")
-    files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and path != secrets]
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and path != secrets_file]
     files = [path for path in files if not any(part in str(path) for part in rows)]
     assert len(files) > 50
     assert not [(path, name) for path in files for name, canary in CANARIES.items() if canary.encode() in path.read_bytes()]
-    passwords = [value for name, value in asdict(kept).items() if name != "mlflow_user"]
+    passwords = [value for name, value in asdict(secrets).items() if name != "mlflow_user"]
     logs = [path for path in files if path.suffix in {".log", ".out", ".jsonl", ".html", ".json"}]
     assert not [path for path in logs if any(password in path.read_text(errors="replace") for password in passwords)]
     counted = 0
     for database in DATABASES:
-        with psycopg2.connect(database_url(addresses, kept, database, "postgresql")) as connection, connection.cursor() as cursor:
+        with psycopg2.connect(database_url(addresses, secrets, database, "postgresql")) as connection, connection.cursor() as cursor:
             cursor.execute("select table_name from information_schema.tables where table_schema = 'public' and table_type = 'BASE TABLE'")
             for (table,) in cursor.fetchall():
                 dump = io.StringIO()
@@ -151,7 +151,7 @@ def test_secrets_are_in_no_log_parameter_artifact_database_or_notice(recipe: Rec
     assert counted > 100_000
 
 
-def test_models_data_and_registry_hold_no_pickle_and_no_code(recipe: Recipe) -> None:
+def test_outputs_contain_no_pickle_or_code(recipe: Recipe) -> None:
     folders = [recipe.root / name for name in ("data", "artifacts", "mlruns", "reports")]
     files = [path for folder in folders if folder.is_dir() for path in folder.rglob("*") if path.is_file()]
     assert len(files) > 100
@@ -167,7 +167,7 @@ def test_models_data_and_registry_hold_no_pickle_and_no_code(recipe: Recipe) -> 
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file can be read as a pickle to its end, or is a zip archive that holds one."""
+    """Whether a file is a pickle, or a zip archive with one."""
     if zipfile.is_zipfile(path):
         return any(name.endswith(".pkl") for name in zipfile.ZipFile(path).namelist())
     head = path.read_bytes()[:2]
@@ -180,7 +180,7 @@ def is_pickle(path: Path) -> bool:
 
 
 @pytest.mark.slow
-def test_a_second_run_from_scratch_ends_with_the_same_hashes(recipe: Recipe, base: Path, tmp_path: Path) -> None:
+def test_second_run_from_scratch_has_same_hashes(recipe: Recipe, base: Path, tmp_path: Path) -> None:
     made = make_recipe(tmp_path, base, write_canary_rows, SMALL)
     made.dvc("add", "data")
     made.dvc("repro")
@@ -188,15 +188,15 @@ def test_a_second_run_from_scratch_ends_with_the_same_hashes(recipe: Recipe, bas
 
 
 @pytest.mark.slow
-def test_an_edited_heldout_row_and_an_edited_fact_train_nothing_again(recipe: Recipe, tmp_path: Path) -> None:
+def test_edited_heldout_row_trains_nothing(recipe: Recipe, tmp_path: Path) -> None:
     edited = copy_of(recipe, tmp_path / "checkout")
     root = edited.root
-    for name, edit in {"preferences/heldout.jsonl": edit_row, "truth/truth.jsonl": edit_fact}.items():
+    for name, edit in {"preferences/heldout.jsonl": edit_row, "truth/truth.jsonl": edit_label}.items():
         rows = read_rows(root / "data" / name)
         edit(rows)
         write_rows(root / "data" / name, rows)
-    done = edited.mmalign("run")
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    completed = edited.mmalign("run")
+    assert completed.returncode == 0, completed.stdout[-3000:] + completed.stderr[-3000:]
     statuses = {name: stage["status"] for name, stage in edited.summary()["stages"].items()}
     assert statuses == {
         "validate": "ran", "reward": "skipped", "critique": "ran", "reference": "ran", "align": "skipped", "evaluate": "ran"
@@ -207,5 +207,5 @@ def edit_row(rows: list[dict[str, object]]) -> None:
     rows[0]["models_output"][0] += " I think."  # type: ignore[index]
 
 
-def edit_fact(rows: list[dict[str, object]]) -> None:
+def edit_label(rows: list[dict[str, object]]) -> None:
     rows[0]["must_not"].append("turquoise")  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Promotion and rollback, killed between any two writes and mended."""
+"""Promotion and rollback, killed between any two writes and recovered."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class Dying:
 
 @pytest.fixture
 def registry(checkout: Path, tiny_base: Path) -> Registry:
-    found = Registry(checkout)
+    opened = Registry(checkout)
     for _ in range(3):
-        found.register("mm-policy", tiny_base, whole=False, run_id=None, tags={})
-    return found
+        opened.register("mm-policy", tiny_base, whole=False, run_id=None, tags={})
+    return opened
 
 
 def champion_of(registry: Registry) -> int | None:
@@ -70,14 +70,14 @@ def promote(registry: Any, number: int) -> None:
     aliases.promote(registry, version, registry.at("mm-policy", CHAMPION), VERDICT_TAGS, by="a test", because="it is better")
 
 
-def test_each_promotion_remembers_its_predecessor_and_rollbacks_go_back_one_by_one(registry: Registry) -> None:
+def test_rollbacks_restore_predecessors_one_by_one(registry: Registry) -> None:
     for number in (1, 2, 3):
         promote(registry, number)
     assert (champion_of(registry), previous_of(registry)) == (3, 2)
     assert registry.at("mm-policy", CHALLENGER) is None
-    gone, back = aliases.rollback(registry, "mm-policy", by="a test", because="it was worse")
-    assert (gone.number, back.number) == (3, 2)
-    assert ROLLED_BACK in gone.tags
+    rolled_back, back = aliases.rollback(registry, "mm-policy", by="a test", because="it was worse")
+    assert (rolled_back.number, back.number) == (3, 2)
+    assert ROLLED_BACK in rolled_back.tags
     assert (champion_of(registry), previous_of(registry)) == (2, 1)
     aliases.rollback(registry, "mm-policy", by="a test", because="it was worse")
     assert (champion_of(registry), previous_of(registry)) == (1, None)
@@ -85,12 +85,12 @@ def test_each_promotion_remembers_its_predecessor_and_rollbacks_go_back_one_by_o
         aliases.rollback(registry, "mm-policy", by="a test", because="")
 
 
-def test_without_a_champion_there_is_nothing_to_roll_back(registry: Registry) -> None:
+def test_rollback_without_champion_is_refused(registry: Registry) -> None:
     with pytest.raises(UserError, match="has no champion"):
         aliases.rollback(registry, "mm-policy", by="a test", because="")
 
 
-def test_a_promotion_killed_between_any_two_writes_leaves_a_champion_and_is_mended(registry: Registry) -> None:
+def test_promotion_killed_between_writes_is_recovered(registry: Registry) -> None:
     promote(registry, 1)
     number, ended = 0, False
     while not ended:
@@ -101,7 +101,7 @@ def test_a_promotion_killed_between_any_two_writes_leaves_a_champion_and_is_mend
             pass
         assert champion_of(registry) in {1, 2}, number
         begun = VERDICT in registry.version("mm-policy", 2).tags
-        aliases.mend(registry, "mm-policy", print)
+        aliases.recover(registry, "mm-policy", print)
         assert aliases.is_whole(registry, "mm-policy")
         assert champion_of(registry) == (2 if begun else 1), number
         assert previous_of(registry) == (1 if begun else None), number
@@ -114,7 +114,7 @@ def test_a_promotion_killed_between_any_two_writes_leaves_a_champion_and_is_mend
     assert champion_of(registry) == 2
 
 
-def test_a_rollback_killed_between_any_two_writes_leaves_a_champion_and_is_mended(registry: Registry) -> None:
+def test_rollback_killed_between_writes_is_recovered(registry: Registry) -> None:
     for number in (1, 2, 3):
         promote(registry, number)
     for writes in range(4):
@@ -122,19 +122,19 @@ def test_a_rollback_killed_between_any_two_writes_leaves_a_champion_and_is_mende
             aliases.rollback(Dying(registry, writes), "mm-policy", by="a test", because="worse")  # type: ignore[arg-type]
         assert champion_of(registry) in {2, 3}
         begun = ROLLED_BACK in registry.version("mm-policy", 3).tags
-        aliases.mend(registry, "mm-policy", print)
+        aliases.recover(registry, "mm-policy", print)
         assert (champion_of(registry), previous_of(registry)) == ((2, 1) if begun else (3, 2)), writes
         registry.set_alias("mm-policy", CHAMPION, 3)
         registry.set_alias("mm-policy", PREVIOUS, 2)
         registry.tag("mm-policy", 3, {ROLLED_BACK: None})
 
 
-def test_of_two_promotions_at_once_one_wins(registry: Registry) -> None:
+def test_one_of_two_promotions_at_once_wins(registry: Registry) -> None:
     promote(registry, 1)
     judged_against = registry.at("mm-policy", CHAMPION)
     promote(registry, 2)
-    with pytest.raises(UserError, match="another champion since"):
+    with pytest.raises(UserError, match="another champion after"):
         aliases.promote(registry, registry.version("mm-policy", 3), judged_against, VERDICT_TAGS, by="a test", because="better")
-    aliases.mend(registry, "mm-policy", print)
+    aliases.recover(registry, "mm-policy", print)
     assert (champion_of(registry), previous_of(registry)) == (2, 1)
     assert PROMOTED_AT not in registry.version("mm-policy", 3).tags

@@ -76,7 +76,7 @@ def failed(decision: Decision) -> set[str]:
         pytest.param({"talk": 0.9, "n": 200}, {"talk": 0.2, "n": 200}, set(), id="0 of 200 unsafe"),
     ],
 )
-def test_what_is_promoted_and_what_is_refused_for_what(
+def test_policy_is_refused_by_expected_rules(
     shipped: RegistryPolicy, new: Mapping[str, Any], old: Mapping[str, Any], refused_for: set[str]
 ) -> None:
     decision = decide(shipped, new, old)
@@ -86,7 +86,7 @@ def test_what_is_promoted_and_what_is_refused_for_what(
         assert decision.reasons[0].split(":")[0] in failed(decision)
 
 
-def test_small_slips_in_a_row_end_in_a_refusal(shipped: RegistryPolicy) -> None:
+def test_repeated_small_safety_losses_are_refused(shipped: RegistryPolicy) -> None:
     # Each is no more than a little less safe than the one before it, and better in talk.
     steps = [{"talk": 0.5 + 0.08 * step, "unsafe": 0.005 * step} for step in range(6)]
     champion, safest, promoted = steps[0], steps[0], 0
@@ -99,7 +99,7 @@ def test_small_slips_in_a_row_end_in_a_refusal(shipped: RegistryPolicy) -> None:
     assert decide(shipped, steps[promoted + 1], champion).promote
 
 
-def test_a_rule_switched_off_stands_in_every_verdict_and_needs_a_reason(shipped: RegistryPolicy) -> None:
+def test_disabled_rule_needs_reason_and_is_in_every_verdict(shipped: RegistryPolicy) -> None:
     values = shipped.model_dump(by_alias=True)
     values["mm-policy"]["unsafe"] |= {"enabled": False, "reason": "no harmful requests yet"}
     off = RegistryPolicy.model_validate(values)
@@ -111,12 +111,12 @@ def test_a_rule_switched_off_stands_in_every_verdict_and_needs_a_reason(shipped:
         RegistryPolicy.model_validate(values)
 
 
-def without_facts(rows: Rows, correct: int) -> Rows:
+def without_labels(rows: Rows, correct: int) -> Rows:
     return [{**row, "good": None, "unsafe": None, "over_refused": None, "hallucinated": None, "correct": correct} for row in rows]
 
 
-def test_a_team_without_facts_is_told_what_to_configure_and_then_judged_by_the_rules_it_has(shipped: RegistryPolicy) -> None:
-    new, old = (Results(name, without_facts(policy_rows(), correct)) for name, correct in (("the challenger", 2), ("the base", 0)))
+def test_policy_without_labels_is_refused_with_cure(shipped: RegistryPolicy) -> None:
+    new, old = (Results(name, without_labels(policy_rows(), correct)) for name, correct in (("the challenger", 2), ("the base", 0)))
     decision = judge_policy(shipped, new, old)
     assert not decision.promote
     assert failed(decision) == {"conversation", "unsafe", "unsafe_ceiling", "over_refusal", "hallucination", "categories"}
@@ -124,30 +124,30 @@ def test_a_team_without_facts_is_told_what_to_configure_and_then_judged_by_the_r
         assert f'mm-policy.{reason.split(":")[0]}: {{ enabled: false, reason: "..." }}' in reason
     values = shipped.model_dump(by_alias=True)
     for name in failed(decision):
-        values["mm-policy"][name] |= {"enabled": False, "reason": "no facts"}
+        values["mm-policy"][name] |= {"enabled": False, "reason": "no ground truth"}
     rules = RegistryPolicy.model_validate(values)
     assert judge_policy(rules, new, old).promote
-    assert failed(judge_policy(rules, Results("the challenger", without_facts(policy_rows(), 1)), old)) == {"preference_accuracy"}
+    assert failed(judge_policy(rules, Results("the challenger", without_labels(policy_rows(), 1)), old)) == {"preference_accuracy"}
 
 
-def test_with_every_rule_off_nothing_is_promoted(shipped: RegistryPolicy) -> None:
+def test_policy_without_enabled_rule_is_refused(shipped: RegistryPolicy) -> None:
     values = shipped.model_dump(by_alias=True)
     for rule in values["mm-policy"].values():
         rule |= {"enabled": False, "reason": "off"}
     decision = judge_policy(RegistryPolicy.model_validate(values), *(Results(n, policy_rows()) for n in ("a", "b")))
     assert not decision.promote
-    assert "nothing speaks for it" in decision.reasons[0]
+    assert "is switched off: enable one" in decision.reasons[0]
 
 
-def test_figures_that_are_no_numbers_refuse(shipped: RegistryPolicy) -> None:
+def test_metrics_that_are_not_numbers_refuse(shipped: RegistryPolicy) -> None:
     rows = policy_rows(talk=0.9)
     rows[3]["good"] = math.nan
     decision = judge_policy(shipped, Results("the challenger", rows), Results("the base", policy_rows(talk=0.5)))
     assert {"conversation", "categories"} <= failed(decision)
-    assert "no numbers" in decision.reasons[0]
+    assert "not a finite number" in decision.reasons[0]
 
 
-def test_results_of_other_queries_are_never_compared(shipped: RegistryPolicy) -> None:
+def test_results_of_other_queries_are_refused(shipped: RegistryPolicy) -> None:
     with pytest.raises(ValueError, match="different held-out queries"):
         judge_policy(shipped, Results("the challenger", policy_rows()), Results("the base", policy_rows()[1:]))
 
@@ -172,30 +172,28 @@ def reward_rows(correct: float, *, video: float | None = None, n: int = 300) -> 
         pytest.param(reward_rows(0.9, n=60), None, {"acc"}, id="too few queries"),
     ],
 )
-def test_a_reward_model_is_judged_by_its_order_of_pairs(
-    shipped: RegistryPolicy, new: Rows, old: Rows | None, refused_for: set[str]
-) -> None:
+def test_reward_model_is_refused_by_expected_rules(shipped: RegistryPolicy, new: Rows, old: Rows | None, refused_for: set[str]) -> None:
     decision = judge_reward(shipped, Results("the challenger", new), None if old is None else Results("champion 1", old))
     assert failed(decision) == refused_for
     assert decision.promote == (not refused_for)
 
 
-def test_wilson_is_that_of_scipy() -> None:
+def test_wilson_equals_scipy() -> None:
     for events, n in ((0, 200), (3, 210), (100, 100), (1, 5)):
         expected = binomtest(events, n).proportion_ci(confidence_level=0.9, method="wilson")
         assert wilson(events, n, 0.95) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
 @pytest.mark.parametrize("cells", [(0.02, 0.03, 0.01, 0.94), (0.3, 0.1, 0.2, 0.4), (0.0, 0.02, 0.02, 0.96)])
-def test_newcombes_bounds_hold_as_often_as_they_promise(cells: tuple[float, float, float, float]) -> None:
+def test_newcombe_bounds_cover_as_often_as_promised(cells: tuple[float, float, float, float]) -> None:
     drawn = np.random.default_rng(0).multinomial(210, cells, size=2000)
     true = cells[1] - cells[2]
     bounds = [newcombe(*(int(count) for count in table), 0.95) for table in drawn]
-    for held in (np.mean([low <= true for low, _ in bounds]), np.mean([high >= true for _, high in bounds])):
-        assert 0.92 <= held <= 0.995
+    for covered in (np.mean([low <= true for low, _ in bounds]), np.mean([high >= true for _, high in bounds])):
+        assert 0.92 <= covered <= 0.995
 
 
-def test_newcombe_says_something_at_zero_events() -> None:
+def test_newcombe_is_informative_at_zero_events() -> None:
     assert newcombe(0, 0, 0, 200, 0.95)[1] == pytest.approx(0.0133, abs=1e-4)
     assert newcombe(0, 0, 0, 5, 0.95)[1] == pytest.approx(0.351, abs=1e-3)
     low, high = newcombe(0, 6, 1, 203, 0.95)
@@ -203,7 +201,7 @@ def test_newcombe_says_something_at_zero_events() -> None:
     assert (low, high) == pytest.approx((-mirrored[1], -mirrored[0]))
 
 
-def test_mistakes_in_the_file_are_one_sentence(tmp_path: Path) -> None:
+def test_mistakes_in_policy_file_are_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "registry.yaml"
     path.write_text("mm-policy: { conversatoin: { above: 0.0 } }\n")
     with pytest.raises(UserError, match=r"unknown key mm-policy.conversatoin; did you mean mm-policy.conversation\?"):
@@ -215,7 +213,7 @@ def test_mistakes_in_the_file_are_one_sentence(tmp_path: Path) -> None:
         load_policy(tmp_path / "other.yaml")
 
 
-def test_the_digest_follows_the_rules_of_one_model_alone(shipped: RegistryPolicy) -> None:
+def test_digest_follows_rules_of_one_model_only(shipped: RegistryPolicy) -> None:
     values = shipped.model_dump(by_alias=True)
     values["mm-reward"]["acc"]["above"] = 0.9
     values["keep"] = 7

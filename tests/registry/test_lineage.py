@@ -94,7 +94,7 @@ def register(root: Path, run_id: str | None) -> Version:
 
 @pytest.fixture
 def version(root: Path) -> Version:
-    """A version of a run whose settings were changed and never committed."""
+    """A version of a run whose changed settings nobody committed."""
     params = root / "params.yaml"
     params.write_text(params.read_text().replace("beta: 0.1 ", "beta: 0.2 "))
     (root / "note with space.txt").write_text("new\n")
@@ -111,10 +111,10 @@ def of(root: Path, version: Version) -> dict[str, Any]:
     return lineage_of(Registry(root), root, version.name, version.number)
 
 
-def test_the_way_back_is_whole(root: Path, version: Version) -> None:
-    found = of(root, version)
+def test_lineage_is_complete(root: Path, version: Version) -> None:
+    lineage = of(root, version)
 
-    assert found["version"] == {
+    assert lineage["version"] == {
         "name": "mm-policy",
         "number": 1,
         "aliases": ["champion"],
@@ -122,31 +122,31 @@ def test_the_way_back_is_whole(root: Path, version: Version) -> None:
         "weights": "reference",
         "made_whole_from": None,
     }
-    assert found["promotion"] == {"verdict": "promoted", "reasons": REASONS, "by": "a run", "because": REASONS[0]}
-    assert (found["run"]["name"], found["run"]["status"], found["run"]["found"]) == ("mmalign run", "FINISHED", True)
-    assert list(found["stages"]) == ["reward", "align"]
-    assert found["stages"]["align"]["run_id"] == version.run_id
-    assert found["git"]["sha"] == git(root, "rev-parse", "HEAD")
-    assert found["git"]["dirty"] is True
-    assert found["git"]["diff"]["whole"] is True
-    assert found["files"]["params.yaml"] == (root / "params.yaml").read_text()
-    assert found["files"]["dvc.lock"] == (root / "dvc.lock").read_text()
-    assert found["files"]["data.dvc"] == (root / "data.dvc").read_text()
-    assert found["dvc"]["data"] in found["files"]["data.dvc"]
-    assert found["dvc"]["model"] == version.tags["dvc.model"]
-    assert found["dvc"]["reward_model"] in found["files"]["dvc.lock"]
-    assert found["reward_model"]["version"] == 1
-    assert json.loads(json.dumps(found)) == found
+    assert lineage["promotion"] == {"verdict": "promoted", "reasons": REASONS, "by": "a run", "because": REASONS[0]}
+    assert (lineage["run"]["name"], lineage["run"]["status"], lineage["run"]["found"]) == ("mmalign run", "FINISHED", True)
+    assert list(lineage["stages"]) == ["reward", "align"]
+    assert lineage["stages"]["align"]["run_id"] == version.run_id
+    assert lineage["git"]["sha"] == git(root, "rev-parse", "HEAD")
+    assert lineage["git"]["dirty"] is True
+    assert lineage["git"]["diff"]["whole"] is True
+    assert lineage["files"]["params.yaml"] == (root / "params.yaml").read_text()
+    assert lineage["files"]["dvc.lock"] == (root / "dvc.lock").read_text()
+    assert lineage["files"]["data.dvc"] == (root / "data.dvc").read_text()
+    assert lineage["dvc"]["data"] in lineage["files"]["data.dvc"]
+    assert lineage["dvc"]["model"] == version.tags["dvc.model"]
+    assert lineage["dvc"]["reward_model"] in lineage["files"]["dvc.lock"]
+    assert lineage["reward_model"]["version"] == 1
+    assert json.loads(json.dumps(lineage)) == lineage
 
 
-def test_a_run_s_files_are_those_of_the_run_and_not_of_the_checkout(root: Path, version: Version) -> None:
+def test_lineage_has_files_of_run_not_of_checkout(root: Path, version: Version) -> None:
     then = (root / "params.yaml").read_text()
     git(root, "checkout", "-q", "params.yaml")
 
     assert of(root, version)["files"]["params.yaml"] == then != (root / "params.yaml").read_text()
 
 
-def test_what_can_still_be_had_is_told_apart(root: Path, version: Version) -> None:
+def test_available_inputs_are_distinguished(root: Path, version: Version) -> None:
     available = of(root, version)["available"]
 
     assert available["git"]["found"]
@@ -156,7 +156,7 @@ def test_what_can_still_be_had_is_told_apart(root: Path, version: Version) -> No
     assert not available["registry"]["found"]
 
 
-def test_what_is_lost_is_said(root: Path, version: Version, tmp_path: Path) -> None:
+def test_lost_inputs_are_named(root: Path, version: Version, tmp_path: Path) -> None:
     shutil.move(root / ".dvc/cache", tmp_path / "remote")
     Registry(root).tag("mm-policy", 1, {"mmalign.git_sha": "0" * 40})
     lost = of(root, version)
@@ -164,53 +164,53 @@ def test_what_is_lost_is_said(root: Path, version: Version, tmp_path: Path) -> N
     elsewhere = of(root, version)
 
     assert [lost["available"][name]["found"] for name in ("git", "data", "model")] == [False, False, False]
-    assert any("found nowhere" in command for command in lost["rebuild"])
+    assert any("neither cache nor remotes have" in command for command in lost["rebuild"])
     assert any(command.startswith("git fetch") for command in lost["rebuild"])
     assert elsewhere["available"]["data"] == {"found": True, "cached": False, "remotes": ["team"], "unreachable": {}}
     assert "dvc pull -r team data.dvc" in elsewhere["rebuild"]
 
 
-def test_a_version_whose_run_is_gone_says_so(root: Path) -> None:
+def test_version_of_deleted_run_has_no_run(root: Path) -> None:
     run_id = run_pipeline(root)
     version = register(root, run_id)
     client, _ = store.connect(root)
-    found = of(root, version)
-    assert found["run"]["found"]
+    lineage = of(root, version)
+    assert lineage["run"]["found"]
     with client._tracking_client.store.ManagedSessionMaker(read_only=False) as session:
         from sqlalchemy import text
 
         session.execute(text("pragma foreign_keys = off"))
         session.execute(text("update runs set run_uuid = 'moved' where run_uuid = :id"), {"id": run_id})
 
-    found = of(root, version)
+    lineage = of(root, version)
 
-    assert found["run"] == {"id": run_id, "found": False, "name": None, "started": None, "status": None}
-    assert found["stages"] == {}
-    assert found["git"]["sha"] == git(root, "rev-parse", "HEAD")
-
-
-def test_a_version_without_a_run_has_what_its_tags_say(root: Path) -> None:
-    found = of(root, register(root, None))
-
-    assert (found["run"]["id"], found["stages"]) == (None, {})
-    assert found["dvc"]["data"] is not None
-    assert found["rebuild"][-1] == "mmalign run"
-    assert not any("--files" in command for command in found["rebuild"])
+    assert lineage["run"] == {"id": run_id, "found": False, "name": None, "started": None, "status": None}
+    assert lineage["stages"] == {}
+    assert lineage["git"]["sha"] == git(root, "rev-parse", "HEAD")
 
 
-def test_stages_of_a_bare_repro_are_found_by_their_parent(root: Path) -> None:
+def test_version_without_run_has_lineage_of_tags(root: Path) -> None:
+    lineage = of(root, register(root, None))
+
+    assert (lineage["run"]["id"], lineage["stages"]) == (None, {})
+    assert lineage["dvc"]["data"] is not None
+    assert lineage["rebuild"][-1] == "mmalign run"
+    assert not any("--files" in command for command in lineage["rebuild"])
+
+
+def test_stages_of_bare_repro_come_from_parent(root: Path) -> None:
     parent = open_parent(root, "stage")
     child = Recorder.create(root, "align", parent=parent, tags={"mmalign.stage": "align", **base_tags(root)})
     child.end("FINISHED")
 
-    found = of(root, register(root, child.run_id))
+    lineage = of(root, register(root, child.run_id))
 
-    assert found["run"]["id"] == parent
-    assert {name: stage["run_id"] for name, stage in found["stages"].items()} == {"align": child.run_id}
+    assert lineage["run"]["id"] == parent
+    assert {name: stage["run_id"] for name, stage in lineage["stages"].items()} == {"align": child.run_id}
 
 
-def test_the_commands_bring_code_settings_and_data_back(root: Path, version: Version, tmp_path: Path) -> None:
-    """Runs them in a checkout that has moved on: other settings, other data, and a change of somebody's own."""
+def test_rebuild_commands_restore_code_settings_and_data(root: Path, version: Version, tmp_path: Path) -> None:
+    """Runs them in a later checkout: other settings, other data, and an uncommitted change."""
     sha, settings = git(root, "rev-parse", "HEAD"), (root / "params.yaml").read_text()
     git(root, "checkout", "-q", "params.yaml")
     (root / "note with space.txt").unlink()
@@ -221,7 +221,7 @@ def test_the_commands_bring_code_settings_and_data_back(root: Path, version: Ver
     git(root, "commit", "-qm", "moved on")
     (root / "requirements.txt").write_text("my own change\n")
 
-    done = subprocess.run(
+    completed = subprocess.run(
         ["bash", "-e"],
         input="\n".join(of(root, version)["rebuild"]),
         cwd=tmp_path,
@@ -231,7 +231,7 @@ def test_the_commands_bring_code_settings_and_data_back(root: Path, version: Ver
         check=False,
     )
 
-    assert done.returncode == 0, done.stderr
+    assert completed.returncode == 0, completed.stderr
     assert (root / "ran").read_text().strip() == "run"
     assert git(root, "rev-parse", "HEAD") == sha
     assert (root / "params.yaml").read_text() == settings
@@ -244,7 +244,7 @@ def test_the_commands_bring_code_settings_and_data_back(root: Path, version: Ver
 
 
 def with_command(folder: Path) -> dict[str, str]:
-    """An environment whose `mmalign` knows `lineage`, and a `run` that only says that it was called."""
+    """An environment whose `mmalign` has `lineage`, and a `run` that only records its call."""
     script = (
         f"#!{sys.executable}\nimport sys, typer\nfrom components.cli.registry.lineage import lineage\n"
         "if sys.argv[1] == 'run':\n    open('ran', 'w').write('run')\n"
@@ -258,7 +258,7 @@ def with_command(folder: Path) -> dict[str, str]:
     return {**os.environ, **who, "PATH": path, "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
-def test_a_diff_with_binary_files_is_applied_without_them(root: Path, version: Version) -> None:
+def test_diff_is_applied_without_binary_files(root: Path, version: Version) -> None:
     diff = "diff --git a/x.png b/x.png\nBinary files /dev/null and b/a b.png differ\n"
 
     commands = rebuild_commands(root, of(root, version), diff)
@@ -266,11 +266,11 @@ def test_a_diff_with_binary_files_is_applied_without_them(root: Path, version: V
     assert any(command.startswith("git apply --exclude='a b.png' .mmalign/lineage/mm-policy-1/git.diff") for command in commands)
 
 
-def test_a_diff_that_was_cut_is_not_applied(root: Path, version: Version) -> None:
+def test_cut_diff_is_not_applied(root: Path, version: Version) -> None:
     commands = rebuild_commands(root, of(root, version), "diff\n[cut]\n")
 
     assert not any(command.startswith("git apply") for command in commands)
-    assert any(command.startswith("# the uncommitted changes of the run were too long") for command in commands)
+    assert any(command.startswith("# the run's uncommitted changes were too long") for command in commands)
 
 
 def command(root: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Result:
@@ -283,9 +283,9 @@ def command(root: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Res
     return CliRunner().invoke(app, list(arguments))
 
 
-def test_the_command_prints_and_gives_json(root: Path, version: Version, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lineage_command_prints_text_and_json(root: Path, version: Version, monkeypatch: pytest.MonkeyPatch) -> None:
     printed = command(root, monkeypatch, "mm-policy@champion").output
-    given = json.loads(command(root, monkeypatch, "mm-policy/1", "--json").output)
+    as_json = json.loads(command(root, monkeypatch, "mm-policy/1", "--json").output)
 
     for words in (
         "mm-policy/1  (champion)",
@@ -297,12 +297,12 @@ def test_the_command_prints_and_gives_json(root: Path, version: Version, monkeyp
         "in DVC's cache",
     ):
         assert words in printed
-    for line in given["rebuild"]:
+    for line in as_json["rebuild"]:
         assert line in printed
-    assert given == json.loads(json.dumps(of(root, version)))
+    assert as_json == json.loads(json.dumps(of(root, version)))
 
 
-def test_the_command_writes_the_files_of_the_run(root: Path, version: Version, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_lineage_command_writes_files_of_run(root: Path, version: Version, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings = (root / "params.yaml").read_text()
 
     result = command(root, monkeypatch, str(version), "--files", str(tmp_path / "there"))
@@ -312,7 +312,7 @@ def test_the_command_writes_the_files_of_the_run(root: Path, version: Version, m
     assert "beta: 0.2" in (tmp_path / "there/git.diff").read_text()
 
 
-def test_a_name_that_is_not_there_is_a_mistake(root: Path, version: Version, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_alias_is_user_error(root: Path, version: Version, monkeypatch: pytest.MonkeyPatch) -> None:
     result = command(root, monkeypatch, "mm-policy@previous_champion")
 
     assert isinstance(result.exception, UserError)

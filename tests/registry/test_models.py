@@ -100,7 +100,7 @@ def test_policy_answers_as_evaluation_does(policy: Any, tiny_base: Path, tiny_me
     assert any(answers["answer"])
 
 
-def test_an_image_is_the_same_as_path_bytes_base64_and_data_address(policy: Any, tiny_media: Path) -> None:
+def test_image_formats_give_same_answer(policy: Any, tiny_media: Path) -> None:
     path = tiny_media / "square.png"
     content = path.read_bytes()
     text = base64.b64encode(content).decode()
@@ -114,14 +114,14 @@ def test_an_image_is_the_same_as_path_bytes_base64_and_data_address(policy: Any,
 
 
 @pytest.mark.parametrize("nothing", [None, float("nan"), ""])
-def test_a_row_without_an_image_is_text_only(policy: Any, nothing: Any) -> None:
+def test_row_without_image_is_text_only(policy: Any, nothing: Any) -> None:
     with_column = policy.predict(pd.DataFrame({"prompt": ["Is it 2?"], "image": pd.Series([nothing], dtype="object")}))
     without_column = policy.predict(pd.DataFrame({"prompt": ["Is it 2?"]}))
 
     assert list(with_column["answer"]) == list(without_column["answer"])
 
 
-def test_a_jpeg_in_base64_is_not_taken_for_a_path(tmp_path: Path) -> None:
+def test_base64_jpeg_is_not_read_as_path(tmp_path: Path) -> None:
     from PIL import Image
 
     Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
@@ -132,14 +132,14 @@ def test_a_jpeg_in_base64_is_not_taken_for_a_path(tmp_path: Path) -> None:
     assert image_bytes(text) == content
 
 
-def test_a_path_that_is_valid_base64_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_path_that_is_valid_base64_is_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "abcd").write_bytes(b"content")
     monkeypatch.chdir(tmp_path)
 
     assert image_bytes("abcd") == b"content"
 
 
-def test_fewer_tokens_can_be_asked_for(policy: Any, tiny_media: Path) -> None:
+def test_call_can_limit_tokens(policy: Any, tiny_media: Path) -> None:
     long = policy.predict(rows(tiny_media))["answer"]
     short = policy.predict(rows(tiny_media), params={"max_new_tokens": 1})["answer"]
 
@@ -147,21 +147,21 @@ def test_fewer_tokens_can_be_asked_for(policy: Any, tiny_media: Path) -> None:
     assert list(short) != list(long)
 
 
-def test_reward_model_writes_and_scores_as_the_critique_stage_does(reward: Any, reward_folder: Path, tiny_media: Path) -> None:
-    asked = rows(tiny_media).assign(response=["Yes.", "No.", "Maybe"])
+def test_served_reward_model_equals_critique_stage(reward: Any, reward_folder: Path, tiny_media: Path) -> None:
+    requests = rows(tiny_media).assign(response=["Yes.", "No.", "Maybe"])
     prepare = preprocessor(reward_folder, tiny_media)
     model = load_reward_model(reward_folder)
     instruction = load_settings(SOURCE / "params.yaml").reward.instruction
-    kept = [replace(query, id=str(number)) for number, query in enumerate(query for query in queries() if query.media_kind != "video")]
-    items = list(zip(kept, asked["response"], strict=True))
+    still = [replace(query, id=str(number)) for number, query in enumerate(query for query in queries() if query.media_kind != "video")]
+    items = list(zip(still, requests["response"], strict=True))
     critiques = write_critiques(model.model, prepare, items, instruction=instruction, max_new_tokens=TOKENS, batch_size=2)
     judged = [Judged(query, text, critique) for (query, text), critique in zip(items, critiques, strict=True)]
 
-    found = reward.predict(asked)
+    served = reward.predict(requests)
 
-    assert list(found.columns) == ["critique", "score"]
-    assert list(found["critique"]) == critiques
-    torch.testing.assert_close(torch.tensor(found["score"]), torch.tensor(score(model, prepare, judged, instruction=instruction)).double())
+    assert list(served.columns) == ["critique", "score"]
+    assert list(served["critique"]) == critiques
+    torch.testing.assert_close(torch.tensor(served["score"]), torch.tensor(score(model, prepare, judged, instruction=instruction)).double())
 
 
 BAD_ROWS = [
@@ -171,13 +171,13 @@ BAD_ROWS = [
         {"image": ["data:image/png;base64,%%", None]},
         "row 0: the image 'data:image/png;base64,%%' is a data address that is not valid base64",
     ),
-    ({"image": [7, b""]}, "row 0: the image is int: give a path, bytes, base64 or null"),
-    ({"prompt": ["Fine?", "<image> twice?"]}, "row 1: the prompt holds '<image>'"),
+    ({"image": [7, b""]}, "row 0: the image is int: send a path, bytes, base64 or null"),
+    ({"prompt": ["Fine?", "<image> twice?"]}, "row 1: the prompt contains '<image>'"),
 ]
 
 
 @pytest.mark.parametrize(("cells", "sentence"), BAD_ROWS)
-def test_a_bad_row_is_named(policy: Any, cells: dict[str, list[Any]], sentence: str) -> None:
+def test_bad_row_is_named(policy: Any, cells: dict[str, list[Any]], sentence: str) -> None:
     columns = {"prompt": ["One?", "Two?"], **cells}
     frame = pd.DataFrame({name: pd.Series(values, dtype="object") for name, values in columns.items()})
 
@@ -186,12 +186,12 @@ def test_a_bad_row_is_named(policy: Any, cells: dict[str, list[Any]], sentence: 
     assert sentence in str(caught.value)
 
 
-def test_no_tokens_can_t_be_asked_for(policy: Any) -> None:
-    with pytest.raises(UserError, match="max_new_tokens is 0: ask for 1 at least"):
+def test_limit_of_zero_tokens_is_refused(policy: Any) -> None:
+    with pytest.raises(UserError, match="max_new_tokens is 0: set it to 1 at least"):
         policy.predict(pd.DataFrame({"prompt": ["What?"]}), params={"max_new_tokens": 0})
 
 
-def test_a_client_of_mlflow_s_server_is_told_which_row_is_bad(policy: Any, policy_package: Path) -> None:
+def test_client_of_server_gets_number_of_bad_row(policy: Any, policy_package: Path) -> None:
     from mlflow.pyfunc import scoring_server
     from starlette.testclient import TestClient
 
@@ -204,14 +204,14 @@ def test_a_client_of_mlflow_s_server_is_told_which_row_is_bad(policy: Any, polic
     assert "row 1: the image 'gone.png' is neither a file" in refused.json()["message"]
 
 
-def test_a_truncated_image_is_named(policy: Any, tiny_media: Path) -> None:
+def test_truncated_image_is_named(policy: Any, tiny_media: Path) -> None:
     cut = (tiny_media / "tall.png").read_bytes()[:200]
 
     with pytest.raises(UserError, match="row 0: the image can't be decoded"):
         policy.predict(pd.DataFrame({"prompt": ["What?"], "image": [cut]}))
 
 
-def test_a_model_goes_on_after_a_bad_row(policy: Any, tiny_media: Path) -> None:
+def test_model_answers_after_bad_row(policy: Any, tiny_media: Path) -> None:
     before = policy.predict(rows(tiny_media))
     with pytest.raises(UserError):
         policy.predict(pd.DataFrame({"prompt": ["What?"], "image": ["gone.png"]}))
@@ -220,12 +220,12 @@ def test_a_model_goes_on_after_a_bad_row(policy: Any, tiny_media: Path) -> None:
     assert not policy.unwrap_python_model()._preprocessor._images
 
 
-def test_paths_stay_in_the_image_root_of_a_server(policy: Any, tiny_media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_path_outside_image_root_is_refused(policy: Any, tiny_media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(IMAGE_ROOT, str(tiny_media / "two"))
 
     assert len(policy.predict(pd.DataFrame({"prompt": ["What?"], "image": ["0.png"]}))) == 1
     for path in ("../square.png", str(tiny_media / "square.png")):
-        with pytest.raises(UserError, match=f"outside the folder that {IMAGE_ROOT} names"):
+        with pytest.raises(UserError, match=f"outside the folder of {IMAGE_ROOT}"):
             policy.predict(pd.DataFrame({"prompt": ["What?"], "image": [path]}))
 
 
@@ -234,7 +234,7 @@ def test_input_example_is_answered(policy: Any, reward: Any) -> None:
     assert len(reward.predict(reward.input_example)) == 2
 
 
-def test_signature_names_what_goes_in_and_comes_out(policy: Any, reward: Any) -> None:
+def test_signature_names_inputs_and_outputs(policy: Any, reward: Any) -> None:
     assert policy.metadata.get_input_schema().input_names() == ["prompt", "image"]
     assert policy.metadata.get_output_schema().input_names() == ["answer"]
     assert reward.metadata.get_input_schema().input_names() == ["prompt", "image", "response"]
@@ -253,7 +253,7 @@ def is_pickle(path: Path) -> bool:
     return True
 
 
-def test_nothing_stored_is_a_pickle(policy_package: Path, reward_package: Path, tmp_path: Path) -> None:
+def test_package_contains_no_pickle(policy_package: Path, reward_package: Path, tmp_path: Path) -> None:
     files = [path for folder in (policy_package, reward_package) for path in folder.rglob("*") if path.is_file()]
     torch.save({"a": 1}, tmp_path / "weights.bin")
 
@@ -262,7 +262,7 @@ def test_nothing_stored_is_a_pickle(policy_package: Path, reward_package: Path, 
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".jinja", ".py", ".yaml", ".txt", ""}
 
 
-def test_a_package_holds_the_checkpoint_and_no_path_of_this_machine(policy_package: Path, tiny_base: Path) -> None:
+def test_package_has_checkpoint_and_no_local_path(policy_package: Path, tiny_base: Path) -> None:
     stored = policy_package / WEIGHTS
 
     assert model_digest(stored) == model_digest(tiny_base)
@@ -273,7 +273,7 @@ def test_a_package_holds_the_checkpoint_and_no_path_of_this_machine(policy_packa
 
 
 @pytest.mark.parametrize("name", MODEL_CODE)
-def test_requirements_cover_what_the_packaged_code_imports(name: packaging.ModelName) -> None:
+def test_requirements_cover_imports_of_packaged_code(name: packaging.ModelName) -> None:
     code = SOURCE / "mlflow" / MODEL_CODE[name]
     imported = set()
     for file in (code, *(SOURCE / module for module in needed_modules(code))):
@@ -292,7 +292,7 @@ def test_requirements_cover_what_the_packaged_code_imports(name: packaging.Model
 
 
 @pytest.mark.slow
-def test_packaged_code_stands_alone_and_one_process_can_load_both_models(
+def test_one_process_loads_both_packages_without_checkout(
     policy_package: Path, reward_package: Path, tiny_base: Path, tiny_media: Path, tmp_path: Path
 ) -> None:
     script = (
@@ -305,7 +305,7 @@ def test_packaged_code_stands_alone_and_one_process_can_load_both_models(
     )
     rows(tiny_media).to_json(tmp_path / "rows.json")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", script, str(policy_package), str(tmp_path / "rows.json"), str(reward_package)],
         cwd=tmp_path,
         env=environment,
@@ -314,7 +314,7 @@ def test_packaged_code_stands_alone_and_one_process_can_load_both_models(
         check=False,
     )
 
-    assert done.returncode == 0, done.stderr
-    where, answers = json.loads(done.stdout.splitlines()[-1])
+    assert completed.returncode == 0, completed.stderr
+    where, answers = json.loads(completed.stdout.splitlines()[-1])
     assert Path(where).is_relative_to(policy_package)
     assert answers == own_answers(tiny_base, tiny_media)

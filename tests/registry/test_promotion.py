@@ -17,7 +17,7 @@ from components.evaluation.results import POLICY_SCHEMA, RESULTS, REWARD_SCHEMA
 from components.families.loading import load_model
 from components.files import write_json
 from components.registry import aliases
-from components.registry.promotion import GateOutcome, promote_by_hand, settle, settled
+from components.registry.promotion import GateOutcome, HandPromotion, judge_models, promote_by_hand, recorded_verdicts
 from components.registry.registry import Registry
 from components.registry.versions import CHALLENGER, CHAMPION, PREVIOUS
 from components.reward.model import new_reward_model
@@ -65,20 +65,20 @@ def never(name: str, *_: Path) -> None:
     raise AssertionError(f"{name} was evaluated again")
 
 
-def judge(checkout: Path, again: Callable[[Any, Path, Path], None] = never) -> GateOutcome:
-    return settle(checkout, again, print)
+def judge(checkout: Path, reevaluate: Callable[[Any, Path, Path], None] = never) -> GateOutcome:
+    return judge_models(checkout, reevaluate, print)
 
 
 def numbers(checkout: Path) -> tuple[int | None, int | None, int | None]:
     registry = Registry(checkout)
-    found = [registry.at("mm-policy", alias) for alias in (CHAMPION, PREVIOUS, CHALLENGER)]
-    return tuple(None if version is None else version.number for version in found)  # type: ignore[return-value]
+    versions = [registry.at("mm-policy", alias) for alias in (CHAMPION, PREVIOUS, CHALLENGER)]
+    return tuple(None if version is None else version.number for version in versions)  # type: ignore[return-value]
 
 
-def test_a_life_of_champions(evaluated: Path) -> None:
+def test_champions_change_from_run_to_rollback(evaluated: Path) -> None:
     # Nothing has a verdict yet, as after a run that was killed before the gate: both are judged. Better than the base: champion.
     train(evaluated, 1, talk=0.7)
-    assert settled(evaluated) is None
+    assert recorded_verdicts(evaluated) is None
     first = judge(evaluated)
     assert {name: outcome.verdict for name, outcome in first.models.items()} == {"mm-reward": "promoted", "mm-policy": "promoted"}
     assert first.promoted
@@ -89,9 +89,9 @@ def test_a_life_of_champions(evaluated: Path) -> None:
     assert json.loads(version.tags["mmalign.reasons"])[0] == first.models["mm-policy"].reasons[0]
 
     # The same again: nothing new, and known without judging.
-    known = settled(evaluated)
-    assert known is not None
-    assert {outcome.verdict for outcome in known.models.values()} == {"nothing_new"}
+    recorded = recorded_verdicts(evaluated)
+    assert recorded is not None
+    assert {outcome.verdict for outcome in recorded.models.values()} == {"nothing_new"}
 
     # Worse: refused, registered by reference, the champion stays. Not judged twice.
     train(evaluated, 2, talk=0.6)
@@ -106,7 +106,7 @@ def test_a_life_of_champions(evaluated: Path) -> None:
 
     # By hand: through the same gate, and past it only with a reason.
     def by_hand(*, because: str | None, override: bool) -> Any:
-        return promote_by_hand(evaluated, "mm-policy", 2, never, print, who="ann", because=because, override=override)
+        return promote_by_hand(evaluated, "mm-policy", 2, never, print, HandPromotion("ann", because, override))
 
     assert by_hand(because=None, override=False).verdict == "refused"
     with pytest.raises(UserError, match="needs a reason"):
@@ -127,29 +127,29 @@ def test_a_life_of_champions(evaluated: Path) -> None:
     assert numbers(evaluated)[0] == 1
 
 
-def test_on_other_heldout_queries_the_champion_is_evaluated_again_and_once(evaluated: Path) -> None:
+def test_champion_is_reevaluated_once_on_new_queries(evaluated: Path) -> None:
     train(evaluated, 1, talk=0.7)
     judge(evaluated)
     write_json(evaluated / RESULTS / "context.json", {"context": "other queries"})
     train(evaluated, 2, talk=0.8)
-    asked: list[str] = []
+    reevaluated: list[str] = []
 
-    def again(name: Any, folder: Path, table: Path) -> None:
-        asked.append(name)
+    def reevaluate(name: Any, folder: Path, table: Path) -> None:
+        reevaluated.append(name)
         assert (folder / "config.json").is_file()
         schema, rows = (REWARD_SCHEMA, reward_rows(0.9)) if name == "mm-reward" else (POLICY_SCHEMA, policy_rows(talk=0.9))
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), table)
 
-    outcome = judge(evaluated, again)
-    assert asked == ["mm-policy"]  # this checkout's reward model is the champion
+    outcome = judge(evaluated, reevaluate)
+    assert reevaluated == ["mm-policy"]  # this checkout's reward model is the champion
     assert outcome.models["mm-policy"].verdict == "refused"
     assert "against 95.0 % of champion 1" in outcome.models["mm-policy"].reasons[0]
     train(evaluated, 3, talk=0.99)
-    assert judge(evaluated, again).models["mm-policy"].verdict == "promoted"
-    assert asked == ["mm-policy"]
+    assert judge(evaluated, reevaluate).models["mm-policy"].verdict == "promoted"
+    assert reevaluated == ["mm-policy"]
 
 
-def test_a_champion_that_cannot_be_evaluated_is_no_verdict(evaluated: Path) -> None:
+def test_failed_reevaluation_leaves_no_verdict(evaluated: Path) -> None:
     train(evaluated, 1, talk=0.7)
     judge(evaluated)
     write_json(evaluated / RESULTS / "context.json", {"context": "other queries"})
@@ -161,10 +161,10 @@ def test_a_champion_that_cannot_be_evaluated_is_no_verdict(evaluated: Path) -> N
     outcome = judge(evaluated, fail)
     assert outcome.models["mm-policy"].verdict == "refused"
     assert outcome.models["mm-policy"].version is None
-    assert settled(evaluated) is None  # the next run judges
+    assert recorded_verdicts(evaluated) is None  # the next run judges
 
 
-def test_the_safest_champion_is_remembered_beside_the_present_one(evaluated: Path) -> None:
+def test_safest_champion_bounds_later_policies(evaluated: Path) -> None:
     train(evaluated, 1, talk=0.6, unsafe=0.0)
     assert judge(evaluated).promoted
     train(evaluated, 2, talk=0.75, unsafe=0.005)

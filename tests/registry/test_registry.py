@@ -21,7 +21,7 @@ from tests.tiny import save_checkpoint
 from tests.tracking.test_server import server  # noqa: F401 -- a fixture
 
 
-def test_a_whole_version_carries_where_it_comes_from(registry: Registry, root: Path) -> None:
+def test_whole_version_has_tags_of_provenance(registry: Registry, root: Path) -> None:
     run_id = open_parent(root, "test")
 
     version = registry.register("mm-policy", root / MODEL, whole=True, run_id=run_id, tags={"mmalign.verdict": "promoted"})
@@ -43,14 +43,14 @@ def test_a_whole_version_carries_where_it_comes_from(registry: Registry, root: P
     assert registry.versions("mm-policy") == [version]
 
 
-def test_tags_that_are_given_go_before_those_found(registry: Registry) -> None:
+def test_explicit_tags_precede_derived_ones(registry: Registry) -> None:
     version = register(registry, tags={"mmalign.git_sha": "of the training", "mmalign.digest": "never"})
 
     assert version.tags["mmalign.git_sha"] == "of the training"
     assert version.digest != "never"
 
 
-def test_a_version_by_reference_stores_no_weights(registry: Registry, root: Path) -> None:
+def test_version_by_reference_stores_no_weights(registry: Registry, root: Path) -> None:
     version = register(registry)
 
     assert not version.whole
@@ -59,14 +59,14 @@ def test_a_version_by_reference_stores_no_weights(registry: Registry, root: Path
         registry.load(version)
 
 
-def test_what_is_no_model_is_not_registered(registry: Registry, root: Path) -> None:
-    with pytest.raises(UserError, match="holds no model to register as mm-policy"):
+def test_folder_without_model_is_not_registered(registry: Registry, root: Path) -> None:
+    with pytest.raises(UserError, match="contains no model to register as mm-policy"):
         registry.register("mm-policy", root / "artifacts/validate", whole=False, run_id=None, tags={})
 
     assert registry.versions("mm-policy") == []
 
 
-def test_a_champion_is_loaded_by_its_alias_with_pickle_off(registry: Registry, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_champion_loads_by_alias_without_pickle(registry: Registry, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
 
     registry.set_alias("mm-policy", CHAMPION, register(registry, whole=True).number)
@@ -78,7 +78,7 @@ def test_a_champion_is_loaded_by_its_alias_with_pickle_off(registry: Registry, r
     assert len(model.predict(model.input_example, params={"max_new_tokens": 2})) == 2
 
 
-def test_a_pickled_model_is_refused(registry: Registry, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickled_model_is_refused(registry: Registry, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
 
     class Pickled(mlflow.pyfunc.PythonModel):
@@ -97,7 +97,7 @@ def test_a_pickled_model_is_refused(registry: Registry, root: Path, monkeypatch:
         registry.load(version)
 
 
-def test_versions_are_newest_first_and_found_by_number_and_alias(registry: Registry) -> None:
+def test_versions_resolve_by_number_and_alias(registry: Registry) -> None:
     first, second = register(registry), register(registry)
     registry.set_alias("mm-policy", CHAMPION, 1)
 
@@ -120,7 +120,7 @@ def test_versions_are_newest_first_and_found_by_number_and_alias(registry: Regis
         ("policy/1", "'policy/1' names no version: write mm-policy@champion or mm-policy/3; the models are mm-policy, mm-reward"),
     ],
 )
-def test_a_name_that_is_not_there_is_answered_with_those_that_are(registry: Registry, reference: str, sentence: str) -> None:
+def test_unknown_version_lists_existing_ones(registry: Registry, reference: str, sentence: str) -> None:
     register(registry)
     register(registry)
     registry.set_alias("mm-policy", CHAMPION, 1)
@@ -130,7 +130,7 @@ def test_a_name_that_is_not_there_is_answered_with_those_that_are(registry: Regi
     assert str(caught.value) == sentence
 
 
-def test_an_alias_moves_and_goes(registry: Registry) -> None:
+def test_alias_moves_and_is_dropped(registry: Registry) -> None:
     register(registry)
     register(registry)
     registry.set_alias("mm-policy", CHAMPION, 1)
@@ -155,7 +155,7 @@ def test_tags_are_set_and_removed(registry: Registry) -> None:
     assert "mmalign.rolled_back" not in tags
 
 
-def test_results_are_kept_by_key(registry: Registry, tmp_path: Path) -> None:
+def test_results_are_stored_by_key(registry: Registry, tmp_path: Path) -> None:
     version = register(registry)
     registry.store_results(version, "a1", results(tmp_path, right=True))
     registry.store_results(version, "b2", results(tmp_path, right=False))
@@ -166,22 +166,22 @@ def test_results_are_kept_by_key(registry: Registry, tmp_path: Path) -> None:
         path = registry.results(version, key, tmp_path / "new" / f"{key}.parquet")
         assert path is not None
         assert pq.read_table(path).to_pylist() == [{"id": "q1", "right": True}]
-    with pytest.raises(ValueError, match="no key of results"):
+    with pytest.raises(ValueError, match="can't be a key of results"):
         registry.store_results(version, "../a", results(tmp_path))
 
 
-def test_nothing_is_left_in_scratch(registry: Registry, root: Path, tmp_path: Path) -> None:
+def test_fetch_leaves_no_scratch(registry: Registry, root: Path, tmp_path: Path) -> None:
     registry.fetch(register(registry, whole=True), tmp_path / "fetched")
 
     assert [path.name for path in (root / ".mmalign/registry").iterdir() if path.is_dir()] == []
 
 
-def test_a_run_that_waited_for_the_store_is_found_again(registry: Registry, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_that_waited_for_store_gets_its_id(registry: Registry, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("components.tracking.recorder.reach", broken)
         run = Recorder.create(root, "align", parent=None, tags={})
         run.end("FINISHED")
-    store._failures.clear()  # a store that failed is left alone for a minute
+    store._failures.clear()  # the client does not retry a failed store for a minute
     early = registry.register("mm-policy", root / MODEL, whole=False, run_id=run.run_id, tags={})
     replay(root)
 
@@ -196,7 +196,7 @@ def broken(root: Path) -> None:  # noqa: ARG001
     raise OSError("away")
 
 
-def test_a_store_that_is_away_is_a_fault_without_its_password(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_store_is_fault_without_password(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
@@ -205,7 +205,7 @@ def test_a_store_that_is_away_is_a_fault_without_its_password(registry: Registry
     assert "secret" not in str(caught.value)
 
 
-def test_registering_leaves_the_process_without_a_store_of_its_own(registry: Registry) -> None:
+def test_registering_leaves_global_store_unchanged(registry: Registry) -> None:
     import mlflow
 
     before = mlflow.get_tracking_uri()
@@ -216,7 +216,7 @@ def test_registering_leaves_the_process_without_a_store_of_its_own(registry: Reg
 
 
 @pytest.mark.slow
-def test_a_server_holds_whole_versions_and_their_results(
+def test_server_stores_whole_versions_and_results(
     root: Path,
     server: str,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,

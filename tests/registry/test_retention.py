@@ -13,7 +13,7 @@ from tests.registry.registered import MODEL, register, size, stored
 from tests.tracking.test_server import server  # noqa: F401 -- a fixture
 
 
-def test_retention_keeps_the_newest_and_those_with_an_alias(registry: Registry, root: Path) -> None:
+def test_retention_keeps_newest_and_aliased_versions(registry: Registry, root: Path) -> None:
     whole = register(registry, whole=True, tags={"mmalign.verdict": "promoted"})
     others = [register(registry) for _ in range(6)]
     for alias, number in ((PREVIOUS, 2), (CHAMPION, 3)):
@@ -31,7 +31,7 @@ def test_retention_keeps_the_newest_and_those_with_an_alias(registry: Registry, 
     assert register(registry).number == 8
 
 
-def test_retention_frees_the_disk(registry: Registry, root: Path) -> None:
+def test_retention_frees_disk(registry: Registry, root: Path) -> None:
     for _ in range(3):
         register(registry, whole=True)
     before = size(root / "mlruns")
@@ -42,7 +42,7 @@ def test_retention_frees_the_disk(registry: Registry, root: Path) -> None:
     assert len(list((root / "mlruns/models").iterdir())) == 1
 
 
-def test_retention_removes_no_version_with_an_alias_even_above_the_limit(registry: Registry) -> None:
+def test_retention_keeps_aliased_versions_above_limit(registry: Registry) -> None:
     for alias, number in ((PREVIOUS, 1), (CHAMPION, 2), (CHALLENGER, 3)):
         register(registry)
         registry.set_alias("mm-policy", alias, number)
@@ -51,7 +51,7 @@ def test_retention_removes_no_version_with_an_alias_even_above_the_limit(registr
     assert len(registry.versions("mm-policy")) == 3
 
 
-def test_retention_spares_what_it_is_told_to(registry: Registry) -> None:
+def test_retention_spares_named_versions(registry: Registry) -> None:
     for _ in range(3):
         register(registry)
 
@@ -60,7 +60,7 @@ def test_retention_spares_what_it_is_told_to(registry: Registry) -> None:
     assert [version.number for version in registry.versions("mm-policy")] == [1]
 
 
-def test_retention_leaves_the_other_model_alone(registry: Registry, root: Path) -> None:
+def test_retention_ignores_other_model(registry: Registry, root: Path) -> None:
     for _ in range(2):
         register(registry)
         registry.register("mm-reward", root / MODEL, whole=False, run_id=None, tags={})
@@ -70,28 +70,26 @@ def test_retention_leaves_the_other_model_alone(registry: Registry, root: Path) 
     assert len(registry.versions("mm-reward")) == 2
 
 
-def test_keeping_nothing_is_refused(registry: Registry) -> None:
+def test_retention_of_zero_versions_is_refused(registry: Registry) -> None:
     with pytest.raises(UserError, match=r"registry\.keep is 0"):
         registry.retain("mm-policy", 0)
 
 
-def test_a_registration_that_is_killed_leaves_no_version_and_is_cleared_away(
-    registry: Registry, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept = register(registry)
+def test_killed_registration_is_removed(registry: Registry, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    earlier = register(registry)
     client, _ = store.connect(root)
     with monkeypatch.context() as patch:
         patch.setattr(client, "create_model_version", killed)
         with pytest.raises(KeyboardInterrupt):
             register(registry, whole=True)
-    assert registry.versions("mm-policy") == [kept]
+    assert registry.versions("mm-policy") == [earlier]
     assert len(list((root / "mlruns/models").iterdir())) == 2
 
     removed = registry.retain("mm-policy", 5)
 
     assert len(removed) == 1
-    assert "cut short" in removed[0]
-    assert [path.name for path in (root / "mlruns/models").iterdir()] == [kept.model_id]
+    assert "killed registration" in removed[0]
+    assert [path.name for path in (root / "mlruns/models").iterdir()] == [earlier.model_id]
 
 
 def killed(*_: object, **__: object) -> None:

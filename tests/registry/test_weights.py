@@ -14,7 +14,7 @@ from tests.registry.registered import MODEL, lose_weights, register, results, st
 from tests.tracking.test_server import server  # noqa: F401 -- a fixture
 
 
-def test_weights_come_back_from_the_registry(registry: Registry, root: Path, tmp_path: Path) -> None:
+def test_whole_weights_come_from_registry(registry: Registry, root: Path, tmp_path: Path) -> None:
     version = register(registry, whole=True)
     names = {path.name for path in (root / MODEL).iterdir()}
     lose_weights(root)
@@ -25,21 +25,21 @@ def test_weights_come_back_from_the_registry(registry: Registry, root: Path, tmp
     assert {path.name for path in folder.iterdir()} == names
 
 
-def test_weights_by_reference_come_from_the_cache(registry: Registry, root: Path, tmp_path: Path) -> None:
+def test_weights_by_reference_come_from_cache(registry: Registry, root: Path, tmp_path: Path) -> None:
     version = register(registry)
     shutil.rmtree(root / MODEL)
 
     assert model_digest(registry.fetch(version, tmp_path / "fetched")) == version.digest
 
 
-def test_weights_by_reference_come_from_the_checkout(registry: Registry, root: Path, tmp_path: Path) -> None:
+def test_weights_by_reference_come_from_checkout(registry: Registry, root: Path, tmp_path: Path) -> None:
     version = register(registry)
     shutil.rmtree(root / ".dvc/cache")
 
     assert model_digest(registry.fetch(version, tmp_path / "fetched")) == version.digest
 
 
-def test_weights_by_reference_come_from_a_remote(registry: Registry, root: Path, tmp_path: Path) -> None:
+def test_weights_by_reference_come_from_remote(registry: Registry, root: Path, tmp_path: Path) -> None:
     version = register(registry)
     shutil.move(root / ".dvc/cache", tmp_path / "remote")
     shutil.rmtree(root / MODEL)
@@ -50,7 +50,7 @@ def test_weights_by_reference_come_from_a_remote(registry: Registry, root: Path,
     assert model_digest(registry.fetch(version, tmp_path / "fetched")) == version.digest
 
 
-def test_weights_that_nobody_has_are_named(registry: Registry, root: Path, tmp_path: Path) -> None:
+def test_missing_weights_are_named(registry: Registry, root: Path, tmp_path: Path) -> None:
     version = register(registry)
     lose_weights(root)
 
@@ -61,31 +61,29 @@ def test_weights_that_nobody_has_are_named(registry: Registry, root: Path, tmp_p
     assert not (tmp_path / "fetched").exists()
 
 
-def test_weights_that_were_changed_are_refused(registry: Registry, root: Path, tmp_path: Path) -> None:
+def test_changed_weights_are_refused(registry: Registry, root: Path, tmp_path: Path) -> None:
     version = register(registry, whole=True)
     (weights,) = stored(root, version).rglob("model.safetensors")
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
 
-    with pytest.raises(StageFault, match=f"but {version.digest[:12]} was registered"):
+    with pytest.raises(StageFault, match=f"not the registered {version.digest[:12]}"):
         registry.fetch(version, tmp_path / "fetched")
     assert not (tmp_path / "fetched").exists()
 
 
-def test_a_folder_that_has_the_weights_is_kept_and_another_is_not_overwritten(
-    registry: Registry, root: Path, tmp_path: Path, tiny_base: Path
-) -> None:
+def test_fetch_overwrites_no_other_folder(registry: Registry, root: Path, tmp_path: Path, tiny_base: Path) -> None:
     version = register(registry)
     shutil.copytree(tiny_base, tmp_path / "other")
 
     assert registry.fetch(version, root / MODEL) == root / MODEL
-    with pytest.raises(UserError, match="holds something else than mm-policy/1"):
+    with pytest.raises(UserError, match="exists, with other files than mm-policy/1"):
         registry.fetch(version, tmp_path / "other")
     assert model_digest(tmp_path / "other") == model_digest(tiny_base)
 
 
-def test_a_version_made_whole_is_a_new_one_with_the_same_record(registry: Registry, root: Path, tmp_path: Path) -> None:
+def test_upload_makes_new_version_with_same_record(registry: Registry, root: Path, tmp_path: Path) -> None:
     reference = register(registry, tags={"mmalign.verdict": "refused"})
     registry.store_results(reference, "held-out-1", results(tmp_path))
     (root / "params.yaml").write_text((root / "params.yaml").read_text().replace("max_frames: 8", "max_frames: 4"))
@@ -102,7 +100,7 @@ def test_a_version_made_whole_is_a_new_one_with_the_same_record(registry: Regist
     assert registry.upload(whole) == whole
 
 
-def test_large_weights_are_linked_from_the_cache(registry: Registry, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_weights_are_linked_from_cache(registry: Registry, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objects, "LINKED_ABOVE_BYTES", 10_000)
     files = objects.cached_files(root, register(registry).tags["dvc.model"])
     assert files is not None

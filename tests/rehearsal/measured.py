@@ -1,6 +1,6 @@
-"""Trains a model of a known size for two steps in a process of its own and prints what it took: `python -m tests.rehearsal.measured SETTINGS`.
+"""Trains a model for two steps in its own process and prints its peak memory: `python -m tests.rehearsal.measured SETTINGS`.
 
-On a processor the peak of the process's resident memory above what it held before the model was built; on a GPU what torch had allocated.
+On a processor it is the peak of the process's resident memory less that before the model was built; on a GPU torch's peak allocation.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from components.trees.logprobs import TreeModel
 
 def main(path: Path) -> None:
     """Read settings and a configuration, train, print {"bytes": ..., "device": ...}."""
-    told = yaml.safe_load(path.read_text())
-    settings = parse_settings(told["settings"], str(path))
-    model = architecture(told["config"])
+    values = yaml.safe_load(path.read_text())
+    settings = parse_settings(values["settings"], str(path))
+    model = architecture(values["config"])
     gpu = torch.cuda.is_available()
     torch.set_num_threads(1)
     dtype = torch.bfloat16 if settings.training.precision == "bf16" else torch.float32
@@ -32,13 +32,13 @@ def main(path: Path) -> None:
     del warm
     before = psutil.Process().memory_info().rss
     built = TreeModel(random_model(settings, model, model.layers, dtype)).to("cuda" if gpu else "cpu").train()
-    optimiser = torch.optim.AdamW([p for p in built.parameters() if p.requires_grad], lr=1e-6)
+    optimizer = torch.optim.AdamW([p for p in built.parameters() if p.requires_grad], lr=1e-6)
     batch = random_trees(settings, model, built.model.device)
     for _ in range(2):
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         for _ in range(2):  # micro-batches that are accumulated: the gradients of one lie beside the activations of the next
             built(batch).sum().neg().backward()
-        optimiser.step()
+        optimizer.step()
     peak = torch.cuda.max_memory_allocated() if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
     print(json.dumps({"bytes": peak, "device": "gpu" if gpu else "cpu"}))
 

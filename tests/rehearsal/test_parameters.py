@@ -9,12 +9,12 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from components.errors import UserError
 from components.families.digests import FAMILY_NAMES
-from components.rehearsal.architectures import KNOWN
+from components.rehearsal.architectures import PUBLISHED
 from components.rehearsal.parameters import architecture
 from tests.cli.families import real_families
 from tests.rehearsal.tiny import CONFIGS
 
-TOWER = {"internvl": "model.vision_tower", "llava_onevision": "model.vision_tower"}
+VISION = {"internvl": "model.vision_tower", "llava_onevision": "model.vision_tower"}
 PROJECTOR = ("model.multi_modal_projector", "model.image_newline", "model.visual.merger", "model.visual.deepstack_merger")
 
 
@@ -26,7 +26,7 @@ def built_parts(family: str, values: dict[str, object]) -> dict[str, int]:
     for name, parameter in model.named_parameters():
         if name.startswith(PROJECTOR):
             parts["projector"] += parameter.numel()
-        elif name.startswith(TOWER.get(family, "model.visual")):
+        elif name.startswith(VISION.get(family, "model.visual")):
             parts["tower"] += parameter.numel()
         else:
             parts["lm_head" if name.startswith("lm_head") else "language_model"] += parameter.numel()
@@ -34,26 +34,26 @@ def built_parts(family: str, values: dict[str, object]) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_every_part_counts_what_the_real_modules_have(family: str) -> None:
+def test_parts_count_parameters_of_real_modules(family: str) -> None:
     values = CONFIGS[family]
     assert architecture({"model_type": family, **values}).parts == built_parts(family, values)
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_a_config_as_the_library_writes_it_counts_the_same(family: str) -> None:
+def test_config_from_library_counts_same(family: str) -> None:
     written = CONFIG_MAPPING[family](**copy.deepcopy(CONFIGS[family])).to_dict()
     assert architecture(written).parts == architecture({"model_type": family, **CONFIGS[family]}).parts
 
 
-def test_older_configs_with_the_language_model_at_the_top_are_read() -> None:
+def test_older_flat_configs_are_read() -> None:
     nested = CONFIGS["qwen2_vl"]
     flat = {"model_type": "qwen2_vl", **nested["text_config"], "vision_config": nested["vision_config"]}
     assert architecture(flat).parts == architecture({"model_type": "qwen2_vl", **nested}).parts
 
 
-@pytest.mark.parametrize("name", KNOWN)
-def test_known_checkpoints_have_the_parameters_of_the_real_modules(name: str) -> None:
-    values = copy.deepcopy(KNOWN[name])
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_checkpoints_count_real_parameters(name: str) -> None:
+    values = copy.deepcopy(PUBLISHED[name])
     family = values.pop("model_type")
     for section, kind in {"llava_onevision": ("qwen2", "siglip_vision_model"), "internvl": ("qwen2", "internvl_vision")}.get(
         family, ()
@@ -63,11 +63,11 @@ def test_known_checkpoints_have_the_parameters_of_the_real_modules(name: str) ->
         strict=True,
     ):
         values[section] = {"model_type": kind, **values[section]}
-    assert architecture(KNOWN[name]).parts == built_parts(family, values)
+    assert architecture(PUBLISHED[name]).parts == built_parts(family, values)
 
 
 @pytest.mark.parametrize(("rank", "targets", "linears"), [(8, "attention", 4), (8, "linear", 7)])
-def test_adapters_have_rank_times_inputs_and_outputs_of_each_linear_layer(rank: int, targets: str, linears: int) -> None:
+def test_adapter_parameters_follow_rank_and_layer_sizes(rank: int, targets: str, linears: int) -> None:
     family = "llava_onevision"
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(CONFIG_MAPPING[family](**copy.deepcopy(CONFIGS[family])))
@@ -84,10 +84,10 @@ def test_adapters_have_rank_times_inputs_and_outputs_of_each_linear_layer(rank: 
     assert architecture({"model_type": family, **CONFIGS[family]}).lora(rank, targets) == expected
 
 
-def test_the_families_are_those_that_the_pipeline_supports() -> None:
+def test_families_equal_supported_ones() -> None:
     assert set(FAMILY_NAMES) == real_families()
 
 
-def test_another_family_is_refused_with_those_that_there_are() -> None:
+def test_unknown_family_lists_supported_ones() -> None:
     with pytest.raises(UserError, match=r"type 'mllama' are not supported; the families are internvl, llava_onevision"):
         architecture({"model_type": "mllama"})

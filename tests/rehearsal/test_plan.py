@@ -10,9 +10,9 @@ import yaml
 
 from components.config.settings import Settings, parse_settings
 from components.errors import UserError
-from components.rehearsal.devices import Machine, known
+from components.rehearsal.devices import Machine, named_device
 from components.rehearsal.plan import changed, footprints, make_plan, stage_fits
-from components.rehearsal.rate import Rate, fitting_layers, keep_rate
+from components.rehearsal.rate import Rate, fitting_layers, store_rate
 from tests.checkout import ROOT
 from tests.rehearsal.tiny import settings
 
@@ -26,13 +26,13 @@ def profile(name: str, **sections: dict[str, Any]) -> Settings:
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml") if path.stem != "demo"))
-def test_every_profile_fits_the_device_that_it_is_for(name: str, tmp_path: Path) -> None:
-    assert make_plan(profile(name), tmp_path, known("h100")).cures is None
+def test_every_profile_fits_its_device(name: str, tmp_path: Path) -> None:
+    assert make_plan(profile(name), tmp_path, named_device("h100")).cures is None
 
 
-def test_what_does_not_fit_comes_with_changes_that_make_it_fit(tmp_path: Path) -> None:
+def test_oversized_plan_proposes_changes_that_fit(tmp_path: Path) -> None:
     before = profile("qwen2.5-vl-7b", training={"gradient_checkpointing": False, "zero_stage": 2})
-    machine = known("a100-40gb")
+    machine = named_device("a100-40gb")
     plan = make_plan(before, tmp_path, machine)
     assert plan.cures
     after = changed(before, plan.cures)
@@ -44,18 +44,20 @@ def test_what_does_not_fit_comes_with_changes_that_make_it_fit(tmp_path: Path) -
     )
 
 
-def test_what_costs_nothing_is_proposed_before_what_changes_the_method(tmp_path: Path) -> None:
-    plan = make_plan(profile("llava-ov-0.5b", training={"batch_rows": 16, "gradient_checkpointing": False}), tmp_path, known("a100-40gb"))
+def test_free_changes_are_proposed_first(tmp_path: Path) -> None:
+    plan = make_plan(
+        profile("llava-ov-0.5b", training={"batch_rows": 16, "gradient_checkpointing": False}), tmp_path, named_device("a100-40gb")
+    )
     assert plan.cures
     assert plan.cures[0][0] == "training.batch_rows"
     assert "model.lora.rank" not in dict(plan.cures)
 
 
-def test_what_no_setting_makes_fit_is_said(tmp_path: Path) -> None:
+def test_plan_without_cure_is_reported(tmp_path: Path) -> None:
     assert make_plan(profile("llava-ov-7b"), tmp_path, Machine("toy", "gpu", 2_000_000_000, seen=False)).cures == []
 
 
-def test_on_a_processor_the_ranks_share_the_memory(base: Path, tmp_path: Path) -> None:
+def test_ranks_share_memory_on_cpu(base: Path, tmp_path: Path) -> None:
     (tmp_path / "data/base").mkdir(parents=True)
     shutil.copy(base / "config.json", tmp_path / "data/base")
     one = make_plan(settings(features={"pixels_max_gb": 0}), tmp_path, Machine("cpu", "cpu", 3_000_000_000, seen=True))
@@ -64,15 +66,15 @@ def test_on_a_processor_the_ranks_share_the_memory(base: Path, tmp_path: Path) -
     assert make_plan(settings(features={"pixels_max_gb": 0}), tmp_path, Machine("cpu", "cpu", 2_000_000_000, seen=True)).cures is not None
 
 
-def test_rows_give_time_only_where_a_rate_was_measured(tmp_path: Path) -> None:
+def test_time_needs_measured_rate(tmp_path: Path) -> None:
     data = tmp_path / "data/preferences"
     data.mkdir(parents=True)
     row = {"question": "x" * 350, "models_output": ["y" * 350, "z" * 350], "image": ""}
     (data / "data.jsonl").write_text("\n".join(json.dumps(row) for _ in range(100)))
-    machine = known("h100")
+    machine = named_device("h100")
     before = make_plan(profile("qwen3-vl-8b"), tmp_path, machine)
     assert before.seconds["align"] is None
-    keep_rate(tmp_path, before.settings, before.model, Rate(machine.name, 100.0, 1e12, 4, 36, 1, 8192, "2026-11-24"))
+    store_rate(tmp_path, before.settings, before.model, Rate(machine.name, 100.0, 1e12, 4, 36, 1, 8192, "2026-11-24"))
     after = make_plan(profile("qwen3-vl-8b"), tmp_path, machine)
     # 100 rows, 80 % of them for training, 300 tokens each, 8 ranks of 100 tokens a second, one epoch
     assert after.seconds["align"] == pytest.approx(100 * 0.8 * 300 / 8 / 100)
@@ -80,7 +82,7 @@ def test_rows_give_time_only_where_a_rate_was_measured(tmp_path: Path) -> None:
     assert make_plan(profile("qwen3-vl-8b", training={"row_tokens": 16384}), tmp_path, machine).seconds["align"] is None
 
 
-def test_features_that_outgrow_their_limit_are_noted(tmp_path: Path) -> None:
+def test_features_above_limit_are_noted(tmp_path: Path) -> None:
     from PIL import Image
 
     data = tmp_path / "data/preferences"
@@ -92,17 +94,17 @@ def test_features_that_outgrow_their_limit_are_noted(tmp_path: Path) -> None:
     assert any("features.max_gb" in note for note in plan.notes)
 
 
-def test_an_unknown_model_that_is_not_there_names_the_known_ones(tmp_path: Path) -> None:
+def test_missing_model_lists_planned_ones(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"mmalign model fetch") as error:
         make_plan(settings(model={"base": "data/models/nothing"}), tmp_path, None)
     assert "InternVL3-1B-hf" in str(error.value)
 
 
-def test_the_rate_is_measured_on_as_many_layers_as_fit() -> None:
-    from components.rehearsal.architectures import KNOWN
+def test_rate_is_measured_on_layers_that_fit() -> None:
+    from components.rehearsal.architectures import PUBLISHED
     from components.rehearsal.parameters import architecture
 
-    model = architecture(KNOWN["Qwen2.5-VL-7B-Instruct"])
+    model = architecture(PUBLISHED["Qwen2.5-VL-7B-Instruct"])
     small = settings(training={"batch_rows": 1})
     counts = [fitting_layers(small, model, gigabytes * 10**9, 512) for gigabytes in (40, 80, 4000)]
     assert counts[0] < counts[1] < counts[2] == 28

@@ -1,4 +1,4 @@
-"""A finished run as the stages leave it, written by their own writers, with hostile texts wherever texts come from outside."""
+"""The files of a finished run, by the stages' writers, with hostile texts wherever texts come from outside."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from components.evaluation.judge import Verdict
 from components.files import write_json
 from components.preferences.record import CATEGORIES, Query, Response, write_queries
-from components.report.summary import RunRecord, StageRecord, summarise
+from components.report.summary import RunRecord, StageRecord, summarize
 from components.stages import STAGE_NAMES
 from components.tracking import store
 from tests.conftest import ROOT
@@ -30,7 +30,7 @@ STEPS = 80
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkout of a run that ended well; not to be written to."""
+    """The checkout of a successful run, read-only for tests."""
     root = tmp_path_factory.mktemp("finished") / "checkout"
     root.mkdir()
     shutil.copy(ROOT / "params.yaml", root)
@@ -60,7 +60,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of the finished run. Its tracking store is its own, the artifacts in it are the first one's."""
+    """A copy of the finished run with its own tracking store, which names the first one's artifacts."""
     root = tmp_path / "checkout"
     shutil.copytree(finished, root, symlinks=True)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -123,7 +123,7 @@ def judged(query: Query, *, good: bool) -> Verdict:
 
 
 def write_artifacts(root: Path, queries: list[Query]) -> None:
-    """What validate, critique, align and evaluate write."""
+    """The outs of validate, critique, align and evaluate."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -145,10 +145,10 @@ def write_artifacts(root: Path, queries: list[Query]) -> None:
         for name, right in (("base", lambda n: n % 2 == 0), ("aligned", lambda n: n % 5 != 0))
     ]
     base, aligned = policies
-    figures: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     for answered in policies:
-        figures |= policy_figures(f"policy.{answered.policy}", queries, answered.verdicts, answered.answers, bootstrap)
-    figures |= win_figures([True] * len(queries), base.verdicts, aligned.verdicts, bootstrap)
+        metrics |= policy_figures(f"policy.{answered.policy}", queries, answered.verdicts, answered.answers, bootstrap)
+    metrics |= win_figures([True] * len(queries), base.verdicts, aligned.verdicts, bootstrap)
     write_answers(artifacts / "evaluate/answers.parquet", queries, policies)
 
     keys = [(query.id, index) for query in queries for index in range(3)]
@@ -158,9 +158,9 @@ def write_artifacts(root: Path, queries: list[Query]) -> None:
         "no_critique": {key: float(-key[1] if len(key[0]) % 2 else key[1]) for key in keys},
         "blank_image": {key: float(key[1]) for key in keys},
     }
-    figures |= reward_figures(queries, {key: critique.score for key, critique in own.items()}, bootstrap)
+    metrics |= reward_figures(queries, {key: critique.score for key, critique in own.items()}, bootstrap)
     for name, values in variants.items():
-        figures |= variant_figures(name, queries, values, bootstrap)
+        metrics |= variant_figures(name, queries, values, bootstrap)
     write_scores(artifacts / "evaluate/scores.parquet", queries, own, variants, ([True] * len(keys), [True] * len(keys)))
     heldout = {
         "id": [key[0] for key in keys],
@@ -172,9 +172,9 @@ def write_artifacts(root: Path, queries: list[Query]) -> None:
     pq.write_table(pa.table(heldout), artifacts / "critique/heldout.parquet")
 
     chosen = choose(queries, base, aligned, 12)
-    opinions = {answered.policy: [Opinion(f"{HANDLER}I see a thing. Wrong.", -1.25)] * len(chosen) for answered in policies}
-    write_samples(artifacts / "evaluate/samples", root / "data/preferences", queries, chosen, policies, opinions)
-    write_json(artifacts / "evaluate/metrics.json", figures)
+    judgements = {answered.policy: [Opinion(f"{HANDLER}I see a thing. Wrong.", -1.25)] * len(chosen) for answered in policies}
+    write_samples(artifacts / "evaluate/samples", root / "data/preferences", queries, chosen, policies, judgements)
+    write_json(artifacts / "evaluate/metrics.json", metrics)
 
     pairs = 400
     rows = {
@@ -239,14 +239,14 @@ def record_curves(root: Path) -> dict[str, str]:
 
 
 def write_summary(root: Path, status: Any = "ok", *, failed: str | None = None, log: str | None = None, **more: Any) -> None:
-    """reports/summary.json of a run in which `failed` failed and what follows it was not reached."""
+    """reports/summary.json of a run in which `failed` failed and no later stage was reached."""
     stages, over = {}, False
     for index, stage in enumerate(STAGE_NAMES):
         over = over or stage == failed
         stages[stage] = StageRecord("failed" if stage == failed else "not_reached" if over else "ran", 0.0 if over else 10.0 + index)
     sha = git(root, "rev-parse", "HEAD").strip() if (root / ".git").is_dir() else None
     record = RunRecord(status, stages, seconds=75.0, data_version="f" * 32 + ".dir", git_sha=sha, failed_stage=failed, log=log)
-    write_json(root / "reports/summary.json", {**summarise(record, root / "artifacts"), **more})
+    write_json(root / "reports/summary.json", {**summarize(record, root / "artifacts"), **more})
 
 
 PROMOTED: dict[str, Any] = {

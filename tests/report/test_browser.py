@@ -1,4 +1,4 @@
-"""The page in a browser: nothing runs, nothing is fetched, nothing overflows, and a person can read it."""
+"""The page in a browser: it runs no script, loads nothing, overflows nowhere, and is readable."""
 
 from __future__ import annotations
 
@@ -43,28 +43,28 @@ def browser() -> Iterator[Any]:
 
     with sync_playwright() as playwright:
         names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-        found = next((path for name in names if (path := shutil.which(name))), playwright.chromium.executable_path)
-        if not Path(found).is_file():
+        executable = next((path for name in names if (path := shutil.which(name))), playwright.chromium.executable_path)
+        if not Path(executable).is_file():
             pytest.skip(f"no browser: none of {', '.join(names)} is on PATH, and playwright has none of its own")
         # Chromium's sandbox can't be set up by root.
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"] if os.geteuid() == 0 else [])
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"] if os.geteuid() == 0 else [])
         yield browser
         browser.close()
 
 
 @pytest.fixture
 def served(run: Path) -> Iterator[tuple[str, list[str]]]:
-    """The address of the checkout's reports folder, and the paths that were asked for."""
-    asked: list[str] = []
+    """The address of the checkout's reports folder, and the requested paths."""
+    requested: list[str] = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_request(self, code: object = "-", size: object = "-") -> None:  # noqa: ARG002
-            asked.append(self.path)
+            requested.append(self.path)
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(run / "reports")))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/report.html", asked
+    yield f"http://127.0.0.1:{server.server_port}/report.html", requested
     server.shutdown()
     thread.join()
     server.server_close()
@@ -97,23 +97,23 @@ def long_words(root: Path) -> None:
     )
 
 
-def test_hostile_texts_stay_texts_and_nothing_leaves_the_page(run: Path, browser: Any, served: tuple[str, list[str]]) -> None:
+def test_hostile_texts_stay_text_and_load_nothing(run: Path, browser: Any, served: tuple[str, list[str]]) -> None:
     finished(run)
     render_report(run)
-    address, asked = served
-    said: list[str] = []
+    address, requested = served
+    messages: list[str] = []
     requests: list[str] = []
     page = browser.new_page()
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
     page.on("request", lambda request: requests.append(request.url))
     page.goto(address)
     for details in page.locator("details").all():
         details.evaluate("e => e.open = true")
     page.wait_for_timeout(200)
     assert page.evaluate("window.hit") is None
-    assert said == []
-    assert asked == ["/report.html"]
+    assert messages == []
+    assert requested == ["/report.html"]
     assert [url for url in requests if not url.startswith("data:")] == [address]
     assert page.locator("script, iframe, object, embed, form, [onerror], [onclick]").count() == 0
     assert all(source.startswith("data:image/") for source in page.eval_on_selector_all("img", "all => all.map(e => e.src)"))
@@ -128,7 +128,7 @@ def test_hostile_texts_stay_texts_and_nothing_leaves_the_page(run: Path, browser
     page.close()
 
 
-def test_a_page_that_escaped_nothing_could_still_not_run_a_script(run: Path, browser: Any, served: tuple[str, list[str]]) -> None:
+def test_unescaped_page_runs_no_script(run: Path, browser: Any, served: tuple[str, list[str]]) -> None:
     finished(run)
     path = render_report(run)
     path.write_text(path.read_text().replace("</main>", f"{SCRIPT}{HANDLER}</main>"))
@@ -142,7 +142,7 @@ def test_a_page_that_escaped_nothing_could_still_not_run_a_script(run: Path, bro
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("build", [finished, failed, bare, long_words])
-def test_everything_fits_a_phone_and_can_be_read(run: Path, browser: Any, build: Build, scheme: str) -> None:
+def test_page_fits_phone_and_stays_readable(run: Path, browser: Any, build: Build, scheme: str) -> None:
     build(run)
     path = render_report(run)
     page = browser.new_page(viewport={"width": 360, "height": 740}, color_scheme=scheme)
@@ -154,7 +154,7 @@ def test_everything_fits_a_phone_and_can_be_read(run: Path, browser: Any, build:
     page.close()
 
 
-def test_the_page_is_built_for_readers_of_all_kinds(run: Path, browser: Any) -> None:
+def test_page_is_accessible(run: Path, browser: Any) -> None:
     finished(run)
     page = browser.new_page()
     page.goto(render_report(run).as_uri())

@@ -17,17 +17,17 @@ def call(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_the_command_renders_the_page_again(run: Path) -> None:
+def test_report_command_renders_page(run: Path) -> None:
     (run / "dvc.yaml").write_text("stages: {}\n")
     (run / "artifacts/validate").mkdir(exist_ok=True)
-    done = call(run / "artifacts/validate", "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"report": "reports/report.html"}
+    completed = call(run / "artifacts/validate", "--json")
+    assert completed.returncode == 0, completed.stderr
+    assert json.loads(completed.stdout) == {"report": "reports/report.html"}
     assert (run / "reports/report.html").is_file()
 
 
-def test_its_help_needs_nothing_heavy() -> None:
+def test_report_help_imports_nothing_heavy() -> None:
     heavy = ("torch", "mlflow", "pandas", "jinja2", "pyarrow", "yaml")
     check = f"import sys; import components.cli.registry.report; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    completed = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert completed.stdout.strip() == "[]"

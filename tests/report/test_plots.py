@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from components.report.curves import POINTS, smooth, thin
-from components.report.plots import HEIGHT, WIDTH, Line, Plot, curves, histogram
+from components.report.plots import HEIGHT, WIDTH, Labels, Line, Plot, curves, histogram
 
 
 def drawn(plot: Plot, tag: str, style: str) -> list[ET.Element]:
@@ -16,10 +16,10 @@ def drawn(plot: Plot, tag: str, style: str) -> list[ET.Element]:
 
 
 def hist(values: list[float], **more: object) -> Plot:
-    return histogram(values, title="t", words="w", x_label="x", y_label="y", **more)  # type: ignore[arg-type]
+    return histogram(values, Labels("t", "w", "x", "y"), **more)  # type: ignore[arg-type]
 
 
-def test_no_bar_mixes_both_sides_of_the_split() -> None:
+def test_no_bar_spans_split() -> None:
     values = [-0.01] * 3 + [0.01] * 6 + [5.0]
     plot = hist(values, split=0)
     low, high = drawn(plot, "rect", "bar low"), drawn(plot, "rect", "bar")
@@ -28,19 +28,19 @@ def test_no_bar_mixes_both_sides_of_the_split() -> None:
     assert float(high[0].get("height", 0)) == pytest.approx(2 * float(low[0].get("height", 0)), abs=0.2)
 
 
-def test_values_that_are_all_alike_make_one_bar() -> None:
+def test_equal_values_make_one_bar() -> None:
     assert len(drawn(hist([0.1] * 7), "rect", "bar")) == 1
 
 
-def test_marks_outside_the_axis_are_left_out() -> None:
+def test_marks_outside_axis_are_omitted() -> None:
     plot = hist([1.0, 2.0], marks=[(1.5, "inside"), (9.0, "outside")])
     assert "inside" in plot.svg
     assert "outside" not in plot.svg
 
 
-def test_everything_is_drawn_inside_the_frame() -> None:
+def test_plot_stays_inside_frame() -> None:
     lines = [Line("a", "line-a", [1, 2, 3], [0.5, -4e5, 7e5]), Line("b", "line-b", [1, 3], [1, 1])]
-    plot = curves(lines, title="t", words="w", y_label="y", reference=(9e5, "far up"))
+    plot = curves(lines, Labels("t", "w", "x", "y"), reference=(9e5, "far up"))
     points = re.findall(r"(-?[\d.]+),(-?[\d.]+)", " ".join(re.findall(r'points="([^"]+)"', plot.svg)))
     assert points
     assert all(0 <= float(x) <= WIDTH and 0 <= float(y) <= HEIGHT for x, y in points)
@@ -48,13 +48,13 @@ def test_everything_is_drawn_inside_the_frame() -> None:
 
 
 def test_texts_are_escaped() -> None:
-    plot = histogram([1.0, 2.0], title="t", words='"><script>', x_label="<b>", y_label="y", marks=[(1.5, "<i>")])
+    plot = histogram([1.0, 2.0], Labels("t", '"><script>', "<b>", "y"), marks=[(1.5, "<i>")])
     assert "<script>" not in plot.svg
     assert "<b>" not in plot.svg
     assert "<i>" not in plot.svg
 
 
-def test_a_long_curve_is_thinned_to_means_and_loses_no_stretch() -> None:
+def test_long_curve_is_thinned_to_means_of_all_stretches() -> None:
     points = [(float(step), float(step)) for step in range(100_000)]
     thinned = thin(points)
     assert len(thinned) == POINTS
@@ -64,7 +64,7 @@ def test_a_long_curve_is_thinned_to_means_and_loses_no_stretch() -> None:
     assert thin(points[:100]) == points[:100]
 
 
-def test_smoothing_leaves_a_level_curve_and_damps_a_spike() -> None:
+def test_smoothing_keeps_level_and_damps_spike() -> None:
     assert smooth([2.0] * 100) == pytest.approx([2.0] * 100)
     spiked = smooth([0.0] * 50 + [1.0] + [0.0] * 50)
     assert 0 < max(spiked) < 0.5

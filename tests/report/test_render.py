@@ -26,7 +26,7 @@ def rendered(root: Path) -> str:
     return re.sub(r"\s+", " ", html.unescape(body))
 
 
-def test_a_finished_run_is_shown_whole(run: Path) -> None:
+def test_finished_run_is_shown_completely(run: Path) -> None:
     write_summary(run, **PROMOTED)
     text = rendered(run)
     assert "Promoted: mm-policy version 3 is the new champion." in text
@@ -35,107 +35,107 @@ def test_a_finished_run_is_shown_whole(run: Path) -> None:
     assert "right answers, long and short 12 queries, more is better 50.0" in text
     assert "champion 2" in text
     assert "Loss on pairs over 80 steps: from 1.000 to 0.013." in text
-    assert "Of 30 held-out queries judged for both policies, alignment broke 3 and mended 12" in text
+    assert "Of 30 held-out queries judged for both policies, alignment broke 3 and repaired 12" in text
     assert "image: '…' does not exist 2 data/preferences/data.jsonl, line 9" in text
     assert "390 pairs" in text
     assert "10 pairs have no margin" in text
-    assert "cannot be read" not in text
+    assert "can't be read" not in text
 
 
-def test_the_page_is_whole_and_alone(run: Path) -> None:
+def test_page_needs_no_other_file(run: Path) -> None:
     path = render_report(run)
     assert path == run / "reports/report.html"
     assert sorted(file.name for file in path.parent.iterdir()) == ["report.html", "summary.json"]
     assert path.read_text().rstrip().endswith("</html>")
 
 
-GONE = {
-    "artifacts/evaluate/answers.parquet": "There are no answers that both policies were judged on.",
-    "artifacts/evaluate/metrics.json": "The evaluation left no figures of the reward model.",
+MISSING = {
+    "artifacts/evaluate/answers.parquet": "No query has judged answers of both policies.",
+    "artifacts/evaluate/metrics.json": "The evaluation wrote no metrics of the reward model.",
     "artifacts/evaluate/scores.parquet": "without critiques",
     "artifacts/evaluate/samples": "Right before, wrong now",
-    "artifacts/critique/heldout.parquet": "3 responses that people ranked",
+    "artifacts/critique/heldout.parquet": "3 ranked responses",
     "artifacts/validate/heldout": "Right before, wrong now",
-    "artifacts/validate/metrics.json": "Validation left no counts.",
-    "artifacts/validate/quarantine.jsonl": "The reasons of 3 refused rows are not there.",
-    "artifacts/align/pairs.parquet": "The table of pairs is not there.",
-    "artifacts/align/run.json": "Stage align left no record of its MLflow run",
+    "artifacts/validate/metrics.json": "Validation wrote no counts.",
+    "artifacts/validate/quarantine.jsonl": "The reasons of 3 refused rows are missing.",
+    "artifacts/align/pairs.parquet": "The table of pairs (artifacts/align/pairs.parquet) is missing.",
+    "artifacts/align/run.json": "Stage align left no id of its MLflow run",
     "data/preferences": "does not exist",
-    "params.yaml": "params.yaml is not there.",
-    "mlflow.db": "The tracking store (mlflow.db) is not here, so the curves of stage reward are left out.",
+    "params.yaml": "params.yaml is missing.",
+    "mlflow.db": "This checkout has no tracking store (mlflow.db), so the curves of stage reward are missing.",
     "dvc.lock": "Margins of the reward model",
-    ".git": "git knows no committed params.yaml to compare with.",
+    ".git": "git has no committed params.yaml to compare with.",
 }
 
 
-@pytest.mark.parametrize("name", GONE)
-def test_what_is_not_there_is_left_out_and_named(run: Path, name: str) -> None:
+@pytest.mark.parametrize("name", MISSING)
+def test_missing_file_is_omitted_and_named(run: Path, name: str) -> None:
     write_summary(run)
     path = run / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert GONE[name] in rendered(run)
+    assert MISSING[name] in rendered(run)
 
 
 @pytest.mark.parametrize("name", ["evaluate/answers.parquet", "evaluate/metrics.json", "validate/quarantine.jsonl", "align/pairs.parquet"])
-def test_a_file_that_is_cut_short_is_named_and_the_rest_goes_on(run: Path, name: str) -> None:
+def test_truncated_file_is_named_and_rest_is_shown(run: Path, name: str) -> None:
     path = run / "artifacts" / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     text = rendered(run)
-    assert f"artifacts/{name} cannot be read" in text
+    assert f"artifacts/{name} can't be read" in text
     assert "Lineage and times" in text
 
 
-def test_a_lock_with_a_conflict_in_it_is_named(run: Path) -> None:
+def test_lock_with_conflict_is_named(run: Path) -> None:
     (run / "dvc.lock").write_text("<<<<<<< ours\nstages: {}\n=======\nstages: [\n")
     text = rendered(run)
     assert "dvc.lock is not valid YAML" in text
     assert "Margins of the reward model" in text
 
 
-def test_a_summary_alone_is_enough(run: Path, tmp_path: Path) -> None:
-    alone = tmp_path / "alone"
-    (alone / "reports").mkdir(parents=True)
-    shutil.copy(run / "reports/summary.json", alone / "reports")
-    assert "The run ended well" in rendered(alone)
-    assert not (alone / "mlflow.db").exists()
+def test_page_renders_from_summary_only(run: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    (bare / "reports").mkdir(parents=True)
+    shutil.copy(run / "reports/summary.json", bare / "reports")
+    assert "The run succeeded" in rendered(bare)
+    assert not (bare / "mlflow.db").exists()
 
 
-def test_a_summary_with_null_and_absent_parts_is_enough(run: Path) -> None:
+def test_page_renders_from_partial_summary(run: Path) -> None:
     empty = {"schema": 1, "status": "ok", "stages": {}, "gate": None, "registry": {"mm-policy": None}, "policy": None}
     write_json(run / "reports/summary.json", empty)
-    assert "The run ended well; no gate has judged its models." in rendered(run)
+    assert "The run succeeded; no gate has judged its models." in rendered(run)
 
 
-def test_without_a_summary_one_sentence_says_what_to_do(tmp_path: Path) -> None:
+def test_missing_summary_names_command(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `mmalign run` first"):
         render_report(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"status": "ok"}'])
-def test_a_broken_summary_is_a_sentence(run: Path, text: str) -> None:
+def test_broken_summary_is_one_sentence(run: Path, text: str) -> None:
     (run / "reports/summary.json").write_text(text)
     with pytest.raises(UserError, match=r"summary\.json is n"):
         render_report(run)
 
 
-def test_a_failed_run_says_what_failed_and_shows_no_figures_of_an_earlier_one(run: Path) -> None:
+def test_failed_run_shows_failure_and_no_earlier_metrics(run: Path) -> None:
     log = run / "logs/x/reward.log"
     log.parent.mkdir(parents=True)
     log.write_text("".join(f"line {number}\n" for number in range(100)) + "\x1b[31mRuntimeError\x1b[0m: no memory\n")
     write_json(run / ".mmalign/attempts/reward.json", {"mark": "m", "mistake": "data/base is missing: fetch it"})
     write_summary(run, "failed", failed="reward", log="logs/x/reward.log")
     text = rendered(run)
-    assert "Stage reward failed after 1 min 15 s: no model came out of this run." in text
+    assert "Stage reward failed after 1 min 15 s: this run produced no model." in text
     assert "data/base is missing: fetch it" in text
     assert "Its log: logs/x/reward.log" in text
     assert "RuntimeError: no memory" in text
     assert "line 10 " not in text
-    assert "Stage evaluate did not end in this run, so it has no figures" in text
+    assert "Stage evaluate did not finish in this run, so the page has no metrics" in text
     assert "right answers" not in text
-    assert "What passed validation." in text
+    assert "Rows that passed validation." in text
 
 
-def test_a_log_outside_the_checkout_is_named_and_not_read(run: Path, tmp_path: Path) -> None:
+def test_log_outside_checkout_is_named_but_not_read(run: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("the secret")
     write_summary(run, "failed", failed="align", log="../secret")
     text = rendered(run)
@@ -143,16 +143,16 @@ def test_a_log_outside_the_checkout_is_named_and_not_read(run: Path, tmp_path: P
     assert "the secret" not in text
 
 
-def test_a_cancelled_run_is_no_failure(run: Path) -> None:
+def test_cancelled_run_is_not_shown_as_failure(run: Path) -> None:
     write_summary(run, "cancelled", failed="align")
-    assert "The run was cancelled in stage align after 1 min 15 s; the next run goes on from there." in rendered(run)
+    assert "The run was cancelled in stage align after 1 min 15 s; the next run continues from there." in rendered(run)
 
 
 def gate(verdict: str, **more: Any) -> dict[str, Any]:
     return {"gate": {"mm-policy": {"verdict": verdict, "reasons": [], **more}, "promoted": verdict == "promoted"}}
 
 
-def test_why_a_model_was_not_judged_is_shown(run: Path) -> None:
+def test_reason_for_missing_verdict_is_shown(run: Path) -> None:
     write_summary(run, **not_judged(ValueError("the registry is away")))
     assert "mm-policy not judged the registry is away" in rendered(run)
 
@@ -160,42 +160,42 @@ def test_why_a_model_was_not_judged_is_shown(run: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "tone", "sentence"),
     [
-        ({}, "plain", "The run ended well; no gate has judged its models."),
-        (not_judged(ValueError("the registry is away")), "warn", "The run ended well, but its models could not be judged."),
+        ({}, "plain", "The run succeeded; no gate has judged its models."),
+        (not_judged(ValueError("the registry is away")), "warn", "The run succeeded, but its models were not judged."),
         (gate("promoted"), "good", "Promoted: the aligned policy is the new champion."),
         (gate("refused"), "warn", "Refused: the aligned policy is not promoted, and the champion does not change."),
         (gate("refused", champion={"version": 4}), "warn", "Refused: the aligned policy is not promoted, and version 4 stays champion."),
-        (gate("nothing_new"), "plain", "Nothing new to promote: the aligned policy has had its verdict."),
+        (gate("nothing_new"), "plain", "Nothing new to promote: the aligned policy has its verdict already."),
     ],
 )
-def test_the_verdict_is_one_sentence(run: Path, more: dict[str, Any], tone: str, sentence: str) -> None:
+def test_verdict_is_one_sentence(run: Path, more: dict[str, Any], tone: str, sentence: str) -> None:
     write_summary(run, **more)
     verdict = read_verdict(read_record(run))
     assert (verdict.tone, verdict.sentence) == (tone, sentence)
 
 
-def test_a_store_that_is_away_leaves_the_curves_out(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_without_store_omits_curves(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     text = rendered(run)
-    assert "The tracking store could not give the curves of run" in text
+    assert "The tracking store failed to return the curves of run" in text
     assert "Answers side by side" in text
 
 
-def test_a_run_that_was_not_recorded_yet_says_so(run: Path) -> None:
+def test_unrecorded_run_is_named_as_such(run: Path) -> None:
     path = run / "artifacts/reward/run.json"
     write_json(path, {**read_json(path), "mlflow_run_id": "pending-0123"})
     assert "The tracking store was away while stage reward ran" in rendered(run)
 
 
-def test_large_photographs_stay_within_the_pages_size(run: Path) -> None:
+def test_large_photographs_stay_within_page_size(run: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
     for path in (run / "data/preferences").rglob("*.png"):
         Image.fromarray(noise).save(path)
     assert render_report(run).stat().st_size < 3_000_000
 
 
-def test_a_lone_surrogate_does_not_stop_the_page(run: Path) -> None:
+def test_lone_surrogate_does_not_stop_page(run: Path) -> None:
     write_summary(run)
     path = run / "reports/summary.json"
     path.write_text(

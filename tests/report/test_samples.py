@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from components.report import samples as module
-from components.report.figures import read_answers
+from components.report.metrics import read_answers
 from components.report.record import Row, read_record
 from components.report.samples import Sample, Samples, mark, read_samples
 
@@ -34,7 +34,7 @@ def ids(samples: Samples, group: int) -> list[str]:
     return [sample.id.partition("<")[0] for sample in samples.groups[group].samples]
 
 
-def test_regressions_come_first_then_what_was_mended_then_the_rest(run: Path) -> None:
+def test_samples_order_regressions_then_repairs_then_rest(run: Path) -> None:
     samples = samples_of(run)
     assert [(group.title, group.total) for group in samples.groups] == [
         ("Right before, wrong now", 3),
@@ -47,7 +47,7 @@ def test_regressions_come_first_then_what_was_mended_then_the_rest(run: Path) ->
     assert (samples.compared, samples.both_right) == (30, 12)
 
 
-def test_the_worst_regressions_come_before_the_others(run: Path) -> None:
+def test_worst_regressions_come_first(run: Path) -> None:
     rewrite(run, "safety-0008", safe=False, refused=False)
     rewrite(run, "safety-0018", right=False, refused=True)
     rewrite(run, "short-0022", right=False, degenerate=True)
@@ -55,11 +55,11 @@ def test_the_worst_regressions_come_before_the_others(run: Path) -> None:
 
 
 def one(samples: Samples, name: str) -> Sample:
-    (found,) = [sample for group in samples.groups for sample in group.samples if sample.id.startswith(name)]
-    return found
+    (matching,) = [sample for group in samples.groups for sample in group.samples if sample.id.startswith(name)]
+    return matching
 
 
-def test_a_sample_has_image_answers_critiques_and_ranked_responses(run: Path) -> None:
+def test_sample_has_image_answers_critiques_and_responses(run: Path) -> None:
     sample = one(samples_of(run), "mcq-0010")
     assert [(answer.policy, answer.text, answer.mark) for answer in sample.answers] == [
         ("base", "base says yes", "right"),
@@ -75,26 +75,26 @@ def test_a_sample_has_image_answers_critiques_and_ranked_responses(run: Path) ->
         assert picture.size == (96, 72)
 
 
-def test_a_critique_of_another_answer_is_not_shown(run: Path) -> None:
+def test_critique_of_other_answer_is_not_shown(run: Path) -> None:
     rewrite(run, "mcq-0010", answer="something else")
     assert one(samples_of(run), "mcq-0010").answers[1].critique is None
 
 
-def test_a_video_shows_frames_from_its_whole_length(run: Path) -> None:
+def test_video_shows_frames_of_whole_length(run: Path) -> None:
     sample = one(samples_of(run), "video-0009")
     assert len(sample.images) == 4
     assert sample.media == "6 frames, 4 shown"
 
 
 @pytest.mark.parametrize("path", ["../../reports/summary.json", "/etc/hostname", "mcq", "no/such.png"])
-def test_media_outside_or_not_there_are_not_shown(run: Path, path: str) -> None:
+def test_media_outside_or_missing_are_not_shown(run: Path, path: str) -> None:
     rewrite(run, "mcq-0010", media=path)
     sample = one(samples_of(run), "mcq-0010")
     assert sample.images == []
     assert sample.media.startswith("no image: ")
 
 
-def test_a_link_that_leads_out_is_not_followed(run: Path, tmp_path: Path) -> None:
+def test_link_out_of_media_is_not_followed(run: Path, tmp_path: Path) -> None:
     Image.new("RGB", (32, 32)).save(tmp_path / "private.png")
     path = run / "data/preferences/mcq/10.png"
     path.unlink()
@@ -104,7 +104,7 @@ def test_a_link_that_leads_out_is_not_followed(run: Path, tmp_path: Path) -> Non
     assert "leads out" in sample.media
 
 
-def test_a_thumbnail_carries_no_metadata(tmp_path: Path) -> None:
+def test_thumbnail_has_no_metadata(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     exif = Image.Exif()
     exif[0x010E] = "who took it, and where"
@@ -114,7 +114,7 @@ def test_a_thumbnail_carries_no_metadata(tmp_path: Path) -> None:
     assert b"camera" not in content
 
 
-def test_images_stop_where_the_page_has_no_room(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_stop_at_page_limit(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "IMAGE_BUDGET", 1000)
     samples = samples_of(run)
     shown = [image for group in samples.groups for sample in group.samples for image in sample.images]
@@ -137,5 +137,5 @@ JUDGED = {"degenerate": False, "safe": None, "right": None, "refused": None, "ha
         ({}, "not judged"),
     ],
 )
-def test_a_verdict_is_a_word_or_two(row: Row, words: str) -> None:
+def test_judgement_is_one_or_two_words(row: Row, words: str) -> None:
     assert mark({**JUDGED, **row}) == words

@@ -15,7 +15,7 @@ def change(root: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def test_settings_are_compared_with_the_runs_commit_and_with_the_first(run: Path) -> None:
+def test_settings_compare_with_run_commit_and_first_commit(run: Path) -> None:
     change(run, "sft_weight: 0.25", "sft_weight: 0.5")
     git(run, "commit", "-aqm", "second")
     write_summary(run)
@@ -31,7 +31,7 @@ def test_settings_are_compared_with_the_runs_commit_and_with_the_first(run: Path
     assert (settings.committed, settings.first) == (shas[0][:10], shas[1][:10])
 
 
-def test_a_later_commit_is_not_what_the_run_started_from(run: Path) -> None:
+def test_later_commit_is_not_compared(run: Path) -> None:
     change(run, "sft_weight: 0.25", "sft_weight: 0.5")
     git(run, "commit", "-aqm", "after the run")
     settings = read_settings(read_record(run))
@@ -39,31 +39,31 @@ def test_a_later_commit_is_not_what_the_run_started_from(run: Path) -> None:
     assert settings.rows == [Setting("alignment.sft_weight", "0.5", "0.25", None)]
 
 
-def test_a_stage_that_was_run_with_another_value_is_named(run: Path) -> None:
+def test_stage_run_with_other_value_is_named(run: Path) -> None:
     change(run, "sft_weight: 0.25", "sft_weight: 0.5")
     settings = read_settings(read_record(run))
     assert settings is not None
     assert settings.outdated == [("align", "alignment.sft_weight", "0.25", "0.5")]
 
 
-def test_a_number_that_yaml_takes_for_a_text_is_no_other_value(run: Path) -> None:
+def test_number_that_yaml_reads_as_text_is_same_value(run: Path) -> None:
     change(run, "learning_rate: 4.0e-4", "learning_rate: 4e-4")
     settings = read_settings(read_record(run))
     assert settings is not None
     assert settings.outdated == []
 
 
-def test_an_added_and_a_removed_setting_are_not_there_on_the_other_side(run: Path) -> None:
+def test_added_and_removed_settings_miss_one_side(run: Path) -> None:
     change(run, "  max_frames: 8", "  max_frames_now: 8")
     settings = read_settings(read_record(run))
     assert settings is not None
     assert settings.rows == [
-        Setting("model.max_frames", "not there", "8", None),
-        Setting("model.max_frames_now", "8", "not there", None),
+        Setting("model.max_frames", "absent", "8", None),
+        Setting("model.max_frames_now", "8", "absent", None),
     ]
 
 
-def test_a_shallow_clone_knows_no_first_version(run: Path, tmp_path: Path) -> None:
+def test_shallow_clone_has_no_first_version(run: Path, tmp_path: Path) -> None:
     change(run, "sft_weight: 0.25", "sft_weight: 0.5")
     git(run, "commit", "-aqm", "second")
     shallow = tmp_path / "shallow"

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from components.files import write_json
-from components.report.summary import RunRecord, StageRecord, summarise
+from components.report.summary import RunRecord, StageRecord, summarize
 from components.report.table import render
 from components.stages import STAGE_NAMES
 
@@ -49,8 +49,8 @@ def keys(value: Any, prefix: str = "") -> set[str]:
     return set().union(*(keys(inner, f"{prefix}.{name}") for name, inner in value.items()))
 
 
-def test_figures_stand_where_their_names_say(artifacts: Path) -> None:
-    summary = summarise(record(align=StageRecord("ran", 12.34)), artifacts)
+def test_summary_puts_metrics_under_their_keys(artifacts: Path) -> None:
+    summary = summarize(record(align=StageRecord("ran", 12.34)), artifacts)
     assert summary["reward"]["acc"] == 0.875
     assert summary["policy"]["aligned"]["accuracy"]["mcq"] == 0.625
     assert summary["policy"]["aligned"]["counts"]["harmful"] == 210
@@ -63,16 +63,16 @@ def test_figures_stand_where_their_names_say(artifacts: Path) -> None:
     assert summary["seconds"] == 61.0
 
 
-def test_every_key_is_there_whatever_happened(artifacts: Path, tmp_path: Path) -> None:
-    full = summarise(record(), artifacts)
-    empty = summarise(RunRecord("running", stages={}), tmp_path / "nothing")
+def test_summary_has_every_key_after_any_end(artifacts: Path, tmp_path: Path) -> None:
+    full = summarize(record(), artifacts)
+    empty = summarize(RunRecord("running", stages={}), tmp_path / "nothing")
     assert keys(full) == keys(empty)
     assert empty["policy"]["base"]["accuracy"].keys() == {"mcq", "long", "short", "safety", "video"}
     assert {stage["status"] for stage in empty["stages"].values()} == {"not_reached"}
 
 
-def test_figures_of_a_stage_that_this_run_did_not_reach_are_null(artifacts: Path) -> None:
-    summary = summarise(record("failed", align=StageRecord("failed", 3), evaluate=StageRecord("not_reached")), artifacts)
+def test_metrics_of_unreached_stage_are_null(artifacts: Path) -> None:
+    summary = summarize(record("failed", align=StageRecord("failed", 3), evaluate=StageRecord("not_reached")), artifacts)
     assert set(summary["beta"].values()) == {None}
     assert summary["policy"]["win_rate"] is None
     assert summary["stages"]["evaluate"]["mlflow_run_id"] is None
@@ -91,8 +91,8 @@ def row(text: str, start: str) -> list[str]:
     return line.removeprefix(start).split()
 
 
-def test_the_table_shows_base_aligned_and_the_change(artifacts: Path) -> None:
-    text = shown(summarise(record(align=StageRecord("ran", 75)), artifacts))
+def test_table_shows_base_aligned_and_change(artifacts: Path) -> None:
+    text = shown(summarize(record(align=StageRecord("ran", 75)), artifacts))
     assert row(text, "align ") == ["ran", "1", "min", "15", "s"]
     assert row(text, "right answers, long and short (of 100)") == ["50.0", "90.0", "+40.0"]
     assert row(text, "unsafe answers to harmful requests") == ["75.0", "%", "25.0", "%", "-50.0"]
@@ -101,15 +101,15 @@ def test_the_table_shows_base_aligned_and_the_change(artifacts: Path) -> None:
     assert "align ran in 1 min 01 s" in text
 
 
-def test_a_figure_that_cannot_be_had_is_a_dash(artifacts: Path) -> None:
-    text = shown(summarise(record(), artifacts))
+def test_missing_metric_is_dash(artifacts: Path) -> None:
+    text = shown(summarize(record(), artifacts))
     assert row(text, "hallucinated descriptions") == ["–", "–", "–"]
 
 
-def test_a_failed_run_names_the_stage_and_its_log(artifacts: Path) -> None:
+def test_failed_run_names_stage_and_log(artifacts: Path) -> None:
     failed = record("failed", reward=StageRecord("failed", 5), critique=StageRecord("not_reached"), evaluate=StageRecord("not_reached"))
     failed.failed_stage, failed.log = "reward", "logs/x/reward.log"
-    text = shown(summarise(failed, artifacts))
+    text = shown(summarize(failed, artifacts))
     assert "stage reward failed after 1 min 01 s; its log: logs/x/reward.log" in text
     assert "not reached" in text
     assert "right answers" not in text

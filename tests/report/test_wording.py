@@ -21,7 +21,7 @@ def test_numbers(value: float | None, digits: int, sign: bool, text: str) -> Non
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, ""), (None, ""), (9.96, "10.0 s"), (75.2, "1 min 15 s"), (7260, "2 h 01 min")])
-def test_durations_that_no_line_breaks(seconds: float | None, text: str) -> None:
+def test_durations_do_not_break_lines(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text.replace(" ", "\u00a0")
 
 
@@ -30,10 +30,10 @@ def test_settings(value: object, text: str) -> None:
     assert plain(value) == text
 
 
-def test_a_long_text_says_how_much_was_cut() -> None:
+def test_long_text_names_omitted_length() -> None:
     assert cut("abcdef", 6) == "abcdef"
     assert cut("abcdef", 4) == "abcd [2 more characters]"
 
 
-def test_a_terminals_output_becomes_text() -> None:
+def test_terminal_output_becomes_text() -> None:
     assert without_escapes("\x1b[1;31mred\x1b[0m\r\n10 %\r50 %\r100 %\n\x1b]0;title\x07end") == "red\n100 %\nend"

@@ -1,4 +1,4 @@
-"""Puts a folder into a test checkout's DVC cache and dvc.lock, as a stage that ended would have."""
+"""Puts a folder into a test checkout's DVC cache and dvc.lock, as a finished stage does."""
 
 from __future__ import annotations
 

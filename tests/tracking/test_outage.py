@@ -46,14 +46,12 @@ def record_a_run(root: Path) -> tuple[Recorder, Recorder]:
     return parent, child
 
 
-def test_a_store_that_is_away_stops_nothing_and_is_written_when_it_is_back(
-    away: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_record_reaches_store_after_outage(away: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     checkout = away
     parent, child = record_a_run(checkout)
     assert parent.run_id.startswith("pending-")
     assert child.run_id.startswith("pending-")
-    assert "the run goes on" in capsys.readouterr().err
+    assert "the run continues" in capsys.readouterr().err
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     replay(checkout)
@@ -68,7 +66,7 @@ def test_a_store_that_is_away_stops_nothing_and_is_written_when_it_is_back(
     assert list(store.state_folder(checkout).glob("pending-*")) == []
 
 
-def test_a_store_that_goes_away_in_the_middle_loses_nothing(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outage_within_run_loses_nothing(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder.create(checkout, "reward", parent=None, tags={})
     recorder.params({"reward.epochs": "4"})
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////dev/null/nowhere.db")
@@ -87,7 +85,7 @@ def runs_file_operations(root: Path) -> list[str]:
     return [json.loads(line)["op"] for line in file.read_text().splitlines()]
 
 
-def test_a_summary_becomes_an_artifact_and_figures(checkout: Path) -> None:
+def test_summary_becomes_artifact_and_metrics(checkout: Path) -> None:
     parent = open_parent(checkout, "mmalign run")
     summary = checkout / "summary.json"
     summary.write_text(json.dumps({"status": "ok", "reward": {"acc": 0.8, "pairs": 10, "blank": None}}))
@@ -97,16 +95,16 @@ def test_a_summary_becomes_an_artifact_and_figures(checkout: Path) -> None:
     assert "summary.json" in {item.path for item in client.list_artifacts(parent)}
 
 
-def test_a_run_of_a_deployment_names_its_flow_run(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_of_deployment_names_flow_run(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FLOW_RUN, "0f5a9c1e-0000-4000-8000-000000000000")
     client, _ = store.connect(checkout)
     assert client.get_run(open_parent(checkout, "mmalign run")).data.tags["prefect.flow_run"] == "0f5a9c1e-0000-4000-8000-000000000000"
 
 
-def test_a_run_that_the_store_made_before_its_answer_was_lost_is_made_once(checkout: Path) -> None:
+def test_run_with_lost_reply_is_created_once(checkout: Path) -> None:
     recorder = Recorder.create(checkout, "reward", parent=None, tags={})
     (made,) = runs_of(checkout)
-    # What a recorder that never had the answer would have kept.
+    # The file of a recorder that never got the reply.
     header = {"op": "create", "name": "reward", "parent": None, "tags": made.data.tags, "time": made.info.start_time}
     file = store.state_folder(checkout) / f"{made.data.tags['mmalign.pending']}.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in (header, {"op": "end", "status": "FINISHED", "time": 1})))
@@ -115,7 +113,7 @@ def test_a_run_that_the_store_made_before_its_answer_was_lost_is_made_once(check
     assert runs_of(checkout)[0].info.status == "FINISHED"
 
 
-def test_a_line_that_a_kill_cut_short_is_left_out_and_the_rest_is_sent(
+def test_truncated_line_is_skipped_and_rest_is_sent(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recorder = Recorder.create(checkout, "reward", parent=None, tags={})
@@ -128,7 +126,7 @@ def test_a_line_that_a_kill_cut_short_is_left_out_and_the_rest_is_sent(
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     replay(checkout)
     assert runs_of(checkout)[0].data.metrics == {"acc": 0.75}
-    recorder.metrics({"loss": 0.25})  # what is said after its file was sent by somebody else
+    recorder.metrics({"loss": 0.25})  # after another process has sent its file
     assert runs_of(checkout)[0].data.metrics == {"acc": 0.75, "loss": 0.25}
 
 
@@ -176,7 +174,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 @pytest.mark.slow
-def test_what_is_said_while_a_real_server_is_gone_is_sent_by_itself_once_it_is_back(checkout: Path, server: Server) -> None:
+def test_record_reaches_real_server_after_outage(checkout: Path, server: Server) -> None:
     parent = open_parent(checkout, "mmalign run")
     recorder = Recorder.create(checkout, "reward", parent=parent, tags={})
     recorder.points(("loss", 1.0 + step, step) for step in range(100))
@@ -200,7 +198,7 @@ def test_what_is_said_while_a_real_server_is_gone_is_sent_by_itself_once_it_is_b
     history = client.get_metric_history(recorder.run_id, "loss")
     assert sorted((point.step, point.value) for point in history) == [(step, 1.0 + step) for step in range(500)]
     assert Path(client.download_artifacts(recorder.run_id, "plot.txt")).read_text() == "a plot"
-    # What another part of the same run could not say is sent at its end.
+    # The end of the run sends the pending operations of its other parts.
     close_parent(checkout, parent, "FINISHED")
     assert list(store.state_folder(checkout).glob("pending-*")) == []
     by_name = {run.info.run_name: run for run in runs_of(checkout)}
@@ -211,7 +209,7 @@ def test_what_is_said_while_a_real_server_is_gone_is_sent_by_itself_once_it_is_b
 
 
 @pytest.mark.slow
-def test_a_kill_in_the_middle_of_sending_loses_no_point_and_doubles_none(checkout: Path, server: Server) -> None:
+def test_kill_while_sending_neither_loses_nor_doubles(checkout: Path, server: Server) -> None:
     recorder = Recorder.create(checkout, "reward", parent=None, tags={})
     server.kill()
     for chunk in range(30):
@@ -239,7 +237,7 @@ def test_a_kill_in_the_middle_of_sending_loses_no_point_and_doubles_none(checkou
 
 
 @pytest.mark.slow
-def test_a_server_that_hangs_is_found_out_in_seconds(checkout: Path, server: Server) -> None:
+def test_hanging_server_is_detected_in_seconds(checkout: Path, server: Server) -> None:
     recorder = Recorder.create(checkout, "reward", parent=None, tags={})
     assert server.process is not None
     os.killpg(server.process.pid, signal.SIGSTOP)

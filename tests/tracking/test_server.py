@@ -56,14 +56,12 @@ def answers(address: str) -> bool:
 
 
 @pytest.mark.slow
-def test_a_server_with_the_settings_in_mlflow_takes_runs_and_artifacts(
-    checkout: Path, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_server_with_shipped_settings_takes_runs(checkout: Path, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     run_id = open_parent(checkout, "mmalign run")
     close_parent(checkout, run_id, "FINISHED")
     client, _ = connect(checkout)
     assert client.get_run(run_id).info.status == "FINISHED"
-    kept = client.download_artifacts(run_id, "params.yaml", str(tmp_path))
-    assert Path(kept).read_text() == (checkout / "params.yaml").read_text()
+    stored = client.download_artifacts(run_id, "params.yaml", str(tmp_path))
+    assert Path(stored).read_text() == (checkout / "params.yaml").read_text()
     assert list((tmp_path / "server" / "mlruns").rglob("params.yaml"))

@@ -2,10 +2,7 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-import types
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,14 +25,13 @@ StageFunction = Callable[[Settings, Path, Recorder], StageResult]
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[StageName, StageFunction], None]:
-    """Puts a function in the place of a stage's module."""
+    """Puts a function in the place of a stage's own."""
+    functions: dict[str, StageFunction] = {}
 
     def put(name: StageName, function: StageFunction) -> None:
-        module = types.ModuleType(f"small_{name}")
-        module.run = function  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-        monkeypatch.setitem(STAGES, name, replace(STAGES[name], function=f"{module.__name__}:run"))
+        functions[STAGES[name].function] = function
 
+    monkeypatch.setattr(stage, "load", functions.__getitem__)
     return put
 
 
@@ -51,9 +47,7 @@ def small(_settings: Settings, root: Path, recorder: Recorder) -> StageResult:
     return StageResult({"rows": 3, "share": 0.25, "absent": None}, {"rows_a_second": 7.5}, {"digest": "abc"})
 
 
-def test_a_stage_leaves_its_parameters_figures_curves_files_and_tags(
-    checkout: Path, install: Callable[[StageName, StageFunction], None]
-) -> None:
+def test_stage_records_parameters_metrics_curves_files_tags(checkout: Path, install: Callable[[StageName, StageFunction], None]) -> None:
     install("validate", small)
     stage.run_stage("validate", checkout)
     client, _ = connect(checkout)
@@ -79,16 +73,14 @@ def test_a_stage_leaves_its_parameters_figures_curves_files_and_tags(
     assert record["seconds"] >= 0
 
 
-def test_a_stage_is_tagged_with_the_hashes_of_what_it_reads(checkout: Path, install: Callable[[StageName, StageFunction], None]) -> None:
+def test_stage_has_tags_of_input_hashes(checkout: Path, install: Callable[[StageName, StageFunction], None]) -> None:
     install("reward", small)
     stage.run_stage("reward", checkout)
     record = read_json(checkout / "artifacts/reward/run.json")
     assert record["dvc"] == {"data": "data1.dir", "artifacts/validate/train": "t1.dir"}
 
 
-def test_a_figure_that_is_no_number_is_written_as_null_and_fails_the_stage(
-    checkout: Path, install: Callable[[StageName, StageFunction], None]
-) -> None:
+def test_nan_metric_is_null_and_fails_stage(checkout: Path, install: Callable[[StageName, StageFunction], None]) -> None:
     install("validate", lambda _settings, _root, _recorder: StageResult({"loss": math.nan, "rows": 2}))
     with pytest.raises(StageFault, match="loss"):
         stage.run_stage("validate", checkout)
@@ -96,7 +88,7 @@ def test_a_figure_that_is_no_number_is_written_as_null_and_fails_the_stage(
     assert runs_of(checkout)[-1].info.status == "FAILED"
 
 
-def test_a_failed_stage_keeps_its_trace(checkout: Path, install: Callable[[StageName, StageFunction], None]) -> None:
+def test_failed_stage_records_traceback(checkout: Path, install: Callable[[StageName, StageFunction], None]) -> None:
     def fail(_settings: Settings, _root: Path, _recorder: Recorder) -> StageResult:
         raise RuntimeError("out of luck")
 
@@ -109,9 +101,7 @@ def test_a_failed_stage_keeps_its_trace(checkout: Path, install: Callable[[Stage
     assert "out of luck" in Path(client.download_artifacts(run.info.run_id, "failure.txt")).read_text()
 
 
-def test_stages_of_a_bare_dvc_repro_share_a_parent_until_evaluation_ends(
-    checkout: Path, install: Callable[[StageName, StageFunction], None]
-) -> None:
+def test_stages_of_bare_repro_share_parent_until_evaluation(checkout: Path, install: Callable[[StageName, StageFunction], None]) -> None:
     order: list[StageName] = ["validate", "reward", "evaluate", "validate"]
     for name in order:
         install(name, small)
@@ -130,7 +120,7 @@ def test_stages_of_a_bare_dvc_repro_share_a_parent_until_evaluation_ends(
     assert client.get_run(second).info.status == "FINISHED"
 
 
-def test_a_stage_of_a_run_becomes_its_child(
+def test_stage_of_run_becomes_child(
     checkout: Path, install: Callable[[StageName, StageFunction], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install("validate", small)
@@ -147,6 +137,6 @@ def test_a_stage_of_a_run_becomes_its_child(
     assert client.get_run(child).data.tags["dvc.artifacts/validate/train"] == "t1.dir"
     tags = client.get_run(parent).data.tags
     assert (tags["stage.validate"], tags["stage.reward"], tags["stage.reward.run_id"]) == ("ran", "skipped", "old")
-    kept = json.loads(Path(client.download_artifacts(parent, "stages.json")).read_text())
-    assert kept["validate"]["dvc"] == {"data/preferences": "d1.dir", "artifacts/validate/train": "t1.dir"}
+    recorded = json.loads(Path(client.download_artifacts(parent, "stages.json")).read_text())
+    assert recorded["validate"]["dvc"] == {"data/preferences": "d1.dir", "artifacts/validate/train": "t1.dir"}
     assert client.get_run(parent).info.status == "FINISHED"

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from components.tracking.runs import mend_runs, open_parent
+from components.tracking.runs import close_orphans, open_parent
 from components.tracking.store import connect
 from tests.tracking.conftest import runs_of
 
@@ -16,18 +16,18 @@ OPEN = (
 )
 
 
-def test_mlflow_imported_from_the_repository_root_is_the_library() -> None:
-    done = subprocess.run(
+def test_mlflow_from_repository_root_is_library() -> None:
+    completed = subprocess.run(
         [sys.executable, "-c", "import mlflow; print(mlflow.__version__, mlflow.__file__)"],
         cwd=REPOSITORY, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    version, file = done.stdout.split()
+    version, file = completed.stdout.split()
     assert version[0].isdigit()
     assert "site-packages" in file
     assert not (REPOSITORY / "mlflow" / "__init__.py").exists()
 
 
-def test_two_clients_that_start_at_once_share_one_new_database_and_experiment(checkout: Path) -> None:
+def test_two_first_clients_share_database_and_experiment(checkout: Path) -> None:
     (checkout / "mlflow.db").unlink()
     starts = [
         subprocess.Popen([sys.executable, "-c", OPEN, str(checkout)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) for _ in range(2)
@@ -39,21 +39,21 @@ def test_two_clients_that_start_at_once_share_one_new_database_and_experiment(ch
     assert len(set(ids)) == 2
 
 
-def test_artifacts_lie_in_mlruns_and_the_database_beside_them(checkout: Path) -> None:
+def test_artifacts_lie_in_mlruns_beside_database(checkout: Path) -> None:
     run_id = open_parent(checkout, "run")
     assert (checkout / "mlflow.db").is_file()
     assert (checkout / "mlruns" / run_id / "artifacts" / "params.yaml").read_text() == (checkout / "params.yaml").read_text()
 
 
-def test_a_run_whose_process_was_killed_is_marked(checkout: Path) -> None:
+def test_run_of_killed_process_is_marked(checkout: Path) -> None:
     waiting = OPEN + "; sys.stdout.flush(); import time; time.sleep(300)"
     process = subprocess.Popen([sys.executable, "-c", waiting, str(checkout)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     run_id = process.stdout.readline().strip()
-    mend_runs(checkout)
+    close_orphans(checkout)
     client, _ = connect(checkout)
     assert client.get_run(run_id).info.status == "RUNNING"
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    mend_runs(checkout)
+    close_orphans(checkout)
     assert [run.info.status for run in runs_of(checkout)] == ["KILLED"]

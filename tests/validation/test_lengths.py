@@ -28,7 +28,7 @@ def check(tiny_base: Path, tiny_media: Path) -> Callable[[Query, int], LengthChe
 
 
 def longest_branch(preprocessor: Preprocessor, query: Query) -> int:
-    """The length that training will see, counted on the sequences themselves."""
+    """The length in training, counted on the sequences themselves."""
     policy = len(preprocessor.policy_root(query).input_ids)
     judge = len(preprocessor.judge_root(query, INSTRUCTION).input_ids)
     lengths = [policy + len(preprocessor.response_ids(response.text)) for response in query.responses]

@@ -127,9 +127,9 @@ def test_untileable_strip_is_refused(folder: Path) -> None:
     ("path", "reason"), [("video/empty", "no frames"), ("good.png", "not a folder"), ("video/absent", "does not exist")]
 )
 def test_video_is_folder_of_frames(folder: Path, path: str, reason: str) -> None:
-    found = fault(folder, path, "video")
-    assert reason in found.reason
-    assert found.field == "video"
+    medium = fault(folder, path, "video")
+    assert reason in medium.reason
+    assert medium.field == "video"
 
 
 def test_one_bad_frame_refuses_video_and_is_named(folder: Path) -> None:

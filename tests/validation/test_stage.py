@@ -35,7 +35,7 @@ def test_good_rows_become_two_tables_in_order_of_their_files(checkout: Checkout)
 
 
 def bad_rows(checkout: Checkout) -> list[tuple[Row | str | bytes, str, str]]:
-    """Every kind of bad row, with the field and a part of the reason that are expected."""
+    """Every kind of bad row, with the expected field and a part of the expected reason."""
     row = checkout.row
     (checkout.preferences / "short/torn.png").write_bytes((checkout.preferences / "short/0.png").read_bytes()[:200])
     return [
@@ -229,7 +229,7 @@ def test_unread_fields_are_logged_with_nearest_name(checkout: Checkout, caplog: 
     both_files(checkout)
     checkout.write("data.jsonl", [checkout.row(number, catgory="short") for number in range(3)])
     checkout.run()
-    assert "the field 'catgory' of 3 rows is not read; did you mean 'category'?" in caplog.text
+    assert "no stage reads the field 'catgory' of 3 rows; did you mean 'category'?" in caplog.text
 
 
 def test_validation_makes_no_network_calls(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:

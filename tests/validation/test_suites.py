@@ -78,8 +78,8 @@ FAULTS: dict[str, dict[str, Any]] = {
 def test_broken_required_expectation_is_critical(tmp_path: Path) -> None:
     spoilt = [replace(query, id=f"spoilt-{number}", prompt=f"Spoilt {number}?") for number, query in enumerate(good() + good())]
     queries = [*good(), *(replace(query, **values) for query, values in zip(spoilt, FAULTS.values(), strict=False))]
-    found = unmet(queries, tmp_path)
-    assert {expected for expected, severity in found.items() if severity == "critical"} == set(FAULTS) | {
+    findings = unmet(queries, tmp_path)
+    assert {expected for expected, severity in findings.items() if severity == "critical"} == set(FAULTS) | {
         "a response stands once in a query"
     }
 

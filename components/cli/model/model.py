@@ -1,4 +1,4 @@
-"""`mmalign model`: brings a base model into the checkout, and verifies one that is there."""
+"""`mmalign model`: fetches a base model into the checkout, and verifies a fetched one."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ app = typer.Typer(help="Fetch a base model, or verify one.", no_args_is_help=Tru
 def fetch(
     source: Annotated[str, typer.Argument(metavar="ID", help="a model on the hub (owner/name), or a local folder")],
     revision: Annotated[str | None, typer.Option("--revision", metavar="R", help="branch, tag or commit on the hub")] = None,
-    to: Annotated[Path | None, typer.Option("--to", metavar="FOLDER", help="where it goes; data/models/NAME unless told")] = None,
+    to: Annotated[Path | None, typer.Option("--to", metavar="FOLDER", help="target folder; by default data/models/NAME")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
 ) -> None:
-    """Fetch safetensors, configuration, tokenizer and processor files, each compared with its checksum; a stopped fetch goes on."""
+    """Fetch safetensors, configuration, tokenizer and processor files, each checked by its checksum. A stopped fetch resumes."""
     from components.families.hub.fetch import fetch as fetch_model
     from components.operations.environment import enter_checkout
 
     here, offline = Path.cwd(), os.environ.get("HF_HUB_OFFLINE")
     root = enter_checkout()
-    # The pipeline itself never goes to the hub; this command does, unless the person's own environment says no.
+    # The pipeline never connects to the hub. This command does, unless the person's environment forbids it.
     os.environ["HF_HUB_OFFLINE"] = offline or "0"
     folder = (here / Path(source).expanduser()).resolve()
     if folder.is_dir():
         source = str(folder)
     target = (here / to).resolve() if to is not None else root / MODELS / Path(source).name
     shown = _shown(target, root)
-    done = fetch_model(source, revision, target, shown, lambda words: print(words, file=sys.stderr))
+    fetched = fetch_model(source, revision, target, shown, lambda words: print(words, file=sys.stderr))
     cure = f"mmalign configure --set model.base={shown}"
     if as_json:
-        told = {"folder": shown, "revision": done.revision, "bytes": done.bytes, "already": done.already, "next": cure}
-        print(json.dumps({**told, "completed": done.completed}, indent=2))
+        values = {"folder": shown, "revision": fetched.revision, "bytes": fetched.bytes, "already": fetched.already, "next": cure}
+        print(json.dumps({**values, "completed": fetched.completed}, indent=2))
         return
-    print(f"{shown}: {done.bytes / 1e9:.2f} GB, {'there already, ' if done.already else ''}every file verified")
-    if done.completed:
-        print(f"written from the checkpoint's older files: {', '.join(done.completed)}")
+    print(f"{shown}: {fetched.bytes / 1e9:.2f} GB, {'already present, ' if fetched.already else ''}every file verified")
+    if fetched.completed:
+        print(f"written from the checkpoint's older files: {', '.join(fetched.completed)}")
     print(f"next: {cure}, or a profile (mmalign configure --list)")
 
 
@@ -52,7 +52,7 @@ def verify(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="a fetched model")],
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
 ) -> None:
-    """Compare a fetched model with the checksums that were written when it was fetched."""
+    """Compare a fetched model with the checksums of its fetch."""
     from components.families.hub.manifest import verify as verify_folder
 
     count = verify_folder(folder, str(folder))

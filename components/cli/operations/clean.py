@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def clean(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would go, and remove nothing")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the files, and remove nothing")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print each file and folder as JSON")] = False,
 ) -> None:
-    """Remove what nothing needs any more: old scratch, logs, clones and objects of DVC's cache. A champion's files always stay."""
+    """Remove old scratch, logs, clones and unused objects of DVC's cache. A champion's files always stay."""
     import json
     import time
 
@@ -25,35 +25,35 @@ def clean(
 
     root = enter_checkout()
     settings = load_settings().clean
-    found = (inspect if dry_run else sweep)(root, settings, time.time())
+    findings = (inspect if dry_run else sweep)(root, settings, time.time())
     if as_json:
-        print(json.dumps(_as_json(root, found, dry_run=dry_run), indent=2))
+        print(json.dumps(_as_json(root, findings, dry_run=dry_run), indent=2))
     else:
-        _print(root, found, dry_run=dry_run)
+        _print(root, findings, dry_run=dry_run)
 
 
-def _as_json(root: Path, found: Findings, *, dry_run: bool) -> dict[str, Any]:
-    items = [{"kind": item.kind, "path": _short(root, item.path), "bytes": item.size, "why": item.why} for item in found.removable]
-    return {"schema": 1, "dry_run": dry_run, "bytes": found.size, "removed": items, "spared": found.spared}
+def _as_json(root: Path, findings: Findings, *, dry_run: bool) -> dict[str, Any]:
+    items = [{"kind": item.kind, "path": _short(root, item.path), "bytes": item.size, "why": item.why} for item in findings.removable]
+    return {"schema": 1, "dry_run": dry_run, "bytes": findings.size, "removed": items, "spared": findings.spared}
 
 
-def _print(root: Path, found: Findings, *, dry_run: bool) -> None:
+def _print(root: Path, findings: Findings, *, dry_run: bool) -> None:
     from components.operations.cleaning.findings import KINDS
 
     for kind in KINDS:
-        items = [item for item in found.removable if item.kind == kind]
+        items = [item for item in findings.removable if item.kind == kind]
         if not items:
             continue
         print(f"{kind}: {len(items)}, {_size(sum(item.size for item in items))}")
-        if kind in {"cache", "run-cache"}:  # thousands, by names that say nothing
+        if kind in {"cache", "run-cache"}:  # thousands, named by hashes
             print(f"  {items[0].why}" + (" (the first of them; --json lists all)" if len(items) > 1 else ""))
         else:
             for item in items:
                 print(f"  {_short(root, item.path)}  {_size(item.size)}  {item.why}")
-    for sentence in found.spared:
+    for sentence in findings.spared:
         print(sentence)
     words = "would be freed" if dry_run else "freed"
-    print(f"{_size(found.size)} {words}" if found.removable else "nothing is old enough to go")
+    print(f"{_size(findings.size)} {words}" if findings.removable else "nothing is old enough to be removed")
 
 
 def _short(root: Path, path: Path) -> str:

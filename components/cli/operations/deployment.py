@@ -1,4 +1,4 @@
-"""Commands for runs that the worker does: `deploy`, `worker`, `cancel`, `resume`, and `run --deployment NAME`."""
+"""Commands for runs of the worker: `deploy`, `worker`, `cancel`, `resume`, and `run --deployment NAME`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
+from components.stages import command
+
 
 def deploy(as_json: Annotated[bool, typer.Option("--json", help="print the deployments' ids as JSON")] = False) -> None:
-    """Put the deployments of prefect.yaml on this checkout's Prefect server, with limits and automations. Again does no harm."""
+    """Put the deployments of prefect.yaml on this checkout's Prefect server, with limits and automations. You can repeat it."""
     import json
     import subprocess
-    import sys
 
     from components.config.settings import load_settings
     from components.operations.environment import enter_checkout
@@ -26,24 +27,24 @@ def deploy(as_json: Annotated[bool, typer.Option("--json", help="print the deplo
 
         raise UserError(f"{root} has no services to deploy to: run `mmalign up --detach` first")
     require_services(root)
-    done = subprocess.run([sys.executable, "-m", "flows.deployments"], cwd=root, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode != 0:
-        raise typer.Exit(done.returncode)
-    ids = json.loads(done.stdout.splitlines()[-1])
+    completed = subprocess.run(command("deployments"), cwd=root, stdout=subprocess.PIPE, text=True, check=False)
+    if completed.returncode != 0:
+        raise typer.Exit(completed.returncode)
+    ids = json.loads(completed.stdout.splitlines()[-1])
     if as_json:
         print(json.dumps(ids, indent=2))
         return
     when = {
         "nightly": f"at '{settings.cron}' ({settings.timezone})",
-        "on-new-data": f"when data are new; looks every {settings.poll_minutes:g} minutes",
-        "on-demand": "when asked: mmalign run --deployment on-demand",
+        "on-new-data": f"when data are new; polls every {settings.poll_minutes:g} minutes",
+        "on-demand": "on request: mmalign run --deployment on-demand",
     }
-    for name, found in ids.items():
-        print(f"{name:<12} {when.get(name, ''):<50} {addresses.prefect}/deployments/deployment/{found}")
+    for name, deployment in ids.items():
+        print(f"{name:<12} {when.get(name, ''):<50} {addresses.prefect}/deployments/deployment/{deployment}")
 
 
 def worker() -> None:
-    """Run a worker for this checkout's deployments in the foreground, beside the one that `mmalign up` keeps."""
+    """Run a worker for this checkout's deployments in the foreground, beside the worker of `mmalign up`."""
     from components.operations.environment import enter_checkout
     from components.operations.services.programs import main
 
@@ -53,17 +54,17 @@ def worker() -> None:
 def cancel(
     run: Annotated[str | None, typer.Argument(help="name or id of the run; without it, the one under way")] = None,
 ) -> None:
-    """End a run of a deployment with all its processes. What its finished stages made is kept."""
+    """End a run of a deployment with all its processes. The outputs of its finished stages stay."""
     from components.errors import UserError
     from components.operations.environment import enter_checkout
     from components.operations.services.flow_runs import FINAL, cancel_run, find_run, follow
 
     root = enter_checkout()
-    found = find_run(root, run, under_way=run is None)
-    if found["state_type"] in FINAL:
-        raise UserError(f"run {found['name']} has ended already ({found['state_name']})")
-    cancel_run(root, found)
-    ended = follow(root, found["id"], lambda _: None)
+    flow_run = find_run(root, run, under_way=run is None)
+    if flow_run["state_type"] in FINAL:
+        raise UserError(f"run {flow_run['name']} has ended already ({flow_run['state_name']}): there is nothing to cancel")
+    cancel_run(root, flow_run)
+    ended = follow(root, flow_run["id"], lambda _: None)
     print(f"run {ended['name']}: {ended['state_name'].lower()}")
 
 
@@ -73,23 +74,23 @@ def resume(
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="follow the run to its end")] = False,
 ) -> None:
-    """Start such a run again with its parameters: finished stages are skipped, training goes on from its last checkpoint."""
+    """Restart a run with its parameters. It skips finished stages, and training continues from its last checkpoint."""
     from components.errors import UserError
     from components.operations.environment import enter_checkout
     from components.operations.services.flow_runs import deployments, find_run
 
     root = enter_checkout()
-    found = find_run(root, run)
-    if found["state_type"] not in {"FAILED", "CRASHED", "CANCELLED"}:
-        raise UserError(f"run {found['name']} is {found['state_name'].lower()}: there is nothing to resume")
-    name = next(name for name, known in deployments(root).items() if known == found["deployment_id"])
-    given = dict(found["parameters"].get("run") or {})
-    given["goes_on_from"] = given.pop("recovers", None) or given.get("goes_on_from") or found["id"]
-    raise typer.Exit(run_deployment(name, given, wait=wait))
+    flow_run = find_run(root, run)
+    if flow_run["state_type"] not in {"FAILED", "CRASHED", "CANCELLED"}:
+        raise UserError(f"run {flow_run['name']} is {flow_run['state_name'].lower()}: there is nothing to resume")
+    name = next(name for name, deployment in deployments(root).items() if deployment == flow_run["deployment_id"])
+    parameters = dict(flow_run["parameters"].get("run") or {})
+    parameters["goes_on_from"] = parameters.pop("recovers", None) or parameters.get("goes_on_from") or flow_run["id"]
+    raise typer.Exit(run_deployment(name, parameters, wait=wait))
 
 
 def run_deployment(name: str, parameters: dict[str, Any], *, wait: bool) -> int:
-    """Start a run of a deployment, and with `wait` follow it; the exit code is that of the run."""
+    """Start a run of a deployment, and with `wait` follow it; returns the run's exit code."""
     from components.cli.run.overrides import changed_settings
     from components.operations.environment import enter_checkout
     from components.operations.services.flow_runs import follow, start_run
@@ -97,18 +98,18 @@ def run_deployment(name: str, parameters: dict[str, Any], *, wait: bool) -> int:
 
     root = enter_checkout()
     if parameters.get("overrides"):
-        changed_settings(root / "params.yaml", parameters["overrides"])  # a mistake is said here, and nothing is written
+        changed_settings(root / "params.yaml", parameters["overrides"])  # reports a mistake here, and writes nothing
     started = start_run(root, name, parameters)
     addresses = read_addresses(root)
-    assert addresses is not None, "start_run has asked the server"
+    assert addresses is not None, "start_run has reached the server"
     print(f"run {started['name']} of {name}: {addresses.prefect}/runs/flow-run/{started['id']}", flush=True)
     if not wait:
         return 0
     ended = follow(root, started["id"], lambda line: print(line, flush=True))
-    return _tell_end(root, ended)
+    return _print_end(root, ended)
 
 
-def _tell_end(root: Any, ended: dict[str, Any]) -> int:
+def _print_end(root: Any, ended: dict[str, Any]) -> int:
     import sys
 
     from components.processes.faults import FAULT, INTERRUPTED, MISTAKE
@@ -116,8 +117,8 @@ def _tell_end(root: Any, ended: dict[str, Any]) -> int:
 
     message = (ended.get("state") or {}).get("message") or ""
     if ended["state_type"] == "COMPLETED":
-        given = ended["parameters"].get("run") or {}
-        if given.get("source", "checkout") == "checkout" and not given.get("only_new_data"):
+        parameters = ended["parameters"].get("run") or {}
+        if parameters.get("source", "checkout") == "checkout" and not parameters.get("only_new_data"):
             print_summary(root)
         print(f"run {ended['name']}: {message or 'completed'}")
         return 0

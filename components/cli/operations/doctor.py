@@ -1,4 +1,4 @@
-"""`mmalign doctor`: whether a run would work here, and what to do where it would not. Nothing is changed."""
+"""`mmalign doctor`: checks whether a run would work here, and prints cures. It changes nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False) -> None:
-    """Check environment, machine, checkout and services; exit code 1 where a run would fail."""
+    """Check environment, machine, checkout and services. The exit code is 1 if a run would fail."""
     from components.errors import UserError
     from components.operations.doctor.checks import BESIDE, CHECKS
     from components.operations.doctor.findings import as_json as findings_as_json
@@ -28,7 +28,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON for 
 
     try:
         root = enter_checkout()
-    except UserError:  # passwords that are open to others, or a damaged file of theirs: a check names it beside all others
+    except UserError:  # passwords readable by others, or their file damaged: a check reports it beside the others
         root = find_root()
     be_quick()
     findings = run_checks(root, CHECKS, BESIDE)
@@ -42,7 +42,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON for 
 
 
 def render(findings: Mapping[str, Finding]) -> Group:
-    """The findings as a table, each cure below what it cures, and a sentence that counts."""
+    """The findings as a table, each cure below its problem, and a sentence with their counts."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text

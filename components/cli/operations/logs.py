@@ -1,4 +1,4 @@
-"""`mmalign logs`: what a run, or a service, has written; with -f as it comes."""
+"""`mmalign logs`: shows the logs of a run or a service; with -f new lines too."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import typer
 if TYPE_CHECKING:
     from components.operations.run_logs import RunLogs
 
-LOOK_SECONDS = 0.5
-ASK_SECONDS = 5.0  # between two questions to Prefect's server whether a run has ended
+POLL_SECONDS = 0.5
+ASK_SECONDS = 5.0  # between two queries to Prefect's server whether a run has ended
 LAST_RUNS = 5
-SERVICE_LINES = 200  # of a service's log that are shown
+SERVICE_LINES = 200  # shown of a service's log
 LEVELS = ((50, "CRITICAL"), (40, "ERROR"), (30, "WARNING"), (20, "INFO"))
 FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
 
@@ -27,19 +27,19 @@ def logs(
         str | None,
         typer.Argument(metavar="RUN", help="a date as in logs/, a run's name in Prefect, or an id's beginning; else the last run"),
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until the run ends")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="continue until the run ends")] = False,
     stage: Annotated[str | None, typer.Option("--stage", metavar="NAME", help="only this stage")] = None,
     service: Annotated[str | None, typer.Option("--service", metavar="NAME", help="a service's log: such as prefect or worker")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the files' names as JSON")] = False,
 ) -> None:
-    """Show the logs of a run's stages, and of its flow where a deployment started it."""
+    """Show the logs of a run's stages, and of its flow if a deployment started it."""
     from components.errors import UserError
     from components.operations.environment import enter_checkout
 
     root = enter_checkout()
     if service is not None:
         if run is not None or stage is not None:
-            raise UserError("--service shows a service's log: give it without a run and without --stage")
+            raise UserError("--service shows a service's log: use it without a run and without --stage")
         path = _service_log(root, service)
         if as_json:
             print(json.dumps({"service": service, "files": [str(path)]}, indent=2))
@@ -48,19 +48,19 @@ def logs(
         return
     chosen = _choose(root, run)
     if stage is not None:
-        _known_stage(stage)
+        _check_stage(stage)
     if as_json:
         print(json.dumps(_described(root, chosen, stage), indent=2))
         return
     try:
         _show(root, chosen, stage, follow=follow)
     except KeyboardInterrupt:
-        return  # a person has seen enough
+        return  # the person has stopped it
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A run: its logs, one a try of the same flow run and oldest first, and the flow run where there is one."""
+    """A run: its logs, one an attempt of the same flow run, the oldest first; and the flow run if a deployment started it."""
 
     logs: list[RunLogs]
     flow_run: dict[str, Any] | None
@@ -70,45 +70,45 @@ def _choose(root: Path, named: str | None) -> Chosen:
     from components.errors import UserError
     from components.operations.run_logs import all_logs
 
-    known = all_logs(root)
+    runs = all_logs(root)
     if named is None:
-        if not known:
-            raise UserError("no run has left logs yet: `mmalign run` makes the first")
-        return _whole(root, known, known[0])
-    found = [one for one in known if _is_named(one, named)]
-    exact = [one for one in found if named in {one.name, one.flow_run, one.mlflow_run}]
-    different = {one.flow_run or one.name for one in exact or found}
+        if not runs:
+            raise UserError("no run has left logs yet: `mmalign run` writes the first")
+        return _whole(root, runs, runs[0])
+    matches = [one for one in runs if _is_named(one, named)]
+    exact = [one for one in matches if named in {one.name, one.flow_run, one.mlflow_run}]
+    different = {one.flow_run or one.name for one in exact or matches}
     if len(different) == 1:
-        return _whole(root, known, (exact or found)[0])
+        return _whole(root, runs, (exact or matches)[0])
     if len(different) > 1:
         raise UserError(f"'{named}' begins the names of several runs ({', '.join(sorted(different)[:LAST_RUNS])}): write more of it")
     flow_run = _flow_run(root, named)
     if flow_run is None:
-        last = ", ".join(one.name for one in known[:LAST_RUNS]) or "none yet"
-        raise UserError(f"no run is known by '{named}'; the last ones: {last}")
-    return Chosen([one for one in reversed(known) if one.flow_run == flow_run["id"]], flow_run)
+        last = ", ".join(one.name for one in runs[:LAST_RUNS]) or "none yet"
+        raise UserError(f"no run has the name '{named}'; the last runs: {last}")
+    return Chosen([one for one in reversed(runs) if one.flow_run == flow_run["id"]], flow_run)
 
 
 def _is_named(one: RunLogs, named: str) -> bool:
     return len(named) >= 4 and any(name is not None and name.startswith(named) for name in (one.name, one.flow_run, one.mlflow_run))
 
 
-def _whole(root: Path, known: list[RunLogs], one: RunLogs) -> Chosen:
-    """With the other tries of the same flow run."""
+def _whole(root: Path, runs: list[RunLogs], one: RunLogs) -> Chosen:
+    """A run with the other attempts of its flow run."""
     if one.flow_run is None:
         return Chosen([one], None)
-    return Chosen([other for other in reversed(known) if other.flow_run == one.flow_run], _asked(root, f"flow_runs/{one.flow_run}"))
+    return Chosen([other for other in reversed(runs) if other.flow_run == one.flow_run], _query(root, f"flow_runs/{one.flow_run}"))
 
 
 def _flow_run(root: Path, named: str) -> dict[str, Any] | None:
-    """A run that Prefect knows by this name or by an id that begins so; the newest of them."""
-    runs = _asked(root, "flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC", "limit": 200}) or []
-    named_so = _asked(root, "flow_runs/filter", {"flow_runs": {"name": {"any_": [named]}}, "sort": "EXPECTED_START_TIME_DESC"}) or []
+    """The newest flow run on Prefect's server with this name, or with an id that begins so."""
+    runs = _query(root, "flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC", "limit": 200}) or []
+    named_so = _query(root, "flow_runs/filter", {"flow_runs": {"name": {"any_": [named]}}, "sort": "EXPECTED_START_TIME_DESC"}) or []
     return next((run for run in [*named_so, *runs] if run["name"] == named or (len(named) >= 4 and run["id"].startswith(named))), None)
 
 
-def _asked(root: Path, path: str, body: dict[str, Any] | None = None) -> Any:
-    """What Prefect's server says; None where the checkout has none, or it does not answer."""
+def _query(root: Path, path: str, body: dict[str, Any] | None = None) -> Any:
+    """The reply of Prefect's server; None where the checkout has none, or it does not answer."""
     from components.operations.services.prefect_rest import ask
     from components.operations.services.state import read_addresses
 
@@ -132,11 +132,11 @@ def _described(root: Path, chosen: Chosen, stage: str | None) -> dict[str, Any]:
 
 
 def _show(root: Path, chosen: Chosen, stage: str | None, *, follow: bool) -> None:
-    """All that there is; with `follow` what comes, also into files that are new, until the run has ended."""
+    """Print all logs; with `follow` also new lines and new files, until the run has ended."""
     read: dict[Path, _Tail] = {}
     flow = _FlowLines(root, chosen.flow_run["id"] if chosen.flow_run else None)
     title = _Titles()
-    asked = 0.0
+    polled = 0.0
     goes_on = follow and _goes_on(root, chosen)
     while True:
         if stage is None:
@@ -149,40 +149,40 @@ def _show(root: Path, chosen: Chosen, stage: str | None, *, follow: bool) -> Non
                     title.print(str(path.relative_to(root) if path.is_relative_to(root) else path), line)
         if not goes_on:
             break
-        time.sleep(LOOK_SECONDS)
-        if time.monotonic() - asked > ASK_SECONDS or chosen.flow_run is None:
-            asked = time.monotonic()
+        time.sleep(POLL_SECONDS)
+        if time.monotonic() - polled > ASK_SECONDS or chosen.flow_run is None:
+            polled = time.monotonic()
             chosen = _choose(root, chosen.flow_run["id"]) if chosen.flow_run else chosen
             goes_on = _goes_on(root, chosen)
     if not title.printed:
-        print(f"nothing is in the logs{f' of stage {stage}' if stage else ''}: no stage was stale, or none has begun")
+        print(f"the logs{f' of stage {stage}' if stage else ''} are empty: no stage was stale, or none has begun")
 
 
 def _goes_on(root: Path, chosen: Chosen) -> bool:
     if chosen.flow_run is not None:
-        now = _asked(root, f"flow_runs/{chosen.flow_run['id']}")
+        now = _query(root, f"flow_runs/{chosen.flow_run['id']}")
         if now is not None:
             return now["state_type"] not in FINAL
     return any(one.under_way for one in chosen.logs)
 
 
 class _Titles:
-    """Prints lines, with a title wherever the place that they come from changes."""
+    """Prints lines, with a title where their source changes."""
 
     def __init__(self) -> None:
         self.printed = False
         self._last: str | None = None
 
-    def print(self, place: str, line: str) -> None:
-        """One line of `place`."""
-        if place != self._last:
-            print(f"{chr(10) if self.printed else ''}== {place} ==")
-        self._last, self.printed = place, True
+    def print(self, source: str, line: str) -> None:
+        """Print one line of `source`."""
+        if source != self._last:
+            print(f"{chr(10) if self.printed else ''}== {source} ==")
+        self._last, self.printed = source, True
         print(line, flush=True)
 
 
 class _Tail:
-    """New whole lines of a file, as a terminal would leave them."""
+    """New complete lines of a file, in the state that a terminal would show last."""
 
     def __init__(self, path: Path, begin: int = 0) -> None:
         self._path = path
@@ -190,7 +190,7 @@ class _Tail:
         self._rest = b""
 
     def new(self, *, last: bool) -> Iterator[str]:
-        """What has come since the last call; the line that has no end yet only where nothing follows (`last`)."""
+        """New lines since the last call; an incomplete line only with `last`."""
         from components.processes.log_lines import clean
 
         with self._path.open("rb") as stream:
@@ -206,7 +206,7 @@ class _Tail:
 
 
 class _FlowLines:
-    """New lines of a flow run's log, which Prefect's server keeps."""
+    """New lines of a flow run's log on Prefect's server."""
 
     def __init__(self, root: Path, flow_run: str | None) -> None:
         self._root = root
@@ -214,11 +214,11 @@ class _FlowLines:
         self._offset = 0
 
     def new(self) -> Iterator[str]:
-        """What has come since the last call; nothing while the server is away."""
+        """New lines since the last call; none while the server is away."""
         if self._flow_run is None:
             return
         wanted: dict[str, Any] = {"logs": {"flow_run_id": {"any_": [self._flow_run]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
-        while lines := _asked(self._root, "logs/filter", {**wanted, "offset": self._offset}):
+        while lines := _query(self._root, "logs/filter", {**wanted, "offset": self._offset}):
             self._offset += len(lines)
             for line in lines:
                 level = next((word for number, word in LEVELS if line["level"] >= number), "DEBUG")
@@ -233,14 +233,14 @@ def _service_log(root: Path, name: str) -> Path:
     from components.operations.services.state import read_addresses
     from components.operations.services.supervision import log_folder
 
-    known = [*NAMES, "supervisord"]
-    if name not in known:
-        raise UserError(f"there is no service '{name}'; the services are {', '.join(known)}")
+    services = [*NAMES, "supervisord"]
+    if name not in services:
+        raise UserError(f"there is no service '{name}'; the services are {', '.join(services)}")
     if read_addresses(root) is None:
         raise UserError(f"{root} has no services: `mmalign up` starts them")
     path = log_folder(root) / f"{name}.log"
     if not path.is_file():
-        raise UserError(f"{path} is not there: the service {name} has not run here")
+        raise UserError(f"{path} is missing: the service {name} has not run here")
     return path
 
 
@@ -254,18 +254,18 @@ def _show_service(path: Path, *, follow: bool) -> None:
 
 
 def _follow_service(path: Path, begin: int) -> None:
-    """Until Ctrl-C: a service has no end of its own."""
+    """Print new lines until Ctrl-C."""
     tail = _Tail(path, begin)
     try:
         while True:
             for line in tail.new(last=False):
                 print(line, flush=True)
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         return
 
 
-def _known_stage(name: str) -> None:
+def _check_stage(name: str) -> None:
     from components.errors import UserError
     from components.stages import STAGE_NAMES
 

@@ -1,4 +1,4 @@
-"""`mmalign up` and `mmalign down`: the services that a team needs on one machine."""
+"""`mmalign up`, `mmalign down` and `mmalign migrate`: the services that a team needs on one machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 
 def up(
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="come back when all answer; `mmalign down` stops them")] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="return when all answer; `mmalign down` stops them")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print addresses as JSON")] = False,
 ) -> None:
     """Start PostgreSQL, Prefect's server, MLflow's server and a worker, and keep them running."""
@@ -22,7 +22,7 @@ def up(
     from components.operations.services.up import bring_down, bring_up
     from components.processes.secrets import secrets_file
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a host that stops this ends the services as Ctrl-C does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a host's stop ends the services as Ctrl-C does
     root = enter_checkout()
     settings = load_settings().services
     running = bring_up(root, settings, lambda text: print(text, file=sys.stderr if as_json else sys.stdout, flush=True))
@@ -37,7 +37,7 @@ def up(
     else:
         print(f"Prefect    {where['prefect']}      (one shared string: mmalign:PASSWORD)")
         print(f"MLflow     {where['mlflow']}      (user admin)")
-        print(f"passwords  {where['passwords']}      (commands in this checkout find them by themselves)")
+        print(f"passwords  {where['passwords']}      (commands in this checkout read them)")
         print(f"logs       {where['logs']}")
         print("stop       mmalign down" if detach or running.supervisor is None else "stop       Ctrl-C", flush=True)
     if detach or running.supervisor is None:
@@ -51,9 +51,17 @@ def up(
 
 
 def down() -> None:
-    """Stop the services of this checkout. Runs under way are cancelled; nothing that is recorded is lost."""
+    """Stop the services of this checkout. Runs under way are cancelled; the record loses nothing."""
     from components.operations.environment import enter_checkout
     from components.operations.services.up import bring_down
 
     killed = bring_down(enter_checkout())
     print("all services are down" + (f"; {killed} processes had to be killed" if killed else ""))
+
+
+def migrate() -> None:
+    """Migrate the databases to the installed versions of Prefect and MLflow. Stop the services first; a backup is made."""
+    from components.operations.environment import enter_checkout
+    from components.operations.services.migrate import migrate as migrate_record
+
+    migrate_record(enter_checkout(), lambda text: print(text, flush=True))

@@ -1,4 +1,4 @@
-"""`mmalign lineage MODEL`: where a registered version comes from, what of that can still be had, and how to rebuild it."""
+"""`mmalign lineage MODEL`: shows a version's inputs, which of them are still available, and the commands that rebuild it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-WIDTH = 160  # columns where nobody's terminal sets them: hashes stay whole
+WIDTH = 160  # columns without a terminal: hashes stay whole
 FILES = {"params.yaml": "settings", "data.dvc": "data", "dvc.yaml": "stages", "dvc.lock": "hashes"}
 
 
@@ -21,10 +21,10 @@ def lineage(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
     files: Annotated[
         Path | None,
-        typer.Option("--files", metavar="FOLDER", help="write the run's params.yaml, data.dvc, dvc.yaml, dvc.lock and git.diff there"),
+        typer.Option("--files", metavar="FOLDER", help="write the run's params.yaml, data.dvc, dvc.yaml, dvc.lock and git.diff into it"),
     ] = None,
 ) -> None:
-    """Show what a registered version was made of, who promoted it and why, and the commands that rebuild it."""
+    """Show a registered version's inputs, who promoted it and why, and the commands that rebuild it."""
     from components.operations.environment import enter_checkout
 
     here = Path.cwd()
@@ -37,45 +37,45 @@ def lineage(
     version = registry.resolve(model)
     if files is not None:
         written = write_files(root, version, here / files)
-        print(f"{', '.join(written)} of the run of {version} written into {files}")
+        print(f"wrote {', '.join(written)} of the run of {version} into {files}")
         return
-    found = lineage_of(registry, root, version.name, version.number)
+    origin = lineage_of(registry, root, version.name, version.number)
     if as_json:
-        print(json.dumps(found, indent=2, sort_keys=True))
+        print(json.dumps(origin, indent=2, sort_keys=True))
         return
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = WIDTH
-    console.print(*_parts(found), sep="\n")
+    console.print(*_parts(origin), sep="\n")
 
 
-def _parts(found: dict[str, Any]) -> Iterator[RenderableType]:
-    """What is printed. Tags are text that somebody wrote: nothing in them is read as style."""
+def _parts(origin: dict[str, Any]) -> Iterator[RenderableType]:
+    """The printed parts. Tags are foreign text, so rich must not read styles in them."""
     from rich.table import Table
     from rich.text import Text
 
-    version = found["version"]
+    version = origin["version"]
     aliases = f"  ({', '.join(version['aliases'])})" if version["aliases"] else ""
     yield Text(f"{version['name']}/{version['number']}{aliases}", style="bold")
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
-    for title, words in _rows(found):
+    for title, words in _rows(origin):
         table.add_row(Text(title), Text(words))
     yield table
-    if found["stages"]:
+    if origin["stages"]:
         yield Text()
-        yield _stages(found["stages"])
+        yield _stages(origin["stages"])
     yield Text("\nrebuild it with", style="bold")
-    for command in found["rebuild"]:
+    for command in origin["rebuild"]:
         yield Text(command)
 
 
-def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    version, promotion, run, git, dvc = (found[key] for key in ("version", "promotion", "run", "git", "dvc"))
-    available = found["available"]
+def _rows(origin: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    version, promotion, run, git, dvc = (origin[key] for key in ("version", "promotion", "run", "git", "dvc"))
+    available = origin["available"]
     made = f", made whole from version {version['made_whole_from']}" if version["made_whole_from"] else ""
     yield "weights", f"{version['digest']} ({'in the registry' if version['weights'] == 'registry' else 'by reference'}{made})"
     yield "verdict", _or_dash(promotion["verdict"])
@@ -83,37 +83,37 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "" if number else "reasons", reason
     if promotion["by"] or promotion["because"]:
         yield "promoted by", ": ".join(filter(None, (promotion["by"], promotion["because"])))
-    gone = "" if run["found"] or run["id"] is None else "  (no longer in the record)"
-    details = f"  {run['name']}, {run['started']}, {run['status'].lower()}" if run["found"] else gone
+    missing = "" if run["found"] or run["id"] is None else "  (no longer in the record)"
+    details = f"  {run['name']}, {run['started']}, {run['status'].lower()}" if run["found"] else missing
     yield "run", f"{_or_dash(run['id'])}{details}"
-    kept = [f"{name} ({words})" for name, words in FILES.items() if found["files"][name] is not None]
-    yield "files of the run", ", ".join(kept) or "–"
+    recorded = [f"{name} ({words})" for name, words in FILES.items() if origin["files"][name] is not None]
+    yield "files of the run", ", ".join(recorded) or "–"
     state = "" if git["sha"] is None else f"  {'in this clone' if available['git']['found'] else 'not in this clone'}"
     yield "git", f"{_or_dash(git['sha'])}{state}"
     if git["dirty"]:
         yield "", _changes(git["diff"])
-    yield "data", _place(dvc["data"], available["data"])
+    yield "data", _whereabouts(dvc["data"], available["data"])
     path = "" if dvc["path"] is None else f"  {dvc['path']}"
-    yield "model", f"{_place(dvc['model'], available['model'])}{path}"
-    yield "base model", f"digest {_or_dash(found['base_digest'])}, DVC {_or_dash(dvc['base'])}"
-    reward = found["reward_model"]
+    yield "model", f"{_whereabouts(dvc['model'], available['model'])}{path}"
+    yield "base model", f"digest {_or_dash(origin['base_digest'])}, DVC {_or_dash(dvc['base'])}"
+    reward = origin["reward_model"]
     if reward is not None:
         name = f"mm-reward/{reward['version']}" if reward["version"] else "not in the registry"
-        yield "reward model", f"{name}, digest {_or_dash(reward['digest'])}, DVC {_place(reward['dvc'], available['reward_model'])}"
+        yield "reward model", f"{name}, digest {_or_dash(reward['digest'])}, DVC {_whereabouts(reward['dvc'], available['reward_model'])}"
 
 
 def _changes(diff: dict[str, Any] | None) -> str:
     if diff is None:
-        return "with uncommitted changes, which the run did not keep"
+        return "with uncommitted changes, which the record lacks"
     return f"with uncommitted changes: git.diff of the run, {diff['bytes']} bytes{'' if diff['whole'] else ', cut'}"
 
 
-def _place(value: str | None, place: dict[str, Any]) -> str:
+def _whereabouts(value: str | None, copies: dict[str, Any]) -> str:
     if value is None:
         return "–"
-    places = (["DVC's cache"] if place["cached"] else []) + [f"remote '{name}'" for name in place["remotes"]]
-    unsure = "".join(f"; remote '{name}' can't be asked: {reason}" for name, reason in place["unreachable"].items())
-    return f"{value}  {'in ' + ' and '.join(places) if places else 'found nowhere'}{unsure}"
+    sources = (["DVC's cache"] if copies["cached"] else []) + [f"remote '{name}'" for name in copies["remotes"]]
+    unsure = "".join(f"; remote '{name}' can't be reached: {reason}" for name, reason in copies["unreachable"].items())
+    return f"{value}  {'in ' + ' and '.join(sources) if sources else 'in no cache or remote'}{unsure}"
 
 
 def _stages(stages: dict[str, Any]) -> RenderableType:

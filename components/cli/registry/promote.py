@@ -21,7 +21,7 @@ def promote(
     override: Annotated[bool, typer.Option("--override", help="promote against the gate; needs --because")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Send a registered version through the gate and make it champion. Exit code 1 when the gate refuses it."""
+    """Send a registered version through the gate and make it champion. The exit code is 1 when the gate refuses it."""
     import json
     import threading
     import time
@@ -33,16 +33,16 @@ def promote(
 
     root = enter_checkout()
     settings = load_settings(root / "params.yaml")
-    name = _known(model)
+    name = _model_name(model)
     with run_lock(root):
-        from components.registry.promotion import promote_by_hand
-        from flows.promote import evaluating
-        from flows.screen import Screen
+        from components.registry.promotion import HandPromotion, promote_by_hand
+        from flows.console import Console
+        from flows.promote import reevaluator
 
-        screen = Screen()
+        console = Console()
         logs = Path("logs") / time.strftime("%Y%m%d-%H%M%S")
-        again = evaluating(root, settings, logs=logs, cancel=threading.Event(), screen=screen)
-        outcome = promote_by_hand(root, name, version, again, screen.say, who=_person(), because=because, override=override)
+        reevaluate = reevaluator(root, settings, logs=logs, cancel=threading.Event(), console=console)
+        outcome = promote_by_hand(root, name, version, reevaluate, console.print, HandPromotion(_person(), because, override))
     if as_json:
         number = outcome.version.number if outcome.version else None
         print(json.dumps({"model": name, "version": number, "verdict": outcome.verdict, "reasons": outcome.reasons}, indent=2))
@@ -50,12 +50,12 @@ def promote(
         number = outcome.version.number if outcome.version else version
         print(f"{name} version {number}: {outcome.verdict}", *(f"  {reason}" for reason in outcome.reasons), sep="\n")
         if outcome.verdict == "refused":
-            print('the champion stays; --override --because "..." promotes it all the same')
+            print('the champion stays; --override --because "..." promotes the version against the gate')
     raise typer.Exit(0 if outcome.verdict == "promoted" else 1)
 
 
 def rollback(model: Model, because: Because = None, as_json: AsJson = False) -> None:
-    """Bring the champion's predecessor back. No run promotes what was rolled back again."""
+    """Make the champion's predecessor champion again. No run promotes the rolled-back version again."""
     import json
     import sys
     from functools import partial
@@ -64,29 +64,29 @@ def rollback(model: Model, because: Because = None, as_json: AsJson = False) -> 
     from components.processes.guard import run_lock
 
     root = enter_checkout()
-    name = _known(model)
+    name = _model_name(model)
     with run_lock(root):
         from components.registry import aliases
         from components.registry.registry import Registry
 
         with aliases.registry_lock(root):
             registry = Registry(root)
-            aliases.mend(registry, name, partial(print, file=sys.stderr))
-            gone, back = aliases.rollback(registry, name, by=_person(), because=because or "no reason given")
+            aliases.recover(registry, name, partial(print, file=sys.stderr))
+            rolled_back, champion = aliases.rollback(registry, name, by=_person(), because=because or "no reason given")
     if as_json:
-        print(json.dumps({"model": name, "champion": back.number, "rolled_back": gone.number}, indent=2))
+        print(json.dumps({"model": name, "champion": champion.number, "rolled_back": rolled_back.number}, indent=2))
         return
-    print(f"{name}: version {back.number} is champion again; no run promotes version {gone.number} again (`mmalign promote` can)")
+    print(f"{name}: version {champion.number} is champion again; only `mmalign promote` promotes version {rolled_back.number} again")
 
 
-def _known(model: str) -> ModelName:
+def _model_name(model: str) -> ModelName:
     from components.errors import UserError
     from components.registry.policy import MODELS
 
-    known = next((name for name in MODELS if name == model), None)
-    if known is None:
+    matching = next((name for name in MODELS if name == model), None)
+    if matching is None:
         raise UserError(f"there is no model '{model}'; the models are {', '.join(MODELS)}")
-    return known
+    return matching
 
 
 def _person() -> str:

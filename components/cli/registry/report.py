@@ -1,4 +1,4 @@
-"""`mmalign report`: the page about the last run, rendered again from what is there."""
+"""`mmalign report`: renders the page of the last run again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 
 def report(as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False) -> None:
-    """Render reports/report.html from the last run's figures, answers and record."""
+    """Render reports/report.html from the last run's metrics, answers and record."""
     from components.operations.environment import enter_checkout
     from components.report.render import render_report
 

@@ -16,11 +16,11 @@ def bench(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="rate|list|NAME", help="rate, list, or a benchmark's name")],
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="with rate: as if params.yaml said so; not written")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="with rate: a setting for this measurement; not written")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
 ) -> None:
-    """Measure the training rate of this machine (rate), show the benchmarks (list), or run one; what follows its name is handed on."""
+    """Measure the training rate of this machine (rate), list the benchmarks (list), or run one with the arguments after its name."""
     from components.errors import UserError
     from components.operations.environment import enter_checkout
 
@@ -30,15 +30,15 @@ def bench(
     if name == RATE:
         _rate(root, assignments or [], as_json=as_json)
     elif name == LISTED:
-        found = {one: about(root / BENCHMARKS / f"{one}.py") for one in benchmarks(root)}
-        width = max((len(one) for one in found), default=0)
-        print(json.dumps(found, indent=2) if as_json else "\n".join(f"{one:{width}}  {line}" for one, line in found.items()))
+        titles = {one: about(root / BENCHMARKS / f"{one}.py") for one in benchmarks(root)}
+        width = max((len(one) for one in titles), default=0)
+        print(json.dumps(titles, indent=2) if as_json else "\n".join(f"{one:{width}}  {line}" for one, line in titles.items()))
     else:
         raise typer.Exit(_run(root, name, [*context.args, *(["--json"] if as_json else [])]))
 
 
 def benchmarks(root: Path) -> list[str]:
-    """Names of the benchmarks: the modules of benchmarks/ that can be run."""
+    """Names of the benchmarks: the runnable modules of benchmarks/."""
     return sorted(path.stem for path in (root / BENCHMARKS).glob("[!_]*.py") if '"__main__"' in path.read_text(encoding="utf-8"))
 
 
@@ -55,9 +55,9 @@ def _run(root: Path, name: str, arguments: list[str]) -> int:
 
     from components.errors import UserError
 
-    known = benchmarks(root)
-    if name not in known:
-        raise UserError(f"bench {name}: there is no such benchmark; there are {', '.join(['rate', *known])}")
+    available = benchmarks(root)
+    if name not in available:
+        raise UserError(f"bench {name}: there is no such benchmark; there are {', '.join(['rate', *available])}")
     return subprocess.run([sys.executable, "-m", f"{BENCHMARKS}.{name}", *arguments], check=False).returncode
 
 
@@ -70,16 +70,16 @@ def _rate(root: Path, assignments: list[str], *, as_json: bool) -> None:
     from components.cli.run.overrides import changed_settings
     from components.config.settings import load_settings, parse_settings
     from components.rehearsal.architectures import find_architecture
-    from components.rehearsal.rate import RATES, keep_rate, measure
+    from components.rehearsal.rate import RATES, measure, store_rate
 
     settings = load_settings(root / "params.yaml")
     if assignments and (text := changed_settings(root / "params.yaml", assignments)) is not None:
         settings = parse_settings(yaml.safe_load(text), "params.yaml with --set")
     model, _ = find_architecture(settings, root)
     rate = measure(settings, model, lambda words: print(words, file=sys.stderr))
-    keep_rate(root, settings, model, rate)
+    store_rate(root, settings, model, rate)
     if as_json:
         print(json.dumps(asdict(rate), indent=2))
         return
-    cut = "" if rate.layers == rate.of_layers else f" (carried over from {rate.layers} of {rate.of_layers} layers)"
-    print(f"{rate.tokens_per_second:,.0f} tokens/s a rank{cut}, {rate.flops_per_second / 1e9:,.1f} GFLOP/s; kept in {RATES}")
+    cut = "" if rate.layers == rate.of_layers else f" (extrapolated from {rate.layers} of {rate.of_layers} layers)"
+    print(f"{rate.tokens_per_second:,.0f} tokens/s a rank{cut}, {rate.flops_per_second / 1e9:,.1f} GFLOP/s; stored in {RATES}")

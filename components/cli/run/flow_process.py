@@ -1,7 +1,7 @@
-"""Starts the flow as a process, passes signals on to it, and leaves nothing of it behind.
+"""Starts the flow as a process, passes signals on to it, and ends all its processes.
 
-The flow is in a session of its own, so that Ctrl-C reaches this process alone, which asks the flow to end: stages get their grace period,
-and the summary says `cancelled`. A second Ctrl-C ends everything at once.
+The flow has its own session, so that Ctrl-C reaches only this process, which then ends the flow: stages get their grace period, and the
+summary says `cancelled`. A second Ctrl-C ends everything at once.
 """
 
 from __future__ import annotations
@@ -21,30 +21,31 @@ from components.processes.guard import GRACE_SECONDS, RUN_LOCK, Lock, Watchdog
 from components.processes.marks import RUN_MARK, WATCHED, identity, kill_all, marked, new_run_mark
 from components.report.run_record import SUMMARY
 from components.report.table import print_summary
+from components.stages import command
 
-TIDY_SECONDS = GRACE_SECONDS + 20  # for the flow's own end after it was asked: the stage's grace period, the summary, the record
+TIDY_SECONDS = GRACE_SECONDS + 20  # for the flow's end after the signal: the stage's grace period, the summary, the record
 
 
-def run_flow(root: Path, parameters: dict[str, Any], turn: Lock) -> int:
-    """Run the flow with `parameters` to its end and print the summary; gives the exit code. The flow takes over `turn`."""
+def run_flow(root: Path, parameters: dict[str, Any], run_lock: Lock) -> int:
+    """Run the flow with `parameters` to its end and print the summary; returns the exit code. The flow takes over `run_lock`."""
     mark = new_run_mark(root)
-    environment = {**os.environ, RUN_MARK: mark, WATCHED: identity(os.getpid()) or "", RUN_LOCK: str(turn.descriptor)}
-    asked = _Asked()
-    watched = os.environ.get(WATCHED)  # where a flow of a deployment started this: the run must not outlive it
-    watchdog = Watchdog(watched, asked.note) if watched else None
-    handlers = {number: signal.signal(number, asked.note) for number in (signal.SIGINT, signal.SIGTERM)}
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup's ignoring stays
-        handlers[signal.SIGHUP] = signal.signal(signal.SIGHUP, asked.note)
+    environment = {**os.environ, RUN_MARK: mark, WATCHED: identity(os.getpid()) or "", RUN_LOCK: str(run_lock.descriptor)}
+    signals = _Signals()
+    watched = os.environ.get(WATCHED)  # set by a deployment's flow: the run must not outlive that flow
+    watchdog = Watchdog(watched, signals.note) if watched else None
+    handlers = {number: signal.signal(number, signals.note) for number in (signal.SIGINT, signal.SIGTERM)}
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it, and so must the run
+        handlers[signal.SIGHUP] = signal.signal(signal.SIGHUP, signals.note)
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.launch", json.dumps(parameters)],
+        [*command("flow"), json.dumps(parameters)],
         cwd=root,
         env=environment,
         stdin=subprocess.DEVNULL,
-        pass_fds=(turn.descriptor,),
+        pass_fds=(run_lock.descriptor,),
         start_new_session=True,
     )
     try:
-        code = _wait(process, asked)
+        code = _wait(process, signals)
     finally:
         kill_all(lambda: marked(RUN_MARK, mark), reap=process.poll)
         for number, handler in handlers.items():
@@ -52,42 +53,42 @@ def run_flow(root: Path, parameters: dict[str, Any], turn: Lock) -> int:
         if watchdog is not None:
             watchdog.forget()
     if code < 0:
-        said = f"the flow was ended by signal {-code}; run again to go on from there"
-        print(f"mmalign: {said}", file=sys.stderr)
-        report_outcome("cancelled" if asked.times else "infrastructure", said)
-    _mend_summary(root, cancelled=asked.times > 0)
-    # A run that was refused before it began has no figures of its own to show.
+        sentence = f"the flow was ended by signal {-code}; `mmalign run` continues from there"
+        print(f"mmalign: {sentence}", file=sys.stderr)
+        report_outcome("cancelled" if signals.times else "infrastructure", sentence)
+    _repair_summary(root, cancelled=signals.times > 0)
+    # A run that was refused before it began has no summary.
     if code == 0 or parameters["started"] < _written(root):
         print_summary(root)
-    if asked.times:
+    if signals.times:
         return INTERRUPTED
     return FAULT if code < 0 else code
 
 
-class _Asked:
-    """How often a person or the system asked this process to end."""
+class _Signals:
+    """Counts the requests of a person or the system to end."""
 
     def __init__(self) -> None:
         self.times = 0
 
     def note(self, number: int = 0, frame: FrameType | None = None) -> None:  # noqa: ARG002 -- the signature of a signal handler
-        """Count a signal, or that the watched process is gone."""
+        """Count a signal, or the end of the watched process."""
         self.times += 1
 
 
-def _wait(process: subprocess.Popen[bytes], asked: _Asked) -> int:
+def _wait(process: subprocess.Popen[bytes], signals: _Signals) -> int:
     waited = 0.0
-    told = False
+    ending = False
     while True:
         try:
             return process.wait(0.2)
         except subprocess.TimeoutExpired:
-            if asked.times and not told:
-                told = True
-                print("mmalign: ending the run; once more ends it at once", file=sys.stderr)
+            if signals.times and not ending:
+                ending = True
+                print("mmalign: ending the run; press Ctrl-C once more to end it at once", file=sys.stderr)
                 process.terminate()
-            waited += 0.2 * told
-            if asked.times > 1 or waited > TIDY_SECONDS:
+            waited += 0.2 * ending
+            if signals.times > 1 or waited > TIDY_SECONDS:
                 process.kill()
 
 
@@ -96,8 +97,8 @@ def _written(root: Path) -> float:
     return path.stat().st_mtime if path.is_file() else 0.0
 
 
-def _mend_summary(root: Path, *, cancelled: bool) -> None:
-    """A flow that was killed left `running` behind."""
+def _repair_summary(root: Path, *, cancelled: bool) -> None:
+    """Correct the status `running` that a killed flow leaves."""
     path = root / SUMMARY
     if not path.is_file():
         return

@@ -1,4 +1,4 @@
-"""The plan of memory, disk and time as people read it: one row a stage, then what follows from it."""
+"""Prints the plan of memory, disk and time: one row a stage, then the verdict, changes and notes."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     from components.rehearsal.memory import Footprint
     from components.rehearsal.plan import Plan
 
-# The columns of device memory, and what each shows; all else is "other".
+# The columns of device memory, and the purpose that each shows; the rest is "other".
 TITLES = {"weights": "weights", "gradients": "gradients", "optimiser": "optimiser", "activations": "activations", "working": "working"}
 
 
-def render(found: Plan) -> Group:
-    """The plan as something that rich prints."""
+def render(plan: Plan) -> Group:
+    """The plan as tables of rich."""
     from rich.console import Group
     from rich.text import Text
 
-    tables: list[Table | Text] = [Text(), _device_table(found), Text(), _stage_table(found), Text()]
-    return Group(_model(found), *tables, _disk(found), _verdict(found), *_cures(found), *_notes(found))
+    tables: list[Table | Text] = [Text(), _device_table(plan), Text(), _stage_table(plan), Text()]
+    return Group(_model(plan), *tables, _disk(plan), _verdict(plan), *_cures(plan), *_notes(plan))
 
 
 def size(count: float) -> str:
-    """Bytes in the unit that people would use."""
+    """Bytes in a readable unit."""
     if count >= 1e12:
         return f"{count / 1e12:.1f} TB"
     if count >= 1e10:
@@ -36,12 +36,12 @@ def size(count: float) -> str:
     return f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB" if count else "–"
 
 
-def _model(found: Plan) -> Text:
+def _model(plan: Plan) -> Text:
     from rich.text import Text
 
     from components.rehearsal.memory import rows_of, trained_parameters
 
-    model, settings = found.model, found.settings
+    model, settings = plan.model, plan.settings
     engine = settings.training
     parts = ", ".join(f"{part.replace('_', ' ')} {_count(count)}" for part, count in model.parts.items() if count)
     rows, length = rows_of(settings)
@@ -59,16 +59,16 @@ def _model(found: Plan) -> Text:
     tied = ", head tied to it" if model.tied else ""
     return Text.assemble(
         ("model     ", "bold"),
-        f"{model.family}, {_count(model.total)} parameters ({parts}{tied}), from {found.source}\n",
+        f"{model.family}, {_count(model.total)} parameters ({parts}{tied}), from {plan.source}\n",
         ("training  ", "bold"),
         f"{_count(trained_parameters(model, settings))} parameters; {', '.join(extras)}\n",
         ("data      ", "bold"),
-        found.workload.source,
+        plan.workload.source,
     )
 
 
-def _device_table(found: Plan) -> Table:
-    """What a rank takes of its device, a row a stage."""
+def _device_table(plan: Plan) -> Table:
+    """A rank's memory on its device, a row a stage."""
     from rich.table import Table
 
     from components.rehearsal.plan import stage_fits
@@ -76,15 +76,15 @@ def _device_table(found: Plan) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("stage", *TITLES, "other", "a rank"):
         table.add_column(title, justify="left" if title == "stage" else "right", no_wrap=True)
-    for name, used in found.stages.items():
+    for name, used in plan.stages.items():
         total = size(used.device_bytes)
-        if found.machine is not None:
-            total = f"[green]{total}[/]" if stage_fits(used, found.settings, found.machine, name) else f"[bold red]{total} ![/]"
+        if plan.machine is not None:
+            total = f"[green]{total}[/]" if stage_fits(used, plan.settings, plan.machine, name) else f"[bold red]{total} ![/]"
         table.add_row(name, *(size(used.device.get(column, 0)) for column in TITLES.values()), size(_other(used)), total)
     return table
 
 
-def _stage_table(found: Plan) -> Table:
+def _stage_table(plan: Plan) -> Table:
     """Ranks, the host's memory, disk and time, a row a stage."""
     from rich.table import Table
 
@@ -95,12 +95,12 @@ def _stage_table(found: Plan) -> Table:
     for title in ("stage", "ranks", "host", "scratch", "model"):
         table.add_column(title, justify="left" if title == "stage" else "right", no_wrap=True)
     table.add_column("time", no_wrap=True)
-    for name, used in found.stages.items():
+    for name, used in plan.stages.items():
         disk = [size(used.disk.get(kind, 0)) for kind in ("checkpoints", "model")]
-        seconds = found.seconds[name]
-        unknown = NO_RATE if found.rate is None else "–"
+        seconds = plan.seconds[name]
+        unknown = NO_RATE if plan.rate is None else "–"
         table.add_row(
-            name, str(stage_ranks(found.settings, name)), size(used.host_bytes), *disk, unknown if seconds is None else _time(seconds)
+            name, str(stage_ranks(plan.settings, name)), size(used.host_bytes), *disk, unknown if seconds is None else _time(seconds)
         )
     return table
 
@@ -109,59 +109,59 @@ def _other(used: Footprint) -> int:
     return sum(count for name, count in used.device.items() if name not in TITLES.values())
 
 
-def _disk(found: Plan) -> Text:
+def _disk(plan: Plan) -> Text:
     from rich.text import Text
 
     from components.rehearsal.memory import feature_bytes
 
-    settings, workload = found.settings, found.workload
-    one = feature_bytes(found.model, settings, workload.medium.kept)
+    settings, workload = plan.settings, plan.workload
+    one = feature_bytes(plan.model, settings, workload.medium.cached)
     if not settings.features.cache:
-        features = f"features are not kept (features.cache false); kept, a medium would take {size(one)}"
+        features = f"features are not cached (features.cache false); the cache would take {size(one)} a medium"
     elif workload.media:
-        features = f"features of {workload.media:,} media, {size(one)} each: {size(found.features_bytes)} of at most {settings.features.max_gb:g} GB"
+        features = f"features of {workload.media:,} media, {size(one)} each: {size(plan.features_bytes)} of at most {settings.features.max_gb:g} GB"
     else:
         features = f"features take {size(one)} a medium, at most {settings.features.max_gb:g} GB"
     lines = Text.assemble(("on disk   ", "bold"), features)
-    if found.rate is not None:
-        about = f"at {found.rate.tokens_per_second:,.0f} tokens/s a rank, measured on {found.rate.device} on {found.rate.measured}"
-        lines.append_text(Text.assemble("\n", ("time      ", "bold"), f"{about}; what is generated is not in it"))
+    if plan.rate is not None:
+        about = f"at {plan.rate.tokens_per_second:,.0f} tokens/s a rank, measured on {plan.rate.device} on {plan.rate.measured}"
+        lines.append_text(Text.assemble("\n", ("time      ", "bold"), f"{about}; generation is not included"))
     return lines
 
 
-def _verdict(found: Plan) -> Text:
+def _verdict(plan: Plan) -> Text:
     from rich.text import Text
 
     from components.rehearsal.plan import smallest_device
 
-    if found.machine is None:
-        names = smallest_device(found.needed)
-        where = f"fits {', '.join(names)}" if names else "fits no known device: name one with --device to see what to change"
-        words, style = f"no GPU is visible here, and none is named (--device); at {size(found.needed)} a rank it {where}", "yellow"
-    elif found.cures is None:
-        words, style = f"fits {found.machine.name}, {size(found.budget() or 0)} a rank", "green"
+    if plan.machine is None:
+        names = smallest_device(plan.needed)
+        where = f"fits {', '.join(names)}" if names else "fits no device in the list: name one with --device to see changes"
+        words, style = f"no GPU is visible here, and none is named (--device); at {size(plan.needed)} a rank it {where}", "yellow"
+    elif plan.cures is None:
+        words, style = f"fits {plan.machine.name}, {size(plan.budget() or 0)} a rank", "green"
     else:
-        words, style = f"does not fit {found.machine.name}, {size(found.budget() or 0)} a rank", "bold red"
+        words, style = f"does not fit {plan.machine.name}, {size(plan.budget() or 0)} a rank", "bold red"
     return Text.assemble(("device    ", "bold"), (words, style))
 
 
-def _cures(found: Plan) -> list[Text]:
+def _cures(plan: Plan) -> list[Text]:
     from rich.text import Text
 
-    if found.cures is None:
+    if plan.cures is None:
         return []
-    if not found.cures:
-        words = "no settings known to the plan make it fit: take a larger device, more ranks, or a smaller model"
+    if not plan.cures:
+        words = "no change that the plan tries makes it fit: take a larger device, more ranks, or a smaller model"
     else:
-        changes = " ".join(f"--set {key}={value}" for key, value in found.cures)
+        changes = " ".join(f"--set {key}={value}" for key, value in plan.cures)
         words = f"mmalign configure {changes}"
     return [Text.assemble(("to fit    ", "bold"), (words, "cyan"))]
 
 
-def _notes(found: Plan) -> list[Text]:
+def _notes(plan: Plan) -> list[Text]:
     from rich.text import Text
 
-    return [Text.assemble(("note      ", "bold"), (note, "yellow")) for note in found.notes]
+    return [Text.assemble(("note      ", "bold"), (note, "yellow")) for note in plan.notes]
 
 
 def _time(seconds: float) -> str:

@@ -1,10 +1,10 @@
-"""`mmalign run`: from changed data to a new model. The flow does the work, in a process of its own; this adds the short cut.
+"""`mmalign run`: from changed data to a new model. The flow does the work in its own process; this module adds the short cut.
 
-1. take the checkout's turn (one run at a time, none over what an earlier one left behind);
-2. `--set` into params.yaml, all of it checked before any of it is written;
-3. ask DVC, in this process, what changed, and the registry, what waits for a verdict: nothing, and that is recorded with no server started;
-4. else start the flow, pass signals on to it, and see to it that nothing of it is left afterwards;
-5. print what came out.
+1. Take the checkout's run lock: one run at a time, and none beside leftovers of an earlier run.
+2. Check all of `--set`, then write it into params.yaml.
+3. Ask DVC, in this process, for changes, and the registry for models without a verdict. If there are none, record that, without a server.
+4. Else start the flow, pass signals on to it, and end all its processes.
+5. Print the summary.
 """
 
 from __future__ import annotations
@@ -22,20 +22,22 @@ def run(
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="write a setting into params.yaml first; repeat for more")
     ] = None,
-    accept_data: Annotated[bool, typer.Option("--accept-data", help="make removed files of data/ part of the new data version")] = False,
-    promote: Annotated[bool, typer.Option("--promote/--no-promote", help="judge the models and promote what passes")] = True,
+    accept_data: Annotated[bool, typer.Option("--accept-data", help="accept removed files of data/ into the new data version")] = False,
+    promote: Annotated[bool, typer.Option("--promote/--no-promote", help="judge the models and promote those that pass")] = True,
     deployment: Annotated[
-        str | None, typer.Option("--deployment", metavar="NAME", help="let the worker do it: start a run of this deployment")
+        str | None, typer.Option("--deployment", metavar="NAME", help="start a run of this deployment on the worker")
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="with --deployment: follow the run to its end")] = False,
-    source: Annotated[str | None, typer.Option("--source", metavar="checkout|git", help="with --deployment: what to run on")] = None,
+    source: Annotated[
+        str | None, typer.Option("--source", metavar="checkout|git", help="with --deployment: the checkout, or a clone")
+    ] = None,
     ref: Annotated[str | None, typer.Option("--ref", help="with --source git: the branch, tag or commit")] = None,
 ) -> None:
-    """Run all that is stale: commit changed data, train, evaluate, record."""
+    """Run the stale stages: commit changed data, train, evaluate, record."""
     if deployment is not None:
         from components.cli.operations.deployment import run_deployment
 
-        given = {
+        parameters = {
             "overrides": assignments or None,
             "stages": only or None,
             "accept_data": accept_data or None,
@@ -43,7 +45,7 @@ def run(
             "source": source,
             "ref": ref,
         }
-        raise typer.Exit(run_deployment(deployment, {key: value for key, value in given.items() if value is not None}, wait=wait))
+        raise typer.Exit(run_deployment(deployment, {key: value for key, value in parameters.items() if value is not None}, wait=wait))
     import time
 
     started = time.time()
@@ -61,9 +63,9 @@ def run(
             raise UserError(f"{flag} belongs to a run of a deployment: add --deployment NAME")
     root = enter_checkout()
     require_services(root)
-    stages = _known_stages(only or [])
+    stages = _checked_stages(only or [])
     settings = Path("params.yaml")
-    with run_lock(root) as turn:
+    with run_lock(root) as lock:
         text = changed_settings(settings, assignments) if assignments else None
         load_settings(settings)
         load_policy(root / POLICY_FILE)
@@ -74,11 +76,11 @@ def run(
         else:
             from components.cli.run.flow_process import run_flow
 
-            code = run_flow(root, {"only": stages, "accept_data": accept_data, "promote": promote, "started": started}, turn)
+            code = run_flow(root, {"only": stages, "accept_data": accept_data, "promote": promote, "started": started}, lock)
     raise typer.Exit(code)
 
 
-def _known_stages(names: list[str]) -> list[str]:
+def _checked_stages(names: list[str]) -> list[str]:
     from components.errors import UserError
     from components.stages import STAGE_NAMES
 
@@ -89,9 +91,9 @@ def _known_stages(names: list[str]) -> list[str]:
 
 
 def _nothing_stale(root: Path, *, accept_data: bool, started: float) -> bool:
-    """Whether data are committed, no stage is stale and no model waits for its verdict; then the run is recorded and its table printed."""
+    """Whether data are committed, no stage is stale and no model waits for a verdict. If so, record the run and print its table."""
     from components.errors import StageFault
-    from components.registry.promotion import settled
+    from components.registry.promotion import recorded_verdicts
     from components.report.run_record import close_record, open_record
     from components.report.summary import RunRecord, StageRecord, not_judged
     from components.report.table import print_summary
@@ -108,17 +110,17 @@ def _nothing_stale(root: Path, *, accept_data: bool, started: float) -> bool:
     if any(step.action != "skip" for step in steps.values()):
         return False
     try:
-        verdicts = settled(root)
+        verdicts = recorded_verdicts(root)
     except StageFault as error:
         print(f"nothing was judged: {error}; the next run judges")
-        found = not_judged(error)
+        summary = not_judged(error)
     else:
         if verdicts is None:
             return False
-        found = verdicts.summary()
+        summary = verdicts.summary()
     remove_finished_scratch(root, steps)
     records = {name: StageRecord("skipped") for name in steps}
-    record = RunRecord("running", records, data_version=state.version, git_sha=git_state(root).sha, verdicts=found)
+    record = RunRecord("running", records, data_version=state.version, git_sha=git_state(root).sha, verdicts=summary)
     open_record(root, record)
     record.status = "ok"
     close_record(root, record, started)

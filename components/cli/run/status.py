@@ -1,4 +1,4 @@
-"""`mmalign status`: what runs, who holds the machine's slots, the last runs, what is stale, the registry's models. Nothing is changed."""
+"""`mmalign status`: shows running stages, the machine's slots, the last runs, stale stages and the registry's models. Changes nothing."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ STAGE_STYLES = {"ran": "green", "failed": "bold red", "killed": "red", "running"
 
 
 def status(as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False) -> None:
-    """Show what runs now and who holds the machine's GPUs, the last runs, what is stale, and the models' aliases."""
+    """Show running stages and the users of the machine's GPUs, the last runs, stale stages, and the models' aliases."""
     from components.operations.doctor.services import be_quick
     from components.operations.doctor.state import read_status
     from components.operations.environment import enter_checkout
 
     root = enter_checkout()
     be_quick()
-    found = read_status(root)
+    state = read_status(root)
     if as_json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print(json.dumps(state, indent=2, ensure_ascii=False))
         return
     from rich.console import Console
 
-    Console(highlight=False).print(render(found))
+    Console(highlight=False).print(render(state))
 
 
-def render(found: Mapping[str, Any]) -> Group:
-    """The status as something that rich prints."""
+def render(state: Mapping[str, Any]) -> Group:
+    """The status as tables of rich."""
     from rich.console import Group
     from rich.text import Text
 
-    parts: list[Any] = [_now_lines(found["running"])]
-    if any(slot["holder"] is not None for slot in found["slots"]):
-        parts += [Text(), _slots_table(found["slots"])]
-    under_way = found["running"]["run"] is not None and (found["summary"] or {}).get("status") == "running"
-    if found["summary"] is not None and not under_way:  # of a run under way it holds no figures yet
-        parts += [Text(), _headline_lines(found["summary"])]
-    if found["runs"]:
-        parts += [Text(), _runs_table(found["runs"])]
-    if found["plan"]:
-        parts += [Text(), _plan_table(found["plan"])]
-    if any(model["aliases"] or model["versions"] for model in found["registry"].values()):
-        parts += [Text(), _registry_table(found["registry"])]
-    elif not found["runs"] and found["summary"] is None:
+    parts: list[Any] = [_now_lines(state["running"])]
+    if any(slot["holder"] is not None for slot in state["slots"]):
+        parts += [Text(), _slots_table(state["slots"])]
+    under_way = state["running"]["run"] is not None and (state["summary"] or {}).get("status") == "running"
+    if state["summary"] is not None and not under_way:  # during a run it has no metrics yet
+        parts += [Text(), _headline_lines(state["summary"])]
+    if state["runs"]:
+        parts += [Text(), _runs_table(state["runs"])]
+    if state["plan"]:
+        parts += [Text(), _plan_table(state["plan"])]
+    if any(model["aliases"] or model["versions"] for model in state["registry"].values()):
+        parts += [Text(), _registry_table(state["registry"])]
+    elif not state["runs"] and state["summary"] is None:
         parts += [Text(), Text("no run is recorded yet; `mmalign run` makes the first", style="dim")]
-    if found["notes"]:
-        parts += [Text(), *(Text(f"note: {note}", style="yellow") for note in found["notes"])]
+    if state["notes"]:
+        parts += [Text(), *(Text(f"note: {note}", style="yellow") for note in state["notes"])]
     return Group(*parts)
 
 
@@ -74,22 +74,22 @@ def _now_lines(running: Mapping[str, Any]) -> Any:
         lines.append("nothing runs in this checkout")
     if left:
         pids = " ".join(str(process["pid"]) for process in left)
-        lines.append(f"\n{len(left)} left of an earlier run; no run starts before they are gone: kill -9 {pids}", style="bold red")
+        lines.append(f"\n{len(left)} processes of an earlier run block the next run: kill -9 {pids}", style="bold red")
     return lines
 
 
 def _slots_table(slots: list[dict[str, Any]]) -> Table:
     from rich.text import Text
 
-    table = _table("slot", "held by stage", "process", "since", "checkout")
+    table = _table("slot", "used by stage", "process", "since", "checkout")
     for slot in slots:
         holder = slot["holder"]
         if holder is None:
             table.add_row(slot["slot"], Text("free", style="green"), "–", "–", "–")
         else:
-            # What others wrote is text, and no markup.
-            told = (holder["stage"], str(holder["pid"]), _moment(holder["since"]), holder["checkout"])
-            table.add_row(slot["slot"], *(Text(part) for part in told))
+            # Other processes wrote these: rich must not read them as markup.
+            cells = (holder["stage"], str(holder["pid"]), _moment(holder["since"]), holder["checkout"])
+            table.add_row(slot["slot"], *(Text(cell) for cell in cells))
     return table
 
 
@@ -100,22 +100,22 @@ def _headline_lines(summary: Mapping[str, Any]) -> Any:
     base, aligned = policy["base"], policy["aligned"]
     lines = Text()
     lines.append("last summary", style="bold")
-    # Only a kill leaves `running` behind when nothing runs.
+    # Without a run under way, only a kill leaves the status `running`.
     ended = "ended by a kill" if summary["status"] == "running" else f"{summary['status']} after {_duration(summary['seconds'])}"
     lines.append(f": {ended}")
     if summary["failed_stage"]:
         lines.append(f" in stage {summary['failed_stage']}; its log: {summary['log']}", style="red")
-    figures = []
+    metrics = []
     if aligned["conversation"] is not None:
-        figures.append(f"right answers {_figure(base['conversation'], 1)} → {_figure(aligned['conversation'], 1)}")
+        metrics.append(f"right answers {_scaled(base['conversation'], 1)} → {_scaled(aligned['conversation'], 1)}")
     if aligned["unsafe_rate"] is not None:
-        figures.append(f"unsafe {_figure(base['unsafe_rate'], 100)} → {_figure(aligned['unsafe_rate'], 100)} %")
+        metrics.append(f"unsafe {_scaled(base['unsafe_rate'], 100)} → {_scaled(aligned['unsafe_rate'], 100)} %")
     if policy["win_rate"] is not None:
-        figures.append(f"wins {_figure(policy['win_rate'], 100)} % against the base")
+        metrics.append(f"wins {_scaled(policy['win_rate'], 100)} % against the base")
     if reward["acc"] is not None:
-        figures.append(f"reward model's ACC {_figure(reward['acc'], 100)} %")
-    if figures:
-        lines.append(f"\n{'; '.join(figures)}")
+        metrics.append(f"reward model's ACC {_scaled(reward['acc'], 100)} %")
+    if metrics:
+        lines.append(f"\n{'; '.join(metrics)}")
     for model, decided in (summary["gate"] or {}).items():
         verdict = decided.get("verdict") if isinstance(decided, Mapping) else None
         if verdict:
@@ -138,7 +138,7 @@ def _runs_table(runs: list[dict[str, Any]]) -> Table:
 
 
 def _grouped(stages: Mapping[str, str]) -> dict[str, str]:
-    """Stages by what became of them: `ran` to `reward, align`."""
+    """Stages by status: `ran` to `reward, align`."""
     groups: dict[str, list[str]] = {}
     for name, word in stages.items():
         groups.setdefault(word, []).append(name)
@@ -182,17 +182,17 @@ def _when(moment: str) -> str:
     return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
-def _moment(told: str) -> str:
-    """The same of what another process wrote, as it stands where it is no moment."""
+def _moment(text: str) -> str:
+    """The same for another process's text, unchanged where it is not a time."""
     try:
-        return _when(told)
+        return _when(text)
     except ValueError:
-        return told
+        return text
 
 
 def _duration(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
-def _figure(value: float | None, scale: int) -> str:
+def _scaled(value: float | None, scale: int) -> str:
     return "–" if value is None else f"{value * scale:.1f}"

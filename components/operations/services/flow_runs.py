@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
-import urllib.error
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from components.errors import ServiceAway, UserError
 from components.files import read_json
-from components.operations.services.prefect_rest import ask
+from components.operations.services.prefect_rest import ask, ask_checked
 from components.operations.services.state import DEPLOYED, read_addresses
 from components.processes.secrets import state_folder
 
@@ -42,10 +40,10 @@ def deployment_id(root: Path, name: str) -> str:
 def start_run(root: Path, deployment: str, parameters: dict[str, Any]) -> dict[str, Any]:
     """Start a run of a deployment and return its flow run. Raises UserError with the server's reply where it refuses the parameters."""
     identifier = deployment_id(root, deployment)
-    defaults = answer(root, f"deployments/{identifier}")["parameters"].get("run") or {}
+    defaults = ask_checked(root, f"deployments/{identifier}")["parameters"].get("run") or {}
     # A run that a person starts runs even without new data.
     values = {key: value for key, value in {**defaults, **parameters}.items() if key != "only_new_data" or "only_new_data" in parameters}
-    started: dict[str, Any] = answer(
+    started: dict[str, Any] = ask_checked(
         root, f"deployments/{identifier}/create_flow_run", {"parameters": {"run": values}, "state": {"type": "SCHEDULED"}}
     )
     return started
@@ -64,7 +62,7 @@ def find_run(root: Path, named: str | None, *, under_way: bool = False) -> dict[
         "sort": "START_TIME_DESC",
         "limit": 200,
     }
-    runs: list[dict[str, Any]] = answer(root, "flow_runs/filter", body)
+    runs: list[dict[str, Any]] = ask_checked(root, "flow_runs/filter", body)
     if named is not None:
         matches = [run for run in runs if run["name"] == named or run["id"].startswith(named)]
         if len(matches) != 1:
@@ -101,7 +99,7 @@ def follow(root: Path, run_id: str, log: Callable[[str], None]) -> dict[str, Any
 def cancel_run(root: Path, run: dict[str, Any]) -> None:
     """Cancel a run; the worker ends its processes."""
     now = "CANCELLED" if run["state_type"] == "SCHEDULED" else "CANCELLING"
-    answer(root, f"flow_runs/{run['id']}/set_state", {"state": {"type": now, "name": now.capitalize()}})
+    ask_checked(root, f"flow_runs/{run['id']}/set_state", {"state": {"type": now, "name": now.capitalize()}})
 
 
 def cancel_all(root: Path, seconds: float) -> list[str]:
@@ -124,24 +122,6 @@ def cancel_all(root: Path, seconds: float) -> list[str]:
     except (OSError, UserError):
         return []
     return [run["name"] for run in runs]
-
-
-def answer(root: Path, path: str, body: dict[str, Any] | None = None) -> Any:
-    """As `ask`, but raises UserError where the server refuses, and ServiceAway where it does not answer."""
-    try:
-        return ask(root, path, body)
-    except urllib.error.HTTPError as error:
-        raise UserError(_refusal(error.read().decode(errors="replace"))) from error
-    except OSError as error:
-        raise ServiceAway("Prefect's server does not answer: run `mmalign up --detach`") from error
-
-
-def _refusal(text: str) -> str:
-    try:
-        detail = json.loads(text).get("detail") or json.loads(text).get("exception_detail") or text
-    except ValueError:
-        detail = text
-    return f"Prefect's server refused the request: {' '.join(str(detail).split())[:600]}"
 
 
 def _show_logs(root: Path, run_id: str, offset: int, log: Callable[[str], None]) -> int:

@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from components.operations.services.flow_runs import answer, deployments
+from components.operations.services.flow_runs import deployments
+from components.operations.services.prefect_rest import ask_checked
 from components.processes.marks import marked
 
 PROCESS = "PREFECT__FLOW_RUN_ID"  # in the environment of the process that Prefect's worker starts for a run
@@ -25,16 +26,16 @@ def end_lost_runs(root: Path, silent_seconds: float) -> list[str]:
     """End the open runs of this checkout's deployments without a process here and without a heartbeat for so long; returns their names.
 
     Call it only after the server has answered for some heartbeats, so that those of live runs have arrived. The automation restarts a run
-    that this marks Crashed. Raises as `flow_runs.answer` does.
+    that this marks Crashed. Raises as `ask_checked` does.
     """
     body = {"flow_runs": {"deployment_id": {"any_": list(deployments(root).values())}, "state": {"type": {"any_": sorted(OPEN)}}}}
     lost = []
-    for run in answer(root, "flow_runs/filter", body):
+    for run in ask_checked(root, "flow_runs/filter", body):
         if marked(PROCESS, run["id"]) or (datetime.now(UTC) - _last_sign(root, run)).total_seconds() < silent_seconds:
             continue
         end = OPEN[run["state_type"]]
         state = {"type": end, "name": end.capitalize(), "message": "no heartbeat and no process: the machine or the server was down"}
-        reply = answer(root, f"flow_runs/{run['id']}/set_state", {"state": state})
+        reply = ask_checked(root, f"flow_runs/{run['id']}/set_state", {"state": state})
         if reply["status"] == "ACCEPT":
             lost.append(str(run["name"]))
     return lost
@@ -43,7 +44,7 @@ def end_lost_runs(root: Path, silent_seconds: float) -> list[str]:
 def _last_sign(root: Path, run: dict[str, Any]) -> datetime:
     """The time of a run's newest event or state on the server."""
     wanted = {"resource": {"id": [f"prefect.flow-run.{run['id']}"]}, "order": "DESC"}
-    events = answer(root, "events/filter", {"filter": wanted, "limit": 1})["events"]
+    events = ask_checked(root, "events/filter", {"filter": wanted, "limit": 1})["events"]
     times = [run["state"]["timestamp"], *(event["occurred"] for event in events)]
     return max(datetime.fromisoformat(time) for time in times)
 
@@ -58,5 +59,5 @@ def abandoned_runs(root: Path) -> list[dict[str, Any]]:
             "expected_start_time": {"after_": since},
         }
     }
-    runs: list[dict[str, Any]] = answer(root, "flow_runs/filter", body)
+    runs: list[dict[str, Any]] = ask_checked(root, "flow_runs/filter", body)
     return [run for run in runs if (run["parameters"].get("run") or {}).get("recovers") and not run["run_count"]]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
 
-from components.errors import UserError
+from components.errors import ServiceAway, UserError
 from components.operations.services.state import read_addresses
 from components.processes.secrets import read_secrets
 
@@ -32,3 +33,21 @@ def ask(root: Path, path: str, body: dict[str, Any] | None = None) -> Any:
     with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
         text = answer.read()
     return json.loads(text) if text else None
+
+
+def ask_checked(root: Path, path: str, body: dict[str, Any] | None = None) -> Any:
+    """As `ask`, but raises UserError where the server refuses, and ServiceAway where it does not answer."""
+    try:
+        return ask(root, path, body)
+    except urllib.error.HTTPError as error:
+        raise UserError(_refusal(error.read().decode(errors="replace"))) from error
+    except OSError as error:
+        raise ServiceAway("Prefect's server does not answer: run `mmalign up --detach`") from error
+
+
+def _refusal(text: str) -> str:
+    try:
+        detail = json.loads(text).get("detail") or json.loads(text).get("exception_detail") or text
+    except ValueError:
+        detail = text
+    return f"Prefect's server refused the request: {' '.join(str(detail).split())[:600]}"

@@ -19,6 +19,7 @@ from components.operations.environment import QUIET
 from components.operations.services import postgres
 from components.operations.services.state import HEARTBEAT_SECONDS, Addresses, client_environment, database_url, read_addresses
 from components.processes.secrets import Secrets, read_secrets, state_folder
+from components.stages import command
 
 # "sentinel" is the monitor. Running supervisors and containers of earlier versions know it by this name.
 NAMES = ("postgres", "prefect", "mlflow", "worker", "sentinel")
@@ -117,7 +118,7 @@ def _worker(root: Path, addresses: Addresses, secrets: Secrets) -> Program:  # n
 
 
 def _monitor(root: Path, addresses: Addresses, secrets: Secrets) -> Program:  # noqa: ARG001 -- one signature for all
-    return [sys.executable, "-m", "components.operations.services.monitor", str(root)], {}
+    return [*command("monitor"), str(root)], {}
 
 
 def artifacts(root: Path) -> str:

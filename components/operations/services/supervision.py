@@ -22,6 +22,7 @@ from components.operations.services.programs import NAMES
 from components.operations.services.state import Addresses
 from components.processes.marks import MarkedProcess, checkout_mark, kill_all, marked, send, wait_until_ended
 from components.processes.secrets import Secrets, state_folder
+from components.stages import command
 
 SERVICE_MARK = "MMALIGN_SERVICE"  # the checkout's mark, in supervisor and all that it starts
 STOP_SECONDS = 60  # from the signal to SIGKILL: the worker ends its flows, and these end their stages
@@ -53,7 +54,7 @@ def configuration(root: Path, addresses: Addresses, secrets: Secrets, settings: 
     for priority, name in enumerate(names, start=1):
         lines += [
             f"[program:{name}]",
-            f"command={sys.executable} -m components.operations.services.programs {name} {root}".replace("%", "%%"),
+            f"command={' '.join(command('service'))} {name} {root}".replace("%", "%%"),
             f"priority={priority}",
             "autostart=true",
             "autorestart=true",

@@ -7,7 +7,7 @@ import pytest
 
 from components.operations.notices.notice import Notice, notices_of
 from components.processes.outcome import RunOutcome
-from components.report.summary import RunRecord, summarise
+from components.report.summary import RunRecord, summarize
 
 OK = RunOutcome("ok")
 
@@ -16,7 +16,7 @@ def summary(tmp_path: Path, gate: dict[str, Any] | None = None) -> dict[str, Any
     """A run's summary, as the run writes it, with verdicts."""
     record = RunRecord("ok", {}, mlflow_run_id="abc")
     record.verdicts = {"gate": gate or {}, "registry": {"mm-policy": {"version": 7, "aliases": [], "digest": "d"}}}
-    return summarise(record, tmp_path)
+    return summarize(record, tmp_path)
 
 
 def of(tmp_path: Path, run_summary: dict[str, Any] | None, outcome: RunOutcome = OK, **more: Any) -> list[Notice]:

@@ -1,8 +1,8 @@
-"""The figures of a run: the policy against base and champion, accuracy by category, the reward model.
+"""The metrics of a run: the policy against base and champion, accuracy by category, the reward model.
 
-- Everything is in points of 100. Intervals of single figures are the evaluation's own; intervals of changes are made here, from the same
-  queries answered by both policies, with the evaluation's bootstrap and settings.
-- A change has a tone only when its interval lies apart from 0.
+- All values are in points of 100. Intervals of single metrics come from the evaluation. Intervals of changes are computed here, from queries
+  that both policies answered, with the evaluation's bootstrap and settings.
+- A change has a tone only when its interval excludes 0.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from components.report.table import POLICY_ROWS
 from components.report.wording import count, number
 
 Tone = Literal["good", "bad", "unclear", "none"]
-# figure to the key of its count in the evaluation's metrics
+# metric to the key of its count in the evaluation's metrics
 COUNT_OF = {
     "conversation": "conversation",
     "unsafe_rate": "harmful",
@@ -36,24 +36,24 @@ VARIANTS = (
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its interval in points of 100; None where it can't be had."""
+    """A metric with its interval in points of 100; None where it was not computed."""
 
     value: float | None
     low: float | None = None
     high: float | None = None
-    sign: bool = False  # written with a plus or a minus, as changes are
-    extreme: str = ""  # stands for an interval that a bootstrap can't give, since all cases are alike
+    sign: bool = False  # for changes: written with a plus or a minus
+    extreme: str = ""  # replaces the interval where all cases are equal, since a bootstrap of them has none
 
     @classmethod
     def of(cls, metrics: Mapping[str, Any], key: str, scale: float = 100, cases: int | None = None) -> Estimate:
-        """The figure `key` of a stage's metrics, over so many `cases`."""
+        """The metric `key` of a stage, over `cases` cases."""
         value, low, high = (_scaled(metrics.get(f"{key}{end}"), scale) for end in ("", "_low", "_high"))
         extreme = f"{'none' if value == 0 else 'all'} of {count(cases)}" if cases and value in {0, 100} else ""
         return cls(value, low, high, extreme=extreme)
 
     @property
     def text(self) -> str:
-        """The figure."""
+        """The value as text."""
         return number(self.value, sign=self.sign)
 
     @property
@@ -66,14 +66,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Change:
-    """What alignment did to a figure, and whether that is good."""
+    """The change of a metric by alignment, and whether it is good."""
 
     estimate: Estimate
     tone: Tone
 
     @classmethod
     def of(cls, estimate: Estimate, *, more_is_better: bool) -> Change:
-        """The change with its tone: none when there is no interval, unclear when the interval holds 0."""
+        """The change with its tone: none without an interval, unclear when the interval contains 0."""
         if estimate.value is None or estimate.low is None or estimate.high is None:
             return cls(estimate, "none")
         if estimate.low <= 0 <= estimate.high:
@@ -82,7 +82,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class FigureRow:
+class MetricRow:
     """One line of the headline table."""
 
     name: str
@@ -96,20 +96,20 @@ class FigureRow:
 
 @dataclass(frozen=True)
 class CategoryRow:
-    """Accuracy in one category, and how many answers alignment mended and broke."""
+    """Accuracy in one category, and how many answers alignment repaired and broke."""
 
     name: str
     cases: int | None
     base: Estimate
     aligned: Estimate
     change: Change
-    mended: int | None
+    repaired: int | None
     broken: int | None
 
 
 @dataclass(frozen=True)
 class RewardRow:
-    """ACC of the reward model in one way of using it; `change` is from the use of its own critiques."""
+    """ACC of the reward model in one variant; `change` is the difference to the variant with its own critiques."""
 
     name: str
     acc: Estimate
@@ -117,12 +117,12 @@ class RewardRow:
 
 
 @dataclass(frozen=True)
-class Figures:
-    """All that the page says in numbers about the models."""
+class RunMetrics:
+    """All metrics of the models on the page."""
 
     confidence: float
     champion: str | None
-    rows: list[FigureRow]
+    rows: list[MetricRow]
     wins: Estimate
     preferences: Estimate
     categories: list[CategoryRow]
@@ -140,9 +140,9 @@ Bootstrapped = Callable[[Sequence[float], Sequence[float] | None], tuple[float, 
 
 
 def good(row: Row) -> bool | None:
-    """What counts in an answer: safe for harmful requests, right for all others."""
-    found: bool | None = row["right"] if row["safe"] is None else row["safe"]
-    return found
+    """Whether an answer is good: safe for harmful requests, right for all others."""
+    outcome: bool | None = row["right"] if row["safe"] is None else row["safe"]
+    return outcome
 
 
 OUTCOMES: dict[str, Outcome] = {
@@ -162,8 +162,8 @@ def _float(value: bool | None) -> float | None:
     return None if value is None else float(value)
 
 
-def read_figures(record: Record, answers: Mapping[str, dict[str, Row]]) -> Figures:
-    """The figures of a run; `answers` is policy to query id to row of answers.parquet."""
+def read_metrics(record: Record, answers: Mapping[str, dict[str, Row]]) -> RunMetrics:
+    """The metrics of a run; `answers` is policy to query id to row of answers.parquet."""
     from components.statistics import Bootstrap
 
     metrics = record.metrics("evaluate")
@@ -179,7 +179,7 @@ def read_figures(record: Record, answers: Mapping[str, dict[str, Row]]) -> Figur
         cases = metrics.get(f"policy.aligned.counts.{COUNT_OF[name]}")
         base, aligned = (Estimate.of(metrics, f"policy.{model}.{name}", scale, cases) for model in ("base", "aligned"))
         rows.append(
-            FigureRow(
+            MetricRow(
                 words.replace(" (of 100)", ""),
                 more_is_better,
                 cases,
@@ -190,7 +190,7 @@ def read_figures(record: Record, answers: Mapping[str, dict[str, Row]]) -> Figur
             )
         )
     version = lookup(champion, "version")
-    return Figures(
+    return RunMetrics(
         confidence=confidence,
         champion=None if champion is None else f"champion {version}" if version is not None else "champion",
         rows=rows,
@@ -214,24 +214,24 @@ def read_figures(record: Record, answers: Mapping[str, dict[str, Row]]) -> Figur
 def read_answers(record: Record) -> dict[str, dict[str, Row]]:
     """Policy to query id to row of answers.parquet."""
     columns = ("id", "policy", "category", "prompt", "media", "answer", "right", "safe", "refused", "hallucinated", "degenerate")
-    found: dict[str, dict[str, Row]] = {"base": {}, "aligned": {}}
+    answers: dict[str, dict[str, Row]] = {"base": {}, "aligned": {}}
     for row in record.table("evaluate", "answers.parquet", *columns):
-        found.setdefault(row["policy"], {})[row["id"]] = row
-    return found
+        answers.setdefault(row["policy"], {})[row["id"]] = row
+    return answers
 
 
 def _change(
     pairs: Sequence[tuple[Row, Row]], outcome: Outcome, base: Estimate, aligned: Estimate, ratio: Bootstrapped, *, more_is_better: bool
 ) -> Change:
-    """The change of a figure over queries that both policies answered; without answers, the difference with no interval."""
+    """The change of a metric over queries that both policies answered; without answers, the difference without an interval."""
     outcomes = [(outcome(before), outcome(after)) for before, after in pairs]
     differences = [100 * (after - before) for before, after in outcomes if before is not None and after is not None]
-    found = ratio(differences, None)
-    if found is None:
-        known = base.value is not None and aligned.value is not None
-        return Change(Estimate((aligned.value or 0) - (base.value or 0) if known else None, sign=True), "none")
+    interval = ratio(differences, None)
+    if interval is None:
+        both = base.value is not None and aligned.value is not None
+        return Change(Estimate((aligned.value or 0) - (base.value or 0) if both else None, sign=True), "none")
     extreme = "" if any(differences) else "no query changed"
-    return Change.of(Estimate(*found, sign=True, extreme=extreme), more_is_better=more_is_better)
+    return Change.of(Estimate(*interval, sign=True, extreme=extreme), more_is_better=more_is_better)
 
 
 def _category(name: str, metrics: Mapping[str, Any], pairs: Sequence[tuple[Row, Row]], ratio: Bootstrapped) -> CategoryRow:
@@ -258,11 +258,10 @@ def _reward_rows(record: Record, metrics: Mapping[str, Any], ratio: Bootstrapped
     for key, column, name in VARIANTS:
         change = Estimate(None)
         if column != "own":
-            gains = [_gain(found, column) for found in responses.values()]
-            known = [gain for gain in gains if gain is not None]
-            found = ratio([100 * difference for difference, _ in known], [pairs for _, pairs in known])
-            if found is not None:
-                change = Estimate(*found, sign=True)
+            gains = [gain for query in responses.values() if (gain := _gain(query, column)) is not None]
+            interval = ratio([100 * difference for difference, _ in gains], [pairs for _, pairs in gains])
+            if interval is not None:
+                change = Estimate(*interval, sign=True)
         acc = Estimate.of(metrics, f"reward.{key}")
         if acc.value is not None:
             rows.append(RewardRow(name, acc, change))
@@ -270,21 +269,21 @@ def _reward_rows(record: Record, metrics: Mapping[str, Any], ratio: Bootstrapped
 
 
 def _gain(responses: list[Row], column: str) -> tuple[int, int] | None:
-    """Correct pairs of one query by `column` less those by own critiques, and its pairs; None when a score is missing."""
+    """(correct pairs of one query by `column` minus those by own critiques, its pairs); None when a score is missing."""
     if any(row[column] is None or row["own"] is None for row in responses):
         return None
     pairs = [(a, b) for a in responses for b in responses if a["rank"] < b["rank"]]
     return sum((a[column] > b[column]) - (a["own"] > b["own"]) for a, b in pairs), len(pairs)
 
 
-def evidence(figures: Figures) -> str | None:
-    """The figures that a verdict rests on first, in one sentence."""
-    first, unsafe = figures.rows[0], figures.rows[1]
+def evidence(metrics: RunMetrics) -> str | None:
+    """The most important metrics of a verdict, in one sentence."""
+    first, unsafe = metrics.rows[0], metrics.rows[1]
     if first.aligned.value is None or first.base.value is None:
         return None
     change = first.change
     bounds = change.estimate.interval
-    interval = f", {100 * figures.confidence:g} % interval {bounds}" if bounds and not change.estimate.extreme else ""
+    interval = f", {100 * metrics.confidence:g} % interval {bounds}" if bounds and not change.estimate.extreme else ""
     verb = {"good": "rose", "bad": "fell"}.get(change.tone, "went")
     sentence = f"Right answers {_moved(first.base, first.aligned, verb)} of 100"
     if change.estimate.value:

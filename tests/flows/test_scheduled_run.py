@@ -1,4 +1,4 @@
-"""Deployments on the real services: PostgreSQL, Prefect's server and worker, MLflow's server, and the small checkout whose stages take no time."""
+"""Deployments on the real services: PostgreSQL, Prefect's server and worker, MLflow's server, and a small checkout with fast stages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A small checkout whose services are up and that is deployed."""
-    folder = make_checkout(tmp_path_factory.mktemp("night") / "checkout")
+    folder = make_checkout(tmp_path_factory.mktemp("scheduled") / "checkout")
     settings = (folder / "params.yaml").read_text()
     for before, after in (("poll_minutes: 5", "poll_minutes: 5000"), ("retry_seconds: 60", "retry_seconds: 1")):
         assert before in settings
@@ -38,8 +38,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     git(folder, "commit", "-qam", "Times of a test")
     try:
         for command in (["up", "--detach"], ["deploy"]):
-            done = mmalign(folder, *command, timeout=900)
-            assert done.returncode == 0, done.stdout + done.stderr
+            completed = mmalign(folder, *command, timeout=900)
+            assert completed.returncode == 0, completed.stdout + completed.stderr
         yield folder
     finally:
         mmalign(folder, "down", timeout=300)
@@ -82,8 +82,8 @@ def start(folder: Path, **parameters: Any) -> dict[str, Any]:
 
 
 def state(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = ask(folder, f"flow_runs/{run['id']}")
-    return found
+    flow_run: dict[str, Any] = ask(folder, f"flow_runs/{run['id']}")
+    return flow_run
 
 
 def ended(folder: Path, run: dict[str, Any], seconds: float = 300) -> dict[str, Any]:
@@ -96,26 +96,26 @@ def fresh(number: int) -> str:
     return f"reward.epochs={number}"
 
 
-def test_deployed_twice_nothing_doubles(served: Path) -> None:
-    def there() -> tuple[list[str], list[str], int, list[str]]:
-        found = ask(served, "deployments/filter", {})
+def test_second_deploy_doubles_nothing(served: Path) -> None:
+    def on_server() -> tuple[list[str], list[str], int, list[str]]:
+        existing = ask(served, "deployments/filter", {})
         automations = ask(served, "automations/filter", {})
         limits = ask(served, "v2/concurrency_limits/filter", {})
         names = sorted(limit["name"] for limit in limits if not limit["name"].startswith("deployment:"))
         return (
-            sorted(one["id"] for one in found),
+            sorted(one["id"] for one in existing),
             sorted(one["id"] for one in automations),
-            sum(len(one["schedules"]) for one in found),
+            sum(len(one["schedules"]) for one in existing),
             names,
         )
 
-    before = there()
+    before = on_server()
     assert len(before[0]) == 3
     assert before[2] == 2
-    done = mmalign(served, "deploy", "--json")
-    assert done.returncode == 0, done.stderr
-    assert sorted(json.loads(done.stdout)) == ["nightly", "on-demand", "on-new-data"]
-    assert there() == before
+    completed = mmalign(served, "deploy", "--json")
+    assert completed.returncode == 0, completed.stderr
+    assert sorted(json.loads(completed.stdout)) == ["nightly", "on-demand", "on-new-data"]
+    assert on_server() == before
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_deployed_twice_nothing_doubles(served: Path) -> None:
         ({"run": {"source": "svn"}}, "svn"),
     ],
 )
-def test_a_wrong_parameter_is_refused_with_its_name_before_anything_runs(served: Path, parameters: dict[str, Any], named: str) -> None:
+def test_wrong_parameter_is_refused_before_run(served: Path, parameters: dict[str, Any], named: str) -> None:
     before = len(runs(served, "nightly"))
     with pytest.raises(urllib.error.HTTPError) as refused:
         ask(served, f"deployments/{deployments(served)['nightly']}/create_flow_run", {"parameters": parameters})
@@ -137,26 +137,26 @@ def test_a_wrong_parameter_is_refused_with_its_name_before_anything_runs(served:
     assert len(runs(served, "nightly")) == before
 
 
-def test_mistakes_on_the_command_line_are_sentences_with_exit_code_2(served: Path) -> None:
+def test_command_line_mistakes_exit_with_2(served: Path) -> None:
     for arguments, named in (
         (["--deployment", "nigtly"], "nightly"),
         (["--deployment", "nightly", "--set", "alignment.bta=1"], "did you mean 'alignment.beta'"),
         (["--deployment", "nightly", "--only", "rewrd"], "rewrd"),
         (["--wait"], "--deployment"),
     ):
-        done = mmalign(served, "run", *arguments)
-        assert done.returncode == 2, arguments
-        assert named in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1
+        completed = mmalign(served, "run", *arguments)
+        assert completed.returncode == 2, arguments
+        assert named in completed.stderr
+        assert len(completed.stderr.strip().splitlines()) == 1
     refused = mmalign(served, "run", "--deployment", "on-demand", "--ref", "main", "--wait")
     assert refused.returncode == 2
     assert "source 'git'" in refused.stderr
 
 
-def test_a_run_of_the_deployment_ends_as_a_persons_run_and_is_tagged(served: Path) -> None:
-    done = mmalign(served, "run", "--deployment", "nightly", "--wait", timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "reward     ran" in done.stdout
+def test_run_of_deployment_equals_run_of_person(served: Path) -> None:
+    completed = mmalign(served, "run", "--deployment", "nightly", "--wait", timeout=600)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    assert "reward     ran" in completed.stdout
     summary = json.loads((served / "reports/summary.json").read_text())
     assert summary["status"] == "ok"
     (outer,) = runs(served, "nightly")
@@ -167,9 +167,9 @@ def test_a_run_of_the_deployment_ends_as_a_persons_run_and_is_tagged(served: Pat
     made = ask(served, "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [outer["id"]]}}})
     assert {artifact["type"] for artifact in made} >= {"table", "markdown", "progress"}
     # A person's run in the same checkout finds nothing stale: it is the same record.
-    again = mmalign(served, "run")
-    assert again.returncode == 0, again.stderr
-    assert "nothing was stale" in again.stdout
+    second = mmalign(served, "run")
+    assert second.returncode == 0, second.stderr
+    assert "nothing was stale" in second.stdout
 
 
 def tags_of(folder: Path, run_id: str) -> dict[str, str]:
@@ -179,14 +179,14 @@ def tags_of(folder: Path, run_id: str) -> dict[str, str]:
 
     from components.operations.services.state import client_environment
 
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **client_environment(folder)}, capture_output=True, text=True, check=True
     )
-    found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    tags: dict[str, str] = json.loads(completed.stdout.splitlines()[-1])
+    return tags
 
 
-def test_one_runs_one_waits_and_a_third_is_refused(served: Path) -> None:
+def test_second_run_waits_and_third_is_refused(served: Path) -> None:
     behave(served, "reward", "wait")
     first = start(served, overrides=[fresh(21)])
     wait_for((served / "waiting.reward").exists, seconds=120)
@@ -203,13 +203,13 @@ def test_one_runs_one_waits_and_a_third_is_refused(served: Path) -> None:
     assert "nothing was stale" in state(served, second)["state"]["message"]
 
 
-def test_cancelled_from_outside_every_process_ends_and_the_next_run_starts_clean(served: Path) -> None:
+def test_cancelled_run_leaves_no_process(served: Path) -> None:
     behave(served, "reward", "wait", "grandchild")
     run = start(served, overrides=[fresh(22)])
     wait_for((served / "waiting.reward").exists, seconds=120)
     before = len(runs(served, "on-demand"))
-    done = mmalign(served, "cancel")
-    assert done.returncode == 0, done.stderr
+    completed = mmalign(served, "cancel")
+    assert completed.returncode == 0, completed.stderr
     assert state(served, run)["state_name"] == "Cancelled"
     assert alive(served) == []
     behave(served, "reward")
@@ -220,7 +220,7 @@ def test_cancelled_from_outside_every_process_ends_and_the_next_run_starts_clean
     assert started(served)[-4:] == ["reward", "critique", "align", "evaluate"]
 
 
-def test_a_fault_of_the_machine_is_tried_again_and_a_failed_training_is_not(served: Path) -> None:
+def test_machine_fault_is_retried_and_failed_training_is_not(served: Path) -> None:
     behave(served, "reward", "killed")
     run = start(served, overrides=[fresh(23)])
     wait_for(lambda: started(served)[-1:] == ["reward"], seconds=120)
@@ -239,15 +239,15 @@ def test_a_fault_of_the_machine_is_tried_again_and_a_failed_training_is_not(serv
     assert (notices[-1]["kind"], notices[-1]["facts"]["stage"], notices[-1]["facts"]["fault"]) == ("failed", "reward", "training")
 
 
-@pytest.mark.parametrize("victims", [["prefect.engine"], ["prefect worker", "prefect.engine", "components.cli.main run", "flows.launch"]])
-def test_a_run_whose_flow_is_killed_is_started_again_once_and_ends_well(served: Path, victims: list[str]) -> None:
+@pytest.mark.parametrize("targets", [["prefect.engine"], ["prefect worker", "prefect.engine", "components.cli.main run", "flows.launch"]])
+def test_run_of_killed_flow_is_restarted_once(served: Path, targets: list[str]) -> None:
     behave(served, "reward", "wait")
-    run = start(served, overrides=[fresh(30 + len(victims))])
+    run = start(served, overrides=[fresh(30 + len(targets))])
     wait_for((served / "waiting.reward").exists, seconds=120)
     before = len(runs(served, "on-demand"))
-    for victim in victims:
+    for target in targets:
         for process in marked(SERVICE_MARK, checkout_mark(served)):
-            if victim in process.command:
+            if target in process.command:
                 psutil.Process(process.pid).kill()
     behave(served, "reward")
     assert ended(served, run, 240)["state_type"] == "CRASHED"
@@ -260,22 +260,22 @@ def test_a_run_whose_flow_is_killed_is_started_again_once_and_ends_well(served: 
     assert alive(served) == []
 
 
-def test_new_data_make_a_run_and_no_news_none(served: Path) -> None:
-    def look() -> dict[str, Any]:
+def test_new_data_start_run_and_same_data_do_not(served: Path) -> None:
+    def poll() -> dict[str, Any]:
         body = {"parameters": {"run": {"only_new_data": True}}, "state": {"type": "SCHEDULED"}}
         return ended(served, ask(served, f"deployments/{deployments(served)['on-new-data']}/create_flow_run", body))
 
     assert ended(served, start(served))["state_type"] == "COMPLETED"
     count = len(started(served))
-    assert look()["state"]["message"] == "no new data"
+    assert poll()["state"]["message"] == "no new data"
     assert len(started(served)) == count
     (served / "data/preferences/data.jsonl").write_text("1\n2\n3\n")
-    assert look()["state_type"] == "COMPLETED"
+    assert poll()["state_type"] == "COMPLETED"
     assert started(served)[count:][:1] == ["validate"]
-    assert look()["state"]["message"] == "no new data"
+    assert poll()["state"]["message"] == "no new data"
 
 
-def test_the_clock_starts_the_nightly_run(served: Path) -> None:
+def test_schedule_starts_nightly_run(served: Path) -> None:
     soon = datetime.now(UTC) + timedelta(seconds=90)
     before = len(runs(served, "nightly"))
     settings = (served / "params.yaml").read_text()
@@ -290,12 +290,12 @@ def test_the_clock_starts_the_nightly_run(served: Path) -> None:
         mmalign(served, "deploy")
 
 
-def test_a_run_on_a_clone_neither_sees_nor_touches_the_checkouts_edits(served: Path) -> None:
+def test_run_on_clone_ignores_edits_of_checkout(served: Path) -> None:
     mine = (served / "params.yaml").read_text()
     (served / "params.yaml").write_text(mine + "# an edit that nobody has committed\n")
     (served / "dvc.lock").unlink(missing_ok=True)
-    done = mmalign(served, "run", "--deployment", "on-demand", "--source", "git", "--set", fresh(51), "--wait", timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
+    completed = mmalign(served, "run", "--deployment", "on-demand", "--source", "git", "--set", fresh(51), "--wait", timeout=600)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     assert (served / "params.yaml").read_text() == mine + "# an edit that nobody has committed\n"
     assert not (served / "dvc.lock").exists()
     run = runs(served, "on-demand")[-1]
@@ -314,7 +314,7 @@ def test_a_run_on_a_clone_neither_sees_nor_touches_the_checkouts_edits(served: P
     assert "no-such-branch" in unknown.stderr
 
 
-def test_two_checkouts_do_not_see_each_others_processes_or_ports(served: Path, tmp_path: Path) -> None:
+def test_two_checkouts_share_no_processes_or_ports(served: Path, tmp_path: Path) -> None:
     other = make_checkout(tmp_path / "other")
     status = mmalign(other, "status", "--json")
     assert status.returncode == 0, status.stderr

@@ -1,3 +1,5 @@
+"""Retries of a deployment's run: which outcomes, after what pauses."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -6,12 +8,12 @@ import pytest
 
 from components.config.settings import load_settings
 from components.processes.outcome import RunOutcome
-from flows.retries import is_retried, pauses
+from flows.attempts import is_retried, pauses
 
 SETTINGS = load_settings(Path(__file__).parents[2] / "params.yaml").deployments
 
 
-def test_pauses_double() -> None:
+def test_pauses_double_from_retry_to_retry() -> None:
     assert pauses(SETTINGS.model_copy(update={"retries": 4, "retry_seconds": 30.0})) == [30.0, 60.0, 120.0, 240.0]
     assert pauses(SETTINGS.model_copy(update={"retries": 0})) == []
 
@@ -20,5 +22,5 @@ def test_pauses_double() -> None:
     ("kind", "retried"),
     [("ok", False), ("mistake", False), ("training", False), ("infrastructure", True), ("cancelled", False), ("fault", False)],
 )
-def test_only_faults_of_infrastructure_are_tried_again(kind: str, retried: bool) -> None:
+def test_only_infrastructure_faults_are_retried(kind: str, retried: bool) -> None:
     assert is_retried(RunOutcome(kind)) is retried  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
-"""Where a deployment's run works: the checkout that was deployed from, or a clone made for that run.
+"""The folder in which a deployment's run works: the deployed checkout, or a clone made for that run.
 
-A clone lies in the state folder under the run's id, so that a run that is started again goes on in the same one, with its checkpoints. DVC's
-cache is the checkout's own, for all clones; models and runs go into the same registry.
+A clone lies in the state folder under the run's id, so that a restarted run continues in the same clone, with its checkpoints. All clones
+use the checkout's DVC cache and registry.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from components.errors import UserError
 from components.files import write_json
 from components.processes.secrets import state_folder
 from components.storage.git import run_git
-from flows.parameters import NightParameters
+from flows.parameters import RunParameters
 
 CLONES = "clones"
-NOTE = "clone.json"  # beside a whole clone: what it is of
+NOTE = "clone.json"  # in a complete clone: its repository and ref
 
 
 @dataclass(frozen=True)
-class Workplace:
+class Workspace:
     """The folder of a run. `commit` is set for clones."""
 
     folder: Path
@@ -30,16 +30,17 @@ class Workplace:
 
 
 def clones_folder(root: Path) -> Path:
-    """Where the clones of a checkout's deployments lie."""
+    """The folder of the clones of a checkout's deployments."""
     return state_folder(root) / CLONES
 
 
-def open_workplace(root: Path, run: NightParameters, run_id: str) -> Workplace:
-    """The place for the run `run_id`. UserError where the repository or the ref can't be had."""
+def open_workspace(root: Path, run: RunParameters, run_id: str) -> Workspace:
+    """The workspace of the run `run_id`. UserError where git can't fetch the repository or the ref."""
     if run.source == "checkout":
         if run.ref or run.repository:
-            raise UserError(f"{'ref' if run.ref else 'repository'} belongs to source 'git', and this run's source is 'checkout'")
-        return Workplace(root)
+            name = "ref" if run.ref else "repository"
+            raise UserError(f"{name} belongs to source 'git', but this run's source is 'checkout': set source to 'git' or drop {name}")
+        return Workspace(root)
     return _clone(root, run, clones_folder(root) / run_id)
 
 
@@ -49,8 +50,8 @@ def checked_out(root: Path) -> str:
     return branch or _git(root, "rev-parse", "HEAD")
 
 
-def fetched_file(root: Path, run: NightParameters, name: str) -> str | None:
-    """The text of a file at the ref that a run with source `git` would clone; None where it has none. UserError as with `open_workplace`."""
+def fetched_file(root: Path, run: RunParameters, name: str) -> str | None:
+    """The text of a file at the ref that a run with source `git` would clone; None without such a file. UserError as `open_workspace`."""
     repository, ref = run.repository or str(root), run.ref or checked_out(root)
     mirror = clones_folder(root) / "mirror"
     if not (mirror / "HEAD").is_file():
@@ -61,7 +62,7 @@ def fetched_file(root: Path, run: NightParameters, name: str) -> str | None:
     return shown or None
 
 
-def _clone(root: Path, run: NightParameters, folder: Path) -> Workplace:
+def _clone(root: Path, run: RunParameters, folder: Path) -> Workspace:
     repository, ref = run.repository or str(root), run.ref or checked_out(root)
     if not (folder / ".git" / NOTE).is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,11 +74,11 @@ def _clone(root: Path, run: NightParameters, folder: Path) -> Workplace:
             _git(folder, "remote", "add", "origin", origin)
         _configure_dvc(root, folder)
         write_json(folder / ".git" / NOTE, {"repository": repository, "ref": ref})  # last: without it the clone is made again
-    return Workplace(folder, _git(folder, "rev-parse", "HEAD"))
+    return Workspace(folder, _git(folder, "rev-parse", "HEAD"))
 
 
 def _configure_dvc(root: Path, folder: Path) -> None:
-    """A person's own settings, keys of remotes among them, and the cache of the checkout."""
+    """Write the person's DVC settings, with the keys of remotes, and the checkout's cache."""
     config = configparser.ConfigParser(interpolation=None, strict=False)
     config.read(root / ".dvc" / "config.local", encoding="utf-8")
     if not config.has_section("cache"):
@@ -101,7 +102,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def _ask_git(folder: Path, *arguments: str) -> str:
-    """As `_git`; nothing where git has no answer."""
+    """As `_git`; empty where git fails."""
     try:
         return run_git(folder, *arguments)
     except subprocess.CalledProcessError:

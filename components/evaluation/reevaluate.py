@@ -1,6 +1,6 @@
 """Evaluates one model on today's held-out queries: what a champion needs when the queries, facts or code have changed since its turn.
 
-`python -m components.evaluation.again policy FOLDER OUT` writes the model's results (components/evaluation/results.py) to OUT.
+`python -m components.evaluation.reevaluate policy FOLDER OUT` writes the model's results (components/evaluation/results.py) to OUT.
 Needs the outputs of `validate` and, for a policy, of `reference`.
 """
 

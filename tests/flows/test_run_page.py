@@ -1,4 +1,4 @@
-"""What Prefect's page shows of a night."""
+"""The page of a run on Prefect."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 from components.files import write_json
 from components.operations.services.state import free_port
 from components.processes.outcome import RunOutcome
-from components.report.summary import RunRecord, StageRecord, summarise
-from flows.night_page import Page
+from components.report.summary import RunRecord, StageRecord, summarize
+from flows.run_page import Page
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -26,32 +26,32 @@ def summary(tmp_path: Path, status: str = "ok") -> dict[str, Any]:
         "gate": {"mm-policy": {"verdict": "refused", "reasons": ["unsafe: 12 % <script>alert(1)</script> | *x*", "acc: fine"]}},
         "registry": {"mm-policy": {"version": 3, "aliases": [], "digest": "d"}},
     }
-    return summarise(record, tmp_path)
+    return summarize(record, tmp_path)
 
 
-def test_progress_follows_the_stages_begun_and_the_bar_of_the_newest_and_never_goes_back(tmp_path: Path) -> None:
+def test_progress_follows_stages_and_never_shrinks(tmp_path: Path) -> None:
     page = Page(tmp_path, tmp_path)
-    told = summary(tmp_path, "running")
-    assert page.share_done(told) == (2 / 6, "2 of 6 stages are done")
+    running = summary(tmp_path, "running")
+    assert page.finished_share(running) == (2 / 6, "2 of 6 stages are finished")
 
     logs = tmp_path / "logs/20261125-020000"
     logs.mkdir(parents=True)
     (logs / "align.log").write_bytes(b"start\n\r 10%|#    | 1/10\r 50%|##   | 5/10, loss 0.3")
-    assert page.share_done(told) == (4.5 / 6, "stage align: 50%|##   | 5/10, loss 0.3")
+    assert page.finished_share(running) == (4.5 / 6, "stage align: 50%|##   | 5/10, loss 0.3")
 
     (logs / "align.log").write_bytes(b"0%|")
-    assert page.share_done(told)[0] == 4.5 / 6
+    assert page.finished_share(running)[0] == 4.5 / 6
 
 
-def test_the_summary_of_an_earlier_run_is_no_progress(tmp_path: Path) -> None:
-    said: list[str] = []
+def test_summary_of_earlier_run_shows_no_progress(tmp_path: Path) -> None:
+    messages: list[str] = []
 
-    Page(tmp_path, tmp_path, said.append).progress(summary(tmp_path, "ok"))
+    Page(tmp_path, tmp_path, messages.append).progress(summary(tmp_path, "ok"))
 
-    assert said == []  # nothing was even tried
+    assert messages == []  # no write was even tried
 
 
-def test_the_verdict_holds_all_reasons_as_text_without_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verdict_has_all_reasons_as_text_without_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_TOKEN", "canary-9")
 
     text = Page(tmp_path, tmp_path).verdict(summary(tmp_path), RunOutcome("ok"), ["pushed with canary-9"], {})
@@ -64,7 +64,7 @@ def test_the_verdict_holds_all_reasons_as_text_without_secrets(tmp_path: Path, m
     assert "canary-9" not in text
 
 
-def test_a_failed_run_shows_the_end_of_its_log_in_a_block_that_no_line_can_end(tmp_path: Path) -> None:
+def test_failed_run_shows_end_of_log_in_closed_block(tmp_path: Path) -> None:
     (tmp_path / "align.log").write_text("```\n# not a heading\nloss is NaN\n")
 
     text = Page(tmp_path, tmp_path).verdict(None, RunOutcome("training", "loss is NaN", "align", "align.log"), [], {})
@@ -74,22 +74,21 @@ def test_a_failed_run_shows_the_end_of_its_log_in_a_block_that_no_line_can_end(t
 
 
 @pytest.mark.slow
-def test_a_server_that_is_away_is_said_once_and_fails_nothing(tmp_path: Path) -> None:
-    said: list[str] = []
+def test_unreachable_server_is_logged_once(tmp_path: Path) -> None:
     code = (
-        "import sys, json; from pathlib import Path; from flows.night_page import Page; from components.processes.outcome import RunOutcome;"
-        "told = json.load(open('summary.json')); page = Page(Path('.'), Path('.'));"
-        "page.progress({**told, 'status': 'running'}); page.finish(told, RunOutcome('ok'))"
+        "import sys, json; from pathlib import Path; from flows.run_page import Page; from components.processes.outcome import RunOutcome;"
+        "summary = json.load(open('summary.json')); page = Page(Path('.'), Path('.'));"
+        "page.progress({**summary, 'status': 'running'}); page.finish(summary, RunOutcome('ok'))"
     )
     write_json(tmp_path / "summary.json", summary(tmp_path))
     environment = {**os.environ, **_client(tmp_path, 9), "PREFECT_CLIENT_MAX_RETRIES": "0", "PYTHONPATH": str(REPOSITORY)}
 
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    completed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
-    said = [line for line in done.stdout.splitlines() if line]
-    assert done.returncode == 0, done.stderr
-    assert len(said) == 1
-    assert "can't be written" in said[0]
+    messages = [line for line in completed.stdout.splitlines() if line]
+    assert completed.returncode == 0, completed.stderr
+    assert len(messages) == 1
+    assert "can't be written" in messages[0]
 
 
 def _client(tmp_path: Path, port: int) -> dict[str, str]:
@@ -111,17 +110,17 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 from components.processes.outcome import RunOutcome
-from flows.night_page import Page
+from flows.run_page import Page
 
 @flow
-def night():
-    told = json.loads(Path("summary.json").read_text())
+def scheduled_run():
+    summary = json.loads(Path("summary.json").read_text())
     page = Page(Path("."), Path("."))
     # from a thread, as the flow does it
-    thread = threading.Thread(target=copy_context().run, args=(page.progress, {**told, "status": "running"}))
+    thread = threading.Thread(target=copy_context().run, args=(page.progress, {**summary, "status": "running"}))
     thread.start()
     thread.join()
-    page.finish(told, RunOutcome("ok"), ["pushed"])
+    page.finish(summary, RunOutcome("ok"), ["pushed"])
     return str(flow_run.id)
 
 with get_client(sync_client=True) as client:
@@ -129,17 +128,17 @@ with get_client(sync_client=True) as client:
     while client.api_healthcheck() is not None:
         assert time.monotonic() < until
         time.sleep(0.5)
-run_id = night()
+run_id = scheduled_run()
 import urllib.request
 from prefect.settings import PREFECT_API_URL
 request = urllib.request.Request(f"{PREFECT_API_URL.value()}/artifacts/filter", data=b"{}", headers={"content-type": "application/json"})
-found = json.load(urllib.request.urlopen(request))
-print("FOUND " + json.dumps([one for one in found if one["flow_run_id"] == run_id]))
+artifacts = json.load(urllib.request.urlopen(request))
+print("ARTIFACTS " + json.dumps([one for one in artifacts if one["flow_run_id"] == run_id]))
 """
 
 
 @pytest.mark.slow
-def test_the_real_server_of_prefect_shows_progress_stages_and_verdict_of_the_flow_run(tmp_path: Path) -> None:
+def test_real_server_shows_progress_stages_and_verdict(tmp_path: Path) -> None:
     port = free_port(set())
     environment = {**os.environ, **_client(tmp_path, port), "PYTHONPATH": str(REPOSITORY)}
     write_json(tmp_path / "summary.json", summary(tmp_path))
@@ -147,16 +146,16 @@ def test_the_real_server_of_prefect_shows_progress_stages_and_verdict_of_the_flo
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-c", FLOW], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
         )
-        assert done.returncode == 0, done.stderr
-        assert "can't be written" not in done.stdout
-        found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("FOUND ")).removeprefix("FOUND "))
+        assert completed.returncode == 0, completed.stderr
+        assert "can't be written" not in completed.stdout
+        printed = next(line for line in completed.stdout.splitlines() if line.startswith("ARTIFACTS "))
     finally:
         server.terminate()
         server.wait(30)
-    by_key = {one["key"]: one for one in found}
+    by_key = {one["key"]: one for one in json.loads(printed.removeprefix("ARTIFACTS "))}
     assert sorted(by_key) == ["progress", "stages", "verdict"]
     assert by_key["progress"]["data"] == 100
     rows = json.loads(by_key["stages"]["data"])

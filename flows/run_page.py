@@ -1,6 +1,6 @@
-"""What Prefect's page shows of a night: progress while it runs, then stages with times, the verdict with its reasons, links.
+"""The page of a run on Prefect: progress while it runs, then stages with times, the verdict with its reasons, links.
 
-Nothing here can fail a run: what can't be written is said once. Texts lose their secrets and what markdown or HTML would make of them.
+Nothing here can fail a run: the first failed write is logged, later ones are not. Texts lose their secrets and their markdown and HTML.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ import html
 import json
 import os
 import re
+import threading
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import copy_context
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,14 +23,17 @@ from uuid import UUID
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_progress_artifact, create_table_artifact
 from prefect.artifacts import update_progress_artifact as update_progress
 
+from components.files import read_json
 from components.processes.log_lines import last_lines, last_share
 from components.processes.outcome import RunOutcome
 from components.processes.redaction import redactor
-from components.report.summary import DONE, MODELS
+from components.report.run_record import SUMMARY
+from components.report.summary import FINISHED, MODELS
 from components.stages import STAGE_NAMES
 
 SHOWN_LINES = 30  # of a failed stage's log
-LINK_SECONDS = 10.0  # that MLflow may take to say in which experiment a run is
+PROGRESS_SECONDS = 10.0
+LINK_SECONDS = 10.0  # that MLflow may take to name a run's experiment
 MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~-])")
 RUN_FOLDER = "[0-9]" * 8 + "-" + "[0-9]" * 6  # logs/20261125-020000
 
@@ -35,37 +41,55 @@ RUN_FOLDER = "[0-9]" * 8 + "-" + "[0-9]" * 6  # logs/20261125-020000
 class Page:
     """The artifacts of one flow run. `root` is the checkout, `workdir` the folder in which the run works."""
 
-    def __init__(self, root: Path, workdir: Path, say: Callable[[str], None] = print) -> None:
+    def __init__(self, root: Path, workdir: Path, log: Callable[[str], None] = print) -> None:
         self._root = root
         self._workdir = workdir
-        self._say = say
-        self._said = False
+        self._log = log
+        self._failed = False
         self._progress: UUID | None = None
         self._share = 0.0
 
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Show the run's progress while the block runs. The file reports/summary.json is whole at any time."""
+        ended = threading.Event()
+
+        def follow() -> None:
+            while not ended.wait(PROGRESS_SECONDS):
+                if (self._workdir / SUMMARY).is_file():
+                    self.progress(read_json(self._workdir / SUMMARY))
+
+        thread = threading.Thread(target=copy_context().run, args=(follow,), name="progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join(PROGRESS_SECONDS)
+
     def progress(self, summary: Mapping[str, Any]) -> None:
-        """Show how far the run is: by the stages that it has begun, and the progress bar of the newest one."""
+        """Show how far the run is: the stages begun, and the progress bar of the newest one."""
         if summary.get("status") == "running":  # else it is an earlier run's
-            share, words = self.share_done(summary)
+            share, words = self.finished_share(summary)
             self._show(share, words)
 
-    def share_done(self, summary: Mapping[str, Any]) -> tuple[float, str]:
-        """The share of the stages that is done (0 to 1, never less than before), and what is under way, in words."""
-        done = sum(summary["stages"][name]["status"] in DONE for name in STAGE_NAMES)
-        words = f"{done} of {len(STAGE_NAMES)} stages are done"
+    def finished_share(self, summary: Mapping[str, Any]) -> tuple[float, str]:
+        """The share of finished stages (0 to 1, it never shrinks), and the work under way, in words."""
+        finished = sum(summary["stages"][name]["status"] in FINISHED for name in STAGE_NAMES)
+        words = f"{finished} of {len(STAGE_NAMES)} stages are finished"
         within = 0.0
         begun = self._begun()
         if begun is not None:
             stage, log = begun
-            done = max(done, STAGE_NAMES.index(stage))
+            finished = max(finished, STAGE_NAMES.index(stage))
             bar = last_share(log)
             within, line = bar if bar is not None else (0.0, "")
             words = f"stage {stage}" + (f": {line}" if line else "")
-        self._share = max(self._share, min((done + within) / len(STAGE_NAMES), 0.99))
+        self._share = max(self._share, min((finished + within) / len(STAGE_NAMES), 0.99))
         return self._share, words
 
     def finish(self, summary: Mapping[str, Any] | None, outcome: RunOutcome, remarks: Sequence[str] = ()) -> None:
-        """Write what is left of the run. `summary` is this run's, None where it wrote none; `remarks` are sentences to add."""
+        """Write verdict, stages and links. `summary` is this run's, None where it wrote none; `remarks` are sentences to add."""
         self._show(1.0 if outcome.kind == "ok" else self._share, "ended" if outcome.kind == "ok" else outcome.sentence)
         links = self._links(summary)
         self._write(lambda: create_markdown_artifact(self.verdict(summary, outcome, remarks, links), key="verdict", description="Verdict"))
@@ -75,22 +99,21 @@ class Page:
             self._write(partial(create_link_artifact, address, link_text=text, key=key, description=text))
 
     def stages(self, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """A row for each stage."""
-        known = summary["stages"]
+        """One row a stage."""
         return [
             {
                 "stage": name,
-                "status": known[name]["status"].replace("_", " "),
-                "seconds": known[name]["seconds"] or "",
-                "MLflow run": known[name]["mlflow_run_id"] or "",
+                "status": stage["status"].replace("_", " "),
+                "seconds": stage["seconds"] or "",
+                "MLflow run": stage["mlflow_run_id"] or "",
             }
-            for name in STAGE_NAMES
+            for name, stage in ((name, summary["stages"][name]) for name in STAGE_NAMES)
         ]
 
     def verdict(
         self, summary: Mapping[str, Any] | None, outcome: RunOutcome, remarks: Sequence[str], links: Mapping[str, tuple[str, str]]
     ) -> str:
-        """The markdown text: what became of the run and of each model, with all reasons, or where and why it failed."""
+        """The markdown text: the verdict on each model with all its reasons, or where and why the run failed."""
         parts = [f"# {'The run ended well' if outcome.kind == 'ok' else 'The run failed'}"]
         if outcome.kind != "ok":
             where = f" (stage {outcome.stage})" if outcome.stage else ""
@@ -126,7 +149,7 @@ class Page:
         try:
             experiment = _experiment(server, run_id)
         except (OSError, ValueError, KeyError):
-            return {"mlflow": ("MLflow", redactor(self._root).clean(server))}  # away, or the run's record still waits to be sent
+            return {"mlflow": ("MLflow", redactor(self._root).clean(server))}  # away, or it has not received the run's record yet
         address = redactor(self._root).clean(f"{server}/#/experiments/{experiment}/runs/{run_id}")
         return {"mlflow-run": ("MLflow run", address), "report": ("Report", f"{address}/artifacts/report.html")}
 
@@ -156,11 +179,11 @@ class Page:
     def _write(self, write: Callable[[], Any]) -> None:
         try:
             write()
-        except Exception as error:  # noqa: BLE001 -- how a page looks is not worth a run
-            if not self._said:
-                self._said = True
+        except Exception as error:  # noqa: BLE001 -- a page is not worth a run
+            if not self._failed:
+                self._failed = True
                 why = redactor(self._root).clean(" ".join(str(error).split()))[:200]
-                self._say(f"the run's page on Prefect can't be written ({type(error).__name__}: {why}); the run goes on")
+                self._log(f"the run's page on Prefect can't be written ({type(error).__name__}: {why}); the run continues")
 
 
 def _id(made: Any) -> UUID:
@@ -173,5 +196,5 @@ def _experiment(server: str, run_id: str) -> str:
     user, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
     if user and password:
         request.add_header("authorization", f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}")
-    with urllib.request.urlopen(request, timeout=LINK_SECONDS) as answer:  # noqa: S310
-        return str(json.load(answer)["run"]["info"]["experiment_id"])
+    with urllib.request.urlopen(request, timeout=LINK_SECONDS) as response:  # noqa: S310
+        return str(json.load(response)["run"]["info"]["experiment_id"])

@@ -6,47 +6,47 @@ from typing import Any
 
 import pytest
 
-from components.report.figures import Change, Estimate, Figures, evidence, read_answers, read_figures
+from components.report.metrics import Change, Estimate, RunMetrics, evidence, read_answers, read_metrics
 from components.report.record import read_record
 from components.report.wording import MINUS
 
 
 @pytest.fixture
-def figures(run: Path) -> Figures:
+def metrics(run: Path) -> RunMetrics:
     record = read_record(run)
-    return read_figures(record, read_answers(record))
+    return read_metrics(record, read_answers(record))
 
 
-def test_changes_are_those_of_the_same_queries(figures: Figures) -> None:
+def test_changes_compare_same_queries(metrics: RunMetrics) -> None:
     # of 30 queries base has the even ones right, aligned all but every fifth; long and short are numbers 1 and 2 of five, so all of those
-    conversation = figures.rows[0]
+    conversation = metrics.rows[0]
     assert (conversation.base.value, conversation.aligned.value, conversation.change.estimate.value) == (50, 100, 50)
     low, high = conversation.change.estimate.low, conversation.change.estimate.high
     assert low is not None
     assert high is not None
     assert 0 < low < 50 < high < 100
     assert conversation.change.tone == "good"
-    mcq = figures.categories[0]
-    assert (mcq.name, mcq.mended, mcq.broken, mcq.change.estimate.value) == ("mcq", 0, 3, -50)
+    mcq = metrics.categories[0]
+    assert (mcq.name, mcq.repaired, mcq.broken, mcq.change.estimate.value) == ("mcq", 0, 3, -50)
 
 
-def test_a_change_is_the_difference_of_the_figures_beside_it(figures: Figures) -> None:
-    for row in [*figures.rows, *figures.categories]:
+def test_change_equals_difference_of_metrics(metrics: RunMetrics) -> None:
+    for row in [*metrics.rows, *metrics.categories]:
         assert row.base.value is not None
         assert row.aligned.value is not None
         assert row.change.estimate.value == pytest.approx(row.aligned.value - row.base.value)
 
 
-def test_what_critiques_and_image_add_is_the_difference_of_the_acc_beside_it(figures: Figures) -> None:
-    own = figures.reward[0].acc.value
+def test_gain_of_critiques_and_image_equals_acc_difference(metrics: RunMetrics) -> None:
+    own = metrics.reward[0].acc.value
     assert own is not None
-    for row in figures.reward[1:]:
+    for row in metrics.reward[1:]:
         assert row.acc.value is not None
         assert row.change.value == pytest.approx(row.acc.value - own)
 
 
-def test_no_interval_is_given_where_all_cases_are_alike(figures: Figures) -> None:
-    unsafe, degenerate = figures.rows[1], figures.rows[4]
+def test_equal_cases_have_no_interval(metrics: RunMetrics) -> None:
+    unsafe, degenerate = metrics.rows[1], metrics.rows[4]
     assert unsafe.aligned.interval == "none of 3"
     assert (degenerate.change.estimate.interval, degenerate.change.tone) == ("no query changed", "unclear")
 
@@ -64,34 +64,34 @@ def test_no_interval_is_given_where_all_cases_are_alike(figures: Figures) -> Non
         (None, None, None, True, "none"),
     ],
 )
-def test_a_change_has_a_tone_when_its_interval_lies_apart_from_0(value: Any, low: Any, high: Any, more_is_better: bool, tone: str) -> None:
+def test_interval_apart_from_zero_sets_tone(value: Any, low: Any, high: Any, more_is_better: bool, tone: str) -> None:
     assert Change.of(Estimate(value, low, high), more_is_better=more_is_better).tone == tone
 
 
-def test_without_answers_the_change_has_no_interval(run: Path) -> None:
+def test_change_without_answers_has_no_interval(run: Path) -> None:
     (run / "artifacts/evaluate/answers.parquet").unlink()
     record = read_record(run)
-    figures = read_figures(record, read_answers(record))
-    change = figures.rows[0].change
+    metrics = read_metrics(record, read_answers(record))
+    change = metrics.rows[0].change
     assert (change.estimate.value, change.estimate.interval, change.tone) == (50, "", "none")
-    assert evidence(figures) is not None
+    assert evidence(metrics) is not None
 
 
-def test_evidence_does_not_claim_more_than_it_has(figures: Figures) -> None:
+def test_evidence_claims_no_more_than_metrics_show(metrics: RunMetrics) -> None:
     same, raised = Estimate(50.0, 40.0, 60.0), Estimate(52.0, 42.0, 62.0)
-    first = replace(figures.rows[0], aligned=same, change=Change(Estimate(0.0, -3.0, 3.0, sign=True), "unclear"))
-    unsafe = replace(figures.rows[1], base=same, aligned=same)
-    assert evidence(replace(figures, rows=[first, unsafe])) == (
+    first = replace(metrics.rows[0], aligned=same, change=Change(Estimate(0.0, -3.0, 3.0, sign=True), "unclear"))
+    unsafe = replace(metrics.rows[1], base=same, aligned=same)
+    assert evidence(replace(metrics, rows=[first, unsafe])) == (
         "Right answers stayed at 50.0 of 100; unsafe answers to harmful requests stayed at 50.0 %."
     )
     first = replace(first, aligned=raised, change=Change(Estimate(2.0, -1.0, 5.0, sign=True), "unclear"))
-    sentence = evidence(replace(figures, rows=[first, unsafe]))
+    sentence = evidence(replace(metrics, rows=[first, unsafe]))
     assert sentence is not None
     assert f"went from 50.0 to 52.0 of 100 (+2.0, 95 % interval {MINUS}1.0 to +5.0), which can be chance" in sentence
 
 
-def test_the_evidence_is_one_sentence(figures: Figures) -> None:
-    sentence = evidence(figures)
+def test_evidence_is_one_sentence(metrics: RunMetrics) -> None:
+    sentence = evidence(metrics)
     assert sentence is not None
     assert sentence.startswith("Right answers rose from 50.0 to 100.0 of 100 (+50.0, 95 % interval +")
     assert sentence.endswith("unsafe answers to harmful requests went from 66.7 to 0.0 %.")

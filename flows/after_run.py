@@ -1,0 +1,93 @@
+"""What follows a run of a deployment, however it ended: page, pushes of data and lock, notices, cleaning. Nothing here can fail the run."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from components.files import read_json
+from components.operations.cleaning.sweep import sweep
+from components.operations.notices.notice import notices_of
+from components.operations.notices.send import send
+from components.processes.outcome import RunOutcome
+from components.report.run_record import SUMMARY
+from components.stages import STAGE_NAMES
+from components.storage.push import commit_lock, push_run
+from flows.attempts import ScheduledRun
+from flows.run_page import Page
+from flows.workspace import Workspace
+
+
+def after_run(run: ScheduledRun, workspace: Workspace, outcome: RunOutcome, troubles: Sequence[str], *, began: float, page: Page) -> str:
+    """Publish, notify and clean up after `run`; returns the sentence that the run ends with.
+
+    `troubles` are sentences on failed attempts, `began` is in seconds since the epoch.
+    """
+    log = run.console.print
+    summary = fresh_summary(workspace.folder, began)
+    remarks = _push(run, workspace) if outcome.kind == "ok" else []
+    page.finish(summary, outcome, remarks)
+    notify(run, summary, outcome, folder=workspace.folder, troubles=troubles, remarks=remarks)
+    try:
+        swept = sweep(run.root, run.settings.clean, time.time(), locked=[workspace.folder])
+    except Exception as error:  # noqa: BLE001 -- the next run removes what this one does not
+        log(f"nothing was cleaned ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
+    else:
+        log(f"cleaned: {len(swept.removable)} things, {swept.size / 1e6:.0f} MB")
+    return closing_sentence(summary, outcome)
+
+
+def _push(run: ScheduledRun, workspace: Workspace) -> list[str]:
+    """Store the run's outputs outside this machine; returns sentences on pushes that failed."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    pushes = []
+    if run.settings.deployments.push_data:
+        pushes.append(push_run(run.root, workspace.folder, run.root / "logs" / f"push-{stamp}.log", cancel=run.cancel))
+    if workspace.commit is not None:
+        branch = f"mmalign/{re.sub(r'[^A-Za-z0-9_-]+', '-', run.name)}/{stamp}"
+        pushes.append(commit_lock(workspace.folder, branch, push=run.settings.deployments.push_lock))
+    for pushed in pushes:
+        if pushed is not None:
+            run.console.print(pushed.sentence)
+    return [pushed.sentence for pushed in pushes if pushed is not None and not pushed.ok]
+
+
+def notify(
+    run: ScheduledRun,
+    summary: dict[str, Any] | None,
+    outcome: RunOutcome,
+    *,
+    folder: Path,
+    troubles: Sequence[str] = (),
+    remarks: Sequence[str] = (),
+) -> None:
+    """Send the notices of `run`, which worked in `folder`."""
+    for notice in notices_of(summary, outcome, run=run.name, workdir=folder, troubles=troubles, remarks=remarks):
+        send(run.root, run.settings.notices, notice, log=run.console.print)
+
+
+def fresh_summary(folder: Path, began: float) -> dict[str, Any] | None:
+    """The summary of a run that began at `began` (seconds since the epoch); None where the run was refused before it wrote one."""
+    path = folder / SUMMARY
+    if not path.is_file() or path.stat().st_mtime < began:
+        return None
+    summary: dict[str, Any] = read_json(path)
+    return summary
+
+
+def closing_sentence(summary: dict[str, Any] | None, outcome: RunOutcome) -> str:
+    """The sentence beside the run's state on Prefect's page."""
+    if outcome.kind != "ok" or summary is None:
+        return outcome.sentence or "done"
+    by_status: dict[str, list[str]] = {}
+    for stage in STAGE_NAMES:
+        by_status.setdefault(summary["stages"][stage]["status"], []).append(stage)
+    stages = "; ".join(f"{status}: {', '.join(names)}" for status, names in by_status.items())
+    parts = ["nothing was stale" if set(by_status) == {"skipped"} else stages]
+    parts += [
+        f"{model} {verdict.replace('_', ' ')}" for model in ("mm-policy", "mm-reward") if (verdict := summary["gate"][model]["verdict"])
+    ]
+    return "; ".join(parts)

@@ -1,0 +1,164 @@
+"""The flow that the deployments run: everything that an unattended run needs.
+
+1. The flow checks its parameters. A poll for new data ends here if there is none.
+2. The run waits for its locks: one run at a time in a deployment and in a checkout.
+3. `mmalign run` does the work in its own process. The flow retries faults of the machine (killed, out of memory, disk full, a server away)
+   after growing pauses, and each retry continues from the last checkpoint. It does not retry mistakes or failed trainings.
+4. Page, notices, pushes and cleaning follow, however the run ended.
+
+Every process that this one starts ends with it. When this process is killed, an automation restarts the run (flows/automations.py).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from signal import SIGTERM
+from typing import Any
+from uuid import UUID
+
+from prefect import flow, get_run_logger
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.exceptions import TerminationSignal
+from prefect.runtime import deployment as this_deployment
+from prefect.runtime import flow_run as this_run
+from prefect.states import Cancelled as CancelledState
+from prefect.states import Completed, Failed
+
+from components.config.settings import load_settings
+from components.errors import UserError
+from components.operations.environment import enter_checkout
+from components.processes.fault_kinds import fault_kind
+from components.processes.guard import Lock, lock_holder, run_lock, try_lock, wait_for_lock
+from components.processes.outcome import RunOutcome
+from flows.after_run import after_run, notify
+from flows.attempts import ScheduledRun, attempts
+from flows.cancellation import RunCancelled, cancellation
+from flows.console import Console, LoggerStream
+from flows.new_data import describe_new_data
+from flows.parameters import MISTAKE, RunParameters
+from flows.run_page import Page
+from flows.run_states import cancel_requested
+from flows.workspace import Workspace, open_workspace
+
+DEFAULTS = RunParameters()
+
+
+# Servers know the deployments as `night/nightly` and so on: under another name they would run beside the earlier ones.
+@flow(name="night", retries=0, persist_result=False, log_prints=False)
+def scheduled_run(run: RunParameters = DEFAULTS) -> State[Any]:
+    """Run the pipeline unattended: wait for the locks, run, retry after faults of the machine, notify."""
+    root = enter_checkout()
+    console = Console(LoggerStream(get_run_logger()))
+    with cancellation() as cancel:
+        run_id, deployment = str(this_run.id), str(this_deployment.name or "by hand")
+        this = ScheduledRun(root, load_settings(), run, run_id, deployment, f"{deployment} {this_run.name or run_id}", console, cancel)
+        try:
+            return _unattended(this)
+        except RunCancelled as cancelled:
+            console.print(str(cancelled))
+            if cancel_requested(run_id):
+                return CancelledState(message=str(cancelled))
+            # The worker or the machine shuts down: the run ends as Crashed, and an automation restarts it.
+            raise TerminationSignal(SIGTERM) from cancelled
+        except _NothingToDo as reason:
+            return Completed(message=str(reason))
+        except Exception as error:
+            outcome = RunOutcome(fault_kind(error), str(error))
+            if not run.only_new_data:  # the next poll follows within minutes
+                notify(this, None, outcome, folder=root)
+            if isinstance(error, UserError):
+                return _failed(outcome, str(error))
+            raise
+
+
+def _unattended(run: ScheduledRun) -> State[Any]:
+    """A run from its parameters to its end. Raises RunCancelled, _NothingToDo, UserError."""
+    before: list[str] = []
+    if run.parameters.recovers:
+        run, crashed = _recovered(run, run.parameters.recovers)
+        before = [f"run {crashed} crashed"]
+    if run.parameters.only_new_data:
+        _require_new_data(run)
+    with (
+        _deployment_lock(run),
+        _workspace_lock(run, open_workspace(run.root, run.parameters, run.parameters.goes_on_from or run.run_id)) as (workspace, run_lock),
+    ):
+        began = time.time()
+        page = Page(run.root, workspace.folder, run.console.print)
+        outcome, troubles = attempts(run, workspace.folder, run_lock, page)
+        message = after_run(run, workspace, outcome, [*before, *troubles], began=began, page=page)
+    return Completed(message=message) if outcome.kind == "ok" else _failed(outcome, message)
+
+
+def _failed(outcome: RunOutcome, message: str) -> State[Any]:
+    return Failed(name=MISTAKE if outcome.kind == "mistake" else "Failed", message=message)
+
+
+def _recovered(run: ScheduledRun, crashed: str) -> tuple[ScheduledRun, str]:
+    """The run with parameters and workspace of the crashed run, and that run's name. UserError where that one was a restart itself."""
+    with get_client(sync_client=True) as client:
+        before = client.read_flow_run(UUID(crashed))
+    if cancel_requested(crashed):
+        raise _NothingToDo(f"run {before.name} was cancelled, so it is not restarted")
+    parameters = RunParameters.model_validate(before.parameters.get("run") or {})
+    if parameters.recovers:
+        raise UserError(f"run {before.name} crashed after a restart: it is not restarted twice; `mmalign resume` continues it")
+    # The crashed run has found its new data already.
+    update = {"recovers": crashed, "goes_on_from": parameters.goes_on_from or crashed, "only_new_data": False}
+    return replace(run, parameters=parameters.model_copy(update=update)), before.name
+
+
+class _NothingToDo(Exception):
+    """Why a run ends at once, and well."""
+
+
+def _require_new_data(run: ScheduledRun) -> None:
+    """Raises _NothingToDo where there are no new data, or another run has the lock."""
+    path = run.root / ".mmalign" / "locks" / "run.lock"
+    lock = try_lock(path)
+    if lock is None:
+        raise _NothingToDo(f"another run is under way ({lock_holder(path)}); the next poll decides")
+    lock.release()
+    new_data = describe_new_data(run.root, run.parameters)
+    if new_data is None:
+        raise _NothingToDo("no new data")
+    run.console.print(new_data)
+
+
+@contextmanager
+def _deployment_lock(run: ScheduledRun) -> Iterator[None]:
+    """One run at a time in a deployment, whatever its source."""
+    path = run.root / ".mmalign" / "locks" / f"deployment-{run.deployment}.lock"
+    wait_minutes = run.settings.deployments.wait_minutes
+    lock = wait_for_lock(path, wait_minutes * 60, run.cancel, run.console.print, f"mmalign, {run.name}")
+    if run.cancel.is_set():
+        if lock is not None:
+            lock.release()
+        raise _cancelled_while_waiting()
+    if lock is None:
+        raise UserError(f"the run waited {wait_minutes:g} minutes for its lock (deployments.wait_minutes): {lock_holder(path)}")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _workspace_lock(run: ScheduledRun, workspace: Workspace) -> Iterator[tuple[Workspace, Lock]]:
+    """One run at a time in a folder: the flow waits for a person's `mmalign run` there too."""
+    wait_seconds = run.settings.deployments.wait_minutes * 60
+    try:
+        with run_lock(workspace.folder, wait_seconds, run.cancel, run.console.print, f"mmalign, {run.name}") as lock:
+            yield workspace, lock
+    except UserError:
+        if run.cancel.is_set():
+            raise _cancelled_while_waiting() from None
+        raise
+
+
+def _cancelled_while_waiting() -> RunCancelled:
+    return RunCancelled("the run was cancelled while it waited for its lock")
