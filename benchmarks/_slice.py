@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from components.stages import command
+from components.stages import STAGE_NAMES, command
 from tests.checkout import ROOT, clean_environment, git
 
 Rows = list[dict[str, Any]]
@@ -53,9 +53,9 @@ class Slice:
         return content
 
     def locked_outs(self) -> dict[str, str]:
-        """The hash of each out in dvc.lock, without the outs that differ from run to run."""
+        """The hash of each stage's outs in dvc.lock, without the outs that differ from run to run."""
         lock = yaml.safe_load((self.root / "dvc.lock").read_text())
-        outs = [out for stage in lock["stages"].values() for out in stage["outs"]]
+        outs = [out for name in STAGE_NAMES for out in lock["stages"][name]["outs"]]
         return {out["path"]: out["md5"] for out in outs if not out["path"].endswith(CHANGING_OUTS)}
 
 

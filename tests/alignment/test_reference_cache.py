@@ -24,7 +24,7 @@ from components.files import digest_bytes
 from components.preferences.record import write_queries
 from tests.tiny import queries, save_checkout, save_checkpoint
 
-CONTEXT = Context("model", "processor", "template", "float32", max_length=512, max_frames=8, row_tokens=512)
+CONTEXT = Context("code", "model", "processor", "template", "float32", max_length=512, max_frames=8, row_tokens=512)
 KEY, OTHER = "query:one:two", "query:two:three"
 VALUES = [(-1.5, 3), (-2.5, 4)]
 

@@ -14,7 +14,7 @@ import yaml
 
 from components.alignment.log_probs import LogProbTask
 from components.config.settings import Settings, parse_settings
-from components.engine.inference import Report
+from components.engine.inference import Launch, Report
 from components.evaluation import reevaluate, stage
 from components.evaluation.tasks import AnswerTask, OpinionTask, ScoreTask
 from components.files import read_json
@@ -89,8 +89,8 @@ class Models:
         shown = made(OpinionTask, settings, [[f"c{n}", float(n)] for n in range(len(arguments["answers"]))], rows=[])
         return [blank, given, bare, shown]
 
-    def run_tasks(self, tasks: list[Any], factory: str, _: Settings, part: str, root: Path, arguments: Any, **options: Any) -> Report:
-        self.calls.append(("run", len(tasks), factory, part, root, arguments, options))
+    def run_tasks(self, tasks: list[Any], launch: Launch, _: Settings, root: Path) -> Report:
+        self.calls.append(("run", len(tasks), root, launch))
         return Report(times={"compute_seconds": 1.5, "padding_share": 0.25})
 
 
@@ -209,9 +209,9 @@ def test_models_are_called_for_once_with_what_they_need(root: Path, models: Mode
     factory = "components.evaluation.tasks:"
     assert models.calls == [
         ("policies", root, policies),
-        ("run", 3, f"{factory}policy_tasks", "evaluate", root, policies, {"name": "policies"}),
+        ("run", 3, root, Launch(f"{factory}policy_tasks", "evaluate", policies, "policies")),
         ("reward", root, arguments),
-        ("run", 4, f"{factory}reward_tasks", "evaluate", root, arguments, {"name": "reward"}),
+        ("run", 4, root, Launch(f"{factory}reward_tasks", "evaluate", arguments, "reward")),
     ]
     rows = [yaml.safe_load(line) for line in (root / "artifacts/evaluate/samples/samples.jsonl").read_text().splitlines()]
     critiques = [[policy["critique"] for policy in row["policies"]] for row in rows]
@@ -269,7 +269,7 @@ def test_a_reward_model_evaluated_anew_is_scored_on_its_own(root: Path, models: 
     arguments = {"folder": str(root / "some/champion"), "own": True}
     assert models.calls == [
         ("reward", root, arguments),
-        ("run", 1, "components.evaluation.tasks:reward_tasks", "evaluate", root, arguments, {"name": "own"}),
+        ("run", 1, root, Launch("components.evaluation.tasks:reward_tasks", "evaluate", arguments, "own")),
     ]
 
 

@@ -12,12 +12,16 @@ from typing import Any
 import psutil
 import pytest
 
+from components.closures import code_digest
+from components.config.settings import load_settings
 from components.errors import InfrastructureFault, StageFault, UserError
 from components.processes.fault_kinds import fault_kind
 from components.processes.outcome import OUTCOME, read_outcome
+from flows import stages
 from flows.console import Console
+from flows.supervisor import Command, Outcome
 from flows.whole_run import RunOptions, whole_run
-from tests.checkout import alive, behave, start_mmalign, wait_for
+from tests.checkout import ROOT, alive, behave, start_mmalign, wait_for
 
 
 @pytest.fixture
@@ -44,6 +48,29 @@ def failure_of(checkout: Path, *words: str) -> Exception:
 
 def attempt(checkout: Path) -> dict[str, Any]:
     return dict(json.loads((checkout / ".mmalign/attempts/validate.json").read_text()))
+
+
+def test_digest_is_written_before_dvc_judges_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[list[str]] = []
+
+    def supervise(command: Command, **_: object) -> Outcome:
+        assert command.words[-2:] == ["--single-item", "reward"]
+        written.append([path.name for path in (tmp_path / "artifacts/code").iterdir()])
+        assert (tmp_path / "artifacts/code/reward.txt").read_text() == f"{code_digest('reward')}\n"
+        return Outcome("ok", 0, 1.0, command.log, "mark")
+
+    monkeypatch.setattr(stages, "supervise", supervise)
+    outcome = stages.run_stage(
+        "reward",
+        root=tmp_path,
+        settings=load_settings(ROOT / "params.yaml"),
+        logs=tmp_path,
+        cancel=threading.Event(),
+        console=Console(),
+        environment={},
+    )
+    assert outcome.end == "ok"
+    assert written == [["reward.txt"]]  # another stage may run beside it, on code of its own start
 
 
 @pytest.mark.slow

@@ -2,10 +2,7 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-import types
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,14 +25,13 @@ StageFunction = Callable[[Settings, Path, Recorder], StageResult]
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[StageName, StageFunction], None]:
-    """Puts a function in the place of a stage's module."""
+    """Puts a function in the place of a stage's own."""
+    functions: dict[str, StageFunction] = {}
 
     def put(name: StageName, function: StageFunction) -> None:
-        module = types.ModuleType(f"small_{name}")
-        module.run = function  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-        monkeypatch.setitem(STAGES, name, replace(STAGES[name], function=f"{module.__name__}:run"))
+        functions[STAGES[name].function] = function
 
+    monkeypatch.setattr(stage, "load", functions.__getitem__)
     return put
 
 
