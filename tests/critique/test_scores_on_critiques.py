@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from components.critique import writing
 from components.families.processing import Preprocessor
+from components.generation import critiques as writer
 from components.generation.continuation import Continued
 from components.generation.critiques import write_critiques
 from components.preferences.record import Query
+from components.reward import judging
 from components.reward.judging import write_and_score
 from components.reward.model import RewardModel
 from components.reward.scoring import Judged
@@ -82,7 +83,7 @@ def test_progress_is_reported_batch_by_batch(writer: RewardModel, tiny_preproces
 def test_special_tokens_are_no_part_of_a_critique(tiny_preprocessor: Preprocessor, monkeypatch: pytest.MonkeyPatch) -> None:
     special = tiny_preprocessor.tokenizer.convert_tokens_to_ids("<image>")
     first, *_ = tiny_preprocessor.critique_ids("A")
-    monkeypatch.setattr(writing, "decode", lambda *_, **__: [[first, special, first], []])
+    monkeypatch.setattr(writer, "decode", lambda *_, **__: [[first, special, first], []])
     critiques = write_critiques(None, tiny_preprocessor, ITEMS[:2], instruction="Judge.", max_new_tokens=3, batch_size=2)
     assert critiques == ["AA", ""]
 
@@ -102,8 +103,8 @@ class Scripted:
             self.scored.append((judged, named))
             return [100.0 + len(item.critique) for item in judged]
 
-        monkeypatch.setattr(writing, "continue_prompts", continue_prompts)
-        monkeypatch.setattr(writing, "score", score)
+        monkeypatch.setattr(judging, "continue_prompts", continue_prompts)
+        monkeypatch.setattr(judging, "score", score)
 
 
 def row(prepared: Preprocessor, text: str, end: float | None) -> Continued:

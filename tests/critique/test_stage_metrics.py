@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from components.inference.engine import Report
 
 from components.config.settings import Settings, load_settings
 from components.critique import stage
 from components.critique.stage import write_judgements
 from components.critique.task import build
+from components.engine.inference import Report
 from components.preferences.record import Query, write_queries
 from components.reward.model import RewardModel
 from tests.tiny import queries, save_checkout

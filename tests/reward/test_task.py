@@ -13,11 +13,11 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from components.config.settings import Settings, load_settings
-from components.critique import writing
 from components.engine.task import EpochContext, check_plan
 from components.errors import StageFault, UserError
 from components.families.processing import Preprocessor
 from components.files import digest_file, read_json, write_json
+from components.generation import critiques as writer
 from components.generation.critiques import write_critiques
 from components.preferences.record import Query, write_queries
 from components.reward import own_critiques
@@ -350,7 +350,7 @@ def test_checkpoint_of_the_epoch_before_gets_new_critiques(mixed: RewardTask, tm
 def test_own_critiques_are_written_as_set_with_whole_weights(mixed: RewardTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[dict[str, Any]] = []
     whole: list[str] = []
-    decode = writing.decode
+    decode = writer.decode
 
     def spied(*arguments: Any, **named: Any) -> Any:
         assert whole == ["in"]
@@ -363,7 +363,7 @@ def test_own_critiques_are_written_as_set_with_whole_weights(mixed: RewardTask, 
         yield
         whole.append("out")
 
-    monkeypatch.setattr(writing, "decode", spied)
+    monkeypatch.setattr(writer, "decode", spied)
     mixed.begin_epoch(1, OneProcess(0, 1, tmp_path, whole_weights=whole_weights))
     assert [(call["max_new_tokens"], call["batch_size"]) for call in calls] == [(5, 7)]
     assert whole == ["in", "out"]
