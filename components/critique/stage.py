@@ -23,7 +23,7 @@ from components.engine.inference import Launch, run_tasks
 from components.engine.recorder import NullRecorder, Recorder
 from components.engine.result import StageResult
 from components.preferences.record import Query
-from components.reward.judging import Opinion
+from components.reward.judging import CritiqueScore
 from components.stages import INFERENCE_TASKS
 
 
@@ -48,7 +48,7 @@ def run(settings: Settings, root: Path, _recorder: Recorder = NullRecorder()) ->
     return result
 
 
-def write_judgements(path: Path, queries: Sequence[Query], judgements: Sequence[Sequence[Opinion]]) -> None:
+def write_judgements(path: Path, queries: Sequence[Query], judgements: Sequence[Sequence[CritiqueScore]]) -> None:
     """Write one row a response."""
     rows = [
         {"id": query.id, "response": number, "critique": text, "score": value}

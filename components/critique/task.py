@@ -21,7 +21,7 @@ from components.features.cache import attach_features
 from components.files import digest_bytes
 from components.generation.continuation import Lockstep, SingleProcess
 from components.preferences.record import Query, read_queries
-from components.reward.judging import Opinion, write_and_score
+from components.reward.judging import CritiqueScore, write_and_score
 from components.reward.model import HEAD_FILE, RewardModel, open_reward_model
 from components.storage.content_cache import ContentCache
 
@@ -46,7 +46,7 @@ class CritiqueTask(InferenceTask):
         """Responses of a query."""
         return len(self.queries[item].responses)
 
-    def compute(self, items: Sequence[int], ranks: Ranks) -> list[list[Opinion]]:
+    def compute(self, items: Sequence[int], ranks: Ranks) -> list[list[CritiqueScore]]:
         """Write, then score."""
         reward = self.models.open(self.folder, ranks, open_reward_model)
         return judge_together(reward, self.preprocessor, [self.queries[item] for item in items], self.settings, ranks, self.work)
@@ -55,7 +55,7 @@ class CritiqueTask(InferenceTask):
         """The reward model's."""
         return self.models.weights_in_path(vision_tower=self.preprocessor.features is None)
 
-    def judgements(self) -> list[list[Opinion]]:
+    def judgements(self) -> list[list[CritiqueScore]]:
         """What was computed, query by query."""
         return [[(text, float(value)) for text, value in row] for row in self.results()]
 
@@ -109,7 +109,7 @@ def judge_together(
     settings: Settings,
     step: Lockstep | None = None,
     work: Work | None = None,
-) -> list[list[Opinion]]:
+) -> list[list[CritiqueScore]]:
     """(critique, score) of every response of `queries`, written and scored in one go."""
     step, work = step or SingleProcess(), work or Work()
     items = [(query, response.text) for query in queries for response in query.responses]

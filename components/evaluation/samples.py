@@ -63,7 +63,7 @@ p, small { overflow-wrap: anywhere; white-space: pre-wrap; }
 
 
 @dataclass(frozen=True)
-class Opinion:
+class CritiqueScore:
     """What the reward model says of an answer."""
 
     critique: str
@@ -106,7 +106,7 @@ def write_samples(
     queries: Sequence[Query],
     chosen: Sequence[int],
     policies: Sequence[Answered],
-    opinions: dict[str, list[Opinion]],
+    opinions: dict[str, list[CritiqueScore]],
 ) -> None:
     """Write samples.jsonl and samples.html for the `chosen` queries; `opinions` by policy, one a chosen query."""
     base, aligned = policies

@@ -13,7 +13,7 @@ from components.evaluation.judge import Judge
 from components.evaluation.tasks import with_critiques
 from components.evaluation.wording import verdict
 from components.preferences.record import Query
-from components.reward.judging import Opinion
+from components.reward.judging import CritiqueScore
 
 Key = tuple[str, int]  # query id, response index
 Scores = dict[Key, float]
@@ -37,7 +37,7 @@ def read_own(path: Path, queries: Sequence[Query]) -> dict[Key, OwnCritique]:
     return {key: found[key] for key in found if key in wanted}
 
 
-def variants(queries: Sequence[Query], blank: Sequence[Opinion], given: Sequence[float], bare: Sequence[float]) -> dict[str, Scores]:
+def variants(queries: Sequence[Query], blank: Sequence[CritiqueScore], given: Sequence[float], bare: Sequence[float]) -> dict[str, Scores]:
     """Scores by variant: `gt_critique` (queries whose responses all have a given one), `no_critique`, `blank_image`.
 
     Over the blanked image the critiques are written again as well: one from the true image would tell what is in it.

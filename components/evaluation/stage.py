@@ -36,7 +36,7 @@ from components.evaluation.metrics import (
     win_figures,
 )
 from components.evaluation.results import RESULTS, context_of, write_policy_results, write_reward_results
-from components.evaluation.samples import Opinion, choose, write_samples
+from components.evaluation.samples import CritiqueScore, choose, write_samples
 from components.evaluation.scores import Key, Scores, critique_verdicts, read_own, variants, write_scores
 from components.evaluation.tasks import (
     HELDOUT,
@@ -116,7 +116,7 @@ def ask_policies(
 
 def ask_reward_model(
     settings: Settings, root: Path, queries: Sequence[Query], chosen: Sequence[int], policies: Sequence[Answered], times: dict[str, float]
-) -> tuple[dict[str, Scores], dict[str, list[Opinion]]]:
+) -> tuple[dict[str, Scores], dict[str, list[CritiqueScore]]]:
     """Scores of the recorded responses in every variant, and by policy what the reward model says of its answers to the chosen queries.
 
     The latter is shown to people; it decides nothing.
@@ -131,7 +131,7 @@ def ask_reward_model(
     assert isinstance(given, ScoreTask)
     assert isinstance(bare, ScoreTask)
     assert isinstance(shown, OpinionTask)
-    flat = (Opinion(text, value) for text, value in shown.opinions())
+    flat = (CritiqueScore(text, value) for text, value in shown.opinions())
     opinions = {answered.policy: list(islice(flat, len(chosen))) for answered in policies}
     return variants(queries, blank.opinions(), given.scores(), bare.scores()), opinions
 

@@ -28,7 +28,7 @@ from components.features.cache import attach_features
 from components.files import digest_bytes
 from components.generation.decoding import decode
 from components.preferences.record import Query, read_queries
-from components.reward.judging import Opinion, write_and_score
+from components.reward.judging import CritiqueScore, write_and_score
 from components.reward.model import open_reward_model
 from components.reward.scoring import SCORING_ROW_TOKENS, SCORING_ROWS, Judged, judge_branch, score
 from components.storage.content_cache import ContentCache
@@ -99,7 +99,7 @@ class OpinionTask(_ModelTask):
         size = self.settings.critique.batch_size
         return [order[start : start + size] for start in range(0, len(order), size)]
 
-    def compute(self, items: Sequence[int], ranks: Ranks) -> list[Opinion]:
+    def compute(self, items: Sequence[int], ranks: Ranks) -> list[CritiqueScore]:
         """Write a batch's critiques and score on them."""
         return write_and_score(
             self.models.open(self.folder, ranks, open_reward_model),
@@ -113,7 +113,7 @@ class OpinionTask(_ModelTask):
             count=self.work.add,
         )
 
-    def opinions(self) -> list[Opinion]:
+    def opinions(self) -> list[CritiqueScore]:
         """What was computed, row by row."""
         return [(text, float(value)) for text, value in self.results()]
 

@@ -14,7 +14,7 @@ from components.reward.model import RewardModel
 from components.reward.scoring import Judged, score
 from components.trees.scoring import Count
 
-Opinion = tuple[str, float]  # critique and score of a response
+CritiqueScore = tuple[str, float]  # critique and score of a response
 
 
 @torch.no_grad()
@@ -29,7 +29,7 @@ def write_and_score(
     blank: bool = False,
     step: Lockstep | None = None,
     count: Count = lambda _tokens, _slots: None,
-) -> list[Opinion]:
+) -> list[CritiqueScore]:
     """The critique of each (query, response text) and the score on it, in order.
 
     The score is read where the critique ends, as it is written: nothing is read twice. A critique whose text has other tokens than were

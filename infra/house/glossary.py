@@ -57,6 +57,9 @@ WHOLE = {
 }
 # What the right column is made of may hold a word of the left one.
 RIGHT = re.compile(r"(?<![a-z])(ground_truth|vision_tower|data_card)s?(?![a-z])")
+# Rooms that have not followed the glossary yet. Remove a room here once its names have.
+PENDING = ("components/evaluation/", "components/alignment/", "tests/evaluation/", "tests/alignment/")
+
 # Keys of settings are promised to users: training.parts.tower.
 PROMISED = {(Path("components/config/training.py"), "tower")}
 
@@ -64,7 +67,10 @@ PROMISED = {(Path("components/config/training.py"), "tower")}
 def main() -> int:
     """Print every fault and return how many there are, at most 1."""
     faults = [
-        fault for path in python_files("components", "flows", "demo", "mlflow", "benchmarks", "infra", "tests") for fault in _faults(path)
+        fault
+        for path in python_files("components", "flows", "demo", "mlflow", "benchmarks", "infra", "tests")
+        if not path.as_posix().startswith(PENDING)
+        for fault in _faults(path)
     ]
     for fault in faults:
         print(fault)

@@ -10,8 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from components.inference import engine
-from components.inference.engine import Report
 
 from components.alignment import reference_stage, reference_store, stage
 from components.alignment.policy_task import build as build_policy
@@ -19,6 +17,8 @@ from components.alignment.reference_store import Context, ReferenceStore, store_
 from components.alignment.reference_table import read_log_probs
 from components.alignment.reference_task import build, reference_context
 from components.config.settings import Settings, load_settings
+from components.engine import inference as engine
+from components.engine.inference import Report
 from components.families.digests import model_digest, processor_digest
 from components.files import digest_bytes
 from components.preferences.record import write_queries

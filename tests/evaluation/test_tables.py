@@ -24,7 +24,7 @@ from components.evaluation.results import (
 from components.evaluation.scores import OwnCritique, critique_verdicts, read_own, variants, write_scores
 from components.files import digest_bytes
 from components.preferences.record import Query, Response, read_queries, write_queries
-from components.reward.judging import Opinion
+from components.reward.judging import CritiqueScore
 from tests.tiny import save_checkout
 
 YES, NO = Response("Yes, red.", 1, critique="Correct."), Response("No, blue.", 2, critique="Wrong.")
@@ -247,7 +247,7 @@ def test_responses_without_a_critique_are_counted(tmp_path: Path) -> None:
 
 
 def test_each_variant_scores_the_responses_that_it_applies_to() -> None:
-    blank: list[Opinion] = [(f"c{n}", 10.0 + n) for n in range(8)]
+    blank: list[CritiqueScore] = [(f"c{n}", 10.0 + n) for n in range(8)]
     scores = variants(QUERIES, blank, [1.0, 2.0, 3.0, 4.0, 5.0], [20.0 + n for n in range(8)])
     # `SHORT` has a response without a critique, so none of its scores is on given ones.
     assert scores["gt_critique"] == {("l", 0): 1.0, ("l", 1): 2.0, ("h", 0): 3.0, ("h", 1): 4.0, ("k", 0): 5.0}
