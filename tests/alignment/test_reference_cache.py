@@ -122,6 +122,7 @@ def test_store_uses_its_entries_when_another_process_joined_the_parts(tmp_path: 
 
 def test_context_has_a_folder_named_by_all_its_fields(tmp_path: Path) -> None:
     fields = (
+        "code=code",
         "dtype=float32",
         "max_frames=8",
         "max_length=512",
