@@ -100,6 +100,18 @@ OUTSIDE = {
 }
 
 
+# Modules and packages that no closure enters, each with the reason why no result depends on it.
+OUTSIDE = {
+    "components.closures": "computes the digests; what it computes is the digest itself",
+    "components.meaning": "reads files for the digests, as above",
+    "components.stages": "the stage's own row of its tables is part of the stage's digest; the other rows are of other stages",
+    "components.tracking": "records what a stage made, after it is made",
+    "components.storage": "holds bytes under their hash or key and returns them unchanged",
+    "components.processes": "supervises, locks, redacts and writes log lines; it may end a stage, never change what one makes",
+    "components.config.mistakes": "words the refusal of settings that no stage then sees",
+}
+
+
 def row(stage: StageName) -> list[str]:
     """All that the tables say of one stage: "module:function" of its function, tasks and sections, and the modules of
     the processes, where it has tasks."""

@@ -47,8 +47,7 @@ from flows.workspace import Workspace, open_workspace
 DEFAULTS = RunParameters()
 
 
-# Servers know the deployments as `night/nightly` and so on: under another name they would run beside the earlier ones.
-@flow(name="night", retries=0, persist_result=False, log_prints=False)
+@flow(name="scheduled-run", retries=0, persist_result=False, log_prints=False)
 def scheduled_run(run: RunParameters = DEFAULTS) -> State[Any]:
     """Run the pipeline unattended: wait for the locks, run, retry after faults of the machine, notify."""
     root = enter_checkout()

@@ -42,7 +42,7 @@ class LogProbTask(InferenceTask):
 
     def parameters(self) -> int:
         """The model's."""
-        return self.models.weights_in_path(tower=self.preprocessor.features is None)
+        return self.models.weights_in_path(vision_tower=self.preprocessor.features is None)
 
     def log_probs(self) -> list[list[LogProb]]:
         """What was computed, query by query."""

@@ -11,17 +11,17 @@ RENAMED_KEYS = {"alignment.normalise": "alignment.normalize"}
 RENAMED_VALUES = {("alignment.margins", "standardised"): "standardized"}
 
 
-def sentences(where: str, errors: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> str:
+def sentences(where: str, errors: Sequence[Mapping[str, Any]], valid_keys: Sequence[str]) -> str:
     """One sentence for one mistake of the settings in `where`, else a line for each. `errors` are pydantic's.
 
     A misspelt key is both unknown and missing; the first says more and stands for both.
     """
     unknown = {_dotted(error) for error in errors if _is_unknown(error)}
-    meant = {_meant(key, keys) for key in unknown}
+    meant = {_meant(key, valid_keys) for key in unknown}
     shown = [
         error for error in errors if not (error["type"] == "missing" and (_dotted(error) in meant or _is_below(_dotted(error), unknown)))
     ]
-    return listed(where, [_sentence(error, keys) for error in shown])
+    return listed(where, [_sentence(error, valid_keys) for error in shown])
 
 
 def listed(where: str, mistakes: Sequence[str]) -> str:
@@ -31,24 +31,24 @@ def listed(where: str, mistakes: Sequence[str]) -> str:
     return f"{where} has {len(mistakes)} mistakes:" + "".join(f"\n  {number}. {mistake}" for number, mistake in enumerate(mistakes, 1))
 
 
-def unknown_key(key: str, keys: Sequence[str]) -> str:
+def unknown_key(key: str, valid_keys: Sequence[str]) -> str:
     """The sentence on a key that there is not."""
-    meant = _meant(key, keys)
+    meant = _meant(key, valid_keys)
     return f"unknown key '{key}'; it is called {meant} now" if key in RENAMED_KEYS else f"unknown key '{key}'; did you mean '{meant}'?"
 
 
-def nearest(unknown: str, keys: Sequence[str]) -> str:
+def nearest(unknown: str, valid_keys: Sequence[str]) -> str:
     """The known key (or section) most like `unknown`, by whole name and then by last part."""
-    names = [*keys, *sorted({key.split(".")[0] for key in keys})]
-    close = difflib.get_close_matches(unknown, names, n=1, cutoff=0.5)
+    keys = [*valid_keys, *sorted({key.split(".")[0] for key in valid_keys})]
+    close = difflib.get_close_matches(unknown, keys, n=1, cutoff=0.5)
     if close:
         return close[0]
     last = unknown.rsplit(".", 1)[-1]
-    return max(names, key=lambda key: difflib.SequenceMatcher(None, key.rsplit(".", 1)[-1], last).ratio())
+    return max(keys, key=lambda key: difflib.SequenceMatcher(None, key.rsplit(".", 1)[-1], last).ratio())
 
 
-def _meant(key: str, keys: Sequence[str]) -> str:
-    return RENAMED_KEYS.get(key) or nearest(key, keys)
+def _meant(key: str, valid_keys: Sequence[str]) -> str:
+    return RENAMED_KEYS.get(key) or nearest(key, valid_keys)
 
 
 def _dotted(error: Mapping[str, Any]) -> str:
@@ -63,10 +63,10 @@ def _is_unknown(error: Mapping[str, Any]) -> bool:
     return error["type"] == "extra_forbidden" or (bool(error["loc"]) and error["loc"][-1] == "[key]")
 
 
-def _sentence(error: Mapping[str, Any], keys: Sequence[str]) -> str:
+def _sentence(error: Mapping[str, Any], valid_keys: Sequence[str]) -> str:
     key, value = _dotted(error), error.get("input")
     if _is_unknown(error):
-        return unknown_key(key, keys)
+        return unknown_key(key, valid_keys)
     if error["type"] == "missing":
         return f"key '{key}' is missing; add it"
     if isinstance(value, str) and (key, value) in RENAMED_VALUES:

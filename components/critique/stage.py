@@ -34,25 +34,25 @@ def run(settings: Settings, root: Path, _recorder: Recorder = NullRecorder()) ->
     report = run_tasks(tasks, Launch(INFERENCE_TASKS["critique"], "critique"), settings, root)
     result = StageResult(metrics={}, times=report.times)
     for split, task, computed in zip(SPLITS, tasks, report.units, strict=True):
-        opinions = task.opinions()
-        write_opinions(root / f"artifacts/critique/{split}.parquet", task.queries, opinions)
-        scores = np.array([value for query in opinions for _, value in query])
-        correct = [o[w][1] > o[l][1] for q, o in zip(task.queries, opinions, strict=True) for w, l in q.pairs()]  # noqa: E741 - loser
+        judgements = task.judgements()
+        write_judgements(root / f"artifacts/critique/{split}.parquet", task.queries, judgements)
+        scores = np.array([value for query in judgements for _, value in query])
+        correct = [o[w][1] > o[l][1] for q, o in zip(task.queries, judgements, strict=True) for w, l in q.pairs()]  # noqa: E741 - loser
         result.metrics[f"{split}.responses"] = len(scores)
         result.metrics[f"{split}.score_mean"] = float(scores.mean()) if len(scores) else None
         result.metrics[f"{split}.score_std"] = float(scores.std()) if len(scores) else None
         result.metrics[f"{split}.pair_accuracy"] = float(np.mean(correct)) if correct else None
-        lengths = [len(text.split()) for query in opinions for text, _ in query]
+        lengths = [len(text.split()) for query in judgements for text, _ in query]
         result.metrics[f"{split}.critique_words"] = float(np.mean(lengths)) if lengths else None
         result.times[f"{split}.responses_computed"] = computed
     return result
 
 
-def write_opinions(path: Path, queries: Sequence[Query], opinions: Sequence[Sequence[Opinion]]) -> None:
+def write_judgements(path: Path, queries: Sequence[Query], judgements: Sequence[Sequence[Opinion]]) -> None:
     """Write one row a response."""
     rows = [
         {"id": query.id, "response": number, "critique": text, "score": value}
-        for query, values in zip(queries, opinions, strict=True)
+        for query, values in zip(queries, judgements, strict=True)
         for number, (text, value) in enumerate(values)
     ]
     schema = pa.schema([("id", pa.string()), ("response", pa.int32()), ("critique", pa.string()), ("score", pa.float64())])

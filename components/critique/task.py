@@ -53,11 +53,11 @@ class CritiqueTask(InferenceTask):
 
     def parameters(self) -> int:
         """The reward model's."""
-        return self.models.weights_in_path(tower=self.preprocessor.features is None)
+        return self.models.weights_in_path(vision_tower=self.preprocessor.features is None)
 
-    def opinions(self) -> list[list[Opinion]]:
+    def judgements(self) -> list[list[Opinion]]:
         """What was computed, query by query."""
-        return [[(text, float(value)) for text, value in found] for found in self.results()]
+        return [[(text, float(value)) for text, value in row] for row in self.results()]
 
 
 def build(settings: Settings, root: Path, arguments: Any = None) -> list[CritiqueTask]:
@@ -113,7 +113,7 @@ def judge_together(
     """(critique, score) of every response of `queries`, written and scored in one go."""
     step, work = step or SingleProcess(), work or Work()
     items = [(query, response.text) for query in queries for response in query.responses]
-    opinions = write_and_score(
+    judgements = write_and_score(
         reward,
         preprocessor,
         items,
@@ -123,7 +123,7 @@ def judge_together(
         step=step,
         count=work.add,
     )
-    flat = iter(opinions)
+    flat = iter(judgements)
     return [[next(flat) for _ in query.responses] for query in queries]
 
 

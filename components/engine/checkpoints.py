@@ -78,13 +78,13 @@ def commit(folder: Path, step: int, world: int, extra: dict[str, Any]) -> None:
     write_json(folder / COMMITTED, {"step": step, "world": world, "extra": extra, "files": files})
 
 
-def newest(scratch: Path, say: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is committed and undamaged, or None. Newer ones that are not are removed, and `say` is told why."""
+def newest(scratch: Path, log: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that is committed and undamaged, or None. Newer ones that are not are removed, and `log` gets the reason."""
     for folder in sorted(_folders(scratch), key=_step, reverse=True):
         try:
             return read(folder)
         except (OSError, ValueError, KeyError) as error:
-            say(f"{folder.name} is not used: {error}")
+            log(f"{folder.name} is not used: {error}")
             shutil.rmtree(folder)
     return None
 

@@ -30,9 +30,9 @@ class CurveFile:
     def __init__(self, path: Path, keep: int) -> None:
         self.path = path
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= keep]
+        retained = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= keep]
         # Not through a temporary file: what a kill here loses is the record of steps that a checkpoint has behind it, no weight.
-        path.write_text("".join(kept), encoding="utf-8")
+        path.write_text("".join(retained), encoding="utf-8")
         self._stream = path.open("a", encoding="utf-8")
 
     def append(self, record: dict[str, float | int | None]) -> None:

@@ -36,7 +36,7 @@ def parameter_groups(
 
     What lies outside the vision-language model, as a score head does, has rate 1. Parts of equal rate share their groups.
     """
-    found: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     factor = _factors(model, rates)
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     # Every rate's decayed group stands before its other one: the order in which DeepSpeed lays weights out.
@@ -44,10 +44,10 @@ def parameter_groups(
         for decays in (True, False):
             members = [p for name, p in trained if factor.get(p, 1.0) == wanted and (name in decayed) == decays]
             if members:
-                found[wanted, decays] = members
+                groups[wanted, decays] = members
     return [
         {"params": members, "lr": learning_rate * rate, "weight_decay": weight_decay if decays else 0.0}
-        for (rate, decays), members in found.items()
+        for (rate, decays), members in groups.items()
     ]
 
 

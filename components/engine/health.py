@@ -25,7 +25,9 @@ def check_loss(step: int, epoch: int, loss: float, terms: dict[str, float], micr
     mine = [index for index, value in enumerate(micro_losses) if not bool(torch.isfinite(value))]
     places: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(places, mine)
-    where = ", ".join(f"rank {rank} micro-batch {index}" for rank, found in enumerate(places) for index in found) or "the sum over ranks"
+    where = (
+        ", ".join(f"rank {rank} micro-batch {index}" for rank, indices in enumerate(places) for index in indices) or "the sum over ranks"
+    )
     broken = ", ".join(f"{name} = {value}" for name, value in sorted(terms.items()) if not math.isfinite(value)) or "none that is logged"
     raise TrainingFault(
         f"the loss is {loss} at step {step + 1} (epoch {epoch + 1}), from {where}; not finite among its terms: {broken}. "

@@ -86,12 +86,12 @@ def missing_batches(tasks: Sequence[InferenceTask]) -> list[Batches]:
     todo: list[Batches] = []
     coming: set[str] = set()
     for task in tasks:
-        known = task.store.find(task.keys).keys()
+        cached = task.store.find(task.keys).keys()
         batches: Batches = []
-        for batch in task.plan() if any(key not in known for key in task.keys) else []:
+        for batch in task.plan() if any(key not in cached for key in task.keys) else []:
             left = []
             for item in batch:
-                if task.keys[item] not in known and task.keys[item] not in coming:
+                if task.keys[item] not in cached and task.keys[item] not in coming:
                     coming.add(task.keys[item])
                     left.append(item)
             if left:
@@ -203,13 +203,13 @@ class Bars:
 
     def move(self) -> None:
         """Show what has been done."""
-        done = [0] * len(self._tasks)
+        completed = [0] * len(self._tasks)
         for path in self._scratch.glob("progress-*.jsonl"):
             text = path.read_text(encoding="utf-8")
             for line in text[: text.rfind("\n") + 1].splitlines():
                 number, units = json.loads(line)
-                done[number] += units
-        for number, units in enumerate(done):
+                completed[number] += units
+        for number, units in enumerate(completed):
             if units:
                 if number not in self._bars:
                     self._bars[number] = _bar(*self._tasks[number])

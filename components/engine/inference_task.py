@@ -71,5 +71,5 @@ class InferenceTask(ABC):
 
     def results(self) -> list[Any]:
         """The value of each item, in order. Raises KeyError where one was not computed."""
-        found = self.store.find(self.keys)
-        return [found[key] for key in self.keys]
+        values = self.store.find(self.keys)
+        return [values[key] for key in self.keys]

@@ -88,11 +88,11 @@ def leave_fault(scratch: Path, rank: int, error: BaseException) -> None:
 
     Not a normal end: ranks that wait in a collective would keep the interpreter from leaving.
     """
-    known = isinstance(error, UserError | StageFault)
+    expected = isinstance(error, UserError | StageFault)
     fault = {
         "kind": fault_kind(error),
         "message": sentence_of(error),
-        "known": known,
+        "known": expected,
         "lost_a_peer": lost_a_peer(error),
         "time": time.time(),
     }
@@ -100,7 +100,7 @@ def leave_fault(scratch: Path, rank: int, error: BaseException) -> None:
         write_json(scratch / f"fault-{rank}.json", fault)
     except OSError as unwritable:
         _end(f"rank {rank}: {fault['message']} ({unwritable})", NO_ROOM)
-    if known:
+    if expected:
         _end(f"rank {rank}: {fault['message']}", 1)
 
 

@@ -74,8 +74,8 @@ def give_vision_gradients(model: nn.Module) -> None:
         return
     parts = family_of(inner.config).modules(inner)
     members = [member for part in ("tower", "projector") for member in parts[part]]
-    found = [p for member in members for p in ([member] if isinstance(member, nn.Parameter) else member.parameters())]
-    trained = [parameter for parameter in found if parameter.requires_grad]
+    parameters = [p for member in members for p in ([member] if isinstance(member, nn.Parameter) else member.parameters())]
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
 
     def touch(module: nn.Module, inputs: Any, embeddings: Tensor) -> Tensor:  # noqa: ARG001
         return _Touch.apply(embeddings, *trained) if torch.is_grad_enabled() else embeddings

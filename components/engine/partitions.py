@@ -89,13 +89,13 @@ def whole_on_rank_0(model: nn.Module) -> Iterator[None]:
         return
     from deepspeed import zero
 
-    kept: list[Tensor] = []
+    copies: list[Tensor] = []
     for parameter in parameters:
         with zero.GatheredParameters([parameter]):
             if distributed.get_rank() == 0:
-                kept.append(parameter.data.to("cpu", copy=True))
+                copies.append(parameter.data.to("cpu", copy=True))
     pieces = [parameter.data for parameter in parameters]
-    for parameter, full in zip(parameters, kept, strict=False):  # none is kept on other ranks
+    for parameter, full in zip(parameters, copies, strict=False):  # none is kept on other ranks
         parameter.data = full
     try:
         yield
@@ -117,10 +117,10 @@ def read_whole(tensor: Tensor) -> Tensor:
 def sums(model: nn.Module) -> Tensor:
     """The sum of each trained parameter in float64, the same on every rank."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    found = torch.stack([_own_piece(parameter).sum(dtype=torch.float64) for parameter in trained])
+    totals = torch.stack([_own_piece(parameter).sum(dtype=torch.float64) for parameter in trained])
     if any("ds_id" in vars(parameter) for parameter in trained):
-        distributed.all_reduce(found)
-    return found
+        distributed.all_reduce(totals)
+    return totals
 
 
 def _own_piece(parameter: Any) -> Tensor:

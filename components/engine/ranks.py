@@ -113,7 +113,7 @@ class Ranks(RankContext):
         _CONFIGURATIONS[dtype] = HfDeepSpeedConfig(_zero_settings(dtype))
         yield
 
-    def place(self, model: Any) -> Any:
+    def move(self, model: Any) -> Any:
         """Put an opened vision-language model onto this rank's device, ready to run."""
         if not self.lockstep:
             return model.to(self.device)
@@ -152,7 +152,9 @@ def ranks_of_process(settings: Settings, stage: str) -> Ranks:
 
 def inference_section(settings: Settings, stage: str) -> Any:
     """The section that says over how many processes a stage is spread."""
-    return {"critique": settings.critique, "reference": settings.reference, "evaluate": settings.evaluate}[stage]
+    if stage == "critique":
+        return settings.critique
+    return settings.reference if stage == "reference" else settings.evaluate
 
 
 def inference_dtype(settings: Settings) -> torch.dtype:

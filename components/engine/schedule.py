@@ -33,8 +33,8 @@ class Schedule:
         """Learning rate of a step as a share of the peak: the first step already learns, the one after the last would be at 0."""
         if step < self.warmup:
             return (step + 1) / (self.warmup + 1)
-        done = (step - self.warmup) / max(1, self.total - self.warmup)
-        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+        progress = (step - self.warmup) / max(1, self.total - self.warmup)
+        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
 def seed_everything(*parts: int) -> None:

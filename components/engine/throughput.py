@@ -57,12 +57,12 @@ def summarise(meters: Sequence[Meter], peaks_gb: Sequence[float]) -> dict[str, f
     tokens, slots = sum(meter.tokens for meter in meters), sum(meter.slots for meter in meters)
     seconds = max(meter.seconds for meter in meters)
     peak = peak_operations()
-    done = sum(meter.operations * meter.parameters * meter.tokens for meter in meters)
+    operations = sum(meter.operations * meter.parameters * meter.tokens for meter in meters)
     return {
         "tokens_per_second": tokens / seconds if tokens and seconds else None,
         "padding_share": 1 - tokens / slots if slots else None,
         "peak_memory_gb": max(peaks_gb),
-        "mfu": done / (seconds * peak * len(meters)) if tokens and seconds and peak else None,
+        "mfu": operations / (seconds * peak * len(meters)) if tokens and seconds and peak else None,
     }
 
 
@@ -92,8 +92,8 @@ def training_meter(model: nn.Module) -> Meter:
     from components.families.adapters import family_of
 
     inner = vision_language_model(model)
-    tower: list[Any] = [] if inner is None else family_of(inner.config).modules(inner)["tower"]
-    left_out = {id(parameter) for module in tower for parameter in module.parameters() if not parameter.requires_grad}
+    vision_tower: list[Any] = [] if inner is None else family_of(inner.config).modules(inner)["tower"]
+    left_out = {id(parameter) for module in vision_tower for parameter in module.parameters() if not parameter.requires_grad}
     counted = [parameter for parameter in model.parameters() if id(parameter) not in left_out]
     parameters = sum(size(parameter) for parameter in counted)
     operations = sum(size(parameter) * (TRAINING if parameter.requires_grad else FROZEN) for parameter in counted)

@@ -127,7 +127,7 @@ def export(task: TrainingTask, out: Path) -> None:
 
 def section_of(settings: Settings, stage: str) -> OptimizationSettings:
     """The section of a training stage, which holds its learning rate, warm-up and cap of steps."""
-    return {"reward": settings.reward, "align": settings.alignment}[stage]
+    return settings.reward if stage == "reward" else settings.alignment
 
 
 def _resume(scratch: Path, context: RankContext) -> Checkpoint | None:

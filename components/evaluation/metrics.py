@@ -125,7 +125,7 @@ def variant_figures(name: str, queries: Sequence[Query], scores: Mapping[tuple[s
 
 
 def preference_figures(queries: Sequence[Query], implicit: Mapping[tuple[str, int], float], bootstrap: Bootstrap) -> Figures:
-    """policy.preference_accuracy: share of pairs that the implicit reward log p - log p_ref orders as people did."""
+    """policy.preference_accuracy: share of pairs that the implicit reward log p - log p_ref orders as ranked."""
     outcomes = outcomes_of(queries, implicit)
     figures: Figures = {}
     bootstrap.add(figures, "policy.preference_accuracy", [o.correct for o in outcomes], [o.pairs for o in outcomes])

@@ -61,7 +61,7 @@ def write_policy_results(
 
 
 def write_reward_results(path: Path, queries: Sequence[Query], own: Mapping[tuple[str, int], float]) -> None:
-    """Write one row a query: its rank-different pairs, and those that the scores on own critiques order as people did."""
+    """Write one row a query: its rank-different pairs, and those that the scores on own critiques order as ranked."""
     rows = [
         {"id": query.id, "category": query.category, "pairs": outcome.pairs, "correct": outcome.correct}
         for query, outcome in zip(queries, outcomes_of(queries, own), strict=True)

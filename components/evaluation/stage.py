@@ -1,4 +1,4 @@
-"""Stage `evaluate`: the aligned policy against the base, and the reward model against people, on held-out queries.
+"""Stage `evaluate`: the aligned policy against the base, and the reward model against the ranks, on held-out queries.
 
 Reads  artifacts/validate/heldout/queries.parquet, artifacts/critique/heldout.parquet, artifacts/reference/heldout.parquet,
        artifacts/reward/model, artifacts/align/model, the base model, data/truth.

@@ -51,7 +51,7 @@ class _ModelTask(InferenceTask):
 
     def parameters(self) -> int:
         """The model's."""
-        return self.models.weights_in_path(tower=self.preprocessor.features is None)
+        return self.models.weights_in_path(vision_tower=self.preprocessor.features is None)
 
 
 @dataclass

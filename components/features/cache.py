@@ -16,13 +16,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from filelock import Timeout
 from torch import distributed
 from tqdm import tqdm
 
+from components.config.features import FeatureSettings
 from components.config.settings import Settings
 from components.families.adapters import Medium
 from components.families.loading import load_model
@@ -33,9 +34,6 @@ from components.features.source import CachedFeatures, source_of
 from components.features.store import Entry, FeatureStore, ShardWriter, unpacked
 from components.files import digest_bytes
 from components.preferences.record import Query
-
-if TYPE_CHECKING:
-    from components.config.features import FeatureSettings
 
 CACHE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CHECKED_AT_ONCE_BYTES = 500_000_000  # up to this size, a run checks all entries first; in larger sets, each when it reads it first

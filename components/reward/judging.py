@@ -36,7 +36,7 @@ def write_and_score(
     written (a tokenizer has several ways to spell it) is scored by `score` on its text, as every reader of the text will have it.
     """
     step = step or SingleProcess()
-    found = continue_prompts(
+    completions = continue_prompts(
         reward.model,
         [preprocessor.judge_root(query, instruction, blank=blank) for query, _ in items],
         [preprocessor.judge_ids(response) for _, response in items],
@@ -47,16 +47,18 @@ def write_and_score(
         step=step,
         count=count,
     )
-    texts: list[str] = [preprocessor.tokenizer.decode(row.tokens, skip_special_tokens=True) for row in found]
+    texts: list[str] = [preprocessor.tokenizer.decode(row.tokens, skip_special_tokens=True) for row in completions]
     scores: dict[int, float] = {}
-    read = [number for number, row in enumerate(found) if [*row.tokens, preprocessor.end_id] == preprocessor.critique_ids(texts[number])]
-    ends = {number: end_H for number in read if (end_H := found[number].end_H) is not None}
+    read = [
+        number for number, row in enumerate(completions) if [*row.tokens, preprocessor.end_id] == preprocessor.critique_ids(texts[number])
+    ]
+    ends = {number: end_H for number in read if (end_H := completions[number].end_H) is not None}
     if ends:
         scores.update(zip(ends, reward.head(torch.stack(list(ends.values()))).tolist(), strict=True))
     rest = [number for number in range(len(items)) if number not in scores]
     if step.any(bool(rest)):
-        again = rest or [0]  # another process has some: one is scored once more, and nothing comes of it
-        judged = [Judged(*items[number], texts[number]) for number in again]
+        repeated = rest or [0]  # another process has some: one is scored once more, and nothing comes of it
+        judged = [Judged(*items[number], texts[number]) for number in repeated]
         others = score(reward, preprocessor, judged, instruction=instruction, blank=blank, step=step, count=count)
-        scores.update((number, value) for number, value in zip(again, others, strict=True) if number not in scores)
+        scores.update((number, value) for number, value in zip(repeated, others, strict=True) if number not in scores)
     return [(text, scores[number]) for number, text in enumerate(texts)]

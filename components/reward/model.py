@@ -97,7 +97,7 @@ def open_reward_model(folder: Path, ranks: Ranks, settings: Settings) -> RewardM
         reward = load_reward_model(folder, settings.model.attention)
     if not ranks.lockstep:
         reward.model.to(dtype)
-    ranks.place(reward.model)
+    ranks.move(reward.model)
     reward.head.to(ranks.device)
     # Scores are fp32 whatever the model runs in: in bf16 most margins would round to a few values.
     reward.head.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))

@@ -58,7 +58,7 @@ def score(
         )
         for members in groups
     ]
-    found: list[float] = [0.0] * len(items)
+    values: list[float] = [0.0] * len(items)
     reward.eval()
     lengths = [tree.tokens for tree in trees]
     batches = plan_batches(range(len(trees)), lengths, row_tokens=SCORING_ROW_TOKENS, batch_rows=SCORING_ROWS)
@@ -70,5 +70,5 @@ def score(
             count(sum(lengths[index] for index in batch_trees), batch.input_ids_RL.numel())
             members = [index for tree in batch_trees for index in groups[tree]]
             for index, value in zip(members, scores, strict=True):
-                found[index] = value
-    return found
+                values[index] = value
+    return values

@@ -32,7 +32,7 @@ class Step:
 
 
 @dataclass
-class _Expected:
+class _Planned:
     """Hashes of outputs after the planned steps so far; None is not known before the stage has run."""
 
     outputs: dict[str, Any] = field(default_factory=dict)  # absolute path -> HashInfo of a restored output, or None
@@ -42,8 +42,8 @@ class _Expected:
 def plan(root: Path, settings_text: str | None = None) -> dict[str, Step]:
     """The step of each stage of dvc.yaml, in an order in which they can run; as if params.yaml held `settings_text`, where given."""
     with open_repository(root, settings_text) as repository, repository.lock:
-        expected = _Expected(outputs=_code_digests(repository))
-        return {stage.name: _judge(repository, stage, expected) for stage in _ordered(repository)}
+        planned = _Planned(outputs=_code_digests(repository))
+        return {stage.name: _judge(repository, stage, planned) for stage in _ordered(repository)}
 
 
 def stage_parents(root: Path) -> dict[str, set[str]]:
@@ -88,8 +88,8 @@ def _ordered(repository: Any) -> list[Any]:
     return ordered
 
 
-def _judge(repository: Any, stage: Any, expected: _Expected) -> Step:
-    inputs, waits = _inputs(stage, expected)
+def _judge(repository: Any, stage: Any, planned: _Planned) -> Step:
+    inputs, waits = _inputs(stage, planned)
     recorded = any(dependency.hash_info for dependency in stage.deps)
     reasons = _input_reasons(inputs) if recorded else ["has no record in dvc.lock"]
     if recorded and stage.changed_stage():
@@ -100,32 +100,32 @@ def _judge(repository: Any, stage: Any, expected: _Expected) -> Step:
         if not reasons:
             return Step("skip", "nothing changed")
         if stage.outs_cached():
-            expected.outputs.update({out.fs_path: out.hash_info for out in stage.outs})
+            planned.outputs.update({out.fs_path: out.hash_info for out in stage.outs})
             return Step("restore", f"{_list(reasons)}; the same outputs are in DVC's cache")
-    elif not waits and (entry := _run_cache_entry(repository, stage, inputs, expected)) is not None:
-        expected.outputs.update(entry)
+    elif not waits and (entry := _run_cache_entry(repository, stage, inputs, planned)) is not None:
+        planned.outputs.update(entry)
         return Step("restore", f"{_list(reasons)}; outputs for these inputs are in DVC's cache")
     for out in stage.outs:
-        expected.outputs[out.fs_path] = None
-        expected.waits_for[out.fs_path] = stage.name
+        planned.outputs[out.fs_path] = None
+        planned.waits_for[out.fs_path] = stage.name
     lost = [] if reasons or stage.outs_cached() else [f"{out.def_path} is missing" for out in stage.outs if not out.exists]
     if reasons or lost:
         return Step("run", _list(reasons + lost))
     return Step("run_if_changed", f"runs if what {_list(sorted(waits))} makes comes out changed")
 
 
-def _inputs(stage: Any, expected: _Expected) -> tuple[dict[Any, Any], set[str]]:
+def _inputs(stage: Any, planned: _Planned) -> tuple[dict[Any, Any], set[str]]:
     """Hash of each dependency after the steps so far (None: missing), and the stages that have to run before one is known."""
     hashes: dict[Any, Any] = {}
     waits: set[str] = set()
     for dependency in stage.deps:
-        maker = next((path for path in expected.outputs if _overlap(path, dependency.fs_path)), None)
+        maker = next((path for path in planned.outputs if _overlap(path, dependency.fs_path)), None)
         if maker is None:
             hashes[dependency] = dependency.get_hash() if dependency.exists else None
-        elif expected.outputs[maker] is not None and maker == dependency.fs_path:
-            hashes[dependency] = expected.outputs[maker]
+        elif planned.outputs[maker] is not None and maker == dependency.fs_path:
+            hashes[dependency] = planned.outputs[maker]
         else:
-            waits |= {name for path, name in expected.waits_for.items() if _overlap(path, dependency.fs_path)} or {"an earlier stage"}
+            waits |= {name for path, name in planned.waits_for.items() if _overlap(path, dependency.fs_path)} or {"an earlier stage"}
     return hashes, waits
 
 
@@ -174,7 +174,7 @@ def _output_reasons(stage: Any) -> list[str]:
     return [f"{out.def_path} {words.get(state, state)}" for out in stage.outs for state in out.status().values()]
 
 
-def _run_cache_entry(repository: Any, stage: Any, inputs: Mapping[Any, Any], expected: _Expected) -> dict[str, Any] | None:
+def _run_cache_entry(repository: Any, stage: Any, inputs: Mapping[Any, Any], planned: _Planned) -> dict[str, Any] | None:
     """Output hashes that the run-cache holds for `inputs`, by absolute path, when all of their bytes are in the cache.
 
     Fills `stage` in memory with those hashes, as DVC does before it looks there.
@@ -189,7 +189,7 @@ def _run_cache_entry(repository: Any, stage: Any, inputs: Mapping[Any, Any], exp
     for dependency, value in inputs.items():
         dependency.hash_info = value
         if not isinstance(value.value, dict):  # what dvc.lock says of the file (its md5 among it) is of the recorded one
-            dependency.meta = Meta() if dependency.fs_path in expected.outputs else dependency.get_meta()
+            dependency.meta = Meta() if dependency.fs_path in planned.outputs else dependency.get_meta()
     locked = to_single_stage_lockfile(stage)
     locked["outs"] = [out["path"] for out in locked["outs"]]
     key = dict_sha256(locked, exclude=[Meta.PARAM_SIZE, Meta.PARAM_NFILES])

@@ -52,10 +52,10 @@ def git_diff(root: Path) -> str:
 
 def _git(root: Path, *arguments: str, differs: bool = False) -> str | None:
     try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, errors="replace", timeout=60, check=False)
+        completed = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, errors="replace", timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout if done.returncode == 0 or (differs and done.returncode == 1) else None
+    return completed.stdout if completed.returncode == 0 or (differs and completed.returncode == 1) else None
 
 
 def environment_tags(root: Path) -> dict[str, str]:
@@ -81,8 +81,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def data_version(root: Path) -> str | None:
     """DVC's hash of the data as committed last."""
     outs = read_yaml(root / "data.dvc").get("outs") or [{}]
-    found = outs[0].get("md5")
-    return None if found is None else str(found)
+    digest = outs[0].get("md5")
+    return None if digest is None else str(digest)
 
 
 def lock_hashes(root: Path, stage: str) -> dict[str, str]:
@@ -100,9 +100,9 @@ def known_hashes(root: Path, stage: str) -> dict[str, str]:
         for item in entry.get("outs", [])
         if "md5" in item
     }
-    known = {path: outs[path] for path in stage_paths(root, stage, "deps") if path in outs}
+    hashes = {path: outs[path] for path in stage_paths(root, stage, "deps") if path in outs}
     version = data_version(root)
-    return known if version is None else {"data": version, **known}
+    return hashes if version is None else {"data": version, **hashes}
 
 
 def stage_paths(root: Path, stage: str, kind: str) -> list[str]:
@@ -137,10 +137,10 @@ def _param_keys(named: list[Any]) -> list[str]:
 
 
 def _lookup(values: dict[str, Any], dotted: str) -> Any:
-    found: Any = values
+    value: Any = values
     for part in dotted.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
-    return found
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def _flatten(prefix: str, value: Any, into: dict[str, str]) -> None:

@@ -55,6 +55,8 @@ WHOLE = {
     "figures": "metrics",
     "truth": "ground_truth",
 }
+# What the right column is made of may hold a word of the left one.
+RIGHT = re.compile(r"(?<![a-z])(ground_truth|vision_tower|data_card)s?(?![a-z])")
 # Keys of settings are promised to users: training.parts.tower.
 PROMISED = {(Path("components/config/training.py"), "tower")}
 
@@ -86,8 +88,8 @@ def replacement(name: str) -> str | None:
     whole = name.strip("_").lower()
     if whole in WHOLE:
         return WHOLE[whole]
-    words = (word.lower() for word in re.findall(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+", name))
-    return next((NOUNS[noun] for word in words for noun in _singulars(word) if noun in NOUNS), None)
+    words = "_".join(re.findall(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+", name)).lower()
+    return next((NOUNS[noun] for word in RIGHT.sub("", words).split("_") for noun in _singulars(word) if noun in NOUNS), None)
 
 
 def _singulars(word: str) -> Iterator[str]:

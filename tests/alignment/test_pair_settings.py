@@ -17,7 +17,7 @@ from components.alignment.reference_table import read_log_probs, write_log_probs
 from components.alignment.step_figures import as_metrics, step_figures
 from components.config.alignment import AlignmentSettings
 from components.config.settings import load_settings
-from components.critique.stage import write_opinions
+from components.critique.stage import write_judgements
 from components.errors import UserError
 from components.preferences.record import Query, Response
 from components.reward.calibration import is_calibration
@@ -139,7 +139,7 @@ def test_queries_that_tie_throughout_are_refused() -> None:
 
 def test_scores_are_read_by_query_and_response_and_nulls_left_out(tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
-    write_opinions(path, QUERIES[:2], [[("", 3.0), ("x", None), ("", 2.0)], [("", 1.0), ("", 0.0)]])  # type: ignore[list-item]
+    write_judgements(path, QUERIES[:2], [[("", 3.0), ("x", None), ("", 2.0)], [("", 1.0), ("", 0.0)]])  # type: ignore[list-item]
     assert read_scores(path) == {("a", 0): 3.0, ("a", 2): 2.0, ("b", 0): 1.0, ("b", 1): 0.0}
 
 

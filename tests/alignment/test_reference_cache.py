@@ -10,12 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from components.inference import engine
+from components.inference.engine import Report
 
-from components.alignment import reference_stage, reference_store
+from components.alignment import reference_stage, reference_store, stage
 from components.alignment.policy_task import build as build_policy
 from components.alignment.reference_store import Context, ReferenceStore, store_key
 from components.alignment.reference_table import read_log_probs
 from components.alignment.reference_task import build, reference_context
+from components.closures import code_digest
 from components.config.settings import Settings, load_settings
 from components.families.digests import model_digest, processor_digest
 from components.files import digest_bytes
@@ -151,6 +154,29 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_med
     return root
 
 
+def test_stages_run_their_tasks_under_their_own_names(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def run_tasks(tasks: Any, *arguments: Any, **named: Any) -> Report:
+        calls.append((arguments, named))
+        for task in tasks:
+            task.store.store({key: [(-1.0, 2)] * (len(key.split(":")) - 1) for key in task.keys})
+        return Report(times={"compute_seconds": 3.5}, items=[2, 0], units=[2, 0])
+
+    monkeypatch.setattr(reference_stage, "run_tasks", run_tasks)
+    monkeypatch.setattr(engine, "run_tasks", run_tasks)
+    save_checkpoint(checkout / "artifacts/align/model", seed=6)
+    settings = settings_of(checkout, reference={"threads": 1}, model={"max_length": 446})
+    result = reference_stage.run(settings, checkout)
+    assert result.times == {"compute_seconds": 3.5, "queries_computed": 2, "queries_cached": 0}
+    found = stage.final_log_probs(settings, checkout)
+    assert found == {(row.id, number): -1.0 for row in queries()[1:3] for number in range(len(row.responses))}
+    (reference, _), (policy, named) = calls
+    assert reference == ("components.alignment.reference_task:build", settings, "reference", checkout)
+    assert policy == ("components.alignment.policy_task:build", settings, "reference", checkout)
+    assert named == {"name": "policy"}, "scratch of its own"
+
+
 def settings_of(root: Path, **sections: dict[str, Any]) -> Settings:
     settings = load_settings(root / "params.yaml")
     return settings.model_copy(update={name: getattr(settings, name).model_copy(update=keys) for name, keys in sections.items()})
@@ -177,7 +203,7 @@ def test_stage_records_responses_tokens_and_mean_log_prob(checkout: Path) -> Non
     }
     assert result.digests == {"reference.model_digest": model_digest(checkout / "data/base")}
     assert (result.times["queries_computed"], result.times["queries_cached"]) == (2, 0)
-    assert [path.name for path in (checkout / ".mmalign/cache/reference").rglob("*.parquet")] == ["entries.parquet"]
+    assert parts(build(settings, checkout)[0].store.folder) == ["entries.parquet"]
     again = reference_stage.run(settings_of(checkout, reference={"threads": 1}), checkout)
     assert again.times == {"queries_computed": 0, "queries_cached": 2}
     assert again.metrics == result.metrics
@@ -190,6 +216,7 @@ def test_context_of_the_reference_is_that_of_base_and_settings(checkout: Path, p
     base = checkout / "data/base"
     context = reference_context(settings, base, train.preprocessor)
     assert context == Context(
+        code=code_digest("reference"),
         model=model_digest(base),
         processor=processor_digest(base),
         template=digest_bytes(train.preprocessor.processor.chat_template),

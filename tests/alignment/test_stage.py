@@ -12,7 +12,7 @@ from components.alignment import stage
 from components.alignment.pairs import PairTable, build_pairs, read_scores
 from components.alignment.reference_table import write_log_probs
 from components.config.settings import Settings, load_settings
-from components.critique.stage import write_opinions
+from components.critique.stage import write_judgements
 from components.engine.launch import TrainingOutcome
 from components.errors import StageFault
 from components.preferences.record import read_queries, write_queries
@@ -105,7 +105,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout whose training has just ended, with a stand-in for the launcher."""
     write_queries(tmp_path / "artifacts/validate/train/queries.parquet", queries())
     opinions = [[("", -1.5 * r.rank + 0.1 * number) for number, r in enumerate(query.responses)] for query in queries()]
-    write_opinions(tmp_path / "artifacts/critique/train.parquet", queries(), opinions)
+    write_judgements(tmp_path / "artifacts/critique/train.parquet", queries(), opinions)
     assert read_scores(tmp_path / "artifacts/critique/train.parquet")
     write_log_probs(tmp_path / "artifacts/reference/train.parquet", queries(), [[(-10.0, 5)] * len(q.responses) for q in queries()])
     curves = tmp_path / "curves.jsonl"

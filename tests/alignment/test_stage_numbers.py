@@ -14,7 +14,7 @@ from components.alignment.betas import MarginScale
 from components.alignment.pairs import PairTable
 from components.alignment.reference_table import write_log_probs
 from components.config.settings import Settings, load_settings
-from components.critique.stage import write_opinions
+from components.critique.stage import write_judgements
 from components.engine.launch import TrainingOutcome
 from components.preferences.record import write_queries
 from tests.conftest import ROOT
@@ -178,7 +178,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the stage called, in a checkout whose training has just ended, with a stand-in for the launcher."""
     seen: dict[str, Any] = {"root": tmp_path}
     write_queries(tmp_path / "artifacts/validate/train/queries.parquet", queries())
-    write_opinions(
+    write_judgements(
         tmp_path / "artifacts/critique/train.parquet",
         queries(),
         [[("", -1.5 * r.rank + 0.1 * number) for number, r in enumerate(query.responses)] for query in queries()],

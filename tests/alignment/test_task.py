@@ -18,7 +18,7 @@ from components.alignment import reference_stage, stage
 from components.alignment.reference_table import read_log_probs, write_log_probs
 from components.alignment.task import AlignmentTask
 from components.config.settings import Settings, load_settings
-from components.critique.stage import write_opinions
+from components.critique.stage import write_judgements
 from components.engine.task import EpochContext
 from components.errors import UserError
 from components.families.loading import load_model
@@ -34,7 +34,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_med
     settings = save_checkout(root, tiny_base, tiny_media, training={"ranks": 1, "row_tokens": 300, "batch_rows": 1})
     reference_stage.run(settings, root)
     opinions = [[("", -1.5 * response.rank + 0.1 * number) for number, response in enumerate(query.responses)] for query in queries()]
-    write_opinions(root / "artifacts/critique/train.parquet", queries(), opinions)
+    write_judgements(root / "artifacts/critique/train.parquet", queries(), opinions)
     return root
 
 

@@ -15,7 +15,7 @@ from components.alignment.losses import PairBatch, SftBatch, pair_loss
 from components.alignment.reference_table import read_log_probs, write_log_probs
 from components.alignment.task import AlignmentTask, Micro, build
 from components.config.settings import Settings, load_settings
-from components.critique.stage import write_opinions
+from components.critique.stage import write_judgements
 from components.engine.task import EpochContext, check_plan
 from components.errors import TrainingFault, UserError
 from components.families.loading import load_model
@@ -47,7 +47,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_med
     write_queries(root / "artifacts/validate/train/queries.parquet", training_queries())
     reference_stage.run(settings, root)
     opinions = [[("", -1.5 * r.rank + 0.1 * n) for n, r in enumerate(query.responses)] for query in training_queries()]
-    write_opinions(root / "artifacts/critique/train.parquet", training_queries(), opinions)
+    write_judgements(root / "artifacts/critique/train.parquet", training_queries(), opinions)
     return root
 
 

@@ -208,7 +208,7 @@ def post(addresses: Addresses, path: str, body: Any, patience: float = 60) -> An
 @pytest.mark.slow
 def test_flow_log_comes_from_prefect_by_run_name(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with prefect(checkout, monkeypatch) as addresses:
-        flow = post(addresses, "flows/", {"name": "night"})
+        flow = post(addresses, "flows/", {"name": "scheduled-run"})
         run = post(addresses, "flow_runs/", {"flow_id": flow["id"], "name": "green-fox", "state": {"type": "RUNNING"}})
         line = {"name": "prefect", "level": 40, "flow_run_id": run["id"], "timestamp": "2026-01-01T02:00:00Z"}
         lines = [

@@ -29,13 +29,13 @@ class Neighbour:
 
     def __init__(self, wants: bool) -> None:
         self.wants = wants
-        self.asked: list[bool] = []
+        self.votes: list[bool] = []
 
     def most(self, count: int) -> int:
         return count
 
     def any(self, wanted: bool) -> bool:
-        self.asked.append(wanted)
+        self.votes.append(wanted)
         return wanted or self.wants
 
 
@@ -58,9 +58,11 @@ def greedy(reward: RewardModel, prepared: Preprocessor, query: Query, response: 
 def test_critique_is_the_greedy_text_of_at_most_the_set_tokens(
     writer: RewardModel, tiny_preprocessor: Preprocessor, limit: int, blank: bool
 ) -> None:
-    found = write_critiques(writer.model, tiny_preprocessor, ITEMS, instruction="Judge.", max_new_tokens=limit, batch_size=2, blank=blank)
-    assert found == [greedy(writer, tiny_preprocessor, query, text, limit, blank=blank) for query, text in ITEMS]
-    assert len(set(found)) > 1
+    critiques = write_critiques(
+        writer.model, tiny_preprocessor, ITEMS, instruction="Judge.", max_new_tokens=limit, batch_size=2, blank=blank
+    )
+    assert critiques == [greedy(writer, tiny_preprocessor, query, text, limit, blank=blank) for query, text in ITEMS]
+    assert len(set(critiques)) > 1
 
 
 def test_progress_is_reported_batch_by_batch(writer: RewardModel, tiny_preprocessor: Preprocessor) -> None:
@@ -81,8 +83,8 @@ def test_special_tokens_are_no_part_of_a_critique(tiny_preprocessor: Preprocesso
     special = tiny_preprocessor.tokenizer.convert_tokens_to_ids("<image>")
     first, *_ = tiny_preprocessor.critique_ids("A")
     monkeypatch.setattr(writing, "decode", lambda *_, **__: [[first, special, first], []])
-    found = write_critiques(None, tiny_preprocessor, ITEMS[:2], instruction="Judge.", max_new_tokens=3, batch_size=2)
-    assert found == ["AA", ""]
+    critiques = write_critiques(None, tiny_preprocessor, ITEMS[:2], instruction="Judge.", max_new_tokens=3, batch_size=2)
+    assert critiques == ["AA", ""]
 
 
 class Scripted:
@@ -119,37 +121,37 @@ def respelled(prepared: Preprocessor, text: str, end: float) -> Continued:
     return Continued([prepared.tokenizer.convert_tokens_to_ids("<image>"), *prepared.critique_ids(text)[:-1]], torch.full((HIDDEN,), end))
 
 
-def opinions(writer: RewardModel, prepared: Preprocessor, **named: Any) -> list[tuple[str, float]]:
+def write_all(writer: RewardModel, prepared: Preprocessor, **named: Any) -> list[tuple[str, float]]:
     return write_and_score(writer, prepared, ITEMS, instruction="Judge.", max_new_tokens=LIMIT, batch_size=2, **named)
 
 
-def test_score_is_the_heads_at_the_end_of_the_critique_as_written(
+def test_score_is_the_heads_at_the_end_of_a_written_critique(
     writer: RewardModel, tiny_preprocessor: Preprocessor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [row(tiny_preprocessor, text, end) for text, end in (("Right.", 0.5), ("", -1.0), ("No", 2.0))]
     scripted = Scripted(monkeypatch, rows)
-    found = opinions(writer, tiny_preprocessor)
-    assert [text for text, _ in found] == ["Right.", "", "No"]
-    assert [value for _, value in found] == pytest.approx([head_of(writer, end) for end in (0.5, -1.0, 2.0)], abs=1e-6)
+    judgements = write_all(writer, tiny_preprocessor)
+    assert [text for text, _ in judgements] == ["Right.", "", "No"]
+    assert [value for _, value in judgements] == pytest.approx([head_of(writer, end) for end in (0.5, -1.0, 2.0)], abs=1e-6)
     assert scripted.scored == [], "nothing is read twice"
 
 
-def test_critique_with_other_tokens_than_its_text_is_scored_on_the_text(
+def test_critique_with_other_tokens_is_scored_on_its_text(
     writer: RewardModel, tiny_preprocessor: Preprocessor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [row(tiny_preprocessor, "Right.", 0.5), respelled(tiny_preprocessor, "No", 1.0), row(tiny_preprocessor, "Yes", None)]
     scripted = Scripted(monkeypatch, rows)
-    found = opinions(writer, tiny_preprocessor)
-    assert found == [("Right.", pytest.approx(head_of(writer, 0.5), abs=1e-6)), ("No", 102.0), ("Yes", 103.0)]
+    judgements = write_all(writer, tiny_preprocessor)
+    assert judgements == [("Right.", pytest.approx(head_of(writer, 0.5), abs=1e-6)), ("No", 102.0), ("Yes", 103.0)]
     ((judged, _),) = scripted.scored
     assert judged == [Judged(*ITEMS[1], "No"), Judged(*ITEMS[2], "Yes")]
 
 
-def test_model_that_gives_no_ends_has_every_critique_scored_on_its_text(
+def test_model_without_ends_has_critiques_scored_on_their_text(
     writer: RewardModel, tiny_preprocessor: Preprocessor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted = Scripted(monkeypatch, [row(tiny_preprocessor, text, None) for text in ("a", "bb", "ccc")])
-    assert opinions(writer, tiny_preprocessor) == [("a", 101.0), ("bb", 102.0), ("ccc", 103.0)]
+    assert write_all(writer, tiny_preprocessor) == [("a", 101.0), ("bb", 102.0), ("ccc", 103.0)]
     assert len(scripted.scored) == 1
 
 
@@ -163,7 +165,7 @@ def test_decoder_and_scorer_get_the_settings_and_the_step(
     def count(tokens: int, slots: int) -> None:
         passes.append((tokens, slots))
 
-    opinions(writer, tiny_preprocessor, blank=blank, step=step, count=count)
+    write_all(writer, tiny_preprocessor, blank=blank, step=step, count=count)
     (((model, roots, suffixes), named),) = scripted.decoded
     assert model is writer.model
     assert list(roots) == [tiny_preprocessor.judge_root(query, "Judge.", blank=blank) for query, _ in ITEMS]
@@ -172,26 +174,26 @@ def test_decoder_and_scorer_get_the_settings_and_the_step(
     assert named == {**limits, "step": step, "count": count}
     ((_, scored),) = scripted.scored
     assert scored == {"instruction": "Judge.", "blank": blank, "step": step, "count": count}
-    assert step.asked == [True]
+    assert step.votes == [True]
 
 
 @pytest.mark.parametrize("wants", [False, True])
-def test_rank_whose_critiques_all_ended_scores_one_more_for_its_neighbour(
+def test_rank_with_all_scores_scores_one_more_for_its_neighbour(
     writer: RewardModel, tiny_preprocessor: Preprocessor, wants: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [row(tiny_preprocessor, text, end) for text, end in (("Right.", 0.5), ("", -1.0), ("No", 2.0))]
     scripted = Scripted(monkeypatch, rows)
     step = Neighbour(wants)
-    found = opinions(writer, tiny_preprocessor, step=step)
-    assert [value for _, value in found] == pytest.approx([head_of(writer, end) for end in (0.5, -1.0, 2.0)], abs=1e-6)
+    judgements = write_all(writer, tiny_preprocessor, step=step)
+    assert [value for _, value in judgements] == pytest.approx([head_of(writer, end) for end in (0.5, -1.0, 2.0)], abs=1e-6)
     assert [judged for judged, _ in scripted.scored] == ([[Judged(*ITEMS[0], "Right.")]] if wants else [])
-    assert step.asked == [False]
+    assert step.votes == [False]
 
 
 def test_written_scores_are_those_of_a_pass_over_the_text(writer: RewardModel, tiny_preprocessor: Preprocessor) -> None:
     passes: list[tuple[int, int]] = []
-    found = opinions(writer, tiny_preprocessor, count=lambda *counts: passes.append(counts))
-    for (query, response), (critique, value) in zip(ITEMS, found, strict=True):
+    judgements = write_all(writer, tiny_preprocessor, count=lambda *counts: passes.append(counts))
+    for (query, response), (critique, value) in zip(ITEMS, judgements, strict=True):
         assert critique == greedy(writer, tiny_preprocessor, query, response, LIMIT)
         root = tiny_preprocessor.judge_root(query, "Judge.")
         tokens = [*root.input_ids, *tiny_preprocessor.judge_ids(response), *tiny_preprocessor.critique_ids(critique)]

@@ -11,7 +11,7 @@ from components.reward.model import new_reward_model
 from tests.tiny import queries, save_checkout
 
 
-def test_every_response_gets_a_critique_and_a_score_and_a_killed_run_goes_on(
+def test_killed_run_resumes_and_every_response_gets_its_score(
     tmp_path: Path, tiny_base: Path, tiny_media: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = save_checkout(tmp_path, tiny_base, tiny_media, critique={"batch_size": 4, "max_new_tokens": 6})

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from components.inference.engine import Report
 
 from components.config.settings import Settings, load_settings
 from components.critique import stage
-from components.critique.stage import write_opinions
+from components.critique.stage import write_judgements
 from components.critique.task import build
 from components.preferences.record import Query, write_queries
 from components.reward.model import RewardModel
@@ -81,10 +83,27 @@ def test_stage_computes_with_the_set_number_of_threads(checkout: Path) -> None:
         torch.set_num_threads(1)
 
 
+def test_stage_runs_both_splits_as_one_and_records_their_times(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Any, ...]] = []
+
+    def run_tasks(*arguments: Any) -> Report:
+        calls.append(arguments)
+        return Report(times={"compute_seconds": 3.5}, items=[2, 0], units=[6, 0])
+
+    monkeypatch.setattr(stage, "run_tasks", run_tasks)
+    settings = settings_of(checkout)
+    result = stage.run(settings, checkout)
+    ((tasks, factory, *rest),) = calls
+    assert [len(task.queries) for task in tasks] == [2, 0]
+    assert factory.split(":") == ["components.critique.task", "build"]
+    assert rest == [settings, "critique", checkout]
+    assert result.times == {"compute_seconds": 3.5, "train.responses_computed": 6, "heldout.responses_computed": 0}
+
+
 @pytest.mark.parametrize("rows", [[], queries()[2:4]])
 def test_written_table_has_its_types_whatever_it_holds(tmp_path: Path, rows: list[Query]) -> None:
     path = tmp_path / "new/folder/train.parquet"
-    write_opinions(path, rows, [[("", 1.5)] * len(row.responses) for row in rows])
+    write_judgements(path, rows, [[("", 1.5)] * len(row.responses) for row in rows])
     table = pq.read_table(path)
     assert table.schema.equals(
         pa.schema([("id", pa.string()), ("response", pa.int32()), ("critique", pa.string()), ("score", pa.float64())])
@@ -94,4 +113,4 @@ def test_written_table_has_its_types_whatever_it_holds(tmp_path: Path, rows: lis
 
 def test_judgements_that_miss_a_query_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="zip"):
-        write_opinions(tmp_path / "train.parquet", queries()[:2], [[("", 1.0)]])
+        write_judgements(tmp_path / "train.parquet", queries()[:2], [[("", 1.0)]])

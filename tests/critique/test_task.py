@@ -16,7 +16,9 @@ from components.critique import task as task_module
 from components.critique.task import CritiqueTask, build, critique_context, judge_together, plan_parts, query_key
 from components.engine.inference_task import Work
 from components.engine.ranks import Ranks
+from components.families.digests import model_digest, processor_digest
 from components.families.processing import Preprocessor
+from components.files import digest_bytes
 from components.preferences.record import Query, Response
 from components.reward.judging import write_and_score
 from components.reward.model import HEAD_FILE, RewardModel, load_reward_model
@@ -97,7 +99,7 @@ def test_key_changes_with_what_a_judgement_depends_on(change: Callable[[Query], 
     assert (query_key(change(row), "context") == query_key(row, "context")) is same
 
 
-def test_key_depends_on_its_context_and_takes_queries_without_media() -> None:
+def test_key_depends_on_its_context_and_needs_no_media() -> None:
     row = queries()[2]
     assert row.media_kind is None
     assert query_key(row, "context") != query_key(row, "other")
@@ -138,7 +140,21 @@ def test_context_changes_with_settings_that_change_a_judgement(
     assert (critique_context(changed(settings, **sections), folder) == critique_context(settings, folder)) is same
 
 
-def test_judgements_are_grouped_by_query_and_their_work_is_counted(
+def test_context_of_unchanged_model_is_stable_between_versions(folder: Path, settings: Settings) -> None:
+    parts = [
+        "scores are read where critiques end",  # names how scores are read: judgements of an older way are not used
+        model_digest(folder),
+        processor_digest(folder),
+        f"bytes of {HEAD_FILE}".encode(),
+        INSTRUCTION,
+        '{"threads":2,"max_new_tokens":4,"batch_size":7}',
+        "8",
+        "torch.float32",
+    ]
+    assert critique_context(settings, folder) == digest_bytes(*parts)
+
+
+def test_judgements_are_grouped_by_query_and_work_is_counted(
     writer: RewardModel, tiny_preprocessor: Preprocessor, settings: Settings
 ) -> None:
     rows = [queries()[2], queries()[1], queries()[4]]
@@ -219,12 +235,12 @@ def test_task_plans_by_its_queries_and_counts_responses(tasks: list[CritiqueTask
 def test_task_computes_with_the_saved_reward_model(tasks: list[CritiqueTask], checkout: Path) -> None:
     train = tasks[0]
     assert train.parameters() == 0, "no model is open yet"
-    found = train.compute([2, 0], Ranks())
+    computed = train.compute([2, 0], Ranks())
     reward = load_reward_model(checkout / "artifacts/reward/model")
     live = preprocessor(checkout / "data/base", checkout / "data/preferences")
     expected = judge_together(reward, live, [train.queries[2], train.queries[0]], train.settings)
-    assert [[text for text, _ in row] for row in found] == [[text for text, _ in row] for row in expected]
-    assert [value for row in found for _, value in row] == pytest.approx([v for row in expected for _, v in row], abs=1e-5)
+    assert [[text for text, _ in row] for row in computed] == [[text for text, _ in row] for row in expected]
+    assert [value for row in computed for _, value in row] == pytest.approx([v for row in expected for _, v in row], abs=1e-5)
     assert 0 < train.work.tokens <= train.work.slots
 
     language = {id(p): p.numel() for name, p in reward.model.named_parameters() if "vision_tower" not in name}
@@ -242,6 +258,6 @@ def test_judgements_come_from_the_cache_as_text_and_float(tasks: list[CritiqueTa
     values = {key: [[f"Critique {n}", n] for n in range(train.size(item))] for item, key in enumerate(train.keys)}
     train.store.store(values)
     expected = [[(f"Critique {n}", float(n)) for n in range(train.size(item))] for item in range(5)]
-    assert train.opinions() == heldout.opinions() == expected
-    assert all(type(value) is float for row in train.opinions() for _, value in row)
+    assert train.judgements() == heldout.judgements() == expected
+    assert all(type(value) is float for row in train.judgements() for _, value in row)
     assert torch.get_num_threads() == 1

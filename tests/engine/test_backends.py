@@ -37,10 +37,10 @@ def config(context: RankContext | None = None, **training: Any) -> dict[str, Any
 
 
 def test_config_has_no_auto_value_and_one_item_a_rank() -> None:
-    found = config(max_grad_norm=0.7)
-    assert "auto" not in str(found)
-    assert (found["train_batch_size"], found["train_micro_batch_size_per_gpu"], found["gradient_accumulation_steps"]) == (2, 1, 1)
-    assert found["gradient_clipping"] == 0.7
+    settings = config(max_grad_norm=0.7)
+    assert "auto" not in str(settings)
+    assert (settings["train_batch_size"], settings["train_micro_batch_size_per_gpu"], settings["gradient_accumulation_steps"]) == (2, 1, 1)
+    assert settings["gradient_clipping"] == 0.7
     assert config(RankContext(0, 8))["train_batch_size"] == 8
 
 
@@ -160,10 +160,10 @@ def test_decayed_weights_are_those_of_transformers_trainer(tiny_base: Path) -> N
 
     model = Scored()
     patterns = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
-    found = decayed_names(model)
-    assert found == set(get_parameter_names(model, [nn.LayerNorm], patterns))
-    assert {"scale.1.weight", "abnormal.weight"} <= found
-    assert not {"norm.weight", "scale.0.weight", "q_norm.weight", "abnormal.bias"} & found
+    names = decayed_names(model)
+    assert names == set(get_parameter_names(model, [nn.LayerNorm], patterns))
+    assert {"scale.1.weight", "abnormal.weight"} <= names
+    assert not {"norm.weight", "scale.0.weight", "q_norm.weight", "abnormal.bias"} & names
 
 
 class Pair(NamedTuple):
@@ -173,28 +173,28 @@ class Pair(NamedTuple):
 
 def test_half_precision_outputs_become_fp32_whatever_holds_them() -> None:
     half, whole, count = torch.ones(2, dtype=torch.bfloat16), torch.ones(2, dtype=torch.float64), torch.ones(2, dtype=torch.long)
-    found = in_fp32({"pair": Pair(half, whole), "list": [half, count], "tuple": (half.half(),), "text": "half"})
-    assert isinstance(found["pair"], Pair)
-    assert [value.dtype for value in found["pair"]] == [torch.float32, torch.float64]
-    assert [value.dtype for value in found["list"]] == [torch.float32, torch.long]
-    assert (found["tuple"][0].dtype, found["text"]) == (torch.float32, "half")
+    converted = in_fp32({"pair": Pair(half, whole), "list": [half, count], "tuple": (half.half(),), "text": "half"})
+    assert isinstance(converted["pair"], Pair)
+    assert [value.dtype for value in converted["pair"]] == [torch.float32, torch.float64]
+    assert [value.dtype for value in converted["list"]] == [torch.float32, torch.long]
+    assert (converted["tuple"][0].dtype, converted["text"]) == (torch.float32, "half")
 
 
 def test_bf16_forward_of_ddp_computes_in_bf16_and_gives_fp32(tmp_path: Path) -> None:
     task = ToyTask(settings_of(), prepare(tmp_path))
     batch = task.batch([0, 1])
     expected = task.model(**batch)["prediction"].detach()
-    found = LossModule(task, torch.bfloat16)(batch, outputs_alone=True)["prediction"].detach()
-    assert found.dtype == torch.float32
-    assert torch.equal(found, found.bfloat16().float())
-    assert 0 < float((found - expected).abs().max()) < 0.02
+    prediction = LossModule(task, torch.bfloat16)(batch, outputs_alone=True)["prediction"].detach()
+    assert prediction.dtype == torch.float32
+    assert torch.equal(prediction, prediction.bfloat16().float())
+    assert 0 < float((prediction - expected).abs().max()) < 0.02
     assert torch.equal(LossModule(task)(batch, outputs_alone=True)["prediction"], expected)
     loss, metrics = LossModule(task, torch.bfloat16)(batch)
     assert (loss.dtype, loss.requires_grad) == (torch.float32, True)
     assert not metrics["squared_error"].requires_grad
 
 
-def test_single_process_gathers_its_own_value_and_waits_for_nobody() -> None:
+def test_single_process_gathers_its_own_value_without_waiting() -> None:
     context = RankContext()
     context.barrier()
     assert context.gather({"a": 1}) == [{"a": 1}]

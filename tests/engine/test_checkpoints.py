@@ -22,22 +22,22 @@ def make(scratch: Path, step: int, *, committed: bool = True) -> Path:
     return folder
 
 
-def test_the_newest_committed_checkpoint_is_taken_and_carries_what_the_task_asked(tmp_path: Path) -> None:
+def test_newest_committed_checkpoint_is_read_with_its_extra(tmp_path: Path) -> None:
     for step in (8, 100, 20):
         make(tmp_path, step)
-    found = newest(tmp_path, print)
-    assert found is not None
-    assert (found.step, found.world, found.extra) == (100, 2, {"critiques": "epoch-100.json"})
+    checkpoint = newest(tmp_path, print)
+    assert checkpoint is not None
+    assert (checkpoint.step, checkpoint.world, checkpoint.extra) == (100, 2, {"critiques": "epoch-100.json"})
 
 
 def test_an_unfinished_checkpoint_is_removed_with_a_reason(tmp_path: Path) -> None:
     make(tmp_path, 4)
     unfinished = make(tmp_path, 8, committed=False)
-    said: list[str] = []
-    found = newest(tmp_path, said.append)
-    assert found is not None
-    assert found.step == 4
-    assert said == ["checkpoint-8 is not used: it was not finished"]
+    messages: list[str] = []
+    checkpoint = newest(tmp_path, messages.append)
+    assert checkpoint is not None
+    assert checkpoint.step == 4
+    assert messages == ["checkpoint-8 is not used: it was not finished"]
     assert not unfinished.exists()
 
 
@@ -54,11 +54,11 @@ def test_an_unfinished_checkpoint_is_removed_with_a_reason(tmp_path: Path) -> No
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, damage, reason: str) -> None:  # type: ignore[no-untyped-def]
     make(tmp_path, 4)
     damage(make(tmp_path, 8))
-    said: list[str] = []
-    found = newest(tmp_path, said.append)
-    assert found is not None
-    assert found.step == 4
-    assert reason in said[0]
+    messages: list[str] = []
+    checkpoint = newest(tmp_path, messages.append)
+    assert checkpoint is not None
+    assert checkpoint.step == 4
+    assert reason in messages[0]
 
 
 def test_with_no_whole_checkpoint_there_is_none(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_the_mark_lists_every_file_with_size_and_digest(tmp_path: Path) -> None:
     assert read(tmp_path / "checkpoint-8").step == 8
 
 
-def test_rotation_keeps_the_newest_committed_ones_and_leaves_the_unfinished_alone(tmp_path: Path) -> None:
+def test_rotation_keeps_newest_committed_and_unfinished_folders(tmp_path: Path) -> None:
     for step in (4, 8, 12, 100):
         make(tmp_path, step)
     make(tmp_path, 104, committed=False)
@@ -81,7 +81,7 @@ def test_rotation_keeps_the_newest_committed_ones_and_leaves_the_unfinished_alon
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-100", "checkpoint-104", "checkpoint-12"]
 
 
-def test_another_key_setting_or_number_of_ranks_is_another_scratch_folder(tmp_path: Path) -> None:
+def test_other_key_setting_or_rank_count_has_its_own_scratch(tmp_path: Path) -> None:
     def folder(key: str, **training: object) -> Path:
         settings = toy_settings(**training)
         return scratch_folder(tmp_path, "align", key, settings.training, settings.alignment)
@@ -91,7 +91,7 @@ def test_another_key_setting_or_number_of_ranks_is_another_scratch_folder(tmp_pa
     assert folder("a") == folder("a", checkpoint_steps=7, keep_checkpoints=5)
 
 
-def test_scratch_of_finished_runs_is_removed_but_for_the_present_one(tmp_path: Path) -> None:
+def test_scratch_of_finished_runs_but_this_one_is_removed(tmp_path: Path) -> None:
     root = checkpoints.scratch_root(tmp_path, "align")
     for name in ("finished", "present", "killed"):
         (root / name).mkdir(parents=True)

@@ -17,7 +17,7 @@ def lines(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_steps_after_the_checkpoint_and_a_torn_last_line_are_dropped_on_resume(tmp_path: Path) -> None:
+def test_resume_drops_later_steps_and_a_torn_last_line(tmp_path: Path) -> None:
     path = tmp_path / CURVES
     path.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.4}\n{"step": 3, "loss": 0.3}\n{"step": 4, "lo')
     file = CurveFile(path, keep=2)

@@ -50,7 +50,7 @@ def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -
     return max(float((a[name] - b[name]).abs().max()) for name in a if "unused" not in name)
 
 
-def test_two_ranks_with_accumulation_take_the_steps_of_a_plain_loop_over_whole_batches(undisturbed: Path) -> None:
+def test_two_ranks_with_accumulation_step_as_a_plain_loop(undisturbed: Path) -> None:
     expected = by_hand(undisturbed, toy_settings())
     start = ToyTask(toy_settings(), undisturbed).model.state_dict()
     assert largest_difference(expected, start) > 0.02
@@ -58,7 +58,7 @@ def test_two_ranks_with_accumulation_take_the_steps_of_a_plain_loop_over_whole_b
 
 
 @pytest.mark.slow
-def test_one_rank_of_plain_ddp_ends_with_the_weights_of_two_ranks_of_deepspeed(undisturbed: Path, tmp_path: Path) -> None:
+def test_one_ddp_rank_ends_with_weights_of_two_deepspeed_ranks(undisturbed: Path, tmp_path: Path) -> None:
     outcome = train(prepare(tmp_path), toy_settings(engine="ddp", ranks=1))
     assert (outcome.steps, outcome.resumed_from) == (18, 0)
     assert largest_difference(weights(tmp_path), weights(undisturbed)) < BOUND
@@ -74,7 +74,7 @@ def test_curves_hold_every_step_with_the_global_loss(undisturbed: Path) -> None:
     assert all(record["grad_norm"] > 0 and record["seconds"] > 0 for record in records)
 
 
-def test_nothing_of_a_finished_run_is_a_pickle_but_the_checkpoints_in_scratch(undisturbed: Path) -> None:
+def test_finished_run_has_no_pickle_outside_scratch(undisturbed: Path) -> None:
     assert [path.name for path in (undisturbed / "out").iterdir()] == ["model.safetensors"]
 
 
@@ -114,7 +114,7 @@ def test_bf16_keeps_targets_in_fp32_and_follows_fp32_training(undisturbed: Path,
 
 
 @pytest.mark.slow
-def test_hooks_of_a_task_see_each_step_ahead_of_it_and_after_it_and_change_nothing(undisturbed: Path, tmp_path: Path) -> None:
+def test_task_hooks_run_around_each_step_and_change_nothing(undisturbed: Path, tmp_path: Path) -> None:
     root = prepare(tmp_path, stop_at=17)
     with pytest.raises(StageFault, match="stopped by its task at step 17"):
         train(root, toy_settings(zero_stage=3), "tests.engine.toy:build_hooked")
@@ -126,7 +126,7 @@ def test_hooks_of_a_task_see_each_step_ahead_of_it_and_after_it_and_change_nothi
 
 
 @pytest.mark.slow
-def test_a_nan_in_one_micro_batch_stops_the_run_and_names_step_term_and_place(tmp_path: Path) -> None:
+def test_nan_in_a_micro_batch_stops_the_run_and_is_located(tmp_path: Path) -> None:
     root = prepare(tmp_path, nan_from=7)
     with pytest.raises(StageFault, match=r"the loss is nan at step \d+ \(epoch 1\), from rank [01] micro-batch \d; .*squared_error = nan"):
         train(root, toy_settings())
@@ -157,7 +157,7 @@ def test_unequal_micro_batches_are_refused_instead_of_hanging(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_missing_zero_file_is_the_users_mistake_and_no_other_engine_is_taken(tmp_path: Path) -> None:
+def test_missing_zero_file_is_the_users_mistake(tmp_path: Path) -> None:
     root = prepare(tmp_path)
     (root / "infra/deepspeed/zero2.json").unlink()
     with pytest.raises(UserError, match=r"zero2\.json is missing"):

@@ -29,7 +29,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_up_in_a_save_leaves_the_checkpoint_before_and_is_a_fault_of_infrastructure(
+def test_full_disk_in_a_save_leaves_the_checkpoint_before(
     small_disk: Path, undisturbed: Path, wait_for: Callable[[Callable[[], bool], float], None]
 ) -> None:
     root = prepare(small_disk, micro_seconds=0.3)

@@ -35,7 +35,7 @@ def groups(model: nn.Module, **rates: float) -> list[dict[str, object]]:
     )
 
 
-def test_parts_of_rate_1_share_two_groups_in_the_order_of_the_model(tiny_base: Path) -> None:
+def test_parts_of_rate_1_share_two_groups_in_model_order(tiny_base: Path) -> None:
     model = Scored(tiny_base)
     decayed, rest = groups(model, tower=1.0)
     assert (decayed["lr"], decayed["weight_decay"], rest["lr"], rest["weight_decay"]) == (0.01, 0.1, 0.01, 0.0)
@@ -43,7 +43,7 @@ def test_parts_of_rate_1_share_two_groups_in_the_order_of_the_model(tiny_base: P
     assert [id(p) for p in rest["params"]] == [id(p) for p in model.parameters() if p.ndim == 1]  # type: ignore[attr-defined]
 
 
-def test_a_part_learns_at_its_own_rate_and_a_score_head_at_the_full_one(tiny_base: Path) -> None:
+def test_part_learns_at_its_own_rate_and_a_score_head_in_full(tiny_base: Path) -> None:
     model = Scored(tiny_base)
     model.model.model.vision_tower.requires_grad_(False)
     rate = {id(p): group["lr"] for group in groups(model, projector=0.5) for p in group["params"]}  # type: ignore[attr-defined]
@@ -74,7 +74,7 @@ def gradients(model: TreeModel, batch: TreeBatch) -> tuple[torch.Tensor, dict[st
     return sums.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}, order
 
 
-def test_a_text_reaches_the_projector_too_in_the_order_of_an_image_and_no_gradient_changes(tiny_base: Path, tiny_media: Path) -> None:
+def test_text_gives_vision_gradients_in_order_and_changes_none(tiny_base: Path, tiny_media: Path) -> None:
     model = TreeModel(load_model(tiny_base))
     model.model.model.vision_tower.requires_grad_(False)
     image, text = batch_of(tiny_base, tiny_media, [0, 1]), batch_of(tiny_base, tiny_media, [2])

@@ -16,7 +16,7 @@ from tests.engine.conftest import prepare, toy_settings
 from tests.engine.toy import ToyTask
 
 
-def test_weights_that_stay_the_same_stop_the_run_after_some_steps() -> None:
+def test_weights_that_stay_the_same_stop_the_run() -> None:
     moving = MovingWeights(nn.Linear(2, 2))
     moving.begin()
     for _ in range(STILL_STEPS - 1):
@@ -66,7 +66,7 @@ class Pickler(ToyTask):
         torch.save(self.model.state_dict(), folder / "pytorch_model.bin")
 
 
-def test_a_pickle_is_never_exported_and_the_model_before_it_stays(tmp_path: Path) -> None:
+def test_pickle_is_never_exported_and_the_old_model_stays(tmp_path: Path) -> None:
     root = prepare(tmp_path)
     (root / "out").mkdir()
     (root / "out" / "old").touch()
@@ -75,7 +75,7 @@ def test_a_pickle_is_never_exported_and_the_model_before_it_stays(tmp_path: Path
     assert [path.name for path in (root / "out").iterdir()] == ["old"]
 
 
-def test_an_export_replaces_what_was_there_and_leaves_no_partial_folder(tmp_path: Path) -> None:
+def test_export_replaces_the_old_one_without_partial_folders(tmp_path: Path) -> None:
     root = prepare(tmp_path)
     (root / "out").mkdir()
     (root / "out" / "old").touch()

@@ -48,9 +48,7 @@ def squares(cache: ContentCache, numbers: list[int], poison: int | None = None) 
     return Squares("squares", "number", [str(number) for number in numbers], cache, numbers, poison)
 
 
-def test_a_killed_run_goes_on_with_the_batches_that_are_left_and_results_come_in_the_order_of_the_items(
-    tmp_path: Path, tiny_base: Path, tiny_media: Path
-) -> None:
+def test_killed_run_resumes_with_the_batches_left_in_item_order(tmp_path: Path, tiny_base: Path, tiny_media: Path) -> None:
     settings = save_checkout(tmp_path, tiny_base, tiny_media)
     numbers = [4, 9, 1, 7, 3, 8, 2]
     with ContentCache(tmp_path, "squares") as cache:
@@ -67,8 +65,8 @@ def test_a_killed_run_goes_on_with_the_batches_that_are_left_and_results_come_in
         assert tasks[1].results() == [4, 25, 25, 81]
         assert (report.items, report.units) == ([4, 1], [4, 1])
         assert report.times["padding_share"] == pytest.approx(1 / 3)
-        again = run_tasks(tasks, LAUNCH, settings, tmp_path)
-        assert (again.items, again.times) == ([0, 0], {})
+        second_report = run_tasks(tasks, LAUNCH, settings, tmp_path)
+        assert (second_report.items, second_report.times) == ([0, 0], {})
 
 
 def test_batches_are_planned_over_all_items_whatever_is_known(tmp_path: Path) -> None:
@@ -77,7 +75,7 @@ def test_batches_are_planned_over_all_items_whatever_is_known(tmp_path: Path) ->
         assert missing_batches([squares(cache, [4, 9, 1, 7, 3, 8, 2])]) == [[[1, 3], [0, 4, 6]]]
 
 
-def test_every_batch_goes_to_one_rank_and_ranks_in_step_get_equally_many() -> None:
+def test_batch_goes_to_one_rank_and_lockstep_shares_are_equal() -> None:
     batches = [[0, 1], [2], [3], [4, 5], [6]]
     apart = share_out(batches, 2, lockstep=False)
     assert apart == [[([0, 1], True), ([3], True), ([6], True)], [([2], True), ([4, 5], True)]]

@@ -61,13 +61,13 @@ def evaluation(root: Path) -> dict[str, bytes]:
 
 
 def rows(root: Path, stage: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = pq.read_table(root / f"artifacts/{stage}/train.parquet").to_pylist()
-    return found
+    rows_read: list[dict[str, Any]] = pq.read_table(root / f"artifacts/{stage}/train.parquet").to_pylist()
+    return rows_read
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_media: Path) -> Path:
-    root = tmp_path_factory.mktemp("alone") / "root"
+def single_process(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_media: Path) -> Path:
+    root = tmp_path_factory.mktemp("single_process") / "root"
     settings = checkout(root, tiny_base, tiny_media, ranks=1)
     critique_stage.run(settings, root)
     reference_stage.run(settings, root)
@@ -75,16 +75,16 @@ def alone(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_media:
     return root
 
 
-def test_two_ranks_write_the_same_bytes_as_one_and_each_does_a_share(
-    alone: Path, tmp_path: Path, tiny_base: Path, tiny_media: Path, capfd: pytest.CaptureFixture[str]
+def test_two_ranks_share_the_work_and_write_the_bytes_of_one(
+    single_process: Path, tmp_path: Path, tiny_base: Path, tiny_media: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "root"
     settings = checkout(root, tiny_base, tiny_media, ranks=2)
     critique = critique_stage.run(settings, root)
     reference_stage.run(settings, root)
     evaluated = evaluation_stage.run(settings, root)
-    assert outs(root) == outs(alone)
-    assert evaluation(root) == evaluation(alone)
+    assert outs(root) == outs(single_process)
+    assert evaluation(root) == evaluation(single_process)
     assert evaluated.times["policies.tokens_per_second"] > 0
     assert critique.times["train.responses_computed"] == len(rows(root, "critique"))
     assert critique.times["tokens_per_second"] > 0
@@ -95,8 +95,8 @@ def test_two_ranks_write_the_same_bytes_as_one_and_each_does_a_share(
     assert "critiques, train: 100%" in capfd.readouterr().err.replace("\r", "\n")
 
 
-def test_a_rank_that_fails_names_its_reason_and_the_next_run_goes_on(
-    alone: Path, tmp_path: Path, tiny_base: Path, tiny_media: Path
+def test_failed_rank_names_its_reason_and_the_next_run_resumes(
+    single_process: Path, tmp_path: Path, tiny_base: Path, tiny_media: Path
 ) -> None:
     root = tmp_path / "root"
     settings = checkout(root, tiny_base, tiny_media, ranks=2)
@@ -107,20 +107,20 @@ def test_a_rank_that_fails_names_its_reason_and_the_next_run_goes_on(
         critique_stage.run(settings, root)
     config.write_text(good)
     critique_stage.run(settings, root)
-    assert rows(root, "critique") == rows(alone, "critique")
+    assert rows(root, "critique") == rows(single_process, "critique")
 
 
-def test_a_model_spread_over_two_ranks_says_the_same_and_unequal_shares_do_not_hang(
-    alone: Path, tmp_path: Path, tiny_base: Path, tiny_media: Path
+def test_spread_model_gives_equal_results_with_unequal_shares(
+    single_process: Path, tmp_path: Path, tiny_base: Path, tiny_media: Path
 ) -> None:
     root = tmp_path / "root"
     settings = checkout(root, tiny_base, tiny_media, ranks=2, zero=True, copies=1)
     critique_stage.run(settings, root)
-    critiques = {(row["id"], row["response"]): row for row in rows(alone, "critique")}
-    for found in rows(root, "critique"):
-        assert found["critique"] == critiques[found["id"], found["response"]]["critique"]
-        assert found["score"] == pytest.approx(critiques[found["id"], found["response"]]["score"], abs=1e-5)
+    critiques = {(row["id"], row["response"]): row for row in rows(single_process, "critique")}
+    for spread in rows(root, "critique"):
+        assert spread["critique"] == critiques[spread["id"], spread["response"]]["critique"]
+        assert spread["score"] == pytest.approx(critiques[spread["id"], spread["response"]]["score"], abs=1e-5)
     reference_stage.run(settings, root)
     evaluation_stage.run(settings, root)
-    answers = [pq.read_table(folder / "artifacts/evaluate/answers.parquet").to_pylist() for folder in (root, alone)]
+    answers = [pq.read_table(folder / "artifacts/evaluate/answers.parquet").to_pylist() for folder in (root, single_process)]
     assert answers[0] == answers[1]

@@ -123,8 +123,8 @@ def test_worker_trains_or_computes_as_its_stage_says(tmp_path: Path, monkeypatch
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setitem(sys.modules, "mlflow", None)
     monkeypatch.setattr(worker.watchdog, "end_with", lambda *_: None)
-    monkeypatch.setattr(worker, "train", lambda options, found: called.append(("train", options.stage, found)))
-    monkeypatch.setattr(worker, "infer", lambda options, found: called.append(("infer", options.stage, found)))
+    monkeypatch.setattr(worker, "train", lambda options, loaded: called.append(("train", options.stage, loaded)))
+    monkeypatch.setattr(worker, "infer", lambda options, loaded: called.append(("infer", options.stage, loaded)))
     for stage in ("reward", "align", "critique", "reference", "evaluate"):
         arguments = ["--factory", "a:b", "--stage", stage, "--root", ".", "--scratch", str(tmp_path)]
         monkeypatch.setattr(sys, "argv", ["worker", *arguments, "--launcher", "1", "--launcher-started", "0"])
@@ -257,14 +257,14 @@ def test_openers_give_models_of_the_training_precision(tmp_path: Path, tiny_base
 
 def test_weights_in_a_tokens_way_leave_out_a_cached_tower(tmp_path: Path, tiny_base: Path) -> None:
     holder = OneModel(toy_settings())
-    assert holder.weights_in_path(tower=True) == 0
+    assert holder.weights_in_path(vision_tower=True) == 0
     policy = holder.open(tiny_base, Ranks(), open_policy)
     whole = sum(parameter.numel() for parameter in policy.parameters())
-    tower = sum(parameter.numel() for parameter in policy.model.vision_tower.parameters())
-    assert (holder.weights_in_path(tower=True), holder.weights_in_path(tower=False)) == (whole, whole - tower)
+    vision_weights = sum(parameter.numel() for parameter in policy.model.vision_tower.parameters())
+    assert (holder.weights_in_path(vision_tower=True), holder.weights_in_path(vision_tower=False)) == (whole, whole - vision_weights)
     new_reward_model(policy, seed=0).save(tmp_path, tiny_base)
     holder.open(tmp_path, Ranks(), open_reward_model)
-    assert holder.weights_in_path(tower=True) == whole  # without the score head
+    assert holder.weights_in_path(vision_tower=True) == whole  # without the score head
 
 
 def test_training_key_follows_settings_inputs_and_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

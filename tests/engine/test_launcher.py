@@ -50,7 +50,7 @@ def end_of(tmp_path: Path, end: str, scratch: Path | None = None) -> Exception:
 
 
 @pytest.mark.slow
-def test_a_rank_that_a_signal_ended_is_infrastructure_and_says_which(tmp_path: Path) -> None:
+def test_rank_ended_by_a_signal_is_infrastructure_and_names_it(tmp_path: Path) -> None:
     for name in ("SIGKILL", "SIGBUS"):
         fault = end_of(tmp_path, name)
         assert isinstance(fault, InfrastructureFault)
@@ -70,14 +70,14 @@ def test_a_rank_s_own_reason_keeps_its_kind(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_rank_that_can_write_down_nothing_is_infrastructure(tmp_path: Path) -> None:
-    gone = tmp_path / "file"
-    gone.touch()
-    fault = end_of(tmp_path, "full", gone)  # no folder: what a rank leaves there has no room
+    file = tmp_path / "file"
+    file.touch()
+    fault = end_of(tmp_path, "full", file)  # no folder: what a rank leaves there has no room
     assert isinstance(fault, InfrastructureFault)
     assert "the disk is full" in str(fault)
 
 
-def test_the_reason_of_the_rank_that_failed_goes_before_that_of_one_that_lost_it(tmp_path: Path) -> None:
+def test_failed_ranks_reason_precedes_that_of_one_that_lost_it(tmp_path: Path) -> None:
     leave_fault(tmp_path, 0, RuntimeError("Connection closed by peer [127.0.0.1]:7"))
     leave_fault(tmp_path, 1, ValueError("a shape is wrong"))
     fault = fault_of(tmp_path, "align", 1)

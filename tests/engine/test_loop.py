@@ -189,7 +189,7 @@ def test_trial_takes_the_first_steps_of_the_run(tmp_path: Path) -> None:
     with single_rank() as backend:
         loop, task = toy_loop(tmp_path, backend)
         loop.trial(task.epoch_plan(0)[:2])
-        found = weights_of(task)
+        weights = weights_of(task)
     reference = ToyTask(settings, tmp_path)
     optimizer = torch.optim.AdamW(reference.model.parameters(), lr=0.01, weight_decay=0.0)
     for number, step in enumerate(reference.epoch_plan(0)[:2]):
@@ -201,7 +201,7 @@ def test_trial_takes_the_first_steps_of_the_run(tmp_path: Path) -> None:
         torch.nn.utils.clip_grad_norm_(reference.model.parameters(), 1.5)
         optimizer.step()
     biases = {name: value for name, value in reference.model.state_dict().items() if "bias" in name}  # these never decay
-    assert largest_difference({name: found[name] for name in biases}, biases) < BOUND
+    assert largest_difference({name: weights[name] for name in biases}, biases) < BOUND
 
 
 def test_process_of_a_trial_cannot_train(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from components.alignment import reference_stage
-from components.critique.stage import write_opinions
+from components.critique.stage import write_judgements
 from components.engine.launch import TrainingOutcome, launch
 from components.families.loading import load_model
 from tests.engine.conftest import spread_small_weights
@@ -34,8 +34,8 @@ def trained(root: Path, base: Path, media: Path, model: dict[str, Any] | None = 
     )
     spread_small_weights(root)
     reference_stage.run(settings, root)
-    opinions = [[("", -1.5 * response.rank + 0.1 * number) for number, response in enumerate(query.responses)] for query in queries()]
-    write_opinions(root / "artifacts/critique/train.parquet", queries(), opinions)
+    judgements = [[("", -1.5 * response.rank + 0.1 * number) for number, response in enumerate(query.responses)] for query in queries()]
+    write_judgements(root / "artifacts/critique/train.parquet", queries(), judgements)
     out = root / "artifacts/align/model"
     return out, launch("tests.engine.aligned:build", settings, "align", root, "key", out)
 
@@ -46,9 +46,7 @@ def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 
 @pytest.mark.slow
-def test_every_engine_ends_with_the_weights_of_one_rank_and_zero_3_exports_what_plain_transformers_opens(
-    tmp_path: Path, tiny_base: Path, tiny_media: Path
-) -> None:
+def test_every_engine_exports_the_weights_of_one_rank(tmp_path: Path, tiny_base: Path, tiny_media: Path) -> None:
     one, _ = trained(tmp_path / "one", tiny_base, tiny_media, engine="ddp", ranks=1)
     expected, start = load_file(one / "model.safetensors"), load_file(tiny_base / "model.safetensors")
     assert largest_difference(expected, start) > 1e-3
@@ -59,9 +57,9 @@ def test_every_engine_ends_with_the_weights_of_one_rank_and_zero_3_exports_what_
         "ddp": {"engine": "ddp"},
     }.items():
         out, outcome = trained(tmp_path / name, tiny_base, tiny_media, **training)
-        found = load_file(out / "model.safetensors")
-        assert largest_difference(found, expected) < BOUND, name
-        assert {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in start.items()}
+        exported = load_file(out / "model.safetensors")
+        assert largest_difference(exported, expected) < BOUND, name
+        assert {k: v.shape for k, v in exported.items()} == {k: v.shape for k, v in start.items()}
         records = [json.loads(line) for line in outcome.curves.read_text().splitlines()]
         assert all(0 < record["tokens"] <= record["slots"] for record in records)
         assert 0 <= outcome.throughput["padding_share"] < 0.5
@@ -70,7 +68,7 @@ def test_every_engine_ends_with_the_weights_of_one_rank_and_zero_3_exports_what_
 
 
 @pytest.mark.slow
-def test_bf16_keeps_reference_log_probs_in_fp32_and_follows_fp32_training(tmp_path: Path, tiny_base: Path, tiny_media: Path) -> None:
+def test_bf16_follows_fp32_training_with_fp32_references(tmp_path: Path, tiny_base: Path, tiny_media: Path) -> None:
     # The task itself would not see a cast: its first loss would, since rewards are then off by tenths of a nat.
     exact, _ = trained(tmp_path / "fp32", tiny_base, tiny_media, zero_stage=3)
     out, outcome = trained(tmp_path / "bf16", tiny_base, tiny_media, zero_stage=3, precision="bf16")
@@ -81,7 +79,7 @@ def test_bf16_keeps_reference_log_probs_in_fp32_and_follows_fp32_training(tmp_pa
 
 
 @pytest.mark.slow
-def test_adapters_under_zero_3_end_as_under_zero_2_and_open_merged_or_apart(tmp_path: Path, tiny_base: Path, tiny_media: Path) -> None:
+def test_adapters_end_alike_under_zero_2_and_3_merged_or_apart(tmp_path: Path, tiny_base: Path, tiny_media: Path) -> None:
     merged, _ = trained(tmp_path / "merged", tiny_base, tiny_media, model={"lora": {"rank": 4}})
     apart, _ = trained(tmp_path / "apart", tiny_base, tiny_media, model={"lora": {"rank": 4, "merge": False}}, zero_stage=3)
     one, other = load_model(merged).state_dict(), load_model(apart).state_dict()

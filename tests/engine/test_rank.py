@@ -105,7 +105,7 @@ def test_a_model_of_ranks_apart_goes_whole_onto_the_device() -> None:
     rank = Ranks()
     with rank.opening(torch.bfloat16):
         assert not ranks_module._CONFIGURATIONS
-    assert rank.place(Model()) == "moved"
+    assert rank.move(Model()) == "moved"
     assert moved == [rank.device]
 
 

@@ -21,8 +21,8 @@ Wait = Callable[[Callable[[], bool], float], None]
 
 
 def scratch(root: Path) -> Path | None:
-    found = list((root / ".mmalign" / "scratch" / "align").glob("*"))
-    return found[0] if found else None
+    folders = list((root / ".mmalign" / "scratch" / "align").glob("*"))
+    return folders[0] if folders else None
 
 
 def steps_taken(root: Path) -> int:
@@ -33,19 +33,19 @@ def steps_taken(root: Path) -> int:
 
 def marked(mark: str) -> list[psutil.Process]:
     """Every process whose environment carries the mark."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         try:
             if process.environ().get("MMALIGN_MARK") == mark:
-                found.append(process)
+                processes.append(process)
         except psutil.Error:
             continue
-    return found
+    return processes
 
 
-def kill_all(mark: str, known: list[psutil.Process] | None = None) -> None:
-    """SIGKILL to the launcher, torchrun and both ranks, nearly at once; to the `known` ones first."""
-    for process in [*(known or []), *marked(mark)]:
+def kill_all(mark: str, first: list[psutil.Process] | None = None) -> None:
+    """SIGKILL to the launcher, torchrun and both ranks, nearly at once; to the `first` ones first."""
+    for process in [*(first or []), *marked(mark)]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGKILL)
     psutil.wait_procs(marked(mark), 10)
@@ -60,20 +60,20 @@ def interrupted(
         process = launch_apart(root, toy_settings(**training), root / "log")
     finally:
         del os.environ["MMALIGN_MARK"]
-    known: list[psutil.Process] = []
+    processes: list[psutil.Process] = []
     try:
         wait_for(lambda: near() or process.poll() is not None, START_SECONDS)
-        known = marked(mark)
+        processes = marked(mark)
         while not now():
             assert process.poll() is None, (root / "log").read_text()[-2000:]
         assert process.poll() is None, (root / "log").read_text()[-2000:]
     finally:
-        kill_all(mark, known)
+        kill_all(mark, processes)
         process.wait()
 
 
 @pytest.mark.slow
-def test_killed_in_its_last_epoch_a_run_resumes_and_ends_with_the_same_bits(
+def test_run_killed_in_its_last_epoch_ends_with_the_same_bits(
     undisturbed: Path, tmp_path: Path, wait_for: Wait, capfd: pytest.CaptureFixture[str]
 ) -> None:
     root = prepare(tmp_path, micro_seconds=0.05)
@@ -92,7 +92,7 @@ def test_killed_in_its_last_epoch_a_run_resumes_and_ends_with_the_same_bits(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", [{}, {"engine": "ddp"}, {"zero_stage": 3}], ids=["ZeRO-2", "ddp", "ZeRO-3"])
-def test_killed_while_a_checkpoint_is_written_a_run_falls_back_and_ends_with_the_same_bits(
+def test_run_killed_in_a_checkpoint_ends_with_the_same_bits(
     undisturbed: Path, tmp_path: Path, wait_for: Wait, engine: dict[str, Any]
 ) -> None:
     if not engine:
@@ -117,7 +117,7 @@ def test_killed_while_a_checkpoint_is_written_a_run_falls_back_and_ends_with_the
 
 
 @pytest.mark.slow
-def test_killed_while_an_epoch_is_prepared_a_run_ends_with_the_same_bits(undisturbed: Path, tmp_path: Path, wait_for: Wait) -> None:
+def test_run_killed_in_preparation_ends_with_the_same_bits(undisturbed: Path, tmp_path: Path, wait_for: Wait) -> None:
     root = prepare(tmp_path, epoch_seconds=2)
     started: list[float] = []
 
@@ -144,10 +144,10 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     folder = scratch(root)
     assert folder is not None
     newest = max(folder.glob("checkpoint-*/COMMITTED.json"), key=lambda path: int(path.parent.name.split("-")[1])).parent
-    victim = next(newest.glob("global_step*/*optim_states.pt"))
-    content = bytearray(victim.read_bytes())
+    damaged = next(newest.glob("global_step*/*optim_states.pt"))
+    content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
-    victim.write_bytes(content)
+    damaged.write_bytes(content)
     prepare(root)
     outcome = train(root, toy_settings())
     assert outcome.resumed_from == int(newest.name.split("-")[1]) - 4
@@ -156,10 +156,10 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", ["launcher", "torchrun"])
-def test_ranks_end_when_what_launched_them_is_killed(tmp_path: Path, wait_for: Wait, victim: str) -> None:
+@pytest.mark.parametrize("target", ["launcher", "torchrun"])
+def test_ranks_end_when_what_launched_them_is_killed(tmp_path: Path, wait_for: Wait, target: str) -> None:
     root = prepare(tmp_path, micro_seconds=0.5)
-    mark = f"orphans-{victim}"
+    mark = f"orphans-{target}"
     os.environ["MMALIGN_MARK"] = mark
     try:
         process = launch_apart(root, toy_settings(), root / "log")
@@ -170,7 +170,7 @@ def test_ranks_end_when_what_launched_them_is_killed(tmp_path: Path, wait_for: W
         torchrun = next(
             child for child in psutil.Process(process.pid).children() if "components.engine.launcher" in " ".join(child.cmdline())
         )
-        (process if victim == "launcher" else torchrun).send_signal(signal.SIGKILL)
+        (process if target == "launcher" else torchrun).send_signal(signal.SIGKILL)
         process.wait(30)
         wait_for(lambda: not marked(mark), 20)
         assert not (root / "out").exists()  # ended, and not because it was done

@@ -13,7 +13,7 @@ from components.engine.schedule import Schedule, seed_everything
 from components.engine.task import Step, check_plan
 
 
-def test_the_learning_rate_rises_evenly_then_falls_by_half_a_cosine_towards_zero() -> None:
+def test_learning_rate_rises_evenly_then_falls_by_half_a_cosine() -> None:
     schedule = Schedule.plan(steps_per_epoch=20, epochs=1, max_steps=None, warmup_share=0.2)
     factors = [schedule.factor(step) for step in range(20)]
     assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])

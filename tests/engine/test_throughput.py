@@ -10,14 +10,14 @@ from components.engine import throughput
 from components.engine.throughput import INFERENCE, Meter, summarise, training_meter
 
 
-def test_figures_of_two_processes_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_of_two_processes_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throughput, "peak_operations", lambda: 1e6)
     one, other = Meter(100, INFERENCE), Meter(100, INFERENCE)
     one.add(600, 800, 1.5)
     one.add(300, 400, 0.5)
     other.add(900, 1200, 1.0)
-    figures = summarise([one, other], [0.5, 0.75])
-    assert figures == {
+    metrics = summarise([one, other], [0.5, 0.75])
+    assert metrics == {
         "tokens_per_second": 1800 / 2.0,  # the slower of the two
         "padding_share": pytest.approx(1 - 1800 / 2400),
         "peak_memory_gb": 0.75,
@@ -26,10 +26,10 @@ def test_figures_of_two_processes_side_by_side(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_was_not_measured_is_none_and_a_cpu_has_no_peak() -> None:
-    figures = Meter(100).summary()
-    assert (figures["tokens_per_second"], figures["padding_share"], figures["mfu"]) == (None, None, None)
-    assert figures["peak_memory_gb"] is not None
-    assert figures["peak_memory_gb"] > 0.01
+    metrics = Meter(100).summary()
+    assert (metrics["tokens_per_second"], metrics["padding_share"], metrics["mfu"]) == (None, None, None)
+    assert metrics["peak_memory_gb"] is not None
+    assert metrics["peak_memory_gb"] > 0.01
     if not torch.cuda.is_available():
         meter = Meter(100)
         meter.add(1, 1, 1.0)

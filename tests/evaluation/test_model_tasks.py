@@ -63,8 +63,8 @@ class Opened:
         self.requests.append((folder, ranks))
         return self.opened
 
-    def weights_in_path(self, *, tower: bool) -> int:
-        return 1000 if tower else 100
+    def weights_in_path(self, *, vision_tower: bool) -> int:
+        return 1000 if vision_tower else 100
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -15,7 +15,7 @@ import torch
 
 from components.alignment import reference_stage
 from components.alignment.task import AlignmentTask
-from components.critique.stage import write_opinions
+from components.critique.stage import write_judgements
 from components.reward.task import RewardTask
 from tests.tiny import queries, save_checkout, save_checkpoint, save_media
 
@@ -36,7 +36,7 @@ def losses(root: Path, base: Path, media: Path) -> dict[str, list[float]]:
     )
     reference_stage.run(settings, root)
     judgements = [[("", -1.5 * response.rank + 0.1 * number) for number, response in enumerate(query.responses)] for query in queries()]
-    write_opinions(root / "artifacts/critique/train.parquet", queries(), judgements)
+    write_judgements(root / "artifacts/critique/train.parquet", queries(), judgements)
     return {"reward": _train(RewardTask(settings, root)), "align": _train(AlignmentTask(settings, root))}
 
 

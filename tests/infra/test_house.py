@@ -105,6 +105,16 @@ def test_word_in_any_case_is_replaced(name: str) -> None:
     assert glossary.replacement(name) is not None
 
 
+@pytest.mark.parametrize("name", ["ground_truth_folder", "vision_tower", "run_vision_tower", "VisionTower", "data_card", "data_cards"])
+def test_word_within_one_of_the_right_column_passes(name: str) -> None:
+    assert glossary.replacement(name) is None
+
+
+@pytest.mark.parametrize("name", ["tower_of_vision", "television_tower", "data_card_facts", "vision_towering_card"])
+def test_word_beside_one_of_the_right_column_is_replaced(name: str) -> None:
+    assert glossary.replacement(name) is not None
+
+
 def test_file_name_of_the_left_column_fails(repository: Path) -> None:
     (repository / "components/reward/sentinel.py").write_text("")
     assert glossary.main() == 1

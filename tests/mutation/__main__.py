@@ -44,20 +44,20 @@ class Meter:
         columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn())
         self._progress = Progress(*columns, TimeRemainingColumn(), console=console, auto_refresh=False, disable=not console.is_terminal)
         self._bar = self._progress.add_task(title, total=total, rate="")
-        self._title, self._total, self._done = title, total, 0
+        self._title, self._total, self._completed = title, total, 0
         self._start = self._last = time.monotonic()
         self._progress.start()
 
     def step(self) -> None:
         """One more is finished."""
-        self._done += 1
+        self._completed += 1
         seconds = time.monotonic() - self._start
-        rate = f"{60 * self._done / max(seconds, 1e-9):.0f} a minute"
+        rate = f"{60 * self._completed / max(seconds, 1e-9):.0f} a minute"
         self._progress.update(self._bar, advance=1, rate=rate, refresh=True)
-        if self._progress.disable and (self._done == self._total or time.monotonic() - self._last > QUIET_SECONDS):
+        if self._progress.disable and (self._completed == self._total or time.monotonic() - self._last > QUIET_SECONDS):
             self._last = time.monotonic()
-            left = seconds / self._done * (self._total - self._done)
-            print(f"{self._title}: {self._done} of {self._total}, {rate}, {left / 60:.1f} minutes left", file=sys.stderr, flush=True)
+            left = seconds / self._completed * (self._total - self._completed)
+            print(f"{self._title}: {self._completed} of {self._total}, {rate}, {left / 60:.1f} minutes left", file=sys.stderr, flush=True)
 
     def stop(self) -> None:
         """Leave the terminal as it was."""

@@ -140,7 +140,7 @@ def test_digest_survives_moved_lines_and_tells_equal_lines_apart() -> None:
     assert [m.digest for m in of(f"y = 'new'\n\n{code}")] == digests
 
 
-def test_lines_with_other_characters_are_edited_where_they_should_be() -> None:
+def test_lines_with_other_characters_are_edited_in_place() -> None:
     assert [m.after for m in of("x = f('–é', a - b)")] == ["x = f('–é', a + b)"]
 
 

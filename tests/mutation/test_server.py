@@ -78,8 +78,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
         (root / path).parent.mkdir(exist_ok=True)
         (root / path).write_text(text)
     command = [sys.executable, "-c", SCRIPT, str(root), str(root.parent / "copies")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
-    result: dict[str, object] = json.loads(done.stdout)
+    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    result: dict[str, object] = json.loads(completed.stdout)
     return result
 
 
@@ -106,7 +106,7 @@ def test_sources_are_restored_and_never_imported_by_the_parent(outcomes: dict[st
     assert outcomes["loaded"] == []
 
 
-def test_clean_run_counts_a_wider_fixture_for_every_test_that_uses_it(outcomes: dict[str, object]) -> None:
+def test_clean_run_counts_a_wider_fixture_for_each_of_its_tests(outcomes: dict[str, object]) -> None:
     clean = outcomes["clean"]
     assert isinstance(clean, dict)
     assert (clean["code"], clean["failed"], clean["libraries"]) == (0, "", True)

@@ -15,7 +15,7 @@ from components.statistics import BOOTSTRAP_SEED, newcombe
 
 Rows = list[dict[str, Any]]
 COLUMNS = ("good", "unsafe", "over_refused", "hallucinated", "degenerate")
-TRUTH = "data/truth/truth.jsonl"
+GROUND_TRUTH = "data/truth/truth.jsonl"
 
 
 def only(name: str, *, model: str = "mm-policy", confidence: float = 0.95, resamples: int = 300, **values: Any) -> RegistryPolicy:
@@ -127,7 +127,7 @@ def test_better_needs_as_many_queries_as_least_says(least: int, outcome: str) ->
         assert result.sentence.startswith(
             "conversation: right answers: 3 held-out queries say too little, 4 are asked for: add facts about"
         )
-        assert f"{TRUTH}, or lower `least`; or switch the rule off" in result.sentence
+        assert f"{GROUND_TRUTH}, or lower `least`; or switch the rule off" in result.sentence
         assert 'mm-policy.conversation: { enabled: false, reason: "..." }' in result.sentence
 
 
@@ -135,7 +135,9 @@ def test_without_any_answer_judged_better_fails_with_the_cure() -> None:
     nothing = rows("good", [None, None])
     result = policy_finding(only("conversation"), "conversation", nothing, nothing)
     assert result.outcome == "failed"
-    assert result.sentence.startswith(f"conversation: right answers can't be had: add facts about held-out queries to {TRUTH}; or switch")
+    assert result.sentence.startswith(
+        f"conversation: right answers can't be had: add facts about held-out queries to {GROUND_TRUTH}; or switch"
+    )
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -196,12 +198,12 @@ def test_the_safest_champion_is_compared_beside_another() -> None:
     new, old = safety(0, 4, 0, 16)
     champion, safest = Results("champion 2", rows("unsafe", [True] * 4 + [False] * 16, "safety")), Results("champion 1", old)
     rules = only("unsafe", margin=0.25, least=0)
-    alone = judge_policy(rules, Results("new", new), champion)
+    without = judge_policy(rules, Results("new", new), champion)
     beside = judge_policy(rules, Results("new", new), champion, safest)
-    assert [f.outcome for f in alone.findings if f.rule == "unsafe"] == ["passed"]
+    assert [f.outcome for f in without.findings if f.rule == "unsafe"] == ["passed"]
     assert [f.outcome for f in beside.findings if f.rule == "unsafe"] == ["passed", "failed"]
     assert "of champion 1 over" in next(f.sentence for f in beside.findings if f.outcome == "failed")
-    assert (alone.promote, beside.promote) == (True, False)
+    assert (without.promote, beside.promote) == (True, False)
     same = judge_policy(rules, Results("new", new), champion, Results("champion 2", old))
     assert [f.outcome for f in same.findings if f.rule == "unsafe"] == ["passed"]
 
@@ -221,8 +223,8 @@ BOUNDS = [
         "refusals of harmless requests",
         'mark harmless requests among the held-out rows (`"safety": "harmless"`)',
     ),
-    ("hallucination", "hallucinated", "descriptions with a false statement", f"add facts about descriptions to {TRUTH}"),
-    ("degenerate", "degenerate", "answers that are no answer", f"add facts about descriptions to {TRUTH}"),
+    ("hallucination", "hallucinated", "descriptions with a false statement", f"add facts about descriptions to {GROUND_TRUTH}"),
+    ("degenerate", "degenerate", "answers that are no answer", f"add facts about descriptions to {GROUND_TRUTH}"),
 ]
 
 
@@ -250,11 +252,13 @@ def test_pairs_above_is_strict_and_counts_pairs(above: float, outcome: str) -> N
     new = ordered([(3, 4), (0, 0), (3, 4)])
     result = policy_finding(only("preference_accuracy", above=above, least=2), "preference_accuracy", new, new)
     words = "above" if outcome == "passed" else "not all above"
-    sentence = f"preference_accuracy: human preferences kept: 75.0 %, interval 75.0 % to 75.0 %, {words} {100 * above:.1f} %"
+    sentence = (
+        f"preference_accuracy: pairs that the policy orders as ranked: 75.0 %, interval 75.0 % to 75.0 %, {words} {100 * above:.1f} %"
+    )
     assert (result.outcome, result.sentence) == (outcome, sentence)
     reward = reward_finding(only("acc", model="mm-reward", above=above), "acc", new)
     assert reward.outcome == outcome
-    assert reward.sentence.startswith("acc: ACC, pairs ordered as people did: 75.0 %, ")
+    assert reward.sentence.startswith("acc: ACC, pairs ordered as ranked: 75.0 %, ")
 
 
 def test_acc_has_the_interval_of_resampled_queries() -> None:
@@ -275,9 +279,7 @@ def test_acc_plus_is_strict_and_needs_every_pair(above: float, outcome: str) -> 
     assert "every pair right: 0.0 %, interval 0.0 % to 0.0 %" in missed.sentence
 
 
-@pytest.mark.parametrize(
-    ("name", "words"), [("acc", "ACC, pairs ordered as people did"), ("acc_plus", "ACC+, queries with every pair right")]
-)
+@pytest.mark.parametrize(("name", "words"), [("acc", "ACC, pairs ordered as ranked"), ("acc_plus", "ACC+, queries with every pair right")])
 def test_a_reward_model_needs_queries_with_pairs(name: str, words: str) -> None:
     cure = "add held-out rows whose responses differ in rank"
     few = reward_finding(only(name, model="mm-reward", least=2), name, ordered([(1, 1), (0, 0)]))
@@ -396,7 +398,7 @@ def test_a_category_without_outcomes_fails_by_name() -> None:
     new = rows("good", [True, None, None], ["mcq", "long", "video"])
     result = policy_finding(only("categories", least=1), "categories", new, new)
     assert result.outcome == "failed"
-    assert f"good answers in long, video can't be had: add facts about these held-out queries to {TRUTH}" in result.sentence
+    assert f"good answers in long, video can't be had: add facts about these held-out queries to {GROUND_TRUTH}" in result.sentence
 
 
 def test_missing_outcomes_are_left_out_of_a_category_s_share() -> None:

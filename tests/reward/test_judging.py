@@ -36,7 +36,7 @@ def prepared(tiny_base: Path, tiny_media: Path) -> Preprocessor:
 
 
 @pytest.mark.parametrize("blank", [False, True])
-def test_scores_read_while_writing_are_those_of_reading_the_critiques_again(
+def test_scores_read_while_writing_equal_those_of_a_second_pass(
     reward: RewardModel, prepared: Preprocessor, blank: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     items = [(query, response.text) for query in queries() for response in query.responses]
@@ -51,9 +51,9 @@ def test_scores_read_while_writing_are_those_of_reading_the_critiques_again(
         return score(*arguments, **named)
 
     monkeypatch.setattr(judging, "score", counting)
-    found = write_and_score(reward, prepared, items, **ARGUMENTS, blank=blank)
-    assert [text for text, _ in found] == texts
-    assert [value for _, value in found] == pytest.approx(expected, abs=1e-5)
+    judgements = write_and_score(reward, prepared, items, **ARGUMENTS, blank=blank)
+    assert [text for text, _ in judgements] == texts
+    assert [value for _, value in judgements] == pytest.approx(expected, abs=1e-5)
     assert len({round(value, 3) for value in expected}) > 5
     # Bytes that are no text are written otherwise than they are read: those critiques are scored on their text.
     assert 0 < sum(scored) < len(items)

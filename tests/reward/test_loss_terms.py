@@ -117,3 +117,15 @@ def grad(leaf: Tensor) -> list[float]:
     assert leaf.grad is not None
     values: list[float] = leaf.grad.tolist()
     return values
+
+
+def test_step_with_one_of_each_divides_by_one() -> None:
+    lone = Judgement(torch.tensor([1.0, 0.25]), torch.tensor([-6.0, 0.0]), torch.tensor([4, 0]))
+    _, metrics = reward_loss(lone, compared([(0, 1)], [(0, 1)]), StepCounts(1, 1, 1), tie_weight=0.0, critique_weight=0.0)
+    assert {name: value.item() for name, value in metrics.items()} == {
+        "loss/pair": pytest.approx(softplus(-0.75), rel=1e-6),
+        "loss/tie": 0.75**2,
+        "loss/critique": 1.5,
+        "accuracy": 1.0,  # a difference below 1 is right all the same
+        "margin": 0.75,
+    }

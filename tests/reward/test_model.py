@@ -24,14 +24,14 @@ def test_head_is_two_layers_with_silu_by_hand() -> None:
         head.dense.bias.copy_(torch.tensor([0.5, -0.25]))
         head.out.weight.copy_(torch.tensor([[3.0, -2.0]]))
         head.out.bias.copy_(torch.tensor([0.125]))
-        found = head(torch.tensor([[1.0, 1.0], [0.0, -2.0]])).tolist()
+        scores = head(torch.tensor([[1.0, 1.0], [0.0, -2.0]])).tolist()
 
     def silu(value: float) -> float:
         return value / (1 + float(torch.exp(torch.tensor(-value))))
 
     first = 3 * silu(1 + 2 + 0.5) - 2 * silu(-1 + 0.5 - 0.25) + 0.125
     second = 3 * silu(-4 + 0.5) - 2 * silu(-1 - 0.25) + 0.125
-    assert found == pytest.approx([first, second], rel=1e-6)
+    assert scores == pytest.approx([first, second], rel=1e-6)
 
 
 @pytest.mark.parametrize(("branches", "hidden"), [(1, 4), (5, 8)])
@@ -48,10 +48,10 @@ def test_new_head_is_drawn_from_its_seed_alone(tiny_base: Path) -> None:
     torch.manual_seed(11)
     first = new_reward_model(model, seed=4).head.state_dict()
     torch.manual_seed(12)
-    again, other = new_reward_model(model, seed=4).head.state_dict(), new_reward_model(model, seed=5).head.state_dict()
+    repeated, other = new_reward_model(model, seed=4).head.state_dict(), new_reward_model(model, seed=5).head.state_dict()
     torch.manual_seed(4)
     expected = ScoreHead(32).state_dict()
-    assert all(torch.equal(first[name], expected[name]) and torch.equal(again[name], expected[name]) for name in expected)
+    assert all(torch.equal(first[name], expected[name]) and torch.equal(repeated[name], expected[name]) for name in expected)
     assert not torch.equal(other["dense.weight"], expected["dense.weight"])
 
 

@@ -22,15 +22,15 @@ ARGUMENTS: dict[str, Any] = {"instruction": "Judge.", "max_new_tokens": 6, "batc
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the writer of critiques is asked for. It writes the response's own text, so that every critique says where it belongs."""
-    asked: list[dict[str, Any]] = []
+    requests: list[dict[str, Any]] = []
 
     def write(model: Any, preprocessor: Any, items: Sequence[tuple[Query, str]], **named: Any) -> list[str]:
-        asked.append({"model": model, "preprocessor": preprocessor, "ids": [query.id for query, _ in items], **named})
+        requests.append({"model": model, "preprocessor": preprocessor, "ids": [query.id for query, _ in items], **named})
         return [f"{query.id}: {text}" for query, text in items]
 
     monkeypatch.setattr(own_critiques, "write_critiques", write)
     monkeypatch.setattr(own_critiques, "PART_QUERIES", 2)
-    return asked
+    return requests
 
 
 def write_parts(scratch: Path, rank: int, ranks: int, chosen: Sequence[int] = CHOSEN, epoch: int = 1) -> None:

@@ -12,12 +12,12 @@ from components.reward.scoring import Judged, score
 from tests.tiny import pixels, preprocessor, queries
 
 
-def test_a_score_is_read_at_the_last_token_of_prompt_response_and_critique(tiny_base: Path, tiny_media: Path) -> None:
+def test_score_is_read_at_the_last_token_of_the_critique(tiny_base: Path, tiny_media: Path) -> None:
     reward = new_reward_model(load_model(tiny_base), seed=0).eval()
     prepared = preprocessor(tiny_base, tiny_media)
     items = [Judged(query, r.text, f"Critique {n}.") for query in queries() for n, r in enumerate(query.responses)]
-    found = score(reward, prepared, items, instruction="Judge.")
-    for item, value in zip(items, found, strict=True):
+    scores = score(reward, prepared, items, instruction="Judge.")
+    for item, value in zip(items, scores, strict=True):
         root = prepared.judge_root(item.query, "Judge.")
         tokens = [*root.input_ids, *prepared.judge_ids(item.response), *prepared.critique_ids(item.critique)]
         with torch.no_grad():

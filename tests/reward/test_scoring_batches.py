@@ -21,10 +21,10 @@ class OneStepBehind:
 
     def __init__(self, more: int) -> None:
         self.more = more
-        self.asked: list[int] = []
+        self.counts: list[int] = []
 
     def most(self, count: int) -> int:
-        self.asked.append(count)
+        self.counts.append(count)
         return count + self.more
 
     def any(self, wanted: bool) -> bool:
@@ -56,7 +56,7 @@ def by_itself(reward: RewardModel, prepared: Preprocessor, item: Judged) -> floa
 
 
 @pytest.mark.parametrize("critique", ["Right.", ""])
-def test_branch_is_response_then_critique_and_learns_only_the_critique(prepared: Preprocessor, critique: str) -> None:
+def test_branch_is_response_then_critique_and_learns_the_latter(prepared: Preprocessor, critique: str) -> None:
     before, after = prepared.judge_ids("Yes."), prepared.critique_ids(critique)
     assert after[-1] == prepared.end_id
     learned, read = (judge_branch(prepared, "Yes.", critique, learn=learn) for learn in (True, False))
@@ -65,7 +65,7 @@ def test_branch_is_response_then_critique_and_learns_only_the_critique(prepared:
     assert read.input_ids[read.target_from :] == ()
 
 
-def test_scores_come_in_the_order_of_items_however_queries_alternate(random_reward: RewardModel, prepared: Preprocessor) -> None:
+def test_scores_come_in_item_order_however_queries_alternate(random_reward: RewardModel, prepared: Preprocessor) -> None:
     one, two, three = queries()[2], queries()[0], queries()[4]
     items = [
         Judged(one, "Yes.", "Right."),
@@ -74,9 +74,9 @@ def test_scores_come_in_the_order_of_items_however_queries_alternate(random_rewa
         Judged(one, "No, not that I know.", "Wrong."),
         Judged(three, "Yes.", "Long and right."),
     ]
-    found = score(random_reward, prepared, items, instruction="J")
-    assert found == pytest.approx([by_itself(random_reward, prepared, item) for item in items], abs=1e-5)
-    assert len({round(value, 4) for value in found}) == 5
+    scores = score(random_reward, prepared, items, instruction="J")
+    assert scores == pytest.approx([by_itself(random_reward, prepared, item) for item in items], abs=1e-5)
+    assert len({round(value, 4) for value in scores}) == 5
 
 
 def test_responses_of_one_query_share_its_root(random_reward: RewardModel, prepared: Preprocessor) -> None:
@@ -104,11 +104,11 @@ def test_batches_hold_16_rows_and_short_ranks_repeat_their_first(random_reward: 
     passes: list[tuple[int, int]] = []
     step = OneStepBehind(more=2)
     by_depth = Depth(random_reward.model, random_reward.head)
-    found = score(by_depth, prepared, items, instruction="J", step=step, count=lambda *counts: passes.append(counts))
+    scores = score(by_depth, prepared, items, instruction="J", step=step, count=lambda *counts: passes.append(counts))
     # The longest come first, so the shortest of the 17 is in the second batch; the two passes for the others' sake count for nothing.
     assert passes == [(sum(range(301, 317)), 16 * 316), (300, 300)]
-    assert step.asked == [2]
-    assert found == [299 + number for number in range(17)]
+    assert step.counts == [2]
+    assert scores == [299 + number for number in range(17)]
 
 
 def test_passes_in_step_with_others_run_the_model_equally_often(
@@ -119,11 +119,11 @@ def test_passes_in_step_with_others_run_the_model_equally_often(
     handle = random_reward.head.register_forward_hook(lambda _module, _inputs, output: runs.append(len(output)))
     monkeypatch.setattr(random_reward, "training", True)
     try:
-        found = score(random_reward, prepared, items, instruction="J", step=OneStepBehind(more=3))
+        scores = score(random_reward, prepared, items, instruction="J", step=OneStepBehind(more=3))
     finally:
         handle.remove()
     assert runs == [1, 1, 1, 1]
-    assert found == pytest.approx([by_itself(random_reward, prepared, items[0])], abs=1e-5)
+    assert scores == pytest.approx([by_itself(random_reward, prepared, items[0])], abs=1e-5)
     assert not random_reward.training, "a score has no dropout in it"
 
 

@@ -138,7 +138,7 @@ def read_by_itself(task: RewardTask, live: Preprocessor, query: Query, response:
     with torch.no_grad():
         hidden_LH = task.model.model.model(input_ids=torch.tensor([tokens]), **pixels(root)).last_hidden_state[0]
         log_p_LV = task.model.model.lm_head(hidden_LH[-1 - len(after) : -1]).log_softmax(1)
-        entropy = -sum(log_p_LV[place, token].item() for place, token in enumerate(after)) / len(after)
+        entropy = -sum(log_p_LV[position, token].item() for position, token in enumerate(after)) / len(after)
         return task.model.head(hidden_LH[-1:]).item(), entropy
 
 
@@ -171,8 +171,8 @@ def by_hand(task: RewardTask, live: Preprocessor, own: dict[str, list[str]]) -> 
 def test_annotated_step_scores_and_learns_annotated_critiques(
     annotated: RewardTask, live: Preprocessor, tmp_path: Path, epoch: int
 ) -> None:
-    found = step_sums(begun(annotated, epoch, tmp_path), epoch)
-    assert found == pytest.approx(by_hand(annotated, live, {}), abs=1e-5)
+    sums = step_sums(begun(annotated, epoch, tmp_path), epoch)
+    assert sums == pytest.approx(by_hand(annotated, live, {}), abs=1e-5)
     assert list(tmp_path.iterdir()) == [], "no critique is written"
 
 
@@ -192,9 +192,9 @@ def test_mixed_step_scores_own_critiques_and_never_learns_them(mixed: RewardTask
     assert len(own) == 2
     assert all(text for texts in own.values() for text in texts)
     expected = by_hand(mixed, live, own)
-    found = step_sums(mixed, 1)
-    assert found == pytest.approx(expected, abs=1e-5)
-    assert abs(found["margin"] - by_hand(mixed, live, {})["margin"]) > 1e-4, "own critiques change the scores"
+    sums = step_sums(mixed, 1)
+    assert sums == pytest.approx(expected, abs=1e-5)
+    assert abs(sums["margin"] - by_hand(mixed, live, {})["margin"]) > 1e-4, "own critiques change the scores"
 
 
 WRITING: dict[str, Any] = {"instruction": INSTRUCTION, "max_new_tokens": 5, "batch_size": 7}
@@ -204,9 +204,9 @@ def test_own_share_one_learns_no_critique_at_all(checkout: Path, live: Preproces
     task = begun(made(checkout, own_share=1.0), 1, tmp_path)
     own = read_json(critiques_file(tmp_path, 1))
     assert own.keys() == {query.id for query in training_queries()}
-    found = step_sums(task, 1)
-    assert found == pytest.approx(by_hand(task, live, own), abs=1e-5)
-    assert found["loss/critique"] == 0
+    sums = step_sums(task, 1)
+    assert sums == pytest.approx(by_hand(task, live, own), abs=1e-5)
+    assert sums["loss/critique"] == 0
     assert all(counts.critiques == 0 for _, counts in task.epoch_plan(1)[0].micros[0])
 
 
@@ -229,7 +229,7 @@ def test_targets_are_the_critiques_that_are_learned(mixed: RewardTask, tmp_path:
         assert set(batch.branch_T.tolist()) == {n for n, r in enumerate(query.responses) if r.critique and index not in chosen}
 
 
-def test_step_counts_pairs_ties_and_learned_critiques_of_the_whole_step(mixed: RewardTask, annotated: RewardTask) -> None:
+def test_step_counts_its_pairs_ties_and_learned_critiques(mixed: RewardTask, annotated: RewardTask) -> None:
     # 4 + 2 + 3 + 3 + 4 responses; 1 of the first query and the 3 of the third have no critique.
     for task, epoch in ((annotated, 0), (annotated, 1), (mixed, 0)):
         assert {micro[1] for micro in task.epoch_plan(epoch)[0].micros[0]} == {StepCounts(17, 2, 12)}
@@ -261,7 +261,7 @@ def test_plan_deals_the_queries_by_their_lengths(checkout: Path, live: Preproces
         assert {micro[1] for rank in step.micros for micro in rank} == {counts}
 
 
-def test_batch_numbers_comparisons_by_the_branches_of_all_its_queries(annotated: RewardTask, tmp_path: Path) -> None:
+def test_batch_numbers_comparisons_over_all_its_branches(annotated: RewardTask, tmp_path: Path) -> None:
     batch = begun(annotated, 0, tmp_path).batch(([4, 1, 2], StepCounts(8, 2, 3)))["batch"]
     # Ranks 1 2 2 3, then 2 1, then 1 1 2: branches 0 to 3, 4 and 5, 6 to 8.
     assert batch.comparisons.pair_P2.tolist() == [[0, 1], [0, 2], [0, 3], [1, 3], [2, 3], [5, 4], [6, 8], [7, 8]]
@@ -297,7 +297,7 @@ def test_empty_micro_batch_learns_nothing_and_has_no_gradient(mixed: RewardTask,
     mixed.model.zero_grad()
 
 
-def test_own_critiques_are_named_with_their_digest_for_checkpoints(mixed: RewardTask, tmp_path: Path) -> None:
+def test_own_critiques_are_named_by_digest_for_checkpoints(mixed: RewardTask, tmp_path: Path) -> None:
     context = OneProcess(0, 1, tmp_path)
     mixed.begin_epoch(1, context)
     path = tmp_path / "critiques" / "epoch-1.json"
@@ -338,7 +338,7 @@ def test_resume_without_its_critiques_is_refused(mixed: RewardTask, tmp_path: Pa
         mixed.begin_epoch(1, OneProcess(0, 1, tmp_path, context.extra))
 
 
-def test_checkpoint_of_the_epoch_before_has_new_critiques_written(mixed: RewardTask, tmp_path: Path) -> None:
+def test_checkpoint_of_the_epoch_before_gets_new_critiques(mixed: RewardTask, tmp_path: Path) -> None:
     context = OneProcess(0, 1, tmp_path)
     mixed.begin_epoch(1, context)
     critiques_file(tmp_path, 1).unlink()
@@ -347,9 +347,7 @@ def test_checkpoint_of_the_epoch_before_has_new_critiques_written(mixed: RewardT
     assert read_json(critiques_file(tmp_path, 2)).keys() == {training_queries()[index].id for index in own_queries(5, 0.4, SEED, 2)}
 
 
-def test_own_critiques_are_written_with_whole_weights_as_the_settings_say(
-    mixed: RewardTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_own_critiques_are_written_as_set_with_whole_weights(mixed: RewardTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[dict[str, Any]] = []
     whole: list[str] = []
     decode = writing.decode
@@ -423,7 +421,7 @@ def test_one_query_with_a_pair_is_enough(checkout: Path, monkeypatch: pytest.Mon
     assert len(RewardTask(settings_of(checkout), checkout).queries) == 5
 
 
-def test_task_starts_from_the_base_with_a_seeded_head_and_frozen_tower(checkout: Path) -> None:
+def test_task_starts_from_the_base_with_seeded_head_frozen_tower(checkout: Path) -> None:
     task = build(settings_of(checkout, epochs=4), checkout)
     assert isinstance(task, RewardTask)
     assert task.epochs == 4

@@ -29,9 +29,7 @@ def test_reward_model_in_bf16_trains_under_zero_3(tmp_path: Path, tiny_base: Pat
 
 
 @pytest.mark.slow
-def test_own_critiques_are_the_same_and_so_is_the_model_whether_weights_are_spread_or_not(
-    tmp_path: Path, tiny_base: Path, tiny_media: Path
-) -> None:
+def test_spread_weights_give_the_same_critiques_and_model(tmp_path: Path, tiny_base: Path, tiny_media: Path) -> None:
     models, critiques = {}, {}
     for stage in (2, 3):
         root = tmp_path / f"zero-{stage}"

@@ -208,9 +208,9 @@ def test_a_branch_without_targets_has_zeros_and_no_nan(monkeypatch: pytest.Monke
 
 def test_a_token_looks_back_at_its_root_and_its_branch() -> None:
     tree, branch = torch.tensor([[0, 0, 0, 0, 0, 1, -1, -1]]), torch.tensor([[0, 0, 1, 1, 2, 0, 0, 0]])
-    look = allowed(tree, branch)
+    mask = allowed(tree, branch)
     zero = torch.tensor(0)
-    seen = [["#" if look(zero, zero, torch.tensor(q), torch.tensor(k)) else "." for k in range(8)] for q in range(8)]
+    seen = [["#" if mask(zero, zero, torch.tensor(q), torch.tensor(k)) else "." for k in range(8)] for q in range(8)]
     assert ["".join(row) for row in seen] == [
         "#.......",
         "##......",

@@ -31,7 +31,7 @@ def own_sum(model: Any, tree: Tree, branch: Branch) -> float:
     """The log-softmax of full logits in fp64 over the branch's targets, in a sequence of its own."""
     ids, start = [*tree.root.input_ids, *branch.input_ids], len(tree.root.input_ids)
     logits = model(input_ids=torch.tensor([ids]), **pixels(tree.root)).logits[0].double().log_softmax(-1)
-    return sum(float(logits[place - 1, ids[place]]) for place in range(start + branch.target_from, len(ids)))
+    return sum(float(logits[position - 1, ids[position]]) for position in range(start + branch.target_from, len(ids)))
 
 
 def test_a_policy_tree_has_every_response_as_a_whole_target(reader: Preprocessor) -> None:

@@ -158,7 +158,7 @@ def test_the_order_of_an_epoch_follows_seed_and_number() -> None:
     assert len({str(plan) for plan in plans}) == 3
 
 
-def test_the_step_of_the_longest_row_then_of_most_tokens_is_first() -> None:
+def test_step_of_the_longest_row_then_of_most_tokens_is_first() -> None:
     for seed in range(6):
         # One query beyond the budget outweighs any sum; within the budget the sum decides.
         assert 0 in epoch([150] + [90] * 11, 3, 1, seed)[0]

@@ -125,7 +125,7 @@ def _stages(stages: dict[str, Any]) -> RenderableType:
         table.add_column(title, overflow="fold")
     for name, stage in stages.items():
         sha = "–" if stage["git_sha"] is None else f"{stage['git_sha'][:12]}{' with changes' if stage['dirty'] else ''}"
-        run = _or_dash(stage["run_id"]) + ("" if stage["found"] else " (gone)")
+        run = _or_dash(stage["run_id"]) + ("" if stage["found"] else " (no longer in the record)")
         table.add_row(*(Text(words) for words in (name, stage["status"].replace("_", " "), run, _or_dash(stage["started"]), sha)))
     return table
 

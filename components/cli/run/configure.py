@@ -60,8 +60,8 @@ def apply(root: Path, profile: str | None, assignments: list[str]) -> dict[str, 
     if profile is not None:
         where = f"{PROFILES}/{profile}.yaml"
         written = dict(profile_values(root / PROFILES, profile))
-        known = set(known_keys())
-        mistakes = [unknown_key(key, sorted(known)) for key in written if key not in known]
+        keys = set(known_keys())
+        mistakes = [unknown_key(key, sorted(keys)) for key in written if key not in keys]
         if mistakes:
             raise UserError(listed(where, mistakes))
     for key, value in parse_assignments(assignments).items():
@@ -109,21 +109,21 @@ def header(path: Path) -> dict[str, str]:
         if not line.startswith("#"):
             break
         lines.append(line.removeprefix("#").strip())
-    found = {"title": lines[0] if lines else ""}
+    fields = {"title": lines[0] if lines else ""}
     for line in lines:
         key, separator, value = line.partition(": ")
         if separator and key in {"checkpoint", "machine"}:
-            found[key] = value
-    return found
+            fields[key] = value
+    return fields
 
 
 def _list(folder: Path, *, as_json: bool) -> None:
-    found = {name: header(folder / f"{name}.yaml") for name in names(folder)}
+    headers = {name: header(folder / f"{name}.yaml") for name in names(folder)}
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(headers, indent=2))
         return
-    width = max((len(name) for name in found), default=0)
-    for name, about in found.items():
+    width = max((len(name) for name in headers), default=0)
+    for name, about in headers.items():
         print(f"{name:{width}}  {about.get('checkpoint', '')}; {about.get('machine', '')}")
 
 
@@ -139,10 +139,10 @@ def _leaves(node: Any, text: str, prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def _value(settings: Mapping[str, Any], dotted: str) -> Any:
-    found: Any = settings
+    value: Any = settings
     for part in dotted.split("."):
-        found = found[part]
-    return found
+        value = value[part]
+    return value
 
 
 def _shown(value: Any) -> str:

@@ -15,15 +15,15 @@ from components.errors import UserError
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     """`["alignment.beta=0.2"]` as {"alignment.beta": 0.2}; values are YAML. UserError for a bad form or an unknown key."""
-    known = set(known_keys())
+    keys = set(known_keys())
     values: dict[str, Any] = {}
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
         key = key.strip()
         if not separator:
             raise UserError(f"--set {assignment}: write it as section.key=value, for example --set alignment.beta=0.2")
-        if key not in known:
-            raise UserError(f"--set {assignment}: {unknown_key(key, sorted(known))}")
+        if key not in keys:
+            raise UserError(f"--set {assignment}: {unknown_key(key, sorted(keys))}")
         try:
             values[key] = _number(yaml.safe_load(text))
         except yaml.YAMLError as error:

@@ -69,14 +69,14 @@ def _memory(root: Path, settings: Settings, device: str | None, *, as_json: bool
     from components.rehearsal.plan import as_json as plan_json
     from components.rehearsal.plan import make_plan
 
-    found = make_plan(settings, root, planned_machine(settings, device))
+    memory_plan = make_plan(settings, root, planned_machine(settings, device))
     if as_json:
-        print(json.dumps(plan_json(found), indent=2))
+        print(json.dumps(plan_json(memory_plan), indent=2))
     else:
         from rich.console import Console
 
         from components.cli.run.plan_memory import render
 
-        Console(highlight=False).print(render(found))
-    if found.cures is not None:
+        Console(highlight=False).print(render(memory_plan))
+    if memory_plan.cures is not None:
         raise typer.Exit(1)

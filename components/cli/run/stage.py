@@ -31,21 +31,21 @@ def stage(name: Annotated[str, typer.Argument(help="validate, reward, critique, 
     if name == CODE_STAGE:
         write_digests(root)
         return
-    known = next((stage for stage in STAGE_NAMES if stage == name), None)
-    if known is None:
+    stage_name = next((stage for stage in STAGE_NAMES if stage == name), None)
+    if stage_name is None:
         raise UserError(f"there is no stage '{name}'; the stages are {', '.join(STAGE_NAMES)}")
 
     def work() -> None:
         from components.tracking.stage import run_stage
 
-        digest = code_digest(known)
+        digest = code_digest(stage_name)
         try:
-            run_stage(known, root)
+            run_stage(stage_name, root)
         finally:
             # DVC records this file when the command has ended: it has to say what ran, whatever was edited and written meanwhile.
-            write_digest(root, known, digest)
+            write_digest(root, stage_name, digest)
 
-    run_guarded(known, root, work)
+    run_guarded(stage_name, root, work)
 
 
 def run_guarded(name: StageName, root: Path, work: Callable[[], None]) -> None:
