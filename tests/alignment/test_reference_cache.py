@@ -16,6 +16,7 @@ from components.alignment.policy_task import build as build_policy
 from components.alignment.reference_store import Context, ReferenceStore, store_key
 from components.alignment.reference_table import read_log_probs
 from components.alignment.reference_task import build, reference_context
+from components.closures import code_digest
 from components.config.settings import Settings, load_settings
 from components.engine import inference as engine
 from components.engine.inference import Report
@@ -216,6 +217,7 @@ def test_context_of_the_reference_is_that_of_base_and_settings(checkout: Path, p
     base = checkout / "data/base"
     context = reference_context(settings, base, train.preprocessor)
     assert context == Context(
+        code=code_digest("reference"),
         model=model_digest(base),
         processor=processor_digest(base),
         template=digest_bytes(train.preprocessor.processor.chat_template),

@@ -9,7 +9,7 @@ import yaml
 
 from components.config.settings import known_keys, load_settings, parse_settings, settings_class
 from components.errors import UserError
-from components.stages import SECTIONS, STAGE_NAMES, StageName
+from components.stages import SECTIONS, STAGE_NAMES, STAGES, StageName
 from tests.checkout import ROOT
 
 Values = dict[str, dict[str, Any]]
@@ -104,7 +104,7 @@ def test_stage_reads_its_sections_and_no_other(stage: StageName) -> None:
     own = settings.for_stage(stage)
     for section in SECTIONS:
         name = "validate_" if section == "validate" else section
-        if section in STAGE_NAMES[stage].sections:
+        if section in STAGES[stage].sections:
             assert getattr(own, name) == getattr(settings, name)
         else:
             with pytest.raises(AttributeError, match=rf"stage {stage} may not read settings of section '{section}'"):
@@ -120,7 +120,7 @@ def test_rank_parses_only_its_stages_sections(values: Values) -> None:
     values["evaluate"]["judge"] = "nobody"  # not what align reads
     settings = parse_settings(values, "settings.json", "align")
     assert settings.alignment.beta == values["alignment"]["beta"]
-    assert settings.model_dump(mode="json", by_alias=True).keys() == set(STAGE_NAMES["align"].sections)
+    assert settings.model_dump(mode="json", by_alias=True).keys() == set(STAGES["align"].sections)
 
 
 def test_every_section_of_the_table_is_typed() -> None:
@@ -136,5 +136,5 @@ def test_stage_depends_on_keys_of_its_sections(stage: StageName) -> None:
     sections = {str(key).split(".")[0] for key in params}
     # How many pixels stay in memory, and what is cached, changes no length: validate reads `features` and depends on none of it.
     unread = {"features"} if stage == "validate" else set()
-    assert sections == set(STAGE_NAMES[stage].sections) - unread
+    assert sections == set(STAGES[stage].sections) - unread
     assert {str(key) for key in params} <= set(known_keys()) | set(SECTIONS)

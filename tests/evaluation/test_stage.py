@@ -121,13 +121,13 @@ def test_an_unchanged_policy_has_no_implicit_reward(checkout: Checkout) -> None:
     assert set(stage.implicit_rewards(reference, same, mean=False).values()) == {0.0}
 
 
-def test_a_hostile_prompt_stays_text_in_the_samples(checkout: Checkout, evaluated: StageResult) -> None:
+@pytest.mark.usefixtures("evaluated")
+def test_a_hostile_prompt_stays_text_in_the_samples(checkout: Checkout) -> None:
     root, _ = checkout
     page = (root / "artifacts/evaluate/samples/samples.html").read_text()
     assert "<script>" not in page
     assert "&lt;script&gt;alert(1)" in page
     assert page.count("data:image/png;base64") == 2 + 2 + 3
-    assert all(path.exists() for path in evaluated.artifacts)
 
 
 def test_without_facts_other_figures_go_on_and_the_missing_are_named(checkout: Checkout, capsys: pytest.CaptureFixture[str]) -> None:
