@@ -16,9 +16,7 @@ from components.critique import task as task_module
 from components.critique.task import CritiqueTask, build, critique_context, judge_together, plan_parts, query_key
 from components.engine.inference_task import Work
 from components.engine.ranks import Ranks
-from components.families.digests import model_digest, processor_digest
 from components.families.processing import Preprocessor
-from components.files import digest_bytes
 from components.preferences.record import Query, Response
 from components.reward.judging import write_and_score
 from components.reward.model import HEAD_FILE, RewardModel, load_reward_model
@@ -140,20 +138,6 @@ def test_context_changes_with_settings_that_change_a_judgement(
     assert (critique_context(changed(settings, **sections), folder) == critique_context(settings, folder)) is same
 
 
-def test_context_of_unchanged_model_is_stable_between_versions(folder: Path, settings: Settings) -> None:
-    parts = [
-        "scores are read where critiques end",  # names how scores are read: judgements of an older way are not used
-        model_digest(folder),
-        processor_digest(folder),
-        f"bytes of {HEAD_FILE}".encode(),
-        INSTRUCTION,
-        '{"threads":2,"max_new_tokens":4,"batch_size":7}',
-        "8",
-        "torch.float32",
-    ]
-    assert critique_context(settings, folder) == digest_bytes(*parts)
-
-
 def test_judgements_are_grouped_by_query_and_work_is_counted(
     writer: RewardModel, tiny_preprocessor: Preprocessor, settings: Settings
 ) -> None:
@@ -210,19 +194,6 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_med
 @pytest.fixture(scope="module")
 def tasks(checkout: Path) -> list[CritiqueTask]:
     return build(load_settings(checkout / "params.yaml"), checkout)
-
-
-def test_tasks_of_both_splits_share_preprocessor_model_and_cache(tasks: list[CritiqueTask], checkout: Path) -> None:
-    train, heldout = tasks
-    assert [row.split for row in train.queries] == ["train"] * 5
-    assert [row.split for row in heldout.queries] == ["heldout"] * 5
-    assert train.label != heldout.label
-    for name in ("preprocessor", "models", "store", "settings", "folder"):
-        assert getattr(train, name) is getattr(heldout, name)
-    assert train.folder == checkout / "artifacts/reward/model"
-    context = critique_context(train.settings, train.folder)
-    assert train.keys == heldout.keys == [query_key(row, context) for row in train.queries]
-    assert train.preprocessor.features is not None
 
 
 def test_task_plans_by_its_queries_and_counts_responses(tasks: list[CritiqueTask]) -> None:

@@ -15,7 +15,6 @@ from components.evaluation import results
 from components.evaluation.answers import Answered, judge_answers, write_answers
 from components.evaluation.judge import Truth, TruthJudge, Verdict
 from components.evaluation.results import (
-    code_digest,
     context_of,
     results_key,
     write_policy_results,
@@ -128,23 +127,6 @@ def test_the_key_of_results_covers_model_and_context() -> None:
     assert key == digest_bytes("model", "context")[:32]
     assert len({key, results_key("model2", "context"), results_key("model", "context2"), results_key("context", "model")}) == 4
     assert len(key) == 32
-
-
-def test_the_digest_of_code_follows_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "package/inner").mkdir(parents=True)
-    for name in ("package/a.py", "package/inner/b.py", "single.py", "package/text.md"):
-        (tmp_path / name).write_text("1\n")
-    monkeypatch.setattr(results, "CODE_ROOT", tmp_path)
-    monkeypatch.setattr(results, "CODE", ("package", "single.py"))
-    seen = {code_digest()}
-    (tmp_path / "package/text.md").write_text("2\n")
-    assert code_digest() in seen
-    for name in ("package/a.py", "package/inner/b.py", "single.py"):
-        (tmp_path / name).write_text("2\n")
-        assert code_digest() not in seen
-        seen.add(code_digest())
-    (tmp_path / "package/a.py").rename(tmp_path / "package/c.py")
-    assert code_digest() not in seen
 
 
 @pytest.fixture(scope="module")
