@@ -15,7 +15,7 @@ from components.config.settings import Settings, load_settings
 from components.critique import stage
 from components.critique.stage import write_judgements
 from components.critique.task import build
-from components.engine.inference import Report
+from components.engine.inference import Launch, Report
 from components.preferences.record import Query, write_queries
 from components.reward.model import RewardModel
 from tests.tiny import queries, save_checkout
@@ -93,10 +93,9 @@ def test_stage_runs_both_splits_as_one_and_records_their_times(checkout: Path, m
     monkeypatch.setattr(stage, "run_tasks", run_tasks)
     settings = settings_of(checkout)
     result = stage.run(settings, checkout)
-    ((tasks, factory, *rest),) = calls
+    ((tasks, *rest),) = calls
     assert [len(task.queries) for task in tasks] == [2, 0]
-    assert factory.split(":") == ["components.critique.task", "build"]
-    assert rest == [settings, "critique", checkout]
+    assert rest == [Launch("components.critique.task:build", "critique"), settings, checkout]
     assert result.times == {"compute_seconds": 3.5, "train.responses_computed": 6, "heldout.responses_computed": 0}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from components.closures import code_digest
 from components.config.settings import Settings, load_settings
 from components.critique import task as task_module
 from components.critique.task import CritiqueTask, build, critique_context, judge_together, plan_parts, query_key
@@ -142,7 +143,6 @@ def test_context_changes_with_settings_that_change_a_judgement(
 
 def test_context_of_unchanged_model_is_stable_between_versions(folder: Path, settings: Settings) -> None:
     parts = [
-        "scores are read where critiques end",  # names how scores are read: judgements of an older way are not used
         model_digest(folder),
         processor_digest(folder),
         f"bytes of {HEAD_FILE}".encode(),
@@ -220,9 +220,15 @@ def test_tasks_of_both_splits_share_preprocessor_model_and_cache(tasks: list[Cri
     for name in ("preprocessor", "models", "store", "settings", "folder"):
         assert getattr(train, name) is getattr(heldout, name)
     assert train.folder == checkout / "artifacts/reward/model"
-    context = critique_context(train.settings, train.folder)
+    context = digest_bytes(critique_context(train.settings, train.folder), code_digest("critique"))
     assert train.keys == heldout.keys == [query_key(row, context) for row in train.queries]
     assert train.preprocessor.features is not None
+
+
+def test_critiques_of_other_code_are_not_reused(tasks: list[CritiqueTask], checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_module, "code_digest", lambda stage: f"other code of {stage}")
+    other, _ = build(tasks[0].settings, checkout)
+    assert not set(other.keys) & set(tasks[0].keys)
 
 
 def test_task_plans_by_its_queries_and_counts_responses(tasks: list[CritiqueTask]) -> None:
