@@ -67,11 +67,8 @@ def build(settings: Settings, root: Path, arguments: Any = None) -> list[Critiqu
     preprocessor = Preprocessor(folder, root / "data/preferences", settings.model, settings.features)
     queries = {split: read_queries(root / f"artifacts/validate/{split}/queries.parquet") for split in SPLITS}
     attach_features(preprocessor, folder, [query for split in SPLITS for query in queries[split]], settings, root)
-    models, cache, context = (
-        OneModel(settings),
-        ContentCache(root, "critiques"),
-        digest_bytes(critique_context(settings, folder), code_digest("critique")),
-    )
+    models, cache = OneModel(settings), ContentCache(root, "critiques")
+    context = digest_bytes(critique_context(settings, folder), code_digest("critique"))
     return [
         CritiqueTask(
             label=f"critiques, {split}",

@@ -19,7 +19,7 @@ from components.alignment.reference_task import build, reference_context
 from components.closures import code_digest
 from components.config.settings import Settings, load_settings
 from components.engine import inference as engine
-from components.engine.inference import Report
+from components.engine.inference import Launch, Report
 from components.families.digests import model_digest, processor_digest
 from components.files import digest_bytes
 from components.preferences.record import write_queries
@@ -156,10 +156,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_med
 
 
 def test_stages_run_their_tasks_under_their_own_names(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    calls: list[tuple[Any, ...]] = []
 
-    def run_tasks(tasks: Any, *arguments: Any, **named: Any) -> Report:
-        calls.append((arguments, named))
+    def run_tasks(tasks: Any, *arguments: Any) -> Report:
+        calls.append(arguments)
         for task in tasks:
             task.store.store({key: [(-1.0, 2)] * (len(key.split(":")) - 1) for key in task.keys})
         return Report(times={"compute_seconds": 3.5}, items=[2, 0], units=[2, 0])
@@ -172,10 +172,9 @@ def test_stages_run_their_tasks_under_their_own_names(checkout: Path, monkeypatc
     assert result.times == {"compute_seconds": 3.5, "queries_computed": 2, "queries_cached": 0}
     found = stage.final_log_probs(settings, checkout)
     assert found == {(row.id, number): -1.0 for row in queries()[1:3] for number in range(len(row.responses))}
-    (reference, _), (policy, named) = calls
-    assert reference == ("components.alignment.reference_task:build", settings, "reference", checkout)
-    assert policy == ("components.alignment.policy_task:build", settings, "reference", checkout)
-    assert named == {"name": "policy"}, "scratch of its own"
+    reference, policy = calls
+    assert reference == (Launch("components.alignment.reference_task:build", "reference"), settings, checkout)
+    assert policy == (Launch("components.alignment.policy_task:build", "reference", name="policy"), settings, checkout)
 
 
 def settings_of(root: Path, **sections: dict[str, Any]) -> Settings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ from components.config.settings import Settings, load_settings
 from components.critique import stage
 from components.critique.stage import write_judgements
 from components.critique.task import build
+from components.engine.inference import Launch, Report
 from components.preferences.record import Query, write_queries
 from components.reward.model import RewardModel
 from tests.tiny import queries, save_checkout
@@ -79,6 +81,22 @@ def test_stage_computes_with_the_set_number_of_threads(checkout: Path) -> None:
         assert torch.get_num_threads() == THREADS
     finally:
         torch.set_num_threads(1)
+
+
+def test_stage_runs_both_splits_as_one_and_records_their_times(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Any, ...]] = []
+
+    def run_tasks(*arguments: Any) -> Report:
+        calls.append(arguments)
+        return Report(times={"compute_seconds": 3.5}, items=[2, 0], units=[6, 0])
+
+    monkeypatch.setattr(stage, "run_tasks", run_tasks)
+    settings = settings_of(checkout)
+    result = stage.run(settings, checkout)
+    ((tasks, *rest),) = calls
+    assert [len(task.queries) for task in tasks] == [2, 0]
+    assert rest == [Launch("components.critique.task:build", "critique"), settings, checkout]
+    assert result.times == {"compute_seconds": 3.5, "train.responses_computed": 6, "heldout.responses_computed": 0}
 
 
 @pytest.mark.parametrize("rows", [[], queries()[2:4]])

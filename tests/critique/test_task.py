@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 import torch
 
+from components.closures import code_digest
 from components.config.settings import Settings, load_settings
 from components.critique import task as task_module
 from components.critique.task import CritiqueTask, build, critique_context, judge_together, plan_parts, query_key
 from components.engine.inference_task import Work
 from components.engine.ranks import Ranks
+from components.families.digests import model_digest, processor_digest
 from components.families.processing import Preprocessor
+from components.files import digest_bytes
 from components.preferences.record import Query, Response
 from components.reward.judging import write_and_score
 from components.reward.model import HEAD_FILE, RewardModel, load_reward_model
@@ -138,6 +141,19 @@ def test_context_changes_with_settings_that_change_a_judgement(
     assert (critique_context(changed(settings, **sections), folder) == critique_context(settings, folder)) is same
 
 
+def test_context_of_unchanged_model_is_stable_between_versions(folder: Path, settings: Settings) -> None:
+    parts = [
+        model_digest(folder),
+        processor_digest(folder),
+        f"bytes of {HEAD_FILE}".encode(),
+        INSTRUCTION,
+        '{"threads":2,"max_new_tokens":4,"batch_size":7}',
+        "8",
+        "torch.float32",
+    ]
+    assert critique_context(settings, folder) == digest_bytes(*parts)
+
+
 def test_judgements_are_grouped_by_query_and_work_is_counted(
     writer: RewardModel, tiny_preprocessor: Preprocessor, settings: Settings
 ) -> None:
@@ -194,6 +210,25 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_med
 @pytest.fixture(scope="module")
 def tasks(checkout: Path) -> list[CritiqueTask]:
     return build(load_settings(checkout / "params.yaml"), checkout)
+
+
+def test_tasks_of_both_splits_share_preprocessor_model_and_cache(tasks: list[CritiqueTask], checkout: Path) -> None:
+    train, heldout = tasks
+    assert [row.split for row in train.queries] == ["train"] * 5
+    assert [row.split for row in heldout.queries] == ["heldout"] * 5
+    assert train.label != heldout.label
+    for name in ("preprocessor", "models", "store", "settings", "folder"):
+        assert getattr(train, name) is getattr(heldout, name)
+    assert train.folder == checkout / "artifacts/reward/model"
+    context = digest_bytes(critique_context(train.settings, train.folder), code_digest("critique"))
+    assert train.keys == heldout.keys == [query_key(row, context) for row in train.queries]
+    assert train.preprocessor.features is not None
+
+
+def test_critiques_of_other_code_are_not_reused(tasks: list[CritiqueTask], checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_module, "code_digest", lambda stage: f"other code of {stage}")
+    other, _ = build(tasks[0].settings, checkout)
+    assert not set(other.keys) & set(tasks[0].keys)
 
 
 def test_task_plans_by_its_queries_and_counts_responses(tasks: list[CritiqueTask]) -> None:

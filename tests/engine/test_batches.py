@@ -251,6 +251,23 @@ def test_a_run_with_nothing_to_do_starts_nothing(tmp_path: Path, monkeypatch: py
     assert report == Report(times={}, items=[0], units=[0])
 
 
+@pytest.mark.parametrize(
+    ("section", "apart"),
+    [({}, False), ({"ranks": 2}, True), ({"zero_inference": True}, True), ({"ranks": 2, "zero_inference": True}, True)],
+)
+def test_ranks_are_started_only_where_the_settings_spread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, section: dict[str, Any], apart: bool
+) -> None:
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(engine, "_compute_here", lambda *arguments: calls.append(arguments) or {"here": 1.0})
+    monkeypatch.setattr(engine, "_compute_on_ranks", lambda *arguments: calls.append(arguments) or {"apart": 1.0})
+    task, settings = doubles(Memory(), [1], [[0]]), settings_of(**section)
+    report = run_tasks([task], Launch("m:f", "evaluate", {"a": 1}, "named"), settings, tmp_path)
+    assert report.times == ({"apart": 1.0} if apart else {"here": 1.0})
+    common: tuple[Any, ...] = ([task], [[[0]]])
+    assert calls == [(*common, Launch("m:f", "evaluate", {"a": 1}, "named"), settings, tmp_path) if apart else common]
+
+
 # a run on ranks, with a launcher that leaves what ranks leave
 
 
@@ -261,8 +278,8 @@ class Launcher:
         self.scratch, self.ends, self.code = scratch, ends, code
         self.polls = 0
 
-    def __call__(self, module: str, options: list[str], *, ranks: int, environment: dict[str, str], poll: Any) -> int:
-        self.call = (module, options, ranks, environment)
+    def __call__(self, options: list[str], *, ranks: int, environment: dict[str, str], poll: Any) -> int:
+        self.call = (options, ranks, environment)
         self.written = {path.name: json.loads(path.read_text()) for path in self.scratch.glob("*.json")}
         for rank, end in enumerate(self.ends):
             (self.scratch / f"finished-{rank}.json").write_text(json.dumps(end))
@@ -278,13 +295,37 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Puts a launcher in the place of torchrun."""
 
     def put(launcher: Launcher) -> Launcher:
-        monkeypatch.setattr("components.engine.launcher.run_ranks", launcher)
-        monkeypatch.setattr(
-            "components.engine.launcher.rank_environment", lambda root, threads: {"root": str(root), "threads": str(threads)}
-        )
+        monkeypatch.setattr(engine, "run_ranks", launcher)
+        monkeypatch.setattr(engine, "rank_environment", lambda root, threads: {"root": str(root), "threads": str(threads)})
         return launcher
 
     return put
+
+
+@pytest.mark.parametrize(("name", "folder"), [("", "ranks"), ("policies", "ranks-policies")])
+def test_ranks_get_plan_settings_and_arguments(tmp_path: Path, launched: Any, name: str, folder: str) -> None:
+    scratch = tmp_path / ".mmalign/scratch/evaluate" / folder
+    scratch.mkdir(parents=True)
+    (scratch / "finished-7.json").write_text("{}")  # of an earlier run
+    launcher = launched(Launcher(scratch, [END, END | {"startup_seconds": 3.0, "seconds": 4.0, "peak_gb": 0.25, "tokens": 10}]))
+    task, settings = doubles(Memory(), [1, 2, 3], [[2], [1], [0]]), settings_of(ranks=2, threads=5)
+    times = run_tasks([task], Launch("m:f", "evaluate", [1, {"a": None}], name), settings, tmp_path).times
+    assert launcher.written == {
+        "plan.json": [[[[[2], True], [[0], True]], [[[1], True]]]],
+        "arguments.json": [1, {"a": None}],
+        "settings.json": settings.model_dump(mode="json", by_alias=True),
+    }
+    options = ["--factory", "m:f", "--stage", "evaluate", "--root", str(tmp_path), "--scratch", str(scratch)]
+    assert launcher.call == (options, 2, {"root": str(tmp_path), "threads": "5"})
+    assert times == pytest.approx(
+        {
+            "tokens_per_second": 40 / 4.0,
+            "padding_share": 1 - 40 / 80,
+            "peak_memory_gb": 0.5,
+            "compute_seconds": 4.0,
+            "startup_seconds": 3.0,
+        }
+    )
 
 
 def test_ranks_in_step_get_equal_shares_and_the_built_op(tmp_path: Path, launched: Any, monkeypatch: pytest.MonkeyPatch) -> None:

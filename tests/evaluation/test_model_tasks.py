@@ -12,6 +12,7 @@ import torch
 
 from components.alignment.log_probs import LogProbTask
 from components.config.settings import Settings
+from components.engine.models import open_policy
 from components.engine.ranks import Ranks
 from components.evaluation import tasks
 from components.evaluation.tasks import (
@@ -27,7 +28,7 @@ from components.families.adapters import Root
 from components.families.loading import load_model
 from components.families.processing import Preprocessor
 from components.preferences.record import Query, read_queries
-from components.reward.model import RewardModel, new_reward_model
+from components.reward.model import RewardModel, new_reward_model, open_reward_model
 from components.trees.planning import plan_batches
 from tests.tiny import pixels, preprocessor, queries, save_checkout, save_checkpoint
 
@@ -55,13 +56,9 @@ class Opened:
         self.opened = reward
         self.requests: list[tuple[Path, Ranks]] = []
 
-    def policy(self, folder: Path, ranks: Ranks) -> Any:
+    def open(self, folder: Path, ranks: Ranks, opener: Any) -> Any:
         self.requests.append((folder, ranks))
-        return self.opened.model
-
-    def reward(self, folder: Path, ranks: Ranks) -> RewardModel:
-        self.requests.append((folder, ranks))
-        return self.opened
+        return {open_policy: self.opened.model, open_reward_model: self.opened}[opener]
 
     def weights_in_path(self, *, vision_tower: bool) -> int:
         return 1000 if vision_tower else 100
@@ -153,12 +150,55 @@ def test_answers_are_planned_longest_prompt_first(checkout: tuple[Path, Settings
     assert same.plan() == [[0, 1], [2]]
 
 
+def test_answers_are_the_likeliest_tokens_until_the_end(
+    checkout: tuple[Path, Settings], reader: Preprocessor, models: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, limit = models.opened.model, 7
+    written = {item: greedy(model, reader.policy_root(queries()[item]), [], limit, end=-1) for item in (3, 0, 1)}
+    for end in (reader.end_id, written[1][3], written[3][0]):
+        monkeypatch.setitem(vars(reader), "end_id", end)
+        expected = {item: ids[: ids.index(end)] if end in ids else ids for item, ids in written.items()}
+        task = answer_task(checkout, reader, models)
+        assert task.compute([3, 0, 1], RANK) == [
+            (reader.tokenizer.decode(expected[item], skip_special_tokens=True), len(expected[item]) < limit) for item in (3, 0, 1)
+        ]
+        assert models.requests[-1] == (Path("model"), RANK)
+        assert 0 < task.work.tokens <= task.work.slots
+
+
+def test_special_tokens_are_no_part_of_an_answer(
+    checkout: tuple[Path, Settings], reader: Preprocessor, models: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    special = reader.tokenizer.convert_tokens_to_ids("<video>")
+    monkeypatch.setattr(tasks, "decode", lambda *_, **__: [[special, 72], [72] * 6, [72] * 7])
+    answers = answer_task(checkout, reader, models).compute([0, 1, 2], RANK)
+    letter = reader.tokenizer.decode([72])
+    assert answers == [(letter, True), (letter * 6, True), (letter * 7, False)]
+
+
 # opinions
 
 
 def opinion_task(checkout: tuple[Path, Settings], reader: Preprocessor, models: Opened, **options: Any) -> OpinionTask:
     rows = [(query, response.text) for query in queries() for response in query.responses]
     return OpinionTask(**common(checkout, reader, models, [str(n) for n in range(len(rows))]), rows=rows, **options)
+
+
+@pytest.mark.parametrize("blank", [False, True])
+def test_opinions_are_greedy_critiques_scored_at_their_end(
+    checkout: tuple[Path, Settings], reader: Preprocessor, models: Opened, blank: bool
+) -> None:
+    task = opinion_task(checkout, reader, models, blank=blank)
+    chosen = [0, 5, 12]
+    opinions = task.compute(chosen, RANK)
+    for item, (text, value) in zip(chosen, opinions, strict=True):
+        query, response = task.rows[item]
+        root, before = reader.judge_root(query, INSTRUCTION, blank=blank), reader.judge_ids(response)
+        tokens = greedy(models.opened.model, root, before, limit=5, end=reader.end_id)
+        assert text == reader.tokenizer.decode(tokens, skip_special_tokens=True)
+        assert value == pytest.approx(score_of(models.opened, root, [*before, *reader.critique_ids(text)]), abs=1e-4)
+    assert 0 < task.work.tokens <= task.work.slots
+    assert models.requests[-1] == (Path("model"), RANK)
 
 
 def test_opinions_come_back_row_by_row(checkout: tuple[Path, Settings], reader: Preprocessor, models: Opened) -> None:
@@ -204,6 +244,24 @@ def test_plans_over_blanked_media_read_the_blanked_root(
 def score_task(checkout: tuple[Path, Settings], reader: Preprocessor, models: Opened, critiques: Sequence[str]) -> ScoreTask:
     rows = [(query, [critiques[n % len(critiques)] for n in range(len(query.responses))]) for query in queries()]
     return ScoreTask(**common(checkout, reader, models, [query.id for query in queries()]), rows=rows)
+
+
+@pytest.mark.parametrize("critiques", [["Fault.", "Right, it fits."], [""]], ids=["given", "none"])
+def test_scores_are_read_after_the_given_critique(
+    checkout: tuple[Path, Settings], reader: Preprocessor, models: Opened, critiques: list[str]
+) -> None:
+    task = score_task(checkout, reader, models, critiques)
+    chosen = [4, 0, 2]
+    for item, values in zip(chosen, task.compute(chosen, RANK), strict=True):
+        query, texts = task.rows[item]
+        root = reader.judge_root(query, INSTRUCTION)
+        expected = [
+            score_of(models.opened, root, [*reader.judge_ids(response.text), *reader.critique_ids(text)])
+            for response, text in zip(query.responses, texts, strict=True)
+        ]
+        assert values == pytest.approx(expected, abs=1e-4)
+    assert 0 < task.work.tokens <= task.work.slots
+    assert models.requests[-1] == (Path("model"), RANK)
 
 
 def test_score_batches_are_packed_by_the_length_of_the_trees(
@@ -411,6 +469,34 @@ def test_keys_of_a_reward_model_follow_its_context(
     assert [one.keys != other.keys for one, other in zip(before, after, strict=True)] == [altered] * 4
 
 
+@pytest.mark.usefixtures("quick")
+def test_keys_of_a_reward_model_follow_code_and_row(checkout: tuple[Path, Settings], monkeypatch: pytest.MonkeyPatch) -> None:
+    root, settings = checkout
+    arguments = {"folder": "m", "answers": [(0, "Else.")]}
+
+    def keys() -> list[str]:
+        own = reward_tasks(settings, root, arguments | {"own": True})
+        return [task.keys[0] for task in (*own, *reward_tasks(settings, root, arguments))]
+
+    first = keys()
+    assert len(set(first)) == 5
+    own, blank, given, bare, shown = range(5)
+    query = queries()[0]
+    responses = query.responses
+    cases: list[tuple[dict[str, Any], set[int]]] = [
+        ({"prompt": "Else?"}, {own, blank, given, bare, shown}),
+        ({"media_digest": "x"}, {own, given, bare, shown}),
+        ({"responses": (replace(responses[0], text="Else"), *responses[1:])}, {own, blank, given, bare}),
+        ({"responses": (replace(responses[0], critique="Else"), *responses[1:])}, {given}),
+    ]
+    for values, altered in cases:
+        monkeypatch.setattr(tasks, "read_queries", lambda _, values=values: [replace(query, **values), *queries()[1:]])
+        assert {number for number, (a, b) in enumerate(zip(first, keys(), strict=True)) if a != b} == altered
+    monkeypatch.setattr(tasks, "read_queries", lambda _: queries())
+    monkeypatch.setattr(tasks, "code_digest", lambda _stage: "other")
+    assert not set(first) & set(keys())
+
+
 def test_only_queries_with_every_critique_have_given_ones() -> None:
     rows = queries()
     empty = replace(rows[1], responses=(replace(rows[1].responses[0], critique=""), rows[1].responses[1]))
@@ -430,3 +516,14 @@ def test_blanked_media_of_one_size_and_question_are_judged_once(checkout: tuple[
     assert blank_identity(reader, settings, replace(square, prompt="Else?")) != identity
     assert blank_identity(reader, settings, replace(tall, prompt=square.prompt)) != identity
     assert len(blank_identity(reader, settings, text)) == 1
+
+
+def test_the_real_builders_open_the_checkout(checkout: tuple[Path, Settings], capsys: pytest.CaptureFixture[str]) -> None:
+    root, settings = checkout
+    answers, _, scores = policy_tasks(settings, root, POLICIES)
+    assert capsys.readouterr().out.startswith("features: no cache: features.cache is false")
+    assert isinstance(answers, AnswerTask)
+    assert isinstance(scores, LogProbTask)
+    assert answers.compute([2], RANK)[0][1] in (True, False)
+    values = scores.compute([2], RANK)
+    assert [tokens for _, tokens in values[0]] == [len(scores.preprocessor.response_ids(r.text)) for r in queries()[2].responses]

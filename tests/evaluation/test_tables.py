@@ -264,3 +264,11 @@ def test_the_table_of_scores_has_a_row_a_response(tmp_path: Path) -> None:
     write_scores(path, QUERIES, own, scores, verdicts)
     with pytest.raises(ValueError, match="argument"):
         write_scores(path, QUERIES[1:], own, scores, verdicts)
+
+
+def test_changed_code_of_evaluate_changes_the_context(checkout: tuple[Path, Settings], monkeypatch: pytest.MonkeyPatch) -> None:
+    root, settings = checkout
+    before, stages = context_of(settings, root), []
+    monkeypatch.setattr(results, "code_digest", lambda stage: stages.append(stage) or "other")
+    assert context_of(settings, root) != before
+    assert stages == ["evaluate"]
