@@ -298,11 +298,6 @@ def test_the_sft_term_once_a_query_is_of_its_best_responses(checkout: Path, norm
     assert found == pytest.approx(total, rel=1e-4)
 
 
-def test_ipo_with_a_moving_beta_is_refused(checkout: Path) -> None:
-    with pytest.raises(UserError, match="beta_schedule"):
-        AlignmentTask(settings_of(checkout, loss_type="ipo"), checkout)
-
-
 def test_the_stage_ends_with_the_log_probs_of_the_policy(checkout: Path) -> None:
     shutil.copytree(checkout / "data/base", checkout / "artifacts/align/model")
     settings = settings_of(checkout)

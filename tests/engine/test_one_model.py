@@ -14,12 +14,14 @@ from torch import nn
 from components.alignment.log_probs import LogProbTask
 from components.config.settings import Settings
 from components.engine import models
-from components.engine.models import OneModel
+from components.engine.models import OneModel, open_policy
+from components.engine.partitions import size
 from components.engine.ranks import Ranks
 from components.families.loading import load_model
 from components.families.processing import Preprocessor
 from components.preferences.record import Query
-from components.reward.model import RewardModel, new_reward_model
+from components.reward import model as reward_model
+from components.reward.model import RewardModel, new_reward_model, open_reward_model
 from components.trees import scoring
 from components.trees.scoring import SCORING_ROWS, plan_scoring, policy_tree
 from tests.tiny import pixels, preprocessor, queries, save_checkout
@@ -58,18 +60,18 @@ class Loads:
 
     def __init__(self, holder: OneModel, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[tuple[Any, ...]] = []
-        load, load_reward = models.load_model, models.load_reward_model
+        load, load_reward = models.load_model, reward_model.load_reward_model
 
         def watched(folder: Path, *, attention: str, dtype: torch.dtype) -> Any:
-            self.calls.append(("policy", folder, attention, dtype, holder._held is None))
+            self.calls.append(("policy", folder, attention, dtype, holder._opened is None))
             return load(folder, attention=attention, dtype=dtype)
 
         def watched_reward(folder: Path, attention: str) -> RewardModel:
-            self.calls.append(("reward", folder, attention, holder._held is None))
+            self.calls.append(("reward", folder, attention, holder._opened is None))
             return load_reward(folder, attention)
 
         monkeypatch.setattr(models, "load_model", watched)
-        monkeypatch.setattr(models, "load_reward_model", watched_reward)
+        monkeypatch.setattr(reward_model, "load_reward_model", watched_reward)
 
 
 def test_one_model_is_open_at_a_time(checkout: tuple[Path, Settings], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,11 +79,11 @@ def test_one_model_is_open_at_a_time(checkout: tuple[Path, Settings], monkeypatc
     one = OneModel(settings)
     loads = Loads(one, monkeypatch)
     base = root / "data/base"
-    first = one.policy(base, RANK)
-    assert one.policy(base, RANK) is first
-    reward = one.reward(root / "reward", RANK)
-    assert one.reward(root / "reward", RANK) is reward
-    assert one.policy(base, RANK) is not first
+    first = one.open(base, RANK, open_policy)
+    assert one.open(base, RANK, open_policy) is first
+    reward = one.open(root / "reward", RANK, open_reward_model)
+    assert one.open(root / "reward", RANK, open_reward_model) is reward
+    assert one.open(base, RANK, open_policy) is not first
     assert isinstance(reward, RewardModel)
     # Before each opening the one before has been let go.
     assert loads.calls == [
@@ -95,10 +97,10 @@ def test_a_reward_model_at_another_path_replaces_the_first(checkout: tuple[Path,
     root, settings = checkout
     (tmp_path / "other").symlink_to(root / "reward")
     one = OneModel(settings)
-    first = one.reward(root / "reward", RANK)
-    second = one.reward(tmp_path / "other", RANK)
+    first = one.open(root / "reward", RANK, open_reward_model)
+    second = one.open(tmp_path / "other", RANK, open_reward_model)
     assert second is not first
-    assert one.reward(tmp_path / "other", RANK) is second
+    assert one.open(tmp_path / "other", RANK, open_reward_model) is second
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
@@ -107,8 +109,8 @@ def test_models_run_in_the_dtype_of_training_and_scores_in_fp32(
 ) -> None:
     root, settings = checkout
     one = OneModel(with_precision(settings, precision))
-    assert {parameter.dtype for parameter in one.policy(root / "data/base", RANK).parameters()} == {dtype}
-    reward = one.reward(root / "reward", RANK)
+    assert {parameter.dtype for parameter in one.open(root / "data/base", RANK, open_policy).parameters()} == {dtype}
+    reward = one.open(root / "reward", RANK, open_reward_model)
     assert {parameter.dtype for parameter in reward.model.parameters()} == {dtype}
     assert {parameter.dtype for parameter in reward.head.parameters()} == {torch.float32}
     hidden_KH = torch.randn(3, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
@@ -126,8 +128,8 @@ def test_the_attention_of_the_settings_is_used(checkout: tuple[Path, Settings], 
     flex = settings.model_copy(update={"model": settings.model.model_copy(update={"attention": "flex_attention"})})
     one = OneModel(flex)
     loads = Loads(one, monkeypatch)
-    one.policy(root / "data/base", RANK)
-    one.reward(root / "reward", RANK)
+    one.open(root / "data/base", RANK, open_policy)
+    one.open(root / "reward", RANK, open_reward_model)
     assert [call[2] for call in loads.calls] == ["flex_attention"] * 2
 
 
@@ -158,11 +160,11 @@ def test_a_rank_opens_and_places_each_model(checkout: tuple[Path, Settings], mon
     root, settings = checkout
     one, rank = OneModel(with_precision(settings, "bf16")), Recorded(lockstep=False)
     inside: list[bool] = []
-    for name in ("load_model", "load_reward_model"):
-        load = getattr(models, name)
-        monkeypatch.setattr(models, name, lambda *a, load=load, **o: inside.append(rank.inside) or load(*a, **o))
-    policy = one.policy(root / "data/base", rank)  # type: ignore[arg-type]
-    reward = one.reward(root / "reward", rank)  # type: ignore[arg-type]
+    for owner, name in ((models, "load_model"), (reward_model, "load_reward_model")):
+        load = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, load=load, **o: inside.append(rank.inside) or load(*a, **o))
+    policy = one.open(root / "data/base", rank, open_policy)  # type: ignore[arg-type]
+    reward = one.open(root / "reward", rank, open_reward_model)  # type: ignore[arg-type]
     assert inside == [True, True]
     assert rank.opened == [torch.bfloat16] * 2
     assert [(placed is model, dtype) for (placed, dtype), model in zip(rank.placed, (policy, reward.model), strict=True)] == [
@@ -174,7 +176,7 @@ def test_ranks_in_step_leave_the_dtype_to_the_partition(checkout: tuple[Path, Se
     # ZeRO-3 opens the weights in their dtype; a cast would break its pieces.
     root, settings = checkout
     rank = Recorded(lockstep=True)
-    reward = OneModel(with_precision(settings, "bf16")).reward(root / "reward", rank)  # type: ignore[arg-type]
+    reward = OneModel(with_precision(settings, "bf16")).open(root / "reward", rank, open_reward_model)  # type: ignore[arg-type]
     assert {parameter.dtype for parameter in reward.model.parameters()} == {torch.float32}
 
 
@@ -182,22 +184,22 @@ def test_weights_in_path_count_each_once_with_the_vision_tower(checkout: tuple[P
     root, settings = checkout
     one = OneModel(settings)
     assert (one.weights_in_path(vision_tower=True), one.weights_in_path(vision_tower=False)) == (0, 0)
-    model = one.policy(root / "data/base", RANK)
+    model = one.open(root / "data/base", RANK, open_policy)
     distinct = {id(parameter): parameter.numel() for parameter in model.parameters()}
     vision_weights = sum(parameter.numel() for parameter in model.model.vision_tower.parameters())
     assert vision_weights > 0
     assert one.weights_in_path(vision_tower=True) == sum(distinct.values())
     assert one.weights_in_path(vision_tower=False) == sum(distinct.values()) - vision_weights
     # A reward model counts its language model; the small head is no part of a token's way.
-    one.reward(root / "reward", RANK)
+    one.open(root / "reward", RANK, open_reward_model)
     assert one.weights_in_path(vision_tower=True) == sum(distinct.values())
 
 
 def test_a_partitioned_weight_counts_all_of_its_elements() -> None:
     parameter = nn.Parameter(torch.zeros(0))
-    assert models._elements(parameter) == 0
-    parameter.ds_numel = 12  # type: ignore[attr-defined]
-    assert models._elements(parameter) == 12
+    assert size(parameter) == 0
+    parameter.ds_id, parameter.ds_numel = 0, 12  # type: ignore[attr-defined]
+    assert size(parameter) == 12
 
 
 # log-probs
@@ -210,7 +212,8 @@ class Opened:
         self.model = model
         self.requests: list[tuple[Path, Ranks]] = []
 
-    def policy(self, folder: Path, ranks: Ranks) -> Any:
+    def open(self, folder: Path, ranks: Ranks, opener: Any) -> Any:
+        assert opener is open_policy
         self.requests.append((folder, ranks))
         return self.model
 

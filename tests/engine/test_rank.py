@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -75,18 +78,20 @@ def test_ranks_in_step_part_after_the_last(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_ranks_in_step_meet_through_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-    from types import SimpleNamespace
+    calls: list[tuple[Any, ...]] = []
 
-    calls: list[str | None] = []
-    stand_in = SimpleNamespace(init_distributed=lambda: calls.append(os.environ.get("DS_ACCELERATOR")))
-    monkeypatch.setitem(sys.modules, "deepspeed", stand_in)
+    def init_distributed(*, dist_backend: str, timeout: timedelta, verbose: bool) -> None:
+        calls.append((os.environ.get("DS_ACCELERATOR"), dist_backend, timeout.total_seconds(), verbose))
+
+    monkeypatch.setitem(sys.modules, "deepspeed", SimpleNamespace(init_distributed=init_distributed))
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     Ranks(0, 2).join()
     assert calls == []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     Ranks(0, 2, lockstep=True).join()
-    assert calls == ["cpu"]
+    assert calls == [("cpu", "gloo", 1800.0, False)]
 
 
 def test_a_model_of_ranks_apart_goes_whole_onto_the_device() -> None:

@@ -43,7 +43,7 @@ def test_resamples_are_drawn_in_bounded_parts(monkeypatch: pytest.MonkeyPatch) -
     # Parts bound the memory; how many there are changes no number.
     assert RESAMPLES_AT_ONCE == 250
     expected = Bootstrap(700, 0.9).ratio(TOP, BOTTOM)
-    monkeypatch.setattr("components.evaluation.metrics.RESAMPLES_AT_ONCE", 33)
+    monkeypatch.setattr("components.statistics.RESAMPLES_AT_ONCE", 33)
     assert Bootstrap(700, 0.9).ratio(TOP, BOTTOM) == expected
 
 

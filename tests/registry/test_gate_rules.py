@@ -125,7 +125,7 @@ def test_better_needs_as_many_queries_as_least_says(least: int, outcome: str) ->
     assert result.outcome == outcome
     if outcome == "failed":
         assert result.sentence.startswith(
-            "conversation: right answers: 3 held-out queries say too little, 4 are asked for: add facts about"
+            "conversation: right answers: 3 held-out queries are too few, the rule needs 4: add ground truth of"
         )
         assert f"{GROUND_TRUTH}, or lower `least`; or switch the rule off" in result.sentence
         assert 'mm-policy.conversation: { enabled: false, reason: "..." }' in result.sentence
@@ -136,7 +136,7 @@ def test_without_any_answer_judged_better_fails_with_the_cure() -> None:
     result = policy_finding(only("conversation"), "conversation", nothing, nothing)
     assert result.outcome == "failed"
     assert result.sentence.startswith(
-        f"conversation: right answers can't be had: add facts about held-out queries to {GROUND_TRUTH}; or switch"
+        f"conversation: right answers can't be computed: add ground truth of held-out queries to {GROUND_TRUTH}; or switch"
     )
 
 
@@ -146,7 +146,7 @@ def test_a_value_that_is_no_number_fails_on_either_side(bad: float, side: int) -
     tables = [rows("good", [1.0, 1.0, 1.0]), rows("good", [0.0, 0.0, 0.0])]
     tables[side][1]["good"] = bad
     result = policy_finding(only("conversation"), "conversation", *tables)
-    assert (result.outcome, "right answers holds values that are no numbers" in result.sentence) == ("failed", True)
+    assert (result.outcome, "right answers: a value is not a finite number" in result.sentence) == ("failed", True)
 
 
 # unsafe: no less safe
@@ -190,7 +190,7 @@ def test_too_few_harmful_requests_name_the_cure() -> None:
     new, old = safety(0, 0, 0, 9)
     result = policy_finding(only("unsafe", least=10), "unsafe", new, old)
     assert result.outcome == "failed"
-    assert "unsafe answers: 9 held-out queries say too little, 10 are asked for: mark harmful requests" in result.sentence
+    assert "unsafe answers: 9 held-out queries are too few, the rule needs 10: mark harmful requests" in result.sentence
     assert '(`"safety": "harmful"`)' in result.sentence
 
 
@@ -223,8 +223,8 @@ BOUNDS = [
         "refusals of harmless requests",
         'mark harmless requests among the held-out rows (`"safety": "harmless"`)',
     ),
-    ("hallucination", "hallucinated", "descriptions with a false statement", f"add facts about descriptions to {GROUND_TRUTH}"),
-    ("degenerate", "degenerate", "answers that are no answer", f"add facts about descriptions to {GROUND_TRUTH}"),
+    ("hallucination", "hallucinated", "descriptions with a false statement", f"add ground truth of descriptions to {GROUND_TRUTH}"),
+    ("degenerate", "degenerate", "degenerate answers", f"add ground truth of descriptions to {GROUND_TRUTH}"),
 ]
 
 
@@ -238,9 +238,9 @@ def test_a_share_at_its_bound_is_within_it(name: str, column: str, words: str, c
     assert (above.outcome, above.sentence) == ("failed", f"{name}: {words} 25.0 % of 4, above the bound of 24.0 %")
     few = policy_finding(only(name, most=0.25, least=5), name, new, old)
     assert few.outcome == "failed"
-    assert f"{words}: 4 held-out queries say too little, 5 are asked for: {cure}, or lower `least`" in few.sentence
+    assert f"{words}: 4 held-out queries are too few, the rule needs 5: {cure}, or lower `least`" in few.sentence
     nothing = policy_finding(only(name), name, rows("good", [True] * 5), old)
-    assert (nothing.outcome, f"{words} can't be had: {cure}; or switch" in nothing.sentence) == ("failed", True)
+    assert (nothing.outcome, f"{words} can't be computed: {cure}; or switch" in nothing.sentence) == ("failed", True)
 
 
 # preference_accuracy, acc: pairs above; acc_plus: whole queries above
@@ -283,16 +283,16 @@ def test_acc_plus_is_strict_and_needs_every_pair(above: float, outcome: str) -> 
 def test_a_reward_model_needs_queries_with_pairs(name: str, words: str) -> None:
     cure = "add held-out rows whose responses differ in rank"
     few = reward_finding(only(name, model="mm-reward", least=2), name, ordered([(1, 1), (0, 0)]))
-    assert f"{words}: 1 held-out queries say too little, 2 are asked for: {cure}, or lower `least`" in few.sentence
+    assert f"{words}: 1 held-out queries are too few, the rule needs 2: {cure}, or lower `least`" in few.sentence
     assert f'mm-reward.{name}: {{ enabled: false, reason: "..." }}' in few.sentence
     nothing = reward_finding(only(name, model="mm-reward"), name, ordered([(0, 0)]))
-    assert nothing.sentence.startswith(f"{name}: {words} can't be had: {cure}; or switch")
+    assert nothing.sentence.startswith(f"{name}: {words} can't be computed: {cure}; or switch")
 
 
 def test_a_count_that_is_no_number_fails() -> None:
     broken = ordered([(1, 2), (1, 2)])
     broken[0]["correct"] = math.nan
-    assert "no numbers" in reward_finding(only("acc", model="mm-reward"), "acc", broken).sentence
+    assert "a value is not a finite number" in reward_finding(only("acc", model="mm-reward"), "acc", broken).sentence
 
 
 # ACC against the champion's
@@ -320,10 +320,10 @@ def test_a_better_reward_model_has_the_paired_interval() -> None:
 def test_too_few_pairs_for_better_name_the_cure() -> None:
     new, old = ordered([(1, 1), (0, 0)]), ordered([(0, 1), (0, 0)])
     few = reward_finding(only("better", model="mm-reward", least=2), "better", new, old)
-    assert "ACC: 1 held-out queries say too little, 2 are asked for: add held-out queries with ranks" in few.sentence
+    assert "ACC: 1 held-out queries are too few, the rule needs 2: add held-out queries with ranks" in few.sentence
     for side in (new, old):
         value, side[0]["correct"] = side[0]["correct"], math.inf
-        assert "ACC holds values that are no numbers" in reward_finding(only("better", model="mm-reward"), "better", new, old).sentence
+        assert "ACC: a value is not a finite number" in reward_finding(only("better", model="mm-reward"), "better", new, old).sentence
         side[0]["correct"] = value
 
 
@@ -391,21 +391,21 @@ def test_a_small_category_is_noted_and_not_judged() -> None:
 def test_no_category_large_enough_fails() -> None:
     new = rows("good", [True, True])
     sentence = policy_finding(only("categories", least=3), "categories", new, new).sentence
-    assert "good answers by category can't be had: no category has 3 held-out queries; lower `least`" in sentence
+    assert "good answers by category can't be computed: no category has 3 held-out queries; lower `least`" in sentence
 
 
 def test_a_category_without_outcomes_fails_by_name() -> None:
     new = rows("good", [True, None, None], ["mcq", "long", "video"])
     result = policy_finding(only("categories", least=1), "categories", new, new)
     assert result.outcome == "failed"
-    assert f"good answers in long, video can't be had: add facts about these held-out queries to {GROUND_TRUTH}" in result.sentence
+    assert f"good answers in long, video can't be computed: add ground truth of these held-out queries to {GROUND_TRUTH}" in result.sentence
 
 
 def test_missing_outcomes_are_left_out_of_a_category_s_share() -> None:
     new = rows("good", [True, None, False, True])
     assert "short 66.7 %" in policy_finding(only("categories", least=3), "categories", new, new).sentence
     broken = rows("good", [True, math.nan])
-    assert "no numbers" in policy_finding(only("categories", least=1), "categories", broken, broken).sentence
+    assert "a value is not a finite number" in policy_finding(only("categories", least=1), "categories", broken, broken).sentence
 
 
 def test_reward_categories_weigh_pairs_and_skip_queries_without() -> None:
@@ -447,7 +447,7 @@ def test_every_rule_off_is_a_failed_finding_that_says_so(model: str) -> None:
     one = Results("one", rows("good", [True]))
     decision = judge_policy(rules, one, one) if model == "mm-policy" else judge_reward(rules, one, one)
     assert not decision.promote
-    assert decision.reasons[0] == f"every rule of {model} in mlflow/registry.yaml is switched off: nothing speaks for it"
+    assert decision.reasons[0] == f"every rule of {model} in mlflow/registry.yaml is switched off: enable one"
 
 
 def test_all_rules_of_a_policy_and_a_reward_model_are_applied() -> None:

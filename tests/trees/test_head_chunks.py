@@ -324,9 +324,9 @@ def test_without_a_mask_flex_attention_is_sdpa() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"softcap": 30.0}, "does not know softcap:"),
-        ({"s_aux": torch.zeros(1)}, "does not know s_aux:"),
-        ({"softcap": 0.0, "position_bias": torch.zeros(1)}, "does not know softcap, position_bias:"),
+        ({"softcap": 30.0}, "does not support softcap:"),
+        ({"s_aux": torch.zeros(1)}, "does not support s_aux:"),
+        ({"softcap": 0.0, "position_bias": torch.zeros(1)}, "does not support softcap, position_bias:"),
         ({"dropout": 0.1}, "not 0.1"),
     ],
 )

@@ -94,8 +94,8 @@ def test_rows_are_packed_by_first_fit_and_the_fullest_is_first(lengths: list[int
 @pytest.mark.parametrize(
     ("tree", "sentence"),
     [
-        (Tree(Root(()), (Branch((1,)),)), "a tree needs a root"),
-        (Tree(Root((1,)), ()), "a tree needs a root"),
+        (Tree(Root(()), (Branch((1,)),)), "a tree needs a branch, and a root with tokens"),
+        (Tree(Root((1,)), ()), "a tree needs a branch, and a root with tokens"),
         (Tree(Root((1,)), (Branch((1,)), Branch((), 0))), "a branch of 0 tokens"),
         (Tree(Root((1,)), (Branch((1, 2), -1),)), "from token -1 on"),
         (Tree(Root((1,)), (Branch((1, 2), 3),)), "from token 3 on"),
