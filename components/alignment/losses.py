@@ -131,7 +131,7 @@ def pair_loss(
     return PairLoss(total, {**sums, "loss/sft": sft.detach()})
 
 
-def branch_figures(name: str, value_K: Tensor, pairs: PairBatch) -> dict[str, Tensor]:
+def branch_metrics(name: str, value_K: Tensor, pairs: PairBatch) -> dict[str, Tensor]:
     """A figure of every response as two figures of the pairs, their chosen and their rejected ones, as weighted sums."""
     return {
         f"{name}/chosen": (value_K[pairs.winner_P].float() * pairs.weight_P).sum(),

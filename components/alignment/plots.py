@@ -60,10 +60,10 @@ def _plot_schedule(middle: Any, right: Any, pairs: PairTable, settings: Alignmen
         "madpo": f", k {settings.beta_scale:g}",
     }.get(settings.beta_schedule, "")
     middle.set(xlabel=name, ylabel="pairs", title=f"{name.capitalize()}, {settings.beta_schedule}{settings_used}")
-    known = ~np.isnan(pairs.margin)
-    if settings.beta_schedule == "drs" and known.any():
-        margins = np.linspace(min(0.0, float(pairs.margin[known].min())), max(0.0, float(pairs.margin[known].max())), 200)
+    scored = ~np.isnan(pairs.margin)
+    if settings.beta_schedule == "drs" and scored.any():
+        margins = np.linspace(min(0.0, float(pairs.margin[scored].min())), max(0.0, float(pairs.margin[scored].max())), 200)
         right.plot(margins, drs_beta(margins, settings.beta, settings.beta_weight, settings.beta_scale), color="black", linewidth=1.0)
-    right.scatter(pairs.margin[known], values[known], s=8, alpha=0.4, color=BETAS, linewidths=0)
+    right.scatter(pairs.margin[scored], values[scored], s=8, alpha=0.4, color=BETAS, linewidths=0)
     right.axvline(0, color="black", linewidth=0.8)
     right.set(xlabel="margin", ylabel=name, title=f"{name.capitalize()} over margin")

@@ -53,7 +53,7 @@ class CritiqueTask(InferenceTask):
 
     def parameters(self) -> int:
         """The reward model's."""
-        return self.models.weights_in_path(tower=self.preprocessor.features is None)
+        return self.models.weights_in_path(vision_tower=self.preprocessor.features is None)
 
     def opinions(self) -> list[list[Opinion]]:
         """What was computed, query by query."""

@@ -33,7 +33,7 @@ class OneModel:
             self._opened = folder, opener(folder, ranks, self._settings)
         return self._opened[1]  # type: ignore[return-value]  # what `opener` returned for this folder
 
-    def weights_in_path(self, *, tower: bool) -> int:
+    def weights_in_path(self, *, vision_tower: bool) -> int:
         """Number of weights that a token meets in the vision-language model that is open, the vision tower's among them where it runs.
 
         0 without a model.
@@ -42,7 +42,7 @@ class OneModel:
             return 0
         model = vision_language_model(self._opened[1])
         counts = {id(parameter): size(parameter) for parameter in model.parameters()}
-        if not tower:
+        if not vision_tower:
             for owner in family_of(model.config).modules(model)["tower"]:
                 for parameter in owner.parameters() if isinstance(owner, nn.Module) else [owner]:
                     counts[id(parameter)] = 0

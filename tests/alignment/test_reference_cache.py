@@ -110,7 +110,7 @@ def test_joining_keeps_all_entries_in_one_file(tmp_path: Path) -> None:
     assert ReferenceStore(tmp_path, CONTEXT).find([KEY, "another:one"]) == {KEY: VALUES, "another:one": [(-3.0, 1)]}
 
 
-def test_store_uses_its_entries_when_another_process_joined_the_parts(tmp_path: Path) -> None:
+def test_store_uses_its_entries_after_another_process_joined(tmp_path: Path) -> None:
     store = ReferenceStore(tmp_path, CONTEXT)
     store.store({KEY: VALUES})
     store.flush()
@@ -178,9 +178,9 @@ def test_stage_records_responses_tokens_and_mean_log_prob(checkout: Path) -> Non
     assert result.params == {"reference.model_digest": model_digest(checkout / "data/base")}
     assert (result.times["queries_computed"], result.times["queries_cached"]) == (2, 0)
     assert [path.name for path in (checkout / ".mmalign/cache/reference").rglob("*.parquet")] == ["entries.parquet"]
-    again = reference_stage.run(settings_of(checkout, reference={"threads": 1}), checkout)
-    assert again.times == {"queries_computed": 0, "queries_cached": 2}
-    assert again.metrics == result.metrics
+    repeated = reference_stage.run(settings_of(checkout, reference={"threads": 1}), checkout)
+    assert repeated.times == {"queries_computed": 0, "queries_cached": 2}
+    assert repeated.metrics == result.metrics
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", "float32"), ("bf16", "bfloat16")])

@@ -257,14 +257,14 @@ def test_openers_give_models_of_the_training_precision(tmp_path: Path, tiny_base
 
 def test_weights_in_a_tokens_way_leave_out_a_cached_tower(tmp_path: Path, tiny_base: Path) -> None:
     holder = OneModel(toy_settings())
-    assert holder.weights_in_path(tower=True) == 0
+    assert holder.weights_in_path(vision_tower=True) == 0
     policy = holder.open(tiny_base, Ranks(), open_policy)
     whole = sum(parameter.numel() for parameter in policy.parameters())
     tower = sum(parameter.numel() for parameter in policy.model.vision_tower.parameters())
-    assert (holder.weights_in_path(tower=True), holder.weights_in_path(tower=False)) == (whole, whole - tower)
+    assert (holder.weights_in_path(vision_tower=True), holder.weights_in_path(vision_tower=False)) == (whole, whole - tower)
     new_reward_model(policy, seed=0).save(tmp_path, tiny_base)
     holder.open(tmp_path, Ranks(), open_reward_model)
-    assert holder.weights_in_path(tower=True) == whole  # without the score head
+    assert holder.weights_in_path(vision_tower=True) == whole  # without the score head
 
 
 def test_training_key_follows_settings_inputs_and_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,16 +181,16 @@ def test_ranks_in_step_leave_the_dtype_to_the_partition(checkout: tuple[Path, Se
 def test_weights_in_path_count_each_once_with_the_vision_tower(checkout: tuple[Path, Settings]) -> None:
     root, settings = checkout
     one = OneModel(settings)
-    assert (one.weights_in_path(tower=True), one.weights_in_path(tower=False)) == (0, 0)
+    assert (one.weights_in_path(vision_tower=True), one.weights_in_path(vision_tower=False)) == (0, 0)
     model = one.policy(root / "data/base", RANK)
     distinct = {id(parameter): parameter.numel() for parameter in model.parameters()}
     tower = sum(parameter.numel() for parameter in model.model.vision_tower.parameters())
     assert tower > 0
-    assert one.weights_in_path(tower=True) == sum(distinct.values())
-    assert one.weights_in_path(tower=False) == sum(distinct.values()) - tower
+    assert one.weights_in_path(vision_tower=True) == sum(distinct.values())
+    assert one.weights_in_path(vision_tower=False) == sum(distinct.values()) - tower
     # A reward model counts its language model; the small head is no part of a token's way.
     one.reward(root / "reward", RANK)
-    assert one.weights_in_path(tower=True) == sum(distinct.values())
+    assert one.weights_in_path(vision_tower=True) == sum(distinct.values())
 
 
 def test_a_partitioned_weight_counts_all_of_its_elements() -> None:
@@ -214,8 +214,8 @@ class Opened:
         self.requests.append((folder, ranks))
         return self.model
 
-    def weights_in_path(self, *, tower: bool) -> int:
-        return 1000 if tower else 100
+    def weights_in_path(self, *, vision_tower: bool) -> int:
+        return 1000 if vision_tower else 100
 
 
 @pytest.fixture(scope="module")

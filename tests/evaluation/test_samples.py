@@ -14,7 +14,7 @@ from PIL import Image
 from components.evaluation import plots
 from components.evaluation.answers import Answered
 from components.evaluation.judge import Verdict
-from components.evaluation.samples import FRAMES_SHOWN, THUMBNAIL, Opinion, choose, thumbnails, write_samples
+from components.evaluation.samples import FRAMES_SHOWN, THUMBNAIL, ShownCritique, choose, thumbnails, write_samples
 from components.preferences.record import Category, Query
 
 RIGHT, WRONG = Verdict(True, None, None, None, False), Verdict(False, None, None, None, False)
@@ -45,8 +45,8 @@ def answered(policy: str, *verdicts: Verdict) -> Answered:
     ],
 )
 def test_a_change_is_read_from_both_verdicts(tmp_path: Path, base: Verdict, aligned: Verdict, change: str) -> None:
-    opinions = {"base": [Opinion("c", 0.0)], "aligned": [Opinion("c", 0.0)]}
-    write_samples(tmp_path, tmp_path, queries("mcq"), [0], [answered("base", base), answered("aligned", aligned)], opinions)
+    judgements = {"base": [ShownCritique("c", 0.0)], "aligned": [ShownCritique("c", 0.0)]}
+    write_samples(tmp_path, tmp_path, queries("mcq"), [0], [answered("base", base), answered("aligned", aligned)], judgements)
     assert json.loads((tmp_path / "samples.jsonl").read_text())["change"] == change
 
 
@@ -87,23 +87,23 @@ def test_the_worst_regressions_of_a_category_come_first() -> None:
     ],
 )
 def test_a_verdict_has_its_mark_and_color(tmp_path: Path, verdict: Verdict, mark: str, css: str) -> None:
-    opinions = {"base": [Opinion("c", 0.0)], "aligned": [Opinion("c", 0.0)]}
-    write_samples(tmp_path, tmp_path, queries("mcq"), [0], [answered("base", RIGHT), answered("aligned", verdict)], opinions)
+    judgements = {"base": [ShownCritique("c", 0.0)], "aligned": [ShownCritique("c", 0.0)]}
+    write_samples(tmp_path, tmp_path, queries("mcq"), [0], [answered("base", RIGHT), answered("aligned", verdict)], judgements)
     row = json.loads((tmp_path / "samples.jsonl").read_text())
     assert [policy["mark"] for policy in row["policies"]] == ["right", mark]
     assert [policy["good"] for policy in row["policies"]] == [True, verdict.good]
     assert f'<span class="{css}">{mark}</span>' in (tmp_path / "samples.html").read_text()
 
 
-def test_samples_hold_both_answers_with_their_opinions(tmp_path: Path) -> None:
+def test_samples_hold_both_answers_with_their_critiques(tmp_path: Path) -> None:
     rows = queries("mcq", "long", "short")
-    opinions = {
-        "base": [Opinion("b <2>", 0.125), Opinion("b 0", 1.0)],
-        "aligned": [Opinion("a 2", -2.5), Opinion("a 0", 3.0)],
+    judgements = {
+        "base": [ShownCritique("b <2>", 0.125), ShownCritique("b 0", 1.0)],
+        "aligned": [ShownCritique("a 2", -2.5), ShownCritique("a 0", 3.0)],
     }
     base, aligned = answered("base", RIGHT, WRONG, RIGHT), answered("aligned", WRONG, WRONG, RIGHT)
     base.answers[2] = ""
-    write_samples(tmp_path / "new", tmp_path, rows, [2, 0], [base, aligned], opinions)
+    write_samples(tmp_path / "new", tmp_path, rows, [2, 0], [base, aligned], judgements)
     first, second = (json.loads(line) for line in (tmp_path / "new/samples.jsonl").read_text().splitlines())
     assert first == {
         "id": "q2",
@@ -156,19 +156,19 @@ def test_thumbnails_are_small_and_of_the_first_frames(tmp_path: Path) -> None:
 def test_the_plot_shows_both_policies_where_both_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib import pyplot as plt
 
-    figures: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     for number, category in enumerate(("mcq", "long", "short", "safety", "video")):
         for policy, share in (("base", 0.2 + number / 10), ("aligned", 0.3 + number / 10)):
             key = f"policy.{policy}.accuracy.{category}"
-            figures |= {key: share, f"{key}_low": share - 0.1, f"{key}_high": share + 0.2}
-            figures[f"policy.{policy}.counts.{category}"] = 10 * number + (policy == "base")
-    figures["policy.base.accuracy.short"] = None
-    figures.pop("policy.aligned.accuracy.video")
+            metrics |= {key: share, f"{key}_low": share - 0.1, f"{key}_high": share + 0.2}
+            metrics[f"policy.{policy}.counts.{category}"] = 10 * number + (policy == "base")
+    metrics["policy.base.accuracy.short"] = None
+    metrics.pop("policy.aligned.accuracy.video")
     drawn: list[Any] = []
     close = plt.close
     monkeypatch.setattr(plt, "close", lambda figure: drawn.append(figure) or close(figure))
     path = tmp_path / "new/accuracy.png"
-    plots.plot_accuracy(path, figures)
+    plots.plot_accuracy(path, metrics)
     (axes,) = drawn[0].axes
     heights = {bars.get_label(): [bar.get_height() for bar in bars] for bars in axes.containers if hasattr(bars, "patches")}
     assert heights == {"base": pytest.approx([0.2, 0.3, 0.5]), "aligned": pytest.approx([0.3, 0.4, 0.6])}
@@ -180,8 +180,8 @@ def test_the_plot_shows_both_policies_where_both_are_judged(tmp_path: Path, monk
         [segment[:, 1].tolist() for segment in bars.errorbar[2][0].get_segments()] for bars in axes.containers if hasattr(bars, "patches")
     ]
     ends = [[[value - 0.1, value + 0.2] for value in values] for values in heights.values()]
-    for found, expected in zip(segments, ends, strict=True):
-        for one, other in zip(found, expected, strict=True):
+    for drawn_ends, expected in zip(segments, ends, strict=True):
+        for one, other in zip(drawn_ends, expected, strict=True):
             assert one == pytest.approx(other)
     assert [label.get_text() for label in axes.get_xticklabels()] == ["mcq\n(n=0)", "long\n(n=10)", "safety\n(n=30)"]
     assert axes.get_xticks().tolist() == [0, 1, 2]

@@ -135,5 +135,5 @@ def test_an_answer_that_never_ended_is_degenerate() -> None:
         ("", None),
     ],
 )
-def test_a_critique_s_verdict_is_read(critique: str, found: bool | None) -> None:
-    assert verdict(critique) is found
+def test_a_critique_s_verdict_is_read(critique: str, expected: bool | None) -> None:
+    assert verdict(critique) is expected
