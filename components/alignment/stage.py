@@ -86,7 +86,7 @@ def run(settings: Settings, root: Path, recorder: Recorder = NullRecorder()) -> 
         raise
     write_pairs(root / "artifacts/align/pairs.parquet", queries, pairs, policy, {key: value[0] for key, value in reference.items()})
     steps = [json.loads(line) for line in outcome.curves.read_text(encoding="utf-8").splitlines()]
-    metrics |= {**signs.figures(), **step_betas(steps, settings.alignment)}
+    metrics |= {**signs.metrics(), **step_betas(steps, settings.alignment)}
     plot = Path(tempfile.mkdtemp(prefix="mmalign-")) / "betas.png"
     plot_betas(plot, pairs, settings.alignment, steps)
     training_metrics = last_metrics(

@@ -46,7 +46,7 @@ RUNNING_MARGIN = "running_margin"  # what every checkpoint carries under beta_dp
 
 @dataclass(frozen=True)
 class Micro:
-    """Queries of a micro-batch, the step's global counts of pairs and of queries that have some, and the step's figures.
+    """Queries of a micro-batch, the step's global counts of pairs and of queries that have some, and the step's metrics.
 
     The metrics are reported by the micro-batch that `leads`, one of the step's.
     """
@@ -145,7 +145,7 @@ class AlignmentTask(TrainingTask):
                 **vars(trees),
                 pairs=self._pairs_of(micro, indices, device),
                 reference_K=torch.tensor(reference, device=device),
-                figures=micro.figures,
+                metrics=micro.metrics,
                 leads=micro.leads,
             ),
             "statistics": True,
@@ -155,7 +155,7 @@ class AlignmentTask(TrainingTask):
         """This micro-batch's part of the step's loss; `outputs` are log-prob sums [K], bare or with entropy and accuracy."""
         alignment: AlignmentSettings = self.settings.alignment
         prepared: AlignmentBatch = batch["batch"]
-        pairs, step_values = prepared.pairs, prepared.figures
+        pairs, step_values = prepared.pairs, prepared.metrics
         if alignment.beta_schedule == "beta_dpo":
             if self.step_beta is None:
                 raise ValueError("the schedule beta_dpo needs begin_step ahead of every step: without it beta would stay at beta0")

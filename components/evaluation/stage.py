@@ -145,7 +145,7 @@ def implicit_rewards(reference: Path, log_probs: dict[Key, tuple[float, int]], *
 
 
 def report_missing(metrics: Metrics, settings: Settings) -> None:
-    """Name the figures that can't be had, and the cure, in one sentence."""
+    """Name the metrics that can't be had, and the cure, in one sentence."""
     missing = sorted(
         key for key, value in metrics.items() if value is None and not key.endswith(("_low", "_high")) and "mean_words" not in key
     )

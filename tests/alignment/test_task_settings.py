@@ -218,7 +218,7 @@ def test_plan_deals_the_queries_with_pairs_by_their_lengths(checkout: Path, per_
         betas = task.pairs.beta[rows]
         for micro in (micro for rank in step.micros for micro in rank):
             assert (micro.pairs, micro.queries_with_pairs) == (len(rows), len(members))
-            assert (micro.figures["beta/min"], micro.figures["beta/max"]) == (betas.min(), betas.max())
+            assert (micro.metrics["beta/min"], micro.metrics["beta/max"]) == (betas.min(), betas.max())
         assert sum(micro.leads for rank in step.micros for micro in rank) == 1
         assert step.micros[0][0].leads
 

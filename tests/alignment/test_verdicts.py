@@ -55,7 +55,7 @@ def test_outcome_where_the_winner_held_still_is_no_fall_of_both() -> None:
 
 
 def test_outcome_is_recorded_under_its_names() -> None:
-    assert Outcome(1.0, 2.0, 3.0, 4.0, 5.0, 6.0).figures() == {
+    assert Outcome(1.0, 2.0, 3.0, 4.0, 5.0, 6.0).metrics() == {
         "log_ratio.chosen": 1.0,
         "log_ratio.rejected": 2.0,
         "signs.accuracy": 3.0,

@@ -119,7 +119,7 @@ def test_an_answer_that_never_ended_is_degenerate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("critique", "found"),
+    ("critique", "expected"),
     [
         ("I see red. Correct, the answer fits.", True),
         ("I see it at the top right. Wrong, it says top left.", False),

@@ -129,7 +129,7 @@ def write_artifacts(root: Path, queries: list[Query]) -> None:
 
     from components.evaluation.answers import Answered, write_answers
     from components.evaluation.metrics import policy_metrics, reward_metrics, variant_metrics, win_metrics
-    from components.evaluation.samples import Opinion, choose, write_samples
+    from components.evaluation.samples import ShownCritique, choose, write_samples
     from components.evaluation.scores import OwnCritique, write_scores
     from components.statistics import Bootstrap
 
@@ -172,7 +172,7 @@ def write_artifacts(root: Path, queries: list[Query]) -> None:
     pq.write_table(pa.table(heldout), artifacts / "critique/heldout.parquet")
 
     chosen = choose(queries, base, aligned, 12)
-    judgements = {answered.policy: [Opinion(f"{HANDLER}I see a thing. Wrong.", -1.25)] * len(chosen) for answered in policies}
+    judgements = {answered.policy: [ShownCritique(f"{HANDLER}I see a thing. Wrong.", -1.25)] * len(chosen) for answered in policies}
     write_samples(artifacts / "evaluate/samples", root / "data/preferences", queries, chosen, policies, judgements)
     write_json(artifacts / "evaluate/metrics.json", metrics)
 
