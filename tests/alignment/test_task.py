@@ -235,7 +235,7 @@ def test_a_steps_betas_come_out_of_the_engines_sums_as_they_are(checkout: Path) 
     assert 0 <= metrics["beta/share_at_cap"] <= 1
 
 
-def test_token_entropy_and_accuracy_are_logged_without_loss(checkout: Path) -> None:
+def test_logged_token_entropy_and_accuracy_keep_the_loss(checkout: Path) -> None:
     task = AlignmentTask(settings_of(checkout), checkout)
     batch = micros_of(task)[0]
     with torch.no_grad():
