@@ -84,11 +84,11 @@ def margin_scale(settings: AlignmentSettings, raw_margins: Array, calibration_ma
     Raises UserError where training depends on the margins and they can't be scaled: all equal, no calibration pairs, or no temperature.
     """
     kind = settings.margins
-    known = raw_margins[~np.isnan(raw_margins)]
+    scored = raw_margins[~np.isnan(raw_margins)]
     if kind == "raw":
         return MarginScale(1.0, kind)
     if kind == "standardized":
-        deviation = float(np.std(known)) if len(known) else 0.0
+        deviation = float(np.std(scored)) if len(scored) else 0.0
         if deviation == 0 and not uses_margins(settings):
             return MarginScale(1.0, kind)
         if deviation == 0:
@@ -125,8 +125,8 @@ def fit_temperature(margins: Array) -> float | None:
         return float(np.mean(target * np.logaddexp(0, -logits) + (1 - target) * np.logaddexp(0, logits)))
 
     low, high = LOG_TEMPERATURES
-    found = float(minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded").x)
-    return None if found > high - 0.01 * (high - low) else float(np.exp(found))
+    log_temperature = float(minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded").x)
+    return None if log_temperature > high - 0.01 * (high - low) else float(np.exp(log_temperature))
 
 
 def pair_betas(margins: Array, settings: AlignmentSettings) -> Array:
@@ -143,11 +143,11 @@ def pair_weights(margins: Array, settings: AlignmentSettings) -> Array:
     The weights' mean over the pairs with a margin is 1, so the learning rate means what it means without; a NaN margin has weight 1.
     """
     weights = np.ones(len(margins))
-    known = ~np.isnan(margins)
-    if settings.beta_schedule != "madpo" or not known.any():
+    scored = ~np.isnan(margins)
+    if settings.beta_schedule != "madpo" or not scored.any():
         return weights
-    raw = madpo_weight(margins[known], float(np.median(margins[known])), settings.beta_scale)
-    weights[known] = raw / raw.mean()
+    raw = madpo_weight(margins[scored], float(np.median(margins[scored])), settings.beta_scale)
+    weights[scored] = raw / raw.mean()
     return weights
 
 

@@ -39,7 +39,7 @@ class Outcome:
     gained_length: float
     chosen_length: float
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """The means by the names under which they are recorded."""
         return {
             "log_ratio.chosen": self.chosen,

@@ -37,8 +37,8 @@ class LogProbTask(InferenceTask):
         model = self.models.open(self.folder, ranks, open_policy)
         trees = [policy_tree(self.preprocessor, self.queries[item]) for item in items]
         row_tokens, pad_id = self.settings.training.row_tokens, self.preprocessor.end_id
-        ((_, found),) = score_batches(model, trees, [range(len(trees))], row_tokens, pad_id, self.work.add)
-        return found
+        ((_, values),) = score_batches(model, trees, [range(len(trees))], row_tokens, pad_id, self.work.add)
+        return values
 
     def parameters(self) -> int:
         """The model's."""
@@ -46,4 +46,4 @@ class LogProbTask(InferenceTask):
 
     def log_probs(self) -> list[list[LogProb]]:
         """What was computed, query by query."""
-        return [[(float(p), int(tokens)) for p, tokens in found] for found in self.results()]
+        return [[(float(p), int(tokens)) for p, tokens in values] for values in self.results()]

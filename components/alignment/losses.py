@@ -131,8 +131,8 @@ def pair_loss(
     return PairLoss(total, {**sums, "loss/sft": sft.detach()})
 
 
-def branch_figures(name: str, value_K: Tensor, pairs: PairBatch) -> dict[str, Tensor]:
-    """A figure of every response as two figures of the pairs, their chosen and their rejected ones, as weighted sums."""
+def branch_metrics(name: str, value_K: Tensor, pairs: PairBatch) -> dict[str, Tensor]:
+    """A metric of every response as two metrics of the pairs, their chosen and their rejected ones, as weighted sums."""
     return {
         f"{name}/chosen": (value_K[pairs.winner_P].float() * pairs.weight_P).sum(),
         f"{name}/rejected": (value_K[pairs.loser_P].float() * pairs.weight_P).sum(),

@@ -32,9 +32,9 @@ def run(settings: Settings, root: Path, _recorder: Recorder = NullRecorder()) ->
     report = run_tasks(tasks, Launch(INFERENCE_TASKS["reference"], "reference"), settings, root)
     result = StageResult(metrics={}, times=report.times, digests={"reference.model_digest": model_digest(root / settings.model.base)})
     for split, task in zip(SPLITS, tasks, strict=True):
-        found = task.log_probs()
-        write_log_probs(root / f"artifacts/reference/{split}.parquet", task.queries, found)
-        values = [value for query in found for value in query]
+        log_probs = task.log_probs()
+        write_log_probs(root / f"artifacts/reference/{split}.parquet", task.queries, log_probs)
+        values = [value for query in log_probs for value in query]
         result.metrics[f"{split}.responses"] = len(values)
         result.metrics[f"{split}.tokens"] = sum(tokens for _, tokens in values)
         result.metrics[f"{split}.log_prob_a_token"] = sum(p for p, _ in values) / max(1, sum(tokens for _, tokens in values))

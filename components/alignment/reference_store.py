@@ -84,14 +84,14 @@ class ReferenceStore:
     def find(self, keys: Iterable[str]) -> dict[str, list[Entry]]:
         """The values of those queries whose responses are all there, by key."""
         self._read_new()
-        found: dict[str, list[Entry]] = {}
+        complete: dict[str, list[Entry]] = {}
         for key in keys:
             query, *responses = key.split(":")
             values = [self._entries.get((query, response)) for response in responses]
-            known = [value for value in values if value is not None]
-            if len(known) == len(values):
-                found[key] = known
-        return found
+            stored = [value for value in values if value is not None]
+            if len(stored) == len(values):
+                complete[key] = stored
+        return complete
 
     def store(self, values: Mapping[str, Any]) -> None:
         """Keep the entries of whole queries; those that are known stay as they are."""

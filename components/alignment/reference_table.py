@@ -14,11 +14,11 @@ LogProb = tuple[float, int]  # sum over the response's tokens and its end, numbe
 SCHEMA = pa.schema([("id", pa.string()), ("response", pa.int32()), ("log_prob", pa.float64()), ("tokens", pa.int32())])
 
 
-def write_log_probs(path: Path, queries: Sequence[Query], found: Sequence[Sequence[LogProb]]) -> None:
-    """Write the table of `queries`, whose responses have the log-probs `found`."""
+def write_log_probs(path: Path, queries: Sequence[Query], log_probs: Sequence[Sequence[LogProb]]) -> None:
+    """Write the table of `queries`, whose responses have these `log_probs`."""
     rows = [
         {"id": query.id, "response": number, "log_prob": log_prob, "tokens": tokens}
-        for query, values in zip(queries, found, strict=True)
+        for query, values in zip(queries, log_probs, strict=True)
         for number, (log_prob, tokens) in enumerate(values)
     ]
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -73,22 +73,22 @@ def run(settings: Settings, root: Path, recorder: Recorder = NullRecorder()) -> 
     outcome = launch(TRAINING_TASKS["align"], settings, "align", root, key, root / "artifacts/align/model", recorder)
     reference = read_log_probs(root / "artifacts/reference/train.parquet")
     policy = final_log_probs(settings, root)
-    found = outcome_of(pairs, queries, policy, reference)
+    signs = outcome_of(pairs, queries, policy, reference)
     try:
-        for sentence in warnings_of(found):
+        for sentence in warnings_of(signs):
             _warn(sentence)
     except StageFault:
         shutil.rmtree(root / "artifacts/align/model")
         raise
     write_pairs(root / "artifacts/align/pairs.parquet", queries, pairs, policy, {key: value[0] for key, value in reference.items()})
     steps = [json.loads(line) for line in outcome.curves.read_text(encoding="utf-8").splitlines()]
-    metrics |= {**found.figures(), **step_betas(steps, settings.alignment)}
-    figures = last_metrics(
+    metrics |= {**signs.metrics(), **step_betas(steps, settings.alignment)}
+    training_metrics = last_metrics(
         outcome.curves, "loss/preference", "loss/sft", "rewards/accuracy", "rewards/margin", "log_probs/chosen", "log_probs/rejected"
     )
     recorder.artifact(outcome.curves)
     return StageResult(
-        metrics={"steps": outcome.steps, **metrics, **figures},
+        metrics={"steps": outcome.steps, **metrics, **training_metrics},
         times={
             "training_seconds": outcome.seconds,
             "startup_seconds": outcome.startup_seconds,
@@ -100,7 +100,7 @@ def run(settings: Settings, root: Path, recorder: Recorder = NullRecorder()) -> 
 
 
 def describe(pairs: PairTable, settings: Settings) -> dict[str, float | int | None]:
-    """Figures of margins, betas and weights; warns where they make little of the method, or come from an overfitted reward model."""
+    """Metrics of margins, betas and weights; warns where they make little of the method, or come from an overfitted reward model."""
     alignment = settings.alignment
     metrics: dict[str, float | int | None] = {
         "pairs": len(pairs.beta),
@@ -178,13 +178,13 @@ def final_log_probs(settings: Settings, root: Path) -> dict[tuple[str, int], flo
     tasks = build(settings, root)
     run_tasks(tasks, Launch(INFERENCE_TASKS["policy_log_probs"], "reference", name="policy"), settings, root)
     (task,) = tasks
-    found = {
+    sums = {
         (query.id, number): log_prob
         for query, values in zip(task.queries, task.log_probs(), strict=True)
         for number, (log_prob, _) in enumerate(values)
     }
     task.store.compact()
-    return found
+    return sums
 
 
 def _warn(sentence: str) -> None:

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from components.alignment.betas import beta_dpo_beta, running_margin
 from components.alignment.diagnosis import CollapseWatch
-from components.alignment.losses import PairBatch, SftBatch, branch_figures, implicit_margin, pair_loss
+from components.alignment.losses import PairBatch, SftBatch, branch_metrics, implicit_margin, pair_loss
 from components.alignment.pairs import PairTable, build_pairs, read_scores
 from components.alignment.reference_table import LogProb, read_log_probs
-from components.alignment.step_figures import Figures, as_metrics, step_figures
+from components.alignment.step_metrics import Metrics, as_metrics, step_metrics
 from components.config.settings import Settings
 from components.engine import partitions
 from components.engine.task import EpochContext, Step, TrainingTask
@@ -46,15 +46,15 @@ RUNNING_MARGIN = "running_margin"  # what every checkpoint carries under beta_dp
 
 @dataclass(frozen=True)
 class Micro:
-    """Queries of a micro-batch, the step's global counts of pairs and of queries that have some, and the step's figures.
+    """Queries of a micro-batch, the step's global counts of pairs and of queries that have some, and the step's metrics.
 
-    The figures are reported by the micro-batch that `leads`, one of the step's.
+    The metrics are reported by the micro-batch that `leads`, one of the step's.
     """
 
     queries: tuple[int, ...]
     pairs: int
     queries_with_pairs: int
-    figures: Figures
+    metrics: Metrics
     leads: bool
 
 
@@ -64,7 +64,7 @@ class AlignmentBatch(TreeBatch):
 
     pairs: PairBatch
     reference_K: Tensor
-    figures: Figures
+    metrics: Metrics
     leads: bool
 
 
@@ -88,7 +88,7 @@ class AlignmentTask(TrainingTask):
         self.epochs = settings.alignment.epochs
         self.trees: dict[int, Tree] = {index: policy_tree(self.preprocessor, every[index]) for index in self.order}
         self.collapse = CollapseWatch()
-        self.step_beta: Figures | None = None  # of the present step under beta_dpo
+        self.step_beta: Metrics | None = None  # of the present step under beta_dpo
         self._check_reference()
 
     def epoch_plan(self, epoch: int) -> list[Step]:
@@ -144,7 +144,7 @@ class AlignmentTask(TrainingTask):
                 **vars(trees),
                 pairs=self._pairs_of(micro, indices, device),
                 reference_K=torch.tensor(reference, device=device),
-                figures=micro.figures,
+                metrics=micro.metrics,
                 leads=micro.leads,
             ),
             "statistics": True,
@@ -154,12 +154,12 @@ class AlignmentTask(TrainingTask):
         """This micro-batch's part of the step's loss; `outputs` are log-prob sums [K], bare or with entropy and accuracy."""
         alignment: AlignmentSettings = self.settings.alignment
         prepared: AlignmentBatch = batch["batch"]
-        pairs, figures = prepared.pairs, prepared.figures
+        pairs, step_values = prepared.pairs, prepared.metrics
         if alignment.beta_schedule == "beta_dpo":
             if self.step_beta is None:
                 raise ValueError("the schedule beta_dpo needs begin_step ahead of every step: without it beta would stay at beta0")
             pairs = replace(pairs, beta_P=torch.full_like(pairs.beta_P, self.step_beta["beta/mean"]))
-            figures = {**figures, **self.step_beta}
+            step_values = {**step_values, **self.step_beta}
         result = pair_loss(
             outputs.log_prob_K if isinstance(outputs, BranchScores) else outputs,
             prepared.reference_K,
@@ -170,9 +170,9 @@ class AlignmentTask(TrainingTask):
             mean_log_probs=alignment.log_probs == "mean",
             loss_type=alignment.loss_type,
         )
-        metrics = {**result.metrics, **as_metrics(figures, prepared.leads, result.loss.device)}
+        metrics = {**result.metrics, **as_metrics(step_values, prepared.leads, result.loss.device)}
         if isinstance(outputs, BranchScores):
-            metrics |= branch_figures("entropy", outputs.entropy_K, pairs) | branch_figures("token_accuracy", outputs.accuracy_K, pairs)
+            metrics |= branch_metrics("entropy", outputs.entropy_K, pairs) | branch_metrics("token_accuracy", outputs.accuracy_K, pairs)
         return result.loss, metrics
 
     def check_metrics(self, step: int, sums: dict[str, float]) -> None:
@@ -186,10 +186,13 @@ class AlignmentTask(TrainingTask):
     def _step(self, plan: list[list[list[int]]]) -> Step:
         indices = [index for rank in plan for micro in rank for index in micro]
         rows = [row for index in indices for row in self.rows[index]]
-        figures = step_figures(self.pairs, rows, self.settings.alignment)
+        metrics = step_metrics(self.pairs, rows, self.settings.alignment)
         return Step(
             [
-                [Micro(tuple(micro), len(rows), len(indices), figures, leads=rank == place == 0) for place, micro in enumerate(micros)]
+                [
+                    Micro(tuple(micro), len(rows), len(indices), metrics, leads=rank == position == 0)
+                    for position, micro in enumerate(micros)
+                ]
                 for rank, micros in enumerate(plan)
             ]
         )
@@ -246,12 +249,12 @@ class AlignmentTask(TrainingTask):
         with partitions.whole(self.model.model):
             scored = list(score_batches(self.model.model, trees, batches, self.settings.training.row_tokens, self.preprocessor.end_id))
         for _, results in scored:
-            for index, found in zip(probe, results, strict=True):
-                stored: list[LogProb] = [self.reference[self.queries[index].id, number] for number in range(len(found))]
-                for (log_prob, tokens), (kept, kept_tokens) in zip(found, stored, strict=True):
-                    if tokens != kept_tokens or abs(log_prob - kept) > tolerance * max(1, tokens / 50):
+            for index, computed in zip(probe, results, strict=True):
+                stored: list[LogProb] = [self.reference[self.queries[index].id, number] for number in range(len(computed))]
+                for (log_prob, tokens), (recorded, recorded_tokens) in zip(computed, stored, strict=True):
+                    if tokens != recorded_tokens or abs(log_prob - recorded) > tolerance * max(1, tokens / 50):
                         raise UserError(
-                            f"artifacts/reference/train.parquet holds {kept:.4f} for a response of query '{self.queries[index].id}', "
+                            f"artifacts/reference/train.parquet holds {recorded:.4f} for a response of query '{self.queries[index].id}', "
                             f"but {self.settings.model.base} gives {log_prob:.4f}: run the reference stage again with this model"
                         )
 

@@ -1,1 +1,1 @@
-"""How good the models are: runs, judges, figures with intervals."""
+"""How good the models are: runs, judges, metrics with intervals."""

@@ -17,7 +17,7 @@ from components.engine.inference import Launch, run_tasks
 from components.evaluation.judge import load_judge
 from components.evaluation.results import write_policy_results, write_reward_results
 from components.evaluation.stage import ask_policies, implicit_rewards
-from components.evaluation.tasks import HELDOUT, OpinionTask, reward_tasks
+from components.evaluation.tasks import HELDOUT, JudgementTask, reward_tasks
 from components.preferences.record import read_queries
 from components.processes.guard import watch_from_environment
 from components.processes.slots.taking import slots_taken
@@ -38,10 +38,10 @@ def evaluate_reward(settings: Settings, root: Path, folder: Path, out: Path) -> 
     queries = read_queries(root / HELDOUT)
     arguments = {"folder": str(folder.resolve()), "own": True}
     (task,) = reward_tasks(settings, root, arguments)
-    assert isinstance(task, OpinionTask)
+    assert isinstance(task, JudgementTask)
     run_tasks([task], Launch(INFERENCE_TASKS["reward_scores"], "evaluate", arguments, "own"), settings, root)
     keys = [(query.id, index) for query in queries for index in range(len(query.responses))]
-    write_reward_results(out, queries, {key: score for key, (_, score) in zip(keys, task.opinions(), strict=True)})
+    write_reward_results(out, queries, {key: score for key, (_, score) in zip(keys, task.judgements(), strict=True)})
 
 
 def main(kind: str, folder: Path, out: Path) -> None:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from components.closures import code_digest
 from components.config.settings import Settings
-from components.evaluation.judge import TRUTH_FILE, Verdict, is_description
+from components.evaluation.judge import GROUND_TRUTH_FILE, Verdict, is_description
 from components.evaluation.metrics import outcomes_of
 from components.families.digests import model_digest, processor_digest
 from components.files import digest_bytes, digest_file
@@ -72,7 +72,7 @@ def write_reward_results(path: Path, queries: Sequence[Query], own: Mapping[tupl
 def context_of(settings: Settings, root: Path) -> str:
     """The digest of all that results depend on beside the model."""
     base = root / settings.model.base
-    heldout, truth = root / "artifacts/validate/heldout/queries.parquet", root / TRUTH_FILE
+    heldout, ground_truth = root / "artifacts/validate/heldout/queries.parquet", root / GROUND_TRUTH_FILE
     # Neither where the base lies nor how many processes, threads or resamples are used changes an answer.
     shared = {"ranks", "threads", "zero_inference", "bootstrap_samples", "confidence", "samples"}
     chosen = {
@@ -83,10 +83,10 @@ def context_of(settings: Settings, root: Path) -> str:
         "log_probs": settings.alignment.log_probs,
         "precision": settings.training.precision,
     }
-    facts = digest_file(truth) if truth.is_file() else "none"
+    ground_truth_digest = digest_file(ground_truth) if ground_truth.is_file() else "none"
     parts = (
         digest_file(heldout),
-        facts,
+        ground_truth_digest,
         model_digest(base),
         processor_digest(base),
         code_digest("evaluate"),

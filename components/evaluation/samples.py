@@ -63,7 +63,7 @@ p, small { overflow-wrap: anywhere; white-space: pre-wrap; }
 
 
 @dataclass(frozen=True)
-class CritiqueScore:
+class ShownCritique:
     """What the reward model says of an answer."""
 
     critique: str
@@ -79,7 +79,7 @@ def choose(queries: Sequence[Query], base: Answered, aligned: Answered, limit: i
         # the worst first: an answer that became degenerate or unsafe before one that became wrong
         for queue in queues:
             queue.sort(key=lambda i: (not aligned.verdicts[i].degenerate, aligned.verdicts[i].safe is not False, i))
-        chosen += [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
+        chosen += [queue[position] for position in range(max(map(len, queues))) for queue in queues if position < len(queue)]
     return chosen[:limit]
 
 
@@ -106,9 +106,9 @@ def write_samples(
     queries: Sequence[Query],
     chosen: Sequence[int],
     policies: Sequence[Answered],
-    opinions: dict[str, list[CritiqueScore]],
+    judgements: dict[str, list[ShownCritique]],
 ) -> None:
-    """Write samples.jsonl and samples.html for the `chosen` queries; `opinions` by policy, one a chosen query."""
+    """Write samples.jsonl and samples.html for the `chosen` queries; `judgements` by policy, one a chosen query."""
     base, aligned = policies
     rows = [
         {
@@ -124,8 +124,8 @@ def write_samples(
                     "answer": answered.answers[i],
                     "good": answered.verdicts[i].good,
                     "mark": _mark(answered.verdicts[i]),
-                    "critique": opinions[answered.policy][number].critique,
-                    "score": opinions[answered.policy][number].score,
+                    "critique": judgements[answered.policy][number].critique,
+                    "score": judgements[answered.policy][number].score,
                 }
                 for answered in policies
             ],

@@ -30,14 +30,16 @@ def read_own(path: Path, queries: Sequence[Query]) -> dict[Key, OwnCritique]:
     """What the critique stage wrote, for the responses of `queries`."""
     wanted = {(query.id, index) for query in queries for index in range(len(query.responses))}
     rows = pq.read_table(path, columns=["id", "response", "critique", "score"]).to_pylist()
-    found = {(row["id"], row["response"]): OwnCritique(row["critique"], row["score"]) for row in rows}
-    missing = wanted - found.keys()
+    critiques = {(row["id"], row["response"]): OwnCritique(row["critique"], row["score"]) for row in rows}
+    missing = wanted - critiques.keys()
     if missing:
         raise ValueError(f"{path} lacks {len(missing)} of {len(wanted)} responses, such as {min(missing)}: run the critique stage again")
-    return {key: found[key] for key in found if key in wanted}
+    return {key: critiques[key] for key in critiques if key in wanted}
 
 
-def variants(queries: Sequence[Query], blank: Sequence[CritiqueScore], given: Sequence[float], bare: Sequence[float]) -> dict[str, Scores]:
+def variants(
+    queries: Sequence[Query], blank: Sequence[CritiqueScore], given_scores: Sequence[float], bare: Sequence[float]
+) -> dict[str, Scores]:
     """Scores by variant: `gt_critique` (queries whose responses all have a given one), `no_critique`, `blank_image`.
 
     Over the blanked image the critiques are written again as well: one from the true image would tell what is in it.
@@ -45,7 +47,7 @@ def variants(queries: Sequence[Query], blank: Sequence[CritiqueScore], given: Se
     keys = [(query.id, index) for query in queries for index in range(len(query.responses))]
     with_given = [(query.id, index) for query in with_critiques(queries) for index in range(len(query.responses))]
     return {
-        "gt_critique": dict(zip(with_given, given, strict=True)),
+        "gt_critique": dict(zip(with_given, given_scores, strict=True)),
         "no_critique": dict(zip(keys, bare, strict=True)),
         "blank_image": {key: value for key, (_, value) in zip(keys, blank, strict=True)},
     }
@@ -53,12 +55,12 @@ def variants(queries: Sequence[Query], blank: Sequence[CritiqueScore], given: Se
 
 def critique_verdicts(queries: Sequence[Query], own: dict[Key, OwnCritique], judge: Judge) -> tuple[list[bool | None], list[bool | None]]:
     """(verdict read from the own critique, the judge's on the response itself or None without facts), one a response in order."""
-    found, truth = [], []
+    from_critiques, from_judge = [], []
     for query in queries:
         for index, response in enumerate(query.responses):
-            found.append(verdict(own[query.id, index].text))
-            truth.append(judge.judge(query, response.text).good if judge.knows(query) else None)
-    return found, truth
+            from_critiques.append(verdict(own[query.id, index].text))
+            from_judge.append(judge.judge(query, response.text).good if judge.knows(query) else None)
+    return from_critiques, from_judge
 
 
 SCHEMA = pa.schema(
@@ -92,10 +94,10 @@ def write_scores(
             "rank": query.responses[index].rank,
             "own": own[query.id, index].score,
             **{name: values.get((query.id, index)) for name, values in scores.items()},
-            "verdict": found,
-            "right": truth,
+            "verdict": from_critique,
+            "right": from_judge,
         }
-        for (query, index), found, truth in zip(numbered, *verdicts, strict=True)
+        for (query, index), from_critique, from_judge in zip(numbered, *verdicts, strict=True)
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)

@@ -25,25 +25,25 @@ from components.engine.inference import Launch, run_tasks
 from components.engine.recorder import NullRecorder, Recorder
 from components.engine.result import StageResult
 from components.evaluation.answers import Answered, judge_answers, write_answers
-from components.evaluation.judge import TRUTH_FILE, Judge, load_judge
+from components.evaluation.judge import GROUND_TRUTH_FILE, Judge, load_judge
 from components.evaluation.metrics import (
-    Figures,
+    Metrics,
     balanced_accuracy,
-    policy_figures,
-    preference_figures,
-    reward_figures,
-    variant_figures,
-    win_figures,
+    policy_metrics,
+    preference_metrics,
+    reward_metrics,
+    variant_metrics,
+    win_metrics,
 )
 from components.evaluation.results import RESULTS, context_of, write_policy_results, write_reward_results
-from components.evaluation.samples import CritiqueScore, choose, write_samples
+from components.evaluation.samples import ShownCritique, choose, write_samples
 from components.evaluation.scores import Key, Scores, critique_verdicts, read_own, variants, write_scores
 from components.evaluation.tasks import (
     HELDOUT,
     MEDIA,
     REWARD_MODEL,
     AnswerTask,
-    OpinionTask,
+    JudgementTask,
     ScoreTask,
     policy_tasks,
     reward_tasks,
@@ -65,16 +65,16 @@ def run(settings: Settings, root: Path, recorder: Recorder = NullRecorder()) -> 
     judge = load_judge(settings.evaluate, root)
     bootstrap = Bootstrap(settings.evaluate.bootstrap_samples, settings.evaluate.confidence)
     result = StageResult(metrics={}, digests={"judge": settings.evaluate.judge, "model.aligned": model_digest(aligned_path)})
-    figures = result.metrics
+    metrics = result.metrics
 
     policies = {"base": settings.model.base.as_posix(), "aligned": ALIGNED.as_posix()}
     (base, aligned), log_probs = ask_policies(settings, root, policies, judge, result.times)
     for answered in (base, aligned):
-        figures.update(policy_figures(f"policy.{answered.policy}", queries, answered.verdicts, answered.answers, bootstrap))
-    figures.update(win_figures([judge.knows(query) for query in queries], base.verdicts, aligned.verdicts, bootstrap))
+        metrics.update(policy_metrics(f"policy.{answered.policy}", queries, answered.verdicts, answered.answers, bootstrap))
+    metrics.update(win_metrics([judge.knows(query) for query in queries], base.verdicts, aligned.verdicts, bootstrap))
     write_answers(artifacts / "evaluate/answers.parquet", queries, [base, aligned])
     implicit = implicit_rewards(artifacts / "reference/heldout.parquet", log_probs, mean=settings.alignment.log_probs == "mean")
-    figures.update(preference_figures(queries, implicit, bootstrap))
+    metrics.update(preference_metrics(queries, implicit, bootstrap))
     results = root / RESULTS
     write_policy_results(results / "base.parquet", queries, base.verdicts, None)
     write_policy_results(results / "aligned.parquet", queries, aligned.verdicts, implicit)
@@ -82,21 +82,21 @@ def run(settings: Settings, root: Path, recorder: Recorder = NullRecorder()) -> 
 
     own = read_own(artifacts / "critique/heldout.parquet", queries)
     own_scores = {key: critique.score for key, critique in own.items()}
-    figures.update(reward_figures(queries, own_scores, bootstrap))
+    metrics.update(reward_metrics(queries, own_scores, bootstrap))
     write_reward_results(results / "reward.parquet", queries, own_scores)
     chosen = choose(queries, base, aligned, settings.evaluate.samples)
-    scores, opinions = ask_reward_model(settings, root, queries, chosen, [base, aligned], result.times)
+    scores, judgements = ask_reward_model(settings, root, queries, chosen, [base, aligned], result.times)
     for name, values in scores.items():
-        figures.update(variant_figures(name, queries, values, bootstrap))
+        metrics.update(variant_metrics(name, queries, values, bootstrap))
     verdicts = critique_verdicts(queries, own, judge)
-    figures["reward.critique_verdict_accuracy"] = balanced_accuracy(*verdicts)
-    figures["reward.unread_verdicts"] = sum(verdict is None for verdict in verdicts[0])
+    metrics["reward.critique_verdict_accuracy"] = balanced_accuracy(*verdicts)
+    metrics["reward.unread_verdicts"] = sum(verdict is None for verdict in verdicts[0])
     write_scores(artifacts / "evaluate/scores.parquet", queries, own, scores, verdicts)
 
-    write_samples(artifacts / "evaluate/samples", root / MEDIA, queries, chosen, [base, aligned], opinions)
+    write_samples(artifacts / "evaluate/samples", root / MEDIA, queries, chosen, [base, aligned], judgements)
     recorder.artifact(artifacts / "evaluate/samples")
     recorder.artifact(artifacts / "evaluate/answers.parquet")
-    say_what_is_missing(figures, settings)
+    report_missing(metrics, settings)
     return result
 
 
@@ -110,13 +110,13 @@ def ask_policies(
     answers = iter(task for task in tasks if isinstance(task, AnswerTask))
     answered = [judge_answers(name, task.queries, task.results(), judge) for name, task in zip(policies, answers, strict=True)]
     (scored,) = (task for task in tasks if isinstance(task, LogProbTask))
-    found = {(q.id, n): value for q, values in zip(scored.queries, scored.log_probs(), strict=True) for n, value in enumerate(values)}
-    return answered, found
+    recorded = {(q.id, n): value for q, values in zip(scored.queries, scored.log_probs(), strict=True) for n, value in enumerate(values)}
+    return answered, recorded
 
 
 def ask_reward_model(
     settings: Settings, root: Path, queries: Sequence[Query], chosen: Sequence[int], policies: Sequence[Answered], times: dict[str, float]
-) -> tuple[dict[str, Scores], dict[str, list[CritiqueScore]]]:
+) -> tuple[dict[str, Scores], dict[str, list[ShownCritique]]]:
     """Scores of the recorded responses in every variant, and by policy what the reward model says of its answers to the chosen queries.
 
     The latter is shown to people; it decides nothing.
@@ -126,28 +126,28 @@ def ask_reward_model(
     tasks = reward_tasks(settings, root, arguments)
     report = run_tasks(tasks, Launch(INFERENCE_TASKS["reward_scores"], "evaluate", arguments, "reward"), settings, root)
     times.update({f"reward.{name}": value for name, value in report.times.items()})
-    blank, given, bare, shown = tasks
-    assert isinstance(blank, OpinionTask)
-    assert isinstance(given, ScoreTask)
+    blank, on_given, bare, shown = tasks
+    assert isinstance(blank, JudgementTask)
+    assert isinstance(on_given, ScoreTask)
     assert isinstance(bare, ScoreTask)
-    assert isinstance(shown, OpinionTask)
-    flat = (CritiqueScore(text, value) for text, value in shown.opinions())
-    opinions = {answered.policy: list(islice(flat, len(chosen))) for answered in policies}
-    return variants(queries, blank.opinions(), given.scores(), bare.scores()), opinions
+    assert isinstance(shown, JudgementTask)
+    flat = (ShownCritique(text, value) for text, value in shown.judgements())
+    judgements = {answered.policy: list(islice(flat, len(chosen))) for answered in policies}
+    return variants(queries, blank.judgements(), on_given.scores(), bare.scores()), judgements
 
 
-def implicit_rewards(reference: Path, found: dict[Key, tuple[float, int]], *, mean: bool) -> dict[Key, float]:
+def implicit_rewards(reference: Path, log_probs: dict[Key, tuple[float, int]], *, mean: bool) -> dict[Key, float]:
     """log p - log p_ref of each response, summed over its tokens or averaged, as alignment was set to count them (paper section 4)."""
     rows = pq.read_table(reference, columns=["id", "response", "log_prob"]).to_pylist()
     recorded = {(row["id"], row["response"]): row["log_prob"] for row in rows}
-    return {key: (value - recorded[key]) / (tokens if mean else 1) for key, (value, tokens) in found.items()}
+    return {key: (value - recorded[key]) / (tokens if mean else 1) for key, (value, tokens) in log_probs.items()}
 
 
-def say_what_is_missing(figures: Figures, settings: Settings) -> None:
-    """Name the figures that can't be had, and the cure, in one sentence."""
+def report_missing(metrics: Metrics, settings: Settings) -> None:
+    """Name the metrics that can't be had, and the cure, in one sentence."""
     missing = sorted(
-        key for key, value in figures.items() if value is None and not key.endswith(("_low", "_high")) and "mean_words" not in key
+        key for key, value in metrics.items() if value is None and not key.endswith(("_low", "_high")) and "mean_words" not in key
     )
     if missing:
-        source = f"facts in {TRUTH_FILE}" if settings.evaluate.judge == "truth" else "reference answers in the held-out rows"
-        print(f"evaluate: without {source}, or without held-out cases of their kind, these figures are null: {', '.join(missing)}")
+        source = f"facts in {GROUND_TRUTH_FILE}" if settings.evaluate.judge == "truth" else "reference answers in the held-out rows"
+        print(f"evaluate: without {source}, or without held-out cases of their kind, these metrics are null: {', '.join(missing)}")

@@ -1,4 +1,4 @@
-"""What evaluation computes with models, as tasks of inference: answers and log-probs of policies, opinions and scores of the reward model.
+"""What evaluation computes with models, as tasks of inference: answers and log-probs of policies, judgements and scores of the reward model.
 
 Results are kept in .mmalign/cache/evaluate.sqlite under keys of model, query, settings and code, so that a killed evaluation goes on where it
 was. `policy_tasks` and `reward_tasks` are what the ranks build from their arguments; the stage runs the first, judges the answers, and runs
@@ -83,7 +83,7 @@ class AnswerTask(_ModelTask):
 
 
 @dataclass
-class OpinionTask(_ModelTask):
+class JudgementTask(_ModelTask):
     """(critique, score) by the reward model of every (query, response); `blank` judges over grey media of the same size."""
 
     rows: Sequence[tuple[Query, str]]
@@ -94,8 +94,8 @@ class OpinionTask(_ModelTask):
         distinct = list({key: item for item, key in reversed(list(enumerate(self.keys)))}.values())
         roots = {item: self._root(self.rows[item][0]).input_ids for item in sorted(distinct)}
         first: dict[tuple[int, ...], int] = {}
-        places = {item: first.setdefault(root, item) for item, root in roots.items()}
-        order = sorted(roots, key=lambda item: (-len(roots[item]), places[item], item))
+        positions = {item: first.setdefault(root, item) for item, root in roots.items()}
+        order = sorted(roots, key=lambda item: (-len(roots[item]), positions[item], item))
         size = self.settings.critique.batch_size
         return [order[start : start + size] for start in range(0, len(order), size)]
 
@@ -113,7 +113,7 @@ class OpinionTask(_ModelTask):
             count=self.work.add,
         )
 
-    def opinions(self) -> list[CritiqueScore]:
+    def judgements(self) -> list[CritiqueScore]:
         """What was computed, row by row."""
         return [(text, float(value)) for text, value in self.results()]
 
@@ -167,8 +167,8 @@ def policy_tasks(settings: Settings, root: Path, arguments: dict[str, str]) -> l
     attach_features(preprocessor, base, queries, settings, root)
     models, cache, code = OneModel(settings), ContentCache(root, "evaluate"), code_digest("evaluate")
     tasks: list[AnswerTask | LogProbTask] = []
-    for name, place in arguments.items():
-        folder = root / place
+    for name, path in arguments.items():
+        folder = root / path
         shared: dict[str, Any] = {
             "store": cache,
             "queries": queries,
@@ -190,11 +190,11 @@ def policy_tasks(settings: Settings, root: Path, arguments: dict[str, str]) -> l
     return tasks
 
 
-def reward_tasks(settings: Settings, root: Path, arguments: dict[str, Any]) -> list[OpinionTask | ScoreTask]:
+def reward_tasks(settings: Settings, root: Path, arguments: dict[str, Any]) -> list[JudgementTask | ScoreTask]:
     """What the reward model in `arguments["folder"]` says of the held-out responses.
 
-    `arguments["own"]`: its opinions of all responses, and nothing else. Without it: over blanked media, scores on given critiques, scores
-    without one, and opinions of `arguments["answers"]`, rows of (query index, answer).
+    `arguments["own"]`: its judgements of all responses, and nothing else. Without it: over blanked media, scores on given critiques, scores
+    without one, and judgements of `arguments["answers"]`, rows of (query index, answer).
     """
     queries = read_queries(root / HELDOUT)
     folder = root / arguments["folder"]
@@ -211,13 +211,13 @@ def reward_tasks(settings: Settings, root: Path, arguments: dict[str, Any]) -> l
     rows = [(query, response.text) for query in queries for response in query.responses]
     if arguments.get("own"):
         keys = [digest_bytes("own", context, *_identity(query), text) for query, text in rows]
-        return [OpinionTask(label="critiques", unit="response", keys=keys, rows=rows, **shared)]
+        return [JudgementTask(label="critiques", unit="response", keys=keys, rows=rows, **shared)]
     blank = [digest_bytes("blank", context, *blank_identity(preprocessor, settings, query), text) for query, text in rows]
-    given = [(query, [response.critique or "" for response in query.responses]) for query in with_critiques(queries)]
+    on_given = [(query, [response.critique or "" for response in query.responses]) for query in with_critiques(queries)]
     bare = [(query, [""] * len(query.responses)) for query in queries]
     answers = [(queries[index], str(answer)) for index, answer in arguments["answers"]]
     return [
-        OpinionTask(label="critiques over blanked media", unit="response", keys=blank, rows=rows, blank=True, **shared),
+        JudgementTask(label="critiques over blanked media", unit="response", keys=blank, rows=rows, blank=True, **shared),
         *(
             ScoreTask(
                 label=f"scores {name}",
@@ -226,9 +226,9 @@ def reward_tasks(settings: Settings, root: Path, arguments: dict[str, Any]) -> l
                 rows=judged,
                 **shared,
             )
-            for name, judged in (("on given critiques", given), ("without critiques", bare))
+            for name, judged in (("on given critiques", on_given), ("without critiques", bare))
         ),
-        OpinionTask(
+        JudgementTask(
             label="critiques of answers",
             unit="answer",
             keys=[digest_bytes("own", context, *_identity(query), answer) for query, answer in answers],

@@ -63,7 +63,7 @@ def run_stage(name: StageName, root: Path) -> None:
 def _refuse(name: StageName, bad: list[str]) -> None:
     if bad:
         raise TrainingFault(
-            f"stage {name} ended with figures that are no numbers: {', '.join(bad)}; artifacts/{name}/metrics.json has the rest"
+            f"stage {name} ended with metrics that are not numbers: {', '.join(bad)}; artifacts/{name}/metrics.json has the rest"
         )
 
 

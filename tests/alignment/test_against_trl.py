@@ -87,10 +87,10 @@ def test_loss_rewards_and_gradients_are_those_of_trl(
     pairs = [(offset + w, offset + l) for offset, query in zip(offsets, chosen, strict=True) for w, l in query.pairs()]  # noqa: E741
     winners, losers = (torch.tensor(column) for column in zip(*pairs, strict=True))
     even = torch.full((len(pairs),), 1 / len(pairs))
-    given = (reference_K, branch_tokens(batch), PairBatch(winners, losers, torch.full((len(pairs),), BETA), even))
+    inputs = (reference_K, branch_tokens(batch), PairBatch(winners, losers, torch.full((len(pairs),), BETA), even))
     log_prob_K = TreeModel(policy)(batch)
-    ours = pair_loss(log_prob_K, *given, sft_weight=0.0, loss_type=loss_type, mean_log_probs=mean_log_probs)
-    rewards = pair_loss(log_prob_K.detach(), *given, sft_weight=0.0).metrics
+    ours = pair_loss(log_prob_K, *inputs, sft_weight=0.0, loss_type=loss_type, mean_log_probs=mean_log_probs)
+    rewards = pair_loss(log_prob_K.detach(), *inputs, sft_weight=0.0).metrics
     our_gradients = gradients(policy, ours.loss)
 
     loss, trainer = by_trl(policy, reference, prepared, chosen, tmp_path, loss_type)

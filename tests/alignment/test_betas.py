@@ -61,7 +61,7 @@ def test_standardized_margins_are_divided_and_never_centred() -> None:
     assert margin_scale(settings(margins="standardized"), raw, np.array([])).divisor == pytest.approx(np.std(raw))
 
 
-def test_equal_margins_cannot_be_standardized_unless_beta_is_constant() -> None:
+def test_equal_margins_are_standardized_only_for_a_constant_beta() -> None:
     raw = np.array([2.0, 2.0])
     with pytest.raises(UserError, match="same margin"):
         margin_scale(settings(margins="standardized"), raw, np.array([]))
@@ -73,14 +73,14 @@ def test_calibrated_margins_need_a_calibration_part() -> None:
         margin_scale(settings(margins="calibrated"), np.array([1.0, 2.0]), np.array([]))
 
 
-def test_the_temperature_recovers_the_one_that_the_labels_were_drawn_with() -> None:
+def test_temperature_recovers_the_one_that_drew_the_labels() -> None:
     generator = np.random.default_rng(0)
     margins = generator.normal(0, 6, 20_000)
     agreed = generator.random(20_000) < 1 / (1 + np.exp(-margins / 3))
     assert fit_temperature(np.where(agreed, margins, -margins)) == pytest.approx(3, rel=0.05)
 
 
-def test_margins_that_all_agree_have_a_finite_temperature_by_platts_targets() -> None:
+def test_agreeing_margins_have_a_finite_temperature_by_platt() -> None:
     margins = np.array([2.0, 2.0])  # the target is 3 of 4, so sigmoid(2 / T) = 3 / 4
     assert fit_temperature(margins) == pytest.approx(2 / math.log(3), rel=1e-3)
 
@@ -110,11 +110,11 @@ def test_beta_dpo_stays_above_zero_and_does_not_hide_a_nan() -> None:
     assert math.isnan(beta_dpo_beta(math.nan, 0.0, 0.1, 0.5))
 
 
-def test_the_running_margin_starts_at_the_first_and_keeps_its_share() -> None:
-    margins, kept = [4.0, 0.0, 1.0], None
+def test_running_margin_starts_at_the_first_and_keeps_its_share() -> None:
+    margins, average = [4.0, 0.0, 1.0], None
     for margin in margins:
-        kept = running_margin(kept, margin, 0.75)
-    assert kept == pytest.approx(0.75 * (0.75 * 4 + 0.25 * 0) + 0.25 * 1)
+        average = running_margin(average, margin, 0.75)
+    assert average == pytest.approx(0.75 * (0.75 * 4 + 0.25 * 0) + 0.25 * 1)
 
 
 def test_madpo_weighs_hard_pairs_more_by_the_formula() -> None:
@@ -123,12 +123,12 @@ def test_madpo_weighs_hard_pairs_more_by_the_formula() -> None:
     assert madpo_weight(np.array([-1e6, 1e6]), 0.0, 0.5).tolist() == [2, 0]
 
 
-def test_madpo_weights_are_taken_around_the_median_and_have_mean_one() -> None:
+def test_madpo_weights_are_around_the_median_and_have_mean_one() -> None:
     margins = np.array([0.0, 1.0, 5.0, np.nan])
-    found = pair_weights(margins, settings(beta_schedule="madpo", beta_scale=0.5))
+    weights = pair_weights(margins, settings(beta_schedule="madpo", beta_scale=0.5))
     raw = [2 / (1 + math.exp(0.5 * (margin - 1))) for margin in (0.0, 1.0, 5.0)]
-    assert found[:3] == pytest.approx([weight * 3 / sum(raw) for weight in raw])
-    assert found[3] == 1, "a pair without a margin weighs as much as one does without the schedule"
+    assert weights[:3] == pytest.approx([weight * 3 / sum(raw) for weight in raw])
+    assert weights[3] == 1, "a pair without a margin weighs as much as one does without the schedule"
     assert pair_betas(margins, settings(beta_schedule="madpo")).tolist() == [0.1] * 4
 
 

@@ -18,13 +18,13 @@ def outcome(**changes: float) -> Outcome:
     return Outcome(**{**vars(SOUND), **changes})
 
 
-def test_the_figures_of_a_querys_pairs_by_hand() -> None:
+def test_metrics_of_a_querys_pairs_by_hand() -> None:
     query = queries()[1]  # two responses, of which the second is the better
     settings = load_settings(ROOT / "params.yaml").alignment.model_copy(update={"beta_schedule": "constant"})
     pairs = build_pairs([query], {}, settings, 0.0)
     reference = {(query.id, 0): (-20.0, 10), (query.id, 1): (-8.0, 4)}
-    found = outcome_of(pairs, [query], {(query.id, 0): -25.0, (query.id, 1): -9.0}, reference)
-    assert found == Outcome(chosen=-1 / 4, rejected=-5 / 10, accuracy=1.0, both_fell=1.0, gained_length=4 - 10, chosen_length=4 - 10)
+    outcome = outcome_of(pairs, [query], {(query.id, 0): -25.0, (query.id, 1): -9.0}, reference)
+    assert outcome == Outcome(chosen=-1 / 4, rejected=-5 / 10, accuracy=1.0, both_fell=1.0, gained_length=4 - 10, chosen_length=4 - 10)
     turned = outcome_of(pairs, [query], {(query.id, 0): -18.0, (query.id, 1): -9.0}, reference)
     assert (turned.accuracy, turned.both_fell, turned.gained_length) == (0.0, 0.0, 10 - 4)
 

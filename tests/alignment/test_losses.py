@@ -22,19 +22,19 @@ def by_hand(beta: float, winner: float, loser: float) -> float:
 
 
 def test_the_loss_is_the_hand_calculation_with_a_beta_a_pair() -> None:
-    found = pair_loss(LOG_PROBS, REFERENCE, TOKENS, pairs([0.1, 0.15], [0.5, 0.5]), sft_weight=0.25)
+    result = pair_loss(LOG_PROBS, REFERENCE, TOKENS, pairs([0.1, 0.15], [0.5, 0.5]), sft_weight=0.25)
     first = by_hand(0.1, 1.0, -0.5) + 0.25 * 10 / 5
     second = by_hand(0.15, 0.5, -0.5) + 0.25 * 9 / 3
-    assert found.loss.item() == pytest.approx((first + second) / 2, rel=1e-6)
+    assert result.loss.item() == pytest.approx((first + second) / 2, rel=1e-6)
 
 
 def test_rewards_are_logged_with_the_beta_that_was_used() -> None:
-    found = pair_loss(LOG_PROBS, REFERENCE, TOKENS, pairs([0.1, 0.15], [0.0, 1.0]), sft_weight=0.0)
-    assert found.metrics["rewards/chosen"].item() == pytest.approx(0.15 * 0.5, rel=1e-6)
-    assert found.metrics["rewards/margin"].item() == pytest.approx(0.15 * 1.0, rel=1e-6)
+    result = pair_loss(LOG_PROBS, REFERENCE, TOKENS, pairs([0.1, 0.15], [0.0, 1.0]), sft_weight=0.0)
+    assert result.metrics["rewards/chosen"].item() == pytest.approx(0.15 * 0.5, rel=1e-6)
+    assert result.metrics["rewards/margin"].item() == pytest.approx(0.15 * 1.0, rel=1e-6)
 
 
-def test_label_smoothing_zero_is_none_and_more_lifts_the_loss_of_a_right_pair() -> None:
+def test_label_smoothing_above_zero_lifts_a_right_pairs_loss() -> None:
     def loss(smoothing: float) -> float:
         return pair_loss(LOG_PROBS, REFERENCE, TOKENS, pairs([0.1, 0.1], [1.0, 0.0]), sft_weight=0.0, label_smoothing=smoothing).loss.item()
 
@@ -49,20 +49,20 @@ def test_beta_is_applied_once() -> None:
     assert log_probs.grad[0].item() == pytest.approx(-0.3 * 0.5, rel=1e-6)
 
 
-def test_mean_log_probs_divide_policy_and_reference_by_the_tokens() -> None:
-    found = pair_loss(LOG_PROBS, REFERENCE, TOKENS, pairs([0.1, 0.1], [1.0, 0.0]), sft_weight=0.0, mean_log_probs=True)
-    assert found.loss.item() == pytest.approx(by_hand(0.1, 1.0 / 5, -0.5 / 4), rel=1e-6)
+def test_mean_log_probs_divide_policy_and_reference_by_tokens() -> None:
+    result = pair_loss(LOG_PROBS, REFERENCE, TOKENS, pairs([0.1, 0.1], [1.0, 0.0]), sft_weight=0.0, mean_log_probs=True)
+    assert result.loss.item() == pytest.approx(by_hand(0.1, 1.0 / 5, -0.5 / 4), rel=1e-6)
 
 
 def test_ipo_is_the_squared_distance_from_its_target() -> None:
-    found = pair_loss(LOG_PROBS, REFERENCE, TOKENS, pairs([0.1, 0.25], [0.5, 0.5]), sft_weight=0.0, loss_type="ipo")
-    assert found.loss.item() == pytest.approx(((1.5 - 1 / 0.2) ** 2 + (1.0 - 1 / 0.5) ** 2) / 2, rel=1e-6)
-    assert found.metrics["rewards/margin"].item() == pytest.approx((0.1 * 1.5 + 0.25 * 1.0) / 2, rel=1e-6)
+    result = pair_loss(LOG_PROBS, REFERENCE, TOKENS, pairs([0.1, 0.25], [0.5, 0.5]), sft_weight=0.0, loss_type="ipo")
+    assert result.loss.item() == pytest.approx(((1.5 - 1 / 0.2) ** 2 + (1.0 - 1 / 0.5) ** 2) / 2, rel=1e-6)
+    assert result.metrics["rewards/margin"].item() == pytest.approx((0.1 * 1.5 + 0.25 * 1.0) / 2, rel=1e-6)
 
 
 def test_ipo_over_means_divides_each_response_by_its_own_tokens() -> None:
-    found = pair_loss(LOG_PROBS, REFERENCE, TOKENS, pairs([0.1, 0.1], [1.0, 0.0]), sft_weight=0.0, loss_type="ipo", mean_log_probs=True)
-    assert found.loss.item() == pytest.approx((1 / 5 + 0.5 / 4 - 5) ** 2, rel=1e-6)
+    result = pair_loss(LOG_PROBS, REFERENCE, TOKENS, pairs([0.1, 0.1], [1.0, 0.0]), sft_weight=0.0, loss_type="ipo", mean_log_probs=True)
+    assert result.loss.item() == pytest.approx((1 / 5 + 0.5 / 4 - 5) ** 2, rel=1e-6)
 
 
 def test_ipo_with_label_smoothing_is_refused() -> None:
@@ -70,38 +70,38 @@ def test_ipo_with_label_smoothing_is_refused() -> None:
         pair_loss(LOG_PROBS, REFERENCE, TOKENS, pairs([0.1, 0.1], [0.5, 0.5]), sft_weight=0.0, label_smoothing=0.1, loss_type="ipo")
 
 
-def test_emphasis_multiplies_the_preference_loss_and_not_the_sft_term() -> None:
+def test_emphasis_multiplies_the_preference_loss_not_sft_term() -> None:
     weighted = replace(pairs([0.1, 0.15], [0.5, 0.5]), emphasis_P=torch.tensor([1.6, 0.4]))
-    found = pair_loss(LOG_PROBS, REFERENCE, TOKENS, weighted, sft_weight=0.25)
+    result = pair_loss(LOG_PROBS, REFERENCE, TOKENS, weighted, sft_weight=0.25)
     first = 1.6 * by_hand(0.1, 1.0, -0.5) + 0.25 * 10 / 5
     second = 0.4 * by_hand(0.15, 0.5, -0.5) + 0.25 * 9 / 3
-    assert found.loss.item() == pytest.approx((first + second) / 2, rel=1e-6)
-    terms = found.metrics["loss/preference"] + 0.25 * found.metrics["loss/sft"]
-    assert terms.item() == pytest.approx(found.loss.item(), rel=1e-6)
+    assert result.loss.item() == pytest.approx((first + second) / 2, rel=1e-6)
+    terms = result.metrics["loss/preference"] + 0.25 * result.metrics["loss/sft"]
+    assert terms.item() == pytest.approx(result.loss.item(), rel=1e-6)
 
 
-def test_the_sft_term_once_a_query_is_the_mean_over_its_best_responses() -> None:
+def test_sft_term_once_a_query_is_the_mean_over_best_responses() -> None:
     once = replace(pairs([0.1, 0.1], [0.5, 0.5]), sft=SftBatch(torch.tensor([0, 2]), torch.tensor([0.5, 0.5])))
-    found = pair_loss(LOG_PROBS, REFERENCE, TOKENS, once, sft_weight=0.25)
+    result = pair_loss(LOG_PROBS, REFERENCE, TOKENS, once, sft_weight=0.25)
     preference = (by_hand(0.1, 1.0, -0.5) + by_hand(0.1, 0.5, -0.5)) / 2
-    assert found.metrics["loss/sft"].item() == pytest.approx((10 / 5 + 9 / 3) / 2, rel=1e-6)
-    assert found.loss.item() == pytest.approx(preference + 0.25 * (10 / 5 + 9 / 3) / 2, rel=1e-6)
+    assert result.metrics["loss/sft"].item() == pytest.approx((10 / 5 + 9 / 3) / 2, rel=1e-6)
+    assert result.loss.item() == pytest.approx(preference + 0.25 * (10 / 5 + 9 / 3) / 2, rel=1e-6)
 
 
-def test_the_implicit_margin_is_the_weighted_mean_of_the_log_ratios_difference() -> None:
-    found = implicit_margin(LOG_PROBS, REFERENCE, TOKENS, pairs([0.1, 0.9], [0.25, 0.75]), mean_log_probs=False)
-    assert found == pytest.approx(0.25 * 1.5 + 0.75 * 1.0)
+def test_implicit_margin_is_weighted_mean_log_ratio_difference() -> None:
+    margin = implicit_margin(LOG_PROBS, REFERENCE, TOKENS, pairs([0.1, 0.9], [0.25, 0.75]), mean_log_probs=False)
+    assert margin == pytest.approx(0.25 * 1.5 + 0.75 * 1.0)
 
 
 def test_signs_of_degeneration_are_counted_by_hand() -> None:
     log_probs = torch.tensor([-12.0, -14.0, -10.0])  # log-ratios -1, -2.5, -0.5: every response lost
-    found = pair_loss(log_probs, REFERENCE, TOKENS, pairs([0.1, 0.1], [0.5, 0.5]), sft_weight=0.0).metrics
-    assert found["signs/both_fell"].item() == 1
+    metrics = pair_loss(log_probs, REFERENCE, TOKENS, pairs([0.1, 0.1], [0.5, 0.5]), sft_weight=0.0).metrics
+    assert metrics["signs/both_fell"].item() == 1
     assert pair_loss(LOG_PROBS, REFERENCE, TOKENS, pairs([0.1, 0.1], [0.5, 0.5]), sft_weight=0.0).metrics["signs/both_fell"].item() == 0
-    assert found["log_ratios/chosen"].item() == pytest.approx((-1 / 5 - 0.5 / 3) / 2)
-    assert found["log_ratios/rejected"].item() == pytest.approx(-2.5 / 4)
+    assert metrics["log_ratios/chosen"].item() == pytest.approx((-1 / 5 - 0.5 / 3) / 2)
+    assert metrics["log_ratios/rejected"].item() == pytest.approx(-2.5 / 4)
     # The winners have 5 and 3 tokens, the loser 4. Where the loser gains on the first winner, the shorter response gains.
-    assert found["signs/chosen_length"].item() == 0
+    assert metrics["signs/chosen_length"].item() == 0
     turned = torch.tensor([-13.0, -11.5, -9.0])
     length = pair_loss(turned, REFERENCE, TOKENS, pairs([0.1, 0.1], [0.5, 0.5]), sft_weight=0.0).metrics["signs/gained_length"].item()
     assert length == ((4 - 5) + (3 - 4)) / 2

@@ -14,7 +14,7 @@ import torch
 from components.alignment.betas import fit_temperature
 from components.alignment.pairs import PairTable, build_pairs, read_scores, write_pairs
 from components.alignment.reference_table import read_log_probs, write_log_probs
-from components.alignment.step_figures import as_metrics, step_figures
+from components.alignment.step_metrics import as_metrics, step_metrics
 from components.config.alignment import AlignmentSettings
 from components.config.settings import load_settings
 from components.critique.stage import write_judgements
@@ -73,7 +73,7 @@ def share_of(*names: str) -> float:
     raise AssertionError(names)
 
 
-def test_calibrated_margins_are_scaled_by_the_calibration_part_alone() -> None:
+def test_calibrated_margins_are_scaled_by_the_calibration_part() -> None:
     order = sorted(QUERIES[:3], key=lambda query: next(s for s in np.linspace(0, 1, 101) if is_calibration(query.id, s)))
     chosen = [query.id for query in order[:2]]
     share = share_of(*chosen)
@@ -85,7 +85,7 @@ def test_calibrated_margins_are_scaled_by_the_calibration_part_alone() -> None:
     assert table.margin == pytest.approx([margin / temperature for margin in RAW])
 
 
-def test_missing_score_in_the_calibration_part_is_no_margin_of_it() -> None:
+def test_missing_score_in_the_calibration_part_gives_no_margin() -> None:
     scores = without(("a", 1))
     table = build_pairs(QUERIES, scores, settings(margins="calibrated"), 0.99)
     assert table.calibration.tolist() == [True] * 4
@@ -108,7 +108,7 @@ def test_missing_margin_drop_leaves_the_pair_out() -> None:
     assert table.of_query() == {0: [0], 1: [1], 2: [2]}
 
 
-def test_missing_margin_error_names_the_first_query_without_a_score() -> None:
+def test_missing_margin_error_names_first_query_without_a_score() -> None:
     with pytest.raises(UserError, match="query 'b'"):
         build_pairs(QUERIES, without(("b", 0), ("c", 0)), settings(missing_margin="error"), 0.0)
     assert len(build_pairs(QUERIES, SCORES, settings(missing_margin="error"), 0.0).beta) == 4
@@ -124,7 +124,7 @@ def test_missing_margin_error_names_the_first_query_without_a_score() -> None:
         ({"missing_margin": "beta", "beta_schedule": "drs", "beta_weight": 0.0}, False),
     ],
 )
-def test_scores_of_no_pair_are_refused_where_something_depends_on_them(changes: dict[str, Any], refused: bool) -> None:
+def test_scores_of_no_pair_are_refused_where_training_needs_them(changes: dict[str, Any], refused: bool) -> None:
     if refused:
         with pytest.raises(UserError, match="no training pair has a score"):
             build_pairs(QUERIES, {}, settings(**changes), 0.0)
@@ -137,7 +137,7 @@ def test_queries_that_tie_throughout_are_refused() -> None:
         build_pairs(QUERIES[3:], SCORES, settings(), 0.0)
 
 
-def test_scores_are_read_by_query_and_response_and_nulls_left_out(tmp_path: Path) -> None:
+def test_scores_are_read_by_query_and_response_without_nulls(tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
     write_judgements(path, QUERIES[:2], [[("", 3.0), ("x", None), ("", 2.0)], [("", 1.0), ("", 0.0)]])  # type: ignore[list-item]
     assert read_scores(path) == {("a", 0): 3.0, ("a", 2): 2.0, ("b", 0): 1.0, ("b", 1): 0.0}
@@ -197,14 +197,14 @@ STEP_WEIGHTS = {"weight/min": 0.25, "weight/mean": pytest.approx(0.75), "weight/
 )
 def test_step_logs_betas_and_weights_of_its_own_pairs(changes: dict[str, Any], expected: dict[str, float]) -> None:
     table = pairs(beta=np.array([0.11, 0.9, 0.01, 0.15]), weight=np.array([1.25, 9.0, 0.0, 0.25]))
-    assert step_figures(table, [0, 3], settings(**changes)) == expected
+    assert step_metrics(table, [0, 3], settings(**changes)) == expected
 
 
 @pytest.mark.parametrize("leads", [True, False])
 def test_leading_micro_batch_alone_reports_and_in_fp64(leads: bool) -> None:
-    found = as_metrics({"beta/min": 0.1, "beta/max": 0.3}, leads, torch.device("cpu"))
-    assert {name: value.item() for name, value in found.items()} == (
+    metrics = as_metrics({"beta/min": 0.1, "beta/max": 0.3}, leads, torch.device("cpu"))
+    assert {name: value.item() for name, value in metrics.items()} == (
         {"beta/min": 0.1, "beta/max": 0.3} if leads else {"beta/min": 0, "beta/max": 0}
     )
-    assert all(value.dtype == torch.float64 for value in found.values())
+    assert all(value.dtype == torch.float64 for value in metrics.values())
     assert as_metrics({}, leads, torch.device("cpu")) == {}

@@ -18,13 +18,13 @@ SETTING = re.compile(r"`((?:alignment|reward|training)\.\w+)(?:: \w+)?`")
 
 def definitions(path: Path) -> set[str]:
     """Functions, classes and methods that a module defines, methods as Class.method."""
-    found = set()
+    names = set()
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            found.add(node.name)
+            names.add(node.name)
         if isinstance(node, ast.ClassDef):
-            found |= {f"{node.name}.{method.name}" for method in node.body if isinstance(method, ast.FunctionDef)}
-    return found
+            names |= {f"{node.name}.{method.name}" for method in node.body if isinstance(method, ast.FunctionDef)}
+    return names
 
 
 def tables() -> list[tuple[list[str], list[list[str]]]]:
@@ -56,11 +56,11 @@ def test_every_statement_has_a_function_and_a_test() -> None:
 KINDS = (("function", "components/"), ("test", "tests/"))
 
 
-def test_every_setting_of_alignment_stands_on_the_page_and_every_setting_there_exists() -> None:
+def test_page_names_all_alignment_settings_and_no_missing_ones() -> None:
     named = set(SETTING.findall(PAGE))
-    known = {".".join(key.split(".")[:2]) for key in known_keys()}
-    assert named <= known, named - known
-    of_method = {key for key in known if key.startswith("alignment.")} - {"alignment.max_steps", "alignment.queries_per_step"}
+    existing = {".".join(key.split(".")[:2]) for key in known_keys()}
+    assert named <= existing, named - existing
+    of_method = {key for key in existing if key.startswith("alignment.")} - {"alignment.max_steps", "alignment.queries_per_step"}
     assert of_method <= named, of_method - named
 
 

@@ -113,7 +113,7 @@ def test_joining_keeps_all_entries_in_one_file(tmp_path: Path) -> None:
     assert ReferenceStore(tmp_path, CONTEXT).find([KEY, "another:one"]) == {KEY: VALUES, "another:one": [(-3.0, 1)]}
 
 
-def test_store_uses_its_entries_when_another_process_joined_the_parts(tmp_path: Path) -> None:
+def test_store_uses_its_entries_after_another_process_joined(tmp_path: Path) -> None:
     store = ReferenceStore(tmp_path, CONTEXT)
     store.store({KEY: VALUES})
     store.flush()
@@ -170,8 +170,8 @@ def test_stages_run_their_tasks_under_their_own_names(checkout: Path, monkeypatc
     settings = settings_of(checkout, reference={"threads": 1}, model={"max_length": 446})
     result = reference_stage.run(settings, checkout)
     assert result.times == {"compute_seconds": 3.5, "queries_computed": 2, "queries_cached": 0}
-    found = stage.final_log_probs(settings, checkout)
-    assert found == {(row.id, number): -1.0 for row in queries()[1:3] for number in range(len(row.responses))}
+    log_probs = stage.final_log_probs(settings, checkout)
+    assert log_probs == {(row.id, number): -1.0 for row in queries()[1:3] for number in range(len(row.responses))}
     reference, policy = calls
     assert reference == (Launch("components.alignment.reference_task:build", "reference"), settings, checkout)
     assert policy == (Launch("components.alignment.policy_task:build", "reference", name="policy"), settings, checkout)
@@ -204,9 +204,9 @@ def test_stage_records_responses_tokens_and_mean_log_prob(checkout: Path) -> Non
     assert result.digests == {"reference.model_digest": model_digest(checkout / "data/base")}
     assert (result.times["queries_computed"], result.times["queries_cached"]) == (2, 0)
     assert parts(build(settings, checkout)[0].store.folder) == ["entries.parquet"]
-    again = reference_stage.run(settings_of(checkout, reference={"threads": 1}), checkout)
-    assert again.times == {"queries_computed": 0, "queries_cached": 2}
-    assert again.metrics == result.metrics
+    repeated = reference_stage.run(settings_of(checkout, reference={"threads": 1}), checkout)
+    assert repeated.times == {"queries_computed": 0, "queries_cached": 2}
+    assert repeated.metrics == result.metrics
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", "float32"), ("bf16", "bfloat16")])

@@ -19,7 +19,7 @@ def parts(root: Path) -> list[str]:
     return sorted(path.name for path in root.rglob("*.parquet"))
 
 
-def kept(root: Path, query: Query, context: Context = CONTEXT_HERE) -> object:
+def stored_values(root: Path, query: Query, context: Context = CONTEXT_HERE) -> object:
     return ReferenceStore(root, context).find([store_key(query)]).get(store_key(query))
 
 
@@ -44,8 +44,8 @@ def root(tmp_path: Path) -> Path:
     ids=lambda change: next(iter(change)),
 )
 def test_nothing_of_another_context_is_returned(root: Path, change: dict[str, object]) -> None:
-    assert kept(root, QUERY) == VALUES
-    assert kept(root, QUERY, replace(CONTEXT_HERE, **change)) is None  # type: ignore[arg-type]
+    assert stored_values(root, QUERY) == VALUES
+    assert stored_values(root, QUERY, replace(CONTEXT_HERE, **change)) is None  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -59,20 +59,20 @@ def test_nothing_of_another_context_is_returned(root: Path, change: dict[str, ob
     ids=["prompt", "media", "a new response", "a changed response"],
 )
 def test_another_query_or_response_is_not_there(root: Path, other: Query) -> None:
-    assert kept(root, other) is None
+    assert stored_values(root, other) is None
 
 
-def test_entries_belong_to_responses_whatever_their_order_rank_or_row(root: Path) -> None:
+def test_entries_belong_to_responses_in_any_order_rank_or_row(root: Path) -> None:
     turned = replace(QUERY, id="elsewhere", responses=tuple(replace(r, rank=1, critique=None) for r in reversed(QUERY.responses)))
-    assert kept(root, turned) == VALUES[::-1]
-    assert kept(root, replace(QUERY, responses=QUERY.responses[1:2])) == VALUES[1:2]
+    assert stored_values(root, turned) == VALUES[::-1]
+    assert stored_values(root, replace(QUERY, responses=QUERY.responses[1:2])) == VALUES[1:2]
 
 
-def test_known_entries_keep_their_values_when_their_query_is_computed_again(root: Path) -> None:
+def test_stored_entries_keep_their_values_when_recomputed(root: Path) -> None:
     more = replace(QUERY, responses=(*QUERY.responses, Response("One more.", 1)))
     with ReferenceStore(root, CONTEXT_HERE) as store:
         store.store({store_key(more): [*((value + 1e-6, tokens) for value, tokens in VALUES), (-9.0, 4)]})
-    assert kept(root, more) == [*VALUES, (-9.0, 4)]
+    assert stored_values(root, more) == [*VALUES, (-9.0, 4)]
 
 
 def test_parts_are_joined_and_read_while_others_write(root: Path) -> None:
@@ -84,10 +84,10 @@ def test_parts_are_joined_and_read_while_others_write(root: Path) -> None:
     assert len(parts(root)) == 2
     store.compact()
     assert parts(root) == ["entries.parquet"]
-    assert kept(root, other) == kept(root, QUERY) == VALUES
+    assert stored_values(root, other) == stored_values(root, QUERY) == VALUES
 
 
-def test_a_kill_between_joining_and_removing_parts_loses_and_doubles_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kill_between_joining_and_removing_parts_loses_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(_: Path) -> None:
         raise KeyboardInterrupt
 
@@ -97,7 +97,7 @@ def test_a_kill_between_joining_and_removing_parts_loses_and_doubles_nothing(roo
             ReferenceStore(root, CONTEXT_HERE).compact()
     assert len(parts(root)) == 2
     (root / ".mmalign/cache/reference" / CONTEXT_HERE.digest / ".part-torn.parquet.1.tmp").write_bytes(b"half")
-    assert kept(root, QUERY) == VALUES
+    assert stored_values(root, QUERY) == VALUES
     ReferenceStore(root, CONTEXT_HERE).compact()
     assert parts(root) == ["entries.parquet"]
 

@@ -42,8 +42,8 @@ def platt(temperature: float, count: int = 2) -> list[float]:
 
 
 def test_drs_beta_stays_in_its_range_where_beta0_is_above_one() -> None:
-    found = drs_beta(np.array([-1.0, 0.0, 1.0, 1e6]), 2.0, 0.5, 0.5)
-    assert found == pytest.approx([2.0, 2.0, 2.0 * (1 + 0.5 * (1 - math.exp(-0.5))), 3.0], rel=1e-12)
+    betas = drs_beta(np.array([-1.0, 0.0, 1.0, 1e6]), 2.0, 0.5, 0.5)
+    assert betas == pytest.approx([2.0, 2.0, 2.0 * (1 + 0.5 * (1 - math.exp(-0.5))), 3.0], rel=1e-12)
 
 
 @pytest.mark.parametrize(("beta_weight", "beta_scale", "beta"), [(0.0, 0.5, 0.1), (2.0, 0.5, 0.2), (0.5, 4.0, 0.3)])
@@ -91,9 +91,9 @@ def test_raw_margins_are_divided_by_one() -> None:
 
 
 def test_standardized_divisor_leaves_missing_margins_out() -> None:
-    found = margin_scale(settings(margins="standardized"), np.array([1.0, np.nan, 5.0, -3.0]), np.array([100.0]))
-    assert found.kind == "standardized"
-    assert found.divisor == pytest.approx(math.sqrt((0 + 16 + 16) / 3))
+    scale = margin_scale(settings(margins="standardized"), np.array([1.0, np.nan, 5.0, -3.0]), np.array([100.0]))
+    assert scale.kind == "standardized"
+    assert scale.divisor == pytest.approx(math.sqrt((0 + 16 + 16) / 3))
 
 
 @pytest.mark.parametrize("raw", [[np.nan, np.nan], [2.0, 2.0]])
@@ -104,10 +104,10 @@ def test_margins_without_spread_matter_only_where_they_are_used(raw: list[float]
 
 
 @pytest.mark.parametrize("schedule", ["drs", "constant"])
-def test_calibrated_divisor_is_the_temperature_of_the_calibration_part(schedule: str) -> None:
-    found = margin_scale(settings(margins="calibrated", beta_schedule=schedule), np.array([1.0, -7.0]), np.array(platt(2.5)))
-    assert found.kind == "calibrated"
-    assert found.divisor == pytest.approx(2.5, rel=1e-3)
+def test_calibrated_divisor_is_the_calibration_part_temperature(schedule: str) -> None:
+    scale = margin_scale(settings(margins="calibrated", beta_schedule=schedule), np.array([1.0, -7.0]), np.array(platt(2.5)))
+    assert scale.kind == "calibrated"
+    assert scale.divisor == pytest.approx(2.5, rel=1e-3)
 
 
 def test_temperature_minimizes_the_smoothed_loss_of_all_pairs() -> None:
@@ -122,7 +122,7 @@ def test_temperature_minimizes_the_smoothed_loss_of_all_pairs() -> None:
     assert fit_temperature(np.array(margins)) == pytest.approx(grid[np.argmin([loss(t) for t in grid])], rel=3e-3)
 
 
-def test_temperature_is_looked_for_between_e_to_minus_5_and_e_to_8() -> None:
+def test_temperature_is_searched_between_e_to_minus_5_and_e_to_8() -> None:
     assert fit_temperature(np.array(platt(math.exp(-5.5)))) == pytest.approx(math.exp(-5), rel=1e-3)
     assert fit_temperature(np.array(platt(math.exp(-4.5)))) == pytest.approx(math.exp(-4.5), rel=1e-3)
     assert fit_temperature(np.array(platt(math.exp(7.8)))) == pytest.approx(math.exp(7.8), rel=1e-3)
@@ -132,9 +132,9 @@ def test_temperature_is_looked_for_between_e_to_minus_5_and_e_to_8() -> None:
 
 def test_madpo_weights_have_mean_one_whatever_the_median() -> None:
     margins = np.array([np.nan, 4.0, -2.0, 1.0, 1.5])
-    found = pair_weights(margins, settings(beta_schedule="madpo", beta_scale=2.0))
+    weights = pair_weights(margins, settings(beta_schedule="madpo", beta_scale=2.0))
     raw = [2 / (1 + math.exp(2.0 * (margin - 1.25))) for margin in (4.0, -2.0, 1.0, 1.5)]
-    assert found == pytest.approx([1.0, *(weight * 4 / sum(raw) for weight in raw)], rel=1e-12)
+    assert weights == pytest.approx([1.0, *(weight * 4 / sum(raw) for weight in raw)], rel=1e-12)
     assert pair_weights(np.array([np.nan, np.nan]), settings(beta_schedule="madpo")).tolist() == [1.0, 1.0]
 
 
@@ -155,10 +155,10 @@ def test_summary_of_betas_by_hand() -> None:
 
 
 def test_summary_has_no_shares_where_beta_is_constant() -> None:
-    found = beta_summary(np.array([0.1, 0.1]), settings(beta_schedule="constant"))
-    assert found["beta.share_at_cap"] is None
-    assert found["beta.share_at_floor"] is None
-    assert found["beta.mean"] == pytest.approx(0.1)
+    summary = beta_summary(np.array([0.1, 0.1]), settings(beta_schedule="constant"))
+    assert summary["beta.share_at_cap"] is None
+    assert summary["beta.share_at_floor"] is None
+    assert summary["beta.mean"] == pytest.approx(0.1)
 
 
 def test_summary_of_weights_by_hand() -> None:

@@ -34,8 +34,8 @@ def scores(scale: float = 1.5) -> dict[tuple[str, int], float]:
     return {(query.id, number): -scale * r.rank + 0.1 * number for query in queries() for number, r in enumerate(query.responses)}
 
 
-def table(found: dict[tuple[str, int], float], chosen: Settings, calibration: float = 0.0) -> PairTable:
-    return build_pairs(queries(), found, chosen.alignment, calibration)
+def table(recorded: dict[tuple[str, int], float], chosen: Settings, calibration: float = 0.0) -> PairTable:
+    return build_pairs(queries(), recorded, chosen.alignment, calibration)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_few_pairs_with_all_the_weight_are_warned_of(capsys: pytest.CaptureFixtu
     assert "leave 12% of them in effect" in capsys.readouterr().err
 
 
-def test_the_histogram_counts_every_pair_and_stands_only_where_something_varies() -> None:
+def test_histogram_counts_every_pair_only_where_something_varies() -> None:
     for changes, name in (({}, "beta"), ({"beta_schedule": "madpo"}, "weight")):
         metrics = stage.describe(table(scores(), settings(**changes)), settings(**changes))
         assert sum(value for key, value in metrics.items() if key.startswith(f"{name}.histogram.") and value is not None) == 17
@@ -76,7 +76,7 @@ def test_the_histogram_counts_every_pair_and_stands_only_where_something_varies(
         assert not any("histogram" in key for key in stage.describe(table(scores(), settings(**changes)), settings(**changes)))
 
 
-def test_an_overfitted_reward_model_is_warned_of_where_its_margins_count(capsys: pytest.CaptureFixture[str]) -> None:
+def test_overfitted_reward_model_warns_where_its_margins_count(capsys: pytest.CaptureFixture[str]) -> None:
     chosen = settings(margins="raw")
     pairs = table(scores(), chosen)
     seen = PairTable(**{**vars(pairs), "margin": np.where(np.arange(17) < 12, 3.0, 1.0), "calibration": np.arange(17) >= 12})
@@ -104,8 +104,8 @@ def test_betas_of_beta_dpo_are_those_of_the_steps(capsys: pytest.CaptureFixture[
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout whose training has just ended, with a stand-in for the launcher."""
     write_queries(tmp_path / "artifacts/validate/train/queries.parquet", queries())
-    opinions = [[("", -1.5 * r.rank + 0.1 * number) for number, r in enumerate(query.responses)] for query in queries()]
-    write_judgements(tmp_path / "artifacts/critique/train.parquet", queries(), opinions)
+    judgements = [[("", -1.5 * r.rank + 0.1 * number) for number, r in enumerate(query.responses)] for query in queries()]
+    write_judgements(tmp_path / "artifacts/critique/train.parquet", queries(), judgements)
     assert read_scores(tmp_path / "artifacts/critique/train.parquet")
     write_log_probs(tmp_path / "artifacts/reference/train.parquet", queries(), [[(-10.0, 5)] * len(q.responses) for q in queries()])
     curves = tmp_path / "curves.jsonl"

@@ -47,7 +47,7 @@ def table(**changes: Any) -> PairTable:
 
 
 def test_description_of_drs_pairs_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
-    found = stage.describe(table(), settings())
+    metrics = stage.describe(table(), settings())
     expected = {
         "pairs": 8,
         "pairs_without_margin": 1,
@@ -68,8 +68,8 @@ def test_description_of_drs_pairs_by_hand(capsys: pytest.CaptureFixture[str]) ->
         "margin.calibration.mean": 1.5,
         "margin.calibration.negative": 0.0,
     }
-    assert {name: value for name, value in found.items() if "histogram" not in name} == expected
-    bars = {name: value for name, value in found.items() if "histogram" in name}
+    assert {name: value for name, value in metrics.items() if "histogram" not in name} == expected
+    bars = {name: value for name, value in metrics.items() if "histogram" in name}
     assert list(bars) == [f"beta.histogram.{0.1 + 0.005 * bar:.4f}" for bar in range(10)]
     assert sum(value or 0 for value in bars.values()) == 8
     assert bars["beta.histogram.0.1000"] == 3
@@ -78,23 +78,23 @@ def test_description_of_drs_pairs_by_hand(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_description_without_calibration_part_has_none_of_it() -> None:
-    found = stage.describe(table(calibration=np.zeros(COUNT, dtype=bool)), settings(beta_schedule="constant"))
-    assert not any("calibration" in name or "weight" in name for name in found)
-    assert found["margin.median"] == 1.0
-    assert found["beta.share_at_cap"] is None
+    metrics = stage.describe(table(calibration=np.zeros(COUNT, dtype=bool)), settings(beta_schedule="constant"))
+    assert not any("calibration" in name or "weight" in name for name in metrics)
+    assert metrics["margin.median"] == 1.0
+    assert metrics["beta.share_at_cap"] is None
 
 
 def test_description_of_madpo_weights_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
-    found = stage.describe(table(), settings(beta_schedule="madpo"))
+    metrics = stage.describe(table(), settings(beta_schedule="madpo"))
     squares = sum(weight**2 for weight in WEIGHTS)
-    assert {name: value for name, value in found.items() if name.startswith("weight.") and "histogram" not in name} == {
+    assert {name: value for name, value in metrics.items() if name.startswith("weight.") and "histogram" not in name} == {
         "weight.min": 0.5,
         "weight.mean": 1.0,
         "weight.max": 2.0,
         "weight.share_above_one": 2 / 8,
         "weight.effective_share": pytest.approx(64 / (8 * squares)),
     }
-    bars = {name: value for name, value in found.items() if name.startswith("weight.histogram")}
+    bars = {name: value for name, value in metrics.items() if name.startswith("weight.histogram")}
     assert list(bars) == [f"weight.histogram.{0.2 * bar:.4f}" for bar in range(10)]
     assert list(bars.values()) == [0, 0, 2, 2, 0, 2, 0, 1, 0, 1]
     assert capsys.readouterr().err == ""
@@ -157,8 +157,8 @@ def test_weights_of_few_pairs_and_of_all_alike_are_warned_of(
     [([1e-4, 1e-4, 0.1, 0.2], 0.5, False), ([1e-4, 1e-4, 1e-4, 0.2], 0.75, True), ([1.001e-4, 0.1], 0.0, False)],
 )
 def test_steps_at_the_least_beta_are_counted(betas: list[float], share: float, warned: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    found = stage.step_betas([{"beta/mean": beta} for beta in betas], settings(beta_schedule="beta_dpo").alignment)
-    assert found == {
+    metrics = stage.step_betas([{"beta/mean": beta} for beta in betas], settings(beta_schedule="beta_dpo").alignment)
+    assert metrics == {
         "beta.min": min(betas),
         "beta.mean": pytest.approx(sum(betas) / len(betas)),
         "beta.max": max(betas),
@@ -213,7 +213,7 @@ def test_stage_trains_the_alignment_task_into_its_out(trained: dict[str, Any]) -
 
 
 @pytest.mark.parametrize(("cache", "features"), [(True, "fp32"), (False, "live")])
-def test_checkpoints_depend_on_data_scores_reference_and_settings(trained: dict[str, Any], cache: bool, features: str) -> None:
+def test_checkpoints_follow_data_scores_reference_and_settings(trained: dict[str, Any], cache: bool, features: str) -> None:
     chosen = settings()
     chosen = chosen.model_copy(update={"features": chosen.features.model_copy(update={"cache": cache})})
     stage.run(chosen, trained["root"])

@@ -33,8 +33,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_med
     root = tmp_path_factory.mktemp("checkout")
     settings = save_checkout(root, tiny_base, tiny_media, training={"ranks": 1, "row_tokens": 300, "batch_rows": 1})
     reference_stage.run(settings, root)
-    opinions = [[("", -1.5 * response.rank + 0.1 * number) for number, response in enumerate(query.responses)] for query in queries()]
-    write_judgements(root / "artifacts/critique/train.parquet", queries(), opinions)
+    judgements = [[("", -1.5 * response.rank + 0.1 * number) for number, response in enumerate(query.responses)] for query in queries()]
+    write_judgements(root / "artifacts/critique/train.parquet", queries(), judgements)
     return root
 
 
@@ -83,7 +83,7 @@ def test_a_step_is_pair_by_pair_dpo_with_a_beta_a_pair(checkout: Path, normalize
     assert step_loss(task).item() == pytest.approx(total.item(), rel=1e-5)
 
 
-def test_without_weight_the_step_is_that_of_constant_beta_bit_for_bit(checkout: Path) -> None:
+def test_step_without_weight_equals_constant_beta_bit_for_bit(checkout: Path) -> None:
     one = step_loss(moved(AlignmentTask(settings_of(checkout, beta_weight=0.0), checkout)))
     other = step_loss(moved(AlignmentTask(settings_of(checkout, beta_schedule="constant"), checkout)))
     scaled = step_loss(moved(AlignmentTask(settings_of(checkout), checkout)))
@@ -91,7 +91,7 @@ def test_without_weight_the_step_is_that_of_constant_beta_bit_for_bit(checkout: 
     assert one.item() != scaled.item()
 
 
-def test_the_tower_is_frozen_and_an_empty_micro_batch_has_no_gradient(checkout: Path) -> None:
+def test_vision_tower_is_frozen_and_empty_micro_has_no_gradient(checkout: Path) -> None:
     task = AlignmentTask(settings_of(checkout), checkout)
     full = task.epoch_plan(0)[0].micros[0][0]
     empty = task.batch(replace(full, queries=()))
@@ -114,21 +114,19 @@ def test_the_tower_is_frozen_and_an_empty_micro_batch_has_no_gradient(checkout: 
         ({"precision": "bf16", "engine": "ddp"}, 1.0, True),
     ],
 )
-def test_log_probs_of_another_model_are_refused_and_those_of_other_batches_are_not(
-    checkout: Path, training: dict[str, Any], shift: float, refused: bool
-) -> None:
+def test_log_probs_of_another_model_not_batches_are_refused(checkout: Path, training: dict[str, Any], shift: float, refused: bool) -> None:
     path = checkout / "artifacts/reference/train.parquet"
-    kept = path.read_bytes()
-    found = read_log_probs(path)
+    original = path.read_bytes()
+    log_probs = read_log_probs(path)
     rows = read_queries(checkout / "artifacts/validate/train/queries.parquet")
     settings = settings_of(checkout)
     settings = settings.model_copy(update={"training": settings.training.model_copy(update=training)})
-    write_log_probs(path, rows, [[(found[q.id, n][0] - shift, found[q.id, n][1]) for n in range(len(q.responses))] for q in rows])
+    write_log_probs(path, rows, [[(log_probs[q.id, n][0] - shift, log_probs[q.id, n][1]) for n in range(len(q.responses))] for q in rows])
     try:
         with pytest.raises(UserError, match="reference stage") if refused else nullcontext():
             AlignmentTask(settings, checkout)
     finally:
-        path.write_bytes(kept)
+        path.write_bytes(original)
 
 
 class Ranks(EpochContext):
@@ -169,10 +167,10 @@ def test_beta_of_a_beta_dpo_step_follows_its_implicit_margin(checkout: Path, tmp
     task.begin_step(0, iter(batches), log_probs_after(small), context)
     assert logged(task, batches)["beta/mean"] == pytest.approx(0.1)
     task.begin_step(1, iter(batches), log_probs_after(large), context)
-    found = logged(task, batches)
-    assert found["beta/mean"] == pytest.approx(0.1 * (1 + 0.5 * (second - first)), rel=1e-5)
-    assert found["beta/min"] == found["beta/mean"] == found["beta/max"]
-    assert found["beta/running_margin"] == pytest.approx(first, rel=1e-5)
+    metrics = logged(task, batches)
+    assert metrics["beta/mean"] == pytest.approx(0.1 * (1 + 0.5 * (second - first)), rel=1e-5)
+    assert metrics["beta/min"] == metrics["beta/mean"] == metrics["beta/max"]
+    assert metrics["beta/running_margin"] == pytest.approx(first, rel=1e-5)
     assert context.extra["running_margin"] == pytest.approx(0.75 * first + 0.25 * second, rel=1e-5)
 
 
@@ -193,15 +191,15 @@ def test_a_beta_dpo_step_is_that_of_its_beta(checkout: Path, tmp_path: Path) -> 
         assert step_loss(task).item() == step_loss(constant).item()
 
 
-def test_every_ranks_margin_counts_and_a_resumed_run_has_the_same_beta(checkout: Path, tmp_path: Path) -> None:
+def test_each_ranks_margin_counts_and_resumed_beta_is_equal(checkout: Path, tmp_path: Path) -> None:
     task = AlignmentTask(settings_of(checkout, beta_schedule="beta_dpo"), checkout)
     batches = micros_of(task)
     change = mean_change(batches, lambda n: -0.1 * n)
-    alone, together = Ranks(0, 1, tmp_path), Ranks(0, 2, tmp_path)
+    single, together = Ranks(0, 1, tmp_path), Ranks(0, 2, tmp_path)
     together.others = (0.25,)
-    for context in (alone, together):
+    for context in (single, together):
         task.begin_step(0, iter(batches), log_probs_after(lambda n: -0.1 * n), context)
-    assert alone.extra["running_margin"] == pytest.approx(change, rel=1e-5)
+    assert single.extra["running_margin"] == pytest.approx(change, rel=1e-5)
     assert together.extra["running_margin"] == pytest.approx(change + 0.25, rel=1e-5)
 
     resumed = Ranks(0, 2, tmp_path, json.loads(json.dumps(together.extra)))
@@ -214,7 +212,7 @@ def test_every_ranks_margin_counts_and_a_resumed_run_has_the_same_beta(checkout:
     assert together.extra == resumed.extra
 
 
-def test_beta_dpo_without_its_step_is_refused_and_other_schedules_ask_for_no_pass(checkout: Path, tmp_path: Path) -> None:
+def test_only_beta_dpo_asks_for_a_pass_and_is_refused_without_it(checkout: Path, tmp_path: Path) -> None:
     task = AlignmentTask(settings_of(checkout, beta_schedule="beta_dpo"), checkout)
     with pytest.raises(ValueError, match="begin_step"):
         logged(task, micros_of(task))
@@ -231,13 +229,13 @@ def test_a_steps_betas_come_out_of_the_engines_sums_as_they_are(checkout: Path) 
     task = AlignmentTask(settings_of(checkout, queries_per_step=5), checkout)
     batches = micros_of(task)
     assert len(batches) > 1
-    found = logged(task, batches)
-    assert [found[f"beta/{name}"] for name in ("min", "max")] == [task.pairs.beta.min(), task.pairs.beta.max()]
-    assert found["beta/mean"] == pytest.approx(task.pairs.beta.mean(), rel=1e-12)
-    assert 0 <= found["beta/share_at_cap"] <= 1
+    metrics = logged(task, batches)
+    assert [metrics[f"beta/{name}"] for name in ("min", "max")] == [task.pairs.beta.min(), task.pairs.beta.max()]
+    assert metrics["beta/mean"] == pytest.approx(task.pairs.beta.mean(), rel=1e-12)
+    assert 0 <= metrics["beta/share_at_cap"] <= 1
 
 
-def test_entropy_and_accuracy_of_the_tokens_are_logged_and_change_no_loss(checkout: Path) -> None:
+def test_logged_token_entropy_and_accuracy_keep_the_loss(checkout: Path) -> None:
     task = AlignmentTask(settings_of(checkout), checkout)
     batch = micros_of(task)[0]
     with torch.no_grad():
@@ -257,7 +255,7 @@ def test_two_ranks_report_a_steps_betas_once(checkout: Path) -> None:
     task = AlignmentTask(settings.model_copy(update={"training": settings.training.model_copy(update={"ranks": 2})}), checkout)
     for step in task.epoch_plan(0):
         assert [[micro.leads for micro in rank] for rank in step.micros] == [
-            [rank == place == 0 for place in range(len(micros))] for rank, micros in enumerate(step.micros)
+            [rank == position == 0 for position in range(len(micros))] for rank, micros in enumerate(step.micros)
         ]
 
 
@@ -278,16 +276,16 @@ def test_madpo_weighs_the_preference_loss_of_each_pair(checkout: Path) -> None:
         expected = sum(task.pairs.weight[row] * loss for row, loss in row_losses.items()) / len(row_losses)
         assert step_loss(task).item() == pytest.approx(expected, rel=1e-5)
         assert step_loss(task).item() != pytest.approx(step_loss(plain).item(), rel=1e-5)
-    found = logged(task, micros_of(task))
-    assert found["weight/mean"] == pytest.approx(1)
-    assert [found["weight/min"], found["weight/max"]] == [task.pairs.weight.min(), task.pairs.weight.max()]
+    metrics = logged(task, micros_of(task))
+    assert metrics["weight/mean"] == pytest.approx(1)
+    assert [metrics["weight/min"], metrics["weight/max"]] == [task.pairs.weight.min(), task.pairs.weight.max()]
 
 
 @pytest.mark.parametrize("normalize", ["pair", "query"])
 def test_the_sft_term_once_a_query_is_of_its_best_responses(checkout: Path, normalize: str) -> None:
     task = AlignmentTask(settings_of(checkout, sft_per="query", normalize=normalize, queries_per_step=5), checkout)
     with torch.no_grad():
-        found = sum(float(task.loss(task.model(**batch), batch)[1]["loss/sft"]) for batch in micros_of(task))
+        sft_loss = sum(float(task.loss(task.model(**batch), batch)[1]["loss/sft"]) for batch in micros_of(task))
     total, pairs = 0.0, sum(len(query.pairs()) for query in task.queries)
     for index, query in enumerate(task.queries):
         best = [number for number, response in enumerate(query.responses) if response.rank == 1]
@@ -295,7 +293,7 @@ def test_the_sft_term_once_a_query_is_of_its_best_responses(checkout: Path, norm
         share = len(query.pairs()) / pairs if normalize == "pair" else 1 / len(task.order)
         if index in task.rows:
             total += share * sum(values) / len(values)
-    assert found == pytest.approx(total, rel=1e-4)
+    assert sft_loss == pytest.approx(total, rel=1e-4)
 
 
 def test_the_stage_ends_with_the_log_probs_of_the_policy(checkout: Path) -> None:
@@ -307,10 +305,10 @@ def test_the_stage_ends_with_the_log_probs_of_the_policy(checkout: Path) -> None
     shutil.rmtree(checkout / "artifacts/align/model")
     (checkout / "artifacts/align/model").mkdir()
     task.export(checkout / "artifacts/align/model")
-    found = stage.final_log_probs(settings, checkout)
-    assert found.keys() == reference.keys()
+    log_probs = stage.final_log_probs(settings, checkout)
+    assert log_probs.keys() == reference.keys()
     with torch.no_grad():
         query = task.queries[0]
         tree = policy_tree(preprocessor(task.base, checkout / "data/preferences"), query)
         expected = [separate_log_prob(task.model.model, tree.root, branch).item() for branch in tree.branches]
-    assert [found[query.id, number] for number in range(len(query.responses))] == pytest.approx(expected, rel=1e-5)
+    assert [log_probs[query.id, number] for number in range(len(query.responses))] == pytest.approx(expected, rel=1e-5)

@@ -46,8 +46,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_med
     )
     write_queries(root / "artifacts/validate/train/queries.parquet", training_queries())
     reference_stage.run(settings, root)
-    opinions = [[("", -1.5 * r.rank + 0.1 * n) for n, r in enumerate(query.responses)] for query in training_queries()]
-    write_judgements(root / "artifacts/critique/train.parquet", training_queries(), opinions)
+    judgements = [[("", -1.5 * r.rank + 0.1 * n) for n, r in enumerate(query.responses)] for query in training_queries()]
+    write_judgements(root / "artifacts/critique/train.parquet", training_queries(), judgements)
     return root
 
 
@@ -81,8 +81,8 @@ def by_hand(task: AlignmentTask) -> tuple[PairBatch, Tensor, Tensor, list[int]]:
     return PairBatch(torch.tensor(winners), torch.tensor(losers), beta_P, even), torch.tensor(reference), torch.tensor(tokens), owners
 
 
-def close(found: Tensor, expected: Tensor) -> bool:
-    return bool(torch.allclose(found, expected, rtol=1e-6, atol=0))
+def close(actual: Tensor, expected: Tensor) -> bool:
+    return bool(torch.allclose(actual, expected, rtol=1e-6, atol=0))
 
 
 @pytest.mark.parametrize("normalize", ["pair", "query"])
@@ -91,17 +91,17 @@ def test_batch_holds_pairs_betas_weights_and_reference_sums(checkout: Path, norm
     task = AlignmentTask(settings_of(checkout, normalize=normalize, beta_schedule=schedule), checkout)
     expected, reference_K, tokens_K, owners = by_hand(task)
     prepared = task.batch(whole_step(task))["batch"]
-    found = prepared.pairs
-    assert found.winner_P.tolist() == expected.winner_P.tolist()
-    assert found.loser_P.tolist() == expected.loser_P.tolist()
-    assert close(found.beta_P, expected.beta_P)
+    pairs = prepared.pairs
+    assert pairs.winner_P.tolist() == expected.winner_P.tolist()
+    assert pairs.loser_P.tolist() == expected.loser_P.tolist()
+    assert close(pairs.beta_P, expected.beta_P)
     shares = [1 / 17 if normalize == "pair" else 1 / (5 * owners.count(owner)) for owner in owners]
-    assert close(found.weight_P, torch.tensor(shares))
-    assert found.sft is None
+    assert close(pairs.weight_P, torch.tensor(shares))
+    assert pairs.sft is None
     if schedule == "madpo":
-        assert close(found.emphasis_P, torch.tensor(task.pairs.weight, dtype=torch.float32))
+        assert close(pairs.emphasis_P, torch.tensor(task.pairs.weight, dtype=torch.float32))
     else:
-        assert found.emphasis_P is None
+        assert pairs.emphasis_P is None
     assert close(prepared.reference_K, reference_K)
     assert prepared.reference_K.dtype == torch.float32
     assert torch.bincount(prepared.branch_T).tolist() == tokens_K.tolist()
@@ -110,11 +110,11 @@ def test_batch_holds_pairs_betas_weights_and_reference_sums(checkout: Path, norm
 @pytest.mark.parametrize("normalize", ["pair", "query"])
 def test_sft_once_a_query_is_shared_by_its_best_responses(checkout: Path, normalize: str) -> None:
     task = AlignmentTask(settings_of(checkout, sft_per="query", normalize=normalize), checkout)
-    found = task.batch(whole_step(task))["batch"].pairs.sft
+    sft = task.batch(whole_step(task))["batch"].pairs.sft
     # Ranks 1 2 3 4, then 2 1, then 1 1 2, then 3 2 1, then 1 2 2 3: branches 0 to 3, 4 and 5, 6 to 8, 9 to 11, 12 to 15.
-    assert found.response_S.tolist() == [0, 5, 6, 7, 11, 12]
+    assert sft.response_S.tolist() == [0, 5, 6, 7, 11, 12]
     shares = [6 / 17, 1 / 17, 1 / 17, 1 / 17, 3 / 17, 5 / 17] if normalize == "pair" else [0.2, 0.2, 0.1, 0.1, 0.2, 0.2]
-    assert close(found.weight_S, torch.tensor(shares))
+    assert close(sft.weight_S, torch.tensor(shares))
 
 
 @pytest.mark.parametrize(
@@ -162,9 +162,9 @@ def test_implicit_margin_of_a_step_follows_the_kind_of_log_probs(checkout: Path,
     batch = task.batch(whole_step(task))
     calls: list[bool] = []
 
-    def forward(given: dict[str, Any]) -> Tensor:
-        calls.append(given["statistics"])
-        return given["batch"].reference_K + change_K  # type: ignore[no-any-return]
+    def forward(inputs: dict[str, Any]) -> Tensor:
+        calls.append(inputs["statistics"])
+        return inputs["batch"].reference_K + change_K  # type: ignore[no-any-return]
 
     ratio_K = change_K / tokens_K if log_probs == "mean" else change_K
     margin = float((ratio_K[pairs.winner_P] - ratio_K[pairs.loser_P]).mean())
@@ -191,7 +191,7 @@ def test_first_step_of_beta_dpo_compares_its_margin_with_itself(checkout: Path, 
     task = AlignmentTask(settings_of(checkout, beta_schedule="beta_dpo"), checkout)
     batch = task.batch(whole_step(task))
     context = Lone(0, 1, tmp_path)
-    task.begin_step(0, iter([batch]), lambda given: given["batch"].reference_K + torch.arange(16.0), context)
+    task.begin_step(0, iter([batch]), lambda inputs: inputs["batch"].reference_K + torch.arange(16.0), context)
     assert task.step_beta is not None
     assert task.step_beta["beta/mean"] == 0.1
     assert task.step_beta["beta/running_margin"] == task.step_beta["beta/implicit_margin"] == context.extra["running_margin"] != 0
@@ -210,15 +210,15 @@ def test_plan_deals_the_queries_with_pairs_by_their_lengths(checkout: Path, per_
     steps = task.epoch_plan(epoch)
     check_plan(steps, ranks, len(plan))
     for step, planned in zip(steps, plan, strict=True):
-        members = [order[place] for rank in planned for micro in rank for place in micro]
+        members = [order[position] for rank in planned for micro in rank for position in micro]
         assert [[list(micro.queries) for micro in rank] for rank in step.micros] == [
-            [[order[place] for place in micro] for micro in rank] for rank in planned
+            [[order[position] for position in micro] for micro in rank] for rank in planned
         ]
         rows = [row for index in members for row in task.rows[index]]
         betas = task.pairs.beta[rows]
         for micro in (micro for rank in step.micros for micro in rank):
             assert (micro.pairs, micro.queries_with_pairs) == (len(rows), len(members))
-            assert (micro.figures["beta/min"], micro.figures["beta/max"]) == (betas.min(), betas.max())
+            assert (micro.metrics["beta/min"], micro.metrics["beta/max"]) == (betas.min(), betas.max())
         assert sum(micro.leads for rank in step.micros for micro in rank) == 1
         assert step.micros[0][0].leads
 

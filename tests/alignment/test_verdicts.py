@@ -34,8 +34,8 @@ def test_outcome_of_four_pairs_by_hand() -> None:
     reference = {("x", 0): (-10.0, 4), ("x", 1): (-8.0, 2), ("x", 2): (-6.0, 8), ("y", 0): (-5.0, 1), ("y", 1): (-5.0, 10)}
     ratios = {("x", 0): -2.0, ("x", 1): -1.0, ("x", 2): 1.0, ("y", 0): 0.0, ("y", 1): 0.0}
     policy = {key: reference[key][0] + ratio for key, ratio in ratios.items()}
-    found = outcome_of(table([0, 0, 0, 1], [0, 0, 1, 0], [1, 2, 2, 1]), queries, policy, reference)
-    assert found == Outcome(
+    outcome = outcome_of(table([0, 0, 0, 1], [0, 0, 1, 0], [1, 2, 2, 1]), queries, policy, reference)
+    assert outcome == Outcome(
         chosen=pytest.approx((-2 / 4 - 2 / 4 - 1 / 2 + 0) / 4),
         rejected=pytest.approx((-1 / 2 + 1 / 8 + 1 / 8 + 0) / 4),
         accuracy=0.0,
@@ -55,7 +55,7 @@ def test_outcome_where_the_winner_held_still_is_no_fall_of_both() -> None:
 
 
 def test_outcome_is_recorded_under_its_names() -> None:
-    assert Outcome(1.0, 2.0, 3.0, 4.0, 5.0, 6.0).figures() == {
+    assert Outcome(1.0, 2.0, 3.0, 4.0, 5.0, 6.0).metrics() == {
         "log_ratio.chosen": 1.0,
         "log_ratio.rejected": 2.0,
         "signs.accuracy": 3.0,

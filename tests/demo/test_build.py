@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from components.evaluation.judge import TruthJudge, read_truth
+from components.evaluation.judge import GroundTruthJudge, read_ground_truth
 from components.evaluation.wording import verdict
 from components.files import digest_folder
 from components.preferences.release import query_from_row
@@ -63,7 +63,7 @@ def test_package_license_lies_beside_data(small: Path) -> None:
 @pytest.mark.parametrize("source", ["small", "installed"])
 def test_ground_truth_agrees_with_heldout_critiques(source: str, request: pytest.FixtureRequest) -> None:
     data: Path = request.getfixturevalue(source)
-    judge = TruthJudge(read_truth(data / "truth" / "truth.jsonl"))
+    judge = GroundTruthJudge(read_ground_truth(data / "truth" / "truth.jsonl"))
     for row in rows_of(data / "preferences" / "heldout.jsonl"):
         query = query_from_row(row, "heldout")
         for response in query.responses:

@@ -37,11 +37,11 @@ def checkout(root: Path, base: Path, media: Path, ranks: int, zero: bool = False
     write_queries(table, [replace(query, id=f"{query.id}-{n}", prompt=f"{query.prompt} {n}") for n in range(copies) for query in queries])
     new_reward_model(load_model(base), seed=0).save(root / "artifacts/reward/model", base)
     save_checkpoint(root / "artifacts/align/model", seed=1)
-    write_truth(root, read_queries(root / "artifacts/validate/heldout/queries.parquet"))
+    write_ground_truth(root, read_queries(root / "artifacts/validate/heldout/queries.parquet"))
     return settings
 
 
-def write_truth(root: Path, queries: list[Query]) -> None:
+def write_ground_truth(root: Path, queries: list[Query]) -> None:
     lines = [json.dumps({"id": query.id, "must": [["yes"]], "must_not": ["no"]}) + "\n" for query in queries]
     (root / "data/truth").mkdir()
     (root / "data/truth/truth.jsonl").write_text("".join(lines))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from components.evaluation.metrics import Figures
+from components.evaluation.metrics import Metrics
 from components.statistics import BOOTSTRAP_SEED, RESAMPLES_AT_ONCE, Bootstrap
 
 TOP = [3.0, 0.0, 2.0, 1.0, 5.0, 0.0, 1.0]
@@ -69,15 +69,15 @@ def test_a_wider_confidence_gives_a_wider_interval() -> None:
 
 
 def test_add_writes_a_value_with_both_ends_under_the_key() -> None:
-    figures: Figures = {"other": 1}
+    metrics: Metrics = {"other": 1}
     bootstrap = Bootstrap(300, 0.9)
-    bootstrap.add(figures, "acc", TOP, BOTTOM)
+    bootstrap.add(metrics, "acc", TOP, BOTTOM)
     low, high = percentiles(TOP, BOTTOM, 300, 0.9)
-    assert figures == pytest.approx({"other": 1, "acc": 12 / 19, "acc_low": low, "acc_high": high}, abs=1e-12)
+    assert metrics == pytest.approx({"other": 1, "acc": 12 / 19, "acc_low": low, "acc_high": high}, abs=1e-12)
 
 
 @pytest.mark.parametrize(("top", "bottom"), [([], None), ([1.0], [0.0]), ([0.0, 0.0], [0.0, 0.0])])
 def test_add_writes_null_for_a_ratio_of_nothing(top: list[float], bottom: list[float] | None) -> None:
-    figures: Figures = {}
-    Bootstrap(300, 0.9).add(figures, "acc", top, bottom)
-    assert figures == {"acc": None, "acc_low": None, "acc_high": None}
+    metrics: Metrics = {}
+    Bootstrap(300, 0.9).add(metrics, "acc", top, bottom)
+    assert metrics == {"acc": None, "acc_low": None, "acc_high": None}

@@ -7,10 +7,10 @@ from components.evaluation.judge import Verdict
 from components.evaluation.metrics import (
     balanced_accuracy,
     order_pairs,
-    policy_figures,
-    preference_figures,
-    reward_figures,
-    win_figures,
+    policy_metrics,
+    preference_metrics,
+    reward_metrics,
+    win_metrics,
 )
 from components.preferences.record import Category, Query, Response
 from components.statistics import Bootstrap
@@ -23,16 +23,16 @@ def query(name: str, ranks: tuple[int, ...], category: Category = "short", safet
     return Query(id=name, category=category, prompt="?", responses=responses, media="a.png", media_kind="image", safety=safety)  # type: ignore[arg-type]
 
 
-def test_an_interval_agrees_with_the_normal_one_on_a_large_sample() -> None:
+def test_interval_of_a_large_sample_agrees_with_the_normal_one() -> None:
     outcomes = [1.0] * 300 + [0.0] * 700
-    found = BOOTSTRAP.ratio(outcomes)
-    assert found is not None
-    value, low, high = found
+    interval = BOOTSTRAP.ratio(outcomes)
+    assert interval is not None
+    value, low, high = interval
     half = 1.96 * np.sqrt(0.3 * 0.7 / 1000)
     assert value == 0.3
     assert low == pytest.approx(0.3 - half, abs=0.004)
     assert high == pytest.approx(0.3 + half, abs=0.004)
-    assert BOOTSTRAP.ratio(outcomes) == found
+    assert BOOTSTRAP.ratio(outcomes) == interval
 
 
 def test_queries_and_not_pairs_are_resampled() -> None:
@@ -59,26 +59,26 @@ def test_a_tie_in_scores_counts_as_wrong_and_apart() -> None:
 def test_acc_counts_pairs_and_acc_plus_counts_queries() -> None:
     queries = [query("a", (1, 2, 3)), query("b", (2, 1), "mcq"), query("c", (1, 1))]
     scores = {("a", 0): 3.0, ("a", 1): 1.0, ("a", 2): 2.0, ("b", 0): 0.0, ("b", 1): 1.0, ("c", 0): 1.0, ("c", 1): 2.0}
-    figures = reward_figures(queries, scores, BOOTSTRAP)
-    assert figures["reward.acc"] == 3 / 4
-    assert figures["reward.acc_plus"] == 1 / 2
-    assert (figures["reward.pairs"], figures["reward.queries"], figures["reward.score_ties"]) == (4, 2, 0)
-    assert (figures["reward.category_acc.short"], figures["reward.category_acc.mcq"]) == (2 / 3, 1.0)
-    assert figures["reward.category_acc.video"] is None
-    assert figures["reward.macro_acc"] == (2 / 3 + 1) / 2
+    metrics = reward_metrics(queries, scores, BOOTSTRAP)
+    assert metrics["reward.acc"] == 3 / 4
+    assert metrics["reward.acc_plus"] == 1 / 2
+    assert (metrics["reward.pairs"], metrics["reward.queries"], metrics["reward.score_ties"]) == (4, 2, 0)
+    assert (metrics["reward.category_acc.short"], metrics["reward.category_acc.mcq"]) == (2 / 3, 1.0)
+    assert metrics["reward.category_acc.video"] is None
+    assert metrics["reward.macro_acc"] == (2 / 3 + 1) / 2
 
 
-def test_preference_accuracy_compares_implicit_rewards_with_ranks() -> None:
+def test_preference_accuracy_compares_implicit_reward_with_rank() -> None:
     queries = [query("a", (1, 2)), query("b", (2, 1))]
     implicit = {("a", 0): 0.5, ("a", 1): -0.5, ("b", 0): 0.2, ("b", 1): 0.1}
-    assert preference_figures(queries, implicit, BOOTSTRAP)["policy.preference_accuracy"] == 0.5
+    assert preference_metrics(queries, implicit, BOOTSTRAP)["policy.preference_accuracy"] == 0.5
 
 
 def verdict(right: bool | None = None, safe: bool | None = None, refused: bool | None = None, hallucinated: bool | None = None) -> Verdict:
     return Verdict(right, safe, refused, hallucinated, degenerate=False)
 
 
-def test_policy_figures_count_what_they_say() -> None:
+def test_policy_metrics_count_what_they_name() -> None:
     queries = [
         query("l", (1, 2), "long"),
         query("s", (1, 2), "short"),
@@ -95,21 +95,21 @@ def test_policy_figures_count_what_they_say() -> None:
         verdict(safe=False, refused=False),
         verdict(right=False, refused=True),
     ]
-    figures = policy_figures("policy.base", queries, verdicts, ["a b", "a", "a", "a", "a", "a"], BOOTSTRAP)
-    assert figures["policy.base.conversation"] == 50
-    assert figures["policy.base.unsafe_rate"] == 0.5
-    assert figures["policy.base.over_refusal_rate"] == 1
-    assert figures["policy.base.hallucination_rate"] == 0
-    assert figures["policy.base.degenerate_rate"] == 0
-    assert figures["policy.base.accuracy.safety"] == 1 / 3
-    assert figures["policy.base.accuracy.video"] is None
-    counts = {key.rsplit(".", 1)[1]: value for key, value in figures.items() if ".counts." in key}
+    metrics = policy_metrics("policy.base", queries, verdicts, ["a b", "a", "a", "a", "a", "a"], BOOTSTRAP)
+    assert metrics["policy.base.conversation"] == 50
+    assert metrics["policy.base.unsafe_rate"] == 0.5
+    assert metrics["policy.base.over_refusal_rate"] == 1
+    assert metrics["policy.base.hallucination_rate"] == 0
+    assert metrics["policy.base.degenerate_rate"] == 0
+    assert metrics["policy.base.accuracy.safety"] == 1 / 3
+    assert metrics["policy.base.accuracy.video"] is None
+    counts = {key.rsplit(".", 1)[1]: value for key, value in metrics.items() if ".counts." in key}
     expected = {"conversation": 2, "harmful": 2, "harmless": 1, "descriptions": 1, "answers": 6}
     assert counts == expected | {"long": 1, "short": 1, "mcq": 1, "safety": 3, "video": 0}
-    assert figures["policy.base.mean_words.long"] == 2
+    assert metrics["policy.base.mean_words.long"] == 2
 
 
-def test_a_win_counts_one_a_tie_half_and_an_unjudged_query_nothing() -> None:
+def test_win_counts_one_tie_half_and_unjudged_query_nothing() -> None:
     base = [verdict(right=False), verdict(right=True), verdict(right=True), verdict(safe=False), verdict(), verdict(right=True)]
     aligned = [
         verdict(right=True),
@@ -119,14 +119,14 @@ def test_a_win_counts_one_a_tie_half_and_an_unjudged_query_nothing() -> None:
         verdict(right=True),
         verdict(right=False),
     ]
-    figures = win_figures([True, True, True, True, True, False], base, aligned, BOOTSTRAP)
-    assert figures["policy.win_rate"] == (1 + 0 + 0.5 + 1) / 4
-    assert figures["policy.compared"] == 4
+    metrics = win_metrics([True, True, True, True, True, False], base, aligned, BOOTSTRAP)
+    assert metrics["policy.win_rate"] == (1 + 0 + 0.5 + 1) / 4
+    assert metrics["policy.compared"] == 4
 
 
-def test_balanced_accuracy_is_not_fooled_by_unequal_kinds_and_counts_the_unreadable_as_missed() -> None:
-    truth = [True, *[False] * 9]
-    assert balanced_accuracy([False] * 10, truth) == 0.5
-    assert balanced_accuracy([True, *[False] * 9], truth) == 1
-    assert balanced_accuracy([None, *[False] * 9], truth) == 0.5
+def test_balanced_accuracy_weighs_kinds_alike_and_misses_unread() -> None:
+    expected = [True, *[False] * 9]
+    assert balanced_accuracy([False] * 10, expected) == 0.5
+    assert balanced_accuracy([True, *[False] * 9], expected) == 1
+    assert balanced_accuracy([None, *[False] * 9], expected) == 0.5
     assert balanced_accuracy([True], [True]) is None

@@ -11,11 +11,11 @@ from components.evaluation.metrics import (
     balanced_accuracy,
     order_pairs,
     outcomes_of,
-    policy_figures,
-    preference_figures,
-    reward_figures,
-    variant_figures,
-    win_figures,
+    policy_metrics,
+    preference_metrics,
+    reward_metrics,
+    variant_metrics,
+    win_metrics,
 )
 from components.preferences.record import CATEGORIES, Category, Query, Response
 
@@ -55,7 +55,7 @@ ANSWERED: list[tuple[Query, Verdict, str]] = [
     (query("k1", "safety", safety="harmless"), verdict(right=True, refused=False), "yes"),
     (query("k2", "safety", safety="harmless"), verdict(right=False, refused=True, degenerate=True), "no"),
 ]
-SCORED = policy_figures("policy.base", *([list(column) for column in zip(*ANSWERED, strict=True)]), BOOTSTRAP)  # type: ignore[arg-type]
+SCORED = policy_metrics("policy.base", *([list(column) for column in zip(*ANSWERED, strict=True)]), BOOTSTRAP)  # type: ignore[arg-type]
 SHARES = {
     "conversation": 100 * 3 / 4,  # l1, l2, l3, s1: percent
     "unsafe_rate": 2 / 3,
@@ -105,10 +105,10 @@ def test_a_rate_has_the_interval_of_its_bootstrap() -> None:
 
 
 def test_a_policy_without_answers_has_null_means() -> None:
-    figures = policy_figures("p", [], [], [], BOOTSTRAP)
-    assert figures["p.mean_words"] is None
-    assert figures["p.degenerate_rate"] is None
-    assert figures["p.counts.answers"] == 0
+    metrics = policy_metrics("p", [], [], [], BOOTSTRAP)
+    assert metrics["p.mean_words"] is None
+    assert metrics["p.degenerate_rate"] is None
+    assert metrics["p.counts.answers"] == 0
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,10 @@ def test_a_policy_without_answers_has_null_means() -> None:
     ],
 )
 def test_a_win_is_one_a_tie_half_and_the_unjudged_nothing(base: Verdict, aligned: Verdict, outcome: float | None) -> None:
-    figures = win_figures([True], [base], [aligned], BOOTSTRAP)
-    assert (figures["policy.win_rate"], figures["policy.win_rate_low"], figures["policy.win_rate_high"]) == (outcome,) * 3
-    assert figures["policy.compared"] == (0 if outcome is None else 1)
-    without = win_figures([False], [base], [aligned], BOOTSTRAP)
+    metrics = win_metrics([True], [base], [aligned], BOOTSTRAP)
+    assert (metrics["policy.win_rate"], metrics["policy.win_rate_low"], metrics["policy.win_rate_high"]) == (outcome,) * 3
+    assert metrics["policy.compared"] == (0 if outcome is None else 1)
+    without = win_metrics([False], [base], [aligned], BOOTSTRAP)
     assert (without["policy.win_rate"], without["policy.compared"]) == (None, 0)
 
 
@@ -173,38 +173,38 @@ SCORES = {(one.id, index): score for one, scores in RANKED for index, score in e
 
 
 def test_acc_and_acc_plus_are_counted_by_hand() -> None:
-    figures = reward_figures(QUERIES, SCORES, BOOTSTRAP)
-    assert figures["reward.acc"] == pytest.approx(6 / 8)
-    assert figures["reward.acc_plus"] == pytest.approx(2 / 4)
-    counts = {name: figures[f"reward.{name}"] for name in ("pairs", "queries", "score_ties")}
+    metrics = reward_metrics(QUERIES, SCORES, BOOTSTRAP)
+    assert metrics["reward.acc"] == pytest.approx(6 / 8)
+    assert metrics["reward.acc_plus"] == pytest.approx(2 / 4)
+    counts = {name: metrics[f"reward.{name}"] for name in ("pairs", "queries", "score_ties")}
     assert counts == {"pairs": 8, "queries": 4, "score_ties": 1}
-    category_acc = {category: figures[f"reward.category_acc.{category}"] for category in CATEGORIES}
+    category_acc = {category: metrics[f"reward.category_acc.{category}"] for category in CATEGORIES}
     assert category_acc == {"mcq": pytest.approx(5 / 6), "long": 0.0, "short": None, "safety": None, "video": 1.0}
-    category_acc_plus = {category: figures[f"reward.category_acc_plus.{category}"] for category in CATEGORIES}
+    category_acc_plus = {category: metrics[f"reward.category_acc_plus.{category}"] for category in CATEGORIES}
     assert category_acc_plus == {"mcq": 0.5, "long": 0.0, "short": None, "safety": None, "video": 1.0}
-    assert figures["reward.macro_acc"] == pytest.approx((5 / 6 + 0 + 1) / 3)
+    assert metrics["reward.macro_acc"] == pytest.approx((5 / 6 + 0 + 1) / 3)
 
 
 def test_intervals_of_acc_resample_queries_that_have_pairs() -> None:
-    figures = reward_figures(QUERIES, SCORES, BOOTSTRAP)
+    metrics = reward_metrics(QUERIES, SCORES, BOOTSTRAP)
     acc, plus = BOOTSTRAP.ratio([3, 2, 0, 1], [3, 3, 1, 1]), BOOTSTRAP.ratio([1, 0, 0, 1])
     mcq, mcq_plus = BOOTSTRAP.ratio([3, 2], [3, 3]), BOOTSTRAP.ratio([1, 0])
     keys = ("acc", "acc_plus", "category_acc.mcq", "category_acc_plus.mcq")
     for key, expected in zip(keys, (acc, plus, mcq, mcq_plus), strict=True):
-        assert tuple(figures[f"reward.{key}{end}"] for end in ("", "_low", "_high")) == expected
+        assert tuple(metrics[f"reward.{key}{end}"] for end in ("", "_low", "_high")) == expected
 
 
 def test_a_reward_model_without_pairs_has_null_metrics() -> None:
-    figures = reward_figures([QUERIES[3]], SCORES, BOOTSTRAP)
-    assert (figures["reward.acc"], figures["reward.acc_plus"], figures["reward.macro_acc"]) == (None, None, None)
-    assert (figures["reward.pairs"], figures["reward.queries"], figures["reward.score_ties"]) == (0, 0, 0)
+    metrics = reward_metrics([QUERIES[3]], SCORES, BOOTSTRAP)
+    assert (metrics["reward.acc"], metrics["reward.acc_plus"], metrics["reward.macro_acc"]) == (None, None, None)
+    assert (metrics["reward.pairs"], metrics["reward.queries"], metrics["reward.score_ties"]) == (0, 0, 0)
 
 
 def test_preference_accuracy_is_acc_of_implicit_rewards() -> None:
     expected = BOOTSTRAP.ratio([3, 2, 0, 1], [3, 3, 1, 1])
-    preference = preference_figures(QUERIES, SCORES, BOOTSTRAP)
+    preference = preference_metrics(QUERIES, SCORES, BOOTSTRAP)
     assert tuple(preference[f"policy.preference_accuracy{end}"] for end in ("", "_low", "_high")) == expected
-    variant = variant_figures("no_critique", QUERIES, SCORES, BOOTSTRAP)
+    variant = variant_metrics("no_critique", QUERIES, SCORES, BOOTSTRAP)
     assert tuple(variant[f"reward.acc_no_critique{end}"] for end in ("", "_low", "_high")) == expected
     assert (len(preference), len(variant)) == (3, 3)
 

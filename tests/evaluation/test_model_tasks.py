@@ -17,7 +17,7 @@ from components.engine.ranks import Ranks
 from components.evaluation import tasks
 from components.evaluation.tasks import (
     AnswerTask,
-    OpinionTask,
+    JudgementTask,
     ScoreTask,
     blank_identity,
     policy_tasks,
@@ -176,22 +176,22 @@ def test_special_tokens_are_no_part_of_an_answer(
     assert answers == [(letter, True), (letter * 6, True), (letter * 7, False)]
 
 
-# opinions
+# judgements
 
 
-def opinion_task(checkout: tuple[Path, Settings], reader: Preprocessor, models: Opened, **options: Any) -> OpinionTask:
+def judgement_task(checkout: tuple[Path, Settings], reader: Preprocessor, models: Opened, **options: Any) -> JudgementTask:
     rows = [(query, response.text) for query in queries() for response in query.responses]
-    return OpinionTask(**common(checkout, reader, models, [str(n) for n in range(len(rows))]), rows=rows, **options)
+    return JudgementTask(**common(checkout, reader, models, [str(n) for n in range(len(rows))]), rows=rows, **options)
 
 
 @pytest.mark.parametrize("blank", [False, True])
-def test_opinions_are_greedy_critiques_scored_at_their_end(
+def test_judgements_are_greedy_critiques_scored_at_their_end(
     checkout: tuple[Path, Settings], reader: Preprocessor, models: Opened, blank: bool
 ) -> None:
-    task = opinion_task(checkout, reader, models, blank=blank)
+    task = judgement_task(checkout, reader, models, blank=blank)
     chosen = [0, 5, 12]
-    opinions = task.compute(chosen, RANK)
-    for item, (text, value) in zip(chosen, opinions, strict=True):
+    judgements = task.compute(chosen, RANK)
+    for item, (text, value) in zip(chosen, judgements, strict=True):
         query, response = task.rows[item]
         root, before = reader.judge_root(query, INSTRUCTION, blank=blank), reader.judge_ids(response)
         tokens = greedy(models.opened.model, root, before, limit=5, end=reader.end_id)
@@ -201,23 +201,23 @@ def test_opinions_are_greedy_critiques_scored_at_their_end(
     assert models.requests[-1] == (Path("model"), RANK)
 
 
-def test_opinions_come_back_row_by_row(checkout: tuple[Path, Settings], reader: Preprocessor, models: Opened) -> None:
-    task = replace(opinion_task(checkout, reader, models), keys=["a", "b", "a"])
+def test_judgements_come_back_row_by_row(checkout: tuple[Path, Settings], reader: Preprocessor, models: Opened) -> None:
+    task = replace(judgement_task(checkout, reader, models), keys=["a", "b", "a"])
     task.store.store({"a": ["text", 1], "b": ["other", -2.5]})
-    assert task.opinions() == [("text", 1.0), ("other", -2.5), ("text", 1.0)]
-    assert all(isinstance(value, float) for _, value in task.opinions())
+    assert task.judgements() == [("text", 1.0), ("other", -2.5), ("text", 1.0)]
+    assert all(isinstance(value, float) for _, value in task.judgements())
 
 
-def test_opinions_of_one_root_are_planned_together(checkout: tuple[Path, Settings], reader: Preprocessor, models: Opened) -> None:
+def test_judgements_of_one_root_are_planned_together(checkout: tuple[Path, Settings], reader: Preprocessor, models: Opened) -> None:
     one, other, longer = (replace(queries()[2], prompt=prompt) for prompt in ("Is it a?", "Is it b?", "Is it any longer?"))
     rows = [(query, "Yes.") for query in (one, other, longer, one, other, one)]
-    task = replace(opinion_task(checkout, reader, models), rows=rows, keys=list("abcdef"))
+    task = replace(judgement_task(checkout, reader, models), rows=rows, keys=list("abcdef"))
     assert task.plan() == [[2, 0, 3], [5, 1, 4]]
 
 
-def test_opinions_of_equal_keys_are_planned_once(checkout: tuple[Path, Settings], reader: Preprocessor, models: Opened) -> None:
+def test_judgements_of_equal_keys_are_planned_once(checkout: tuple[Path, Settings], reader: Preprocessor, models: Opened) -> None:
     rows = [(queries()[2], f"{number}") for number in range(5)]
-    task = replace(opinion_task(checkout, reader, models), rows=rows, keys=["a", "b", "a", "c", "b"])
+    task = replace(judgement_task(checkout, reader, models), rows=rows, keys=["a", "b", "a", "c", "b"])
     assert task.plan() == [[0, 1, 3]]
 
 
@@ -234,7 +234,7 @@ def test_plans_over_blanked_media_read_the_blanked_root(
     monkeypatch.setattr(reader, "judge_root", watched)
     for blank in (True, False):
         seen.clear()
-        opinion_task(checkout, reader, models, blank=blank).plan()
+        judgement_task(checkout, reader, models, blank=blank).plan()
         assert set(seen) == {(INSTRUCTION, blank)}
 
 
@@ -416,24 +416,24 @@ def test_a_reward_model_has_four_tasks_or_only_its_own_critiques(
     rows[1] = replace(rows[1], responses=tuple(replace(r, critique=None) for r in rows[1].responses))
     monkeypatch.setattr(tasks, "read_queries", lambda _: rows)
     arguments = {"folder": "artifacts/reward/model", "answers": [[3, "An answer."], [0, "Another."]]}
-    blank, given, bare, shown = reward_tasks(settings, root, arguments)
+    blank, on_given, bare, shown = reward_tasks(settings, root, arguments)
     responses = [(query, response.text) for query in rows for response in query.responses]
-    assert isinstance(blank, OpinionTask)
-    assert isinstance(given, ScoreTask)
+    assert isinstance(blank, JudgementTask)
+    assert isinstance(on_given, ScoreTask)
     assert isinstance(bare, ScoreTask)
-    assert isinstance(shown, OpinionTask)
+    assert isinstance(shown, JudgementTask)
     assert (blank.label, blank.unit, blank.blank, blank.rows) == ("critiques over blanked media", "response", True, responses)
-    assert (given.label, given.unit) == ("scores on given critiques", "query")
-    assert given.rows == [(query, [r.critique for r in query.responses]) for query in (rows[0], *rows[2:])]
+    assert (on_given.label, on_given.unit) == ("scores on given critiques", "query")
+    assert on_given.rows == [(query, [r.critique for r in query.responses]) for query in (rows[0], *rows[2:])]
     assert (bare.label, bare.unit, bare.rows) == ("scores without critiques", "query", [(q, [""] * len(q.responses)) for q in rows])
     assert (shown.label, shown.unit, shown.blank) == ("critiques of answers", "answer", False)
     assert shown.rows == [(rows[3], "An answer."), (rows[0], "Another.")]
-    for task in (blank, given, bare, shown):
+    for task in (blank, on_given, bare, shown):
         assert (task.folder, task.preprocessor, task.settings) == (root / "artifacts/reward/model", reader, settings)
         assert (task.models, task.store) == (blank.models, blank.store)
         assert len(task.keys) == len(task.rows)
     (own,) = reward_tasks(settings, root, arguments | {"own": True})
-    assert isinstance(own, OpinionTask)
+    assert isinstance(own, JudgementTask)
     assert (own.label, own.unit, own.blank, own.rows) == ("critiques", "response", False, responses)
     folder = root / "artifacts/reward/model"
     assert quick[:2] == [
@@ -480,14 +480,14 @@ def test_keys_of_a_reward_model_follow_code_and_row(checkout: tuple[Path, Settin
 
     first = keys()
     assert len(set(first)) == 5
-    own, blank, given, bare, shown = range(5)
+    own, blank, on_given, bare, shown = range(5)
     query = queries()[0]
     responses = query.responses
     cases: list[tuple[dict[str, Any], set[int]]] = [
-        ({"prompt": "Else?"}, {own, blank, given, bare, shown}),
-        ({"media_digest": "x"}, {own, given, bare, shown}),
-        ({"responses": (replace(responses[0], text="Else"), *responses[1:])}, {own, blank, given, bare}),
-        ({"responses": (replace(responses[0], critique="Else"), *responses[1:])}, {given}),
+        ({"prompt": "Else?"}, {own, blank, on_given, bare, shown}),
+        ({"media_digest": "x"}, {own, on_given, bare, shown}),
+        ({"responses": (replace(responses[0], text="Else"), *responses[1:])}, {own, blank, on_given, bare}),
+        ({"responses": (replace(responses[0], critique="Else"), *responses[1:])}, {on_given}),
     ]
     for values, altered in cases:
         monkeypatch.setattr(tasks, "read_queries", lambda _, values=values: [replace(query, **values), *queries()[1:]])

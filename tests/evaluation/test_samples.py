@@ -12,7 +12,7 @@ from PIL import Image
 
 from components.evaluation.answers import Answered
 from components.evaluation.judge import Verdict
-from components.evaluation.samples import FRAMES_SHOWN, THUMBNAIL, CritiqueScore, choose, thumbnails, write_samples
+from components.evaluation.samples import FRAMES_SHOWN, THUMBNAIL, ShownCritique, choose, thumbnails, write_samples
 from components.preferences.record import Category, Query
 
 RIGHT, WRONG = Verdict(True, None, None, None, False), Verdict(False, None, None, None, False)
@@ -43,8 +43,8 @@ def answered(policy: str, *verdicts: Verdict) -> Answered:
     ],
 )
 def test_a_change_is_read_from_both_verdicts(tmp_path: Path, base: Verdict, aligned: Verdict, change: str) -> None:
-    opinions = {"base": [CritiqueScore("c", 0.0)], "aligned": [CritiqueScore("c", 0.0)]}
-    write_samples(tmp_path, tmp_path, queries("mcq"), [0], [answered("base", base), answered("aligned", aligned)], opinions)
+    judgements = {"base": [ShownCritique("c", 0.0)], "aligned": [ShownCritique("c", 0.0)]}
+    write_samples(tmp_path, tmp_path, queries("mcq"), [0], [answered("base", base), answered("aligned", aligned)], judgements)
     assert json.loads((tmp_path / "samples.jsonl").read_text())["change"] == change
 
 
@@ -85,23 +85,23 @@ def test_the_worst_regressions_of_a_category_come_first() -> None:
     ],
 )
 def test_a_verdict_has_its_mark_and_color(tmp_path: Path, verdict: Verdict, mark: str, css: str) -> None:
-    opinions = {"base": [CritiqueScore("c", 0.0)], "aligned": [CritiqueScore("c", 0.0)]}
-    write_samples(tmp_path, tmp_path, queries("mcq"), [0], [answered("base", RIGHT), answered("aligned", verdict)], opinions)
+    judgements = {"base": [ShownCritique("c", 0.0)], "aligned": [ShownCritique("c", 0.0)]}
+    write_samples(tmp_path, tmp_path, queries("mcq"), [0], [answered("base", RIGHT), answered("aligned", verdict)], judgements)
     row = json.loads((tmp_path / "samples.jsonl").read_text())
     assert [policy["mark"] for policy in row["policies"]] == ["right", mark]
     assert [policy["good"] for policy in row["policies"]] == [True, verdict.good]
     assert f'<span class="{css}">{mark}</span>' in (tmp_path / "samples.html").read_text()
 
 
-def test_samples_hold_both_answers_with_their_opinions(tmp_path: Path) -> None:
+def test_samples_hold_both_answers_with_their_critiques(tmp_path: Path) -> None:
     rows = queries("mcq", "long", "short")
-    opinions = {
-        "base": [CritiqueScore("b <2>", 0.125), CritiqueScore("b 0", 1.0)],
-        "aligned": [CritiqueScore("a 2", -2.5), CritiqueScore("a 0", 3.0)],
+    judgements = {
+        "base": [ShownCritique("b <2>", 0.125), ShownCritique("b 0", 1.0)],
+        "aligned": [ShownCritique("a 2", -2.5), ShownCritique("a 0", 3.0)],
     }
     base, aligned = answered("base", RIGHT, WRONG, RIGHT), answered("aligned", WRONG, WRONG, RIGHT)
     base.answers[2] = ""
-    write_samples(tmp_path / "new", tmp_path, rows, [2, 0], [base, aligned], opinions)
+    write_samples(tmp_path / "new", tmp_path, rows, [2, 0], [base, aligned], judgements)
     first, second = (json.loads(line) for line in (tmp_path / "new/samples.jsonl").read_text().splitlines())
     assert first == {
         "id": "q2",

@@ -76,7 +76,7 @@ def evaluated(checkout: Checkout) -> StageResult:
     return stage.run(settings, root)
 
 
-def test_evaluation_writes_every_answer_and_score_and_the_same_twice(checkout: Checkout, evaluated: StageResult) -> None:
+def test_evaluation_writes_all_answers_and_scores_the_same_twice(checkout: Checkout, evaluated: StageResult) -> None:
     root, settings = checkout
     outs = root / "artifacts/evaluate"
     digest = digest_folder(outs)
@@ -88,30 +88,30 @@ def test_evaluation_writes_every_answer_and_score_and_the_same_twice(checkout: C
     scores = pq.read_table(outs / "scores.parquet").to_pylist()
     assert len(scores) == sum(len(query.responses) for query in read_queries(root / HELDOUT))
     assert all(row["verdict"] is True for row in scores)
-    for kept in (True, False):
+    for cached in (True, False):
         shutil.rmtree(outs)
-        if not kept:
+        if not cached:
             for path in (root / ".mmalign/cache").glob("evaluate.*"):
                 path.unlink()
-        again = stage.run(settings, root)
-        assert again.metrics == evaluated.metrics
+        repeated = stage.run(settings, root)
+        assert repeated.metrics == evaluated.metrics
         assert digest_folder(outs) == digest
         # What was kept from before opens no model.
-        assert ("policies.compute_seconds" in again.times) is not kept
+        assert ("policies.compute_seconds" in repeated.times) is not cached
 
 
-def test_figures_follow_from_the_tables(checkout: Checkout, evaluated: StageResult) -> None:
+def test_metrics_follow_from_the_tables(checkout: Checkout, evaluated: StageResult) -> None:
     root, _ = checkout
-    figures = evaluated.metrics
+    metrics = evaluated.metrics
     queries = read_queries(root / HELDOUT)
     own = {(r["id"], r["response"]): r["own"] for r in pq.read_table(root / "artifacts/evaluate/scores.parquet").to_pylist()}
     pairs = [(query.id, winner, loser) for query in queries for winner, loser in query.pairs()]
-    assert figures["reward.pairs"] == len(pairs)
-    assert figures["reward.acc"] == sum(own[name, winner] > own[name, loser] for name, winner, loser in pairs) / len(pairs)
+    assert metrics["reward.pairs"] == len(pairs)
+    assert metrics["reward.acc"] == sum(own[name, winner] > own[name, loser] for name, winner, loser in pairs) / len(pairs)
     degenerate = [r["degenerate"] for r in pq.read_table(root / "artifacts/evaluate/answers.parquet").to_pylist() if r["policy"] == "base"]
-    assert figures["policy.base.degenerate_rate"] == sum(degenerate) / 5
-    assert figures["policy.preference_accuracy"] is not None
-    assert figures["reward.critique_verdict_accuracy"] is not None
+    assert metrics["policy.base.degenerate_rate"] == sum(degenerate) / 5
+    assert metrics["policy.preference_accuracy"] is not None
+    assert metrics["reward.critique_verdict_accuracy"] is not None
 
 
 def test_an_unchanged_policy_has_no_implicit_reward(checkout: Checkout) -> None:
@@ -130,12 +130,12 @@ def test_a_hostile_prompt_stays_text_in_the_samples(checkout: Checkout) -> None:
     assert page.count("data:image/png;base64") == 2 + 2 + 3
 
 
-def test_without_facts_other_figures_go_on_and_the_missing_are_named(checkout: Checkout, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_ground_truth_names_null_metrics_keeps_others(checkout: Checkout, capsys: pytest.CaptureFixture[str]) -> None:
     root, settings = checkout
     shutil.rmtree(root / "data/truth", ignore_errors=True)
-    figures = stage.run(settings, root).metrics
+    metrics = stage.run(settings, root).metrics
     for key in ("policy.aligned.conversation", "policy.aligned.hallucination_rate", "policy.win_rate", "reward.critique_verdict_accuracy"):
-        assert figures[key] is None
+        assert metrics[key] is None
     for key in (
         "reward.acc",
         "reward.acc_blank_image",
@@ -143,13 +143,13 @@ def test_without_facts_other_figures_go_on_and_the_missing_are_named(checkout: C
         "policy.base.degenerate_rate",
         "policy.preference_accuracy",
     ):
-        assert figures[key] is not None
-    said = capsys.readouterr().out
-    assert "data/truth/truth.jsonl" in said
-    assert "policy.aligned.conversation" in said
+        assert metrics[key] is not None
+    message = capsys.readouterr().out
+    assert "data/truth/truth.jsonl" in message
+    assert "policy.aligned.conversation" in message
 
 
-def test_results_are_kept_a_query_and_an_earlier_model_evaluated_again_has_the_same(checkout: Checkout, evaluated: StageResult) -> None:
+def test_results_are_per_query_and_equal_for_an_earlier_model(checkout: Checkout, evaluated: StageResult) -> None:
     root, settings = checkout
     folder = root / RESULTS
     assert read_json(folder / "context.json") == {"context": context_of(settings, root)}
@@ -167,19 +167,19 @@ def test_results_are_kept_a_query_and_an_earlier_model_evaluated_again_has_the_s
     ]
 
 
-def test_the_context_of_results_follows_queries_facts_and_settings_that_matter(checkout: Checkout) -> None:
+def test_context_follows_queries_ground_truth_and_settings(checkout: Checkout) -> None:
     root, settings = checkout
     before = context_of(settings, root)
     faster = settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"threads": 1, "bootstrap_samples": 7})})
     assert context_of(faster, root) == before
     shorter = settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"max_new_tokens": 7})})
     assert context_of(shorter, root) != before
-    facts = root / "data/truth/truth.jsonl"
-    text = facts.read_text() if facts.is_file() else None
-    facts.parent.mkdir(exist_ok=True)
-    facts.write_text((text or "") + "\n")
+    ground_truth = root / "data/truth/truth.jsonl"
+    text = ground_truth.read_text() if ground_truth.is_file() else None
+    ground_truth.parent.mkdir(exist_ok=True)
+    ground_truth.write_text((text or "") + "\n")
     assert context_of(settings, root) != before
     if text is None:
-        facts.unlink()
+        ground_truth.unlink()
     else:
-        facts.write_text(text)
+        ground_truth.write_text(text)

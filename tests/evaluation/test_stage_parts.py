@@ -16,7 +16,7 @@ from components.alignment.log_probs import LogProbTask
 from components.config.settings import Settings, parse_settings
 from components.engine.inference import Launch, Report
 from components.evaluation import reevaluate, stage
-from components.evaluation.tasks import AnswerTask, OpinionTask, ScoreTask
+from components.evaluation.tasks import AnswerTask, JudgementTask, ScoreTask
 from components.files import read_json
 from components.preferences.record import Query, Response, write_queries
 from components.statistics import Bootstrap
@@ -37,7 +37,7 @@ ANSWERS = {
     "base": [("It is blue.", True), ("A", True), ("Sure, here is how.", True)],
     "aligned": [("It is red.", True), ("B", False), ("I cannot help.", True)],
 }
-TRUTH = '{"id": "a", "must": [["red"]], "must_not": ["blue"]}\n'
+GROUND_TRUTH = '{"id": "a", "must": [["red"]], "must_not": ["blue"]}\n'
 
 
 class Memory:
@@ -82,12 +82,12 @@ class Models:
         self.calls.append(("reward", root, arguments))
         rows = [(query, response.text) for query in QUERIES for response in query.responses]
         if arguments.get("own"):
-            return [made(OpinionTask, settings, [["c", OWN[key]] for key in KEYS], rows=rows)]
-        blank = made(OpinionTask, settings, [["grey", float(-n)] for n in range(6)], rows=rows)
-        given = made(ScoreTask, settings, [[2.0, 1.0], [1.0, 2.0]], rows=[])
+            return [made(JudgementTask, settings, [["c", OWN[key]] for key in KEYS], rows=rows)]
+        blank = made(JudgementTask, settings, [["grey", float(-n)] for n in range(6)], rows=rows)
+        on_given = made(ScoreTask, settings, [[2.0, 1.0], [1.0, 2.0]], rows=[])
         bare = made(ScoreTask, settings, [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0]], rows=[])
-        shown = made(OpinionTask, settings, [[f"c{n}", float(n)] for n in range(len(arguments["answers"]))], rows=[])
-        return [blank, given, bare, shown]
+        shown = made(JudgementTask, settings, [[f"c{n}", float(n)] for n in range(len(arguments["answers"]))], rows=[])
+        return [blank, on_given, bare, shown]
 
     def run_tasks(self, tasks: list[Any], launch: Launch, _: Settings, root: Path) -> Report:
         self.calls.append(("run", len(tasks), root, launch))
@@ -112,7 +112,7 @@ def root(tmp_path: Path) -> Path:
     reference = [{"id": i, "response": n, "log_prob": REFERENCE[i, n], "tokens": LOG_PROBS[i, n][1]} for i, n in KEYS]
     pq.write_table(pa.Table.from_pylist(reference), tmp_path / "artifacts/reference/heldout.parquet")
     (tmp_path / "data/truth").mkdir(parents=True)
-    (tmp_path / "data/truth/truth.jsonl").write_text(TRUTH)
+    (tmp_path / "data/truth/truth.jsonl").write_text(GROUND_TRUTH)
     return tmp_path
 
 
@@ -245,7 +245,7 @@ def test_metrics_that_are_null_are_named_with_their_source(root: Path, capsys: p
 
 
 def test_nothing_missing_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    stage.say_what_is_missing({"a": 1, "a_low": None, "b_high": None, "policy.base.mean_words.video": None}, settings_of())
+    stage.report_missing({"a": 1, "a_low": None, "b_high": None, "policy.base.mean_words.video": None}, settings_of())
     assert capsys.readouterr().out == ""
 
 

@@ -13,7 +13,7 @@ import pytest
 from components.config.settings import Settings
 from components.evaluation import results
 from components.evaluation.answers import Answered, judge_answers, write_answers
-from components.evaluation.judge import Truth, TruthJudge, Verdict
+from components.evaluation.judge import GroundTruth, GroundTruthJudge, Verdict
 from components.evaluation.results import (
     context_of,
     results_key,
@@ -50,7 +50,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def test_answers_are_judged_with_whether_they_ended() -> None:
-    judge = TruthJudge({"l": Truth((("red",),), ()), "s": Truth((("red",),), ())})
+    judge = GroundTruthJudge({"l": GroundTruth((("red",),), ()), "s": GroundTruth((("red",),), ())})
     answered = judge_answers("base", [LONG, SHORT], [("It is red.", True), ("It is red.", False)], judge)
     assert (answered.policy, answered.answers) == ("base", ["It is red.", "It is red."])
     assert [(v.right, v.degenerate, v.hallucinated) for v in answered.verdicts] == [(True, False, False), (False, True, None)]
@@ -182,15 +182,15 @@ def test_a_setting_that_changes_no_answer_leaves_the_context(checkout: tuple[Pat
     assert context_of(altered, root) == context_of(settings, root)
 
 
-def test_rows_facts_and_the_base_are_part_of_the_context(checkout: tuple[Path, Settings], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_ground_truth_and_base_are_part_of_the_context(checkout: tuple[Path, Settings], monkeypatch: pytest.MonkeyPatch) -> None:
     root, settings = checkout
     contexts = [context_of(settings, root)]
-    truth = root / "data/truth/truth.jsonl"
-    truth.parent.mkdir(exist_ok=True)
+    ground_truth = root / "data/truth/truth.jsonl"
+    ground_truth.parent.mkdir(exist_ok=True)
     for text in ('{"id": "a"}\n', '{"id": "b"}\n'):
-        truth.write_text(text)
+        ground_truth.write_text(text)
         contexts.append(context_of(settings, root))
-    truth.unlink()
+    ground_truth.unlink()
     assert context_of(settings, root) == contexts[0]
     heldout = root / "artifacts/validate/heldout/queries.parquet"
     rows = read_queries(heldout)
@@ -241,7 +241,7 @@ def test_each_variant_scores_the_responses_that_it_applies_to() -> None:
 
 def test_verdicts_of_critiques_stand_beside_the_judge_s() -> None:
     own = {key: OwnCritique(text, 0.0) for key, text in zip(KEYS, ("Correct.", "Wrong.", "Hm.", "Right.", "", "a", "b", "c"), strict=True)}
-    judge = TruthJudge({"l": Truth((("red",),), ("blue",))})
+    judge = GroundTruthJudge({"l": GroundTruth((("red",),), ("blue",))})
     read_verdicts, judged = critique_verdicts(QUERIES, own, judge)
     assert read_verdicts == [True, False, None, True, None, None, None, None]
     assert judged == [True, False, None, None, None, None, None, None]
@@ -250,8 +250,8 @@ def test_verdicts_of_critiques_stand_beside_the_judge_s() -> None:
 def test_the_table_of_scores_has_a_row_a_response(tmp_path: Path) -> None:
     path = tmp_path / "new/scores.parquet"
     own = {key: OwnCritique("", float(n)) for n, key in enumerate(KEYS)}
-    given = {("l", 0): 0.5, ("l", 1): -0.5}
-    scores = {"gt_critique": given, "no_critique": dict.fromkeys(KEYS, 2.0), "blank_image": dict.fromkeys(KEYS, 3.0)}
+    on_given = {("l", 0): 0.5, ("l", 1): -0.5}
+    scores = {"gt_critique": on_given, "no_critique": dict.fromkeys(KEYS, 2.0), "blank_image": dict.fromkeys(KEYS, 3.0)}
     verdicts: tuple[list[bool | None], list[bool | None]] = [True, None, *[False] * 6], [False, True, *[None] * 6]
     write_scores(path, QUERIES, own, scores, verdicts)
     rows = read(path)

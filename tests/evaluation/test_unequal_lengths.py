@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from components.evaluation.answers import Answered, judge_answers, write_answers
-from components.evaluation.judge import TruthJudge, Verdict
-from components.evaluation.metrics import balanced_accuracy, policy_figures, win_figures
+from components.evaluation.judge import GroundTruthJudge, Verdict
+from components.evaluation.metrics import balanced_accuracy, policy_metrics, win_metrics
 from components.evaluation.results import write_policy_results
 from components.evaluation.samples import choose
 from components.evaluation.scores import OwnCritique, variants, write_scores
@@ -24,13 +24,13 @@ BOOTSTRAP = Bootstrap(10, 0.9)
 OWN = {("a", 0): OwnCritique("", 0.0), ("b", 0): OwnCritique("", 0.0)}
 
 CALLS: dict[str, Callable[[Path], Any]] = {
-    "more queries than answers": lambda _: judge_answers("p", [ONE, TWO], [("x", True)], TruthJudge({})),
-    "more queries than verdicts": lambda _: policy_figures("p", [ONE, TWO], [RIGHT], ["x", "y"], BOOTSTRAP),
-    "more verdicts than queries": lambda _: policy_figures("p", [ONE], [RIGHT, RIGHT], ["x"], BOOTSTRAP),
-    "fewer texts than queries": lambda _: policy_figures("p", [ONE, TWO], [RIGHT, RIGHT], ["x"], BOOTSTRAP),
-    "fewer base verdicts": lambda _: win_figures([True, True], [RIGHT], [RIGHT, RIGHT], BOOTSTRAP),
-    "fewer aligned verdicts": lambda _: win_figures([True, True], [RIGHT, RIGHT], [RIGHT], BOOTSTRAP),
-    "fewer flags": lambda _: win_figures([True], [RIGHT, RIGHT], [RIGHT, RIGHT], BOOTSTRAP),
+    "more queries than answers": lambda _: judge_answers("p", [ONE, TWO], [("x", True)], GroundTruthJudge({})),
+    "more queries than verdicts": lambda _: policy_metrics("p", [ONE, TWO], [RIGHT], ["x", "y"], BOOTSTRAP),
+    "more verdicts than queries": lambda _: policy_metrics("p", [ONE], [RIGHT, RIGHT], ["x"], BOOTSTRAP),
+    "fewer texts than queries": lambda _: policy_metrics("p", [ONE, TWO], [RIGHT, RIGHT], ["x"], BOOTSTRAP),
+    "fewer base verdicts": lambda _: win_metrics([True, True], [RIGHT], [RIGHT, RIGHT], BOOTSTRAP),
+    "fewer aligned verdicts": lambda _: win_metrics([True, True], [RIGHT, RIGHT], [RIGHT], BOOTSTRAP),
+    "fewer flags": lambda _: win_metrics([True], [RIGHT, RIGHT], [RIGHT, RIGHT], BOOTSTRAP),
     "fewer judged critiques": lambda _: balanced_accuracy([True, False, True], [True, False]),
     "a table with too few answers": lambda p: write_answers(p, [ONE, TWO], [Answered("p", ["x"], [RIGHT, RIGHT])]),
     "a table with too few verdicts": lambda p: write_answers(p, [ONE, TWO], [Answered("p", ["x", "y"], [RIGHT])]),

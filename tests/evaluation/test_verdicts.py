@@ -14,15 +14,15 @@ from components.config.evaluate import EvaluateSettings
 from components.errors import UserError
 from components.evaluation.judge import (
     SPARE_WORDS,
+    GroundTruth,
+    GroundTruthJudge,
     Judge,
     ReferenceAnswerJudge,
-    Truth,
-    TruthJudge,
     Verdict,
     is_description,
     judge_harmful,
     load_judge,
-    read_truth,
+    read_ground_truth,
 )
 from components.preferences.record import Query
 
@@ -31,15 +31,15 @@ SHORT = Query("s", "short", "What is it?", (), media="a.png", media_kind="image"
 LONG = replace(SHORT, id="l", category="long")
 HARMFUL = replace(SHORT, id="h", category="safety", safety="harmful")
 HARMLESS = replace(SHORT, id="k", category="safety", safety="harmless")
-FACTS = TruthJudge(
+WITH_GROUND_TRUTH = GroundTruthJudge(
     {
-        "s": Truth((("red", "crimson"), ("square",)), ("blue", "circle")),
-        "l": Truth((("red",),), ("star",)),
-        "h": Truth((("that could hurt",),), ("mix it",)),
-        "k": Truth((("wait",),), ("never",)),
+        "s": GroundTruth((("red", "crimson"), ("square",)), ("blue", "circle")),
+        "l": GroundTruth((("red",),), ("star",)),
+        "h": GroundTruth((("that could hurt",),), ("mix it",)),
+        "k": GroundTruth((("wait",),), ("never",)),
     }
 )
-NO_FACTS = TruthJudge({})
+WITHOUT_GROUND_TRUTH = GroundTruthJudge({})
 
 
 def parts(verdict: Verdict) -> tuple[bool | None, bool | None, bool | None, bool | None, bool]:
@@ -60,7 +60,7 @@ def parts(verdict: Verdict) -> tuple[bool | None, bool | None, bool | None, bool
     ],
 )
 def test_a_short_answer_states_each_fact_and_nothing_false(answer: str, ended: bool, expected: tuple[Any, ...]) -> None:
-    assert parts(FACTS.judge(SHORT, answer, ended=ended)) == expected
+    assert parts(WITH_GROUND_TRUTH.judge(SHORT, answer, ended=ended)) == expected
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,9 @@ def test_a_short_answer_states_each_fact_and_nothing_false(answer: str, ended: b
     ],
 )
 def test_a_description_also_hallucinates_or_not(answer: str, expected: tuple[Any, ...]) -> None:
-    assert parts(FACTS.judge(LONG, answer)) == expected
+    assert parts(WITH_GROUND_TRUTH.judge(LONG, answer)) == expected
     # A long answer without media describes nothing.
-    assert parts(FACTS.judge(replace(LONG, media=None), answer)) == (*expected[:3], None, expected[4])
+    assert parts(WITH_GROUND_TRUTH.judge(replace(LONG, media=None), answer)) == (*expected[:3], None, expected[4])
 
 
 @pytest.mark.parametrize(
@@ -89,10 +89,10 @@ def test_a_description_also_hallucinates_or_not(answer: str, expected: tuple[Any
     ],
 )
 def test_a_harmless_request_is_right_where_answered(answer: str, expected: tuple[Any, ...]) -> None:
-    assert parts(FACTS.judge(HARMLESS, answer)) == expected
+    assert parts(WITH_GROUND_TRUTH.judge(HARMLESS, answer)) == expected
 
 
-@pytest.mark.parametrize("judge", [NO_FACTS, ReferenceAnswerJudge()], ids=["truth", "reference_answer"])
+@pytest.mark.parametrize("judge", [WITHOUT_GROUND_TRUTH, ReferenceAnswerJudge()], ids=["truth", "reference_answer"])
 @pytest.mark.parametrize(
     ("query", "answer", "expected"),
     [
@@ -125,15 +125,15 @@ def test_without_facts_only_safety_and_form_are_judged(judge: Judge, query: Quer
     ],
 )
 def test_facts_say_what_refuses_and_what_helps(answer: str, safe: bool, refused: bool) -> None:
-    verdict = FACTS.judge(HARMFUL, answer)
+    verdict = WITH_GROUND_TRUTH.judge(HARMFUL, answer)
     assert parts(verdict)[:4] == (None, safe, refused, None)
 
 
 def test_a_stated_refusal_needs_every_fact_and_at_least_one() -> None:
-    two = Truth((("that could hurt",), ("see a doctor",)), ())
-    assert judge_harmful("That could hurt.", degenerate=False, truth=two).refused is False
-    assert judge_harmful("That could hurt, see a doctor.", degenerate=False, truth=two).refused is True
-    assert judge_harmful("That could hurt.", degenerate=False, truth=Truth((), ())).refused is False
+    two = GroundTruth((("that could hurt",), ("see a doctor",)), ())
+    assert judge_harmful("That could hurt.", degenerate=False, ground_truth=two).refused is False
+    assert judge_harmful("That could hurt, see a doctor.", degenerate=False, ground_truth=two).refused is True
+    assert judge_harmful("That could hurt.", degenerate=False, ground_truth=GroundTruth((), ())).refused is False
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_harmless_request_with_a_reference_answer() -> None:
     assert parts(ReferenceAnswerJudge().judge(query, "I cannot help, wait.")) == (False, None, True, None, False)
     assert ReferenceAnswerJudge().judge(query, "Just wait.", ended=False).right is False
     assert ReferenceAnswerJudge().judge(HARMFUL, "I cannot help.", ended=False).safe is False
-    assert TruthJudge({}).judge(HARMFUL, "I cannot help.", ended=False).safe is False
+    assert GroundTruthJudge({}).judge(HARMFUL, "I cannot help.", ended=False).safe is False
 
 
 @pytest.mark.parametrize(
@@ -197,8 +197,8 @@ def test_facts_are_read_by_id_and_blank_lines_are_skipped(tmp_path: Path) -> Non
     path = tmp_path / "truth.jsonl"
     rows = [{"id": "a", "must": [["röt", "red"], ["box"]], "must_not": ["blue"]}, {"id": "b", "must": [], "must_not": []}]
     path.write_text("\n".join([json.dumps(rows[0], ensure_ascii=False), "   ", "", json.dumps(rows[1])]), encoding="utf-8")
-    assert read_truth(path) == {"a": Truth((("röt", "red"), ("box",)), ("blue",)), "b": Truth((), ())}
-    assert TruthJudge(read_truth(path)).knows(replace(SHORT, id="b"))
+    assert read_ground_truth(path) == {"a": GroundTruth((("röt", "red"), ("box",)), ("blue",)), "b": GroundTruth((), ())}
+    assert GroundTruthJudge(read_ground_truth(path)).knows(replace(SHORT, id="b"))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_a_row_that_is_no_fact_is_refused_with_its_line(tmp_path: Path, row: str
     path = tmp_path / "truth.jsonl"
     path.write_text(f'{{"id": "a", "must": [], "must_not": []}}\n\n{row}\n')
     with pytest.raises(UserError) as error:
-        read_truth(path)
+        read_ground_truth(path)
     assert f"{path} line 3 is no fact ({reason}" in str(error.value)
 
 
@@ -230,10 +230,10 @@ def test_the_setting_chooses_the_judge(tmp_path: Path) -> None:
     path = tmp_path / "data/truth/truth.jsonl"
     path.parent.mkdir(parents=True)
     path.write_text('{"id": "s", "must": [], "must_not": []}\n')
-    by_truth = load_judge(EvaluateSettings.model_validate(values | {"judge": "truth"}), tmp_path)
+    by_ground_truth = load_judge(EvaluateSettings.model_validate(values | {"judge": "truth"}), tmp_path)
     by_reference = load_judge(EvaluateSettings.model_validate(values | {"judge": "reference_answer"}), tmp_path)
-    assert isinstance(by_truth, TruthJudge)
-    assert by_truth.knows(SHORT)
+    assert isinstance(by_ground_truth, GroundTruthJudge)
+    assert by_ground_truth.knows(SHORT)
     assert isinstance(by_reference, ReferenceAnswerJudge)
     without = load_judge(EvaluateSettings.model_validate(values | {"judge": "truth"}), tmp_path / "elsewhere")
     assert not without.knows(SHORT)

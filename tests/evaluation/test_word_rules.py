@@ -99,7 +99,7 @@ def test_any_of_several_wordings_is_enough() -> None:
         ("very good very good not very good very good", False),
     ],
 )
-def test_a_loop_is_a_short_phrase_four_times_or_a_long_one_thrice(text: str, loops: bool) -> None:
+def test_loop_is_a_short_phrase_four_times_or_a_long_one_thrice(text: str, loops: bool) -> None:
     assert is_degenerate(text) is loops
 
 

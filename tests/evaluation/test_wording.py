@@ -119,7 +119,7 @@ def test_an_answer_that_never_ended_is_degenerate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("critique", "found"),
+    ("critique", "expected"),
     [
         ("I see red. Correct, the answer fits.", True),
         ("I see it at the top right. Wrong, it says top left.", False),
@@ -135,5 +135,5 @@ def test_an_answer_that_never_ended_is_degenerate() -> None:
         ("", None),
     ],
 )
-def test_a_critique_s_verdict_is_read(critique: str, found: bool | None) -> None:
-    assert verdict(critique) is found
+def test_a_critique_s_verdict_is_read(critique: str, expected: bool | None) -> None:
+    assert verdict(critique) is expected

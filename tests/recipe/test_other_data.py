@@ -53,7 +53,7 @@ def test_foreign_rows_run_without_labels(base: Path, tmp_path: Path) -> None:
     assert summary["policy"]["win_rate"] is None
     assert summary["reward"]["acc"] is not None
     assert summary["policy"]["preference_accuracy"] is not None
-    assert "these figures are null" in completed.stdout + completed.stderr
+    assert "these metrics are null" in completed.stdout + completed.stderr
     assert recipe.refused() == ""
     second = recipe.mmalign("run")
     assert second.returncode == 0

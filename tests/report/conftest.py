@@ -128,8 +128,8 @@ def write_artifacts(root: Path, queries: list[Query]) -> None:
     import pyarrow.parquet as pq
 
     from components.evaluation.answers import Answered, write_answers
-    from components.evaluation.metrics import policy_figures, reward_figures, variant_figures, win_figures
-    from components.evaluation.samples import CritiqueScore, choose, write_samples
+    from components.evaluation.metrics import policy_metrics, reward_metrics, variant_metrics, win_metrics
+    from components.evaluation.samples import ShownCritique, choose, write_samples
     from components.evaluation.scores import OwnCritique, write_scores
     from components.statistics import Bootstrap
 
@@ -147,8 +147,8 @@ def write_artifacts(root: Path, queries: list[Query]) -> None:
     base, aligned = policies
     metrics: dict[str, Any] = {}
     for answered in policies:
-        metrics |= policy_figures(f"policy.{answered.policy}", queries, answered.verdicts, answered.answers, bootstrap)
-    metrics |= win_figures([True] * len(queries), base.verdicts, aligned.verdicts, bootstrap)
+        metrics |= policy_metrics(f"policy.{answered.policy}", queries, answered.verdicts, answered.answers, bootstrap)
+    metrics |= win_metrics([True] * len(queries), base.verdicts, aligned.verdicts, bootstrap)
     write_answers(artifacts / "evaluate/answers.parquet", queries, policies)
 
     keys = [(query.id, index) for query in queries for index in range(3)]
@@ -158,9 +158,9 @@ def write_artifacts(root: Path, queries: list[Query]) -> None:
         "no_critique": {key: float(-key[1] if len(key[0]) % 2 else key[1]) for key in keys},
         "blank_image": {key: float(key[1]) for key in keys},
     }
-    metrics |= reward_figures(queries, {key: critique.score for key, critique in own.items()}, bootstrap)
+    metrics |= reward_metrics(queries, {key: critique.score for key, critique in own.items()}, bootstrap)
     for name, values in variants.items():
-        metrics |= variant_figures(name, queries, values, bootstrap)
+        metrics |= variant_metrics(name, queries, values, bootstrap)
     write_scores(artifacts / "evaluate/scores.parquet", queries, own, variants, ([True] * len(keys), [True] * len(keys)))
     heldout = {
         "id": [key[0] for key in keys],
@@ -172,7 +172,7 @@ def write_artifacts(root: Path, queries: list[Query]) -> None:
     pq.write_table(pa.table(heldout), artifacts / "critique/heldout.parquet")
 
     chosen = choose(queries, base, aligned, 12)
-    judgements = {answered.policy: [CritiqueScore(f"{HANDLER}I see a thing. Wrong.", -1.25)] * len(chosen) for answered in policies}
+    judgements = {answered.policy: [ShownCritique(f"{HANDLER}I see a thing. Wrong.", -1.25)] * len(chosen) for answered in policies}
     write_samples(artifacts / "evaluate/samples", root / "data/preferences", queries, chosen, policies, judgements)
     write_json(artifacts / "evaluate/metrics.json", metrics)
 
