@@ -153,7 +153,7 @@ def test_a_rule_is_off_only_with_a_reason() -> None:
         ("zzzzzzzz: 3\n", "unknown key zzzzzzzz; did you mean "),
         ("keep: 1\n", "keep: Input should be greater than or equal to 2"),
         ("mm-policy: { unsafe: { enabled: false } }\n", "mm-policy.unsafe: a rule that is switched off needs a `reason`"),
-        ("keep: [\n", "is no YAML: "),
+        ("keep: [\n", "is not valid YAML: "),
     ],
 )
 def test_a_mistake_in_the_file_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
@@ -168,7 +168,7 @@ def test_a_mistake_in_the_file_is_one_sentence(tmp_path: Path, text: str, senten
 
 
 def test_a_missing_file_names_the_command_that_restores_it(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"registry\.yaml is missing: .*`git checkout .*registry\.yaml`"):
+    with pytest.raises(UserError, match=r"registry\.yaml is missing, .*`git checkout .*registry\.yaml`"):
         load_policy(tmp_path / "registry.yaml")
 
 
