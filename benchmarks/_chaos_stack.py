@@ -22,6 +22,7 @@ import yaml
 from benchmarks._chaos_counts import Seen
 from benchmarks._harness import ROOT
 from benchmarks._slice import CHANGING_OUTS, SMALL, Slice, make_slice, write_slice
+from components.checkout import Checkout
 from components.engine.curves import CURVES
 from components.files import digest_folder, read_json
 from components.operations.services import postgres
@@ -90,21 +91,21 @@ class Stack:
 
     def trigger(self, **parameters: Any) -> str:
         """Start a run through Prefect's API; return its id."""
-        return str(start_run(self.root, DEPLOYMENT, parameters)["id"])
+        return str(start_run(Checkout(self.root), DEPLOYMENT, parameters)["id"])
 
     def runs(self) -> list[dict[str, Any]]:
         """All runs of the deployment, the first one first. OSError while the server is away."""
         body = {
-            "flow_runs": {"deployment_id": {"any_": [deployment_id(self.root, DEPLOYMENT)]}},
+            "flow_runs": {"deployment_id": {"any_": [deployment_id(Checkout(self.root), DEPLOYMENT)]}},
             "sort": "EXPECTED_START_TIME_ASC",
             "limit": 200,
         }
-        flow_runs: list[dict[str, Any]] = ask(self.root, "flow_runs/filter", body)
+        flow_runs: list[dict[str, Any]] = ask(Checkout(self.root), "flow_runs/filter", body)
         return flow_runs
 
     def service_works(self, target: str, killed: Sequence[int]) -> bool:
         """Whether the killed service works again; True if the target was no service."""
-        addresses, secrets = read_addresses(self.root), read_secrets(self.root)
+        addresses, secrets = read_addresses(Checkout(self.root)), read_secrets(Checkout(self.root))
         assert addresses is not None, "the services are up"
         match target:
             case "server":
@@ -112,7 +113,7 @@ class Stack:
             case "database" | "connection":
                 return postgres.answers(addresses, secrets)
             case "worker" | "worker and all below":
-                process = control(self.root, secrets).getProcessInfo("worker")
+                process = control(Checkout(self.root), secrets).getProcessInfo("worker")
                 return process["statename"] == "RUNNING" and process["pid"] not in killed
         return True
 
@@ -143,7 +144,7 @@ class Stack:
         return points
 
     def _mlflow(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        addresses, secrets = read_addresses(self.root), read_secrets(self.root)
+        addresses, secrets = read_addresses(Checkout(self.root)), read_secrets(Checkout(self.root))
         assert addresses is not None, "the services are up"
         who = base64.b64encode(f"{secrets.mlflow_user}:{secrets.mlflow_password}".encode()).decode()
         request = urllib.request.Request(  # noqa: S310 -- http to a server of our own
@@ -156,8 +157,8 @@ class Stack:
 
     def living(self) -> list[Seen]:
         """Live processes that carry a mark of this checkout or work in its folder."""
-        supervised = {process.pid for process in processes(self.root)}
-        of_runs = {process.pid for process in marked(RUN_MARK, checkout_mark(self.root))}
+        supervised = {process.pid for process in processes(Checkout(self.root))}
+        of_runs = {process.pid for process in marked(RUN_MARK, checkout_mark(Checkout(self.root)))}
         seen = []
         for process in psutil.process_iter():
             if process.pid == os.getpid():
@@ -176,7 +177,7 @@ class Stack:
 
     def supervisor(self) -> int:
         """The pid of supervisord."""
-        return int((state_folder(self.root) / "supervisord.pid").read_text(encoding="utf-8"))
+        return int((state_folder(Checkout(self.root)) / "supervisord.pid").read_text(encoding="utf-8"))
 
 
 def under_way(runs: list[dict[str, Any]]) -> bool:
@@ -223,8 +224,8 @@ def _command(made: Slice, command: list[str], log: Callable[[str], None]) -> Non
 def _end(made: Slice) -> None:
     """End the services and everything below them."""
     try:
-        if read_addresses(made.root) is not None:
+        if read_addresses(Checkout(made.root)) is not None:
             made.mmalign("down", timeout=240)
     finally:
-        mark = checkout_mark(made.root)
+        mark = checkout_mark(Checkout(made.root))
         kill_all(lambda: [*marked(SERVICE_MARK, mark), *marked(RUN_MARK, mark)])

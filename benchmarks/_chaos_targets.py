@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from components.checkout import Checkout
 from components.operations.services.supervision import SERVICE_MARK
 from components.processes.marks import FLOW_RUN, checkout_mark, kill_all, marked
 from components.stages import module
@@ -80,7 +81,7 @@ def _flow_run(processes: list[psutil.Process]) -> str | None:
 def _ours(root: Path) -> dict[psutil.Process, list[str]]:
     """The command lines of this checkout's services and of all processes that its worker has started."""
     commands = {}
-    for seen in marked(SERVICE_MARK, checkout_mark(root)):
+    for seen in marked(SERVICE_MARK, checkout_mark(Checkout(root))):
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(seen.pid)
             if words := process.cmdline():

@@ -29,6 +29,7 @@ from PIL import Image
 from benchmarks._harness import ROOT, Report, interleave, keep_memory, machine, parser, seconds_of, show, use_threads
 from benchmarks._models import PATCH, TRIAL, Shape, build_model, build_processor, moved_copy
 from components.alignment.losses import PairBatch, pair_loss
+from components.checkout import Checkout
 from components.config.settings import Settings, load_settings
 from components.families.loading import load_model, save_model
 from components.families.processing import Preprocessor
@@ -156,7 +157,7 @@ class Epochs:
     def _trees(self, base: Path, root: Path, *, cached: bool) -> list[Tree]:
         preprocessor = Preprocessor(base, root / "data/preferences", self.settings.model, self.settings.features)
         if cached:
-            self.fill = attach_features(preprocessor, base, self.queries, self.settings, root)
+            self.fill = attach_features(preprocessor, base, self.queries, self.settings, Checkout(root))
             assert self.fill.made == len(self.queries)
         return [policy_tree(preprocessor, query) for query in self.queries]
 

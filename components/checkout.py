@@ -23,6 +23,10 @@ class Checkout:
 
     root: Path
 
+    def absolute(self) -> Checkout:
+        """The same checkout by its absolute path without links."""
+        return Checkout(self.root.resolve())
+
     # What a person writes.
 
     @property
@@ -76,7 +80,7 @@ class Checkout:
     @property
     def ground_truth(self) -> Path:
         """What is true of each medium, where somebody has written it down."""
-        return self.data / "truth"
+        return self.data / "truth" / "truth.jsonl"
 
     @property
     def lock(self) -> Path:
@@ -98,6 +102,11 @@ class Checkout:
     def artifact(self, stage: StageName | str, *names: str) -> Path:
         """A file or folder of a stage's outs."""
         return self.artifacts.joinpath(stage, *names)
+
+    @property
+    def digests(self) -> Path:
+        """What each stage's code means, a file a stage."""
+        return self.artifacts / "code"
 
     def queries(self, split: str) -> Path:
         """Validated queries of a split, `train` or `heldout`."""
@@ -184,6 +193,26 @@ class Checkout:
         return self.state.joinpath("scratch", *names)
 
     @property
+    def push(self) -> Path:
+        """The copy of DVC's repository that a push works in."""
+        return self.state / "push"
+
+    @property
+    def notices(self) -> Path:
+        """Notices that wait for their receiver."""
+        return self.state / "notices"
+
+    @property
+    def rates(self) -> Path:
+        """Training rates that were measured on this machine."""
+        return self.state / "rates.json"
+
+    @property
+    def uses(self) -> Path:
+        """When each object of DVC's cache was last in use."""
+        return self.state / "clean" / "used.json"
+
+    @property
     def attempts(self) -> Path:
         """How each stage's last attempt ended."""
         return self.state / "attempts"
@@ -197,3 +226,6 @@ class Checkout:
     def torch_extensions(self) -> Path:
         """Ops that DeepSpeed compiled."""
         return self.state / "torch_extensions"
+
+
+IN_CHECKOUT = Checkout(Path())  # its paths are relative to any checkout: as DVC, MLflow and messages write them

@@ -3,7 +3,7 @@
 - A closure starts at the stage's row in `components.stages`: its function, its tasks, the processes that it starts, its sections of settings.
   It follows every import from there, those inside functions too; imports under `if TYPE_CHECKING` are left out, since they never run.
 - The digest reads each file as `components.meaning` does: comments, docstrings, annotations, formatting and messages do not count.
-- DVC depends on the digests in artifacts/code, which `mmalign stage code` writes; checkpoints and cached results have them in their keys.
+- DVC depends on the digests in `Checkout.digests`, which `mmalign stage code` writes; checkpoints and cached results have them in their keys.
 - Digests are always of the code that runs: this package's folder, not the current one.
 
 Only the standard library is imported here: DVC runs this before every pipeline.
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from components import stages
+from components.checkout import Checkout
 from components.errors import UserError
 from components.files import write_atomic
 from components.meaning import Meaning, read_meaning
@@ -26,7 +27,6 @@ from components.stages import OUTSIDE, STAGE_NAMES, StageName
 
 CODE_ROOT = Path(__file__).resolve().parents[1]
 CODE_STAGE = "code"  # of dvc.yaml: writes the digests, and is no stage of the table
-DIGESTS = Path("artifacts/code")  # its outs, one file a stage
 CACHE = Path("components/__pycache__/closures.json")
 
 
@@ -36,23 +36,23 @@ def code_digest(stage: StageName) -> str:
     return digests()[stage]
 
 
-def write_digests(root: Path, stages: Iterable[StageName] = STAGE_NAMES) -> None:
-    """Write the digest of each of `stages`, as their code is now, under artifacts/code of the checkout `root`."""
+def write_digests(checkout: Checkout, stages: Iterable[StageName] = STAGE_NAMES) -> None:
+    """Write the digest of each of `stages`, as their code is now, in a checkout."""
     current = digests()
     for stage in stages:
-        write_digest(root, stage, current[stage])
+        write_digest(checkout, stage, current[stage])
 
 
-def write_digest(root: Path, stage: StageName, digest: str) -> None:
+def write_digest(checkout: Checkout, stage: StageName, digest: str) -> None:
     """Write the digest of one stage. A file that is right already is not touched."""
-    path, text = digest_path(root, stage), digest_text(digest)
+    path, text = digest_path(checkout, stage), digest_text(digest)
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         write_atomic(path, text)
 
 
-def digest_path(root: Path, stage: StageName) -> Path:
+def digest_path(checkout: Checkout, stage: StageName) -> Path:
     """Where the digest of a stage lies in a checkout."""
-    return root / DIGESTS / f"{stage}.txt"
+    return checkout.digests / f"{stage}.txt"
 
 
 def digest_text(digest: str) -> str:

@@ -19,6 +19,7 @@ from importlib.metadata import files as distribution_files
 from pathlib import Path
 from typing import Any, Literal
 
+from components.checkout import Checkout
 from components.errors import UserError
 from components.files import write_atomic, write_json
 from demo.checkpoint import replace_folder
@@ -115,12 +116,12 @@ def copy_media(planned: Sequence[Planned], folder: Path) -> None:
             shutil.copyfile(query.task.pictures[0].path, target)
 
 
-def build(root: Path) -> dict[str, Any]:
+def build(checkout: Checkout) -> dict[str, Any]:
     """Build `data/` of the checkout `root`, sampling from its base; return the counts of the data card. Raises UserError without a base."""
-    base = root / "data" / "base"
+    base = checkout.data / "base"
     if not (base / "config.json").is_file():
         raise UserError("data/base holds no checkpoint: pull it with `dvc pull data.dvc`, or train it with `mmalign demo train-base`")
-    return build_data(root / "data", base)
+    return build_data(checkout.data, base)
 
 
 def build_data(

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from components.config.settings import load_settings
+from components.checkout import Checkout
 from components.errors import UserError
 from components.files import write_json
 from demo.architecture import build_model
@@ -43,13 +43,13 @@ def split_pictures() -> tuple[list[Picture], list[Picture]]:
     return learned, [picture for picture in pictures if picture.number % LEFT_OUT == LEFT_OUT - 1]
 
 
-def train_base(root: Path, steps_share: float = 1.0) -> dict[str, Any]:
+def train_base(checkout: Checkout, steps_share: float = 1.0) -> dict[str, Any]:
     """Train the base of the checkout `root`, write it to `data/base`, and return its metrics on the pictures that training leaves out.
 
     `steps_share` below 1 makes a quick trial of every phase, of no other use. The base learns to check answers under the judge's instruction
     in `params.yaml`. The metrics also go to `.mmalign/demo-base/figures.json`. Raises UserError without the package `easy-vqa`.
     """
-    instruction = load_settings(root / "params.yaml").reward.instruction
+    instruction = checkout.settings().reward.instruction
     try:
         learned, left_out = split_pictures()
     except ModuleNotFoundError as error:
@@ -67,12 +67,12 @@ def train_base(root: Path, steps_share: float = 1.0) -> dict[str, Any]:
         "2-answers": lambda: train_language(model, maker, learned, Schedule(steps(2600), 1.5e-3, SEED, FIRST_MIX, checks_from=steps(312))),
         "3-checks": lambda: train_language(model, maker, learned, Schedule(steps(2400), 8e-4, SEED + 1, SECOND_MIX, checks_from=0)),
     }
-    scratch = root / ".mmalign" / "demo-base"
+    scratch = checkout.state / "demo-base"
     for name, phase in phases.items():
         run_phase(model, scratch / f"{name}.safetensors", phase)
-    save_checkpoint(model, build_processor(tokenizer), root / "data" / "base")
+    save_checkpoint(model, build_processor(tokenizer), checkout.data / "base")
     with tempfile.TemporaryDirectory() as folder:
-        metrics = measure_base(root / "data" / "base", left_out, Path(folder), instruction, each=100)
+        metrics = measure_base(checkout.data / "base", left_out, Path(folder), instruction, each=100)
     write_json(scratch / "figures.json", metrics)
     return metrics
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from components.checkout import Checkout
 from components.files import read_json
 from components.operations.cleaning.sweep import sweep
 from components.operations.notices.notice import notices_of
 from components.operations.notices.send import send
 from components.processes.outcome import RunOutcome
-from components.report.run_record import SUMMARY
 from components.stages import STAGE_NAMES
 from components.storage.push import commit_lock, push_run
 from flows.attempts import ScheduledRun
@@ -27,12 +26,12 @@ def after_run(run: ScheduledRun, workspace: Workspace, outcome: RunOutcome, trou
     `troubles` are sentences on failed attempts, `began` is in seconds since the epoch.
     """
     log = run.console.print
-    summary = fresh_summary(workspace.folder, began)
+    summary = fresh_summary(workspace.checkout, began)
     remarks = _push(run, workspace) if outcome.kind == "ok" else []
     page.finish(summary, outcome, remarks)
-    notify(run, summary, outcome, folder=workspace.folder, troubles=troubles, remarks=remarks)
+    notify(run, summary, outcome, checkout=workspace.checkout, troubles=troubles, remarks=remarks)
     try:
-        swept = sweep(run.root, run.settings.clean, time.time(), locked=[workspace.folder])
+        swept = sweep(run.checkout, run.settings.clean, time.time(), locked=[workspace.checkout.root])
     except Exception as error:  # noqa: BLE001 -- the next run removes what this one does not
         log(f"nothing was cleaned ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
     else:
@@ -45,10 +44,10 @@ def _push(run: ScheduledRun, workspace: Workspace) -> list[str]:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     pushes = []
     if run.settings.deployments.push_data:
-        pushes.append(push_run(run.root, workspace.folder, run.root / "logs" / f"push-{stamp}.log", cancel=run.cancel))
+        pushes.append(push_run(run.checkout, workspace.checkout.root, run.checkout.logs / f"push-{stamp}.log", cancel=run.cancel))
     if workspace.commit is not None:
         branch = f"mmalign/{re.sub(r'[^A-Za-z0-9_-]+', '-', run.name)}/{stamp}"
-        pushes.append(commit_lock(workspace.folder, branch, push=run.settings.deployments.push_lock))
+        pushes.append(commit_lock(workspace.checkout.root, branch, push=run.settings.deployments.push_lock))
     for pushed in pushes:
         if pushed is not None:
             run.console.print(pushed.sentence)
@@ -60,18 +59,18 @@ def notify(
     summary: dict[str, Any] | None,
     outcome: RunOutcome,
     *,
-    folder: Path,
+    checkout: Checkout,
     troubles: Sequence[str] = (),
     remarks: Sequence[str] = (),
 ) -> None:
-    """Send the notices of `run`, which worked in `folder`."""
-    for notice in notices_of(summary, outcome, run=run.name, workdir=folder, troubles=troubles, remarks=remarks):
-        send(run.root, run.settings.notices, notice, log=run.console.print)
+    """Send the notices of `run`, which worked in `checkout`."""
+    for notice in notices_of(summary, outcome, run=run.name, workdir=checkout.root, troubles=troubles, remarks=remarks):
+        send(run.checkout, run.settings.notices, notice, log=run.console.print)
 
 
-def fresh_summary(folder: Path, began: float) -> dict[str, Any] | None:
+def fresh_summary(checkout: Checkout, began: float) -> dict[str, Any] | None:
     """The summary of a run that began at `began` (seconds since the epoch); None where the run was refused before it wrote one."""
-    path = folder / SUMMARY
+    path = checkout.summary
     if not path.is_file() or path.stat().st_mtime < began:
         return None
     summary: dict[str, Any] = read_json(path)

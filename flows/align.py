@@ -47,8 +47,8 @@ def align(
 
     Raises UserError or StageFault. A run that a person or the system stopped ends as Cancelled.
     """
-    root = enter_checkout()
-    with cancellation() as cancel, run_lock(root):
+    checkout = enter_checkout()
+    with cancellation() as cancel, run_lock(checkout):
         settings, console, deployed = load_settings(), Console(), FLOW_RUN in os.environ
         options = RunOptions(tuple(only or ()), accept_data, promote, started)
 
@@ -60,7 +60,7 @@ def align(
         if deployed:
             check_limits(settings, options.only)
         try:
-            return whole_run(root, options, submit=submit, judge=promote_task, cancel=cancel, console=console)
+            return whole_run(checkout, options, submit=submit, judge=promote_task, cancel=cancel, console=console)
         except RunCancelled as cancelled:
             return Cancelled(message=str(cancelled))
 

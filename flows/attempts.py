@@ -7,8 +7,8 @@ import os
 import threading
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+from components.checkout import Checkout
 from components.config.deployments import DeploymentSettings
 from components.config.settings import Settings
 from components.processes.guard import GRACE_SECONDS, RUN_LOCK, Lock
@@ -29,7 +29,7 @@ END_SECONDS = GRACE_SECONDS + 4  # that `mmalign run` has to end its stages and 
 class ScheduledRun:
     """One run of a deployment. `name` is what people read; `run_id` is the flow run's id on Prefect's server."""
 
-    root: Path
+    checkout: Checkout
     settings: Settings
     parameters: RunParameters
     run_id: str
@@ -49,8 +49,8 @@ def is_retried(outcome: RunOutcome) -> bool:
     return outcome.kind == "infrastructure"
 
 
-def attempts(run: ScheduledRun, folder: Path, run_lock: Lock, page: Page) -> tuple[RunOutcome, list[str]]:
-    """Repeat `mmalign run` in `folder` until it succeeds, fails for good or uses up its retries.
+def attempts(run: ScheduledRun, checkout: Checkout, run_lock: Lock, page: Page) -> tuple[RunOutcome, list[str]]:
+    """Repeat `mmalign run` in `checkout` until it succeeds, fails for good or uses up its retries.
 
     Returns the last outcome and the sentences of the attempts before it. Raises RunCancelled.
     """
@@ -58,7 +58,7 @@ def attempts(run: ScheduledRun, folder: Path, run_lock: Lock, page: Page) -> tup
     troubles: list[str] = []
     mark_killed_runs(run.run_id)
     while True:
-        outcome = _attempt(run, folder, run_lock, page)
+        outcome = _attempt(run, checkout, run_lock, page)
         mark_killed_runs(run.run_id)
         if run.cancel.is_set():
             raise RunCancelled(outcome.sentence or "the run was cancelled")
@@ -71,21 +71,21 @@ def attempts(run: ScheduledRun, folder: Path, run_lock: Lock, page: Page) -> tup
             raise RunCancelled("the run was cancelled before its next attempt")
 
 
-def _attempt(run: ScheduledRun, folder: Path, run_lock: Lock, page: Page) -> RunOutcome:
-    outcome_file = folder / ".mmalign" / f"outcome-{run.run_id}.json"
+def _attempt(run: ScheduledRun, checkout: Checkout, run_lock: Lock, page: Page) -> RunOutcome:
+    outcome_file = checkout.state / f"outcome-{run.run_id}.json"
     outcome_file.unlink(missing_ok=True)
-    log = folder / "logs" / f"{run.deployment}-{time.strftime('%Y%m%d-%H%M%S')}.log"
+    log = checkout.logs / f"{run.deployment}-{time.strftime('%Y%m%d-%H%M%S')}.log"
     environment = {
         FLOW_RUN: run.run_id,
         DEPLOYMENT: run.deployment,
         OUTCOME: str(outcome_file),
         RUN_LOCK: str(run_lock.descriptor),
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(checkout.root), os.environ.get("PYTHONPATH", "")])),
     }
     words = [*command("cli"), "run", *_arguments(run.parameters)]
     with page.following():
         ended = supervise(
-            Command(words, folder, log, environment, pass_fds=[run_lock.descriptor]),
+            Command(words, checkout, log, environment, pass_fds=[run_lock.descriptor]),
             stage=run.deployment,
             deadline_seconds=math.inf,  # each stage has its own
             cancel=run.cancel,
@@ -96,7 +96,7 @@ def _attempt(run: ScheduledRun, folder: Path, run_lock: Lock, page: Page) -> Run
     kill_all(lambda: marked(FLOW_RUN, run.run_id))
     outcome = read_outcome(outcome_file, ended.returncode)
     outcome_file.unlink(missing_ok=True)
-    return outcome if outcome.log else replace(outcome, log=str(log.relative_to(folder)))
+    return outcome if outcome.log else replace(outcome, log=str(log.relative_to(checkout.root)))
 
 
 def _arguments(parameters: RunParameters) -> list[str]:

@@ -22,6 +22,7 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.utilities.callables import parameter_schema as schema_of
 from prefect.utilities.templating import apply_values
 
+from components.checkout import Checkout
 from components.config.settings import Settings, load_settings
 from components.files import read_json, write_json
 from components.operations.environment import enter_checkout
@@ -38,9 +39,9 @@ FILE = Path("prefect.yaml")
 ANCHOR = "2025-01-01T00:00:00Z"  # intervals count from here, at every deploy
 
 
-def deploy(root: Path, settings: Settings) -> dict[str, str]:
+def deploy(checkout: Checkout, settings: Settings) -> dict[str, str]:
     """Update the server to prefect.yaml and params.yaml; returns the deployments' ids by name."""
-    described = read_description(root, settings)
+    described = read_description(checkout, settings)
     with get_client(sync_client=True) as client:
         _make_pool(client)
         flow_id = client.create_flow(scheduled_run)
@@ -48,21 +49,21 @@ def deploy(root: Path, settings: Settings) -> dict[str, str]:
         make_limits(client)
         make_automations(client, ids, settings)
     named = {name: str(deployment) for name, deployment in ids.items()}
-    path = state_folder(root) / DEPLOYED
+    path = state_folder(checkout) / DEPLOYED
     if not path.is_file() or read_json(path) != named:  # the monitor watches scheduled runs since the file's time
         write_json(path, named)
     return named
 
 
-def read_description(root: Path, settings: Settings) -> dict[str, Any]:
+def read_description(checkout: Checkout, settings: Settings) -> dict[str, Any]:
     """prefect.yaml with the values of params.yaml in place of its {{ $... }}."""
     os.environ |= {
-        "MMALIGN_ROOT": str(root),
+        "MMALIGN_ROOT": str(checkout.root),
         "MMALIGN_CRON": settings.deployments.cron,
         "MMALIGN_TIMEZONE": settings.deployments.timezone,
         "MMALIGN_POLL_SECONDS": str(settings.deployments.poll_minutes * 60),
     }
-    described: dict[str, Any] = apply_values(yaml.safe_load((root / FILE).read_text(encoding="utf-8")), {})
+    described: dict[str, Any] = apply_values(yaml.safe_load((checkout.root / FILE).read_text(encoding="utf-8")), {})
     return described
 
 
@@ -122,9 +123,9 @@ def _keep_paused(client: SyncPrefectClient, name: str, schedules: list[Deploymen
 
 def main() -> int:
     """Deploy this checkout; returns the exit code."""
-    root = enter_checkout()
+    checkout = enter_checkout()
     try:
-        print(json.dumps(deploy(root, load_settings())))
+        print(json.dumps(deploy(checkout, load_settings())))
     except Exception as error:  # noqa: BLE001 -- the last resort: a sentence for the person, the trace in a log
         return explain(error)
     return 0

@@ -10,6 +10,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from components.checkout import Checkout
 from components.processes.faults import explain
 from components.processes.marks import DEPLOYMENT_RUN_TAG, FLOW_RUN
 from components.tracking.store import connect
@@ -19,13 +20,13 @@ from flows.server import own_server, wait_for_server
 
 def launch(parameters: dict[str, Any]) -> int:
     """Run the flow; returns the exit code: 0, 1 for a fault, 2 for a user's mistake, 130 when cancelled. Messages go to stderr."""
-    root = Path.cwd()
-    log = root / "logs" / f"prefect-server-{time.strftime('%Y%m%d-%H%M%S')}.log"
+    checkout = Checkout(Path.cwd())
+    log = checkout.logs / f"prefect-server-{time.strftime('%Y%m%d-%H%M%S')}.log"
     with ExitStack() as stack:
         cancel = stack.enter_context(cancellation())
         server = None
         if "PREFECT_API_URL" not in os.environ:
-            server = stack.enter_context(own_server(root, log))
+            server = stack.enter_context(own_server(checkout, log))
         # The run prints its own errors; Prefect would repeat each with a trace. A server that stays up keeps its log.
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         # While the server starts on one core, the other loads the run's modules.
@@ -36,7 +37,7 @@ def launch(parameters: dict[str, Any]) -> int:
         from flows.align import align
 
         with suppress(Exception):  # the recorder reports a store that is away, and works around it
-            connect(root)
+            connect(checkout)
 
         try:
             if server is not None:

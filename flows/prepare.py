@@ -13,13 +13,13 @@ from flows.server import own_server_environment
 
 def prepare() -> None:
     """Create both databases, or migrate them to the installed versions."""
-    root = enter_checkout()
-    os.environ.update(own_server_environment(root))
+    checkout = enter_checkout()
+    os.environ.update(own_server_environment(checkout))
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     from prefect.server.database import provide_database_interface
 
     asyncio.run(provide_database_interface().create_db())
-    connect(root)
+    connect(checkout)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import threading
 from functools import partial
 from pathlib import Path
 
+from components.checkout import Checkout
 from components.config.settings import Settings
 from components.errors import StageFault
 from components.processes.slots.taking import is_waiting
@@ -20,25 +21,25 @@ from flows.supervisor import Command, supervise
 KINDS: dict[ModelName, str] = {"mm-policy": "policy", "mm-reward": "reward"}
 
 
-def judge_run(root: Path, settings: Settings, *, logs: Path, cancel: threading.Event, console: Console) -> GateOutcome:
+def judge_run(checkout: Checkout, settings: Settings, *, logs: Path, cancel: threading.Event, console: Console) -> GateOutcome:
     """Judge, register and promote this run's models. Raises UserError for a mistake in the policy file, and the store's errors."""
-    return judge_models(root, reevaluator(root, settings, logs=logs, cancel=cancel, console=console), console.print)
+    return judge_models(checkout, reevaluator(checkout, settings, logs=logs, cancel=cancel, console=console), console.print)
 
 
-def reevaluator(root: Path, settings: Settings, *, logs: Path, cancel: threading.Event, console: Console) -> Reevaluate:
+def reevaluator(checkout: Checkout, settings: Settings, *, logs: Path, cancel: threading.Event, console: Console) -> Reevaluate:
     """A function that evaluates an earlier model on today's held-out queries, in its own process under the supervisor."""
 
     def reevaluate(name: ModelName, folder: Path, table: Path) -> None:
         console.print(f"{name}: today's held-out queries, ground truth or evaluation differ from the champion's: evaluating it again")
         words = [*command("reevaluate"), KINDS[name], str(folder), str(table)]
-        environment = {"PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")]))}
+        environment = {"PYTHONPATH": os.pathsep.join(filter(None, [str(checkout.root), os.environ.get("PYTHONPATH", "")]))}
         outcome = supervise(
-            Command(words, root, logs / f"evaluate-{name}.log", environment),
+            Command(words, checkout, logs / f"evaluate-{name}.log", environment),
             stage="evaluate",
             deadline_seconds=settings.stages["evaluate"].deadline_minutes * 60,
             cancel=cancel,
             console=console,
-            paused=partial(is_waiting, root, "evaluate"),
+            paused=partial(is_waiting, checkout, "evaluate"),
         )
         if outcome.end == "cancelled":
             raise RunCancelled(f"the run was cancelled while it evaluated an earlier {name}: nothing was promoted")

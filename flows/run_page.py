@@ -23,11 +23,11 @@ from uuid import UUID
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_progress_artifact, create_table_artifact
 from prefect.artifacts import update_progress_artifact as update_progress
 
+from components.checkout import Checkout
 from components.files import read_json
 from components.processes.log_lines import last_lines, last_share
 from components.processes.outcome import RunOutcome
 from components.processes.redaction import redactor
-from components.report.run_record import SUMMARY
 from components.report.summary import FINISHED, MODELS
 from components.stages import STAGE_NAMES
 
@@ -39,11 +39,11 @@ RUN_FOLDER = "[0-9]" * 8 + "-" + "[0-9]" * 6  # logs/20261125-020000
 
 
 class Page:
-    """The artifacts of one flow run. `root` is the checkout, `workdir` the folder in which the run works."""
+    """The artifacts of one flow run. `checkout` is the deployed one, `workspace` the one in which the run works."""
 
-    def __init__(self, root: Path, workdir: Path, log: Callable[[str], None] = print) -> None:
-        self._root = root
-        self._workdir = workdir
+    def __init__(self, checkout: Checkout, workspace: Checkout, log: Callable[[str], None] = print) -> None:
+        self._checkout = checkout
+        self._workspace = workspace
         self._log = log
         self._failed = False
         self._progress: UUID | None = None
@@ -56,8 +56,8 @@ class Page:
 
         def follow() -> None:
             while not ended.wait(PROGRESS_SECONDS):
-                if (self._workdir / SUMMARY).is_file():
-                    self.progress(read_json(self._workdir / SUMMARY))
+                if self._workspace.summary.is_file():
+                    self.progress(read_json(self._workspace.summary))
 
         thread = threading.Thread(target=copy_context().run, args=(follow,), name="progress", daemon=True)
         thread.start()
@@ -132,10 +132,10 @@ class Page:
         return "\n\n".join(parts) + "\n"
 
     def _log_end(self, outcome: RunOutcome) -> list[str]:
-        log = self._workdir / outcome.log if outcome.log else None
+        log = self._workspace.root / outcome.log if outcome.log else None
         if log is None or not log.is_file():
             return []
-        text = redactor(self._root).clean("\n".join(last_lines(log, SHOWN_LINES)))
+        text = redactor(self._checkout).clean("\n".join(last_lines(log, SHOWN_LINES)))
         longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
         fence = "`" * max(3, longest + 1)  # no line of the log can end the block
         return [f"The last lines of `{str(log).replace('`', '')}`:", f"{fence}text\n{text}\n{fence}"]
@@ -149,13 +149,13 @@ class Page:
         try:
             experiment = _experiment(server, run_id)
         except (OSError, ValueError, KeyError):
-            return {"mlflow": ("MLflow", redactor(self._root).clean(server))}  # away, or it has not received the run's record yet
-        address = redactor(self._root).clean(f"{server}/#/experiments/{experiment}/runs/{run_id}")
+            return {"mlflow": ("MLflow", redactor(self._checkout).clean(server))}  # away, or it has not received the run's record yet
+        address = redactor(self._checkout).clean(f"{server}/#/experiments/{experiment}/runs/{run_id}")
         return {"mlflow-run": ("MLflow run", address), "report": ("Report", f"{address}/artifacts/report.html")}
 
     def _begun(self) -> tuple[str, Path] | None:
         """The stage that wrote its log last, in the newest run's folder of logs."""
-        folders = sorted((self._workdir / "logs").glob(RUN_FOLDER))
+        folders = sorted(self._workspace.logs.glob(RUN_FOLDER))
         logs = [(log.stat().st_mtime, name, log) for name in STAGE_NAMES if folders and (log := folders[-1] / f"{name}.log").is_file()]
         if not logs:
             return None
@@ -163,7 +163,7 @@ class Page:
         return stage, log
 
     def _show(self, share: float, words: str) -> None:
-        words = redactor(self._root).clean(words)[:300] or "under way"
+        words = redactor(self._checkout).clean(words)[:300] or "under way"
 
         def write() -> None:
             if self._progress is None:
@@ -174,7 +174,7 @@ class Page:
         self._write(write)
 
     def _text(self, text: str) -> str:
-        return MARKDOWN.sub(r"\\\1", html.escape(" ".join(redactor(self._root).clean(text).split()), quote=False))
+        return MARKDOWN.sub(r"\\\1", html.escape(" ".join(redactor(self._checkout).clean(text).split()), quote=False))
 
     def _write(self, write: Callable[[], Any]) -> None:
         try:
@@ -182,7 +182,7 @@ class Page:
         except Exception as error:  # noqa: BLE001 -- a page is not worth a run
             if not self._failed:
                 self._failed = True
-                why = redactor(self._root).clean(" ".join(str(error).split()))[:200]
+                why = redactor(self._checkout).clean(" ".join(str(error).split()))[:200]
                 self._log(f"the run's page on Prefect can't be written ({type(error).__name__}: {why}); the run continues")
 
 

@@ -50,11 +50,11 @@ DEFAULTS = RunParameters()
 @flow(name="scheduled-run", retries=0, persist_result=False, log_prints=False)
 def scheduled_run(run: RunParameters = DEFAULTS) -> State[Any]:
     """Run the pipeline unattended: wait for the locks, run, retry after faults of the machine, notify."""
-    root = enter_checkout()
+    checkout = enter_checkout()
     console = Console(LoggerStream(get_run_logger()))
     with cancellation() as cancel:
         run_id, deployment = str(this_run.id), str(this_deployment.name or "by hand")
-        this = ScheduledRun(root, load_settings(), run, run_id, deployment, f"{deployment} {this_run.name or run_id}", console, cancel)
+        this = ScheduledRun(checkout, load_settings(), run, run_id, deployment, f"{deployment} {this_run.name or run_id}", console, cancel)
         try:
             return _unattended(this)
         except RunCancelled as cancelled:
@@ -68,7 +68,7 @@ def scheduled_run(run: RunParameters = DEFAULTS) -> State[Any]:
         except Exception as error:
             outcome = RunOutcome(fault_kind(error), str(error))
             if not run.only_new_data:  # the next poll follows within minutes
-                notify(this, None, outcome, folder=root)
+                notify(this, None, outcome, checkout=checkout)
             if isinstance(error, UserError):
                 return _failed(outcome, str(error))
             raise
@@ -84,11 +84,14 @@ def _unattended(run: ScheduledRun) -> State[Any]:
         _require_new_data(run)
     with (
         _deployment_lock(run),
-        _workspace_lock(run, open_workspace(run.root, run.parameters, run.parameters.goes_on_from or run.run_id)) as (workspace, run_lock),
+        _workspace_lock(run, open_workspace(run.checkout, run.parameters, run.parameters.goes_on_from or run.run_id)) as (
+            workspace,
+            run_lock,
+        ),
     ):
         began = time.time()
-        page = Page(run.root, workspace.folder, run.console.print)
-        outcome, troubles = attempts(run, workspace.folder, run_lock, page)
+        page = Page(run.checkout, workspace.checkout, run.console.print)
+        outcome, troubles = attempts(run, workspace.checkout, run_lock, page)
         message = after_run(run, workspace, outcome, [*before, *troubles], began=began, page=page)
     return Completed(message=message) if outcome.kind == "ok" else _failed(outcome, message)
 
@@ -117,12 +120,12 @@ class _NothingToDo(Exception):
 
 def _require_new_data(run: ScheduledRun) -> None:
     """Raises _NothingToDo where there are no new data, or another run has the lock."""
-    path = run.root / ".mmalign" / "locks" / "run.lock"
+    path = run.checkout.locks / "run.lock"
     lock = try_lock(path)
     if lock is None:
         raise _NothingToDo(f"another run is under way ({lock_holder(path)}); the next poll decides")
     lock.release()
-    new_data = describe_new_data(run.root, run.parameters)
+    new_data = describe_new_data(run.checkout, run.parameters)
     if new_data is None:
         raise _NothingToDo("no new data")
     run.console.print(new_data)
@@ -131,7 +134,7 @@ def _require_new_data(run: ScheduledRun) -> None:
 @contextmanager
 def _deployment_lock(run: ScheduledRun) -> Iterator[None]:
     """One run at a time in a deployment, whatever its source."""
-    path = run.root / ".mmalign" / "locks" / f"deployment-{run.deployment}.lock"
+    path = run.checkout.locks / f"deployment-{run.deployment}.lock"
     wait_minutes = run.settings.deployments.wait_minutes
     lock = wait_for_lock(path, wait_minutes * 60, run.cancel, run.console.print, f"mmalign, {run.name}")
     if run.cancel.is_set():
@@ -151,7 +154,7 @@ def _workspace_lock(run: ScheduledRun, workspace: Workspace) -> Iterator[tuple[W
     """One run at a time in a folder: the flow waits for a person's `mmalign run` there too."""
     wait_seconds = run.settings.deployments.wait_minutes * 60
     try:
-        with run_lock(workspace.folder, wait_seconds, run.cancel, run.console.print, f"mmalign, {run.name}") as lock:
+        with run_lock(workspace.checkout, wait_seconds, run.cancel, run.console.print, f"mmalign, {run.name}") as lock:
             yield workspace, lock
     except UserError:
         if run.cancel.is_set():

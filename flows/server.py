@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from components.checkout import Checkout
 from components.errors import StageFault
 from components.processes.marks import WATCHED, end_process, identity
 from components.stages import command
@@ -25,9 +26,9 @@ from flows.cancellation import RunCancelled
 START_SECONDS = 900.0  # a start usually takes ten seconds, a minute on a busy machine; `wait_for_server` notices an ended server at once
 
 
-def own_server_environment(root: Path) -> dict[str, str]:
+def own_server_environment(checkout: Checkout) -> dict[str, str]:
     """Settings of a Prefect that belongs to this checkout, for its server and for the flow."""
-    home = root / ".mmalign" / "prefect"
+    home = checkout.state / "prefect"
     return {
         "PREFECT_HOME": str(home),
         "PREFECT_PROFILES_PATH": str(home / "profiles.toml"),
@@ -39,9 +40,9 @@ def own_server_environment(root: Path) -> dict[str, str]:
 
 
 @contextmanager
-def own_server(root: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def own_server(checkout: Checkout, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A server for the length of the block, which may not answer yet. Sets PREFECT_API_URL and its other settings in `os.environ`."""
-    os.environ.update(own_server_environment(root))
+    os.environ.update(own_server_environment(checkout))
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     with socket.create_server(("127.0.0.1", 0), backlog=128) as bound, log.open("ab") as output:

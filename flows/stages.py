@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from components.checkout import Checkout
 from components.closures import write_digests
 from components.config.settings import Settings
 from components.files import read_json
@@ -44,7 +45,7 @@ class StageOutcome:
 def run_stage(
     stage: StageName,
     *,
-    root: Path,
+    checkout: Checkout,
     settings: Settings,
     logs: Path,
     cancel: threading.Event,
@@ -53,16 +54,16 @@ def run_stage(
 ) -> StageOutcome:
     """Reproduce one stage: its command runs, or DVC restores its outputs. `--wait-for-lock`, since without it a finished training is lost
     when another process happens to hold DVC's lock at its end."""
-    write_digests(root, [stage])  # `--single-item` leaves out the stage `code`, which writes them otherwise
+    write_digests(checkout, [stage])  # `--single-item` leaves out the stage `code`, which writes them otherwise
     outcome = supervise(
-        Command(["dvc", "--wait-for-lock", "repro", "--single-item", stage], root, logs / f"{stage}.log", environment),
+        Command(["dvc", "--wait-for-lock", "repro", "--single-item", stage], checkout, logs / f"{stage}.log", environment),
         stage=stage,
         deadline_seconds=settings.stages[stage].deadline_minutes * 60,
         cancel=cancel,
         console=console,
-        paused=partial(is_waiting, root, stage),
+        paused=partial(is_waiting, checkout, stage),
     )
-    attempt = _attempt(root, stage)
+    attempt = _attempt(checkout, stage)
     ran = attempt.get("mark") == outcome.mark
     noted = attempt if ran else {"kind": "ok"}
     kind, sentence = _why(outcome, noted)
@@ -86,8 +87,8 @@ def _why(outcome: Outcome, noted: Mapping[str, str | None]) -> tuple[FaultKind |
     return kind_of_words("\n".join(last_lines(outcome.log, WORDS_OF_DVC))), None
 
 
-def _attempt(root: Path, stage: StageName) -> dict[str, str | None]:
+def _attempt(checkout: Checkout, stage: StageName) -> dict[str, str | None]:
     """What `mmalign stage` noted when it last started, with the mark that it carried."""
-    path = root / ".mmalign" / "attempts" / f"{stage}.json"
+    path = checkout.attempts / f"{stage}.json"
     noted: dict[str, str | None] = read_json(path) if path.is_file() else {}
     return noted

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from components.checkout import Checkout
 from components.errors import StageFault
 from components.processes.guard import GRACE_SECONDS
 from components.processes.log_lines import last_lines
@@ -34,7 +35,7 @@ class Command:
     """A command to supervise: `words` in the folder `root`, its output into `log`. The descriptors `pass_fds` stay open in it."""
 
     words: Sequence[str]
-    root: Path
+    checkout: Checkout
     log: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     pass_fds: Sequence[int] = ()
@@ -75,7 +76,7 @@ def supervise(
     with log.open("ab") as output, console.follow(log, stage):
         process = subprocess.Popen(
             list(command.words),
-            cwd=command.root,
+            cwd=command.checkout.root,
             env={**os.environ, **command.environment, **marks},
             stdin=subprocess.DEVNULL,
             stdout=output,

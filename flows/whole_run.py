@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from components.config.settings import Settings, load_settings
+from components.checkout import Checkout
+from components.config.settings import Settings
 from components.errors import InfrastructureFault, StageFault, TrainingFault, UserError
 from components.files import read_json
 from components.operations.run_logs import note_run
@@ -55,7 +56,7 @@ class RunOptions:
 class _Run:
     """A run under way. `began` is in seconds since the epoch, `logs` its folder of logs in `root`."""
 
-    root: Path
+    checkout: Checkout
     settings: Settings
     record: RunRecord
     began: float
@@ -65,7 +66,7 @@ class _Run:
 
 
 def whole_run(
-    root: Path,
+    checkout: Checkout,
     options: RunOptions,
     *,
     submit: Submit,
@@ -79,13 +80,13 @@ def whole_run(
     the end into the summary.
     """
     began = options.started or time.time()
-    settings = load_settings(root / "params.yaml")
-    load_policy(root / POLICY_FILE)  # reports a mistake in it before hours of training, not after
-    os.environ.setdefault(RUN_MARK, new_run_mark(root))
-    record = RunRecord("running", stages={}, git_sha=git_sha(root))
-    write_summary(root, record, began)
+    settings = checkout.settings()
+    load_policy(checkout.root / POLICY_FILE)  # reports a mistake in it before hours of training, not after
+    os.environ.setdefault(RUN_MARK, new_run_mark(checkout))
+    record = RunRecord("running", stages={}, git_sha=git_sha(checkout))
+    write_summary(checkout, record, began)
     logs = Path("logs") / time.strftime("%Y%m%d-%H%M%S", time.localtime(began))
-    run = _Run(root, settings, record, began, logs, cancel, console)
+    run = _Run(checkout, settings, record, began, logs, cancel, console)
     try:
         failure = _stages(run, options, submit)
         whole = failure is None and all(stage.status in FINISHED for stage in record.stages.values())
@@ -98,29 +99,29 @@ def whole_run(
         record.status = "cancelled" if cancel.is_set() else "failed"
         raise
     finally:
-        close_record(root, record, began)
+        close_record(checkout, record, began)
     if failure is not None:
         raise failure
-    summary: dict[str, Any] = read_json(root / SUMMARY)
+    summary: dict[str, Any] = read_json(checkout.root / SUMMARY)
     return summary
 
 
 def _stages(run: _Run, options: RunOptions, submit: Submit) -> Exception | None:
     """Run the stale stages; returns the error of a stage that failed or was cancelled."""
-    root, record = run.root, run.record
-    record.data_version = sync_data(root, accept=options.accept_data, log=run.console.print)
-    parents = stage_parents(root)
+    checkout, record = run.checkout, run.record
+    record.data_version = sync_data(checkout, accept=options.accept_data, log=run.console.print)
+    parents = stage_parents(checkout)
     slots = Slots(run.settings)
-    remove_finished_scratch(root, plan(root))
-    open_record(root, record)
-    note_run(root / run.logs, record.mlflow_run_id)
+    remove_finished_scratch(checkout, plan(checkout))
+    open_record(checkout, record)
+    note_run(checkout.root / run.logs, record.mlflow_run_id)
 
     def start(stage: StageName) -> Future:
         environment = {"MLFLOW_RUN_ID": record.mlflow_run_id or ""}
         job = partial(
             run_stage,
             stage,
-            root=root,
+            checkout=checkout,
             settings=run.settings,
             logs=run.logs,
             cancel=run.cancel,
@@ -130,8 +131,8 @@ def _stages(run: _Run, options: RunOptions, submit: Submit) -> Exception | None:
         return submit(stage, job)
 
     def judge() -> Mapping[str, Step]:
-        write_summary(root, record, run.began)  # so that `mmalign status` shows the run's progress
-        return plan(root)
+        write_summary(checkout, record, run.began)  # so that `mmalign status` shows the run's progress
+        return plan(checkout)
 
     pipeline = Pipeline(parents=parents, judge=judge, start=start, slots=slots, log=run.console.print, cancel=run.cancel, only=options.only)
     record.stages = pipeline.records
@@ -144,7 +145,7 @@ def _stages(run: _Run, options: RunOptions, submit: Submit) -> Exception | None:
 
 def _gate(run: _Run, judge: Callable[[GateJob], GateOutcome]) -> None:
     """Record the verdicts. A registry that is away ends no run: the console says so, and the next run judges."""
-    job = partial(judge_run, run.root, run.settings, logs=run.logs, cancel=run.cancel, console=run.console)
+    job = partial(judge_run, run.checkout, run.settings, logs=run.logs, cancel=run.cancel, console=run.console)
     try:
         run.record.verdicts = judge(job).summary()
     except StageFault as error:
@@ -166,7 +167,7 @@ def _explain(failure: StageOutcome | None, *, cancelled: bool) -> Exception | No
     return fault(f"stage {failure.stage} {why}{because}; its log: {failure.log}", stage=failure.stage, log=failure.log)
 
 
-def git_sha(root: Path) -> str | None:
+def git_sha(checkout: Checkout) -> str | None:
     """The commit that is checked out; None outside git."""
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=checkout.root, capture_output=True, text=True, check=False)
     return head.stdout.strip() if head.returncode == 0 else None

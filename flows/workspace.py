@@ -11,6 +11,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.checkout import Checkout
 from components.errors import UserError
 from components.files import write_json
 from components.processes.secrets import state_folder
@@ -23,37 +24,37 @@ NOTE = "clone.json"  # in a complete clone: its repository and ref
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folder of a run. `commit` is set for clones."""
+    """The checkout in which a run works. `commit` is set for clones."""
 
-    folder: Path
+    checkout: Checkout
     commit: str | None = None
 
 
-def clones_folder(root: Path) -> Path:
+def clones_folder(checkout: Checkout) -> Path:
     """The folder of the clones of a checkout's deployments."""
-    return state_folder(root) / CLONES
+    return state_folder(checkout) / CLONES
 
 
-def open_workspace(root: Path, run: RunParameters, run_id: str) -> Workspace:
+def open_workspace(checkout: Checkout, run: RunParameters, run_id: str) -> Workspace:
     """The workspace of the run `run_id`. UserError where git can't fetch the repository or the ref."""
     if run.source == "checkout":
         if run.ref or run.repository:
             name = "ref" if run.ref else "repository"
             raise UserError(f"{name} belongs to source 'git', but this run's source is 'checkout': set source to 'git' or drop {name}")
-        return Workspace(root)
-    return _clone(root, run, clones_folder(root) / run_id)
+        return Workspace(checkout)
+    return _clone(checkout, run, clones_folder(checkout) / run_id)
 
 
-def checked_out(root: Path) -> str:
+def checked_out(checkout: Checkout) -> str:
     """The branch of a checkout, or its commit where no branch is checked out."""
-    branch = _ask_git(root, "symbolic-ref", "--quiet", "--short", "HEAD")
-    return branch or _git(root, "rev-parse", "HEAD")
+    branch = _ask_git(checkout.root, "symbolic-ref", "--quiet", "--short", "HEAD")
+    return branch or _git(checkout.root, "rev-parse", "HEAD")
 
 
-def fetched_file(root: Path, run: RunParameters, name: str) -> str | None:
+def fetched_file(checkout: Checkout, run: RunParameters, name: str) -> str | None:
     """The text of a file at the ref that a run with source `git` would clone; None without such a file. UserError as `open_workspace`."""
-    repository, ref = run.repository or str(root), run.ref or checked_out(root)
-    mirror = clones_folder(root) / "mirror"
+    repository, ref = run.repository or str(checkout.root), run.ref or checked_out(checkout)
+    mirror = clones_folder(checkout) / "mirror"
     if not (mirror / "HEAD").is_file():
         mirror.parent.mkdir(parents=True, exist_ok=True)
         _git(mirror.parent, "init", "--quiet", "--bare", str(mirror))
@@ -62,29 +63,29 @@ def fetched_file(root: Path, run: RunParameters, name: str) -> str | None:
     return shown or None
 
 
-def _clone(root: Path, run: RunParameters, folder: Path) -> Workspace:
-    repository, ref = run.repository or str(root), run.ref or checked_out(root)
+def _clone(checkout: Checkout, run: RunParameters, folder: Path) -> Workspace:
+    repository, ref = run.repository or str(checkout.root), run.ref or checked_out(checkout)
     if not (folder / ".git" / NOTE).is_file():
         folder.mkdir(parents=True, exist_ok=True)
         _git(folder, "init", "--quiet")
         _git(folder, "fetch", "--quiet", repository, ref)
         _git(folder, "checkout", "--quiet", "--force", "--detach", "FETCH_HEAD")
-        origin = run.repository or _ask_git(root, "remote", "get-url", "origin") or str(root)
+        origin = run.repository or _ask_git(checkout.root, "remote", "get-url", "origin") or str(checkout.root)
         if _ask_git(folder, "remote") == "":
             _git(folder, "remote", "add", "origin", origin)
-        _configure_dvc(root, folder)
+        _configure_dvc(checkout, folder)
         write_json(folder / ".git" / NOTE, {"repository": repository, "ref": ref})  # last: without it the clone is made again
-    return Workspace(folder, _git(folder, "rev-parse", "HEAD"))
+    return Workspace(Checkout(folder), _git(folder, "rev-parse", "HEAD"))
 
 
-def _configure_dvc(root: Path, folder: Path) -> None:
+def _configure_dvc(checkout: Checkout, folder: Path) -> None:
     """Write the person's DVC settings, with the keys of remotes, and the checkout's cache."""
     config = configparser.ConfigParser(interpolation=None, strict=False)
-    config.read(root / ".dvc" / "config.local", encoding="utf-8")
+    config.read(checkout.dvc / "config.local", encoding="utf-8")
     if not config.has_section("cache"):
         config.add_section("cache")
     if not config.has_option("cache", "dir"):
-        config.set("cache", "dir", str(root / ".dvc" / "cache"))
+        config.set("cache", "dir", str(checkout.dvc / "cache"))
     path = folder / ".dvc" / "config.local"
     path.touch(mode=0o600)
     with path.open("w", encoding="utf-8") as stream:

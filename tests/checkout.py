@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from components.checkout import Checkout
 from components.processes.marks import RUN_MARK, STAGE_MARK, WATCHED, MarkedProcess, checkout_mark, kill_all, marked
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,6 +23,7 @@ STAGE_SCRIPT = """
 import json, os, pathlib, signal, subprocess, sys, time
 sys.path.insert(0, {root!r})
 import yaml
+from components.checkout import Checkout
 from components.processes.faults import explain
 from components.cli.run.stage import run_guarded
 from components.errors import TrainingFault, UserError
@@ -65,7 +67,7 @@ def work():
     (out / "metrics.json").write_text(json.dumps({{"queries": 3}}))
 
 try:
-    run_guarded(name, pathlib.Path.cwd(), work)
+    run_guarded(name, Checkout(pathlib.Path.cwd()), work)
 except UserError as error:
     sys.exit(explain(error))
 """
@@ -102,7 +104,7 @@ def checkout(checkout_template: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
 def alive(folder: Path) -> list[MarkedProcess]:
     """Live processes with a mark of this checkout."""
-    return marked(RUN_MARK, checkout_mark(folder))
+    return marked(RUN_MARK, checkout_mark(Checkout(folder)))
 
 
 def make_checkout(folder: Path) -> Path:
@@ -123,7 +125,7 @@ def make_checkout(folder: Path) -> Path:
         path.write_text(text)
     from components.storage.bundle import bundle
 
-    bundle(folder)
+    bundle(Checkout(folder))
     git(folder, "add", "-A")
     git(folder, "commit", "-q", "-m", "start")
     (folder / "behaviour").mkdir()

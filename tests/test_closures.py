@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from components import closures, stages
+from components.checkout import Checkout
 from components.closures import closure, code_digest, digests, write_digests
 from components.errors import UserError
 from components.stages import OUTSIDE, SECTIONS, STAGE_NAMES, STAGES, Stage, StageName
@@ -133,9 +134,9 @@ def test_written_digests_are_left_alone_when_right(tmp_path: Path) -> None:
     write_digests(tmp_path)
     assert path.stat().st_mtime_ns == moment
     path.write_text("of other code\n")
-    write_digests(tmp_path, ["align"])
+    write_digests(Checkout(tmp_path), ["align"])
     assert path.read_text() == "of other code\n"
-    write_digests(tmp_path, ["reward"])
+    write_digests(Checkout(tmp_path), ["reward"])
     assert path.read_text() == f"{code_digest('reward')}\n"
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.alignment.betas import Array, MarginScale, margin_scale, pair_betas, pair_weights, uses_margins
+from components.checkout import IN_CHECKOUT
 from components.errors import UserError
 from components.preferences.record import Query
 from components.reward.calibration import is_calibration
@@ -73,12 +74,12 @@ def build_pairs(queries: Sequence[Query], scores: Scores, settings: AlignmentSet
         first = rows[int(np.isnan(raw).argmax())]
         if settings.missing_margin == "error":
             raise UserError(
-                f"query '{queries[first[0]].id}' has a response without a score in artifacts/critique/train.parquet: "
+                f"query '{queries[first[0]].id}' has a response without a score in {IN_CHECKOUT.critiques('train')}: "
                 "rerun the critique stage, or set alignment.missing_margin"
             )
         if np.isnan(raw).all() and (settings.missing_margin == "drop" or uses_margins(settings)):
             raise UserError(
-                "no training pair has a score for both of its responses in artifacts/critique/train.parquet: rerun the critique stage"
+                f"no training pair has a score for both of its responses in {IN_CHECKOUT.critiques('train')}: rerun the critique stage"
             )
         if settings.missing_margin == "drop":
             rows = [row for row, margin in zip(rows, raw, strict=True) if not np.isnan(margin)]

@@ -6,11 +6,11 @@ They say what became of each pair, and are the reference log-probs of a training
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from components.alignment.reference_store import ReferenceStore, store_key
 from components.alignment.reference_task import ReferenceTask, reference_context
+from components.checkout import Checkout
 from components.config.settings import Settings
 from components.engine.models import OneModel
 from components.families.digests import model_digest
@@ -18,24 +18,22 @@ from components.families.processing import Preprocessor
 from components.features.cache import attach_features
 from components.preferences.record import read_queries
 
-POLICY = Path("artifacts/align/model")
 
-
-def build(settings: Settings, root: Path, arguments: Any = None) -> list[ReferenceTask]:
+def build(settings: Settings, checkout: Checkout, arguments: Any = None) -> list[ReferenceTask]:
     """The one task: all training responses under the model that the stage has just written."""
     assert arguments is None
-    base, folder = root / settings.model.base, root / POLICY
-    preprocessor = Preprocessor(base, root / "data/preferences", settings.model, settings.features)
-    queries = read_queries(root / "artifacts/validate/train/queries.parquet")
+    base, folder = checkout.root / settings.model.base, checkout.policy
+    preprocessor = Preprocessor(base, checkout.preferences, settings.model, settings.features)
+    queries = read_queries(checkout.queries("train"))
     # The base's tower is the policy's, or features are off.
-    attach_features(preprocessor, base, queries, settings, root)
+    attach_features(preprocessor, base, queries, settings, checkout)
     context = replace(reference_context(settings, base, preprocessor), model=model_digest(folder))
     return [
         ReferenceTask(
             label="log-probs under the policy",
             unit="query",
             keys=[store_key(query) for query in queries],
-            store=ReferenceStore(root, context),
+            store=ReferenceStore(checkout, context),
             queries=queries,
             preprocessor=preprocessor,
             models=OneModel(settings),

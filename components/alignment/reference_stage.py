@@ -11,12 +11,11 @@ are computed anew lie in other batches and may differ in the last bits; those th
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from components.alignment.reference_table import write_log_probs
 from components.alignment.reference_task import SPLITS, build
+from components.checkout import Checkout
 from components.config.settings import Settings
 from components.engine.inference import Launch, run_tasks
 from components.engine.recorder import NullRecorder, Recorder
@@ -25,15 +24,17 @@ from components.families.digests import model_digest
 from components.stages import INFERENCE_TASKS
 
 
-def run(settings: Settings, root: Path, _recorder: Recorder = NullRecorder()) -> StageResult:  # noqa: B008 -- it has no state
+def run(settings: Settings, checkout: Checkout, _recorder: Recorder = NullRecorder()) -> StageResult:  # noqa: B008 -- it has no state
     """Compute, or take from the store, the reference log-probs of all responses of both splits."""
     torch.set_num_threads(settings.reference.threads)
-    tasks = build(settings, root)
-    report = run_tasks(tasks, Launch(INFERENCE_TASKS["reference"], "reference"), settings, root)
-    result = StageResult(metrics={}, times=report.times, digests={"reference.model_digest": model_digest(root / settings.model.base)})
+    tasks = build(settings, checkout)
+    report = run_tasks(tasks, Launch(INFERENCE_TASKS["reference"], "reference"), settings, checkout)
+    result = StageResult(
+        metrics={}, times=report.times, digests={"reference.model_digest": model_digest(checkout.root / settings.model.base)}
+    )
     for split, task in zip(SPLITS, tasks, strict=True):
         log_probs = task.log_probs()
-        write_log_probs(root / f"artifacts/reference/{split}.parquet", task.queries, log_probs)
+        write_log_probs(checkout.reference(split), task.queries, log_probs)
         values = [value for query in log_probs for value in query]
         result.metrics[f"{split}.responses"] = len(values)
         result.metrics[f"{split}.tokens"] = sum(tokens for _, tokens in values)

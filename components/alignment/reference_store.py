@@ -19,11 +19,11 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.checkout import Checkout
 from components.errors import StageFault
 from components.files import digest_bytes, read_json, write_atomic, write_json
 from components.preferences.record import Query
 
-STORE = Path(".mmalign/cache/reference")
 ENTRIES, CONTEXT = "entries.parquet", "context.json"
 FLUSH_SECONDS = 2.0  # how long fresh entries wait for company, so that small batches don't become thousands of files
 SCHEMA = pa.schema([("query", pa.string()), ("response", pa.string()), ("log_prob", pa.float64()), ("tokens", pa.int32())])
@@ -61,8 +61,8 @@ def store_key(query: Query) -> str:
 class ReferenceStore:
     """Entries of one context in the checkout `root`. Values of `find` and `store` are lists of (log-prob sum, tokens), one a response."""
 
-    def __init__(self, root: Path, context: Context, flush_seconds: float = FLUSH_SECONDS) -> None:
-        self.folder = root / STORE / context.digest
+    def __init__(self, checkout: Checkout, context: Context, flush_seconds: float = FLUSH_SECONDS) -> None:
+        self.folder = checkout.cache("reference") / context.digest
         self._flush_seconds = flush_seconds
         self._fresh: dict[tuple[str, str], Entry] = {}
         self._flushed = time.monotonic()

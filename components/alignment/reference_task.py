@@ -8,6 +8,7 @@ from typing import Any
 
 from components.alignment.log_probs import LogProbTask
 from components.alignment.reference_store import Context, ReferenceStore, store_key
+from components.checkout import Checkout
 from components.closures import code_digest
 from components.config.settings import Settings
 from components.engine.models import OneModel
@@ -32,14 +33,14 @@ class ReferenceTask(LogProbTask):
         self.store.flush()
 
 
-def build(settings: Settings, root: Path, arguments: Any = None) -> list[ReferenceTask]:
+def build(settings: Settings, checkout: Checkout, arguments: Any = None) -> list[ReferenceTask]:
     """A task for each split, with one model and one store."""
     assert arguments is None
-    base = root / settings.model.base
-    preprocessor = Preprocessor(base, root / "data/preferences", settings.model, settings.features)
-    queries = {split: read_queries(root / f"artifacts/validate/{split}/queries.parquet") for split in SPLITS}
-    attach_features(preprocessor, base, [query for split in SPLITS for query in queries[split]], settings, root)
-    models, store = OneModel(settings), ReferenceStore(root, reference_context(settings, base, preprocessor))
+    base = checkout.root / settings.model.base
+    preprocessor = Preprocessor(base, checkout.preferences, settings.model, settings.features)
+    queries = {split: read_queries(checkout.queries(split)) for split in SPLITS}
+    attach_features(preprocessor, base, [query for split in SPLITS for query in queries[split]], settings, checkout)
+    models, store = OneModel(settings), ReferenceStore(checkout, reference_context(settings, base, preprocessor))
     return [
         ReferenceTask(
             label=f"reference log-probs, {split}",

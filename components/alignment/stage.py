@@ -11,7 +11,6 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +27,7 @@ from components.alignment.betas import (
 from components.alignment.diagnosis import outcome_of, warnings_of
 from components.alignment.pairs import PairTable, build_pairs, read_scores, write_pairs
 from components.alignment.reference_table import read_log_probs
+from components.checkout import IN_CHECKOUT, Checkout
 from components.config.settings import Settings
 from components.engine.checkpoints import training_key
 from components.engine.curves import last_metrics
@@ -45,17 +45,17 @@ OVERFIT_RATIO = 1.5  # margins of trained-on queries this many times those of th
 FEW_PAIRS, EVEN_PAIRS = 0.5, 0.99  # effective shares of pairs under madpo past which its weights deserve a warning
 
 
-def run(settings: Settings, root: Path, recorder: Recorder = NullRecorder()) -> StageResult:  # noqa: B008 -- it has no state
+def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorder()) -> StageResult:  # noqa: B008 -- it has no state
     """Build the pairs, train under the launcher, and write down what was done to each pair.
 
     Raises StageFault where the policy collapsed, and removes its model: nothing looks finished after it.
     """
-    queries = read_queries(root / "artifacts/validate/train/queries.parquet")
-    scores = read_scores(root / "artifacts/critique/train.parquet")
+    queries = read_queries(checkout.queries("train"))
+    scores = read_scores(checkout.critiques("train"))
     pairs = build_pairs(queries, scores, settings.alignment, settings.reward.calibration_share)
     metrics = describe(pairs, settings)
     key = training_key(
-        root,
+        checkout,
         "align",
         settings=[
             *(section.model_dump_json() for section in (settings.model, settings.training, settings.alignment)),
@@ -63,24 +63,24 @@ def run(settings: Settings, root: Path, recorder: Recorder = NullRecorder()) -> 
             settings.features.dtype if settings.features.cache else "live",
         ],
         inputs=[
-            Path("artifacts/validate/train"),
-            Path("artifacts/critique/train.parquet"),
-            Path("artifacts/reference/train.parquet"),
+            IN_CHECKOUT.queries("train").parent,
+            IN_CHECKOUT.critiques("train"),
+            IN_CHECKOUT.reference("train"),
             settings.model.base,
-            Path("infra/deepspeed"),
+            IN_CHECKOUT.deepspeed,
         ],
     )
-    outcome = launch(TRAINING_TASKS["align"], settings, "align", root, key, root / "artifacts/align/model", recorder)
-    reference = read_log_probs(root / "artifacts/reference/train.parquet")
-    policy = final_log_probs(settings, root)
+    outcome = launch(TRAINING_TASKS["align"], settings, "align", checkout, key, checkout.policy, recorder)
+    reference = read_log_probs(checkout.reference("train"))
+    policy = final_log_probs(settings, checkout)
     signs = outcome_of(pairs, queries, policy, reference)
     try:
         for sentence in warnings_of(signs):
             _warn(sentence)
     except StageFault:
-        shutil.rmtree(root / "artifacts/align/model")
+        shutil.rmtree(checkout.policy)
         raise
-    write_pairs(root / "artifacts/align/pairs.parquet", queries, pairs, policy, {key: value[0] for key, value in reference.items()})
+    write_pairs(checkout.artifact("align", "pairs.parquet"), queries, pairs, policy, {key: value[0] for key, value in reference.items()})
     steps = [json.loads(line) for line in outcome.curves.read_text(encoding="utf-8").splitlines()]
     metrics |= {**signs.metrics(), **step_betas(steps, settings.alignment)}
     training_metrics = last_metrics(
@@ -167,7 +167,7 @@ def _warn_of_weights(metrics: Mapping[str, float | int | None]) -> None:
         _warn("all pairs have nearly the same weight, so this is close to DPO with a constant beta; raise alignment.beta_scale")
 
 
-def final_log_probs(settings: Settings, root: Path) -> dict[tuple[str, int], float]:
+def final_log_probs(settings: Settings, checkout: Checkout) -> dict[tuple[str, int], float]:
     """Log-prob sums of all training responses under the model that the stage has just written, on the reference stage's ranks."""
     import torch
 
@@ -175,8 +175,8 @@ def final_log_probs(settings: Settings, root: Path) -> dict[tuple[str, int], flo
     from components.engine.inference import Launch, run_tasks
 
     torch.set_num_threads(settings.reference.threads)
-    tasks = build(settings, root)
-    run_tasks(tasks, Launch(INFERENCE_TASKS["policy_log_probs"], "reference", name="policy"), settings, root)
+    tasks = build(settings, checkout)
+    run_tasks(tasks, Launch(INFERENCE_TASKS["policy_log_probs"], "reference", name="policy"), settings, checkout)
     (task,) = tasks
     sums = {
         (query.id, number): log_prob

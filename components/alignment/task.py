@@ -21,6 +21,7 @@ from components.alignment.losses import PairBatch, SftBatch, branch_metrics, imp
 from components.alignment.pairs import PairTable, build_pairs, read_scores
 from components.alignment.reference_table import LogProb, read_log_probs
 from components.alignment.step_metrics import Metrics, as_metrics, step_metrics
+from components.checkout import IN_CHECKOUT, Checkout
 from components.config.settings import Settings
 from components.engine import partitions
 from components.engine.task import EpochContext, Step, TrainingTask
@@ -71,19 +72,19 @@ class AlignmentBatch(TreeBatch):
 class AlignmentTask(TrainingTask):
     """The policy with its pairs, reference log-probs, steps and loss."""
 
-    def __init__(self, settings: Settings, root: Path) -> None:
+    def __init__(self, settings: Settings, checkout: Checkout) -> None:
         self.settings = settings
-        self.base = root / settings.model.base
-        self.preprocessor = Preprocessor(self.base, root / "data/preferences", settings.model, settings.features)
-        every = read_queries(root / "artifacts/validate/train/queries.parquet")
-        scores = read_scores(root / "artifacts/critique/train.parquet")
-        self.reference = read_log_probs(root / "artifacts/reference/train.parquet")
+        self.base = checkout.root / settings.model.base
+        self.preprocessor = Preprocessor(self.base, checkout.preferences, settings.model, settings.features)
+        every = read_queries(checkout.queries("train"))
+        scores = read_scores(checkout.critiques("train"))
+        self.reference = read_log_probs(checkout.reference("train"))
         self.pairs: PairTable = build_pairs(every, scores, settings.alignment, settings.reward.calibration_share)
         self.rows = self.pairs.of_query()
         # A query whose responses all tie has no pair to learn from.
         self.order = sorted(self.rows)
         self.queries: list[Query] = every
-        attach_features(self.preprocessor, self.base, [every[index] for index in self.order], settings, root)
+        attach_features(self.preprocessor, self.base, [every[index] for index in self.order], settings, checkout)
         self.model = TreeModel(load_trainable(self.base, settings.model, settings.training))
         self.epochs = settings.alignment.epochs
         self.trees: dict[int, Tree] = {index: policy_tree(self.preprocessor, every[index]) for index in self.order}
@@ -254,11 +255,11 @@ class AlignmentTask(TrainingTask):
                 for (log_prob, tokens), (recorded, recorded_tokens) in zip(computed, stored, strict=True):
                     if tokens != recorded_tokens or abs(log_prob - recorded) > tolerance * max(1, tokens / 50):
                         raise UserError(
-                            f"artifacts/reference/train.parquet holds {recorded:.4f} for a response of query '{self.queries[index].id}', "
+                            f"{IN_CHECKOUT.reference('train')} holds {recorded:.4f} for a response of query '{self.queries[index].id}', "
                             f"but {self.settings.model.base} gives {log_prob:.4f}: run the reference stage again with this model"
                         )
 
 
-def build(settings: Settings, root: Path) -> AlignmentTask:
+def build(settings: Settings, checkout: Checkout) -> AlignmentTask:
     """The engine's factory."""
-    return AlignmentTask(settings, root)
+    return AlignmentTask(settings, checkout)

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from components.checkout import Checkout
 from components.config.settings import Settings
 from components.critique.task import SPLITS, build
 from components.engine.inference import Launch, run_tasks
@@ -27,15 +28,15 @@ from components.reward.judging import CritiqueScore
 from components.stages import INFERENCE_TASKS
 
 
-def run(settings: Settings, root: Path, _recorder: Recorder = NullRecorder()) -> StageResult:  # noqa: B008 -- it has no state
+def run(settings: Settings, checkout: Checkout, _recorder: Recorder = NullRecorder()) -> StageResult:  # noqa: B008 -- it has no state
     """Write critiques and scores for all responses of both splits."""
     torch.set_num_threads(settings.critique.threads)
-    tasks = build(settings, root)
-    report = run_tasks(tasks, Launch(INFERENCE_TASKS["critique"], "critique"), settings, root)
+    tasks = build(settings, checkout)
+    report = run_tasks(tasks, Launch(INFERENCE_TASKS["critique"], "critique"), settings, checkout)
     result = StageResult(metrics={}, times=report.times)
     for split, task, computed in zip(SPLITS, tasks, report.units, strict=True):
         judgements = task.judgements()
-        write_judgements(root / f"artifacts/critique/{split}.parquet", task.queries, judgements)
+        write_judgements(checkout.critiques(split), task.queries, judgements)
         scores = np.array([value for query in judgements for _, value in query])
         correct = [o[w][1] > o[l][1] for q, o in zip(task.queries, judgements, strict=True) for w, l in q.pairs()]  # noqa: E741 - loser
         result.metrics[f"{split}.responses"] = len(scores)

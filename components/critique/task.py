@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.checkout import Checkout
 from components.closures import code_digest
 from components.config.settings import Settings
 from components.engine.inference_task import InferenceTask, Work
@@ -60,14 +61,14 @@ class CritiqueTask(InferenceTask):
         return [[(text, float(value)) for text, value in row] for row in self.results()]
 
 
-def build(settings: Settings, root: Path, arguments: Any = None) -> list[CritiqueTask]:
+def build(settings: Settings, checkout: Checkout, arguments: Any = None) -> list[CritiqueTask]:
     """A task for each split. Both use one preprocessor, one model and one cache."""
     assert arguments is None
-    folder = root / "artifacts/reward/model"
-    preprocessor = Preprocessor(folder, root / "data/preferences", settings.model, settings.features)
-    queries = {split: read_queries(root / f"artifacts/validate/{split}/queries.parquet") for split in SPLITS}
-    attach_features(preprocessor, folder, [query for split in SPLITS for query in queries[split]], settings, root)
-    models, cache = OneModel(settings), ContentCache(root, "critiques")
+    folder = checkout.reward_model
+    preprocessor = Preprocessor(folder, checkout.preferences, settings.model, settings.features)
+    queries = {split: read_queries(checkout.queries(split)) for split in SPLITS}
+    attach_features(preprocessor, folder, [query for split in SPLITS for query in queries[split]], settings, checkout)
+    models, cache = OneModel(settings), ContentCache(checkout, "critiques")
     context = digest_bytes(critique_context(settings, folder), code_digest("critique"))
     return [
         CritiqueTask(

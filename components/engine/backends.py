@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from components.checkout import Checkout
 from components.engine import partitions
 from components.engine.ranks import RankContext, set_up_ranks
 from components.errors import UserError
@@ -135,12 +136,12 @@ class Ddp(Backend):
 class DeepSpeed(Backend):
     """DeepSpeed's engine, with the settings of infra/deepspeed."""
 
-    def __init__(self, training: TrainingSettings, root: Path) -> None:
+    def __init__(self, training: TrainingSettings, checkout: Checkout) -> None:
         super().__init__(training, set_up_ranks(deepspeed=True, seconds=COLLECTIVE_SECONDS))
         from transformers.integrations import HfDeepSpeedConfig
 
         import_muon_uncompiled()
-        self.config = deepspeed_config(root, training, self.context)
+        self.config = deepspeed_config(checkout, training, self.context)
         # While this lives, a checkpoint that is opened under ZeRO-3 is spread over the ranks as it is read.
         self.opened_by = HfDeepSpeedConfig(self.config)
 
@@ -181,17 +182,17 @@ class DeepSpeed(Backend):
             raise ValueError(f"DeepSpeed reads no checkpoint from {folder}")
 
 
-def set_up_backend(training: TrainingSettings, root: Path) -> Backend:
+def set_up_backend(training: TrainingSettings, checkout: Checkout) -> Backend:
     """The backend of `training.engine`; sets up torch.distributed. Raises UserError where DeepSpeed's settings are missing or wrong."""
-    return DeepSpeed(training, root) if training.engine == "deepspeed" else Ddp(training)
+    return DeepSpeed(training, checkout) if training.engine == "deepspeed" else Ddp(training)
 
 
-def deepspeed_config(root: Path, training: TrainingSettings, context: RankContext) -> dict[str, Any]:
+def deepspeed_config(checkout: Checkout, training: TrainingSettings, context: RankContext) -> dict[str, Any]:
     """DeepSpeed's settings for `training`. On a CPU nothing is offloaded: all of it is in its memory.
 
     One engine step is one optimizer step: the loop runs the micro-batches itself, so DeepSpeed counts one of one item.
     """
-    config = zero_config(root, training.zero_stage) | {
+    config = zero_config(checkout, training.zero_stage) | {
         "train_batch_size": context.world,
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -207,9 +208,9 @@ def deepspeed_config(root: Path, training: TrainingSettings, context: RankContex
     return config
 
 
-def zero_config(root: Path, stage: int) -> dict[str, Any]:
+def zero_config(checkout: Checkout, stage: int) -> dict[str, Any]:
     """DeepSpeed's settings for a ZeRO stage, from the checkout's infra/deepspeed."""
-    path = root / "infra" / "deepspeed" / f"zero{stage}.json"
+    path = checkout.deepspeed / f"zero{stage}.json"
     if not path.is_file():
         raise UserError(f"{path} is missing: training.zero_stage {stage} needs it")
     config: dict[str, Any] = read_json(path)

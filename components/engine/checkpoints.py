@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.checkout import Checkout
 from components.closures import code_digest
 from components.files import digest_bytes, digest_file, read_json, write_json
 
@@ -42,30 +43,30 @@ class Checkpoint:
     extra: dict[str, Any]
 
 
-def training_key(root: Path, stage: StageName, *, settings: Iterable[str], inputs: Iterable[Path]) -> str:
+def training_key(checkout: Checkout, stage: StageName, *, settings: Iterable[str], inputs: Iterable[Path]) -> str:
     """Digest of the stage's code, settings (as JSON), and input files and folders relative to `root`; 16 hex digits."""
     parts = [code_digest(stage), *settings]
     for path in inputs:
         files = (
-            sorted(p for p in (root / path).rglob("*") if p.is_file() and "__pycache__" not in p.parts)
-            if (root / path).is_dir()
-            else [root / path]
+            sorted(p for p in (checkout.root / path).rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+            if (checkout.root / path).is_dir()
+            else [checkout.root / path]
         )
-        parts += [part for file in files for part in (file.relative_to(root).as_posix(), digest_file(file))]
+        parts += [part for file in files for part in (file.relative_to(checkout.root).as_posix(), digest_file(file))]
     return digest_bytes(*parts)[:16]
 
 
-def scratch_root(root: Path, stage: str) -> Path:
+def scratch_root(checkout: Checkout, stage: str) -> Path:
     """The folder that holds the scratch folders of a stage."""
-    return root / ".mmalign" / "scratch" / stage
+    return checkout.scratch() / stage
 
 
-def scratch_folder(root: Path, stage: str, key: str, training: TrainingSettings, section: Section) -> Path:
+def scratch_folder(checkout: Checkout, stage: str, key: str, training: TrainingSettings, section: Section) -> Path:
     """The scratch folder of a run: equal inputs, settings, ranks and libraries give the same one."""
     # How often and how many checkpoints are kept does not change what is trained.
     settings = training.model_dump_json(exclude={"checkpoint_steps", "keep_checkpoints"})
     name = digest_bytes(key, settings, section.model_dump_json(), *(version(library) for library in LIBRARIES))
-    return scratch_root(root, stage) / name[:24]
+    return scratch_root(checkout, stage) / name[:24]
 
 
 def commit(folder: Path, step: int, world: int, extra: dict[str, Any]) -> None:
@@ -116,9 +117,9 @@ def rotate(scratch: Path, keep: int) -> None:
         shutil.rmtree(folder)
 
 
-def remove_finished(root: Path, stage: str, but: Path | None = None) -> list[Path]:
+def remove_finished(checkout: Checkout, stage: str, but: Path | None = None) -> list[Path]:
     """Remove the scratch folders of a stage whose runs have ended well, except `but`. Returns what was removed."""
-    folders = sorted(path.parent for path in scratch_root(root, stage).glob(f"*/{FINISHED}") if path.parent != but)
+    folders = sorted(path.parent for path in scratch_root(checkout, stage).glob(f"*/{FINISHED}") if path.parent != but)
     for folder in folders:
         shutil.rmtree(folder)
     return folders

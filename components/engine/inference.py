@@ -20,6 +20,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from components.checkout import Checkout
 from components.config.settings import Settings
 from components.engine import ops
 from components.engine.inference_task import InferenceTask
@@ -44,9 +45,9 @@ class Launch:
     arguments: Any = None
     name: str = ""
 
-    def scratch(self, root: Path) -> Path:
+    def scratch(self, checkout: Checkout) -> Path:
         """The folder of what the ranks read and leave."""
-        return root / ".mmalign/scratch" / self.stage / (f"ranks-{self.name}" if self.name else "ranks")
+        return checkout.scratch() / self.stage / (f"ranks-{self.name}" if self.name else "ranks")
 
 
 @dataclass
@@ -58,7 +59,7 @@ class Report:
     units: list[int] = field(default_factory=list)
 
 
-def run_tasks(tasks: Sequence[InferenceTask], launch: Launch, settings: Settings, root: Path) -> Report:
+def run_tasks(tasks: Sequence[InferenceTask], launch: Launch, settings: Settings, checkout: Checkout) -> Report:
     """Compute what the stores of `tasks` lack. Their results are then in the stores.
 
     Raises UserError or StageFault with the first failing rank's reason.
@@ -77,7 +78,7 @@ def run_tasks(tasks: Sequence[InferenceTask], launch: Launch, settings: Settings
     if section.ranks == 1 and not section.zero_inference:
         report.times = _compute_here(tasks, todo)
     else:
-        report.times = _compute_on_ranks(tasks, todo, launch, settings, root)
+        report.times = _compute_on_ranks(tasks, todo, launch, settings, checkout)
     return report
 
 
@@ -145,19 +146,28 @@ def _compute_here(tasks: Sequence[InferenceTask], todo: list[Batches]) -> dict[s
 
 
 def _compute_on_ranks(
-    tasks: Sequence[InferenceTask], todo: list[Batches], launch: Launch, settings: Settings, root: Path
+    tasks: Sequence[InferenceTask], todo: list[Batches], launch: Launch, settings: Settings, checkout: Checkout
 ) -> dict[str, float]:
     section = inference_section(settings, launch.stage)
-    scratch = launch.scratch(root)
+    scratch = launch.scratch(checkout)
     shutil.rmtree(scratch, ignore_errors=True)
     write_json(scratch / SETTINGS, settings.model_dump(mode="json", by_alias=True))
     write_json(scratch / ARGUMENTS, launch.arguments)
     shares = [share_out(batches, section.ranks, lockstep=section.zero_inference) for batches in todo]
     write_json(scratch / PLAN, shares)
-    environment = rank_environment(root, section.threads)
+    environment = rank_environment(checkout, section.threads)
     if section.zero_inference:
         ops.ensure_built(environment)
-    options = ["--factory", launch.factory, "--stage", launch.stage, "--root", str(root.resolve()), "--scratch", str(scratch.resolve())]
+    options = [
+        "--factory",
+        launch.factory,
+        "--stage",
+        launch.stage,
+        "--root",
+        str(checkout.root.resolve()),
+        "--scratch",
+        str(scratch.resolve()),
+    ]
     bars = Bars(scratch, tasks, todo)
     try:
         code = run_ranks(options, ranks=section.ranks, environment=environment, poll=bars.move)

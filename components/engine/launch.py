@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.checkout import Checkout
 from components.config.settings import Settings
 from components.engine import checkpoints, ops
 from components.engine.curves import CURVES, PLAN, Follower
@@ -38,7 +39,7 @@ def launch(
     factory: str,
     settings: Settings,
     stage: str,
-    root: Path,
+    checkout: Checkout,
     key: str,
     out: Path,
     recorder: Recorder = NullRecorder(),  # noqa: B008 -- it has no state
@@ -50,16 +51,16 @@ def launch(
     StageFault with the first failing rank's reason.
     """
     section = section_of(settings, stage)
-    scratch = checkpoints.scratch_folder(root, stage, key, settings.training, section)
-    checkpoints.remove_finished(root, stage, but=scratch)
+    scratch = checkpoints.scratch_folder(checkout, stage, key, settings.training, section)
+    checkpoints.remove_finished(checkout, stage, but=scratch)
     scratch.mkdir(parents=True, exist_ok=True)
     for stale in [*scratch.glob("fault-*.json"), scratch / checkpoints.FINISHED, scratch / PLAN]:
         stale.unlink(missing_ok=True)
     write_json(scratch / SETTINGS, settings.model_dump(mode="json", by_alias=True))
-    environment = rank_environment(root, settings.training.threads)
+    environment = rank_environment(checkout, settings.training.threads)
     if settings.training.engine == "deepspeed":
         ops.ensure_built(environment)
-    arguments = ["--factory", factory, "--stage", stage, "--root", str(root.resolve())]
+    arguments = ["--factory", factory, "--stage", stage, "--root", str(checkout.root.resolve())]
     arguments += ["--scratch", str(scratch.resolve()), "--out", str(out.resolve())]
     follower = Follower(scratch, stage, recorder=recorder)
     try:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from components import stages
+from components.checkout import Checkout
 from components.engine import watchdog
 from components.errors import InfrastructureFault, StageFault, UserError
 from components.files import read_json, write_json
@@ -30,7 +31,7 @@ POLL_SECONDS = 0.2
 NO_ROOM = 74  # exit code of a rank that could not write down why it failed: the disk is full or broken
 
 
-def rank_environment(root: Path, threads: int) -> dict[str, str]:
+def rank_environment(checkout: Checkout, threads: int) -> dict[str, str]:
     """The environment of torchrun and its ranks: this one's, with what makes runs equal and starts quick."""
     code = str(Path(__file__).resolve().parents[2])
     environment = dict(os.environ)
@@ -44,7 +45,7 @@ def rank_environment(root: Path, threads: int) -> dict[str, str]:
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),  # for ninja
     }
     defaults = {
-        "TORCH_EXTENSIONS_DIR": str(root.resolve() / ".mmalign" / "torch_extensions"),
+        "TORCH_EXTENSIONS_DIR": str(checkout.absolute().torch_extensions),
         "HF_HUB_OFFLINE": "1",  # a checkpoint is a local folder; a typing error must not become a download
         "USE_TF": "0",
     }

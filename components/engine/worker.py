@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components import stages
+from components.checkout import Checkout
 from components.config.settings import Settings, parse_settings
 from components.engine import watchdog
 from components.engine.launcher import ARGUMENTS, SETTINGS, leave_fault
@@ -61,11 +62,11 @@ def train(options: argparse.Namespace, settings: Settings) -> None:
     from components.engine.schedule import seed_everything
     from components.engine.throughput import peak_memory_gb, summarise
 
-    backend = set_up_backend(settings.training, options.root)
+    backend = set_up_backend(settings.training, Checkout(options.root))
     context = backend.context
     resumed = _resume(options.scratch, context)
     seed_everything(settings.training.seed, 0)
-    task: TrainingTask = stages.load(options.factory)(settings, options.root)
+    task: TrainingTask = stages.load(options.factory)(settings, Checkout(options.root))
     loop = Loop(task, backend, settings.training, section_of(settings, options.stage), options.scratch, resumed)
     if context.rank == 0:
         _announce(loop.first_step, loop.schedule.total, settings, context, time.perf_counter() - began)
@@ -105,7 +106,7 @@ def infer(options: argparse.Namespace, settings: Settings) -> None:
     if ranks.device.type == "cuda":
         torch.cuda.set_device(ranks.device)
     ranks.join()
-    tasks = stages.load(options.factory)(settings, options.root, read_json(options.scratch / ARGUMENTS))
+    tasks = stages.load(options.factory)(settings, Checkout(options.root), read_json(options.scratch / ARGUMENTS))
     startup = time.monotonic() - began
     end = compute_shares(tasks, ranks, options.scratch)
     write_json(options.scratch / f"finished-{ranks.rank}.json", end | {"startup_seconds": startup})

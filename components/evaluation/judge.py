@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from components.checkout import Checkout
 from components.errors import UserError
 from components.evaluation.wording import WORD, complies, is_degenerate, refuses, states, states_any
 from components.preferences.record import Query
@@ -20,7 +21,6 @@ from components.preferences.record import Query
 if TYPE_CHECKING:
     from components.config.evaluate import EvaluateSettings
 
-GROUND_TRUTH_FILE = Path("data/truth/truth.jsonl")
 STOP_WORDS = frozenset(
     (
         "a",
@@ -185,8 +185,8 @@ def _text(value: object) -> str:
     return value
 
 
-def load_judge(settings: EvaluateSettings, root: Path) -> Judge:
+def load_judge(settings: EvaluateSettings, checkout: Checkout) -> Judge:
     """The judge that the settings name. Without a truth file it judges what needs none."""
     if settings.judge == "reference_answer":
         return ReferenceAnswerJudge()
-    return GroundTruthJudge(read_ground_truth(root / GROUND_TRUTH_FILE))
+    return GroundTruthJudge(read_ground_truth(checkout.ground_truth))

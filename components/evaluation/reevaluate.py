@@ -12,34 +12,35 @@ from pathlib import Path
 
 import torch
 
-from components.config.settings import Settings, load_settings
+from components.checkout import Checkout
+from components.config.settings import Settings
 from components.engine.inference import Launch, run_tasks
 from components.evaluation.judge import load_judge
 from components.evaluation.results import write_policy_results, write_reward_results
 from components.evaluation.stage import ask_policies, implicit_rewards
-from components.evaluation.tasks import HELDOUT, JudgementTask, reward_tasks
+from components.evaluation.tasks import JudgementTask, reward_tasks
 from components.preferences.record import read_queries
 from components.processes.guard import watch_from_environment
 from components.processes.slots.taking import slots_taken
 from components.stages import INFERENCE_TASKS
 
 
-def evaluate_policy(settings: Settings, root: Path, folder: Path, out: Path) -> None:
+def evaluate_policy(settings: Settings, checkout: Checkout, folder: Path, out: Path) -> None:
     """Answers, verdicts and implicit rewards of the policy in `folder`."""
-    queries = read_queries(root / HELDOUT)
+    queries = read_queries(checkout.queries("heldout"))
     policies = {"champion": str(folder.resolve())}
-    (answered,), log_probs = ask_policies(settings, root, policies, load_judge(settings.evaluate, root), {})
-    implicit = implicit_rewards(root / "artifacts/reference/heldout.parquet", log_probs, mean=settings.alignment.log_probs == "mean")
+    (answered,), log_probs = ask_policies(settings, checkout, policies, load_judge(settings.evaluate, checkout), {})
+    implicit = implicit_rewards(checkout.reference("heldout"), log_probs, mean=settings.alignment.log_probs == "mean")
     write_policy_results(out, queries, answered.verdicts, implicit)
 
 
-def evaluate_reward(settings: Settings, root: Path, folder: Path, out: Path) -> None:
+def evaluate_reward(settings: Settings, checkout: Checkout, folder: Path, out: Path) -> None:
     """Scores by the reward model in `folder` on its own critiques."""
-    queries = read_queries(root / HELDOUT)
+    queries = read_queries(checkout.queries("heldout"))
     arguments = {"folder": str(folder.resolve()), "own": True}
-    (task,) = reward_tasks(settings, root, arguments)
+    (task,) = reward_tasks(settings, checkout, arguments)
     assert isinstance(task, JudgementTask)
-    run_tasks([task], Launch(INFERENCE_TASKS["reward_scores"], "evaluate", arguments, "own"), settings, root)
+    run_tasks([task], Launch(INFERENCE_TASKS["reward_scores"], "evaluate", arguments, "own"), settings, checkout)
     keys = [(query.id, index) for query in queries for index in range(len(query.responses))]
     write_reward_results(out, queries, {key: score for key, (_, score) in zip(keys, task.judgements(), strict=True)})
 
@@ -47,11 +48,11 @@ def evaluate_reward(settings: Settings, root: Path, folder: Path, out: Path) -> 
 def main(kind: str, folder: Path, out: Path) -> None:
     """Evaluate in the current checkout."""
     watch_from_environment()
-    root = Path.cwd()
-    settings = load_settings(root / "params.yaml")
+    checkout = Checkout(Path.cwd())
+    settings = checkout.settings()
     torch.set_num_threads(settings.evaluate.threads)
-    with slots_taken("evaluate", settings, root, partial(print, flush=True)):
-        {"policy": evaluate_policy, "reward": evaluate_reward}[kind](settings, root, folder, out)
+    with slots_taken("evaluate", settings, checkout, partial(print, flush=True)):
+        {"policy": evaluate_policy, "reward": evaluate_reward}[kind](settings, checkout, folder, out)
 
 
 if __name__ == "__main__":

@@ -13,15 +13,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.checkout import Checkout
 from components.closures import code_digest
 from components.config.settings import Settings
-from components.evaluation.judge import GROUND_TRUTH_FILE, Verdict, is_description
+from components.evaluation.judge import Verdict, is_description
 from components.evaluation.metrics import outcomes_of
 from components.families.digests import model_digest, processor_digest
 from components.files import digest_bytes, digest_file
 from components.preferences.record import Query
 
-RESULTS = Path("artifacts/evaluate/results")
 POLICY_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -69,10 +69,10 @@ def write_reward_results(path: Path, queries: Sequence[Query], own: Mapping[tupl
     _write(path, rows, REWARD_SCHEMA)
 
 
-def context_of(settings: Settings, root: Path) -> str:
+def context_of(settings: Settings, checkout: Checkout) -> str:
     """The digest of all that results depend on beside the model."""
-    base = root / settings.model.base
-    heldout, ground_truth = root / "artifacts/validate/heldout/queries.parquet", root / GROUND_TRUTH_FILE
+    base = checkout.root / settings.model.base
+    heldout, ground_truth = checkout.queries("heldout"), checkout.ground_truth
     # Neither where the base lies nor how many processes, threads or resamples are used changes an answer.
     shared = {"ranks", "threads", "zero_inference", "bootstrap_samples", "confidence", "samples"}
     chosen = {

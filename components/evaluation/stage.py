@@ -20,12 +20,13 @@ import pyarrow.parquet as pq
 import torch
 
 from components.alignment.log_probs import LogProb, LogProbTask
+from components.checkout import IN_CHECKOUT, Checkout
 from components.config.settings import Settings
 from components.engine.inference import Launch, run_tasks
 from components.engine.recorder import NullRecorder, Recorder
 from components.engine.result import StageResult
 from components.evaluation.answers import Answered, judge_answers, write_answers
-from components.evaluation.judge import GROUND_TRUTH_FILE, Judge, load_judge
+from components.evaluation.judge import Judge, load_judge
 from components.evaluation.metrics import (
     Metrics,
     balanced_accuracy,
@@ -35,13 +36,10 @@ from components.evaluation.metrics import (
     variant_metrics,
     win_metrics,
 )
-from components.evaluation.results import RESULTS, context_of, write_policy_results, write_reward_results
+from components.evaluation.results import context_of, write_policy_results, write_reward_results
 from components.evaluation.samples import ShownCritique, choose, write_samples
 from components.evaluation.scores import Key, Scores, critique_verdicts, read_own, variants, write_scores
 from components.evaluation.tasks import (
-    HELDOUT,
-    MEDIA,
-    REWARD_MODEL,
     AnswerTask,
     JudgementTask,
     ScoreTask,
@@ -54,38 +52,36 @@ from components.preferences.record import Query, read_queries
 from components.stages import INFERENCE_TASKS
 from components.statistics import Bootstrap
 
-ALIGNED = Path("artifacts/align/model")
 
-
-def run(settings: Settings, root: Path, recorder: Recorder = NullRecorder()) -> StageResult:  # noqa: B008 -- it has no state
+def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorder()) -> StageResult:  # noqa: B008 -- it has no state
     """Answer, judge, score and sum up; see the module."""
     torch.set_num_threads(settings.evaluate.threads)
-    artifacts, aligned_path = root / "artifacts", root / ALIGNED
-    queries = read_queries(root / HELDOUT)
-    judge = load_judge(settings.evaluate, root)
+    artifacts, aligned_path = checkout.artifacts, checkout.policy
+    queries = read_queries(checkout.queries("heldout"))
+    judge = load_judge(settings.evaluate, checkout)
     bootstrap = Bootstrap(settings.evaluate.bootstrap_samples, settings.evaluate.confidence)
     result = StageResult(metrics={}, digests={"judge": settings.evaluate.judge, "model.aligned": model_digest(aligned_path)})
     metrics = result.metrics
 
-    policies = {"base": settings.model.base.as_posix(), "aligned": ALIGNED.as_posix()}
-    (base, aligned), log_probs = ask_policies(settings, root, policies, judge, result.times)
+    policies = {"base": settings.model.base.as_posix(), "aligned": IN_CHECKOUT.policy.as_posix()}
+    (base, aligned), log_probs = ask_policies(settings, checkout, policies, judge, result.times)
     for answered in (base, aligned):
         metrics.update(policy_metrics(f"policy.{answered.policy}", queries, answered.verdicts, answered.answers, bootstrap))
     metrics.update(win_metrics([judge.knows(query) for query in queries], base.verdicts, aligned.verdicts, bootstrap))
     write_answers(artifacts / "evaluate/answers.parquet", queries, [base, aligned])
     implicit = implicit_rewards(artifacts / "reference/heldout.parquet", log_probs, mean=settings.alignment.log_probs == "mean")
     metrics.update(preference_metrics(queries, implicit, bootstrap))
-    results = root / RESULTS
+    results = checkout.results
     write_policy_results(results / "base.parquet", queries, base.verdicts, None)
     write_policy_results(results / "aligned.parquet", queries, aligned.verdicts, implicit)
-    write_json(results / "context.json", {"context": context_of(settings, root)})
+    write_json(results / "context.json", {"context": context_of(settings, checkout)})
 
     own = read_own(artifacts / "critique/heldout.parquet", queries)
     own_scores = {key: critique.score for key, critique in own.items()}
     metrics.update(reward_metrics(queries, own_scores, bootstrap))
     write_reward_results(results / "reward.parquet", queries, own_scores)
     chosen = choose(queries, base, aligned, settings.evaluate.samples)
-    scores, judgements = ask_reward_model(settings, root, queries, chosen, [base, aligned], result.times)
+    scores, judgements = ask_reward_model(settings, checkout, queries, chosen, [base, aligned], result.times)
     for name, values in scores.items():
         metrics.update(variant_metrics(name, queries, values, bootstrap))
     verdicts = critique_verdicts(queries, own, judge)
@@ -93,7 +89,7 @@ def run(settings: Settings, root: Path, recorder: Recorder = NullRecorder()) -> 
     metrics["reward.unread_verdicts"] = sum(verdict is None for verdict in verdicts[0])
     write_scores(artifacts / "evaluate/scores.parquet", queries, own, scores, verdicts)
 
-    write_samples(artifacts / "evaluate/samples", root / MEDIA, queries, chosen, [base, aligned], judgements)
+    write_samples(artifacts / "evaluate/samples", checkout.preferences, queries, chosen, [base, aligned], judgements)
     recorder.artifact(artifacts / "evaluate/samples")
     recorder.artifact(artifacts / "evaluate/answers.parquet")
     report_missing(metrics, settings)
@@ -101,11 +97,11 @@ def run(settings: Settings, root: Path, recorder: Recorder = NullRecorder()) -> 
 
 
 def ask_policies(
-    settings: Settings, root: Path, policies: dict[str, str], judge: Judge, times: dict[str, float]
+    settings: Settings, checkout: Checkout, policies: dict[str, str], judge: Judge, times: dict[str, float]
 ) -> tuple[list[Answered], dict[Key, LogProb]]:
     """Each policy's judged answers, and the log-probs of the recorded responses under the one that is not the base."""
-    tasks = policy_tasks(settings, root, policies)
-    report = run_tasks(tasks, Launch(INFERENCE_TASKS["policy_answers"], "evaluate", policies, "policies"), settings, root)
+    tasks = policy_tasks(settings, checkout, policies)
+    report = run_tasks(tasks, Launch(INFERENCE_TASKS["policy_answers"], "evaluate", policies, "policies"), settings, checkout)
     times.update({f"policies.{name}": value for name, value in report.times.items()})
     answers = iter(task for task in tasks if isinstance(task, AnswerTask))
     answered = [judge_answers(name, task.queries, task.results(), judge) for name, task in zip(policies, answers, strict=True)]
@@ -115,16 +111,21 @@ def ask_policies(
 
 
 def ask_reward_model(
-    settings: Settings, root: Path, queries: Sequence[Query], chosen: Sequence[int], policies: Sequence[Answered], times: dict[str, float]
+    settings: Settings,
+    checkout: Checkout,
+    queries: Sequence[Query],
+    chosen: Sequence[int],
+    policies: Sequence[Answered],
+    times: dict[str, float],
 ) -> tuple[dict[str, Scores], dict[str, list[ShownCritique]]]:
     """Scores of the recorded responses in every variant, and by policy what the reward model says of its answers to the chosen queries.
 
     The latter is shown to people; it decides nothing.
     """
     answers = [(index, answered.answers[index]) for answered in policies for index in chosen]
-    arguments = {"folder": REWARD_MODEL.as_posix(), "answers": answers}
-    tasks = reward_tasks(settings, root, arguments)
-    report = run_tasks(tasks, Launch(INFERENCE_TASKS["reward_scores"], "evaluate", arguments, "reward"), settings, root)
+    arguments = {"folder": IN_CHECKOUT.reward_model.as_posix(), "answers": answers}
+    tasks = reward_tasks(settings, checkout, arguments)
+    report = run_tasks(tasks, Launch(INFERENCE_TASKS["reward_scores"], "evaluate", arguments, "reward"), settings, checkout)
     times.update({f"reward.{name}": value for name, value in report.times.items()})
     blank, on_given, bare, shown = tasks
     assert isinstance(blank, JudgementTask)
@@ -149,5 +150,5 @@ def report_missing(metrics: Metrics, settings: Settings) -> None:
         key for key, value in metrics.items() if value is None and not key.endswith(("_low", "_high")) and "mean_words" not in key
     )
     if missing:
-        source = f"facts in {GROUND_TRUTH_FILE}" if settings.evaluate.judge == "truth" else "reference answers in the held-out rows"
+        source = f"facts in {IN_CHECKOUT.ground_truth}" if settings.evaluate.judge == "truth" else "reference answers in the held-out rows"
         print(f"evaluate: without {source}, or without held-out cases of their kind, these metrics are null: {', '.join(missing)}")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from components.alignment.log_probs import LogProbTask
+from components.checkout import Checkout
 from components.closures import code_digest
 from components.config.settings import Settings
 from components.critique.task import critique_context
@@ -34,10 +35,6 @@ from components.reward.scoring import SCORING_ROW_TOKENS, SCORING_ROWS, Judged, 
 from components.storage.content_cache import ContentCache
 from components.trees.planning import plan_batches
 from components.trees.trees import tree_tokens
-
-MEDIA = Path("data/preferences")
-HELDOUT = Path("artifacts/validate/heldout/queries.parquet")
-REWARD_MODEL = Path("artifacts/reward/model")
 
 
 @dataclass
@@ -156,19 +153,19 @@ class ScoreTask(_ModelTask):
         return [float(value) for values in self.results() for value in values]
 
 
-def policy_tasks(settings: Settings, root: Path, arguments: dict[str, str]) -> list[AnswerTask | LogProbTask]:
+def policy_tasks(settings: Settings, checkout: Checkout, arguments: dict[str, str]) -> list[AnswerTask | LogProbTask]:
     """For each policy of `arguments` (name to folder): its answers to the held-out queries, and the log-probs of their responses.
 
     The base's log-probs are in the reference table: for the policy "base" there is no such task.
     """
-    queries = read_queries(root / HELDOUT)
-    base = root / settings.model.base
-    preprocessor = Preprocessor(base, root / MEDIA, settings.model, settings.features)
-    attach_features(preprocessor, base, queries, settings, root)
-    models, cache, code = OneModel(settings), ContentCache(root, "evaluate"), code_digest("evaluate")
+    queries = read_queries(checkout.queries("heldout"))
+    base = checkout.root / settings.model.base
+    preprocessor = Preprocessor(base, checkout.preferences, settings.model, settings.features)
+    attach_features(preprocessor, base, queries, settings, checkout)
+    models, cache, code = OneModel(settings), ContentCache(checkout, "evaluate"), code_digest("evaluate")
     tasks: list[AnswerTask | LogProbTask] = []
     for name, path in arguments.items():
-        folder = root / path
+        folder = checkout.root / path
         shared: dict[str, Any] = {
             "store": cache,
             "queries": queries,
@@ -190,19 +187,19 @@ def policy_tasks(settings: Settings, root: Path, arguments: dict[str, str]) -> l
     return tasks
 
 
-def reward_tasks(settings: Settings, root: Path, arguments: dict[str, Any]) -> list[JudgementTask | ScoreTask]:
+def reward_tasks(settings: Settings, checkout: Checkout, arguments: dict[str, Any]) -> list[JudgementTask | ScoreTask]:
     """What the reward model in `arguments["folder"]` says of the held-out responses.
 
     `arguments["own"]`: its judgements of all responses, and nothing else. Without it: over blanked media, scores on given critiques, scores
     without one, and judgements of `arguments["answers"]`, rows of (query index, answer).
     """
-    queries = read_queries(root / HELDOUT)
-    folder = root / arguments["folder"]
-    preprocessor = Preprocessor(folder, root / MEDIA, settings.model, settings.features)
-    attach_features(preprocessor, folder, queries, settings, root)
+    queries = read_queries(checkout.queries("heldout"))
+    folder = checkout.root / arguments["folder"]
+    preprocessor = Preprocessor(folder, checkout.preferences, settings.model, settings.features)
+    attach_features(preprocessor, folder, queries, settings, checkout)
     context = digest_bytes(critique_context(settings, folder), str(settings.evaluate.threads), code_digest("evaluate"))
     shared: dict[str, Any] = {
-        "store": ContentCache(root, "evaluate"),
+        "store": ContentCache(checkout, "evaluate"),
         "preprocessor": preprocessor,
         "models": OneModel(settings),
         "folder": folder,

@@ -23,6 +23,7 @@ from filelock import Timeout
 from torch import distributed
 from tqdm import tqdm
 
+from components.checkout import Checkout
 from components.config.features import FeatureSettings
 from components.config.settings import Settings
 from components.families.adapters import Medium
@@ -62,7 +63,9 @@ class FeatureReport:
         return {f"features_{name}": float(value) for name, value in vars(self).items()}
 
 
-def attach_features(preprocessor: Preprocessor, base: Path, queries: Sequence[Query], settings: Settings, root: Path) -> FeatureReport:
+def attach_features(
+    preprocessor: Preprocessor, base: Path, queries: Sequence[Query], settings: Settings, checkout: Checkout
+) -> FeatureReport:
     """Fill the cache of the checkout `root` for the media of `queries`, and attach it to `preprocessor`, whose roots then have features.
 
     A single process or every rank of a process group calls it. If `features.cache` is false or the tower is trained, it only prints the reason.
@@ -76,7 +79,7 @@ def attach_features(preprocessor: Preprocessor, base: Path, queries: Sequence[Qu
     chosen = {preprocessor.medium_key(query): query for query in reversed(queries) if query.media is not None}
     if not chosen:
         return FeatureReport()
-    filling = _Filling(preprocessor, base, dict(reversed(chosen.items())), settings, root)
+    filling = _Filling(preprocessor, base, dict(reversed(chosen.items())), settings, checkout)
     with filling.store:
         preprocessor.features, report = filling.run()
     report = replace(report, seconds=time.monotonic() - started)
@@ -88,8 +91,8 @@ def attach_features(preprocessor: Preprocessor, base: Path, queries: Sequence[Qu
 class _Filling:
     """One pass over the media of a run."""
 
-    def __init__(self, preprocessor: Preprocessor, base: Path, queries: dict[str, Query], settings: Settings, root: Path) -> None:
-        self.media_root, self.base, self.queries, self.settings, self.root = preprocessor.media_root, base, queries, settings, root
+    def __init__(self, preprocessor: Preprocessor, base: Path, queries: dict[str, Query], settings: Settings, checkout: Checkout) -> None:
+        self.media_root, self.base, self.queries, self.settings, self.checkout = preprocessor.media_root, base, queries, settings, checkout
         self.device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
         self.cache_dtype = CACHE_DTYPES[settings.features.dtype]
         self.threads = settings.training.threads
@@ -97,7 +100,7 @@ class _Filling:
         self.rank, self.world = (distributed.get_rank(), distributed.get_world_size()) if _grouped() else (0, 1)
         if self.rank != 0:
             _meet()  # only rank 0 rebuilds a damaged index
-        self.store = FeatureStore(root)
+        self.store = FeatureStore(checkout)
         if self.rank == 0:
             _meet()
 
@@ -119,7 +122,9 @@ class _Filling:
             _meet()  # no process evicts a shard before all ranks have mapped it
         finally:
             self._release()
-        source = CachedFeatures({medium: entries.get(key) for medium, key in keys.items()}, maps, self.cache_dtype, self.threads, self.root)
+        source = CachedFeatures(
+            {medium: entries.get(key) for medium, key in keys.items()}, maps, self.cache_dtype, self.threads, self.checkout
+        )
         used = sum(entry.nbytes for entry in entries.values())
         return source, FeatureReport(
             media=len(keys),

@@ -10,10 +10,10 @@ import json
 import mmap
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
+from components.checkout import Checkout
 from components.families.adapters import Medium, Root, VisionOutput
 from components.features.embedding import UncachedMedium
 from components.features.store import Entry, FeatureStore, unpacked
@@ -25,11 +25,16 @@ class CachedFeatures:
     """The cached features of one run's media, in mapped shards. The first read of an entry checks it."""
 
     def __init__(
-        self, entries: Mapping[str, Entry | None], shards: Mapping[str, mmap.mmap], cache_dtype: torch.dtype, threads: int, root: Path
+        self,
+        entries: Mapping[str, Entry | None],
+        shards: Mapping[str, mmap.mmap],
+        cache_dtype: torch.dtype,
+        threads: int,
+        checkout: Checkout,
     ) -> None:
         self._entries = dict(entries)  # by Medium.key; None for a medium of this run that is not cached
         self._shards = shards
-        self._cache_dtype, self._threads, self._root = cache_dtype, threads, root
+        self._cache_dtype, self._threads, self._checkout = cache_dtype, threads, checkout
         self._read: dict[str, VisionOutput] = {}
 
     def attach(self, root: Root) -> Root:
@@ -52,7 +57,7 @@ class CachedFeatures:
             tensors = unpacked(self._shards[entry.shard], entry)
             if tensors is None:
                 print(f"features: an entry of {entry.shard} is damaged: its medium runs live; the next run recomputes it", flush=True)
-                with FeatureStore(self._root) as store:
+                with FeatureStore(self._checkout) as store:
                     store.forget([entry.key])
                 self._entries = {key: None if other == entry else other for key, other in self._entries.items()}
                 return None

@@ -26,7 +26,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from components.storage.content_cache import CACHE_FOLDER, LOOKUP_CHUNK
+from components.checkout import Checkout
+from components.storage.content_cache import LOOKUP_CHUNK
 
 SHARD_BYTES = 256_000_000  # approximate; a killed fill loses at most one shard
 ALIGNMENT = 64  # bytes; tensors start at multiples of it, as torch's own do
@@ -50,8 +51,8 @@ class Entry:
 class FeatureStore:
     """The store of the checkout `root`."""
 
-    def __init__(self, root: Path) -> None:
-        self.folder = root / CACHE_FOLDER / "features"
+    def __init__(self, checkout: Checkout) -> None:
+        self.folder = checkout.cache("features")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(self.folder / "lock")
         self._connection = self._connect()

@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 
+from components.checkout import Checkout
 from components.errors import UserError
 from components.operations.services.state import client_environment
 
@@ -28,19 +29,19 @@ QUIET = {
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_TOP_PAD_": "268435456"}
 
 
-def find_root(start: Path | None = None) -> Path:
+def find_checkout(start: Path | None = None) -> Checkout:
     """The nearest folder with dvc.yaml, from `start` (by default the current folder) upwards. Raises UserError where there is none."""
     here = (start or Path.cwd()).resolve()
     for folder in (here, *here.parents):
         if (folder / "dvc.yaml").is_file():
-            return folder
+            return Checkout(folder)
     raise UserError(f"{here} lies in no checkout of the pipeline (no dvc.yaml in it or above it): run the command in a checkout")
 
 
-def enter_checkout() -> Path:
+def enter_checkout() -> Checkout:
     """Change to the checkout's root, set the environment of this process and its children, and return the root."""
-    root = find_root()
-    os.chdir(root)
+    checkout = find_checkout()
+    os.chdir(checkout.root)
     os.environ.update(QUIET)
     for name, value in KEEP_MEMORY.items():
         os.environ.setdefault(name, value)
@@ -50,8 +51,8 @@ def enter_checkout() -> Path:
     if path.split(os.pathsep)[0] != tools:
         os.environ["PATH"] = os.pathsep.join([tools, path])
     os.environ["SHELL"] = "/bin/bash" if Path("/bin/bash").exists() else "/bin/sh"
-    os.environ["TORCH_EXTENSIONS_DIR"] = str(root / ".mmalign" / "torch_extensions")
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(checkout.torch_extensions)
     # A checkout with services has its record there. The caller's own variables win.
-    for name, value in client_environment(root).items():
+    for name, value in client_environment(checkout).items():
         os.environ.setdefault(name, value)
-    return root
+    return checkout

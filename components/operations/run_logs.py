@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.checkout import Checkout
 from components.files import read_json, write_json
 from components.processes.marks import FLOW_RUN, identity, is_alive
 from components.processes.secrets import state_folder
@@ -50,9 +51,9 @@ def note_run(folder: Path, mlflow_run: str | None) -> None:
     write_json(folder / NOTE, note)
 
 
-def all_logs(root: Path) -> list[RunLogs]:
+def all_logs(checkout: Checkout) -> list[RunLogs]:
     """The logs of all runs of a checkout, its clones included, newest first."""
-    folders = [*(root / "logs").glob("*"), *(state_folder(root) / CLONES).glob("*/logs/*")]
+    folders = [*checkout.logs.glob("*"), *(state_folder(checkout) / CLONES).glob("*/logs/*")]
     logs = [_read(folder) for folder in folders if folder.is_dir() and NAMED.fullmatch(folder.name)]
     return sorted(logs, key=lambda run: run.name, reverse=True)
 

@@ -41,13 +41,14 @@ def report_outcome(kind: FaultKind, sentence: str, stage: str | None = None, log
 
     On a full disk nothing can be written. The parent takes a failure without an outcome for one of infrastructure.
     """
+    from components.checkout import Checkout
     from components.processes.outcome import RunOutcome, is_requested, write_outcome
     from components.processes.redaction import redactor
 
     if not is_requested():
         return
     try:
-        write_outcome(RunOutcome(kind, redactor(Path.cwd()).clean(sentence), stage, None if log is None else str(log)))
+        write_outcome(RunOutcome(kind, redactor(Checkout(Path.cwd())).clean(sentence), stage, None if log is None else str(log)))
     except OSError as error:
         print(f"mmalign: the outcome could not be written: {error}", file=sys.stderr)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from components.checkout import Checkout
 from components.errors import UserError
 from components.processes.marks import (
     RUN_MARK,
@@ -79,10 +80,10 @@ def lock_holder(path: Path) -> str:
     return f"process {holder['pid']} ({holder['command']})"
 
 
-def refuse_leftovers(root: Path, stage: str | None = None) -> None:
+def refuse_leftovers(checkout: Checkout, stage: str | None = None) -> None:
     """Raises UserError while processes of an earlier run in this checkout live, or, with `stage`, those of that stage."""
     own_run, own_stage = os.environ.get(RUN_MARK), os.environ.get(STAGE_MARK)
-    live = marked(RUN_MARK, checkout_mark(root))
+    live = marked(RUN_MARK, checkout_mark(checkout))
     if stage is None:
         left = [p for p in live if p.run_mark != own_run]
     else:
@@ -99,19 +100,19 @@ def leftover_sentence(left: list[MarkedProcess]) -> str:
 
 
 @contextmanager
-def stage_guard(root: Path, stage: str) -> Iterator[None]:
+def stage_guard(checkout: Checkout, stage: str) -> Iterator[None]:
     """Lock the stage, mark all child processes, and end with the supervisor or, without one, with dvc.
 
     Raises UserError while another copy of the stage runs in this checkout.
     """
-    path = root / ".mmalign" / "locks" / f"{stage}.lock"
+    path = checkout.locks / f"{stage}.lock"
     lock = try_lock(path)
     if lock is None:
         raise UserError(f"stage {stage} already runs in this checkout: {lock_holder(path)}; wait for it or end it")
     try:
-        refuse_leftovers(root, stage)
+        refuse_leftovers(checkout, stage)
         supervised = STAGE_MARK in os.environ
-        os.environ.setdefault(RUN_MARK, new_run_mark(root))
+        os.environ.setdefault(RUN_MARK, new_run_mark(checkout))
         mark = os.environ.setdefault(STAGE_MARK, new_stage_mark(stage))
         watched = os.environ.get(WATCHED) or _dvc_identity()
         os.environ[WATCHED] = identity(os.getpid()) or ""  # children of the stage end with it
@@ -190,7 +191,7 @@ class Watchdog:
 
 @contextmanager
 def run_lock(
-    root: Path,
+    checkout: Checkout,
     wait_seconds: float = 0.0,
     cancel: threading.Event | None = None,
     log: Callable[[str], object] = lambda _: None,
@@ -201,14 +202,14 @@ def run_lock(
     While another run holds the lock, this waits up to `wait_seconds`, or until `cancel` is set, and logs the holder. Raises UserError when
     the wait was in vain, and while processes of an earlier run live.
     """
-    path = root / ".mmalign" / "locks" / "run.lock"
+    path = checkout.locks / "run.lock"
     inherited = os.environ.pop(RUN_LOCK, None)
     lock = Lock(path, int(inherited)) if inherited is not None else wait_for_lock(path, wait_seconds, cancel, log, who)
     if lock is None:
         raise UserError(f"a run is under way in this checkout: {lock_holder(path)}; wait for it or end it")
     os.set_inheritable(lock.descriptor, False)
     try:
-        refuse_leftovers(root)
+        refuse_leftovers(checkout)
         yield lock
     finally:
         lock.release()

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import psutil
 
+from components.checkout import Checkout
+
 RUN_MARK = "MMALIGN_MARK"  # <checkout>:<run>, in every process that ends with a run
 STAGE_MARK = "MMALIGN_STAGE_MARK"  # <stage>:<attempt>, in every process that ends with a stage
 FLOW_RUN = "MMALIGN_FLOW_RUN"  # id of the deployment's flow run that started a run
@@ -37,14 +39,14 @@ class MarkedProcess:
     stage_mark: str
 
 
-def checkout_mark(root: Path) -> str:
+def checkout_mark(checkout: Checkout) -> str:
     """The prefix of all marks of one checkout. Links to the checkout give the same prefix."""
-    return hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
+    return hashlib.sha256(os.fsencode(checkout.root.resolve())).hexdigest()[:16]
 
 
-def new_run_mark(root: Path) -> str:
+def new_run_mark(checkout: Checkout) -> str:
     """A mark for one run in this checkout."""
-    return f"{checkout_mark(root)}:{uuid.uuid4().hex}"
+    return f"{checkout_mark(checkout)}:{uuid.uuid4().hex}"
 
 
 def new_stage_mark(stage: str) -> str:

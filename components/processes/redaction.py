@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
+from components.checkout import Checkout
+
 NOTICES = "MMALIGN_NOTICES"  # addresses in apprise's form, separated by commas or white space
 MASK = "***"
 SHORTEST = 6  # characters; a shorter value would match inside plain words
@@ -51,9 +53,9 @@ class Redactor:
         return value
 
 
-def redactor(root: Path) -> Redactor:
+def redactor(checkout: Checkout) -> Redactor:
     """The redactor of the checkout at `root`, from its files and this process's environment."""
-    return Redactor([*_of_services(root), *_of_environment(), *_of_notices(), *_of_files(root)])
+    return Redactor([*_of_services(checkout), *_of_environment(), *_of_notices(), *_of_files(checkout)])
 
 
 def _forms(value: str) -> set[str]:
@@ -63,16 +65,16 @@ def _forms(value: str) -> set[str]:
     return {form for form in forms if len(form) >= SHORTEST}
 
 
-def _of_services(root: Path) -> Iterator[str]:
+def _of_services(checkout: Checkout) -> Iterator[str]:
     from components.errors import UserError
     from components.processes.secrets import read_secrets, secrets_file
 
-    if not secrets_file(root).is_file():
+    if not secrets_file(checkout).is_file():
         return
     try:
-        secrets = read_secrets(root)
+        secrets = read_secrets(checkout)
     except UserError:  # open to others, or damaged: its values are still secret
-        yield from (str(value) for value in _strings(_json(secrets_file(root))))
+        yield from (str(value) for value in _strings(_json(secrets_file(checkout))))
         return
     yield from (value for name, value in asdict(secrets).items() if name != "mlflow_user")
     yield secrets.prefect_auth
@@ -109,10 +111,10 @@ def _of_notices() -> Iterator[str]:
         yield from (part for part in re.split(r"[/?&=:@]", rest) if part not in public and not part.isdecimal())
 
 
-def _of_files(root: Path) -> Iterator[str]:
+def _of_files(checkout: Checkout) -> Iterator[str]:
     """Keys in the files of DVC and boto3."""
     aws = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or Path.home() / ".aws" / "credentials")
-    for path in (root / ".dvc" / "config", root / ".dvc" / "config.local", aws):
+    for path in (checkout.dvc / "config", checkout.dvc / "config.local", aws):
         parser = configparser.ConfigParser(interpolation=None, strict=False)
         try:
             parser.read_string(path.read_text(encoding="utf-8"))

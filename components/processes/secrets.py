@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.checkout import Checkout
 from components.errors import UserError
 from components.files import read_json
 
@@ -16,10 +17,10 @@ STATE = "MMALIGN_STATE"
 OWNER_ONLY = 0o077  # mode bits that secrets.json must not have
 
 
-def state_folder(root: Path) -> Path:
+def state_folder(checkout: Checkout) -> Path:
     """The state folder of this checkout's services."""
     named = os.environ.get(STATE)
-    return (Path(named) if named else root / ".mmalign").resolve() / "services"
+    return (Path(named) if named else checkout.state).resolve() / "services"
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,14 @@ class Secrets:
         return f"mmalign:{self.prefect}"
 
 
-def secrets_file(root: Path) -> Path:
+def secrets_file(checkout: Checkout) -> Path:
     """The file of passwords."""
-    return state_folder(root) / "secrets.json"
+    return state_folder(checkout) / "secrets.json"
 
 
-def read_secrets(root: Path) -> Secrets:
+def read_secrets(checkout: Checkout) -> Secrets:
     """The passwords. Raises UserError where the file is missing or open to others."""
-    path = secrets_file(root)
+    path = secrets_file(checkout)
     if not path.is_file():
         raise UserError(f"{path} is missing. It holds the passwords of this checkout's services: restore it from a backup")
     if path.stat().st_mode & OWNER_ONLY:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
 from filelock import FileLock
 
+from components.checkout import Checkout
 from components.errors import UserError
 from components.registry.policy import ModelName
 from components.registry.registry import Registry
@@ -31,9 +31,9 @@ Log = Callable[[str], None]
 
 
 @contextmanager
-def registry_lock(root: Path) -> Iterator[None]:
+def registry_lock(checkout: Checkout) -> Iterator[None]:
     """One change to the registry at a time in this checkout."""
-    path = root / ".mmalign/locks/registry.lock"
+    path = checkout.locks / "registry.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path, is_singleton=True):
         yield

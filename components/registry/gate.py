@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from components.checkout import IN_CHECKOUT
 from components.preferences.record import CATEGORIES, Category
 from components.registry.policy import POLICY_FILE, Above, Categories, Margin, ModelName, Most, RegistryPolicy, Rule
 from components.statistics import Bootstrap, newcombe
@@ -290,7 +291,7 @@ class _Judge:
     @staticmethod
     def _check_numbers(values: Sequence[Any], words: str) -> None:
         if any(isinstance(value, float) and not math.isfinite(value) for value in values):
-            raise NoMetricError(f"{words}: a value is not a finite number: check artifacts/evaluate/results")
+            raise NoMetricError(f"{words}: a value is not a finite number: check {IN_CHECKOUT.results}")
 
     def _add(self, outcome: Outcome, sentence: str) -> None:
         self._findings.append(Finding(self._rule, outcome, f"{self._rule}: {sentence}"))

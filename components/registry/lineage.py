@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from components.checkout import IN_CHECKOUT, Checkout
 from components.errors import UserError
 from components.files import write_atomic
 from components.registry.packaging import ModelName, no_progress
@@ -31,14 +32,14 @@ from components.tracking.recorder import PARENT_TAG, PENDING, find_pending
 
 DIFF = "git.diff"
 CUT = "\n[cut]\n"  # ends a diff that was too long for the record
-REWARD_PATH = "artifacts/reward/model"
+REWARD_PATH = IN_CHECKOUT.reward_model.as_posix()
 
 
-def lineage_of(registry: Registry, root: Path, name: ModelName, number: int) -> dict[str, Any]:
+def lineage_of(registry: Registry, checkout: Checkout, name: ModelName, number: int) -> dict[str, Any]:
     """The lineage of a version, ready for JSON. UserError where there is no such version."""
     version = registry.version(name, number)
-    run, files = _run_of(root, version)
-    stages = _stages_of(root, run)
+    run, files = _run_of(checkout, version)
+    stages = _stages_of(checkout, run)
     git = {"sha": version.tags.get("mmalign.git_sha"), "dirty": _flag(version.tags.get("mmalign.dirty"))}
     dvc = _dvc_hashes(version, files, stages)
     diff = files.get(DIFF)
@@ -65,14 +66,14 @@ def lineage_of(registry: Registry, root: Path, name: ModelName, number: int) -> 
         "reward_model": _reward_model(registry, version, stages, dvc),
         "files": {name: files.get(name) for name in RUN_FILES},
     }
-    lineage["available"] = _available(root, version, lineage)
-    lineage["rebuild"] = rebuild_commands(root, lineage, diff)
+    lineage["available"] = _available(checkout, version, lineage)
+    lineage["rebuild"] = rebuild_commands(checkout, lineage, diff)
     return lineage
 
 
-def write_files(root: Path, version: Version, folder: Path) -> list[str]:
+def write_files(checkout: Checkout, version: Version, folder: Path) -> list[str]:
     """Write the settings, DVC files and uncommitted changes of a version's run into `folder`; returns the names of the files."""
-    run, files = _run_of(root, version)
+    run, files = _run_of(checkout, version)
     if run is None or not files:
         raise UserError(f"the run of {version} has no files in the record: there is nothing to write into {folder}")
     for name, text in files.items():
@@ -80,16 +81,16 @@ def write_files(root: Path, version: Version, folder: Path) -> list[str]:
     return sorted(files)
 
 
-def rebuild_commands(root: Path, lineage: Mapping[str, Any], diff: str | None) -> list[str]:
+def rebuild_commands(checkout: Checkout, lineage: Mapping[str, Any], diff: str | None) -> list[str]:
     """Shell commands for the checkout's root that train the version again. A line with a # at its start says what is missing."""
     version, git, available = lineage["version"], lineage["git"], lineage["available"]
     name = f"{version['name']}/{version['number']}"
-    folder = f".mmalign/lineage/{version['name']}-{version['number']}"
+    folder = f"{IN_CHECKOUT.state}/lineage/{version['name']}-{version['number']}"
     recorded = [file for file in ("params.yaml", "data.dvc", "dvc.lock") if lineage["files"].get(file) is not None]
-    commands = [f"cd {shlex.quote(str(root.resolve()))}"]
+    commands = [f"cd {shlex.quote(str(checkout.root.resolve()))}"]
     if recorded or diff is not None:
         commands.append(f"mmalign lineage {name} --files {folder}  # first: an old commit may lack this command")
-    if _git(root, "status", "--porcelain"):
+    if _git(checkout, "status", "--porcelain"):
         commands.append("git stash push --include-untracked  # your own changes; `git stash pop` brings them back")
     if git["sha"] is None:
         commands.append("# the run took place outside git: its code can't be checked out")
@@ -124,11 +125,11 @@ def _data_command(data: Mapping[str, Any]) -> str:
     return "dvc pull data.dvc  # neither cache nor remotes have this data version: name another remote with -r"
 
 
-def _run_of(root: Path, version: Version) -> tuple[Any | None, dict[str, str]]:
+def _run_of(checkout: Checkout, version: Version) -> tuple[Any | None, dict[str, str]]:
     """The parent run of a version with its recorded texts; None and no texts where the record has no such run."""
     if version.run_id is None:
         return None, {}
-    with open_store(root) as (client, experiment):
+    with open_store(checkout) as (client, experiment):
         run = _find_run(client, experiment, version.run_id)
         if run is not None and PARENT_TAG in run.data.tags:
             run = _find_run(client, experiment, run.data.tags[PARENT_TAG]) or run
@@ -166,11 +167,11 @@ def _describe_run(version: Version, run: Any | None) -> dict[str, Any]:
     return {"id": run.info.run_id, "found": True, "name": run.info.run_name, "started": started, "status": run.info.status}
 
 
-def _stages_of(root: Path, run: Any | None) -> dict[str, Any]:
+def _stages_of(checkout: Checkout, run: Any | None) -> dict[str, Any]:
     """Each stage's run: the run that wrote its outs, an earlier one where the stage was skipped or restored."""
     if run is None:
         return {}
-    with open_store(root) as (client, experiment):
+    with open_store(checkout) as (client, experiment):
         records: dict[str, Any] = json.loads(_texts(client, run.info.run_id, ("stages.json",)).get("stages.json", "{}"))
         if not records:  # a bare `dvc repro` writes no stages.json
             children = client.search_runs(
@@ -229,14 +230,14 @@ def _reward_model(registry: Registry, version: Version, stages: Mapping[str, Any
     return {"digest": digest, "dvc": dvc["reward_model"], "version": matches[0] if matches else None}
 
 
-def _available(root: Path, version: Version, lineage: Mapping[str, Any]) -> dict[str, Any]:
+def _available(checkout: Checkout, version: Version, lineage: Mapping[str, Any]) -> dict[str, Any]:
     sha, dvc = lineage["git"]["sha"], lineage["dvc"]
     nowhere = Whereabouts(cached=False, remotes=(), unreachable={})
-    in_dvc = (root / ".dvc").is_dir()
+    in_dvc = checkout.dvc.is_dir()
     wanted = {name: dvc[name] for name in ("data", "model", "reward_model")}
-    whereabouts = {name: locate(root, value) if in_dvc and value else nowhere for name, value in wanted.items()}
+    whereabouts = {name: locate(checkout, value) if in_dvc and value else nowhere for name, value in wanted.items()}
     return {
-        "git": {"found": sha is not None and _has_commit(root, sha)},
+        "git": {"found": sha is not None and _has_commit(checkout, sha)},
         "run": {"found": lineage["run"]["found"]},
         **{
             name: {"found": each.is_available, "cached": each.cached, "remotes": list(each.remotes), "unreachable": dict(each.unreachable)}
@@ -246,13 +247,13 @@ def _available(root: Path, version: Version, lineage: Mapping[str, Any]) -> dict
     }
 
 
-def _has_commit(root: Path, sha: str) -> bool:
-    return _git(root, "cat-file", "-e", f"{sha}^{{commit}}") is not None
+def _has_commit(checkout: Checkout, sha: str) -> bool:
+    return _git(checkout, "cat-file", "-e", f"{sha}^{{commit}}") is not None
 
 
-def _git(root: Path, *arguments: str) -> str | None:
+def _git(checkout: Checkout, *arguments: str) -> str | None:
     """The output of git; None where it fails."""
-    completed = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False, timeout=60)
+    completed = subprocess.run(["git", *arguments], cwd=checkout.root, capture_output=True, text=True, check=False, timeout=60)
     return completed.stdout if completed.returncode == 0 else None
 
 

@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
+from components.checkout import IN_CHECKOUT, Checkout
 from components.errors import StageFault, UserError
-from components.evaluation.results import RESULTS, results_key
+from components.evaluation.results import results_key
 from components.families.digests import model_digest
 from components.files import read_json
 from components.registry import aliases
@@ -29,8 +30,8 @@ from components.registry.versions import CHALLENGER, CHAMPION, Version
 Verdict = Literal["promoted", "refused", "nothing_new"]
 Reevaluate = Callable[[ModelName, Path, Path], None]  # model, folder of its weights, table to write
 
-FOLDERS: dict[ModelName, Path] = {"mm-reward": Path("artifacts/reward/model"), "mm-policy": Path("artifacts/align/model")}
-CONTEXT_FILE = RESULTS / "context.json"
+FOLDERS: dict[ModelName, Path] = {"mm-reward": IN_CHECKOUT.reward_model, "mm-policy": IN_CHECKOUT.policy}
+CONTEXT_FILE = IN_CHECKOUT.results / "context.json"
 TABLES: dict[ModelName, str] = {"mm-reward": "reward.parquet", "mm-policy": "aligned.parquet"}
 REASONS, RULES, CONTEXT, AGAINST = "mmalign.reasons", "mmalign.judged_under", "mmalign.context", "mmalign.against"
 SAFEST_IN = "mmalign.safest_in"
@@ -73,32 +74,34 @@ class GateOutcome:
         return {"gate": gate, "registry": registry}
 
 
-def judge_models(root: Path, reevaluate: Reevaluate, log: Log) -> GateOutcome:
+def judge_models(checkout: Checkout, reevaluate: Reevaluate, log: Log) -> GateOutcome:
     """Judge both models of the checkout, register them, and promote each that passes. UserError for a mistake in the policy file."""
-    policy = load_policy(root / POLICY_FILE)
+    policy = load_policy(checkout.root / POLICY_FILE)
     outcome = GateOutcome()
-    if not (root / CONTEXT_FILE).is_file():
+    if not (checkout.root / CONTEXT_FILE).is_file():
         return outcome  # without an evaluation there is nothing to judge
-    with registry_lock(root), tempfile.TemporaryDirectory() as scratch:
-        registry = Registry(root)
+    with registry_lock(checkout), tempfile.TemporaryDirectory() as scratch:
+        registry = Registry(checkout)
         for name in MODELS:
             aliases.recover(registry, name, log)
-            gate = ModelGate(root, Path(scratch), registry, policy, name, reevaluate)
+            gate = ModelGate(checkout, Path(scratch), registry, policy, name, reevaluate)
             outcome.models[name] = gate.recorded() or gate.register_and_promote(log)
             _retain(registry, name, policy.keep, log)
     return outcome
 
 
-def recorded_verdicts(root: Path) -> GateOutcome | None:
+def recorded_verdicts(checkout: Checkout) -> GateOutcome | None:
     """The recorded verdicts; None when a model waits for a verdict, or the aliases for a recovery. Changes nothing."""
-    policy = load_policy(root / POLICY_FILE)
+    policy = load_policy(checkout.root / POLICY_FILE)
     outcome = GateOutcome()
-    if not (root / CONTEXT_FILE).is_file():
+    if not (checkout.root / CONTEXT_FILE).is_file():
         return outcome
-    with registry_lock(root):
-        registry = Registry(root)
+    with registry_lock(checkout):
+        registry = Registry(checkout)
         for name in MODELS:
-            recorded = ModelGate(root, root, registry, policy, name, _never).recorded() if aliases.is_whole(registry, name) else None
+            recorded = (
+                ModelGate(checkout, checkout.root, registry, policy, name, _never).recorded() if aliases.is_whole(registry, name) else None
+            )
             if recorded is None:
                 return None
             outcome.models[name] = recorded
@@ -114,19 +117,21 @@ class HandPromotion:
     override: bool = False
 
 
-def promote_by_hand(root: Path, name: ModelName, number: int, reevaluate: Reevaluate, log: Log, request: HandPromotion) -> ModelOutcome:
+def promote_by_hand(
+    checkout: Checkout, name: ModelName, number: int, reevaluate: Reevaluate, log: Log, request: HandPromotion
+) -> ModelOutcome:
     """Send a version through the gate and promote it. UserError where the version or the request does not allow it."""
     because = request.because
     if request.override and not (because or "").strip():
         raise UserError('--override promotes against the gate and needs a reason for the record: add --because "..."')
-    policy = load_policy(root / POLICY_FILE)
-    with registry_lock(root), tempfile.TemporaryDirectory() as scratch:
-        registry = Registry(root)
+    policy = load_policy(checkout.root / POLICY_FILE)
+    with registry_lock(checkout), tempfile.TemporaryDirectory() as scratch:
+        registry = Registry(checkout)
         aliases.recover(registry, name, log)
         version = registry.version(name, number)
         if CHAMPION in version.aliases:
             raise UserError(f"{name} version {number} is the champion already")
-        gate = ModelGate(root, Path(scratch), registry, policy, name, reevaluate)
+        gate = ModelGate(checkout, Path(scratch), registry, policy, name, reevaluate)
         table = gate.table_of(version)
         decision = gate.judge(table)
         reasons = decision.reasons
@@ -148,15 +153,15 @@ class ModelGate:
     """One model at the gate: its recorded verdict, its comparison with the champion, its registration."""
 
     def __init__(
-        self, root: Path, scratch: Path, registry: Registry, policy: RegistryPolicy, name: ModelName, reevaluate: Reevaluate
+        self, checkout: Checkout, scratch: Path, registry: Registry, policy: RegistryPolicy, name: ModelName, reevaluate: Reevaluate
     ) -> None:
-        self._root = root
+        self._checkout = checkout
         self._scratch = scratch
         self._registry = registry
         self._policy = policy
         self._name = name
         self._reevaluate = reevaluate
-        self._context: str = read_json(root / CONTEXT_FILE)["context"]
+        self._context: str = read_json(checkout.root / CONTEXT_FILE)["context"]
         self._champion = registry.at(name, CHAMPION)
         self._reference: Results | None = None
         self._safest: tuple[Version, float] | None = None
@@ -167,7 +172,7 @@ class ModelGate:
 
     def recorded(self) -> ModelOutcome | None:
         """The recorded outcome of this checkout's model; None where it has no verdict."""
-        digest = model_digest(self._root / FOLDERS[self._name])
+        digest = model_digest(self._checkout.root / FOLDERS[self._name])
         same = [version for version in self._registry.versions(self._name) if version.digest == digest]
         for version in same:
             if ROLLED_BACK in version.tags:
@@ -187,8 +192,8 @@ class ModelGate:
 
     def register_and_promote(self, log: Log) -> ModelOutcome:
         """Judge this checkout's model, register it, and promote it when it passes."""
-        folder = self._root / FOLDERS[self._name]
-        table = self._root / RESULTS / TABLES[self._name]
+        folder = self._checkout.root / FOLDERS[self._name]
+        table = self._checkout.results / TABLES[self._name]
         try:
             decision = self.judge(table)
         except (UserError, StageFault) as error:
@@ -222,7 +227,7 @@ class ModelGate:
         if self._champion is not None:
             self._reference = Results(f"champion {self._champion.number}", _rows(self.table_of(self._champion)))
         elif self._name == "mm-policy":
-            self._reference = Results("the base", _rows(self._root / RESULTS / "base.parquet"))
+            self._reference = Results("the base", _rows(self._checkout.results / "base.parquet"))
         if self._name == "mm-reward":
             return judge_reward(self._policy, challenger, self._reference)
         assert self._reference is not None, "the evaluation wrote the base's results"

@@ -21,7 +21,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from components.config.settings import Settings, load_settings
+from components.checkout import Checkout
+from components.config.settings import Settings
 from components.errors import StageFault, UserError
 from components.families.digests import model_digest
 from components.processes.marks import checkout_mark
@@ -66,12 +67,12 @@ from components.tracking.store import ENVIRONMENT, tracking_uri
 class Registry:
     """The registry that belongs to the checkout at `root`: its own database, or the server that MLFLOW_TRACKING_URI names."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root.resolve()
+    def __init__(self, checkout: Checkout) -> None:
+        self.checkout = checkout.absolute()
 
     def versions(self, name: ModelName) -> list[Version]:
         """All versions of a model, newest first."""
-        with open_store(self.root) as (client, _):
+        with open_store(self.checkout) as (client, _):
             aliases = aliases_of(client, name)
             entries: list[Any] = []
             token: str | None = None
@@ -118,7 +119,7 @@ class Registry:
         """
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder} contains no model to register as {name}: run the stage that writes it")
-        settings = load_settings(self.root / "params.yaml")
+        settings = self.checkout.settings()
         digest = model_digest(folder)
         where = self._provenance(folder, settings)
         own = {**where, DIGEST: digest, SERVING: json.dumps(serving_settings(name, settings), sort_keys=True)}
@@ -170,7 +171,7 @@ class Registry:
                 f"{version} is registered by reference, without its weights: `mmalign promote {version.name} {version.number}` stores them"
             )
         os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = ENVIRONMENT["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"]
-        with open_store(self.root) as (client, _):
+        with open_store(self.checkout) as (client, _):
             local = local_folder(client.get_logged_model(version.model_id).artifact_location)
         import mlflow
 
@@ -180,20 +181,20 @@ class Registry:
 
     def set_alias(self, name: ModelName, alias: str, number: int) -> None:
         """Point an alias to a version, away from the earlier one."""
-        with self._lock(), open_store(self.root) as (client, _):  # so that no retention deletes the version in between
+        with self._lock(), open_store(self.checkout) as (client, _):  # so that no retention deletes the version in between
             self.version(name, number)
             client.set_registered_model_alias(name, alias, str(number))
 
     def drop_alias(self, name: ModelName, alias: str) -> None:
         """Remove an alias, if it exists."""
         if self.at(name, alias) is not None:
-            with open_store(self.root) as (client, _):
+            with open_store(self.checkout) as (client, _):
                 client.delete_registered_model_alias(name, alias)
 
     def tag(self, name: ModelName, number: int, tags: Mapping[str, str | None]) -> None:
         """Set tags of a version; None removes one."""
         existing = self.version(name, number).tags
-        with open_store(self.root) as (client, _):
+        with open_store(self.checkout) as (client, _):
             for key, value in tags.items():
                 if value is not None:
                     client.set_model_version_tag(name, str(number), key, value)
@@ -232,7 +233,7 @@ class Registry:
             versions = self.versions(name)
             removable = [version for version in versions[::-1] if not version.aliases and version.number not in spare]
             for version in removable[: max(0, len(versions) - keep)]:
-                with open_store(self.root) as (client, _):
+                with open_store(self.checkout) as (client, _):
                     client.delete_model_version(name, str(version.number))  # first, so that no version ever lacks its files
                 size = self._remove_model(version.model_id)
                 freed = f", {size / 1e6:.1f} MB" if version.whole and size is not None else ""
@@ -246,14 +247,14 @@ class Registry:
     def _register(
         self, name: ModelName, folder: Path, *, whole: bool, run_id: str | None, tags: Mapping[str, str], results_of: Version | None = None
     ) -> Version:
-        tags = {**tags, WEIGHTS_TAG: WHOLE if whole else REFERENCE, CHECKOUT: checkout_mark(self.root)}
-        with self._lock(), open_store(self.root) as (client, experiment), self._scratch() as scratch:
+        tags = {**tags, WEIGHTS_TAG: WHOLE if whole else REFERENCE, CHECKOUT: checkout_mark(self.checkout)}
+        with self._lock(), open_store(self.checkout) as (client, experiment), self._scratch() as scratch:
             make_registered_model(client, name)
             run_id, tags = self._resolve_run(client, experiment, run_id, tags)
             model_id = create_model(client, experiment, name, run_id, tags, whole=whole)
             package = scratch / "package"
             if whole:
-                cached = (cached_files(self.root, tags[DVC_MODEL]) if self._in_dvc(tags) else None) or {}
+                cached = (cached_files(self.checkout, tags[DVC_MODEL]) if self._in_dvc(tags) else None) or {}
                 serving = json.loads(tags[SERVING])
                 build(name, folder, package, serving, cached=cached, model_id=model_id, run_id=run_id)
                 if cached:
@@ -266,7 +267,7 @@ class Registry:
                         self._download(results_of, item.path, package / item.path)
             self._store_package(client, model_id, package)
             client.finalize_logged_model(model_id, "READY")
-            with as_global_store(tracking_uri(self.root)):  # MLflow looks the logged model up in the process-wide store
+            with as_global_store(tracking_uri(self.checkout)):  # MLflow looks the logged model up in the process-wide store
                 made = client.create_model_version(name, f"models:/{model_id}", run_id, tags=dict(tags), model_id=model_id)
             return version_of(made, {})
 
@@ -278,40 +279,40 @@ class Registry:
         return recorded, {**tags, RUN: recorded or run_id}
 
     def _provenance(self, folder: Path, settings: Settings) -> dict[str, str]:
-        git = git_state(self.root)
+        git = git_state(self.checkout)
         tags = {"mmalign.dirty": str(git.dirty).lower()}
         if git.sha is not None:
             tags["mmalign.git_sha"] = git.sha
-        version = data_version(self.root)
+        version = data_version(self.checkout)
         if version is not None:
             tags["dvc.data"] = version
-        base = self.root / settings.model.base
+        base = self.checkout.root / settings.model.base
         if (base / "config.json").is_file():
             tags["mmalign.base_digest"] = model_digest(base)
-        if folder.resolve().is_relative_to(self.root):
-            path = folder.resolve().relative_to(self.root).as_posix()
+        if folder.resolve().is_relative_to(self.checkout.root):
+            path = folder.resolve().relative_to(self.checkout.root).as_posix()
             tags[DVC_PATH] = path
-            for stage in read_yaml(self.root / LOCK).get("stages", {}).values():
+            for stage in read_yaml(self.checkout.root / LOCK).get("stages", {}).values():
                 for out in stage.get("outs", []):
                     if out["path"] == path and "md5" in out:
                         tags[DVC_MODEL] = out["md5"]
         return tags
 
     def _in_dvc(self, tags: Mapping[str, str]) -> bool:
-        return DVC_MODEL in tags and (self.root / ".dvc").is_dir()
+        return DVC_MODEL in tags and self.checkout.dvc.is_dir()
 
     def _fetch_reference(self, version: Version, target: Path) -> None:
         value, path = version.tags.get(DVC_MODEL), version.tags.get(DVC_PATH)
         in_dvc = self._in_dvc(version.tags)
-        files = cached_files(self.root, value) if in_dvc and value else None
-        if files is None and path and holds_weights(self.root / path, version.digest):
-            folder = self.root / path
+        files = cached_files(self.checkout, value) if in_dvc and value else None
+        if files is None and path and holds_weights(self.checkout.root / path, version.digest):
+            folder = self.checkout.root / path
             files = {item.relative_to(folder).as_posix(): item for item in folder.rglob("*") if item.is_file()}
             for name, source in files.items():
                 put_file(source, target / name, link=False)  # the stage may write into its files
             return
         if files is None and in_dvc and value:
-            files = bring_into_cache(self.root, value)
+            files = bring_into_cache(self.checkout, value)
         if files is None:
             hashed = f"DVC hash {value}" if value else "no DVC hash"
             raise UserError(
@@ -334,7 +335,7 @@ class Registry:
 
     def _download(self, version: Version, path: str, target: Path) -> Path:
         """Copy a folder or file of a version's artifacts to `target`; links large files that lie on this machine."""
-        with open_store(self.root) as (client, _):
+        with open_store(self.checkout) as (client, _):
             local = local_folder(client.get_logged_model(version.model_id).artifact_location)
         if local is not None:
             source = local / path
@@ -353,7 +354,7 @@ class Registry:
         """Delete a logged model and its files; returns their size in bytes where they lay on this machine."""
         from mlflow.exceptions import MlflowException
 
-        with open_store(self.root) as (client, _):
+        with open_store(self.checkout) as (client, _):
             try:
                 location = client.get_logged_model(model_id).artifact_location
             except MlflowException:  # deleted by hand, or by another checkout's retention
@@ -372,8 +373,8 @@ class Registry:
     def _orphans(self, name: ModelName) -> list[str]:
         """Logged models of this checkout's registrations that no version uses. The caller's lock excludes a registration under way."""
         used = {version.model_id for version in self.versions(name)}
-        with open_store(self.root) as (client, experiment):
-            ours = f"tags.`{MODEL_NAME}` = '{name}' AND tags.`{CHECKOUT}` = '{checkout_mark(self.root)}'"
+        with open_store(self.checkout) as (client, experiment):
+            ours = f"tags.`{MODEL_NAME}` = '{name}' AND tags.`{CHECKOUT}` = '{checkout_mark(self.checkout)}'"
             logged = [str(model.model_id) for model in client.search_logged_models([experiment], ours)]
         return [model_id for model_id in logged if model_id not in used]
 
@@ -382,21 +383,21 @@ class Registry:
         """MLflow's access to the files of a logged model."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        with open_store(self.root) as (client, _):
-            uri = tracking_uri(self.root)
+        with open_store(self.checkout) as (client, _):
+            uri = tracking_uri(self.checkout)
             yield get_artifact_repository(client.get_logged_model(model_id).artifact_location, tracking_uri=uri, registry_uri=uri)
 
     @contextmanager
     def _scratch(self) -> Iterator[Path]:
         """A folder in the checkout: where the registry lies there too, moves and links cost nothing."""
-        parent = self.root / ".mmalign" / "registry"
+        parent = self.checkout.state / "registry"
         parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=parent) as folder:
             yield Path(folder)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        parent = self.root / ".mmalign" / "registry"
+        parent = self.checkout.state / "registry"
         parent.mkdir(parents=True, exist_ok=True)
         with FileLock(parent / "registry.lock", is_singleton=True):
             yield

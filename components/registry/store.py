@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from components.checkout import Checkout
 from components.errors import StageFault
 from components.families.digests import model_digest
 from components.registry.packaging import ModelName
@@ -17,11 +18,11 @@ from components.tracking.store import connect, tracking_uri
 
 
 @contextmanager
-def open_store(root: Path) -> Iterator[tuple[Any, str]]:
+def open_store(checkout: Checkout) -> Iterator[tuple[Any, str]]:
     """The client and the experiment. StageFault, in a sentence, where the store can't be reached or refuses."""
-    name = f"the model registry at {_without_password(tracking_uri(root))}"
+    name = f"the model registry at {_without_password(tracking_uri(checkout))}"
     try:
-        connection = connect(root)
+        connection = connect(checkout)
     except Exception as error:
         raise StageFault(f"{name} can't be reached: {in_words(error)}") from error
     from mlflow.exceptions import MlflowException

@@ -5,9 +5,9 @@ The tables have the fields of config.json that determine sizes. The config.json 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+from components.checkout import Checkout
 from components.config.settings import Settings
 from components.errors import UserError
 from components.files import read_json
@@ -89,10 +89,10 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }
 
 
-def find_architecture(settings: Settings, root: Path) -> tuple[Architecture, str]:
+def find_architecture(settings: Settings, checkout: Checkout) -> tuple[Architecture, str]:
     """The architecture of `model.base`, and its source. Raises UserError when the folder is missing and no table has its name."""
     base = settings.model.base
-    path = root / base / "config.json"
+    path = checkout.root / base / "config.json"
     if path.is_file():
         try:
             config = read_json(path)

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
+from components.checkout import Checkout
 from components.config.settings import Settings
 from components.files import read_json
 from components.rehearsal.parameters import Architecture
@@ -64,7 +64,7 @@ def trained_parameters(model: Architecture, settings: Settings) -> int:
     return sum(count for part, count in model.parts.items() if rates[part] > 0)
 
 
-def training(model: Architecture, settings: Settings, root: Path, device: Device, *, stage: str, patches: int) -> Footprint:
+def training(model: Architecture, settings: Settings, checkout: Checkout, device: Device, *, stage: str, patches: int) -> Footprint:
     """A rank that trains: the reward stage with its score head, or the align stage. `patches` are those of a query's medium."""
     engine, number = settings.training, value_bytes(settings)
     head = (model.hidden + 1) ** 2 if stage == "reward" else 0  # H x H + H, and H + 1
@@ -78,7 +78,7 @@ def training(model: Architecture, settings: Settings, root: Path, device: Device
         footprint.device["gradients"] = trained * FP32 * (2 if engine.ranks > 1 else 1)  # DDP's buckets are copies
         footprint.device["optimiser"] = trained * 2 * FP32
     else:
-        _zero(footprint, settings, root, total, trained, number)
+        _zero(footprint, settings, checkout, total, trained, number)
     footprint.device["activations"] = decoder_activations(model, settings, patches=patches)
     footprint.device["working"] = working(model, settings, trained)
     footprint.device["framework"] = FRAMEWORK_BYTES[device]
@@ -90,9 +90,9 @@ def training(model: Architecture, settings: Settings, root: Path, device: Device
     return footprint
 
 
-def _zero(footprint: Footprint, settings: Settings, root: Path, total: int, trained: int, number: int) -> None:
+def _zero(footprint: Footprint, settings: Settings, checkout: Checkout, total: int, trained: int, number: int) -> None:
     engine = settings.training
-    stage, ranks, zero = engine.zero_stage, engine.ranks, _zero_section(root, engine.zero_stage)
+    stage, ranks, zero = engine.zero_stage, engine.ranks, _zero_section(checkout, engine.zero_stage)
     bucket = min(int(zero.get("reduce_bucket_size", 500_000_000)), trained)
     weights = total * number // (ranks if stage == 3 else 1)
     gradients = trained * number // (ranks if stage >= 2 else 1)
@@ -108,8 +108,8 @@ def _zero(footprint: Footprint, settings: Settings, root: Path, total: int, trai
         device["gathered"] = live * number if ranks > 1 or engine.offload == "all" else 0
 
 
-def _zero_section(root: Path, stage: int) -> dict[str, int]:
-    path = root / "infra" / "deepspeed" / f"zero{stage}.json"
+def _zero_section(checkout: Checkout, stage: int) -> dict[str, int]:
+    path = checkout.deepspeed / f"zero{stage}.json"
     values = read_json(path)["zero_optimization"] if path.is_file() else {}
     return {key: value for key, value in values.items() if isinstance(value, int)}
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+from components.checkout import Checkout
 from components.config.settings import Settings, parse_settings
 from components.rehearsal import memory
 from components.rehearsal.architectures import find_architecture
@@ -50,16 +50,16 @@ class Plan:
         return None if self.machine is None else _budget(self.machine, self.settings)
 
 
-def make_plan(settings: Settings, root: Path, machine: Machine | None) -> Plan:
+def make_plan(settings: Settings, checkout: Checkout, machine: Machine | None) -> Plan:
     """Plan all stages. `machine` None means that no device is named and none is visible. UserError where the model's sizes are unknown."""
-    model, source = find_architecture(settings, root)
-    workload = read_workload(root, settings, model)
+    model, source = find_architecture(settings, checkout)
+    workload = read_workload(checkout, settings, model)
     kind: Device = "gpu" if machine is None else machine.kind
-    stages = footprints(model, settings, root, kind, workload)
-    rate = find_rate(root, settings, model, machine)
+    stages = footprints(model, settings, checkout, kind, workload)
+    rate = find_rate(checkout, settings, model, machine)
     cures = None
     if machine is not None and not _fits(stages, settings, machine):
-        cures = _cure(model, settings, root, machine, workload)
+        cures = _cure(model, settings, checkout, machine, workload)
     features = memory.feature_bytes(model, settings, workload.medium.cached) * workload.media if settings.features.cache else 0
     return Plan(
         settings,
@@ -76,12 +76,12 @@ def make_plan(settings: Settings, root: Path, machine: Machine | None) -> Plan:
     )
 
 
-def footprints(model: Architecture, settings: Settings, root: Path, kind: Device, workload: Workload) -> dict[str, Footprint]:
+def footprints(model: Architecture, settings: Settings, checkout: Checkout, kind: Device, workload: Workload) -> dict[str, Footprint]:
     """The footprint of each stage in a rank."""
     stages = {}
     for name in ORDER:
         if name in TRAINING:
-            stages[name] = memory.training(model, settings, root, kind, stage=name, patches=workload.medium.patches)
+            stages[name] = memory.training(model, settings, checkout, kind, stage=name, patches=workload.medium.patches)
         else:
             stages[name] = memory.inference(model, settings, kind, name)
     return stages
@@ -126,13 +126,13 @@ def changed(settings: Settings, changes: list[Change]) -> Settings:
     return parse_settings(values, "params.yaml with changes")
 
 
-def _cure(model: Architecture, settings: Settings, root: Path, machine: Machine, workload: Workload) -> list[Change]:
+def _cure(model: Architecture, settings: Settings, checkout: Checkout, machine: Machine, workload: Workload) -> list[Change]:
     """The first changes in order that make all stages fit, or [] where none do. A change that saves nothing is skipped."""
     made: list[Change] = []
     for propose in (*_TRAINING_CURES, *_INFERENCE_CURES):
         while True:
             now = changed(settings, made)
-            stages = footprints(model, now, root, machine.kind, workload)
+            stages = footprints(model, now, checkout, machine.kind, workload)
             if _fits(stages, now, machine):
                 return _last_of_each(made)
             over = {name for name, used in stages.items() if not stage_fits(used, now, machine, name)}
@@ -140,12 +140,12 @@ def _cure(model: Architecture, settings: Settings, root: Path, machine: Machine,
             if change is None:
                 break
             after = changed(now, [change])
-            saved = footprints(model, after, root, machine.kind, workload)
+            saved = footprints(model, after, checkout, machine.kind, workload)
             if all(saved[name].device_bytes >= stages[name].device_bytes for name in over):
                 break
             made.append(change)
     now = changed(settings, made)
-    return _last_of_each(made) if _fits(footprints(model, now, root, machine.kind, workload), now, machine) else []
+    return _last_of_each(made) if _fits(footprints(model, now, checkout, machine.kind, workload), now, machine) else []
 
 
 def _last_of_each(changes: list[Change]) -> list[Change]:

@@ -13,9 +13,9 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+from components.checkout import Checkout
 from components.config.settings import Settings
 from components.errors import UserError
 from components.files import digest_bytes, read_json, write_json
@@ -23,7 +23,6 @@ from components.rehearsal.devices import Machine, gpu, processor
 from components.rehearsal.memory import head_activations, layer_bytes, rows_of, value_bytes
 from components.rehearsal.parameters import Architecture, architecture, section
 
-RATES = Path(".mmalign/rates.json")
 NO_RATE = "no rate measured: mmalign bench rate"
 WARM_UP, STEPS = 1, 3
 BRANCHES, BRANCH_SHARE = 4, 0.25  # of the measured trees: responses, and their share of the tokens
@@ -58,18 +57,18 @@ def rate_key(settings: Settings, model: Architecture, device: str) -> str:
     return digest_bytes(device, json.dumps(sizes, sort_keys=True), json.dumps(decisive, sort_keys=True))
 
 
-def find_rate(root: Path, settings: Settings, model: Architecture, machine: Machine | None) -> Rate | None:
+def find_rate(checkout: Checkout, settings: Settings, model: Architecture, machine: Machine | None) -> Rate | None:
     """The measured rate for these settings on this device, or None."""
-    path = root / RATES
+    path = checkout.rates
     if machine is None or not path.is_file():
         return None
     values = read_json(path).get(rate_key(settings, model, machine.name))
     return None if values is None else Rate(**values)
 
 
-def store_rate(root: Path, settings: Settings, model: Architecture, rate: Rate) -> None:
+def store_rate(checkout: Checkout, settings: Settings, model: Architecture, rate: Rate) -> None:
     """Add a rate to the stored ones."""
-    path = root / RATES
+    path = checkout.rates
     stored = read_json(path) if path.is_file() else {}
     write_json(path, {**stored, rate_key(settings, model, rate.device): asdict(rate)})
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.checkout import Checkout
 from components.config.settings import Settings
 from components.rehearsal.media import MediumSize, image_size, processor_limits, video_size
 from components.rehearsal.parameters import Architecture
@@ -32,10 +33,10 @@ class Workload:
     source: str
 
 
-def read_workload(root: Path, settings: Settings, model: Architecture) -> Workload:
+def read_workload(checkout: Checkout, settings: Settings, model: Architecture) -> Workload:
     """Read the rows' texts and the pixels of a sample of their media."""
-    folder = root / "data/preferences"
-    limits = processor_limits(root / settings.model.base)
+    folder = checkout.preferences
+    limits = processor_limits(checkout.root / settings.model.base)
     rows = list(_rows(folder))
     if not rows:
         medium = image_size(model, *ASSUMED_IMAGE, limits)

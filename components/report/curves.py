@@ -75,13 +75,13 @@ def _fetch(record: Record, stage: str) -> tuple[list[dict[str, float]], str | No
 
     if run_id.startswith(PENDING):
         return [], f"The tracking store was away while stage {stage} ran: the next run sends its curves."
-    if not os.environ.get("MLFLOW_TRACKING_URI") and not (record.root / "mlflow.db").is_file():
+    if not os.environ.get("MLFLOW_TRACKING_URI") and not record.checkout.mlflow_database.is_file():
         return [], f"This checkout has no tracking store (mlflow.db), so the curves of stage {stage} are missing."
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one bar a file would hide the command's output
     from components.tracking.store import connect
 
     try:
-        client, _ = connect(record.root)
+        client, _ = connect(record.checkout)
         with open(client.download_artifacts(run_id, FILE), encoding="utf-8") as stream:  # noqa: PTH123 -- mlflow gives a text
             return [json.loads(line) for line in stream if line.strip()], None
     except Exception as error:  # noqa: BLE001 -- a store fails in many ways, and the page renders without it

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from components.checkout import IN_CHECKOUT
 from components.report.record import Record, lookup, reached
 from components.report.wording import duration
 from components.stages import STAGE_NAMES
@@ -77,7 +78,7 @@ def _inputs(record: Record) -> list[tuple[str, str]]:
         ("base model, DVC", _base(record)),
     ]
     inputs += [
-        (name, run.get("digests", {}).get(f"model:artifacts/{stage}/model"))
+        (name, run.get("digests", {}).get(f"model:{IN_CHECKOUT.artifact(stage, 'model').as_posix()}"))
         for stage, name in (("reward", "reward model, sha256"), ("align", "aligned policy, sha256"))
         for run in (record.run(stage),)
     ]

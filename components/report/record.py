@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.checkout import Checkout
 from components.errors import UserError
 from components.files import read_json
 from components.report.run_record import SUMMARY
@@ -32,7 +33,7 @@ def lookup(values: Any, *keys: str) -> Any:
 class Record:
     """One run: its summary, dvc.lock, and readers for the rest. `notes` are sentences on files that can't be read."""
 
-    root: Path
+    checkout: Checkout
     summary: Mapping[str, Any]
     lock: Mapping[str, Any]
     notes: list[str] = field(default_factory=list)
@@ -43,7 +44,7 @@ class Record:
 
     def path(self, stage: str, name: str) -> Path:
         """An out of a stage."""
-        return self.root / "artifacts" / stage / name
+        return self.checkout.artifacts / stage / name
 
     def metrics(self, stage: str) -> Mapping[str, Any]:
         """The flat metrics of a stage."""
@@ -97,18 +98,18 @@ class Record:
         return values
 
     def _unreadable(self, path: Path, error: Exception) -> None:
-        sentence = f"{path.relative_to(self.root)} can't be read ({type(error).__name__}), so the page lacks its content."
+        sentence = f"{path.relative_to(self.checkout.root)} can't be read ({type(error).__name__}), so the page lacks its content."
         if sentence not in self.notes:
             self.notes.append(sentence)
 
 
-def read_record(root: Path) -> Record:
+def read_record(checkout: Checkout) -> Record:
     """Read the record of the last run of a checkout. Raises UserError when there is none."""
     import yaml
 
     from components.tracking.provenance import LOCK, read_yaml
 
-    path = root / SUMMARY
+    path = checkout.root / SUMMARY
     if not path.is_file():
         raise UserError(f"{SUMMARY} is missing, so there is no run to report: run `mmalign run` first")
     try:
@@ -118,9 +119,9 @@ def read_record(root: Path) -> Record:
     if not isinstance(summary, dict) or not isinstance(summary.get("stages"), dict):
         raise UserError(f"{SUMMARY} is not a summary of a run (it has no 'stages'): run `mmalign run`, which writes a new one")
     try:
-        return Record(root, summary, read_yaml(root / LOCK))
+        return Record(checkout, summary, read_yaml(checkout.root / LOCK))
     except yaml.YAMLError:
-        return Record(root, summary, {}, [f"{LOCK} is not valid YAML, so the page lacks DVC's hashes and the stages' settings."])
+        return Record(checkout, summary, {}, [f"{LOCK} is not valid YAML, so the page lacks DVC's hashes and the stages' settings."])
 
 
 def reached(record: Record) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
+from components.checkout import Checkout
 from components.files import write_atomic
 from components.report.curves import training_curves
 from components.report.data import read_data
@@ -25,10 +26,10 @@ REPORT = Path("reports") / "report.html"
 TEMPLATE = "page.html.j2"
 
 
-def render_report(root: Path) -> Path:
+def render_report(checkout: Checkout) -> Path:
     """Write the page of the last run in the checkout `root`; returns its path. Raises UserError without a run."""
-    record = read_record(root)
-    path = root / REPORT
+    record = read_record(checkout)
+    path = checkout.root / REPORT
     # A lone surrogate, which JSON can carry and UTF-8 can't, becomes a question mark.
     write_atomic(path, page(record).encode("utf-8", "replace"))
     return path

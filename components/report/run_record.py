@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from components.checkout import Checkout
 from components.files import write_json
 from components.report.summary import RunRecord, summarize
 
@@ -13,44 +14,44 @@ PAGE = Path("reports") / "report.html"
 MLFLOW_STATUS = {"ok": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
 
 
-def write_summary(root: Path, record: RunRecord, started: float) -> None:
+def write_summary(checkout: Checkout, record: RunRecord, started: float) -> None:
     """Write reports/summary.json with the present state; `started` is the run's start in seconds since the epoch."""
     record.seconds = time.time() - started
-    write_json(root / SUMMARY, summarize(record, root / "artifacts"))
+    write_json(checkout.root / SUMMARY, summarize(record, checkout.artifacts))
 
 
-def open_record(root: Path, record: RunRecord) -> None:
+def open_record(checkout: Checkout, record: RunRecord) -> None:
     """Open the run's parent in MLflow."""
     from components.tracking.runs import open_parent
 
-    record.mlflow_run_id = open_parent(root, "mmalign run")
+    record.mlflow_run_id = open_parent(checkout, "mmalign run")
 
 
-def close_record(root: Path, record: RunRecord, started: float) -> None:
+def close_record(checkout: Checkout, record: RunRecord, started: float) -> None:
     """Write the final summary, and close the parent run with the status of each stage."""
     from components.files import read_json
     from components.tracking.runs import attach_file, close_parent, record_stages, record_summary
 
     assert record.status != "running", "a closed run has ended"
-    write_summary(root, record, started)
-    page = _page(root)
+    write_summary(checkout, record, started)
+    page = _page(checkout)
     if record.mlflow_run_id is None:
         return
-    record_stages(root, record.mlflow_run_id, read_json(root / SUMMARY)["stages"])
-    if record.log is not None and (root / record.log).is_file():
-        attach_file(root, record.mlflow_run_id, root / record.log, "logs")
+    record_stages(checkout, record.mlflow_run_id, read_json(checkout.root / SUMMARY)["stages"])
+    if record.log is not None and (checkout.root / record.log).is_file():
+        attach_file(checkout, record.mlflow_run_id, checkout.root / record.log, "logs")
     if page is not None:
-        attach_file(root, record.mlflow_run_id, page)
-    record_summary(root, record.mlflow_run_id, root / SUMMARY)
-    close_parent(root, record.mlflow_run_id, MLFLOW_STATUS[record.status])  # type: ignore[arg-type]
+        attach_file(checkout, record.mlflow_run_id, page)
+    record_summary(checkout, record.mlflow_run_id, checkout.root / SUMMARY)
+    close_parent(checkout, record.mlflow_run_id, MLFLOW_STATUS[record.status])  # type: ignore[arg-type]
 
 
-def _page(root: Path) -> Path | None:
+def _page(checkout: Checkout) -> Path | None:
     """Render reports/report.html. A failure ends no run, since the summary has the metrics."""
     from components.report.render import render_report
 
     try:
-        return render_report(root)
+        return render_report(checkout)
     except Exception as error:  # noqa: BLE001 -- no fault of a page changes the run's result
         print(f"{PAGE} could not be rendered ({type(error).__name__}: {error}); try `mmalign report`")
         return None

@@ -140,7 +140,7 @@ class _Details:
         from components.validation.media import MediaFolder
 
         wanted = set(chosen)
-        self.folder = record.root / MEDIA
+        self.folder = record.checkout.root / MEDIA
         self.media = MediaFolder(self.folder)
         columns = ("id", "media", "media_kind", "media_digest", "responses")
         self.queries = {row["id"]: row for row in record.table("validate", "heldout/queries.parquet", *columns) if row["id"] in wanted}

@@ -11,11 +11,11 @@ import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 
+from components.checkout import Checkout
 from components.report.record import Record, flatten, reached
 from components.report.wording import plain
 
@@ -46,12 +46,12 @@ class Settings:
 
 def read_settings(record: Record) -> Settings | None:
     """Settings that differ; None without a params.yaml."""
-    path = record.root / PARAMS
+    path = record.checkout.root / PARAMS
     now = _flat(path.read_text(encoding="utf-8") if path.is_file() else None)
     if now is None:
         return None
     committed_sha, committed = _committed(record)
-    first_sha, first = _first(record.root)
+    first_sha, first = _first(record.checkout)
     if first_sha == committed_sha:
         first_sha, first = None, None
     versions = [version for version in (committed, first) if version is not None]
@@ -81,19 +81,19 @@ def _same(one: Any, other: Any) -> bool:
 
 def _committed(record: Record) -> tuple[str | None, dict[str, Any] | None]:
     """The settings of the run's commit; of the checked-out commit where git lacks the run's."""
-    for sha in (record.summary.get("git_sha"), (_git(record.root, "rev-parse", "HEAD") or "").strip()):
+    for sha in (record.summary.get("git_sha"), (_git(record.checkout, "rev-parse", "HEAD") or "").strip()):
         if isinstance(sha, str) and SHA.fullmatch(sha):
-            values = _flat(_git(record.root, "show", f"{sha}:{PARAMS}"))
+            values = _flat(_git(record.checkout, "show", f"{sha}:{PARAMS}"))
             if values is not None:
                 return sha, values
     return None, None
 
 
-def _first(root: Path) -> tuple[str | None, dict[str, Any] | None]:
-    if (_git(root, "rev-parse", "--is-shallow-repository") or "").strip() != "false":
+def _first(checkout: Checkout) -> tuple[str | None, dict[str, Any] | None]:
+    if (_git(checkout, "rev-parse", "--is-shallow-repository") or "").strip() != "false":
         return None, None
-    added = (_git(root, "log", "--diff-filter=A", "--format=%H", "--", PARAMS) or "").split()
-    values = _flat(_git(root, "show", f"{added[-1]}:{PARAMS}")) if added else None
+    added = (_git(checkout, "log", "--diff-filter=A", "--format=%H", "--", PARAMS) or "").split()
+    values = _flat(_git(checkout, "show", f"{added[-1]}:{PARAMS}")) if added else None
     return (None, None) if values is None else (added[-1], values)
 
 
@@ -118,9 +118,11 @@ def _value(values: Mapping[str, Any] | None, key: str) -> str | None:
     return plain(values[key]) if key in values else ABSENT
 
 
-def _git(root: Path, *arguments: str) -> str | None:
+def _git(checkout: Checkout, *arguments: str) -> str | None:
     try:
-        completed = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, errors="replace", timeout=60, check=False)
+        completed = subprocess.run(
+            ["git", *arguments], cwd=checkout.root, capture_output=True, text=True, errors="replace", timeout=60, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return completed.stdout if completed.returncode == 0 else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
@@ -11,6 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from components.checkout import Checkout
 from components.files import read_json
 from components.report.run_record import PAGE, SUMMARY
 from components.report.summary import MODELS
@@ -29,9 +29,9 @@ POLICY_ROWS = (
 )
 
 
-def print_summary(root: Path, console: Console | None = None) -> None:
+def print_summary(checkout: Checkout, console: Console | None = None) -> None:
     """Print reports/summary.json as tables."""
-    (console or Console(highlight=False)).print(render(read_json(root / SUMMARY)))
+    (console or Console(highlight=False)).print(render(read_json(checkout.root / SUMMARY)))
 
 
 def render(summary: Mapping[str, Any]) -> Group:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
+from components.checkout import Checkout
 from components.files import read_json
 from components.report.record import Record, lookup
 from components.report.wording import cut, duration, without_escapes
@@ -98,20 +98,24 @@ def _model(summary: Mapping[str, Any], model: str) -> ModelVerdict | None:
 def _failure(record: Record) -> tuple[str | None, str | None, str | None]:
     """A stage's mistake, the log's path, and the log's last lines."""
     stage, log = record.summary.get("failed_stage"), record.summary.get("log")
-    noted = record.root / ".mmalign" / "attempts" / f"{stage}.json"
+    noted = record.checkout.attempts / f"{stage}.json"
     cause = None
     if isinstance(stage, str) and "/" not in stage and noted.is_file():
         try:
             cause = lookup(read_json(noted), "mistake")
         except (ValueError, OSError):
             pass  # a kill during the write left no cause
-    return cause if cause is None else str(cause), None if log is None else str(log), None if log is None else _end(record.root, str(log))
+    return (
+        cause if cause is None else str(cause),
+        None if log is None else str(log),
+        None if log is None else _end(record.checkout, str(log)),
+    )
 
 
-def _end(root: Path, log: str) -> str | None:
+def _end(checkout: Checkout, log: str) -> str | None:
     """The last lines of a log inside the checkout."""
-    path = (root / log).resolve()
-    if not path.is_relative_to(root.resolve()) or not path.is_file():
+    path = (checkout.root / log).resolve()
+    if not path.is_relative_to(checkout.root.resolve()) or not path.is_file():
         return None
     with path.open("rb") as stream:
         stream.seek(max(0, path.stat().st_size - LOG_BYTES))

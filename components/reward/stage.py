@@ -7,8 +7,7 @@ Alone: `mmalign stage reward`. Killed and run again, it goes on from the last co
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from components.checkout import IN_CHECKOUT, Checkout
 from components.config.settings import Settings
 from components.engine.checkpoints import training_key
 from components.engine.curves import last_metrics
@@ -18,15 +17,15 @@ from components.engine.result import StageResult
 from components.stages import TRAINING_TASKS
 
 
-def run(settings: Settings, root: Path, recorder: Recorder = NullRecorder()) -> StageResult:  # noqa: B008 -- it has no state
+def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorder()) -> StageResult:  # noqa: B008 -- it has no state
     """Train under the launcher and report the last metrics of the run."""
     key = training_key(
-        root,
+        checkout,
         "reward",
         settings=[section.model_dump_json() for section in (settings.model, settings.training, settings.reward, settings.critique)],
-        inputs=[Path("artifacts/validate/train"), settings.model.base, Path("infra/deepspeed")],
+        inputs=[IN_CHECKOUT.queries("train").parent, settings.model.base, IN_CHECKOUT.deepspeed],
     )
-    outcome = launch(TRAINING_TASKS["reward"], settings, "reward", root, key, root / "artifacts/reward/model", recorder)
+    outcome = launch(TRAINING_TASKS["reward"], settings, "reward", checkout, key, checkout.reward_model, recorder)
     recorder.artifact(outcome.curves)
     return StageResult(
         metrics={"steps": outcome.steps, **last_metrics(outcome.curves, "loss/pair", "loss/critique", "accuracy", "margin")},

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from components.checkout import Checkout
 from components.config.settings import Settings
 from components.engine.task import EpochContext, Step, TrainingTask
 from components.errors import StageFault, UserError
@@ -43,17 +44,17 @@ class RewardBatch(TreeBatch):
 class RewardTask(TrainingTask):
     """The reward model with its queries, steps and loss."""
 
-    def __init__(self, settings: Settings, root: Path) -> None:
+    def __init__(self, settings: Settings, checkout: Checkout) -> None:
         self.settings = settings
-        self.base = root / settings.model.base
-        self.preprocessor = Preprocessor(self.base, root / "data/preferences", settings.model, settings.features)
-        queries = read_queries(root / "artifacts/validate/train/queries.parquet")
+        self.base = checkout.root / settings.model.base
+        self.preprocessor = Preprocessor(self.base, checkout.preferences, settings.model, settings.features)
+        queries = read_queries(checkout.queries("train"))
         self.queries = [query for query in queries if not is_calibration(query.id, settings.reward.calibration_share)]
         if not any(query.pairs() for query in self.queries):
             raise UserError(
                 "no training query has two responses of different rank, so the reward model has nothing to learn from: check final_ranking"
             )
-        attach_features(self.preprocessor, self.base, self.queries, settings, root)
+        attach_features(self.preprocessor, self.base, self.queries, settings, checkout)
         self.model = new_reward_model(load_trainable(self.base, settings.model, settings.training), settings.training.seed)
         self.epochs = settings.reward.epochs
         self._own: dict[str, list[str]] = {}
@@ -168,6 +169,6 @@ class RewardTask(TrainingTask):
         return Tree(self.preprocessor.judge_root(query, self.settings.reward.instruction), tuple(branches))
 
 
-def build(settings: Settings, root: Path) -> RewardTask:
+def build(settings: Settings, checkout: Checkout) -> RewardTask:
     """The engine's factory."""
-    return RewardTask(settings, root)
+    return RewardTask(settings, checkout)

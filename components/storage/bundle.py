@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from components.checkout import Checkout
 from components.errors import UserError
 from components.storage.data_version import DATA_FILE, data_stage
 from components.storage.repository import open_repository
@@ -13,21 +14,21 @@ from components.storage.repository import open_repository
 LIMIT_BYTES = 12_000_000
 
 
-def bundle(root: Path) -> str:
+def bundle(checkout: Checkout) -> str:
     """Empty the remote `bundled`, write data/ into it, pin data.dvc to it, and return the version. Raises UserError above 12 MB.
 
     The pin sets `push: false`, so that no later push can add files to the repository, even one that names data.dvc.
     """
-    root = root.resolve()
-    size = sum(path.stat().st_size for path in (root / "data").rglob("*") if path.is_file())
+    checkout = checkout.absolute()
+    size = sum(path.stat().st_size for path in checkout.data.rglob("*") if path.is_file())
     if size > LIMIT_BYTES:
         raise UserError(f"data/ has {size / 1e6:.1f} MB, and a bundled version may have {LIMIT_BYTES / 1e6:.0f}: remove rows or media")
-    with open_repository(root) as repository:
-        if not (root / DATA_FILE).exists():
-            repository.add([str(root / "data")])
+    with open_repository(checkout) as repository:
+        if not (checkout.root / DATA_FILE).exists():
+            repository.add([str(checkout.data)])
         _dump(repository, remote=None, can_push=True)
         shutil.rmtree(Path(repository.config["remote"]["bundled"]["url"]) / "files", ignore_errors=True)
-        repository.push(targets=[str(root / DATA_FILE)], remote="bundled")
+        repository.push(targets=[str(checkout.root / DATA_FILE)], remote="bundled")
         return _dump(repository, remote="bundled", can_push=False)
 
 

@@ -9,19 +9,19 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-CACHE_FOLDER = Path(".mmalign/cache")
+from components.checkout import Checkout
+
 LOOKUP_CHUNK = 500  # keys in one query; SQLite limits the variables of a statement
 
 
 class ContentCache:
     """Values by key in `root`/.mmalign/cache/KIND.sqlite. A value is any JSON value."""
 
-    def __init__(self, root: Path, kind: str) -> None:
-        path = root / CACHE_FOLDER / f"{kind}.sqlite"
+    def __init__(self, checkout: Checkout, kind: str) -> None:
+        path = checkout.cache(f"{kind}.sqlite")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._connection = sqlite3.connect(path, timeout=60)
         self._connection.execute("pragma journal_mode = wal")

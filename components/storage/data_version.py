@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.checkout import Checkout
 from components.errors import UserError
 from components.files import write_atomic
 from components.storage.repository import open_repository
@@ -49,9 +50,9 @@ class DataState:
         return self.version is None or bool(self.missing or self.changed or self.added) or not self.cached
 
 
-def data_state(root: Path) -> DataState:
+def data_state(checkout: Checkout) -> DataState:
     """Compare data/ with data.dvc. Raises UserError where both are missing."""
-    with open_repository(root) as repository:
+    with open_repository(checkout) as repository:
         return _state(repository)
 
 
@@ -64,9 +65,9 @@ def check_removals(state: DataState, *, accept: bool) -> None:
         )
 
 
-def sync_data(root: Path, *, accept: bool, log: Callable[[str], None]) -> str:
+def sync_data(checkout: Checkout, *, accept: bool, log: Callable[[str], None]) -> str:
     """Make data/ and data.dvc agree by the rules above, log each step, and return the version (a hash)."""
-    with open_repository(root, wait_for_lock=True) as repository:
+    with open_repository(checkout, wait_for_lock=True) as repository:
         state = _state(repository)
         check_removals(state, accept=accept)
         only_missing = bool(state.missing) and not (state.changed or state.added)
@@ -74,7 +75,7 @@ def sync_data(root: Path, *, accept: bool, log: Callable[[str], None]) -> str:
             log(f"fetching {_count(state.missing)} of data/ that data.dvc names")
             _pull(repository, state)
             return str(state.version)
-        if _make_ground_truth_folder(Path(repository.root_dir)):
+        if _make_ground_truth_folder(checkout):
             log("data/truth is missing, so the metrics that need ground truth will be null: see data/truth/NOTE.md")
             state = _state(repository)
         if not state.differs and state.version is not None:
@@ -193,11 +194,11 @@ def _commit(repository: Any, *, own_data: bool) -> str:
         return str(stage.outs[0].hash_info.value)
 
 
-def _make_ground_truth_folder(root: Path) -> bool:
+def _make_ground_truth_folder(checkout: Checkout) -> bool:
     """Create data/truth with a note where it is missing, since evaluation depends on it. Returns whether it was missing."""
-    if (root / "data" / "truth").exists():
+    if checkout.ground_truth.parent.exists():
         return False
-    write_atomic(root / "data" / "truth" / "NOTE.md", GROUND_TRUTH_NOTE)
+    write_atomic(checkout.ground_truth.parent / "NOTE.md", GROUND_TRUTH_NOTE)
     return True
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.checkout import Checkout
 from components.storage.data_version import UNSET_BUCKET
 from components.storage.repository import open_repository
 
@@ -38,9 +39,9 @@ class Whereabouts:
         return (" and ".join(sources) or "nowhere") + (f" ({unsure})" if unsure else "")
 
 
-def locate(root: Path, value: str) -> Whereabouts:
+def locate(checkout: Checkout, value: str) -> Whereabouts:
     """Find the object with this hash in the checkout's cache and in all configured remotes."""
-    with open_repository(root) as repository:
+    with open_repository(checkout) as repository:
         cached = _cached_files(repository, value) is not None
         remotes: list[str] = []
         unreachable: dict[str, str] = {}
@@ -54,17 +55,17 @@ def locate(root: Path, value: str) -> Whereabouts:
     return Whereabouts(cached, tuple(remotes), unreachable)
 
 
-def cached_files(root: Path, value: str) -> dict[str, Path] | None:
+def cached_files(checkout: Checkout, value: str) -> dict[str, Path] | None:
     """Relative name to path in the cache for every file of an object (a single file has the name ""); None when any is missing."""
-    with open_repository(root) as repository:
+    with open_repository(checkout) as repository:
         return _cached_files(repository, value)
 
 
-def bring_into_cache(root: Path, value: str) -> dict[str, Path] | None:
+def bring_into_cache(checkout: Checkout, value: str) -> dict[str, Path] | None:
     """Fetch missing files from the first remote that holds the object; then as `cached_files`."""
     from dvc_data.hashfile.hash_info import HashInfo
 
-    with open_repository(root) as repository:
+    with open_repository(checkout) as repository:
         files = _cached_files(repository, value)
         for name in _remotes(repository):
             if files is not None:

@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 import yaml
 
-from components.closures import CODE_STAGE, DIGESTS, digest_path, digest_text, digests
+from components.checkout import IN_CHECKOUT, Checkout
+from components.closures import CODE_STAGE, digest_path, digest_text, digests
 from components.storage.repository import open_repository
 
 Action = Literal["run", "run_if_changed", "restore", "skip"]
@@ -39,16 +40,16 @@ class _Expected:
     waits_for: dict[str, str] = field(default_factory=dict)  # absolute path -> stage
 
 
-def plan(root: Path, settings_text: str | None = None) -> dict[str, Step]:
+def plan(checkout: Checkout, settings_text: str | None = None) -> dict[str, Step]:
     """The step of each stage of dvc.yaml, in an order in which they can run; as if params.yaml held `settings_text`, where given."""
-    with open_repository(root, settings_text) as repository, repository.lock:
+    with open_repository(checkout, settings_text) as repository, repository.lock:
         expected = _Expected(outputs=_code_digests(repository))
         return {stage.name: _judge(repository, stage, expected) for stage in _ordered(repository)}
 
 
-def stage_parents(root: Path) -> dict[str, set[str]]:
+def stage_parents(checkout: Checkout) -> dict[str, set[str]]:
     """For each stage of dvc.yaml, in an order in which they can run, the stages whose outputs it reads."""
-    with open_repository(root) as repository:
+    with open_repository(checkout) as repository:
         stages = _ordered(repository)
         return {stage.name: {up.name for up in repository.index.graph.successors(stage) if up in stages} for stage in stages}
 
@@ -60,7 +61,7 @@ def _code_digests(repository: Any) -> dict[str, Any]:
     outs = [out for stage in repository.index.stages if getattr(stage, "name", None) == CODE_STAGE for out in stage.outs]
     if not outs:
         return {}
-    current = {digest_path(Path(repository.root_dir), stage): digest_text(digest) for stage, digest in digests().items()}
+    current = {digest_path(Checkout(Path(repository.root_dir)), stage): digest_text(digest) for stage, digest in digests().items()}
     return {
         out.fs_path: HashInfo("md5", hashlib.md5(current[Path(out.fs_path)].encode(), usedforsecurity=False).hexdigest()) for out in outs
     }
@@ -137,7 +138,7 @@ def _input_reasons(inputs: Mapping[Any, Any]) -> list[str]:
     reasons = []
     for dependency, now in inputs.items():
         before = dependency.hash_info
-        if dependency.def_path.startswith(f"{DIGESTS.as_posix()}/"):
+        if dependency.def_path.startswith(f"{IN_CHECKOUT.digests.as_posix()}/"):
             if before != now:
                 reasons.append("its code changed" if before else "its code has no record")
         elif now is None:

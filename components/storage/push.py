@@ -19,13 +19,13 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from components.checkout import Checkout
 from components.processes.log_lines import last_lines
 from components.processes.marks import end_process
 from components.processes.redaction import redactor
 from components.storage.data_version import TEAM_REMOTE, UNSET_BUCKET
 from components.storage.git import run_git
 
-FOLDER = Path(".mmalign") / "push"
 FILES = ("dvc.yaml", "dvc.lock", "data.dvc", "params.yaml")  # the files by which DVC knows what belongs to a run
 POLL_SECONDS = 0.2
 PUSH_SECONDS = 6 * 3600.0  # limit of one push; the next run's push continues from there
@@ -40,34 +40,34 @@ class Pushed:
     log: Path | None = None
 
 
-def has_bucket(root: Path) -> bool:
+def has_bucket(checkout: Checkout) -> bool:
     """Whether the remote `s3` of a checkout names the team's bucket."""
     url = ""
     for name in ("config", "config.local"):
         parser = configparser.ConfigParser(interpolation=None, strict=False)
-        parser.read(root / ".dvc" / name, encoding="utf-8")
+        parser.read(checkout.dvc / name, encoding="utf-8")
         url = parser.get(f"'remote \"{TEAM_REMOTE}\"'", "url", fallback=url)
     return bool(url) and UNSET_BUCKET not in url
 
 
 def push_run(
-    root: Path, workdir: Path, log: Path, *, cancel: threading.Event | None = None, seconds: float = PUSH_SECONDS
+    checkout: Checkout, workdir: Path, log: Path, *, cancel: threading.Event | None = None, seconds: float = PUSH_SECONDS
 ) -> Pushed | None:
     """Push the inputs and outputs of the run in `workdir`, and the run-cache, from the cache of the checkout at `root`.
 
     DVC writes into the file `log`. The push stops on `cancel`, and after `seconds`. Returns None without a bucket. Raises nothing.
     """
     try:
-        if not has_bucket(root):
+        if not has_bucket(checkout):
             return None
-        folder = root.resolve() / FOLDER
+        folder = checkout.absolute().push
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
-            repository = _copy_repository(root.resolve(), workdir, folder)
+            repository = _copy_repository(checkout.absolute(), workdir, folder)
             command = [sys.executable, "-m", "dvc", "push", "--run-cache", "--remote", TEAM_REMOTE]
-            return _run(root, command, repository, log, cancel, seconds)
+            return _run(checkout, command, repository, log, cancel, seconds)
     except Exception as error:  # noqa: BLE001 -- no failed push may fail a run
-        why = redactor(root).clean(" ".join(str(error).split()))[:300]
+        why = redactor(checkout).clean(" ".join(str(error).split()))[:300]
         return Pushed(False, f"mmalign pushed nothing to remote {TEAM_REMOTE} ({type(error).__name__}: {why})")
 
 
@@ -88,13 +88,13 @@ def commit_lock(clone: Path, branch: str, *, push: bool) -> Pushed | None:
         run_git(clone, "push", "--quiet", "--no-verify", "origin", f"{branch}:{branch}")
     except (subprocess.SubprocessError, OSError) as error:
         reply = getattr(error, "stderr", None) or str(error)
-        why = redactor(clone).clean(" ".join(reply.split()))[:300]
+        why = redactor(Checkout(clone)).clean(" ".join(reply.split()))[:300]
         what = "pushed" if push else "committed"
         return Pushed(False, f"dvc.lock could not be {what} to branch {branch} ({why}); MLflow keeps it with the run")
     return Pushed(True, f"dvc.lock was pushed to branch {branch}")
 
 
-def _copy_repository(root: Path, workdir: Path, folder: Path) -> Path:
+def _copy_repository(checkout: Checkout, workdir: Path, folder: Path) -> Path:
     """A DVC repository with copies of the run's files. Its path never changes, so DVC remembers what the remote holds."""
     (folder / ".dvc").mkdir(parents=True, exist_ok=True)
     for name in FILES:
@@ -102,8 +102,8 @@ def _copy_repository(root: Path, workdir: Path, folder: Path) -> Path:
         if (workdir / name).is_file():
             shutil.copyfile(workdir / name, folder / name)
     config = configparser.ConfigParser(interpolation=None, strict=False)
-    config.read([root / ".dvc" / "config", root / ".dvc" / "config.local"], encoding="utf-8")
-    cache = _cache(root, config)
+    config.read([checkout.dvc / "config", checkout.dvc / "config.local"], encoding="utf-8")
+    cache = _cache(checkout, config)
     config.remove_option("core", "remote")  # a default remote could be a folder, named relative to the checkout
     for section, values in {
         "core": {"no_scm": "true", "analytics": "false", "check_update": "false"},
@@ -121,12 +121,12 @@ def _copy_repository(root: Path, workdir: Path, folder: Path) -> Path:
     return folder
 
 
-def _cache(root: Path, config: configparser.ConfigParser) -> Path:
+def _cache(checkout: Checkout, config: configparser.ConfigParser) -> Path:
     named = config.get("cache", "dir", fallback="")
-    return (root / ".dvc" / named).resolve() if named else root / ".dvc" / "cache"
+    return (checkout.dvc / named).resolve() if named else checkout.dvc / "cache"
 
 
-def _run(root: Path, command: Sequence[str], folder: Path, log: Path, cancel: threading.Event | None, seconds: float) -> Pushed:
+def _run(checkout: Checkout, command: Sequence[str], folder: Path, log: Path, cancel: threading.Event | None, seconds: float) -> Pushed:
     log.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     with log.open("ab") as output:
@@ -142,7 +142,7 @@ def _run(root: Path, command: Sequence[str], folder: Path, log: Path, cancel: th
                 time.sleep(POLL_SECONDS)
         finally:
             end_process(process)
-    lines = [redactor(root).clean(line) for line in last_lines(log, 5)]
+    lines = [redactor(checkout).clean(line) for line in last_lines(log, 5)]
     if process.returncode == 0 and not stopped:
         return Pushed(True, f"pushed to remote {TEAM_REMOTE} with the run-cache in {time.monotonic() - began:.0f} s: {_last(lines)}", log)
     return Pushed(

@@ -15,6 +15,8 @@ from typing import IO, Any
 
 from dvc.fs import LocalFileSystem
 
+from components.checkout import Checkout
+
 
 class _WithSettings(LocalFileSystem):  # type: ignore[misc]
     """The local file system with a replaced text for one file."""
@@ -30,7 +32,7 @@ class _WithSettings(LocalFileSystem):  # type: ignore[misc]
 
 
 @contextmanager
-def open_repository(root: Path, settings_text: str | None = None, *, wait_for_lock: bool = False) -> Iterator[Any]:
+def open_repository(checkout: Checkout, settings_text: str | None = None, *, wait_for_lock: bool = False) -> Iterator[Any]:
     """The `dvc.repo.Repo` of a checkout, with `settings_text` instead of params.yaml where given; closed afterwards."""
     from dvc.repo import Repo
 
@@ -38,9 +40,9 @@ def open_repository(root: Path, settings_text: str | None = None, *, wait_for_lo
     file_system = None
     if settings_text is not None:
         file_system = _WithSettings()
-        file_system.replaced_path = str(root.resolve() / "params.yaml")
+        file_system.replaced_path = str(checkout.root.resolve() / "params.yaml")
         file_system.replaced_text = settings_text
-    repository = Repo(str(root.resolve()), fs=file_system, _wait_for_lock=wait_for_lock)
+    repository = Repo(str(checkout.root.resolve()), fs=file_system, _wait_for_lock=wait_for_lock)
     try:
         yield repository
     finally:

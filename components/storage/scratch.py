@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
 
+from components.checkout import Checkout
 from components.storage.plan import Step
 
 
-def remove_finished_scratch(root: Path, steps: Mapping[str, Step]) -> None:
+def remove_finished_scratch(checkout: Checkout, steps: Mapping[str, Step]) -> None:
     """Remove the scratch folders of stages whose step is `skip`."""
     for name, step in steps.items():
         if step.action == "skip":
-            shutil.rmtree(root / ".mmalign" / "scratch" / name, ignore_errors=True)
+            shutil.rmtree(checkout.scratch() / name, ignore_errors=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from components.checkout import Checkout
 from components.closures import CODE_STAGE
 from components.files import digest_file
 
@@ -32,37 +33,39 @@ class GitState:
     dirty: bool
 
 
-def git_state(root: Path) -> GitState:
+def git_state(checkout: Checkout) -> GitState:
     """Commit and dirty flag of the checkout."""
-    sha = _git(root, "rev-parse", "HEAD")
+    sha = _git(checkout, "rev-parse", "HEAD")
     if sha is None:
         return GitState(None, dirty=False)
-    changed = (_git(root, "status", "--porcelain", "--", ".", f":(exclude){LOCK}") or "").strip()
+    changed = (_git(checkout, "status", "--porcelain", "--", ".", f":(exclude){LOCK}") or "").strip()
     return GitState(sha.strip(), bool(changed))
 
 
-def git_diff(root: Path) -> str:
+def git_diff(checkout: Checkout) -> str:
     """All differences from the commit, files that git does not know yet included; empty for a clean tree."""
-    pieces = [_git(root, "diff", "HEAD", "--", ".", f":(exclude){LOCK}") or ""]
-    unknown = (_git(root, "ls-files", "--others", "--exclude-standard") or "").splitlines()
-    pieces += [_git(root, "diff", "--no-index", "--", "/dev/null", name, differs=True) or "" for name in unknown]
+    pieces = [_git(checkout, "diff", "HEAD", "--", ".", f":(exclude){LOCK}") or ""]
+    unknown = (_git(checkout, "ls-files", "--others", "--exclude-standard") or "").splitlines()
+    pieces += [_git(checkout, "diff", "--no-index", "--", "/dev/null", name, differs=True) or "" for name in unknown]
     diff = "".join(pieces)
     return diff if len(diff) <= DIFF_LIMIT_BYTES else diff[:DIFF_LIMIT_BYTES] + "\n[cut]\n"
 
 
-def _git(root: Path, *arguments: str, differs: bool = False) -> str | None:
+def _git(checkout: Checkout, *arguments: str, differs: bool = False) -> str | None:
     try:
-        completed = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, errors="replace", timeout=60, check=False)
+        completed = subprocess.run(
+            ["git", *arguments], cwd=checkout.root, capture_output=True, text=True, errors="replace", timeout=60, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return completed.stdout if completed.returncode == 0 or (differs and completed.returncode == 1) else None
 
 
-def environment_tags(root: Path) -> dict[str, str]:
+def environment_tags(checkout: Checkout) -> dict[str, str]:
     """The lock's hash, the interpreter, the machine's kind and the versions that change results."""
     tags = {"env.python": platform.python_version(), "env.platform": platform.platform()}
-    if (root / "requirements.txt").is_file():
-        tags["env.lock_sha256"] = digest_file(root / "requirements.txt")
+    if checkout.requirements.is_file():
+        tags["env.lock_sha256"] = digest_file(checkout.requirements)
     for package in PACKAGES:
         try:
             tags[f"env.{package}"] = metadata.version(package)
@@ -78,46 +81,46 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
 
 
-def data_version(root: Path) -> str | None:
+def data_version(checkout: Checkout) -> str | None:
     """DVC's hash of the data as committed last."""
-    outs = read_yaml(root / "data.dvc").get("outs") or [{}]
+    outs = read_yaml(checkout.data_version).get("outs") or [{}]
     digest = outs[0].get("md5")
     return None if digest is None else str(digest)
 
 
-def lock_hashes(root: Path, stage: str) -> dict[str, str]:
+def lock_hashes(checkout: Checkout, stage: str) -> dict[str, str]:
     """Path to DVC's hash of every dep and out of `stage` as dvc.lock has them."""
-    entry = read_yaml(root / LOCK).get("stages", {}).get(stage, {})
+    entry = read_yaml(checkout.root / LOCK).get("stages", {}).get(stage, {})
     return {item["path"]: item["md5"] for kind in ("deps", "outs") for item in entry.get(kind, []) if "md5" in item}
 
 
-def known_hashes(root: Path, stage: str) -> dict[str, str]:
+def known_hashes(checkout: Checkout, stage: str) -> dict[str, str]:
     """DVC's hashes of what a running `stage` reads: the data and other stages' outs. Its own entry is written after it."""
     outs = {
         item["path"]: item["md5"]
-        for name, entry in read_yaml(root / LOCK).get("stages", {}).items()
+        for name, entry in read_yaml(checkout.root / LOCK).get("stages", {}).items()
         if name not in {stage, CODE_STAGE}
         for item in entry.get("outs", [])
         if "md5" in item
     }
-    hashes = {path: outs[path] for path in stage_paths(root, stage, "deps") if path in outs}
-    version = data_version(root)
+    hashes = {path: outs[path] for path in stage_paths(checkout, stage, "deps") if path in outs}
+    version = data_version(checkout)
     return hashes if version is None else {"data": version, **hashes}
 
 
-def stage_paths(root: Path, stage: str, kind: str) -> list[str]:
+def stage_paths(checkout: Checkout, stage: str, kind: str) -> list[str]:
     """Paths of a stage's `deps` or `outs` (metrics among the outs) in dvc.yaml, with `${base}` and its like filled in."""
-    definition = read_yaml(root / "dvc.yaml").get("stages", {}).get(stage, {})
+    definition = read_yaml(checkout.graph).get("stages", {}).get(stage, {})
     items = [*definition.get(kind, []), *(definition.get("metrics", []) if kind == "outs" else [])]
     paths = [next(iter(item)) if isinstance(item, dict) else str(item) for item in items]
-    model = read_yaml(root / "params.yaml").get("model", {})
+    model = read_yaml(checkout.params).get("model", {})
     return [re.sub(r"\$\{(?:model\.)?(\w+)\}", lambda match: str(model.get(match[1], match[0])), path) for path in paths]
 
 
-def stage_params(root: Path, stage: str) -> dict[str, str]:
+def stage_params(checkout: Checkout, stage: str) -> dict[str, str]:
     """The settings that a stage depends on by dvc.yaml, flat (`alignment.beta` to "0.1"); its own section when none is named."""
-    values = read_yaml(root / "params.yaml")
-    named = read_yaml(root / "dvc.yaml").get("stages", {}).get(stage, {}).get("params", [])
+    values = read_yaml(checkout.params)
+    named = read_yaml(checkout.graph).get("stages", {}).get(stage, {}).get("params", [])
     keys = _param_keys(named)
     own = {"align": "alignment"}.get(stage, stage)
     flat: dict[str, str] = {}

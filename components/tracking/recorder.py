@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from components.checkout import Checkout
 from components.processes.marks import checkout_mark, identity, is_alive
 from components.tracking.store import note_failure, reach, state_folder, store_lock
 
@@ -43,34 +44,34 @@ def now_ms() -> int:
 class Recorder:
     """One run. `run_id` is MLflow's, or `pending-...` if the store was away when the run began."""
 
-    def __init__(self, root: Path, run_id: str, target: str | None, file: Path | None) -> None:
-        self.root = root
+    def __init__(self, checkout: Checkout, run_id: str, target: str | None, file: Path | None) -> None:
+        self.checkout = checkout
         self.run_id = run_id
         self._target = target  # MLflow's id, once the store has opened the run
         self._file = file  # for operations while the store is away
 
     @classmethod
-    def create(cls, root: Path, name: str, *, parent: str | None, tags: Mapping[str, str]) -> Recorder:
+    def create(cls, checkout: Checkout, name: str, *, parent: str | None, tags: Mapping[str, str]) -> Recorder:
         """Open a run; `parent` may itself be pending."""
         pending = f"{PENDING}{uuid.uuid4().hex}"
         # The tag identifies the run if the store created it but the reply was lost.
-        all_tags = {**tags, **process_tags(root), PENDING_TAG: pending}
+        all_tags = {**tags, **process_tags(checkout), PENDING_TAG: pending}
         header: Operation = {"op": "create", "name": name, "parent": parent, "tags": all_tags, "time": now_ms()}
         try:
-            client, experiment = reach(root)
+            client, experiment = reach(checkout)
             run_id = _create(client, experiment, header)
-            return cls(root, run_id, run_id, None)
+            return cls(checkout, run_id, run_id, None)
         except Exception as error:  # noqa: BLE001 -- no failure of the store may stop a stage
-            recorder = cls(root, pending, None, _announce(root, pending, error))
+            recorder = cls(checkout, pending, None, _announce(checkout, pending, error))
             recorder._append(header)
             return recorder
 
     @classmethod
-    def attach(cls, root: Path, run_id: str) -> Recorder:
+    def attach(cls, checkout: Checkout, run_id: str) -> Recorder:
         """Continue a run that was opened before."""
         if not run_id.startswith(PENDING):
-            return cls(root, run_id, run_id, None)
-        return cls(root, run_id, None, state_folder(root) / f"{run_id}.jsonl")
+            return cls(checkout, run_id, run_id, None)
+        return cls(checkout, run_id, None, state_folder(checkout) / f"{run_id}.jsonl")
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags; long values are cut."""
@@ -103,22 +104,22 @@ class Recorder:
 
     def _write(self, operation: Operation) -> None:
         try:
-            client, experiment = reach(self.root)
+            client, experiment = reach(self.checkout)
             if self._file is not None:
-                self._target = _send(client, experiment, self.root, self._file, self.run_id)
+                self._target = _send(client, experiment, self.checkout, self._file, self.run_id)
                 self._file = None
             assert self._target is not None, "a run without a file has an id"
             apply(client, self._target, operation)
         except Exception as error:  # noqa: BLE001 -- no failure of the store may stop a stage
             if self._file is None:
-                self._file = _announce(self.root, f"{PENDING}{uuid.uuid4().hex}", error)
+                self._file = _announce(self.checkout, f"{PENDING}{uuid.uuid4().hex}", error)
             if operation["op"] == "artifact":
                 operation = {**operation, "path": str(self._copy(Path(operation["path"])))}
             self._append(operation)
 
     def _append(self, operation: Operation) -> None:
         assert self._file is not None
-        with store_lock(self.root):
+        with store_lock(self.checkout):
             lines = [] if self._file.is_file() else [self._header(operation)]
             with self._file.open("a", encoding="utf-8") as stream:
                 stream.write("".join(json.dumps(line) + "\n" for line in [*lines, operation] if line))
@@ -130,12 +131,12 @@ class Recorder:
         return (
             None
             if operation["op"] == "create"
-            else {"op": "attach", "run_id": self._target or self.run_id, "tags": process_tags(self.root)}
+            else {"op": "attach", "run_id": self._target or self.run_id, "tags": process_tags(self.checkout)}
         )
 
     def _copy(self, path: Path) -> Path:
         assert self._file is not None
-        copy = state_folder(self.root) / f"{self._file.stem}-{uuid.uuid4().hex[:8]}" / path.name
+        copy = state_folder(self.checkout) / f"{self._file.stem}-{uuid.uuid4().hex[:8]}" / path.name
         copy.parent.mkdir(parents=True)
         if path.is_dir():
             shutil.copytree(path, copy)
@@ -144,10 +145,10 @@ class Recorder:
         return copy
 
 
-def process_tags(root: Path) -> dict[str, str]:
+def process_tags(checkout: Checkout) -> dict[str, str]:
     """Tags of a run's checkout and process."""
     return {
-        "mmalign.checkout": checkout_mark(root),
+        "mmalign.checkout": checkout_mark(checkout),
         "mmalign.host": socket.gethostname(),
         "mmalign.process": identity(os.getpid()) or "",
     }
@@ -189,28 +190,28 @@ def _log_artifact(client: Any, run_id: str, path: Path, folder: str | None) -> N
         client.log_artifact(run_id, str(path), folder)
 
 
-def replay(root: Path) -> None:
+def replay(checkout: Checkout) -> None:
     """Send the pending operations of this process and earlier ones. A store that is still away is no error: the files stay."""
-    if not any(state_folder(root).glob(f"{PENDING}*.jsonl")):
+    if not any(state_folder(checkout).glob(f"{PENDING}*.jsonl")):
         return
     try:
-        client, experiment = reach(root)
-        for file in sorted(state_folder(root).glob(f"{PENDING}*.jsonl"), key=lambda path: path.stat().st_mtime_ns):
+        client, experiment = reach(checkout)
+        for file in sorted(state_folder(checkout).glob(f"{PENDING}*.jsonl"), key=lambda path: path.stat().st_mtime_ns):
             try:
-                _send(client, experiment, root, file, file.stem)
+                _send(client, experiment, checkout, file, file.stem)
             except Exception as error:  # noqa: BLE001 -- as below
-                reach(root)  # raises where the store is away; else only this file has a fault, and the others are sent
+                reach(checkout)  # raises where the store is away; else only this file has a fault, and the others are sent
                 print(f"tracking: {file} can't be sent: {_sentence(error)}", file=sys.stderr)
     except Exception as error:  # noqa: BLE001 -- no failure of the store may stop a stage
-        print(f"tracking: earlier records stay in {state_folder(root)}: {_sentence(error)}", file=sys.stderr)
+        print(f"tracking: earlier records stay in {state_folder(checkout)}: {_sentence(error)}", file=sys.stderr)
 
 
-def _send(client: Any, experiment: str, root: Path, file: Path, name: str) -> str:
+def _send(client: Any, experiment: str, checkout: Checkout, file: Path, name: str) -> str:
     """Send a file of operations and remove it; returns MLflow's id of its run. `name` is the run's pending name.
 
     The writing process may still live: its later operations begin a new file. LookupError where the store does not have the run yet.
     """
-    with store_lock(root):
+    with store_lock(checkout):
         if not file.is_file():
             return _recorded(client, experiment, name)
         header, *rest = _operations(file)
@@ -273,11 +274,11 @@ def _adopt(client: Any, experiment: str, pending: str, run_id: str) -> None:
         client.set_tag(child.info.run_id, PARENT_TAG, run_id)
 
 
-def _announce(root: Path, name: str, error: Exception) -> Path:
+def _announce(checkout: Checkout, name: str, error: Exception) -> Path:
     """The file for failed writes. Reports the failure once: a stage has a dozen writes."""
     global _announced  # noqa: PLW0603 -- once a process
-    note_failure(root, error)
-    folder = state_folder(root)
+    note_failure(checkout, error)
+    folder = state_folder(checkout)
     folder.mkdir(parents=True, exist_ok=True)
     if not _announced:
         _announced = True

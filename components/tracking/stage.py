@@ -19,8 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from components.checkout import IN_CHECKOUT, Checkout
 from components.closures import code_digest
-from components.config.settings import load_settings
 from components.engine.result import StageResult
 from components.errors import TrainingFault
 from components.files import digest_file, write_json
@@ -30,23 +30,23 @@ from components.tracking.recorder import Recorder, replay
 from components.tracking.runs import base_tags, close_parent, is_shared, join_or_open_parent
 
 
-def run_stage(name: StageName, root: Path) -> None:
+def run_stage(name: StageName, checkout: Checkout) -> None:
     """Run stage `name` on what lies in the checkout at `root`, and record it. What the stage raises is raised."""
-    settings = load_settings(root / "params.yaml")
-    replay(root)
-    parent = os.environ.get("MLFLOW_RUN_ID") or join_or_open_parent(root)
-    hashes = known_hashes(root, name)
-    tags = {"mmalign.stage": name, **base_tags(root), **{f"dvc.{path}": md5 for path, md5 in hashes.items()}}
-    recorder = Recorder.create(root, name, parent=parent, tags=tags)
-    recorder.params(stage_params(root, name))
+    settings = checkout.settings()
+    replay(checkout)
+    parent = os.environ.get("MLFLOW_RUN_ID") or join_or_open_parent(checkout)
+    hashes = known_hashes(checkout, name)
+    tags = {"mmalign.stage": name, **base_tags(checkout), **{f"dvc.{path}": md5 for path, md5 in hashes.items()}}
+    recorder = Recorder.create(checkout, name, parent=parent, tags=tags)
+    recorder.params(stage_params(checkout, name))
     started, clock = datetime.now(UTC), time.monotonic()
     try:
-        result: StageResult = load(STAGES[name].function)(settings.for_stage(name), root, recorder)
+        result: StageResult = load(STAGES[name].function)(settings.for_stage(name), checkout, recorder)
         seconds = time.monotonic() - clock
         bad = sorted(key for key, value in result.metrics.items() if value is not None and not math.isfinite(value))
-        folder = root / "artifacts" / name
+        folder = checkout.artifacts / name
         write_json(folder / "metrics.json", {key: None if key in bad else value for key, value in result.metrics.items()})
-        write_json(folder / "run.json", _run_record(root, name, recorder.run_id, result, started, seconds, hashes))
+        write_json(folder / "run.json", _run_record(checkout, name, recorder.run_id, result, started, seconds, hashes))
         _record(recorder, result, folder, seconds)
         _refuse(name, bad)
     except BaseException as error:
@@ -55,23 +55,23 @@ def run_stage(name: StageName, root: Path) -> None:
         recorder.end("KILLED" if stopped else "FAILED")
         raise
     recorder.end("FINISHED")
-    replay(root)  # what waited while the store was away
-    if name == "evaluate" and is_shared(root, parent):
-        close_parent(root, parent, "FINISHED")
+    replay(checkout)  # what waited while the store was away
+    if name == "evaluate" and is_shared(checkout, parent):
+        close_parent(checkout, parent, "FINISHED")
 
 
 def _refuse(name: StageName, bad: list[str]) -> None:
     if bad:
         raise TrainingFault(
-            f"stage {name} ended with metrics that are not numbers: {', '.join(bad)}; artifacts/{name}/metrics.json has the rest"
+            f"stage {name} ended with metrics that are not numbers: {', '.join(bad)}; {IN_CHECKOUT.artifact(name, 'metrics.json')} has the rest"
         )
 
 
 def _run_record(
-    root: Path, name: StageName, run_id: str, result: StageResult, started: datetime, seconds: float, hashes: dict[str, str]
+    checkout: Checkout, name: StageName, run_id: str, result: StageResult, started: datetime, seconds: float, hashes: dict[str, str]
 ) -> dict[str, Any]:
-    git = git_state(root)
-    lock = root / "requirements.txt"
+    git = git_state(checkout)
+    lock = checkout.requirements
     return {
         "mlflow_run_id": run_id,
         "started": started.isoformat(timespec="seconds"),
@@ -81,20 +81,20 @@ def _run_record(
         "git_sha": git.sha,
         "dirty": git.dirty,
         "dvc": hashes,
-        "digests": {"code": code_digest(name), **result.digests, **_model_digests(root, name)},
+        "digests": {"code": code_digest(name), **result.digests, **_model_digests(checkout, name)},
         "python": platform.python_version(),
         "lock_sha256": digest_file(lock) if lock.is_file() else None,
     }
 
 
-def _model_digests(root: Path, name: StageName) -> dict[str, str]:
+def _model_digests(checkout: Checkout, name: StageName) -> dict[str, str]:
     """Digests of the models that a stage wrote. DVC holds the files: the record names them by path and digest."""
-    models = [path for path in stage_paths(root, name, "outs") if any((root / path).glob("*.safetensors"))]
+    models = [path for path in stage_paths(checkout, name, "outs") if any((checkout.root / path).glob("*.safetensors"))]
     if not models:
         return {}
     from components.families.digests import model_digest
 
-    return {f"model:{path}": model_digest(root / path) for path in models}
+    return {f"model:{path}": model_digest(checkout.root / path) for path in models}
 
 
 def _record(recorder: Recorder, result: StageResult, folder: Path, seconds: float) -> None:

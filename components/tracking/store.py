@@ -19,6 +19,8 @@ from typing import Any
 
 from filelock import FileLock
 
+from components.checkout import Checkout
+
 EXPERIMENT = "mmalign"
 RETRY_SECONDS = 60.0  # pause before the next attempt at a failed store, since each may wait for a minute
 PROBE_SECONDS = 3.0  # that a server has to answer
@@ -37,21 +39,21 @@ ENVIRONMENT = {
 }
 
 
-def tracking_uri(root: Path) -> str:
+def tracking_uri(checkout: Checkout) -> str:
     """The store of this checkout's runs."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{checkout.root.resolve() / 'mlflow.db'}"
 
 
-def state_folder(root: Path) -> Path:
+def state_folder(checkout: Checkout) -> Path:
     """The checkout's folder of operations that wait for the store."""
-    return root / ".mmalign" / "tracking"
+    return checkout.tracking
 
 
 @contextmanager
-def store_lock(root: Path) -> Iterator[None]:
+def store_lock(checkout: Checkout) -> Iterator[None]:
     """A lock for look-up and creation, so that two processes of one checkout don't create a thing twice."""
-    state_folder(root).mkdir(parents=True, exist_ok=True)
-    with FileLock(state_folder(root) / "store.lock", is_singleton=True):  # one a process: taken again inside
+    state_folder(checkout).mkdir(parents=True, exist_ok=True)
+    with FileLock(state_folder(checkout) / "store.lock", is_singleton=True):  # one a process: taken again inside
         yield
 
 
@@ -59,18 +61,18 @@ class StoreAway(RuntimeError):
     """The server of the record does not answer."""
 
 
-def reach(root: Path) -> tuple[Any, str]:
+def reach(checkout: Checkout) -> tuple[Any, str]:
     """As `connect`, for writes that can wait: raises StoreAway for a dead server within seconds, not after a minute of retries."""
-    uri = tracking_uri(root)
+    uri = tracking_uri(checkout)
     if uri.startswith(("http://", "https://")) and not answers(uri):
         raise StoreAway(f"{uri} does not answer")
-    return connect(root)
+    return connect(checkout)
 
 
-def note_failure(root: Path, error: Exception) -> None:
+def note_failure(checkout: Checkout, error: Exception) -> None:
     """Note a failed write. The next write probes a dead server at once. A server that answers but fails (its database may be away) would
     delay each write, so writes skip it for RETRY_SECONDS."""
-    uri = tracking_uri(root)
+    uri = tracking_uri(checkout)
     if not uri.startswith(("http://", "https://")) or answers(uri):
         _failures[uri] = (time.monotonic(), error)
 
@@ -86,40 +88,40 @@ def answers(uri: str) -> bool:
         return False
 
 
-def connect(root: Path) -> tuple[Any, str]:
+def connect(checkout: Checkout) -> tuple[Any, str]:
     """An `MlflowClient` and the experiment's id. Raises whatever mlflow raises when the store can't be reached."""
-    uri = tracking_uri(root)
+    uri = tracking_uri(checkout)
     failed_at, failure = _failures.get(uri, (0.0, None))
     if failure is not None and time.monotonic() - failed_at < RETRY_SECONDS:
         raise failure
     try:
-        return _connect(root.resolve(), uri)
+        return _connect(checkout.absolute(), uri)
     except Exception as error:
         _failures[uri] = (time.monotonic(), error)
         raise
 
 
 @lru_cache(maxsize=4)
-def _connect(root: Path, uri: str) -> tuple[Any, str]:
+def _connect(checkout: Checkout, uri: str) -> tuple[Any, str]:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
     for chatty in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(chatty).setLevel(logging.WARNING)  # they log each table of a new database
-    with store_lock(root):
+    with store_lock(checkout):
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        return client, _experiment(client, root, uri)
+        return client, _experiment(client, checkout, uri)
 
 
-def _experiment(client: Any, root: Path, uri: str) -> str:
+def _experiment(client: Any, checkout: Checkout, uri: str) -> str:
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         remote = uri.startswith(("http://", "https://"))  # a server has its own folder for artifacts
         try:
-            return str(client.create_experiment(EXPERIMENT, artifact_location=None if remote else (root / "mlruns").as_uri()))
+            return str(client.create_experiment(EXPERIMENT, artifact_location=None if remote else checkout.mlruns.as_uri()))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

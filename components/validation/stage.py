@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from components.checkout import IN_CHECKOUT, Checkout
 from components.config.settings import Settings
 from components.engine.recorder import NullRecorder, Recorder
 from components.engine.result import StageResult
@@ -33,35 +34,35 @@ from components.validation.splitting import split_off
 from components.validation.tables import query_table, response_table
 
 PREFERENCES = Path("data/preferences")
-OUTPUT = Path("artifacts/validate")
-DOCS = Path("artifacts/validate-docs")
+OUTPUT = IN_CHECKOUT.artifact("validate")
+DOCS = IN_CHECKOUT.validation_pages
 
 log = logging.getLogger(__name__)
 
 
-def run(settings: Settings, root: Path, recorder: Recorder = NullRecorder()) -> StageResult:  # noqa: B008 -- it has no state
+def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorder()) -> StageResult:  # noqa: B008 -- it has no state
     """Validate the checkout's preference data. Raises UserError for data that can't be used as a whole."""
     started = time.monotonic()
-    folder, output = root / PREFERENCES, root / OUTPUT
+    folder, output = checkout.preferences, checkout.artifact("validate")
     train_file, heldout_file = folder / "data.jsonl", folder / "heldout.jsonl"
-    for out in (output / "train", output / "heldout", root / DOCS):
+    for out in (output / "train", output / "heldout", checkout.validation_pages):
         shutil.rmtree(out, ignore_errors=True)
     (output / "quarantine.jsonl").unlink(missing_ok=True)
-    _require_rows(train_file, root)
-    validator, lengths = _validator(settings, root, folder)
+    _require_rows(train_file, checkout)
+    validator, lengths = _validator(settings, checkout, folder)
     loaded = time.monotonic()
 
     intakes = []
     if heldout_file.exists():
-        _require_rows(heldout_file, root)
-        heldout_intake = validator.read(heldout_file, heldout_file.relative_to(root).as_posix(), "heldout", HeldoutContent())
+        _require_rows(heldout_file, checkout)
+        heldout_intake = validator.read(heldout_file, heldout_file.relative_to(checkout.root).as_posix(), "heldout", HeldoutContent())
         intakes.append(heldout_intake)
         heldout_content = HeldoutContent(
             {query.id for query in heldout_intake.queries}, {content_key(query) for query in heldout_intake.queries}
         )
     else:
         heldout_content = HeldoutContent()
-    train_intake = validator.read(train_file, train_file.relative_to(root).as_posix(), "train", heldout_content)
+    train_intake = validator.read(train_file, train_file.relative_to(checkout.root).as_posix(), "train", heldout_content)
     intakes.insert(0, train_intake)
     refusals = [refusal for intake in intakes for refusal in intake.refusals]
     write_quarantine(output / "quarantine.jsonl", refusals)
@@ -78,12 +79,12 @@ def run(settings: Settings, root: Path, recorder: Recorder = NullRecorder()) -> 
         if not queries:
             raise UserError(f"{name} holds no usable row: see {OUTPUT}/quarantine.jsonl")
     read = time.monotonic()
-    warnings = _check_batch([*train, *heldout], settings, root / DOCS)
+    warnings = _check_batch([*train, *heldout], settings, checkout.validation_pages)
     write_queries(output / "train" / "queries.parquet", train)
     write_queries(output / "heldout" / "queries.parquet", heldout)
     ended = time.monotonic()
     recorder.artifact(output / "quarantine.jsonl")
-    recorder.artifact(root / DOCS)
+    recorder.artifact(checkout.validation_pages)
     return StageResult(
         metrics=_metrics(train, heldout, intakes, refusals, lengths.longest, warnings),
         times={
@@ -95,8 +96,8 @@ def run(settings: Settings, root: Path, recorder: Recorder = NullRecorder()) -> 
     )
 
 
-def _require_rows(path: Path, root: Path) -> None:
-    name = path.relative_to(root).as_posix()
+def _require_rows(path: Path, checkout: Checkout) -> None:
+    name = path.relative_to(checkout.root).as_posix()
     if not path.is_file():
         raise UserError(f"{name} is missing: put one JSON object a row there (docs/data-format.md), or run `dvc pull data.dvc`")
     with path.open("rb") as stream:
@@ -104,8 +105,8 @@ def _require_rows(path: Path, root: Path) -> None:
             raise UserError(f"{name} is empty: put one JSON object a row there (docs/data-format.md), or remove the file")
 
 
-def _validator(settings: Settings, root: Path, folder: Path) -> tuple[Validator, LengthCheck]:
-    base = root / settings.model.base
+def _validator(settings: Settings, checkout: Checkout, folder: Path) -> tuple[Validator, LengthCheck]:
+    base = checkout.root / settings.model.base
     if not (base / "config.json").is_file():
         raise UserError(f"model.base {settings.model.base} holds no config.json: set it in params.yaml to a checkpoint folder")
     from components.families.processing import Preprocessor

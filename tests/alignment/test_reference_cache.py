@@ -16,6 +16,7 @@ from components.alignment.policy_task import build as build_policy
 from components.alignment.reference_store import Context, ReferenceStore, store_key
 from components.alignment.reference_table import read_log_probs
 from components.alignment.reference_task import build, reference_context
+from components.checkout import Checkout
 from components.closures import code_digest
 from components.config.settings import Settings, load_settings
 from components.engine import inference as engine
@@ -50,7 +51,7 @@ def parts(root: Path) -> list[str]:
 
 
 def test_fresh_entries_wait_two_seconds_for_company(tmp_path: Path, clock: Clock) -> None:
-    store = ReferenceStore(tmp_path, CONTEXT)
+    store = ReferenceStore(Checkout(tmp_path), CONTEXT)
     clock.now += 1.9
     store.store({KEY: VALUES})
     assert parts(tmp_path) == []
@@ -69,15 +70,15 @@ def test_fresh_entries_wait_two_seconds_for_company(tmp_path: Path, clock: Clock
 
 
 def test_waiting_entries_are_found_by_the_process_that_has_them(tmp_path: Path, clock: Clock) -> None:
-    store = ReferenceStore(tmp_path, CONTEXT)
+    store = ReferenceStore(Checkout(tmp_path), CONTEXT)
     store.store({KEY: VALUES})
     assert store.find([KEY, OTHER]) == {KEY: VALUES}
-    assert ReferenceStore(tmp_path, CONTEXT).find([KEY]) == {}
+    assert ReferenceStore(Checkout(tmp_path), CONTEXT).find([KEY]) == {}
     assert clock.now == 100.0
 
 
 def test_part_holds_only_what_is_new_sorted_and_typed(tmp_path: Path) -> None:
-    with ReferenceStore(tmp_path, CONTEXT) as store:
+    with ReferenceStore(Checkout(tmp_path), CONTEXT) as store:
         store.store({"b:y:x": VALUES})
         store.flush()
         store.store({"a:y": [(-7.0, 7)], "b:x:z": [(-99.0, 99), (-4.0, 2)]})
@@ -92,7 +93,7 @@ def test_part_holds_only_what_is_new_sorted_and_typed(tmp_path: Path) -> None:
 
 def test_part_is_named_by_its_entries_so_that_it_is_written_once(tmp_path: Path) -> None:
     for _ in range(2):
-        store = ReferenceStore(tmp_path, CONTEXT)
+        store = ReferenceStore(Checkout(tmp_path), CONTEXT)
         store.store({KEY: VALUES})
         store.flush()
     (name,) = parts(tmp_path)
@@ -100,24 +101,24 @@ def test_part_is_named_by_its_entries_so_that_it_is_written_once(tmp_path: Path)
 
 
 def test_joining_keeps_all_entries_in_one_file(tmp_path: Path) -> None:
-    store = ReferenceStore(tmp_path, CONTEXT)
+    store = ReferenceStore(Checkout(tmp_path), CONTEXT)
     store.compact()
     assert parts(tmp_path) == [], "nothing to join"
     store.store({KEY: VALUES})
     store.compact()
     assert parts(tmp_path) == ["entries.parquet"]
-    later = ReferenceStore(tmp_path, CONTEXT)
+    later = ReferenceStore(Checkout(tmp_path), CONTEXT)
     later.store({"another:one": [(-3.0, 1)]})
     later.compact()
     assert parts(tmp_path) == ["entries.parquet"]
-    assert ReferenceStore(tmp_path, CONTEXT).find([KEY, "another:one"]) == {KEY: VALUES, "another:one": [(-3.0, 1)]}
+    assert ReferenceStore(Checkout(tmp_path), CONTEXT).find([KEY, "another:one"]) == {KEY: VALUES, "another:one": [(-3.0, 1)]}
 
 
 def test_store_uses_its_entries_after_another_process_joined(tmp_path: Path) -> None:
-    store = ReferenceStore(tmp_path, CONTEXT)
+    store = ReferenceStore(Checkout(tmp_path), CONTEXT)
     store.store({KEY: VALUES})
     store.flush()
-    ReferenceStore(tmp_path, CONTEXT).compact()
+    ReferenceStore(Checkout(tmp_path), CONTEXT).compact()
     assert store.find([KEY]) == {KEY: VALUES}
 
 
@@ -133,7 +134,7 @@ def test_context_has_a_folder_named_by_all_its_fields(tmp_path: Path) -> None:
         "template=template",
     )
     assert CONTEXT.digest == digest_bytes(*fields)[:24]
-    assert ReferenceStore(tmp_path, CONTEXT).folder == tmp_path / ".mmalign/cache/reference" / CONTEXT.digest
+    assert ReferenceStore(Checkout(tmp_path), CONTEXT).folder == tmp_path / ".mmalign/cache/reference" / CONTEXT.digest
 
 
 def test_key_names_prompt_media_and_each_response() -> None:
@@ -168,13 +169,13 @@ def test_stages_run_their_tasks_under_their_own_names(checkout: Path, monkeypatc
     monkeypatch.setattr(engine, "run_tasks", run_tasks)
     save_checkpoint(checkout / "artifacts/align/model", seed=6)
     settings = settings_of(checkout, reference={"threads": 1}, model={"max_length": 446})
-    result = reference_stage.run(settings, checkout)
+    result = reference_stage.run(settings, Checkout(checkout))
     assert result.times == {"compute_seconds": 3.5, "queries_computed": 2, "queries_cached": 0}
-    log_probs = stage.final_log_probs(settings, checkout)
+    log_probs = stage.final_log_probs(settings, Checkout(checkout))
     assert log_probs == {(row.id, number): -1.0 for row in queries()[1:3] for number in range(len(row.responses))}
     reference, policy = calls
-    assert reference == (Launch("components.alignment.reference_task:build", "reference"), settings, checkout)
-    assert policy == (Launch("components.alignment.policy_task:build", "reference", name="policy"), settings, checkout)
+    assert reference == (Launch("components.alignment.reference_task:build", "reference"), settings, Checkout(checkout))
+    assert policy == (Launch("components.alignment.policy_task:build", "reference", name="policy"), settings, Checkout(checkout))
 
 
 def settings_of(root: Path, **sections: dict[str, Any]) -> Settings:
@@ -186,7 +187,7 @@ def test_stage_records_responses_tokens_and_mean_log_prob(checkout: Path) -> Non
     settings = settings_of(checkout, reference={"threads": 2})
     torch.set_num_threads(1)
     try:
-        result = reference_stage.run(settings, checkout)
+        result = reference_stage.run(settings, Checkout(checkout))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
@@ -203,8 +204,8 @@ def test_stage_records_responses_tokens_and_mean_log_prob(checkout: Path) -> Non
     }
     assert result.digests == {"reference.model_digest": model_digest(checkout / "data/base")}
     assert (result.times["queries_computed"], result.times["queries_cached"]) == (2, 0)
-    assert parts(build(settings, checkout)[0].store.folder) == ["entries.parquet"]
-    repeated = reference_stage.run(settings_of(checkout, reference={"threads": 1}), checkout)
+    assert parts(build(settings, Checkout(checkout))[0].store.folder) == ["entries.parquet"]
+    repeated = reference_stage.run(settings_of(checkout, reference={"threads": 1}), Checkout(checkout))
     assert repeated.times == {"queries_computed": 0, "queries_cached": 2}
     assert repeated.metrics == result.metrics
 
@@ -212,7 +213,7 @@ def test_stage_records_responses_tokens_and_mean_log_prob(checkout: Path) -> Non
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", "float32"), ("bf16", "bfloat16")])
 def test_context_of_the_reference_is_that_of_base_and_settings(checkout: Path, precision: str, dtype: str) -> None:
     settings = settings_of(checkout, training={"precision": precision, "row_tokens": 333}, model={"max_length": 444, "max_frames": 5})
-    train, heldout = build(settings, checkout)
+    train, heldout = build(settings, Checkout(checkout))
     base = checkout / "data/base"
     context = reference_context(settings, base, train.preprocessor)
     assert context == Context(
@@ -235,7 +236,7 @@ def test_context_of_the_reference_is_that_of_base_and_settings(checkout: Path, p
 
 
 def test_tasks_end_by_writing_what_waits(checkout: Path) -> None:
-    train, _ = build(settings_of(checkout, model={"max_length": 445}), checkout)
+    train, _ = build(settings_of(checkout, model={"max_length": 445}), Checkout(checkout))
     train.store.store(dict.fromkeys(train.keys[:1], VALUES))
     assert parts(train.store.folder) == []
     train.finish()
@@ -245,7 +246,7 @@ def test_tasks_end_by_writing_what_waits(checkout: Path) -> None:
 def test_policys_log_probs_are_stored_under_the_policys_digest(checkout: Path) -> None:
     policy = save_checkpoint(checkout / "artifacts/align/model", seed=5)
     settings = settings_of(checkout)
-    (task,) = build_policy(settings, checkout)
+    (task,) = build_policy(settings, Checkout(checkout))
     base = reference_context(settings, checkout / "data/base", task.preprocessor)
     assert task.store.folder.name == replace(base, model=model_digest(policy)).digest != base.digest
     assert task.folder == policy

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from components.alignment.reference_store import CONTEXT, Context, ReferenceStore, store_key
+from components.checkout import Checkout
 from components.errors import StageFault
 from components.preferences.record import Query, Response
 from tests.tiny import queries
@@ -20,12 +21,12 @@ def parts(root: Path) -> list[str]:
 
 
 def stored_values(root: Path, query: Query, context: Context = CONTEXT_HERE) -> object:
-    return ReferenceStore(root, context).find([store_key(query)]).get(store_key(query))
+    return ReferenceStore(Checkout(root), context).find([store_key(query)]).get(store_key(query))
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    with ReferenceStore(tmp_path, CONTEXT_HERE) as store:
+    with ReferenceStore(Checkout(tmp_path), CONTEXT_HERE) as store:
         store.store({store_key(QUERY): VALUES})
     return tmp_path
 
@@ -70,15 +71,15 @@ def test_entries_belong_to_responses_in_any_order_rank_or_row(root: Path) -> Non
 
 def test_stored_entries_keep_their_values_when_recomputed(root: Path) -> None:
     more = replace(QUERY, responses=(*QUERY.responses, Response("One more.", 1)))
-    with ReferenceStore(root, CONTEXT_HERE) as store:
+    with ReferenceStore(Checkout(root), CONTEXT_HERE) as store:
         store.store({store_key(more): [*((value + 1e-6, tokens) for value, tokens in VALUES), (-9.0, 4)]})
     assert stored_values(root, more) == [*VALUES, (-9.0, 4)]
 
 
 def test_parts_are_joined_and_read_while_others_write(root: Path) -> None:
-    store = ReferenceStore(root, CONTEXT_HERE)
+    store = ReferenceStore(Checkout(root), CONTEXT_HERE)
     other = replace(QUERY, prompt="Another?")
-    with ReferenceStore(root, CONTEXT_HERE, flush_seconds=0) as writer:
+    with ReferenceStore(Checkout(root), CONTEXT_HERE, flush_seconds=0) as writer:
         writer.store({store_key(other): VALUES})
         assert store.find([store_key(QUERY), store_key(other)]) == {store_key(QUERY): VALUES, store_key(other): VALUES}
     assert len(parts(root)) == 2
@@ -94,11 +95,11 @@ def test_kill_between_joining_and_removing_parts_loses_nothing(root: Path, monke
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", killed)
         with pytest.raises(KeyboardInterrupt):
-            ReferenceStore(root, CONTEXT_HERE).compact()
+            ReferenceStore(Checkout(root), CONTEXT_HERE).compact()
     assert len(parts(root)) == 2
     (root / ".mmalign/cache/reference" / CONTEXT_HERE.digest / ".part-torn.parquet.1.tmp").write_bytes(b"half")
     assert stored_values(root, QUERY) == VALUES
-    ReferenceStore(root, CONTEXT_HERE).compact()
+    ReferenceStore(Checkout(root), CONTEXT_HERE).compact()
     assert parts(root) == ["entries.parquet"]
 
 
@@ -106,4 +107,4 @@ def test_a_folder_that_tells_of_another_context_is_refused(root: Path) -> None:
     described = root / ".mmalign/cache/reference" / CONTEXT_HERE.digest / CONTEXT
     described.write_text(described.read_text().replace('"model": "model"', '"model": "moved"'))
     with pytest.raises(StageFault, match="remove"):
-        ReferenceStore(root, CONTEXT_HERE)
+        ReferenceStore(Checkout(root), CONTEXT_HERE)

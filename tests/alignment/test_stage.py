@@ -11,6 +11,7 @@ import pytest
 from components.alignment import stage
 from components.alignment.pairs import PairTable, build_pairs, read_scores
 from components.alignment.reference_table import write_log_probs
+from components.checkout import Checkout
 from components.config.settings import Settings, load_settings
 from components.critique.stage import write_judgements
 from components.engine.launch import TrainingOutcome
@@ -126,7 +127,7 @@ def log_probs(chosen: float, rejected: float) -> dict[tuple[str, int], float]:
 
 def test_a_sound_policy_is_written_down_with_its_signs(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "final_log_probs", lambda *_: log_probs(-9.0, -12.0))
-    result = stage.run(settings(), trained)
+    result = stage.run(settings(), Checkout(trained))
     pairs = read_queries(trained / "artifacts/validate/train/queries.parquet")
     best = sum(1 for q in pairs for winner, _ in q.pairs() if q.responses[winner].rank == 1)
     assert result.metrics["pairs"] == 17
@@ -137,6 +138,6 @@ def test_a_sound_policy_is_written_down_with_its_signs(trained: Path, monkeypatc
 def test_a_policy_that_collapsed_leaves_no_model(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "final_log_probs", lambda *_: log_probs(-99.0, -90.0))
     with pytest.raises(StageFault, match="collapsed"):
-        stage.run(settings(), trained)
+        stage.run(settings(), Checkout(trained))
     assert not (trained / "artifacts/align/model").exists()
     assert not (trained / "artifacts/align/pairs.parquet").exists()

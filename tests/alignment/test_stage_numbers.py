@@ -13,6 +13,7 @@ from components.alignment import stage
 from components.alignment.betas import MarginScale
 from components.alignment.pairs import PairTable
 from components.alignment.reference_table import write_log_probs
+from components.checkout import Checkout
 from components.config.settings import Settings, load_settings
 from components.critique.stage import write_judgements
 from components.engine.launch import TrainingOutcome
@@ -192,8 +193,8 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         (tmp_path / "artifacts/align/model").mkdir(parents=True)
         return TrainingOutcome(curves, 7.5, 2.5, 12, 4, "digest of weights", {"tokens_per_second": 99.0})
 
-    def key(root: Path, name: str, **named: Any) -> str:
-        seen["key"] = {"root": root, "stage": name, **named}
+    def key(checkout: Checkout, name: str, **named: Any) -> str:
+        seen["key"] = {"root": checkout.root, "stage": name, **named}
         return "digest of everything"
 
     policy = {(q.id, n): -9.0 if r.rank == 1 else -12.0 for q in queries() for n, r in enumerate(q.responses)}
@@ -205,10 +206,10 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_stage_trains_the_alignment_task_into_its_out(trained: dict[str, Any]) -> None:
     chosen, recorder = settings(), Recording()
-    stage.run(chosen, trained["root"], recorder)
+    stage.run(chosen, Checkout(trained["root"]), recorder)
     factory, *rest = trained["launch"]
     assert factory.split(":") == ["components.alignment.task", "build"]
-    assert rest == [chosen, "align", trained["root"], "digest of everything", trained["root"] / "artifacts/align/model", recorder]
+    assert rest == [chosen, "align", Checkout(trained["root"]), "digest of everything", trained["root"] / "artifacts/align/model", recorder]
     assert recorder.artifacts == [trained["root"] / "curves.jsonl"]
 
 
@@ -216,7 +217,7 @@ def test_stage_trains_the_alignment_task_into_its_out(trained: dict[str, Any]) -
 def test_checkpoints_follow_data_scores_reference_and_settings(trained: dict[str, Any], cache: bool, features: str) -> None:
     chosen = settings()
     chosen = chosen.model_copy(update={"features": chosen.features.model_copy(update={"cache": cache})})
-    stage.run(chosen, trained["root"])
+    stage.run(chosen, Checkout(trained["root"]))
     key = trained["key"]
     assert key["root"] == trained["root"]
     sections = [section.model_dump_json() for section in (chosen.model, chosen.training, chosen.alignment)]
@@ -227,7 +228,7 @@ def test_checkpoints_follow_data_scores_reference_and_settings(trained: dict[str
 
 
 def test_record_joins_pairs_outcome_and_last_steps(trained: dict[str, Any]) -> None:
-    result = stage.run(settings(), trained["root"])
+    result = stage.run(settings(), Checkout(trained["root"]))
     assert result.times == {"training_seconds": 7.5, "startup_seconds": 2.5, "resumed_from": 4, "tokens_per_second": 99.0}
     assert result.digests == {"weights": "digest of weights"}
     pairs = [(q.responses[w].rank, q.responses[l].rank) for q in queries() for w, l in q.pairs()]  # noqa: E741 - loser
@@ -244,6 +245,6 @@ def test_record_joins_pairs_outcome_and_last_steps(trained: dict[str, Any]) -> N
 
 
 def test_record_of_beta_dpo_holds_the_betas_of_the_steps(trained: dict[str, Any]) -> None:
-    metrics = stage.run(settings(beta_schedule="beta_dpo"), trained["root"]).metrics
+    metrics = stage.run(settings(beta_schedule="beta_dpo"), Checkout(trained["root"])).metrics
     assert (metrics["beta.min"], metrics["beta.max"]) == (0.1, 0.2)
     assert metrics["beta.mean"] == pytest.approx(0.15)

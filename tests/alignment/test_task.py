@@ -17,6 +17,7 @@ from torch.nn.functional import logsigmoid
 from components.alignment import reference_stage, stage
 from components.alignment.reference_table import read_log_probs, write_log_probs
 from components.alignment.task import AlignmentTask
+from components.checkout import Checkout
 from components.config.settings import Settings, load_settings
 from components.critique.stage import write_judgements
 from components.engine.task import EpochContext
@@ -32,7 +33,7 @@ from tests.trees.test_trees import separate_log_prob
 def checkout(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_media: Path) -> Path:
     root = tmp_path_factory.mktemp("checkout")
     settings = save_checkout(root, tiny_base, tiny_media, training={"ranks": 1, "row_tokens": 300, "batch_rows": 1})
-    reference_stage.run(settings, root)
+    reference_stage.run(settings, Checkout(root))
     judgements = [[("", -1.5 * response.rank + 0.1 * number) for number, response in enumerate(query.responses)] for query in queries()]
     write_judgements(root / "artifacts/critique/train.parquet", queries(), judgements)
     return root
@@ -63,7 +64,7 @@ def moved(task: AlignmentTask) -> AlignmentTask:
 
 @pytest.mark.parametrize("normalize", ["pair", "query"])
 def test_a_step_is_pair_by_pair_dpo_with_a_beta_a_pair(checkout: Path, normalize: str) -> None:
-    task = moved(AlignmentTask(settings_of(checkout, normalize=normalize, queries_per_step=5), checkout))
+    task = moved(AlignmentTask(settings_of(checkout, normalize=normalize, queries_per_step=5), Checkout(checkout)))
     reference = load_model(task.base)
     live = preprocessor(task.base, checkout / "data/preferences")  # its media run through the tower
     total, trained = torch.zeros(()), [query for query in task.queries if query.pairs()]
@@ -84,15 +85,15 @@ def test_a_step_is_pair_by_pair_dpo_with_a_beta_a_pair(checkout: Path, normalize
 
 
 def test_step_without_weight_equals_constant_beta_bit_for_bit(checkout: Path) -> None:
-    one = step_loss(moved(AlignmentTask(settings_of(checkout, beta_weight=0.0), checkout)))
-    other = step_loss(moved(AlignmentTask(settings_of(checkout, beta_schedule="constant"), checkout)))
-    scaled = step_loss(moved(AlignmentTask(settings_of(checkout), checkout)))
+    one = step_loss(moved(AlignmentTask(settings_of(checkout, beta_weight=0.0), Checkout(checkout))))
+    other = step_loss(moved(AlignmentTask(settings_of(checkout, beta_schedule="constant"), Checkout(checkout))))
+    scaled = step_loss(moved(AlignmentTask(settings_of(checkout), Checkout(checkout))))
     assert one.item() == other.item()
     assert one.item() != scaled.item()
 
 
 def test_vision_tower_is_frozen_and_empty_micro_has_no_gradient(checkout: Path) -> None:
-    task = AlignmentTask(settings_of(checkout), checkout)
+    task = AlignmentTask(settings_of(checkout), Checkout(checkout))
     full = task.epoch_plan(0)[0].micros[0][0]
     empty = task.batch(replace(full, queries=()))
     loss, _ = task.loss(task.model(**empty), empty)
@@ -124,7 +125,7 @@ def test_log_probs_of_another_model_not_batches_are_refused(checkout: Path, trai
     write_log_probs(path, rows, [[(log_probs[q.id, n][0] - shift, log_probs[q.id, n][1]) for n in range(len(q.responses))] for q in rows])
     try:
         with pytest.raises(UserError, match="reference stage") if refused else nullcontext():
-            AlignmentTask(settings, checkout)
+            AlignmentTask(settings, Checkout(checkout))
     finally:
         path.write_bytes(original)
 
@@ -158,7 +159,7 @@ def mean_change(batches: list[dict[str, Any]], changes: Callable[[int], float]) 
 
 
 def test_beta_of_a_beta_dpo_step_follows_its_implicit_margin(checkout: Path, tmp_path: Path) -> None:
-    task = AlignmentTask(settings_of(checkout, beta_schedule="beta_dpo", beta_weight=0.5, beta_momentum=0.75), checkout)
+    task = AlignmentTask(settings_of(checkout, beta_schedule="beta_dpo", beta_weight=0.5, beta_momentum=0.75), Checkout(checkout))
     context = Ranks(0, 1, tmp_path)
     batches = micros_of(task)
     small, large = (lambda n: -0.1 * n), (lambda n: -0.3 * n)
@@ -181,18 +182,18 @@ def logged(task: AlignmentTask, batches: list[dict[str, Any]]) -> dict[str, floa
 
 
 def test_a_beta_dpo_step_is_that_of_its_beta(checkout: Path, tmp_path: Path) -> None:
-    task = moved(AlignmentTask(settings_of(checkout, beta_schedule="beta_dpo"), checkout))
+    task = moved(AlignmentTask(settings_of(checkout, beta_schedule="beta_dpo"), Checkout(checkout)))
     context = Ranks(0, 1, tmp_path, {"running_margin": -0.7})
     with torch.no_grad():
         task.begin_step(3, iter(micros_of(task)), lambda batch: task.model(**batch), context)
         beta = logged(task, micros_of(task))["beta/mean"]
         assert beta != 0.1
-        constant = moved(AlignmentTask(settings_of(checkout, beta_schedule="constant", beta=beta), checkout))
+        constant = moved(AlignmentTask(settings_of(checkout, beta_schedule="constant", beta=beta), Checkout(checkout)))
         assert step_loss(task).item() == step_loss(constant).item()
 
 
 def test_each_ranks_margin_counts_and_resumed_beta_is_equal(checkout: Path, tmp_path: Path) -> None:
-    task = AlignmentTask(settings_of(checkout, beta_schedule="beta_dpo"), checkout)
+    task = AlignmentTask(settings_of(checkout, beta_schedule="beta_dpo"), Checkout(checkout))
     batches = micros_of(task)
     change = mean_change(batches, lambda n: -0.1 * n)
     single, together = Ranks(0, 1, tmp_path), Ranks(0, 2, tmp_path)
@@ -213,10 +214,10 @@ def test_each_ranks_margin_counts_and_resumed_beta_is_equal(checkout: Path, tmp_
 
 
 def test_only_beta_dpo_asks_for_a_pass_and_is_refused_without_it(checkout: Path, tmp_path: Path) -> None:
-    task = AlignmentTask(settings_of(checkout, beta_schedule="beta_dpo"), checkout)
+    task = AlignmentTask(settings_of(checkout, beta_schedule="beta_dpo"), Checkout(checkout))
     with pytest.raises(ValueError, match="begin_step"):
         logged(task, micros_of(task))
-    other = AlignmentTask(settings_of(checkout), checkout)
+    other = AlignmentTask(settings_of(checkout), Checkout(checkout))
 
     def never(_: dict[str, Any]) -> Any:
         raise AssertionError("a pass that nothing needs")
@@ -226,7 +227,7 @@ def test_only_beta_dpo_asks_for_a_pass_and_is_refused_without_it(checkout: Path,
 
 
 def test_a_steps_betas_come_out_of_the_engines_sums_as_they_are(checkout: Path) -> None:
-    task = AlignmentTask(settings_of(checkout, queries_per_step=5), checkout)
+    task = AlignmentTask(settings_of(checkout, queries_per_step=5), Checkout(checkout))
     batches = micros_of(task)
     assert len(batches) > 1
     metrics = logged(task, batches)
@@ -236,7 +237,7 @@ def test_a_steps_betas_come_out_of_the_engines_sums_as_they_are(checkout: Path) 
 
 
 def test_logged_token_entropy_and_accuracy_keep_the_loss(checkout: Path) -> None:
-    task = AlignmentTask(settings_of(checkout), checkout)
+    task = AlignmentTask(settings_of(checkout), Checkout(checkout))
     batch = micros_of(task)[0]
     with torch.no_grad():
         (loss, metrics), (bare, fewer) = (task.loss(outputs, batch) for outputs in (task.model(**batch), task.model(batch["batch"])))
@@ -252,7 +253,7 @@ def test_logged_token_entropy_and_accuracy_keep_the_loss(checkout: Path) -> None
 
 def test_two_ranks_report_a_steps_betas_once(checkout: Path) -> None:
     settings = settings_of(checkout)
-    task = AlignmentTask(settings.model_copy(update={"training": settings.training.model_copy(update={"ranks": 2})}), checkout)
+    task = AlignmentTask(settings.model_copy(update={"training": settings.training.model_copy(update={"ranks": 2})}), Checkout(checkout))
     for step in task.epoch_plan(0):
         assert [[micro.leads for micro in rank] for rank in step.micros] == [
             [rank == position == 0 for position in range(len(micros))] for rank, micros in enumerate(step.micros)
@@ -261,8 +262,8 @@ def test_two_ranks_report_a_steps_betas_once(checkout: Path) -> None:
 
 def test_madpo_weighs_the_preference_loss_of_each_pair(checkout: Path) -> None:
     changes = {"beta_schedule": "madpo", "queries_per_step": 5, "sft_weight": 0.0}
-    task = moved(AlignmentTask(settings_of(checkout, **changes), checkout))
-    plain = moved(AlignmentTask(settings_of(checkout, **{**changes, "beta_schedule": "constant"}), checkout))
+    task = moved(AlignmentTask(settings_of(checkout, **changes), Checkout(checkout)))
+    plain = moved(AlignmentTask(settings_of(checkout, **{**changes, "beta_schedule": "constant"}), Checkout(checkout)))
     with torch.no_grad():
         row_losses: dict[int, float] = {}
         for micro in plain.epoch_plan(0)[0].micros[0]:
@@ -283,7 +284,7 @@ def test_madpo_weighs_the_preference_loss_of_each_pair(checkout: Path) -> None:
 
 @pytest.mark.parametrize("normalize", ["pair", "query"])
 def test_the_sft_term_once_a_query_is_of_its_best_responses(checkout: Path, normalize: str) -> None:
-    task = AlignmentTask(settings_of(checkout, sft_per="query", normalize=normalize, queries_per_step=5), checkout)
+    task = AlignmentTask(settings_of(checkout, sft_per="query", normalize=normalize, queries_per_step=5), Checkout(checkout))
     with torch.no_grad():
         sft_loss = sum(float(task.loss(task.model(**batch), batch)[1]["loss/sft"]) for batch in micros_of(task))
     total, pairs = 0.0, sum(len(query.pairs()) for query in task.queries)
@@ -300,12 +301,12 @@ def test_the_stage_ends_with_the_log_probs_of_the_policy(checkout: Path) -> None
     shutil.copytree(checkout / "data/base", checkout / "artifacts/align/model")
     settings = settings_of(checkout)
     reference = {key: value[0] for key, value in read_log_probs(checkout / "artifacts/reference/train.parquet").items()}
-    assert stage.final_log_probs(settings, checkout) == reference, "an unchanged policy is the reference"
-    task = moved(AlignmentTask(settings, checkout))
+    assert stage.final_log_probs(settings, Checkout(checkout)) == reference, "an unchanged policy is the reference"
+    task = moved(AlignmentTask(settings, Checkout(checkout)))
     shutil.rmtree(checkout / "artifacts/align/model")
     (checkout / "artifacts/align/model").mkdir()
     task.export(checkout / "artifacts/align/model")
-    log_probs = stage.final_log_probs(settings, checkout)
+    log_probs = stage.final_log_probs(settings, Checkout(checkout))
     assert log_probs.keys() == reference.keys()
     with torch.no_grad():
         query = task.queries[0]

@@ -14,6 +14,7 @@ from components.alignment import reference_stage
 from components.alignment.losses import PairBatch, SftBatch, pair_loss
 from components.alignment.reference_table import read_log_probs, write_log_probs
 from components.alignment.task import AlignmentTask, Micro, build
+from components.checkout import Checkout
 from components.config.settings import Settings, load_settings
 from components.critique.stage import write_judgements
 from components.engine.task import EpochContext, check_plan
@@ -45,7 +46,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_med
         reference={"threads": 1},
     )
     write_queries(root / "artifacts/validate/train/queries.parquet", training_queries())
-    reference_stage.run(settings, root)
+    reference_stage.run(settings, Checkout(root))
     judgements = [[("", -1.5 * r.rank + 0.1 * n) for n, r in enumerate(query.responses)] for query in training_queries()]
     write_judgements(root / "artifacts/critique/train.parquet", training_queries(), judgements)
     return root
@@ -88,7 +89,7 @@ def close(actual: Tensor, expected: Tensor) -> bool:
 @pytest.mark.parametrize("normalize", ["pair", "query"])
 @pytest.mark.parametrize("schedule", ["drs", "madpo"])
 def test_batch_holds_pairs_betas_weights_and_reference_sums(checkout: Path, normalize: str, schedule: str) -> None:
-    task = AlignmentTask(settings_of(checkout, normalize=normalize, beta_schedule=schedule), checkout)
+    task = AlignmentTask(settings_of(checkout, normalize=normalize, beta_schedule=schedule), Checkout(checkout))
     expected, reference_K, tokens_K, owners = by_hand(task)
     prepared = task.batch(whole_step(task))["batch"]
     pairs = prepared.pairs
@@ -109,7 +110,7 @@ def test_batch_holds_pairs_betas_weights_and_reference_sums(checkout: Path, norm
 
 @pytest.mark.parametrize("normalize", ["pair", "query"])
 def test_sft_once_a_query_is_shared_by_its_best_responses(checkout: Path, normalize: str) -> None:
-    task = AlignmentTask(settings_of(checkout, sft_per="query", normalize=normalize), checkout)
+    task = AlignmentTask(settings_of(checkout, sft_per="query", normalize=normalize), Checkout(checkout))
     sft = task.batch(whole_step(task))["batch"].pairs.sft
     # Ranks 1 2 3 4, then 2 1, then 1 1 2, then 3 2 1, then 1 2 2 3: branches 0 to 3, 4 and 5, 6 to 8, 9 to 11, 12 to 15.
     assert sft.response_S.tolist() == [0, 5, 6, 7, 11, 12]
@@ -127,7 +128,7 @@ def test_sft_once_a_query_is_shared_by_its_best_responses(checkout: Path, normal
     ],
 )
 def test_settings_reach_the_loss(checkout: Path, changes: dict[str, Any], named: dict[str, Any]) -> None:
-    task = AlignmentTask(settings_of(checkout, **changes), checkout)
+    task = AlignmentTask(settings_of(checkout, **changes), Checkout(checkout))
     pairs, reference_K, tokens_K, _ = by_hand(task)
     batch = task.batch(whole_step(task))
     log_prob_K = batch["batch"].reference_K + torch.linspace(-3, 2, 16)
@@ -139,7 +140,7 @@ def test_settings_reach_the_loss(checkout: Path, changes: dict[str, Any], named:
 
 
 def test_sft_per_query_reaches_the_loss(checkout: Path) -> None:
-    task = AlignmentTask(settings_of(checkout, sft_per="query"), checkout)
+    task = AlignmentTask(settings_of(checkout, sft_per="query"), Checkout(checkout))
     pairs, reference_K, tokens_K, _ = by_hand(task)
     pairs = replace(pairs, sft=SftBatch(torch.tensor([0, 5, 6, 7, 11, 12]), torch.tensor([6, 1, 1, 1, 3, 5]) / 17))
     batch = task.batch(whole_step(task))
@@ -156,7 +157,7 @@ class Lone(EpochContext):
 @pytest.mark.parametrize("log_probs", ["sum", "mean"])
 def test_implicit_margin_of_a_step_follows_the_kind_of_log_probs(checkout: Path, tmp_path: Path, log_probs: str) -> None:
     chosen = settings_of(checkout, beta_schedule="beta_dpo", log_probs=log_probs, beta_weight=0.25, beta_momentum=0.5, beta=0.2)
-    task = AlignmentTask(chosen, checkout)
+    task = AlignmentTask(chosen, Checkout(checkout))
     pairs, _, tokens_K, _ = by_hand(task)
     change_K = torch.linspace(-3, 2, 16)
     batch = task.batch(whole_step(task))
@@ -188,7 +189,7 @@ def test_implicit_margin_of_a_step_follows_the_kind_of_log_probs(checkout: Path,
 
 
 def test_first_step_of_beta_dpo_compares_its_margin_with_itself(checkout: Path, tmp_path: Path) -> None:
-    task = AlignmentTask(settings_of(checkout, beta_schedule="beta_dpo"), checkout)
+    task = AlignmentTask(settings_of(checkout, beta_schedule="beta_dpo"), Checkout(checkout))
     batch = task.batch(whole_step(task))
     context = Lone(0, 1, tmp_path)
     task.begin_step(0, iter([batch]), lambda inputs: inputs["batch"].reference_K + torch.arange(16.0), context)
@@ -199,7 +200,7 @@ def test_first_step_of_beta_dpo_compares_its_margin_with_itself(checkout: Path, 
 
 @pytest.mark.parametrize(("per_step", "ranks", "epoch"), [(6, 1, 0), (2, 1, 1), (4, 2, 0)])
 def test_plan_deals_the_queries_with_pairs_by_their_lengths(checkout: Path, per_step: int, ranks: int, epoch: int) -> None:
-    task = AlignmentTask(settings_of(checkout, {"ranks": ranks}, queries_per_step=per_step), checkout)
+    task = AlignmentTask(settings_of(checkout, {"ranks": ranks}, queries_per_step=per_step), Checkout(checkout))
     order = [0, 1, 3, 4, 5]  # the query of ties has no pair to learn from
     lengths = []
     for index in order:
@@ -224,7 +225,7 @@ def test_plan_deals_the_queries_with_pairs_by_their_lengths(checkout: Path, per_
 
 
 def test_empty_micro_batch_has_weight_zero_throughout(checkout: Path) -> None:
-    task = AlignmentTask(settings_of(checkout, sft_per="query"), checkout)
+    task = AlignmentTask(settings_of(checkout, sft_per="query"), Checkout(checkout))
     prepared = task.batch(replace(whole_step(task), queries=(), leads=False))["batch"]
     assert prepared.branches == 4, "the first query runs, so that no rank waits"
     assert prepared.pairs.weight_P.tolist() == [0.0] * 6
@@ -233,7 +234,7 @@ def test_empty_micro_batch_has_weight_zero_throughout(checkout: Path) -> None:
 
 @pytest.mark.parametrize("row_tokens", [300, 3000])
 def test_rows_of_a_batch_hold_the_set_number_of_tokens(checkout: Path, row_tokens: int) -> None:
-    task = AlignmentTask(settings_of(checkout, {"row_tokens": row_tokens}), checkout)
+    task = AlignmentTask(settings_of(checkout, {"row_tokens": row_tokens}), Checkout(checkout))
     length = task.batch(whole_step(task))["batch"].input_ids_RL.shape[1]
     whole = sum(task.trees[index].tokens for index in task.order)
     assert length == whole if row_tokens == 3000 else length <= row_tokens < whole
@@ -252,9 +253,9 @@ def test_reference_of_the_first_four_queries_is_computed_again(checkout: Path, q
     try:
         if refused:
             with pytest.raises(UserError, match=f"query '{rows[query].id}'"):
-                AlignmentTask(settings_of(checkout), checkout)
+                AlignmentTask(settings_of(checkout), Checkout(checkout))
         else:
-            AlignmentTask(settings_of(checkout), checkout)
+            AlignmentTask(settings_of(checkout), Checkout(checkout))
     finally:
         path.write_bytes(before)
 
@@ -265,13 +266,13 @@ def test_reference_with_other_token_counts_is_refused(checkout: Path) -> None:
     write_log_probs(path, rows, [[(stored[r.id, n][0], stored[r.id, n][1] + 1) for n in range(len(r.responses))] for r in rows])
     try:
         with pytest.raises(UserError, match="run the reference stage again"):
-            AlignmentTask(settings_of(checkout), checkout)
+            AlignmentTask(settings_of(checkout), Checkout(checkout))
     finally:
         path.write_bytes(before)
 
 
 def test_task_trains_the_base_but_its_tower_for_the_set_epochs(checkout: Path) -> None:
-    task = build(settings_of(checkout, epochs=5), checkout)
+    task = build(settings_of(checkout, epochs=5), Checkout(checkout))
     assert isinstance(task, AlignmentTask)
     assert task.epochs == 5
     base = load_model(checkout / "data/base").state_dict()
@@ -284,13 +285,13 @@ def test_task_trains_the_base_but_its_tower_for_the_set_epochs(checkout: Path) -
 def test_task_leaves_calibration_queries_in_training(checkout: Path) -> None:
     settings = settings_of(checkout, margins="calibrated")
     settings = settings.model_copy(update={"reward": settings.reward.model_copy(update={"calibration_share": 0.999})})
-    task = AlignmentTask(settings, checkout)
+    task = AlignmentTask(settings, Checkout(checkout))
     assert task.pairs.calibration.all()
     assert len(task.pairs.beta) == 17
 
 
 def test_task_stops_a_policy_that_collapses(checkout: Path) -> None:
-    task = AlignmentTask(settings_of(checkout), checkout)
+    task = AlignmentTask(settings_of(checkout), Checkout(checkout))
     sums = {"log_ratios/chosen": -4.0, "rewards/accuracy": 0.5}
     for step in range(9):
         task.check_metrics(step, sums)
@@ -299,7 +300,7 @@ def test_task_stops_a_policy_that_collapses(checkout: Path) -> None:
 
 
 def test_export_writes_the_policy_with_the_bases_processor(checkout: Path, tmp_path: Path) -> None:
-    task = AlignmentTask(settings_of(checkout), checkout)
+    task = AlignmentTask(settings_of(checkout), Checkout(checkout))
     with torch.no_grad():
         task.model.model.model.language_model.norm.weight.fill_(0.5)
     task.export(tmp_path)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.checkout import Checkout
 from components.cli.run.configure import PROFILES, apply, header, names, profile_values
 from components.config.settings import known_keys, load_settings
 from components.errors import UserError
@@ -32,13 +33,13 @@ def test_profiles_equal_documented_ones() -> None:
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_profile_and_demo_restore_shipped_settings(workspace: Path, name: str) -> None:
-    assert apply(workspace, name, [])
+    assert apply(Checkout(workspace), name, [])
     assert (workspace / "params.yaml").read_bytes() != (ROOT / "params.yaml").read_bytes()
     assert (
         load_settings(workspace / "params.yaml").model.base
         == Path("data/models") / header(workspace / f"profiles/{name}.yaml")["checkpoint"].split("/")[1]
     )
-    apply(workspace, "demo", [])
+    apply(Checkout(workspace), "demo", [])
     assert (workspace / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
 
 
@@ -81,13 +82,13 @@ def test_paper_profile_equals_paper() -> None:
 
 
 def test_setting_overrides_profile_and_comments_stay(workspace: Path) -> None:
-    changes = apply(workspace, "qwen3-vl-8b", ["training.ranks=4", "alignment.learning_rate=5e-7"])
+    changes = apply(Checkout(workspace), "qwen3-vl-8b", ["training.ranks=4", "alignment.learning_rate=5e-7"])
     assert changes["training.ranks"] == (2, 4)
     assert changes["alignment.learning_rate"] == (0.0004, 5e-7)
     assert "alignment.beta" not in changes
     comments = [[line.partition("#")[2] for line in (folder / "params.yaml").read_text().splitlines()] for folder in (ROOT, workspace)]
     assert comments[0] == comments[1]
-    assert apply(workspace, "qwen3-vl-8b", ["training.ranks=4", "alignment.learning_rate=5e-7"]) == {}
+    assert apply(Checkout(workspace), "qwen3-vl-8b", ["training.ranks=4", "alignment.learning_rate=5e-7"]) == {}
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ def test_setting_overrides_profile_and_comments_stay(workspace: Path) -> None:
 def test_broken_profile_changes_nothing(workspace: Path, text: str, sentence: str) -> None:
     (workspace / "profiles/mine.yaml").write_text(text)
     with pytest.raises(UserError, match=sentence) as error:
-        apply(workspace, "mine", [])
+        apply(Checkout(workspace), "mine", [])
     assert "\n" not in str(error.value)
     assert (workspace / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from components.checkout import Checkout
 from components.files import write_json
 from components.operations.run_logs import all_logs, note_run
 from components.operations.services.state import Addresses, addresses_file, create_secrets
@@ -93,11 +94,11 @@ def test_logs_show_all_attempts_of_deployment_run(checkout: Path, monkeypatch: p
     monkeypatch.setenv(FLOW_RUN, FLOW)
     for name in ("20260101-020000", "20260101-023000"):
         left(checkout, name, reward=f"try of {name}\n")
-    clone = state_folder(checkout) / "clones" / FLOW
+    clone = state_folder(Checkout(checkout)) / "clones" / FLOW
     left(clone, "20260103-020000", reward="in the clone\n")
     text = shown(checkout, FLOW[:8])
     assert text.index("try of 20260101-020000") < text.index("try of 20260101-023000") < text.index("in the clone")
-    assert [one.name for one in all_logs(checkout)] == ["20260103-020000", "20260101-023000", "20260101-020000"]
+    assert [one.name for one in all_logs(Checkout(checkout))] == ["20260103-020000", "20260101-023000", "20260101-020000"]
 
 
 def test_run_without_logs_is_reported(checkout: Path) -> None:
@@ -133,11 +134,11 @@ def test_follow_shows_new_lines_until_run_ends(checkout: Path) -> None:
 @pytest.mark.slow
 def test_logs_show_service_and_refuse_unknown_one(checkout: Path) -> None:
     assert "has no services" in refused(checkout, "--service", "mlflow")
-    create_secrets(checkout)
-    write_json(addresses_file(checkout), asdict(Addresses("127.0.0.1", 1, 2, 3)))
+    create_secrets(Checkout(checkout))
+    write_json(addresses_file(Checkout(checkout)), asdict(Addresses("127.0.0.1", 1, 2, 3)))
     assert "has not run here" in refused(checkout, "--service", "mlflow")
-    log_folder(checkout).mkdir(parents=True)
-    (log_folder(checkout) / "mlflow.log").write_text("it serves\n")
+    log_folder(Checkout(checkout)).mkdir(parents=True)
+    (log_folder(Checkout(checkout)) / "mlflow.log").write_text("it serves\n")
     assert shown(checkout, "--service", "mlflow").strip() == "it serves"
     assert "postgres, prefect, mlflow, worker" in refused(checkout, "--service", "mlflaw")
     assert "without a run" in refused(checkout, "last", "--service", "mlflow")
@@ -148,7 +149,7 @@ def test_follow_of_real_run_shows_every_stage(checkout: Path) -> None:
     behave(checkout, "align", "wait")
     run = start_mmalign(checkout, "run")
     wait_for((checkout / "waiting.align").exists, 400)
-    (one,) = all_logs(checkout)
+    (one,) = all_logs(Checkout(checkout))
     assert one.under_way
     assert re.fullmatch(r"[0-9a-f]{32}", one.mlflow_run or "")
     with (checkout / "seen.txt").open("w") as output:
@@ -175,12 +176,12 @@ def prefect(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Addresses]:
     before = dict(os.environ)
     log = root / "server.log"
     try:
-        with own_server(root, log) as process:
+        with own_server(Checkout(root), log) as process:
             wait_for_server(process, log, threading.Event())
             port = int(os.environ["PREFECT_API_URL"].split(":")[2].split("/")[0])
-            create_secrets(root)
+            create_secrets(Checkout(root))
             addresses = Addresses("127.0.0.1", port, 2, 3)
-            write_json(addresses_file(root), asdict(addresses))
+            write_json(addresses_file(Checkout(root)), asdict(addresses))
             yield addresses
     finally:
         for name in set(os.environ) - set(before):

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from components.checkout import Checkout
 from components.errors import UserError
-from components.operations.environment import enter_checkout, find_root
+from components.operations.environment import enter_checkout, find_checkout
 from tests.checkout import ROOT, mmalign
 
 COMMANDS = [[], ["run"], ["plan"], ["stage"], ["demo"]]
@@ -71,13 +72,13 @@ def test_unexpected_fault_names_log_and_exits_with_1(checkout: Path) -> None:
 
 def test_command_outside_checkout_names_cure(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no dvc\.yaml in it or above it"):
-        find_root(tmp_path)
+        find_checkout(tmp_path)
 
 
 def test_root_is_detected_below_and_own_tools_come_first(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(checkout / "data/preferences")
     monkeypatch.setattr(os, "environ", {**os.environ, "PATH": "/usr/bin:/bin"})
-    assert enter_checkout() == checkout
+    assert enter_checkout() == Checkout(checkout)
     assert Path.cwd() == checkout
     assert os.environ["PATH"].split(":")[0] == str(Path(sys.executable).parent)
     assert os.environ["DVC_NO_ANALYTICS"] == "1"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from components.checkout import Checkout
 from components.cli.run.configure import apply
 from components.cli.run.plan_memory import render, size
 from components.config.settings import load_settings
@@ -44,9 +45,9 @@ def workspace(tmp_path: Path) -> Path:
 
 def shown(workspace: Path, profile: str, assignments: list[str], device: str) -> str:
     """The plan as the command prints it on a terminal of 100 columns."""
-    apply(workspace, profile, assignments)
+    apply(Checkout(workspace), profile, assignments)
     written = io.StringIO()
-    plan = make_plan(load_settings(workspace / "params.yaml"), workspace, named_device(device))
+    plan = make_plan(load_settings(workspace / "params.yaml"), Checkout(workspace), named_device(device))
     Console(file=written, width=100, highlight=False).print(render(plan))
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines())
 
@@ -62,7 +63,7 @@ def test_documented_plans_equal_printed_ones(workspace: Path, name: str) -> None
 
 
 def test_plan_needs_no_gpu_weights_or_torch(workspace: Path) -> None:
-    apply(workspace, "qwen2.5-vl-7b", [])
+    apply(Checkout(workspace), "qwen2.5-vl-7b", [])
     script = (
         "import sys\nfrom components.cli.main import main\n"
         "sys.argv = ['mmalign', 'plan', '--memory']\ncode = main()\n"
@@ -77,7 +78,7 @@ def test_plan_needs_no_gpu_weights_or_torch(workspace: Path) -> None:
 
 
 def test_oversized_plan_exits_with_1_and_changes(workspace: Path) -> None:
-    apply(workspace, "llava-ov-7b", ["training.gradient_checkpointing=false"])
+    apply(Checkout(workspace), "llava-ov-7b", ["training.gradient_checkpointing=false"])
     completed = mmalign(workspace, "plan", "--memory", "--device", "a100-40gb", "--json")
     assert completed.returncode == 1
     values = json.loads(completed.stdout)

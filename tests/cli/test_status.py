@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from components.checkout import Checkout
 from components.cli.run.status import render
 from components.files import write_json
 from components.operations.doctor import state
@@ -72,7 +73,7 @@ def start_stage(folder: Path, stage: str) -> subprocess.Popen[bytes]:
 
 
 def test_status_of_fresh_clone_is_stale_and_writes_nothing(checkout: Path) -> None:
-    status = read_status(checkout)
+    status = read_status(Checkout(checkout))
     assert status.keys() == KEYS
     assert status["running"] == {"run": None, "stages": [], "processes": []}
     assert status["runs"] == []
@@ -88,14 +89,16 @@ def test_status_of_fresh_clone_is_stale_and_writes_nothing(checkout: Path) -> No
 
 
 def test_last_runs_show_status_of_stages(recorded: Path) -> None:
-    first = open_parent(recorded, "mmalign run")
+    first = open_parent(Checkout(recorded), "mmalign run")
     record_stages(
-        recorded, first, {name: {"status": "ran" if name == "align" else "skipped", "mlflow_run_id": None} for name in STAGE_NAMES}
+        Checkout(recorded),
+        first,
+        {name: {"status": "ran" if name == "align" else "skipped", "mlflow_run_id": None} for name in STAGE_NAMES},
     )
-    close_parent(recorded, first, "FINISHED")
-    second = open_parent(recorded, "mmalign run")
-    close_parent(recorded, second, "FAILED")
-    runs = read_status(recorded)["runs"]
+    close_parent(Checkout(recorded), first, "FINISHED")
+    second = open_parent(Checkout(recorded), "mmalign run")
+    close_parent(Checkout(recorded), second, "FAILED")
+    runs = read_status(Checkout(recorded))["runs"]
     assert [run["mlflow_run_id"] for run in runs] == [second, first]
     assert [run["status"] for run in runs] == ["FAILED", "FINISHED"]
     assert runs[1]["stages"] == {**dict.fromkeys(STAGE_NAMES, "skipped"), "align": "ran"}
@@ -104,35 +107,35 @@ def test_last_runs_show_status_of_stages(recorded: Path) -> None:
 
 
 def test_running_and_killed_runs_are_shown(recorded: Path) -> None:
-    parent = open_parent(recorded, "mmalign run")
-    Recorder.create(recorded, "validate", parent=parent, tags={"mmalign.stage": "validate"}).end("FINISHED")
-    Recorder.create(recorded, "reward", parent=parent, tags={"mmalign.stage": "reward"})
-    (run,) = read_status(recorded)["runs"]
+    parent = open_parent(Checkout(recorded), "mmalign run")
+    Recorder.create(Checkout(recorded), "validate", parent=parent, tags={"mmalign.stage": "validate"}).end("FINISHED")
+    Recorder.create(Checkout(recorded), "reward", parent=parent, tags={"mmalign.stage": "reward"})
+    (run,) = read_status(Checkout(recorded))["runs"]
     assert run["status"] == "RUNNING"
     assert run["stages"] == {"validate": "ran", "reward": "running"}
-    client, _ = store.connect(recorded)
+    client, _ = store.connect(Checkout(recorded))
     client.set_tag(parent, "mmalign.process", "1:1")  # no live process has this pid and start
-    (run,) = read_status(recorded)["runs"]
+    (run,) = read_status(Checkout(recorded))["runs"]
     assert run["status"] == "KILLED"
 
 
 def test_shared_server_shows_runs_of_this_checkout(recorded: Path) -> None:
-    ours = open_parent(recorded, "mmalign run")
-    client, experiment = store.connect(recorded)
+    ours = open_parent(Checkout(recorded), "mmalign run")
+    client, experiment = store.connect(Checkout(recorded))
     client.create_run(experiment, tags={"mmalign.origin": "mmalign run", "mmalign.checkout": "another"})
-    assert len(state._runs(recorded, client, experiment, everybody=True)) == 2
-    assert [run["mlflow_run_id"] for run in state._runs(recorded, client, experiment, everybody=False)] == [ours]
+    assert len(state._runs(Checkout(recorded), client, experiment, everybody=True)) == 2
+    assert [run["mlflow_run_id"] for run in state._runs(Checkout(recorded), client, experiment, everybody=False)] == [ours]
 
 
 def test_aliases_show_version_digest_and_verdict(recorded: Path) -> None:
-    client, _ = store.connect(recorded)
+    client, _ = store.connect(Checkout(recorded))
     client.create_registered_model("mm-policy")
     for verdict in ("promoted", "refused"):
         client.create_model_version("mm-policy", str(recorded), tags={"mmalign.digest": DIGEST, "mmalign.verdict": verdict})
     client.set_registered_model_alias("mm-policy", "champion", "1")
     client.set_registered_model_alias("mm-policy", "challenger", "2")
     client.create_registered_model("mm-reward")
-    registry = read_status(recorded)["registry"]
+    registry = read_status(Checkout(recorded))["registry"]
     assert registry["mm-policy"] == {
         "versions": 2,
         "aliases": {
@@ -165,7 +168,7 @@ def test_unreachable_store_is_one_sentence_in_status(checkout: Path) -> None:
 
 def test_running_stage_is_shown_undisturbed(checkout: Path) -> None:
     process = start_stage(checkout, "validate")
-    status = read_status(checkout)
+    status = read_status(Checkout(checkout))
     (stage,) = status["running"]["stages"]
     assert (stage["stage"], stage["pid"]) == ("validate", process.pid)
     assert status["running"]["run"] is None
@@ -174,13 +177,13 @@ def test_running_stage_is_shown_undisturbed(checkout: Path) -> None:
     assert f"process {process.pid}" in shown(status)
     behave(checkout, "validate")
     assert process.wait(30) == 0
-    assert read_status(checkout)["running"]["stages"] == []
+    assert read_status(Checkout(checkout))["running"]["stages"] == []
 
 
 def test_holder_of_slot_is_shown_in_every_checkout(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    assert [slot["holder"] for slot in read_status(checkout)["slots"]] == [None, None, None]
-    assert "gpu-0" not in shown(read_status(checkout)), "all slots are free: the table is omitted"
+    assert [slot["holder"] for slot in read_status(Checkout(checkout))["slots"]] == [None, None, None]
+    assert "gpu-0" not in shown(read_status(Checkout(checkout))), "all slots are free: the table is omitted"
     params = checkout / "params.yaml"
     params.write_text(
         params.read_text().replace("reward: { deadline_minutes: 2880, gpus: 0 }", "reward: { deadline_minutes: 2880, gpus: 1 }")
@@ -190,7 +193,7 @@ def test_holder_of_slot_is_shown_in_every_checkout(checkout: Path, tmp_path: Pat
     process = start_stage(checkout, "reward")
     other = tmp_path / "other"
     shutil.copytree(checkout, other, symlinks=True)
-    status = read_status(other)
+    status = read_status(Checkout(other))
     assert [slot["slot"] for slot in status["slots"]] == ["gpu-0", "gpu-1", "cpu"]
     used, *free = [slot["holder"] for slot in status["slots"]]
     assert free == [None, None]
@@ -202,24 +205,24 @@ def test_holder_of_slot_is_shown_in_every_checkout(checkout: Path, tmp_path: Pat
     assert str(checkout) in line
     behave(checkout, "reward")
     assert process.wait(30) == 0
-    assert [slot["holder"] for slot in read_status(other)["slots"]] == [None, None, None]
+    assert [slot["holder"] for slot in read_status(Checkout(other))["slots"]] == [None, None, None]
 
 
 def test_running_run_is_named_and_has_no_leftovers(checkout: Path) -> None:
     script = (
-        "import pathlib, sys, time\nfrom components.processes.guard import run_lock\n"
-        "with run_lock(pathlib.Path.cwd()):\n    pathlib.Path('turn').touch()\n    sys.stdin.read()\n"
+        "import pathlib, sys, time\nfrom components.processes.guard import run_lock\nfrom components.checkout import Checkout\n"
+        "with run_lock(Checkout(pathlib.Path.cwd())):\n    pathlib.Path('turn').touch()\n    sys.stdin.read()\n"
     )
     environment = {**clean_environment(), "PYTHONPATH": str(ROOT)}
     holder = subprocess.Popen([sys.executable, "-c", script], cwd=checkout, env=environment, stdin=subprocess.PIPE)
     wait_for((checkout / "turn").exists)
-    marked = subprocess.Popen(["sleep", "600"], env={**os.environ, RUN_MARK: new_run_mark(checkout)})
+    marked = subprocess.Popen(["sleep", "600"], env={**os.environ, RUN_MARK: new_run_mark(Checkout(checkout))})
     try:
-        running = read_status(checkout)["running"]
+        running = read_status(Checkout(checkout))["running"]
         assert running["run"]["pid"] == holder.pid
         assert running["processes"] == [{"pid": marked.pid, "command": "sleep 600", "stage": None, "leftover": False}]
         holder.communicate(b"")
-        status = read_status(checkout)
+        status = read_status(Checkout(checkout))
         assert status["running"]["run"] is None, "the file still names the last holder, but the lock is free"
         assert status["running"]["processes"][0]["leftover"]
         assert f"kill -9 {marked.pid}" in shown(status)
@@ -234,7 +237,7 @@ def test_status_does_not_wait_for_dvc(checkout: Path) -> None:
     with lock.open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         began = time.monotonic()
-        status = read_status(checkout)
+        status = read_status(Checkout(checkout))
         assert time.monotonic() - began < 2.5, "DVC tries for three seconds"
     assert status["plan"] == {}
     assert status["notes"] == ["the stale stages can't be determined: DVC works on this checkout at the moment"]
@@ -243,7 +246,7 @@ def test_status_does_not_wait_for_dvc(checkout: Path) -> None:
 
 def test_invalid_settings_hide_plan_only(checkout: Path) -> None:
     (checkout / "params.yaml").write_text("model: [")
-    status = read_status(checkout)
+    status = read_status(Checkout(checkout))
     assert status["plan"] == {}
     (note,) = status["notes"]
     assert note.startswith("the stale stages can't be determined: ")
@@ -257,7 +260,7 @@ def test_headline_shows_last_summary_and_verdict(checkout: Path) -> None:
     summary = summarize(RunRecord("ok", {name: StageRecord("skipped") for name in STAGE_NAMES}, 61.0), checkout / "artifacts")
     gate = {"mm-policy": {"verdict": "promoted", "reasons": []}, "mm-reward": {"verdict": "nothing_new", "reasons": []}, "promoted": True}
     write_json(checkout / "reports/summary.json", {**summary, "gate": gate})
-    status = read_status(checkout)
+    status = read_status(Checkout(checkout))
     assert status["summary"]["policy"]["aligned"] == {"conversation": 90.0, "unsafe_rate": None}
     assert status["summary"]["gate"]["promoted"] is True
     text = shown(status, 120)
@@ -268,7 +271,7 @@ def test_headline_shows_last_summary_and_verdict(checkout: Path) -> None:
 
 def test_summary_cut_short_by_kill_is_marked(checkout: Path) -> None:
     write_json(checkout / "reports/summary.json", summarize(RunRecord("running", {}, 5.0), checkout / "artifacts"))
-    status = read_status(checkout)
+    status = read_status(Checkout(checkout))
     assert "last summary: ended by a kill" in shown(status)
     status["running"]["run"] = {"pid": 1, "command": "mmalign run", "started": "2026-11-24T17:45:48+00:00"}
     assert "last summary" not in shown(status), "a run under way has no metrics yet"
@@ -277,7 +280,7 @@ def test_summary_cut_short_by_kill_is_marked(checkout: Path) -> None:
 def test_damaged_summary_hides_nothing_else(checkout: Path) -> None:
     (checkout / "reports").mkdir()
     (checkout / "reports/summary.json").write_text("{")
-    status = read_status(checkout)
+    status = read_status(Checkout(checkout))
     assert status["summary"] is None
     assert status["notes"][0].startswith("reports/summary.json can't be read: ")
     assert status["plan"]["validate"]["action"] == "run"

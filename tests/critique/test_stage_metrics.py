@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from components.checkout import Checkout
 from components.config.settings import Settings, load_settings
 from components.critique import stage
 from components.critique.stage import write_judgements
@@ -34,7 +35,7 @@ def checkout(tmp_path: Path, tiny_base: Path, tiny_media: Path, writer: RewardMo
     writer.save(tmp_path / "artifacts/reward/model", tiny_base)
     write_queries(tmp_path / "artifacts/validate/train/queries.parquet", queries()[:2])
     write_queries(tmp_path / "artifacts/validate/heldout/queries.parquet", [])
-    train, _ = build(settings, tmp_path)
+    train, _ = build(settings, Checkout(tmp_path))
     values = [[[text, value] for text, value in zip(*row, strict=True)] for row in zip(TEXTS, SCORES, strict=True)]
     train.store.store(dict(zip(train.keys, values, strict=True)))
     return tmp_path
@@ -45,7 +46,7 @@ def settings_of(root: Path) -> Settings:
 
 
 def test_metrics_are_those_of_the_scores_and_texts_by_hand(checkout: Path) -> None:
-    result = stage.run(settings_of(checkout), checkout)
+    result = stage.run(settings_of(checkout), Checkout(checkout))
     flat = [value for row in SCORES for value in row]
     mean = sum(flat) / 6
     assert result.metrics == {
@@ -64,7 +65,7 @@ def test_metrics_are_those_of_the_scores_and_texts_by_hand(checkout: Path) -> No
 
 
 def test_tables_hold_a_row_a_response_and_none_without_queries(checkout: Path) -> None:
-    stage.run(settings_of(checkout), checkout)
+    stage.run(settings_of(checkout), Checkout(checkout))
     rows = pq.read_table(checkout / "artifacts/critique/train.parquet").to_pylist()
     assert rows == [
         {"id": row.id, "response": n, "critique": TEXTS[i][n], "score": SCORES[i][n]}
@@ -77,7 +78,7 @@ def test_tables_hold_a_row_a_response_and_none_without_queries(checkout: Path) -
 def test_stage_computes_with_the_set_number_of_threads(checkout: Path) -> None:
     torch.set_num_threads(1)
     try:
-        stage.run(settings_of(checkout), checkout)
+        stage.run(settings_of(checkout), Checkout(checkout))
         assert torch.get_num_threads() == THREADS
     finally:
         torch.set_num_threads(1)
@@ -92,7 +93,7 @@ def test_stage_runs_both_splits_as_one_and_records_their_times(checkout: Path, m
 
     monkeypatch.setattr(stage, "run_tasks", run_tasks)
     settings = settings_of(checkout)
-    result = stage.run(settings, checkout)
+    result = stage.run(settings, Checkout(checkout))
     ((tasks, *rest),) = calls
     assert [len(task.queries) for task in tasks] == [2, 0]
     assert rest == [Launch("components.critique.task:build", "critique"), settings, checkout]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from components.checkout import Checkout
 from components.closures import code_digest
 from components.config.settings import Settings, load_settings
 from components.critique import task as task_module
@@ -209,7 +210,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_med
 
 @pytest.fixture(scope="module")
 def tasks(checkout: Path) -> list[CritiqueTask]:
-    return build(load_settings(checkout / "params.yaml"), checkout)
+    return build(load_settings(checkout / "params.yaml"), Checkout(checkout))
 
 
 def test_tasks_of_both_splits_share_preprocessor_model_and_cache(tasks: list[CritiqueTask], checkout: Path) -> None:
@@ -227,7 +228,7 @@ def test_tasks_of_both_splits_share_preprocessor_model_and_cache(tasks: list[Cri
 
 def test_critiques_of_other_code_are_not_reused(tasks: list[CritiqueTask], checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task_module, "code_digest", lambda stage: f"other code of {stage}")
-    other, _ = build(tasks[0].settings, checkout)
+    other, _ = build(tasks[0].settings, Checkout(checkout))
     assert not set(other.keys) & set(tasks[0].keys)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from components.checkout import Checkout
 from demo.text import train_tokenizer
 
 INSTRUCTION = "Judge the answer to the question: say what is right, what is wrong, and why."
@@ -56,9 +57,9 @@ def test_base_training_resumes_after_last_saved_phase(tmp_path: Path) -> None:
     from demo.train_base import train_base
 
     shutil.copy(Path(__file__).parents[2] / "params.yaml", tmp_path)
-    train_base(tmp_path, steps_share=0.004)
+    train_base(Checkout(tmp_path), steps_share=0.004)
     weights = tmp_path / "data" / "base" / "model.safetensors"
     first = weights.read_bytes()
     (tmp_path / ".mmalign" / "demo-base" / "3-checks.safetensors").unlink()
-    train_base(tmp_path, steps_share=0.004)
+    train_base(Checkout(tmp_path), steps_share=0.004)
     assert weights.read_bytes() == first

@@ -13,6 +13,7 @@ import pytest
 import typer
 from typer.exceptions import TyperException
 
+from components.checkout import Checkout
 from components.cli.main import app
 from components.operations.services.state import read_addresses
 from components.operations.services.supervision import SERVICE_MARK
@@ -147,18 +148,18 @@ def test_documented_operations_work_end_to_end(checkout: Path, tmp_path: Path) -
     folder.mkdir()
     try:
         run_all(checkout, block("Installing on a host", 1), folder)
-        assert marked(SERVICE_MARK, checkout_mark(checkout)) == []
+        assert marked(SERVICE_MARK, checkout_mark(Checkout(checkout))) == []
         assert mmalign(checkout, "up", "--detach", timeout=900).returncode == 0
         run_all(checkout, block("Day two"), folder, skip=("mmalign logs -f",))  # no run has left logs
         run_all(checkout, block("Backup and restore", 0), folder)
         run_all(checkout, block("Upgrading"), folder)
         assert mmalign(checkout, "down").returncode == 0
-        before = read_addresses(checkout)
-        state_folder(checkout).rename(tmp_path / "lost")
+        before = read_addresses(Checkout(checkout))
+        state_folder(Checkout(checkout)).rename(tmp_path / "lost")
         run_all(checkout, block("Backup and restore", 1), folder)
-        assert read_addresses(checkout) == before
+        assert read_addresses(Checkout(checkout)) == before
     finally:
-        if read_addresses(checkout) is not None:
+        if read_addresses(Checkout(checkout)) is not None:
             mmalign(checkout, "down")
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from components.alignment.task import AlignmentTask
+from components.checkout import Checkout
 from components.config.settings import Settings
 from components.engine.task import Step
 
@@ -22,5 +21,5 @@ class MixedTask(AlignmentTask):
         return [self._step(plan) for plan in plans]
 
 
-def build(settings: Settings, root: Path) -> MixedTask:
-    return MixedTask(settings, root)
+def build(settings: Settings, checkout: Checkout) -> MixedTask:
+    return MixedTask(settings, checkout)

@@ -16,6 +16,7 @@ import safetensors.torch
 import yaml
 from torch import Tensor
 
+from components.checkout import Checkout
 from components.config.settings import Settings, parse_settings
 from components.engine.launch import TrainingOutcome, launch
 from components.files import write_json
@@ -48,7 +49,7 @@ def spread_small_weights(root: Path) -> None:
 
 
 def train(root: Path, settings: Settings, factory: str = "tests.engine.toy:build") -> TrainingOutcome:
-    return launch(factory, settings, "align", root, "key", root / "out")
+    return launch(factory, settings, "align", Checkout(root), "key", root / "out")
 
 
 def weights(root: Path) -> dict[str, Tensor]:
@@ -60,9 +61,9 @@ def launch_apart(root: Path, settings: Settings, log: Path) -> subprocess.Popen[
     write_json(root / "settings.json", settings.model_dump(mode="json", by_alias=True))
     code = (
         "import sys, json; from pathlib import Path; from components.config.settings import parse_settings;"
-        "from components.engine.launch import launch;"
+        "from components.checkout import Checkout; from components.engine.launch import launch;"
         "root = Path(sys.argv[1]); settings = parse_settings(json.loads((root / 'settings.json').read_text()), 'test');"
-        "launch('tests.engine.toy:build', settings, 'align', root, 'key', root / 'out')"
+        "launch('tests.engine.toy:build', settings, 'align', Checkout(root), 'key', root / 'out')"
     )
     with log.open("wb") as stream:
         return subprocess.Popen([sys.executable, "-c", code, str(root)], cwd=CHECKOUT, stdout=stream, stderr=subprocess.STDOUT)

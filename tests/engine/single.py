@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from torch import distributed
 
+from components.checkout import Checkout
 from components.config.settings import Settings
 from components.engine.backends import Ddp, set_up_backend
 from components.engine.checkpoints import Checkpoint
@@ -29,7 +30,7 @@ def single_rank(**training: Any) -> Iterator[Ddp]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in names.items():
             patch.setenv(name, value)
-        backend = set_up_backend(settings_of(**training).training, Path())
+        backend = set_up_backend(settings_of(**training).training, Checkout(Path()))
         assert isinstance(backend, Ddp)
         try:
             yield backend

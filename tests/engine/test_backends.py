@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers.trainer_pt_utils import get_parameter_names
 
+from components.checkout import Checkout
 from components.engine.backends import COLLECTIVE_SECONDS, OPTIMIZER, WEIGHTS, deepspeed_config, zero_config
 from components.engine.groups import decayed_names
 from components.engine.loss_module import LossModule, in_fp32
@@ -33,7 +34,7 @@ class OnGpu(RankContext):
 
 def config(context: RankContext | None = None, **training: Any) -> dict[str, Any]:
     settings = settings_of(**{"engine": "deepspeed", "zero_stage": 3} | training)
-    return deepspeed_config(CHECKOUT, settings.training, context or RankContext(0, 2))
+    return deepspeed_config(Checkout(CHECKOUT), settings.training, context or RankContext(0, 2))
 
 
 def test_config_has_no_auto_value_and_one_item_a_rank() -> None:
@@ -69,14 +70,14 @@ def test_offloading_moves_state_on_a_gpu_and_nothing_on_a_cpu() -> None:
 
 def test_missing_zero_file_is_the_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"zero2\.json is missing: training\.zero_stage 2 needs it"):
-        zero_config(tmp_path, 2)
+        zero_config(Checkout(tmp_path), 2)
 
 
 def test_zero_file_of_another_stage_is_refused(tmp_path: Path) -> None:
     shutil.copytree(CHECKOUT / "infra/deepspeed", tmp_path / "infra/deepspeed")
     write_json(tmp_path / "infra/deepspeed/zero2.json", read_json(tmp_path / "infra/deepspeed/zero3.json"))
     with pytest.raises(UserError, match=r"must hold zero_optimization\.stage 2"):
-        zero_config(tmp_path, 2)
+        zero_config(Checkout(tmp_path), 2)
 
 
 def test_a_collective_waits_for_hours() -> None:

@@ -11,6 +11,7 @@ from typing import Any, Self
 import pytest
 import yaml
 
+from components.checkout import Checkout
 from components.config.settings import Settings, parse_settings
 from components.engine import inference as engine
 from components.engine.inference import (
@@ -214,7 +215,7 @@ def test_a_meter_holds_what_a_task_has_run() -> None:
 def test_a_run_counts_items_and_units_of_each_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = Memory(**{"2": 4})
     tasks = [doubles(store, [1, 2, 3], [[2, 1], [0]]), doubles(store, [3, 4], [[0, 1]]), doubles(store, [2], [[0]])]
-    report = run_tasks(tasks, Launch("", "evaluate"), settings_of(), tmp_path)
+    report = run_tasks(tasks, Launch("", "evaluate"), settings_of(), Checkout(tmp_path))
     assert (report.items, report.units) == ([2, 1, 0], [4, 4, 0])
     assert [[batch for batch, _ in task.seen] for task in tasks] == [[[2], [0]], [[1]], []]
     assert all(ranks == Ranks() for task in tasks for _, ranks in task.seen)
@@ -231,7 +232,7 @@ def test_a_run_measures_padding_and_time_over_its_tasks(tmp_path: Path, monkeypa
     monkeypatch.setattr(engine.time, "monotonic", lambda: next(clock))
     one, other = doubles(Memory(), [1, 2], [[0], [1]]), replace(doubles(Memory(), [3, 4], [[0, 1]]), weights=30)
     other.work.add(94, 192)
-    times = run_tasks([one, other], Launch("", "evaluate"), settings_of(), tmp_path).times
+    times = run_tasks([one, other], Launch("", "evaluate"), settings_of(), Checkout(tmp_path)).times
     # 6 of 8 and 100 of 200 slots hold tokens, in 2 and 6 seconds.
     assert times.pop("peak_memory_gb") > 0
     assert times == pytest.approx({"tokens_per_second": 106 / 8, "padding_share": 1 - 106 / 208, "compute_seconds": 8.0})
@@ -247,7 +248,7 @@ def test_one_meter_for_several_tasks_has_the_larger_model() -> None:
 
 def test_a_run_with_nothing_to_do_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_compute_here", lambda *_: pytest.fail("started"))
-    report = run_tasks([doubles(Memory(**{"1": 2}), [1], [[0]])], Launch("", "evaluate"), settings_of(), tmp_path)
+    report = run_tasks([doubles(Memory(**{"1": 2}), [1], [[0]])], Launch("", "evaluate"), settings_of(), Checkout(tmp_path))
     assert report == Report(times={}, items=[0], units=[0])
 
 
@@ -262,10 +263,10 @@ def test_ranks_are_started_only_where_the_settings_spread(
     monkeypatch.setattr(engine, "_compute_here", lambda *arguments: calls.append(arguments) or {"here": 1.0})
     monkeypatch.setattr(engine, "_compute_on_ranks", lambda *arguments: calls.append(arguments) or {"apart": 1.0})
     task, settings = doubles(Memory(), [1], [[0]]), settings_of(**section)
-    report = run_tasks([task], Launch("m:f", "evaluate", {"a": 1}, "named"), settings, tmp_path)
+    report = run_tasks([task], Launch("m:f", "evaluate", {"a": 1}, "named"), settings, Checkout(tmp_path))
     assert report.times == ({"apart": 1.0} if apart else {"here": 1.0})
     common: tuple[Any, ...] = ([task], [[[0]]])
-    assert calls == [(*common, Launch("m:f", "evaluate", {"a": 1}, "named"), settings, tmp_path) if apart else common]
+    assert calls == [(*common, Launch("m:f", "evaluate", {"a": 1}, "named"), settings, Checkout(tmp_path)) if apart else common]
 
 
 # a run on ranks, with a launcher that leaves what ranks leave
@@ -296,7 +297,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def put(launcher: Launcher) -> Launcher:
         monkeypatch.setattr(engine, "run_ranks", launcher)
-        monkeypatch.setattr(engine, "rank_environment", lambda root, threads: {"root": str(root), "threads": str(threads)})
+        monkeypatch.setattr(engine, "rank_environment", lambda checkout, threads: {"root": str(checkout.root), "threads": str(threads)})
         return launcher
 
     return put
@@ -309,7 +310,7 @@ def test_ranks_get_plan_settings_and_arguments(tmp_path: Path, launched: Any, na
     (scratch / "finished-7.json").write_text("{}")  # of an earlier run
     launcher = launched(Launcher(scratch, [END, END | {"startup_seconds": 3.0, "seconds": 4.0, "peak_gb": 0.25, "tokens": 10}]))
     task, settings = doubles(Memory(), [1, 2, 3], [[2], [1], [0]]), settings_of(ranks=2, threads=5)
-    times = run_tasks([task], Launch("m:f", "evaluate", [1, {"a": None}], name), settings, tmp_path).times
+    times = run_tasks([task], Launch("m:f", "evaluate", [1, {"a": None}], name), settings, Checkout(tmp_path)).times
     assert launcher.written == {
         "plan.json": [[[[[2], True], [[0], True]], [[[1], True]]]],
         "arguments.json": [1, {"a": None}],
@@ -334,11 +335,11 @@ def test_ranks_in_step_get_equal_shares_and_the_built_op(tmp_path: Path, launche
     scratch = tmp_path / ".mmalign/scratch/evaluate/ranks"
     launcher = launched(Launcher(scratch, [END, END]))
     task = doubles(Memory(), [1, 2, 3], [[2], [1], [0]])
-    run_tasks([task], Launch("m:f", "evaluate"), settings_of(ranks=2, zero_inference=True), tmp_path)
+    run_tasks([task], Launch("m:f", "evaluate"), settings_of(ranks=2, zero_inference=True), Checkout(tmp_path))
     assert launcher.written["plan.json"] == [[[[[2], True], [[0], True]], [[[1], True], [[0], False]]]]
     assert built == [{"root": str(tmp_path), "threads": "1"}]
     built.clear()
-    run_tasks([task], Launch("m:f", "evaluate"), settings_of(ranks=2), tmp_path)
+    run_tasks([task], Launch("m:f", "evaluate"), settings_of(ranks=2), Checkout(tmp_path))
     assert built == []
 
 
@@ -346,7 +347,7 @@ def test_ranks_in_step_get_equal_shares_and_the_built_op(tmp_path: Path, launche
 def test_ranks_that_fail_or_leave_no_end_fail_the_stage(tmp_path: Path, launched: Any, ends: list[dict[str, float]], code: int) -> None:
     launched(Launcher(tmp_path / ".mmalign/scratch/evaluate/ranks", ends, code))
     with pytest.raises(StageFault, match=f"evaluate: its processes ended with code {code}"):
-        run_tasks([doubles(Memory(), [1], [[0]])], Launch("m:f", "evaluate"), settings_of(ranks=2), tmp_path)
+        run_tasks([doubles(Memory(), [1], [[0]])], Launch("m:f", "evaluate"), settings_of(ranks=2), Checkout(tmp_path))
 
 
 # progress
@@ -401,7 +402,7 @@ def test_bars_show_the_units_of_all_ranks(tmp_path: Path, bars: list[Bar]) -> No
 
 
 def test_a_run_here_moves_its_bar_by_units(tmp_path: Path, bars: list[Bar]) -> None:
-    run_tasks([doubles(Memory(**{"2": 4}), [1, 2, 3], [[2, 1], [0]])], Launch("", "evaluate"), settings_of(), tmp_path)
+    run_tasks([doubles(Memory(**{"2": 4}), [1, 2, 3], [[2, 1], [0]])], Launch("", "evaluate"), settings_of(), Checkout(tmp_path))
     assert [(bar.total, bar.n, bar.updates, bar.closed) for bar in bars] == [(4, 4, 2, True)]
 
 
@@ -414,9 +415,9 @@ def test_a_launch_polls_and_closes_its_bars(tmp_path: Path, launched: Any, bars:
             return super().__call__(*arguments, poll=poll, **options)
 
     launched(Progress(scratch, [END, END]))
-    run_tasks([doubles(Memory(), [1], [[0]])], Launch("m:f", "evaluate"), settings_of(ranks=2), tmp_path)
+    run_tasks([doubles(Memory(), [1], [[0]])], Launch("m:f", "evaluate"), settings_of(ranks=2), Checkout(tmp_path))
     assert [(bar.n, bar.closed) for bar in bars] == [(1, True)]
 
 
-def made_here(settings: Settings, root: Path, arguments: Any) -> list[Any]:
-    return [settings, root, arguments]
+def made_here(settings: Settings, checkout: Checkout, arguments: Any) -> list[Any]:
+    return [settings, checkout, arguments]

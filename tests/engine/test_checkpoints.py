@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from components.checkout import Checkout
 from components.engine import checkpoints
 from components.engine.checkpoints import COMMITTED, commit, newest, read, remove_finished, rotate, scratch_folder
 from tests.engine.conftest import toy_settings
@@ -84,7 +85,7 @@ def test_rotation_keeps_newest_committed_and_unfinished_folders(tmp_path: Path) 
 def test_other_key_setting_or_rank_count_has_its_own_scratch(tmp_path: Path) -> None:
     def folder(key: str, **training: object) -> Path:
         settings = toy_settings(**training)
-        return scratch_folder(tmp_path, "align", key, settings.training, settings.alignment)
+        return scratch_folder(Checkout(tmp_path), "align", key, settings.training, settings.alignment)
 
     assert folder("a") == folder("a")
     assert len({folder("a"), folder("b"), folder("a", ranks=1), folder("a", engine="ddp"), folder("a", seed=1)}) == 5
@@ -92,10 +93,10 @@ def test_other_key_setting_or_rank_count_has_its_own_scratch(tmp_path: Path) -> 
 
 
 def test_scratch_of_finished_runs_but_this_one_is_removed(tmp_path: Path) -> None:
-    root = checkpoints.scratch_root(tmp_path, "align")
+    root = checkpoints.scratch_root(Checkout(tmp_path), "align")
     for name in ("finished", "present", "killed"):
         (root / name).mkdir(parents=True)
         if name != "killed":
             (root / name / checkpoints.FINISHED).write_text("{}")
-    assert remove_finished(tmp_path, "align", but=root / "present") == [root / "finished"]
+    assert remove_finished(Checkout(tmp_path), "align", but=root / "present") == [root / "finished"]
     assert sorted(path.name for path in root.iterdir()) == ["killed", "present"]

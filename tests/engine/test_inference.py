@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from components.checkout import Checkout
 from components.engine.inference import Launch, missing_batches, run_tasks, share_out
 from components.engine.inference_task import InferenceTask
 from components.engine.ranks import Ranks
@@ -51,26 +52,26 @@ def squares(cache: ContentCache, numbers: list[int], poison: int | None = None) 
 def test_killed_run_resumes_with_the_batches_left_in_item_order(tmp_path: Path, tiny_base: Path, tiny_media: Path) -> None:
     settings = save_checkout(tmp_path, tiny_base, tiny_media)
     numbers = [4, 9, 1, 7, 3, 8, 2]
-    with ContentCache(tmp_path, "squares") as cache:
+    with ContentCache(Checkout(tmp_path), "squares") as cache:
         first = squares(cache, numbers, poison=3)
         with pytest.raises(KeyboardInterrupt):
-            run_tasks([first], LAUNCH, settings, tmp_path)
+            run_tasks([first], LAUNCH, settings, Checkout(tmp_path))
         assert first.seen == [[9, 8, 7], [4, 3, 2]]
         # A second task has two numbers more, one of them twice; what the first is about to compute is not computed again.
         tasks = [squares(cache, numbers), squares(cache, [2, 5, 5, 9])]
-        report = run_tasks(tasks, LAUNCH, settings, tmp_path)
+        report = run_tasks(tasks, LAUNCH, settings, Checkout(tmp_path))
         assert tasks[0].seen == [[4, 3, 2], [1]]
         assert tasks[1].seen == [[5]]
         assert tasks[0].results() == [16, 81, 1, 49, 9, 64, 4]
         assert tasks[1].results() == [4, 25, 25, 81]
         assert (report.items, report.units) == ([4, 1], [4, 1])
         assert report.times["padding_share"] == pytest.approx(1 / 3)
-        second_report = run_tasks(tasks, LAUNCH, settings, tmp_path)
+        second_report = run_tasks(tasks, LAUNCH, settings, Checkout(tmp_path))
         assert (second_report.items, second_report.times) == ([0, 0], {})
 
 
 def test_batches_are_planned_over_all_items_whatever_is_known(tmp_path: Path) -> None:
-    with ContentCache(tmp_path, "squares") as cache:
+    with ContentCache(Checkout(tmp_path), "squares") as cache:
         cache.store({"8": 64, "1": 1})
         assert missing_batches([squares(cache, [4, 9, 1, 7, 3, 8, 2])]) == [[[1, 3], [0, 4, 6]]]
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.alignment import reference_stage
+from components.checkout import Checkout
 from components.config.settings import Settings
 from components.critique import stage as critique_stage
 from components.errors import UserError
@@ -69,9 +70,9 @@ def rows(root: Path, stage: str) -> list[dict[str, Any]]:
 def single_process(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_media: Path) -> Path:
     root = tmp_path_factory.mktemp("single_process") / "root"
     settings = checkout(root, tiny_base, tiny_media, ranks=1)
-    critique_stage.run(settings, root)
-    reference_stage.run(settings, root)
-    evaluation_stage.run(settings, root)
+    critique_stage.run(settings, Checkout(root))
+    reference_stage.run(settings, Checkout(root))
+    evaluation_stage.run(settings, Checkout(root))
     return root
 
 
@@ -80,9 +81,9 @@ def test_two_ranks_share_the_work_and_write_the_bytes_of_one(
 ) -> None:
     root = tmp_path / "root"
     settings = checkout(root, tiny_base, tiny_media, ranks=2)
-    critique = critique_stage.run(settings, root)
-    reference_stage.run(settings, root)
-    evaluated = evaluation_stage.run(settings, root)
+    critique = critique_stage.run(settings, Checkout(root))
+    reference_stage.run(settings, Checkout(root))
+    evaluated = evaluation_stage.run(settings, Checkout(root))
     assert outs(root) == outs(single_process)
     assert evaluation(root) == evaluation(single_process)
     assert evaluated.times["policies.tokens_per_second"] > 0
@@ -104,9 +105,9 @@ def test_failed_rank_names_its_reason_and_the_next_run_resumes(
     good = config.read_text()
     config.write_text(good.replace('"architectures"', '"arch"').replace("llava_onevision", "bert"))
     with pytest.raises(UserError, match="bert"):
-        critique_stage.run(settings, root)
+        critique_stage.run(settings, Checkout(root))
     config.write_text(good)
-    critique_stage.run(settings, root)
+    critique_stage.run(settings, Checkout(root))
     assert rows(root, "critique") == rows(single_process, "critique")
 
 
@@ -115,12 +116,12 @@ def test_spread_model_gives_equal_results_with_unequal_shares(
 ) -> None:
     root = tmp_path / "root"
     settings = checkout(root, tiny_base, tiny_media, ranks=2, zero=True, copies=1)
-    critique_stage.run(settings, root)
+    critique_stage.run(settings, Checkout(root))
     critiques = {(row["id"], row["response"]): row for row in rows(single_process, "critique")}
     for spread in rows(root, "critique"):
         assert spread["critique"] == critiques[spread["id"], spread["response"]]["critique"]
         assert spread["score"] == pytest.approx(critiques[spread["id"], spread["response"]]["score"], abs=1e-5)
-    reference_stage.run(settings, root)
-    evaluation_stage.run(settings, root)
+    reference_stage.run(settings, Checkout(root))
+    evaluation_stage.run(settings, Checkout(root))
     answers = [pq.read_table(folder / "artifacts/evaluate/answers.parquet").to_pylist() for folder in (root, single_process)]
     assert answers[0] == answers[1]

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from components import stages
+from components.checkout import Checkout
 from components.config.settings import Settings, parse_settings
 from components.engine import checkpoints, inference, launcher, models, worker
 from components.engine import launch as launch_module
@@ -58,7 +59,7 @@ def test_launch_hands_back_what_the_ranks_left(tmp_path: Path, monkeypatch: pyte
     seen: dict[str, str] = {}
     play(monkeypatch, launch_module, lambda options, poll: (seen.update(options), finish(options, poll))[1])
     settings = toy_settings()
-    outcome = launch("a:build", settings, "align", prepare(tmp_path), "key", tmp_path / "out")
+    outcome = launch("a:build", settings, "align", Checkout(prepare(tmp_path)), "key", tmp_path / "out")
     assert (seen["--factory"], seen["--stage"], seen["--out"]) == ("a:build", "align", str(tmp_path / "out"))
     scratch = Path(seen["--scratch"])
     assert parse_settings(read_json(scratch / "settings.json"), "test") == settings
@@ -71,7 +72,7 @@ def test_launch_hands_back_what_the_ranks_left(tmp_path: Path, monkeypatch: pyte
 def test_launch_records_every_point_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     play(monkeypatch, launch_module, finish)
     recorder = Recording()
-    launch("a:build", toy_settings(), "align", prepare(tmp_path), "key", tmp_path / "out", recorder)
+    launch("a:build", toy_settings(), "align", Checkout(prepare(tmp_path)), "key", tmp_path / "out", recorder)
     assert sorted(recorder.all()) == [("loss", 0.25, 2), ("loss", 0.5, 1), ("seconds", 0.1, 1), ("seconds", 0.1, 2)]
 
 
@@ -83,16 +84,16 @@ def test_launch_forgets_the_fault_of_an_earlier_try(tmp_path: Path, monkeypatch:
 
     play(monkeypatch, launch_module, fail)
     with pytest.raises(StageFault, match="align: ValueError: a shape is wrong"):
-        launch("a:build", toy_settings(), "align", prepare(tmp_path), "key", tmp_path / "out")
+        launch("a:build", toy_settings(), "align", Checkout(prepare(tmp_path)), "key", tmp_path / "out")
     play(monkeypatch, launch_module, finish)
-    launch("a:build", toy_settings(), "align", tmp_path, "key", tmp_path / "out")
+    launch("a:build", toy_settings(), "align", Checkout(tmp_path), "key", tmp_path / "out")
     assert not list(tmp_path.rglob("fault-*.json"))
 
 
 def test_ranks_that_end_well_without_a_result_are_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     play(monkeypatch, launch_module, lambda *_: 0)
     with pytest.raises(StageFault, match="left no reason"):
-        launch("a:build", toy_settings(), "align", prepare(tmp_path), "key", tmp_path / "out")
+        launch("a:build", toy_settings(), "align", Checkout(prepare(tmp_path)), "key", tmp_path / "out")
 
 
 def test_ranks_are_started_as_the_table_of_processes_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +158,7 @@ def test_section_of_a_stage_holds_its_learning_rate() -> None:
 
 
 def test_ranks_compute_their_shares_and_note_their_progress(tmp_path: Path) -> None:
-    with ContentCache(tmp_path, "squares") as cache:
+    with ContentCache(Checkout(tmp_path), "squares") as cache:
         task = squares(cache, [4, 9, 1, 7])
         write_json(tmp_path / "plan.json", [share_out([[1, 3, 0], [2]], 2, lockstep=True)])
         end = compute_shares([task], Ranks(1, 2), tmp_path)
@@ -169,7 +170,7 @@ def test_ranks_compute_their_shares_and_note_their_progress(tmp_path: Path) -> N
 
 
 def test_batch_that_only_keeps_ranks_in_step_stores_nothing(tmp_path: Path) -> None:
-    with ContentCache(tmp_path, "squares") as cache:
+    with ContentCache(Checkout(tmp_path), "squares") as cache:
         task = squares(cache, [4, 9])
         write_json(tmp_path / "plan.json", [[[], [[[0], False]]]])
         compute_shares([task], Ranks(1, 2), tmp_path)
@@ -194,8 +195,8 @@ def test_spread_tasks_hand_their_ranks_plan_and_arguments(
         return 0
 
     play(monkeypatch, inference, compute)
-    with ContentCache(tmp_path, "squares") as cache:
-        report = run_tasks([squares(cache, [4, 9, 1, 7])], Launch("a:tasks", "critique", {"x": 1}, "one"), settings, tmp_path)
+    with ContentCache(Checkout(tmp_path), "squares") as cache:
+        report = run_tasks([squares(cache, [4, 9, 1, 7])], Launch("a:tasks", "critique", {"x": 1}, "one"), settings, Checkout(tmp_path))
     assert (seen["--factory"], seen["--stage"], seen["arguments"]) == ("a:tasks", "critique", {"x": 1})
     assert seen["--scratch"] == str(tmp_path / ".mmalign/scratch/critique/ranks-one")
     assert seen["plan"] == [[[[[1, 3, 0], True]], [[[2], True]]]]
@@ -209,9 +210,9 @@ def test_spread_tasks_raise_the_reason_of_a_rank(
     settings = save_checkout(tmp_path, tiny_base, tiny_media, critique={"ranks": 2})
     fault = {"kind": "mistake", "message": "a key is unknown", "known": True, "lost_a_peer": False, "time": 1.0}
     play(monkeypatch, inference, lambda options, _: (write_json(Path(options["--scratch"]) / "fault-1.json", fault), 1)[1])
-    with ContentCache(tmp_path, "squares") as cache, pytest.raises(UserError, match="a key is unknown"):
-        run_tasks([squares(cache, [4])], Launch("a:tasks", "critique"), settings, tmp_path)
-    assert Launch("a:tasks", "critique").scratch(tmp_path) == tmp_path / ".mmalign/scratch/critique/ranks"
+    with ContentCache(Checkout(tmp_path), "squares") as cache, pytest.raises(UserError, match="a key is unknown"):
+        run_tasks([squares(cache, [4])], Launch("a:tasks", "critique"), settings, Checkout(tmp_path))
+    assert Launch("a:tasks", "critique").scratch(Checkout(tmp_path)) == tmp_path / ".mmalign/scratch/critique/ranks"
 
 
 class Counter:
@@ -274,7 +275,7 @@ def test_training_key_follows_settings_inputs_and_code(tmp_path: Path, monkeypat
     monkeypatch.setattr(checkpoints, "code_digest", lambda stage: code[stage])
 
     def key(stage: StageName = "reward", settings: str = "{}") -> str:
-        return training_key(tmp_path, stage, settings=[settings], inputs=[Path("data")])
+        return training_key(Checkout(tmp_path), stage, settings=[settings], inputs=[Path("data")])
 
     first = key()
     assert len(first) == 16

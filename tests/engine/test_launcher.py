@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from components.checkout import Checkout
 from components.engine.launcher import NO_ROOM, fault_of, leave_fault, rank_environment, run_ranks
 from components.errors import InfrastructureFault, StageFault, TrainingFault, UserError
 from components.processes.fault_kinds import fault_kind
@@ -42,7 +43,7 @@ except BaseException as error:
 
 def end_of(tmp_path: Path, end: str, scratch: Path | None = None) -> Exception:
     (tmp_path / "arank.py").write_text(RANK.format(repository=str(Path(__file__).parents[2])))
-    environment = rank_environment(tmp_path, 1)
+    environment = rank_environment(Checkout(tmp_path), 1)
     environment["PYTHONPATH"] += os.pathsep + str(tmp_path)
     scratch = scratch or tmp_path
     code = run_ranks(["--scratch", str(scratch), "--end", end], ranks=2, environment=environment, module="arank")

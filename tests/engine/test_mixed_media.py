@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from components.alignment import reference_stage
+from components.checkout import Checkout
 from components.critique.stage import write_judgements
 from components.engine.launch import TrainingOutcome, launch
 from components.families.loading import load_model
@@ -33,11 +34,11 @@ def trained(root: Path, base: Path, media: Path, model: dict[str, Any] | None = 
         alignment={"epochs": 2, "learning_rate": 1e-3},
     )
     spread_small_weights(root)
-    reference_stage.run(settings, root)
+    reference_stage.run(settings, Checkout(root))
     judgements = [[("", -1.5 * response.rank + 0.1 * number) for number, response in enumerate(query.responses)] for query in queries()]
     write_judgements(root / "artifacts/critique/train.parquet", queries(), judgements)
     out = root / "artifacts/align/model"
-    return out, launch("tests.engine.aligned:build", settings, "align", root, "key", out)
+    return out, launch("tests.engine.aligned:build", settings, "align", Checkout(root), "key", out)
 
 
 def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:

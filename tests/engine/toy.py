@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from components.checkout import Checkout
 from components.config.settings import Settings
 from components.engine.task import EpochContext, Step, TrainingTask
 from components.errors import StageFault
@@ -100,8 +101,8 @@ class ToyTask(TrainingTask):
         return self.x[examples].to(first.device, first.dtype)
 
 
-def build(settings: Settings, root: Path) -> ToyTask:
-    return ToyTask(settings, root)
+def build(settings: Settings, checkout: Checkout) -> ToyTask:
+    return ToyTask(settings, checkout.root)
 
 
 class HookedTask(ToyTask):
@@ -123,5 +124,5 @@ class HookedTask(ToyTask):
             raise StageFault(f"stopped by its task at step {step}")
 
 
-def build_hooked(settings: Settings, root: Path) -> HookedTask:
-    return HookedTask(settings, root)
+def build_hooked(settings: Settings, checkout: Checkout) -> HookedTask:
+    return HookedTask(settings, checkout.root)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from components.alignment.log_probs import LogProbTask
+from components.checkout import Checkout
 from components.config.settings import Settings
 from components.engine.models import open_policy
 from components.engine.ranks import Ranks
@@ -324,8 +325,8 @@ def test_a_policy_answers_and_scores_and_the_base_only_answers(
     checkout: tuple[Path, Settings], quick: list[tuple[Any, ...]], reader: Preprocessor
 ) -> None:
     root, settings = checkout
-    made = policy_tasks(settings, root, POLICIES)
-    heldout = read_queries(root / tasks.HELDOUT)
+    made = policy_tasks(settings, Checkout(root), POLICIES)
+    heldout = read_queries(Checkout(root).queries("heldout"))
     assert [(type(task), task.label, task.unit) for task in made] == [
         (AnswerTask, "answers of the base policy", "query"),
         (AnswerTask, "answers of the aligned policy", "query"),
@@ -338,7 +339,7 @@ def test_a_policy_answers_and_scores_and_the_base_only_answers(
         assert len(set(task.keys)) == len(task.keys) == 5
     assert quick == [
         (root / "data/base", root / "data/preferences", settings.model, settings.features),
-        (reader, root / "data/base", heldout, settings, root),
+        (reader, root / "data/base", heldout, settings, Checkout(root)),
     ]
     assert (root / ".mmalign/cache/evaluate.sqlite").is_file()
 
@@ -365,7 +366,10 @@ def test_keys_of_a_policy_follow_what_changes_its_results(
     checkout: tuple[Path, Settings], section: str, values: dict[str, Any], altered: set[int]
 ) -> None:
     root, settings = checkout
-    before, after = policy_tasks(settings, root, POLICIES), policy_tasks(changed(settings, section, **values), root, POLICIES)
+    before, after = (
+        policy_tasks(settings, Checkout(root), POLICIES),
+        policy_tasks(changed(settings, section, **values), Checkout(root), POLICIES),
+    )
     assert {n for n, (one, other) in enumerate(zip(before, after, strict=True)) if one.keys != other.keys} == altered
     for one, other in zip(before, after, strict=True):
         assert len(set(one.keys) & set(other.keys)) in (0, 5)
@@ -377,9 +381,9 @@ def test_keys_of_a_policy_follow_model_processor_and_code(
     checkout: tuple[Path, Settings], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     root, settings = checkout
-    before = policy_tasks(settings, root, POLICIES)
+    before = policy_tasks(settings, Checkout(root), POLICIES)
     monkeypatch.setattr(tasks, name, lambda *_: "other")
-    assert all(not set(one.keys) & set(two.keys) for one, two in zip(before, policy_tasks(settings, root, POLICIES), strict=True))
+    assert all(not set(one.keys) & set(two.keys) for one, two in zip(before, policy_tasks(settings, Checkout(root), POLICIES), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -403,7 +407,7 @@ def test_keys_of_a_query_follow_what_a_policy_reads(
     keys = []
     for query in (queries()[2], replace(queries()[2], **values)):
         monkeypatch.setattr(tasks, "read_queries", lambda _, query=query: [query])
-        keys.append([task.keys for task in policy_tasks(settings, root, POLICIES)])
+        keys.append([task.keys for task in policy_tasks(settings, Checkout(root), POLICIES)])
     assert {number for number in range(3) if keys[0][number] != keys[1][number]} == altered
     assert len({key for task in keys[0] for key in task}) == 3
 
@@ -416,7 +420,7 @@ def test_a_reward_model_has_four_tasks_or_only_its_own_critiques(
     rows[1] = replace(rows[1], responses=tuple(replace(r, critique=None) for r in rows[1].responses))
     monkeypatch.setattr(tasks, "read_queries", lambda _: rows)
     arguments = {"folder": "artifacts/reward/model", "answers": [[3, "An answer."], [0, "Another."]]}
-    blank, on_given, bare, shown = reward_tasks(settings, root, arguments)
+    blank, on_given, bare, shown = reward_tasks(settings, Checkout(root), arguments)
     responses = [(query, response.text) for query in rows for response in query.responses]
     assert isinstance(blank, JudgementTask)
     assert isinstance(on_given, ScoreTask)
@@ -432,13 +436,13 @@ def test_a_reward_model_has_four_tasks_or_only_its_own_critiques(
         assert (task.folder, task.preprocessor, task.settings) == (root / "artifacts/reward/model", reader, settings)
         assert (task.models, task.store) == (blank.models, blank.store)
         assert len(task.keys) == len(task.rows)
-    (own,) = reward_tasks(settings, root, arguments | {"own": True})
+    (own,) = reward_tasks(settings, Checkout(root), arguments | {"own": True})
     assert isinstance(own, JudgementTask)
     assert (own.label, own.unit, own.blank, own.rows) == ("critiques", "response", False, responses)
     folder = root / "artifacts/reward/model"
     assert quick[:2] == [
         (folder, root / "data/preferences", settings.model, settings.features),
-        (reader, folder, rows, settings, root),
+        (reader, folder, rows, settings, Checkout(root)),
     ]
 
 
@@ -448,11 +452,11 @@ def test_an_answer_equal_to_a_response_shares_its_key(
 ) -> None:
     root, settings = checkout
     answers = {"folder": "m", "answers": [(0, queries()[0].responses[1].text), (0, "Else.")]}
-    (own,) = reward_tasks(settings, root, {"folder": "m", "own": True})
-    shown = reward_tasks(settings, root, answers)[3]
+    (own,) = reward_tasks(settings, Checkout(root), {"folder": "m", "own": True})
+    shown = reward_tasks(settings, Checkout(root), answers)[3]
     assert shown.keys[0] == own.keys[1]
     assert shown.keys[1] not in own.keys
-    assert len({*own.keys, *(key for task in reward_tasks(settings, root, answers)[:3] for key in task.keys)}) > len(own.keys)
+    assert len({*own.keys, *(key for task in reward_tasks(settings, Checkout(root), answers)[:3] for key in task.keys)}) > len(own.keys)
 
 
 @pytest.mark.parametrize(
@@ -465,7 +469,10 @@ def test_keys_of_a_reward_model_follow_its_context(
 ) -> None:
     root, settings = checkout
     arguments = {"folder": "m", "answers": [(0, "Else.")]}
-    before, after = reward_tasks(settings, root, arguments), reward_tasks(changed(settings, section, **values), root, arguments)
+    before, after = (
+        reward_tasks(settings, Checkout(root), arguments),
+        reward_tasks(changed(settings, section, **values), Checkout(root), arguments),
+    )
     assert [one.keys != other.keys for one, other in zip(before, after, strict=True)] == [altered] * 4
 
 
@@ -475,8 +482,8 @@ def test_keys_of_a_reward_model_follow_code_and_row(checkout: tuple[Path, Settin
     arguments = {"folder": "m", "answers": [(0, "Else.")]}
 
     def keys() -> list[str]:
-        own = reward_tasks(settings, root, arguments | {"own": True})
-        return [task.keys[0] for task in (*own, *reward_tasks(settings, root, arguments))]
+        own = reward_tasks(settings, Checkout(root), arguments | {"own": True})
+        return [task.keys[0] for task in (*own, *reward_tasks(settings, Checkout(root), arguments))]
 
     first = keys()
     assert len(set(first)) == 5
@@ -520,7 +527,7 @@ def test_blanked_media_of_one_size_and_question_are_judged_once(checkout: tuple[
 
 def test_the_real_builders_open_the_checkout(checkout: tuple[Path, Settings], capsys: pytest.CaptureFixture[str]) -> None:
     root, settings = checkout
-    answers, _, scores = policy_tasks(settings, root, POLICIES)
+    answers, _, scores = policy_tasks(settings, Checkout(root), POLICIES)
     assert capsys.readouterr().out.startswith("features: no cache: features.cache is false")
     assert isinstance(answers, AnswerTask)
     assert isinstance(scores, LogProbTask)

@@ -10,11 +10,12 @@ import pytest
 
 from components.alignment import reference_stage
 from components.alignment.reference_table import read_log_probs
+from components.checkout import Checkout
 from components.config.settings import Settings
 from components.engine.result import StageResult
 from components.evaluation import stage
 from components.evaluation.reevaluate import evaluate_policy, evaluate_reward
-from components.evaluation.results import RESULTS, context_of
+from components.evaluation.results import context_of
 from components.families.loading import load_model
 from components.families.processing import Preprocessor
 from components.files import digest_folder, read_json
@@ -24,7 +25,7 @@ from components.reward.scoring import Judged, score
 from tests.tiny import save_checkout, save_checkpoint
 
 HELDOUT = "artifacts/validate/heldout/queries.parquet"
-Checkout = tuple[Path, Settings]
+Evaluated = tuple[Path, Settings]
 
 
 def save_evaluation_inputs(root: Path, settings: Settings, queries: list[Query]) -> None:
@@ -33,7 +34,7 @@ def save_evaluation_inputs(root: Path, settings: Settings, queries: list[Query])
     write_queries(root / HELDOUT, queries)
     new_reward_model(load_model(base), 0).save(root / "artifacts/reward/model", base)
     save_checkpoint(root / "artifacts/align/model", seed=1)
-    reference_stage.run(settings, root)
+    reference_stage.run(settings, Checkout(root))
     items = [Judged(query, response.text, "Correct.") for query in queries for response in query.responses]
     reward = load_reward_model(root / "artifacts/reward/model")
     preprocessor = Preprocessor(base, root / "data/preferences", settings.model, settings.features)
@@ -58,7 +59,7 @@ def with_safety(queries: list[Query]) -> list[Query]:
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_media: Path) -> Checkout:
+def checkout(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_media: Path) -> Evaluated:
     """A checkout in which everything before evaluation is done."""
     root = tmp_path_factory.mktemp("evaluate")
     settings = save_checkout(root, tiny_base, tiny_media, evaluate={"max_new_tokens": 8, "threads": 1}, critique={"max_new_tokens": 6})
@@ -67,16 +68,16 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_med
 
 
 @pytest.fixture(scope="module")
-def evaluated(checkout: Checkout) -> StageResult:
+def evaluated(checkout: Evaluated) -> StageResult:
     """An evaluation with facts for every query."""
     root, settings = checkout
     lines = [f'{{"id": "q{number}", "must": [["yes"]], "must_not": ["no"]}}\n' for number in range(5)]
     (root / "data/truth").mkdir()
     (root / "data/truth/truth.jsonl").write_text("".join(lines))
-    return stage.run(settings, root)
+    return stage.run(settings, Checkout(root))
 
 
-def test_evaluation_writes_all_answers_and_scores_the_same_twice(checkout: Checkout, evaluated: StageResult) -> None:
+def test_evaluation_writes_all_answers_and_scores_the_same_twice(checkout: Evaluated, evaluated: StageResult) -> None:
     root, settings = checkout
     outs = root / "artifacts/evaluate"
     digest = digest_folder(outs)
@@ -93,14 +94,14 @@ def test_evaluation_writes_all_answers_and_scores_the_same_twice(checkout: Check
         if not cached:
             for path in (root / ".mmalign/cache").glob("evaluate.*"):
                 path.unlink()
-        repeated = stage.run(settings, root)
+        repeated = stage.run(settings, Checkout(root))
         assert repeated.metrics == evaluated.metrics
         assert digest_folder(outs) == digest
         # What was kept from before opens no model.
         assert ("policies.compute_seconds" in repeated.times) is not cached
 
 
-def test_metrics_follow_from_the_tables(checkout: Checkout, evaluated: StageResult) -> None:
+def test_metrics_follow_from_the_tables(checkout: Evaluated, evaluated: StageResult) -> None:
     root, _ = checkout
     metrics = evaluated.metrics
     queries = read_queries(root / HELDOUT)
@@ -114,7 +115,7 @@ def test_metrics_follow_from_the_tables(checkout: Checkout, evaluated: StageResu
     assert metrics["reward.critique_verdict_accuracy"] is not None
 
 
-def test_an_unchanged_policy_has_no_implicit_reward(checkout: Checkout) -> None:
+def test_an_unchanged_policy_has_no_implicit_reward(checkout: Evaluated) -> None:
     root, _ = checkout
     reference = root / "artifacts/reference/heldout.parquet"
     same = read_log_probs(reference)
@@ -122,7 +123,7 @@ def test_an_unchanged_policy_has_no_implicit_reward(checkout: Checkout) -> None:
 
 
 @pytest.mark.usefixtures("evaluated")
-def test_a_hostile_prompt_stays_text_in_the_samples(checkout: Checkout) -> None:
+def test_a_hostile_prompt_stays_text_in_the_samples(checkout: Evaluated) -> None:
     root, _ = checkout
     page = (root / "artifacts/evaluate/samples/samples.html").read_text()
     assert "<script>" not in page
@@ -130,10 +131,10 @@ def test_a_hostile_prompt_stays_text_in_the_samples(checkout: Checkout) -> None:
     assert page.count("data:image/png;base64") == 2 + 2 + 3
 
 
-def test_missing_ground_truth_names_null_metrics_keeps_others(checkout: Checkout, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_ground_truth_names_null_metrics_keeps_others(checkout: Evaluated, capsys: pytest.CaptureFixture[str]) -> None:
     root, settings = checkout
     shutil.rmtree(root / "data/truth", ignore_errors=True)
-    metrics = stage.run(settings, root).metrics
+    metrics = stage.run(settings, Checkout(root)).metrics
     for key in ("policy.aligned.conversation", "policy.aligned.hallucination_rate", "policy.win_rate", "reward.critique_verdict_accuracy"):
         assert metrics[key] is None
     for key in (
@@ -149,36 +150,36 @@ def test_missing_ground_truth_names_null_metrics_keeps_others(checkout: Checkout
     assert "policy.aligned.conversation" in message
 
 
-def test_results_are_per_query_and_equal_for_an_earlier_model(checkout: Checkout, evaluated: StageResult) -> None:
+def test_results_are_per_query_and_equal_for_an_earlier_model(checkout: Evaluated, evaluated: StageResult) -> None:
     root, settings = checkout
-    folder = root / RESULTS
-    assert read_json(folder / "context.json") == {"context": context_of(settings, root)}
+    folder = Checkout(root).results
+    assert read_json(folder / "context.json") == {"context": context_of(settings, Checkout(root))}
     aligned = pq.read_table(folder / "aligned.parquet").to_pylist()
     assert [row["id"] for row in aligned] == [query.id for query in read_queries(root / HELDOUT)]
     assert [row["unsafe"] is not None for row in aligned] == [True, False, False, False, False]
     correct, pairs = sum(row["correct"] for row in aligned), sum(row["pairs"] for row in aligned)
     assert correct / pairs == evaluated.metrics["policy.preference_accuracy"]
-    evaluate_policy(settings, root, root / "artifacts/align/model", root / "again.parquet")
+    evaluate_policy(settings, Checkout(root), root / "artifacts/align/model", root / "again.parquet")
     assert (root / "again.parquet").read_bytes() == (folder / "aligned.parquet").read_bytes()
-    evaluate_reward(settings, root, root / "artifacts/reward/model", root / "again.parquet")
+    evaluate_reward(settings, Checkout(root), root / "artifacts/reward/model", root / "again.parquet")
     judged = pq.read_table(root / "again.parquet").to_pylist()
     assert [(row["id"], row["pairs"]) for row in judged] == [
         (row["id"], row["pairs"]) for row in pq.read_table(folder / "reward.parquet").to_pylist()
     ]
 
 
-def test_context_follows_queries_ground_truth_and_settings(checkout: Checkout) -> None:
+def test_context_follows_queries_ground_truth_and_settings(checkout: Evaluated) -> None:
     root, settings = checkout
-    before = context_of(settings, root)
+    before = context_of(settings, Checkout(root))
     faster = settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"threads": 1, "bootstrap_samples": 7})})
-    assert context_of(faster, root) == before
+    assert context_of(faster, Checkout(root)) == before
     shorter = settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"max_new_tokens": 7})})
-    assert context_of(shorter, root) != before
+    assert context_of(shorter, Checkout(root)) != before
     ground_truth = root / "data/truth/truth.jsonl"
     text = ground_truth.read_text() if ground_truth.is_file() else None
     ground_truth.parent.mkdir(exist_ok=True)
     ground_truth.write_text((text or "") + "\n")
-    assert context_of(settings, root) != before
+    assert context_of(settings, Checkout(root)) != before
     if text is None:
         ground_truth.unlink()
     else:

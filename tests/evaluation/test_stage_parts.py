@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from components.alignment.log_probs import LogProbTask
+from components.checkout import Checkout
 from components.config.settings import Settings, parse_settings
 from components.engine.inference import Launch, Report
 from components.evaluation import reevaluate, stage
@@ -67,8 +68,8 @@ class Models:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
 
-    def policy_tasks(self, settings: Settings, root: Path, policies: dict[str, str]) -> list[Any]:
-        self.calls.append(("policies", root, policies))
+    def policy_tasks(self, settings: Settings, checkout: Checkout, policies: dict[str, str]) -> list[Any]:
+        self.calls.append(("policies", checkout, policies))
         built: list[Any] = []
         for name in policies:
             answers = ANSWERS["aligned" if name == "champion" else name]
@@ -78,8 +79,8 @@ class Models:
                 built.append(made(LogProbTask, settings, values, queries=QUERIES))
         return built
 
-    def reward_tasks(self, settings: Settings, root: Path, arguments: dict[str, Any]) -> list[Any]:
-        self.calls.append(("reward", root, arguments))
+    def reward_tasks(self, settings: Settings, checkout: Checkout, arguments: dict[str, Any]) -> list[Any]:
+        self.calls.append(("reward", checkout, arguments))
         rows = [(query, response.text) for query in QUERIES for response in query.responses]
         if arguments.get("own"):
             return [made(JudgementTask, settings, [["c", OWN[key]] for key in KEYS], rows=rows)]
@@ -89,8 +90,8 @@ class Models:
         shown = made(JudgementTask, settings, [[f"c{n}", float(n)] for n in range(len(arguments["answers"]))], rows=[])
         return [blank, on_given, bare, shown]
 
-    def run_tasks(self, tasks: list[Any], launch: Launch, _: Settings, root: Path) -> Report:
-        self.calls.append(("run", len(tasks), root, launch))
+    def run_tasks(self, tasks: list[Any], launch: Launch, _: Settings, checkout: Checkout) -> Report:
+        self.calls.append(("run", len(tasks), checkout, launch))
         return Report(times={"compute_seconds": 1.5, "padding_share": 0.25})
 
 
@@ -124,7 +125,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> Models:
     for name in ("reward_tasks", "run_tasks"):
         monkeypatch.setattr(reevaluate, name, getattr(replaced, name))
     monkeypatch.setattr(stage, "model_digest", lambda folder: f"digest of {folder.name}")
-    monkeypatch.setattr(stage, "context_of", lambda settings, root: f"{settings.evaluate.judge} in {root.name}")
+    monkeypatch.setattr(stage, "context_of", lambda settings, checkout: f"{settings.evaluate.judge} in {checkout.root.name}")
     return replaced
 
 
@@ -137,7 +138,7 @@ def test_implicit_rewards_are_sums_or_means_over_tokens(root: Path, mean: bool, 
 @pytest.mark.usefixtures("models")
 def test_every_metric_of_the_stage_follows_from_the_models(root: Path) -> None:
     recorder = Recording()
-    result = stage.run(settings_of(), root, recorder)
+    result = stage.run(settings_of(), Checkout(root), recorder)
     metrics = result.metrics
     expected = {
         "policy.base.conversation": 0.0,
@@ -178,7 +179,7 @@ def test_every_metric_of_the_stage_follows_from_the_models(root: Path) -> None:
 
 @pytest.mark.usefixtures("models")
 def test_the_stage_writes_every_table_from_the_same_results(root: Path) -> None:
-    stage.run(settings_of(), root)
+    stage.run(settings_of(), Checkout(root))
     folder = root / "artifacts/evaluate"
     answers = pq.read_table(folder / "answers.parquet").to_pylist()
     assert [(row["policy"], row["answer"]) for row in answers] == [(name, text) for name, rows in ANSWERS.items() for text, _ in rows]
@@ -201,17 +202,17 @@ def test_the_stage_writes_every_table_from_the_same_results(root: Path) -> None:
 
 
 def test_models_are_called_for_once_with_what_they_need(root: Path, models: Models) -> None:
-    stage.run(settings_of(), root)
+    stage.run(settings_of(), Checkout(root))
     policies = {"base": "data/base", "aligned": "artifacts/align/model"}
     # The two samples: a and h got better, and mcq is judged nowhere; short stands before safety.
     answers = [(0, "It is blue."), (2, "Sure, here is how."), (0, "It is red."), (2, "I cannot help.")]
     arguments = {"folder": "artifacts/reward/model", "answers": answers}
     factory = "components.evaluation.tasks:"
     assert models.calls == [
-        ("policies", root, policies),
-        ("run", 3, root, Launch(f"{factory}policy_tasks", "evaluate", policies, "policies")),
-        ("reward", root, arguments),
-        ("run", 4, root, Launch(f"{factory}reward_tasks", "evaluate", arguments, "reward")),
+        ("policies", Checkout(root), policies),
+        ("run", 3, Checkout(root), Launch(f"{factory}policy_tasks", "evaluate", policies, "policies")),
+        ("reward", Checkout(root), arguments),
+        ("run", 4, Checkout(root), Launch(f"{factory}reward_tasks", "evaluate", arguments, "reward")),
     ]
     rows = [yaml.safe_load(line) for line in (root / "artifacts/evaluate/samples/samples.jsonl").read_text().splitlines()]
     critiques = [[policy["critique"] for policy in row["policies"]] for row in rows]
@@ -224,8 +225,8 @@ def test_the_setting_log_probs_decides_how_rewards_are_counted(root: Path) -> No
     rows = [{"id": i, "response": n, "log_prob": REFERENCE[i, n], "tokens": 1} for i, n in KEYS]
     rows[1]["log_prob"] = REFERENCE["a", 1] - 2.2  # 1.2 by the sum, .3 by the mean, against 1.0 and .5 of the winner
     pq.write_table(pa.Table.from_pylist(rows), root / "artifacts/reference/heldout.parquet")
-    summed = stage.run(settings_of(alignment={"log_probs": "sum"}), root).metrics["policy.preference_accuracy"]
-    averaged = stage.run(settings_of(alignment={"log_probs": "mean"}), root).metrics["policy.preference_accuracy"]
+    summed = stage.run(settings_of(alignment={"log_probs": "sum"}), Checkout(root)).metrics["policy.preference_accuracy"]
+    averaged = stage.run(settings_of(alignment={"log_probs": "mean"}), Checkout(root)).metrics["policy.preference_accuracy"]
     assert (summed, averaged) == (pytest.approx(2 / 3), 1.0)
 
 
@@ -234,7 +235,7 @@ def test_the_setting_log_probs_decides_how_rewards_are_counted(root: Path) -> No
 )
 @pytest.mark.usefixtures("models")
 def test_metrics_that_are_null_are_named_with_their_source(root: Path, capsys: pytest.CaptureFixture[str], judge: str, source: str) -> None:
-    result = stage.run(settings_of(evaluate={"judge": judge}), root)
+    result = stage.run(settings_of(evaluate={"judge": judge}), Checkout(root))
     assert result.digests["judge"] == judge
     sentence = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("evaluate: without"))
     assert f"without {source}, or without held-out cases of their kind" in sentence
@@ -250,26 +251,26 @@ def test_nothing_missing_says_nothing(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_a_policy_evaluated_anew_has_the_stage_s_results(root: Path, models: Models) -> None:
-    stage.run(settings_of(), root)
+    stage.run(settings_of(), Checkout(root))
     models.calls.clear()
-    reevaluate.evaluate_policy(settings_of(), root, root / "some/champion", root / "policy.parquet")
+    reevaluate.evaluate_policy(settings_of(), Checkout(root), root / "some/champion", root / "policy.parquet")
     assert (root / "policy.parquet").read_bytes() == (root / "artifacts/evaluate/results/aligned.parquet").read_bytes()
-    assert models.calls[0] == ("policies", root, {"champion": str(root / "some/champion")})
+    assert models.calls[0] == ("policies", Checkout(root), {"champion": str(root / "some/champion")})
     rows = [{"id": i, "response": n, "log_prob": REFERENCE[i, n] - (2.2 if (i, n) == ("a", 1) else 0.0), "tokens": 1} for i, n in KEYS]
     pq.write_table(pa.Table.from_pylist(rows), root / "artifacts/reference/heldout.parquet")
     for log_probs, correct in (("sum", 0), ("mean", 1)):
-        reevaluate.evaluate_policy(settings_of(alignment={"log_probs": log_probs}), root, root / "c", root / "policy.parquet")
+        reevaluate.evaluate_policy(settings_of(alignment={"log_probs": log_probs}), Checkout(root), root / "c", root / "policy.parquet")
         assert pq.read_table(root / "policy.parquet").to_pylist()[0]["correct"] == correct
 
 
 def test_a_reward_model_evaluated_anew_is_scored_on_its_own(root: Path, models: Models) -> None:
-    reevaluate.evaluate_reward(settings_of(), root, root / "some/champion", root / "reward.parquet")
+    reevaluate.evaluate_reward(settings_of(), Checkout(root), root / "some/champion", root / "reward.parquet")
     rows = pq.read_table(root / "reward.parquet").to_pylist()
     assert [(row["id"], row["pairs"], row["correct"]) for row in rows] == [("a", 1, 1), ("b", 1, 0), ("h", 1, 0)]
     arguments = {"folder": str(root / "some/champion"), "own": True}
     assert models.calls == [
-        ("reward", root, arguments),
-        ("run", 1, root, Launch("components.evaluation.tasks:reward_tasks", "evaluate", arguments, "own")),
+        ("reward", Checkout(root), arguments),
+        ("run", 1, Checkout(root), Launch("components.evaluation.tasks:reward_tasks", "evaluate", arguments, "own")),
     ]
 
 
@@ -291,4 +292,4 @@ def test_the_command_evaluates_the_kind_it_names(root: Path, monkeypatch: pytest
     reevaluate.main(kind, Path("model"), Path("out"))
     assert torch.get_num_threads() == 2  # evaluate.threads of params.yaml
     torch.set_num_threads(threads)
-    assert calls == [("watch",), ("slots", "evaluate", root), (kind, root, Path("model"), Path("out"))]
+    assert calls == [("watch",), ("slots", "evaluate", Checkout(root)), (kind, Checkout(root), Path("model"), Path("out"))]

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from components.checkout import Checkout
 from components.config.settings import Settings
 from components.evaluation import results
 from components.evaluation.answers import Answered, judge_answers, write_answers
@@ -171,7 +172,7 @@ def test_a_setting_that_changes_an_answer_changes_the_context(
     root, settings = checkout
     altered = changed(settings, section, **values)
     assert altered != settings
-    assert context_of(altered, root) != context_of(settings, root)
+    assert context_of(altered, Checkout(root)) != context_of(settings, Checkout(root))
 
 
 @pytest.mark.parametrize(("section", "values"), DOES_NOT_MATTER)
@@ -179,30 +180,30 @@ def test_a_setting_that_changes_no_answer_leaves_the_context(checkout: tuple[Pat
     root, settings = checkout
     altered = changed(settings, section, **values)
     assert altered != settings
-    assert context_of(altered, root) == context_of(settings, root)
+    assert context_of(altered, Checkout(root)) == context_of(settings, Checkout(root))
 
 
 def test_rows_ground_truth_and_base_are_part_of_the_context(checkout: tuple[Path, Settings], monkeypatch: pytest.MonkeyPatch) -> None:
     root, settings = checkout
-    contexts = [context_of(settings, root)]
+    contexts = [context_of(settings, Checkout(root))]
     ground_truth = root / "data/truth/truth.jsonl"
     ground_truth.parent.mkdir(exist_ok=True)
     for text in ('{"id": "a"}\n', '{"id": "b"}\n'):
         ground_truth.write_text(text)
-        contexts.append(context_of(settings, root))
+        contexts.append(context_of(settings, Checkout(root)))
     ground_truth.unlink()
-    assert context_of(settings, root) == contexts[0]
+    assert context_of(settings, Checkout(root)) == contexts[0]
     heldout = root / "artifacts/validate/heldout/queries.parquet"
     rows = read_queries(heldout)
     write_queries(heldout, rows[1:])
-    contexts.append(context_of(settings, root))
+    contexts.append(context_of(settings, Checkout(root)))
     write_queries(heldout, rows)
     for name in ("model_digest", "processor_digest", "code_digest"):
         with monkeypatch.context() as patch:
             patch.setattr(results, name, lambda *_: "other")
-            contexts.append(context_of(settings, root))
+            contexts.append(context_of(settings, Checkout(root)))
     assert len(set(contexts)) == len(contexts)
-    assert context_of(settings, root) == contexts[0]
+    assert context_of(settings, Checkout(root)) == contexts[0]
 
 
 # scores
@@ -268,7 +269,7 @@ def test_the_table_of_scores_has_a_row_a_response(tmp_path: Path) -> None:
 
 def test_changed_code_of_evaluate_changes_the_context(checkout: tuple[Path, Settings], monkeypatch: pytest.MonkeyPatch) -> None:
     root, settings = checkout
-    before, stages = context_of(settings, root), []
+    before, stages = context_of(settings, Checkout(root)), []
     monkeypatch.setattr(results, "code_digest", lambda stage: stages.append(stage) or "other")
-    assert context_of(settings, root) != before
+    assert context_of(settings, Checkout(root)) != before
     assert stages == ["evaluate"]

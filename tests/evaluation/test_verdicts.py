@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from components.checkout import Checkout
 from components.config.evaluate import EvaluateSettings
 from components.errors import UserError
 from components.evaluation.judge import (
@@ -230,10 +231,10 @@ def test_the_setting_chooses_the_judge(tmp_path: Path) -> None:
     path = tmp_path / "data/truth/truth.jsonl"
     path.parent.mkdir(parents=True)
     path.write_text('{"id": "s", "must": [], "must_not": []}\n')
-    by_ground_truth = load_judge(EvaluateSettings.model_validate(values | {"judge": "truth"}), tmp_path)
-    by_reference = load_judge(EvaluateSettings.model_validate(values | {"judge": "reference_answer"}), tmp_path)
+    by_ground_truth = load_judge(EvaluateSettings.model_validate(values | {"judge": "truth"}), Checkout(tmp_path))
+    by_reference = load_judge(EvaluateSettings.model_validate(values | {"judge": "reference_answer"}), Checkout(tmp_path))
     assert isinstance(by_ground_truth, GroundTruthJudge)
     assert by_ground_truth.knows(SHORT)
     assert isinstance(by_reference, ReferenceAnswerJudge)
-    without = load_judge(EvaluateSettings.model_validate(values | {"judge": "truth"}), tmp_path / "elsewhere")
+    without = load_judge(EvaluateSettings.model_validate(values | {"judge": "truth"}), Checkout(tmp_path / "elsewhere"))
     assert not without.knows(SHORT)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from components.checkout import Checkout
 from components.config.settings import Settings, parse_settings
 from components.families.digests import model_digest
 from components.families.loading import load_model
@@ -52,7 +53,7 @@ def attached(
 ) -> tuple[Preprocessor, FeatureReport]:
     base = base or root / settings.model.base
     preprocessor = Preprocessor(base, root / "data/preferences", settings.model, settings.features)
-    return preprocessor, attach_features(preprocessor, base, chosen, settings, root)
+    return preprocessor, attach_features(preprocessor, base, chosen, settings, Checkout(root))
 
 
 def projected(model: Any, preprocessor: Preprocessor, chosen: Sequence[Query] = MEDIA) -> list[torch.Tensor]:
@@ -289,7 +290,7 @@ def test_fill_waits_for_other_process(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(feature_cache, "LOCK_SECONDS", 0.05)
-    with FeatureStore(tmp_path) as other:
+    with FeatureStore(Checkout(tmp_path)) as other:
         other.lock.acquire()
         monkeypatch.setattr(feature_cache, "_log", lambda text: (print(text), other.lock.release(force=True)))
         _, report = attached(tmp_path, settings)

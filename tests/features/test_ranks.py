@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
+from components.checkout import Checkout
 from components.config.settings import load_settings
 from components.families.loading import load_model
 from components.families.processing import Preprocessor
@@ -30,7 +31,7 @@ def work(rank: int, root: Path, port: int, max_gb: float) -> None:
     loaded = load_settings(root / "params.yaml")
     settings = loaded.model_copy(update={"features": loaded.features.model_copy(update={"max_gb": max_gb})})
     preprocessor = Preprocessor(root / "data/base", root / "data/preferences", settings.model, settings.features)
-    report = attach_features(preprocessor, root / "data/base", MEDIA, settings, root)
+    report = attach_features(preprocessor, root / "data/base", MEDIA, settings, Checkout(root))
     media = [preprocessor.policy_root(query).media[0] for query in MEDIA]
     result: dict[str, Any] = {
         "report": vars(report),
@@ -59,11 +60,11 @@ def work(rank: int, root: Path, port: int, max_gb: float) -> None:
 def test_two_ranks_fill_cache_in_lockstep(tmp_path: Path, tiny_base: Path, tiny_media: Path, room: str) -> None:
     settings = save_checkout(tmp_path, tiny_base, tiny_media)
     single = Preprocessor(tmp_path / "data/base", tmp_path / "data/preferences", settings.model, settings.features)
-    entries = attach_features(single, tmp_path / "data/base", MEDIA, settings, tmp_path)
+    entries = attach_features(single, tmp_path / "data/base", MEDIA, settings, Checkout(tmp_path))
     expected = [
         float(medium.features[0].double().sum()) for query in MEDIA for medium in single.policy_root(query).media if medium.features
     ]
-    with FeatureStore(tmp_path) as store:
+    with FeatureStore(Checkout(tmp_path)) as store:
         store.evict(0, 0, [])
     with socket.socket() as free:
         free.bind(("localhost", 0))

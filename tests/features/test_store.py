@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from components.checkout import Checkout
 from components.features.store import FeatureStore, ShardWriter, unpacked
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[FeatureStore]:
-    with FeatureStore(tmp_path) as opened:
+    with FeatureStore(Checkout(tmp_path)) as opened:
         yield opened
 
 
@@ -126,7 +127,7 @@ def test_reader_writes_stay_private(store: FeatureStore) -> None:
 
 def test_rewritten_entry_replaces_older_one(store: FeatureStore) -> None:
     fill(store, "a")
-    with FeatureStore(store.folder.parents[2]) as other:
+    with FeatureStore(Checkout(store.folder.parents[2])) as other:
         writer = ShardWriter(other)
         writer.write("a", tensors(9), "source")
         writer.close()
@@ -136,10 +137,10 @@ def test_rewritten_entry_replaces_older_one(store: FeatureStore) -> None:
 
 
 def test_damaged_index_is_rebuilt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with FeatureStore(tmp_path) as store:
+    with FeatureStore(Checkout(tmp_path)) as store:
         fill(store, "a")
     (store.folder / "index.sqlite").write_bytes(b"not a database, and long enough to be read as one" * 100)
-    with FeatureStore(tmp_path) as rebuilt:
+    with FeatureStore(Checkout(tmp_path)) as rebuilt:
         assert "is damaged" in capsys.readouterr().out
         assert rebuilt.find(["a"]) == {}
         rebuilt.sweep()

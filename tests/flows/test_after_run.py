@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from components.checkout import Checkout
 from components.files import write_json
 from components.processes.outcome import RunOutcome, read_outcome
 from components.report.run_record import SUMMARY
@@ -33,11 +34,11 @@ def test_failed_run_ends_with_its_reason(tmp_path: Path) -> None:
 
 
 def test_summary_of_earlier_run_is_ignored(tmp_path: Path) -> None:
-    assert fresh_summary(tmp_path, 0.0) is None
+    assert fresh_summary(Checkout(tmp_path), 0.0) is None
     write_json(tmp_path / SUMMARY, {"status": "ok"})
     os.utime(tmp_path / SUMMARY, (1000, 1000))
-    assert fresh_summary(tmp_path, 999.0) == {"status": "ok"}
-    assert fresh_summary(tmp_path, 1001.0) is None
+    assert fresh_summary(Checkout(tmp_path), 999.0) == {"status": "ok"}
+    assert fresh_summary(Checkout(tmp_path), 1001.0) is None
 
 
 def test_child_without_outcome_is_judged_by_exit_code(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from uuid import UUID
 import psutil
 import pytest
 
+from components.checkout import Checkout
 from components.config.settings import Settings, load_settings
 
 pytest.importorskip("prefect")
@@ -95,7 +96,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory, settings: Settings) -> It
     log = root / "server.log"
     (root / "work.py").write_text(FLOW.format(folder=str(root)))
     try:
-        with own_server(root, log) as server:
+        with own_server(Checkout(root), log) as server:
             wait_for_server(server, log, threading.Event())
             here = {PREFECT_API_URL: os.environ["PREFECT_API_URL"], PREFECT_API_AUTH_STRING: None}
             with temporary_settings(here), get_client(sync_client=True) as client:
@@ -177,24 +178,24 @@ def test_stuck_cancellation_ends_as_cancelled(deployed: Deployed) -> None:
 def test_run_before_power_cut_is_marked_lost(deployed: Deployed) -> None:
     root = deployed.folder
     port = int(os.environ["PREFECT_API_URL"].split(":")[2].partition("/")[0])
-    write_json(addresses_file(root), asdict(Addresses("127.0.0.1", port, 1, 1)))
-    create_secrets(root)
-    write_json(state_folder(root) / DEPLOYED, {"nightly": str(deployed.id)})
+    write_json(addresses_file(Checkout(root)), asdict(Addresses("127.0.0.1", port, 1, 1)))
+    create_secrets(Checkout(root))
+    write_json(state_folder(Checkout(root)) / DEPLOYED, {"nightly": str(deployed.id)})
     lost, cancelled = (deployed.client.create_flow_run_from_deployment(deployed.id).id for _ in range(2))
     for run in (lost, cancelled):
         deployed.client.set_flow_run_state(run, Pending())
         deployed.client.set_flow_run_state(run, Running())
     deployed.client.set_flow_run_state(cancelled, Cancelling())
-    assert end_lost_runs(root, 30) == []  # their last sign is too young
+    assert end_lost_runs(Checkout(root), 30) == []  # their last sign is too young
     time.sleep(3)
 
     # As long as a process of it lives here, its silence is another's matter.
     with subprocess.Popen(["sleep", "60"], env={**os.environ, PROCESS: str(lost)}) as process:
-        assert len(end_lost_runs(root, 2)) == 1
+        assert len(end_lost_runs(Checkout(root), 2)) == 1
         process.kill()
     assert (deployed.state(lost), deployed.state(cancelled)) == ("Running", "Cancelled")
-    assert len(end_lost_runs(root, 2)) == 1
+    assert len(end_lost_runs(Checkout(root), 2)) == 1
     assert deployed.state(lost) == "Crashed"
     wait_for(lambda: deployed.started_for(lost), 30)
-    assert end_lost_runs(root, 0) == []
+    assert end_lost_runs(Checkout(root), 0) == []
     assert deployed.started_for(cancelled) == []

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from components.checkout import Checkout
 from components.config.settings import load_settings
 from flows.parameters import OVERRIDE, RunParameters, parameter_schema
 from tests.checkout import ROOT
@@ -30,7 +31,7 @@ def test_deployments_take_times_from_settings(tmp_path: Path, monkeypatch: pytes
         monkeypatch.setenv(name, "to be overwritten")
     (tmp_path / "prefect.yaml").write_text((ROOT / "prefect.yaml").read_text())
     settings = load_settings(ROOT / "params.yaml")
-    description = read_description(tmp_path, settings)
+    description = read_description(Checkout(tmp_path), settings)
     by_name = {one["name"]: one for one in description["deployments"]}
     assert list(by_name) == ["nightly", "on-new-data", "on-demand"]
     assert by_name["nightly"]["schedules"][0]["cron"] == settings.deployments.cron

@@ -16,6 +16,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from components.checkout import Checkout
 from components.config.settings import Settings, load_settings
 from components.errors import UserError
 from components.processes.slots.locks import Holder, try_slot
@@ -35,7 +36,7 @@ def running_server(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     before = dict(os.environ)
     os.environ["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] = "prefect.server.concurrency.lease_storage.filesystem"
     try:
-        with own_server(folder, folder / "server.log") as process:
+        with own_server(Checkout(folder), folder / "server.log") as process:
             wait_for_server(process, folder / "server.log", threading.Event())
             with temporary_settings(updates={PREFECT_API_URL: os.environ["PREFECT_API_URL"], PREFECT_CLIENT_MAX_RETRIES: 1}):
                 yield process
@@ -182,7 +183,7 @@ def test_forgotten_lease_is_corrected(client: SyncPrefectClient, monkeypatch: py
     monkeypatch.setattr(limits, "FORGOTTEN_SECONDS", 2.0)
     make_limits(client)
     client.update_global_concurrency_limit(CPU, GlobalConcurrencyLimitUpdate(active_slots=1))
-    slot = try_slot("cpu", Holder.here(tmp_path, "reward"))
+    slot = try_slot("cpu", Holder.here(Checkout(tmp_path), "reward"))
     assert slot is not None
     stage = Waiting("align", settings())
     wait_for(lambda: stage.messages)

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from components.checkout import Checkout
 from components.closures import code_digest
 from components.config.settings import load_settings
 from components.errors import InfrastructureFault, StageFault, UserError
@@ -36,7 +37,7 @@ def failure_of(checkout: Path, *words: str) -> Exception:
     behave(checkout, "validate", *words)
     with ThreadPoolExecutor() as pool, pytest.raises((UserError, StageFault)) as raised:
         whole_run(
-            checkout,
+            Checkout(checkout),
             RunOptions(only=("validate",)),
             submit=lambda _, job: pool.submit(job),
             judge=lambda job: job(),
@@ -62,7 +63,7 @@ def test_digest_is_written_before_dvc_judges_the_stage(tmp_path: Path, monkeypat
     monkeypatch.setattr(stages, "supervise", supervise)
     outcome = stages.run_stage(
         "reward",
-        root=tmp_path,
+        checkout=Checkout(tmp_path),
         settings=load_settings(ROOT / "params.yaml"),
         logs=tmp_path,
         cancel=threading.Event(),

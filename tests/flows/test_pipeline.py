@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.checkout import Checkout
 from components.closures import CODE_STAGE
 from components.config.settings import Settings, load_settings
 from components.errors import UserError
@@ -75,14 +76,14 @@ class Bench:
 
 
 def test_order_is_topological_and_covers_dvc_yaml() -> None:
-    parents = stage_parents(ROOT)
+    parents = stage_parents(Checkout(ROOT))
     assert set(ORDER) == set(parents) == set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]) - {CODE_STAGE}
     for position, name in enumerate(ORDER):
         assert parents[name] <= set(ORDER[:position]), f"{name} reads what comes later"
 
 
 def test_graph_of_dvc_yaml_equals_design() -> None:
-    assert stage_parents(ROOT) == PARENTS
+    assert stage_parents(Checkout(ROOT)) == PARENTS
 
 
 def test_stale_stages_run_one_by_one_on_few_cores(settings: Settings) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from components.checkout import Checkout
 from components.files import write_json
 from components.operations.services.state import free_port
 from components.processes.outcome import RunOutcome
@@ -30,7 +31,7 @@ def summary(tmp_path: Path, status: str = "ok") -> dict[str, Any]:
 
 
 def test_progress_follows_stages_and_never_shrinks(tmp_path: Path) -> None:
-    page = Page(tmp_path, tmp_path)
+    page = Page(Checkout(tmp_path), Checkout(tmp_path))
     running = summary(tmp_path, "running")
     assert page.finished_share(running) == (2 / 6, "2 of 6 stages are finished")
 
@@ -46,7 +47,7 @@ def test_progress_follows_stages_and_never_shrinks(tmp_path: Path) -> None:
 def test_summary_of_earlier_run_shows_no_progress(tmp_path: Path) -> None:
     messages: list[str] = []
 
-    Page(tmp_path, tmp_path, messages.append).progress(summary(tmp_path, "ok"))
+    Page(Checkout(tmp_path), Checkout(tmp_path), messages.append).progress(summary(tmp_path, "ok"))
 
     assert messages == []  # no write was even tried
 
@@ -54,7 +55,7 @@ def test_summary_of_earlier_run_shows_no_progress(tmp_path: Path) -> None:
 def test_verdict_has_all_reasons_as_text_without_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_TOKEN", "canary-9")
 
-    text = Page(tmp_path, tmp_path).verdict(summary(tmp_path), RunOutcome("ok"), ["pushed with canary-9"], {})
+    text = Page(Checkout(tmp_path), Checkout(tmp_path)).verdict(summary(tmp_path), RunOutcome("ok"), ["pushed with canary-9"], {})
 
     assert "## mm-policy version 3: refused" in text
     assert "&lt;script&gt;alert\\(1\\)&lt;/script&gt; \\| \\*x\\*" in text
@@ -67,7 +68,7 @@ def test_verdict_has_all_reasons_as_text_without_secrets(tmp_path: Path, monkeyp
 def test_failed_run_shows_end_of_log_in_closed_block(tmp_path: Path) -> None:
     (tmp_path / "align.log").write_text("```\n# not a heading\nloss is NaN\n")
 
-    text = Page(tmp_path, tmp_path).verdict(None, RunOutcome("training", "loss is NaN", "align", "align.log"), [], {})
+    text = Page(Checkout(tmp_path), Checkout(tmp_path)).verdict(None, RunOutcome("training", "loss is NaN", "align", "align.log"), [], {})
 
     assert "**training** (stage align): loss is NaN" in text
     assert "````text\n```\n# not a heading\nloss is NaN\n````" in text
@@ -76,8 +77,9 @@ def test_failed_run_shows_end_of_log_in_closed_block(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_unreachable_server_is_logged_once(tmp_path: Path) -> None:
     code = (
-        "import sys, json; from pathlib import Path; from flows.run_page import Page; from components.processes.outcome import RunOutcome;"
-        "summary = json.load(open('summary.json')); page = Page(Path('.'), Path('.'));"
+        "import sys, json; from pathlib import Path; from components.checkout import Checkout;"
+        "from flows.run_page import Page; from components.processes.outcome import RunOutcome;"
+        "summary = json.load(open('summary.json')); page = Page(Checkout(Path('.')), Checkout(Path('.')));"
         "page.progress({**summary, 'status': 'running'}); page.finish(summary, RunOutcome('ok'))"
     )
     write_json(tmp_path / "summary.json", summary(tmp_path))
@@ -109,13 +111,14 @@ from pathlib import Path
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
+from components.checkout import Checkout
 from components.processes.outcome import RunOutcome
 from flows.run_page import Page
 
 @flow
 def scheduled_run():
     summary = json.loads(Path("summary.json").read_text())
-    page = Page(Path("."), Path("."))
+    page = Page(Checkout(Path(".")), Checkout(Path(".")))
     # from a thread, as the flow does it
     thread = threading.Thread(target=copy_context().run, args=(page.progress, {**summary, "status": "running"}))
     thread.start()

@@ -16,6 +16,7 @@ import psutil
 import pytest
 import yaml
 
+from components.checkout import Checkout
 from components.operations.services.flow_runs import FINAL, deployments
 from components.operations.services.prefect_rest import ask
 from components.operations.services.supervision import SERVICE_MARK
@@ -43,7 +44,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
     finally:
         mmalign(folder, "down", timeout=300)
-        assert marked(SERVICE_MARK, checkout_mark(folder)) == []
+        assert marked(SERVICE_MARK, checkout_mark(Checkout(folder))) == []
 
 
 @pytest.fixture(autouse=True)
@@ -60,29 +61,35 @@ def quiet(served: Path) -> Iterator[None]:
 def under_way(folder: Path) -> list[dict[str, Any]]:
     """Runs of deployments that have begun and not ended."""
     body = {
-        "flow_runs": {"deployment_id": {"any_": list(deployments(folder).values())}, "state": {"type": {"not_any_": [*FINAL, "SCHEDULED"]}}}
+        "flow_runs": {
+            "deployment_id": {"any_": list(deployments(Checkout(folder)).values())},
+            "state": {"type": {"not_any_": [*FINAL, "SCHEDULED"]}},
+        }
     }
-    return list(ask(folder, "flow_runs/filter", body))
+    return list(ask(Checkout(folder), "flow_runs/filter", body))
 
 
 def runs(folder: Path, deployment: str) -> list[dict[str, Any]]:
     """All runs of a deployment but planned ones, the oldest first."""
     body = {
-        "flow_runs": {"deployment_id": {"any_": [deployments(folder)[deployment]]}, "state": {"type": {"not_any_": ["SCHEDULED"]}}},
+        "flow_runs": {
+            "deployment_id": {"any_": [deployments(Checkout(folder))[deployment]]},
+            "state": {"type": {"not_any_": ["SCHEDULED"]}},
+        },
         "sort": "EXPECTED_START_TIME_ASC",
     }
-    return list(ask(folder, "flow_runs/filter", body))
+    return list(ask(Checkout(folder), "flow_runs/filter", body))
 
 
 def start(folder: Path, **parameters: Any) -> dict[str, Any]:
     """Start a run of `on-demand` through the API, as Prefect's page does."""
     body = {"parameters": {"run": parameters}, "state": {"type": "SCHEDULED"}}
-    made: dict[str, Any] = ask(folder, f"deployments/{deployments(folder)['on-demand']}/create_flow_run", body)
+    made: dict[str, Any] = ask(Checkout(folder), f"deployments/{deployments(Checkout(folder))['on-demand']}/create_flow_run", body)
     return made
 
 
 def state(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
-    flow_run: dict[str, Any] = ask(folder, f"flow_runs/{run['id']}")
+    flow_run: dict[str, Any] = ask(Checkout(folder), f"flow_runs/{run['id']}")
     return flow_run
 
 
@@ -98,9 +105,9 @@ def fresh(number: int) -> str:
 
 def test_second_deploy_doubles_nothing(served: Path) -> None:
     def on_server() -> tuple[list[str], list[str], int, list[str]]:
-        existing = ask(served, "deployments/filter", {})
-        automations = ask(served, "automations/filter", {})
-        limits = ask(served, "v2/concurrency_limits/filter", {})
+        existing = ask(Checkout(served), "deployments/filter", {})
+        automations = ask(Checkout(served), "automations/filter", {})
+        limits = ask(Checkout(served), "v2/concurrency_limits/filter", {})
         names = sorted(limit["name"] for limit in limits if not limit["name"].startswith("deployment:"))
         return (
             sorted(one["id"] for one in existing),
@@ -131,7 +138,7 @@ def test_second_deploy_doubles_nothing(served: Path) -> None:
 def test_wrong_parameter_is_refused_before_run(served: Path, parameters: dict[str, Any], named: str) -> None:
     before = len(runs(served, "nightly"))
     with pytest.raises(urllib.error.HTTPError) as refused:
-        ask(served, f"deployments/{deployments(served)['nightly']}/create_flow_run", {"parameters": parameters})
+        ask(Checkout(served), f"deployments/{deployments(Checkout(served))['nightly']}/create_flow_run", {"parameters": parameters})
     assert refused.value.code == 409
     assert named in refused.value.read().decode()
     assert len(runs(served, "nightly")) == before
@@ -161,10 +168,10 @@ def test_run_of_deployment_equals_run_of_person(served: Path) -> None:
     assert summary["status"] == "ok"
     (outer,) = runs(served, "nightly")
     assert outer["state_type"] == "COMPLETED"
-    inner = ask(served, "flow_runs/filter", {"flow_runs": {"tags": {"all_": [f"night:{outer['id']}"]}}})
+    inner = ask(Checkout(served), "flow_runs/filter", {"flow_runs": {"tags": {"all_": [f"night:{outer['id']}"]}}})
     assert [run["state_type"] for run in inner] == ["COMPLETED"]
     assert tags_of(served, summary["mlflow_run_id"])["prefect.flow_run"] == outer["id"]
-    made = ask(served, "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [outer["id"]]}}})
+    made = ask(Checkout(served), "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [outer["id"]]}}})
     assert {artifact["type"] for artifact in made} >= {"table", "markdown", "progress"}
     # A person's run in the same checkout finds nothing stale: it is the same record.
     second = mmalign(served, "run")
@@ -180,7 +187,7 @@ def tags_of(folder: Path, run_id: str) -> dict[str, str]:
     from components.operations.services.state import client_environment
 
     completed = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **client_environment(folder)}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], env={**os.environ, **client_environment(Checkout(folder))}, capture_output=True, text=True, check=True
     )
     tags: dict[str, str] = json.loads(completed.stdout.splitlines()[-1])
     return tags
@@ -246,7 +253,7 @@ def test_run_of_killed_flow_is_restarted_once(served: Path, targets: list[str]) 
     wait_for((served / "waiting.reward").exists, seconds=120)
     before = len(runs(served, "on-demand"))
     for target in targets:
-        for process in marked(SERVICE_MARK, checkout_mark(served)):
+        for process in marked(SERVICE_MARK, checkout_mark(Checkout(served))):
             if target in process.command:
                 psutil.Process(process.pid).kill()
     behave(served, "reward")
@@ -263,7 +270,7 @@ def test_run_of_killed_flow_is_restarted_once(served: Path, targets: list[str]) 
 def test_new_data_start_run_and_same_data_do_not(served: Path) -> None:
     def poll() -> dict[str, Any]:
         body = {"parameters": {"run": {"only_new_data": True}}, "state": {"type": "SCHEDULED"}}
-        return ended(served, ask(served, f"deployments/{deployments(served)['on-new-data']}/create_flow_run", body))
+        return ended(served, ask(Checkout(served), f"deployments/{deployments(Checkout(served))['on-new-data']}/create_flow_run", body))
 
     assert ended(served, start(served))["state_type"] == "COMPLETED"
     count = len(started(served))
@@ -321,4 +328,4 @@ def test_two_checkouts_share_no_processes_or_ports(served: Path, tmp_path: Path)
     assert json.loads(status.stdout)["running"]["processes"] == []
     down = mmalign(other, "down")
     assert down.returncode == 2
-    assert marked(SERVICE_MARK, checkout_mark(served)) != []
+    assert marked(SERVICE_MARK, checkout_mark(Checkout(served))) != []

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from components.checkout import Checkout
 from components.processes.marks import RUN_MARK, STAGE_MARK, marked, new_run_mark
 from flows.console import Console
 from flows.supervisor import Command, Outcome, supervise
@@ -24,7 +25,7 @@ def run(
     words: list[str], folder: Path, *, deadline: float = 120, cancel: threading.Event | None = None, console: Console | None = None
 ) -> Outcome:
     return supervise(
-        Command(words, folder, folder / "logs" / "validate.log"),
+        Command(words, Checkout(folder), folder / "logs" / "validate.log"),
         stage="validate",
         deadline_seconds=deadline,
         cancel=cancel or threading.Event(),
@@ -86,7 +87,7 @@ def test_wait_for_gpu_does_not_count_towards_deadline(tmp_path: Path) -> None:
 
     with (tmp_path / "console").open("w") as stream:
         outcome = supervise(
-            Command(python(SLEEPER), tmp_path, tmp_path / "align.log"),
+            Command(python(SLEEPER), Checkout(tmp_path), tmp_path / "align.log"),
             stage="align",
             deadline_seconds=1,
             cancel=threading.Event(),
@@ -120,17 +121,18 @@ def test_command_that_ends_in_grace_period_is_not_killed(tmp_path: Path) -> None
 SUPERVISING = """
 import os, sys, threading
 from pathlib import Path
+from components.checkout import Checkout
 from flows.console import Console
 from flows.supervisor import Command, supervise
 words = [{dvc!r}, "--wait-for-lock", "repro", "--single-item", "validate"]
-supervise(Command(words, Path.cwd(), Path("logs/validate.log")),
+supervise(Command(words, Checkout(Path.cwd()), Path("logs/validate.log")),
           stage="validate", deadline_seconds=600, cancel=threading.Event(), console=Console())
 """
 DVC = str(Path(sys.executable).parent / "dvc")
 
 
 def start_supervised(folder: Path) -> subprocess.Popen[bytes]:
-    environment = {**clean_environment(), "PYTHONPATH": str(ROOT), "MMALIGN_GRACE_SECONDS": "2", RUN_MARK: new_run_mark(folder)}
+    environment = {**clean_environment(), "PYTHONPATH": str(ROOT), "MMALIGN_GRACE_SECONDS": "2", RUN_MARK: new_run_mark(Checkout(folder))}
     return subprocess.Popen(python(SUPERVISING.format(dvc=DVC)), cwd=folder, env=environment, stdout=subprocess.DEVNULL)
 
 

@@ -15,6 +15,7 @@ import torch
 
 from components.alignment import reference_stage
 from components.alignment.task import AlignmentTask
+from components.checkout import Checkout
 from components.critique.stage import write_judgements
 from components.reward.task import RewardTask
 from tests.tiny import queries, save_checkout, save_checkpoint, save_media
@@ -34,10 +35,10 @@ def losses(root: Path, base: Path, media: Path) -> dict[str, list[float]]:
         alignment={"queries_per_step": 3},
         reward={"queries_per_step": 3, "critique_source": "annotated"},
     )
-    reference_stage.run(settings, root)
+    reference_stage.run(settings, Checkout(root))
     judgements = [[("", -1.5 * response.rank + 0.1 * number) for number, response in enumerate(query.responses)] for query in queries()]
     write_judgements(root / "artifacts/critique/train.parquet", queries(), judgements)
-    return {"reward": _train(RewardTask(settings, root)), "align": _train(AlignmentTask(settings, root))}
+    return {"reward": _train(RewardTask(settings, Checkout(root))), "align": _train(AlignmentTask(settings, Checkout(root)))}
 
 
 def _train(task: Any) -> list[float]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from components.checkout import Checkout
 from components.processes.redaction import NOTICES, Redactor, redactor
 
 
@@ -35,33 +36,33 @@ def test_user_and_password_in_addresses_are_removed() -> None:
 def test_variables_with_telling_names_are_secret(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "canary-1")
 
-    assert redactor(tmp_path).clean("it is canary-1.") == "it is ***."
+    assert redactor(Checkout(tmp_path)).clean("it is canary-1.") == "it is ***."
 
 
 def test_short_values_and_paths_are_not_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path))
 
-    assert redactor(tmp_path).clean(f"false at {tmp_path}") == f"false at {tmp_path}"
+    assert redactor(Checkout(tmp_path)).clean(f"false at {tmp_path}") == f"false at {tmp_path}"
 
 
 def test_passwords_in_environment_addresses_are_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://me:canary-2@host/x")
 
-    assert redactor(tmp_path).clean("password authentication failed: canary-2") == "password authentication failed: ***"
+    assert redactor(Checkout(tmp_path)).clean("password authentication failed: canary-2") == "password authentication failed: ***"
 
 
 def test_service_passwords_are_secret_even_in_open_file(tmp_path: Path) -> None:
     from components.operations.services.state import create_secrets
     from components.processes.secrets import secrets_file
 
-    secrets = create_secrets(tmp_path)
+    secrets = create_secrets(Checkout(tmp_path))
     header = base64.b64encode(f"admin:{secrets.mlflow_password}".encode()).decode()
     text = f"{secrets.postgres} {secrets.prefect_auth} {secrets.supervisor} {header} admin"
 
-    assert redactor(tmp_path).clean(text) == "*** *** *** *** admin"
-    secrets_file(tmp_path).chmod(0o644)
-    assert secrets.postgres not in redactor(tmp_path).clean(text)
+    assert redactor(Checkout(tmp_path)).clean(text) == "*** *** *** *** admin"
+    secrets_file(Checkout(tmp_path)).chmod(0o644)
+    assert secrets.postgres not in redactor(Checkout(tmp_path)).clean(text)
 
 
 def test_keys_in_dvc_and_aws_files_are_secret(tmp_path: Path) -> None:
@@ -70,14 +71,14 @@ def test_keys_in_dvc_and_aws_files_are_secret(tmp_path: Path) -> None:
     (tmp_path / ".aws").mkdir()
     (tmp_path / ".aws/credentials").write_text("[default]\naws_secret_access_key = canary-4\n")
 
-    assert redactor(tmp_path).clean("canary-3 canary-4 s3://bucket") == "*** *** s3://bucket"
+    assert redactor(Checkout(tmp_path)).clean("canary-3 canary-4 s3://bucket") == "*** *** s3://bucket"
 
 
 def test_notice_addresses_are_secret_except_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(NOTICES, "discord://webhook1/token-of-it, mailto://me:pass-word@example.org?to=boss@example.org")
     text = "POST https://discord.com/api/webhooks/webhook1/token-of-it; pass-word at example.org"
 
-    assert redactor(tmp_path).clean(text) == "POST https://discord.com/api/webhooks/***; *** at example.org"
+    assert redactor(Checkout(tmp_path)).clean(text) == "POST https://discord.com/api/webhooks/***; *** at example.org"
 
 
 def test_nested_values_are_cleaned() -> None:

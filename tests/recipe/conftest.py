@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks._slice import SMALL, Slice, make_slice, read_rows, write_rows, write_slice
+from components.checkout import Checkout
 from components.operations.services.supervision import SERVICE_MARK
 from components.processes.marks import checkout_mark, marked
 
@@ -114,4 +115,4 @@ def recipe(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rec
         yield made
     finally:
         made.mmalign("down")
-    assert marked(SERVICE_MARK, checkout_mark(made.root)) == []
+    assert marked(SERVICE_MARK, checkout_mark(Checkout(made.root))) == []

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from benchmarks._slice import SMALL, read_rows, write_rows
+from components.checkout import Checkout
 from components.operations.services.flow_runs import deployments
 from components.operations.services.postgres import DATABASES
 from components.operations.services.prefect_rest import ask
@@ -104,13 +105,13 @@ def test_nightly_run_is_recorded_and_shown(recipe: Recipe) -> None:
     assert outer["state_type"] == "COMPLETED"
     assert "mm-policy refused" in outer["state"]["message"]
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in client_environment(recipe.root).items():
+        for name, value in client_environment(Checkout(recipe.root)).items():
             patch.setenv(name, value)
-        run = MlflowClient(client_environment(recipe.root)["MLFLOW_TRACKING_URI"]).get_run(recipe.first()["mlflow_run_id"])
+        run = MlflowClient(client_environment(Checkout(recipe.root))["MLFLOW_TRACKING_URI"]).get_run(recipe.first()["mlflow_run_id"])
     assert run.info.status == "FINISHED"
     assert tags <= set(run.data.tags)
     assert run.data.tags["prefect.flow_run"] == outer["id"]
-    shown = ask(recipe.root, "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [outer["id"]]}}})
+    shown = ask(Checkout(recipe.root), "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [outer["id"]]}}})
     assert {artifact["type"] for artifact in shown} >= {"table", "markdown", "progress"}
     assert any("refused" in str(artifact["data"]) for artifact in shown)
     notices = [json.loads(line) for line in (recipe.root / "logs/notices.jsonl").read_text().splitlines()]
@@ -121,16 +122,19 @@ def test_nightly_run_is_recorded_and_shown(recipe: Recipe) -> None:
 
 def flow_runs(recipe: Recipe, deployment: str) -> list[dict[str, Any]]:
     body = {
-        "flow_runs": {"deployment_id": {"any_": [deployments(recipe.root)[deployment]]}, "state": {"type": {"not_any_": ["SCHEDULED"]}}}
+        "flow_runs": {
+            "deployment_id": {"any_": [deployments(Checkout(recipe.root))[deployment]]},
+            "state": {"type": {"not_any_": ["SCHEDULED"]}},
+        }
     }
-    return list(ask(recipe.root, "flow_runs/filter", body))
+    return list(ask(Checkout(recipe.root), "flow_runs/filter", body))
 
 
 def test_secrets_are_in_no_log_record_or_notice(recipe: Recipe) -> None:
-    addresses, secrets = read_addresses(recipe.root), read_secrets(recipe.root)
+    addresses, secrets = read_addresses(Checkout(recipe.root)), read_secrets(Checkout(recipe.root))
     assert addresses is not None
     folders = [recipe.root / name for name in ("logs", "mlruns", "reports", ".mmalign")]
-    secrets_file = state_folder(recipe.root) / "secrets.json"
+    secrets_file = state_folder(Checkout(recipe.root)) / "secrets.json"
     # The data, and the tables computed row by row, may name the data's files.
     rows = (".mmalign/cache", ".mmalign/scratch", "services/postgres")
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and path != secrets_file]

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from components.checkout import Checkout
 from components.registry.registry import Registry
 from components.registry.versions import Version
 from tests.tiny import save_checkpoint
@@ -29,11 +30,11 @@ def root(checkout: Path, tiny_base: Path) -> Path:
 
 @pytest.fixture
 def registry(root: Path) -> Registry:
-    return Registry(root)
+    return Registry(Checkout(root))
 
 
 def register(registry: Registry, *, whole: bool = False, tags: dict[str, str] | None = None) -> Version:
-    return registry.register("mm-policy", registry.root / MODEL, whole=whole, run_id=None, tags=tags or {})
+    return registry.register("mm-policy", registry.checkout.root / MODEL, whole=whole, run_id=None, tags=tags or {})
 
 
 def stored(root: Path, version: Version) -> Path:

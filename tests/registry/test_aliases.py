@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from components.checkout import Checkout
 from components.errors import UserError
 from components.registry import aliases
 from components.registry.aliases import PROMOTED_AT, ROLLED_BACK, VERDICT
@@ -49,7 +50,7 @@ class Dying:
 
 @pytest.fixture
 def registry(checkout: Path, tiny_base: Path) -> Registry:
-    opened = Registry(checkout)
+    opened = Registry(Checkout(checkout))
     for _ in range(3):
         opened.register("mm-policy", tiny_base, whole=False, run_id=None, tags={})
     return opened

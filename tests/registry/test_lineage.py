@@ -12,6 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from components.checkout import Checkout
 from components.cli.registry.lineage import lineage as lineage_command
 from components.errors import UserError
 from components.files import write_json
@@ -59,11 +60,15 @@ def add_data(root: Path) -> None:
 
 def run_pipeline(root: Path) -> str:
     """Record a run with both training stages, as `mmalign run` does; returns its id."""
-    parent = open_parent(root, "mmalign run")
+    parent = open_parent(Checkout(root), "mmalign run")
     stages = {}
     for stage, path in FOLDERS.items():
-        recorder = Recorder.create(root, stage, parent=parent, tags={"mmalign.stage": stage, **base_tags(root)})
-        digest = Registry(root).register("mm-reward", root / path, whole=False, run_id=None, tags={}).digest if stage == "reward" else "d"
+        recorder = Recorder.create(Checkout(root), stage, parent=parent, tags={"mmalign.stage": stage, **base_tags(Checkout(root))})
+        digest = (
+            Registry(Checkout(root)).register("mm-reward", root / path, whole=False, run_id=None, tags={}).digest
+            if stage == "reward"
+            else "d"
+        )
         record = {
             "mlflow_run_id": recorder.run_id,
             "started": "2026-11-24T17:46:09+00:00",
@@ -77,8 +82,8 @@ def run_pipeline(root: Path) -> str:
         recorder.artifact(root / path.parent / "run.json")
         recorder.end("FINISHED")
         stages[stage] = {"status": "ran", "mlflow_run_id": recorder.run_id}
-    record_stages(root, parent, stages)
-    close_parent(root, parent, "FINISHED")
+    record_stages(Checkout(root), parent, stages)
+    close_parent(Checkout(root), parent, "FINISHED")
     return parent
 
 
@@ -89,7 +94,7 @@ def register(root: Path, run_id: str | None) -> Version:
         "mmalign.promoted_by": "a run",
         "mmalign.promoted_because": REASONS[0],
     }
-    return Registry(root).register("mm-policy", root / FOLDERS["align"], whole=False, run_id=run_id, tags=tags)
+    return Registry(Checkout(root)).register("mm-policy", root / FOLDERS["align"], whole=False, run_id=run_id, tags=tags)
 
 
 @pytest.fixture
@@ -101,14 +106,14 @@ def version(root: Path) -> Version:
     parent = run_pipeline(root)
     stage_run = json.loads((root / "artifacts/align/run.json").read_text())["mlflow_run_id"]
     registered = register(root, stage_run)
-    Registry(root).set_alias("mm-policy", CHAMPION, registered.number)
-    client, _ = store.connect(root)
+    Registry(Checkout(root)).set_alias("mm-policy", CHAMPION, registered.number)
+    client, _ = store.connect(Checkout(root))
     assert client.get_run(stage_run).data.tags["mlflow.parentRunId"] == parent
     return registered
 
 
 def of(root: Path, version: Version) -> dict[str, Any]:
-    return lineage_of(Registry(root), root, version.name, version.number)
+    return lineage_of(Registry(Checkout(root)), Checkout(root), version.name, version.number)
 
 
 def test_lineage_is_complete(root: Path, version: Version) -> None:
@@ -158,7 +163,7 @@ def test_available_inputs_are_distinguished(root: Path, version: Version) -> Non
 
 def test_lost_inputs_are_named(root: Path, version: Version, tmp_path: Path) -> None:
     shutil.move(root / ".dvc/cache", tmp_path / "remote")
-    Registry(root).tag("mm-policy", 1, {"mmalign.git_sha": "0" * 40})
+    Registry(Checkout(root)).tag("mm-policy", 1, {"mmalign.git_sha": "0" * 40})
     lost = of(root, version)
     (root / ".dvc/config").write_text(f"['remote \"team\"']\n    url = {tmp_path}/remote\n")
     elsewhere = of(root, version)
@@ -173,7 +178,7 @@ def test_lost_inputs_are_named(root: Path, version: Version, tmp_path: Path) -> 
 def test_version_of_deleted_run_has_no_run(root: Path) -> None:
     run_id = run_pipeline(root)
     version = register(root, run_id)
-    client, _ = store.connect(root)
+    client, _ = store.connect(Checkout(root))
     lineage = of(root, version)
     assert lineage["run"]["found"]
     with client._tracking_client.store.ManagedSessionMaker(read_only=False) as session:
@@ -199,8 +204,8 @@ def test_version_without_run_has_lineage_of_tags(root: Path) -> None:
 
 
 def test_stages_of_bare_repro_come_from_parent(root: Path) -> None:
-    parent = open_parent(root, "stage")
-    child = Recorder.create(root, "align", parent=parent, tags={"mmalign.stage": "align", **base_tags(root)})
+    parent = open_parent(Checkout(root), "stage")
+    child = Recorder.create(Checkout(root), "align", parent=parent, tags={"mmalign.stage": "align", **base_tags(Checkout(root))})
     child.end("FINISHED")
 
     lineage = of(root, register(root, child.run_id))
@@ -261,13 +266,13 @@ def with_command(folder: Path) -> dict[str, str]:
 def test_diff_is_applied_without_binary_files(root: Path, version: Version) -> None:
     diff = "diff --git a/x.png b/x.png\nBinary files /dev/null and b/a b.png differ\n"
 
-    commands = rebuild_commands(root, of(root, version), diff)
+    commands = rebuild_commands(Checkout(root), of(root, version), diff)
 
     assert any(command.startswith("git apply --exclude='a b.png' .mmalign/lineage/mm-policy-1/git.diff") for command in commands)
 
 
 def test_cut_diff_is_not_applied(root: Path, version: Version) -> None:
-    commands = rebuild_commands(root, of(root, version), "diff\n[cut]\n")
+    commands = rebuild_commands(Checkout(root), of(root, version), "diff\n[cut]\n")
 
     assert not any(command.startswith("git apply") for command in commands)
     assert any(command.startswith("# the run's uncommitted changes were too long") for command in commands)

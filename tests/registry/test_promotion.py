@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from components.checkout import Checkout
 from components.errors import UserError
-from components.evaluation.results import POLICY_SCHEMA, RESULTS, REWARD_SCHEMA
+from components.evaluation.results import POLICY_SCHEMA, REWARD_SCHEMA
 from components.families.loading import load_model
 from components.files import write_json
 from components.registry import aliases
@@ -44,14 +45,14 @@ def evaluated(checkout: Path, tiny_base: Path, reward_model: Path) -> Path:
     write_json(checkout / "artifacts/reward/run.json", {"mlflow_run_id": None})
     write_json(checkout / "artifacts/align/run.json", {"mlflow_run_id": None})
     results(checkout, "base.parquet", policy_rows(talk=0.5))
-    pq.write_table(pa.Table.from_pylist(reward_rows(0.9), schema=REWARD_SCHEMA), checkout / RESULTS / "reward.parquet")
-    write_json(checkout / RESULTS / "context.json", {"context": "these queries"})
+    pq.write_table(pa.Table.from_pylist(reward_rows(0.9), schema=REWARD_SCHEMA), Checkout(checkout).results / "reward.parquet")
+    write_json(Checkout(checkout).results / "context.json", {"context": "these queries"})
     return checkout
 
 
 def results(checkout: Path, name: str, rows: list[dict[str, Any]]) -> None:
-    (checkout / RESULTS).mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=POLICY_SCHEMA), checkout / RESULTS / name)
+    Checkout(checkout).results.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=POLICY_SCHEMA), Checkout(checkout).results / name)
 
 
 def train(checkout: Path, seed: int, **shares: float) -> None:
@@ -66,11 +67,11 @@ def never(name: str, *_: Path) -> None:
 
 
 def judge(checkout: Path, reevaluate: Callable[[Any, Path, Path], None] = never) -> GateOutcome:
-    return judge_models(checkout, reevaluate, print)
+    return judge_models(Checkout(checkout), reevaluate, print)
 
 
 def numbers(checkout: Path) -> tuple[int | None, int | None, int | None]:
-    registry = Registry(checkout)
+    registry = Registry(Checkout(checkout))
     versions = [registry.at("mm-policy", alias) for alias in (CHAMPION, PREVIOUS, CHALLENGER)]
     return tuple(None if version is None else version.number for version in versions)  # type: ignore[return-value]
 
@@ -78,18 +79,18 @@ def numbers(checkout: Path) -> tuple[int | None, int | None, int | None]:
 def test_champions_change_from_run_to_rollback(evaluated: Path) -> None:
     # Nothing has a verdict yet, as after a run that was killed before the gate: both are judged. Better than the base: champion.
     train(evaluated, 1, talk=0.7)
-    assert recorded_verdicts(evaluated) is None
+    assert recorded_verdicts(Checkout(evaluated)) is None
     first = judge(evaluated)
     assert {name: outcome.verdict for name, outcome in first.models.items()} == {"mm-reward": "promoted", "mm-policy": "promoted"}
     assert first.promoted
     assert numbers(evaluated) == (1, None, None)
     assert first.summary()["registry"]["mm-policy"]["aliases"] == ["champion", "safest_champion"]
-    version = Registry(evaluated).version("mm-policy", 1)
+    version = Registry(Checkout(evaluated)).version("mm-policy", 1)
     assert version.whole
     assert json.loads(version.tags["mmalign.reasons"])[0] == first.models["mm-policy"].reasons[0]
 
     # The same again: nothing new, and known without judging.
-    recorded = recorded_verdicts(evaluated)
+    recorded = recorded_verdicts(Checkout(evaluated))
     assert recorded is not None
     assert {outcome.verdict for outcome in recorded.models.values()} == {"nothing_new"}
 
@@ -101,12 +102,12 @@ def test_champions_change_from_run_to_rollback(evaluated: Path) -> None:
     assert second.models["mm-policy"].champion is not None
     assert second.models["mm-policy"].champion["version"] == 1
     assert numbers(evaluated) == (1, None, 2)
-    assert not Registry(evaluated).version("mm-policy", 2).whole
+    assert not Registry(Checkout(evaluated)).version("mm-policy", 2).whole
     assert judge(evaluated).models["mm-policy"].verdict == "nothing_new"
 
     # By hand: through the same gate, and past it only with a reason.
     def by_hand(*, because: str | None, override: bool) -> Any:
-        return promote_by_hand(evaluated, "mm-policy", 2, never, print, HandPromotion("ann", because, override))
+        return promote_by_hand(Checkout(evaluated), "mm-policy", 2, never, print, HandPromotion("ann", because, override))
 
     assert by_hand(because=None, override=False).verdict == "refused"
     with pytest.raises(UserError, match="needs a reason"):
@@ -118,7 +119,7 @@ def test_champions_change_from_run_to_rollback(evaluated: Path) -> None:
     assert numbers(evaluated) == (3, 1, None)
 
     # Rolled back: the predecessor is champion, and no run promotes what was rolled back again.
-    registry = Registry(evaluated)
+    registry = Registry(Checkout(evaluated))
     aliases.rollback(registry, "mm-policy", by="ann", because="complaints")
     assert numbers(evaluated)[:2] == (1, None)
     after = judge(evaluated)
@@ -130,7 +131,7 @@ def test_champions_change_from_run_to_rollback(evaluated: Path) -> None:
 def test_champion_is_reevaluated_once_on_new_queries(evaluated: Path) -> None:
     train(evaluated, 1, talk=0.7)
     judge(evaluated)
-    write_json(evaluated / RESULTS / "context.json", {"context": "other queries"})
+    write_json(Checkout(evaluated).results / "context.json", {"context": "other queries"})
     train(evaluated, 2, talk=0.8)
     reevaluated: list[str] = []
 
@@ -152,7 +153,7 @@ def test_champion_is_reevaluated_once_on_new_queries(evaluated: Path) -> None:
 def test_failed_reevaluation_leaves_no_verdict(evaluated: Path) -> None:
     train(evaluated, 1, talk=0.7)
     judge(evaluated)
-    write_json(evaluated / RESULTS / "context.json", {"context": "other queries"})
+    write_json(Checkout(evaluated).results / "context.json", {"context": "other queries"})
     train(evaluated, 2, talk=0.8)
 
     def fail(name: str, *_: Path) -> None:
@@ -161,7 +162,7 @@ def test_failed_reevaluation_leaves_no_verdict(evaluated: Path) -> None:
     outcome = judge(evaluated, fail)
     assert outcome.models["mm-policy"].verdict == "refused"
     assert outcome.models["mm-policy"].version is None
-    assert recorded_verdicts(evaluated) is None  # the next run judges
+    assert recorded_verdicts(Checkout(evaluated)) is None  # the next run judges
 
 
 def test_safest_champion_bounds_later_policies(evaluated: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from components.checkout import Checkout
 from components.errors import StageFault, UserError
 from components.families.digests import model_digest
 from components.registry.registry import Registry
@@ -22,7 +23,7 @@ from tests.tracking.test_server import server  # noqa: F401 -- a fixture
 
 
 def test_whole_version_has_tags_of_provenance(registry: Registry, root: Path) -> None:
-    run_id = open_parent(root, "test")
+    run_id = open_parent(Checkout(root), "test")
 
     version = registry.register("mm-policy", root / MODEL, whole=True, run_id=run_id, tags={"mmalign.verdict": "promoted"})
 
@@ -71,7 +72,7 @@ def test_champion_loads_by_alias_without_pickle(registry: Registry, root: Path, 
 
     registry.set_alias("mm-policy", CHAMPION, register(registry, whole=True).number)
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.tracking_uri(root))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.tracking_uri(Checkout(root)))
 
     model = mlflow.pyfunc.load_model("models:/mm-policy@champion")
 
@@ -179,17 +180,17 @@ def test_fetch_leaves_no_scratch(registry: Registry, root: Path, tmp_path: Path)
 def test_run_that_waited_for_store_gets_its_id(registry: Registry, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("components.tracking.recorder.reach", broken)
-        run = Recorder.create(root, "align", parent=None, tags={})
+        run = Recorder.create(Checkout(root), "align", parent=None, tags={})
         run.end("FINISHED")
     store._failures.clear()  # the client does not retry a failed store for a minute
     early = registry.register("mm-policy", root / MODEL, whole=False, run_id=run.run_id, tags={})
-    replay(root)
+    replay(Checkout(root))
 
     late = registry.register("mm-policy", root / MODEL, whole=False, run_id=run.run_id, tags={})
 
     assert early.run_id == run.run_id
     assert late.run_id is not None
-    assert store.connect(root)[0].get_run(late.run_id).info.run_name == "align"
+    assert store.connect(Checkout(root))[0].get_run(late.run_id).info.run_name == "align"
 
 
 def broken(root: Path) -> None:  # noqa: ARG001
@@ -223,7 +224,7 @@ def test_server_stores_whole_versions_and_results(
     tmp_path: Path,
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-    registry = Registry(root)
+    registry = Registry(Checkout(root))
     reference = register(registry)
     registry.store_results(reference, "a1", results(tmp_path))
     whole = registry.upload(reference)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from components.checkout import Checkout
 from components.errors import UserError
 from components.registry.registry import Registry
 from components.registry.versions import CHALLENGER, CHAMPION, PREVIOUS
@@ -77,7 +78,7 @@ def test_retention_of_zero_versions_is_refused(registry: Registry) -> None:
 
 def test_killed_registration_is_removed(registry: Registry, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     earlier = register(registry)
-    client, _ = store.connect(root)
+    client, _ = store.connect(Checkout(root))
     with monkeypatch.context() as patch:
         patch.setattr(client, "create_model_version", killed)
         with pytest.raises(KeyboardInterrupt):

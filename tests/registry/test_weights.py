@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from components.checkout import Checkout
 from components.errors import StageFault, UserError
 from components.families.digests import model_digest
 from components.registry.registry import Registry
@@ -102,7 +103,7 @@ def test_upload_makes_new_version_with_same_record(registry: Registry, root: Pat
 
 def test_large_weights_are_linked_from_cache(registry: Registry, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objects, "LINKED_ABOVE_BYTES", 10_000)
-    files = objects.cached_files(root, register(registry).tags["dvc.model"])
+    files = objects.cached_files(Checkout(root), register(registry).tags["dvc.model"])
     assert files is not None
     cached = files["model.safetensors"]
     shared_before = cached.stat().st_nlink

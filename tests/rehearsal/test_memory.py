@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from components.checkout import Checkout
 from components.rehearsal import memory
 from components.rehearsal.architectures import PUBLISHED
 from components.rehearsal.parameters import architecture
@@ -26,7 +27,7 @@ def seven_b(**training: Any) -> memory.Footprint:
     changed = settings(
         training={"precision": "bf16", "ranks": 8, "zero_stage": 3, "batch_rows": 1, **training}, model={"attention": "flex_attention"}
     )
-    return memory.training(SEVEN_B, changed, ROOT, "gpu", stage="align", patches=0)
+    return memory.training(SEVEN_B, changed, Checkout(ROOT), "gpu", stage="align", patches=0)
 
 
 def test_zero_3_splits_all_state_over_ranks() -> None:
@@ -73,7 +74,7 @@ def test_lora_trains_adapters_and_projector_only() -> None:
 
 def test_score_head_is_in_reward_stage_only() -> None:
     changed = settings()
-    align, reward = (memory.training(SEVEN_B, changed, ROOT, "cpu", stage=stage, patches=0) for stage in ("align", "reward"))
+    align, reward = (memory.training(SEVEN_B, changed, Checkout(ROOT), "cpu", stage=stage, patches=0) for stage in ("align", "reward"))
     assert reward.device["weights"] - align.device["weights"] == 4 * (3584 * 3584 + 3584 + 3584 + 1)
 
 
@@ -145,7 +146,7 @@ def test_estimate_is_near_measured_peak(tmp_path: Path, checkpointing: bool) -> 
     measured = json.loads(
         subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
     )
-    used = memory.training(architecture(config), changed, ROOT, measured["device"], stage="align", patches=0)
+    used = memory.training(architecture(config), changed, Checkout(ROOT), measured["device"], stage="align", patches=0)
     estimate = sum(bytes_ for name, bytes_ in used.device.items() if name != "framework")
     low, high = WITHIN
     assert low * measured["bytes"] < estimate < high * measured["bytes"]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from components.checkout import Checkout
 from components.config.settings import Settings, parse_settings
 from components.errors import UserError
 from components.rehearsal.devices import Machine, named_device
@@ -27,26 +28,30 @@ def profile(name: str, **sections: dict[str, Any]) -> Settings:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml") if path.stem != "demo"))
 def test_every_profile_fits_its_device(name: str, tmp_path: Path) -> None:
-    assert make_plan(profile(name), tmp_path, named_device("h100")).cures is None
+    assert make_plan(profile(name), Checkout(tmp_path), named_device("h100")).cures is None
 
 
 def test_oversized_plan_proposes_changes_that_fit(tmp_path: Path) -> None:
     before = profile("qwen2.5-vl-7b", training={"gradient_checkpointing": False, "zero_stage": 2})
     machine = named_device("a100-40gb")
-    plan = make_plan(before, tmp_path, machine)
+    plan = make_plan(before, Checkout(tmp_path), machine)
     assert plan.cures
     after = changed(before, plan.cures)
-    assert all(stage_fits(used, after, machine, name) for name, used in footprints(plan.model, after, ROOT, "gpu", plan.workload).items())
+    assert all(
+        stage_fits(used, after, machine, name) for name, used in footprints(plan.model, after, Checkout(ROOT), "gpu", plan.workload).items()
+    )
     without_the_last = changed(before, plan.cures[:-1])
     assert not all(
         stage_fits(used, without_the_last, machine, name)
-        for name, used in footprints(plan.model, without_the_last, ROOT, "gpu", plan.workload).items()
+        for name, used in footprints(plan.model, without_the_last, Checkout(ROOT), "gpu", plan.workload).items()
     )
 
 
 def test_free_changes_are_proposed_first(tmp_path: Path) -> None:
     plan = make_plan(
-        profile("llava-ov-0.5b", training={"batch_rows": 16, "gradient_checkpointing": False}), tmp_path, named_device("a100-40gb")
+        profile("llava-ov-0.5b", training={"batch_rows": 16, "gradient_checkpointing": False}),
+        Checkout(tmp_path),
+        named_device("a100-40gb"),
     )
     assert plan.cures
     assert plan.cures[0][0] == "training.batch_rows"
@@ -54,16 +59,19 @@ def test_free_changes_are_proposed_first(tmp_path: Path) -> None:
 
 
 def test_plan_without_cure_is_reported(tmp_path: Path) -> None:
-    assert make_plan(profile("llava-ov-7b"), tmp_path, Machine("toy", "gpu", 2_000_000_000, seen=False)).cures == []
+    assert make_plan(profile("llava-ov-7b"), Checkout(tmp_path), Machine("toy", "gpu", 2_000_000_000, seen=False)).cures == []
 
 
 def test_ranks_share_memory_on_cpu(base: Path, tmp_path: Path) -> None:
     (tmp_path / "data/base").mkdir(parents=True)
     shutil.copy(base / "config.json", tmp_path / "data/base")
-    one = make_plan(settings(features={"pixels_max_gb": 0}), tmp_path, Machine("cpu", "cpu", 3_000_000_000, seen=True))
+    one = make_plan(settings(features={"pixels_max_gb": 0}), Checkout(tmp_path), Machine("cpu", "cpu", 3_000_000_000, seen=True))
     assert one.budget() == 1_500_000_000
     assert one.cures is None
-    assert make_plan(settings(features={"pixels_max_gb": 0}), tmp_path, Machine("cpu", "cpu", 2_000_000_000, seen=True)).cures is not None
+    assert (
+        make_plan(settings(features={"pixels_max_gb": 0}), Checkout(tmp_path), Machine("cpu", "cpu", 2_000_000_000, seen=True)).cures
+        is not None
+    )
 
 
 def test_time_needs_measured_rate(tmp_path: Path) -> None:
@@ -72,14 +80,14 @@ def test_time_needs_measured_rate(tmp_path: Path) -> None:
     row = {"question": "x" * 350, "models_output": ["y" * 350, "z" * 350], "image": ""}
     (data / "data.jsonl").write_text("\n".join(json.dumps(row) for _ in range(100)))
     machine = named_device("h100")
-    before = make_plan(profile("qwen3-vl-8b"), tmp_path, machine)
+    before = make_plan(profile("qwen3-vl-8b"), Checkout(tmp_path), machine)
     assert before.seconds["align"] is None
-    store_rate(tmp_path, before.settings, before.model, Rate(machine.name, 100.0, 1e12, 4, 36, 1, 8192, "2026-11-24"))
-    after = make_plan(profile("qwen3-vl-8b"), tmp_path, machine)
+    store_rate(Checkout(tmp_path), before.settings, before.model, Rate(machine.name, 100.0, 1e12, 4, 36, 1, 8192, "2026-11-24"))
+    after = make_plan(profile("qwen3-vl-8b"), Checkout(tmp_path), machine)
     # 100 rows, 80 % of them for training, 300 tokens each, 8 ranks of 100 tokens a second, one epoch
     assert after.seconds["align"] == pytest.approx(100 * 0.8 * 300 / 8 / 100)
     assert after.seconds["evaluate"] is None
-    assert make_plan(profile("qwen3-vl-8b", training={"row_tokens": 16384}), tmp_path, machine).seconds["align"] is None
+    assert make_plan(profile("qwen3-vl-8b", training={"row_tokens": 16384}), Checkout(tmp_path), machine).seconds["align"] is None
 
 
 def test_features_above_limit_are_noted(tmp_path: Path) -> None:
@@ -89,14 +97,14 @@ def test_features_above_limit_are_noted(tmp_path: Path) -> None:
     data.mkdir(parents=True)
     Image.new("RGB", (1024, 1024)).save(data / "a.png")
     (data / "data.jsonl").write_text(json.dumps({"question": "q", "models_output": ["a", "b"], "image": "a.png"}))
-    plan = make_plan(profile("internvl3-1b", features={"max_gb": 0.001}), tmp_path, None)
+    plan = make_plan(profile("internvl3-1b", features={"max_gb": 0.001}), Checkout(tmp_path), None)
     assert plan.features_bytes == 10 * 1024 * 1024 * 2  # nine tiles and one of the whole image, 32 x 32 patches of 1024 in bf16
     assert any("features.max_gb" in note for note in plan.notes)
 
 
 def test_missing_model_lists_planned_ones(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"mmalign model fetch") as error:
-        make_plan(settings(model={"base": "data/models/nothing"}), tmp_path, None)
+        make_plan(settings(model={"base": "data/models/nothing"}), Checkout(tmp_path), None)
     assert "InternVL3-1B-hf" in str(error.value)
 
 

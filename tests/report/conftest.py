@@ -13,6 +13,7 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
+from components.checkout import Checkout
 from components.evaluation.judge import Verdict
 from components.files import write_json
 from components.preferences.record import CATEGORIES, Query, Response, write_queries
@@ -230,7 +231,7 @@ def record_curves(root: Path) -> dict[str, str]:
         path.parent.mkdir()
         steps = [{"step": step, **{name: 1 / (step + index) for index, name in enumerate(names)}} for step in range(1, STEPS + 1)]
         path.write_text("".join(json.dumps(step) + "\n" for step in steps))
-        recorder = Recorder.create(root, stage, parent=None, tags={})
+        recorder = Recorder.create(Checkout(root), stage, parent=None, tags={})
         recorder.artifact(path)
         recorder.end("FINISHED")
         runs[stage] = recorder.run_id

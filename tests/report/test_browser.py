@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from components.checkout import Checkout
 from components.report.render import render_report
 from tests.report.conftest import HANDLER, HOSTILE_FILE, PROMOTED, SCRIPT, write_summary
 
@@ -99,7 +100,7 @@ def long_words(root: Path) -> None:
 
 def test_hostile_texts_stay_text_and_load_nothing(run: Path, browser: Any, served: tuple[str, list[str]]) -> None:
     finished(run)
-    render_report(run)
+    render_report(Checkout(run))
     address, requested = served
     messages: list[str] = []
     requests: list[str] = []
@@ -130,7 +131,7 @@ def test_hostile_texts_stay_text_and_load_nothing(run: Path, browser: Any, serve
 
 def test_unescaped_page_runs_no_script(run: Path, browser: Any, served: tuple[str, list[str]]) -> None:
     finished(run)
-    path = render_report(run)
+    path = render_report(Checkout(run))
     path.write_text(path.read_text().replace("</main>", f"{SCRIPT}{HANDLER}</main>"))
     page = browser.new_page()
     page.goto(served[0])
@@ -144,7 +145,7 @@ def test_unescaped_page_runs_no_script(run: Path, browser: Any, served: tuple[st
 @pytest.mark.parametrize("build", [finished, failed, bare, long_words])
 def test_page_fits_phone_and_stays_readable(run: Path, browser: Any, build: Build, scheme: str) -> None:
     build(run)
-    path = render_report(run)
+    path = render_report(Checkout(run))
     page = browser.new_page(viewport={"width": 360, "height": 740}, color_scheme=scheme)
     page.goto(path.as_uri())
     page.eval_on_selector_all("details", "all => all.forEach(e => e.open = true)")
@@ -157,7 +158,7 @@ def test_page_fits_phone_and_stays_readable(run: Path, browser: Any, build: Buil
 def test_page_is_accessible(run: Path, browser: Any) -> None:
     finished(run)
     page = browser.new_page()
-    page.goto(render_report(run).as_uri())
+    page.goto(render_report(Checkout(run)).as_uri())
     levels = page.eval_on_selector_all("h1, h2, h3, h4, h5", "all => all.map(e => Number(e.tagName[1]))")
     assert levels[0] == 1
     assert all(after <= before + 1 for before, after in pairwise(levels))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from components.checkout import Checkout
 from components.report.metrics import Change, Estimate, RunMetrics, evidence, read_answers, read_metrics
 from components.report.record import read_record
 from components.report.wording import MINUS
@@ -13,7 +14,7 @@ from components.report.wording import MINUS
 
 @pytest.fixture
 def metrics(run: Path) -> RunMetrics:
-    record = read_record(run)
+    record = read_record(Checkout(run))
     return read_metrics(record, read_answers(record))
 
 
@@ -70,7 +71,7 @@ def test_interval_apart_from_zero_sets_tone(value: Any, low: Any, high: Any, mor
 
 def test_change_without_answers_has_no_interval(run: Path) -> None:
     (run / "artifacts/evaluate/answers.parquet").unlink()
-    record = read_record(run)
+    record = read_record(Checkout(run))
     metrics = read_metrics(record, read_answers(record))
     change = metrics.rows[0].change
     assert (change.estimate.value, change.estimate.interval, change.tone) == (50, "", "none")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from components.checkout import Checkout
 from components.errors import UserError
 from components.files import read_json, write_json
 from components.report.record import read_record
@@ -21,7 +22,7 @@ from tests.report.conftest import PROMOTED, write_summary
 
 def rendered(root: Path) -> str:
     """The page's text without its markup."""
-    page = render_report(root).read_text()
+    page = render_report(Checkout(root)).read_text()
     body = re.sub(r"<style>.*?</style>|<[^>]+>", " ", page[page.index("<body>") :], flags=re.DOTALL)
     return re.sub(r"\s+", " ", html.unescape(body))
 
@@ -43,7 +44,7 @@ def test_finished_run_is_shown_completely(run: Path) -> None:
 
 
 def test_page_needs_no_other_file(run: Path) -> None:
-    path = render_report(run)
+    path = render_report(Checkout(run))
     assert path == run / "reports/report.html"
     assert sorted(file.name for file in path.parent.iterdir()) == ["report.html", "summary.json"]
     assert path.read_text().rstrip().endswith("</html>")
@@ -108,14 +109,14 @@ def test_page_renders_from_partial_summary(run: Path) -> None:
 
 def test_missing_summary_names_command(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `mmalign run` first"):
-        render_report(tmp_path)
+        render_report(Checkout(tmp_path))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"status": "ok"}'])
 def test_broken_summary_is_one_sentence(run: Path, text: str) -> None:
     (run / "reports/summary.json").write_text(text)
     with pytest.raises(UserError, match=r"summary\.json is n"):
-        render_report(run)
+        render_report(Checkout(run))
 
 
 def test_failed_run_shows_failure_and_no_earlier_metrics(run: Path) -> None:
@@ -170,7 +171,7 @@ def test_reason_for_missing_verdict_is_shown(run: Path) -> None:
 )
 def test_verdict_is_one_sentence(run: Path, more: dict[str, Any], tone: str, sentence: str) -> None:
     write_summary(run, **more)
-    verdict = read_verdict(read_record(run))
+    verdict = read_verdict(read_record(Checkout(run)))
     assert (verdict.tone, verdict.sentence) == (tone, sentence)
 
 
@@ -192,7 +193,7 @@ def test_large_photographs_stay_within_page_size(run: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
     for path in (run / "data/preferences").rglob("*.png"):
         Image.fromarray(noise).save(path)
-    assert render_report(run).stat().st_size < 3_000_000
+    assert render_report(Checkout(run)).stat().st_size < 3_000_000
 
 
 def test_lone_surrogate_does_not_stop_page(run: Path) -> None:

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from components.checkout import Checkout
 from components.report import samples as module
 from components.report.metrics import read_answers
 from components.report.record import Row, read_record
@@ -16,7 +17,7 @@ from components.report.samples import Sample, Samples, mark, read_samples
 
 
 def samples_of(root: Path) -> Samples:
-    record = read_record(root)
+    record = read_record(Checkout(root))
     return read_samples(record, read_answers(record))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from components.checkout import Checkout
 from components.config.settings import Settings, load_settings
 from components.engine.launch import TrainingOutcome
 from components.reward import stage
@@ -28,8 +29,8 @@ def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     curves = tmp_path / "curves.jsonl"
     curves.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def key(root: Path, name: str, **named: Any) -> str:
-        seen["key"] = {"root": root, "stage": name, **named}
+    def key(checkout: Checkout, name: str, **named: Any) -> str:
+        seen["key"] = {"root": checkout.root, "stage": name, **named}
         return "digest of everything"
 
     def launch(*arguments: Any) -> TrainingOutcome:
@@ -43,15 +44,15 @@ def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_stage_trains_the_reward_task_into_its_out(launched: dict[str, Any], settings: Settings, tmp_path: Path) -> None:
     recorder = Recording()
-    stage.run(settings, tmp_path, recorder)
+    stage.run(settings, Checkout(tmp_path), recorder)
     factory, *rest = launched["launch"]
     assert factory.split(":") == ["components.reward.task", "build"]
-    assert rest == [settings, "reward", tmp_path, "digest of everything", tmp_path / "artifacts/reward/model", recorder]
+    assert rest == [settings, "reward", Checkout(tmp_path), "digest of everything", tmp_path / "artifacts/reward/model", recorder]
     assert recorder.artifacts == [tmp_path / "curves.jsonl"]
 
 
 def test_checkpoints_depend_on_settings_data_base_and_code(launched: dict[str, Any], settings: Settings, tmp_path: Path) -> None:
-    stage.run(settings, tmp_path)
+    stage.run(settings, Checkout(tmp_path))
     key = launched["key"]
     assert key["root"] == tmp_path
     assert key["settings"] == [part.model_dump_json() for part in (settings.model, settings.training, settings.reward, settings.critique)]
@@ -60,7 +61,7 @@ def test_checkpoints_depend_on_settings_data_base_and_code(launched: dict[str, A
 
 
 def test_record_holds_the_means_of_the_last_ten_steps(launched: dict[str, Any], settings: Settings, tmp_path: Path) -> None:
-    result = stage.run(settings, tmp_path)
+    result = stage.run(settings, Checkout(tmp_path))
     mean = sum(range(3, 13)) / 10
     assert result.metrics == {
         "steps": 12,

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
+from components.checkout import Checkout
 from components.config.settings import Settings, load_settings
 from components.engine.task import EpochContext, check_plan
 from components.errors import StageFault, UserError
@@ -67,7 +68,7 @@ def settings_of(root: Path, training: dict[str, Any] | None = None, **changes: A
 
 def made(root: Path, training: dict[str, Any] | None = None, **changes: Any) -> RewardTask:
     """A task whose model writes mostly letters: a tied head says its last token without end."""
-    task = RewardTask(settings_of(root, training, **changes), root)
+    task = RewardTask(settings_of(root, training, **changes), Checkout(root))
     head = task.model.model.lm_head
     weight_VH = torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(1))
     weight_VH[LETTERS:] *= 0.85
@@ -241,7 +242,7 @@ def test_step_counts_its_pairs_ties_and_learned_critiques(mixed: RewardTask, ann
 
 @pytest.mark.parametrize(("per_step", "ranks", "epoch"), [(5, 1, 0), (2, 1, 1), (2, 2, 0)])
 def test_plan_deals_the_queries_by_their_lengths(checkout: Path, live: Preprocessor, per_step: int, ranks: int, epoch: int) -> None:
-    task = RewardTask(settings_of(checkout, {"ranks": ranks}, queries_per_step=per_step, critique_source="annotated"), checkout)
+    task = RewardTask(settings_of(checkout, {"ranks": ranks}, queries_per_step=per_step, critique_source="annotated"), Checkout(checkout))
     lengths = []
     for query in training_queries():
         branches = [len(live.judge_ids(r.text)) + len(live.critique_ids(r.critique or "")) for r in query.responses]
@@ -278,7 +279,7 @@ def test_batch_without_ties_has_an_empty_table_of_them(annotated: RewardTask, tm
 
 def test_rows_of_a_batch_hold_the_set_number_of_tokens(checkout: Path, tmp_path: Path) -> None:
     for row_tokens, rows in ((150, 2), (4000, 1)):
-        task = RewardTask(settings_of(checkout, {"row_tokens": row_tokens}), checkout)
+        task = RewardTask(settings_of(checkout, {"row_tokens": row_tokens}), Checkout(checkout))
         batch = begun(task, 0, tmp_path).batch(([0, 4], StepCounts(1, 1, 1)))["batch"]
         assert batch.input_ids_RL.shape[0] == rows
 
@@ -400,7 +401,7 @@ def test_calibration_queries_are_left_out_of_training(checkout: Path) -> None:
     share = 0.6
     expected = [query.id for query in training_queries() if not is_calibration(query.id, share)]
     assert 0 < len(expected) < 5
-    task = RewardTask(settings_of(checkout, calibration_share=share), checkout)
+    task = RewardTask(settings_of(checkout, calibration_share=share), Checkout(checkout))
     assert [query.id for query in task.queries] == expected
     assert sorted(index for micro, _ in task.epoch_plan(0)[0].micros[0] for index in micro) == list(range(len(expected)))
 
@@ -412,17 +413,17 @@ def test_only_ties_or_only_calibration_queries_are_refused(
     tied = [replace(query, responses=tuple(replace(r, rank=1) for r in query.responses)) for query in training_queries()]
     monkeypatch.setattr(task_module, "read_queries", lambda _path: tied if calibration_share == 0 else training_queries())
     with pytest.raises(UserError, match="two responses of different rank"):
-        RewardTask(settings_of(checkout, calibration_share=calibration_share), checkout)
+        RewardTask(settings_of(checkout, calibration_share=calibration_share), Checkout(checkout))
 
 
 def test_one_query_with_a_pair_is_enough(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [replace(q, responses=tuple(replace(r, rank=1) for r in q.responses)) if q.id != "q3" else q for q in training_queries()]
     monkeypatch.setattr(task_module, "read_queries", lambda _path: rows)
-    assert len(RewardTask(settings_of(checkout), checkout).queries) == 5
+    assert len(RewardTask(settings_of(checkout), Checkout(checkout)).queries) == 5
 
 
 def test_task_starts_from_the_base_with_seeded_head_frozen_tower(checkout: Path) -> None:
-    task = build(settings_of(checkout, epochs=4), checkout)
+    task = build(settings_of(checkout, epochs=4), Checkout(checkout))
     assert isinstance(task, RewardTask)
     assert task.epochs == 4
     torch.manual_seed(SEED)
@@ -434,7 +435,7 @@ def test_task_starts_from_the_base_with_seeded_head_frozen_tower(checkout: Path)
 
 
 def test_export_writes_what_scoring_opens(annotated: RewardTask, checkout: Path, tmp_path: Path) -> None:
-    task = RewardTask(settings_of(checkout), checkout)
+    task = RewardTask(settings_of(checkout), Checkout(checkout))
     with torch.no_grad():
         task.model.head.out.bias.fill_(0.75)
     task.export(tmp_path)

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from components import closures
+from components.checkout import Checkout
 from components.closures import CODE_STAGE, closure, digests
 from components.stages import STAGE_NAMES, StageName
 from components.storage.plan import plan, stage_parents
@@ -81,7 +82,7 @@ def replace(path: Path, old: str, new: str) -> None:
 
 
 def actions(folder: Path) -> dict[str, str]:
-    return {name: step.action for name, step in plan(folder).items()}
+    return {name: step.action for name, step in plan(Checkout(folder)).items()}
 
 
 def edit_texts(folder: Path) -> None:
@@ -110,7 +111,7 @@ def test_new_key_of_a_section_runs_its_stage_alone(checkout: Path) -> None:
         if section == "evaluate":
             assert actions(checkout) == EVERY | {"evaluate": "run"}
         replace(checkout / "params.yaml", f"\n{section}:\n", f"\n{section}:\n  fresh_key: 2\n")
-    steps = plan(checkout)
+    steps = plan(Checkout(checkout))
     assert steps["validate"].action == steps["evaluate"].action == "run"
     assert steps["reward"].reason == "runs if what validate makes comes out changed"
     repro(checkout)
@@ -130,7 +131,7 @@ def test_new_key_of_a_section_runs_its_stage_alone(checkout: Path) -> None:
 )
 def test_operator_runs_stages_whose_closure_holds_it(checkout: Path, file: str, old: str, new: str, stale: list[StageName]) -> None:
     replace(checkout / file, old, new)
-    steps = plan(checkout)
+    steps = plan(Checkout(checkout))
     assert [name for name, step in steps.items() if step.action == "run"] == stale
     assert all("its code changed" in steps[name].reason for name in stale)
     assert {step.action for name, step in steps.items() if name not in stale} <= {"skip", "run_if_changed"}
@@ -171,7 +172,7 @@ def test_plan_does_not_trust_written_digests(checkout: Path) -> None:
 
 
 def test_stage_code_is_no_step_and_no_parent(checkout: Path) -> None:
-    parents = stage_parents(checkout)
+    parents = stage_parents(Checkout(checkout))
     assert list(parents) == list(STAGE_NAMES)
     assert not any(CODE_STAGE in names for names in parents.values())
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.checkout import Checkout
 from components.errors import UserError
 from components.storage.data_version import data_state, sync_data
 from tests.checkout import git
@@ -18,7 +19,7 @@ ROWS = Path("data/preferences/data.jsonl")
 
 def sync(folder: Path, *, accept: bool = False) -> tuple[str, str]:
     lines: list[str] = []
-    version = sync_data(folder, accept=accept, log=lines.append)
+    version = sync_data(Checkout(folder), accept=accept, log=lines.append)
     return version, "\n".join(lines)
 
 
@@ -81,7 +82,7 @@ def test_changed_files_are_committed_and_pin_is_removed(checkout: Path) -> None:
     assert version == out(checkout)["md5"] != before["md5"]
     assert out(checkout).keys().isdisjoint({"remote", "push"})
     assert (checkout / ROWS).read_text() == "1\nchanged\n"
-    assert not data_state(checkout).differs
+    assert not data_state(Checkout(checkout)).differs
 
 
 def test_push_command_is_named_only_with_bucket(checkout: Path) -> None:
@@ -105,7 +106,7 @@ def test_removal_beside_change_needs_acceptance(checkout: Path) -> None:
     output = sync(checkout, accept=True)[1]
     assert "1 file of data/ removed: data/preferences/heldout.jsonl" in output
     assert not (checkout / "data/preferences/heldout.jsonl").exists()
-    assert not data_state(checkout).differs
+    assert not data_state(Checkout(checkout)).differs
 
 
 def test_accepted_removals_on_fresh_clone_still_fetch(checkout: Path, tmp_path: Path) -> None:

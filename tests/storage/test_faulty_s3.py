@@ -11,6 +11,7 @@ from pathlib import Path
 import boto3
 import pytest
 
+from components.checkout import Checkout
 from components.errors import UserError
 from components.storage.data_version import sync_data
 from components.storage.push import push_run
@@ -52,7 +53,7 @@ def configure(checkout: Path, address: str, access: str) -> None:
 def own_data(checkout: Path) -> None:
     """Commit a team's own data, which only the bucket can restore."""
     (checkout / "data/preferences/data.jsonl").write_text("row of our own\n" * 100)
-    sync_data(checkout, accept=False, log=lambda _: None)
+    sync_data(Checkout(checkout), accept=False, log=lambda _: None)
 
 
 def push(checkout: Path) -> None:
@@ -77,7 +78,7 @@ def test_passing_fault_is_retried(checkout: Path, s3: FaultyS3, fault: str) -> N
     push(checkout)
     lose_data(checkout)
     s3.fail(fault, times=2, method="GET", of="/files/md5/")  # type: ignore[arg-type]
-    sync_data(checkout, accept=False, log=lambda _: None)
+    sync_data(Checkout(checkout), accept=False, log=lambda _: None)
     assert (checkout / "data/preferences/data.jsonl").read_text() == "row of our own\n" * 100
 
 
@@ -89,10 +90,10 @@ def test_wrong_bytes_are_never_accepted(checkout: Path, s3: FaultyS3, fault: str
     lose_data(checkout)
     s3.fail(fault, method="GET", of="/files/md5/")  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"can't be fetched|neither in DVC's cache nor in a remote"):
-        sync_data(checkout, accept=False, log=lambda _: None)
+        sync_data(Checkout(checkout), accept=False, log=lambda _: None)
     assert not (checkout / "data/preferences/data.jsonl").is_file()
     s3.fail("none")
-    sync_data(checkout, accept=False, log=lambda _: None)
+    sync_data(Checkout(checkout), accept=False, log=lambda _: None)
     assert (checkout / "data/preferences/data.jsonl").read_text() == "row of our own\n" * 100
 
 
@@ -102,13 +103,13 @@ def test_refused_push_sentence_hides_key(checkout: Path, s3: FaultyS3, access: s
     own_data(checkout)
     configure(checkout, s3.address, access)
     s3.fail(fault, method="PUT")  # type: ignore[arg-type]
-    pushed = push_run(checkout, checkout, checkout / "logs/push.log", seconds=240)
+    pushed = push_run(Checkout(checkout), checkout, checkout / "logs/push.log", seconds=240)
     assert pushed is not None
     assert not pushed.ok
     assert "the next run pushes again" in pushed.sentence
     assert SECRET not in pushed.sentence + (checkout / "logs/push.log").read_text()
     s3.fail("none")
     configure(checkout, s3.address, ACCESS)
-    second = push_run(checkout, checkout, checkout / "logs/push.log")
+    second = push_run(Checkout(checkout), checkout, checkout / "logs/push.log")
     assert second is not None
     assert second.ok, second.sentence

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from components.checkout import Checkout
 from components.storage import objects
 from components.storage.objects import bring_into_cache, cached_files, locate, put_file
 
@@ -42,7 +43,7 @@ def to_remote(root: Path) -> Path:
 
 
 def test_cached_files_of_folder_and_file_are_listed(root: Path) -> None:
-    folder, single = cached_files(root, value(root, "data")), cached_files(root, value(root, "one.txt"))
+    folder, single = cached_files(Checkout(root), value(root, "data")), cached_files(Checkout(root), value(root, "one.txt"))
 
     assert folder is not None
     assert {name: path.read_text() for name, path in folder.items()} == {"a.txt": "a\n", "inner/b.txt": "b\n"}
@@ -51,28 +52,28 @@ def test_cached_files_of_folder_and_file_are_listed(root: Path) -> None:
 
 
 def test_folder_without_a_file_is_unavailable(root: Path) -> None:
-    folder = cached_files(root, value(root, "data"))
+    folder = cached_files(Checkout(root), value(root, "data"))
     assert folder is not None
     folder["a.txt"].unlink()
 
-    assert cached_files(root, value(root, "data")) is None
-    assert not locate(root, value(root, "data")).is_available
+    assert cached_files(Checkout(root), value(root, "data")) is None
+    assert not locate(Checkout(root), value(root, "data")).is_available
 
 
 def test_hash_is_located_in_cache_and_remotes(root: Path) -> None:
-    here = locate(root, value(root, "data"))
+    here = locate(Checkout(root), value(root, "data"))
     shutil.copytree(root / ".dvc/cache", root.parent / "remote")
-    both = locate(root, value(root, "data"))
+    both = locate(Checkout(root), value(root, "data"))
 
     assert (here.cached, here.remotes, str(here)) == (True, (), "DVC's cache")
     assert (both.remotes, str(both)) == (("team",), "DVC's cache and remote 'team'")
-    assert str(locate(root, "0" * 32)) == "nowhere"
+    assert str(locate(Checkout(root), "0" * 32)) == "nowhere"
 
 
 def test_unreachable_remote_is_named(root: Path) -> None:
     (root / ".dvc/config").write_text("[core]\n    no_scm = True\n['remote \"odd\"']\n    url = gs://bucket/x\n")
 
-    whereabouts = locate(root, value(root, "data"))
+    whereabouts = locate(Checkout(root), value(root, "data"))
 
     assert whereabouts.cached
     assert "odd" in whereabouts.unreachable
@@ -82,23 +83,23 @@ def test_unreachable_remote_is_named(root: Path) -> None:
 def test_missing_object_is_fetched_from_remote(root: Path) -> None:
     to_remote(root)
 
-    files = bring_into_cache(root, value(root, "data"))
+    files = bring_into_cache(Checkout(root), value(root, "data"))
 
     assert files is not None
     assert sorted(files) == ["a.txt", "inner/b.txt"]
     assert all(path.is_relative_to(root / ".dvc/cache") for path in files.values())
-    assert locate(root, value(root, "data")).cached
+    assert locate(Checkout(root), value(root, "data")).cached
 
 
 def test_damaged_remote_object_is_not_accepted(root: Path) -> None:
-    folder = cached_files(root, value(root, "data"))
+    folder = cached_files(Checkout(root), value(root, "data"))
     assert folder is not None
     inside = folder["a.txt"].relative_to(root / ".dvc/cache")
     damaged = to_remote(root) / inside
     damaged.chmod(0o644)
     damaged.write_text("x\n")
 
-    assert bring_into_cache(root, value(root, "data")) is None
+    assert bring_into_cache(Checkout(root), value(root, "data")) is None
 
 
 def test_large_files_are_linked_and_small_ones_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

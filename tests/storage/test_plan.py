@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from components.checkout import Checkout
 from components.stages import STAGE_NAMES
 from components.storage.plan import Step, plan
 from tests.checkout import clean_environment, started
@@ -28,15 +29,15 @@ def actions(steps: dict[str, Step]) -> list[str]:
 
 def test_plan_follows_a_checkout_through_its_states(checkout: Path) -> None:
     # Nothing has run.
-    assert actions(plan(checkout)) == ["run"] * 6
+    assert actions(plan(Checkout(checkout))) == ["run"] * 6
     repro(checkout)
     # All is done.
-    assert actions(plan(checkout)) == ["skip"] * 6
+    assert actions(plan(Checkout(checkout))) == ["skip"] * 6
 
     # A setting that is only thought of: nothing is written, and only what depends on it is named.
     text = change(checkout, "beta", "0.2")
     before = (checkout / "params.yaml").read_bytes()
-    thought = plan(checkout, text)
+    thought = plan(Checkout(checkout), text)
     assert actions(thought) == ["skip", "skip", "skip", "skip", "run", "run_if_changed"]
     assert thought["align"].reason == "alignment.beta changed from 0.1 to 0.2"
     assert "align" in thought["evaluate"].reason
@@ -47,26 +48,26 @@ def test_plan_follows_a_checkout_through_its_states(checkout: Path) -> None:
     (checkout / "params.yaml").write_text(text)
     repro(checkout)
     (checkout / "params.yaml").write_bytes(before)
-    assert actions(plan(checkout)) == ["skip", "skip", "skip", "skip", "restore", "restore"]
+    assert actions(plan(Checkout(checkout))) == ["skip", "skip", "skip", "skip", "restore", "restore"]
     repro(checkout)
     assert started(checkout) == [*STAGE_NAMES, "align", "evaluate"]
-    assert actions(plan(checkout)) == ["skip"] * 6
+    assert actions(plan(Checkout(checkout))) == ["skip"] * 6
 
     # A lost output is in the cache; with the cache gone too, it has to be made again.
     (checkout / "artifacts/reward/result.txt").unlink()
-    steps = plan(checkout)
+    steps = plan(Checkout(checkout))
     assert actions(steps) == ["skip", "restore", "skip", "skip", "skip", "skip"]
     assert "artifacts/reward/result.txt is missing" in steps["reward"].reason
     for cached in (checkout / ".dvc/cache/files").rglob("*"):
         if cached.is_file():
             cached.chmod(0o644)
             cached.unlink()
-    assert plan(checkout)["reward"].action == "run"
+    assert plan(Checkout(checkout))["reward"].action == "run"
 
 
 def test_changed_facts_make_only_evaluation_stale(checkout: Path) -> None:
     repro(checkout)
     (checkout / "data/truth/truth.jsonl").write_text("no\n")
-    steps = plan(checkout)
+    steps = plan(Checkout(checkout))
     assert actions(steps) == ["skip"] * 5 + ["run"]
     assert steps["evaluate"].reason == "data/truth changed"

@@ -14,7 +14,8 @@ import pytest
 import yaml
 from moto.server import ThreadedMotoServer
 
-from components.storage.push import FOLDER, Pushed, commit_lock, has_bucket, push_run
+from components.checkout import Checkout
+from components.storage.push import Pushed, commit_lock, has_bucket, push_run
 from tests.checkout import clean_environment, git
 
 CANARY = "canary-in-the-secret-key"
@@ -53,8 +54,8 @@ def keys(client: Any) -> set[str]:
 
 
 def test_push_without_bucket_does_nothing(checkout: Path) -> None:
-    assert not has_bucket(checkout)
-    assert push_run(checkout, checkout, checkout / "push.log") is None
+    assert not has_bucket(Checkout(checkout))
+    assert push_run(Checkout(checkout), checkout, checkout / "push.log") is None
 
 
 def test_run_is_pushed_while_dvc_is_locked(checkout: Path, bucket: Any) -> None:
@@ -74,7 +75,7 @@ def test_run_is_pushed_while_dvc_is_locked(checkout: Path, bucket: Any) -> None:
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"held\n"
 
-    pushed = push_run(checkout, checkout, checkout / "logs/push.log")
+    pushed = push_run(Checkout(checkout), checkout, checkout / "logs/push.log")
 
     holder.communicate(b"")
     assert pushed is not None
@@ -83,7 +84,7 @@ def test_run_is_pushed_while_dvc_is_locked(checkout: Path, bucket: Any) -> None:
     made = yaml.safe_load((checkout / "dvc.lock").read_text())["stages"]["validate"]["outs"]
     assert {f"mmalign/files/md5/{out['md5'][:2]}/{out['md5'][2:]}" for out in made} <= pushed_keys
     assert any(key.startswith("mmalign/runs/") for key in pushed_keys)
-    assert (checkout / FOLDER / ".dvc/config").stat().st_mode & 0o077 == 0
+    assert (Checkout(checkout).push / ".dvc/config").stat().st_mode & 0o077 == 0
     assert CANARY not in (checkout / "logs/push.log").read_text() + pushed.sentence
     assert git(checkout, "status", "--porcelain", "--", "data.dvc", "infra") == ""
 
@@ -93,7 +94,7 @@ def test_silent_remote_fails_only_push(checkout: Path) -> None:
     point_to(checkout, "http://127.0.0.1:9")
     repro(checkout, "validate")
 
-    pushed = push_run(checkout, checkout, checkout / "logs/push.log", seconds=120)
+    pushed = push_run(Checkout(checkout), checkout, checkout / "logs/push.log", seconds=120)
 
     assert pushed is not None
     assert not pushed.ok
@@ -106,7 +107,7 @@ def test_cancelled_run_ends_push(checkout: Path, bucket: Any) -> None:
     cancel = threading.Event()
     cancel.set()
 
-    pushed = push_run(checkout, checkout, checkout / "logs/push.log", cancel=cancel)
+    pushed = push_run(Checkout(checkout), checkout, checkout / "logs/push.log", cancel=cancel)
 
     assert pushed is not None
     assert "it was cancelled" in pushed.sentence

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from components.checkout import Checkout
 from components.tracking import store
 from tests.registry.registered import registry, root
 
@@ -78,5 +79,5 @@ def no_memory_of_failures() -> Iterator[None]:
 
 def runs_of(root: Path) -> list[Any]:
     """All runs of the checkout's store, oldest first."""
-    client, experiment = store.connect(root)
+    client, experiment = store.connect(Checkout(root))
     return list(client.search_runs([experiment], order_by=["attributes.start_time ASC"]))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from components.checkout import Checkout
 from components.processes.marks import FLOW_RUN
 from components.tracking import store
 from components.tracking.recorder import PARENT_TAG, Recorder, replay
@@ -32,8 +33,8 @@ def away(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def record_a_run(root: Path) -> tuple[Recorder, Recorder]:
-    parent = Recorder.attach(root, open_parent(root, "mmalign run"))
-    child = Recorder.create(root, "reward", parent=parent.run_id, tags={"mmalign.stage": "reward"})
+    parent = Recorder.attach(Checkout(root), open_parent(Checkout(root), "mmalign run"))
+    child = Recorder.create(Checkout(root), "reward", parent=parent.run_id, tags={"mmalign.stage": "reward"})
     child.params({"reward.epochs": "4"})
     child.points(("loss", 1 / step, step) for step in range(1, 4))
     plot = root / "artifacts" / "plot.txt"
@@ -42,7 +43,7 @@ def record_a_run(root: Path) -> tuple[Recorder, Recorder]:
     child.artifact(plot)
     plot.unlink()
     child.end("FINISHED")
-    close_parent(root, parent.run_id, "FINISHED")
+    close_parent(Checkout(root), parent.run_id, "FINISHED")
     return parent, child
 
 
@@ -54,61 +55,64 @@ def test_record_reaches_store_after_outage(away: Path, monkeypatch: pytest.Monke
     assert "the run continues" in capsys.readouterr().err
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    replay(checkout)
-    replay(checkout)
-    client, _ = store.connect(checkout)
+    replay(Checkout(checkout))
+    replay(Checkout(checkout))
+    client, _ = store.connect(Checkout(checkout))
     first, second = runs_of(checkout)
     assert second.data.tags[PARENT_TAG] == first.info.run_id
     assert (first.info.status, second.info.status) == ("FINISHED", "FINISHED")
     assert second.data.params == {"reward.epochs": "4"}
     assert [(p.step, p.value) for p in client.get_metric_history(second.info.run_id, "loss")] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     assert Path(client.download_artifacts(second.info.run_id, "plot.txt")).read_text() == "a plot"
-    assert list(store.state_folder(checkout).glob("pending-*")) == []
+    assert list(store.state_folder(Checkout(checkout)).glob("pending-*")) == []
 
 
 def test_outage_within_run_loses_nothing(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recorder = Recorder.create(checkout, "reward", parent=None, tags={})
+    recorder = Recorder.create(Checkout(checkout), "reward", parent=None, tags={})
     recorder.params({"reward.epochs": "4"})
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////dev/null/nowhere.db")
     recorder.metrics({"acc": 0.75})
     recorder.end("FINISHED")
     assert runs_file_operations(checkout) == ["attach", "metrics", "end"]
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    replay(checkout)
+    replay(Checkout(checkout))
     (run,) = runs_of(checkout)
     assert run.data.metrics == {"acc": 0.75}
     assert run.info.status == "FINISHED"
 
 
 def runs_file_operations(root: Path) -> list[str]:
-    (file,) = store.state_folder(root).glob("pending-*.jsonl")
+    (file,) = store.state_folder(Checkout(root)).glob("pending-*.jsonl")
     return [json.loads(line)["op"] for line in file.read_text().splitlines()]
 
 
 def test_summary_becomes_artifact_and_metrics(checkout: Path) -> None:
-    parent = open_parent(checkout, "mmalign run")
+    parent = open_parent(Checkout(checkout), "mmalign run")
     summary = checkout / "summary.json"
     summary.write_text(json.dumps({"status": "ok", "reward": {"acc": 0.8, "pairs": 10, "blank": None}}))
-    record_summary(checkout, parent, summary)
-    client, _ = store.connect(checkout)
+    record_summary(Checkout(checkout), parent, summary)
+    client, _ = store.connect(Checkout(checkout))
     assert client.get_run(parent).data.metrics == {"reward.acc": 0.8, "reward.pairs": 10.0}
     assert "summary.json" in {item.path for item in client.list_artifacts(parent)}
 
 
 def test_run_of_deployment_names_flow_run(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FLOW_RUN, "0f5a9c1e-0000-4000-8000-000000000000")
-    client, _ = store.connect(checkout)
-    assert client.get_run(open_parent(checkout, "mmalign run")).data.tags["prefect.flow_run"] == "0f5a9c1e-0000-4000-8000-000000000000"
+    client, _ = store.connect(Checkout(checkout))
+    assert (
+        client.get_run(open_parent(Checkout(checkout), "mmalign run")).data.tags["prefect.flow_run"]
+        == "0f5a9c1e-0000-4000-8000-000000000000"
+    )
 
 
 def test_run_with_lost_reply_is_created_once(checkout: Path) -> None:
-    recorder = Recorder.create(checkout, "reward", parent=None, tags={})
+    recorder = Recorder.create(Checkout(checkout), "reward", parent=None, tags={})
     (made,) = runs_of(checkout)
     # The file of a recorder that never got the reply.
     header = {"op": "create", "name": "reward", "parent": None, "tags": made.data.tags, "time": made.info.start_time}
-    file = store.state_folder(checkout) / f"{made.data.tags['mmalign.pending']}.jsonl"
+    file = store.state_folder(Checkout(checkout)) / f"{made.data.tags['mmalign.pending']}.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in (header, {"op": "end", "status": "FINISHED", "time": 1})))
-    replay(checkout)
+    replay(Checkout(checkout))
     assert [run.info.run_id for run in runs_of(checkout)] == [recorder.run_id]
     assert runs_of(checkout)[0].info.status == "FINISHED"
 
@@ -116,15 +120,15 @@ def test_run_with_lost_reply_is_created_once(checkout: Path) -> None:
 def test_truncated_line_is_skipped_and_rest_is_sent(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recorder = Recorder.create(checkout, "reward", parent=None, tags={})
+    recorder = Recorder.create(Checkout(checkout), "reward", parent=None, tags={})
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////dev/null/nowhere.db")
     recorder.metrics({"acc": 0.75})
     recorder.metrics({"loss": 0.5})
     assert capsys.readouterr().err.count("can't be written") <= 1
-    (file,) = store.state_folder(checkout).glob("pending-*.jsonl")
+    (file,) = store.state_folder(Checkout(checkout)).glob("pending-*.jsonl")
     file.write_text(file.read_text()[:-20])
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    replay(checkout)
+    replay(Checkout(checkout))
     assert runs_of(checkout)[0].data.metrics == {"acc": 0.75}
     recorder.metrics({"loss": 0.25})  # after another process has sent its file
     assert runs_of(checkout)[0].data.metrics == {"acc": 0.75, "loss": 0.25}
@@ -175,8 +179,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @pytest.mark.slow
 def test_record_reaches_real_server_after_outage(checkout: Path, server: Server) -> None:
-    parent = open_parent(checkout, "mmalign run")
-    recorder = Recorder.create(checkout, "reward", parent=parent, tags={})
+    parent = open_parent(Checkout(checkout), "mmalign run")
+    recorder = Recorder.create(Checkout(checkout), "reward", parent=parent, tags={})
     recorder.points(("loss", 1.0 + step, step) for step in range(100))
     server.kill()
 
@@ -186,7 +190,7 @@ def test_record_reaches_real_server_after_outage(checkout: Path, server: Server)
     plot = checkout / "plot.txt"
     plot.write_text("a plot")
     recorder.artifact(plot)
-    late = Recorder.create(checkout, "critique", parent=parent, tags={})
+    late = Recorder.create(Checkout(checkout), "critique", parent=parent, tags={})
     late.metrics({"queries": 3.0})
     assert time.monotonic() - began < 15
     assert late.run_id.startswith("pending-")
@@ -194,13 +198,13 @@ def test_record_reaches_real_server_after_outage(checkout: Path, server: Server)
     server.start()
     recorder.points(("loss", 1.0 + step, step) for step in range(400, 500))
     recorder.end("FINISHED")
-    client, _ = store.connect(checkout)
+    client, _ = store.connect(Checkout(checkout))
     history = client.get_metric_history(recorder.run_id, "loss")
     assert sorted((point.step, point.value) for point in history) == [(step, 1.0 + step) for step in range(500)]
     assert Path(client.download_artifacts(recorder.run_id, "plot.txt")).read_text() == "a plot"
     # The end of the run sends the pending operations of its other parts.
-    close_parent(checkout, parent, "FINISHED")
-    assert list(store.state_folder(checkout).glob("pending-*")) == []
+    close_parent(Checkout(checkout), parent, "FINISHED")
+    assert list(store.state_folder(Checkout(checkout)).glob("pending-*")) == []
     by_name = {run.info.run_name: run for run in runs_of(checkout)}
     assert len(runs_of(checkout)) == 3
     assert by_name["critique"].data.metrics == {"queries": 3.0}
@@ -210,14 +214,17 @@ def test_record_reaches_real_server_after_outage(checkout: Path, server: Server)
 
 @pytest.mark.slow
 def test_kill_while_sending_neither_loses_nor_doubles(checkout: Path, server: Server) -> None:
-    recorder = Recorder.create(checkout, "reward", parent=None, tags={})
+    recorder = Recorder.create(Checkout(checkout), "reward", parent=None, tags={})
     server.kill()
     for chunk in range(30):
         recorder.points(("loss", 0.5, step) for step in range(500 * chunk, 500 * chunk + 500))
     recorder.end("FINISHED")
     server.start()
-    client, _ = store.connect(checkout)
-    code = "import sys; from pathlib import Path; from components.tracking.recorder import replay; replay(Path(sys.argv[1]))"
+    client, _ = store.connect(Checkout(checkout))
+    code = (
+        "import sys; from pathlib import Path; from components.checkout import Checkout; from components.tracking.recorder import replay;"
+    )
+    code += "replay(Checkout(Path(sys.argv[1])))"
     command = [sys.executable, "-c", code, str(checkout)]
     sending = subprocess.Popen(command, cwd=Path(__file__).parents[2])
     until = time.monotonic() + 120
@@ -233,12 +240,12 @@ def test_kill_while_sending_neither_loses_nor_doubles(checkout: Path, server: Se
     history = client.get_metric_history(recorder.run_id, "loss")
     assert sorted(point.step for point in history) == list(range(15_000))
     assert client.get_run(recorder.run_id).info.status == "FINISHED"
-    assert list(store.state_folder(checkout).glob("pending-*")) == []
+    assert list(store.state_folder(Checkout(checkout)).glob("pending-*")) == []
 
 
 @pytest.mark.slow
 def test_hanging_server_is_detected_in_seconds(checkout: Path, server: Server) -> None:
-    recorder = Recorder.create(checkout, "reward", parent=None, tags={})
+    recorder = Recorder.create(Checkout(checkout), "reward", parent=None, tags={})
     assert server.process is not None
     os.killpg(server.process.pid, signal.SIGSTOP)
     began = time.monotonic()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from components.checkout import Checkout
 from components.tracking.runs import close_parent, open_parent
 from components.tracking.store import connect
 
@@ -58,9 +59,9 @@ def answers(address: str) -> bool:
 @pytest.mark.slow
 def test_server_with_shipped_settings_takes_runs(checkout: Path, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-    run_id = open_parent(checkout, "mmalign run")
-    close_parent(checkout, run_id, "FINISHED")
-    client, _ = connect(checkout)
+    run_id = open_parent(Checkout(checkout), "mmalign run")
+    close_parent(Checkout(checkout), run_id, "FINISHED")
+    client, _ = connect(Checkout(checkout))
     assert client.get_run(run_id).info.status == "FINISHED"
     stored = client.download_artifacts(run_id, "params.yaml", str(tmp_path))
     assert Path(stored).read_text() == (checkout / "params.yaml").read_text()

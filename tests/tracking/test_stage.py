@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from components.checkout import Checkout
 from components.closures import code_digest
 from components.config.settings import Settings
 from components.engine.recorder import Recorder
@@ -20,7 +21,7 @@ from components.tracking.runs import close_parent, open_parent, record_stages
 from components.tracking.store import connect
 from tests.tracking.conftest import runs_of
 
-StageFunction = Callable[[Settings, Path, Recorder], StageResult]
+StageFunction = Callable[[Settings, Checkout, Recorder], StageResult]
 
 
 @pytest.fixture
@@ -35,11 +36,11 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[StageName, StageFuncti
     return put
 
 
-def small(_settings: Settings, root: Path, recorder: Recorder) -> StageResult:
-    curves = root / "curves.jsonl"
+def small(_settings: Settings, checkout: Checkout, recorder: Recorder) -> StageResult:
+    curves = checkout.root / "curves.jsonl"
     curves.write_text("".join(json.dumps({"step": step, "loss": 1 / step}) + "\n" for step in range(1, 1502)))
     recorder.points(("loss", 1 / step, step) for step in range(1, 1502))
-    plot = root / "artifacts" / "plot.txt"
+    plot = checkout.artifacts / "plot.txt"
     plot.parent.mkdir(exist_ok=True)
     plot.write_text("a plot")
     recorder.artifact(curves)
@@ -49,8 +50,8 @@ def small(_settings: Settings, root: Path, recorder: Recorder) -> StageResult:
 
 def test_stage_records_parameters_metrics_curves_files_tags(checkout: Path, install: Callable[[StageName, StageFunction], None]) -> None:
     install("validate", small)
-    stage.run_stage("validate", checkout)
-    client, _ = connect(checkout)
+    stage.run_stage("validate", Checkout(checkout))
+    client, _ = connect(Checkout(checkout))
     record = read_json(checkout / "artifacts/validate/run.json")
     run = client.get_run(record["mlflow_run_id"])
     assert run.info.status == "FINISHED"
@@ -75,7 +76,7 @@ def test_stage_records_parameters_metrics_curves_files_tags(checkout: Path, inst
 
 def test_stage_has_tags_of_input_hashes(checkout: Path, install: Callable[[StageName, StageFunction], None]) -> None:
     install("reward", small)
-    stage.run_stage("reward", checkout)
+    stage.run_stage("reward", Checkout(checkout))
     record = read_json(checkout / "artifacts/reward/run.json")
     assert record["dvc"] == {"data": "data1.dir", "artifacts/validate/train": "t1.dir"}
 
@@ -83,7 +84,7 @@ def test_stage_has_tags_of_input_hashes(checkout: Path, install: Callable[[Stage
 def test_nan_metric_is_null_and_fails_stage(checkout: Path, install: Callable[[StageName, StageFunction], None]) -> None:
     install("validate", lambda _settings, _root, _recorder: StageResult({"loss": math.nan, "rows": 2}))
     with pytest.raises(StageFault, match="loss"):
-        stage.run_stage("validate", checkout)
+        stage.run_stage("validate", Checkout(checkout))
     assert read_json(checkout / "artifacts/validate/metrics.json") == {"loss": None, "rows": 2}
     assert runs_of(checkout)[-1].info.status == "FAILED"
 
@@ -94,8 +95,8 @@ def test_failed_stage_records_traceback(checkout: Path, install: Callable[[Stage
 
     install("validate", fail)
     with pytest.raises(RuntimeError, match="out of luck"):
-        stage.run_stage("validate", checkout)
-    client, _ = connect(checkout)
+        stage.run_stage("validate", Checkout(checkout))
+    client, _ = connect(Checkout(checkout))
     run = runs_of(checkout)[-1]
     assert run.info.status == "FAILED"
     assert "out of luck" in Path(client.download_artifacts(run.info.run_id, "failure.txt")).read_text()
@@ -106,17 +107,17 @@ def test_stages_of_bare_repro_share_parent_until_evaluation(checkout: Path, inst
     for name in order:
         install(name, small)
     for name in order:
-        stage.run_stage(name, checkout)
+        stage.run_stage(name, Checkout(checkout))
     runs = runs_of(checkout)
     parents = [run for run in runs if PARENT_TAG not in run.data.tags]
     children = [run for run in runs if PARENT_TAG in run.data.tags]
     assert [parent.info.status for parent in parents] == ["FINISHED", "RUNNING"]
     first, second = (parent.info.run_id for parent in parents)
     assert [child.data.tags[PARENT_TAG] for child in children] == [first, first, first, second]
-    client, _ = connect(checkout)
+    client, _ = connect(Checkout(checkout))
     assert {"params.yaml", "data.dvc", "dvc.yaml", "dvc.lock", "git.diff"} <= {item.path for item in client.list_artifacts(first)}
     # What a dvc that was ended early left open is ended by the next run.
-    open_parent(checkout, "mmalign run")
+    open_parent(Checkout(checkout), "mmalign run")
     assert client.get_run(second).info.status == "FINISHED"
 
 
@@ -124,15 +125,17 @@ def test_stage_of_run_becomes_child(
     checkout: Path, install: Callable[[StageName, StageFunction], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install("validate", small)
-    parent = open_parent(checkout, "mmalign run")
+    parent = open_parent(Checkout(checkout), "mmalign run")
     monkeypatch.setenv("MLFLOW_RUN_ID", parent)
-    stage.run_stage("validate", checkout)
+    stage.run_stage("validate", Checkout(checkout))
     child = read_json(checkout / "artifacts/validate/run.json")["mlflow_run_id"]
     record_stages(
-        checkout, parent, {"validate": {"status": "ran", "mlflow_run_id": child}, "reward": {"status": "skipped", "mlflow_run_id": "old"}}
+        Checkout(checkout),
+        parent,
+        {"validate": {"status": "ran", "mlflow_run_id": child}, "reward": {"status": "skipped", "mlflow_run_id": "old"}},
     )
-    close_parent(checkout, parent, "FINISHED")
-    client, _ = connect(checkout)
+    close_parent(Checkout(checkout), parent, "FINISHED")
+    client, _ = connect(Checkout(checkout))
     assert client.get_run(child).data.tags[PARENT_TAG] == parent
     assert client.get_run(child).data.tags["dvc.artifacts/validate/train"] == "t1.dir"
     tags = client.get_run(parent).data.tags

@@ -6,13 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from components.checkout import Checkout
 from components.tracking.runs import close_orphans, open_parent
 from components.tracking.store import connect
 from tests.tracking.conftest import runs_of
 
 REPOSITORY = Path(__file__).parents[2]
 OPEN = (
-    "import sys; from pathlib import Path; from components.tracking.runs import open_parent; print(open_parent(Path(sys.argv[1]), 'run'))"
+    "import sys; from pathlib import Path; from components.checkout import Checkout; from components.tracking.runs import open_parent;"
+    "print(open_parent(Checkout(Path(sys.argv[1])), 'run'))"
 )
 
 
@@ -33,14 +35,14 @@ def test_two_first_clients_share_database_and_experiment(checkout: Path) -> None
         subprocess.Popen([sys.executable, "-c", OPEN, str(checkout)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]
     ids = [process.communicate(timeout=120)[0].split()[-1] for process in starts]
-    client, experiment = connect(checkout)
+    client, experiment = connect(Checkout(checkout))
     assert experiment != "0"
     assert {client.get_run(run_id).info.experiment_id for run_id in ids} == {experiment}
     assert len(set(ids)) == 2
 
 
 def test_artifacts_lie_in_mlruns_beside_database(checkout: Path) -> None:
-    run_id = open_parent(checkout, "run")
+    run_id = open_parent(Checkout(checkout), "run")
     assert (checkout / "mlflow.db").is_file()
     assert (checkout / "mlruns" / run_id / "artifacts" / "params.yaml").read_text() == (checkout / "params.yaml").read_text()
 
@@ -50,10 +52,10 @@ def test_run_of_killed_process_is_marked(checkout: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", waiting, str(checkout)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     run_id = process.stdout.readline().strip()
-    close_orphans(checkout)
-    client, _ = connect(checkout)
+    close_orphans(Checkout(checkout))
+    client, _ = connect(Checkout(checkout))
     assert client.get_run(run_id).info.status == "RUNNING"
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    close_orphans(checkout)
+    close_orphans(Checkout(checkout))
     assert [run.info.status for run in runs_of(checkout)] == ["KILLED"]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from components.checkout import Checkout
 from components.config.settings import Settings, load_settings
 from components.engine.result import StageResult
 from components.preferences.record import Query, read_queries
@@ -22,7 +23,7 @@ OUT = Path("artifacts/validate")
 
 
 @dataclass
-class Checkout:
+class DataCheckout:
     """The root of a checkout, and shorthands for what tests do with one."""
 
     root: Path
@@ -75,7 +76,7 @@ class Checkout:
     def run(self, **sections: dict[str, Any]) -> StageResult:
         from components.validation.stage import run
 
-        return run(self.settings(**sections), self.root)
+        return run(self.settings(**sections), Checkout(self.root))
 
     def queries(self, split: str) -> list[Query]:
         return read_queries(self.root / OUT / split / "queries.parquet")
@@ -85,9 +86,9 @@ class Checkout:
 
 
 @pytest.fixture
-def new_checkout(tmp_path: Path, tiny_base: Path) -> Callable[[str], Checkout]:
-    def make(name: str) -> Checkout:
-        checkout = Checkout(tmp_path / name, tiny_base)
+def new_checkout(tmp_path: Path, tiny_base: Path) -> Callable[[str], DataCheckout]:
+    def make(name: str) -> DataCheckout:
+        checkout = DataCheckout(tmp_path / name, tiny_base)
         checkout.preferences.mkdir(parents=True)
         return checkout
 
@@ -95,5 +96,5 @@ def new_checkout(tmp_path: Path, tiny_base: Path) -> Callable[[str], Checkout]:
 
 
 @pytest.fixture
-def checkout(new_checkout: Callable[[str], Checkout]) -> Checkout:
+def checkout(new_checkout: Callable[[str], DataCheckout]) -> DataCheckout:
     return new_checkout("checkout")

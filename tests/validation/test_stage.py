@@ -10,17 +10,17 @@ import pytest
 
 from components.errors import UserError
 from components.preferences.ranking import UnknownRankingError
-from tests.validation.conftest import OUT, Checkout, Row
+from tests.validation.conftest import OUT, DataCheckout, Row
 
 LENIENT = {"validate": {"max_quarantined_share": 1.0}}
 
 
-def both_files(checkout: Checkout, train: int = 4, heldout: int = 3) -> None:
+def both_files(checkout: DataCheckout, train: int = 4, heldout: int = 3) -> None:
     checkout.write("data.jsonl", [checkout.row(number) for number in range(train)])
     checkout.write("heldout.jsonl", [checkout.row(100 + number) for number in range(heldout)])
 
 
-def test_good_rows_become_two_tables_in_order_of_their_files(checkout: Checkout) -> None:
+def test_good_rows_become_two_tables_in_order_of_their_files(checkout: DataCheckout) -> None:
     both_files(checkout)
     result = checkout.run()
     assert [query.id for query in checkout.queries("train")] == ["row-0", "row-1", "row-2", "row-3"]
@@ -34,7 +34,7 @@ def test_good_rows_become_two_tables_in_order_of_their_files(checkout: Checkout)
     assert (checkout.root / "artifacts/validate-docs/index.html").is_file()
 
 
-def bad_rows(checkout: Checkout) -> list[tuple[Row | str | bytes, str, str]]:
+def bad_rows(checkout: DataCheckout) -> list[tuple[Row | str | bytes, str, str]]:
     """Every kind of bad row, with the expected field and a part of the expected reason."""
     row = checkout.row
     (checkout.preferences / "short/torn.png").write_bytes((checkout.preferences / "short/0.png").read_bytes()[:200])
@@ -78,7 +78,7 @@ def bad_rows(checkout: Checkout) -> list[tuple[Row | str | bytes, str, str]]:
     ]
 
 
-def test_each_bad_row_kind_is_quarantined_with_its_reason(checkout: Checkout) -> None:
+def test_each_bad_row_kind_is_quarantined_with_its_reason(checkout: DataCheckout) -> None:
     both_files(checkout)
     bad = bad_rows(checkout)
     checkout.write("data.jsonl", [checkout.row(0), *(row for row, _, _ in bad), checkout.row(1), checkout.row(2)])
@@ -98,7 +98,7 @@ def test_each_bad_row_kind_is_quarantined_with_its_reason(checkout: Checkout) ->
     assert sum(value or 0 for value in kinds) == len(bad)
 
 
-def test_bad_held_out_row_does_not_bar_training_row(checkout: Checkout) -> None:
+def test_bad_held_out_row_does_not_bar_training_row(checkout: DataCheckout) -> None:
     both_files(checkout)
     checkout.write("heldout.jsonl", [checkout.row(100), checkout.row(101), checkout.row(1, image="short/none.png")])
     checkout.run(**LENIENT)
@@ -106,7 +106,7 @@ def test_bad_held_out_row_does_not_bar_training_row(checkout: Checkout) -> None:
     assert "row-1" in {query.id for query in checkout.queries("train")}
 
 
-def test_file_over_threshold_fails_and_leaves_quarantine(checkout: Checkout) -> None:
+def test_file_over_threshold_fails_and_leaves_quarantine(checkout: DataCheckout) -> None:
     both_files(checkout, train=10)
     bad = [checkout.row(20, image="short/none.png"), checkout.row(21, image="short/none.png"), checkout.row(22, ethical=[9, 9, 9])]
     checkout.write("heldout.jsonl", [*(checkout.row(100 + number) for number in range(7)), *bad])
@@ -121,13 +121,13 @@ def test_file_over_threshold_fails_and_leaves_quarantine(checkout: Checkout) -> 
     assert not (checkout.root / OUT / "train").exists()
 
 
-def test_file_at_threshold_passes(checkout: Checkout) -> None:
+def test_file_at_threshold_passes(checkout: DataCheckout) -> None:
     both_files(checkout)
     checkout.write("data.jsonl", [*(checkout.row(number) for number in range(8)), "{", "{"])
     assert checkout.run(validate={"max_quarantined_share": 0.2}).metrics["quarantined"] == 2
 
 
-def test_unknown_ranking_ends_stage_with_file_line_and_value(checkout: Checkout) -> None:
+def test_unknown_ranking_ends_stage_with_file_line_and_value(checkout: DataCheckout) -> None:
     both_files(checkout)
     checkout.write("data.jsonl", [checkout.row(0), checkout.row(1, final_ranking="B>A=C")])
     with pytest.raises(UnknownRankingError, match=r"data/preferences/data\.jsonl line 2: final_ranking 'B>A=C'"):
@@ -142,7 +142,7 @@ def test_unknown_ranking_ends_stage_with_file_line_and_value(checkout: Checkout)
         ("heldout.jsonl", b"", "data/preferences/heldout.jsonl is empty"),
     ],
 )
-def test_missing_and_empty_files_raise_user_error(checkout: Checkout, name: str, content: bytes | None, reason: str) -> None:
+def test_missing_and_empty_files_raise_user_error(checkout: DataCheckout, name: str, content: bytes | None, reason: str) -> None:
     both_files(checkout)
     (checkout.preferences / name).unlink()
     if content is not None:
@@ -151,20 +151,20 @@ def test_missing_and_empty_files_raise_user_error(checkout: Checkout, name: str,
         checkout.run()
 
 
-def test_file_without_usable_row_raises_user_error(checkout: Checkout) -> None:
+def test_file_without_usable_row_raises_user_error(checkout: DataCheckout) -> None:
     both_files(checkout)
     checkout.write("heldout.jsonl", ["{"])
     with pytest.raises(UserError, match=r"heldout\.jsonl holds no usable row"):
         checkout.run(validate={"max_quarantined_share": 1.0})
 
 
-def test_missing_base_raises_user_error(checkout: Checkout) -> None:
+def test_missing_base_raises_user_error(checkout: DataCheckout) -> None:
     both_files(checkout)
     with pytest.raises(UserError, match=r"model\.base"):
         checkout.run(model={"base": Path("data/absent")})
 
 
-def other_teams_rows(checkout: Checkout, count: int = 50) -> list[Row | str | bytes]:
+def other_teams_rows(checkout: DataCheckout, count: int = 50) -> list[Row | str | bytes]:
     """No held-out file, no category, other folders, text-only rows, ranks as text, missing scores and reasons."""
     rows: list[Row | str | bytes] = []
     for number in range(count):
@@ -190,7 +190,7 @@ def other_teams_rows(checkout: Checkout, count: int = 50) -> list[Row | str | by
     return rows
 
 
-def test_foreign_rows_are_accepted_and_split_by_content(checkout: Checkout) -> None:
+def test_foreign_rows_are_accepted_and_split_by_content(checkout: DataCheckout) -> None:
     rows = other_teams_rows(checkout)
     checkout.write("data.jsonl", rows)
     result = checkout.run()
@@ -203,7 +203,7 @@ def test_foreign_rows_are_accepted_and_split_by_content(checkout: Checkout) -> N
     assert {query.split for query in heldout} == {"heldout"}
 
 
-def test_output_bytes_do_not_depend_on_checkout_path(new_checkout: Callable[[str], Checkout]) -> None:
+def test_output_bytes_do_not_depend_on_checkout_path(new_checkout: Callable[[str], DataCheckout]) -> None:
     outs = []
     for name in ("one", "two"):
         checkout = new_checkout(name)
@@ -214,7 +214,7 @@ def test_output_bytes_do_not_depend_on_checkout_path(new_checkout: Callable[[str
     assert outs[0] == outs[1]
 
 
-def test_changed_picture_changes_table_and_no_other(checkout: Checkout) -> None:
+def test_changed_picture_changes_table_and_no_other(checkout: DataCheckout) -> None:
     both_files(checkout)
     checkout.run()
     before = {split: (checkout.root / OUT / split / "queries.parquet").read_bytes() for split in ("train", "heldout")}
@@ -225,14 +225,14 @@ def test_changed_picture_changes_table_and_no_other(checkout: Checkout) -> None:
     assert before["heldout"] != after["heldout"]
 
 
-def test_unread_fields_are_logged_with_nearest_name(checkout: Checkout, caplog: pytest.LogCaptureFixture) -> None:
+def test_unread_fields_are_logged_with_nearest_name(checkout: DataCheckout, caplog: pytest.LogCaptureFixture) -> None:
     both_files(checkout)
     checkout.write("data.jsonl", [checkout.row(number, catgory="short") for number in range(3)])
     checkout.run()
     assert "no stage reads the field 'catgory' of 3 rows; did you mean 'category'?" in caplog.text
 
 
-def test_validation_makes_no_network_calls(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_makes_no_network_calls(checkout: DataCheckout, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise AssertionError("a connection was opened")
 
@@ -243,7 +243,7 @@ def test_validation_makes_no_network_calls(checkout: Checkout, monkeypatch: pyte
     assert checkout.quarantine() == []
 
 
-def test_failed_run_removes_earlier_outputs(checkout: Checkout) -> None:
+def test_failed_run_removes_earlier_outputs(checkout: DataCheckout) -> None:
     both_files(checkout)
     checkout.run()
     shutil.rmtree(checkout.preferences / "short")

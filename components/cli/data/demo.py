@@ -33,7 +33,7 @@ def bundle(yes: Annotated[bool, typer.Option("--yes", help="write infra/bundled-
     from components.operations.environment import enter_checkout
     from components.storage.bundle import bundle as bundle_data
 
-    root = enter_checkout()
+    checkout = enter_checkout()
     if not yes:
         typer.confirm("This replaces the data that the repository ships. Continue?", abort=True)
-    bundle_data(root)
+    bundle_data(checkout)

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from components.checkout import Checkout
+
 MODELS = Path("data/models")
 
 app = typer.Typer(help="Fetch a base model, or verify one.", no_args_is_help=True, rich_markup_mode=None)
@@ -27,14 +29,14 @@ def fetch(
     from components.operations.environment import enter_checkout
 
     here, offline = Path.cwd(), os.environ.get("HF_HUB_OFFLINE")
-    root = enter_checkout()
+    checkout = enter_checkout()
     # The pipeline never connects to the hub. This command does, unless the person's environment forbids it.
     os.environ["HF_HUB_OFFLINE"] = offline or "0"
     folder = (here / Path(source).expanduser()).resolve()
     if folder.is_dir():
         source = str(folder)
-    target = (here / to).resolve() if to is not None else root / MODELS / Path(source).name
-    shown = _shown(target, root)
+    target = (here / to).resolve() if to is not None else checkout.root / MODELS / Path(source).name
+    shown = _shown(target, checkout)
     fetched = fetch_model(source, revision, target, shown, lambda words: print(words, file=sys.stderr))
     cure = f"mmalign configure --set model.base={shown}"
     if as_json:
@@ -59,5 +61,5 @@ def verify(
     print(json.dumps({"folder": str(folder), "files": count}) if as_json else f"{folder}: {count} files verified")
 
 
-def _shown(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+def _shown(path: Path, checkout: Checkout) -> str:
+    return path.relative_to(checkout.root).as_posix() if path.is_relative_to(checkout.root) else str(path)

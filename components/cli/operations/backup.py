@@ -29,9 +29,9 @@ def backup(
     from components.operations.environment import enter_checkout
 
     target = folder.absolute()
-    root = enter_checkout()
+    checkout = enter_checkout()
     log = _printer(as_json=as_json)
-    made = make_backup(root, target if keep is None else dated(target), with_cache=with_cache, log=log)
+    made = make_backup(checkout, target if keep is None else dated(target), with_cache=with_cache, log=log)
     if keep is not None:
         remove_old(target, keep, log)
     if as_json:
@@ -53,15 +53,15 @@ def restore(
     from components.operations.environment import enter_checkout
 
     source = folder.absolute()
-    root = enter_checkout()
-    manifest = restore_backup(root, source, _printer(as_json=as_json))
+    checkout = enter_checkout()
+    manifest = restore_backup(checkout, source, _printer(as_json=as_json))
     if as_json:
         print(json.dumps(described(manifest), indent=2))
         return
     print(f"restored the checkout of {manifest.made}")
     if manifest.kind == "services":
         print("next: mmalign up --detach")
-        if manifest.root != str(root):
+        if manifest.root != str(checkout.root):
             print(f"then: mmalign deploy, so that the deployments run here and not in {manifest.root}")
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from components.checkout import Checkout
+
 if TYPE_CHECKING:
     from components.operations.cleaning.findings import Findings
 
@@ -23,21 +25,21 @@ def clean(
     from components.operations.cleaning.sweep import inspect, sweep
     from components.operations.environment import enter_checkout
 
-    root = enter_checkout()
+    checkout = enter_checkout()
     settings = load_settings().clean
-    findings = (inspect if dry_run else sweep)(root, settings, time.time())
+    findings = (inspect if dry_run else sweep)(checkout, settings, time.time())
     if as_json:
-        print(json.dumps(_as_json(root, findings, dry_run=dry_run), indent=2))
+        print(json.dumps(_as_json(checkout, findings, dry_run=dry_run), indent=2))
     else:
-        _print(root, findings, dry_run=dry_run)
+        _print(checkout, findings, dry_run=dry_run)
 
 
-def _as_json(root: Path, findings: Findings, *, dry_run: bool) -> dict[str, Any]:
-    items = [{"kind": item.kind, "path": _short(root, item.path), "bytes": item.size, "why": item.why} for item in findings.removable]
+def _as_json(checkout: Checkout, findings: Findings, *, dry_run: bool) -> dict[str, Any]:
+    items = [{"kind": item.kind, "path": _short(checkout, item.path), "bytes": item.size, "why": item.why} for item in findings.removable]
     return {"schema": 1, "dry_run": dry_run, "bytes": findings.size, "removed": items, "spared": findings.spared}
 
 
-def _print(root: Path, findings: Findings, *, dry_run: bool) -> None:
+def _print(checkout: Checkout, findings: Findings, *, dry_run: bool) -> None:
     from components.operations.cleaning.findings import KINDS
 
     for kind in KINDS:
@@ -49,15 +51,15 @@ def _print(root: Path, findings: Findings, *, dry_run: bool) -> None:
             print(f"  {items[0].why}" + (" (the first of them; --json lists all)" if len(items) > 1 else ""))
         else:
             for item in items:
-                print(f"  {_short(root, item.path)}  {_size(item.size)}  {item.why}")
+                print(f"  {_short(checkout, item.path)}  {_size(item.size)}  {item.why}")
     for sentence in findings.spared:
         print(sentence)
     words = "would be freed" if dry_run else "freed"
     print(f"{_size(findings.size)} {words}" if findings.removable else "nothing is old enough to be removed")
 
 
-def _short(root: Path, path: Path) -> str:
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+def _short(checkout: Checkout, path: Path) -> str:
+    return str(path.relative_to(checkout.root)) if path.is_relative_to(checkout.root) else str(path)
 
 
 def _size(size: int) -> str:

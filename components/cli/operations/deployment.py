@@ -19,15 +19,15 @@ def deploy(as_json: Annotated[bool, typer.Option("--json", help="print the deplo
     from components.operations.services.health import require_services
     from components.operations.services.state import read_addresses
 
-    root = enter_checkout()
+    checkout = enter_checkout()
     settings = load_settings().deployments
-    addresses = read_addresses(root)
+    addresses = read_addresses(checkout)
     if addresses is None:
         from components.errors import UserError
 
-        raise UserError(f"{root} has no services to deploy to: run `mmalign up --detach` first")
-    require_services(root)
-    completed = subprocess.run(command("deployments"), cwd=root, stdout=subprocess.PIPE, text=True, check=False)
+        raise UserError(f"{checkout.root} has no services to deploy to: run `mmalign up --detach` first")
+    require_services(checkout)
+    completed = subprocess.run(command("deployments"), cwd=checkout.root, stdout=subprocess.PIPE, text=True, check=False)
     if completed.returncode != 0:
         raise typer.Exit(completed.returncode)
     ids = json.loads(completed.stdout.splitlines()[-1])
@@ -59,12 +59,12 @@ def cancel(
     from components.operations.environment import enter_checkout
     from components.operations.services.flow_runs import FINAL, cancel_run, find_run, follow
 
-    root = enter_checkout()
-    flow_run = find_run(root, run, under_way=run is None)
+    checkout = enter_checkout()
+    flow_run = find_run(checkout, run, under_way=run is None)
     if flow_run["state_type"] in FINAL:
         raise UserError(f"run {flow_run['name']} has ended already ({flow_run['state_name']}): there is nothing to cancel")
-    cancel_run(root, flow_run)
-    ended = follow(root, flow_run["id"], lambda _: None)
+    cancel_run(checkout, flow_run)
+    ended = follow(checkout, flow_run["id"], lambda _: None)
     print(f"run {ended['name']}: {ended['state_name'].lower()}")
 
 
@@ -79,11 +79,11 @@ def resume(
     from components.operations.environment import enter_checkout
     from components.operations.services.flow_runs import deployments, find_run
 
-    root = enter_checkout()
-    flow_run = find_run(root, run)
+    checkout = enter_checkout()
+    flow_run = find_run(checkout, run)
     if flow_run["state_type"] not in {"FAILED", "CRASHED", "CANCELLED"}:
         raise UserError(f"run {flow_run['name']} is {flow_run['state_name'].lower()}: there is nothing to resume")
-    name = next(name for name, deployment in deployments(root).items() if deployment == flow_run["deployment_id"])
+    name = next(name for name, deployment in deployments(checkout).items() if deployment == flow_run["deployment_id"])
     parameters = dict(flow_run["parameters"].get("run") or {})
     parameters["goes_on_from"] = parameters.pop("recovers", None) or parameters.get("goes_on_from") or flow_run["id"]
     raise typer.Exit(run_deployment(name, parameters, wait=wait))
@@ -96,20 +96,20 @@ def run_deployment(name: str, parameters: dict[str, Any], *, wait: bool) -> int:
     from components.operations.services.flow_runs import follow, start_run
     from components.operations.services.state import read_addresses
 
-    root = enter_checkout()
+    checkout = enter_checkout()
     if parameters.get("overrides"):
-        changed_settings(root / "params.yaml", parameters["overrides"])  # reports a mistake here, and writes nothing
-    started = start_run(root, name, parameters)
-    addresses = read_addresses(root)
+        changed_settings(checkout.params, parameters["overrides"])  # reports a mistake here, and writes nothing
+    started = start_run(checkout, name, parameters)
+    addresses = read_addresses(checkout)
     assert addresses is not None, "start_run has reached the server"
     print(f"run {started['name']} of {name}: {addresses.prefect}/runs/flow-run/{started['id']}", flush=True)
     if not wait:
         return 0
-    ended = follow(root, started["id"], lambda line: print(line, flush=True))
-    return _print_end(root, ended)
+    ended = follow(checkout, started["id"], lambda line: print(line, flush=True))
+    return _print_end(checkout, ended)
 
 
-def _print_end(root: Any, ended: dict[str, Any]) -> int:
+def _print_end(checkout: Any, ended: dict[str, Any]) -> int:
     import sys
 
     from components.processes.faults import FAULT, INTERRUPTED, MISTAKE
@@ -119,7 +119,7 @@ def _print_end(root: Any, ended: dict[str, Any]) -> int:
     if ended["state_type"] == "COMPLETED":
         parameters = ended["parameters"].get("run") or {}
         if parameters.get("source", "checkout") == "checkout" and not parameters.get("only_new_data"):
-            print_summary(root)
+            print_summary(checkout)
         print(f"run {ended['name']}: {message or 'completed'}")
         return 0
     print(f"mmalign: run {ended['name']} is {ended['state_name'].lower()}{f': {message}' if message else ''}", file=sys.stderr)

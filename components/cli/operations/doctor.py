@@ -24,14 +24,14 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON for 
     from components.operations.doctor.findings import as_json as findings_as_json
     from components.operations.doctor.findings import run_checks
     from components.operations.doctor.services import be_quick
-    from components.operations.environment import enter_checkout, find_root
+    from components.operations.environment import enter_checkout, find_checkout
 
     try:
-        root = enter_checkout()
+        checkout = enter_checkout()
     except UserError:  # passwords readable by others, or their file damaged: a check reports it beside the others
-        root = find_root()
+        checkout = find_checkout()
     be_quick()
-    findings = run_checks(root, CHECKS, BESIDE)
+    findings = run_checks(checkout, CHECKS, BESIDE)
     if as_json:
         print(json.dumps(findings_as_json(findings), indent=2, ensure_ascii=False))
     else:

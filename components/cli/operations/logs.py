@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from components.checkout import Checkout
+
 if TYPE_CHECKING:
     from components.operations.run_logs import RunLogs
 
@@ -36,24 +38,24 @@ def logs(
     from components.errors import UserError
     from components.operations.environment import enter_checkout
 
-    root = enter_checkout()
+    checkout = enter_checkout()
     if service is not None:
         if run is not None or stage is not None:
             raise UserError("--service shows a service's log: use it without a run and without --stage")
-        path = _service_log(root, service)
+        path = _service_log(checkout, service)
         if as_json:
             print(json.dumps({"service": service, "files": [str(path)]}, indent=2))
         else:
             _show_service(path, follow=follow)
         return
-    chosen = _choose(root, run)
+    chosen = _choose(checkout, run)
     if stage is not None:
         _check_stage(stage)
     if as_json:
-        print(json.dumps(_described(root, chosen, stage), indent=2))
+        print(json.dumps(_described(checkout, chosen, stage), indent=2))
         return
     try:
-        _show(root, chosen, stage, follow=follow)
+        _show(checkout, chosen, stage, follow=follow)
     except KeyboardInterrupt:
         return  # the person has stopped it
 
@@ -66,23 +68,23 @@ class Chosen:
     flow_run: dict[str, Any] | None
 
 
-def _choose(root: Path, named: str | None) -> Chosen:
+def _choose(checkout: Checkout, named: str | None) -> Chosen:
     from components.errors import UserError
     from components.operations.run_logs import all_logs
 
-    runs = all_logs(root)
+    runs = all_logs(checkout)
     if named is None:
         if not runs:
             raise UserError("no run has left logs yet: `mmalign run` writes the first")
-        return _whole(root, runs, runs[0])
+        return _whole(checkout, runs, runs[0])
     matches = [one for one in runs if _is_named(one, named)]
     exact = [one for one in matches if named in {one.name, one.flow_run, one.mlflow_run}]
     different = {one.flow_run or one.name for one in exact or matches}
     if len(different) == 1:
-        return _whole(root, runs, (exact or matches)[0])
+        return _whole(checkout, runs, (exact or matches)[0])
     if len(different) > 1:
         raise UserError(f"'{named}' begins the names of several runs ({', '.join(sorted(different)[:LAST_RUNS])}): write more of it")
-    flow_run = _flow_run(root, named)
+    flow_run = _flow_run(checkout, named)
     if flow_run is None:
         last = ", ".join(one.name for one in runs[:LAST_RUNS]) or "none yet"
         raise UserError(f"no run has the name '{named}'; the last runs: {last}")
@@ -93,51 +95,51 @@ def _is_named(one: RunLogs, named: str) -> bool:
     return len(named) >= 4 and any(name is not None and name.startswith(named) for name in (one.name, one.flow_run, one.mlflow_run))
 
 
-def _whole(root: Path, runs: list[RunLogs], one: RunLogs) -> Chosen:
+def _whole(checkout: Checkout, runs: list[RunLogs], one: RunLogs) -> Chosen:
     """A run with the other attempts of its flow run."""
     if one.flow_run is None:
         return Chosen([one], None)
-    return Chosen([other for other in reversed(runs) if other.flow_run == one.flow_run], _query(root, f"flow_runs/{one.flow_run}"))
+    return Chosen([other for other in reversed(runs) if other.flow_run == one.flow_run], _query(checkout, f"flow_runs/{one.flow_run}"))
 
 
-def _flow_run(root: Path, named: str) -> dict[str, Any] | None:
+def _flow_run(checkout: Checkout, named: str) -> dict[str, Any] | None:
     """The newest flow run on Prefect's server with this name, or with an id that begins so."""
-    runs = _query(root, "flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC", "limit": 200}) or []
-    named_so = _query(root, "flow_runs/filter", {"flow_runs": {"name": {"any_": [named]}}, "sort": "EXPECTED_START_TIME_DESC"}) or []
+    runs = _query(checkout, "flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC", "limit": 200}) or []
+    named_so = _query(checkout, "flow_runs/filter", {"flow_runs": {"name": {"any_": [named]}}, "sort": "EXPECTED_START_TIME_DESC"}) or []
     return next((run for run in [*named_so, *runs] if run["name"] == named or (len(named) >= 4 and run["id"].startswith(named))), None)
 
 
-def _query(root: Path, path: str, body: dict[str, Any] | None = None) -> Any:
+def _query(checkout: Checkout, path: str, body: dict[str, Any] | None = None) -> Any:
     """The reply of Prefect's server; None where the checkout has none, or it does not answer."""
     from components.operations.services.prefect_rest import ask
     from components.operations.services.state import read_addresses
 
-    if read_addresses(root) is None:
+    if read_addresses(checkout) is None:
         return None
     try:
-        return ask(root, path, body)
+        return ask(checkout, path, body)
     except OSError:  # urllib's errors are OSErrors
         return None
 
 
-def _described(root: Path, chosen: Chosen, stage: str | None) -> dict[str, Any]:
+def _described(checkout: Checkout, chosen: Chosen, stage: str | None) -> dict[str, Any]:
     files = [path for one in chosen.logs for path in one.files if stage in {None, path.stem}]
     return {
         "runs": [one.name for one in chosen.logs],
         "flow_run": chosen.flow_run["id"] if chosen.flow_run else next((one.flow_run for one in chosen.logs), None),
         "mlflow_runs": [one.mlflow_run for one in chosen.logs],
-        "under_way": _goes_on(root, chosen),
+        "under_way": _goes_on(checkout, chosen),
         "files": [str(path) for path in files],
     }
 
 
-def _show(root: Path, chosen: Chosen, stage: str | None, *, follow: bool) -> None:
+def _show(checkout: Checkout, chosen: Chosen, stage: str | None, *, follow: bool) -> None:
     """Print all logs; with `follow` also new lines and new files, until the run has ended."""
     read: dict[Path, _Tail] = {}
-    flow = _FlowLines(root, chosen.flow_run["id"] if chosen.flow_run else None)
+    flow = _FlowLines(checkout, chosen.flow_run["id"] if chosen.flow_run else None)
     title = _Titles()
     polled = 0.0
-    goes_on = follow and _goes_on(root, chosen)
+    goes_on = follow and _goes_on(checkout, chosen)
     while True:
         if stage is None:
             for line in flow.new():
@@ -146,21 +148,21 @@ def _show(root: Path, chosen: Chosen, stage: str | None, *, follow: bool) -> Non
             for path in (path for path in one.files if stage in {None, path.stem}):
                 tail = read.setdefault(path, _Tail(path))
                 for line in tail.new(last=not goes_on):
-                    title.print(str(path.relative_to(root) if path.is_relative_to(root) else path), line)
+                    title.print(str(path.relative_to(checkout.root) if path.is_relative_to(checkout.root) else path), line)
         if not goes_on:
             break
         time.sleep(POLL_SECONDS)
         if time.monotonic() - polled > ASK_SECONDS or chosen.flow_run is None:
             polled = time.monotonic()
-            chosen = _choose(root, chosen.flow_run["id"]) if chosen.flow_run else chosen
-            goes_on = _goes_on(root, chosen)
+            chosen = _choose(checkout, chosen.flow_run["id"]) if chosen.flow_run else chosen
+            goes_on = _goes_on(checkout, chosen)
     if not title.printed:
         print(f"the logs{f' of stage {stage}' if stage else ''} are empty: no stage was stale, or none has begun")
 
 
-def _goes_on(root: Path, chosen: Chosen) -> bool:
+def _goes_on(checkout: Checkout, chosen: Chosen) -> bool:
     if chosen.flow_run is not None:
-        now = _query(root, f"flow_runs/{chosen.flow_run['id']}")
+        now = _query(checkout, f"flow_runs/{chosen.flow_run['id']}")
         if now is not None:
             return now["state_type"] not in FINAL
     return any(one.under_way for one in chosen.logs)
@@ -208,8 +210,8 @@ class _Tail:
 class _FlowLines:
     """New lines of a flow run's log on Prefect's server."""
 
-    def __init__(self, root: Path, flow_run: str | None) -> None:
-        self._root = root
+    def __init__(self, checkout: Checkout, flow_run: str | None) -> None:
+        self._checkout = checkout
         self._flow_run = flow_run
         self._offset = 0
 
@@ -218,7 +220,7 @@ class _FlowLines:
         if self._flow_run is None:
             return
         wanted: dict[str, Any] = {"logs": {"flow_run_id": {"any_": [self._flow_run]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
-        while lines := _query(self._root, "logs/filter", {**wanted, "offset": self._offset}):
+        while lines := _query(self._checkout, "logs/filter", {**wanted, "offset": self._offset}):
             self._offset += len(lines)
             for line in lines:
                 level = next((word for number, word in LEVELS if line["level"] >= number), "DEBUG")
@@ -227,7 +229,7 @@ class _FlowLines:
                 return
 
 
-def _service_log(root: Path, name: str) -> Path:
+def _service_log(checkout: Checkout, name: str) -> Path:
     from components.errors import UserError
     from components.operations.services.programs import NAMES
     from components.operations.services.state import read_addresses
@@ -236,9 +238,9 @@ def _service_log(root: Path, name: str) -> Path:
     services = [*NAMES, "supervisord"]
     if name not in services:
         raise UserError(f"there is no service '{name}'; the services are {', '.join(services)}")
-    if read_addresses(root) is None:
-        raise UserError(f"{root} has no services: `mmalign up` starts them")
-    path = log_folder(root) / f"{name}.log"
+    if read_addresses(checkout) is None:
+        raise UserError(f"{checkout.root} has no services: `mmalign up` starts them")
+    path = log_folder(checkout) / f"{name}.log"
     if not path.is_file():
         raise UserError(f"{path} is missing: the service {name} has not run here")
     return path

@@ -23,14 +23,14 @@ def up(
     from components.processes.secrets import secrets_file
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a host's stop ends the services as Ctrl-C does
-    root = enter_checkout()
+    checkout = enter_checkout()
     settings = load_settings().services
-    running = bring_up(root, settings, lambda text: print(text, file=sys.stderr if as_json else sys.stdout, flush=True))
+    running = bring_up(checkout, settings, lambda text: print(text, file=sys.stderr if as_json else sys.stdout, flush=True))
     where = {
         "prefect": running.addresses.prefect,
         "mlflow": running.addresses.mlflow,
-        "passwords": str(secrets_file(root)),
-        "logs": str(log_folder(root)),
+        "passwords": str(secrets_file(checkout)),
+        "logs": str(log_folder(checkout)),
     }
     if as_json:
         print(json.dumps(where, indent=2))
@@ -47,7 +47,7 @@ def up(
     except KeyboardInterrupt:
         print("stopping", file=sys.stderr)
     finally:
-        bring_down(root)
+        bring_down(checkout)
 
 
 def down() -> None:

@@ -28,18 +28,18 @@ def lineage(
     from components.operations.environment import enter_checkout
 
     here = Path.cwd()
-    root = enter_checkout()
+    checkout = enter_checkout()
 
     from components.registry.lineage import lineage_of, write_files
     from components.registry.registry import Registry
 
-    registry = Registry(root)
+    registry = Registry(checkout)
     version = registry.resolve(model)
     if files is not None:
-        written = write_files(root, version, here / files)
+        written = write_files(checkout, version, here / files)
         print(f"wrote {', '.join(written)} of the run of {version} into {files}")
         return
-    origin = lineage_of(registry, root, version.name, version.number)
+    origin = lineage_of(registry, checkout, version.name, version.number)
     if as_json:
         print(json.dumps(origin, indent=2, sort_keys=True))
         return

@@ -27,22 +27,21 @@ def promote(
     import time
     from pathlib import Path
 
-    from components.config.settings import load_settings
     from components.operations.environment import enter_checkout
     from components.processes.guard import run_lock
 
-    root = enter_checkout()
-    settings = load_settings(root / "params.yaml")
+    checkout = enter_checkout()
+    settings = checkout.settings()
     name = _model_name(model)
-    with run_lock(root):
+    with run_lock(checkout):
         from components.registry.promotion import HandPromotion, promote_by_hand
         from flows.console import Console
         from flows.promote import reevaluator
 
         console = Console()
         logs = Path("logs") / time.strftime("%Y%m%d-%H%M%S")
-        reevaluate = reevaluator(root, settings, logs=logs, cancel=threading.Event(), console=console)
-        outcome = promote_by_hand(root, name, version, reevaluate, console.print, HandPromotion(_person(), because, override))
+        reevaluate = reevaluator(checkout, settings, logs=logs, cancel=threading.Event(), console=console)
+        outcome = promote_by_hand(checkout, name, version, reevaluate, console.print, HandPromotion(_person(), because, override))
     if as_json:
         number = outcome.version.number if outcome.version else None
         print(json.dumps({"model": name, "version": number, "verdict": outcome.verdict, "reasons": outcome.reasons}, indent=2))
@@ -63,14 +62,14 @@ def rollback(model: Model, because: Because = None, as_json: AsJson = False) -> 
     from components.operations.environment import enter_checkout
     from components.processes.guard import run_lock
 
-    root = enter_checkout()
+    checkout = enter_checkout()
     name = _model_name(model)
-    with run_lock(root):
+    with run_lock(checkout):
         from components.registry import aliases
         from components.registry.registry import Registry
 
-        with aliases.registry_lock(root):
-            registry = Registry(root)
+        with aliases.registry_lock(checkout):
+            registry = Registry(checkout)
             aliases.recover(registry, name, partial(print, file=sys.stderr))
             rolled_back, champion = aliases.rollback(registry, name, by=_person(), because=because or "no reason given")
     if as_json:

@@ -13,6 +13,6 @@ def report(as_json: Annotated[bool, typer.Option("--json", help="print JSON for 
     from components.operations.environment import enter_checkout
     from components.report.render import render_report
 
-    root = enter_checkout()
-    path = render_report(root).relative_to(root)
+    checkout = enter_checkout()
+    path = render_report(checkout).relative_to(checkout.root)
     print(json.dumps({"report": str(path)}) if as_json else path)

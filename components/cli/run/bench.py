@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from components.checkout import Checkout
+
 BENCHMARKS = Path("benchmarks")
 LISTED, RATE = "list", "rate"
 
@@ -24,22 +26,22 @@ def bench(
     from components.errors import UserError
     from components.operations.environment import enter_checkout
 
-    root = enter_checkout()
+    checkout = enter_checkout()
     if assignments and name != RATE:
         raise UserError("--set goes with `mmalign bench rate` only: a benchmark sets its own sizes")
     if name == RATE:
-        _rate(root, assignments or [], as_json=as_json)
+        _rate(checkout, assignments or [], as_json=as_json)
     elif name == LISTED:
-        titles = {one: about(root / BENCHMARKS / f"{one}.py") for one in benchmarks(root)}
+        titles = {one: about(checkout.root / BENCHMARKS / f"{one}.py") for one in benchmarks(checkout)}
         width = max((len(one) for one in titles), default=0)
         print(json.dumps(titles, indent=2) if as_json else "\n".join(f"{one:{width}}  {line}" for one, line in titles.items()))
     else:
-        raise typer.Exit(_run(root, name, [*context.args, *(["--json"] if as_json else [])]))
+        raise typer.Exit(_run(checkout, name, [*context.args, *(["--json"] if as_json else [])]))
 
 
-def benchmarks(root: Path) -> list[str]:
+def benchmarks(checkout: Checkout) -> list[str]:
     """Names of the benchmarks: the runnable modules of benchmarks/."""
-    return sorted(path.stem for path in (root / BENCHMARKS).glob("[!_]*.py") if '"__main__"' in path.read_text(encoding="utf-8"))
+    return sorted(path.stem for path in (checkout.root / BENCHMARKS).glob("[!_]*.py") if '"__main__"' in path.read_text(encoding="utf-8"))
 
 
 def about(path: Path) -> str:
@@ -49,37 +51,38 @@ def about(path: Path) -> str:
     return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
 
 
-def _run(root: Path, name: str, arguments: list[str]) -> int:
+def _run(checkout: Checkout, name: str, arguments: list[str]) -> int:
     import subprocess
     import sys
 
     from components.errors import UserError
 
-    available = benchmarks(root)
+    available = benchmarks(checkout)
     if name not in available:
         raise UserError(f"bench {name}: there is no such benchmark; there are {', '.join(['rate', *available])}")
     return subprocess.run([sys.executable, "-m", f"{BENCHMARKS}.{name}", *arguments], check=False).returncode
 
 
-def _rate(root: Path, assignments: list[str], *, as_json: bool) -> None:
+def _rate(checkout: Checkout, assignments: list[str], *, as_json: bool) -> None:
     import sys
     from dataclasses import asdict
 
     import yaml
 
+    from components.checkout import IN_CHECKOUT
     from components.cli.run.overrides import changed_settings
-    from components.config.settings import load_settings, parse_settings
+    from components.config.settings import parse_settings
     from components.rehearsal.architectures import find_architecture
-    from components.rehearsal.rate import RATES, measure, store_rate
+    from components.rehearsal.rate import measure, store_rate
 
-    settings = load_settings(root / "params.yaml")
-    if assignments and (text := changed_settings(root / "params.yaml", assignments)) is not None:
+    settings = checkout.settings()
+    if assignments and (text := changed_settings(checkout.params, assignments)) is not None:
         settings = parse_settings(yaml.safe_load(text), "params.yaml with --set")
-    model, _ = find_architecture(settings, root)
+    model, _ = find_architecture(settings, checkout)
     rate = measure(settings, model, lambda words: print(words, file=sys.stderr))
-    store_rate(root, settings, model, rate)
+    store_rate(checkout, settings, model, rate)
     if as_json:
         print(json.dumps(asdict(rate), indent=2))
         return
     cut = "" if rate.layers == rate.of_layers else f" (extrapolated from {rate.layers} of {rate.of_layers} layers)"
-    print(f"{rate.tokens_per_second:,.0f} tokens/s a rank{cut}, {rate.flops_per_second / 1e9:,.1f} GFLOP/s; stored in {RATES}")
+    print(f"{rate.tokens_per_second:,.0f} tokens/s a rank{cut}, {rate.flops_per_second / 1e9:,.1f} GFLOP/s; stored in {IN_CHECKOUT.rates}")

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from components.checkout import Checkout
+
 PROFILES = Path("profiles")
 SETTINGS = Path("params.yaml")
 
@@ -25,13 +27,13 @@ def configure(
     from components.errors import UserError
     from components.operations.environment import enter_checkout
 
-    root = enter_checkout()
+    checkout = enter_checkout()
     if show:
-        _list(root / PROFILES, as_json=as_json)
+        _list(checkout.root / PROFILES, as_json=as_json)
         return
     if profile is None and not assignments:
         raise UserError("nothing to configure: name a profile (--profile, shown by --list) or a setting (--set section.key=value)")
-    changes = apply(root, profile, assignments or [])
+    changes = apply(checkout, profile, assignments or [])
     if as_json:
         print(json.dumps({"changed": {key: {"from": old, "to": new} for key, (old, new) in changes.items()}}, indent=2, default=str))
         return
@@ -40,7 +42,7 @@ def configure(
     print(f"{SETTINGS}: {len(changes)} setting{'s' if len(changes) != 1 else ''} changed" if changes else f"{SETTINGS}: nothing changed")
 
 
-def apply(root: Path, profile: str | None, assignments: list[str]) -> dict[str, tuple[Any, Any]]:
+def apply(checkout: Checkout, profile: str | None, assignments: list[str]) -> dict[str, tuple[Any, Any]]:
     """Write the profile, then the assignments, into params.yaml, all of it checked before any of it is written.
 
     Returns the changed keys with their old and new values.
@@ -53,13 +55,13 @@ def apply(root: Path, profile: str | None, assignments: list[str]) -> dict[str, 
     from components.errors import UserError
     from components.files import write_atomic
 
-    path = root / SETTINGS
+    path = checkout.root / SETTINGS
     load_settings(path)
     before = path.read_text(encoding="utf-8")
     where, written = str(SETTINGS), {}
     if profile is not None:
         where = f"{PROFILES}/{profile}.yaml"
-        written = dict(profile_values(root / PROFILES, profile))
+        written = dict(profile_values(checkout.root / PROFILES, profile))
         keys = set(known_keys())
         mistakes = [unknown_key(key, sorted(keys)) for key in written if key not in keys]
         if mistakes:

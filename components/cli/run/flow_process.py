@@ -11,10 +11,10 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from components.checkout import Checkout
 from components.files import read_json, write_json
 from components.processes.faults import FAULT, INTERRUPTED, report_outcome
 from components.processes.guard import GRACE_SECONDS, RUN_LOCK, Lock, Watchdog
@@ -26,9 +26,9 @@ from components.stages import command
 TIDY_SECONDS = GRACE_SECONDS + 20  # for the flow's end after the signal: the stage's grace period, the summary, the record
 
 
-def run_flow(root: Path, parameters: dict[str, Any], run_lock: Lock) -> int:
+def run_flow(checkout: Checkout, parameters: dict[str, Any], run_lock: Lock) -> int:
     """Run the flow with `parameters` to its end and print the summary; returns the exit code. The flow takes over `run_lock`."""
-    mark = new_run_mark(root)
+    mark = new_run_mark(checkout)
     environment = {**os.environ, RUN_MARK: mark, WATCHED: identity(os.getpid()) or "", RUN_LOCK: str(run_lock.descriptor)}
     signals = _Signals()
     watched = os.environ.get(WATCHED)  # set by a deployment's flow: the run must not outlive that flow
@@ -38,7 +38,7 @@ def run_flow(root: Path, parameters: dict[str, Any], run_lock: Lock) -> int:
         handlers[signal.SIGHUP] = signal.signal(signal.SIGHUP, signals.note)
     process = subprocess.Popen(
         [*command("flow"), json.dumps(parameters)],
-        cwd=root,
+        cwd=checkout.root,
         env=environment,
         stdin=subprocess.DEVNULL,
         pass_fds=(run_lock.descriptor,),
@@ -56,10 +56,10 @@ def run_flow(root: Path, parameters: dict[str, Any], run_lock: Lock) -> int:
         sentence = f"the flow was ended by signal {-code}; `mmalign run` continues from there"
         print(f"mmalign: {sentence}", file=sys.stderr)
         report_outcome("cancelled" if signals.times else "infrastructure", sentence)
-    _repair_summary(root, cancelled=signals.times > 0)
+    _repair_summary(checkout, cancelled=signals.times > 0)
     # A run that was refused before it began has no summary.
-    if code == 0 or parameters["started"] < _written(root):
-        print_summary(root)
+    if code == 0 or parameters["started"] < _written(checkout):
+        print_summary(checkout)
     if signals.times:
         return INTERRUPTED
     return FAULT if code < 0 else code
@@ -92,14 +92,14 @@ def _wait(process: subprocess.Popen[bytes], signals: _Signals) -> int:
                 process.kill()
 
 
-def _written(root: Path) -> float:
-    path = root / SUMMARY
+def _written(checkout: Checkout) -> float:
+    path = checkout.root / SUMMARY
     return path.stat().st_mtime if path.is_file() else 0.0
 
 
-def _repair_summary(root: Path, *, cancelled: bool) -> None:
+def _repair_summary(checkout: Checkout, *, cancelled: bool) -> None:
     """Correct the status `running` that a killed flow leaves."""
-    path = root / SUMMARY
+    path = checkout.root / SUMMARY
     if not path.is_file():
         return
     summary = read_json(path)

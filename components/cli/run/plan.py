@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from components.checkout import Checkout
+
 if TYPE_CHECKING:
     from components.config.settings import Settings
 
@@ -27,21 +29,20 @@ def plan(
 ) -> None:
     """Show which stages would run, be restored from DVC's cache or be skipped, and why."""
     from components.cli.run.overrides import changed_settings
-    from components.config.settings import load_settings
     from components.errors import UserError
     from components.operations.environment import enter_checkout
 
     if device is not None and not memory:
         raise UserError("--device goes with --memory only: add it")
-    root = enter_checkout()
-    settings = load_settings(root / "params.yaml")
+    checkout = enter_checkout()
+    settings = checkout.settings()
     text = changed_settings(Path("params.yaml"), assignments) if assignments else None
     if memory:
-        _memory(root, settings if text is None else _parsed(text), device, as_json=as_json)
+        _memory(checkout, settings if text is None else _parsed(text), device, as_json=as_json)
         return
     from components.storage.plan import plan as plan_stages
 
-    steps = plan_stages(root, text)
+    steps = plan_stages(checkout, text)
     if as_json:
         print(json.dumps({"stages": {name: {"action": step.action, "reason": step.reason} for name, step in steps.items()}}, indent=2))
         return
@@ -64,12 +65,12 @@ def _parsed(text: str) -> Settings:
     return parse_settings(yaml.safe_load(text), "params.yaml with --set")
 
 
-def _memory(root: Path, settings: Settings, device: str | None, *, as_json: bool) -> None:
+def _memory(checkout: Checkout, settings: Settings, device: str | None, *, as_json: bool) -> None:
     from components.rehearsal.devices import planned_machine
     from components.rehearsal.plan import as_json as plan_json
     from components.rehearsal.plan import make_plan
 
-    memory_plan = make_plan(settings, root, planned_machine(settings, device))
+    memory_plan = make_plan(settings, checkout, planned_machine(settings, device))
     if as_json:
         print(json.dumps(plan_json(memory_plan), indent=2))
     else:

@@ -14,6 +14,8 @@ from typing import Annotated
 
 import typer
 
+from components.checkout import Checkout
+
 
 def run(
     only: Annotated[
@@ -61,22 +63,22 @@ def run(
     for flag, value in (("--wait", wait), ("--source", source), ("--ref", ref)):
         if value:
             raise UserError(f"{flag} belongs to a run of a deployment: add --deployment NAME")
-    root = enter_checkout()
-    require_services(root)
+    checkout = enter_checkout()
+    require_services(checkout)
     stages = _checked_stages(only or [])
     settings = Path("params.yaml")
-    with run_lock(root) as lock:
+    with run_lock(checkout) as lock:
         text = changed_settings(settings, assignments) if assignments else None
         load_settings(settings)
-        load_policy(root / POLICY_FILE)
+        load_policy(checkout.root / POLICY_FILE)
         if text is not None:
             write_atomic(settings, text)
-        if promote and _nothing_stale(root, accept_data=accept_data, started=started):
+        if promote and _nothing_stale(checkout, accept_data=accept_data, started=started):
             code = 0
         else:
             from components.cli.run.flow_process import run_flow
 
-            code = run_flow(root, {"only": stages, "accept_data": accept_data, "promote": promote, "started": started}, lock)
+            code = run_flow(checkout, {"only": stages, "accept_data": accept_data, "promote": promote, "started": started}, lock)
     raise typer.Exit(code)
 
 
@@ -90,7 +92,7 @@ def _checked_stages(names: list[str]) -> list[str]:
     return names
 
 
-def _nothing_stale(root: Path, *, accept_data: bool, started: float) -> bool:
+def _nothing_stale(checkout: Checkout, *, accept_data: bool, started: float) -> bool:
     """Whether data are committed, no stage is stale and no model waits for a verdict. If so, record the run and print its table."""
     from components.errors import StageFault
     from components.registry.promotion import recorded_verdicts
@@ -102,15 +104,15 @@ def _nothing_stale(root: Path, *, accept_data: bool, started: float) -> bool:
     from components.storage.scratch import remove_finished_scratch
     from components.tracking.provenance import git_state
 
-    state = data_state(root)
+    state = data_state(checkout)
     check_removals(state, accept=accept_data)
     if state.differs:
         return False
-    steps = plan(root)
+    steps = plan(checkout)
     if any(step.action != "skip" for step in steps.values()):
         return False
     try:
-        verdicts = recorded_verdicts(root)
+        verdicts = recorded_verdicts(checkout)
     except StageFault as error:
         print(f"nothing was judged: {error}; the next run judges")
         summary = not_judged(error)
@@ -118,11 +120,11 @@ def _nothing_stale(root: Path, *, accept_data: bool, started: float) -> bool:
         if verdicts is None:
             return False
         summary = verdicts.summary()
-    remove_finished_scratch(root, steps)
+    remove_finished_scratch(checkout, steps)
     records = {name: StageRecord("skipped") for name in steps}
-    record = RunRecord("running", records, data_version=state.version, git_sha=git_state(root).sha, verdicts=summary)
-    open_record(root, record)
+    record = RunRecord("running", records, data_version=state.version, git_sha=git_state(checkout).sha, verdicts=summary)
+    open_record(checkout, record)
     record.status = "ok"
-    close_record(root, record, started)
-    print_summary(root)
+    close_record(checkout, record, started)
+    print_summary(checkout)
     return True

@@ -6,11 +6,12 @@ import os
 import signal
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from components.checkout import Checkout
 
 if TYPE_CHECKING:
     from components.stages import StageName
@@ -27,9 +28,9 @@ def stage(name: Annotated[str, typer.Argument(help="validate, reward, critique, 
     from components.operations.environment import enter_checkout
     from components.stages import STAGE_NAMES
 
-    root = enter_checkout()
+    checkout = enter_checkout()
     if name == CODE_STAGE:
-        write_digests(root)
+        write_digests(checkout)
         return
     stage_name = next((stage for stage in STAGE_NAMES if stage == name), None)
     if stage_name is None:
@@ -40,18 +41,17 @@ def stage(name: Annotated[str, typer.Argument(help="validate, reward, critique, 
 
         digest = code_digest(stage_name)
         try:
-            run_stage(stage_name, root)
+            run_stage(stage_name, checkout)
         finally:
             # DVC records this file when the command has ended: it has to say what ran, whatever was edited and written meanwhile.
-            write_digest(root, stage_name, digest)
+            write_digest(checkout, stage_name, digest)
 
-    run_guarded(stage_name, root, work)
+    run_guarded(stage_name, checkout, work)
 
 
-def run_guarded(name: StageName, root: Path, work: Callable[[], None]) -> None:
+def run_guarded(name: StageName, checkout: Checkout, work: Callable[[], None]) -> None:
     """Do a stage's `work` as the only copy in this checkout, on cards (or the CPU's slot) that no other checkout uses meanwhile, ended with
     whoever watches it; note the attempt for the supervisor."""
-    from components.config.settings import load_settings
     from components.errors import UserError
     from components.files import write_json
     from components.processes.fault_kinds import fault_kind, sentence_of
@@ -62,14 +62,14 @@ def run_guarded(name: StageName, root: Path, work: Callable[[], None]) -> None:
     # A parent that was started in the background passes its ignored signals on, and a stage must be able to end, tidily where it can.
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    with stage_guard(root, name):
-        noted = root / ".mmalign" / "attempts" / f"{name}.json"
+    with stage_guard(checkout, name):
+        noted = checkout.attempts / f"{name}.json"
         # Without a kind an attempt still runs, or was killed.
         attempt: dict[str, str | None] = {"mark": os.environ[STAGE_MARK], "mistake": None, "kind": None, "sentence": None}
         write_json(noted, attempt)
         try:
             # Time in which it waits for a card does not count as the stage's: its run is recorded from here on.
-            with slots_taken(name, load_settings(root / "params.yaml"), root, partial(print, flush=True)):
+            with slots_taken(name, checkout.settings(), checkout, partial(print, flush=True)):
                 work()
         except BaseException as error:
             kind, sentence = fault_kind(error), sentence_of(error)

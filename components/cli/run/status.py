@@ -23,9 +23,9 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="print JSON for 
     from components.operations.doctor.state import read_status
     from components.operations.environment import enter_checkout
 
-    root = enter_checkout()
+    checkout = enter_checkout()
     be_quick()
-    state = read_status(root)
+    state = read_status(checkout)
     if as_json:
         print(json.dumps(state, indent=2, ensure_ascii=False))
         return

@@ -11,12 +11,12 @@ from typing import Any
 
 import yaml
 
+from components.checkout import Checkout
 from components.storage.data_version import DATA_FILE
 from components.storage.repository import open_repository
 
 # The checkout's files that decide its next run. git has the code.
 SETTINGS = ("params.yaml", DATA_FILE, "dvc.lock", "mlflow/registry.yaml", ".dvc/config", ".dvc/config.local")
-WAITING = ".mmalign/tracking"  # records that wait for the store
 # In the state folder: addresses, passwords, the mark of the imported record, ids of deployments, and the monitor's state.
 STATE_FILES = ("services.json", "secrets.json", "carried.json", "deployments.json", "sentinel.json")
 READ_TRIES = 20  # for a file that a run is writing
@@ -49,18 +49,18 @@ def copy_lock(source: Path, target: Path) -> str:
     return digest  # after all tries, whatever the file holds
 
 
-def settings_files(root: Path) -> Iterator[str]:
+def settings_files(checkout: Checkout) -> Iterator[str]:
     """The checkout's settings files, and the records that wait for the store, with their artifacts."""
-    yield from (name for name in SETTINGS if (root / name).is_file())
-    waiting = sorted((root / WAITING).glob("pending-*"))
+    yield from (name for name in SETTINGS if (checkout.root / name).is_file())
+    waiting = sorted(checkout.tracking.glob("pending-*"))
     for path in waiting:
         files = [path] if path.is_file() else sorted(inner for inner in path.rglob("*") if inner.is_file())
-        yield from (inner.relative_to(root).as_posix() for inner in files)
+        yield from (inner.relative_to(checkout.root).as_posix() for inner in files)
 
 
-def artifact_files(root: Path) -> list[str]:
+def artifact_files(checkout: Checkout) -> list[str]:
     """The files below mlruns/, relative to it."""
-    folder = root / "mlruns"
+    folder = checkout.mlruns
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
@@ -77,14 +77,14 @@ def bucket_client() -> Any:
     return boto3.client("s3", endpoint_url=os.environ.get("MLFLOW_S3_ENDPOINT_URL") or None)
 
 
-def cache_objects(root: Path) -> dict[str, Path]:
+def cache_objects(checkout: Checkout) -> dict[str, Path]:
     """Relative name to path of the cached objects that data.dvc and dvc.lock name. With them a run can skip and restore stages."""
     from components.storage.objects import cached_files
 
-    cache = cache_folder(root)
+    cache = cache_folder(checkout)
     objects: dict[str, Path] = {}
-    for value in sorted(_named_hashes(root)):
-        files = cached_files(root, value)
+    for value in sorted(_named_hashes(checkout)):
+        files = cached_files(checkout, value)
         if files is None:
             continue  # a remote has it, or a run makes it again
         for path in (_object(cache, value), *files.values()):
@@ -93,9 +93,9 @@ def cache_objects(root: Path) -> dict[str, Path]:
     return objects
 
 
-def cache_folder(root: Path) -> Path:
+def cache_folder(checkout: Checkout) -> Path:
     """The folder of DVC's objects, by their hash."""
-    with open_repository(root) as repository:
+    with open_repository(checkout) as repository:
         return Path(repository.cache.local.path)
 
 
@@ -103,12 +103,12 @@ def _object(cache: Path, value: str) -> Path:
     return cache / value[:2] / value[2:]
 
 
-def _named_hashes(root: Path) -> set[str]:
+def _named_hashes(checkout: Checkout) -> set[str]:
     """The hashes of data and of the stages' outs."""
     outs: list[Any] = []
-    if (root / DATA_FILE).is_file():
-        outs += yaml.safe_load((root / DATA_FILE).read_text(encoding="utf-8")).get("outs", [])
-    if (root / "dvc.lock").is_file():
-        stages = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8")).get("stages", {})
+    if (checkout.root / DATA_FILE).is_file():
+        outs += yaml.safe_load((checkout.root / DATA_FILE).read_text(encoding="utf-8")).get("outs", [])
+    if checkout.lock.is_file():
+        stages = yaml.safe_load(checkout.lock.read_text(encoding="utf-8")).get("stages", {})
         outs += [out for stage in stages.values() for out in stage.get("outs", [])]
     return {str(out["md5"]) for out in outs if "md5" in out}

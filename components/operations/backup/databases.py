@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from components.checkout import Checkout
 from components.errors import StageFault, UserError
 from components.operations.backup.manifest import numbers
 from components.operations.services import postgres
@@ -49,15 +50,15 @@ def dump_name(database: str) -> str:
     return f"databases/{database}.dump"
 
 
-def dump(root: Path, addresses: Addresses, secrets: Secrets, database: str, target: Path) -> None:
+def dump(checkout: Checkout, addresses: Addresses, secrets: Secrets, database: str, target: Path) -> None:
     """Write a database to `target`. Raises StageFault with pg_dump's message."""
-    _run(root, addresses, secrets, database, ["pg_dump", "--format=custom", "--no-owner", "--no-privileges", f"--file={target}"])
+    _run(checkout, addresses, secrets, database, ["pg_dump", "--format=custom", "--no-owner", "--no-privileges", f"--file={target}"])
 
 
-def load(root: Path, addresses: Addresses, secrets: Secrets, database: str, source: Path) -> None:
+def load(checkout: Checkout, addresses: Addresses, secrets: Secrets, database: str, source: Path) -> None:
     """Fill an empty database from `source`, in one transaction: a fault or a kill leaves it empty."""
     command = ["pg_restore", "--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges", "--no-comments"]
-    _run(root, addresses, secrets, database, [*command, "--dbname=", str(source)])
+    _run(checkout, addresses, secrets, database, [*command, "--dbname=", str(source)])
 
 
 def is_empty(addresses: Addresses, secrets: Secrets, database: str) -> bool:
@@ -121,7 +122,7 @@ def _moves(before: Path, after: Path, mark: str) -> list[tuple[str, tuple[str, .
                 )
     for table, key, value in TAG_COLUMNS:
         tagged = f"update {table} set {value} = {mark} where {key} = {mark} and {value} = {mark}"  # noqa: S608 -- names are MLflow's
-        moves.append((tagged, (checkout_mark(after), CHECKOUT_TAG, checkout_mark(before))))
+        moves.append((tagged, (checkout_mark(Checkout(after)), CHECKOUT_TAG, checkout_mark(Checkout(before)))))
     return moves
 
 
@@ -131,7 +132,7 @@ def _connect(addresses: Addresses, secrets: Secrets, database: str) -> Any:
     return psycopg2.connect(database_url(addresses, secrets, database, "postgresql"), connect_timeout=10)
 
 
-def _run(root: Path, addresses: Addresses, secrets: Secrets, database: str, command: list[str]) -> None:
+def _run(checkout: Checkout, addresses: Addresses, secrets: Secrets, database: str, command: list[str]) -> None:
     """Run a program of PostgreSQL on a database. It carries the checkout's mark, so that leftovers of a killed command can be found."""
     from psycopg2.extensions import parse_dsn
 
@@ -144,7 +145,7 @@ def _run(root: Path, addresses: Addresses, secrets: Secrets, database: str, comm
     arguments = [f"--dbname={options['dbname']}" if argument == "--dbname=" else argument for argument in command[1:]]
     completed = subprocess.run(
         [program, *arguments],
-        env={**os.environ, **environment, SERVICE_MARK: checkout_mark(root)},
+        env={**os.environ, **environment, SERVICE_MARK: checkout_mark(checkout)},
         capture_output=True,
         text=True,
         errors="replace",

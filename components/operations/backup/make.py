@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from components.checkout import Checkout
 from components.errors import UserError
 from components.files import digest_file, write_json
 from components.operations.backup import contents, databases
@@ -39,18 +40,18 @@ class Backup:
     bytes: int
 
 
-def make_backup(root: Path, folder: Path, *, with_cache: bool, log: Log) -> Backup:
+def make_backup(checkout: Checkout, folder: Path, *, with_cache: bool, log: Log) -> Backup:
     """Back up the checkout into `folder`, which must be new or empty. `with_cache` adds the cached objects that dvc.lock names.
 
     Raises UserError for an unusable folder, StageFault where a dump fails.
     """
     folder = folder.resolve()
-    _check_folder(root, folder)
+    _check_folder(checkout, folder)
     before = os.umask(0o077)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
-        return _fill(root, folder, with_cache=with_cache, log=log)
+        return _fill(checkout, folder, with_cache=with_cache, log=log)
     finally:
         os.umask(before)
 
@@ -69,39 +70,39 @@ def remove_old(folder: Path, keep: int, log: Log) -> None:
         log(f"removed the backup {old}")
 
 
-def _fill(root: Path, folder: Path, *, with_cache: bool, log: Log) -> Backup:
+def _fill(checkout: Checkout, folder: Path, *, with_cache: bool, log: Log) -> Backup:
     made = datetime.now(UTC).isoformat(timespec="seconds")
-    addresses = read_addresses(root)
+    addresses = read_addresses(checkout)
     versions = installed_versions()
     files: dict[str, str] = {}
     if addresses is None:
-        if not tracking_uri(root).startswith("sqlite:"):
+        if not tracking_uri(checkout).startswith("sqlite:"):
             log("MLFLOW_TRACKING_URI names a server that records the runs: the backup does not contain its record")
-        if (root / "mlflow.db").is_file():
+        if checkout.mlflow_database.is_file():
             (folder / "databases").mkdir()
-            databases.copy_sqlite(root / "mlflow.db", folder / "databases/mlflow.db")
+            databases.copy_sqlite(checkout.mlflow_database, folder / "databases/mlflow.db")
             files["databases/mlflow.db"] = digest_file(folder / "databases/mlflow.db")
             log("copied mlflow.db")
     else:
-        files |= _dump_services(root, folder, versions, log)
-    for name in contents.settings_files(root):
+        files |= _dump_services(checkout, folder, versions, log)
+    for name in contents.settings_files(checkout):
         copy = contents.copy_lock if name.endswith((".lock", ".dvc")) else contents.copy_hashed
-        files[f"checkout/{name}"] = copy(root / name, folder / "checkout" / name)
+        files[f"checkout/{name}"] = copy(checkout.root / name, folder / "checkout" / name)
     bucket = os.environ.get(ARTIFACTS_BUCKET) if addresses is not None else None
     if bucket:
-        keys = contents.bucket_keys(bucket, artifacts(root).removeprefix(f"s3://{bucket}/"))
+        keys = contents.bucket_keys(bucket, artifacts(checkout).removeprefix(f"s3://{bucket}/"))
         write_json(folder / "artifacts.json", keys)
         files["artifacts.json"] = digest_file(folder / "artifacts.json")
         log(f"{len(keys):,} artifacts stay in the bucket {bucket}; the backup holds their list")
     else:
-        files |= _copy_all(folder, "artifacts", {name: root / "mlruns" / name for name in contents.artifact_files(root)}, log)
+        files |= _copy_all(folder, "artifacts", {name: checkout.mlruns / name for name in contents.artifact_files(checkout)}, log)
     if with_cache:
-        files |= _copy_all(folder, "cache", contents.cache_objects(root), log)
+        files |= _copy_all(folder, "cache", contents.cache_objects(checkout), log)
     manifest = Manifest(
         kind="sqlite" if addresses is None else "services",
         made=made,
-        root=str(root.resolve()),
-        git_sha=git_state(root).sha,
+        root=str(checkout.root.resolve()),
+        git_sha=git_state(checkout).sha,
         versions=versions,
         bucket=bucket,
         external_database=addresses is not None and addresses.external_database,
@@ -111,25 +112,25 @@ def _fill(root: Path, folder: Path, *, with_cache: bool, log: Log) -> Backup:
     return Backup(folder, manifest, sum((folder / name).stat().st_size for name in files))
 
 
-def _dump_services(root: Path, folder: Path, versions: dict[str, str], log: Log) -> dict[str, str]:
+def _dump_services(checkout: Checkout, folder: Path, versions: dict[str, str], log: Log) -> dict[str, str]:
     """Back up the three databases, addresses and passwords. Starts the database where it does not run."""
-    addresses, secrets = read_addresses(root), read_secrets(root)
+    addresses, secrets = read_addresses(checkout), read_secrets(checkout)
     assert addresses is not None, "the caller checks this"
     files: dict[str, str] = {}
     (folder / "databases").mkdir()
     with ExitStack() as stack:
         if not postgres.answers(addresses, secrets):
             log("the services are down: starting the database for the backup")
-            stack.enter_context(temporary_postgres.database(root, state_folder(root), addresses, secrets))
+            stack.enter_context(temporary_postgres.database(checkout, state_folder(checkout), addresses, secrets))
         versions["postgresql"] = databases.server_version(addresses, secrets)
         for database in postgres.DATABASES:
             name = databases.dump_name(database)
-            databases.dump(root, addresses, secrets, database, folder / name)
+            databases.dump(checkout, addresses, secrets, database, folder / name)
             files[name] = digest_file(folder / name)
     log(f"dumped the databases {', '.join(postgres.DATABASES)}")
     for name in contents.STATE_FILES:
-        if (state_folder(root) / name).is_file():
-            files[f"state/{name}"] = contents.copy_hashed(state_folder(root) / name, folder / "state" / name)
+        if (state_folder(checkout) / name).is_file():
+            files[f"state/{name}"] = contents.copy_hashed(state_folder(checkout) / name, folder / "state" / name)
     return files
 
 
@@ -148,9 +149,12 @@ def _copy_all(folder: Path, part: str, sources: dict[str, Path], log: Log) -> di
     return files
 
 
-def _check_folder(root: Path, folder: Path) -> None:
+def _check_folder(checkout: Checkout, folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not empty: name a new folder for the backup")
-    inside = folder.is_relative_to(root.resolve())
-    if inside and subprocess.run(["git", "check-ignore", "-q", str(folder)], cwd=root, capture_output=True, check=False).returncode == 1:
+    inside = folder.is_relative_to(checkout.root.resolve())
+    if (
+        inside
+        and subprocess.run(["git", "check-ignore", "-q", str(folder)], cwd=checkout.root, capture_output=True, check=False).returncode == 1
+    ):
         raise UserError(f"{folder} lies in the checkout, where git would take the passwords of the backup: name a folder outside")

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from components.checkout import Checkout
 from components.errors import UserError
 from components.files import digest_file, read_json, write_atomic, write_json
 from components.operations.backup import contents, databases
@@ -29,38 +30,38 @@ Log = Callable[[str], None]
 MARKER = "restoring.json"  # in the future state folder: the identity of the backup
 
 
-def restore_backup(root: Path, folder: Path, log: Log) -> Manifest:
+def restore_backup(checkout: Checkout, folder: Path, log: Log) -> Manifest:
     """Restore the backup in `folder`. Raises UserError for an unfit backup or target, before it writes anything."""
     folder = folder.resolve()
     manifest = read_manifest(folder)
-    with run_lock(root):
-        _check_target(root, folder, manifest)
+    with run_lock(checkout):
+        _check_target(checkout, folder, manifest)
         check_versions(manifest, None)
         verify(folder, manifest, log)
         if manifest.kind == "services":
-            _end_leftovers(root, log)
-            staged = _stage_services(root, folder, manifest, log)
-        _restore_files(root, folder, manifest, log)
+            _end_leftovers(checkout, log)
+            staged = _stage_services(checkout, folder, manifest, log)
+        _restore_files(checkout, folder, manifest, log)
         if manifest.kind == "services":
             (staged / MARKER).unlink()
-            shutil.rmtree(state_folder(root), ignore_errors=True)  # empty but for logs
-            staged.rename(state_folder(root))
+            shutil.rmtree(state_folder(checkout), ignore_errors=True)  # empty but for logs
+            staged.rename(state_folder(checkout))
         elif "databases/mlflow.db" in manifest.files:
-            _put_sqlite(root, folder, manifest)
+            _put_sqlite(checkout, folder, manifest)
     return manifest
 
 
-def _check_target(root: Path, folder: Path, manifest: Manifest) -> None:
-    state = state_folder(root)
+def _check_target(checkout: Checkout, folder: Path, manifest: Manifest) -> None:
+    state = state_folder(checkout)
     entries = [path.name for path in state.iterdir() if path.name != "logs"] if state.is_dir() else []
     if entries:
         raise UserError(
             f"{state} holds services already ({', '.join(sorted(entries)[:3])}): end them with `mmalign down`, then move it away"
         )
     if manifest.kind == "sqlite":
-        recorded = databases.sqlite_runs(root / "mlflow.db")
-        if recorded and not _same(root / "mlflow.db", manifest.files.get("databases/mlflow.db")):
-            raise UserError(f"{root / 'mlflow.db'} holds {recorded} runs: move it and mlruns/ away")
+        recorded = databases.sqlite_runs(checkout.mlflow_database)
+        if recorded and not _same(checkout.mlflow_database, manifest.files.get("databases/mlflow.db")):
+            raise UserError(f"{checkout.root / 'mlflow.db'} holds {recorded} runs: move it and mlruns/ away")
     elif manifest.external_database and "DATABASE_URL" not in os.environ:
         raise UserError("the backup's databases were on an external server: set DATABASE_URL to a server for them")
     elif not manifest.external_database and "DATABASE_URL" in os.environ:
@@ -72,39 +73,41 @@ def _check_target(root: Path, folder: Path, manifest: Manifest) -> None:
             else f"are files: unset {ARTIFACTS_BUCKET}"
         )
         raise UserError(f"the backup's artifacts {where}")
-    _check_artifacts(root, folder, manifest)
+    _check_artifacts(checkout, folder, manifest)
     for name, sha256 in manifest.below("checkout"):
-        if (root / name).exists() and not _same(root / name, sha256) and _is_an_edit(root, name):
+        if (checkout.root / name).exists() and not _same(checkout.root / name, sha256) and _is_an_edit(checkout, name):
             raise UserError(f"{name} differs from the backup and from git's last commit: commit or move it, and restore again")
 
 
-def _check_artifacts(root: Path, folder: Path, manifest: Manifest) -> None:
+def _check_artifacts(checkout: Checkout, folder: Path, manifest: Manifest) -> None:
     """Existing artifacts must equal the backup's. The bucket of the backup must hold its artifacts."""
     if manifest.bucket:
         wanted = read_json(folder / "artifacts.json")
-        sizes = contents.bucket_keys(manifest.bucket, artifacts(root).removeprefix(f"s3://{manifest.bucket}/"))
+        sizes = contents.bucket_keys(manifest.bucket, artifacts(checkout).removeprefix(f"s3://{manifest.bucket}/"))
         lost = [key for key, size in wanted.items() if sizes.get(key) != size]
         if lost:
             raise UserError(
                 f"the bucket {manifest.bucket} lacks {len(lost)} artifacts of the backup, such as {lost[0]}: restore them there first"
             )
         return
-    if not contents.artifact_files(root):
+    if not contents.artifact_files(checkout):
         return
     for name, sha256 in manifest.below("artifacts"):
-        if not _same(root / "mlruns" / name, sha256):
-            raise UserError(f"{root / 'mlruns'} holds other artifacts than the backup ({name} differs or is missing): move it away")
+        if not _same(checkout.mlruns / name, sha256):
+            raise UserError(
+                f"{checkout.root / 'mlruns'} holds other artifacts than the backup ({name} differs or is missing): move it away"
+            )
 
 
-def _end_leftovers(root: Path, log: Log) -> None:
-    if supervision.processes(root):  # the state folder is empty, so only a killed restore can have left them
+def _end_leftovers(checkout: Checkout, log: Log) -> None:
+    if supervision.processes(checkout):  # the state folder is empty, so only a killed restore can have left them
         log("ending the processes of a killed restore")
-        supervision.stop(root, None)
+        supervision.stop(checkout, None)
 
 
-def _stage_services(root: Path, folder: Path, manifest: Manifest, log: Log) -> Path:
+def _stage_services(checkout: Checkout, folder: Path, manifest: Manifest, log: Log) -> Path:
     """Build the new state folder beside the final path, and return it."""
-    staged = state_folder(root).with_name("services.restoring")
+    staged = state_folder(checkout).with_name("services.restoring")
     # An earlier try may have filled databases of an external server. They stay, since each is filled in one transaction.
     resumed = (staged / MARKER).is_file() and read_json(staged / MARKER) == manifest.identity
     shutil.rmtree(staged, ignore_errors=True)
@@ -118,40 +121,40 @@ def _stage_services(root: Path, folder: Path, manifest: Manifest, log: Log) -> P
             write_json(staged / IMPORTED, {})  # the restored record counts: no later start may import mlflow.db over it
     finally:
         os.umask(before)
-    addresses, secrets = Addresses(**read_json(staged / addresses_file(root).name)), Secrets(**read_json(staged / "secrets.json"))
+    addresses, secrets = Addresses(**read_json(staged / addresses_file(checkout).name)), Secrets(**read_json(staged / "secrets.json"))
     if not addresses.external_database:
         addresses = replace(addresses, postgres_port=free_port(set()))
-    with temporary_postgres.database(root, staged, addresses, secrets):
+    with temporary_postgres.database(checkout, staged, addresses, secrets):
         check_versions(manifest, databases.server_version(addresses, secrets))
         postgres.make_databases(addresses, secrets)
         for database in postgres.DATABASES:
             if databases.is_empty(addresses, secrets, database):
-                databases.load(root, addresses, secrets, database, folder / databases.dump_name(database))
+                databases.load(checkout, addresses, secrets, database, folder / databases.dump_name(database))
             elif not resumed:
                 raise UserError(
                     f"the database {database} of DATABASE_URL is not empty: set DATABASE_URL to a server without this checkout's databases"
                 )
         log(f"filled the databases {', '.join(postgres.DATABASES)}")
-        databases.move_record(addresses, secrets, Path(manifest.root), root.resolve())
+        databases.move_record(addresses, secrets, Path(manifest.root), checkout.root.resolve())
     return staged
 
 
-def _restore_files(root: Path, folder: Path, manifest: Manifest, log: Log) -> None:
+def _restore_files(checkout: Checkout, folder: Path, manifest: Manifest, log: Log) -> None:
     for name, sha256 in manifest.below("checkout"):
-        if not _same(root / name, sha256):
-            write_atomic(root / name, (folder / "checkout" / name).read_bytes())
+        if not _same(checkout.root / name, sha256):
+            write_atomic(checkout.root / name, (folder / "checkout" / name).read_bytes())
     files = dict(manifest.below("artifacts"))
-    if files and not contents.artifact_files(root):
-        staged = root / "mlruns.restoring"
+    if files and not contents.artifact_files(checkout):
+        staged = checkout.root / "mlruns.restoring"
         shutil.rmtree(staged, ignore_errors=True)
         for name in files:
             contents.copy_hashed(folder / "artifacts" / name, staged / name)
-        shutil.rmtree(root / "mlruns", ignore_errors=True)
-        staged.rename(root / "mlruns")
+        shutil.rmtree(checkout.mlruns, ignore_errors=True)
+        staged.rename(checkout.mlruns)
         log(f"restored {len(files):,} artifacts")
     objects = dict(manifest.below("cache"))
     if objects:
-        cache = contents.cache_folder(root)
+        cache = contents.cache_folder(checkout)
         # The list of a folder comes after its files, since an existing object counts as complete.
         for name in sorted(objects, key=lambda name: name.endswith(".dir")):
             if not _same(cache / name, objects[name]):
@@ -162,24 +165,24 @@ def _restore_files(root: Path, folder: Path, manifest: Manifest, log: Log) -> No
         log(f"restored {len(objects):,} objects of DVC's cache")
 
 
-def _put_sqlite(root: Path, folder: Path, manifest: Manifest) -> None:
-    part = root / "mlflow.db.restoring"
+def _put_sqlite(checkout: Checkout, folder: Path, manifest: Manifest) -> None:
+    part = checkout.root / "mlflow.db.restoring"
     part.unlink(missing_ok=True)
     contents.copy_hashed(folder / "databases/mlflow.db", part)
-    databases.move_sqlite_record(part, Path(manifest.root), root.resolve())
+    databases.move_sqlite_record(part, Path(manifest.root), checkout.root.resolve())
     for journal in ("mlflow.db-wal", "mlflow.db-shm"):
-        (root / journal).unlink(missing_ok=True)  # of the replaced database
-    part.replace(root / "mlflow.db")
+        (checkout.root / journal).unlink(missing_ok=True)  # of the replaced database
+    part.replace(checkout.mlflow_database)
 
 
 def _same(path: Path, sha256: str | None) -> bool:
     return path.is_file() and digest_file(path) == sha256
 
 
-def _is_an_edit(root: Path, name: str) -> bool:
+def _is_an_edit(checkout: Checkout, name: str) -> bool:
     """Whether git can't restore the file's content. This includes dvc.lock, which runs write."""
     status = subprocess.run(
-        ["git", "status", "--porcelain", "--ignored", "--", name], cwd=root, capture_output=True, text=True, check=False
+        ["git", "status", "--porcelain", "--ignored", "--", name], cwd=checkout.root, capture_output=True, text=True, check=False
     )
     return status.returncode != 0 or bool(status.stdout.strip())
 

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.checkout import Checkout
 from components.errors import StageFault
 from components.files import read_json, write_json
 from components.operations.cleaning.findings import DAY, Findings, Removable, extent
 from components.operations.cleaning.folders import REMOVING
 from components.operations.cleaning.needed import named_in
 
-USED = Path(".mmalign") / "clean" / "used.json"  # hash to last use, in seconds since the epoch
 NAME = re.compile(r"[0-9a-f]{30}(?:\.dir)?")
 PREFIX = re.compile(r"[0-9a-f]{2}")
 FRESH_SECONDS = 3600.0  # DVC writes an object before the file that names it, so clean.cache_days can't go below this
@@ -40,10 +40,10 @@ class Object:
     made: float
 
 
-def cache_folder(repository: Any, root: Path) -> Path | None:
+def cache_folder(repository: Any, checkout: Checkout) -> Path | None:
     """The cache folder in the checkout; None where the cache lies elsewhere and may serve other checkouts."""
     folder = Path(repository.cache.local.path)
-    return folder if folder.resolve().is_relative_to((root / ".dvc" / "cache").resolve()) else None
+    return folder if folder.resolve().is_relative_to((checkout.dvc / "cache").resolve()) else None
 
 
 def objects(folder: Path) -> dict[str, Object]:
@@ -58,13 +58,13 @@ def objects(folder: Path) -> dict[str, Object]:
     return entries
 
 
-def inspect_cache(folder: Path, root: Path, needed: set[str], in_use: set[str], days: float, now: float) -> Findings:
+def inspect_cache(folder: Path, checkout: Checkout, needed: set[str], in_use: set[str], days: float, now: float) -> Findings:
     """The removable objects of the cache in `folder` (files/md5). A checkout names `in_use` now; `needed` is retained at any age.
 
     Raises StageFault where the list of a retained folder can't be read.
     """
     cached = objects(folder)
-    used = _used(root)
+    used = _used(checkout)
     seconds = max(days * DAY, FRESH_SECONDS)
     young = {value for value, entry in cached.items() if now - max(entry.made, used.get(value, 0.0)) <= seconds}
     entries = _entries(folder.parents[1] / "runs")
@@ -97,14 +97,14 @@ def _run_cache(runs: Path, entries: Mapping[Path, set[str]], retained: set[str],
     return removable
 
 
-def note_use(root: Path, in_use: Iterable[str], cached: Mapping[str, Object], now: float) -> None:
+def note_use(checkout: Checkout, in_use: Iterable[str], cached: Mapping[str, Object], now: float) -> None:
     """Write down that the objects `in_use` are used now."""
-    used = {value: moment for value, moment in _used(root).items() if value in cached}
-    write_json(root / USED, used | {value: now for value in in_use if value in cached})
+    used = {value: moment for value, moment in _used(checkout).items() if value in cached}
+    write_json(checkout.uses, used | {value: now for value in in_use if value in cached})
 
 
-def _used(root: Path) -> dict[str, float]:
-    path = root / USED
+def _used(checkout: Checkout) -> dict[str, float]:
+    path = checkout.uses
     moments: dict[str, float] = read_json(path) if path.is_file() else {}
     return moments
 

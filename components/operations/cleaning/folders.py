@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from components.checkout import Checkout
 from components.config.clean import CleanSettings
 from components.operations.cleaning.findings import DAY, Extent, Findings, Kind, Removable, extent
 from components.operations.doctor.activity import activity
@@ -22,56 +23,56 @@ from components.tracking.store import state_folder as tracking_folder
 REMOVING = ".removing-"
 
 
-def clones_folder(root: Path) -> Path:
+def clones_folder(checkout: Checkout) -> Path:
     """The folder of the clones of runs with source `git`, each named by the flow run's id."""
-    return state_folder(root) / "clones"
+    return state_folder(checkout) / "clones"
 
 
-def clones(root: Path) -> list[Path]:
+def clones(checkout: Checkout) -> list[Path]:
     """The clones, without the mirror beside them in which deployments look for new data."""
-    return sorted(path for path in clones_folder(root).glob("*") if (path / ".git").is_dir() and not path.name.startswith(REMOVING))
+    return sorted(path for path in clones_folder(checkout).glob("*") if (path / ".git").is_dir() and not path.name.startswith(REMOVING))
 
 
-def inspect_folders(root: Path, settings: CleanSettings, now: float, locked: Collection[Path]) -> Findings:
+def inspect_folders(checkout: Checkout, settings: CleanSettings, now: float, locked: Collection[Path]) -> Findings:
     """The removable folders. `now` is in seconds since the epoch; the caller holds the run locks of the folders in `locked`."""
     findings = Findings()
-    running = activity(root)
-    if is_busy(root, locked):
+    running = activity(checkout)
+    if is_busy(checkout.root, locked):
         findings.spared.append("scratch is spared: a run is under way and may resume from it")
     else:
-        findings.removable += _old("scratch", _scratch(root), settings.scratch_days, now, "no run resumed its stage")
-    begun = running.run.started.timestamp() if running.run is not None and root not in locked else None
-    logs = [path for path in (root / "logs").glob("*") if path.name != JOURNAL.name]
+        findings.removable += _old("scratch", _scratch(checkout), settings.scratch_days, now, "no run resumed its stage")
+    begun = running.run.started.timestamp() if running.run is not None and checkout.root not in locked else None
+    logs = [path for path in checkout.logs.glob("*") if path.name != JOURNAL.name]
     findings.removable += [
         item
         for item in _old("logs", logs, settings.logs_days, now, "nothing was written to it")
         if begun is None or now - begun > settings.logs_days * DAY or extent(item.path).written < begun
     ]
-    _inspect_clones(root, settings, now, locked, findings)
-    for parent, kind in _parents(root):
+    _inspect_clones(checkout, settings, now, locked, findings)
+    for parent, kind in _parents(checkout):
         findings.removable += [
             Removable(kind, path, extent(path).size, "a killed cleaning left it") for path in parent.glob(f"{REMOVING}*")
         ]
     return findings
 
 
-def _inspect_clones(root: Path, settings: CleanSettings, now: float, locked: Collection[Path], findings: Findings) -> None:
-    for clone in clones(root):
+def _inspect_clones(checkout: Checkout, settings: CleanSettings, now: float, locked: Collection[Path], findings: Findings) -> None:
+    for clone in clones(checkout):
         size = extent(clone)
         if now - size.written <= settings.clones_days * DAY:
             continue
         if clone in locked or is_busy(clone, locked):
             findings.spared.append(f"clone {clone.name} is spared: its run is under way")
-        elif any(tracking_folder(clone).glob(f"{PENDING}*.jsonl")):
+        elif any(tracking_folder(Checkout(clone)).glob(f"{PENDING}*.jsonl")):
             findings.spared.append(f"clone {clone.name} is spared: records of its run still wait for MLflow")
         else:
             findings.removable.append(_item("clones", clone, size, now, "its run has ended"))
 
 
-def is_busy(checkout: Path, locked: Collection[Path]) -> bool:
-    """Whether a run, a stage or a leftover process works in a checkout. The caller's own run locks (`locked`) don't count."""
-    now = activity(checkout)
-    return bool(now.stages or now.leftovers) or (now.run is not None and checkout not in locked)
+def is_busy(folder: Path, locked: Collection[Path]) -> bool:
+    """Whether a run, a stage or a leftover process works in the checkout `folder`. The caller's own run locks (`locked`) don't count."""
+    now = activity(Checkout(folder))
+    return bool(now.stages or now.leftovers) or (now.run is not None and folder not in locked)
 
 
 def remove_folder(path: Path) -> None:
@@ -85,15 +86,15 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(away)
 
 
-def _scratch(root: Path) -> Iterator[Path]:
+def _scratch(checkout: Checkout) -> Iterator[Path]:
     """Scratch folders of stages, and the folders of killed registrations."""
-    yield from (root / ".mmalign" / "scratch").glob("*/*")
-    yield from (root / ".mmalign" / "registry").glob("tmp*")
+    yield from checkout.scratch().glob("*/*")
+    yield from (checkout.state / "registry").glob("tmp*")
 
 
-def _parents(root: Path) -> list[tuple[Path, Kind]]:
-    stages: list[tuple[Path, Kind]] = [(path, "scratch") for path in (root / ".mmalign" / "scratch").glob("*")]
-    return [*stages, (root / ".mmalign" / "registry", "scratch"), (root / "logs", "logs"), (clones_folder(root), "clones")]
+def _parents(checkout: Checkout) -> list[tuple[Path, Kind]]:
+    stages: list[tuple[Path, Kind]] = [(path, "scratch") for path in checkout.scratch().glob("*")]
+    return [*stages, (checkout.state / "registry", "scratch"), (checkout.logs, "logs"), (clones_folder(checkout), "clones")]
 
 
 def _old(kind: Kind, paths: Iterator[Path] | list[Path], days: float, now: float, why: str) -> list[Removable]:

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from components.checkout import Checkout
 from components.errors import StageFault, UserError
 from components.tracking.recorder import PENDING
 from components.tracking.store import state_folder, tracking_uri
@@ -46,22 +47,22 @@ def in_commits(checkout: Path) -> set[str]:
     return named_in(_git(checkout, "cat-file", "--batch", stdin="\n".join(wanted) + "\n")) if wanted else set()
 
 
-def in_registry(root: Path) -> set[str]:
+def in_registry(checkout: Checkout) -> set[str]:
     """The hashes of all registered versions. Raises StageFault where the registry can't be read."""
     from components.registry.lineage import write_files
     from components.registry.registry import Registry
     from components.registry.versions import NAMES
 
-    uri = tracking_uri(root)
+    uri = tracking_uri(checkout)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         return set()
-    registry = Registry(root)
+    registry = Registry(checkout)
     hashes: set[str] = set()
     for version in (version for name in NAMES for version in registry.versions(name)):
         hashes |= named_in(" ".join(version.tags.values()))
         with tempfile.TemporaryDirectory() as folder:
             try:
-                names = write_files(root, version, Path(folder))
+                names = write_files(checkout, version, Path(folder))
             except UserError:  # without its run or the run's files, only the version's tags are left
                 continue
             hashes |= {value for name in names if name.endswith((".lock", ".dvc")) for value in named_in((Path(folder) / name).read_text())}
@@ -70,15 +71,15 @@ def in_registry(root: Path) -> set[str]:
 
 def in_waiting_records(checkouts: Iterable[Path]) -> set[str]:
     """The hashes in records that wait for MLflow."""
-    files = [file for checkout in checkouts for file in state_folder(checkout).glob(f"{PENDING}*.jsonl")]
+    files = [file for folder in checkouts for file in state_folder(Checkout(folder)).glob(f"{PENDING}*.jsonl")]
     return {value for file in files for value in named_in(file.read_text(encoding="utf-8", errors="replace"))}
 
 
-def tracked(root: Path) -> set[Path]:
+def tracked(checkout: Checkout) -> set[Path]:
     """The checkout's files that git tracks."""
-    if not _has_git(root):
+    if not _has_git(checkout.root):
         return set()
-    return {root / name for name in _git(root, "ls-files", "-z").split("\0") if name}
+    return {checkout.root / name for name in _git(checkout.root, "ls-files", "-z").split("\0") if name}
 
 
 def _has_git(checkout: Path) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from components.checkout import Checkout
 from components.files import read_json
 from components.processes.marks import RUN_MARK, MarkedProcess, checkout_mark, identity, marked
 from components.stages import STAGE_NAMES
@@ -47,10 +48,10 @@ class Activity:
         return [p for p in self.processes if self.run is None and stage_of(p) not in self.stages and p.run_mark != own]
 
 
-def activity(root: Path) -> Activity:
+def activity(checkout: Checkout) -> Activity:
     """What runs in the checkout at `root` now."""
-    locks = root / ".mmalign" / "locks"
-    processes = marked(RUN_MARK, checkout_mark(root))
+    locks = checkout.locks
+    processes = marked(RUN_MARK, checkout_mark(checkout))
     holders = {name: _holder(locks / f"{name}.lock", handed_down=bool(processes)) for name in ("run", *STAGE_NAMES)}
     return Activity(holders["run"], {name: holder for name in STAGE_NAMES if (holder := holders[name]) is not None}, processes)
 

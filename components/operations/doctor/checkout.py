@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.config.settings import load_settings
+from components.checkout import Checkout
 from components.errors import UserError
 from components.files import read_json
 from components.operations.doctor.findings import Finding, ok, problem, settings_of, warning
@@ -20,24 +20,24 @@ HEADER_LIMIT_BYTES = 100_000_000  # limit of the safetensors format
 PULL = "the next mmalign run fetches it; or now: dvc pull data.dvc"
 
 
-def git(root: Path) -> Finding:
+def git(checkout: Checkout) -> Finding:
     """The checkout is a git repository with a commit, an author for new commits, and no uncommitted changes."""
-    if _git(root, "--version") is None:
+    if _git(checkout, "--version") is None:
         return problem("git is not on PATH", "install git with your system's package manager")
-    if _git(root, "rev-parse", "--git-dir") is None:
+    if _git(checkout, "rev-parse", "--git-dir") is None:
         return problem("git can't open the checkout as a repository", "run in a clone; or git init, git add -A and git commit here")
-    state = git_state(root)
+    state = git_state(checkout)
     if state.sha is None:
         return problem("the repository has no commit, so no run can name its code", "git add -A && git commit")
     commit = f"commit {state.sha[:12]}"
-    missing = [key for key in ("user.name", "user.email") if not _git(root, "config", key)]
+    missing = [key for key in ("user.name", "user.email") if not _git(checkout, "config", key)]
     if missing:
         return warning(
             f"{commit}; {' and '.join(missing)} not set, so git can't commit new data versions and settings",
             "; ".join(f'git config {key} "…"' for key in missing),
         )
     if state.dirty:
-        changed = [line[3:] for line in (_git(root, "status", "--porcelain") or "").splitlines() if line[3:] != "dvc.lock"]
+        changed = [line[3:] for line in (_git(checkout, "status", "--porcelain") or "").splitlines() if line[3:] != "dvc.lock"]
         return warning(
             f"{commit} with {_count(len(changed), 'changed file')} ({_some(changed)}): MLflow marks runs dirty and keeps the diff",
             "commit your changes, so that git alone can reproduce a run",
@@ -45,23 +45,23 @@ def git(root: Path) -> Finding:
     return ok(f"{commit}, nothing changed")
 
 
-def settings(root: Path) -> Finding:
+def settings(checkout: Checkout) -> Finding:
     """params.yaml holds every setting with a valid value."""
     try:
-        load_settings(root / "params.yaml")
+        checkout.settings()
     except UserError as error:
-        mistake = str(error).removeprefix(f"{root}/")
+        mistake = str(error).removeprefix(f"{checkout.root}/")
         return problem(mistake, "correct params.yaml, or restore the committed file: git checkout params.yaml")
     return ok("params.yaml is valid")
 
 
-def base_model(root: Path) -> Finding:
+def base_model(checkout: Checkout) -> Finding:
     """The base model is a complete checkpoint: configuration, processor files, and safetensors of the right length."""
-    base = settings_of(root).model.base
-    folder = root / base
+    base = settings_of(checkout).model.base
+    folder = checkout.root / base
     cure = "set model.base in params.yaml to a checkpoint folder as save_pretrained writes it"
     if not folder.is_dir():
-        if base.parts[0] == "data" and (root / DATA_FILE).is_file():
+        if base.parts[0] == "data" and (checkout.root / DATA_FILE).is_file():
             return warning(f"{base} is missing; it is part of the data", PULL)
         return problem(f"{base} is missing", cure)
     missing = [name for name in BASE_FILES if not (folder / name).is_file()]
@@ -85,24 +85,24 @@ def base_model(root: Path) -> Finding:
     return ok(f"{base}: {family}, {sum(path.stat().st_size for path in weights) / 1e6:,.0f} MB of safetensors")
 
 
-def data(root: Path) -> Finding:
+def data(checkout: Checkout) -> Finding:
     """data/ agrees with data.dvc, or a run can make them agree."""
     try:
-        state = data_state(root)
+        state = data_state(checkout)
     except UserError as error:
         return problem(str(error), "restore data.dvc: git checkout data.dvc; or put rows into data/preferences")
     return _data_finding(state)
 
 
-def dvc(root: Path) -> Finding:
+def dvc(checkout: Checkout) -> Finding:
     """DVC is configured, an edit of data can't change its cache, and its remotes on this machine exist."""
-    if not (root / ".dvc").is_dir():
+    if not checkout.dvc.is_dir():
         return problem("the folder .dvc is missing", "git checkout .dvc")
-    with open_repository(root) as repository:
+    with open_repository(checkout) as repository:
         config: Mapping[str, Any] = repository.config
         links = list(config.get("cache", {}).get("type") or ["reflink", "copy"])
         remotes = {name: str(remote.get("url", "")) for name, remote in config.get("remote", {}).items()}
-    pinned = (read_yaml(root / DATA_FILE).get("outs") or [{}])[0].get("remote")
+    pinned = (read_yaml(checkout.root / DATA_FILE).get("outs") or [{}])[0].get("remote")
     lost = [name for name, url in remotes.items() if "://" not in url and not Path(url).is_dir()]
     if pinned in lost:
         return problem(f"the remote '{pinned}', which data.dvc names, is missing at {remotes[pinned]}", "restore it with git, or mount it")
@@ -164,9 +164,11 @@ def _safetensors_fault(path: Path) -> str | None:
     return None if size == end else f"holds {size} bytes of weights and should hold {end}"
 
 
-def _git(root: Path, *arguments: str) -> str | None:
+def _git(checkout: Checkout, *arguments: str) -> str | None:
     try:
-        completed = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, errors="replace", timeout=60, check=False)
+        completed = subprocess.run(
+            ["git", *arguments], cwd=checkout.root, capture_output=True, text=True, errors="replace", timeout=60, check=False
+        )
     except OSError:
         return None
     return completed.stdout if completed.returncode == 0 else None

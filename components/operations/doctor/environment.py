@@ -11,6 +11,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from components.checkout import IN_CHECKOUT, Checkout
 from components.engine.ops import OP
 from components.operations.doctor.findings import Finding, NotChecked, ok, problem, settings_of, warning
 from components.processes.slots.gpus import has_gpus
@@ -30,7 +31,7 @@ TORCH_QUESTIONS = (
 )
 
 
-def python_version(root: Path) -> Finding:  # noqa: ARG001 -- every check takes the checkout
+def python_version(checkout: Checkout) -> Finding:  # noqa: ARG001 -- every check takes the checkout
     """The pipeline supports this Python version."""
     from packaging.specifiers import SpecifierSet
 
@@ -40,11 +41,11 @@ def python_version(root: Path) -> Finding:  # noqa: ARG001 -- every check takes 
     return ok(python)
 
 
-def packages(root: Path) -> Finding:
+def packages(checkout: Checkout) -> Finding:
     """The installed packages have the versions of requirements.txt."""
     from packaging.requirements import Requirement
 
-    lock = root / "requirements.txt"
+    lock = checkout.requirements
     if not lock.is_file():
         return warning("requirements.txt is missing, so no version can be compared", "git checkout requirements.txt")
     lines = (line.partition(" #")[0].strip() for line in lock.read_text(encoding="utf-8").splitlines())
@@ -64,7 +65,7 @@ def packages(root: Path) -> Finding:
     return ok(f"all {len(wanted)} packages are as in requirements.txt")
 
 
-def version_pins(root: Path) -> Finding:  # noqa: ARG001 -- every check takes the checkout
+def version_pins(checkout: Checkout) -> Finding:  # noqa: ARG001 -- every check takes the checkout
     """Packages with versions that break a run have a version that works, whatever requirements.txt says."""
     from packaging.specifiers import SpecifierSet
 
@@ -79,7 +80,7 @@ def version_pins(root: Path) -> Finding:  # noqa: ARG001 -- every check takes th
     return ok(", ".join(versions))
 
 
-def compiler(root: Path) -> Finding:
+def compiler(checkout: Checkout) -> Finding:
     """A C++ compiler is available for DeepSpeed's CPU op."""
     name = os.environ.get("CXX", "c++")
     path = shutil.which(name)
@@ -87,39 +88,39 @@ def compiler(root: Path) -> Finding:
         return ok(path)
     missing = f"no C++ compiler on PATH ({name})"
     cure = "install g++ (Debian, Ubuntu: apt install g++) or clang (macOS: xcode-select --install)"
-    if _op_file(root).is_file() or has_gpus() or settings_of(root).training.engine != "deepspeed":
+    if _op_file(checkout).is_file() or has_gpus() or settings_of(checkout).training.engine != "deepspeed":
         return warning(f"{missing}; nothing needs one at present", cure)
     return problem(f"{missing}, and DeepSpeed's CPU op is not built yet", cure)
 
 
-def ninja(root: Path) -> Finding:
+def ninja(checkout: Checkout) -> Finding:
     """torch finds ninja. It needs ninja even for an op that is built."""
     path = shutil.which("ninja")
     if path is not None:
         return ok(path)
-    if settings_of(root).training.engine != "deepspeed":
+    if settings_of(checkout).training.engine != "deepspeed":
         return ok("not on PATH, and not needed with training.engine: ddp")
     return problem(
         "no ninja on PATH: DeepSpeed can't load its op", "make install installs it beside Python; run mmalign from that environment"
     )
 
 
-def cpu_op(root: Path) -> Finding:
+def cpu_op(checkout: Checkout) -> Finding:
     """DeepSpeed's shared-memory op is built."""
-    if _op_file(root).is_file():
-        return ok("built, in .mmalign/torch_extensions")
+    if _op_file(checkout).is_file():
+        return ok(f"built, in {IN_CHECKOUT.torch_extensions}")
     if has_gpus():
         return ok("not built, and not needed on a machine with a GPU")
-    if settings_of(root).training.engine != "deepspeed":
+    if settings_of(checkout).training.engine != "deepspeed":
         return ok("not built, and not needed with training.engine: ddp")
     return warning("not built yet: the first training builds it, which takes half a minute", "make install builds it")
 
 
-def torch_state(root: Path) -> Finding:
+def torch_state(checkout: Checkout) -> Finding:
     """torch loads, and sees the GPUs of the machine, as many as stages ask for."""
     try:
         completed = subprocess.run(
-            [sys.executable, "-c", TORCH_QUESTIONS], capture_output=True, text=True, timeout=TORCH_SECONDS, check=False, cwd=root
+            [sys.executable, "-c", TORCH_QUESTIONS], capture_output=True, text=True, timeout=TORCH_SECONDS, check=False, cwd=checkout.root
         )
     except subprocess.TimeoutExpired:
         return problem(
@@ -137,7 +138,7 @@ def torch_state(root: Path) -> Finding:
         )
     state = f"torch {version}, " + (f"CUDA {cuda}: {', '.join(gpus)}" if gpus else "on the CPU")
     try:
-        wanted = {f"stages.{name}.gpus": stage.gpus for name, stage in settings_of(root).stages.items() if stage.gpus > len(gpus)}
+        wanted = {f"stages.{name}.gpus": stage.gpus for name, stage in settings_of(checkout).stages.items() if stage.gpus > len(gpus)}
     except NotChecked:
         return ok(state)
     if wanted:
@@ -146,8 +147,8 @@ def torch_state(root: Path) -> Finding:
     return ok(state)
 
 
-def _op_file(root: Path) -> Path:
-    return root / ".mmalign" / "torch_extensions" / OP / f"{OP}.so"
+def _op_file(checkout: Checkout) -> Path:
+    return checkout.torch_extensions / OP / f"{OP}.so"
 
 
 def _installed(package: str) -> str | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-from components.config.settings import Settings, load_settings
+from components.checkout import Checkout
+from components.config.settings import Settings
 from components.errors import UserError
 
 State = Literal["ok", "warning", "problem"]
@@ -23,7 +23,7 @@ class Finding:
     cure: str | None = None
 
 
-Check = Callable[[Path], Finding]
+Check = Callable[[Checkout], Finding]
 
 
 class NotChecked(Exception):
@@ -45,19 +45,19 @@ def problem(text: str, cure: str) -> Finding:
     return Finding("problem", text, cure)
 
 
-def settings_of(root: Path) -> Settings:
+def settings_of(checkout: Checkout) -> Settings:
     """The settings, for checks that need them. Raises NotChecked where they are not valid."""
     try:
-        return load_settings(root / "params.yaml")
+        return checkout.settings()
     except UserError as error:
         raise NotChecked("params.yaml is not valid") from error
 
 
-def run_checks(root: Path, checks: Mapping[str, Check], beside: frozenset[str] = frozenset()) -> dict[str, Finding]:
+def run_checks(checkout: Checkout, checks: Mapping[str, Check], beside: frozenset[str] = frozenset()) -> dict[str, Finding]:
     """The finding of every check, in their order. Checks in `beside` run in a thread beside the others."""
     with ThreadPoolExecutor(max_workers=max(1, len(beside))) as pool:
-        waiting = {name: pool.submit(_checked, root, checks[name]) for name in checks if name in beside}
-        findings = {name: _checked(root, check) for name, check in checks.items() if name not in beside}
+        waiting = {name: pool.submit(_checked, checkout, checks[name]) for name in checks if name in beside}
+        findings = {name: _checked(checkout, check) for name, check in checks.items() if name not in beside}
         return {name: waiting[name].result() if name in waiting else findings[name] for name in checks}
 
 
@@ -71,9 +71,9 @@ def as_json(findings: Mapping[str, Finding]) -> dict[str, Any]:
     }
 
 
-def _checked(root: Path, check: Check) -> Finding:
+def _checked(checkout: Checkout, check: Check) -> Finding:
     try:
-        return check(root)
+        return check(checkout)
     except NotChecked as reason:
         return warning(f"not checked: {reason}", "solve that first, then run mmalign doctor again")
     except Exception as error:  # noqa: BLE001 -- any error of a broken installation is this check's finding

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from components.checkout import IN_CHECKOUT, Checkout
 from components.engine.checkpoints import COMMITTED, PREFIX, scratch_root
 from components.files import read_json
 from components.operations.doctor.activity import Activity, activity, is_locked
@@ -13,14 +14,14 @@ from components.stages import STAGE_NAMES
 RWLOCK, LOCK = Path(".dvc/tmp/rwlock"), Path(".dvc/tmp/lock")
 
 
-def dvc_locks(root: Path) -> Finding:
+def dvc_locks(checkout: Checkout) -> Finding:
     """No dead process holds a lock of DVC. (The system releases mmalign's locks with their holder.)"""
-    return _claim(root) or _path_locks(root)
+    return _claim(checkout) or _path_locks(checkout)
 
 
-def processes(root: Path) -> Finding:
+def processes(checkout: Checkout) -> Finding:
     """No process of an earlier run lives."""
-    now = activity(root)
+    now = activity(checkout)
     left = now.leftovers
     if left:
         names = "; ".join(f"{process.pid} ({process.command[:80]})" for process in left[:5])
@@ -32,12 +33,12 @@ def processes(root: Path) -> Finding:
     return ok(_under_way(now))
 
 
-def scratch(root: Path) -> Finding:
+def scratch(checkout: Checkout) -> Finding:
     """No stage that is not running has an unfinished checkpoint."""
-    running = activity(root).stages
+    running = activity(checkout).stages
     sizes: dict[str, int] = {}
     for stage in STAGE_NAMES:
-        folders = [folder for folder in scratch_root(root, stage).glob(f"*/{PREFIX}*") if not (folder / COMMITTED).is_file()]
+        folders = [folder for folder in scratch_root(checkout, stage).glob(f"*/{PREFIX}*") if not (folder / COMMITTED).is_file()]
         if folders and stage not in running:
             sizes[stage] = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
     if sizes:
@@ -45,19 +46,19 @@ def scratch(root: Path) -> Finding:
         return warning(
             f"unfinished checkpoints, left by a kill: {listed}",
             "the stage's next run resumes from its last committed checkpoint and removes them; to free the disk now: rm -r "
-            + " ".join(f".mmalign/scratch/{stage}" for stage in sizes),
+            + " ".join(IN_CHECKOUT.scratch(stage).as_posix() for stage in sizes),
         )
     return ok("no unfinished checkpoints")
 
 
-def _claim(root: Path) -> Finding | None:
+def _claim(checkout: Checkout) -> Finding | None:
     """With core.hardlink_lock, DVC's lock is a file that names its holder (path|host|pid|number) and survives a kill."""
     import socket
 
     import psutil
 
     try:
-        fields = (root / LOCK).read_text(encoding="utf-8").strip().split("|")
+        fields = (checkout.root / LOCK).read_text(encoding="utf-8").strip().split("|")
     except (OSError, ValueError):
         return None
     if len(fields) != 4 or fields[1] != socket.gethostname() or not fields[2].isdecimal() or psutil.pid_exists(int(fields[2])):
@@ -65,16 +66,16 @@ def _claim(root: Path) -> Finding | None:
     return problem(f"{LOCK} names process {fields[2]}, which has ended", f"rm {LOCK}")
 
 
-def _path_locks(root: Path) -> Finding:
+def _path_locks(checkout: Checkout) -> Finding:
     try:
-        entries = read_json(root / RWLOCK)
+        entries = read_json(checkout.root / RWLOCK)
         holders = [*entries.get("write", {}).values(), *(one for readers in entries.get("read", {}).values() for one in readers)]
         pids = sorted({int(holder["pid"]) for holder in holders})
     except FileNotFoundError:
         pids = []
     except (ValueError, KeyError, TypeError, AttributeError):
         return problem(f"{RWLOCK} is damaged, and DVC refuses to work with it", f"rm {RWLOCK}")
-    written = (root / RWLOCK).stat().st_mtime if pids else 0.0
+    written = (checkout.root / RWLOCK).stat().st_mtime if pids else 0.0
     states = {pid: _state(pid, written) for pid in pids}
     # DVC only tests whether a process with that pid lives: a new process with the same pid blocks a run as long as it lives.
     strangers = [pid for pid, state in states.items() if state == "other"]
@@ -87,7 +88,7 @@ def _path_locks(root: Path) -> Finding:
     if dead:
         return warning(f"{RWLOCK} names process {_pids(dead)}, which has ended", f"DVC removes the entry itself; or now: rm {RWLOCK}")
     holds = [f"process {_pids(pids)} works on files"] if pids else []
-    holds += ["DVC works on the repository"] if is_locked(root / LOCK) else []
+    holds += ["DVC works on the repository"] if is_locked(checkout.root / LOCK) else []
     return ok("; ".join(holds) or "none is locked")
 
 

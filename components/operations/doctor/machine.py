@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.checkout import IN_CHECKOUT, Checkout
 from components.config.settings import Settings
 from components.operations.doctor.findings import Finding, NotChecked, ok, problem, settings_of, warning
 from components.processes.host import available_cores, available_memory
@@ -22,10 +23,10 @@ LIBRARIES_BYTES = 1_000_000_000  # resident in a rank once torch, transformers a
 FREE_BYTES = 1_000_000_000  # least free space on every file system that a run writes to
 
 
-def cores(root: Path) -> Finding:
+def cores(checkout: Checkout) -> Finding:
     """The machine has a core for every thread of training."""
     number, why = available_cores()
-    training = settings_of(root).training
+    training = settings_of(checkout).training
     wanted = training.ranks * training.threads
     usage = f"{number:g} core{'s' if number != 1 else ''}{why}; training starts {training.ranks} ranks of {training.threads}"
     if number < wanted:
@@ -33,14 +34,14 @@ def cores(root: Path) -> Finding:
     return ok(usage)
 
 
-def memory(root: Path) -> Finding:
+def memory(checkout: Checkout) -> Finding:
     """Free memory holds the ranks' libraries and the base model with gradients and optimizer state."""
     free, total = available_memory()
     usage = f"{_size(free)} of {_size(total)} free"
-    settings = settings_of(root)
+    settings = settings_of(checkout)
     ranks = settings.training.ranks
     # Weights and gradients a rank; two moments of AdamW, split over the ranks by ZeRO. On a GPU they lie in its own memory.
-    needed = int(ranks * LIBRARIES_BYTES + _weights_bytes(root, settings) * (2 * ranks + 2))
+    needed = int(ranks * LIBRARIES_BYTES + _weights_bytes(checkout, settings) * (2 * ranks + 2))
     if free < needed:
         return warning(
             f"{usage}; training may take {_size(needed)} ({ranks} ranks)", "end other programs, or lower training.ranks until it fits"
@@ -48,19 +49,19 @@ def memory(root: Path) -> Finding:
     return ok(usage)
 
 
-def disk(root: Path) -> Finding:
+def disk(checkout: Checkout) -> Finding:
     """DVC's cache, checkpoints and temporary files have room, and this user may write there."""
     try:
-        settings = settings_of(root)
-        weights, checkpoints = _weights_bytes(root, settings), settings.training.keep_checkpoints + 1
+        settings = settings_of(checkout)
+        weights, checkpoints = _weights_bytes(checkout, settings), settings.training.keep_checkpoints + 1
     except NotChecked:
         weights, checkpoints = 0, 0
-    made = last_outs_bytes(root)
+    made = last_outs_bytes(checkout)
     needs = {
         # Reward model and policy, of this run and of the last one; or all outs of the last run.
-        dvc_cache(root): max(4 * weights, made),
-        root / "artifacts": made,
-        root / ".mmalign": checkpoints * 4 * weights,  # weights, two moments, and fp32 copies of the weights
+        dvc_cache(checkout): max(4 * weights, made),
+        checkout.artifacts: made,
+        checkout.state: checkpoints * 4 * weights,  # weights, two moments, and fp32 copies of the weights
         Path(tempfile.gettempdir()): 0,
     }
     file_systems: dict[int, _FileSystem] = {}
@@ -69,10 +70,12 @@ def disk(root: Path) -> Finding:
         if not os.access(existing, os.W_OK):
             return problem(f"this user can't write to {existing}", f"chown -R $USER {existing}")
         volume = file_systems.setdefault(existing.stat().st_dev, _FileSystem(free_bytes(existing)))
-        volume.names.append(str(path.relative_to(root)) if path.is_relative_to(root) else str(path))
+        volume.names.append(str(path.relative_to(checkout.root)) if path.is_relative_to(checkout.root) else str(path))
         volume.needed += needed
     usage = "; ".join(f"{_size(volume.free)} free for {', '.join(volume.names)}" for volume in file_systems.values())
-    cure = "free some space (.mmalign/scratch may be emptied between runs), or move DVC's cache to a larger disk: dvc cache dir PATH"
+    cure = (
+        f"free some space ({IN_CHECKOUT.scratch()} may be emptied between runs), or move DVC's cache to a larger disk: dvc cache dir PATH"
+    )
     for volume in file_systems.values():
         needed = FREE_BYTES + volume.needed
         if volume.free < needed:
@@ -82,12 +85,12 @@ def disk(root: Path) -> Finding:
     return ok(usage)
 
 
-def shared_memory(root: Path) -> Finding:
+def shared_memory(checkout: Checkout) -> Finding:
     """Shared memory has room for the buffers through which ranks on a CPU exchange gradients."""
     if not SHARED_MEMORY.is_dir():
         return ok(f"no {SHARED_MEMORY} on this system")
     free = free_bytes(SHARED_MEMORY)
-    ranks = settings_of(root).training.ranks
+    ranks = settings_of(checkout).training.ranks
     needed = ranks * SHARED_BYTES_A_RANK
     usage = f"{_size(free)} free in {SHARED_MEMORY}"
     if free < needed:
@@ -112,23 +115,23 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
-def dvc_cache(root: Path) -> Path:
+def dvc_cache(checkout: Checkout) -> Path:
     """The folder of DVC's cache: in the checkout, or the one that DVC's settings name."""
-    if not (root / ".dvc").is_dir():
-        return root / ".dvc" / "cache"
-    with open_repository(root) as repository:
+    if not checkout.dvc.is_dir():
+        return checkout.dvc / "cache"
+    with open_repository(checkout) as repository:
         return Path(repository.cache.local_cache_dir)
 
 
-def last_outs_bytes(root: Path) -> int:
+def last_outs_bytes(checkout: Checkout) -> int:
     """Bytes of the stages' outs of the last run, by dvc.lock."""
-    stages: dict[str, Any] = read_yaml(root / "dvc.lock").get("stages") or {}
+    stages: dict[str, Any] = read_yaml(checkout.lock).get("stages") or {}
     return sum(int(out.get("size", 0)) for stage in stages.values() for out in stage.get("outs", []))
 
 
-def _weights_bytes(root: Path, settings: Settings) -> int:
+def _weights_bytes(checkout: Checkout, settings: Settings) -> int:
     """The base model's bytes in memory, by the size of its files."""
-    return sum(path.stat().st_size for path in (root / settings.model.base).glob("*.safetensors"))
+    return sum(path.stat().st_size for path in (checkout.root / settings.model.base).glob("*.safetensors"))
 
 
 def _size(count: float) -> str:

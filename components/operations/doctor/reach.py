@@ -7,9 +7,9 @@ import time
 import uuid
 from contextlib import closing
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import Any
 
+from components.checkout import Checkout
 from components.operations.doctor.findings import Finding, ok, problem, warning
 from components.operations.services.programs import ARTIFACTS_BUCKET
 from components.storage.data_version import UNSET_BUCKET
@@ -20,11 +20,11 @@ PROBE = b"mmalign doctor writes this and removes it at once\n"
 PATIENCE_SECONDS = 10
 
 
-def remotes(root: Path) -> Finding:
+def remotes(checkout: Checkout) -> Finding:
     """DVC verifies downloads from every remote, and this machine can write to remotes in the network."""
-    if not (root / ".dvc").is_dir():
+    if not checkout.dvc.is_dir():
         return ok("no .dvc folder, so no remotes")
-    with open_repository(root) as repository:
+    with open_repository(checkout) as repository:
         config: dict[str, Any] = repository.config.get("remote", {})
         unverified = [name for name, remote in config.items() if not remote.get("verify")]
         if unverified:
@@ -42,7 +42,7 @@ def remotes(root: Path) -> Finding:
     return ok(f"{', '.join(distant)} can be written; DVC verifies downloads")
 
 
-def clock(root: Path) -> Finding:  # noqa: ARG001 -- every check takes the checkout
+def clock(checkout: Checkout) -> Finding:  # noqa: ARG001 -- every check takes the checkout
     """This machine's clock agrees with the clocks of the database server and the bucket."""
     skews: dict[str, float] = {}
     silent: list[str] = []

@@ -9,6 +9,7 @@ import urllib.request
 from importlib import metadata
 from pathlib import Path
 
+from components.checkout import IN_CHECKOUT, Checkout
 from components.operations.doctor.findings import Finding, ok, problem, warning
 from components.processes.marks import is_alive
 from components.tracking.recorder import PENDING
@@ -25,40 +26,42 @@ def be_quick() -> None:
         os.environ.setdefault(name, value)
 
 
-def store_file(root: Path) -> Path | None:
+def store_file(checkout: Checkout) -> Path | None:
     """The file of a store on this machine; None for a server."""
-    uri = tracking_uri(root)
+    uri = tracking_uri(checkout)
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
-def store_silence(root: Path) -> str | None:
+def store_silence(checkout: Checkout) -> str | None:
     """A sentence about a store server that does not answer; None where it answers, or where the store is a database."""
-    uri = tracking_uri(root)
+    uri = tracking_uri(checkout)
     silent = _silence(f"{uri.rstrip('/')}/health") if uri.startswith(("http://", "https://")) else None
     return None if silent is None else f"{_without_password(uri)} does not answer: {silent}"
 
 
-def mlflow_store(root: Path) -> Finding:
+def mlflow_store(checkout: Checkout) -> Finding:
     """The store accepts records of runs."""
-    uri = tracking_uri(root)
-    file = store_file(root)
+    uri = tracking_uri(checkout)
+    file = store_file(checkout)
     if file is not None and not file.exists():
-        return ok(f"no run is recorded yet; the first run creates {_short(file, root)}")
-    shown = _short(file, root) if file is not None else _without_password(uri)
+        return ok(f"no run is recorded yet; the first run creates {_short(file, checkout)}")
+    shown = _short(file, checkout) if file is not None else _without_password(uri)
     cure = "repair the file, or move it away; the next run creates a new one"
     if file is None:
-        cure = "start that server, or unset MLFLOW_TRACKING_URI to record in the checkout; until then records wait in .mmalign/tracking"
-        silent = store_silence(root)
+        cure = (
+            f"start that server, or unset MLFLOW_TRACKING_URI to record in the checkout; until then records wait in {IN_CHECKOUT.tracking}"
+        )
+        silent = store_silence(checkout)
         if silent is not None:
             return problem(silent, cure)
     try:
-        connect(root)
+        connect(checkout)
     except Exception as error:  # noqa: BLE001 -- a database driver raises any error
         return problem(f"{shown} can't be used: {type(error).__name__}: {' '.join(str(error).split())[:200]}", cure)
     return ok(f"{shown} answers")
 
 
-def pickled_models(root: Path) -> Finding:  # noqa: ARG001 -- every check takes the checkout
+def pickled_models(checkout: Checkout) -> Finding:  # noqa: ARG001 -- every check takes the checkout
     """MLflow refuses pickled models, since loading a pickle runs the code in it."""
     value = os.environ.get("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     if value.strip().lower() in {"true", "1"}:
@@ -69,24 +72,24 @@ def pickled_models(root: Path) -> Finding:  # noqa: ARG001 -- every check takes 
     return ok("MLflow refuses pickled models")
 
 
-def waiting_records(root: Path) -> Finding:
+def waiting_records(checkout: Checkout) -> Finding:
     """No record waits for the store."""
-    files = sorted(state_folder(root).glob(f"{PENDING}*.jsonl"))
+    files = sorted(state_folder(checkout).glob(f"{PENDING}*.jsonl"))
     left = [path for path in files if not _in_use(path)]
     if not left:
         return ok("no record waits for the store" + (f", except {len(files)} of a run that is under way" if files else ""))
     return warning(
-        f"{len(left)} record{'s' if len(left) != 1 else ''} of runs wait for the store in {state_folder(root).relative_to(root)}",
+        f"{len(left)} record{'s' if len(left) != 1 else ''} of runs wait for the store in {state_folder(checkout).relative_to(checkout.root)}",
         "start the store; the next run then writes them",
     )
 
 
-def prefect(root: Path) -> Finding:
+def prefect(checkout: Checkout) -> Finding:
     """The server in PREFECT_API_URL answers. Without that variable, a run starts its own server."""
     url = os.environ.get("PREFECT_API_URL")
     version = f"Prefect {metadata.version('prefect')}"
     if not url:
-        home = root / ".mmalign" / "prefect"
+        home = checkout.state / "prefect"
         return ok(f"{version}; each run starts its own server" + ("" if home.is_dir() else ", and the first run creates its database"))
     cure = "start that server, or unset PREFECT_API_URL: a run then starts its own"
     if not url.startswith(("http://", "https://")):
@@ -116,8 +119,8 @@ def _in_use(path: Path) -> bool:
         return False
 
 
-def _short(path: Path, root: Path) -> str:
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+def _short(path: Path, checkout: Checkout) -> str:
+    return str(path.relative_to(checkout.root)) if path.is_relative_to(checkout.root) else str(path)
 
 
 def _without_password(uri: str) -> str:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
+from components.checkout import Checkout
 from components.files import read_json
 from components.operations.doctor.activity import Activity, Holder, activity, is_locked, stage_of
 from components.operations.doctor.leftovers import LOCK
@@ -38,20 +38,22 @@ HEADLINE_POLICY = ("win_rate", "preference_accuracy")
 HEADLINE_REWARD = ("acc", "acc_plus")
 
 
-def read_status(root: Path) -> dict[str, Any]:
+def read_status(checkout: Checkout) -> dict[str, Any]:
     """The state that `mmalign status` shows, by the keys of its JSON. `notes` has a sentence for each part that can't be read."""
     notes: list[str] = []
-    now = activity(root)
+    now = activity(checkout)
     state: dict[str, Any] = {"running": _running(now)}
     state["slots"] = _part(notes, "the holders of this machine's slots can't be read", _slots, [])
-    state["runs"], state["registry"] = _part(notes, "the store of runs and models can't be read", lambda: _store(root), _nothing_stored())
+    state["runs"], state["registry"] = _part(
+        notes, "the store of runs and models can't be read", lambda: _store(checkout), _nothing_stored()
+    )
     if now.busy:
         state["plan"] = {}
         notes.append("stale stages are not shown while a run or a stage is under way")
     else:
-        state["plan"] = _part(notes, "the stale stages can't be determined", lambda: _plan(root), {})
-    state["summary"] = _part(notes, "reports/summary.json can't be read", lambda: _headline(root), None)
-    waiting = len(list(state_folder(root).glob(f"{PENDING}*.jsonl")))
+        state["plan"] = _part(notes, "the stale stages can't be determined", lambda: _plan(checkout), {})
+    state["summary"] = _part(notes, "reports/summary.json can't be read", lambda: _headline(checkout), None)
+    waiting = len(list(state_folder(checkout).glob(f"{PENDING}*.jsonl")))
     if waiting:
         notes.append(f"{waiting} record{'s' if waiting != 1 else ''} of runs wait for the store; the next run writes them")
     return {**state, "notes": notes}
@@ -90,22 +92,22 @@ def _nothing_stored() -> tuple[list[Any], dict[str, Any]]:
     return [], {name: {"versions": 0, "aliases": {}} for name in NAMES}
 
 
-def _store(root: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    file = store_file(root)
+def _store(checkout: Checkout) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    file = store_file(checkout)
     if file is not None and not file.exists():
         return _nothing_stored()  # connecting would create it, which takes seconds
-    silent = store_silence(root)
+    silent = store_silence(checkout)
     if silent is not None:
         raise ConnectionError(silent)
-    client, experiment = connect(root)
-    return _runs(root, client, experiment, everybody=file is not None), {name: _model(root, name) for name in NAMES}
+    client, experiment = connect(checkout)
+    return _runs(checkout, client, experiment, everybody=file is not None), {name: _model(checkout, name) for name in NAMES}
 
 
-def _runs(root: Path, client: Any, experiment: str, *, everybody: bool) -> list[dict[str, Any]]:
+def _runs(checkout: Checkout, client: Any, experiment: str, *, everybody: bool) -> list[dict[str, Any]]:
     """The last parent runs, newest first: all of a store in the checkout, or only this checkout's on a shared server."""
     chosen = "tags.`mmalign.origin` LIKE '%'"  # children have none
     if not everybody:
-        chosen += f" and tags.`mmalign.checkout` = '{checkout_mark(root)}'"
+        chosen += f" and tags.`mmalign.checkout` = '{checkout_mark(checkout)}'"
     runs = []
     for run in client.search_runs([experiment], chosen, max_results=RUNS_SHOWN, order_by=["attributes.start_time DESC"]):
         info, tags = run.info, run.data.tags
@@ -131,8 +133,8 @@ def _child_stages(client: Any, experiment: str, parent: str) -> dict[str, str]:
     return {name: states[name] for name in STAGE_NAMES if name in states}
 
 
-def _model(root: Path, name: ModelName) -> dict[str, Any]:
-    versions = Registry(root).versions(name)
+def _model(checkout: Checkout, name: ModelName) -> dict[str, Any]:
+    versions = Registry(checkout).versions(name)
     aliases = {alias: version for version in versions for alias in version.aliases}
     return {
         "versions": len(versions),
@@ -143,14 +145,14 @@ def _model(root: Path, name: ModelName) -> dict[str, Any]:
     }
 
 
-def _plan(root: Path) -> dict[str, dict[str, str]]:
-    if is_locked(root / LOCK):
+def _plan(checkout: Checkout) -> dict[str, dict[str, str]]:
+    if is_locked(checkout.root / LOCK):
         raise BlockingIOError("DVC works on this checkout at the moment")
-    return {name: {"action": step.action, "reason": step.reason} for name, step in plan(root).items()}
+    return {name: {"action": step.action, "reason": step.reason} for name, step in plan(checkout).items()}
 
 
-def _headline(root: Path) -> dict[str, Any] | None:
-    path = root / SUMMARY
+def _headline(checkout: Checkout) -> dict[str, Any] | None:
+    path = checkout.root / SUMMARY
     if not path.is_file():
         return None
     summary = read_json(path)

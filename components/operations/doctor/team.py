@@ -8,6 +8,7 @@ import socket
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from components.checkout import Checkout
 from components.errors import UserError
 from components.operations.doctor.findings import Finding, NotChecked, ok, problem, settings_of, warning
 from components.operations.services import supervision
@@ -22,20 +23,20 @@ RESTARTS = 3  # of a service within a day that cause a warning
 FAILING = frozenset({"BACKOFF", "FATAL", "EXITED", "UNKNOWN"})
 
 
-def services(root: Path) -> Finding:
+def services(checkout: Checkout) -> Finding:
     """Every service runs and answers, and none restarts often."""
-    addresses = _addresses(root)
+    addresses = _addresses(checkout)
     if addresses is None:
         return ok(NO_SERVICES)
-    secrets = _secrets(root)
-    states = supervision.states(root, secrets)
-    logs = supervision.log_folder(root)
-    if not states and all(healthy(root).values()):
+    secrets = _secrets(checkout)
+    states = supervision.states(checkout, secrets)
+    logs = supervision.log_folder(checkout)
+    if not states and all(healthy(checkout).values()):
         return ok(f"they answer, but `mmalign up` did not start them; Prefect at {addresses.prefect}, MLflow at {addresses.mlflow}")
     if not states:
         return problem("the services are down, and they hold this checkout's record", "mmalign up --detach")
     failing = [f"{name} is {state}" for name, state in states.items() if state in FAILING]
-    silent = [f"{name} does not answer" for name, answers in healthy(root).items() if not answers]
+    silent = [f"{name} does not answer" for name, answers in healthy(checkout).items() if not answers]
     if failing or silent:
         first = (failing or silent)[0].split()[0]
         return problem(", ".join([*failing, *silent]), f"see {logs / first}.log; then: mmalign down && mmalign up --detach")
@@ -47,11 +48,11 @@ def services(root: Path) -> Finding:
     return ok(running)
 
 
-def passwords(root: Path) -> Finding:
+def passwords(checkout: Checkout) -> Finding:
     """The file of passwords exists, and only its owner can read it and its folder."""
-    if _addresses(root) is None:
+    if _addresses(checkout) is None:
         return ok(NO_SERVICES)
-    path = secrets_file(root)
+    path = secrets_file(checkout)
     if not path.is_file():
         return problem(f"{path} is missing", "restore it from a backup (state/secrets.json), with mode 600")
     for private, mode in ((path, "600"), (path.parent, "700")):
@@ -60,10 +61,10 @@ def passwords(root: Path) -> Finding:
     return ok("only you can read them")
 
 
-def ports(root: Path) -> Finding:
+def ports(checkout: Checkout) -> Finding:
     """The services use their ports, or the ports are free while the services are down."""
-    addresses = _addresses(root)
-    settings = settings_of(root).services
+    addresses = _addresses(checkout)
+    settings = settings_of(checkout).services
     wanted = {
         "prefect": settings.prefect_port or (addresses.prefect_port if addresses else 0),
         "mlflow": settings.mlflow_port or (addresses.mlflow_port if addresses else 0),
@@ -75,7 +76,7 @@ def ports(root: Path) -> Finding:
     if not fixed:
         return ok("the first start takes free ports")
     listed = ", ".join(f"{name} {port}" for name, port in fixed.items())
-    if addresses is not None and supervision.processes(root):
+    if addresses is not None and supervision.processes(checkout):
         return ok(listed)
     taken = {name: port for name, port in fixed.items() if not is_free(settings.host if name != "postgres" else "127.0.0.1", port)}
     if taken:
@@ -87,16 +88,16 @@ def ports(root: Path) -> Finding:
     return ok(f"{listed}, all free")
 
 
-def deployments(root: Path) -> Finding:
+def deployments(checkout: Checkout) -> Finding:
     """The server has the deployments of `mmalign deploy`, and the nightly schedule is active."""
-    if _addresses(root) is None:
+    if _addresses(checkout) is None:
         return ok(NO_SERVICES)
-    if not (state_folder(root) / DEPLOYED).is_file():
+    if not (state_folder(checkout) / DEPLOYED).is_file():
         return warning("nothing is deployed, so no run starts on a schedule", "mmalign deploy")
-    _secrets(root)
+    _secrets(checkout)
     try:
-        deployed = {one["name"]: one for one in ask(root, "deployments/filter", {})}
-        pools = {one["name"]: one for one in ask(root, "work_pools/filter", {})}
+        deployed = {one["name"]: one for one in ask(checkout, "deployments/filter", {})}
+        pools = {one["name"]: one for one in ask(checkout, "work_pools/filter", {})}
     except OSError as error:
         return problem(f"Prefect's server does not answer: {getattr(error, 'reason', error)}", "mmalign up --detach")
     missing = [name for name in ("nightly", "on-new-data", "on-demand") if name not in deployed]
@@ -106,14 +107,14 @@ def deployments(root: Path) -> Finding:
     paused += [name for name, one in deployed.items() if one["schedules"] and not any(schedule["active"] for schedule in one["schedules"])]
     if paused:
         return warning(f"{', '.join(sorted(set(paused)))} paused: no run starts on its schedule", "resume it on Prefect's page")
-    settings = settings_of(root).deployments
+    settings = settings_of(checkout).deployments
     crons = [schedule["schedule"] for schedule in deployed["nightly"]["schedules"]]
     if not any(one.get("cron") == settings.cron and one.get("timezone") == settings.timezone for one in crons):
         return warning("the nightly schedule on the server differs from params.yaml", "mmalign deploy")
     return ok(f"{', '.join(sorted(deployed))}; nightly at '{settings.cron}' ({settings.timezone})")
 
 
-def notices(root: Path) -> Finding:  # noqa: ARG001 -- every check takes the checkout
+def notices(checkout: Checkout) -> Finding:  # noqa: ARG001 -- every check takes the checkout
     """apprise can read every address in MMALIGN_NOTICES. The finding shows no address, since each holds a password."""
     import apprise
 
@@ -168,15 +169,15 @@ def _holder(port: int) -> str:
     return "another user's process"
 
 
-def _addresses(root: Path) -> Addresses | None:
+def _addresses(checkout: Checkout) -> Addresses | None:
     try:
-        return read_addresses(root)
+        return read_addresses(checkout)
     except (ValueError, TypeError) as error:
-        raise NotChecked(f"{addresses_file(root)} is damaged") from error
+        raise NotChecked(f"{addresses_file(checkout)} is damaged") from error
 
 
-def _secrets(root: Path) -> Secrets:
+def _secrets(checkout: Checkout) -> Secrets:
     try:
-        return read_secrets(root)
+        return read_secrets(checkout)
     except UserError as error:
         raise NotChecked("the passwords can't be read") from error

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from components.checkout import Checkout
 from components.files import digest_bytes, read_json, write_json
 from components.operations.notices.notice import Notice
 from components.processes.redaction import NOTICES, Redactor, redactor
@@ -29,48 +30,46 @@ if TYPE_CHECKING:
     from components.config.notices import NoticeSettings
 
 JOURNAL = Path("logs") / "notices.jsonl"
-WAITING = Path(".mmalign") / "notices"
-LOCK = Path(".mmalign") / "locks" / "notices.lock"
 PAUSES = (2.0, 10.0)  # seconds between tries at one address
 TITLE_CHARACTERS, TEXT_CHARACTERS = 200, 3500  # every chat service accepts this much in one message
 
 Log = Callable[[str], None]
 
 
-def send(root: Path, settings: NoticeSettings, notice: Notice, *, log: Log = print, pauses: Sequence[float] = PAUSES) -> None:
+def send(checkout: Checkout, settings: NoticeSettings, notice: Notice, *, log: Log = print, pauses: Sequence[float] = PAUSES) -> None:
     """Write down a notice; then send it and all waiting ones to the addresses of MMALIGN_NOTICES. Logs failures and raises nothing."""
     try:
-        keep(root, settings, notice)
-        send_waiting(root, log=log, pauses=pauses)
+        keep(checkout, settings, notice)
+        send_waiting(checkout, log=log, pauses=pauses)
     except Exception as error:  # noqa: BLE001 -- no notice may fail a run
         log(f"the notice '{notice.title}' could not be written ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
 
 
-def keep(root: Path, settings: NoticeSettings, notice: Notice) -> None:
+def keep(checkout: Checkout, settings: NoticeSettings, notice: Notice) -> None:
     """Write down a notice, without secrets. It waits for sending if the settings name its kind and there is an address."""
     values = asdict(notice)
     values["facts"] = values.pop("details")  # the key that readers of the journal expect
-    cleaned = redactor(root).clean_all(values)
+    cleaned = redactor(checkout).clean_all(values)
     entry = {"id": uuid.uuid4().hex, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **cleaned}
     waiting = [_name(address) for address in addresses()] if notice.kind in settings.kinds else []
     if waiting:
-        write_json(root / WAITING / f"{time.time_ns()}-{entry['id']}.json", {**entry, "waiting": waiting})
+        write_json(checkout.notices / f"{time.time_ns()}-{entry['id']}.json", {**entry, "waiting": waiting})
     why = "to be sent" if waiting else f"{NOTICES} names no address" if notice.kind in settings.kinds else "notices.kinds leaves it out"
-    _note(root, {**entry, "delivery": why})
+    _note(checkout, {**entry, "delivery": why})
 
 
-def send_waiting(root: Path, *, log: Log = print, pauses: Sequence[float] = PAUSES) -> int:
+def send_waiting(checkout: Checkout, *, log: Log = print, pauses: Sequence[float] = PAUSES) -> int:
     """Send the waiting notices, oldest first; returns how many still wait. A lock admits one process of a checkout at a time."""
-    if not any((root / WAITING).glob("*.json")):
+    if not any(checkout.notices.glob("*.json")):
         return 0
-    (root / LOCK).parent.mkdir(parents=True, exist_ok=True)
-    cleaner = redactor(root)
+    (checkout.locks / "notices.lock").parent.mkdir(parents=True, exist_ok=True)
+    cleaner = redactor(checkout)
     named = {_name(address): address for address in addresses()}
     dead: dict[str, str] = {}  # addresses that failed just now, with the reason: the next notice skips them
     left = 0
-    with FileLock(root / LOCK):
-        for file in sorted((root / WAITING).glob("*.json")):
-            left += not _deliver(root, file, named, dead, cleaner, pauses)
+    with FileLock(checkout.locks / "notices.lock"):
+        for file in sorted(checkout.notices.glob("*.json")):
+            left += not _deliver(checkout, file, named, dead, cleaner, pauses)
     for why in dead.values():
         log(f"a notice could not be sent: {why}; {JOURNAL} keeps it, and the next notice sends it too")
     return left
@@ -86,7 +85,9 @@ def addresses() -> list[str]:
     return [str(address) for address in parse_urls(text)]  # type: ignore[no-untyped-call]
 
 
-def _deliver(root: Path, file: Path, named: dict[str, str], dead: dict[str, str], cleaner: Redactor, pauses: Sequence[float]) -> bool:
+def _deliver(
+    checkout: Checkout, file: Path, named: dict[str, str], dead: dict[str, str], cleaner: Redactor, pauses: Sequence[float]
+) -> bool:
     """Send one notice to its waiting addresses. Returns whether all have received it."""
     entry = read_json(file)
     waiting = [name for name in entry["waiting"] if name in named]  # addresses that left MMALIGN_NOTICES get nothing
@@ -102,7 +103,7 @@ def _deliver(root: Path, file: Path, named: dict[str, str], dead: dict[str, str]
     if not waiting:
         file.unlink()
     if entry.get("delivery") != delivery:  # the journal names the same failure once
-        _note(root, {"id": entry["id"], "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "delivery": delivery})
+        _note(checkout, {"id": entry["id"], "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "delivery": delivery})
         if waiting:
             write_json(file, {**entry, "waiting": waiting, "delivery": delivery})
     return not waiting
@@ -135,8 +136,8 @@ def _try(address: str, title: str, text: str, kind: str, cleaner: Redactor, paus
     return cleaner.clean(f"{scheme}: {message[-300:] or 'the service refused it'}")
 
 
-def _note(root: Path, entry: dict[str, Any]) -> None:
-    path = root / JOURNAL
+def _note(checkout: Checkout, entry: dict[str, Any]) -> None:
+    path = checkout.root / JOURNAL
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as stream:  # one write, so that lines of two processes don't mix
         stream.write((json.dumps(entry, ensure_ascii=False, sort_keys=True) + "\n").encode())

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from secrets import token_urlsafe
 
+from components.checkout import Checkout
 from components.errors import UserError
 from components.files import read_json, write_json
 from components.operations.services.import_sqlite import IMPORTED
@@ -24,12 +25,12 @@ PORTS = {"prefect": 4200, "mlflow": 5000, "postgres": 5432}
 PASSWORDS = {"prefect": "MMALIGN_PREFECT_PASSWORD", "mlflow_password": "MMALIGN_MLFLOW_PASSWORD"}
 
 
-def bootstrap(root: Path) -> None:
+def bootstrap(checkout: Checkout) -> None:
     """Write the containers' addresses and passwords, and import the checkout's record. Raises UserError for a missing password."""
     if "DATABASE_URL" not in os.environ:
         raise UserError("DATABASE_URL is not set: set it to the database of PostgreSQL's container")
     passwords = {name: os.environ.get(variable, "") for name, variable in PASSWORDS.items()}
-    path = secrets_file(root)
+    path = secrets_file(checkout)
     before = read_json(path) if path.is_file() else {}
     secrets = Secrets(
         postgres=before.get("postgres") or token_urlsafe(24),  # for our own database, which containers do not use
@@ -38,24 +39,24 @@ def bootstrap(root: Path) -> None:
         supervisor=before.get("supervisor") or token_urlsafe(24),
         **passwords,
     )
-    require_passwords(root, secrets, HOST)
-    state_folder(root).mkdir(parents=True, exist_ok=True)
-    state_folder(root).chmod(0o700)
+    require_passwords(checkout, secrets, HOST)
+    state_folder(checkout).mkdir(parents=True, exist_ok=True)
+    state_folder(checkout).chmod(0o700)
     old = os.umask(0o077)
     try:
         write_json(path, asdict(secrets))
     finally:
         os.umask(old)
     addresses = Addresses(HOST, PORTS["prefect"], PORTS["mlflow"], PORTS["postgres"], external_database=True)
-    write_json(addresses_file(root), asdict(addresses))
-    if not (state_folder(root) / IMPORTED).is_file():
-        import_existing_record(root, addresses, lambda text: print(text, flush=True))
+    write_json(addresses_file(checkout), asdict(addresses))
+    if not (state_folder(checkout) / IMPORTED).is_file():
+        import_existing_record(checkout, addresses, lambda text: print(text, flush=True))
 
 
 if __name__ == "__main__":
     from components.processes.faults import explain
 
     try:
-        bootstrap(Path(sys.argv[1]).resolve())
+        bootstrap(Checkout(Path(sys.argv[1])).absolute())
     except Exception as error:  # noqa: BLE001 -- the last resort: one sentence for the person
         sys.exit(explain(error))

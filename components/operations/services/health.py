@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import urllib.error
 import urllib.request
-from pathlib import Path
 
+from components.checkout import Checkout
 from components.errors import ServiceAway
 from components.operations.services import postgres
 from components.operations.services.state import read_addresses
@@ -24,9 +24,9 @@ def answers(url: str) -> bool:
         return False
 
 
-def require_services(root: Path) -> None:
+def require_services(checkout: Checkout) -> None:
     """Raises ServiceAway where this checkout has services and they do not answer."""
-    addresses = read_addresses(root)
+    addresses = read_addresses(checkout)
     if addresses is None:
         return
     if os.environ.get("MLFLOW_TRACKING_URI") == addresses.mlflow and not answers(f"{addresses.mlflow}/health"):
@@ -35,10 +35,10 @@ def require_services(root: Path) -> None:
         raise ServiceAway(f"Prefect at {addresses.prefect} does not answer: run `mmalign up --detach`")
 
 
-def healthy(root: Path) -> dict[str, bool]:
+def healthy(checkout: Checkout) -> dict[str, bool]:
     """Whether each server answers, by name. Worker and monitor have no address and are left out."""
-    addresses = read_addresses(root)
+    addresses = read_addresses(checkout)
     if addresses is None:
         return {}
     servers = {"prefect": answers(f"{addresses.prefect}/api/health"), "mlflow": answers(f"{addresses.mlflow}/health")}
-    return {"postgres": postgres.answers(addresses, read_secrets(root)), **servers}
+    return {"postgres": postgres.answers(addresses, read_secrets(checkout)), **servers}

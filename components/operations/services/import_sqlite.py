@@ -7,9 +7,9 @@ server then serves; only their addresses change. With a bucket it uploads them f
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
+from components.checkout import Checkout
 from components.errors import StageFault
 from components.files import write_json
 from components.operations.services.programs import ARTIFACTS_BUCKET, artifacts
@@ -27,13 +27,13 @@ LOCATION_COLUMNS = {
 ROWS_AT_ONCE = 500
 
 
-def import_record(root: Path, addresses: Addresses, secrets: Secrets) -> dict[str, int]:
+def import_record(checkout: Checkout, addresses: Addresses, secrets: Secrets) -> dict[str, int]:
     """Copy the rows of the checkout's mlflow.db; returns the number of rows by table. Empty without mlflow.db, or after an earlier import.
 
     Call it while MLflow's server is down. One transaction holds all rows, so a kill leaves no partial import.
     """
-    mark = state_folder(root) / IMPORTED
-    source_path = root / "mlflow.db"
+    mark = state_folder(checkout) / IMPORTED
+    source_path = checkout.mlflow_database
     if mark.is_file():
         return {}
     if not source_path.is_file():
@@ -48,11 +48,11 @@ def import_record(root: Path, addresses: Addresses, secrets: Secrets) -> dict[st
         old_schema, new_schema = MetaData(), MetaData()
         old_schema.reflect(source)
         new_schema.reflect(target)
-        _upload(root)
+        _upload(checkout)
         with source.connect() as old, target.begin() as new:
             if _version(old) != _version(new):
                 raise StageFault(f"another version of MLflow wrote {source_path}: run `mlflow db upgrade sqlite:///{source_path}` first")
-            counts = _copy(root, old, new, old_schema, new_schema)
+            counts = _copy(checkout, old, new, old_schema, new_schema)
     finally:
         source.dispose()
         target.dispose()
@@ -60,11 +60,11 @@ def import_record(root: Path, addresses: Addresses, secrets: Secrets) -> dict[st
     return counts
 
 
-def _copy(root: Path, old: Any, new: Any, old_schema: Any, new_schema: Any) -> dict[str, int]:
+def _copy(checkout: Checkout, old: Any, new: Any, old_schema: Any, new_schema: Any) -> dict[str, int]:
     """Empty the target's tables (a fresh database has a default experiment), then fill them in an order that foreign keys allow."""
     from sqlalchemy import delete, select
 
-    prefixes = [(root / "mlruns").resolve().as_uri(), str((root / "mlruns").resolve())]
+    prefixes = [checkout.mlruns.resolve().as_uri(), str(checkout.mlruns.resolve())]
     tables = [table for table in new_schema.sorted_tables if table.name != "alembic_version"]
     for table in reversed(tables):
         new.execute(delete(table))
@@ -125,14 +125,14 @@ def _make_tables(url: str) -> None:
     SqlAlchemyStore(url, SERVED)
 
 
-def _upload(root: Path) -> None:
+def _upload(checkout: Checkout) -> None:
     """Upload the artifacts to the bucket, where one is set."""
     bucket = os.environ.get(ARTIFACTS_BUCKET)
-    if not bucket or not (root / "mlruns").is_dir():
+    if not bucket or not checkout.mlruns.is_dir():
         return
     import boto3
 
     store = boto3.client("s3", endpoint_url=os.environ.get("MLFLOW_S3_ENDPOINT_URL") or None)
-    prefix = artifacts(root).removeprefix(f"s3://{bucket}/")
-    for path in sorted(path for path in (root / "mlruns").rglob("*") if path.is_file()):
-        store.upload_file(str(path), bucket, f"{prefix}/{path.relative_to(root / 'mlruns').as_posix()}")
+    prefix = artifacts(checkout).removeprefix(f"s3://{bucket}/")
+    for path in sorted(path for path in checkout.mlruns.rglob("*") if path.is_file()):
+        store.upload_file(str(path), bucket, f"{prefix}/{path.relative_to(checkout.root / 'mlruns').as_posix()}")

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from components.checkout import Checkout
 from components.errors import StageFault, UserError
 from components.operations.environment import QUIET
 from components.operations.services import postgres, supervision, temporary_postgres
@@ -22,29 +23,29 @@ MLFLOW = "import os; from mlflow.db import commands; commands(['upgrade', os.env
 MLFLOW_AUTH = "import os; from mlflow.server.auth.db.cli import commands; commands(['upgrade', '--url', os.environ['MMALIGN_MIGRATED']])"
 
 
-def migrate(root: Path, log: Callable[[str], None]) -> None:
+def migrate(checkout: Checkout, log: Callable[[str], None]) -> None:
     """Migrate the record of the checkout. Raises UserError while its services run, StageFault with the message of a failed migration."""
-    addresses = read_addresses(root)
+    addresses = read_addresses(checkout)
     if addresses is None:
-        if not (root / "mlflow.db").is_file():
-            raise UserError(f"{root} has no record yet, so there is nothing to migrate")
-        _mlflow(MLFLOW, f"sqlite:///{root / 'mlflow.db'}", "mlflow.db")
+        if not checkout.mlflow_database.is_file():
+            raise UserError(f"{checkout.root} has no record yet, so there is nothing to migrate")
+        _mlflow(MLFLOW, f"sqlite:///{checkout.root / 'mlflow.db'}", "mlflow.db")
         log("migrated mlflow.db to the installed MLflow")
         return
-    if supervision.processes(root):
+    if supervision.processes(checkout):
         raise UserError("the services run: take a backup with `mmalign backup`, end them with `mmalign down`, and migrate then")
-    secrets = read_secrets(root)
-    with temporary_postgres.database(root, state_folder(root), addresses, secrets):
+    secrets = read_secrets(checkout)
+    with temporary_postgres.database(checkout, state_folder(checkout), addresses, secrets):
         postgres.make_databases(addresses, secrets)
-        _prefect(root, database_url(addresses, secrets, "prefect", "postgresql+asyncpg"))
+        _prefect(checkout, database_url(addresses, secrets, "prefect", "postgresql+asyncpg"))
         log("migrated Prefect's tables to the installed version")
         _mlflow(MLFLOW, database_url(addresses, secrets, "mlflow", "postgresql+psycopg2"), "mlflow")
         _mlflow(MLFLOW_AUTH, database_url(addresses, secrets, "mlflow_auth", "postgresql+psycopg2"), "mlflow_auth")
         log("migrated MLflow's tables to the installed version")
 
 
-def _prefect(root: Path, url: str) -> None:
-    home = state_folder(root) / "prefect"
+def _prefect(checkout: Checkout, url: str) -> None:
+    home = state_folder(checkout) / "prefect"
     environment = {
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": url,
         "PREFECT_HOME": str(home),
@@ -67,5 +68,5 @@ def _run(command: list[str], environment: dict[str, str], database: str) -> None
 
     message = " ".join((completed.stderr.strip() or completed.stdout.strip()).splitlines()[-3:])[-400:]
     raise StageFault(
-        f"the migration of database {database} failed: {redactor(Path.cwd()).clean(message)}; restore the backup with the earlier version"
+        f"the migration of database {database} failed: {redactor(Checkout(Path.cwd())).clean(message)}; restore the backup with the earlier version"
     )

@@ -23,7 +23,8 @@ from typing import Any
 from urllib.error import HTTPError
 from zoneinfo import ZoneInfo
 
-from components.config.settings import Settings, load_settings
+from components.checkout import Checkout
+from components.config.settings import Settings
 from components.errors import UserError
 from components.files import read_json, write_json
 from components.operations.notices.notice import Notice
@@ -66,19 +67,19 @@ class Schedule:
 class Monitor:
     """Monitors the scheduled runs of one checkout. `clock` returns the current time, with a zone."""
 
-    def __init__(self, root: Path, clock: Clock = lambda: datetime.now(UTC)) -> None:
-        self._root = root
+    def __init__(self, checkout: Checkout, clock: Clock = lambda: datetime.now(UTC)) -> None:
+        self._checkout = checkout
         self._clock = clock
         self._unanswered = 0
         self._answered = 0
 
     def check(self) -> Notice | None:
         """Check once for a missed run. Returns the notice that this wrote, or None."""
-        deployed = state_folder(self._root) / DEPLOYED
+        deployed = state_folder(self._checkout) / DEPLOYED
         deployment = read_json(deployed).get("nightly") if deployed.is_file() else None
         if deployment is None:
             return None
-        settings = load_settings(self._root / "params.yaml")
+        settings = self._checkout.settings()
         try:
             schedule = self._schedule(deployment)
             self._unanswered = 0
@@ -101,7 +102,7 @@ class Monitor:
         if seen is None:
             return None
         notice = _notice(due, schedule, settings.notices.late_minutes, [*seen, *self._services()])
-        keep(self._root, settings.notices, notice)
+        keep(self._checkout, settings.notices, notice)
         self._write_state(told=due.isoformat())  # after the notice is on disk: a kill in between repeats the notice rather than losing it
         return notice
 
@@ -109,16 +110,16 @@ class Monitor:
         """End lost runs, and write a notice for each abandoned one. Returns a sentence for each."""
         if self._answered < CHECKS_ANSWERED:
             return []
-        settings = load_settings(self._root / "params.yaml")
-        ended = end_lost_runs(self._root, settings.deployments.crashed_after_seconds + CHECKS_ANSWERED * CHECK_SECONDS)
+        settings = self._checkout.settings()
+        ended = end_lost_runs(self._checkout, settings.deployments.crashed_after_seconds + CHECKS_ANSWERED * CHECK_SECONDS)
         sentences = [f"ended run {name}, which had lost its process" for name in ended]
         reported = set(self._state().get("given_up", []))
-        for run in abandoned_runs(self._root):
+        for run in abandoned_runs(self._checkout):
             if run["id"] not in reported:
                 title = f"run {run['name']} crashed before it began"
                 message = (run.get("state") or {}).get("message") or ""
                 text = f"It was to recover a crashed run, and nothing restarts it. {message}\nRun `mmalign doctor`, then `mmalign resume`."
-                keep(self._root, settings.notices, Notice("failed", title, text, {"flow_run": run["id"]}))
+                keep(self._checkout, settings.notices, Notice("failed", title, text, {"flow_run": run["id"]}))
                 reported.add(run["id"])
                 self._write_state(given_up=sorted(reported))
                 sentences.append(title)
@@ -126,7 +127,7 @@ class Monitor:
 
     def _schedule(self, deployment: str) -> Schedule:
         """The deployment's schedule by Prefect. The state file keeps it for times without Prefect."""
-        deployed = ask(self._root, f"deployments/{deployment}")
+        deployed = ask(self._checkout, f"deployments/{deployment}")
         for entry in deployed["schedules"]:
             if "cron" in entry["schedule"]:
                 active = bool(entry["active"]) and not deployed["paused"]
@@ -165,19 +166,19 @@ class Monitor:
 
     def _runs(self, deployment: str, criteria: dict[str, Any]) -> list[dict[str, Any]]:
         body = {"deployments": {"id": {"any_": [deployment]}}, "flow_runs": criteria, "limit": 5, "sort": "EXPECTED_START_TIME_DESC"}
-        runs: list[dict[str, Any]] = ask(self._root, "flow_runs/filter", body)
+        runs: list[dict[str, Any]] = ask(self._checkout, "flow_runs/filter", body)
         return runs
 
     def _pool(self, deployment: str) -> list[str]:
         """The faults of the deployment's work pool and of its workers."""
-        name = ask(self._root, f"deployments/{deployment}").get("work_pool_name")
+        name = ask(self._checkout, f"deployments/{deployment}").get("work_pool_name")
         if not name:
             return ["the deployment has no work pool: run `mmalign deploy`"]
         try:
-            pool = ask(self._root, f"work_pools/{name}")
+            pool = ask(self._checkout, f"work_pools/{name}")
         except OSError as error:
             return [f"its work pool {name} can't be read ({_words(error)})"]
-        workers = ask(self._root, f"work_pools/{name}/workers/filter", {})
+        workers = ask(self._checkout, f"work_pools/{name}/workers/filter", {})
         online = [worker["name"] for worker in workers if worker["status"] == "ONLINE"]
         wrong = [f"work pool {name} is paused"] if pool["is_paused"] else []
         if not online:
@@ -189,18 +190,18 @@ class Monitor:
         from components.operations.services.supervision import states
 
         try:
-            services = states(self._root, read_secrets(self._root))
+            services = states(self._checkout, read_secrets(self._checkout))
         except UserError as error:
             return [str(error)]
         return [f"service {name} is {state}" for name, state in sorted(services.items()) if state != "RUNNING"]
 
     def _state(self) -> dict[str, Any]:
-        path = state_folder(self._root) / STATE
+        path = state_folder(self._checkout) / STATE
         saved: dict[str, Any] = read_json(path) if path.is_file() else {}
         return saved
 
     def _write_state(self, **values: Any) -> None:
-        write_json(state_folder(self._root) / STATE, {**self._state(), **values})
+        write_json(state_folder(self._checkout) / STATE, {**self._state(), **values})
 
 
 def _notice(due: datetime, schedule: Schedule, late_minutes: float, seen: list[str]) -> Notice:
@@ -218,9 +219,9 @@ def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def main(root: Path) -> None:
+def main(checkout: Checkout) -> None:
     """Check each minute, until the process ends."""
-    monitor = Monitor(root)
+    monitor = Monitor(checkout)
     for number in itertools.count(1):
         time.sleep(CHECK_SECONDS)
         try:
@@ -231,7 +232,7 @@ def main(root: Path) -> None:
             for sentence in sentences:
                 log(sentence)
             if notice is not None or sentences or number % SEND_EVERY_CHECKS == 0:
-                send_waiting(root, log=log)
+                send_waiting(checkout, log=log)
         except Exception as error:  # noqa: BLE001 -- the next check comes in a minute
             log(f"this check failed: {_words(error)}")
 
@@ -242,4 +243,4 @@ def log(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Checkout(Path(sys.argv[1])))

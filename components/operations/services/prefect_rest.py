@@ -6,9 +6,9 @@ import base64
 import json
 import urllib.error
 import urllib.request
-from pathlib import Path
 from typing import Any
 
+from components.checkout import Checkout
 from components.errors import ServiceAway, UserError
 from components.operations.services.state import read_addresses
 from components.processes.secrets import read_secrets
@@ -16,15 +16,15 @@ from components.processes.secrets import read_secrets
 TIMEOUT_SECONDS = 10.0
 
 
-def ask(root: Path, path: str, body: dict[str, Any] | None = None) -> Any:
+def ask(checkout: Checkout, path: str, body: dict[str, Any] | None = None) -> Any:
     """The server's reply to a POST of `body`, or to a GET without one. `path` lies below /api, such as "deployments/filter".
 
     Raises UserError where the checkout has no services, OSError (urllib.error.URLError) where the server does not answer.
     """
-    addresses = read_addresses(root)
+    addresses = read_addresses(checkout)
     if addresses is None:
-        raise UserError(f"{root} has no services: `mmalign up` starts them")
-    who = base64.b64encode(read_secrets(root).prefect_auth.encode()).decode()
+        raise UserError(f"{checkout.root} has no services: `mmalign up` starts them")
+    who = base64.b64encode(read_secrets(checkout).prefect_auth.encode()).decode()
     request = urllib.request.Request(  # noqa: S310 -- http to our own server
         f"{addresses.prefect}/api/{path}",
         data=None if body is None else json.dumps(body).encode(),
@@ -35,10 +35,10 @@ def ask(root: Path, path: str, body: dict[str, Any] | None = None) -> Any:
     return json.loads(text) if text else None
 
 
-def ask_checked(root: Path, path: str, body: dict[str, Any] | None = None) -> Any:
+def ask_checked(checkout: Checkout, path: str, body: dict[str, Any] | None = None) -> Any:
     """As `ask`, but raises UserError where the server refuses, and ServiceAway where it does not answer."""
     try:
-        return ask(root, path, body)
+        return ask(checkout, path, body)
     except urllib.error.HTTPError as error:
         raise UserError(_refusal(error.read().decode(errors="replace"))) from error
     except OSError as error:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from components.checkout import Checkout
 from components.errors import StageFault, UserError
 from components.files import write_atomic
 from components.operations.environment import QUIET
@@ -29,33 +30,33 @@ AUTH_CACHE_SECONDS = 60
 ARTIFACTS_BUCKET = "MMALIGN_S3_BUCKET"
 
 
-def main(name: str, root: Path) -> None:
+def main(name: str, checkout: Checkout) -> None:
     """Become the service `name` of the checkout `root`."""
     # A process that a script starts with & ignores Ctrl-C, and so do its children. Prefect's worker would then ignore its end.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    addresses = read_addresses(root)
+    addresses = read_addresses(checkout)
     if addresses is None:
-        raise UserError(f"{root} has no services: run `mmalign up` there")
+        raise UserError(f"{checkout.root} has no services: run `mmalign up` there")
     programs = {"postgres": _postgres, "prefect": _prefect, "mlflow": _mlflow, "worker": _worker, "sentinel": _monitor}
-    command, environment = programs[name](root, addresses, read_secrets(root))
+    command, environment = programs[name](checkout, addresses, read_secrets(checkout))
     os.execve(command[0], command, {**os.environ, **QUIET, **environment})  # noqa: S606 -- no shell, and our own command
 
 
 Program = tuple[list[str], dict[str, str]]
 
 
-def _postgres(root: Path, addresses: Addresses, secrets: Secrets) -> Program:
-    state = state_folder(root)
+def _postgres(checkout: Checkout, addresses: Addresses, secrets: Secrets) -> Program:
+    state = state_folder(checkout)
     postgres.initialize(state, secrets)
     command = postgres.server_command(state, addresses.postgres_port)
     return [_absolute(command[0]), *command[1:]], {}
 
 
-def _prefect(root: Path, addresses: Addresses, secrets: Secrets) -> Program:
+def _prefect(checkout: Checkout, addresses: Addresses, secrets: Secrets) -> Program:
     wait_for("PostgreSQL", lambda: postgres.answers(addresses, secrets))
     postgres.make_databases(addresses, secrets)
-    home = state_folder(root) / "prefect"
+    home = state_folder(checkout) / "prefect"
     home.mkdir(parents=True, exist_ok=True)
     environment = {
         "PREFECT_HOME": str(home),
@@ -74,10 +75,10 @@ def _prefect(root: Path, addresses: Addresses, secrets: Secrets) -> Program:
     return command, environment
 
 
-def _mlflow(root: Path, addresses: Addresses, secrets: Secrets) -> Program:
+def _mlflow(checkout: Checkout, addresses: Addresses, secrets: Secrets) -> Program:
     wait_for("PostgreSQL", lambda: postgres.answers(addresses, secrets))
     postgres.make_databases(addresses, secrets)
-    state = state_folder(root)
+    state = state_folder(checkout)
     config = state / "mlflow-auth.ini"
     lines = {
         "default_permission": "NO_PERMISSIONS",
@@ -93,7 +94,7 @@ def _mlflow(root: Path, addresses: Addresses, secrets: Secrets) -> Program:
     os.umask(before)
     environment = {
         "MLFLOW_BACKEND_STORE_URI": database_url(addresses, secrets, "mlflow", "postgresql+psycopg2"),
-        "MLFLOW_ARTIFACTS_DESTINATION": artifacts(root),
+        "MLFLOW_ARTIFACTS_DESTINATION": artifacts(checkout),
         "MLFLOW_SERVE_ARTIFACTS": "true",
         "MLFLOW_AUTH_CONFIG_PATH": str(config),
         "MLFLOW_AUTH_ADMIN_USERNAME": secrets.mlflow_user,
@@ -108,23 +109,23 @@ def _mlflow(root: Path, addresses: Addresses, secrets: Secrets) -> Program:
     return [*command, "--host", addresses.host, "--port", str(addresses.mlflow_port)], environment
 
 
-def _worker(root: Path, addresses: Addresses, secrets: Secrets) -> Program:  # noqa: ARG001 -- one signature for all
-    environment = client_environment(root)
+def _worker(checkout: Checkout, addresses: Addresses, secrets: Secrets) -> Program:  # noqa: ARG001 -- one signature for all
+    environment = client_environment(checkout)
     os.environ.update(environment)
     wait_for("Prefect's server", lambda: _ready(f"{addresses.prefect}/api/ready"))
     environment["PREFECT_WORKER_HEARTBEAT_SECONDS"] = str(HEARTBEAT_SECONDS)
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--create-pool-if-not-found"]
-    return [*command, "--name", f"{root.name}-{os.uname().nodename}"], environment
+    return [*command, "--name", f"{checkout.root.name}-{os.uname().nodename}"], environment
 
 
-def _monitor(root: Path, addresses: Addresses, secrets: Secrets) -> Program:  # noqa: ARG001 -- one signature for all
-    return [*command("monitor"), str(root)], {}
+def _monitor(checkout: Checkout, addresses: Addresses, secrets: Secrets) -> Program:  # noqa: ARG001 -- one signature for all
+    return [*command("monitor"), str(checkout.root)], {}
 
 
-def artifacts(root: Path) -> str:
+def artifacts(checkout: Checkout) -> str:
     """The location of MLflow's artifacts: the checkout's mlruns/, or a bucket."""
     bucket = os.environ.get(ARTIFACTS_BUCKET)
-    return f"s3://{bucket}/mlflow" if bucket else (root / "mlruns").resolve().as_uri()
+    return f"s3://{bucket}/mlflow" if bucket else checkout.mlruns.resolve().as_uri()
 
 
 def wait_for(service: str, answers: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
@@ -152,4 +153,4 @@ def _absolute(program: str) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Checkout(Path(sys.argv[2])))

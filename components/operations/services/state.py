@@ -14,6 +14,7 @@ from secrets import token_urlsafe
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from components.checkout import Checkout
 from components.errors import UserError
 from components.files import read_json, write_json
 from components.processes.secrets import Secrets, read_secrets, secrets_file, state_folder
@@ -52,30 +53,30 @@ class Addresses:
         return "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104 -- a comparison, no binding
 
 
-def addresses_file(root: Path) -> Path:
+def addresses_file(checkout: Checkout) -> Path:
     """The file with the addresses of this checkout's services."""
-    return state_folder(root) / "services.json"
+    return state_folder(checkout) / "services.json"
 
 
-def read_addresses(root: Path) -> Addresses | None:
+def read_addresses(checkout: Checkout) -> Addresses | None:
     """The addresses of this checkout's services; None where `mmalign up` never ran."""
-    path = addresses_file(root)
+    path = addresses_file(checkout)
     return Addresses(**read_json(path)) if path.is_file() else None
 
 
-def require_passwords(root: Path, secrets: Secrets, host: str) -> None:
+def require_passwords(checkout: Checkout, secrets: Secrets, host: str) -> None:
     """Raises UserError where a server on `host` would have a missing or short password."""
     weak = [name for name, value in asdict(secrets).items() if name != "mlflow_user" and len(value) < PASSWORD_CHARACTERS]
     if weak:
         raise UserError(
-            f"services.host is {host}, which other machines reach, and {secrets_file(root)} has no password of {PASSWORD_CHARACTERS} characters "
+            f"services.host is {host}, which other machines reach, and {secrets_file(checkout)} has no password of {PASSWORD_CHARACTERS} characters "
             f"for {', '.join(weak)}: write one, or set services.host to 127.0.0.1"
         )
 
 
-def assign_addresses(root: Path, settings: ServicesSettings) -> Addresses:
+def assign_addresses(checkout: Checkout, settings: ServicesSettings) -> Addresses:
     """Assign and write down the addresses of a start: from the settings, else of the last start, else free ports."""
-    before = read_addresses(root)
+    before = read_addresses(checkout)
     taken: set[int] = set()
 
     def port(wanted: int, last: int | None) -> int:
@@ -95,13 +96,13 @@ def assign_addresses(root: Path, settings: ServicesSettings) -> Addresses:
         raise UserError(
             f"the services of this checkout keep their record in {where}: start them as before, or move the record with `mmalign backup`"
         )
-    write_json(addresses_file(root), asdict(addresses))
+    write_json(addresses_file(checkout), asdict(addresses))
     return addresses
 
 
-def create_secrets(root: Path) -> Secrets:
+def create_secrets(checkout: Checkout) -> Secrets:
     """The passwords. The first start creates them."""
-    path = secrets_file(root)
+    path = secrets_file(checkout)
     if not path.is_file():
         made = Secrets(
             postgres=token_urlsafe(24),
@@ -118,7 +119,7 @@ def create_secrets(root: Path) -> Secrets:
             write_json(path, asdict(made))
         finally:
             os.umask(before)
-    return read_secrets(root)
+    return read_secrets(checkout)
 
 
 def free_port(taken: set[int]) -> int:
@@ -130,20 +131,20 @@ def free_port(taken: set[int]) -> int:
             return port
 
 
-def client_environment(root: Path) -> dict[str, str]:
+def client_environment(checkout: Checkout) -> dict[str, str]:
     """The environment by which a process uses this checkout's services; empty without services."""
-    addresses = read_addresses(root)
+    addresses = read_addresses(checkout)
     if addresses is None:
         return {}
-    secrets = read_secrets(root)
+    secrets = read_secrets(checkout)
     return {
         "MLFLOW_TRACKING_URI": addresses.mlflow,
         "MLFLOW_TRACKING_USERNAME": secrets.mlflow_user,
         "MLFLOW_TRACKING_PASSWORD": secrets.mlflow_password,
         "PREFECT_API_URL": f"{addresses.prefect}/api",
         "PREFECT_API_AUTH_STRING": secrets.prefect_auth,
-        "PREFECT_HOME": str(state_folder(root) / "prefect"),
-        "PREFECT_PROFILES_PATH": str(state_folder(root) / "prefect" / "profiles.toml"),
+        "PREFECT_HOME": str(state_folder(checkout) / "prefect"),
+        "PREFECT_PROFILES_PATH": str(state_folder(checkout) / "prefect" / "profiles.toml"),
         # A server or database that is silent for two minutes must not end a flow.
         "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500,504",
         "PREFECT_CLIENT_MAX_RETRIES": "12",

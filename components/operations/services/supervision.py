@@ -15,6 +15,7 @@ import xmlrpc.client
 from pathlib import Path
 from typing import Any
 
+from components.checkout import Checkout
 from components.config.services import ServicesSettings
 from components.errors import StageFault
 from components.files import write_atomic
@@ -29,13 +30,13 @@ STOP_SECONDS = 60  # from the signal to SIGKILL: the worker ends its flows, and 
 SIGNALS = {"postgres": "INT"}  # PostgreSQL's fast and clean end; TERM waits for clients
 
 
-def configuration(root: Path, addresses: Addresses, secrets: Secrets, settings: ServicesSettings) -> str:
+def configuration(checkout: Checkout, addresses: Addresses, secrets: Secrets, settings: ServicesSettings) -> str:
     """The text of supervisord's configuration."""
-    state = state_folder(root)
-    logs = log_folder(root)
+    state = state_folder(checkout)
+    logs = log_folder(checkout)
     lines = [
         "[unix_http_server]",
-        f"file={socket_file(root)}",
+        f"file={socket_file(checkout)}",
         "chmod=0700",
         "username=mmalign",
         f"password={secrets.supervisor}",
@@ -47,14 +48,14 @@ def configuration(root: Path, addresses: Addresses, secrets: Secrets, settings: 
         f"logfile_maxbytes={settings.log_max_mb}MB",
         f"logfile_backups={settings.log_backups}",
         f"pidfile={state / 'supervisord.pid'}",
-        f"directory={root}",
+        f"directory={checkout.root}",
         "silent=true",
     ]
     names = [name for name in NAMES if name != "postgres" or not addresses.external_database]
     for priority, name in enumerate(names, start=1):
         lines += [
             f"[program:{name}]",
-            f"command={' '.join(command('service'))} {name} {root}".replace("%", "%%"),
+            f"command={' '.join(command('service'))} {name} {checkout.root}".replace("%", "%%"),
             f"priority={priority}",
             "autostart=true",
             "autorestart=true",
@@ -70,37 +71,37 @@ def configuration(root: Path, addresses: Addresses, secrets: Secrets, settings: 
     return "\n".join(lines) + "\n"
 
 
-def log_folder(root: Path) -> Path:
+def log_folder(checkout: Checkout) -> Path:
     """The folder of the services' logs."""
-    return state_folder(root) / "logs"
+    return state_folder(checkout) / "logs"
 
 
-def socket_file(root: Path) -> Path:
+def socket_file(checkout: Checkout) -> Path:
     """supervisor's socket. A socket's path has at most 107 bytes, so a deep checkout has it in the runtime folder."""
-    path = state_folder(root) / "supervisor.sock"
+    path = state_folder(checkout) / "supervisor.sock"
     if len(os.fsencode(path)) <= 100:
         return path
     base = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/mmalign-{os.getuid()}")  # noqa: S108 -- its mode is checked below
     base.mkdir(mode=0o700, exist_ok=True)
     if base.stat().st_uid != os.getuid():
         raise StageFault(f"{base} belongs to another user, and {path} is too long for a socket: set XDG_RUNTIME_DIR")
-    return base / f"{checkout_mark(root)}.sock"
+    return base / f"{checkout_mark(checkout)}.sock"
 
 
-def start(root: Path, addresses: Addresses, secrets: Secrets, settings: ServicesSettings) -> subprocess.Popen[bytes]:
+def start(checkout: Checkout, addresses: Addresses, secrets: Secrets, settings: ServicesSettings) -> subprocess.Popen[bytes]:
     """Start supervisor with all services, in a new session."""
-    log_folder(root).mkdir(parents=True, exist_ok=True)
-    path = state_folder(root) / "supervisord.conf"
+    log_folder(checkout).mkdir(parents=True, exist_ok=True)
+    path = state_folder(checkout) / "supervisord.conf"
     before = os.umask(0o077)
-    write_atomic(path, configuration(root, addresses, secrets, settings))
+    write_atomic(path, configuration(checkout, addresses, secrets, settings))
     os.umask(before)
     code = str(Path(__file__).resolve().parents[3])
     python_path = os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")]))
-    with (log_folder(root) / "supervisord.out").open("ab") as output:
+    with (log_folder(checkout) / "supervisord.out").open("ab") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "supervisor.supervisord", "-c", str(path)],
-            cwd=root,
-            env={**os.environ, SERVICE_MARK: checkout_mark(root), "PYTHONPATH": python_path},
+            cwd=checkout.root,
+            env={**os.environ, SERVICE_MARK: checkout_mark(checkout), "PYTHONPATH": python_path},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -108,42 +109,42 @@ def start(root: Path, addresses: Addresses, secrets: Secrets, settings: Services
         )
 
 
-def control(root: Path, secrets: Secrets) -> Any:
+def control(checkout: Checkout, secrets: Secrets) -> Any:
     """supervisor's XML-RPC interface. Its calls raise OSError where supervisor does not run."""
     from supervisor.xmlrpc import SupervisorTransport
 
-    transport = SupervisorTransport("mmalign", secrets.supervisor, f"unix://{socket_file(root)}")
+    transport = SupervisorTransport("mmalign", secrets.supervisor, f"unix://{socket_file(checkout)}")
     return xmlrpc.client.ServerProxy("http://localhost", transport=transport).supervisor
 
 
-def states(root: Path, secrets: Secrets) -> dict[str, str]:
+def states(checkout: Checkout, secrets: Secrets) -> dict[str, str]:
     """supervisor's state of each service (RUNNING, STARTING, BACKOFF, FATAL ...); empty where supervisor does not run."""
     try:
-        return {str(one["name"]): str(one["statename"]) for one in control(root, secrets).getAllProcessInfo()}
+        return {str(one["name"]): str(one["statename"]) for one in control(checkout, secrets).getAllProcessInfo()}
     except (OSError, xmlrpc.client.Error):
         return {}
 
 
-def processes(root: Path) -> list[MarkedProcess]:
+def processes(checkout: Checkout) -> list[MarkedProcess]:
     """All processes of this checkout's services, their flows and stages included."""
-    return marked(SERVICE_MARK, checkout_mark(root))
+    return marked(SERVICE_MARK, checkout_mark(checkout))
 
 
-def stop(root: Path, secrets: Secrets | None) -> int:
+def stop(checkout: Checkout, secrets: Secrets | None) -> int:
     """End all services, flows first. Returns the number of processes that needed SIGKILL. Raises StageFault where some survive it."""
-    if secrets is not None and states(root, secrets):
+    if secrets is not None and states(checkout, secrets):
         try:
-            control(root, secrets).shutdown()
+            control(checkout, secrets).shutdown()
         except (OSError, xmlrpc.client.Error):
             pass  # it ended meanwhile
         until = time.monotonic() + 2 * STOP_SECONDS
-        while states(root, secrets) and time.monotonic() < until:
+        while states(checkout, secrets) and time.monotonic() < until:
             time.sleep(0.3)
-        left = wait_until_ended(lambda: processes(root), 10)
+        left = wait_until_ended(lambda: processes(checkout), 10)
     else:
-        send((process.pid for process in processes(root)), signal.SIGTERM)
-        left = wait_until_ended(lambda: processes(root), 15)
-    survivors = kill_all(lambda: processes(root))
+        send((process.pid for process in processes(checkout)), signal.SIGTERM)
+        left = wait_until_ended(lambda: processes(checkout), 15)
+    survivors = kill_all(lambda: processes(checkout))
     if survivors:
         pids = " ".join(str(process.pid) for process in survivors)
         raise StageFault(f"processes {pids} of the services survive SIGKILL: end them before `mmalign up`")

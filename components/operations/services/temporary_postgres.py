@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from components.checkout import Checkout
 from components.errors import StageFault
 from components.operations.services import postgres
 from components.operations.services.programs import wait_for
@@ -22,7 +23,7 @@ STOP_SECONDS = 60.0
 
 
 @contextmanager
-def database(root: Path, state: Path, addresses: Addresses, secrets: Secrets) -> Iterator[None]:
+def database(checkout: Checkout, state: Path, addresses: Addresses, secrets: Secrets) -> Iterator[None]:
     """The database of `state` answers within the block: the server of DATABASE_URL, else our own, which this creates, starts and ends.
 
     Our server carries the mark of the checkout at `root`, so that the next command can end it after a kill. Raises StageFault where the
@@ -38,7 +39,7 @@ def database(root: Path, state: Path, addresses: Addresses, secrets: Secrets) ->
     with log.open("ab") as output:
         process = subprocess.Popen(
             postgres.server_command(state, addresses.postgres_port),
-            env={**os.environ, SERVICE_MARK: checkout_mark(root)},
+            env={**os.environ, SERVICE_MARK: checkout_mark(checkout)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

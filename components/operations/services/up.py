@@ -7,8 +7,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
+from components.checkout import Checkout
 from components.config.services import ServicesSettings
 from components.errors import StageFault, UserError
 from components.operations.services import postgres, supervision
@@ -35,67 +35,67 @@ class Running:
     imported: dict[str, int]
 
 
-def bring_up(root: Path, settings: ServicesSettings, log: Callable[[str], None]) -> Running:
+def bring_up(checkout: Checkout, settings: ServicesSettings, log: Callable[[str], None]) -> Running:
     """Start the services where they do not run, and wait until all answer.
 
     Raises UserError for impossible settings, StageFault with the log of a service that does not start.
     """
-    addresses = read_addresses(root)
-    if addresses is not None and supervision.states(root, read_secrets(root)):
-        _wait(root, None, log)
+    addresses = read_addresses(checkout)
+    if addresses is not None and supervision.states(checkout, read_secrets(checkout)):
+        _wait(checkout, None, log)
         return Running(addresses, None, {})
-    if supervision.processes(root):
+    if supervision.processes(checkout):
         log("ending the processes of an earlier start")
-        supervision.stop(root, None)
-    secrets = create_secrets(root)
-    addresses = assign_addresses(root, settings)
+        supervision.stop(checkout, None)
+    secrets = create_secrets(checkout)
+    addresses = assign_addresses(checkout, settings)
     if addresses.host not in LOOPBACK:
-        require_passwords(root, secrets, addresses.host)
+        require_passwords(checkout, secrets, addresses.host)
         log(f"the servers answer on {addresses.host}: passwords travel unencrypted unless a TLS proxy protects them")
-    imported = import_existing_record(root, addresses, log)
-    supervisor = supervision.start(root, addresses, secrets, settings)
+    imported = import_existing_record(checkout, addresses, log)
+    supervisor = supervision.start(checkout, addresses, secrets, settings)
     try:
-        _wait(root, supervisor, log)
+        _wait(checkout, supervisor, log)
     except BaseException:
-        supervision.stop(root, secrets)
+        supervision.stop(checkout, secrets)
         raise
     return Running(addresses, supervisor, imported)
 
 
-def bring_down(root: Path) -> int:
+def bring_down(checkout: Checkout) -> int:
     """End all services; returns the number of killed processes. Raises UserError where the checkout has no services.
 
     It cancels runs under way first. The services would restart merely killed runs at their next start.
     """
-    if read_addresses(root) is None:
-        raise UserError(f"{root} has no services: `mmalign up` starts them")
-    cancel_all(root, CANCEL_SECONDS)
-    return supervision.stop(root, read_secrets(root) if secrets_file(root).is_file() else None)
+    if read_addresses(checkout) is None:
+        raise UserError(f"{checkout.root} has no services: `mmalign up` starts them")
+    cancel_all(checkout, CANCEL_SECONDS)
+    return supervision.stop(checkout, read_secrets(checkout) if secrets_file(checkout).is_file() else None)
 
 
-def import_existing_record(root: Path, addresses: Addresses, log: Callable[[str], None]) -> dict[str, int]:
+def import_existing_record(checkout: Checkout, addresses: Addresses, log: Callable[[str], None]) -> dict[str, int]:
     """At the first start, import the checkout's record while no service uses the database. Returns the rows by table."""
-    if (state_folder(root) / IMPORTED).is_file():
+    if (state_folder(checkout) / IMPORTED).is_file():
         return {}
-    secrets = read_secrets(root)
-    with database(root, state_folder(root), addresses, secrets):
+    secrets = read_secrets(checkout)
+    with database(checkout, state_folder(checkout), addresses, secrets):
         postgres.make_databases(addresses, secrets)
-        counts = import_record(root, addresses, secrets)
+        counts = import_record(checkout, addresses, secrets)
     if counts.get("runs"):
         versions = counts.get("model_versions", 0)
         log(f"imported from mlflow.db: {counts['runs']} runs, {versions} model versions (the file stays unchanged)")
     return counts
 
 
-def _wait(root: Path, supervisor: subprocess.Popen[bytes] | None, log: Callable[[str], None]) -> None:
-    secrets = read_secrets(root)
+def _wait(checkout: Checkout, supervisor: subprocess.Popen[bytes] | None, log: Callable[[str], None]) -> None:
+    secrets = read_secrets(checkout)
     until = time.monotonic() + START_SECONDS
     logged: set[str] = set()
     failing: Counter[str] = Counter()
     while True:
-        states = supervision.states(root, secrets)
+        states = supervision.states(checkout, secrets)
         failing.update(name for name, state in states.items() if state in {"BACKOFF", "FATAL"})
-        servers = healthy(root)
+        servers = healthy(checkout)
         up = {name for name, answers in servers.items() if answers} | {name for name in SILENT if states.get(name) == "RUNNING"}
         for name in sorted(up - logged):
             log(f"{name} runs" if name in SILENT else f"{name} answers")
@@ -105,6 +105,6 @@ def _wait(root: Path, supervisor: subprocess.Popen[bytes] | None, log: Callable[
         fatal = [name for name, checks in failing.items() if checks > FAILING_CHECKS]
         if fatal or time.monotonic() > until or (supervisor is not None and supervisor.poll() is not None):
             name = (fatal or sorted({*servers, *SILENT} - up))[0]
-            file = supervision.log_folder(root) / f"{name}.log"
+            file = supervision.log_folder(checkout) / f"{name}.log"
             raise StageFault(f"the service {name} did not start: read its log {file}")
         time.sleep(0.5)

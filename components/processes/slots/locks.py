@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from components.checkout import Checkout
 from components.errors import UserError
 from components.processes.marks import STAGE_MARK, marked
 
@@ -40,10 +41,10 @@ class Holder:
     mark: str = ""  # in the environment of all processes of the stage
 
     @classmethod
-    def here(cls, root: Path, stage: str) -> Holder:
+    def here(cls, checkout: Checkout, stage: str) -> Holder:
         """This process, for `stage` of the checkout at `root`."""
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        return cls(str(root.resolve()), stage, os.getpid(), since, _user(), os.environ.get(STAGE_MARK, ""))
+        return cls(str(checkout.root.resolve()), stage, os.getpid(), since, _user(), os.environ.get(STAGE_MARK, ""))
 
     def __str__(self) -> str:
         return f"stage {self.stage} of {self.checkout} (process {self.pid} of {self.user}, since {self.since})"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from components.checkout import Checkout
 from components.config.settings import Settings
 from components.errors import UserError
 from components.processes.marks import STAGE_MARK
@@ -51,7 +52,7 @@ def too_many(stage: StageName, wanted: int, available: int) -> UserError:
 
 
 @contextmanager
-def slots_taken(stage: StageName, settings: Settings, root: Path, log: Callable[[str], None]) -> Iterator[None]:
+def slots_taken(stage: StageName, settings: Settings, checkout: Checkout, log: Callable[[str], None]) -> Iterator[None]:
     """Hold the slots of `stage`, and make exactly its GPUs visible to this process and its children. Waits without a limit.
 
     Call it before anything touches CUDA. Raises UserError where the machine has fewer GPUs than the stage asks for.
@@ -63,7 +64,7 @@ def slots_taken(stage: StageName, settings: Settings, root: Path, log: Callable[
     if (need is None or need.kind == "cpu") and has_gpus():
         log(f"{stage} computes on the CPU: stages.{stage}.gpus is 0, so it leaves this machine's GPUs to others")
     names = {slot_name(gpu): gpu for gpu in candidates} if need is not None and need.kind == "gpu" else {CPU: ""}
-    slots = [] if need is None else _take(stage, list(names), need.count, root, log)
+    slots = [] if need is None else _take(stage, list(names), need.count, checkout, log)
     before = os.environ.get(VISIBLE)
     os.environ[VISIBLE] = ",".join(names[slot.name] for slot in slots)
     try:
@@ -94,23 +95,23 @@ def locked_slots() -> dict[str, Holder]:
     return {name: holder for name, holder in holders.items() if holder is not None}
 
 
-def is_waiting(root: Path, stage: str, mark: str) -> bool:
+def is_waiting(checkout: Checkout, stage: str, mark: str) -> bool:
     """Whether the attempt at `stage` with this mark still waits for its slots."""
     try:
-        return _waiting_file(root, stage).read_text(encoding="utf-8") == mark
+        return _waiting_file(checkout, stage).read_text(encoding="utf-8") == mark
     except FileNotFoundError:
         return False
 
 
-def _waiting_file(root: Path, stage: str) -> Path:
-    return root / ".mmalign" / "attempts" / f"{stage}.waiting"
+def _waiting_file(checkout: Checkout, stage: str) -> Path:
+    return checkout.attempts / f"{stage}.waiting"
 
 
-def _take(stage: StageName, names: list[str], count: int, root: Path, log: Callable[[str], None]) -> list[Slot]:
-    holder = Holder.here(root, stage)
+def _take(stage: StageName, names: list[str], count: int, checkout: Checkout, log: Callable[[str], None]) -> list[Slot]:
+    holder = Holder.here(checkout, stage)
     slots: list[Slot] = []
     gathering: Slot | None = None
-    waiting = _waiting_file(root, stage)
+    waiting = _waiting_file(checkout, stage)
     logged = -LOG_SECONDS
     try:
         while True:

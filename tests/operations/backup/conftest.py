@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from components.checkout import Checkout
 from components.config.settings import load_settings
 from components.operations.services import postgres, temporary_postgres
 from components.operations.services.import_sqlite import import_record
@@ -36,8 +37,8 @@ def recorded_template(checkout_template: Path, tmp_path_factory: pytest.TempPath
     """A checkout whose mlflow.db holds one run."""
     folder = tmp_path_factory.mktemp("recorded") / "checkout"
     shutil.copytree(checkout_template, folder, symlinks=True)
-    run_id = open_parent(folder, "mmalign run")
-    client, _ = store.connect(folder)
+    run_id = open_parent(Checkout(folder), "mmalign run")
+    client, _ = store.connect(Checkout(folder))
     client.log_metric(run_id, "loss", 0.5)
     client.log_text(run_id, "kept", "note.txt")
     client.set_terminated(run_id)
@@ -65,23 +66,23 @@ def _copied(template: Path, folder: Path) -> Iterator[Path]:
     if (folder / "mlflow.db").is_file():
         move_sqlite_record(folder / "mlflow.db", template, folder)
     yield folder
-    kill_all(lambda: marked(SERVICE_MARK, checkout_mark(folder)))
+    kill_all(lambda: marked(SERVICE_MARK, checkout_mark(Checkout(folder))))
 
 
 def use_services(root: Path) -> None:
     """Import the record into the services' database, as the first `mmalign up` does, and stop the database."""
-    secrets = create_secrets(root)
-    addresses = assign_addresses(root, load_settings(ROOT / "params.yaml").services)
-    with temporary_postgres.database(root, state_folder(root), addresses, secrets):
+    secrets = create_secrets(Checkout(root))
+    addresses = assign_addresses(Checkout(root), load_settings(ROOT / "params.yaml").services)
+    with temporary_postgres.database(Checkout(root), state_folder(Checkout(root)), addresses, secrets):
         postgres.make_databases(addresses, secrets)
-        import_record(root, addresses, secrets)
+        import_record(Checkout(root), addresses, secrets)
 
 
 def run_of(root: Path) -> tuple[float, str, str]:
     """The run in mlflow.db: its metric, its artifact, its checkout's mark."""
     import mlflow
 
-    client, experiment = store.connect(root)
+    client, experiment = store.connect(Checkout(root))
     (run,) = client.search_runs([experiment])
     note = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/note.txt")
     return run.data.metrics["loss"], note, run.data.tags["mmalign.checkout"]

@@ -14,6 +14,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 
+from components.checkout import Checkout
 from components.errors import UserError
 from components.files import read_json
 from components.operations.backup import databases
@@ -42,7 +43,7 @@ def quiet(text: str) -> None:
 
 def rows(addresses: Addresses, root: Path, statement: str, database: str = "mlflow") -> list[tuple[object, ...]]:
     with (
-        closing(psycopg2.connect(database_url(addresses, read_secrets(root), database, "postgresql"))) as connection,
+        closing(psycopg2.connect(database_url(addresses, read_secrets(Checkout(root)), database, "postgresql"))) as connection,
         connection.cursor() as cursor,
     ):
         cursor.execute(statement)
@@ -51,9 +52,9 @@ def rows(addresses: Addresses, root: Path, statement: str, database: str = "mlfl
 
 def recorded(root: Path) -> tuple[list[tuple[object, ...]], ...]:
     """The run's metric, location and tag in the checkout's database."""
-    addresses = read_addresses(root)
+    addresses = read_addresses(Checkout(root))
     assert addresses is not None
-    with temporary_postgres.database(root, state_folder(root), addresses, read_secrets(root)):
+    with temporary_postgres.database(Checkout(root), state_folder(Checkout(root)), addresses, read_secrets(Checkout(root))):
         return (
             rows(addresses, root, "select value from metrics where key = 'loss'"),
             rows(addresses, root, "select artifact_uri like 'mlflow-artifacts:/%' from runs"),
@@ -62,7 +63,7 @@ def recorded(root: Path) -> tuple[list[tuple[object, ...]], ...]:
 
 
 def expected(root: Path) -> tuple[list[tuple[object, ...]], ...]:
-    return [(0.5,)], [(True,)], [(checkout_mark(root),)]
+    return [(0.5,)], [(True,)], [(checkout_mark(Checkout(root)),)]
 
 
 def test_services_state_restores_into_other_folder(checkout: Path, fresh: Path, tmp_path: Path) -> None:
@@ -71,20 +72,20 @@ def test_services_state_restores_into_other_folder(checkout: Path, fresh: Path, 
     backup = mmalign(checkout, "backup", str(folder))  # starts the database for a moment
     assert backup.returncode == 0, backup.stderr
     assert "secrets.json" in backup.stdout
-    assert read_secrets(checkout).postgres not in backup.stdout + backup.stderr
+    assert read_secrets(Checkout(checkout)).postgres not in backup.stdout + backup.stderr
     assert stat.S_IMODE((folder / "state/secrets.json").stat().st_mode) == 0o600
     assert not any("postgres-password" in path.name or path.suffix == ".sock" for path in folder.rglob("*"))
 
     back = mmalign(fresh, "restore", str(folder))
     assert back.returncode == 0, back.stderr
     assert "mmalign deploy" in back.stdout
-    assert read_secrets(fresh) == read_secrets(checkout)
-    assert stat.S_IMODE(secrets_file(fresh).stat().st_mode) == 0o600
-    assert read_addresses(fresh) == read_addresses(checkout)
+    assert read_secrets(Checkout(fresh)) == read_secrets(Checkout(checkout))
+    assert stat.S_IMODE(secrets_file(Checkout(fresh)).stat().st_mode) == 0o600
+    assert read_addresses(Checkout(fresh)) == read_addresses(Checkout(checkout))
     assert recorded(fresh) == expected(fresh)
     assert next((fresh / "mlruns").rglob("note.txt")).read_text() == "kept"
-    assert read_json(state_folder(fresh) / "carried.json")["runs"] == 1, "no later start may import another record"
-    assert marked(SERVICE_MARK, checkout_mark(fresh)) == []
+    assert read_json(state_folder(Checkout(fresh)) / "carried.json")["runs"] == 1, "no later start may import another record"
+    assert marked(SERVICE_MARK, checkout_mark(Checkout(fresh))) == []
 
     second = mmalign(fresh, "restore", str(folder))
     assert second.returncode == 2
@@ -94,29 +95,29 @@ def test_services_state_restores_into_other_folder(checkout: Path, fresh: Path, 
 @pytest.mark.slow
 def test_lost_state_folder_restores_beside_artifacts(checkout: Path, tmp_path: Path) -> None:
     use_services(checkout)
-    folder = make_backup(checkout, tmp_path / "kept", with_cache=False, log=quiet).folder
-    secrets = read_secrets(checkout)
-    shutil.rmtree(state_folder(checkout))
-    restore_backup(checkout, folder, quiet)
+    folder = make_backup(Checkout(checkout), tmp_path / "kept", with_cache=False, log=quiet).folder
+    secrets = read_secrets(Checkout(checkout))
+    shutil.rmtree(state_folder(Checkout(checkout)))
+    restore_backup(Checkout(checkout), folder, quiet)
     assert recorded(checkout) == expected(checkout)
-    assert read_secrets(checkout) == secrets
+    assert read_secrets(Checkout(checkout)) == secrets
 
 
 @pytest.mark.slow
 def test_killed_restore_leaves_no_services_and_can_rerun(checkout: Path, fresh: Path, tmp_path: Path) -> None:
     use_services(checkout)
-    folder = make_backup(checkout, tmp_path / "kept", with_cache=False, log=quiet).folder
+    folder = make_backup(Checkout(checkout), tmp_path / "kept", with_cache=False, log=quiet).folder
     command = [sys.executable, "-m", "components.cli.main", "restore", str(folder)]
     process = subprocess.Popen(command, cwd=fresh, env={**clean_environment(), "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
-    wait_for((state_folder(fresh).parent / "services.restoring/postgres/initialised").is_file)  # the database starts now
+    wait_for((state_folder(Checkout(fresh)).parent / "services.restoring/postgres/initialised").is_file)  # the database starts now
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert read_addresses(fresh) is None
+    assert read_addresses(Checkout(fresh)) is None
     assert not (fresh / "mlruns").exists()
     restore = mmalign(fresh, "restore", str(folder))
     assert restore.returncode == 0, restore.stderr
     assert recorded(fresh) == expected(fresh)
-    assert marked(SERVICE_MARK, checkout_mark(fresh)) == []
+    assert marked(SERVICE_MARK, checkout_mark(Checkout(fresh))) == []
     assert not list((fresh / ".mmalign").glob("*.restoring"))
 
 
@@ -125,35 +126,35 @@ def test_external_database_restores_only_into_empty_server(
     checkout: Path, fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     servers = {name: Addresses("127.0.0.1", 0, 0, free_port(set())) for name in ("old", "new")}
-    secrets = create_secrets(tmp_path)
+    secrets = create_secrets(Checkout(tmp_path))
     with (
-        temporary_postgres.database(tmp_path, tmp_path / "old", servers["old"], secrets),
-        temporary_postgres.database(tmp_path, tmp_path / "new", servers["new"], secrets),
+        temporary_postgres.database(Checkout(tmp_path), tmp_path / "old", servers["old"], secrets),
+        temporary_postgres.database(Checkout(tmp_path), tmp_path / "new", servers["new"], secrets),
     ):
         monkeypatch.setenv("DATABASE_URL", database_url(servers["old"], secrets, "postgres", "postgresql"))
         use_services(checkout)
-        folder = make_backup(checkout, tmp_path / "kept", with_cache=False, log=quiet).folder
+        folder = make_backup(Checkout(checkout), tmp_path / "kept", with_cache=False, log=quiet).folder
         assert read_json(folder / "manifest.json")["external_database"] is True
         assert secrets.postgres not in "".join(path.read_text(errors="replace") for path in folder.rglob("*") if path.is_file())
 
         with pytest.raises(UserError, match="is not empty"):
-            restore_backup(fresh, folder, quiet)
+            restore_backup(Checkout(fresh), folder, quiet)
         monkeypatch.delenv("DATABASE_URL")
         with pytest.raises(UserError, match="set DATABASE_URL"):
-            restore_backup(fresh, folder, quiet)
-        assert read_addresses(fresh) is None
+            restore_backup(Checkout(fresh), folder, quiet)
+        assert read_addresses(Checkout(fresh)) is None
 
         monkeypatch.setenv("DATABASE_URL", database_url(servers["new"], secrets, "postgres", "postgresql"))
-        restore_backup(fresh, folder, quiet)
+        restore_backup(Checkout(fresh), folder, quiet)
         assert recorded(fresh) == expected(fresh)
 
 
 def test_failed_pg_dump_message_hides_password(checkout: Path, tmp_path: Path) -> None:
     use_services(checkout)
-    addresses, secrets = read_addresses(checkout), read_secrets(checkout)
+    addresses, secrets = read_addresses(Checkout(checkout)), read_secrets(Checkout(checkout))
     assert addresses is not None
     with pytest.raises(Exception, match="pg_dump of database mlflow failed") as caught:
-        databases.dump(checkout, addresses, secrets, "mlflow", tmp_path / "x.dump")
+        databases.dump(Checkout(checkout), addresses, secrets, "mlflow", tmp_path / "x.dump")
     assert secrets.postgres not in str(caught.value)
 
 
@@ -174,7 +175,7 @@ def test_restore_after_total_loss_keeps_lineage_and_skips(checkout: Path, tmp_pa
     finally:
         assert mmalign(checkout, "down").returncode == 0
 
-    shutil.rmtree(state_folder(checkout))
+    shutil.rmtree(state_folder(Checkout(checkout)))
     for name in ("mlruns", "artifacts"):
         shutil.rmtree(checkout / name)
     (checkout / "mlflow.db").unlink()
@@ -183,7 +184,7 @@ def test_restore_after_total_loss_keeps_lineage_and_skips(checkout: Path, tmp_pa
     assert restore.returncode == 0, restore.stderr
     subprocess.run(["dvc", "checkout", "-q"], cwd=checkout, env=environment, check=True, timeout=300)
     assert mmalign(checkout, "plan", "--json").stdout.count('"skip"') == 6
-    assert addresses_file(checkout).is_file()
+    assert addresses_file(Checkout(checkout)).is_file()
     assert mmalign(checkout, "up", "--detach", timeout=900).returncode == 0
     try:
         assert mmalign(checkout, "lineage", "mm-policy@champion", "--json").stdout == lineage
@@ -197,8 +198,8 @@ REGISTER = """
 from tests.tiny import save_checkpoint
 from components.registry.registry import Registry
 from components.registry.versions import CHAMPION
-save_checkpoint(root / "model", seed=1)
-version = Registry(root).register("mm-policy", root / "model", whole=True, run_id=None, tags={"mmalign.verdict": "promoted"})
+save_checkpoint(root.root / "model", seed=1)
+version = Registry(root).register("mm-policy", root.root / "model", whole=True, run_id=None, tags={"mmalign.verdict": "promoted"})
 Registry(root).set_alias("mm-policy", CHAMPION, version.number)
 """
 FETCH = """
@@ -218,8 +219,8 @@ print(json.dumps(["worker" for pool in ask(root, "work_pools/filter", {}) if poo
 
 
 def python(root: Path, code: str) -> str:
-    begin = "from pathlib import Path\nroot = Path.cwd()\n"
-    environment = {**clean_environment(), **client_environment(root), "PYTHONPATH": str(ROOT)}
+    begin = "from pathlib import Path\nfrom components.checkout import Checkout\nroot = Checkout(Path.cwd())\n"
+    environment = {**clean_environment(), **client_environment(Checkout(root)), "PYTHONPATH": str(ROOT)}
     completed = subprocess.run([sys.executable, "-c", begin + code], cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert completed.returncode == 0, completed.stderr
     return completed.stdout

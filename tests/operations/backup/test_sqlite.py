@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from components.checkout import Checkout
 from components.errors import UserError
 from components.operations.backup.contents import bucket_keys
 from components.operations.backup.make import dated, make_backup, remove_old
@@ -23,7 +24,7 @@ def quiet(text: str) -> None:
 
 
 def backed_up(root: Path, folder: Path, *, with_cache: bool = False) -> Path:
-    return make_backup(root, folder, with_cache=with_cache, log=quiet).folder
+    return make_backup(Checkout(root), folder, with_cache=with_cache, log=quiet).folder
 
 
 def test_record_and_artifacts_restore_into_other_folder(checkout: Path, fresh: Path, tmp_path: Path) -> None:
@@ -36,7 +37,7 @@ def test_record_and_artifacts_restore_into_other_folder(checkout: Path, fresh: P
     back = mmalign(fresh, "restore", str(tmp_path / "kept"))
     assert back.returncode == 0, back.stderr
     (checkout / "mlruns").rename(checkout / "elsewhere")  # no path may lead there
-    assert run_of(fresh) == (0.5, "kept", checkout_mark(fresh))
+    assert run_of(fresh) == (0.5, "kept", checkout_mark(Checkout(fresh)))
 
     second = mmalign(fresh, "restore", str(tmp_path / "kept"))
     assert second.returncode == 2
@@ -70,7 +71,7 @@ def test_backup_without_manifest_is_refused(checkout: Path, fresh: Path, tmp_pat
     folder = backed_up(checkout, tmp_path / "kept")
     (folder / MANIFEST).unlink()
     with pytest.raises(UserError, match="cut short"):
-        restore_backup(fresh, folder, quiet)
+        restore_backup(Checkout(fresh), folder, quiet)
     assert not (fresh / "mlflow.db").exists()
 
 
@@ -87,7 +88,7 @@ def test_damaged_file_is_named_and_nothing_is_written(checkout: Path, fresh: Pat
         target.symlink_to(tmp_path / "outside")
     before = list(fresh.rglob("*"))
     with pytest.raises(UserError, match=r"note\.txt"):
-        restore_backup(fresh, folder, quiet)
+        restore_backup(Checkout(fresh), folder, quiet)
     assert set(fresh.rglob("*")) - set(before) <= {fresh / ".mmalign", fresh / ".mmalign/locks", fresh / ".mmalign/locks/run.lock"}
 
 
@@ -108,9 +109,9 @@ def test_edited_settings_are_not_overwritten(checkout: Path, fresh: Path, tmp_pa
     folder = backed_up(checkout, tmp_path / "kept")
     (fresh / "params.yaml").write_text((fresh / "params.yaml").read_text() + "# mine\n")
     with pytest.raises(UserError, match=r"params\.yaml differs .* commit or move it"):
-        restore_backup(fresh, folder, quiet)
+        restore_backup(Checkout(fresh), folder, quiet)
     git(fresh, "checkout", "params.yaml")
-    restore_backup(fresh, folder, quiet)
+    restore_backup(Checkout(fresh), folder, quiet)
     assert (fresh / "params.yaml").read_text() == (checkout / "params.yaml").read_text()
 
 
@@ -119,7 +120,7 @@ def test_artifacts_of_other_record_stop_restore(checkout: Path, fresh: Path, tmp
     (fresh / "mlruns").mkdir()
     (fresh / "mlruns/other.txt").touch()
     with pytest.raises(UserError, match="holds other artifacts"):
-        restore_backup(fresh, folder, quiet)
+        restore_backup(Checkout(fresh), folder, quiet)
     assert not (fresh / "mlflow.db").exists()
 
 
@@ -129,7 +130,7 @@ def test_second_restore_completes_killed_one(checkout: Path, fresh: Path, tmp_pa
     (fresh / "mlruns.restoring").mkdir()
     (fresh / "mlruns.restoring/half").write_text("x")
     (fresh / "mlflow.db.restoring").write_text("x")
-    restore_backup(fresh, folder, quiet)
+    restore_backup(Checkout(fresh), folder, quiet)
     assert run_of(fresh)[:2] == (0.5, "kept")
     assert not list(fresh.glob("*.restoring"))
 
@@ -169,10 +170,10 @@ def test_backup_with_cache_restores_objects_of_lock(checkout: Path, fresh: Path,
     from components.storage.data_version import data_state
 
     folder = backed_up(checkout, tmp_path / "kept", with_cache=True)
-    assert cache_objects(checkout)
+    assert cache_objects(Checkout(checkout))
     shutil.rmtree(fresh / ".dvc/cache", ignore_errors=True)
-    restore_backup(fresh, folder, quiet)
-    assert data_state(fresh).cached
+    restore_backup(Checkout(fresh), folder, quiet)
+    assert data_state(Checkout(fresh)).cached
     assert not list((fresh / ".dvc/cache").rglob("*.restoring"))
 
 

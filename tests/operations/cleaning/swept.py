@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.checkout import Checkout
 from components.config.clean import CleanSettings
 from components.operations.cleaning.findings import DAY, Findings
 from components.operations.cleaning.folders import clones_folder
@@ -86,6 +87,6 @@ def fixture_two(two_template: tuple[Path, set[str], set[str]], checkout: Path) -
 
 
 def clone(checkout: Path, name: str) -> Path:
-    folder = clones_folder(checkout) / name
+    folder = clones_folder(Checkout(checkout)) / name
     subprocess.run(["git", "clone", "--quiet", str(checkout), str(folder)], check=True)
     return folder

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.checkout import Checkout
 from components.operations.cleaning.folders import remove_folder
 from components.operations.cleaning.sweep import inspect, sweep
 from components.processes.guard import try_lock
@@ -22,10 +23,10 @@ from tests.operations.cleaning.swept import SETTINGS, cached, clone, data, later
 def test_old_unnamed_objects_go_and_used_ones_stay(two: tuple[Path, set[str], set[str]]) -> None:
     checkout, first, second = two
     assert first <= cached(checkout)
-    seen = inspect(checkout, SETTINGS, later(31))
+    seen = inspect(Checkout(checkout), SETTINGS, later(31))
     assert first <= cached(checkout)  # inspect removes nothing
 
-    findings = sweep(checkout, SETTINGS, later(31))
+    findings = sweep(Checkout(checkout), SETTINGS, later(31))
 
     assert not first & cached(checkout)
     assert second <= cached(checkout)
@@ -36,7 +37,7 @@ def test_old_unnamed_objects_go_and_used_ones_stay(two: tuple[Path, set[str], se
         ["dvc", "status", "validate", "data.dvc"], cwd=checkout, capture_output=True, text=True, env=clean_environment(), check=True
     )
     assert status.stdout == "Data and pipelines are up to date.\n"
-    second_sweep = sweep(checkout, SETTINGS, later(31))
+    second_sweep = sweep(Checkout(checkout), SETTINGS, later(31))
     assert second_sweep.removable == []
 
 
@@ -46,7 +47,7 @@ def test_run_cache_entry_goes_with_its_output(two: tuple[Path, set[str], set[str
     before = set((checkout / ".dvc/cache/runs").glob("??/*/*"))
     assert len(before) == 2
 
-    sweep(checkout, SETTINGS, later(31))
+    sweep(Checkout(checkout), SETTINGS, later(31))
 
     assert len(set((checkout / ".dvc/cache/runs").glob("??/*"))) == 1
     setting(checkout, 13)
@@ -59,8 +60,8 @@ def test_empty_run_cache_key_is_removed(checkout: Path) -> None:
     key = checkout / ".dvc/cache/runs/ab/ab12"
     key.mkdir(parents=True)
 
-    assert inspect(checkout, SETTINGS, later(29)).removable == []
-    findings = sweep(checkout, SETTINGS, later(31))
+    assert inspect(Checkout(checkout), SETTINGS, later(29)).removable == []
+    findings = sweep(Checkout(checkout), SETTINGS, later(31))
 
     assert [item.why for item in findings.removable] == ["it is empty, and DVC fails on it"]
     assert not key.exists()
@@ -69,23 +70,23 @@ def test_empty_run_cache_key_is_removed(checkout: Path) -> None:
 def test_young_objects_stay(two: tuple[Path, set[str], set[str]]) -> None:
     checkout, first, _ = two
 
-    assert inspect(checkout, SETTINGS, later(29)).removable == []
-    assert inspect(checkout, SETTINGS.model_copy(update={"cache_days": 1e-6}), later(0)).removable == []  # not even then
+    assert inspect(Checkout(checkout), SETTINGS, later(29)).removable == []
+    assert inspect(Checkout(checkout), SETTINGS.model_copy(update={"cache_days": 1e-6}), later(0)).removable == []  # not even then
     assert first <= cached(checkout)
 
 
 @pytest.mark.slow
 def test_last_use_is_last_cleaning_that_saw_it(two: tuple[Path, set[str], set[str]]) -> None:
     checkout, _, second = two
-    sweep(checkout, SETTINGS, later(40))
+    sweep(Checkout(checkout), SETTINGS, later(40))
     setting(checkout, 15)
     repro(checkout, "validate")
 
     unused = second - {*outs(checkout, "validate"), data(checkout)}
 
-    sweep(checkout, SETTINGS, later(69))
+    sweep(Checkout(checkout), SETTINGS, later(69))
     assert unused <= cached(checkout)
-    sweep(checkout, SETTINGS, later(71))
+    sweep(Checkout(checkout), SETTINGS, later(71))
     assert not unused & cached(checkout)
 
 
@@ -107,7 +108,7 @@ def test_object_named_by_commit_stays(checkout: Path, how: str) -> None:
             git(checkout, "branch", "-q", "-D", "side")
     assert data(checkout) != first
 
-    sweep(checkout, SETTINGS, later(31))
+    sweep(Checkout(checkout), SETTINGS, later(31))
 
     assert first in cached(checkout)
 
@@ -115,13 +116,14 @@ def test_object_named_by_commit_stays(checkout: Path, how: str) -> None:
 REGISTER = """
 import sys
 from pathlib import Path
+from components.checkout import Checkout
 from components.registry.registry import Registry
 from components.tracking.runs import close_parent, open_parent
 
-root = Path.cwd()
-run = open_parent(root, "mmalign run")
-close_parent(root, run, "FINISHED")
-Registry(root).register("mm-policy", root / "weights", whole=False, run_id=run, tags={"dvc.model": sys.argv[1]})
+checkout = Checkout(Path.cwd())
+run = open_parent(checkout, "mmalign run")
+close_parent(checkout, run, "FINISHED")
+Registry(checkout).register("mm-policy", checkout.root / "weights", whole=False, run_id=run, tags={"dvc.model": sys.argv[1]})
 """
 
 
@@ -148,7 +150,7 @@ def test_registered_version_retains_model_and_inputs(two: tuple[Path, set[str], 
     setting(checkout, 15)
     repro(checkout, "validate")
 
-    sweep(checkout, SETTINGS, later(31))
+    sweep(Checkout(checkout), SETTINGS, later(31))
 
     assert {model, *inner} <= cached(checkout)
     assert second <= cached(checkout)  # dvc.lock and data.dvc of its run name them
@@ -160,7 +162,7 @@ def test_unreachable_registry_spares_cache(two: tuple[Path, set[str], set[str]],
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
-    findings = sweep(checkout, SETTINGS, later(31))
+    findings = sweep(Checkout(checkout), SETTINGS, later(31))
 
     assert first <= cached(checkout)
     assert any("DVC's cache is spared" in sentence and "can't be reached" in sentence for sentence in findings.spared)
@@ -170,7 +172,7 @@ def test_waiting_records_retain_objects(two: tuple[Path, set[str], set[str]]) ->
     checkout, first, _ = two
     waiting = write(checkout / ".mmalign/tracking/pending-1.jsonl", json.dumps({"op": "tags", "values": {"dvc.x": min(first)}}))
 
-    sweep(checkout, SETTINGS, later(31))
+    sweep(Checkout(checkout), SETTINGS, later(31))
 
     assert min(first) in cached(checkout)
     assert waiting.exists()
@@ -178,7 +180,7 @@ def test_waiting_records_retain_objects(two: tuple[Path, set[str], set[str]]) ->
 
 def test_killed_sweep_leaves_no_folder_without_files(two: tuple[Path, set[str], set[str]]) -> None:
     checkout, first, _ = two
-    order = [item.path for item in inspect(checkout, SETTINGS, later(31)).removable]
+    order = [item.path for item in inspect(Checkout(checkout), SETTINGS, later(31)).removable]
     names = [path.name for path in order]
     lists = [index for index, name in enumerate(names) if name.endswith(".dir")]
     runs = [index for index, path in enumerate(order) if "runs" in path.parts]
@@ -189,7 +191,7 @@ def test_killed_sweep_leaves_no_folder_without_files(two: tuple[Path, set[str], 
     assert runs
     assert max(runs) < min(lists)
     assert lists == list(range(len(runs), len(runs) + len(lists)))
-    sweep(checkout, SETTINGS, later(31))
+    sweep(Checkout(checkout), SETTINGS, later(31))
     assert not first & cached(checkout)
 
 
@@ -198,7 +200,7 @@ def test_running_stage_or_dvc_spares_scratch_and_cache(two: tuple[Path, set[str]
     scratch = write(checkout / ".mmalign/scratch/align/k1/checkpoint-1/model.pt")
     lock = try_lock(checkout / ".mmalign/locks/run.lock")
     assert lock is not None
-    findings = sweep(checkout, SETTINGS, later(31))
+    findings = sweep(Checkout(checkout), SETTINGS, later(31))
     assert first <= cached(checkout)
     assert scratch.exists()
     assert len(findings.spared) == 2
@@ -206,9 +208,9 @@ def test_running_stage_or_dvc_spares_scratch_and_cache(two: tuple[Path, set[str]
 
     stage = try_lock(checkout / ".mmalign/locks/align.lock")
     assert stage is not None
-    holder = subprocess.Popen(["sleep", "60"], env={**os.environ, RUN_MARK: new_run_mark(checkout)})
+    holder = subprocess.Popen(["sleep", "60"], env={**os.environ, RUN_MARK: new_run_mark(Checkout(checkout))})
     try:
-        sweep(checkout, SETTINGS, later(31))
+        sweep(Checkout(checkout), SETTINGS, later(31))
     finally:
         holder.kill()
         holder.wait()
@@ -217,10 +219,10 @@ def test_running_stage_or_dvc_spares_scratch_and_cache(two: tuple[Path, set[str]
     assert scratch.exists()
 
     write(checkout / ".dvc/tmp/rwlock", json.dumps({"write": {"x": {"pid": os.getpid(), "cmd": "dvc repro"}}}))
-    sweep(checkout, SETTINGS, later(31))
+    sweep(Checkout(checkout), SETTINGS, later(31))
     assert first <= cached(checkout)
     (checkout / ".dvc/tmp/rwlock").unlink()
-    sweep(checkout, SETTINGS, later(31))
+    sweep(Checkout(checkout), SETTINGS, later(31))
     assert not first & cached(checkout)
     assert not scratch.exists()
 
@@ -237,7 +239,7 @@ def test_taken_dvc_lock_spares_cache_without_wait(two: tuple[Path, set[str], set
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"held\n"
 
-    findings = sweep(checkout, SETTINGS, later(31))
+    findings = sweep(Checkout(checkout), SETTINGS, later(31))
 
     holder.communicate(b"")
     assert first <= cached(checkout)
@@ -249,7 +251,7 @@ def test_holder_of_run_lock_may_clean(two: tuple[Path, set[str], set[str]]) -> N
     lock = try_lock(checkout / ".mmalign/locks/run.lock")
     assert lock is not None
 
-    sweep(checkout, SETTINGS, later(31), locked=[checkout])
+    sweep(Checkout(checkout), SETTINGS, later(31), locked=[checkout])
 
     assert not first & cached(checkout)
     assert try_lock(lock.path) is None  # still the caller's
@@ -263,7 +265,7 @@ def test_shared_cache_is_spared(checkout: Path) -> None:
     setting(checkout, 14)
     before = sorted(shared.rglob("*"))
 
-    findings = sweep(checkout, SETTINGS, later(31))
+    findings = sweep(Checkout(checkout), SETTINGS, later(31))
 
     assert sorted(shared.rglob("*")) == before
     assert any("other checkouts may use it" in sentence for sentence in findings.spared)
@@ -272,7 +274,7 @@ def test_shared_cache_is_spared(checkout: Path) -> None:
 def test_zero_cache_days_retain_all_objects(two: tuple[Path, set[str], set[str]]) -> None:
     checkout, first, _ = two
 
-    sweep(checkout, SETTINGS.model_copy(update={"cache_days": 0}), later(1000))
+    sweep(Checkout(checkout), SETTINGS.model_copy(update={"cache_days": 0}), later(1000))
 
     assert first <= cached(checkout)
 
@@ -284,6 +286,6 @@ def test_object_named_by_clone_stays(two: tuple[Path, set[str], set[str]]) -> No
         "stages: {validate: {outs: [" + ", ".join(f"{{path: x, md5: {value}}}" for value in sorted(first)) + "]}}"
     )
 
-    sweep(checkout, SETTINGS.model_copy(update={"clones_days": 1000}), later(31))
+    sweep(Checkout(checkout), SETTINGS.model_copy(update={"clones_days": 1000}), later(31))
 
     assert first <= cached(checkout)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from components.checkout import Checkout
 from components.operations.cleaning.findings import DAY
 from components.operations.cleaning.folders import REMOVING, clones_folder
 from components.operations.cleaning.sweep import inspect, sweep
@@ -24,11 +25,11 @@ def test_old_clones_go_except_busy_or_unrecorded_ones(checkout: Path) -> None:
     write(waiting / ".mmalign/tracking/pending-1.jsonl", "{}")
     lock = try_lock(busy / ".mmalign/locks/run.lock")
     assert lock is not None
-    mirror = clones_folder(checkout) / "mirror"
+    mirror = clones_folder(Checkout(checkout)) / "mirror"
     subprocess.run(["git", "init", "--quiet", "--bare", str(mirror)], check=True)
-    assert kinds(inspect(checkout, SETTINGS, later(2))) == []
+    assert kinds(inspect(Checkout(checkout), SETTINGS, later(2))) == []
 
-    findings = sweep(checkout, SETTINGS, later(4))
+    findings = sweep(Checkout(checkout), SETTINGS, later(4))
 
     assert [item.path.name for item in findings.removable] == ["a-old"]
     assert not old.exists()
@@ -46,10 +47,10 @@ def test_old_scratch_and_logs_go_but_tracked_files_stay(checkout: Path) -> None:
     notices = write(checkout / "logs/notices.jsonl")
     tracked = write(checkout / "logs/kept/note.txt")
     git(checkout, "add", "-f", "logs/kept/note.txt")
-    assert kinds(inspect(checkout, SETTINGS, later(6))) == []
-    assert kinds(inspect(checkout, SETTINGS, later(8))) == ["scratch"]
+    assert kinds(inspect(Checkout(checkout), SETTINGS, later(6))) == []
+    assert kinds(inspect(Checkout(checkout), SETTINGS, later(8))) == ["scratch"]
 
-    findings = sweep(checkout, SETTINGS, later(31))
+    findings = sweep(Checkout(checkout), SETTINGS, later(31))
 
     assert kinds(findings) == ["logs", "scratch"]
     assert [path.exists() for path in (scratch, registration, log)] == [False] * 3
@@ -65,7 +66,7 @@ def test_link_goes_without_its_target_and_killed_rest_goes(checkout: Path) -> No
     link.symlink_to(elsewhere.parent)
     left = write(checkout / f".mmalign/scratch/reward/{REMOVING}1/model.pt")
 
-    sweep(checkout, SETTINGS, later(8))
+    sweep(Checkout(checkout), SETTINGS, later(8))
 
     assert not link.is_symlink()
     assert elsewhere.exists()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from components.checkout import Checkout
 from components.cli.operations.doctor import render
 from components.operations.doctor.checks import BESIDE, CHECKS
 from components.operations.doctor.findings import Finding, as_json, ok, problem, run_checks, warning
@@ -40,10 +41,10 @@ def test_problem_exits_1_and_other_checks_run(whole: Path) -> None:
 
 
 def test_raising_check_is_problem_of_that_check(tmp_path: Path) -> None:
-    def breaks(root: Path) -> Finding:
-        raise OSError(f"{root} is on fire")
+    def breaks(checkout: Checkout) -> Finding:
+        raise OSError(f"{checkout.root} is on fire")
 
-    findings = run_checks(tmp_path, {"first": breaks, "second": lambda _: ok("fine"), "third": breaks}, frozenset({"first"}))
+    findings = run_checks(Checkout(tmp_path), {"first": breaks, "second": lambda _: ok("fine"), "third": breaks}, frozenset({"first"}))
     assert list(findings) == ["first", "second", "third"]
     assert [finding.state for finding in findings.values()] == ["problem", "ok", "problem"]
     assert f"OSError: {tmp_path} is on fire" in findings["third"].text

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from components.checkout import Checkout
 from components.operations.doctor import machine
 from components.processes import host
 from tests.operations.doctor.whole_checkout import settings_changed
@@ -14,9 +15,9 @@ from tests.operations.doctor.whole_checkout import settings_changed
 
 def test_fewer_cores_than_threads_is_warning(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    assert machine.cores(whole).state == "ok"
+    assert machine.cores(Checkout(whole)).state == "ok"
     settings_changed(whole, "training", ranks=4)
-    assert machine.cores(whole).state == "warning"
+    assert machine.cores(Checkout(whole)).state == "warning"
 
 
 def test_container_limits_count(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,15 +32,15 @@ def test_container_limits_count(whole: Path, tmp_path: Path, monkeypatch: pytest
         (tmp_path / name).write_text(text)
     assert machine.available_cores() == (1.5, " (the container's limit; the machine shows 8)")
     assert machine.available_memory() == (400_000_000, 1_000_000_000)
-    assert machine.cores(whole).state == "warning"
-    assert machine.memory(whole).state == "warning"
+    assert machine.cores(Checkout(whole)).state == "warning"
+    assert machine.memory(Checkout(whole)).state == "warning"
 
 
 def test_memory_too_small_for_ranks_is_warning(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "available_memory", lambda: (int(2.1e9), int(8e9)))
-    assert machine.memory(whole).state == "ok"
+    assert machine.memory(Checkout(whole)).state == "ok"
     settings_changed(whole, "training", ranks=3)
-    finding = machine.memory(whole)
+    finding = machine.memory(Checkout(whole))
     assert finding.state == "warning"
     assert "training may take 3.0 GB (3 ranks)" in finding.text
 
@@ -47,23 +48,23 @@ def test_memory_too_small_for_ranks_is_warning(whole: Path, monkeypatch: pytest.
 def test_full_disk_is_problem_and_nearly_full_disk_is_warning(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for free, state in ((100e9, "ok"), (2e9, "warning"), (0.2e9, "problem")):
         monkeypatch.setattr(machine, "free_bytes", lambda _, free=free: int(free))
-        assert machine.disk(whole).state == state
-    assert ".dvc/cache, artifacts, .mmalign" in machine.disk(whole).text
+        assert machine.disk(Checkout(whole)).state == state
+    assert ".dvc/cache, artifacts, .mmalign" in machine.disk(Checkout(whole)).text
 
 
 def test_disk_check_includes_external_dvc_cache(whole: Path, tmp_path: Path) -> None:
     (whole / ".dvc/config.local").write_text(f"[cache]\n    dir = {tmp_path}/elsewhere\n")
-    assert machine.dvc_cache(whole) == tmp_path / "elsewhere"
-    assert f"{tmp_path}/elsewhere" in machine.disk(whole).text
+    assert machine.dvc_cache(Checkout(whole)) == tmp_path / "elsewhere"
+    assert f"{tmp_path}/elsewhere" in machine.disk(Checkout(whole)).text
 
 
 def test_shared_memory_too_small_for_ranks_is_problem(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "free_bytes", lambda _: 64 * 2**20)
-    finding = machine.shared_memory(whole)
+    finding = machine.shared_memory(Checkout(whole))
     assert finding.state == "problem"
     assert "--shm-size" in str(finding.cure)
     monkeypatch.setattr(machine, "free_bytes", lambda _: 2**30)
-    assert machine.shared_memory(whole).state == "ok"
+    assert machine.shared_memory(Checkout(whole)).state == "ok"
 
 
 def test_mapped_bytes_a_rank_match_deepspeed_source() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from components.checkout import Checkout
 from components.operations.doctor import machine, reach
 from components.operations.services.programs import ARTIFACTS_BUCKET
 from tests.checkout import wait_for
@@ -60,9 +61,9 @@ def remote(root: Path, *settings: str) -> None:
 
 
 def test_remote_without_verify_is_problem(checkout: Path) -> None:
-    assert reach.remotes(checkout).state == "ok"
+    assert reach.remotes(Checkout(checkout)).state == "ok"
     remote(checkout, "modify", "s3", "verify", "false")
-    finding = reach.remotes(checkout)
+    finding = reach.remotes(Checkout(checkout))
     assert finding.state == "problem"
     assert finding.cure == "dvc remote modify s3 verify true"
 
@@ -72,10 +73,10 @@ def test_writable_bucket_is_ok_and_stays_empty(checkout: Path, bucket: str) -> N
 
     remote(checkout, "modify", "s3", "url", "s3://ours/mmalign")
     remote(checkout, "modify", "s3", "endpointurl", bucket)
-    assert reach.remotes(checkout).text.startswith("s3 can be written")
+    assert reach.remotes(Checkout(checkout)).text.startswith("s3 can be written")
     assert "Contents" not in boto3.client("s3", endpoint_url=bucket).list_objects_v2(Bucket="ours")
     remote(checkout, "modify", "s3", "url", "s3://not-there/mmalign")
-    finding = reach.remotes(checkout)
+    finding = reach.remotes(Checkout(checkout))
     assert finding.state == "problem"
     assert "the remote 's3' can't be written" in finding.text
 
@@ -102,36 +103,36 @@ def wrong_clock(seconds: float) -> Iterator[str]:
 
 
 def test_clock_off_by_minutes_is_warning(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert reach.clock(checkout).state == "ok"
+    assert reach.clock(Checkout(checkout)).state == "ok"
     monkeypatch.setenv(ARTIFACTS_BUCKET, "ours")
     for ahead, state in ((5.0, "ok"), (300.0, "warning"), (-300.0, "warning")):
         with wrong_clock(ahead) as address:
             monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", address)
-            finding = reach.clock(checkout)
+            finding = reach.clock(Checkout(checkout))
             assert finding.state == state, finding
             assert "against the bucket" in finding.text
     monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://127.0.0.1:1")
-    assert "does not answer" in reach.clock(checkout).text
+    assert "does not answer" in reach.clock(Checkout(checkout)).text
 
 
 def test_clock_is_compared_with_database_server(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from components.operations.services import temporary_postgres
     from components.operations.services.state import Addresses, create_secrets, database_url, free_port
 
-    addresses, secrets = Addresses("127.0.0.1", 0, 0, free_port(set())), create_secrets(tmp_path)
-    with temporary_postgres.database(tmp_path, tmp_path / "db", addresses, secrets):
+    addresses, secrets = Addresses("127.0.0.1", 0, 0, free_port(set())), create_secrets(Checkout(tmp_path))
+    with temporary_postgres.database(Checkout(tmp_path), tmp_path / "db", addresses, secrets):
         monkeypatch.setenv("DATABASE_URL", database_url(addresses, secrets, "postgres", "postgresql"))
-        finding = reach.clock(checkout)
+        finding = reach.clock(Checkout(checkout))
         assert finding.state == "ok"
         assert "against DATABASE_URL" in finding.text
 
 
 def test_disk_check_counts_outs_of_last_run(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert machine.last_outs_bytes(checkout) == 0
+    assert machine.last_outs_bytes(Checkout(checkout)) == 0
     lock = "stages:\n  align:\n    outs:\n    - {path: a, md5: x, size: 3000000000}\n  reward:\n    outs:\n    - {path: b, md5: y}\n"
     (checkout / "dvc.lock").write_text(lock)
-    assert machine.last_outs_bytes(checkout) == 3_000_000_000
+    assert machine.last_outs_bytes(Checkout(checkout)) == 3_000_000_000
     monkeypatch.setattr(machine, "free_bytes", lambda _: int(6e9))
-    finding = machine.disk(checkout)
+    finding = machine.disk(Checkout(checkout))
     assert finding.state == "problem"
     assert "a run may take 7.0 GB" in finding.text

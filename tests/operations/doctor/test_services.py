@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from components.checkout import Checkout
 from components.operations.doctor import services
 from components.processes.marks import identity
 from components.tracking import store
@@ -43,7 +44,7 @@ def closed_port() -> int:
 def test_silent_store_is_problem_without_wait(checkout: Path, closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://somebody:secret@127.0.0.1:{closed_port}")
     began = time.monotonic()
-    finding = services.mlflow_store(checkout)
+    finding = services.mlflow_store(Checkout(checkout))
     assert finding.state == "problem"
     assert f"http://127.0.0.1:{closed_port} does not answer" in finding.text
     assert "secret" not in finding.text
@@ -51,39 +52,39 @@ def test_silent_store_is_problem_without_wait(checkout: Path, closed_port: int, 
 
 
 def test_checkout_database_is_ok_and_damaged_one_is_problem(checkout: Path) -> None:
-    assert services.mlflow_store(checkout).state == "ok"
+    assert services.mlflow_store(Checkout(checkout)).state == "ok"
     assert not (checkout / "mlflow.db").exists(), "looking makes no database"
     (checkout / "mlflow.db").write_bytes(b"no database" * 100)
-    finding = services.mlflow_store(checkout)
+    finding = services.mlflow_store(Checkout(checkout))
     assert finding.state == "problem"
     assert "mlflow.db can't be used" in finding.text
 
 
 def test_allowed_pickles_are_warning(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert services.pickled_models(checkout).state == "ok"
+    assert services.pickled_models(Checkout(checkout)).state == "ok"
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "True")
-    assert services.pickled_models(checkout).state == "warning"
+    assert services.pickled_models(Checkout(checkout)).state == "warning"
 
 
 def test_prefect_server_is_checked_only_where_configured(
     checkout: Path, server: str, closed_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "starts its own server" in services.prefect(checkout).text
+    assert "starts its own server" in services.prefect(Checkout(checkout)).text
     monkeypatch.setenv("PREFECT_API_URL", f"{server}/api")
-    assert services.prefect(checkout).state == "ok"
+    assert services.prefect(Checkout(checkout)).state == "ok"
     for wrong in (f"http://127.0.0.1:{closed_port}/api", "prefect.example/api"):
         monkeypatch.setenv("PREFECT_API_URL", wrong)
-        assert services.prefect(checkout).state == "problem"
+        assert services.prefect(Checkout(checkout)).state == "problem"
 
 
 def test_waiting_records_count_except_of_live_run(checkout: Path) -> None:
-    folder = store.state_folder(checkout)
+    folder = store.state_folder(Checkout(checkout))
     folder.mkdir(parents=True)
-    assert services.waiting_records(checkout).state == "ok"
+    assert services.waiting_records(Checkout(checkout)).state == "ok"
     alive = json.dumps({"op": "create", "tags": {"mmalign.process": identity(os.getpid())}})
     (folder / "pending-live.jsonl").write_text(alive + "\n")
-    assert services.waiting_records(checkout).state == "ok"
+    assert services.waiting_records(Checkout(checkout)).state == "ok"
     (folder / "pending-dead.jsonl").write_text(json.dumps({"op": "create", "tags": {"mmalign.process": "1:1"}}) + "\n")
-    finding = services.waiting_records(checkout)
+    finding = services.waiting_records(Checkout(checkout))
     assert finding.state == "warning"
     assert finding.text.startswith("1 record of runs")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.checkout import Checkout
 from components.files import write_json
 from components.operations.doctor import team
 from components.operations.doctor.findings import NotChecked, ok
@@ -24,31 +25,31 @@ def fixture_root(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout whose services are down."""
     for name in ("DATABASE_URL", "MMALIGN_STATE", NOTICES):
         monkeypatch.delenv(name, raising=False)
-    create_secrets(checkout)
-    write_json(addresses_file(checkout), asdict(Addresses("127.0.0.1", free_port(set()), free_port(set()), free_port(set()))))
+    create_secrets(Checkout(checkout))
+    write_json(addresses_file(Checkout(checkout)), asdict(Addresses("127.0.0.1", free_port(set()), free_port(set()), free_port(set()))))
     return checkout
 
 
 def test_checkout_without_services_is_ok(checkout: Path) -> None:
     for check in (team.services, team.passwords, team.deployments):
-        assert check(checkout) == ok(team.NO_SERVICES)
+        assert check(Checkout(checkout)) == ok(team.NO_SERVICES)
 
 
 def test_stopped_services_with_record_are_problem(root: Path) -> None:
-    finding = team.services(root)
+    finding = team.services(Checkout(root))
     assert finding.state == "problem"
     assert finding.cure == "mmalign up --detach"
 
 
 def test_readable_passwords_are_problem_beside_other_checks(root: Path) -> None:
-    assert team.passwords(root).state == "ok"
-    secrets_file(root).parent.chmod(0o755)
-    assert "chmod 700" in str(team.passwords(root).cure)
-    secrets_file(root).parent.chmod(0o700)
-    secrets_file(root).chmod(0o644)
-    assert "chmod 600" in str(team.passwords(root).cure)
+    assert team.passwords(Checkout(root)).state == "ok"
+    secrets_file(Checkout(root)).parent.chmod(0o755)
+    assert "chmod 700" in str(team.passwords(Checkout(root)).cure)
+    secrets_file(Checkout(root)).parent.chmod(0o700)
+    secrets_file(Checkout(root)).chmod(0o644)
+    assert "chmod 600" in str(team.passwords(Checkout(root)).cure)
     with pytest.raises(NotChecked):
-        team.services(root)
+        team.services(Checkout(root))
     doctor = mmalign(root, "doctor", "--json")
     assert doctor.returncode == 1
     states = {check["name"]: check["state"] for check in json.loads(doctor.stdout)["checks"]}
@@ -58,21 +59,21 @@ def test_readable_passwords_are_problem_beside_other_checks(root: Path) -> None:
         refused = mmalign(root, *command)
         assert refused.returncode == 2
         assert "can be read by others" in refused.stderr
-    secrets_file(root).unlink()
-    assert "restore it from a backup" in str(team.passwords(root).cure)
+    secrets_file(Checkout(root)).unlink()
+    assert "restore it from a backup" in str(team.passwords(Checkout(root)).cure)
 
 
 def test_taken_port_problem_names_setting(root: Path) -> None:
-    assert team.ports(root).state == "ok"
+    assert team.ports(Checkout(root)).state == "ok"
     with socket.create_server(("127.0.0.1", 0)) as taken:
         params = yaml.safe_load((root / "params.yaml").read_text())
         params["services"]["mlflow_port"] = taken.getsockname()[1]
         (root / "params.yaml").write_text(yaml.safe_dump(params))
-        finding = team.ports(root)
+        finding = team.ports(Checkout(root))
         assert finding.state == "problem"
         assert f"port {taken.getsockname()[1]} of mlflow is taken by process {os.getpid()}" in finding.text
         assert "services.mlflow_port" in str(finding.cure)
-    assert team.ports(root).state == "ok"
+    assert team.ports(Checkout(root)).state == "ok"
 
 
 def test_restarts_within_day_are_counted_by_service(tmp_path: Path) -> None:
@@ -90,17 +91,17 @@ def test_restarts_within_day_are_counted_by_service(tmp_path: Path) -> None:
 def test_unreadable_notice_address_is_numbered_but_not_shown(
     root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert NOTICES in team.notices(root).text
+    assert NOTICES in team.notices(Checkout(root)).text
     monkeypatch.setenv(NOTICES, "json://127.0.0.1:1/hook, mailto://user:geheim123@example.org")
-    assert team.notices(root) == ok(f"2 addresses in {NOTICES}")
+    assert team.notices(Checkout(root)) == ok(f"2 addresses in {NOTICES}")
     monkeypatch.setenv(NOTICES, "json://127.0.0.1:1/hook nosuchservice://user:geheim123@example.org")
-    finding = team.notices(root)
+    finding = team.notices(Checkout(root))
     assert finding.state == "problem"
     assert "number 2" in finding.text
     assert "geheim123" not in finding.text + str(finding.cure) + "".join(capfd.readouterr())
 
 
 def test_no_deployment_is_warning_and_silent_server_is_problem(root: Path) -> None:
-    assert team.deployments(root).cure == "mmalign deploy"
-    write_json(addresses_file(root).parent / "deployments.json", {"nightly": "x"})
-    assert team.deployments(root).state == "problem"
+    assert team.deployments(Checkout(root)).cure == "mmalign deploy"
+    write_json(addresses_file(Checkout(root)).parent / "deployments.json", {"nightly": "x"})
+    assert team.deployments(Checkout(root)).state == "problem"

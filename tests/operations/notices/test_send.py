@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from components.checkout import Checkout
 from components.config.notices import NoticeSettings
 from components.operations.notices.notice import Notice
-from components.operations.notices.send import JOURNAL, WAITING, send, send_waiting
+from components.operations.notices.send import JOURNAL, send, send_waiting
 from components.processes.redaction import NOTICES
 from tests.operations.notices.receiver import Receiver, receiving
 
@@ -33,7 +34,7 @@ def journal(root: Path) -> list[dict[str, Any]]:
 def test_notice_is_sent_and_written_to_journal(tmp_path: Path, receiver: Receiver) -> None:
     messages: list[str] = []
 
-    send(tmp_path, SETTINGS, FAILED, log=messages.append)
+    send(Checkout(tmp_path), SETTINGS, FAILED, log=messages.append)
 
     assert [(entry["title"], entry["message"], entry["type"]) for entry in receiver.got] == [(FAILED.title, FAILED.text, "failure")]
     written, sent = journal(tmp_path)
@@ -45,11 +46,11 @@ def test_notice_is_sent_and_written_to_journal(tmp_path: Path, receiver: Receive
     )
     assert (sent["id"], sent["delivery"]) == (written["id"], "sent")
     assert messages == []
-    assert not list((tmp_path / WAITING).glob("*.json"))
+    assert not list(Checkout(tmp_path).notices.glob("*.json"))
 
 
 def test_unwanted_kind_is_written_but_not_sent(tmp_path: Path, receiver: Receiver) -> None:
-    send(tmp_path, NoticeSettings(kinds=["missed"], late_minutes=30), FAILED)
+    send(Checkout(tmp_path), NoticeSettings(kinds=["missed"], late_minutes=30), FAILED)
 
     assert receiver.got == []
     assert [entry["delivery"] for entry in journal(tmp_path)] == ["notices.kinds leaves it out"]
@@ -58,7 +59,7 @@ def test_unwanted_kind_is_written_but_not_sent(tmp_path: Path, receiver: Receive
 def test_notice_without_address_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(NOTICES, raising=False)
 
-    send(tmp_path, SETTINGS, FAILED)
+    send(Checkout(tmp_path), SETTINGS, FAILED)
 
     assert [entry["delivery"] for entry in journal(tmp_path)] == ["MMALIGN_NOTICES names no address"]
 
@@ -66,7 +67,7 @@ def test_notice_without_address_is_written(tmp_path: Path, monkeypatch: pytest.M
 def test_recovering_receiver_gets_notice_once(tmp_path: Path, receiver: Receiver) -> None:
     receiver.refusals = 2
 
-    send(tmp_path, SETTINGS, FAILED, pauses=(0.0, 0.0))
+    send(Checkout(tmp_path), SETTINGS, FAILED, pauses=(0.0, 0.0))
 
     assert receiver.tries == 3
     assert receiver.titles == [FAILED.title]
@@ -75,17 +76,17 @@ def test_recovering_receiver_gets_notice_once(tmp_path: Path, receiver: Receiver
 def test_unsent_notice_is_sent_before_next_one(tmp_path: Path, receiver: Receiver) -> None:
     receiver.status = 500
     messages: list[str] = []
-    send(tmp_path, SETTINGS, FAILED, log=messages.append, pauses=(0.0,))
+    send(Checkout(tmp_path), SETTINGS, FAILED, log=messages.append, pauses=(0.0,))
     assert receiver.tries == 2
     assert len(messages) == 1
     assert "the next notice sends it too" in messages[0]
     assert journal(tmp_path)[-1]["delivery"].startswith("unsent: json")
 
     receiver.status = 200
-    send(tmp_path, SETTINGS, Notice("recovered", "nightly: recovered", "fine"), log=messages.append, pauses=())
+    send(Checkout(tmp_path), SETTINGS, Notice("recovered", "nightly: recovered", "fine"), log=messages.append, pauses=())
 
     assert receiver.titles == [FAILED.title, "nightly: recovered"]
-    assert send_waiting(tmp_path) == 0
+    assert send_waiting(Checkout(tmp_path)) == 0
     assert len(receiver.got) == 2
     assert len(messages) == 1
 
@@ -94,11 +95,11 @@ def test_silent_address_causes_no_duplicate_at_others(tmp_path: Path, receiver: 
     with receiving() as other:
         other.status = 503
         monkeypatch.setenv(NOTICES, f"{receiver.address} {other.address}")
-        send(tmp_path, SETTINGS, FAILED, pauses=())
+        send(Checkout(tmp_path), SETTINGS, FAILED, pauses=())
         assert (len(receiver.got), len(other.got)) == (1, 0)
 
         other.status = 200
-        assert send_waiting(tmp_path, pauses=()) == 0
+        assert send_waiting(Checkout(tmp_path), pauses=()) == 0
 
         assert (len(receiver.got), len(other.got)) == (1, 1)
 
@@ -107,7 +108,7 @@ def test_unreadable_address_is_reported_without_secret(tmp_path: Path, monkeypat
     monkeypatch.setenv(NOTICES, "nosuchservice://token-abcdef-123/x")
     messages: list[str] = []
 
-    send(tmp_path, SETTINGS, FAILED, log=messages.append, pauses=())
+    send(Checkout(tmp_path), SETTINGS, FAILED, log=messages.append, pauses=())
 
     assert "can't read" in messages[0]
     assert "token-abcdef" not in messages[0] + (tmp_path / JOURNAL).read_text()
@@ -116,15 +117,15 @@ def test_unreadable_address_is_reported_without_secret(tmp_path: Path, monkeypat
 def test_no_secret_is_sent_or_written(tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     from components.operations.services.state import create_secrets
 
-    secrets = create_secrets(tmp_path)
+    secrets = create_secrets(Checkout(tmp_path))
     monkeypatch.setenv("SOME_SERVICE_TOKEN", "canary-token")
     text = f"password {secrets.postgres} token canary-token at postgresql://postgres:{secrets.postgres}@host/db, {receiver.address}"
 
-    send(tmp_path, SETTINGS, Notice("failed", f"about {secrets.prefect}", text, {"canary-token": [secrets.mlflow_password]}))
+    send(Checkout(tmp_path), SETTINGS, Notice("failed", f"about {secrets.prefect}", text, {"canary-token": [secrets.mlflow_password]}))
     receiver.status = 500
-    send(tmp_path, SETTINGS, FAILED, pauses=())
+    send(Checkout(tmp_path), SETTINGS, FAILED, pauses=())
 
-    written = "".join(path.read_text() for path in [tmp_path / JOURNAL, *(tmp_path / WAITING).glob("*.json")])
+    written = "".join(path.read_text() for path in [tmp_path / JOURNAL, *Checkout(tmp_path).notices.glob("*.json")])
     for text in (json.dumps(receiver.got), written):
         for secret in (secrets.postgres, secrets.prefect, secrets.mlflow_password, "canary-token", "path-token-1234"):
             assert secret not in text
@@ -135,7 +136,7 @@ def test_unwritable_journal_raises_nothing(tmp_path: Path, receiver: Receiver) -
     (tmp_path / "logs").write_text("a file in the way")
     messages: list[str] = []
 
-    send(tmp_path, SETTINGS, FAILED, log=messages.append)
+    send(Checkout(tmp_path), SETTINGS, FAILED, log=messages.append)
 
     assert len(messages) == 1
     assert "could not be written" in messages[0]

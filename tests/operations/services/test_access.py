@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from components.checkout import Checkout
 from components.operations.services.health import healthy
 from components.operations.services.state import read_addresses
 from components.operations.services.supervision import SERVICE_MARK
@@ -45,7 +46,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(180)
-        left = marked(SERVICE_MARK, checkout_mark(folder))
+        left = marked(SERVICE_MARK, checkout_mark(Checkout(folder)))
         if left:
             mmalign(folder, "down")
     assert left == [], "the stop of a host's unit leaves no process"
@@ -62,7 +63,7 @@ def request(
     headers: dict[str, str] | None = None,
 ) -> tuple[int, str, dict[str, str]]:
     """Status, text and headers of a reply. The path is sent unchanged: nothing resolves `..` on the way."""
-    addresses = read_addresses(root)
+    addresses = read_addresses(Checkout(root))
     assert addresses is not None
     connection = http.client.HTTPConnection("127.0.0.1", getattr(addresses, PORTS[service]), timeout=60)
     sent_headers = {"content-type": "application/json", **(headers or {})}
@@ -81,7 +82,7 @@ def request(
 
 
 def admin(root: Path) -> tuple[str, str]:
-    secrets = read_secrets(root)
+    secrets = read_secrets(Checkout(root))
     return secrets.mlflow_user, secrets.mlflow_password
 
 
@@ -114,7 +115,7 @@ def test_missing_or_wrong_password_gets_401_from_both_servers(root: Path) -> Non
         assert request(root, service, method, path, body=body)[0] == 401, path
         assert request(root, service, method, path, body=body, who=("admin", "password1234"))[0] == 401, path
     assert request(root, "mlflow", "POST", "/api/2.0/mlflow/experiments/search", body={"max_results": 5}, who=admin(root))[0] == 200
-    assert request(root, "prefect", "POST", "/api/flows/filter", body={}, who=("mmalign", read_secrets(root).prefect))[0] == 200
+    assert request(root, "prefect", "POST", "/api/flows/filter", body={}, who=("mmalign", read_secrets(Checkout(root)).prefect))[0] == 200
 
 
 @pytest.mark.slow
@@ -163,8 +164,8 @@ TRAVERSALS = [
 
 @pytest.mark.slow
 def test_artifact_path_traversal_is_refused(root: Path) -> None:
-    secret = read_secrets(root).prefect
-    before, content = outside(root), secrets_file(root).read_bytes()
+    secret = read_secrets(Checkout(root)).prefect
+    before, content = outside(root), secrets_file(Checkout(root)).read_bytes()
     for path in TRAVERSALS:
         for method in ("GET", "PUT", "DELETE"):
             address = f"/api/2.0/mlflow-artifacts/artifacts/{path}"
@@ -178,7 +179,7 @@ def test_artifact_path_traversal_is_refused(root: Path) -> None:
             assert "root:" not in text
         code, text, _ = request(root, "mlflow", "GET", f"/api/2.0/mlflow-artifacts/artifacts?path={path}", who=admin(root))
         assert "secrets.json" not in text or code >= 400 or "%5c" in path, path
-    assert secrets_file(root).read_bytes() == content
+    assert secrets_file(Checkout(root)).read_bytes() == content
     assert outside(root) == before
 
 
@@ -206,13 +207,13 @@ def test_foreign_page_can_call_neither_server(root: Path) -> None:
 def test_services_listen_on_loopback_only(root: Path) -> None:
     listening = [
         connection.laddr.ip
-        for process in marked(SERVICE_MARK, checkout_mark(root))
+        for process in marked(SERVICE_MARK, checkout_mark(Checkout(root)))
         for connection in psutil.Process(process.pid).net_connections("inet")
         if connection.status == psutil.CONN_LISTEN
     ]
     assert len(listening) >= 3
     assert set(listening) == {"127.0.0.1"}
-    assert all(healthy(root).values())
+    assert all(healthy(Checkout(root)).values())
 
 
 @pytest.mark.slow
@@ -231,11 +232,11 @@ def test_public_host_without_passwords_starts_no_service(tmp_path: Path) -> None
     folder.mkdir()
     shutil.copyfile(ROOT / "dvc.yaml", folder / "dvc.yaml")
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("host: 127.0.0.1", "host: 0.0.0.0"))
-    create_secrets(folder)
-    passwords = json.loads(secrets_file(folder).read_text())
+    create_secrets(Checkout(folder))
+    passwords = json.loads(secrets_file(Checkout(folder)).read_text())
     for weak in ({"prefect": ""}, {"mlflow_password": "password"}):
-        secrets_file(folder).write_text(json.dumps({**passwords, **weak}))
+        secrets_file(Checkout(folder)).write_text(json.dumps({**passwords, **weak}))
         refused = mmalign(folder, "up", "--detach")
         assert refused.returncode == 2, refused.stderr
         assert f"no password of 12 characters for {next(iter(weak))}" in refused.stderr
-        assert marked(SERVICE_MARK, checkout_mark(folder)) == []
+        assert marked(SERVICE_MARK, checkout_mark(Checkout(folder))) == []

@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 
+from components.checkout import Checkout
 from components.config.settings import load_settings
 from components.operations.services import postgres, temporary_postgres
 from components.operations.services.state import assign_addresses, create_secrets, database_url
@@ -84,10 +85,10 @@ def test_older_mlflow_db_is_migrated(root: Path) -> None:
 
 @pytest.mark.slow
 def test_databases_of_stopped_services_are_migrated(root: Path) -> None:
-    secrets = create_secrets(root)
-    addresses = assign_addresses(root, load_settings(root / "params.yaml").services)
+    secrets = create_secrets(Checkout(root))
+    addresses = assign_addresses(Checkout(root), load_settings(root / "params.yaml").services)
     url = database_url(addresses, secrets, "mlflow", "postgresql+psycopg2")
-    with temporary_postgres.database(root, state_folder(root), addresses, secrets):
+    with temporary_postgres.database(Checkout(root), state_folder(Checkout(root)), addresses, secrets):
         postgres.make_databases(addresses, secrets)
         revision = older(url)
         refused = mmalign(root, "migrate")
@@ -95,7 +96,7 @@ def test_databases_of_stopped_services_are_migrated(root: Path) -> None:
         assert "mmalign down" in refused.stderr
     migration = mmalign(root, "migrate")
     assert migration.returncode == 0, migration.stderr
-    with temporary_postgres.database(root, state_folder(root), addresses, secrets):
+    with temporary_postgres.database(Checkout(root), state_folder(Checkout(root)), addresses, secrets):
         assert opens(url)
         for database, table in (("mlflow", "alembic_version"), ("mlflow_auth", "alembic_version_auth"), ("prefect", "alembic_version")):
             with (

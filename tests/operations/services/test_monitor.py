@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from components.checkout import Checkout
 from components.files import read_json, write_json
 from components.operations.notices.send import JOURNAL
 from components.operations.services.monitor import CHECKS_ANSWERED, Monitor, Schedule
@@ -120,10 +121,10 @@ class Clock:
 def checkout(folder: Path, port: int, deployed: datetime = DUE - timedelta(days=3)) -> Path:
     """A checkout with services at `port` and a deployment of the time `deployed`."""
     shutil.copyfile(REPOSITORY / "params.yaml", folder / "params.yaml")
-    create_secrets(folder)
-    write_json(addresses_file(folder), asdict(Addresses("127.0.0.1", port, free_port(set()), free_port(set()))))
-    write_json(state_folder(folder) / DEPLOYED, {"nightly": ID})
-    os.utime(state_folder(folder) / DEPLOYED, (deployed.timestamp(), deployed.timestamp()))
+    create_secrets(Checkout(folder))
+    write_json(addresses_file(Checkout(folder)), asdict(Addresses("127.0.0.1", port, free_port(set()), free_port(set()))))
+    write_json(state_folder(Checkout(folder)) / DEPLOYED, {"nightly": ID})
+    os.utime(state_folder(Checkout(folder)) / DEPLOYED, (deployed.timestamp(), deployed.timestamp()))
     return folder
 
 
@@ -144,7 +145,7 @@ def test_abandoned_run_is_reported_once(tmp_path: Path, prefect: tuple[Prefect, 
     server.crashed = [run, began, first]
     root = checkout(tmp_path, port)
     for _ in range(2):
-        monitor = Monitor(root, Clock(LATE))
+        monitor = Monitor(Checkout(root), Clock(LATE))
         for checks in range(CHECKS_ANSWERED):
             assert monitor.check_runs() == [] or checks > 0
             monitor.check()
@@ -158,7 +159,7 @@ def test_missed_run_is_reported_once_across_restart(tmp_path: Path, prefect: tup
     server.runs = [run_of(DUE, None, "Late")]
     root = checkout(tmp_path, port, deployed=DUE - timedelta(hours=1))
     clock = Clock(DUE + timedelta(minutes=29))
-    monitor = Monitor(root, clock)
+    monitor = Monitor(Checkout(root), clock)
     assert monitor.check() is None  # not late yet
 
     clock.now = LATE
@@ -171,9 +172,9 @@ def test_missed_run_is_reported_once_across_restart(tmp_path: Path, prefect: tup
         "no worker of pool mmalign is alive; the last one was seen at 2026-11-25 02:00 UTC",
     ]
     assert monitor.check() is None
-    assert Monitor(root, Clock(LATE + timedelta(hours=20))).check() is None
+    assert Monitor(Checkout(root), Clock(LATE + timedelta(hours=20))).check() is None
     assert [entry["kind"] for entry in notices(root)] == ["missed"]
-    next_day = Monitor(root, Clock(LATE + timedelta(days=1))).check()
+    next_day = Monitor(Checkout(root), Clock(LATE + timedelta(days=1))).check()
     assert next_day is not None
     assert "2026-11-26" in next_day.title
 
@@ -182,18 +183,18 @@ def test_missed_run_is_reported_once_across_restart(tmp_path: Path, prefect: tup
 def test_run_that_began_causes_no_notice(state: str, tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     prefect[0].runs = [run_of(DUE, DUE + timedelta(minutes=12), state)]
 
-    assert Monitor(checkout(tmp_path, prefect[1]), Clock(LATE)).check() is None
+    assert Monitor(Checkout(checkout(tmp_path, prefect[1])), Clock(LATE)).check() is None
 
 
 def test_late_run_and_still_running_one_are_named(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     prefect[0].runs = [run_of(DUE, DUE + timedelta(hours=7))]
-    late = Monitor(checkout(tmp_path, prefect[1]), Clock(DUE + timedelta(hours=8))).check()
+    late = Monitor(Checkout(checkout(tmp_path, prefect[1])), Clock(DUE + timedelta(hours=8))).check()
     assert late is not None
     assert late.details["seen"] == ["run brave-ox began only at 2026-11-25 09:00 UTC"]
 
     prefect[0].runs = [run_of(DUE - timedelta(days=1), DUE - timedelta(days=1))]
     (tmp_path / "other").mkdir()
-    still = Monitor(checkout(tmp_path / "other", prefect[1]), Clock(LATE)).check()
+    still = Monitor(Checkout(checkout(tmp_path / "other", prefect[1])), Clock(LATE)).check()
     assert still is not None
     assert still.details["seen"] == ["run brave-ox of 2026-11-24 02:00 UTC is still running"]
 
@@ -201,7 +202,7 @@ def test_late_run_and_still_running_one_are_named(tmp_path: Path, prefect: tuple
 def test_paused_pool_is_named(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     prefect[0].pool["is_paused"] = True
 
-    notice = Monitor(checkout(tmp_path, prefect[1]), Clock(LATE)).check()
+    notice = Monitor(Checkout(checkout(tmp_path, prefect[1])), Clock(LATE)).check()
 
     assert notice is not None
     assert notice.details["seen"] == ["work pool mmalign is paused"]
@@ -211,7 +212,7 @@ def test_paused_schedule_is_ignored_while_prefect_is_silent(tmp_path: Path, pref
     server, port = prefect
     server.deployment["schedules"][0]["active"] = False  # type: ignore[index]
     root = checkout(tmp_path, port)
-    monitor = Monitor(root, Clock(LATE))
+    monitor = Monitor(Checkout(root), Clock(LATE))
     assert monitor.check() is None
 
     server.status = 503
@@ -221,18 +222,18 @@ def test_paused_schedule_is_ignored_while_prefect_is_silent(tmp_path: Path, pref
 
 def test_missing_or_later_deployment_is_not_missed(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     root = checkout(tmp_path, prefect[1], deployed=DUE + timedelta(minutes=5))
-    assert Monitor(root, Clock(LATE)).check() is None
+    assert Monitor(Checkout(root), Clock(LATE)).check() is None
 
-    (state_folder(root) / DEPLOYED).unlink()
+    (state_folder(Checkout(root)) / DEPLOYED).unlink()
 
-    assert Monitor(root, Clock(LATE)).check() is None
+    assert Monitor(Checkout(root), Clock(LATE)).check() is None
 
 
 def test_silent_server_counts_after_three_checks(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     server, port = prefect
     root = checkout(tmp_path, port)
     server.runs = [run_of(DUE, DUE)]
-    monitor = Monitor(root, Clock(LATE))
+    monitor = Monitor(Checkout(root), Clock(LATE))
     server.status = 503
     assert [monitor.check(), monitor.check()] == [None, None]
     server.status = 200
@@ -248,7 +249,7 @@ def test_silent_server_counts_after_three_checks(tmp_path: Path, prefect: tuple[
 
 def test_lost_deployment_notice_names_cure(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     prefect[0].status = 404
-    monitor = Monitor(checkout(tmp_path, prefect[1]), Clock(LATE))
+    monitor = Monitor(Checkout(checkout(tmp_path, prefect[1])), Clock(LATE))
 
     notice = [monitor.check() for _ in range(3)][-1]
 
@@ -260,11 +261,11 @@ def test_deployment_schedule_overrides_settings(tmp_path: Path, prefect: tuple[P
     prefect[0].deployment["schedules"] = [{"active": True, "schedule": {"cron": "30 4 * * *", "timezone": "Europe/Berlin"}}]
     root = checkout(tmp_path, prefect[1])
 
-    notice = Monitor(root, Clock(datetime(2026, 11, 25, 4, 1, tzinfo=UTC))).check()
+    notice = Monitor(Checkout(root), Clock(datetime(2026, 11, 25, 4, 1, tzinfo=UTC))).check()
 
     assert notice is not None
     assert notice.title == "nightly 2026-11-25 04:30 CET did not begin"
-    assert read_json(state_folder(root) / "sentinel.json")["told"] == "2026-11-25T03:30:00+00:00"
+    assert read_json(state_folder(Checkout(root)) / "sentinel.json")["told"] == "2026-11-25T03:30:00+00:00"
 
 
 @pytest.mark.parametrize(
@@ -287,7 +288,7 @@ def test_monitor_reads_real_prefect_server(tmp_path: Path) -> None:
     root = checkout(tmp_path, port)
     settings = (root / "params.yaml").read_text()
     (root / "params.yaml").write_text(settings.replace("late_minutes: 30", "late_minutes: 59"))
-    secrets = create_secrets(root)
+    secrets = create_secrets(Checkout(root))
     environment = {
         **os.environ,
         "PREFECT_HOME": str(tmp_path / "prefect"),
@@ -312,19 +313,23 @@ def test_monitor_reads_real_prefect_server(tmp_path: Path) -> None:
         )
         assert completed.returncode == 0, completed.stderr
         deployment = completed.stdout.split()[-1]
-        write_json(state_folder(root) / DEPLOYED, {"nightly": deployment})
-        os.utime(state_folder(root) / DEPLOYED, (0, 0))
+        write_json(state_folder(Checkout(root)) / DEPLOYED, {"nightly": deployment})
+        os.utime(state_folder(Checkout(root)) / DEPLOYED, (0, 0))
         due = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)  # each hour by the schedule of the script
 
         # A run began within this hour, and none in the hour before.
-        missed = Monitor(root, Clock(due)).check()
-        begun = Monitor(root, Clock(due + timedelta(hours=1))).check()
+        missed = Monitor(Checkout(root), Clock(due)).check()
+        begun = Monitor(Checkout(root), Clock(due + timedelta(hours=1))).check()
 
         assert missed is not None
         assert "no worker of pool probe is alive" in missed.details["seen"]
         assert any("began only at" in one for one in missed.details["seen"])
         assert begun is None
-        assert read_json(state_folder(root) / "sentinel.json")["schedule"] == {"cron": "0 * * * *", "timezone": "UTC", "active": True}
+        assert read_json(state_folder(Checkout(root)) / "sentinel.json")["schedule"] == {
+            "cron": "0 * * * *",
+            "timezone": "UTC",
+            "active": True,
+        }
     finally:
         server.terminate()
         server.wait(30)

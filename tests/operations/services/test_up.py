@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from components.checkout import Checkout
 from components.errors import UserError
 from components.files import read_json
 from components.operations.services.health import require_services
@@ -31,8 +32,8 @@ def fixture_checkout(tmp_path: Path) -> Iterator[Path]:
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copyfile(REPOSITORY / name, root / name)
     code = (
-        "from pathlib import Path; from components.tracking.store import connect;"
-        "client, experiment = connect(Path('.'));"
+        "from pathlib import Path; from components.checkout import Checkout; from components.tracking.store import connect;"
+        "client, experiment = connect(Checkout(Path('.')));"
         "run = client.create_run(experiment); client.log_metric(run.info.run_id, 'loss', 0.5);"
         "client.log_text(run.info.run_id, 'kept', 'note.txt'); client.set_terminated(run.info.run_id); print(run.info.run_id)"
     )
@@ -41,7 +42,7 @@ def fixture_checkout(tmp_path: Path) -> Iterator[Path]:
     )
     (root / "run_id").write_text(completed.stdout.split()[-1])
     yield root
-    if read_addresses(root) is not None:
+    if read_addresses(Checkout(root)) is not None:
         mmalign(root, "down")
 
 
@@ -70,7 +71,7 @@ def recorded(root: Path) -> str:
         "run = client.get_run(sys.argv[1]); print(run.data.metrics['loss'], mlflow.artifacts.load_text(run.info.artifact_uri + '/note.txt'))"
     )
     run_id = (root / "run_id").read_text()
-    variables = {**environment(root), **client_environment(root)}
+    variables = {**environment(root), **client_environment(Checkout(root))}
     completed = subprocess.run(
         [sys.executable, "-c", code, run_id], cwd=root, env=variables, capture_output=True, text=True, check=False, timeout=300
     )
@@ -83,16 +84,16 @@ def test_up_imports_record_and_survives_down_and_up(checkout: Path) -> None:
     first = mmalign(checkout, "up", "--detach")
     assert first.returncode == 0, first.stderr
     assert "1 runs" in first.stdout
-    addresses = read_addresses(checkout)
+    addresses = read_addresses(Checkout(checkout))
     assert addresses is not None
 
     assert status(f"{addresses.mlflow}/api/2.0/mlflow/experiments/search", b'{"max_results": 5}') == 401
     assert status(f"{addresses.prefect}/api/flows/filter", b"{}") == 401
-    assert secrets_file(checkout).stat().st_mode & 0o777 == 0o600
-    secrets = read_secrets(checkout)
-    for path in state_folder(checkout).glob("logs/*"):
+    assert secrets_file(Checkout(checkout)).stat().st_mode & 0o777 == 0o600
+    secrets = read_secrets(Checkout(checkout))
+    for path in state_folder(Checkout(checkout)).glob("logs/*"):
         assert secrets.mlflow_password not in path.read_text(errors="replace"), path
-    for process in marked(SERVICE_MARK, checkout_mark(checkout)):
+    for process in marked(SERVICE_MARK, checkout_mark(Checkout(checkout))):
         assert not any(secret in process.command for secret in (secrets.postgres, secrets.prefect, secrets.mlflow_password))
     assert recorded(checkout) == "0.5 kept"
 
@@ -101,7 +102,7 @@ def test_up_imports_record_and_survives_down_and_up(checkout: Path) -> None:
 
     down = mmalign(checkout, "down")
     assert down.returncode == 0, down.stderr
-    assert marked(SERVICE_MARK, checkout_mark(checkout)) == []
+    assert marked(SERVICE_MARK, checkout_mark(Checkout(checkout))) == []
     refused = mmalign(checkout, "run")
     assert refused.returncode == 2
     assert "mmalign up" in refused.stderr
@@ -109,14 +110,14 @@ def test_up_imports_record_and_survives_down_and_up(checkout: Path) -> None:
 
     back = mmalign(checkout, "up", "--detach")
     assert back.returncode == 0, back.stderr
-    assert read_addresses(checkout) == addresses
+    assert read_addresses(Checkout(checkout)) == addresses
     assert recorded(checkout) == "0.5 kept"
 
 
 def test_down_without_services_is_refused(tmp_path: Path) -> None:
     shutil.copyfile(REPOSITORY / "dvc.yaml", tmp_path / "dvc.yaml")
-    assert client_environment(tmp_path) == {}
-    require_services(tmp_path)
+    assert client_environment(Checkout(tmp_path)) == {}
+    require_services(Checkout(tmp_path))
     down = mmalign(tmp_path, "down")
     assert down.returncode == 2
     assert "mmalign up" in down.stderr
@@ -125,9 +126,9 @@ def test_down_without_services_is_refused(tmp_path: Path) -> None:
 def test_passwords_readable_by_others_are_refused(tmp_path: Path) -> None:
     from components.operations.services.state import create_secrets
 
-    secrets = create_secrets(tmp_path)
-    assert create_secrets(tmp_path) == secrets
-    assert read_json(secrets_file(tmp_path))["prefect"] == secrets.prefect
-    secrets_file(tmp_path).chmod(0o644)
+    secrets = create_secrets(Checkout(tmp_path))
+    assert create_secrets(Checkout(tmp_path)) == secrets
+    assert read_json(secrets_file(Checkout(tmp_path)))["prefect"] == secrets.prefect
+    secrets_file(Checkout(tmp_path)).chmod(0o644)
     with pytest.raises(UserError, match="chmod 600"):
-        read_secrets(tmp_path)
+        read_secrets(Checkout(tmp_path))

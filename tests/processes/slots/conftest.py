@@ -20,6 +20,7 @@ __all__ = ["checkout", "checkout_template"]
 # Writes the GPUs that it sees, itself and in a child process. Works until the file `go` exists in its folder.
 STAGE = """
 import os, pathlib, subprocess, sys, time
+from components.checkout import Checkout
 from components.processes.faults import explain
 from components.cli.run.stage import run_guarded
 from components.errors import UserError
@@ -36,7 +37,7 @@ def work():
         time.sleep(0.05)
 
 try:
-    run_guarded(sys.argv[1], pathlib.Path.cwd(), work)
+    run_guarded(sys.argv[1], Checkout(pathlib.Path.cwd()), work)
 except UserError as error:
     sys.exit(explain(error))
 """

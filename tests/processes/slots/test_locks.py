@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from components.checkout import Checkout
 from components.errors import UserError
 from components.processes.slots import locks
 from components.processes.slots.locks import Holder, slot_file, slot_holder, slot_names, slots_folder, try_slot
@@ -32,7 +33,7 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def me(tmp_path: Path) -> Holder:
-    return Holder.here(tmp_path, "reward")
+    return Holder.here(Checkout(tmp_path), "reward")
 
 
 def test_slot_is_taken_once_and_file_names_holder(folder: Path, me: Holder) -> None:

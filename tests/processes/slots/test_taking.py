@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from components.checkout import Checkout
 from components.processes.slots.taking import is_waiting, locked_slots, machine_slots
 from tests.checkout import behave, clean_environment, started, wait_for
 from tests.processes.slots.conftest import Machine, ask
@@ -93,8 +94,8 @@ def test_waiting_attempt_is_identified_by_mark(machine: Machine) -> None:
     second = machine.start("second", gpus=1, visible="0")
     waiting = second.root / ".mmalign/attempts/reward.waiting"
     wait_for(lambda: waiting.exists() and waiting.read_text())
-    assert is_waiting(second.root, "reward", waiting.read_text())
-    assert not is_waiting(second.root, "reward", "reward:of-another-attempt")
+    assert is_waiting(Checkout(second.root), "reward", waiting.read_text())
+    assert not is_waiting(Checkout(second.root), "reward", "reward:of-another-attempt")
     first.finish()
     wait_for(lambda: second.gpus is not None)
     assert not waiting.exists()
