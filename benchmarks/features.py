@@ -28,7 +28,7 @@ from PIL import Image
 
 from benchmarks._harness import ROOT, Report, interleave, keep_memory, machine, parser, seconds_of, show, use_threads
 from benchmarks._models import PATCH, TRIAL, Shape, build_model, build_processor, moved_copy
-from components.alignment.losses import PairBatch, pair_loss
+from components.alignment.losses import LossSettings, PairBatch, pair_loss
 from components.checkout import Checkout
 from components.config.settings import Settings, load_settings
 from components.families.loading import load_model, save_model
@@ -137,7 +137,7 @@ class Epochs:
         losses = []
         for tree, reference_K in zip(trees, self.reference, strict=True):
             batch = build_batch([tree], tree.tokens, "cpu", 0)
-            loss = pair_loss(TreeModel(self.policy)(batch), reference_K, branch_tokens(batch), _pairs(), sft_weight=0.0).loss
+            loss = pair_loss(TreeModel(self.policy)(batch), reference_K, branch_tokens(batch), _pairs(), LossSettings(sft_weight=0.0)).loss
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)

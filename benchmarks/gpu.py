@@ -28,7 +28,7 @@ from torch import Tensor
 from benchmarks._harness import Report, interleave, machine, parser, show, use_threads
 from benchmarks._models import TRIAL, Shape, Task, build_model, build_processor, build_task, moved_copy
 from benchmarks._operations import step_operations
-from components.alignment.losses import PairBatch, pair_loss
+from components.alignment.losses import LossSettings, PairBatch, pair_loss
 from components.engine.throughput import peak_operations
 from components.trees.logprobs import TreeModel, branch_tokens
 from components.trees.trees import Tree, build_batch
@@ -112,7 +112,7 @@ class Policy:
         count = len(self.task.pairs)
         even = torch.full((count,), 1 / count, device=self.device)
         pairs = PairBatch(winners, losers, torch.full((count,), BETA, device=self.device), even)
-        loss = pair_loss(log_prob_K, reference_K, tokens_K, pairs, sft_weight=0.0).loss
+        loss = pair_loss(log_prob_K, reference_K, tokens_K, pairs, LossSettings(sft_weight=0.0)).loss
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 

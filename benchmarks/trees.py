@@ -24,7 +24,7 @@ from torch import Tensor
 
 from benchmarks._harness import Report, interleave, keep_memory, machine, parser, seconds_of, show, use_threads
 from benchmarks._models import TRIAL, Shape, Task, build_model, build_processor, build_task, moved_copy
-from components.alignment.losses import PairBatch, pair_loss
+from components.alignment.losses import LossSettings, PairBatch, pair_loss
 from components.families.adapters import family_of
 from components.features.embedding import embed
 from components.trees.logprobs import TreeModel, branch_tokens, token_log_probs
@@ -96,7 +96,9 @@ class Steps:
         if reference_K is None:
             with torch.no_grad():
                 reference_K = summed(self.reference, batch)
-        loss = pair_loss(summed(self.policy, batch), reference_K, branch_tokens(batch), _pairs(self.task.pairs), sft_weight=0.0).loss
+        loss = pair_loss(
+            summed(self.policy, batch), reference_K, branch_tokens(batch), _pairs(self.task.pairs), LossSettings(sft_weight=0.0)
+        ).loss
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
@@ -113,7 +115,7 @@ class Steps:
                 reference_2 = self.sequence_log_probs(self.reference, pair)
             policy_2 = self.sequence_log_probs(self.policy, pair)
             tokens_2 = torch.tensor([len(self.tree.branches[number].input_ids) for number in pair])
-            loss = pair_loss(policy_2, reference_2, tokens_2, _pairs([(0, 1)], share), sft_weight=0.0).loss
+            loss = pair_loss(policy_2, reference_2, tokens_2, _pairs([(0, 1)], share), LossSettings(sft_weight=0.0)).loss
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         return total

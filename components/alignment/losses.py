@@ -47,6 +47,16 @@ class PairBatch:
 
 
 @dataclass(frozen=True)
+class LossSettings:
+    """What the settings say of the loss. `sft_weight` is in 1 / nats a token, `label_smoothing` a probability below .5."""
+
+    sft_weight: float
+    label_smoothing: float = 0.0
+    mean_log_probs: bool = False
+    loss_type: LossType = "sigmoid"
+
+
+@dataclass(frozen=True)
 class PairLoss:
     """The weighted sum of the losses, and what is worth logging as weighted sums."""
 
@@ -77,34 +87,24 @@ def implicit_margin(log_prob_K: Tensor, reference_K: Tensor, tokens_K: Tensor, p
     return float(((ratio_K[pairs.winner_P] - ratio_K[pairs.loser_P]) * pairs.weight_P.double()).sum())
 
 
-def pair_loss(
-    log_prob_K: Tensor,
-    reference_K: Tensor,
-    tokens_K: Tensor,
-    pairs: PairBatch,
-    *,
-    sft_weight: float,
-    label_smoothing: float = 0.0,
-    mean_log_probs: bool = False,
-    loss_type: LossType = "sigmoid",
-) -> PairLoss:
+def pair_loss(log_prob_K: Tensor, reference_K: Tensor, tokens_K: Tensor, pairs: PairBatch, settings: LossSettings) -> PairLoss:
     """MM-DPO over all pairs of a batch, all in fp32. `log_prob_K` and `reference_K` are sums over a response's tokens.
 
     The logged terms add up: loss = loss/preference + sft_weight * loss/sft.
     """
-    ratio_K = log_ratios(log_prob_K, reference_K, tokens_K, mean_log_probs)
+    ratio_K = log_ratios(log_prob_K, reference_K, tokens_K, settings.mean_log_probs)
     margin_P = ratio_K[pairs.winner_P] - ratio_K[pairs.loser_P]
-    preference_P = preference_loss(margin_P, pairs.beta_P, loss_type, label_smoothing)
+    preference_P = preference_loss(margin_P, pairs.beta_P, settings.loss_type, settings.label_smoothing)
     if pairs.emphasis_P is not None:
         preference_P = pairs.emphasis_P * preference_P
     if pairs.sft is None:
         sft_P = -log_prob_K[pairs.winner_P] / tokens_K[pairs.winner_P]
-        total = ((preference_P + sft_weight * sft_P) * pairs.weight_P).sum()
+        total = ((preference_P + settings.sft_weight * sft_P) * pairs.weight_P).sum()
         sft = (sft_P.detach() * pairs.weight_P).sum()
     else:
         best_S = pairs.sft.response_S
         sft = (-log_prob_K[best_S] / tokens_K[best_S] * pairs.sft.weight_S).sum()
-        total = (preference_P * pairs.weight_P).sum() + sft_weight * sft
+        total = (preference_P * pairs.weight_P).sum() + settings.sft_weight * sft
     with torch.no_grad():
         change_K = (log_prob_K - reference_K) / tokens_K
         chosen_P, rejected_P = ratio_K[pairs.winner_P], ratio_K[pairs.loser_P]

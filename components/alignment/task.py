@@ -17,7 +17,7 @@ from torch import Tensor
 
 from components.alignment.betas import beta_dpo_beta, running_margin
 from components.alignment.diagnosis import CollapseWatch
-from components.alignment.losses import PairBatch, SftBatch, branch_metrics, implicit_margin, pair_loss
+from components.alignment.losses import LossSettings, PairBatch, SftBatch, branch_metrics, implicit_margin, pair_loss
 from components.alignment.pairs import PairTable, build_pairs, read_scores
 from components.alignment.reference_table import LogProb, read_log_probs
 from components.alignment.step_metrics import Metrics, as_metrics, step_metrics
@@ -166,10 +166,7 @@ class AlignmentTask(TrainingTask):
             prepared.reference_K,
             branch_tokens(prepared),
             pairs,
-            sft_weight=alignment.sft_weight,
-            label_smoothing=alignment.label_smoothing,
-            mean_log_probs=alignment.log_probs == "mean",
-            loss_type=alignment.loss_type,
+            LossSettings(alignment.sft_weight, alignment.label_smoothing, alignment.log_probs == "mean", alignment.loss_type),
         )
         metrics = {**result.metrics, **as_metrics(step_values, prepared.leads, result.loss.device)}
         if isinstance(outputs, BranchScores):

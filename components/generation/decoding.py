@@ -44,12 +44,17 @@ INERT: dict[str, tuple[Any, ...]] = {
 }
 
 
-class DecodeOptions(Limits):
-    """Limits and end token of a greedy continuation. `step` keeps processes in lockstep; `count` gets each pass's tokens and slots."""
+class SharedLimits(Limits):
+    """Limits of a greedy continuation. `step` keeps processes in lockstep; `count` gets each pass's tokens and slots."""
 
-    end_id: int
     step: NotRequired[Lockstep | None]
     count: NotRequired[Count]
+
+
+class DecodeOptions(SharedLimits):
+    """Limits and end token of a greedy continuation."""
+
+    end_id: int
 
 
 def decode(model: Any, roots: Sequence[Root], suffixes: Sequence[Sequence[int]], **options: Unpack[DecodeOptions]) -> list[list[int]]:

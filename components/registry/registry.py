@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,13 +25,13 @@ from components.config.settings import Settings
 from components.errors import StageFault, UserError
 from components.families.digests import model_digest
 from components.processes.marks import checkout_mark
+from components.registry.files import ModelFiles, in_dvc
 from components.registry.packaging import WEIGHTS, ModelName, build, serving_settings
 from components.registry.store import (
     as_global_store,
     check_weights,
     create_model,
     describe_external,
-    holds_weights,
     local_folder,
     make_registered_model,
     open_store,
@@ -58,7 +57,7 @@ from components.registry.versions import (
     describe_versions,
     version_of,
 )
-from components.storage.objects import bring_into_cache, cached_files, put_file
+from components.storage.objects import cached_files
 from components.tracking.provenance import LOCK, data_version, git_state, read_yaml
 from components.tracking.recorder import PENDING, find_pending
 from components.tracking.store import ENVIRONMENT, tracking_uri
@@ -69,6 +68,7 @@ class Registry:
 
     def __init__(self, checkout: Checkout) -> None:
         self.checkout = checkout.absolute()
+        self._files = ModelFiles(self.checkout)
 
     def versions(self, name: ModelName) -> list[Version]:
         """All versions of a model, newest first."""
@@ -135,12 +135,12 @@ class Registry:
             if model_digest(target) == version.digest:
                 return target
             raise UserError(f"{target} exists, with other files than {version}: name another folder, or remove it")
-        with self._scratch() as scratch:
+        with self._files.scratch() as scratch:
             fetched = scratch / "model"
             if version.whole:
-                self._download(version, WEIGHTS, fetched)
+                self._files.download(version, WEIGHTS, fetched)
             else:
-                self._fetch_reference(version, fetched)
+                self._files.fetch_reference(version, fetched)
             digest = model_digest(fetched)
             if digest != version.digest:
                 raise StageFault(
@@ -159,7 +159,7 @@ class Registry:
         for other in self.versions(version.name):
             if other.whole and other.tags.get(MADE_WHOLE_FROM) == str(version.number) and other.digest == version.digest:
                 return other
-        with self._scratch() as scratch:
+        with self._files.scratch() as scratch:
             folder = self.fetch(version, scratch / "fetched")
             tags = {**version.tags, MADE_WHOLE_FROM: str(version.number)}
             return self._register(version.name, folder, whole=True, run_id=version.run_id, tags=tags, results_of=version)
@@ -175,8 +175,8 @@ class Registry:
             local = local_folder(client.get_logged_model(version.model_id).artifact_location)
         import mlflow
 
-        with self._scratch() as scratch:
-            folder = local if local is not None else self._download(version, "", scratch / "package")
+        with self._files.scratch() as scratch:
+            folder = local if local is not None else self._files.download(version, "", scratch / "package")
             return mlflow.pyfunc.load_model(str(folder))
 
     def set_alias(self, name: ModelName, alias: str, number: int) -> None:
@@ -203,20 +203,20 @@ class Registry:
 
     def store_results(self, version: Version, key: str, table: Path) -> None:
         """Store a table of per-query results with the version, under the key of their inputs (`results_key`)."""
-        with self._scratch() as scratch:
+        with self._files.scratch() as scratch:
             named = scratch / results_file(key)
             shutil.copyfile(table, named)
-            with self._artifacts(version.model_id) as artifacts:
+            with self._files.artifacts(version.model_id) as artifacts:
                 artifacts.log_artifact(str(named), RESULTS)
 
     def results(self, version: Version, key: str, target: Path) -> Path | None:
         """Copy the results under `key` to the file `target` and return it; None where the version has none."""
         stored = f"{RESULTS}/{results_file(key)}"
-        with self._artifacts(version.model_id) as artifacts:
+        with self._files.artifacts(version.model_id) as artifacts:
             if stored not in {item.path for item in artifacts.list_artifacts(RESULTS)}:
                 return None
-        with self._scratch() as scratch:
-            fetched = self._download(version, stored, scratch / "table")
+        with self._files.scratch() as scratch:
+            fetched = self._files.download(version, stored, scratch / "table")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(fetched, target)
         return target
@@ -235,12 +235,12 @@ class Registry:
             for version in removable[: max(0, len(versions) - keep)]:
                 with open_store(self.checkout) as (client, _):
                     client.delete_model_version(name, str(version.number))  # first, so that no version ever lacks its files
-                size = self._remove_model(version.model_id)
+                size = self._files.remove(version.model_id)
                 freed = f", {size / 1e6:.1f} MB" if version.whole and size is not None else ""
                 verdict = f", {version.tags['mmalign.verdict']}" if "mmalign.verdict" in version.tags else ""
                 removed.append(f"removed {version} (digest {version.digest[:12]}{verdict}{freed}): registry.keep is {keep}")
             for model_id in self._orphans(name):
-                self._remove_model(model_id)
+                self._files.remove(model_id)
                 removed.append(f"removed the leftovers of a killed registration of {name} ({model_id})")
         return removed
 
@@ -248,13 +248,13 @@ class Registry:
         self, name: ModelName, folder: Path, *, whole: bool, run_id: str | None, tags: Mapping[str, str], results_of: Version | None = None
     ) -> Version:
         tags = {**tags, WEIGHTS_TAG: WHOLE if whole else REFERENCE, CHECKOUT: checkout_mark(self.checkout)}
-        with self._lock(), open_store(self.checkout) as (client, experiment), self._scratch() as scratch:
+        with self._lock(), open_store(self.checkout) as (client, experiment), self._files.scratch() as scratch:
             make_registered_model(client, name)
             run_id, tags = self._resolve_run(client, experiment, run_id, tags)
             model_id = create_model(client, experiment, name, run_id, tags, whole=whole)
             package = scratch / "package"
             if whole:
-                cached = (cached_files(self.checkout, tags[DVC_MODEL]) if self._in_dvc(tags) else None) or {}
+                cached = (cached_files(self.checkout, tags[DVC_MODEL]) if in_dvc(self.checkout, tags) else None) or {}
                 serving = json.loads(tags[SERVING])
                 build(name, folder, package, serving, cached=cached, model_id=model_id, run_id=run_id)
                 if cached:
@@ -262,10 +262,10 @@ class Registry:
             else:
                 describe_external(client.get_logged_model(model_id), package)
             if results_of is not None:
-                with self._artifacts(results_of.model_id) as artifacts:
+                with self._files.artifacts(results_of.model_id) as artifacts:
                     for item in artifacts.list_artifacts(RESULTS):
-                        self._download(results_of, item.path, package / item.path)
-            self._store_package(client, model_id, package)
+                        self._files.download(results_of, item.path, package / item.path)
+            self._files.store(client, model_id, package)
             client.finalize_logged_model(model_id, "READY")
             with as_global_store(tracking_uri(self.checkout)):  # MLflow looks the logged model up in the process-wide store
                 made = client.create_model_version(name, f"models:/{model_id}", run_id, tags=dict(tags), model_id=model_id)
@@ -298,78 +298,6 @@ class Registry:
                         tags[DVC_MODEL] = out["md5"]
         return tags
 
-    def _in_dvc(self, tags: Mapping[str, str]) -> bool:
-        return DVC_MODEL in tags and self.checkout.dvc.is_dir()
-
-    def _fetch_reference(self, version: Version, target: Path) -> None:
-        value, path = version.tags.get(DVC_MODEL), version.tags.get(DVC_PATH)
-        in_dvc = self._in_dvc(version.tags)
-        files = cached_files(self.checkout, value) if in_dvc and value else None
-        if files is None and path and holds_weights(self.checkout.root / path, version.digest):
-            folder = self.checkout.root / path
-            files = {item.relative_to(folder).as_posix(): item for item in folder.rglob("*") if item.is_file()}
-            for name, source in files.items():
-                put_file(source, target / name, link=False)  # the stage may write into its files
-            return
-        if files is None and in_dvc and value:
-            files = bring_into_cache(self.checkout, value)
-        if files is None:
-            hashed = f"DVC hash {value}" if value else "no DVC hash"
-            raise UserError(
-                f"the weights of {version} (digest {version.digest[:12]}, {hashed}) are neither in DVC's cache, nor in "
-                f"{path or 'the checkout'}, nor in a remote: run `dvc pull` with the remote that has them, or train them again "
-                f"(`mmalign lineage {version}` prints how)"
-            )
-        for name, source in files.items():
-            put_file(source, target / name)
-
-    def _store_package(self, client: Any, model_id: str, package: Path) -> None:
-        """Put a package among the model's artifacts: by a move on this machine, by an upload elsewhere."""
-        folder = local_folder(client.get_logged_model(model_id).artifact_location)
-        if folder is not None:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(package, folder)
-            return
-        with self._artifacts(model_id) as artifacts:
-            artifacts.log_artifacts(str(package))
-
-    def _download(self, version: Version, path: str, target: Path) -> Path:
-        """Copy a folder or file of a version's artifacts to `target`; links large files that lie on this machine."""
-        with open_store(self.checkout) as (client, _):
-            local = local_folder(client.get_logged_model(version.model_id).artifact_location)
-        if local is not None:
-            source = local / path
-            if not source.exists():
-                raise UserError(f"{source} of {version} is missing: restore the registry's files from a backup (`mmalign restore`)")
-            files = [source] if source.is_file() else [item for item in source.rglob("*") if item.is_file()]
-            for item in files:
-                put_file(item, target / item.relative_to(source) if item != source else target)
-            return target
-        with self._artifacts(version.model_id) as artifacts, self._scratch() as scratch:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(artifacts.download_artifacts(path, str(scratch)), target)
-        return target
-
-    def _remove_model(self, model_id: str) -> int | None:
-        """Delete a logged model and its files; returns their size in bytes where they lay on this machine."""
-        from mlflow.exceptions import MlflowException
-
-        with open_store(self.checkout) as (client, _):
-            try:
-                location = client.get_logged_model(model_id).artifact_location
-            except MlflowException:  # deleted by hand, or by another checkout's retention
-                return None
-            folder = local_folder(location)
-            size = None
-            if folder is not None:
-                size = sum(item.stat().st_size for item in folder.rglob("*") if item.is_file())
-                shutil.rmtree(folder.parent if folder.parent.name == model_id else folder, ignore_errors=True)
-            else:
-                with self._artifacts(model_id) as artifacts:
-                    artifacts.delete_artifacts()
-            client.delete_logged_model(model_id)
-            return size
-
     def _orphans(self, name: ModelName) -> list[str]:
         """Logged models of this checkout's registrations that no version uses. The caller's lock excludes a registration under way."""
         used = {version.model_id for version in self.versions(name)}
@@ -377,23 +305,6 @@ class Registry:
             ours = f"tags.`{MODEL_NAME}` = '{name}' AND tags.`{CHECKOUT}` = '{checkout_mark(self.checkout)}'"
             logged = [str(model.model_id) for model in client.search_logged_models([experiment], ours)]
         return [model_id for model_id in logged if model_id not in used]
-
-    @contextmanager
-    def _artifacts(self, model_id: str) -> Iterator[Any]:
-        """MLflow's access to the files of a logged model."""
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-        with open_store(self.checkout) as (client, _):
-            uri = tracking_uri(self.checkout)
-            yield get_artifact_repository(client.get_logged_model(model_id).artifact_location, tracking_uri=uri, registry_uri=uri)
-
-    @contextmanager
-    def _scratch(self) -> Iterator[Path]:
-        """A folder in the checkout: where the registry lies there too, moves and links cost nothing."""
-        parent = self.checkout.state / "registry"
-        parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=parent) as folder:
-            yield Path(folder)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 
 from components.families.processing import Preprocessor
-from components.generation.continuation import Lockstep, SingleProcess
-from components.generation.decoding import continue_prompts
+from components.generation.continuation import SingleProcess
+from components.generation.decoding import SharedLimits, continue_prompts
 from components.preferences.record import Query
 from components.reward.model import RewardModel
 from components.reward.scoring import Judged, score
-from components.trees.scoring import Count
 
 CritiqueScore = tuple[str, float]  # critique and score of a response
 
@@ -24,28 +24,22 @@ def write_and_score(
     items: Sequence[tuple[Query, str]],
     *,
     instruction: str,
-    max_new_tokens: int,
-    batch_size: int,
     blank: bool = False,
-    step: Lockstep | None = None,
-    count: Count = lambda _tokens, _slots: None,
+    **limits: Unpack[SharedLimits],
 ) -> list[CritiqueScore]:
     """The critique of each (query, response text) and the score on it, in order.
 
     The score is read where the critique ends, as it is written: nothing is read twice. A critique whose text has other tokens than were
     written (a tokenizer has several ways to spell it) is scored by `score` on its text, as every reader of the text will have it.
     """
-    step = step or SingleProcess()
+    step = limits.get("step") or SingleProcess()
     completions = continue_prompts(
         reward.model,
         [preprocessor.judge_root(query, instruction, blank=blank) for query, _ in items],
         [preprocessor.judge_ids(response) for _, response in items],
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
         end_id=preprocessor.end_id,
         read_ends=True,
-        step=step,
-        count=count,
+        **limits,
     )
     texts: list[str] = [preprocessor.tokenizer.decode(row.tokens, skip_special_tokens=True) for row in completions]
     scores: dict[int, float] = {}
@@ -59,6 +53,10 @@ def write_and_score(
     if step.any(bool(rest)):
         repeated = rest or [0]  # another process has some: one is scored once more, and nothing comes of it
         judged = [Judged(*items[number], texts[number]) for number in repeated]
-        others = score(reward, preprocessor, judged, instruction=instruction, blank=blank, step=step, count=count)
+        others = score(reward, preprocessor, judged, instruction=instruction, blank=blank, step=step, count=limits.get("count", _ignore))
         scores.update((number, value) for number, value in zip(repeated, others, strict=True) if number not in scores)
     return [(text, scores[number]) for number, text in enumerate(texts)]
+
+
+def _ignore(tokens: int, slots: int) -> None:
+    pass

@@ -7,16 +7,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from components.families.processing import Preprocessor
+from components.engine.task import EpochContext
 from components.files import read_json, write_json
-from components.generation.critiques import write_critiques
 from components.preferences.record import Query
+
+Writer = Callable[[Sequence[tuple[Query, str]]], list[str]]  # the critiques of (query, response) pairs, in order
 
 PART_QUERIES = 128  # queries of one part file: what a kill during writing can cost
 
@@ -34,30 +34,15 @@ def critiques_file(scratch: Path, epoch: int) -> Path:
     return scratch / "critiques" / f"epoch-{epoch}.json"
 
 
-def write_part_files(
-    model: Any,
-    preprocessor: Preprocessor,
-    queries: Sequence[Query],
-    chosen: Sequence[int],
-    scratch: Path,
-    epoch: int,
-    rank: int,
-    ranks: int,
-    *,
-    instruction: str,
-    max_new_tokens: int,
-    batch_size: int,
-) -> None:
+def write_part_files(write: Writer, queries: Sequence[Query], chosen: Sequence[int], epoch: int, context: EpochContext) -> None:
     """Write this rank's parts of the epoch's critiques; parts that are there already are left."""
     for number, start in enumerate(range(0, len(chosen), PART_QUERIES)):
-        path = _part_file(scratch, epoch, number)
-        if number % ranks != rank or path.is_file():
+        path = _part_file(context.scratch, epoch, number)
+        if number % context.world != context.rank or path.is_file():
             continue
         part = chosen[start : start + PART_QUERIES]
         items = [(queries[index], response.text) for index in part for response in queries[index].responses]
-        texts = iter(
-            write_critiques(model, preprocessor, items, instruction=instruction, max_new_tokens=max_new_tokens, batch_size=batch_size)
-        )
+        texts = iter(write(items))
         write_json(path, {queries[index].id: [next(texts) for _ in queries[index].responses] for index in part})
         print(f"own critiques, epoch {epoch + 1}: part {number + 1} of {-(-len(chosen) // PART_QUERIES)} written", flush=True)
 

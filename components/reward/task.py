@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from components.families.loading import load_trainable
 from components.families.processing import Preprocessor
 from components.features.cache import attach_features
 from components.files import digest_file, read_json
+from components.generation.critiques import write_critiques
 from components.preferences.record import Query, read_queries
 from components.reward.calibration import is_calibration
 from components.reward.losses import Comparisons, StepCounts, reward_loss
@@ -93,21 +95,20 @@ class RewardTask(TrainingTask):
         self._own = read_json(path)
         context.extra["critiques"] = {"epoch": epoch, "file": path.relative_to(context.scratch).as_posix(), "sha256": digest_file(path)}
 
+    def _write_critiques(self, items: Sequence[tuple[Query, str]]) -> list[str]:
+        instruction, critique = self.settings.reward.instruction, self.settings.critique
+        return write_critiques(
+            self.model.model,
+            self.preprocessor,
+            items,
+            instruction=instruction,
+            max_new_tokens=critique.max_new_tokens,
+            batch_size=critique.batch_size,
+        )
+
     def _write_own(self, epoch: int, chosen: list[int], context: EpochContext) -> None:
         with context.whole_weights():  # ranks write unequal shares
-            write_part_files(
-                self.model.model,
-                self.preprocessor,
-                self.queries,
-                chosen,
-                context.scratch,
-                epoch,
-                context.rank,
-                context.world,
-                instruction=self.settings.reward.instruction,
-                max_new_tokens=self.settings.critique.max_new_tokens,
-                batch_size=self.settings.critique.batch_size,
-            )
+            write_part_files(self._write_critiques, self.queries, chosen, epoch, context)
         context.barrier()
         if context.rank == 0:
             merge_part_files(context.scratch, epoch, len(chosen))

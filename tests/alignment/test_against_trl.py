@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from components.alignment.losses import LossType, PairBatch, pair_loss
+from components.alignment.losses import LossSettings, LossType, PairBatch, pair_loss
 from components.families.loading import load_model
 from components.families.processing import Preprocessor
 from components.preferences.record import Query
@@ -89,8 +89,8 @@ def test_loss_rewards_and_gradients_are_those_of_trl(
     even = torch.full((len(pairs),), 1 / len(pairs))
     inputs = (reference_K, branch_tokens(batch), PairBatch(winners, losers, torch.full((len(pairs),), BETA), even))
     log_prob_K = TreeModel(policy)(batch)
-    ours = pair_loss(log_prob_K, *inputs, sft_weight=0.0, loss_type=loss_type, mean_log_probs=mean_log_probs)
-    rewards = pair_loss(log_prob_K.detach(), *inputs, sft_weight=0.0).metrics
+    ours = pair_loss(log_prob_K, *inputs, LossSettings(sft_weight=0.0, loss_type=loss_type, mean_log_probs=mean_log_probs))
+    rewards = pair_loss(log_prob_K.detach(), *inputs, LossSettings(sft_weight=0.0)).metrics
     our_gradients = gradients(policy, ours.loss)
 
     loss, trainer = by_trl(policy, reference, prepared, chosen, tmp_path, loss_type)

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from components.alignment.losses import PairBatch, SftBatch, branch_metrics, implicit_margin, log_ratios, pair_loss, preference_loss
+from components.alignment.losses import (
+    LossSettings,
+    PairBatch,
+    SftBatch,
+    branch_metrics,
+    implicit_margin,
+    log_ratios,
+    pair_loss,
+    preference_loss,
+)
 
 LOG_PROBS = [-10.0, -12.0, -9.0, -7.5]
 REFERENCE = [-11.0, -11.5, -9.0, -6.0]
@@ -27,7 +36,7 @@ def batch(**changes: Any) -> PairBatch:
 
 def loss_and_metrics(pairs: PairBatch | None = None, **named: Any) -> tuple[float, dict[str, float]]:
     chosen = {"sft_weight": 0.0, **named}
-    result = pair_loss(torch.tensor(LOG_PROBS), torch.tensor(REFERENCE), torch.tensor(TOKENS), pairs or batch(), **chosen)
+    result = pair_loss(torch.tensor(LOG_PROBS), torch.tensor(REFERENCE), torch.tensor(TOKENS), pairs or batch(), LossSettings(**chosen))
     return result.loss.item(), {name: value.item() for name, value in result.metrics.items()}
 
 
@@ -134,7 +143,7 @@ def test_zero_margin_is_wrong_and_an_equal_log_prob_did_not_fall() -> None:
 def test_logged_numbers_have_no_gradient() -> None:
     log_probs = torch.tensor(LOG_PROBS, requires_grad=True)
     for sft in (None, SftBatch(torch.tensor([0]), torch.tensor([1.0]))):
-        result = pair_loss(log_probs, torch.tensor(REFERENCE), torch.tensor(TOKENS), batch(sft=sft), sft_weight=0.5)
+        result = pair_loss(log_probs, torch.tensor(REFERENCE), torch.tensor(TOKENS), batch(sft=sft), LossSettings(sft_weight=0.5))
         assert result.loss.requires_grad
         assert not any(value.requires_grad for value in result.metrics.values())
 
@@ -142,7 +151,7 @@ def test_logged_numbers_have_no_gradient() -> None:
 def test_sft_once_a_query_has_a_gradient() -> None:
     log_probs = torch.tensor(LOG_PROBS, requires_grad=True)
     once = batch(weight_P=torch.zeros(3), sft=SftBatch(torch.tensor([3]), torch.tensor([1.0])))
-    pair_loss(log_probs, torch.tensor(REFERENCE), torch.tensor(TOKENS), once, sft_weight=0.5).loss.backward()
+    pair_loss(log_probs, torch.tensor(REFERENCE), torch.tensor(TOKENS), once, LossSettings(sft_weight=0.5)).loss.backward()
     assert log_probs.grad is not None
     assert log_probs.grad.tolist() == pytest.approx([0.0, 0.0, 0.0, -0.5 / 8])
 

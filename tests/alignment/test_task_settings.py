@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from components.alignment import reference_stage
-from components.alignment.losses import PairBatch, SftBatch, pair_loss
+from components.alignment.losses import LossSettings, PairBatch, SftBatch, pair_loss
 from components.alignment.reference_table import read_log_probs, write_log_probs
 from components.alignment.task import AlignmentTask, Micro, build
 from components.checkout import Checkout
@@ -132,7 +132,7 @@ def test_settings_reach_the_loss(checkout: Path, changes: dict[str, Any], named:
     pairs, reference_K, tokens_K, _ = by_hand(task)
     batch = task.batch(whole_step(task))
     log_prob_K = batch["batch"].reference_K + torch.linspace(-3, 2, 16)
-    expected = pair_loss(log_prob_K, reference_K, tokens_K, pairs, **named)
+    expected = pair_loss(log_prob_K, reference_K, tokens_K, pairs, LossSettings(**named))
     loss, metrics = task.loss(log_prob_K, batch)
     assert loss.item() == pytest.approx(expected.loss.item(), rel=1e-5)
     for name, value in expected.metrics.items():
@@ -145,7 +145,7 @@ def test_sft_per_query_reaches_the_loss(checkout: Path) -> None:
     pairs = replace(pairs, sft=SftBatch(torch.tensor([0, 5, 6, 7, 11, 12]), torch.tensor([6, 1, 1, 1, 3, 5]) / 17))
     batch = task.batch(whole_step(task))
     log_prob_K = batch["batch"].reference_K + torch.linspace(-3, 2, 16)
-    expected = pair_loss(log_prob_K, reference_K, tokens_K, pairs, sft_weight=0.25)
+    expected = pair_loss(log_prob_K, reference_K, tokens_K, pairs, LossSettings(sft_weight=0.25))
     assert task.loss(log_prob_K, batch)[0].item() == pytest.approx(expected.loss.item(), rel=1e-5)
 
 
@@ -182,8 +182,7 @@ def test_implicit_margin_of_a_step_follows_the_kind_of_log_probs(checkout: Path,
         batch["batch"].reference_K,
         tokens_K,
         replace(pairs, beta_P=torch.full((17,), beta)),
-        sft_weight=0.25,
-        mean_log_probs=log_probs == "mean",
+        LossSettings(sft_weight=0.25, mean_log_probs=log_probs == "mean"),
     )
     assert metrics["loss/preference"].item() == pytest.approx(expected.metrics["loss/preference"].item(), rel=1e-5)
 
