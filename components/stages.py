@@ -60,8 +60,8 @@ SECTIONS = {
     "clean": "components.config.clean:CleanSettings",
 }
 
-# What builds a task in a rank, called with (settings, root) for training and (settings, root, arguments) for inference.
-TRAINING_TASKS = {"reward": "components.reward.task:build", "align": "components.alignment.task:build"}
+# What each rank of a training runs, called with a TrainingRank; what builds the tasks of an inference, from (settings, checkout, arguments).
+TRAINING = {"reward": "components.reward.stage:train", "align": "components.alignment.stage:train"}
 INFERENCE_TASKS = {
     "critique": "components.critique.task:build",
     "reference": "components.alignment.reference_task:build",
@@ -118,7 +118,7 @@ def row(stage: StageName) -> list[str]:
     tasks = STAGES[stage].tasks
     return [
         STAGES[stage].function,
-        *(table[task] for task in tasks for table in (TRAINING_TASKS, INFERENCE_TASKS) if task in table),
+        *(table[task] for task in tasks for table in (TRAINING, INFERENCE_TASKS) if task in table),
         *(PROCESSES.values() if tasks else ()),
         *(SECTIONS[section] for section in STAGES[stage].sections),
     ]

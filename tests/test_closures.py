@@ -64,7 +64,7 @@ def test_closure_follows_imports_and_packages_and_sections(code: Path) -> None:
 
 
 def test_stage_with_tasks_reaches_their_processes(code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "TRAINING_TASKS", {"learn": "components.task:build"})
+    monkeypatch.setattr(stages, "TRAINING", {"learn": "components.task:build"})
     monkeypatch.setattr(stages, "PROCESSES", {"worker": "components.worker"})
     monkeypatch.setitem(stages.STAGES, "validate", Stage("components.section:run", (), ("learn",)))
     assert reached("validate", code) == {
@@ -126,12 +126,12 @@ def test_broken_code_is_named_in_a_sentence(code: Path) -> None:
 
 
 def test_written_digests_are_left_alone_when_right(tmp_path: Path) -> None:
-    write_digests(tmp_path)
+    write_digests(Checkout(tmp_path))
     path = tmp_path / "artifacts/code/reward.txt"
     assert path.read_text() == f"{code_digest('reward')}\n"
     assert {one.name for one in path.parent.iterdir()} == {f"{stage}.txt" for stage in STAGE_NAMES}
     moment = path.stat().st_mtime_ns
-    write_digests(tmp_path)
+    write_digests(Checkout(tmp_path))
     assert path.stat().st_mtime_ns == moment
     path.write_text("of other code\n")
     write_digests(Checkout(tmp_path), ["align"])

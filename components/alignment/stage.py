@@ -36,10 +36,11 @@ from components.engine.recorder import NullRecorder, Recorder
 from components.engine.result import StageResult
 from components.errors import StageFault
 from components.preferences.record import read_queries
-from components.stages import INFERENCE_TASKS, TRAINING_TASKS
+from components.stages import INFERENCE_TASKS, TRAINING
 
 if TYPE_CHECKING:
     from components.config.alignment import AlignmentSettings
+    from components.engine.task import TrainingRank
 
 OVERFIT_RATIO = 1.5  # margins of trained-on queries this many times those of the calibration part deserve a warning
 FEW_PAIRS, EVEN_PAIRS = 0.5, 0.99  # effective shares of pairs under madpo past which its weights deserve a warning
@@ -70,7 +71,7 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
             IN_CHECKOUT.deepspeed,
         ],
     )
-    outcome = launch(TRAINING_TASKS["align"], settings, "align", checkout, key, checkout.policy, recorder)
+    outcome = launch(TRAINING["align"], settings, "align", checkout, key, checkout.policy, recorder)
     reference = read_log_probs(checkout.reference("train"))
     policy = final_log_probs(settings, checkout)
     signs = outcome_of(pairs, queries, policy, reference)
@@ -189,3 +190,11 @@ def final_log_probs(settings: Settings, checkout: Checkout) -> dict[tuple[str, i
 
 def _warn(sentence: str) -> None:
     print(f"warning: {sentence}", file=sys.stderr, flush=True)
+
+
+def train(rank: TrainingRank) -> None:
+    """What each rank runs: the training loop, components/engine/loop.py, on this stage's task."""
+    from components.alignment.task import AlignmentTask
+    from components.engine import loop
+
+    loop.train(AlignmentTask, rank)

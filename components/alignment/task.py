@@ -255,8 +255,3 @@ class AlignmentTask(TrainingTask):
                             f"{IN_CHECKOUT.reference('train')} holds {recorded:.4f} for a response of query '{self.queries[index].id}', "
                             f"but {self.settings.model.base} gives {log_prob:.4f}: run the reference stage again with this model"
                         )
-
-
-def build(settings: Settings, checkout: Checkout) -> AlignmentTask:
-    """The engine's factory."""
-    return AlignmentTask(settings, checkout)

@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from components.checkout import Checkout
 from components.closures import code_digest
+from components.errors import StageFault
 from components.files import digest_bytes, digest_file, read_json, write_json
 
 if TYPE_CHECKING:
     from components.config.section import Section
     from components.config.training import TrainingSettings
+    from components.engine.ranks import RankContext
     from components.stages import StageName
 
 COMMITTED = "COMMITTED.json"
@@ -88,6 +90,14 @@ def newest(scratch: Path, log: Callable[[str], None]) -> Checkpoint | None:
             log(f"{folder.name} is not used: {error}")
             shutil.rmtree(folder)
     return None
+
+
+def resume(scratch: Path, context: RankContext, log: Callable[[str], None]) -> Checkpoint | None:
+    """The checkpoint that all ranks go on from, chosen by rank 0. Raises StageFault where another number of ranks wrote it."""
+    checkpoint: Checkpoint | None = context.gather(newest(scratch, log) if context.rank == 0 else None)[0]
+    if checkpoint is not None and checkpoint.world != context.world:
+        raise StageFault(f"{checkpoint.folder} was written by {checkpoint.world} ranks, not {context.world}: remove it to start again")
+    return checkpoint
 
 
 def read(folder: Path) -> Checkpoint:

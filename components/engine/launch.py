@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from components.checkout import Checkout
+from components.config.optimization import optimization_of
 from components.config.settings import Settings
 from components.engine import checkpoints, ops
 from components.engine.curves import CURVES, PLAN, Follower
 from components.engine.launcher import SETTINGS, fault_of, rank_environment, run_ranks
 from components.engine.recorder import NullRecorder, Recorder
-from components.engine.worker import section_of
 from components.files import read_json, write_json
 
 
@@ -36,7 +36,7 @@ class TrainingOutcome:
 
 
 def launch(
-    factory: str,
+    rank_function: str,
     settings: Settings,
     stage: str,
     checkout: Checkout,
@@ -44,13 +44,13 @@ def launch(
     out: Path,
     recorder: Recorder = NullRecorder(),  # noqa: B008 -- it has no state
 ) -> TrainingOutcome:
-    """Train the task that `factory` ("module:function", see components/stages.py) builds, and write the model to `out`.
+    """Run `rank_function` ("module:function", see components/stages.py) in every rank, which trains and writes the model to `out`.
 
     `key` is a digest of everything that the result depends on beside `settings.training` and the stage's own section; a killed run with
     the same key goes on where it was. `recorder` gets the points of the curves, each once, while training runs. Raises UserError or
     StageFault with the first failing rank's reason.
     """
-    section = section_of(settings, stage)
+    section = optimization_of(settings, stage)
     scratch = checkpoints.scratch_folder(checkout, stage, key, settings.training, section)
     checkpoints.remove_finished(checkout, stage, but=scratch)
     scratch.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def launch(
     environment = rank_environment(checkout, settings.training.threads)
     if settings.training.engine == "deepspeed":
         ops.ensure_built(environment)
-    arguments = ["--factory", factory, "--stage", stage, "--root", str(checkout.root.resolve())]
+    arguments = ["--factory", rank_function, "--stage", stage, "--root", str(checkout.root.resolve())]
     arguments += ["--scratch", str(scratch.resolve()), "--out", str(out.resolve())]
     follower = Follower(scratch, stage, recorder=recorder)
     try:

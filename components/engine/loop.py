@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,19 +20,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, distributed
 
+from components.config.optimization import optimization_of
 from components.engine import checkpoints, health
-from components.engine.backends import Backend
+from components.engine.backends import Backend, set_up_backend
 from components.engine.checkpoints import PREFIX, Checkpoint
 from components.engine.curves import CURVES, PLAN, CurveFile
 from components.engine.groups import decayed_names, parameter_groups
 from components.engine.loss_module import LossModule, give_vision_gradients, occupancy
+from components.engine.outcome import announce, finish, log
 from components.engine.schedule import Schedule, seed_everything
-from components.engine.task import EpochContext, Step, TrainingTask, check_plan, overrides
+from components.engine.task import EpochContext, Step, TrainingRank, TrainingTask, check_plan, overrides
 from components.engine.throughput import peak_memory_gb, training_meter
 from components.files import write_json
 
 if TYPE_CHECKING:
+    from components.checkout import Checkout
     from components.config.optimization import OptimizationSettings
+    from components.config.settings import Settings
     from components.config.training import TrainingSettings
 
 STEP_SEED, EPOCH_SEED = 1, 2  # kinds of random state
@@ -46,6 +50,20 @@ class Trial:
     seconds: list[float]
     tokens: list[int]
     peak_memory_gb: float
+
+
+def train(make_task: Callable[[Settings, Checkout], TrainingTask], rank: TrainingRank) -> None:
+    """A training as one rank sees it: join the others, go on from the newest checkpoint, take the steps that are left, export the model."""
+    settings = rank.settings
+    backend = set_up_backend(settings.training, rank.checkout)
+    resumed = checkpoints.resume(rank.scratch, backend.context, log)
+    seed_everything(settings.training.seed, 0)
+    task = make_task(settings, rank.checkout)
+    loop = Loop(task, backend, settings.training, optimization_of(settings, rank.stage), rank.scratch, resumed)
+    announce(loop, rank)
+    began = time.perf_counter()
+    loop.run()
+    finish(loop, rank, startup_seconds=began - rank.began, seconds=time.perf_counter() - began)
 
 
 class Loop:

@@ -2,7 +2,7 @@
 
 A task that is a subclass of TrainingTask takes over the hooks that do nothing; one that is none leaves them out.
 
-- The optimiser steps on the gradient of the sum, over all ranks and micro-batches of a step, of what `loss` returns. So a task divides
+- The optimizer steps on the gradient of the sum, over all ranks and micro-batches of a step, of what `loss` returns. So a task divides
   each term by the step's *global* count itself, and never thinks of ranks or accumulation again.
 - `epoch_plan(0)` is read once before the first step to count steps; `epoch_plan(e)` is read again after `begin_epoch(e)`. Every epoch must
   have as many steps as the first, since the learning rate's schedule runs over all of them.
@@ -19,12 +19,26 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from components.checkout import Checkout
+from components.config.settings import Settings
 from components.engine.ranks import RankContext
 
 
 @dataclass(frozen=True)
+class TrainingRank:
+    """What a rank of a training is started with. `began` is when its process was, by time.perf_counter."""
+
+    settings: Settings
+    checkout: Checkout
+    stage: str
+    scratch: Path
+    out: Path
+    began: float
+
+
+@dataclass(frozen=True)
 class Step:
-    """One optimiser step: `micros[rank][i]` is the i-th micro-batch of a rank. All ranks have equally many, at least one."""
+    """One optimizer step: `micros[rank][i]` is the i-th micro-batch of a rank. All ranks have equally many, at least one."""
 
     micros: list[list[Any]]
 
@@ -44,13 +58,13 @@ class EpochContext(RankContext):
 
 
 class TrainingTask(Protocol):
-    """A model, its batches and its loss. Built in every rank by a factory `build(settings, root)`, after torch.distributed is up."""
+    """A model, its batches and its loss. Built in every rank from (settings, checkout), after torch.distributed is up."""
 
     model: nn.Module
     epochs: int
 
     def epoch_plan(self, epoch: int) -> list[Step]:
-        """All optimiser steps of an epoch, the same list on every rank."""
+        """All optimizer steps of an epoch, the same list on every rank."""
         ...
 
     def begin_epoch(self, epoch: int, context: EpochContext) -> None:

@@ -7,6 +7,8 @@ Alone: `mmalign stage reward`. Killed and run again, it goes on from the last co
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from components.checkout import IN_CHECKOUT, Checkout
 from components.config.settings import Settings
 from components.engine.checkpoints import training_key
@@ -14,7 +16,10 @@ from components.engine.curves import last_metrics
 from components.engine.launch import launch
 from components.engine.recorder import NullRecorder, Recorder
 from components.engine.result import StageResult
-from components.stages import TRAINING_TASKS
+from components.stages import TRAINING
+
+if TYPE_CHECKING:
+    from components.engine.task import TrainingRank
 
 
 def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorder()) -> StageResult:  # noqa: B008 -- it has no state
@@ -25,7 +30,7 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
         settings=[section.model_dump_json() for section in (settings.model, settings.training, settings.reward, settings.critique)],
         inputs=[IN_CHECKOUT.queries("train").parent, settings.model.base, IN_CHECKOUT.deepspeed],
     )
-    outcome = launch(TRAINING_TASKS["reward"], settings, "reward", checkout, key, checkout.reward_model, recorder)
+    outcome = launch(TRAINING["reward"], settings, "reward", checkout, key, checkout.reward_model, recorder)
     recorder.artifact(outcome.curves)
     return StageResult(
         metrics={"steps": outcome.steps, **last_metrics(outcome.curves, "loss/pair", "loss/critique", "accuracy", "margin")},
@@ -37,3 +42,11 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
         },
         digests={"weights": outcome.weights},
     )
+
+
+def train(rank: TrainingRank) -> None:
+    """What each rank runs: the training loop, components/engine/loop.py, on this stage's task."""
+    from components.engine import loop
+    from components.reward.task import RewardTask
+
+    loop.train(RewardTask, rank)

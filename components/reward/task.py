@@ -168,8 +168,3 @@ class RewardTask(TrainingTask):
             for response, critique in zip(query.responses, critiques, strict=True)
         )
         return Tree(self.preprocessor.judge_root(query, self.settings.reward.instruction), tuple(branches))
-
-
-def build(settings: Settings, checkout: Checkout) -> RewardTask:
-    """The engine's factory."""
-    return RewardTask(settings, checkout)

@@ -207,8 +207,8 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_stage_trains_the_alignment_task_into_its_out(trained: dict[str, Any]) -> None:
     chosen, recorder = settings(), Recording()
     stage.run(chosen, Checkout(trained["root"]), recorder)
-    factory, *rest = trained["launch"]
-    assert factory.split(":") == ["components.alignment.task", "build"]
+    function, *rest = trained["launch"]
+    assert function.split(":") == ["components.alignment.stage", "train"]
     assert rest == [chosen, "align", Checkout(trained["root"]), "digest of everything", trained["root"] / "artifacts/align/model", recorder]
     assert recorder.artifacts == [trained["root"] / "curves.jsonl"]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from components.alignment import reference_stage
 from components.alignment.losses import LossSettings, PairBatch, SftBatch, pair_loss
 from components.alignment.reference_table import read_log_probs, write_log_probs
-from components.alignment.task import AlignmentTask, Micro, build
+from components.alignment.task import AlignmentTask, Micro
 from components.checkout import Checkout
 from components.config.settings import Settings, load_settings
 from components.critique.stage import write_judgements
@@ -271,7 +271,7 @@ def test_reference_with_other_token_counts_is_refused(checkout: Path) -> None:
 
 
 def test_task_trains_the_base_but_its_tower_for_the_set_epochs(checkout: Path) -> None:
-    task = build(settings_of(checkout, epochs=5), Checkout(checkout))
+    task = AlignmentTask(settings_of(checkout, epochs=5), Checkout(checkout))
     assert isinstance(task, AlignmentTask)
     assert task.epochs == 5
     base = load_model(checkout / "data/base").state_dict()

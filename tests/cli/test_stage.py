@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from components.checkout import Checkout
 from components.cli.run import stage as command
 from components.closures import code_digest
 from components.errors import UserError
@@ -14,9 +15,9 @@ from components.tracking import stage as tracking
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("components.operations.environment.enter_checkout", lambda: tmp_path)
+    monkeypatch.setattr("components.operations.environment.enter_checkout", lambda: Checkout(tmp_path))
 
-    def unguarded(_name: StageName, _root: Path, work: Callable[[], None]) -> None:
+    def unguarded(_name: StageName, _checkout: Checkout, work: Callable[[], None]) -> None:
         work()
 
     monkeypatch.setattr(command, "run_guarded", unguarded)
@@ -35,7 +36,7 @@ def test_ended_stage_leaves_the_digest_of_what_ran(checkout: Path, monkeypatch: 
     """DVC hashes inputs when a stage has ended: code that was edited meanwhile must not count as what ran."""
     path = checkout / "artifacts/code/align.txt"
 
-    def run(_name: StageName, _root: Path) -> None:
+    def run(_name: StageName, _checkout: Checkout) -> None:
         path.parent.mkdir(parents=True)
         path.write_text("of code that was edited while the stage ran\n")
         if fails:

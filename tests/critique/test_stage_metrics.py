@@ -96,7 +96,7 @@ def test_stage_runs_both_splits_as_one_and_records_their_times(checkout: Path, m
     result = stage.run(settings, Checkout(checkout))
     ((tasks, *rest),) = calls
     assert [len(task.queries) for task in tasks] == [2, 0]
-    assert rest == [Launch("components.critique.task:build", "critique"), settings, checkout]
+    assert rest == [Launch("components.critique.task:build", "critique"), settings, Checkout(checkout)]
     assert result.times == {"compute_seconds": 3.5, "train.responses_computed": 6, "heldout.responses_computed": 0}
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from components.alignment.task import AlignmentTask
-from components.checkout import Checkout
-from components.config.settings import Settings
-from components.engine.task import Step
+from components.engine import loop
+from components.engine.task import Step, TrainingRank
 
 # [rank][micro-batch][query]: 0 square image, 1 tall image, 2 text, 3 and 4 videos of unequal length
 STEPS = [[[[0]], [[2]]], [[[2]], [[1, 3]]], [[[0, 3, 4]], [[1]]], [[[2], [4]], [[3], [0]]]]
@@ -21,5 +20,5 @@ class MixedTask(AlignmentTask):
         return [self._step(plan) for plan in plans]
 
 
-def build(settings: Settings, checkout: Checkout) -> MixedTask:
-    return MixedTask(settings, checkout)
+def train(rank: TrainingRank) -> None:
+    loop.train(MixedTask, rank)

@@ -48,8 +48,8 @@ def spread_small_weights(root: Path) -> None:
     write_json(path, config)
 
 
-def train(root: Path, settings: Settings, factory: str = "tests.engine.toy:build") -> TrainingOutcome:
-    return launch(factory, settings, "align", Checkout(root), "key", root / "out")
+def train(root: Path, settings: Settings, function: str = "tests.engine.toy:train") -> TrainingOutcome:
+    return launch(function, settings, "align", Checkout(root), "key", root / "out")
 
 
 def weights(root: Path) -> dict[str, Tensor]:
@@ -63,7 +63,7 @@ def launch_apart(root: Path, settings: Settings, log: Path) -> subprocess.Popen[
         "import sys, json; from pathlib import Path; from components.config.settings import parse_settings;"
         "from components.checkout import Checkout; from components.engine.launch import launch;"
         "root = Path(sys.argv[1]); settings = parse_settings(json.loads((root / 'settings.json').read_text()), 'test');"
-        "launch('tests.engine.toy:build', settings, 'align', Checkout(root), 'key', root / 'out')"
+        "launch('tests.engine.toy:train', settings, 'align', Checkout(root), 'key', root / 'out')"
     )
     with log.open("wb") as stream:
         return subprocess.Popen([sys.executable, "-c", code, str(root)], cwd=CHECKOUT, stdout=stream, stderr=subprocess.STDOUT)

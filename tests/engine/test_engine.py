@@ -117,7 +117,7 @@ def test_bf16_keeps_targets_in_fp32_and_follows_fp32_training(undisturbed: Path,
 def test_task_hooks_run_around_each_step_and_change_nothing(undisturbed: Path, tmp_path: Path) -> None:
     root = prepare(tmp_path, stop_at=17)
     with pytest.raises(StageFault, match="stopped by its task at step 17"):
-        train(root, toy_settings(zero_stage=3), "tests.engine.toy:build_hooked")
+        train(root, toy_settings(zero_stage=3), "tests.engine.toy:train_hooked")
     assert not (root / "out").exists()
     (mark,) = root.glob(".mmalign/scratch/align/*/checkpoint-16/COMMITTED.json")
     seen = json.loads(mark.read_text())["extra"]["losses_ahead"]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from components.engine.health import STILL_STEPS, MovingWeights, check_gradient, weights_digest
-from components.engine.worker import export
+from components.engine.outcome import export
 from components.errors import StageFault
 from tests.engine.conftest import prepare, toy_settings
 from tests.engine.toy import ToyTask

@@ -13,6 +13,7 @@ from torch import nn
 
 from components import stages
 from components.checkout import Checkout
+from components.config.optimization import optimization_of
 from components.config.settings import Settings, parse_settings
 from components.engine import checkpoints, inference, launcher, models, worker
 from components.engine import launch as launch_module
@@ -147,14 +148,14 @@ def test_checkpoint_of_another_number_of_ranks_is_refused(tmp_path: Path) -> Non
     commit(folder, 4, world=2, extra={})
     assert (folder / COMMITTED).is_file()
     with pytest.raises(StageFault, match="was written by 2 ranks, not 1"):
-        worker._resume(tmp_path, RankContext(0, 1))
-    assert worker._resume(tmp_path / "empty", RankContext(0, 1)) is None
+        checkpoints.resume(tmp_path, RankContext(0, 1), print)
+    assert checkpoints.resume(tmp_path / "empty", RankContext(0, 1), print) is None
 
 
 def test_section_of_a_stage_holds_its_learning_rate() -> None:
     settings = toy_settings()
-    assert worker.section_of(settings, "reward") is settings.reward
-    assert worker.section_of(settings, "align") is settings.alignment
+    assert optimization_of(settings, "reward") is settings.reward
+    assert optimization_of(settings, "align") is settings.alignment
 
 
 def test_ranks_compute_their_shares_and_note_their_progress(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def trained(root: Path, base: Path, media: Path, model: dict[str, Any] | None = 
     judgements = [[("", -1.5 * response.rank + 0.1 * number) for number, response in enumerate(query.responses)] for query in queries()]
     write_judgements(root / "artifacts/critique/train.parquet", queries(), judgements)
     out = root / "artifacts/align/model"
-    return out, launch("tests.engine.aligned:build", settings, "align", Checkout(root), "key", out)
+    return out, launch("tests.engine.aligned:train", settings, "align", Checkout(root), "key", out)
 
 
 def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:

@@ -11,9 +11,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from components.checkout import Checkout
 from components.config.settings import Settings
-from components.engine.task import EpochContext, Step, TrainingTask
+from components.engine import loop
+from components.engine.task import EpochContext, Step, TrainingRank, TrainingTask
 from components.errors import StageFault
 from components.files import read_json, write_json
 
@@ -101,8 +101,8 @@ class ToyTask(TrainingTask):
         return self.x[examples].to(first.device, first.dtype)
 
 
-def build(settings: Settings, checkout: Checkout) -> ToyTask:
-    return ToyTask(settings, checkout.root)
+def train(rank: TrainingRank) -> None:
+    loop.train(lambda settings, checkout: ToyTask(settings, checkout.root), rank)
 
 
 class HookedTask(ToyTask):
@@ -124,5 +124,5 @@ class HookedTask(ToyTask):
             raise StageFault(f"stopped by its task at step {step}")
 
 
-def build_hooked(settings: Settings, checkout: Checkout) -> HookedTask:
-    return HookedTask(settings, checkout.root)
+def train_hooked(rank: TrainingRank) -> None:
+    loop.train(lambda settings, checkout: HookedTask(settings, checkout.root), rank)

@@ -45,8 +45,8 @@ def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_stage_trains_the_reward_task_into_its_out(launched: dict[str, Any], settings: Settings, tmp_path: Path) -> None:
     recorder = Recording()
     stage.run(settings, Checkout(tmp_path), recorder)
-    factory, *rest = launched["launch"]
-    assert factory.split(":") == ["components.reward.task", "build"]
+    function, *rest = launched["launch"]
+    assert function.split(":") == ["components.reward.stage", "train"]
     assert rest == [settings, "reward", Checkout(tmp_path), "digest of everything", tmp_path / "artifacts/reward/model", recorder]
     assert recorder.artifacts == [tmp_path / "curves.jsonl"]
 

@@ -27,7 +27,7 @@ from components.reward.calibration import is_calibration
 from components.reward.losses import StepCounts
 from components.reward.model import ScoreHead, load_reward_model
 from components.reward.own_critiques import critiques_file, own_queries
-from components.reward.task import RewardTask, build
+from components.reward.task import RewardTask
 from components.trees.planning import plan_epoch
 from tests.tiny import pixels, preprocessor, queries, save_checkout
 
@@ -423,7 +423,7 @@ def test_one_query_with_a_pair_is_enough(checkout: Path, monkeypatch: pytest.Mon
 
 
 def test_task_starts_from_the_base_with_seeded_head_frozen_tower(checkout: Path) -> None:
-    task = build(settings_of(checkout, epochs=4), Checkout(checkout))
+    task = RewardTask(settings_of(checkout, epochs=4), Checkout(checkout))
     assert isinstance(task, RewardTask)
     assert task.epochs == 4
     torch.manual_seed(SEED)

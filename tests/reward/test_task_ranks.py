@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from components.checkout import Checkout
 from components.engine.launch import launch
 from components.reward.model import HEAD_FILE, load_reward_model
-from components.stages import TRAINING_TASKS
+from components.stages import TRAINING
 from tests.engine.conftest import spread_small_weights
 from tests.tiny import save_checkout
 
@@ -23,7 +23,7 @@ def test_reward_model_in_bf16_trains_under_zero_3(tmp_path: Path, tiny_base: Pat
     training = {"zero_stage": 3, "precision": "bf16", "row_tokens": 400}
     settings = save_checkout(tmp_path, tiny_base, tiny_media, training=training, reward={"critique_source": "annotated"})
     spread_small_weights(tmp_path)
-    outcome = launch(TRAINING_TASKS["reward"], settings, "reward", Checkout(tmp_path), "key", tmp_path / "artifacts/reward/model")
+    outcome = launch(TRAINING["reward"], settings, "reward", Checkout(tmp_path), "key", tmp_path / "artifacts/reward/model")
     losses = [json.loads(line)["loss"] for line in outcome.curves.read_text().splitlines()]
     assert losses[-1] < losses[0]
     load_reward_model(tmp_path / "artifacts/reward/model")
@@ -45,7 +45,7 @@ def test_spread_weights_give_the_same_critiques_and_model(tmp_path: Path, tiny_b
         )
         spread_small_weights(root)
         out = root / "artifacts/reward/model"
-        launch(TRAINING_TASKS["reward"], settings, "reward", Checkout(root), "key", out)
+        launch(TRAINING["reward"], settings, "reward", Checkout(root), "key", out)
         (written,) = root.glob(".mmalign/scratch/reward/*/critiques/epoch-1.json")
         critiques[stage] = json.loads(written.read_text())
         models[stage] = load_file(out / "model.safetensors") | load_file(out / HEAD_FILE)

@@ -91,9 +91,9 @@ def test_unwritable_slot_file_is_locked_anyway(folder: Path) -> None:
     path.touch(0o644)
     # The imports come before setuid, since the other user may not read this checkout.
     script = (
-        "import os, sys\nfrom pathlib import Path\nfrom components.processes.slots.locks import Holder, try_slot\n"
+        "import os, sys\nfrom pathlib import Path\nfrom components.checkout import Checkout\nfrom components.processes.slots.locks import Holder, try_slot\n"
         f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
-        "slot = try_slot('cpu', Holder.here(Path('/'), 'align'))\nprint(slot is not None, flush=True)\nsys.stdin.read()\n"
+        "slot = try_slot('cpu', Holder.here(Checkout(Path('/')), 'align'))\nprint(slot is not None, flush=True)\nsys.stdin.read()\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(locks.__file__).parents[3])}
     holding = subprocess.Popen([sys.executable, "-c", script], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
