@@ -17,7 +17,7 @@ import typer
 from components.checkout import Checkout
 
 
-def run(
+def run(  # noqa: PLR0913 -- each option of the command is an argument
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="STAGE", help="run only this stage, if it is stale; repeat for more")
     ] = None,
