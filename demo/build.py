@@ -117,7 +117,7 @@ def copy_media(planned: Sequence[Planned], folder: Path) -> None:
 
 
 def build(checkout: Checkout) -> dict[str, Any]:
-    """Build `data/` of the checkout `root`, sampling from its base; return the counts of the data card. Raises UserError without a base."""
+    """Build `data/` of `checkout`, sampling from its base; return the counts of the data card. Raises UserError without a base."""
     base = checkout.data / "base"
     if not (base / "config.json").is_file():
         raise UserError("data/base holds no checkpoint: pull it with `dvc pull data.dvc`, or train it with `mmalign demo train-base`")

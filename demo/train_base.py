@@ -44,7 +44,7 @@ def split_pictures() -> tuple[list[Picture], list[Picture]]:
 
 
 def train_base(checkout: Checkout, steps_share: float = 1.0) -> dict[str, Any]:
-    """Train the base of the checkout `root`, write it to `data/base`, and return its metrics on the pictures that training leaves out.
+    """Train the base of `checkout`, write it to `data/base`, and return its metrics on the pictures that training leaves out.
 
     `steps_share` below 1 makes a quick trial of every phase, of no other use. The base learns to check answers under the judge's instruction
     in `params.yaml`. The metrics also go to `.mmalign/demo-base/figures.json`. Raises UserError without the package `easy-vqa`.

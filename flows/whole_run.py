@@ -54,7 +54,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class _Run:
-    """A run under way. `began` is in seconds since the epoch, `logs` its folder of logs in `root`."""
+    """A run under way. `began` is in seconds since the epoch, `logs` its folder of logs in the checkout."""
 
     checkout: Checkout
     settings: Settings

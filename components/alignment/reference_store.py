@@ -59,7 +59,7 @@ def store_key(query: Query) -> str:
 
 
 class ReferenceStore:
-    """Entries of one context in the checkout `root`. Values of `find` and `store` are lists of (log-prob sum, tokens), one a response."""
+    """Entries of one context in `checkout`. Values of `find` and `store` are lists of (log-prob sum, tokens), one a response."""
 
     def __init__(self, checkout: Checkout, context: Context, flush_seconds: float = FLUSH_SECONDS) -> None:
         self.folder = checkout.cache("reference") / context.digest

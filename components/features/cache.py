@@ -66,7 +66,7 @@ class FeatureReport:
 def attach_features(
     preprocessor: Preprocessor, base: Path, queries: Sequence[Query], settings: Settings, checkout: Checkout
 ) -> FeatureReport:
-    """Fill the cache of the checkout `root` for the media of `queries`, and attach it to `preprocessor`, whose roots then have features.
+    """Fill the cache of `checkout` for the media of `queries`, and attach it to `preprocessor`, whose roots then have features.
 
     A single process or every rank of a process group calls it. If `features.cache` is false or the tower is trained, it only prints the reason.
     """

@@ -49,7 +49,7 @@ class Entry:
 
 
 class FeatureStore:
-    """The store of the checkout `root`."""
+    """The store of `checkout`."""
 
     def __init__(self, checkout: Checkout) -> None:
         self.folder = checkout.cache("features")

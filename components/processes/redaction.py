@@ -54,7 +54,7 @@ class Redactor:
 
 
 def redactor(checkout: Checkout) -> Redactor:
-    """The redactor of the checkout at `root`, from its files and this process's environment."""
+    """The redactor of `checkout`, from its files and this process's environment."""
     return Redactor([*_of_services(checkout), *_of_environment(), *_of_notices(), *_of_files(checkout)])
 
 

@@ -64,7 +64,7 @@ from components.tracking.store import ENVIRONMENT, tracking_uri
 
 
 class Registry:
-    """The registry that belongs to the checkout at `root`: its own database, or the server that MLFLOW_TRACKING_URI names."""
+    """The registry that belongs to `checkout`: its own database, or the server that MLFLOW_TRACKING_URI names."""
 
     def __init__(self, checkout: Checkout) -> None:
         self.checkout = checkout.absolute()

@@ -27,7 +27,7 @@ TEMPLATE = "page.html.j2"
 
 
 def render_report(checkout: Checkout) -> Path:
-    """Write the page of the last run in the checkout `root`; returns its path. Raises UserError without a run."""
+    """Write the page of the last run in `checkout`; returns its path. Raises UserError without a run."""
     record = read_record(checkout)
     path = checkout.root / REPORT
     # A lone surrogate, which JSON can carry and UTF-8 can't, becomes a question mark.

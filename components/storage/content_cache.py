@@ -18,7 +18,7 @@ LOOKUP_CHUNK = 500  # keys in one query; SQLite limits the variables of a statem
 
 
 class ContentCache:
-    """Values by key in `root`/.mmalign/cache/KIND.sqlite. A value is any JSON value."""
+    """Values by key in `checkout`.cache("KIND.sqlite"). A value is any JSON value."""
 
     def __init__(self, checkout: Checkout, kind: str) -> None:
         path = checkout.cache(f"{kind}.sqlite")

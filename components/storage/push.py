@@ -53,7 +53,7 @@ def has_bucket(checkout: Checkout) -> bool:
 def push_run(
     checkout: Checkout, workdir: Path, log: Path, *, cancel: threading.Event | None = None, seconds: float = PUSH_SECONDS
 ) -> Pushed | None:
-    """Push the inputs and outputs of the run in `workdir`, and the run-cache, from the cache of the checkout at `root`.
+    """Push the inputs and outputs of the run in `workdir`, and the run-cache, from the cache of `checkout`.
 
     DVC writes into the file `log`. The push stops on `cancel`, and after `seconds`. Returns None without a bucket. Raises nothing.
     """

@@ -31,7 +31,7 @@ from components.tracking.runs import base_tags, close_parent, is_shared, join_or
 
 
 def run_stage(name: StageName, checkout: Checkout) -> None:
-    """Run stage `name` on what lies in the checkout at `root`, and record it. What the stage raises is raised."""
+    """Run stage `name` on what lies in `checkout`, and record it. What the stage raises is raised."""
     settings = checkout.settings()
     replay(checkout)
     parent = os.environ.get("MLFLOW_RUN_ID") or join_or_open_parent(checkout)

@@ -49,7 +49,7 @@ class Activity:
 
 
 def activity(checkout: Checkout) -> Activity:
-    """What runs in the checkout at `root` now."""
+    """What runs in `checkout` now."""
     locks = checkout.locks
     processes = marked(RUN_MARK, checkout_mark(checkout))
     holders = {name: _holder(locks / f"{name}.lock", handed_down=bool(processes)) for name in ("run", *STAGE_NAMES)}

@@ -31,7 +31,7 @@ ARTIFACTS_BUCKET = "MMALIGN_S3_BUCKET"
 
 
 def main(name: str, checkout: Checkout) -> None:
-    """Become the service `name` of the checkout `root`."""
+    """Become the service `name` of `checkout`."""
     # A process that a script starts with & ignores Ctrl-C, and so do its children. Prefect's worker would then ignore its end.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)

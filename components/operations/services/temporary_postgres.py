@@ -26,7 +26,7 @@ STOP_SECONDS = 60.0
 def database(checkout: Checkout, state: Path, addresses: Addresses, secrets: Secrets) -> Iterator[None]:
     """The database of `state` answers within the block: the server of DATABASE_URL, else our own, which this creates, starts and ends.
 
-    Our server carries the mark of the checkout at `root`, so that the next command can end it after a kill. Raises StageFault where the
+    Our server carries the mark of `checkout`, so that the next command can end it after a kill. Raises StageFault where the
     database does not answer.
     """
     if addresses.external_database:

@@ -42,7 +42,7 @@ class Holder:
 
     @classmethod
     def here(cls, checkout: Checkout, stage: str) -> Holder:
-        """This process, for `stage` of the checkout at `root`."""
+        """This process, for `stage` of `checkout`."""
         since = datetime.now(UTC).isoformat(timespec="seconds")
         return cls(str(checkout.root.resolve()), stage, os.getpid(), since, _user(), os.environ.get(STAGE_MARK, ""))
 
