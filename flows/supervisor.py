@@ -32,7 +32,7 @@ POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Command:
-    """A command to supervise: `words` in the folder `root`, its output into `log`. The descriptors `pass_fds` stay open in it."""
+    """A command to supervise: `words` in the checkout, its output into `log`. The descriptors `pass_fds` stay open in it."""
 
     words: Sequence[str]
     checkout: Checkout

@@ -46,7 +46,7 @@ class Checkpoint:
 
 
 def training_key(checkout: Checkout, stage: StageName, *, settings: Iterable[str], inputs: Iterable[Path]) -> str:
-    """Digest of the stage's code, settings (as JSON), and input files and folders relative to `root`; 16 hex digits."""
+    """Digest of the stage's code, settings (as JSON), and input files and folders relative to the checkout; 16 hex digits."""
     parts = [code_digest(stage), *settings]
     for path in inputs:
         files = (
