@@ -179,7 +179,7 @@ class _Judge:
         """ACC is better than the reference's, over the same pairs."""
         both = list(zip(self._new.rows, reference.rows, strict=True))
         ranked = [(new["correct"], old["correct"], new["pairs"]) for new, old in both if new["pairs"]]
-        self._enough("ACC", [entry for row in ranked for entry in [row[0:2]]], rule.least, "add held-out queries with ranks")
+        self._enough("ACC", [(new, old) for new, old, _ in ranked], rule.least, "add held-out queries with ranks")
         pairs = [row[2] for row in ranked]
         interval = self._bootstrap.ratio([new - old for new, old, _ in ranked], pairs)
         new, old = sum(row[0] for row in ranked) / sum(pairs), sum(row[1] for row in ranked) / sum(pairs)

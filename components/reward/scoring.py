@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
@@ -58,7 +59,7 @@ def score(
         )
         for members in groups
     ]
-    values: list[float] = [0.0] * len(items)
+    values = [math.nan] * len(items)
     reward.eval()
     lengths = [tree.tokens for tree in trees]
     batches = plan_batches(range(len(trees)), lengths, row_tokens=SCORING_ROW_TOKENS, batch_rows=SCORING_ROWS)

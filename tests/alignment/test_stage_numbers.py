@@ -9,14 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from components import stages
 from components.alignment import stage
 from components.alignment.betas import MarginScale
 from components.alignment.pairs import PairTable
 from components.alignment.reference_table import write_log_probs
+from components.alignment.task import AlignmentTask
 from components.checkout import Checkout
 from components.config.settings import Settings, load_settings
 from components.critique.stage import write_judgements
+from components.engine import loop
 from components.engine.launch import TrainingOutcome
+from components.engine.task import TrainingRank
 from components.preferences.record import write_queries
 from tests.conftest import ROOT
 from tests.recording import Recording
@@ -248,3 +252,11 @@ def test_record_of_beta_dpo_holds_the_betas_of_the_steps(trained: dict[str, Any]
     metrics = stage.run(settings(beta_schedule="beta_dpo"), Checkout(trained["root"])).metrics
     assert (metrics["beta.min"], metrics["beta.max"]) == (0.1, 0.2)
     assert metrics["beta.mean"] == pytest.approx(0.15)
+
+
+def test_each_rank_runs_the_loop_on_the_alignment_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rank = TrainingRank(settings(), Checkout(tmp_path), "align", tmp_path, tmp_path / "out", 0.0)
+    calls: list[tuple[Any, TrainingRank]] = []
+    monkeypatch.setattr(loop, "train", lambda make_task, rank: calls.append((make_task, rank)))
+    stages.load(stages.TRAINING["align"])(rank)
+    assert calls == [(AlignmentTask, rank)]

@@ -30,6 +30,7 @@ from components.families.loading import load_model
 from components.families.processing import Preprocessor
 from components.preferences.record import Query, read_queries
 from components.reward.model import RewardModel, new_reward_model, open_reward_model
+from components.reward.scoring import score
 from components.trees.planning import plan_batches
 from tests.tiny import pixels, preprocessor, queries, save_checkout, save_checkpoint
 
@@ -263,6 +264,20 @@ def test_scores_are_read_after_the_given_critique(
         assert values == pytest.approx(expected, abs=1e-4)
     assert 0 < task.work.tokens <= task.work.slots
     assert models.requests[-1] == (Path("model"), RANK)
+
+
+def test_ranks_keep_in_step_while_they_score(
+    checkout: tuple[Path, Settings], reader: Preprocessor, models: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[Any] = []
+
+    def spied(*arguments: Any, step: Any, **named: Any) -> list[float]:
+        steps.append(step)
+        return score(*arguments, step=step, **named)
+
+    monkeypatch.setattr(tasks, "score", spied)
+    score_task(checkout, reader, models, [""]).compute([0], RANK)
+    assert steps == [RANK]
 
 
 def test_score_batches_are_packed_by_the_length_of_the_trees(

@@ -27,7 +27,7 @@ class Package:
 
 
 PACKAGES = (
-    Package("reward", ("components/reward",), ("tests/reward", "tests/critique")),
+    Package("reward", ("components/reward",), ("tests/reward", "tests/critique", "tests/engine/test_one_model.py")),
     Package("critique", ("components/critique",), ("tests/critique", "tests/reward")),
     Package("alignment", ("components/alignment",), ("tests/alignment",)),
     Package(

@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
+from components import stages
 from components.checkout import Checkout
 from components.config.settings import Settings, load_settings
+from components.engine import loop
 from components.engine.launch import TrainingOutcome
+from components.engine.task import TrainingRank
 from components.reward import stage
+from components.reward.task import RewardTask
 from tests.conftest import ROOT
 from tests.recording import Recording
 
@@ -73,3 +77,11 @@ def test_record_holds_the_means_of_the_last_ten_steps(launched: dict[str, Any], 
     assert result.times == {"training_seconds": 7.5, "startup_seconds": 2.5, "resumed_from": 4, "tokens_per_second": 99.0}
     assert result.digests == {"weights": "digest of weights"}
     assert launched["launch"]
+
+
+def test_each_rank_runs_the_loop_on_the_reward_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rank = TrainingRank(load_settings(ROOT / "params.yaml"), Checkout(tmp_path), "reward", tmp_path, tmp_path / "out", 0.0)
+    calls: list[tuple[Any, TrainingRank]] = []
+    monkeypatch.setattr(loop, "train", lambda make_task, rank: calls.append((make_task, rank)))
+    stages.load(stages.TRAINING["reward"])(rank)
+    assert calls == [(RewardTask, rank)]

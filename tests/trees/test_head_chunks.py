@@ -335,3 +335,48 @@ def test_changes_that_flex_attention_ignores_are_refused(change: dict[str, Any],
     with pytest.raises(ValueError, match=sentence):
         flex_forward(nn.Module(), query, key, value, mask, **change)
     flex_forward(nn.Module(), query, key, value, mask, softcap=None, dropout=0.0)
+
+
+@pytest.mark.parametrize(("heads", "key_heads", "seen"), [(4, 2, (2, True)), (4, 4, (4, False)), (14, 2, (14, False)), (6, 6, (6, False))])
+def test_keys_are_repeated_only_where_the_kernel_shares_none(
+    heads: int, key_heads: int, seen: tuple[int, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *_, mask, _ = packed()
+    calls: list[tuple[int, bool]] = []
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, *, block_mask: BlockMask, enable_gqa: bool, **named: Any) -> Tensor:
+        assert key.shape == value.shape
+        assert (block_mask is mask, named) == (True, {"scale": 0.25})
+        calls.append((key.shape[1], enable_gqa))
+        return query
+
+    monkeypatch.setattr(attention, "dense_attention", attend)
+    query, key, value = (torch.randn(1, count, BLOCK, 4) for count in (heads, key_heads, key_heads))
+    flex_forward(nn.Module(), query, key, value, mask, scaling=0.25)
+    assert calls == [seen]
+
+
+def test_without_a_mask_dropout_reaches_sdpa() -> None:
+    query, key, value, *_ = packed()
+    module = nn.Module()
+    module.is_causal = False  # type: ignore[assignment]
+    module.num_key_value_groups = 3  # type: ignore[assignment]
+    dropped, _ = flex_forward(module, query, key, value, None, dropout=0.5)
+    whole, _ = flex_forward(module, query, key, value, None)
+    assert not torch.allclose(dropped, whole)
+
+
+@pytest.mark.parametrize(("implementation", "registered"), [("sdpa", []), ("flex_attention", ["flex"])])
+def test_only_flex_attention_is_registered(implementation: str, registered: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(attention, "_register_flex", lambda: calls.append("flex"))
+    language = SimpleNamespace(_attn_implementation=implementation, to_dict=dict)
+    model: Any = SimpleNamespace(config=SimpleNamespace(text_config=language))
+    assert attention.examine(model) == AttentionPath(flex=implementation == "flex_attention", window=None)
+    assert calls == registered
+
+
+def test_sums_of_a_branch_stay_on_the_device_of_the_values() -> None:
+    batch: Any = SimpleNamespace(branches=4, branch_T=torch.tensor([2, 0, 2, 3], device="meta"))
+    sums = branch_sums(torch.ones(4, device="meta"), batch)
+    assert (sums.device.type, sums.shape) == ("meta", (4,))
