@@ -28,7 +28,7 @@ def test_a_batch_has_this_layout() -> None:
     assert batch.predictor_T.tolist() == [2, 3, 5, 6, 8, 10, 13]
     assert batch.branch_T.tolist() == [2, 2, 3, 3, 1, 1, 4]
     assert batch.last_K.tolist() == [9, 11, 4, 7, 14]
-    assert {index.dtype for index in (batch.last_K, batch.predictor_T, batch.branch_T)} == {torch.long}
+    assert {value.dtype for value in vars(batch).values() if isinstance(value, torch.Tensor)} == {torch.long}
     assert batch.branches == 5
     assert batch.roots == [LONG.root, SHORT.root, TEXT.root]
     assert PADDING == -1
