@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from components.families.adapters import Root, family_of
-from components.trees.attention import implementations
+from components.families.loading import set_attention
 from components.trees.trees import Branch, Tree
 
 PADDING, END = "<|endoftext|>", "<|im_end|>"
@@ -126,7 +126,7 @@ def build_model(shape: Shape, processor: Any, *, dtype: torch.dtype = torch.floa
         vision_feature_select_strategy="full",
         tie_word_embeddings=shape.tied,
     )
-    config._attn_implementation = implementations(attention)  # noqa: SLF001 - the way from_config itself chooses it
+    config._attn_implementation = "sdpa"  # noqa: SLF001 - the way from_config itself chooses it
     torch.manual_seed(0)
     default = torch.get_default_dtype()
     try:
@@ -137,6 +137,7 @@ def build_model(shape: Shape, processor: Any, *, dtype: torch.dtype = torch.floa
         torch.set_default_dtype(default)
     for module in family_of(config).modules(model)["tower"]:
         module.requires_grad_(False)
+    set_attention(model, attention)
     return model
 
 

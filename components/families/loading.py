@@ -37,14 +37,24 @@ def load_model(path: Path, *, attention: str = "sdpa", dtype: torch.dtype = torc
     if not (path / "config.json").is_file():
         raise UserError(f"{path} holds no config.json: set model.base in params.yaml to a checkpoint folder")
     model = AutoModelForImageTextToText.from_pretrained(
-        path, local_files_only=True, use_safetensors=True, dtype=dtype, attn_implementation=attention
+        path, local_files_only=True, use_safetensors=True, dtype=dtype, attn_implementation="sdpa"
     )
     family_of(model.config)
+    set_attention(model, attention)
     if any("ds_id" in vars(parameter) for parameter in model.parameters()):
         # transformers retains the renamings that the checkpoint needed, to restore its names on export; under ZeRO-3 it retains all.
         renamings = vars(model).get("_weight_conversions", [])
         model._weight_conversions = [renaming for renaming in renamings if renaming.was_used()]  # noqa: SLF001
     return model.eval()
+
+
+def set_attention(model: Any, attention: str) -> None:
+    """Let the language model attend by `attention`: `sdpa` or `flex_attention`.
+
+    Call it after loading: transformers refuses flex attention at loading for Qwen2-VL, Qwen2.5-VL and Qwen3-VL, though their layers run it,
+    and would give it to the vision tower too. The tower reads no trees and keeps sdpa, so its features have the same bits at any time.
+    """
+    model.config.text_config._attn_implementation = attention  # noqa: SLF001 -- transformers has no public name for one part's choice
 
 
 def load_trainable(path: Path, model: ModelSettings, training: TrainingSettings) -> Any:

@@ -18,6 +18,7 @@ from typing import Any, NotRequired, Unpack
 import torch
 
 from components.families.adapters import Root, family_of
+from components.families.loading import set_attention
 from components.generation.continuation import Batch, Continued, Lockstep, SingleProcess
 from components.generation.generate import Limits, generate
 from components.trees.scoring import Count
@@ -128,14 +129,14 @@ def _generate(model: Any, prompts: Sequence[Prompt], max_new_tokens: int, end_id
 @contextmanager
 def _as_it_decodes(model: Any) -> Iterator[None]:
     """Inside, evaluation mode and sdpa attention: flex attention takes no mask of single rows, and gains nothing at one token a row."""
-    was_training, text = model.training, model.config.text_config
-    attention = text._attn_implementation  # noqa: SLF001 - transformers keeps the choice nowhere public
+    was_training = model.training
+    attention = model.config.text_config._attn_implementation  # noqa: SLF001 - transformers keeps the choice nowhere public
     model.eval()
-    text._attn_implementation = "sdpa"  # noqa: SLF001
+    set_attention(model, "sdpa")
     try:
         yield
     finally:
-        text._attn_implementation = attention  # noqa: SLF001
+        set_attention(model, attention)
         model.train(was_training)
 
 

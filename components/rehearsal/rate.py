@@ -184,11 +184,14 @@ def random_model(settings: Settings, model: Architecture, layers: int, dtype: An
     from transformers import AutoModelForImageTextToText
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+    from components.families.loading import set_attention
+
     values = cut_config(model, layers)
     assert architecture(values).layers == layers
     config = CONFIG_MAPPING[values.pop("model_type")](**values)
     torch.manual_seed(0)
-    built = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=settings.model.attention)
+    built = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    set_attention(built, settings.model.attention)
     rates = settings.training.parts
     for name, parameter in built.named_parameters():
         in_language = name.startswith(("model.language_model", "lm_head"))

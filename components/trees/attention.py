@@ -73,11 +73,6 @@ def examine(model: Any) -> AttentionPath:
     return AttentionPath(flex=implementation == "flex_attention", window=_window(config.to_dict()))
 
 
-def implementations(attention: str) -> dict[str, str]:
-    """`attn_implementation` for from_pretrained: `attention` in the language model, sdpa in the vision tower, which reads no trees."""
-    return {"": attention, "text_config": attention, "vision_config": "sdpa"}
-
-
 def allowed(tree_RL: Tensor, branch_RL: Tensor) -> MaskMod:
     """Whether token q attends to token k: k is not later, in q's tree, and in the root or q's branch.
 

@@ -77,9 +77,9 @@ def test_packed_trees_of_all_kinds_read_as_separate_forwards(opened: Opened, row
 
 @torch.no_grad()
 def test_flex_attention_reads_trees_as_sdpa_does(opened: Opened) -> None:
-    """transformers refuses it for Qwen at loading, though its layers support it: the test selects it afterwards."""
-    model = load_model(opened.folder)
-    model.config.text_config._attn_implementation = "flex_attention"
+    """As a stage opens the model: transformers refuses flex attention at loading for Qwen, though its layers support it."""
+    model = load_model(opened.folder, attention="flex_attention")
+    assert model.config.vision_config._attn_implementation == "sdpa"
     trees = [opened.tree(prompt) for prompt in EVERYTHING]
     logits = tree_logits(replace(opened, model=model), trees, 600)
     torch.testing.assert_close(logits, opened.separate_logits(EVERYTHING), atol=1e-5, rtol=1e-5)

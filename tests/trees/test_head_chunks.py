@@ -12,7 +12,7 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from components.errors import UserError
 from components.trees import attention, logprobs
-from components.trees.attention import BLOCK, AttentionPath, allowed, flex_forward, implementations, to_blocks, tree_block_mask
+from components.trees.attention import BLOCK, AttentionPath, allowed, flex_forward, to_blocks, tree_block_mask
 from components.trees.logprobs import TreeModel, branch_sums, branch_tokens, chunk_tokens, token_log_probs, token_scores
 
 HIDDEN, VOCABULARY = 6, 12
@@ -282,12 +282,6 @@ def test_a_row_may_be_as_long_as_the_window() -> None:
     for wrong in (None, torch.zeros(2, 63), torch.zeros(1, 64), torch.zeros(3, 1, 64)):
         with pytest.raises(ValueError, match="a position for each token"):
             AttentionPath(flex=False, window=None).check_batch(ids, wrong)
-
-
-def test_the_vision_tower_always_attends_by_sdpa() -> None:
-    wanted = {"": "flex_attention", "text_config": "flex_attention", "vision_config": "sdpa"}
-    assert implementations("flex_attention") == wanted
-    assert implementations("sdpa") == dict.fromkeys(wanted, "sdpa")
 
 
 def packed() -> tuple[Tensor, Tensor, Tensor, BlockMask, Tensor]:
