@@ -3,17 +3,19 @@
 - Only target positions go through the LM head, in parts; full logits are never stored. Log-sum-exp is fp32, and backward recomputes each part.
 - One pass gives the log-probs of all N responses of a query; every pair's loss follows from these N numbers.
 - The same logits give entropy and accuracy of each target, without gradient, on request.
-- The head's weight selects one of two ways. Our own backward walks the vocabulary in tiles: 1.2 times the seconds of full logits at 2,048
-  targets and a vocabulary of 150,000, and a sixth of their memory. If only a call of the head gathers its weight (ZeRO-3), or its forward is
-  more than one product, the second way calls it as a module on chunks of targets, each checkpointed.
+- A head that is one product is read by our own backward, which walks the vocabulary in tiles: 1.2 times the seconds of full logits at 2,048
+  targets and a vocabulary of 150,000, and a sixth of their memory. Under ZeRO-3 a call of the head gathers its weight, so the tiles are read
+  within one call: each rank gathers once a pass, however many targets it has. Else ranks with fewer targets would leave the others waiting.
+- A head whose forward is more than one product is called as a module on chunks of targets, each checkpointed.
 
 Shapes: R rows, L tokens a row, T target tokens, C of them in a chunk, K branches, H hidden size, V vocabulary, U of it in a tile.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,9 +77,16 @@ Three = tuple[Tensor, Tensor, Tensor]
 def _read_head(head: nn.Module, hidden_TH: Tensor, target_T: Tensor, chunk: int | None, *, statistics: bool) -> Three:
     if type(head).__module__.startswith("peft.tuners"):
         raise ValueError("the LM head has LoRA adapters, which the chunked log-probs do not support: remove it from the adapters' targets")
-    if _is_plain(head) and not torch.is_autocast_enabled(hidden_TH.device.type):
-        logits = chunk * len(head.weight) if chunk else _tile_logits(hidden_TH)
-        return _TiledHead.apply(hidden_TH, head.weight, head.bias, target_T, logits, statistics)  # type: ignore[no-any-return]
+    partitioned = _is_partitioned(head)
+    if type(head) is nn.Linear and not torch.is_autocast_enabled(hidden_TH.device.type):
+        logits = chunk * head.out_features if chunk else _tile_logits(hidden_TH)
+
+        def read(hidden_TH: Tensor) -> Three:
+            return _TiledHead.apply(hidden_TH, head.weight, head.bias, target_T, logits, statistics)  # type: ignore[no-any-return]
+
+        return _called_as(head, read, hidden_TH) if partitioned else read(hidden_TH)
+    if partitioned:
+        chunk = max(1, len(target_T))  # one call of the head on every rank
     size = chunk or chunk_tokens(head.out_features if isinstance(head, nn.Linear) else LARGE_VOCABULARY)
     pieces = []
     for start in range(0, max(1, len(target_T)), size):  # no targets still run the head, for ranks that wait for its gradient
@@ -94,11 +103,19 @@ def _tile_logits(hidden_TH: Tensor) -> int:
     return max(CPU_TILE_LOGITS if hidden_TH.device.type == "cpu" else CHUNK_LOGITS, TILE_WIDTH * len(hidden_TH))
 
 
-def _is_plain(head: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether the head is one product with a whole weight on this rank. DeepSpeed marks partitioned weights by a `ds_id`."""
-    if type(head) is not nn.Linear:
-        return False
-    return all("ds_id" not in vars(parameter) for parameter in head.parameters())
+def _is_partitioned(head: nn.Module) -> bool:
+    """Whether ZeRO-3 has spread the head over ranks. DeepSpeed marks partitioned weights by a `ds_id`."""
+    return any("ds_id" in vars(parameter) for parameter in head.parameters())
+
+
+def _called_as(head: nn.Module, forward: Callable[[Tensor], Three], hidden_TH: Tensor) -> Three:
+    """Call `head` with another forward: DeepSpeed's hooks on the module gather its weight for the call and for its backward."""
+    head.forward = forward
+    try:
+        scores: Three = head(hidden_TH)
+    finally:
+        del head.forward
+    return scores
 
 
 def _module_chunk(head: nn.Module, hidden_CH: Tensor, target_C: Tensor, statistics: bool) -> Three:

@@ -159,13 +159,28 @@ def test_tiles_cover_the_vocabulary(targets: int, logits: int, tiles: list[tuple
     assert [(part.start, part.stop) for part in parts] == tiles
 
 
-def test_only_a_plain_whole_linear_head_is_read_in_tiles() -> None:
-    plain, marked = nn.Linear(2, 3), nn.Linear(2, 3)
-    marked.bias.ds_id = 1  # type: ignore[attr-defined]
-    assert logprobs._is_plain(plain)
-    assert not logprobs._is_plain(marked)
-    assert not logprobs._is_plain(Subclass(2, 3))
-    assert not logprobs._is_plain(nn.Sequential(plain))
+@pytest.mark.parametrize("build", [nn.Linear, Subclass])
+@pytest.mark.parametrize("count", [0, 1, 40])
+def test_partitioned_head_is_called_once_for_any_targets(build: type[nn.Linear], count: int) -> None:
+    head = build(HIDDEN, 7)
+    vars(head)["sizes"] = []
+    head.weight.ds_id = 0  # type: ignore[assignment]
+    calls: list[int] = []
+    head.register_forward_pre_hook(lambda _, inputs: calls.append(len(inputs[0])))
+    hidden_TH, target_T = torch.randn(count, HIDDEN, requires_grad=True), torch.arange(count) % 7
+    log_prob_T = token_log_probs(head, hidden_TH, target_T, chunk=4)
+    assert calls == [count]
+    assert "forward" not in vars(head)
+    expected = nn.functional.linear(hidden_TH, head.weight, head.bias).log_softmax(1).gather(1, target_T[:, None])[:, 0]
+    torch.testing.assert_close(log_prob_T, expected)
+
+
+def test_head_of_several_products_is_called_in_chunks() -> None:
+    head = Subclass(HIDDEN, 7)
+    head.sizes = []
+    with torch.no_grad():
+        token_log_probs(head, torch.randn(6, HIDDEN), torch.arange(6), chunk=4)
+    assert head.sizes == [4, 2]
 
 
 def test_an_fp64_model_has_fp64_log_probs() -> None:
