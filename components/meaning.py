@@ -22,7 +22,7 @@ SECTIONS = "components/config/"  # where annotations convert and refuse
 ACTING = {"ClassVar", "InitVar", "KW_ONLY"}  # annotations that dataclasses read
 LOGGING = {"debug", "info", "warning", "error", "exception", "critical"}
 LOGGERS = {"log", "logger", "logging"}
-MESSAGES = {"print", "warn", "_warn", "say", "_say", "_log"}
+MESSAGES = {"print", "warn", "_warn", "_log", "log_line"}
 # Calls that a message may hold and still do nothing but say something.
 PURE = {"abs", "all", "any", "bool", "float", "int", "len", "list", "max", "min", "repr", "round", "set", "sorted", "str", "sum", "type"}
 PURE_METHODS = {"as_posix", "format", "items", "join", "keys", "lower", "relative_to", "removeprefix", "removesuffix", "strip", "values"}

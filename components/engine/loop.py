@@ -27,7 +27,7 @@ from components.engine.checkpoints import PREFIX, Checkpoint
 from components.engine.curves import CURVES, PLAN, CurveFile
 from components.engine.groups import decayed_names, parameter_groups
 from components.engine.loss_module import LossModule, give_vision_gradients, occupancy
-from components.engine.outcome import announce, finish, log
+from components.engine.outcome import announce, finish, log_line
 from components.engine.schedule import Schedule, seed_everything
 from components.engine.task import EpochContext, Step, TrainingRank, TrainingTask, check_plan, overrides
 from components.engine.throughput import peak_memory_gb, training_meter
@@ -56,7 +56,7 @@ def train(make_task: Callable[[Settings, Checkout], TrainingTask], rank: Trainin
     """A training as one rank sees it: join the others, go on from the newest checkpoint, take the steps that are left, export the model."""
     settings = rank.settings
     backend = set_up_backend(settings.training, rank.checkout)
-    resumed = checkpoints.resume(rank.scratch, backend.context, log)
+    resumed = checkpoints.resume(rank.scratch, backend.context, log_line)
     seed_everything(settings.training.seed, 0)
     task = make_task(settings, rank.checkout)
     loop = Loop(task, backend, settings.training, optimization_of(settings, rank.stage), rank.scratch, resumed)

@@ -29,9 +29,9 @@ def announce(loop: Loop, rank: TrainingRank) -> None:
     total = loop.schedule.total
     what = f"resumed from step {loop.first_step} of {total}" if loop.first_step else f"starting {total} steps"
     seconds = time.perf_counter() - rank.began
-    log(f"{what}: {engine}, {loop.world} ranks on {device}, {training.precision}, ready in {seconds:.0f} s")
+    log_line(f"{what}: {engine}, {loop.world} ranks on {device}, {training.precision}, ready in {seconds:.0f} s")
     if training.offload != "none" and device == "cpu":
-        log(f"training.offload {training.offload} moves nothing here: on a CPU all of it is in its memory already")
+        log_line(f"training.offload {training.offload} moves nothing here: on a CPU all of it is in its memory already")
 
 
 def finish(loop: Loop, rank: TrainingRank, *, startup_seconds: float, seconds: float) -> None:
@@ -69,7 +69,7 @@ def export(task: TrainingTask, out: Path) -> None:
     partial.rename(out)
 
 
-def log(sentence: str) -> None:
+def log_line(sentence: str) -> None:
     """Write a line to the stage's log."""
     sys.stdout.write(f"training: {sentence}\n")
     sys.stdout.flush()
