@@ -89,7 +89,7 @@ def one_process() -> tuple[list[list[float]], dict[str, Tensor]]:
 
 
 @pytest.mark.timeout(300)
-def test_ranks_with_unequal_targets_gather_the_head_equally_often(tmp_path: Path) -> None:
+def test_ranks_of_unequal_targets_gather_the_head_equally_often(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(rank_of_two, args=(free_port(set()), tmp_path), nprocs=2)  # type: ignore[attr-defined]
     losses, state = one_process()
     for rank in range(2):
