@@ -100,7 +100,7 @@ def test_run_killed_in_a_checkpoint_ends_with_the_same_bits(
     else:
         reference = prepare(tmp_path / "reference")
         train(reference, toy_settings(**engine))
-    root = prepare(tmp_path / "killed", micro_seconds=0.1)
+    root = prepare(tmp_path / "killed", micro_seconds=0.1, commit_seconds=1)
 
     def third_is_begun() -> bool:
         folder = scratch(root)
@@ -111,6 +111,7 @@ def test_run_killed_in_a_checkpoint_ends_with_the_same_bits(
     folder = scratch(root)
     assert folder is not None
     assert not (folder / "checkpoint-12" / "COMMITTED.json").exists()
+    assert any((folder / "checkpoint-12").glob("*"))
     prepare(root)
     assert train(root, toy_settings(**engine)).resumed_from == 8
     assert digest_file(root / "out/model.safetensors") == digest_file(reference / "out/model.safetensors")

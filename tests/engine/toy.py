@@ -11,8 +11,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from components.checkout import Checkout
 from components.config.settings import Settings
-from components.engine import loop
+from components.engine import checkpoints, loop
 from components.engine.task import EpochContext, Step, TrainingRank, TrainingTask
 from components.errors import StageFault
 from components.files import read_json, write_json
@@ -101,8 +102,26 @@ class ToyTask(TrainingTask):
         return self.x[examples].to(first.device, first.dtype)
 
 
+def toy(settings: Settings, checkout: Checkout) -> ToyTask:
+    task = ToyTask(settings, checkout.root)
+    if "commit_seconds" in task.options:
+        slow_commits(float(task.options["commit_seconds"]))
+    return task
+
+
 def train(rank: TrainingRank) -> None:
-    loop.train(lambda settings, checkout: ToyTask(settings, checkout.root), rank)
+    loop.train(toy, rank)
+
+
+def slow_commits(seconds: float) -> None:
+    """Have this process wait between a checkpoint's files and its mark: a toy's checkpoint is written faster than a test can kill."""
+    commit = checkpoints.commit
+
+    def slow(*arguments: Any) -> None:
+        time.sleep(seconds)
+        commit(*arguments)
+
+    checkpoints.commit = slow
 
 
 class HookedTask(ToyTask):
