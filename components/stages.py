@@ -42,6 +42,9 @@ STAGES: dict[StageName, Stage] = {
     ),
 }
 
+# Stages that check and pass on data. New code or a new setting of them seldom changes what they pass on.
+CHECKS: tuple[StageName, ...] = ("validate",)
+
 # The class of each section of params.yaml. Those that no stage may read say where and when a stage runs.
 SECTIONS = {
     "model": "components.config.model:ModelSettings",

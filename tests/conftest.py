@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import shutil
 import subprocess
@@ -20,7 +19,11 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
 # Tests use their own slots: they neither take nor await a GPU or CPU slot of another training on this machine.
 os.environ["MMALIGN_SLOTS"] = tempfile.mkdtemp(prefix="mmalign-slots-")
-atexit.register(shutil.rmtree, os.environ["MMALIGN_SLOTS"], ignore_errors=True)
+
+
+def pytest_unconfigure() -> None:
+    """Remove the slots of this worker. (A worker ends without `atexit`.)"""
+    shutil.rmtree(os.environ["MMALIGN_SLOTS"], ignore_errors=True)
 
 
 # Folders whose files take minutes: they run first, so that no worker runs them last.

@@ -5,6 +5,8 @@
 - A stale stage is restored where DVC's run-cache knows its outputs for these very inputs; its new output hashes then stand in for the files
   on disk when the stages below are judged.
 - A stale stage that can't be restored runs. Below it, inputs are not known yet: those stages run if their inputs come out changed.
+- A stage of CHECKS with new code or a new setting runs too, and its outputs are expected to stay as they are: below it, stages are skipped
+  unless they change.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import yaml
 
 from components.checkout import IN_CHECKOUT, Checkout
 from components.closures import CODE_STAGE, digest_path, digest_text, digests
+from components.stages import CHECKS
 from components.storage.repository import open_repository
 
 Action = Literal["run", "run_if_changed", "restore", "skip"]
@@ -38,6 +41,7 @@ class _Expected:
 
     outputs: dict[str, Any] = field(default_factory=dict)  # absolute path -> HashInfo of a restored output, or None
     waits_for: dict[str, str] = field(default_factory=dict)  # absolute path -> stage
+    unproven: dict[str, str] = field(default_factory=dict)  # absolute path -> stage of CHECKS that runs and should leave it as it is
 
 
 def plan(checkout: Checkout, settings_text: str | None = None) -> dict[str, Step]:
@@ -95,17 +99,24 @@ def _judge(repository: Any, stage: Any, expected: _Expected) -> Step:
     reasons = _input_reasons(inputs) if recorded else ["has no record in dvc.lock"]
     if recorded and stage.changed_stage():
         reasons.insert(0, "its command changed")
+    additions = stage.name in CHECKS and recorded and not waits and bool(reasons) and _only_additions(stage, inputs)
+    recorded_outputs = {out.fs_path: out.hash_info for out in stage.outs}  # the look into the run-cache overwrites the stage's
     # Outputs are looked at only where inputs are as recorded: hashing a large model to say no more than "stale" is a waste.
     if not reasons and not waits:
         reasons = _output_reasons(stage)
         if not reasons:
-            return Step("skip", "nothing changed")
+            checks = {name for path, name in expected.unproven.items() if any(_overlap(path, dependency.fs_path) for dependency in inputs)}
+            return Step("skip", f"nothing changed, unless {_list(sorted(checks))} changes its outputs" if checks else "nothing changed")
         if stage.outs_cached():
             expected.outputs.update({out.fs_path: out.hash_info for out in stage.outs})
             return Step("restore", f"{_list(reasons)}; the same outputs are in DVC's cache")
     elif not waits and (entry := _run_cache_entry(repository, stage, inputs, expected)) is not None:
         expected.outputs.update(entry)
         return Step("restore", f"{_list(reasons)}; outputs for these inputs are in DVC's cache")
+    if additions:
+        expected.outputs.update(recorded_outputs)
+        expected.unproven.update(dict.fromkeys(recorded_outputs, stage.name))
+        return Step("run", _list(reasons))
     for out in stage.outs:
         expected.outputs[out.fs_path] = None
         expected.waits_for[out.fs_path] = stage.name
@@ -150,6 +161,21 @@ def _input_reasons(inputs: Mapping[Any, Any]) -> list[str]:
         elif before != now:
             reasons.append(f"{dependency.def_path} changed")
     return reasons
+
+
+def _only_additions(stage: Any, inputs: Mapping[Any, Any]) -> bool:
+    """Whether nothing but code and added settings differs from the record: the same command, the same data, the same outputs on disk."""
+    for dependency, now in inputs.items():
+        before = dependency.hash_info
+        if dependency.def_path.startswith(f"{IN_CHECKOUT.digests.as_posix()}/"):
+            continue
+        if now is not None and isinstance(now.value, dict):
+            old, new = flatten(before.value or {}), flatten(now.value)
+            if any(key not in new or new[key] != value for key, value in old.items()):
+                return False
+        elif now is None or before != now:
+            return False
+    return not stage.changed_stage() and not _output_reasons(stage)
 
 
 def _setting_reasons(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -112,11 +113,22 @@ def test_new_key_of_a_section_runs_its_stage_alone(checkout: Path) -> None:
             assert actions(checkout) == EVERY | {"evaluate": "run"}
         replace(checkout / "params.yaml", f"\n{section}:\n", f"\n{section}:\n  fresh_key: 2\n")
     steps = plan(Checkout(checkout))
-    assert steps["validate"].action == steps["evaluate"].action == "run"
-    assert steps["reward"].reason == "runs if what validate makes comes out changed"
+    assert {name: step.action for name, step in steps.items()} == EVERY | {"validate": "run", "evaluate": "run"}
+    assert steps["reward"].reason == steps["align"].reason == "nothing changed, unless validate changes its outputs"
     repro(checkout)
     assert started(checkout) == ["validate", "evaluate"]
     assert actions(checkout) == EVERY
+
+
+def test_changed_data_of_validate_leaves_stages_below_open(checkout: Path) -> None:
+    text = (checkout / "params.yaml").read_text()
+    (checkout / "params.yaml").write_text(re.sub(r"(heldout_share: )\S+", r"\g<1>0.3", text))
+    assert actions(checkout)["reward"] == "run_if_changed"
+    (checkout / "params.yaml").write_text(text)
+    replace(checkout / "components/validation/splitting.py", "len(groups) < 2", "len(groups) <= 2")
+    assert actions(checkout) == EVERY | {"validate": "run"}
+    (checkout / "artifacts/validate/quarantine.jsonl").write_text("by hand\n")
+    assert actions(checkout)["reward"] == "run_if_changed"
 
 
 @pytest.mark.parametrize(
