@@ -208,6 +208,16 @@ class Checkout:
         return self.state / "rates.json"
 
     @property
+    def rehearsal(self) -> Path:
+        """The checkout that a rehearsal works in."""
+        return self.state / "rehearsal"
+
+    @property
+    def rehearsals(self) -> Path:
+        """What was rehearsed on this machine, and how it ended."""
+        return self.state / "rehearsals.json"
+
+    @property
     def uses(self) -> Path:
         """When each object of DVC's cache was last in use."""
         return self.state / "clean" / "used.json"

@@ -89,6 +89,7 @@ PROGRAMS = {
     "service": "components.operations.services.programs",
     "monitor": "components.operations.services.monitor",
     "reevaluate": "components.evaluation.reevaluate",
+    "trial": "components.rehearsal.trial",
 }
 
 # Modules and packages that no closure enters, each with the reason why no result depends on it.

@@ -27,7 +27,7 @@ def pytest_unconfigure() -> None:
 
 
 # Folders whose files take minutes: they run first, so that no worker runs them last.
-LONGEST = ("recipe", "training", "tracking", "storage")
+LONGEST = ("recipe", "engine", "tracking", "storage")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

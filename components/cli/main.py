@@ -13,7 +13,7 @@ from components.cli.data import demo
 from components.cli.model import model
 from components.cli.operations import backup, clean, deployment, doctor, logs, services
 from components.cli.registry import lineage, promote, report
-from components.cli.run import bench, configure, plan, run, stage, status
+from components.cli.run import bench, configure, plan, rehearse, run, stage, status
 from components.processes.faults import explain
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("plan")(plan.plan)
+app.command("rehearse")(rehearse.rehearse)
 app.command("configure")(configure.configure)
 app.command("stage")(stage.stage)
 app.command("status")(status.status)

@@ -73,6 +73,11 @@ def processor() -> Machine:
     return Machine(f"cpu, {os.cpu_count()} cores", "cpu", free, seen=True)
 
 
+def this_machine() -> Machine:
+    """The GPU that is visible, or the processor."""
+    return gpu() or processor()
+
+
 def planned_machine(settings: Settings, name: str | None) -> Machine | None:
     """The device of a plan: the named one, the visible GPU, or the processor. None where the settings need a GPU and none is visible."""
     if name == "cpu":

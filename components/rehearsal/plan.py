@@ -148,6 +148,22 @@ def _cure(model: Architecture, settings: Settings, checkout: Checkout, machine: 
     return _last_of_each(made) if _fits(footprints(model, now, checkout, machine.kind, workload), now, machine) else []
 
 
+def next_change(settings: Settings, stage: str, checkout: Checkout, machine: Machine) -> Change | None:
+    """The first change in order that applies and should save memory of `stage`; None where none is left."""
+    model, _ = find_architecture(settings, checkout)
+    workload = read_workload(checkout, settings, model)
+
+    def needed(values: Settings) -> int:
+        used = footprints(model, values, checkout, machine.kind, workload)[stage]
+        return used.device_bytes + (used.host_bytes if machine.kind == "cpu" else 0)
+
+    for propose in (*_TRAINING_CURES, *_INFERENCE_CURES):
+        change = propose(settings, {stage}, machine)
+        if change is not None and needed(changed(settings, [change])) < needed(settings):
+            return change
+    return None
+
+
 def _last_of_each(changes: list[Change]) -> list[Change]:
     return list({key: (key, value) for key, value in changes}.values())
 

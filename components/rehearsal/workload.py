@@ -44,7 +44,7 @@ def read_workload(checkout: Checkout, settings: Settings, model: Architecture) -
     texts = [(_text(row), _answers(row)) for row in rows]
     media = sorted({path for row in rows if (path := row.get("image") or row.get("video"))})
     step = max(1, len(media) // SAMPLED_MEDIA)
-    sizes = [size for path in media[::step] if (size := _size(folder / path, settings, model, limits)) is not None]
+    sizes = [size for path in media[::step] if (size := medium_size(folder / path, settings, model, limits)) is not None]
     medium = _mean(sizes) if sizes else MediumSize(0, 0, 0)
     with_media = sum(bool(row.get("image") or row.get("video")) for row in rows) / len(rows)
     answers = sum(length for _, length in texts) / len(rows) / CHARACTERS_A_TOKEN
@@ -77,7 +77,8 @@ def _answers(row: Mapping[str, Any]) -> int:
     return sum(len(str(output)) for output in outputs)
 
 
-def _size(path: Path, settings: Settings, model: Architecture, limits: Mapping[str, Any]) -> MediumSize | None:
+def medium_size(path: Path, settings: Settings, model: Architecture, limits: Mapping[str, Any]) -> MediumSize | None:
+    """The costs of the image or folder of frames at `path` by its (first) header; None where it can't be read."""
     from PIL import Image, UnidentifiedImageError
 
     frames = sorted(item for item in path.iterdir() if not item.name.startswith(".")) if path.is_dir() else []

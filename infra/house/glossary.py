@@ -65,9 +65,7 @@ PROMISED = {(Path("components/config/training.py"), "tower")}
 def main() -> int:
     """Print every fault and return how many there are, at most 1."""
     faults = [
-        fault
-        for path in python_files("components", "flows", "demo", "mlflow", "benchmarks", "infra", "tests")
-        for fault in _faults(path)
+        fault for path in python_files("components", "flows", "demo", "mlflow", "benchmarks", "infra", "tests") for fault in _faults(path)
     ]
     for fault in faults:
         print(fault)

@@ -34,6 +34,7 @@ def run(  # noqa: PLR0913 -- each option of the command is an argument
         str | None, typer.Option("--source", metavar="checkout|git", help="with --deployment: the checkout, or a clone")
     ] = None,
     ref: Annotated[str | None, typer.Option("--ref", help="with --source git: the branch, tag or commit")] = None,
+    no_rehearsal: Annotated[bool, typer.Option("--no-rehearsal", help="start a long run without `mmalign rehearse` first")] = False,
 ) -> None:
     """Run the stale stages: commit changed data, train, evaluate, record."""
     if deployment is not None:
@@ -78,8 +79,30 @@ def run(  # noqa: PLR0913 -- each option of the command is an argument
         else:
             from components.cli.run.flow_process import run_flow
 
+            if not no_rehearsal and stages == []:
+                _rehearse_first(checkout)
             code = run_flow(checkout, {"only": stages, "accept_data": accept_data, "promote": promote, "started": started}, lock)
     raise typer.Exit(code)
+
+
+def _rehearse_first(checkout: Checkout) -> None:
+    """Rehearse a run that may take long, where base, machine or settings are new. Raises UserError where it does not fit."""
+    from components.errors import UserError
+    from components.rehearsal.devices import this_machine
+    from components.rehearsal.rehearse import rehearse
+    from components.rehearsal.rehearsed import needs_rehearsal, record
+
+    settings, machine = checkout.settings(), this_machine()
+    if not needs_rehearsal(checkout, settings, machine):
+        return
+    from components.cli.run.rehearse import log, verdict
+
+    log("this run may take long, and base, machine or settings are new: trying every stage first (--no-rehearsal leaves that out)")
+    rehearsal = rehearse(checkout, settings, machine, log)
+    record(checkout, rehearsal)
+    if not rehearsal.fits:
+        raise UserError(verdict(rehearsal))
+    log(verdict(rehearsal))
 
 
 def _checked_stages(names: list[str]) -> list[str]:

@@ -1,0 +1,137 @@
+"""`mmalign rehearse`: before a run that takes hours, whether every stage fits this machine, how fast it is, and how long it will take."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from components.rehearsal.rehearse import Rehearsal, Trial
+
+
+def rehearse(
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="as if params.yaml said so; not written")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
+) -> None:
+    """Run every stage on a few of the longest queries, and say what the whole run takes. Exit code 2 where it does not fit."""
+    import yaml
+
+    from components.cli.run.overrides import changed_settings
+    from components.config.settings import parse_settings
+    from components.operations.environment import enter_checkout
+    from components.processes.guard import run_lock
+    from components.rehearsal.devices import this_machine
+    from components.rehearsal.rehearse import rehearse as rehearse_stages
+    from components.rehearsal.rehearsed import record
+
+    checkout = enter_checkout()
+    settings = checkout.settings()
+    text = changed_settings(Path("params.yaml"), assignments) if assignments else None
+    if text is not None:
+        settings = parse_settings(yaml.safe_load(text), "params.yaml with --set")
+    with run_lock(checkout):
+        rehearsal = rehearse_stages(checkout, settings, this_machine(), log)
+    record(checkout, rehearsal)
+    if as_json:
+        print(json.dumps(as_dictionary(rehearsal), indent=2))
+    else:
+        from rich.console import Console
+
+        Console(highlight=False).print(render(rehearsal))
+    if not rehearsal.fits:
+        raise typer.Exit(2)
+
+
+def log(sentence: str) -> None:
+    """A line of progress, which is no part of the output."""
+    print(f"rehearsal: {sentence}", file=sys.stderr, flush=True)
+
+
+def as_dictionary(rehearsal: Rehearsal) -> dict[str, Any]:
+    """The rehearsal for scripts: bytes and seconds."""
+    changes = rehearsal.changes
+    return {
+        "fits": rehearsal.fits,
+        "changes": None if changes is None else [f"{key}={value}" for key, value in changes],
+        "machine": {"name": rehearsal.machine.name, "kind": rehearsal.machine.kind, "bytes": rehearsal.machine.memory},
+        "queries": {"train": len(rehearsal.sample.train), "heldout": len(rehearsal.sample.heldout)},
+        "seconds": round(rehearsal.seconds, 1),
+        "stages": {name: _stage(trial) for name, trial in rehearsal.trials.items()},
+    }
+
+
+def _stage(trial: Trial) -> dict[str, Any]:
+    metrics = trial.metrics
+    base: dict[str, Any] = {"fits": trial.refused is None, "reason": trial.refused}
+    if metrics is None:
+        return base
+    low, estimate, high = metrics.seconds
+    return base | {
+        "ranks": metrics.ranks,
+        "peak_host_bytes": metrics.rank_bytes,
+        "launcher_host_bytes": metrics.launcher_bytes,
+        "peak_device_bytes": metrics.device_bytes,
+        "tokens_per_second": metrics.tokens_per_second,
+        "mfu": metrics.mfu,
+        "seconds": estimate,
+        "seconds_low": low,
+        "seconds_high": high,
+        "disk_bytes": metrics.disk_bytes,
+        "rehearsed_seconds": metrics.trial_seconds,
+    }
+
+
+def render(rehearsal: Rehearsal) -> Group:
+    """The rehearsal as a table with its verdict."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from components.cli.run.plan_memory import size
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("stage", "ranks", "host a rank", "device a rank", "tokens/s", "MFU", "time", "disk"):
+        table.add_column(title, justify="left" if title == "stage" else "right")
+    for name, trial in rehearsal.trials.items():
+        metrics = trial.metrics
+        if metrics is None:
+            table.add_row(name, "does not fit")
+            continue
+        low, estimate, high = map(_time, metrics.seconds)
+        table.add_row(
+            name,
+            str(metrics.ranks),
+            size(metrics.rank_bytes),
+            size(metrics.device_bytes) if metrics.device_bytes is not None else "–",
+            f"{metrics.tokens_per_second:,.0f}" if metrics.tokens_per_second else "–",
+            f"{metrics.mfu:.0%}" if metrics.mfu else "–",
+            f"{estimate} ({low} to {high})",
+            size(metrics.disk_bytes),
+        )
+    return Group(table, Text(), Text(verdict(rehearsal)))
+
+
+def verdict(rehearsal: Rehearsal) -> str:
+    """What the rehearsal comes to, in a sentence or two."""
+    if rehearsal.fits:
+        return f"all stages fit {rehearsal.machine.name}; rehearsed in {_time(rehearsal.seconds)}"
+    name, trial = next((name, trial) for name, trial in rehearsal.trials.items() if trial.refused is not None)
+    sets = " ".join(f"--set {key}={value}" for key, value in rehearsal.changes or [])
+    cure = (
+        f"every stage passed with {sets}" if sets else "none of the changes that were tried helps: take a larger machine or a smaller base"
+    )
+    return f"{name} does not fit {rehearsal.machine.name}: {trial.refused}\n{cure}"
+
+
+def _time(seconds: float) -> str:
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -1,0 +1,82 @@
+"""What was rehearsed in this checkout: whether a run needs a rehearsal, and the rates that the plan uses from then on."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from components.checkout import Checkout
+from components.config.settings import Settings
+from components.files import digest_bytes, digest_file, read_json, write_json
+from components.processes.host import available_memory
+from components.rehearsal.architectures import find_architecture
+from components.rehearsal.devices import Machine
+from components.rehearsal.memory import rows_of
+from components.rehearsal.parameters import Architecture
+from components.rehearsal.plan import TRAINING
+from components.rehearsal.rate import Rate, find_rate, rate_key, store_rate
+from components.rehearsal.rehearse import Rehearsal
+from components.rehearsal.workload import read_workload
+
+LONG_SECONDS = 30 * 60
+ASSUMED_GPU, ASSUMED_THREAD = 150e12, 10e9  # operations a second, where no rate was measured
+
+
+def key_of(checkout: Checkout, settings: Settings, model: Architecture, machine: Machine) -> str:
+    """A digest of base, machine and the settings that memory depends on."""
+    config = checkout.root / settings.model.base / "config.json"
+    sections = [
+        settings.training.model_dump(
+            mode="json", exclude={"checkpoint_steps", "keep_checkpoints", "seed", "weight_decay", "max_grad_norm"}
+        ),
+        settings.features.model_dump(mode="json"),
+        [settings.reward.queries_per_step, settings.reward.critique_source, settings.alignment.queries_per_step],
+        *(section.model_dump(mode="json") for section in (settings.critique, settings.reference)),
+        [settings.evaluate.max_new_tokens, settings.evaluate.batch_size, settings.evaluate.ranks, settings.evaluate.zero_inference],
+        settings.model.max_length,
+        settings.model.max_frames,
+    ]
+    total = machine.memory if machine.kind == "gpu" else available_memory()[1]
+    base = digest_file(config) if config.is_file() else ""
+    return digest_bytes(base, rate_key(settings, model, machine.name), str(total >> 30), json.dumps(sections, sort_keys=True))
+
+
+def record(checkout: Checkout, rehearsal: Rehearsal) -> None:
+    """Keep that it was rehearsed, and the rate of a rank in the slower training."""
+    settings, machine = rehearsal.settings, rehearsal.machine
+    model, _ = find_architecture(settings, checkout)
+    path = checkout.rehearsals
+    entries = read_json(path) if path.is_file() else {}
+    day = time.strftime("%Y-%m-%d")
+    write_json(path, entries | {key_of(checkout, settings, model, machine): {"day": day, "fits": rehearsal.fits}})
+    metrics = [rehearsal.trials[stage].metrics for stage in TRAINING if stage in rehearsal.trials]
+    rates = [one.tokens_per_second / one.ranks for one in metrics if one is not None and one.tokens_per_second is not None]
+    if rates and rehearsal.fits:
+        rows, length = rows_of(settings)
+        speed = min(rates)
+        measured = Rate(machine.name, speed, speed * model.flops_per_token(backward=True), model.layers, model.layers, rows, length, day)
+        store_rate(checkout, settings, model, measured)
+
+
+def needs_rehearsal(checkout: Checkout, settings: Settings, machine: Machine) -> bool:
+    """Whether a run may take longer than LONG_SECONDS with a base, machine or settings that were not rehearsed."""
+    return not is_rehearsed(checkout, settings, machine) and expected_seconds(checkout, settings, machine) > LONG_SECONDS
+
+
+def expected_seconds(checkout: Checkout, settings: Settings, machine: Machine) -> float:
+    """Seconds of both trainings, at the measured rate or at an assumed one: no more than an order of magnitude."""
+    model, _ = find_architecture(settings, checkout)
+    workload = read_workload(checkout, settings, model)
+    tokens = workload.tree_tokens * workload.queries * (settings.reward.epochs + settings.alignment.epochs)
+    rate = find_rate(checkout, settings, model, machine)
+    if rate is not None:
+        return tokens / settings.training.ranks / rate.tokens_per_second
+    speed = ASSUMED_GPU if machine.kind == "gpu" else ASSUMED_THREAD * settings.training.threads
+    return tokens * model.flops_per_token(backward=True) / (speed * settings.training.ranks)
+
+
+def is_rehearsed(checkout: Checkout, settings: Settings, machine: Machine) -> bool:
+    """Whether these settings fitted this machine with this base before."""
+    model, _ = find_architecture(settings, checkout)
+    path = checkout.rehearsals
+    return path.is_file() and bool(read_json(path).get(key_of(checkout, settings, model, machine), {}).get("fits"))

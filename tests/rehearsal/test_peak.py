@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from components.rehearsal.peak import RANK, PeakMemory, _is_rank
+
+MEGABYTE = 10**6
+CHILD = "import sys, time; own = bytearray(int(sys.argv[1]) * 10**6); time.sleep(1.0)"
+
+
+def test_peaks_of_a_process_and_of_its_rank_are_read() -> None:
+    program = (
+        "import subprocess, sys, time\n"
+        "own = bytearray(120 * 10**6)\n"
+        "time.sleep(1.5)\n"
+        "del own\n"
+        f"subprocess.run([sys.executable, '-c', {CHILD!r}, '250', {RANK!r}])\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program])
+    with PeakMemory(process.pid) as peak:
+        assert process.wait() == 0
+    assert 120 * MEGABYTE < peak.own < 160 * MEGABYTE
+    assert 250 * MEGABYTE < peak.rank < 290 * MEGABYTE
+    assert peak.rank <= peak.total < 330 * MEGABYTE
+
+
+def test_process_without_ranks_has_no_peak_of_a_rank() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"])
+    with PeakMemory(process.pid) as peak:
+        process.wait()
+    assert peak.rank == 0
+    assert peak.own > MEGABYTE
+
+
+def test_torchrun_is_no_rank() -> None:
+    assert _is_rank(["python", "-u", "-m", RANK, "--stage", "align"])
+    assert not _is_rank(["python", "-m", "components.engine.launcher", "--nproc-per-node=2", "-m", RANK])
+    assert not _is_rank(["python", "-m", "components.rehearsal.trial"])

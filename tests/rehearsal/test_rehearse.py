@@ -1,0 +1,218 @@
+"""The order of trials, the changes that are tried, and the metrics, with the stages' processes replaced: what they leave is written by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.checkout import Checkout
+from components.errors import InfrastructureFault, UserError
+from components.files import write_json
+from components.rehearsal import rehearse as module
+from components.rehearsal import rehearsed
+from components.rehearsal.devices import Machine
+from components.rehearsal.media import MediumSize
+from components.rehearsal.parameters import architecture
+from components.rehearsal.peak import PeakMemory
+from components.rehearsal.rehearse import Rehearsal, rehearse
+from components.rehearsal.rehearsed import expected_seconds, is_rehearsed, needs_rehearsal, record
+from components.rehearsal.sample import Row, Sample, Totals
+from components.rehearsal.trial import outcome_file
+from components.rehearsal.trial_metrics import trial_metrics
+from components.stages import STAGE_NAMES
+from tests.rehearsal.test_sample import question, write
+from tests.rehearsal.tiny import CONFIGS, settings
+
+CPU = Machine("cpu, 2 cores", "cpu", 8_000_000_000, seen=True)
+OUT_OF_MEMORY = "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    write(tmp_path / "data/preferences/data.jsonl", [question(number, 40) for number in range(64)])
+    write(tmp_path / "data/preferences/heldout.jsonl", [question(number, 40) for number in range(64, 96)])
+    write_json(tmp_path / "data/base/config.json", {"model_type": "llava_onevision", **CONFIGS["llava_onevision"]})
+    return Checkout(tmp_path)
+
+
+class Stages:
+    """Stands for the processes of the stages: each leaves an outcome; `limit` is the most rows of a micro-batch that a training can hold."""
+
+    def __init__(self, limit: int, faults: dict[str, dict[str, str]] | None = None) -> None:
+        self.limit, self.faults = limit, faults or {}
+        self.ran: list[tuple[str, int]] = []
+
+    def __call__(self, stage: str, made: Checkout) -> tuple[int, PeakMemory]:
+        rows = json.loads(made.params.read_text())["training"]["batch_rows"]
+        self.ran.append((stage, rows))
+        peak = PeakMemory(0)
+        peak.rank, peak.own = 1000 * rows, 77
+        outcome: dict[str, Any] = {"kind": "ok", "metrics": {}, "times": {"compute_seconds": 4.0}, "seconds": 10.0, "resume_seconds": 3.0}
+        if stage in ("reward", "align"):
+            if rows > self.limit:
+                outcome = {"kind": "infrastructure", "sentence": OUT_OF_MEMORY}
+            else:
+                outcome["times"] = {"startup_seconds": 2.0}
+                curves = made.scratch(stage, "run", "curves.jsonl")
+                curves.parent.mkdir(parents=True)
+                curves.write_text("".join(json.dumps({"step": n, "epoch": 1, "tokens": 100, "seconds": 1.0}) + "\n" for n in (1, 2, 3)))
+        write_json(outcome_file(made, stage), self.faults.get(stage, outcome))
+        return 0, peak
+
+
+def run(checkout: Checkout, stages: Stages, monkeypatch: pytest.MonkeyPatch, rows: int = 8) -> Rehearsal:
+    monkeypatch.setattr(module, "_run", stages)
+    values = settings(training={"batch_rows": rows, "ranks": 1}, reward={"queries_per_step": 16}, alignment={"queries_per_step": 16})
+    return rehearse(checkout, values, CPU, lambda _: None)
+
+
+def test_stages_that_fit_run_once_each_in_order(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = Stages(limit=8)
+    rehearsal = run(checkout, stages, monkeypatch)
+    assert stages.ran == [(stage, 8) for stage in STAGE_NAMES]
+    assert rehearsal.fits
+    assert rehearsal.changes is None
+    metrics = rehearsal.trials["align"].metrics
+    assert metrics is not None
+    assert (metrics.rank_bytes, metrics.launcher_bytes, metrics.device_bytes) == (8000, 77, None)
+
+
+def test_rows_are_halved_until_a_training_fits(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = Stages(limit=2)
+    rehearsal = run(checkout, stages, monkeypatch)
+    assert [rows for stage, rows in stages.ran if stage == "reward"] == [8, 4, 2]
+    assert [rows for stage, rows in stages.ran if stage == "align"] == [2]
+    assert not rehearsal.fits
+    assert rehearsal.changes == [("training.batch_rows", "2")]
+    assert rehearsal.trials["reward"].refused == OUT_OF_MEMORY
+
+
+def test_stage_that_nothing_helps_ends_the_rehearsal(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    rehearsal = run(checkout, Stages(limit=0), monkeypatch)
+    assert list(rehearsal.trials) == ["validate", "reward"]
+    assert rehearsal.changes == []
+    assert not rehearsal.fits
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ({"kind": "mistake", "sentence": "row 7 is wrong"}, UserError),
+        ({"kind": "infrastructure", "sentence": "disk full"}, InfrastructureFault),
+    ],
+)
+def test_other_faults_are_raised_with_the_log(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, fault: dict[str, str], kind: type[Exception]
+) -> None:
+    with pytest.raises(kind, match=rf"{fault['sentence']} \(the log: .*critique\.log\)"):
+        run(checkout, Stages(limit=8, faults={"critique": fault}), monkeypatch)
+
+
+def test_killed_stage_counts_as_out_of_memory(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = Stages(limit=8)
+
+    def killed_once(stage: str, made: Checkout) -> tuple[int, PeakMemory]:
+        code, peak = stages(stage, made)
+        if stage == "align" and stages.ran[-1] == ("align", 8):
+            outcome_file(made, stage).unlink()
+            return -9, peak
+        return code, peak
+
+    rehearsal = run(checkout, killed_once, monkeypatch)  # type: ignore[arg-type]  # called alike
+    assert rehearsal.trials["align"].refused == "align: the stage was ended by SIGKILL"
+    assert rehearsal.changes == [("training.batch_rows", "4")]
+
+
+def test_workspace_holds_sampled_rows_and_the_base(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    rehearsal = run(checkout, Stages(limit=8), monkeypatch)
+    made = Checkout(checkout.rehearsal)
+    assert len((made.preferences / "data.jsonl").read_text().splitlines()) == len(rehearsal.sample.train) == 48
+    assert (made.root / "data/base/config.json").is_file()
+    assert json.loads(made.params.read_text())["reward"]["epochs"] == 2
+
+
+def sample() -> Sample:
+    """40 of 400 training queries with 3 responses, 10 of 20 held-out ones; the longest are over-represented: a third of the tokens."""
+    train = [Row("", 10.0, 3, None, MediumSize(0, 0, 0))] * 40
+    heldout = [Row("", 10.0, 3, None, MediumSize(0, 0, 0))] * 10
+    return Sample(train, heldout, {"train": Totals(400, 1200, 3000.0, 0), "heldout": Totals(20, 60, 150.0, 0)})
+
+
+def test_time_of_a_training_follows_its_steps(tmp_path: Path) -> None:
+    made = Checkout(tmp_path)
+    steps = [(1, 50, 10.0), (1, 100, 1.0), (1, 150, 2.0), (2, 100, 2.0), (2, 100, 1.0)]
+    lines = [json.dumps({"epoch": epoch, "tokens": tokens, "seconds": seconds}) for epoch, tokens, seconds in steps]
+    write(made.scratch("reward", "x", "curves.jsonl"), lines)
+    values = settings(reward={"epochs": 3, "max_steps": None}, training={"checkpoint_steps": 9, "keep_checkpoints": 2})
+    outcome = {"seconds": 20.0, "resume_seconds": 6.0, "times": {"startup_seconds": 4.0}}
+    peak = PeakMemory(0)
+    metrics = trial_metrics("reward", values, outcome, peak, made, sample())
+    # 300 tokens of the sample are 2,250 of all rows, and 6,750 of three epochs; rates 50, 75, 100, 100; beside the steps 4 s.
+    # Three steps an epoch of the sample are 90 of all, and ten checkpoints of 2 s.
+    assert metrics.tokens_per_second == 100
+    assert metrics.seconds == (6750 / 100 + 4, 6750 / 100 + 4 + 10, 6750 / 50 + 40 + 20)
+
+
+def test_most_steps_bound_the_time_of_a_training(tmp_path: Path) -> None:
+    made = Checkout(tmp_path)
+    lines = [json.dumps({"epoch": 1, "tokens": 100, "seconds": 1.0})] * 2
+    write(made.scratch("align", "x", "curves.jsonl"), lines)
+    values = settings(alignment={"epochs": 1, "max_steps": 5}, training={"checkpoint_steps": 100})
+    outcome = {"seconds": 2.0, "resume_seconds": 4.0, "times": {"startup_seconds": 4.0}}
+    metrics = trial_metrics("align", values, outcome, PeakMemory(0), made, sample())
+    # 200 tokens are 1,500 of all rows in 20 steps, a quarter of which are taken.
+    assert metrics.seconds == pytest.approx((3.75, 3.75, 3.75))
+
+
+@pytest.mark.parametrize(
+    ("stage", "low", "high"),
+    [("critique", 6 + 4 * 6.3, 6 + 4 * 8.4), ("reference", 6 + 4 * 6.3, 6 + 4 * 8.4), ("evaluate", 6 + 4 * 1.5, 6 + 4 * 2.0)],
+)
+def test_time_of_other_stages_follows_tokens_and_responses(tmp_path: Path, stage: str, low: float, high: float) -> None:
+    outcome = {"seconds": 10.0, "resume_seconds": 0.0, "times": {"policies.compute_seconds": 3.0, "reward.compute_seconds": 1.0}}
+    metrics = trial_metrics(stage, settings(), outcome, PeakMemory(0), Checkout(tmp_path), sample())
+    assert metrics.seconds == pytest.approx((low, (low + high) / 2, high))
+
+
+def test_disk_holds_checkpoints_kept_and_one_being_written(tmp_path: Path) -> None:
+    made = Checkout(tmp_path)
+    write(made.scratch("align", "x", "curves.jsonl"), [json.dumps({"epoch": 1, "tokens": 1, "seconds": 1.0})])
+    write(made.scratch("align", "x", "checkpoint-3", "weights"), ["12345678"])
+    write(made.artifact("align", "model", "weights"), ["123"])
+    outcome = {"seconds": 2.0, "resume_seconds": 1.0, "times": {"startup_seconds": 1.0}}
+    metrics = trial_metrics("align", settings(training={"keep_checkpoints": 3}), outcome, PeakMemory(0), made, sample())
+    assert metrics.disk_bytes == 4 + 9 * 4
+
+
+def test_rehearsed_settings_need_no_second_rehearsal(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    rehearsal = run(checkout, Stages(limit=8), monkeypatch)
+    values = rehearsal.settings
+    assert not is_rehearsed(checkout, values, CPU)
+    record(checkout, rehearsal)
+    assert is_rehearsed(checkout, values, CPU)
+    other = settings(training={"batch_rows": 4, "ranks": 1}, reward={"queries_per_step": 16}, alignment={"queries_per_step": 16})
+    assert not is_rehearsed(checkout, other, CPU)
+    write_json(checkout.root / "data/base/config.json", {"model_type": "llava_onevision", **CONFIGS["llava_onevision"], "changed": 1})
+    assert not is_rehearsed(checkout, values, CPU)
+
+
+def test_only_long_runs_need_a_rehearsal(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = settings(training={"threads": 2, "ranks": 1}, reward={"epochs": 2}, alignment={"epochs": 1})
+    model = architecture({"model_type": "llava_onevision", **CONFIGS["llava_onevision"]})
+    tokens = 64 * (40 + 3) / 3.5  # the critiques are not counted
+    seconds = tokens * 3 * 6 * (3 * model.decoder_layer + 64 * 500) / 20e9
+    assert expected_seconds(checkout, values, CPU) == pytest.approx(seconds)
+    assert not needs_rehearsal(checkout, values, CPU)
+    monkeypatch.setattr(rehearsed, "LONG_SECONDS", seconds * 0.99)
+    assert needs_rehearsal(checkout, values, CPU)
+    monkeypatch.setattr(rehearsed, "LONG_SECONDS", seconds * 1.01)
+    assert not needs_rehearsal(checkout, values, CPU)
+
+
+def test_measured_rate_takes_the_place_of_the_assumed_one(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    rehearsal = run(checkout, Stages(limit=8), monkeypatch)
+    record(checkout, rehearsal)
+    assert expected_seconds(checkout, rehearsal.settings, CPU) == pytest.approx(64 * 43 / 3.5 * 4 / 100)
