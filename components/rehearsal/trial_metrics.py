@@ -2,8 +2,9 @@
 
 Time splits into a part that grows with the rows and one that does not (start, export):
 
-- a training: tokens of all epochs at the rate of its steps without the first, which warms up; the interval is that of the slowest and the
-  fastest step. Checkpoints, and what the stage does beside its steps, are added as they were, and in the upper bound times the data;
+- a training: tokens of all epochs at the rate of its steps without the first, which warms up; the interval spans the slowest and the fastest
+  step. Its second start, which takes no step, measures what does not grow; what is left beside steps (features, own critiques, log-probs of
+  the result) grows with the queries in the upper bound, and half as much in the estimate. A checkpoint takes at most a read and an export;
 - other stages: their computing time, times the ratio of tokens and times that of responses (queries in `evaluate`). The longest rows are
   over-represented in the sample, so the truth lies between or near; the estimate is the middle.
 """
@@ -93,14 +94,14 @@ def _training_seconds(
     number = len(first) * whole.queries / taken.queries * section.epochs
     if section.max_steps is not None:
         tokens, number = tokens * min(1.0, section.max_steps / number), min(number, section.max_steps)
-    resume = outcome["resume_seconds"]  # a start, a read and an export: an upper bound of writing a checkpoint
-    written = number / settings.training.checkpoint_steps * max(0.0, resume - outcome["times"]["startup_seconds"])
-    beside = outcome["seconds"] - sum(step["seconds"] for step in steps)
+    fixed = outcome["resume_seconds"]  # start, read of a checkpoint, export: what a training takes without a step
+    written = number / settings.training.checkpoint_steps * max(0.0, fixed - outcome["times"]["startup_seconds"])
+    growing = max(0.0, outcome["seconds"] - sum(step["seconds"] for step in steps) - fixed)
     growth = whole.queries / taken.queries
     return (
-        tokens / rates[-1] + beside,
-        tokens / rates[len(rates) // 2] + beside + written / 2,
-        tokens / rates[0] + beside * growth + written,
+        tokens / rates[-1] + fixed + growing,
+        tokens / rates[len(rates) // 2] + fixed + growing * (1 + growth) / 2 + written / 2,
+        tokens / rates[0] + fixed + growing * growth + written,
     )
 
 

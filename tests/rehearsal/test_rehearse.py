@@ -147,13 +147,13 @@ def test_time_of_a_training_follows_its_steps(tmp_path: Path) -> None:
     lines = [json.dumps({"epoch": epoch, "tokens": tokens, "seconds": seconds}) for epoch, tokens, seconds in steps]
     write(made.scratch("reward", "x", "curves.jsonl"), lines)
     values = settings(reward={"epochs": 3, "max_steps": None}, training={"checkpoint_steps": 9, "keep_checkpoints": 2})
-    outcome = {"seconds": 20.0, "resume_seconds": 6.0, "times": {"startup_seconds": 4.0}}
+    outcome = {"seconds": 24.0, "resume_seconds": 6.0, "times": {"startup_seconds": 4.0}}
     peak = PeakMemory(0)
     metrics = trial_metrics("reward", values, outcome, peak, made, sample())
-    # 300 tokens of the sample are 2,250 of all rows, and 6,750 of three epochs; rates 50, 75, 100, 100; beside the steps 4 s.
-    # Three steps an epoch of the sample are 90 of all, and ten checkpoints of 2 s.
+    # 300 tokens of the sample are 2,250 of all rows, and 6,750 of three epochs; rates 50, 75, 100, 100. Beside 16 s of steps 6 s are fixed,
+    # and 2 s are ten times that for ten times the queries. Three steps an epoch of the sample are 90 of all: ten checkpoints of 2 s.
     assert metrics.tokens_per_second == 100
-    assert metrics.seconds == (6750 / 100 + 4, 6750 / 100 + 4 + 10, 6750 / 50 + 40 + 20)
+    assert metrics.seconds == (6750 / 100 + 6 + 2, 6750 / 100 + 6 + 11 + 10, 6750 / 50 + 6 + 20 + 20)
 
 
 def test_most_steps_bound_the_time_of_a_training(tmp_path: Path) -> None:
@@ -163,8 +163,8 @@ def test_most_steps_bound_the_time_of_a_training(tmp_path: Path) -> None:
     values = settings(alignment={"epochs": 1, "max_steps": 5}, training={"checkpoint_steps": 100})
     outcome = {"seconds": 2.0, "resume_seconds": 4.0, "times": {"startup_seconds": 4.0}}
     metrics = trial_metrics("align", values, outcome, PeakMemory(0), made, sample())
-    # 200 tokens are 1,500 of all rows in 20 steps, a quarter of which are taken.
-    assert metrics.seconds == pytest.approx((3.75, 3.75, 3.75))
+    # 200 tokens are 1,500 of all rows in 20 steps, a quarter of which are taken; 4 s are fixed.
+    assert metrics.seconds == pytest.approx((3.75 + 4, 3.75 + 4, 3.75 + 4))
 
 
 @pytest.mark.parametrize(
