@@ -6,7 +6,7 @@ Nothing is cached here: DVC decides what is stale and restores what it knows, an
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from components.processes.fault_kinds import FaultKind, kind_named, kind_of_word
 from components.processes.log_lines import last_lines
 from components.processes.slots.taking import is_waiting
 from components.stages import StageName
+from components.storage.integrity import remove_damaged
 from flows.console import Console
 from flows.supervisor import Command, End, Outcome, supervise
 
@@ -68,6 +69,15 @@ def run_stage(
     noted = attempt if ran else {"kind": "ok"}
     kind, sentence = _why(outcome, noted)
     return StageOutcome(stage, outcome.end, ran, outcome.seconds, outcome.log, noted.get("mistake"), kind, sentence)
+
+
+def after_verification(
+    job: Callable[[], StageOutcome], checkout: Checkout, objects: Sequence[str], log: Callable[[str], None]
+) -> StageOutcome:
+    """Do a stage's job once the cached objects that DVC would restore have been verified; damaged ones are removed, so that the stage runs."""
+    for path in remove_damaged(checkout, objects) if objects else ():
+        log(f"{path} was damaged: removed from the cache, and the stage makes it again")
+    return job()
 
 
 def _why(outcome: Outcome, noted: Mapping[str, str | None]) -> tuple[FaultKind | None, str | None]:

@@ -31,7 +31,7 @@ from flows.console import Console
 from flows.pipeline import Future, Pipeline
 from flows.promote import judge_run
 from flows.slots import Slots
-from flows.stages import StageOutcome, run_stage
+from flows.stages import StageOutcome, after_verification, run_stage
 
 Job = Callable[[], StageOutcome]
 Submit = Callable[[StageName, Job], Future]
@@ -116,6 +116,8 @@ def _stages(run: _Run, options: RunOptions, submit: Submit) -> Exception | None:
     open_record(checkout, record)
     note_run(checkout.root / run.logs, record.mlflow_run_id)
 
+    steps: dict[str, Step] = {}
+
     def start(stage: StageName) -> Future:
         environment = {"MLFLOW_RUN_ID": record.mlflow_run_id or ""}
         job = partial(
@@ -128,11 +130,12 @@ def _stages(run: _Run, options: RunOptions, submit: Submit) -> Exception | None:
             console=run.console,
             environment=environment,
         )
-        return submit(stage, job)
+        return submit(stage, partial(after_verification, job, checkout, steps[stage].objects, run.console.print))
 
     def judge() -> Mapping[str, Step]:
         write_summary(checkout, record, run.began)  # so that `mmalign status` shows the run's progress
-        return plan(checkout)
+        steps.update(plan(checkout))
+        return dict(steps)
 
     pipeline = Pipeline(parents=parents, judge=judge, start=start, slots=slots, log=run.console.print, cancel=run.cancel, only=options.only)
     record.stages = pipeline.records

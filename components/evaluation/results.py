@@ -19,7 +19,7 @@ from components.config.settings import Settings
 from components.evaluation.judge import Verdict, is_description
 from components.evaluation.metrics import outcomes_of
 from components.families.digests import model_digest, processor_digest
-from components.files import digest_bytes, digest_file
+from components.files import digest_bytes, digest_file, write_json
 from components.preferences.record import Query
 
 POLICY_SCHEMA = pa.schema(
@@ -93,6 +93,12 @@ def context_of(settings: Settings, checkout: Checkout) -> str:
         json.dumps(chosen, sort_keys=True),
     )
     return digest_bytes(*parts)
+
+
+def write_context(path: Path, settings: Settings, checkout: Checkout) -> None:
+    """Write the context of the tables beside `path`, and the digests of the two models that they are of."""
+    models = {"mm-policy": model_digest(checkout.policy), "mm-reward": model_digest(checkout.reward_model)}
+    write_json(path, {"context": context_of(settings, checkout), "models": models})
 
 
 def results_key(digest: str, context: str) -> str:

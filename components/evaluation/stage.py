@@ -36,7 +36,7 @@ from components.evaluation.metrics import (
     variant_metrics,
     win_metrics,
 )
-from components.evaluation.results import context_of, write_policy_results, write_reward_results
+from components.evaluation.results import write_context, write_policy_results, write_reward_results
 from components.evaluation.samples import ShownCritique, choose, write_samples
 from components.evaluation.scores import Key, Scores, critique_verdicts, read_own, variants, write_scores
 from components.evaluation.tasks import (
@@ -47,7 +47,6 @@ from components.evaluation.tasks import (
     reward_tasks,
 )
 from components.families.digests import model_digest
-from components.files import write_json
 from components.preferences.record import Query, read_queries
 from components.stages import INFERENCE_TASKS
 from components.statistics import Bootstrap
@@ -74,7 +73,7 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
     results = checkout.results
     write_policy_results(results / "base.parquet", queries, base.verdicts, None)
     write_policy_results(results / "aligned.parquet", queries, aligned.verdicts, implicit)
-    write_json(results / "context.json", {"context": context_of(settings, checkout)})
+    write_context(results / "context.json", settings, checkout)
 
     own = read_own(artifacts / "critique/heldout.parquet", queries)
     own_scores = {key: critique.score for key, critique in own.items()}

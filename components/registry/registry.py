@@ -43,6 +43,7 @@ from components.registry.versions import (
     DIGEST,
     DVC_MODEL,
     DVC_PATH,
+    LAST_CHAMPION,
     MADE_WHOLE_FROM,
     MODEL_NAME,
     NAMES,
@@ -95,6 +96,24 @@ class Registry:
     def at(self, name: ModelName, alias: str) -> Version | None:
         """The version of an alias, None without that alias."""
         return next((version for version in self.versions(name) if alias in version.aliases), None)
+
+    def last_champion(self, name: ModelName) -> int | None:
+        """The number of the version that was last made champion, as the registered model's tag keeps it; None without one."""
+        from mlflow.exceptions import MlflowException
+
+        with open_store(self.checkout) as (client, _):
+            try:
+                number = client.get_registered_model(name).tags.get(LAST_CHAMPION, "")
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                return None
+        return int(number) if number.isdecimal() else None
+
+    def note_champion(self, name: ModelName, number: int) -> None:
+        """Keep the number of the champion with the registered model, where it outlives the version."""
+        with open_store(self.checkout) as (client, _):
+            client.set_registered_model_tag(name, LAST_CHAMPION, str(number))
 
     def resolve(self, reference: str) -> Version:
         """The version that `mm-policy@champion` or `mm-policy/3` names. UserError, with the existing versions, where it names none."""

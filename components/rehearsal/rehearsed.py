@@ -7,6 +7,7 @@ import time
 
 from components.checkout import Checkout
 from components.config.settings import Settings
+from components.errors import UserError
 from components.files import digest_bytes, digest_file, read_json, write_json
 from components.processes.host import available_memory
 from components.rehearsal.architectures import find_architecture
@@ -59,8 +60,14 @@ def record(checkout: Checkout, rehearsal: Rehearsal) -> None:
 
 
 def needs_rehearsal(checkout: Checkout, settings: Settings, machine: Machine) -> bool:
-    """Whether a run may take longer than LONG_SECONDS with a base, machine or settings that were not rehearsed."""
-    return not is_rehearsed(checkout, settings, machine) and expected_seconds(checkout, settings, machine) > LONG_SECONDS
+    """Whether a run may take longer than LONG_SECONDS with a base, machine or settings that were not rehearsed.
+
+    A base whose sizes are unknown needs none: its time can't be told, and the stages report what is wrong with it.
+    """
+    try:
+        return not is_rehearsed(checkout, settings, machine) and expected_seconds(checkout, settings, machine) > LONG_SECONDS
+    except UserError:
+        return False
 
 
 def expected_seconds(checkout: Checkout, settings: Settings, machine: Machine) -> float:

@@ -17,6 +17,7 @@ from typing import Any
 from components.checkout import Checkout
 from components.errors import UserError
 from components.files import write_atomic
+from components.storage.integrity import remove_damaged_from
 from components.storage.repository import open_repository
 
 DATA_FILE = "data.dvc"
@@ -73,7 +74,7 @@ def sync_data(checkout: Checkout, *, accept: bool, log: Callable[[str], None]) -
         only_missing = bool(state.missing) and not (state.changed or state.added)
         if only_missing and (not accept or state.present == 0):
             log(f"fetching {_count(state.missing)} of data/ that data.dvc names")
-            _pull(repository, state)
+            _pull(repository, state, log)
             return str(state.version)
         if _make_ground_truth_folder(checkout):
             log("data/truth is missing, so the metrics that need ground truth will be null: see data/truth/NOTE.md")
@@ -166,11 +167,15 @@ def _files_recorded(out: Any, remote: str | None) -> dict[str, str] | None:
     return {"/".join((out.def_path, *key)): hashed.value for key, (_, hashed) in files.as_dict().items()}
 
 
-def _pull(repository: Any, state: DataState) -> None:
+def _pull(repository: Any, state: DataState, log: Callable[[str], None]) -> None:
     from dvc.exceptions import DvcException
 
+    out = data_stage(repository).outs[0]
+    remote = _remote_of(repository, out)
+    recorded = _files_recorded(out, remote) or {}
+    for path in remove_damaged_from(repository, [recorded[name] for name in state.missing if name in recorded]):
+        log(f"{path} was damaged: removed, to be fetched from the remote")
     try:
-        remote = _remote_of(repository, data_stage(repository).outs[0])
         repository.pull(targets=[str(Path(repository.root_dir, DATA_FILE))], remote=remote)
     except (DvcException, OSError) as error:
         raise UserError(

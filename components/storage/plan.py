@@ -29,10 +29,11 @@ Action = Literal["run", "run_if_changed", "restore", "skip"]
 
 @dataclass(frozen=True)
 class Step:
-    """What a run would do to one stage, and why."""
+    """What a run would do to one stage, and why; of a stage that is restored the hashes of its outputs."""
 
     action: Action
     reason: str
+    objects: tuple[str, ...] = ()
 
 
 @dataclass
@@ -109,10 +110,10 @@ def _judge(repository: Any, stage: Any, expected: _Expected) -> Step:
             return Step("skip", f"nothing changed, unless {_list(sorted(checks))} changes its outputs" if checks else "nothing changed")
         if stage.outs_cached():
             expected.outputs.update({out.fs_path: out.hash_info for out in stage.outs})
-            return Step("restore", f"{_list(reasons)}; the same outputs are in DVC's cache")
+            return Step("restore", f"{_list(reasons)}; the same outputs are in DVC's cache", _objects(stage))
     elif not waits and (entry := _run_cache_entry(repository, stage, inputs, expected)) is not None:
         expected.outputs.update(entry)
-        return Step("restore", f"{_list(reasons)}; outputs for these inputs are in DVC's cache")
+        return Step("restore", f"{_list(reasons)}; outputs for these inputs are in DVC's cache", _objects(stage))
     if additions:
         expected.outputs.update(recorded_outputs)
         expected.unproven.update(dict.fromkeys(recorded_outputs, stage.name))
@@ -228,6 +229,10 @@ def _run_cache_entry(repository: Any, stage: Any, inputs: Mapping[Any, Any], exp
     for out in stage.outs:
         out.hash_info, out.obj = HashInfo("md5", recorded[out.def_path]), None
     return {out.fs_path: out.hash_info for out in stage.outs} if stage.outs_cached() else None
+
+
+def _objects(stage: Any) -> tuple[str, ...]:
+    return tuple(str(out.hash_info.value) for out in stage.outs if out.hash_info)
 
 
 def _list(words: list[str]) -> str:

@@ -16,6 +16,7 @@ from components.engine.result import StageResult
 from components.evaluation import stage
 from components.evaluation.reevaluate import evaluate_policy, evaluate_reward
 from components.evaluation.results import context_of
+from components.families.digests import model_digest
 from components.families.loading import load_model
 from components.families.processing import Preprocessor
 from components.files import digest_folder, read_json
@@ -153,7 +154,8 @@ def test_missing_ground_truth_names_null_metrics_keeps_others(checkout: Evaluate
 def test_results_are_per_query_and_equal_for_an_earlier_model(checkout: Evaluated, evaluated: StageResult) -> None:
     root, settings = checkout
     folder = Checkout(root).results
-    assert read_json(folder / "context.json") == {"context": context_of(settings, Checkout(root))}
+    models = {"mm-policy": model_digest(root / "artifacts/align/model"), "mm-reward": model_digest(root / "artifacts/reward/model")}
+    assert read_json(folder / "context.json") == {"context": context_of(settings, Checkout(root)), "models": models}
     aligned = pq.read_table(folder / "aligned.parquet").to_pylist()
     assert [row["id"] for row in aligned] == [query.id for query in read_queries(root / HELDOUT)]
     assert [row["unsafe"] is not None for row in aligned] == [True, False, False, False, False]

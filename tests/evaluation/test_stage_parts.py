@@ -16,7 +16,7 @@ from components.alignment.log_probs import LogProbTask
 from components.checkout import Checkout
 from components.config.settings import Settings, parse_settings
 from components.engine.inference import Launch, Report
-from components.evaluation import reevaluate, stage
+from components.evaluation import reevaluate, results, stage
 from components.evaluation.tasks import AnswerTask, JudgementTask, ScoreTask
 from components.files import read_json
 from components.preferences.record import Query, Response, write_queries
@@ -125,7 +125,8 @@ def models(monkeypatch: pytest.MonkeyPatch) -> Models:
     for name in ("reward_tasks", "run_tasks"):
         monkeypatch.setattr(reevaluate, name, getattr(replaced, name))
     monkeypatch.setattr(stage, "model_digest", lambda folder: f"digest of {folder.name}")
-    monkeypatch.setattr(stage, "context_of", lambda settings, checkout: f"{settings.evaluate.judge} in {checkout.root.name}")
+    monkeypatch.setattr(results, "model_digest", lambda folder: f"digest of {folder.parent.name}")
+    monkeypatch.setattr(results, "context_of", lambda settings, checkout: f"{settings.evaluate.judge} in {checkout.root.name}")
     return replaced
 
 
@@ -190,7 +191,8 @@ def test_the_stage_writes_every_table_from_the_same_results(root: Path) -> None:
     assert [(row["pairs"], row["correct"]) for row in tables["reward"]] == [(1, 1), (1, 0), (1, 0)]
     assert [row["unsafe"] for row in tables["base"]] == [None, None, True]
     assert [row["unsafe"] for row in tables["aligned"]] == [None, None, False]
-    assert read_json(folder / "results/context.json") == {"context": f"truth in {root.name}"}
+    models = {"mm-policy": "digest of align", "mm-reward": "digest of reward"}
+    assert read_json(folder / "results/context.json") == {"context": f"truth in {root.name}", "models": models}
     scores = pq.read_table(folder / "scores.parquet").to_pylist()
     assert [row["own"] for row in scores] == list(OWN.values())
     assert [row["gt_critique"] for row in scores] == [2.0, 1.0, None, None, 1.0, 2.0]

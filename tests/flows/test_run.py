@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 
 from components.stages import STAGE_NAMES
 from tests.checkout import alive, behave, git, mmalign, start_mmalign, started, wait_for
@@ -89,6 +90,20 @@ def test_run_command_through_success_failure_and_restore(checkout: Path) -> None
     assert restored.returncode == 0
     assert started(checkout) == before
     assert set(statuses(checkout)) == {"restored", "skipped"}
+
+    # An output is lost, and its copy in the cache has gone bad: the stage makes it again.
+    out = yaml.safe_load((checkout / "dvc.lock").read_text())["stages"]["reward"]["outs"][0]
+    content = (checkout / out["path"]).read_bytes()
+    (checkout / out["path"]).unlink()
+    cached = checkout / ".dvc/cache/files/md5" / out["md5"][:2] / out["md5"][2:]
+    cached.chmod(0o644)
+    cached.write_bytes(bytes(len(content)))
+    cached.chmod(0o444)
+    repaired = mmalign(checkout, "run", timeout=900)
+    assert repaired.returncode == 0
+    assert f"{cached.relative_to(checkout)} was damaged" in repaired.stdout
+    assert started(checkout) == [*before, "reward"]
+    assert (checkout / out["path"]).read_bytes() == content
 
 
 @pytest.mark.slow

@@ -15,11 +15,13 @@ import pytest
 from components.checkout import Checkout
 from components.errors import UserError
 from components.evaluation.results import POLICY_SCHEMA, REWARD_SCHEMA
+from components.families.digests import model_digest
 from components.families.loading import load_model
-from components.files import write_json
+from components.files import read_json, write_json
 from components.registry import aliases
 from components.registry.promotion import GateOutcome, HandPromotion, judge_models, promote_by_hand, recorded_verdicts
 from components.registry.registry import Registry
+from components.registry.store import open_store
 from components.registry.versions import CHALLENGER, CHAMPION, PREVIOUS
 from components.reward.model import new_reward_model
 from tests.registry.test_gate import policy_rows, reward_rows
@@ -46,8 +48,17 @@ def evaluated(checkout: Path, tiny_base: Path, reward_model: Path) -> Path:
     write_json(checkout / "artifacts/align/run.json", {"mlflow_run_id": None})
     results(checkout, "base.parquet", policy_rows(talk=0.5))
     pq.write_table(pa.Table.from_pylist(reward_rows(0.9), schema=REWARD_SCHEMA), Checkout(checkout).results / "reward.parquet")
-    write_json(Checkout(checkout).results / "context.json", {"context": "these queries"})
+    evaluate(checkout)
     return checkout
+
+
+def evaluate(checkout: Path, context: str | None = None) -> None:
+    """What the evaluation writes of context and models; the context of before, where none is given."""
+    path = Checkout(checkout).results / "context.json"
+    context = context or (read_json(path)["context"] if path.is_file() else "these queries")
+    folders = {"mm-policy": Checkout(checkout).policy, "mm-reward": Checkout(checkout).reward_model}
+    models = {name: model_digest(folder) for name, folder in folders.items() if folder.is_dir()}
+    write_json(path, {"context": context, "models": models})
 
 
 def results(checkout: Path, name: str, rows: list[dict[str, Any]]) -> None:
@@ -60,6 +71,7 @@ def train(checkout: Path, seed: int, **shares: float) -> None:
     shutil.rmtree(checkout / "artifacts/align/model", ignore_errors=True)
     save_checkpoint(checkout / "artifacts/align/model", seed=seed)
     results(checkout, "aligned.parquet", policy_rows(**shares))  # type: ignore[arg-type]
+    evaluate(checkout)
 
 
 def never(name: str, *_: Path) -> None:
@@ -131,7 +143,7 @@ def test_champions_change_from_run_to_rollback(evaluated: Path) -> None:
 def test_champion_is_reevaluated_once_on_new_queries(evaluated: Path) -> None:
     train(evaluated, 1, talk=0.7)
     judge(evaluated)
-    write_json(Checkout(evaluated).results / "context.json", {"context": "other queries"})
+    evaluate(evaluated, "other queries")
     train(evaluated, 2, talk=0.8)
     reevaluated: list[str] = []
 
@@ -153,7 +165,7 @@ def test_champion_is_reevaluated_once_on_new_queries(evaluated: Path) -> None:
 def test_failed_reevaluation_leaves_no_verdict(evaluated: Path) -> None:
     train(evaluated, 1, talk=0.7)
     judge(evaluated)
-    write_json(Checkout(evaluated).results / "context.json", {"context": "other queries"})
+    evaluate(evaluated, "other queries")
     train(evaluated, 2, talk=0.8)
 
     def fail(name: str, *_: Path) -> None:
@@ -175,3 +187,140 @@ def test_safest_champion_bounds_later_policies(evaluated: Path) -> None:
     refused = judge(evaluated).models["mm-policy"]
     assert refused.verdict == "refused"
     assert any("safest champion so far (1)" in reason for reason in refused.reasons)
+
+
+def test_model_that_was_not_evaluated_is_never_registered(evaluated: Path) -> None:
+    train(evaluated, 1, talk=0.7)
+    weights = evaluated / "artifacts/align/model/model.safetensors"
+    sound = weights.read_bytes()
+    weights.write_bytes(sound[:-4096] + bytes(4096))
+    outcome = judge(evaluated).models["mm-policy"]
+    assert outcome.verdict == "refused"
+    assert outcome.reasons[0].startswith("artifacts/align/model is not the model that was evaluated: its digest is")
+    assert Registry(Checkout(evaluated)).versions("mm-policy") == []
+    assert recorded_verdicts(Checkout(evaluated)) is None
+    weights.write_bytes(sound)
+    assert judge(evaluated).models["mm-policy"].verdict == "promoted"
+
+
+def test_evaluation_that_names_no_models_registers_none(evaluated: Path) -> None:
+    train(evaluated, 1, talk=0.7)
+    write_json(Checkout(evaluated).results / "context.json", {"context": "these queries"})
+    outcome = judge(evaluated)
+    assert {name: one.verdict for name, one in outcome.models.items()} == {"mm-reward": "refused", "mm-policy": "refused"}
+    assert "the evaluation names none" in outcome.models["mm-reward"].reasons[0]
+
+
+def delete_version(checkout: Path, number: int) -> None:
+    """As somebody does on MLflow's page."""
+    with open_store(Checkout(checkout)) as (client, _):
+        client.delete_model_version("mm-policy", str(number))
+
+
+def drop_champion(checkout: Path) -> None:
+    with open_store(Checkout(checkout)) as (client, _):
+        client.delete_registered_model_alias("mm-policy", CHAMPION)
+
+
+def move_champion(checkout: Path, number: int) -> None:
+    with open_store(Checkout(checkout)) as (client, _):
+        client.set_registered_model_alias("mm-policy", CHAMPION, str(number))
+
+
+def test_deleted_champion_is_replaced_by_the_previous_one(evaluated: Path) -> None:
+    train(evaluated, 1, talk=0.8)
+    assert judge(evaluated).promoted
+    train(evaluated, 2, talk=0.9)
+    assert judge(evaluated).promoted
+    delete_version(evaluated, 2)
+    train(evaluated, 3, talk=0.7)  # better than the base, worse than version 1
+    outcome = judge(evaluated).models["mm-policy"]
+    assert outcome.verdict == "refused"
+    assert "of earlier champion 1" in outcome.reasons[0]
+    assert "version 2, the champion of mm-policy, was deleted: the challenger is compared with version 1 instead" in outcome.reasons
+    train(evaluated, 4, talk=0.95)
+    assert judge(evaluated).promoted
+
+
+def test_safest_champion_stays_where_the_champion_is_deleted(evaluated: Path) -> None:
+    train(evaluated, 1, talk=0.6, unsafe=0.0)
+    assert judge(evaluated).promoted
+    train(evaluated, 2, talk=0.75, unsafe=0.005)
+    assert judge(evaluated).promoted
+    delete_version(evaluated, 2)
+    train(evaluated, 3, talk=0.9, unsafe=0.005)
+    assert judge(evaluated).promoted
+    safest = Registry(Checkout(evaluated)).at("mm-policy", aliases.SAFEST)
+    assert safest is not None
+    assert safest.number == 1
+
+
+def test_sole_champion_that_is_deleted_is_not_promoted_again(evaluated: Path) -> None:
+    train(evaluated, 1, talk=0.8)
+    assert judge(evaluated).promoted
+    delete_version(evaluated, 1)
+    outcome = judge(evaluated).models["mm-policy"]
+    assert outcome.verdict == "refused"
+    assert outcome.reasons[0].startswith("version 1, the champion of mm-policy, was deleted: name another with `mmalign promote mm-policy")
+    assert outcome.version is not None
+    request = HandPromotion("a person", because="it is the deleted one", override=True)
+    promoted = promote_by_hand(Checkout(evaluated), "mm-policy", outcome.version.number, never, print, request)
+    assert promoted.verdict == "promoted"
+    train(evaluated, 2, talk=0.9)
+    assert "of champion" in judge(evaluated).models["mm-policy"].reasons[0]
+
+
+def test_champion_without_its_alias_is_still_compared_with(evaluated: Path) -> None:
+    train(evaluated, 1, talk=0.8)
+    assert judge(evaluated).promoted
+    drop_champion(evaluated)
+    train(evaluated, 2, talk=0.7)
+    outcome = judge(evaluated).models["mm-policy"]
+    assert outcome.verdict == "refused"
+    assert "of earlier champion 1" in outcome.reasons[0]
+    assert any(reason.startswith("version 1 of mm-policy lost its alias champion") for reason in outcome.reasons)
+
+
+def test_alias_on_a_refused_version_lowers_no_bar(evaluated: Path) -> None:
+    train(evaluated, 1, talk=0.8)
+    assert judge(evaluated).promoted
+    train(evaluated, 2, talk=0.55)
+    assert judge(evaluated).models["mm-policy"].verdict == "refused"
+    move_champion(evaluated, 2)
+    train(evaluated, 3, talk=0.7)  # better than the version with the alias, worse than the champion
+    outcome = judge(evaluated).models["mm-policy"]
+    assert outcome.verdict == "refused"
+    assert "of earlier champion 1" in outcome.reasons[0]
+    assert any("was moved by hand from version 1 to 2" in reason for reason in outcome.reasons)
+
+
+def test_alias_on_a_version_that_cannot_be_loaded_is_told(evaluated: Path) -> None:
+    train(evaluated, 1, talk=0.8)
+    assert judge(evaluated).promoted
+    train(evaluated, 2, talk=0.55)
+    judge(evaluated)
+    move_champion(evaluated, 2)
+    evaluate(evaluated, "other queries")  # so that both are evaluated again, which version 2, without its weights, can't be
+    train(evaluated, 3, talk=0.9)
+
+    def reevaluate(_name: Any, _folder: Path, table: Path) -> None:
+        pq.write_table(pa.Table.from_pylist(policy_rows(talk=0.8), schema=POLICY_SCHEMA), table)
+
+    outcome = judge(evaluated, reevaluate).models["mm-policy"]
+    assert outcome.verdict == "promoted"
+    assert "of earlier champion 1" in outcome.reasons[0]
+    assert any("the weights of mm-policy/2" in reason for reason in outcome.reasons)
+
+
+def test_rolled_back_version_is_no_reference(evaluated: Path) -> None:
+    train(evaluated, 1, talk=0.7)
+    assert judge(evaluated).promoted
+    train(evaluated, 2, talk=0.9)
+    assert judge(evaluated).promoted
+    registry = Registry(Checkout(evaluated))
+    aliases.rollback(registry, "mm-policy", by="a person", because="it was slow")
+    assert registry.last_champion("mm-policy") == 1
+    train(evaluated, 3, talk=0.8)
+    outcome = judge(evaluated).models["mm-policy"]
+    assert outcome.verdict == "promoted"
+    assert not any("by hand" in reason for reason in outcome.reasons)

@@ -212,6 +212,11 @@ def test_only_long_runs_need_a_rehearsal(checkout: Checkout, monkeypatch: pytest
     assert not needs_rehearsal(checkout, values, CPU)
 
 
+def test_base_of_unknown_sizes_needs_no_rehearsal(checkout: Checkout) -> None:
+    (checkout.root / "data/base/config.json").unlink()
+    assert not needs_rehearsal(checkout, settings(), CPU)
+
+
 def test_measured_rate_takes_the_place_of_the_assumed_one(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
     rehearsal = run(checkout, Stages(limit=8), monkeypatch)
     record(checkout, rehearsal)

@@ -19,7 +19,7 @@ from components.tracking.recorder import PENDING
 from components.tracking.store import state_folder, tracking_uri
 
 HASH = re.compile(r"\b[0-9a-f]{32}(?:\.dir)?\b")
-FILES = ("dvc.lock", "*.dvc", "*/dvc.lock")
+FILES = (":(top,glob)**/dvc.lock", ":(top,glob)**/*.dvc")  # of the whole repository: the checkout may be a folder of it, or was moved
 GIT_SECONDS = 300
 
 
@@ -83,7 +83,8 @@ def tracked(checkout: Checkout) -> set[Path]:
 
 
 def _has_git(checkout: Path) -> bool:
-    return (checkout / ".git").exists()
+    """Whether the checkout is a git repository or lies in one. A repository that git refuses to read counts: nothing is removed then."""
+    return any((folder / ".git").exists() for folder in (checkout.resolve(), *checkout.resolve().parents))
 
 
 def _git(checkout: Path, *arguments: str, stdin: str | None = None) -> str:
