@@ -16,6 +16,8 @@ from components.checkout import Checkout
 from components.config.settings import Settings
 from components.errors import InfrastructureFault, StageFault, TrainingFault, UserError
 from components.files import read_json
+from components.operations.preconditions.checks import require
+from components.operations.preconditions.situation import Situation, stages_to_run
 from components.operations.run_logs import note_run
 from components.processes.marks import RUN_MARK, new_run_mark
 from components.registry.policy import POLICY_FILE, load_policy
@@ -109,10 +111,13 @@ def whole_run(
 def _stages(run: _Run, options: RunOptions, submit: Submit) -> Exception | None:
     """Run the stale stages; returns the error of a stage that failed or was cancelled."""
     checkout, record = run.checkout, run.record
+    fetched = not checkout.preferences.is_dir()
     record.data_version = sync_data(checkout, accept=options.accept_data, log=run.console.print)
-    parents = stage_parents(checkout)
+    parents, steps = stage_parents(checkout), plan(checkout)
+    if fetched:  # what these rows need could not be known before; whose rows they are, `mmalign run` has asked
+        require(Situation(checkout, run.settings, stages_to_run(steps, options.only), bundled_rows=True), run.console.print)
     slots = Slots(run.settings)
-    remove_finished_scratch(checkout, plan(checkout))
+    remove_finished_scratch(checkout, steps)
     open_record(checkout, record)
     note_run(checkout.root / run.logs, record.mlflow_run_id)
 
