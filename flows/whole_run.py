@@ -27,7 +27,7 @@ from components.report.summary import FINISHED, RunRecord, not_judged
 from components.stages import StageName
 from components.storage.data_version import sync_data
 from components.storage.plan import Step, plan, stage_parents
-from components.storage.scratch import remove_finished_scratch
+from components.storage.scratch import remove_finished_checkpoints, remove_finished_scratch
 from flows.cancellation import RunCancelled
 from flows.console import Console
 from flows.pipeline import Future, Pipeline
@@ -137,7 +137,9 @@ def _stages(run: _Run, options: RunOptions, submit: Submit) -> Exception | None:
 
     def judge() -> Mapping[str, Step]:
         write_summary(checkout, record, run.began)  # so that `mmalign status` shows the run's progress
-        return plan(checkout)
+        steps = plan(checkout)
+        remove_finished_checkpoints(checkout, steps)  # so that the disk holds the checkpoints of one training at a time
+        return steps
 
     pipeline = Pipeline(parents=parents, judge=judge, start=start, slots=slots, log=run.console.print, cancel=run.cancel, only=options.only)
     record.stages = pipeline.records

@@ -69,18 +69,24 @@ def plan(
 
 
 def _memory(checkout: Checkout, settings: Settings, device: str | None, *, as_json: bool) -> None:
+    from components.operations.preconditions.situation import Situation
     from components.rehearsal.devices import planned_machine
+    from components.rehearsal.ledger import as_json as ledger_json
+    from components.rehearsal.ledger import ledger
     from components.rehearsal.plan import as_json as plan_json
     from components.rehearsal.plan import make_plan
+    from components.stages import STAGE_NAMES
 
     memory_plan = make_plan(settings, checkout, planned_machine(settings, device))
+    here = device in {None, "cpu"}  # a named device is in another machine, with other disks
+    volumes = ledger(memory_plan, checkout, STAGE_NAMES, Situation(checkout, settings).data)
     if as_json:
-        print(json.dumps(plan_json(memory_plan), indent=2))
+        print(json.dumps({**plan_json(memory_plan), "disk": ledger_json(volumes)}, indent=2))
     else:
         from rich.console import Console
 
         from components.cli.run.plan_memory import render
 
-        Console(highlight=False).print(render(memory_plan))
-    if memory_plan.cures is not None:
+        Console(highlight=False).print(render(memory_plan, volumes, checkout.root, here=here))
+    if memory_plan.cures is not None or (here and any(volume.lacking for volume in volumes)):
         raise typer.Exit(1)

@@ -27,7 +27,7 @@ CHECKS: dict[str, Check] = {
     "cores": machine.cores,
     "memory": machine.memory,
     "shared memory": machine.shared_memory,
-    "disk": machine.disk,
+    "writable folders": machine.writable,
     "git": checkout.git,
     "settings": checkout.settings,
     "data": checkout.data,

@@ -8,7 +8,7 @@ from typing import Any
 from components.errors import UserError
 from components.operations.doctor.findings import Finding
 from components.operations.preconditions.base_model import base_model
-from components.operations.preconditions.machine import gpus
+from components.operations.preconditions.machine import deadlines, disk, gpus
 from components.operations.preconditions.rows import rows
 from components.operations.preconditions.situation import Situation
 
@@ -17,6 +17,8 @@ PRECONDITIONS: dict[str, Precondition] = {
     "base model": base_model,
     "rows": rows,
     "gpus": gpus,
+    "deadlines": deadlines,
+    "disk": disk,
 }
 
 

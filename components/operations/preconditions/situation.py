@@ -13,6 +13,7 @@ from components.errors import UserError
 from components.stages import STAGE_NAMES, StageName
 
 if TYPE_CHECKING:
+    from components.rehearsal.plan import Plan
     from components.storage.data_version import DataState
     from components.storage.plan import Step
 
@@ -44,6 +45,17 @@ class Situation:
 
         try:
             return data_state(self.checkout)
+        except UserError:
+            return None
+
+    @cached_property
+    def plan(self) -> Plan | None:
+        """The plan of memory, disk and time; None where the base model's sizes are unknown."""
+        from components.rehearsal.devices import planned_machine
+        from components.rehearsal.plan import make_plan
+
+        try:
+            return make_plan(self.settings, self.checkout, planned_machine(self.settings, None))
         except UserError:
             return None
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,45 @@ def test_plan_and_configure_list_what_is_missing_as_json(checkout: Path) -> None
         }
     assert json.loads(configured.stdout)["changed"]["model.base"] == {"from": "data/base", "to": "data/models/Qwen3-VL-8B-Instruct"}
     assert json.loads(planned.stdout)["stages"]["validate"]["action"] == "run"
+
+
+@pytest.fixture
+def small_disk(checkout: Path) -> Iterator[None]:
+    """A real file system of 64 MB below the checkout, at .mmalign."""
+    folder = checkout / ".mmalign"
+    folder.mkdir(exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("this user may mount nothing")
+    yield
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_run_on_a_small_disk_is_refused(checkout: Path) -> None:
+    refused = mmalign(checkout, "run")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("mmalign: too little disk for .mmalign/scratch: 67 MB free, and the run still writes 9 MB there")
+    assert refused.stderr.count("\n") == 1
+    assert not (checkout / "logs").exists()
+    assert json.loads(mmalign(checkout, "plan", "--json").stdout)["preconditions"][0]["name"] == "disk"
+    memory = mmalign(checkout, "plan", "--memory")
+    assert memory.returncode == 1
+    assert "does not fit the disk of .mmalign/scratch/reward: 67 MB free, 942 MB more to free" in " ".join(memory.stdout.split())
+    assert "fits the disk of mlruns" in " ".join(memory.stdout.split())
+    assert [volume["fits"] for volume in json.loads(mmalign(checkout, "plan", "--memory", "--json").stdout)["disk"]] == [False, True]
+
+
+def test_run_without_free_bytes_is_refused(checkout: Path) -> None:
+    script = "import shutil; from types import SimpleNamespace; shutil.disk_usage = lambda _: SimpleNamespace(free=500_000_000)\n"
+    refused = subprocess.run(
+        [sys.executable, "-c", f"{script}import sys; from components.cli.main import main; sys.argv[1:] = ['run']; sys.exit(main())"],
+        cwd=checkout,
+        env={**clean_environment(), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 2
+    assert "500 MB free, and the run still writes 15 MB there" in refused.stderr
+    assert not (checkout / "logs").exists()
