@@ -120,7 +120,8 @@ def make_checkout(folder: Path) -> Path:
         ignored.write("/behaviour/\n/started.log\n/waiting.*\n")
     (folder / "stage.py").write_text(STAGE_SCRIPT.format(root=str(ROOT)))
     (folder / "dvc.yaml").write_text(pipeline_text())
-    for name, text in {"preferences/data.jsonl": "1\n2\n", "preferences/heldout.jsonl": "3\n", "truth/truth.jsonl": "yes\n"}.items():
+    ground_truth = json.dumps({"id": "q", "must": [["yes"]], "must_not": ["no"]}) + "\n"
+    for name, text in {"preferences/data.jsonl": "1\n2\n", "preferences/heldout.jsonl": "3\n", "truth/truth.jsonl": ground_truth}.items():
         path = folder / "data" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

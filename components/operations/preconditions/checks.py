@@ -8,6 +8,7 @@ from typing import Any
 from components.errors import UserError
 from components.operations.doctor.findings import Finding
 from components.operations.preconditions.base_model import base_model
+from components.operations.preconditions.gate_rules import gate_rules
 from components.operations.preconditions.machine import deadlines, disk, gpus
 from components.operations.preconditions.rows import rows
 from components.operations.preconditions.situation import Situation
@@ -17,6 +18,7 @@ PRECONDITIONS: dict[str, Precondition] = {
     "base model": base_model,
     "rows": rows,
     "gpus": gpus,
+    "gate rules": gate_rules,
     "deadlines": deadlines,
     "disk": disk,
 }
