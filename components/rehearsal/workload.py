@@ -23,7 +23,7 @@ ASSUMED_IMAGE = (640, 480)  # pixels, where no data exist yet
 
 @dataclass(frozen=True)
 class Workload:
-    """Counts of the training rows, and the mean costs of a query's medium. `queries` is 0 where no data exist yet."""
+    """Counts of the rows of data.jsonl, and the mean costs of a query's medium. `queries` is 0 where no data exist yet."""
 
     queries: int
     responses: int
@@ -32,6 +32,7 @@ class Workload:
     answer_tokens: float  # the responses' part of them
     medium: MediumSize
     source: str
+    training_share: float = 1.0  # of the queries: all where a file of held-out rows lies beside them
 
 
 def read_workload(checkout: Checkout, settings: Settings, model: Architecture) -> Workload:
@@ -53,7 +54,8 @@ def read_workload(checkout: Checkout, settings: Settings, model: Architecture) -
     tokens = prompt + answers + with_media * medium.tokens
     source = f"{len(rows):,} rows and {len(media):,} media of data/preferences, pixels of {len(sizes):,} of them"
     responses = sum(len(_outputs(row)) for row in rows)
-    return Workload(len(rows), responses, len(media), tokens, answers, medium, source)
+    share = 1.0 if (folder / "heldout.jsonl").is_file() else 1 - settings.validate_.heldout_share
+    return Workload(len(rows), responses, len(media), tokens, answers, medium, source, share)
 
 
 def _rows(folder: Path) -> Iterator[Mapping[str, Any]]:
