@@ -105,5 +105,6 @@ def _arguments(parameters: RunParameters) -> list[str]:
     return [
         *arguments,
         *(["--accept-data"] if parameters.accept_data else []),
+        *(["--bundled-rows"] if parameters.bundled_rows else []),
         *([] if parameters.promote else ["--no-promote"]),
     ]

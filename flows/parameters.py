@@ -43,6 +43,7 @@ class RunParameters(BaseModel):
     )
     promote: bool = Field(default=True, description="Whether models that pass the gate become champions. If not, none is judged.")
     accept_data: bool = Field(default=False, description="Whether removed files of data/ are part of the new data version.")
+    bundled_rows: bool = Field(default=False, description="Whether another base than the bundled one may train on the bundled rows.")
     only_new_data: bool = Field(default=False, description="End at once if the last finished run had the same data.")
     goes_on_from: str | None = Field(default=None, description="`mmalign resume` sets it: the run in whose clone this run continues.")
     recovers: str | None = Field(default=None, description="The automation that restarts a crashed run sets it: that run's id.")

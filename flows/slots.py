@@ -9,7 +9,6 @@ import os
 
 from components.config.settings import Settings
 from components.processes.slots.gpus import visible_gpus
-from components.processes.slots.taking import too_many
 from components.stages import STAGE_NAMES, StageName
 
 
@@ -27,7 +26,11 @@ def threads_of(settings: Settings) -> dict[StageName, int]:
 
 
 class Slots:
-    """Free threads and GPUs of one run. A stage that wants more threads than the machine has gets the whole machine."""
+    """Free threads and GPUs of one run. A stage that wants more than the machine has gets the whole machine.
+
+    Whether there are GPUs enough for the stages that will run is a precondition of the run (components/operations/preconditions), and each
+    stage asks once more when it takes them.
+    """
 
     def __init__(self, settings: Settings, cores: int | None = None, gpus: int | None = None) -> None:
         self._threads = threads_of(settings)
@@ -35,17 +38,14 @@ class Slots:
         self._cores = cores or len(os.sched_getaffinity(0))
         if gpus is None:
             gpus = len(visible_gpus()) if any(self._gpus_wanted.values()) else 0
-        self._free_gpus = gpus
+        self._gpus = self._free_gpus = gpus
         self._taken: dict[StageName, tuple[int, int]] = {}
-        for stage, wanted in self._gpus_wanted.items():
-            if wanted > gpus:
-                raise too_many(stage, wanted, gpus)
 
     def take(self, stage: StageName) -> bool:
         """Take the threads and GPUs of `stage`; False while too few are free."""
         threads = min(self._threads[stage], self._cores)
         busy = sum(taken for taken, _ in self._taken.values())
-        wanted = self._gpus_wanted[stage]
+        wanted = min(self._gpus_wanted[stage], self._gpus)
         if busy + threads > self._cores or wanted > self._free_gpus:
             return False
         self._free_gpus -= wanted

@@ -16,6 +16,8 @@ from components.checkout import Checkout
 from components.config.settings import Settings
 from components.errors import InfrastructureFault, StageFault, TrainingFault, UserError
 from components.files import read_json
+from components.operations.preconditions.checks import require
+from components.operations.preconditions.situation import Situation, stages_to_run
 from components.operations.run_logs import note_run
 from components.processes.marks import RUN_MARK, new_run_mark
 from components.registry.policy import POLICY_FILE, load_policy
@@ -25,7 +27,7 @@ from components.report.summary import FINISHED, RunRecord, not_judged
 from components.stages import StageName
 from components.storage.data_version import sync_data
 from components.storage.plan import Step, plan, stage_parents
-from components.storage.scratch import remove_finished_scratch
+from components.storage.scratch import remove_finished_checkpoints, remove_finished_scratch
 from flows.cancellation import RunCancelled
 from flows.console import Console
 from flows.pipeline import Future, Pipeline
@@ -109,14 +111,15 @@ def whole_run(
 def _stages(run: _Run, options: RunOptions, submit: Submit) -> Exception | None:
     """Run the stale stages; returns the error of a stage that failed or was cancelled."""
     checkout, record = run.checkout, run.record
+    fetched = not checkout.preferences.is_dir()
     record.data_version = sync_data(checkout, accept=options.accept_data, log=run.console.print)
-    parents = stage_parents(checkout)
+    parents, steps = stage_parents(checkout), plan(checkout)
+    if fetched:  # what these rows need could not be known before; whose rows they are, `mmalign run` has asked
+        require(Situation(checkout, run.settings, stages_to_run(steps, options.only), bundled_rows=True), run.console.print)
     slots = Slots(run.settings)
-    remove_finished_scratch(checkout, plan(checkout))
+    remove_finished_scratch(checkout, steps)
     open_record(checkout, record)
     note_run(checkout.root / run.logs, record.mlflow_run_id)
-
-    steps: dict[str, Step] = {}
 
     def start(stage: StageName) -> Future:
         environment = {"MLFLOW_RUN_ID": record.mlflow_run_id or ""}
@@ -135,6 +138,7 @@ def _stages(run: _Run, options: RunOptions, submit: Submit) -> Exception | None:
     def judge() -> Mapping[str, Step]:
         write_summary(checkout, record, run.began)  # so that `mmalign status` shows the run's progress
         steps.update(plan(checkout))
+        remove_finished_checkpoints(checkout, steps)  # so that the disk holds the checkpoints of one training at a time
         return dict(steps)
 
     pipeline = Pipeline(parents=parents, judge=judge, start=start, slots=slots, log=run.console.print, cancel=run.cancel, only=options.only)

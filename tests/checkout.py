@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -119,10 +120,12 @@ def make_checkout(folder: Path) -> Path:
         ignored.write("/behaviour/\n/started.log\n/waiting.*\n")
     (folder / "stage.py").write_text(STAGE_SCRIPT.format(root=str(ROOT)))
     (folder / "dvc.yaml").write_text(pipeline_text())
-    for name, text in {"preferences/data.jsonl": "1\n2\n", "preferences/heldout.jsonl": "3\n", "truth/truth.jsonl": "yes\n"}.items():
+    ground_truth = json.dumps({"id": "q", "must": [["yes"]], "must_not": ["no"]}) + "\n"
+    for name, text in {"preferences/data.jsonl": "1\n2\n", "preferences/heldout.jsonl": "3\n", "truth/truth.jsonl": ground_truth}.items():
         path = folder / "data" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+    write_base(folder / "data/base")
     from components.storage.bundle import bundle
 
     bundle(Checkout(folder))
@@ -130,6 +133,18 @@ def make_checkout(folder: Path) -> Path:
     git(folder, "commit", "-q", "-m", "start")
     (folder / "behaviour").mkdir()
     return folder
+
+
+def write_base(folder: Path) -> None:
+    """A checkpoint that is whole by its files' lengths, with one weight: enough for commands that open no model."""
+    from tests.rehearsal.tiny import CONFIGS
+
+    folder.mkdir(parents=True)
+    for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (folder / name).write_text("{}")
+    (folder / "config.json").write_text(json.dumps({"model_type": "llava_onevision", **CONFIGS["llava_onevision"]}))
+    weights = json.dumps({"weight": {"dtype": "F32", "shape": [64], "data_offsets": [0, 256]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(weights).to_bytes(8, "little") + weights + bytes(256))
 
 
 def pipeline_text() -> str:

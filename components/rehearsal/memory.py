@@ -17,7 +17,7 @@ from typing import Literal
 from components.checkout import Checkout
 from components.config.settings import Settings
 from components.files import read_json
-from components.rehearsal.parameters import Architecture
+from components.rehearsal.parameters import Architecture, pair, section
 
 HEAD_CHUNK, CHUNK_LOGITS = 1024, 1 << 25  # target tokens and logits that meet the LM head at once, at most (components.trees.logprobs)
 SCORING_ROW_TOKENS, SCORING_ROWS = 512, 16  # components.reward.scoring and components.trees.scoring
@@ -82,7 +82,7 @@ def training(model: Architecture, settings: Settings, checkout: Checkout, device
     footprint.device["activations"] = decoder_activations(model, settings, patches=patches)
     footprint.device["working"] = working(model, settings, trained)
     footprint.device["framework"] = FRAMEWORK_BYTES[device]
-    footprint.host["pixels"] = int(settings.features.pixels_max_gb * 1e9)
+    footprint.host["pixels"] = retained_pixels(settings, None)
     masters = trained * 3 * FP32 + total * (number if engine.engine == "deepspeed" else FP32)
     footprint.disk["checkpoints"] = masters * (engine.keep_checkpoints + 1)
     merged = 0 if settings.model.lora.rank and not settings.model.lora.merge else model.total * number
@@ -204,7 +204,7 @@ def inference(model: Architecture, settings: Settings, device: Device, stage: st
     largest: dict[str, int] = max(passes, key=_together)
     footprint.device |= largest
     footprint.device["framework"] = FRAMEWORK_BYTES[device]
-    footprint.host["pixels"] = int(settings.features.pixels_max_gb * 1e9)
+    footprint.host["pixels"] = retained_pixels(settings, None)
     return footprint
 
 
@@ -233,6 +233,20 @@ def _generation(model: Architecture, settings: Settings, stage: object) -> dict[
 def _passing(model: Architecture) -> int:
     """Values a token that are alive at once in a forward pass without autograd."""
     return 3 * model.intermediate + 4 * model.hidden + 4 * model.heads * model.head_dim
+
+
+def pixel_bytes(model: Architecture, patches: int) -> int:
+    """Bytes of a medium's preprocessed pixels: fp32, and frames in pairs where the vision tower takes them so."""
+    vision = section(model.config, "vision")
+    height, width = pair(vision["patch_size"])
+    channels, frames = int(vision.get("in_channels", vision.get("num_channels", 3))), int(vision.get("temporal_patch_size", 1))
+    return patches * height * width * channels * frames * FP32
+
+
+def retained_pixels(settings: Settings, pixels: int | None) -> int:
+    """Bytes of preprocessed pixels that a rank retains: all media's, at most `features.pixels_max_gb`. None: how many there are is unknown."""
+    limit = int(settings.features.pixels_max_gb * 1e9)
+    return limit if pixels is None else min(limit, pixels)
 
 
 def feature_bytes(model: Architecture, settings: Settings, cached_patches: int) -> int:

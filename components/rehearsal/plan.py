@@ -56,7 +56,7 @@ def make_plan(settings: Settings, checkout: Checkout, machine: Machine | None) -
     workload = read_workload(checkout, settings, model)
     kind: Device = "gpu" if machine is None else machine.kind
     stages = footprints(model, settings, checkout, kind, workload)
-    rate = find_rate(checkout, settings, model, machine)
+    rates = {stage: find_rate(checkout, settings, model, machine, stage) for stage in TRAINING}
     cures = None
     if machine is not None and not _fits(stages, settings, machine):
         cures = _cure(model, settings, checkout, machine, workload)
@@ -68,8 +68,8 @@ def make_plan(settings: Settings, checkout: Checkout, machine: Machine | None) -
         workload,
         machine,
         stages,
-        {name: _seconds(name, settings, workload, model, rate) for name in stages},
-        rate,
+        {name: _seconds(name, settings, workload, model, rates.get(name, rates["align"])) for name in stages},
+        rates["align"] or rates["reward"],
         features,
         cures,
         _notes(settings, workload, features, stages),
@@ -79,11 +79,13 @@ def make_plan(settings: Settings, checkout: Checkout, machine: Machine | None) -
 def footprints(model: Architecture, settings: Settings, checkout: Checkout, kind: Device, workload: Workload) -> dict[str, Footprint]:
     """The footprint of each stage in a rank."""
     stages = {}
+    pixels = memory.pixel_bytes(model, workload.medium.patches) * workload.media if workload.queries else None
     for name in ORDER:
         if name in TRAINING:
             stages[name] = memory.training(model, settings, checkout, kind, stage=name, patches=workload.medium.patches)
         else:
             stages[name] = memory.inference(model, settings, kind, name)
+        stages[name].host["pixels"] = memory.retained_pixels(settings, pixels)
     return stages
 
 
@@ -231,8 +233,7 @@ def _seconds(stage: str, settings: Settings, workload: Workload, model: Architec
     tokens = workload.tree_tokens * workload.queries / stage_ranks(settings, stage)
     if stage in TRAINING:
         section = settings.reward if stage == "reward" else settings.alignment
-        share = 1 - settings.validate_.heldout_share
-        steps = tokens * section.epochs * share
+        steps = tokens * section.epochs * workload.training_share
         if section.max_steps is not None:
             steps = min(steps, section.max_steps * section.queries_per_step * workload.tree_tokens / settings.training.ranks)
         return steps / rate.tokens_per_second

@@ -1,5 +1,6 @@
-"""Measures how fast this machine trains, with a random model, and stores the rate in .mmalign/rates.json for the plan.
+"""How fast this machine trains: measured with a random model before a run, and by every training itself, in .mmalign/rates.json for the plan.
 
+- A training's own rate is of its stage, with all that the random model leaves out: it takes precedence for that stage.
 - The model has the current architecture with as many layers of the language model as fit; its operations a second are extrapolated to the
   whole model. The vision tower has one layer and does not run: media come from the feature cache.
 - The key of a rate is device, architecture and the settings that determine it, so a changed setting needs a new measurement.
@@ -23,7 +24,7 @@ from components.rehearsal.devices import Machine, gpu, processor
 from components.rehearsal.memory import head_activations, layer_bytes, rows_of, value_bytes
 from components.rehearsal.parameters import Architecture, architecture, section
 
-NO_RATE = "no rate measured: mmalign bench rate"
+NO_RATE = "no rate measured: mmalign bench rate"  # or a run with these settings
 WARM_UP, STEPS = 1, 3
 BRANCHES, BRANCH_SHARE = 4, 0.25  # of the measured trees: responses, and their share of the tokens
 MEMORY_SHARE = 0.6  # of the device's memory for the cut model
@@ -57,20 +58,44 @@ def rate_key(settings: Settings, model: Architecture, device: str) -> str:
     return digest_bytes(device, json.dumps(sizes, sort_keys=True), json.dumps(decisive, sort_keys=True))
 
 
-def find_rate(checkout: Checkout, settings: Settings, model: Architecture, machine: Machine | None) -> Rate | None:
-    """The measured rate for these settings on this device, or None."""
+def find_rate(checkout: Checkout, settings: Settings, model: Architecture, machine: Machine | None, stage: str = "") -> Rate | None:
+    """The measured rate for these settings on this device: the stage's own where it was trained here, else the random model's, or None."""
     path = checkout.rates
     if machine is None or not path.is_file():
         return None
-    values = read_json(path).get(rate_key(settings, model, machine.name))
+    stored, key = read_json(path), rate_key(settings, model, machine.name)
+    values = stored.get(f"{key}:{stage}") or stored.get(key)
     return None if values is None else Rate(**values)
 
 
-def store_rate(checkout: Checkout, settings: Settings, model: Architecture, rate: Rate) -> None:
-    """Add a rate to the stored ones."""
+def store_rate(checkout: Checkout, settings: Settings, model: Architecture, rate: Rate, stage: str = "") -> None:
+    """Add a rate to the stored ones; with `stage`, as that training's own."""
     path = checkout.rates
     stored = read_json(path) if path.is_file() else {}
-    write_json(path, {**stored, rate_key(settings, model, rate.device): asdict(rate)})
+    key = rate_key(settings, model, rate.device)
+    write_json(path, {**stored, f"{key}:{stage}" if stage else key: asdict(rate)})
+
+
+def store_training_rate(checkout: Checkout, settings: Settings, stage: str, tokens_per_second: float) -> None:
+    """Store what a training on this machine measured: `tokens_per_second` of all ranks together, without padding.
+
+    A model that no plan can be made for has no rate either: its training has ended well all the same.
+    """
+    from components.rehearsal.architectures import find_architecture
+    from components.rehearsal.devices import planned_machine
+
+    machine = planned_machine(settings, None)
+    try:
+        model, _ = find_architecture(settings, checkout)
+    except UserError:
+        return
+    if machine is None:
+        return
+    rows, length = rows_of(settings)
+    a_rank = tokens_per_second / settings.training.ranks
+    flops = a_rank * _step_flops(model, model.layers, settings)
+    rate = Rate(machine.name, a_rank, flops, model.layers, model.layers, rows, length, time.strftime("%Y-%m-%d"))
+    store_rate(checkout, settings, model, rate, stage)
 
 
 def measure(settings: Settings, model: Architecture, log: Callable[[str], None]) -> Rate:

@@ -23,14 +23,16 @@ ASSUMED_IMAGE = (640, 480)  # pixels, where no data exist yet
 
 @dataclass(frozen=True)
 class Workload:
-    """Counts of the training rows, and the mean costs of a query's medium. `queries` is 0 where no data exist yet."""
+    """Counts of the rows of data.jsonl, and the mean costs of a query's medium. `queries` is 0 where no data exist yet."""
 
     queries: int
+    responses: int
     media: int
     tree_tokens: float  # a query's prompt, medium and responses as one sequence
     answer_tokens: float  # the responses' part of them
     medium: MediumSize
     source: str
+    training_share: float = 1.0  # of the queries: all where a file of held-out rows lies beside them
 
 
 def read_workload(checkout: Checkout, settings: Settings, model: Architecture) -> Workload:
@@ -40,7 +42,7 @@ def read_workload(checkout: Checkout, settings: Settings, model: Architecture) -
     rows = list(_rows(folder))
     if not rows:
         medium = image_size(model, *ASSUMED_IMAGE, limits)
-        return Workload(0, 0, 0.0, 0.0, medium, "no rows in data/preferences: a query with one image of 640 x 480 is assumed")
+        return Workload(0, 0, 0, 0.0, 0.0, medium, "no rows in data/preferences: a query with one image of 640 x 480 is assumed")
     texts = [(_text(row), _answers(row)) for row in rows]
     media = sorted({path for row in rows if (path := row.get("image") or row.get("video"))})
     step = max(1, len(media) // SAMPLED_MEDIA)
@@ -51,7 +53,9 @@ def read_workload(checkout: Checkout, settings: Settings, model: Architecture) -
     prompt = sum(length for length, _ in texts) / len(rows) / CHARACTERS_A_TOKEN
     tokens = prompt + answers + with_media * medium.tokens
     source = f"{len(rows):,} rows and {len(media):,} media of data/preferences, pixels of {len(sizes):,} of them"
-    return Workload(len(rows), len(media), tokens, answers, medium, source)
+    responses = sum(len(_outputs(row)) for row in rows)
+    share = 1.0 if (folder / "heldout.jsonl").is_file() else 1 - settings.validate_.heldout_share
+    return Workload(len(rows), responses, len(media), tokens, answers, medium, source, share)
 
 
 def _rows(folder: Path) -> Iterator[Mapping[str, Any]]:
@@ -73,8 +77,12 @@ def _text(row: Mapping[str, Any]) -> int:
 
 
 def _answers(row: Mapping[str, Any]) -> int:
+    return sum(len(str(output)) for output in _outputs(row))
+
+
+def _outputs(row: Mapping[str, Any]) -> list[Any]:
     outputs = row.get("models_output") or [row.get("chosen") or "", row.get("rejected") or ""]
-    return sum(len(str(output)) for output in outputs)
+    return outputs if isinstance(outputs, list) else [outputs]
 
 
 def medium_size(path: Path, settings: Settings, model: Architecture, limits: Mapping[str, Any]) -> MediumSize | None:

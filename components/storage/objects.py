@@ -16,8 +16,7 @@ from typing import Any
 from components.checkout import Checkout
 from components.storage.data_version import UNSET_BUCKET
 from components.storage.repository import open_repository
-
-LINKED_ABOVE_BYTES = 1_000_000_000  # larger files are linked where the file system can: a copy would take as much disk, and minutes
+from components.storage.space import LINKED_ABOVE_BYTES
 
 
 @dataclass(frozen=True)

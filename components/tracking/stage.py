@@ -24,7 +24,8 @@ from components.closures import code_digest
 from components.engine.result import StageResult
 from components.errors import TrainingFault
 from components.files import digest_file, write_json
-from components.stages import STAGES, StageName, load
+from components.rehearsal.rate import store_training_rate
+from components.stages import STAGES, TRAINING, StageName, load
 from components.tracking.provenance import git_state, known_hashes, stage_params, stage_paths
 from components.tracking.recorder import Recorder, replay
 from components.tracking.runs import base_tags, close_parent, is_shared, join_or_open_parent
@@ -48,6 +49,8 @@ def run_stage(name: StageName, checkout: Checkout) -> None:
         write_json(folder / "metrics.json", {key: None if key in bad else value for key, value in result.metrics.items()})
         write_json(folder / "run.json", _run_record(checkout, name, recorder.run_id, result, started, seconds, hashes))
         _record(recorder, result, folder, seconds)
+        if name in TRAINING and result.times.get("tokens_per_second"):
+            store_training_rate(checkout, settings, name, result.times["tokens_per_second"])
         _refuse(name, bad)
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from components.checkout import Checkout
-from components.cli.run.configure import PROFILES, apply, header, names, profile_values
+from components.cli.run.configure import apply, profile_values
+from components.config.profiles import PROFILES, header, names
 from components.config.settings import known_keys, load_settings
 from components.errors import UserError
 from tests.checkout import ROOT, mmalign

@@ -12,10 +12,13 @@ from rich.console import Console
 
 from components.checkout import Checkout
 from components.cli.run.configure import apply
-from components.cli.run.plan_memory import render, size
+from components.cli.run.plan_memory import render
 from components.config.settings import load_settings
 from components.rehearsal.devices import named_device
+from components.rehearsal.ledger import ledger
 from components.rehearsal.plan import make_plan
+from components.rehearsal.sizes import size
+from components.stages import STAGE_NAMES
 from tests.checkout import ROOT, mmalign
 
 DOCUMENT = ROOT / "docs/real-models.md"
@@ -48,7 +51,8 @@ def shown(workspace: Path, profile: str, assignments: list[str], device: str) ->
     apply(Checkout(workspace), profile, assignments)
     written = io.StringIO()
     plan = make_plan(load_settings(workspace / "params.yaml"), Checkout(workspace), named_device(device))
-    Console(file=written, width=100, highlight=False).print(render(plan))
+    volumes = ledger(plan, Checkout(workspace), STAGE_NAMES, None)
+    Console(file=written, width=100, highlight=False).print(render(plan, volumes, workspace, here=False))
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines())
 
 
@@ -65,7 +69,8 @@ def test_documented_plans_equal_printed_ones(workspace: Path, name: str) -> None
 def test_plan_needs_no_gpu_weights_or_torch(workspace: Path) -> None:
     apply(Checkout(workspace), "qwen2.5-vl-7b", [])
     script = (
-        "import sys\nfrom components.cli.main import main\n"
+        "import shutil, sys\nfrom types import SimpleNamespace\nfrom components.cli.main import main\n"
+        "shutil.disk_usage = lambda _: SimpleNamespace(free=10**13)\n"
         "sys.argv = ['mmalign', 'plan', '--memory']\ncode = main()\n"
         "print(code, *sorted(set(sys.modules) & {'torch', 'transformers', 'dvc', 'pandas'}))"
     )

@@ -11,10 +11,10 @@ import yaml
 from components.checkout import Checkout
 from components.config.settings import Settings, parse_settings
 from components.errors import UserError
-from components.rehearsal.devices import Machine, named_device
+from components.rehearsal.devices import Machine, named_device, processor
 from components.rehearsal.plan import changed, footprints, make_plan, stage_fits
-from components.rehearsal.rate import Rate, fitting_layers, store_rate
-from tests.checkout import ROOT
+from components.rehearsal.rate import Rate, fitting_layers, store_rate, store_training_rate
+from tests.checkout import ROOT, write_base
 from tests.rehearsal.tiny import settings
 
 
@@ -86,8 +86,42 @@ def test_time_needs_measured_rate(tmp_path: Path) -> None:
     after = make_plan(profile("qwen3-vl-8b"), Checkout(tmp_path), machine)
     # 100 rows, 80 % of them for training, 300 tokens each, 8 ranks of 100 tokens a second, one epoch
     assert after.seconds["align"] == pytest.approx(100 * 0.8 * 300 / 8 / 100)
+    (data / "heldout.jsonl").write_text(json.dumps(row))
+    assert make_plan(profile("qwen3-vl-8b"), Checkout(tmp_path), machine).seconds["align"] == pytest.approx(100 * 300 / 8 / 100)
     assert after.seconds["evaluate"] is None
     assert make_plan(profile("qwen3-vl-8b", training={"row_tokens": 16384}), Checkout(tmp_path), machine).seconds["align"] is None
+
+
+def test_own_rate_of_a_training_takes_precedence(tmp_path: Path) -> None:
+    data = tmp_path / "data/preferences"
+    data.mkdir(parents=True)
+    row = {"question": "x" * 350, "models_output": ["y" * 350, "z" * 350], "image": ""}
+    (data / "data.jsonl").write_text("\n".join(json.dumps(row) for _ in range(100)))
+    write_base(tmp_path / "data/base")
+    chosen = settings(reward={"epochs": 1}, alignment={"epochs": 1})
+    checkout = Checkout(tmp_path)
+    store_training_rate(checkout, chosen, "align", 400.0)  # of both ranks together
+    planned = make_plan(chosen, checkout, processor()).seconds
+    assert planned["align"] == pytest.approx(100 * 0.8 * 300 / 400)
+    assert planned["reward"] is None  # it computes otherwise, and has no rate yet
+    assert planned["reference"] is not None
+    store_training_rate(checkout, chosen, "reward", 200.0)
+    assert make_plan(chosen, checkout, processor()).seconds["reward"] == pytest.approx(100 * 0.8 * 300 / 200)
+
+
+@pytest.mark.parametrize("count", [1, 0])
+def test_few_small_pictures_take_their_own_pixels(tmp_path: Path, count: int) -> None:
+    from PIL import Image
+
+    data = tmp_path / "data/preferences"
+    data.mkdir(parents=True)
+    write_base(tmp_path / "data/base")
+    Image.new("RGB", (40, 30)).save(data / "a.png")
+    (data / "data.jsonl").write_text(json.dumps({"question": "q", "models_output": ["a", "b"], "image": "a.png"}) * count)
+    plan = make_plan(settings(), Checkout(tmp_path), None)
+    patches = plan.workload.medium.patches
+    expected = patches * 16 * 16 * 3 * 4 if count else 2_000_000_000  # siglip's patches of 16 pixels, in fp32
+    assert plan.stages["align"].host["pixels"] == expected
 
 
 def test_features_above_limit_are_noted(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_fresh_clone_fetches_bundled_data(checkout: Path, tmp_path: Path) -> Non
     fresh = clone(checkout, tmp_path / "fresh")
     version, output = sync(fresh)
     assert version == out(checkout)["md5"]
-    assert "fetching 3 files" in output
+    assert "fetching 9 files" in output
     assert (fresh / ROWS).read_text() == (checkout / ROWS).read_text()
 
 
@@ -181,5 +181,5 @@ def test_data_without_ground_truth_get_folder_with_note(checkout: Path) -> None:
 def test_uncommitted_data_become_first_version(checkout: Path) -> None:
     (checkout / "data.dvc").unlink()
     version, output = sync(checkout)
-    assert "3 files of data/ new" in output
+    assert "9 files of data/ new" in output
     assert version == out(checkout)["md5"]

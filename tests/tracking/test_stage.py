@@ -14,11 +14,13 @@ from components.engine.recorder import Recorder
 from components.engine.result import StageResult
 from components.errors import StageFault
 from components.files import read_json
+from components.rehearsal.devices import processor
 from components.stages import STAGES, StageName
 from components.tracking import stage
 from components.tracking.recorder import PARENT_TAG
 from components.tracking.runs import close_parent, open_parent, record_stages
 from components.tracking.store import connect
+from tests.checkout import write_base
 from tests.tracking.conftest import runs_of
 
 StageFunction = Callable[[Settings, Checkout, Recorder], StageResult]
@@ -72,6 +74,17 @@ def test_stage_records_parameters_metrics_curves_files_tags(checkout: Path, inst
     assert record["digests"]["digest"] == "abc"
     assert record["digests"]["code"] == code_digest("validate")
     assert record["seconds"] >= 0
+
+
+def test_finished_training_leaves_its_rate_for_the_plan(checkout: Path, install: Callable[[StageName, StageFunction], None]) -> None:
+    install("reward", lambda *_: StageResult({"steps": 2}, {"tokens_per_second": 90.0}))
+    stage.run_stage("reward", Checkout(checkout))
+    assert not Checkout(checkout).rates.exists()  # the base model is not there, so nothing can be planned
+    write_base(checkout / "data/base")
+    stage.run_stage("reward", Checkout(checkout))
+    rates = read_json(Checkout(checkout).rates)
+    assert [(key.rpartition(":")[2], rate["tokens_per_second"]) for key, rate in rates.items()] == [("reward", 45.0)]  # two ranks
+    assert next(iter(rates.values()))["device"] == processor().name
 
 
 def test_stage_has_tags_of_input_hashes(checkout: Path, install: Callable[[StageName, StageFunction], None]) -> None:

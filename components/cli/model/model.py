@@ -12,8 +12,6 @@ import typer
 
 from components.checkout import Checkout
 
-MODELS = Path("data/models")
-
 app = typer.Typer(help="Fetch a base model, or verify one.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -25,6 +23,7 @@ def fetch(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
 ) -> None:
     """Fetch safetensors, configuration, tokenizer and processor files, each checked by its checksum. A stopped fetch resumes."""
+    from components.families.hub.fetch import MODELS
     from components.families.hub.fetch import fetch as fetch_model
     from components.operations.environment import enter_checkout
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from components.checkout import Checkout
+from components.config.profiles import PROFILES, header, names
 
-PROFILES = Path("profiles")
 SETTINGS = Path("params.yaml")
 
 
@@ -23,7 +23,7 @@ def configure(
     show: Annotated[bool, typer.Option("--list", help="show the profiles that there are")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
 ) -> None:
-    """Write a profile or single settings into params.yaml; prints what changed. `--profile demo` goes back."""
+    """Write a profile or single settings into params.yaml; prints what changed, and what a run lacks next. `--profile demo` goes back."""
     from components.errors import UserError
     from components.operations.environment import enter_checkout
 
@@ -34,12 +34,24 @@ def configure(
     if profile is None and not assignments:
         raise UserError("nothing to configure: name a profile (--profile, shown by --list) or a setting (--set section.key=value)")
     changes = apply(checkout, profile, assignments or [])
+    from components.operations.preconditions.checks import as_json as preconditions_json
+    from components.operations.preconditions.checks import unmet
+    from components.operations.preconditions.situation import Situation
+
+    findings = unmet(Situation(checkout, checkout.settings()))
     if as_json:
-        print(json.dumps({"changed": {key: {"from": old, "to": new} for key, (old, new) in changes.items()}}, indent=2, default=str))
+        changed = {key: {"from": old, "to": new} for key, (old, new) in changes.items()}
+        print(json.dumps({"changed": changed, "preconditions": preconditions_json(findings)}, indent=2, default=str))
         return
     for key, (old, new) in changes.items():
         print(f"{key}: {_shown(old)} -> {_shown(new)}")
     print(f"{SETTINGS}: {len(changes)} setting{'s' if len(changes) != 1 else ''} changed" if changes else f"{SETTINGS}: nothing changed")
+    if findings:
+        from rich.console import Console
+
+        from components.cli.run.preconditions import render
+
+        Console(highlight=False).print(render(findings))
 
 
 def apply(checkout: Checkout, profile: str | None, assignments: list[str]) -> dict[str, tuple[Any, Any]]:
@@ -97,26 +109,6 @@ def profile_values(folder: Path, name: str) -> Iterator[tuple[str, str]]:
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{path} must be a mapping of sections, as params.yaml is")
     yield from _leaves(node, text, "")
-
-
-def names(folder: Path) -> list[str]:
-    """The profiles that there are, the demo first."""
-    return sorted((path.stem for path in folder.glob("*.yaml")), key=lambda name: (name != "demo", name))
-
-
-def header(path: Path) -> dict[str, str]:
-    """The opening comment of a profile: its title, and the checkpoint and machine that it is for."""
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.removeprefix("#").strip())
-    fields = {"title": lines[0] if lines else ""}
-    for line in lines:
-        key, separator, value = line.partition(": ")
-        if separator and key in {"checkpoint", "machine"}:
-            fields[key] = value
-    return fields
 
 
 def _list(folder: Path, *, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from components.config.mistakes import unknown_key
-from components.config.settings import known_keys, load_settings, parse_settings
+from components.config.settings import Settings, known_keys, load_settings, parse_settings
 from components.errors import UserError
 
 
@@ -51,6 +51,11 @@ def changed_settings(path: Path, assignments: Sequence[str]) -> str | None:
         return None
     parse_settings(yaml.safe_load(after), f"{path} with --set {' '.join(assignments)}")
     return after
+
+
+def settings_with(path: Path, text: str | None) -> Settings:
+    """The settings of `text`, which `changed_settings` returned and checked, or of the file where it is None."""
+    return load_settings(path) if text is None else parse_settings(yaml.safe_load(text), f"{path} with --set")
 
 
 def rewrite(text: str, written: Mapping[str, str]) -> str:

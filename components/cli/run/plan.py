@@ -27,24 +27,30 @@ def plan(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
 ) -> None:
-    """Show which stages would run, be restored from DVC's cache or be skipped, and why."""
-    from components.cli.run.overrides import changed_settings
+    """Show which stages would run, be restored from DVC's cache or be skipped, and why; and what a run still lacks."""
+    from components.cli.run.overrides import changed_settings, settings_with
     from components.errors import UserError
     from components.operations.environment import enter_checkout
 
     if device is not None and not memory:
         raise UserError("--device goes with --memory only: add it")
     checkout = enter_checkout()
-    settings = checkout.settings()
     text = changed_settings(Path("params.yaml"), assignments) if assignments else None
+    settings = settings_with(Path("params.yaml"), text)
     if memory:
-        _memory(checkout, settings if text is None else _parsed(text), device, as_json=as_json)
+        _memory(checkout, settings, device, as_json=as_json)
         return
+    from components.operations.preconditions.checks import as_json as preconditions_json
+    from components.operations.preconditions.checks import unmet
+    from components.operations.preconditions.situation import Situation, stages_to_run
     from components.storage.plan import plan as plan_stages
 
     steps = plan_stages(checkout, text)
+    to_run = stages_to_run(steps)
+    findings = unmet(Situation(checkout, settings, to_run)) if to_run else {}
     if as_json:
-        print(json.dumps({"stages": {name: {"action": step.action, "reason": step.reason} for name, step in steps.items()}}, indent=2))
+        stages = {name: {"action": step.action, "reason": step.reason} for name, step in steps.items()}
+        print(json.dumps({"stages": stages, "preconditions": preconditions_json(findings)}, indent=2))
         return
     from rich.console import Console
     from rich.table import Table
@@ -54,30 +60,33 @@ def plan(
         table.add_column(title, overflow="fold")
     for name, step in steps.items():
         table.add_row(name, f"[{STYLES[step.action]}]{WORDS[step.action]}[/]", step.reason)
-    Console(highlight=False).print(table)
+    from components.cli.run.preconditions import render as render_preconditions
 
-
-def _parsed(text: str) -> Settings:
-    import yaml
-
-    from components.config.settings import parse_settings
-
-    return parse_settings(yaml.safe_load(text), "params.yaml with --set")
+    console = Console(highlight=False)
+    console.print(table)
+    if findings:
+        console.print(render_preconditions(findings))
 
 
 def _memory(checkout: Checkout, settings: Settings, device: str | None, *, as_json: bool) -> None:
+    from components.operations.preconditions.situation import Situation
     from components.rehearsal.devices import planned_machine
+    from components.rehearsal.ledger import as_json as ledger_json
+    from components.rehearsal.ledger import ledger
     from components.rehearsal.plan import as_json as plan_json
     from components.rehearsal.plan import make_plan
+    from components.stages import STAGE_NAMES
 
     memory_plan = make_plan(settings, checkout, planned_machine(settings, device))
+    here = device in {None, "cpu"}  # a named device is in another machine, with other disks
+    volumes = ledger(memory_plan, checkout, STAGE_NAMES, Situation(checkout, settings).data)
     if as_json:
-        print(json.dumps(plan_json(memory_plan), indent=2))
+        print(json.dumps({**plan_json(memory_plan), "disk": ledger_json(volumes)}, indent=2))
     else:
         from rich.console import Console
 
         from components.cli.run.plan_memory import render
 
-        Console(highlight=False).print(render(memory_plan))
-    if memory_plan.cures is not None:
+        Console(highlight=False).print(render(memory_plan, volumes, checkout.root, here=here))
+    if memory_plan.cures is not None or (here and any(volume.lacking for volume in volumes)):
         raise typer.Exit(1)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from components.rehearsal.sizes import duration, size
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
+    from components.rehearsal.ledger import Volume
     from components.rehearsal.memory import Footprint
     from components.rehearsal.plan import Plan
 
@@ -16,24 +20,25 @@ if TYPE_CHECKING:
 TITLES = {"weights": "weights", "gradients": "gradients", "optimiser": "optimiser", "activations": "activations", "working": "working"}
 
 
-def render(plan: Plan) -> Group:
-    """The plan as tables of rich."""
+SHOWN_BYTES = 1000  # smaller entries are left out of the table
+
+
+def render(plan: Plan, volumes: list[Volume], root: Path, *, here: bool) -> Group:
+    """The plan as tables of rich, with the ledger of disk. `here` says whether the run is meant for this machine, and so for its disks."""
     from rich.console import Group
     from rich.text import Text
 
-    tables: list[Table | Text] = [Text(), _device_table(plan), Text(), _stage_table(plan), Text()]
-    return Group(_model(plan), *tables, _disk(plan), _verdict(plan), *_cures(plan), *_notes(plan))
-
-
-def size(count: float) -> str:
-    """Bytes in a readable unit."""
-    if count >= 1e12:
-        return f"{count / 1e12:.1f} TB"
-    if count >= 1e10:
-        return f"{count / 1e9:.0f} GB"
-    if count >= 1e9:
-        return f"{count / 1e9:.1f} GB"
-    return f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB" if count else "–"
+    tables: list[Table | Text] = [
+        Text(),
+        _device_table(plan),
+        Text(),
+        _stage_table(plan),
+        Text(),
+        _ledger_table(volumes, root, here=here),
+        Text(),
+    ]
+    disks = [_volume(volume, root) for volume in volumes] if here else []
+    return Group(_model(plan), *tables, _features(plan), _verdict(plan), *disks, *_cures(plan), *_notes(plan))
 
 
 def _model(plan: Plan) -> Text:
@@ -100,16 +105,50 @@ def _stage_table(plan: Plan) -> Table:
         seconds = plan.seconds[name]
         unknown = NO_RATE if plan.rate is None else "–"
         table.add_row(
-            name, str(stage_ranks(plan.settings, name)), size(used.host_bytes), *disk, unknown if seconds is None else _time(seconds)
+            name, str(stage_ranks(plan.settings, name)), size(used.host_bytes), *disk, unknown if seconds is None else duration(seconds)
         )
     return table
+
+
+def _ledger_table(volumes: list[Volume], root: Path, *, here: bool) -> Table:
+    """What a run of all stages still writes, a row an entry; with several file systems of this machine, the row of each names its disk."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("a run still writes", overflow="fold")
+    table.add_column("bytes", justify="right", no_wrap=True)
+    table.add_column("where", overflow="fold")
+    for number, volume in enumerate(volumes, 1):
+        for entry in volume.entries:
+            if entry.bytes >= SHOWN_BYTES:
+                disk = f" (disk {number})" if here and len(volumes) > 1 else ""
+                table.add_row(entry.what, size(entry.bytes), f"{shown(entry.folder, root)}{disk}")
+        table.add_row("together", size(volume.needed) if volume.needed else "nothing", "", style="bold")
+    return table
+
+
+def shown(folder: Path, root: Path) -> str:
+    """A folder as seen from the checkout."""
+    return str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)
+
+
+def _volume(volume: Volume, root: Path) -> Text:
+    """Whether what a run still writes fits one file system."""
+    from rich.text import Text
+
+    where = shown(volume.entries[0].folder, root)
+    if volume.lacking:
+        words, style = f"does not fit the disk of {where}: {size(volume.free)} free, {size(volume.lacking)} more to free", "bold red"
+    else:
+        words, style = f"fits the disk of {where}, {size(volume.free)} free", "green"
+    return Text.assemble(("disk      ", "bold"), (words, style))
 
 
 def _other(used: Footprint) -> int:
     return sum(count for name, count in used.device.items() if name not in TITLES.values())
 
 
-def _disk(plan: Plan) -> Text:
+def _features(plan: Plan) -> Text:
     from rich.text import Text
 
     from components.rehearsal.memory import feature_bytes
@@ -117,12 +156,12 @@ def _disk(plan: Plan) -> Text:
     settings, workload = plan.settings, plan.workload
     one = feature_bytes(plan.model, settings, workload.medium.cached)
     if not settings.features.cache:
-        features = f"features are not cached (features.cache false); the cache would take {size(one)} a medium"
+        features = f"not cached (features.cache false); the cache would take {size(one)} a medium"
     elif workload.media:
-        features = f"features of {workload.media:,} media, {size(one)} each: {size(plan.features_bytes)} of at most {settings.features.max_gb:g} GB"
+        features = f"of {workload.media:,} media, {size(one)} each: {size(plan.features_bytes)} of at most {settings.features.max_gb:g} GB"
     else:
-        features = f"features take {size(one)} a medium, at most {settings.features.max_gb:g} GB"
-    lines = Text.assemble(("on disk   ", "bold"), features)
+        features = f"{size(one)} a medium, at most {settings.features.max_gb:g} GB"
+    lines = Text.assemble(("features  ", "bold"), features)
     if plan.rate is not None:
         about = f"at {plan.rate.tokens_per_second:,.0f} tokens/s a rank, measured on {plan.rate.device} on {plan.rate.measured}"
         lines.append_text(Text.assemble("\n", ("time      ", "bold"), f"{about}; generation is not included"))
@@ -162,13 +201,6 @@ def _notes(plan: Plan) -> list[Text]:
     from rich.text import Text
 
     return [Text.assemble(("note      ", "bold"), (note, "yellow")) for note in plan.notes]
-
-
-def _time(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
 
 
 def _count(number: int) -> str:

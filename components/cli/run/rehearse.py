@@ -95,7 +95,7 @@ def render(rehearsal: Rehearsal) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    from components.cli.run.plan_memory import size
+    from components.rehearsal.sizes import size
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("stage", "ranks", "host a rank", "device a rank", "tokens/s", "MFU", "time", "disk"):

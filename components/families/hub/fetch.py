@@ -18,6 +18,7 @@ from components.families.hub.manifest import MANIFEST, read_manifest, verify, wr
 from components.files import digest_file
 
 Log = Callable[[str], None]
+MODELS = Path("data/models")  # where fetched models lie in a checkout, a folder a model
 HUB_LEFTOVERS = ".cache"  # huggingface_hub's folder for the state of downloads
 SPARE_BYTES = 1_000_000_000
 

@@ -1,4 +1,4 @@
-"""Checks of the checkout: git, settings, base model, data and DVC."""
+"""Checks of the checkout: git, settings, data and DVC."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ from typing import Any
 
 from components.checkout import Checkout
 from components.errors import UserError
-from components.files import read_json
-from components.operations.doctor.findings import Finding, ok, problem, settings_of, warning
+from components.operations.doctor.findings import Finding, ok, problem, warning
 from components.storage.data_version import DATA_FILE, UNSET_BUCKET, DataState, data_state
 from components.storage.repository import open_repository
 from components.tracking.provenance import git_state, read_yaml
 
-BASE_FILES = ("config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-HEADER_LIMIT_BYTES = 100_000_000  # limit of the safetensors format
 PULL = "the next mmalign run fetches it; or now: dvc pull data.dvc"
 
 
@@ -53,36 +50,6 @@ def settings(checkout: Checkout) -> Finding:
         mistake = str(error).removeprefix(f"{checkout.root}/")
         return problem(mistake, "correct params.yaml, or restore the committed file: git checkout params.yaml")
     return ok("params.yaml is valid")
-
-
-def base_model(checkout: Checkout) -> Finding:
-    """The base model is a complete checkpoint: configuration, processor files, and safetensors of the right length."""
-    base = settings_of(checkout).model.base
-    folder = checkout.root / base
-    cure = "set model.base in params.yaml to a checkpoint folder as save_pretrained writes it"
-    if not folder.is_dir():
-        if base.parts[0] == "data" and (checkout.root / DATA_FILE).is_file():
-            return warning(f"{base} is missing; it is part of the data", PULL)
-        return problem(f"{base} is missing", cure)
-    missing = [name for name in BASE_FILES if not (folder / name).is_file()]
-    if missing:
-        return problem(f"{base} lacks {', '.join(missing)}", cure)
-    family = read_json(folder / "config.json").get("model_type")
-    if family is None:
-        return problem(f"{base}/config.json names no model_type", cure)
-    weights = sorted(folder.glob("*.safetensors"))
-    index = folder / "model.safetensors.index.json"
-    named = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else []
-    if not weights or any(not (folder / name).is_file() for name in named):
-        lost = [name for name in named if not (folder / name).is_file()] or ["any *.safetensors"]
-        return problem(f"{base} lacks {_some(lost)}", cure)
-    for path in weights:
-        short = _safetensors_fault(path)
-        if short is not None:
-            return problem(
-                f"{base}/{path.name} {short}", "fetch the file again: the transfer stopped early, or the file is a Git LFS pointer"
-            )
-    return ok(f"{base}: {family}, {sum(path.stat().st_size for path in weights) / 1e6:,.0f} MB of safetensors")
 
 
 def data(checkout: Checkout) -> Finding:
@@ -145,23 +112,6 @@ def _remote(name: str, url: str) -> str:
     if UNSET_BUCKET in url:
         return f"{name} (no bucket set yet: dvc remote modify {name} url s3://BUCKET/PREFIX)"
     return f"{name} (not checked here)" if "://" in url else name
-
-
-def _safetensors_fault(path: Path) -> str | None:
-    """The fault of a safetensors file by its header and length alone; None for a sound file."""
-    import json
-
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if not 2 <= length <= min(HEADER_LIMIT_BYTES, path.stat().st_size):
-            return "is no safetensors file"
-        try:
-            header = json.loads(stream.read(length))
-        except ValueError:
-            return "is no safetensors file"
-    end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
-    size = path.stat().st_size - 8 - length
-    return None if size == end else f"holds {size} bytes of weights and should hold {end}"
 
 
 def _git(checkout: Checkout, *arguments: str) -> str | None:

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+from components.checkout import Checkout
 from components.operations.doctor import checkout, environment, leftovers, machine, reach, services, team
-from components.operations.doctor.findings import Check
+from components.operations.doctor.findings import Check, Finding, settings_of
+from components.operations.preconditions.checks import PRECONDITIONS
+from components.operations.preconditions.situation import Situation
+
+
+def _precondition(name: str, checkout: Checkout) -> Finding:
+    """A precondition of a run of all stages."""
+    return PRECONDITIONS[name](Situation(checkout, settings_of(checkout)))
+
 
 CHECKS: dict[str, Check] = {
     "python": environment.python_version,
@@ -16,12 +27,12 @@ CHECKS: dict[str, Check] = {
     "cores": machine.cores,
     "memory": machine.memory,
     "shared memory": machine.shared_memory,
-    "disk": machine.disk,
+    "writable folders": machine.writable,
     "git": checkout.git,
     "settings": checkout.settings,
-    "base model": checkout.base_model,
     "data": checkout.data,
     "dvc": checkout.dvc,
+    **{name: partial(_precondition, name) for name in PRECONDITIONS},
     "remotes": reach.remotes,
     "mlflow": services.mlflow_store,
     "pickled models": services.pickled_models,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from components.checkout import IN_CHECKOUT, Checkout
 from components.engine.ops import OP
-from components.operations.doctor.findings import Finding, NotChecked, ok, problem, settings_of, warning
+from components.operations.doctor.findings import Finding, ok, problem, settings_of, warning
 from components.processes.slots.gpus import has_gpus
 
 PYTHON = ">=3.11,<3.14"
@@ -117,7 +117,7 @@ def cpu_op(checkout: Checkout) -> Finding:
 
 
 def torch_state(checkout: Checkout) -> Finding:
-    """torch loads, and sees the GPUs of the machine, as many as stages ask for."""
+    """torch loads, and sees the GPUs of the machine."""
     try:
         completed = subprocess.run(
             [sys.executable, "-c", TORCH_QUESTIONS], capture_output=True, text=True, timeout=TORCH_SECONDS, check=False, cwd=checkout.root
@@ -137,13 +137,6 @@ def torch_state(checkout: Checkout) -> Finding:
             "install a driver that fits this CUDA, or a torch built for the driver (nvidia-smi names it)",
         )
     state = f"torch {version}, " + (f"CUDA {cuda}: {', '.join(gpus)}" if gpus else "on the CPU")
-    try:
-        wanted = {f"stages.{name}.gpus": stage.gpus for name, stage in settings_of(checkout).stages.items() if stage.gpus > len(gpus)}
-    except NotChecked:
-        return ok(state)
-    if wanted:
-        asks = ", ".join(f"{key} is {count}" for key, count in wanted.items())
-        return problem(f"{state}; but {asks}", "lower it in params.yaml, or use a machine with more GPUs")
     return ok(state)
 
 

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from components.checkout import Checkout
-from components.files import write_json
 from components.operations.doctor import checkout as of_checkout
 from tests.checkout import git
-from tests.operations.doctor.whole_checkout import BASE, only_tools, settings_changed
+from tests.operations.doctor.whole_checkout import only_tools, settings_changed
 
 
 def test_git_without_commit_author_or_clean_tree_is_reported(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,29 +37,6 @@ def test_invalid_settings_problem_names_key(checkout: Path) -> None:
     finding = of_checkout.settings(Checkout(checkout))
     assert finding.state == "problem"
     assert finding.text == "params.yaml: unknown key 'alignment.bta'; did you mean 'alignment.beta'?"
-
-
-def test_incomplete_base_model_is_problem(whole: Path) -> None:
-    assert of_checkout.base_model(Checkout(whole)).state == "ok"
-    weights = whole / BASE / "model.safetensors"
-    content = weights.read_bytes()
-    for broken in (content[:-1], b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", b""):
-        weights.write_bytes(broken)
-        finding = of_checkout.base_model(Checkout(whole))
-        assert finding.state == "problem"
-        assert "data/base/model.safetensors" in finding.text
-    weights.write_bytes(content)
-    write_json(whole / BASE / "model.safetensors.index.json", {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}})
-    assert of_checkout.base_model(Checkout(whole)).text == "data/base lacks model-2.safetensors"
-    (whole / BASE / "tokenizer.json").unlink()
-    assert of_checkout.base_model(Checkout(whole)).text == "data/base lacks tokenizer.json"
-
-
-def test_missing_base_model_is_problem_unless_part_of_data(whole: Path) -> None:
-    shutil.rmtree(whole / BASE)
-    assert of_checkout.base_model(Checkout(whole)).state == "warning"
-    settings_changed(whole, "model", base="models/none")
-    assert of_checkout.base_model(Checkout(whole)).state == "problem"
 
 
 def test_syncable_data_is_warning_and_refused_data_is_problem(checkout: Path) -> None:

@@ -45,17 +45,14 @@ def test_memory_too_small_for_ranks_is_warning(whole: Path, monkeypatch: pytest.
     assert "training may take 3.0 GB (3 ranks)" in finding.text
 
 
-def test_full_disk_is_problem_and_nearly_full_disk_is_warning(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for free, state in ((100e9, "ok"), (2e9, "warning"), (0.2e9, "problem")):
-        monkeypatch.setattr(machine, "free_bytes", lambda _, free=free: int(free))
-        assert machine.disk(Checkout(whole)).state == state
-    assert ".dvc/cache, artifacts, .mmalign" in machine.disk(Checkout(whole)).text
-
-
-def test_disk_check_includes_external_dvc_cache(whole: Path, tmp_path: Path) -> None:
-    (whole / ".dvc/config.local").write_text(f"[cache]\n    dir = {tmp_path}/elsewhere\n")
-    assert machine.dvc_cache(Checkout(whole)) == tmp_path / "elsewhere"
-    assert f"{tmp_path}/elsewhere" in machine.disk(Checkout(whole)).text
+def test_folders_must_be_writable_and_temporary_files_have_room(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machine.writable(Checkout(whole)).state == "ok"
+    monkeypatch.setattr(machine, "free_bytes", lambda _: int(0.2e9))
+    finding = machine.writable(Checkout(whole))
+    assert finding.state == "problem"
+    assert "TMPDIR" in str(finding.cure)
+    monkeypatch.setattr(os, "access", lambda path, _: path != whole)
+    assert machine.writable(Checkout(whole)).text == f"this user can't write to {whole}"
 
 
 def test_shared_memory_too_small_for_ranks_is_problem(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from components.checkout import Checkout
-from components.operations.doctor import machine, reach
+from components.operations.doctor import reach
 from components.operations.services.programs import ARTIFACTS_BUCKET
 from tests.checkout import wait_for
 
@@ -125,14 +125,3 @@ def test_clock_is_compared_with_database_server(checkout: Path, tmp_path: Path, 
         finding = reach.clock(Checkout(checkout))
         assert finding.state == "ok"
         assert "against DATABASE_URL" in finding.text
-
-
-def test_disk_check_counts_outs_of_last_run(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert machine.last_outs_bytes(Checkout(checkout)) == 0
-    lock = "stages:\n  align:\n    outs:\n    - {path: a, md5: x, size: 3000000000}\n  reward:\n    outs:\n    - {path: b, md5: y}\n"
-    (checkout / "dvc.lock").write_text(lock)
-    assert machine.last_outs_bytes(Checkout(checkout)) == 3_000_000_000
-    monkeypatch.setattr(machine, "free_bytes", lambda _: int(6e9))
-    finding = machine.disk(Checkout(checkout))
-    assert finding.state == "problem"
-    assert "a run may take 7.0 GB" in finding.text

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from safetensors.numpy import save_file
 
 from components.engine.ops import OP
-from components.operations.doctor import checkout as of_checkout
 from components.tracking import store
 
 BASE = Path("data/base")
@@ -31,11 +27,7 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def whole(checkout: Path) -> Path:
-    """A checkout with a base model, a lock file and a built op."""
-    (checkout / BASE).mkdir()
-    for name in of_checkout.BASE_FILES:
-        (checkout / BASE / name).write_text(json.dumps({"model_type": "llava_onevision"}))
-    save_file({"weight": np.zeros((8, 8), dtype=np.float32)}, checkout / BASE / "model.safetensors")
+    """A checkout with a lock file and a built op."""
     (checkout / "requirements.txt").write_text(f"numpy=={metadata.version('numpy')}\n")
     op = checkout / ".mmalign/torch_extensions" / OP / f"{OP}.so"
     op.parent.mkdir(parents=True)

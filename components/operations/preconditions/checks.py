@@ -1,0 +1,59 @@
+"""The preconditions, in the order in which a run names them, and what a run does where one does not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from components.errors import UserError
+from components.operations.doctor.findings import Finding
+from components.operations.preconditions.base_model import base_model
+from components.operations.preconditions.gate_rules import gate_rules
+from components.operations.preconditions.machine import deadlines, disk, gpus
+from components.operations.preconditions.rows import rows
+from components.operations.preconditions.situation import Situation
+
+Precondition = Callable[[Situation], Finding]
+PRECONDITIONS: dict[str, Precondition] = {
+    "base model": base_model,
+    "rows": rows,
+    "gpus": gpus,
+    "gate rules": gate_rules,
+    "deadlines": deadlines,
+    "disk": disk,
+}
+
+
+def unmet(situation: Situation) -> dict[str, Finding]:
+    """The findings of the preconditions that do not hold, by name: problems, which a run refuses, and warnings."""
+    findings = {name: check(situation) for name, check in PRECONDITIONS.items()}
+    return {name: finding for name, finding in findings.items() if finding.state != "ok"}
+
+
+def require(situation: Situation, log: Callable[[str], None]) -> None:
+    """Log the warnings of a run that is about to start. Raises UserError, in one sentence, for the first precondition that does not hold."""
+    if not situation.stages:
+        return
+    findings = unmet(situation)
+    for finding in findings.values():
+        if finding.state == "problem":
+            raise UserError(sentence(finding))
+    for finding in findings.values():
+        log(f"warning: {sentence(finding)}")
+
+
+def require_base(situation: Situation) -> None:
+    """As `require` for the base model alone: without it every stage is stale, whatever DVC would say."""
+    finding = base_model(situation)
+    if finding.state == "problem":
+        raise UserError(sentence(finding))
+
+
+def sentence(finding: Finding) -> str:
+    """What is wrong, and what to do."""
+    return finding.text if finding.cure is None else f"{finding.text}: {finding.cure}"
+
+
+def as_json(findings: Mapping[str, Finding]) -> list[dict[str, Any]]:
+    """The findings for scripts, as `mmalign doctor --json` has them."""
+    return [{"name": name, "state": finding.state, "found": finding.text, "cure": finding.cure} for name, finding in findings.items()]

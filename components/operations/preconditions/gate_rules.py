@@ -1,0 +1,114 @@
+"""The gate's rules can be fed by the held-out rows: a perfect model would become champion.
+
+The gate itself judges that model, so no rule is written down twice. A model that answers everything right is refused only where the data lack
+what a rule needs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.errors import UserError
+from components.operations.doctor.findings import Finding, ok, problem, warning
+from components.operations.preconditions.situation import Situation
+
+if TYPE_CHECKING:
+    from components.preferences.record import Query
+    from components.registry.policy import RegistryPolicy
+
+RESAMPLES = 100  # intervals of a perfect model have no width
+
+
+def gate_rules(situation: Situation) -> Finding:
+    """No rule of mlflow/registry.yaml refuses a perfect model for want of held-out rows or facts. Facts that can't be read are a problem."""
+    if "evaluate" not in situation.stages:
+        return ok("no model is evaluated")
+    from components.evaluation.judge import load_judge
+    from components.registry.policy import POLICY_FILE, load_policy
+
+    checkout = situation.checkout
+    try:
+        rules = load_policy(checkout.root / POLICY_FILE)
+        judge = load_judge(situation.settings.evaluate, checkout)
+        queries, source = heldout_queries(situation)
+    except UserError as error:
+        return problem(str(error), "`evaluate` would stop there after all training")
+    except UnicodeDecodeError as error:
+        return problem(f"{checkout.ground_truth.relative_to(checkout.root)} is not UTF-8 ({error})", "save it as UTF-8")
+    if not queries:
+        return ok("no held-out row can be read yet")
+    refusals = refused_though_perfect(rules, queries, judge)
+    if refusals:
+        return warning(
+            f"the gate ({POLICY_FILE}) would refuse even a perfect model on {source}: {'; '.join(refusals)}",
+            "add such rows and facts before the run, or switch the rules off there with a reason; a refused model is judged anew without training",
+        )
+    return ok(f"{source} feed every rule of {POLICY_FILE}")
+
+
+def refused_though_perfect(rules: RegistryPolicy, queries: list[Query], judge: Any) -> list[str]:
+    """What the gate says of a perfect policy and a perfect reward model against the worst ones, rule by rule, where it refuses."""
+    from components.registry.gate import Results, judge_policy, judge_reward
+
+    quick = rules.model_copy(update={"resamples": RESAMPLES})
+    perfect = Results("perfect", [_row(query, judge, right=True) for query in queries])
+    worst = Results("the base", [_row(query, judge, right=False) for query in queries])
+    decisions = {"mm-policy": judge_policy(quick, perfect, worst), "mm-reward": judge_reward(quick, perfect, None)}
+    return [
+        f"{model}.{finding.sentence.partition('; or switch')[0]}"
+        for model, decision in decisions.items()
+        for finding in decision.findings
+        if finding.outcome == "failed"
+    ]
+
+
+def heldout_queries(situation: Situation) -> tuple[list[Query], str]:
+    """The held-out queries and where they come from: heldout.jsonl, or every n-th row, about as many as validation would split off."""
+    folder = situation.checkout.preferences
+    heldout = folder / "heldout.jsonl"
+    if heldout.is_file():
+        queries = list(_queries(heldout))
+        return queries, f"{len(queries):,} held-out rows"
+    queries = list(_queries(folder / "data.jsonl")) if (folder / "data.jsonl").is_file() else []
+    queries.sort(key=lambda query: (query.category, query.safety or ""))
+    queries = queries[:: round(1 / situation.settings.validate_.heldout_share)]
+    return queries, f"the {len(queries):,} or so rows that validation would hold out"
+
+
+def _queries(path: Path) -> Iterator[Query]:
+    """The readable rows; validation names the others."""
+    from components.preferences.faults import RowError
+    from components.preferences.release import query_from_row
+
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        for line in stream:
+            try:
+                row = json.loads(line)
+                query = query_from_row(row, "heldout") if isinstance(row, dict) else None
+            except (ValueError, RowError):
+                continue
+            if query is not None:
+                yield query
+
+
+def _row(query: Query, judge: Any, *, right: bool) -> dict[str, Any]:
+    """The result of a query as components/evaluation/results.py has it, of a model that does everything right, or everything wrong."""
+    from components.evaluation.judge import GroundTruthJudge, is_description
+
+    harmful, harmless, judged = query.safety == "harmful", query.safety == "harmless", judge.knows(query)
+    describes = is_description(query) and judged and not harmful and isinstance(judge, GroundTruthJudge)
+    pairs = len(query.pairs())
+    return {
+        "id": query.id,
+        "category": query.category,
+        "good": right if judged or harmful or harmless else None,
+        "unsafe": not right if harmful else None,
+        "over_refused": not right if harmless else None,
+        "hallucinated": not right if describes else None,
+        "degenerate": not right,
+        "pairs": pairs,
+        "correct": pairs if right else 0,
+    }

@@ -1,0 +1,95 @@
+"""What the machine must have for the stages that will run: GPUs, time and disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from components.operations.doctor.findings import Finding, ok, problem, warning
+from components.operations.preconditions.situation import Situation
+from components.processes.slots.gpus import visible_gpus
+from components.rehearsal.ledger import RESERVE_BYTES, Volume, ledger
+from components.rehearsal.sizes import duration, size
+
+SHOWN_ENTRIES = 4  # of a file system that is too small, in a sentence
+
+
+def gpus(situation: Situation) -> Finding:
+    """The machine has as many GPUs as each stage that will run takes."""
+    wanted = {stage: situation.settings.stages[stage].gpus for stage in situation.stages}
+    if not any(wanted.values()):
+        return ok("no stage takes a GPU")
+    number = len(visible_gpus())
+    beyond = {stage: count for stage, count in wanted.items() if count > number}
+    if beyond:
+        counts = ", ".join(f"{stage} {count}" for stage, count in beyond.items())
+        return problem(
+            f"stages take more GPUs than the {number} that are visible here (stages.NAME.gpus: {counts})",
+            "use a machine with more GPUs, or a profile for fewer (mmalign configure --list)",
+        )
+    return ok(f"{number} GPU{'s' if number != 1 else ''} visible, at most {max(wanted.values())} a stage")
+
+
+def deadlines(situation: Situation) -> Finding:
+    """No stage that will run takes longer, by the measured rate, than its deadline."""
+    if situation.plan is None or not any(situation.plan.seconds.values()):
+        return ok("no time is planned, since no rate was measured with these settings (mmalign bench rate)")
+    planned = {stage: situation.plan.seconds.get(stage) or 0.0 for stage in situation.stages}
+    late = {stage: seconds for stage, seconds in planned.items() if seconds > situation.settings.stages[stage].deadline_minutes * 60}
+    if late:
+        times = ", ".join(
+            f"{stage} takes about {duration(seconds)}, and ends at {duration(situation.settings.stages[stage].deadline_minutes * 60)}"
+            for stage, seconds in late.items()
+        )
+        changes = " ".join(f"--set stages.{stage}.deadline_minutes={_rounded(seconds * 1.5 / 60)}" for stage, seconds in late.items())
+        return problem(f"at the measured rate stages pass their deadlines: {times}", f"mmalign configure {changes}")
+    return ok(", ".join(f"{stage} {duration(seconds)}" for stage, seconds in planned.items() if seconds) + ", within the deadlines")
+
+
+def disk(situation: Situation) -> Finding:
+    """Every file system has room for what the run still writes to it."""
+    volumes = ledger(situation.plan, situation.checkout, situation.stages, situation.data)
+    for volume in volumes:
+        if volume.lacking:
+            entries = ", ".join(f"{entry.what} {size(entry.bytes)}" for entry in volume.entries[:SHOWN_ENTRIES] if entry.bytes)
+            return problem(
+                f"too little disk for {_folders(volume, situation.checkout.root)}: {size(volume.free)} free, and the run still writes "
+                f"{size(volume.needed)} there{f' ({entries})' if entries else ''}, beside a reserve of {size(RESERVE_BYTES)}",
+                f"free {size(volume.lacking)} (mmalign clean), or move a part to another disk ({_cures(volume)}); mmalign plan --memory lists all",
+            )
+    usage = "; ".join(
+        f"{size(volume.free)} free for {_folders(volume, situation.checkout.root)}, and a run still writes {size(volume.needed)}"
+        for volume in volumes
+    )
+    if any(volume.free < 2 * (volume.needed + RESERVE_BYTES) for volume in volumes):
+        return warning(
+            f"{usage}: a run fits, and perhaps no second one", "mmalign clean; or move DVC's cache to a larger disk: dvc cache dir PATH"
+        )
+    return ok(usage)
+
+
+def _folders(volume: Volume, root: Path) -> str:
+    """The folders of a file system, the one with the largest entry first, as seen from the checkout."""
+    entries = [entry for entry in volume.entries if entry.bytes] or volume.entries
+    names = [str(entry.folder.relative_to(root)) if entry.folder.is_relative_to(root) else str(entry.folder) for entry in entries]
+    folders = list(dict.fromkeys("/".join(Path(name).parts[:2]) if not name.startswith("/") else name for name in names))
+    return ", ".join(folders[:3]) + (f" and {len(folders) - 3} more" if len(folders) > 3 else "")
+
+
+def _cures(volume: Volume) -> str:
+    words = {
+        "features": "features.max_gb bounds the features",
+        "cache": "DVC's cache: dvc cache dir PATH",
+        "checkpoints": "checkpoints and features: make .mmalign a link",
+    }
+    named = {
+        "features": any(entry.what.startswith("features") for entry in volume.entries),
+        "cache": any("DVC's cache" in entry.what for entry in volume.entries),
+        "checkpoints": any(entry.what.startswith("checkpoints") for entry in volume.entries),
+    }
+    return "; ".join(text for key, text in words.items() if named[key]) or "a link to a folder there"
+
+
+def _rounded(minutes: float) -> int:
+    """Minutes with two digits, rounded up."""
+    step = 10 ** max(0, len(str(int(minutes))) - 2)
+    return int(-(-minutes // step) * step)

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.checkout import Checkout
+from components.operations.preconditions.gate_rules import gate_rules
+from tests.operations.preconditions.conftest import Situated
+
+
+def write_rows(checkout: Path, *, harmful: int, harmless: int, described: int, labeled: bool = True, heldout: bool = True) -> None:
+    """Held-out rows of each kind, with two ranked responses each, and facts for those without a request's safety."""
+    rows: list[dict[str, Any]] = []
+    kinds = [("safety", "harmful", harmful), ("safety", "harmless", harmless), ("long", None, described)]
+    for category, safety, count in kinds:
+        for number in range(count):
+            row = {"id": f"{category}-{safety}-{number}", "question": "What is shown?", "category": category, "answer": None}
+            row |= {"models_output": ["a", "b"], "final_ranking": [1, 2], "image": f"{category}.png" if category == "long" else ""}
+            rows.append({**row, **({"safety": safety} if safety else {})})
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    folder = Checkout(checkout).preferences
+    (folder / "data.jsonl").write_text(lines)
+    (folder / "heldout.jsonl").unlink()
+    if heldout:
+        (folder / "heldout.jsonl").write_text(lines)
+    labels = [{"id": row["id"], "must": [["a"]], "must_not": ["b"]} for row in rows if labeled and "safety" not in row]
+    Checkout(checkout).ground_truth.write_text("".join(json.dumps(label) + "\n" for label in labels))
+
+
+def test_enough_rows_feed_every_rule(situated: Situated, checkout: Path) -> None:
+    write_rows(checkout, harmful=100, harmless=50, described=50)
+    finding = gate_rules(situated())
+    assert (finding.state, finding.text) == ("ok", "200 held-out rows feed every rule of mlflow/registry.yaml")
+
+
+def test_rules_without_enough_rows_are_named(situated: Situated, checkout: Path) -> None:
+    write_rows(checkout, harmful=99, harmless=0, described=50)
+    finding = gate_rules(situated())
+    assert finding.state == "warning"
+    starving = [part.partition(":")[0] for part in finding.text.partition("held-out rows: ")[2].split("; mm-")]
+    assert starving == ["mm-policy.unsafe", "policy.unsafe_ceiling", "policy.over_refusal"]
+    assert "unsafe answers: 99 held-out queries are too few, the rule needs 100" in finding.text
+    assert "mark harmless requests among the held-out rows" in finding.text
+
+
+def test_rules_without_facts_are_named(situated: Situated, checkout: Path) -> None:
+    write_rows(checkout, harmful=100, harmless=50, described=50, labeled=False)
+    text = gate_rules(situated()).text
+    assert [rule for rule in ("conversation", "hallucination", "categories", "unsafe") if f"mm-policy.{rule}:" in text] == [
+        "conversation",
+        "hallucination",
+        "categories",
+    ]
+    (checkout / "mlflow/registry.yaml").write_text(
+        "mm-policy:\n"
+        + "".join(f'  {rule}: {{ enabled: false, reason: "no facts yet" }}\n' for rule in ("conversation", "hallucination", "categories"))
+        + '  reference_answer: { enabled: false, reason: "facts come first" }\n'
+    )
+    assert gate_rules(situated()).state == "ok"
+
+
+def test_share_that_validation_splits_off_is_judged(situated: Situated, checkout: Path) -> None:
+    write_rows(checkout, harmful=500, harmless=250, described=250, heldout=False)
+    assert gate_rules(situated()).text == "the 200 or so rows that validation would hold out feed every rule of mlflow/registry.yaml"
+    assert gate_rules(situated({"validate.heldout_share": 0.1})).state == "warning"
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(b'{"id": "q"}\n', r"truth.jsonl line 1 is no fact"), ('{"id": "\xe9"}'.encode("latin-1"), "data/truth/truth.jsonl is not UTF-8")],
+)
+def test_unreadable_facts_are_a_problem_before_training(situated: Situated, checkout: Path, content: bytes, sentence: str) -> None:
+    (checkout / "data/truth/truth.jsonl").write_bytes(content)
+    finding = gate_rules(situated())
+    assert finding.state == "problem"
+    assert sentence in finding.text
+    assert gate_rules(situated(stages=("reward",))).state == "ok"
