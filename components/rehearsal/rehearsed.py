@@ -12,10 +12,9 @@ from components.files import digest_bytes, digest_file, read_json, write_json
 from components.processes.host import available_memory
 from components.rehearsal.architectures import find_architecture
 from components.rehearsal.devices import Machine
-from components.rehearsal.memory import rows_of
 from components.rehearsal.parameters import Architecture
 from components.rehearsal.plan import TRAINING
-from components.rehearsal.rate import Rate, find_rate, rate_key, store_rate
+from components.rehearsal.rate import find_rate, rate_key, store_training_rate
 from components.rehearsal.rehearse import Rehearsal
 from components.rehearsal.workload import read_workload
 
@@ -43,20 +42,17 @@ def key_of(checkout: Checkout, settings: Settings, model: Architecture, machine:
 
 
 def record(checkout: Checkout, rehearsal: Rehearsal) -> None:
-    """Keep that it was rehearsed, and the rate of a rank in the slower training."""
+    """Keep that it was rehearsed, and the rates of both trainings."""
     settings, machine = rehearsal.settings, rehearsal.machine
     model, _ = find_architecture(settings, checkout)
     path = checkout.rehearsals
     entries = read_json(path) if path.is_file() else {}
     day = time.strftime("%Y-%m-%d")
     write_json(path, entries | {key_of(checkout, settings, model, machine): {"day": day, "fits": rehearsal.fits}})
-    metrics = [rehearsal.trials[stage].metrics for stage in TRAINING if stage in rehearsal.trials]
-    rates = [one.tokens_per_second / one.ranks for one in metrics if one is not None and one.tokens_per_second is not None]
-    if rates and rehearsal.fits:
-        rows, length = rows_of(settings)
-        speed = min(rates)
-        measured = Rate(machine.name, speed, speed * model.flops_per_token(backward=True), model.layers, model.layers, rows, length, day)
-        store_rate(checkout, settings, model, measured)
+    for stage in TRAINING:
+        metrics = rehearsal.trials[stage].metrics if stage in rehearsal.trials else None
+        if rehearsal.fits and metrics is not None and metrics.tokens_per_second is not None:
+            store_training_rate(checkout, settings, stage, metrics.tokens_per_second)
 
 
 def needs_rehearsal(checkout: Checkout, settings: Settings, machine: Machine) -> bool:
@@ -74,12 +70,13 @@ def expected_seconds(checkout: Checkout, settings: Settings, machine: Machine) -
     """Seconds of both trainings, at the measured rate or at an assumed one: no more than an order of magnitude."""
     model, _ = find_architecture(settings, checkout)
     workload = read_workload(checkout, settings, model)
-    tokens = workload.tree_tokens * workload.queries * (settings.reward.epochs + settings.alignment.epochs)
-    rate = find_rate(checkout, settings, model, machine)
-    if rate is not None:
-        return tokens / settings.training.ranks / rate.tokens_per_second
-    speed = ASSUMED_GPU if machine.kind == "gpu" else ASSUMED_THREAD * settings.training.threads
-    return tokens * model.flops_per_token(backward=True) / (speed * settings.training.ranks)
+    seconds = 0.0
+    for stage, epochs in (("reward", settings.reward.epochs), ("align", settings.alignment.epochs)):
+        tokens = workload.tree_tokens * workload.queries * epochs / settings.training.ranks
+        rate = find_rate(checkout, settings, model, machine, stage)
+        assumed = ASSUMED_GPU if machine.kind == "gpu" else ASSUMED_THREAD * settings.training.threads
+        seconds += tokens / (rate.tokens_per_second if rate is not None else assumed / model.flops_per_token(backward=True))
+    return seconds
 
 
 def is_rehearsed(checkout: Checkout, settings: Settings, machine: Machine) -> bool:

@@ -44,7 +44,7 @@ def gate_rules(situation: Situation) -> Finding:
     if refusals:
         return warning(
             f"the gate ({POLICY_FILE}) would refuse even a perfect model on {source}: {'; '.join(refusals)}",
-            "add such rows and facts before the run, or switch the rules off there with a reason; a refused model is judged anew without training",
+            "add such rows and facts before the run, or lower `least` there, or switch rules off with a reason; no change of the rules retrains a model",
         )
     return ok(f"{source} feed every rule of {POLICY_FILE}")
 
@@ -58,7 +58,7 @@ def refused_though_perfect(rules: RegistryPolicy, queries: list[Query], judge: A
     worst = Results("the base", [_row(query, judge, right=False) for query in queries])
     decisions = {"mm-policy": judge_policy(quick, perfect, worst), "mm-reward": judge_reward(quick, perfect, None)}
     return [
-        f"{model}.{finding.sentence.partition('; or switch')[0]}"
+        f"{model}.{finding.sentence.partition('; or switch')[0].removesuffix(', or lower `least`')}"
         for model, decision in decisions.items()
         for finding in decision.findings
         if finding.outcome == "failed"
