@@ -46,7 +46,9 @@ def train(options: argparse.Namespace, settings: Settings) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, and only hides reads of memory that nobody wrote
 
     from components.engine.task import TrainingRank
+    from components.processes import heartbeat
 
+    heartbeat.open_heartbeat(options.scratch, in_step=True, busy_waits=torch.cuda.is_available())
     stages.load(options.factory)(TrainingRank(settings, Checkout(options.root), options.stage, options.scratch, options.out, began))
 
 
@@ -57,9 +59,11 @@ def infer(options: argparse.Namespace, settings: Settings) -> None:
 
     from components.engine.inference import compute_shares
     from components.engine.ranks import inference_section, ranks_of_process
+    from components.processes import heartbeat
 
     torch.set_num_threads(inference_section(settings, options.stage).threads)
     ranks = ranks_of_process(settings, options.stage)
+    heartbeat.open_heartbeat(options.scratch, in_step=ranks.lockstep, busy_waits=torch.cuda.is_available())
     if ranks.device.type == "cuda":
         torch.cuda.set_device(ranks.device)
     ranks.join()
@@ -68,6 +72,7 @@ def infer(options: argparse.Namespace, settings: Settings) -> None:
     end = compute_shares(tasks, ranks, options.scratch)
     write_json(options.scratch / f"finished-{ranks.rank}.json", end | {"startup_seconds": startup})
     ranks.leave()
+    heartbeat.end()
 
 
 def _options() -> argparse.Namespace:

@@ -35,6 +35,7 @@ from components.features.source import CachedFeatures, source_of
 from components.features.store import Entry, FeatureStore, ShardWriter, unpacked
 from components.files import digest_bytes
 from components.preferences.record import Query
+from components.processes import heartbeat
 
 CACHE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CHECKED_AT_ONCE_BYTES = 500_000_000  # up to this size, a run checks all entries first; in larger sets, each when it reads it first
@@ -79,9 +80,10 @@ def attach_features(
     chosen = {preprocessor.medium_key(query): query for query in reversed(queries) if query.media is not None}
     if not chosen:
         return FeatureReport()
-    filling = _Filling(preprocessor, base, dict(reversed(chosen.items())), settings, checkout)
-    with filling.store:
-        preprocessor.features, report = filling.run()
+    with heartbeat.attentive():
+        filling = _Filling(preprocessor, base, dict(reversed(chosen.items())), settings, checkout)
+        with filling.store:
+            preprocessor.features, report = filling.run()
     report = replace(report, seconds=time.monotonic() - started)
     if report.made or report.damaged:
         _log(f"features: {report.made} computed in {report.seconds:.1f} s, {report.hits} cached before")
@@ -156,7 +158,7 @@ class _Filling:
 
     def _fill(self, missing: list[str], keys: Mapping[str, str], valid: Mapping[str, Entry]) -> int:
         """Compute the missing entries that fit; return the number of shards evicted for them."""
-        with whole_weights():
+        with whole_weights(), heartbeat.work("opening the vision tower"):
             dtype = torch.bfloat16 if self.settings.training.precision == "bf16" else torch.float32
             model = load_model(self.base, attention=self.settings.model.attention, dtype=dtype).to(self.device)
         # Without a cache of preprocessed media: the fill uses each once.
@@ -176,6 +178,7 @@ class _Filling:
             with tqdm(total=len(missing), desc="tower features", unit="medium", mininterval=1, disable=self.rank != 0) as bar:
                 for start in range(0, most, ROUND):
                     for medium in islice(prepared, ROUND):
+                        heartbeat.beat()
                         output = run_vision_tower(model, medium, self.cache_dtype, self.threads)
                         if writer.written + sum(level.nbytes for level in output) > budget:
                             prepared.close()
@@ -231,6 +234,7 @@ class _Filling:
         """Lock the store for this process and the ranks of its group. Repeats short tries, so that no collective reaches its timeout."""
         waited = False
         while True:
+            heartbeat.beat()
             if _shared(self._try_lock):
                 return
             if not waited:
@@ -265,7 +269,10 @@ def _shared(compute: Any) -> Any:
     """Rank 0's result of `compute`, on all ranks."""
     if not _grouped():
         return compute()
-    values = [compute() if distributed.get_rank() == 0 else None]
+    values = [None]
+    if distributed.get_rank() == 0:
+        with heartbeat.work("the feature cache"):
+            values = [compute()]
     distributed.broadcast_object_list(values, src=0)
     return values[0]
 
