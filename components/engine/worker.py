@@ -67,7 +67,8 @@ def infer(options: argparse.Namespace, settings: Settings) -> None:
     if ranks.device.type == "cuda":
         torch.cuda.set_device(ranks.device)
     ranks.join()
-    tasks = stages.load(options.factory)(settings, Checkout(options.root), read_json(options.scratch / ARGUMENTS))
+    with ranks.together():
+        tasks = stages.load(options.factory)(settings, Checkout(options.root), read_json(options.scratch / ARGUMENTS))
     startup = time.monotonic() - began
     end = compute_shares(tasks, ranks, options.scratch)
     write_json(options.scratch / f"finished-{ranks.rank}.json", end | {"startup_seconds": startup})

@@ -1,6 +1,7 @@
 """Caches the frozen vision tower's output on disk, so that the tower runs once for each medium.
 
-- All ranks of a process group fill the cache together in a pass before training or inference. All then have the same entries.
+- All ranks of a process group fill the cache together in a pass before training or inference. All then have the same entries. The process
+  that starts them computes none.
 - The tower reads each medium alone, so that an entry's bits do not depend on other media: a fresh clone and a checkout that got a few new rows
   end with the same features.
 - If `features.max_gb` is too small, the cache takes the media that fit. The others run live, with the same bits.
@@ -65,11 +66,12 @@ class FeatureReport:
 
 
 def attach_features(
-    preprocessor: Preprocessor, base: Path, queries: Sequence[Query], settings: Settings, checkout: Checkout
+    preprocessor: Preprocessor, base: Path, queries: Sequence[Query], settings: Settings, checkout: Checkout, *, ranks: int = 1
 ) -> FeatureReport:
     """Fill the cache of `checkout` for the media of `queries`, and attach it to `preprocessor`, whose roots then have features.
 
-    A single process or every rank of a process group calls it. If `features.cache` is false or the tower is trained, it only prints the reason.
+    A single process or every rank of a process group calls it. A process that plans for several `ranks` leaves the fill to them, and attaches
+    what is cached. If `features.cache` is false or the tower is trained, it only prints the reason.
     """
     preprocessor.features = None
     reason = _why_off(settings)
@@ -82,6 +84,7 @@ def attach_features(
         return FeatureReport()
     with heartbeat.attentive():
         filling = _Filling(preprocessor, base, dict(reversed(chosen.items())), settings, checkout)
+        filling.fills = ranks == 1 or _grouped()
         with filling.store:
             preprocessor.features, report = filling.run()
     report = replace(report, seconds=time.monotonic() - started)
@@ -99,6 +102,7 @@ class _Filling:
         self.cache_dtype = CACHE_DTYPES[settings.features.dtype]
         self.threads = settings.training.threads
         self.limit = int(settings.features.max_gb * 1e9)
+        self.fills = True
         self.rank, self.world = (distributed.get_rank(), distributed.get_world_size()) if _grouped() else (0, 1)
         if self.rank != 0:
             _meet()  # only rank 0 rebuilds a damaged index
@@ -113,7 +117,7 @@ class _Filling:
         self._acquire()
         try:
             valid, damaged, evicted = _shared(lambda: self._valid_entries(keys))
-            missing = [medium for medium, key in keys.items() if key not in valid]
+            missing = [medium for medium, key in keys.items() if key not in valid] if self.fills else []
             if missing:
                 evicted += self._fill(missing, keys, valid)
             entries: dict[str, Entry] = _shared(lambda: self.store.find(keys.values())) if missing else valid
