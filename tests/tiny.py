@@ -41,8 +41,11 @@ TEMPLATE = (
 )
 
 
-def save_checkpoint(folder: Path, *, seed: int = 0) -> Path:
-    """Write a random two-layer LLaVA-OneVision with a byte-level tokenizer."""
+def save_checkpoint(folder: Path, *, seed: int = 0, vocabulary: int | None = None) -> Path:
+    """Write a random two-layer LLaVA-OneVision with a byte-level tokenizer.
+
+    With a `vocabulary`, embedding and head have so many rows and are not tied, as in the 7B checkpoints.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({character: number for number, character in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -71,13 +74,13 @@ def save_checkpoint(folder: Path, *, seed: int = 0) -> Path:
             vision_use_head=False,
         ),
         text_config=Qwen2Config(
-            vocab_size=len(fast),
+            vocab_size=vocabulary or len(fast),
             hidden_size=32,
             intermediate_size=64,
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,
-            tie_word_embeddings=True,
+            tie_word_embeddings=vocabulary is None,
             bos_token_id=None,
             eos_token_id=fast.eos_token_id,
             pad_token_id=fast.pad_token_id,
@@ -86,7 +89,7 @@ def save_checkpoint(folder: Path, *, seed: int = 0) -> Path:
         video_token_index=fast.convert_tokens_to_ids("<video>"),
         image_grid_pinpoints=[[32, 32], [64, 32]],
         vision_feature_layer=-1,
-        tie_word_embeddings=True,
+        tie_word_embeddings=vocabulary is None,
     )
     model = LlavaOnevisionForConditionalGeneration(config)
     model.save_pretrained(folder)

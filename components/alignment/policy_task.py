@@ -26,7 +26,7 @@ def build(settings: Settings, checkout: Checkout, arguments: Any = None) -> list
     preprocessor = Preprocessor(base, checkout.preferences, settings.model, settings.features)
     queries = read_queries(checkout.queries("train"))
     # The base's tower is the policy's, or features are off.
-    attach_features(preprocessor, base, queries, settings, checkout)
+    attach_features(preprocessor, base, queries, settings, checkout, ranks=settings.reference.ranks)
     context = replace(reference_context(settings, base, preprocessor), model=model_digest(folder))
     return [
         ReferenceTask(

@@ -39,7 +39,8 @@ def build(settings: Settings, checkout: Checkout, arguments: Any = None) -> list
     base = checkout.root / settings.model.base
     preprocessor = Preprocessor(base, checkout.preferences, settings.model, settings.features)
     queries = {split: read_queries(checkout.queries(split)) for split in SPLITS}
-    attach_features(preprocessor, base, [query for split in SPLITS for query in queries[split]], settings, checkout)
+    every = [query for split in SPLITS for query in queries[split]]
+    attach_features(preprocessor, base, every, settings, checkout, ranks=settings.reference.ranks)
     models, store = OneModel(settings), ReferenceStore(checkout, reference_context(settings, base, preprocessor))
     return [
         ReferenceTask(

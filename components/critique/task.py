@@ -67,7 +67,8 @@ def build(settings: Settings, checkout: Checkout, arguments: Any = None) -> list
     folder = checkout.reward_model
     preprocessor = Preprocessor(folder, checkout.preferences, settings.model, settings.features)
     queries = {split: read_queries(checkout.queries(split)) for split in SPLITS}
-    attach_features(preprocessor, folder, [query for split in SPLITS for query in queries[split]], settings, checkout)
+    every = [query for split in SPLITS for query in queries[split]]
+    attach_features(preprocessor, folder, every, settings, checkout, ranks=settings.critique.ranks)
     models, cache = OneModel(settings), ContentCache(checkout, "critiques")
     context = digest_bytes(critique_context(settings, folder), code_digest("critique"))
     return [

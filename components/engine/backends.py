@@ -47,9 +47,9 @@ class Backend(ABC):
 
     def prepare(self, module: nn.Module, groups: Groups) -> None:
         """Wrap `module` and build AdamW over `groups` (params, lr, weight_decay)."""
-        offloads = self.training.offload != "none" and self.context.device.type == "cuda"
-        # Where the optimizer's state lies in CPU memory, a fused step is what keeps up.
-        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, fused=True if offloads else None)
+        # On a GPU the step is one kernel; where its state lies in CPU memory, a fused step is what keeps up.
+        fused = True if self.context.device.type == "cuda" else None
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, fused=fused)
         self._wrap(module, optimizer)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
 
@@ -200,6 +200,8 @@ def deepspeed_config(checkout: Checkout, training: TrainingSettings, context: Ra
         "bf16": {"enabled": training.precision == "bf16"},
     }
     on_gpu = context.device.type == "cuda"
+    if not on_gpu:
+        config["zero_optimization"]["overlap_comm"] = False  # a CPU has no second stream that gradients could go out on
     if training.offload != "none" and on_gpu:
         config["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
         config["zero_force_ds_cpu_optimizer"] = False  # torch's fused AdamW needs no compiler

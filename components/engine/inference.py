@@ -28,6 +28,8 @@ from components.engine.launcher import ARGUMENTS, SETTINGS, fault_of, rank_envir
 from components.engine.ranks import Ranks, inference_section
 from components.engine.throughput import INFERENCE, Meter, peak_memory_gb, summarise
 from components.files import read_json, write_json
+from components.processes import heartbeat
+from components.processes.stalls import Stalls
 
 PLAN = "plan.json"
 Batches = list[list[int]]
@@ -170,7 +172,8 @@ def _compute_on_ranks(
     ]
     bars = Bars(scratch, tasks, todo)
     try:
-        code = run_ranks(options, ranks=section.ranks, environment=environment, poll=bars.move)
+        stalls = Stalls(scratch, section.ranks)
+        code = run_ranks(options, ranks=section.ranks, environment=environment, poll=bars.move, stalls=stalls)
     finally:
         bars.close()
     ends = sorted(scratch.glob("finished-*.json"))
@@ -189,9 +192,11 @@ def compute_shares(tasks: Sequence[InferenceTask], ranks: Ranks, scratch: Path) 
         for number, (task, share) in enumerate(zip(tasks, shares, strict=True)):
             started = time.monotonic()
             with finishing(task):
-                for batch, counts in share:
+                for index, (batch, counts) in enumerate(share):
+                    heartbeat.enter(f"{task.label}: batch {index + 1} of {len(share)}")
                     progress.write(json.dumps([number, compute_batch(task, batch, ranks, counts=counts)]) + "\n")
                     progress.flush()
+            heartbeat.enter(f"{task.label}: the end")
             if share:
                 meters.append(meter_of(task, time.monotonic() - started))
     return {

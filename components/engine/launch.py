@@ -17,6 +17,7 @@ from components.engine.curves import CURVES, PLAN, Follower
 from components.engine.launcher import SETTINGS, fault_of, rank_environment, run_ranks
 from components.engine.recorder import NullRecorder, Recorder
 from components.files import read_json, write_json
+from components.processes.stalls import Stalls
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def launch(
     arguments += ["--scratch", str(scratch.resolve()), "--out", str(out.resolve())]
     follower = Follower(scratch, stage, recorder=recorder)
     try:
-        code = run_ranks(arguments, ranks=settings.training.ranks, environment=environment, poll=follower.poll)
+        stalls = Stalls(scratch, settings.training.ranks)
+        code = run_ranks(arguments, ranks=settings.training.ranks, environment=environment, poll=follower.poll, stalls=stalls)
         follower.poll(last=True)
     finally:
         follower.end()

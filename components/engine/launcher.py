@@ -4,6 +4,7 @@
   rank failed: torchrun's own is 1 whether a rank raised or was killed, and only its parent can know which.
 - torchrun is a child in this process's session and is ended with it; the ranks, which sit in sessions of their own, watch this process.
 - The environment is passed through, so that a supervisor's mark reaches every process.
+- Ranks that make no progress are ended, with the names of rank, module and step: components/processes/stalls.py.
 - A rank that fails leaves its reason in the scratch folder, which becomes the stage's one sentence, with its kind. One that a signal ended
   leaves none: torchrun's exit code tells that.
 """
@@ -23,7 +24,8 @@ from components.checkout import Checkout
 from components.engine import watchdog
 from components.errors import InfrastructureFault, StageFault, UserError
 from components.files import read_json, write_json
-from components.processes.fault_kinds import SIGNALLED, error_of, fault_kind, kind_named, lost_a_peer, sentence_of
+from components.processes.fault_kinds import SIGNALLED, FaultKind, error_of, fault_kind, kind_named, lost_a_peer, sentence_of
+from components.processes.stalls import Stalls
 
 SETTINGS, ARGUMENTS = "settings.json", "arguments.json"  # what the ranks read in the scratch folder
 GRACE_SECONDS = 15  # that ranks have between SIGTERM and SIGKILL
@@ -59,20 +61,31 @@ def run_ranks(
     environment: dict[str, str],
     poll: Callable[[], None] = lambda: None,
     module: str = stages.PROCESSES["worker"],
+    stalls: Stalls | None = None,
 ) -> int:
     """Run the worker with `arguments` as `ranks` processes and return the exit code of the rank that failed first, 128 and more for a signal,
     negative where a signal ended torchrun itself. `poll` is called some times a second.
 
-    The ranks get `--launcher` and `--launcher-started` beside `arguments`, for their watchdog. Whatever ends this call ends them.
+    The ranks get `--launcher` and `--launcher-started` beside `arguments`, for their watchdog. Whatever ends this call ends them. With `stalls`
+    they are ended once they make no progress, and the reason is left beside theirs.
     """
     command = [*stages.command("torchrun"), "--standalone", f"--nproc-per-node={ranks}", "-m", module, *arguments]
     command += ["--launcher", str(os.getpid()), "--launcher-started", repr(watchdog.started(os.getpid()))]
+    if stalls:
+        stalls.forget()
     process = subprocess.Popen(command, env=environment)
     try:
         while process.poll() is None:
             poll()
+            if stalls and (stall := stalls.check()):
+                _leave(stalls.folder, "launcher", kind=stall.kind, message=stall.sentence)
+                stalls.kill()  # ranks in a collective and stopped ones see no other signal; torchrun ends with them
+                process.wait()
+                break
             time.sleep(POLL_SECONDS)
         poll()
+        if stalls and process.returncode and (stall := stalls.mismatch()):
+            _leave(stalls.folder, "launcher", kind=stall.kind, message=stall.sentence)
     finally:
         if process.poll() is None:
             process.terminate()  # torchrun hands it on to its ranks
@@ -89,20 +102,18 @@ def leave_fault(scratch: Path, rank: int, error: BaseException) -> None:
 
     Not a normal end: ranks that wait in a collective would keep the interpreter from leaving.
     """
-    expected = isinstance(error, UserError | StageFault)
-    fault = {
-        "kind": fault_kind(error),
-        "message": sentence_of(error),
-        "known": expected,
-        "lost_a_peer": lost_a_peer(error),
-        "time": time.time(),
-    }
+    expected, message = isinstance(error, UserError | StageFault), sentence_of(error)
     try:
-        write_json(scratch / f"fault-{rank}.json", fault)
+        _leave(scratch, str(rank), kind=fault_kind(error), message=message, expected=expected, lost_a_peer=lost_a_peer(error))
     except OSError as unwritable:
-        _end(f"rank {rank}: {fault['message']} ({unwritable})", NO_ROOM)
+        _end(f"rank {rank}: {message} ({unwritable})", NO_ROOM)
     if expected:
-        _end(f"rank {rank}: {fault['message']}", 1)
+        _end(f"rank {rank}: {message}", 1)
+
+
+def _leave(scratch: Path, who: str, *, kind: FaultKind, message: str, expected: bool = True, lost_a_peer: bool = False) -> None:
+    fault = {"kind": kind, "message": message, "known": expected, "lost_a_peer": lost_a_peer, "time": time.time()}
+    write_json(scratch / f"fault-{who}.json", fault)
 
 
 def fault_of(scratch: Path, stage: str, code: int) -> Exception:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, distributed
 
 from components.config.optimization import optimization_of
-from components.engine import checkpoints, health
+from components.engine import checkpoints, health, progress
 from components.engine.backends import Backend, set_up_backend
 from components.engine.checkpoints import PREFIX, Checkpoint
 from components.engine.curves import CURVES, PLAN, CurveFile
@@ -32,6 +32,7 @@ from components.engine.schedule import Schedule, seed_everything
 from components.engine.task import EpochContext, Step, TrainingRank, TrainingTask, check_plan, overrides
 from components.engine.throughput import peak_memory_gb, training_meter
 from components.files import write_json
+from components.processes import heartbeat
 
 if TYPE_CHECKING:
     from components.checkout import Checkout
@@ -98,6 +99,7 @@ class Loop:
             weight_decay=training.weight_decay,
         )
         backend.prepare(module, groups)
+        progress.follow(task.model, backend.wrapped)
         if resumed:
             backend.load(resumed.folder)
         self._metric_names: list[str] | None = None
@@ -144,6 +146,7 @@ class Loop:
     def _begin_epoch(self, epoch: int) -> list[Step]:
         """The epoch's steps, once the task has prepared it on all ranks."""
         seed_everything(self.training.seed, EPOCH_SEED, epoch, self.rank)
+        heartbeat.enter(f"the preparation of epoch {epoch + 1}")
         self.task.begin_epoch(epoch, self.context)
         steps = self.task.epoch_plan(epoch)
         check_plan(steps, self.world, self.schedule.steps_per_epoch)
@@ -164,19 +167,23 @@ class Loop:
         occupied: list[Tensor] = []
         for index, micro in enumerate(micros):
             with self.backend.accumulating(last=index == len(micros) - 1):
+                heartbeat.enter(f"forward of micro-batch {index + 1}", step + 1)
                 batch = self.task.batch(micro)
                 loss, metrics = self.backend.wrapped(batch)
                 health.check_reaches_weights(step, epoch, loss)
+                heartbeat.enter(f"backward of micro-batch {index + 1}", step + 1)
                 self.backend.backward(loss * self.world)  # which averages over ranks
             losses.append(loss.detach())
             parts.append(metrics)
             occupied.append(occupancy(batch).to(loss.device))
+        heartbeat.enter("the sum over ranks", step + 1)
         tokens_slots = torch.stack(occupied).sum(0)
         total, sums, (tokens, slots) = self._reduce(losses, parts, tokens_slots)
         health.check_loss(step, epoch, total, sums, losses)
         if overrides(self.task, "check_metrics"):
             self.task.check_metrics(step, sums)
         factor = self.schedule.factor(step)
+        heartbeat.enter("the optimizer", step + 1)
         norm = self.backend.step(factor)
         health.check_gradient(step, epoch, norm)
         own_tokens, own_slots = tokens_slots.tolist()
@@ -200,6 +207,7 @@ class Loop:
             return self.backend.wrapped(batch, outputs_alone=True)
 
         self.backend.wrapped.eval()
+        heartbeat.enter("the look ahead", step + 1)
         self.task.begin_step(step, map(self.task.batch, micros), forward, self.context)
         # The pass was extra: what the step draws must not depend on it.
         seed_everything(self.training.seed, STEP_SEED, step, self.rank)
@@ -224,12 +232,15 @@ class Loop:
     def _checkpoint(self, steps: int, curves: CurveFile | None) -> None:
         """Write a checkpoint of the first `steps` steps on all ranks; its mark comes last, when every rank has written."""
         folder = self.scratch / f"{PREFIX}{steps}"
+        heartbeat.enter(folder.name)
         if self.rank == 0 and folder.exists():
             shutil.rmtree(folder)
         self.context.barrier()
-        self.backend.save(folder)
+        with heartbeat.work(f"writing {folder.name}"):
+            self.backend.save(folder)
         self.context.barrier()
         if curves:
-            curves.sync()
-            checkpoints.commit(folder, steps, self.world, self.context.extra)
-            checkpoints.rotate(self.scratch, self.training.keep_checkpoints)
+            with heartbeat.work(f"committing {folder.name}"):
+                curves.sync()
+                checkpoints.commit(folder, steps, self.world, self.context.extra)
+                checkpoints.rotate(self.scratch, self.training.keep_checkpoints)

@@ -9,11 +9,13 @@ from typing import Any, TypeVar
 from torch import nn
 
 from components.config.settings import Settings
+from components.engine import progress
 from components.engine.groups import vision_language_model
 from components.engine.partitions import size
 from components.engine.ranks import Ranks, inference_dtype
 from components.families.adapters import family_of
 from components.families.loading import load_model
+from components.processes import heartbeat
 
 Model = TypeVar("Model", bound=nn.Module)
 Opener = Callable[[Path, Ranks, Settings], Model]  # opens a folder's model on the rank's device
@@ -30,7 +32,11 @@ class OneModel:
         """The model in `folder` as `opener` opens it; a folder is always opened by the same one."""
         if self._opened is None or self._opened[0] != folder:
             self._opened = None  # ahead of the next one
-            self._opened = folder, opener(folder, ranks, self._settings)
+            with heartbeat.work(f"opening {folder.name}"):
+                model = opener(folder, ranks, self._settings)
+            inner = vision_language_model(model)
+            progress.follow(model, None if inner is None else vars(inner).get("zero_engine"))
+            self._opened = folder, model
         return self._opened[1]  # type: ignore[return-value]  # what `opener` returned for this folder
 
     def weights_in_path(self, *, vision_tower: bool) -> int:

@@ -14,6 +14,7 @@ from components.engine import checkpoints, health, partitions
 from components.engine.throughput import peak_memory_gb, summarise
 from components.errors import StageFault
 from components.files import write_json
+from components.processes import heartbeat
 
 if TYPE_CHECKING:
     from components.engine.loop import Loop
@@ -36,11 +37,13 @@ def announce(loop: Loop, rank: TrainingRank) -> None:
 
 def finish(loop: Loop, rank: TrainingRank, *, startup_seconds: float, seconds: float) -> None:
     """Check that ranks hold equal weights, export the model, write what the launcher reads, and part."""
+    heartbeat.enter("the export")
     measured = loop.context.gather((loop.meter, peak_memory_gb()))
     digest = health.check_ranks_agree(loop.task.model)
     with partitions.whole_on_rank_0(loop.task.model):
         if loop.rank == 0:
-            export(loop.task, rank.out)
+            with heartbeat.work("writing the model"):
+                export(loop.task, rank.out)
     if loop.rank == 0:
         throughput = summarise(*zip(*measured, strict=True))
         finished = {
@@ -53,6 +56,7 @@ def finish(loop: Loop, rank: TrainingRank, *, startup_seconds: float, seconds: f
         }
         write_json(rank.scratch / checkpoints.FINISHED, finished)
     loop.context.barrier()
+    heartbeat.end()
     distributed.destroy_process_group()
 
 

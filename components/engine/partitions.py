@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from components.processes import heartbeat
+
 
 def partitioned(model: nn.Module) -> list[Any]:
     """The parameters of `model` that are spread over ranks, each once."""
@@ -91,6 +93,7 @@ def whole_on_rank_0(model: nn.Module) -> Iterator[None]:
 
     copies: list[Tensor] = []
     for parameter in parameters:
+        heartbeat.beat()
         with zero.GatheredParameters([parameter]):
             if distributed.get_rank() == 0:
                 copies.append(parameter.data.to("cpu", copy=True))
@@ -106,6 +109,7 @@ def whole_on_rank_0(model: nn.Module) -> Iterator[None]:
 
 def read_whole(tensor: Tensor) -> Tensor:
     """All of a parameter or buffer in CPU memory, on every rank."""
+    heartbeat.beat()
     if "ds_id" not in vars(tensor):
         return tensor.detach().cpu()
     from deepspeed import zero

@@ -78,6 +78,16 @@ class Ranks(RankContext):
 
     lockstep: bool = False
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Inside, all ranks are one process group, also those that then work apart: they fill the cache of features together."""
+        if self.lockstep or self.world == 1:
+            yield
+            return
+        set_up_ranks(deepspeed=False, seconds=LOCKSTEP_SECONDS)
+        yield
+        distributed.destroy_process_group()
+
     def join(self) -> None:
         """Meet the other ranks, where they keep in step."""
         if self.lockstep:

@@ -46,7 +46,9 @@ def train(options: argparse.Namespace, settings: Settings) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, and only hides reads of memory that nobody wrote
 
     from components.engine.task import TrainingRank
+    from components.processes import heartbeat
 
+    heartbeat.open_heartbeat(options.scratch, in_step=True, busy_waits=torch.cuda.is_available())
     stages.load(options.factory)(TrainingRank(settings, Checkout(options.root), options.stage, options.scratch, options.out, began))
 
 
@@ -57,17 +59,21 @@ def infer(options: argparse.Namespace, settings: Settings) -> None:
 
     from components.engine.inference import compute_shares
     from components.engine.ranks import inference_section, ranks_of_process
+    from components.processes import heartbeat
 
     torch.set_num_threads(inference_section(settings, options.stage).threads)
     ranks = ranks_of_process(settings, options.stage)
+    heartbeat.open_heartbeat(options.scratch, in_step=ranks.lockstep, busy_waits=torch.cuda.is_available())
     if ranks.device.type == "cuda":
         torch.cuda.set_device(ranks.device)
     ranks.join()
-    tasks = stages.load(options.factory)(settings, Checkout(options.root), read_json(options.scratch / ARGUMENTS))
+    with ranks.together():
+        tasks = stages.load(options.factory)(settings, Checkout(options.root), read_json(options.scratch / ARGUMENTS))
     startup = time.monotonic() - began
     end = compute_shares(tasks, ranks, options.scratch)
     write_json(options.scratch / f"finished-{ranks.rank}.json", end | {"startup_seconds": startup})
     ranks.leave()
+    heartbeat.end()
 
 
 def _options() -> argparse.Namespace:
@@ -86,3 +92,6 @@ def _options() -> argparse.Namespace:
 
 if __name__ == "__main__":
     main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # the work is written and the ranks have parted: libraries that tear their threads down have aborted a rank here

@@ -161,7 +161,7 @@ def policy_tasks(settings: Settings, checkout: Checkout, arguments: dict[str, st
     queries = read_queries(checkout.queries("heldout"))
     base = checkout.root / settings.model.base
     preprocessor = Preprocessor(base, checkout.preferences, settings.model, settings.features)
-    attach_features(preprocessor, base, queries, settings, checkout)
+    attach_features(preprocessor, base, queries, settings, checkout, ranks=settings.evaluate.ranks)
     models, cache, code = OneModel(settings), ContentCache(checkout, "evaluate"), code_digest("evaluate")
     tasks: list[AnswerTask | LogProbTask] = []
     for name, path in arguments.items():
@@ -196,7 +196,7 @@ def reward_tasks(settings: Settings, checkout: Checkout, arguments: dict[str, An
     queries = read_queries(checkout.queries("heldout"))
     folder = checkout.root / arguments["folder"]
     preprocessor = Preprocessor(folder, checkout.preferences, settings.model, settings.features)
-    attach_features(preprocessor, folder, queries, settings, checkout)
+    attach_features(preprocessor, folder, queries, settings, checkout, ranks=settings.evaluate.ranks)
     context = digest_bytes(critique_context(settings, folder), str(settings.evaluate.threads), code_digest("evaluate"))
     shared: dict[str, Any] = {
         "store": ContentCache(checkout, "evaluate"),

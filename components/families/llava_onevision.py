@@ -67,7 +67,8 @@ class LlavaOnevision(Family):
         rows_of: dict[int, Tensor] = {}
         images = [index for index, medium in enumerate(media) if medium.kind == "image"]
         if images:
-            sizes = torch.cat([media[index].tensors["image_sizes"] for index in images]).to(flat.device)
+            # Python reads the sizes, so they do not go to the device.
+            sizes = [media[index].tensors["image_sizes"][0].tolist() for index in images]
             packed, _ = inner.pack_image_features([parts[index] for index in images], sizes, image_newline=inner.image_newline)
             rows_of.update(zip(images, packed, strict=True))
         by_frames: dict[int, list[int]] = defaultdict(list)

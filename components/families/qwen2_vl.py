@@ -67,12 +67,12 @@ class Qwen2VL(Family):
         visual = model.model.visual
         kind = media[0].kind
         pixels = torch.cat([medium.tensors[PIXELS[kind]] for medium in media]).to(model.device, visual.dtype)
-        grids_M3 = torch.cat([medium.tensors[GRID[kind]] for medium in media]).to(model.device)
+        grids_M3 = torch.cat([medium.tensors[GRID[kind]] for medium in media])
         group = visual.spatial_merge_size**2
         with ExitStack() as stack:
             for merger in self._mergers(visual):
                 stack.enter_context(_caught(merger, group))
-            levels = self._levels(visual(pixels, grid_thw=grids_M3))
+            levels = self._levels(visual(pixels, grid_thw=grids_M3.to(model.device)))
         tokens = (grids_M3.prod(-1) // group).tolist()
         return list(zip(*(torch.split(level.reshape(len(level), group, -1), tokens) for level in levels), strict=True))
 

@@ -1,6 +1,7 @@
 """Caches the frozen vision tower's output on disk, so that the tower runs once for each medium.
 
-- All ranks of a process group fill the cache together in a pass before training or inference. All then have the same entries.
+- All ranks of a process group fill the cache together in a pass before training or inference. All then have the same entries. The process
+  that starts them computes none.
 - The tower reads each medium alone, so that an entry's bits do not depend on other media: a fresh clone and a checkout that got a few new rows
   end with the same features.
 - If `features.max_gb` is too small, the cache takes the media that fit. The others run live, with the same bits.
@@ -35,6 +36,7 @@ from components.features.source import CachedFeatures, source_of
 from components.features.store import Entry, FeatureStore, ShardWriter, unpacked
 from components.files import digest_bytes
 from components.preferences.record import Query
+from components.processes import heartbeat
 
 CACHE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CHECKED_AT_ONCE_BYTES = 500_000_000  # up to this size, a run checks all entries first; in larger sets, each when it reads it first
@@ -64,11 +66,12 @@ class FeatureReport:
 
 
 def attach_features(
-    preprocessor: Preprocessor, base: Path, queries: Sequence[Query], settings: Settings, checkout: Checkout
+    preprocessor: Preprocessor, base: Path, queries: Sequence[Query], settings: Settings, checkout: Checkout, *, ranks: int = 1
 ) -> FeatureReport:
     """Fill the cache of `checkout` for the media of `queries`, and attach it to `preprocessor`, whose roots then have features.
 
-    A single process or every rank of a process group calls it. If `features.cache` is false or the tower is trained, it only prints the reason.
+    A single process or every rank of a process group calls it. A process that plans for several `ranks` leaves the fill to them, and attaches
+    what is cached. If `features.cache` is false or the tower is trained, it only prints the reason.
     """
     preprocessor.features = None
     reason = _why_off(settings)
@@ -79,9 +82,11 @@ def attach_features(
     chosen = {preprocessor.medium_key(query): query for query in reversed(queries) if query.media is not None}
     if not chosen:
         return FeatureReport()
-    filling = _Filling(preprocessor, base, dict(reversed(chosen.items())), settings, checkout)
-    with filling.store:
-        preprocessor.features, report = filling.run()
+    with heartbeat.attentive():
+        filling = _Filling(preprocessor, base, dict(reversed(chosen.items())), settings, checkout)
+        filling.fills = ranks == 1 or _grouped()
+        with filling.store:
+            preprocessor.features, report = filling.run()
     report = replace(report, seconds=time.monotonic() - started)
     if report.made or report.damaged:
         _log(f"features: {report.made} computed in {report.seconds:.1f} s, {report.hits} cached before")
@@ -97,6 +102,7 @@ class _Filling:
         self.cache_dtype = CACHE_DTYPES[settings.features.dtype]
         self.threads = settings.training.threads
         self.limit = int(settings.features.max_gb * 1e9)
+        self.fills = True
         self.rank, self.world = (distributed.get_rank(), distributed.get_world_size()) if _grouped() else (0, 1)
         if self.rank != 0:
             _meet()  # only rank 0 rebuilds a damaged index
@@ -111,7 +117,7 @@ class _Filling:
         self._acquire()
         try:
             valid, damaged, evicted = _shared(lambda: self._valid_entries(keys))
-            missing = [medium for medium, key in keys.items() if key not in valid]
+            missing = [medium for medium, key in keys.items() if key not in valid] if self.fills else []
             if missing:
                 evicted += self._fill(missing, keys, valid)
             entries: dict[str, Entry] = _shared(lambda: self.store.find(keys.values())) if missing else valid
@@ -156,7 +162,7 @@ class _Filling:
 
     def _fill(self, missing: list[str], keys: Mapping[str, str], valid: Mapping[str, Entry]) -> int:
         """Compute the missing entries that fit; return the number of shards evicted for them."""
-        with whole_weights():
+        with whole_weights(), heartbeat.work("opening the vision tower"):
             dtype = torch.bfloat16 if self.settings.training.precision == "bf16" else torch.float32
             model = load_model(self.base, attention=self.settings.model.attention, dtype=dtype).to(self.device)
         # Without a cache of preprocessed media: the fill uses each once.
@@ -176,6 +182,7 @@ class _Filling:
             with tqdm(total=len(missing), desc="tower features", unit="medium", mininterval=1, disable=self.rank != 0) as bar:
                 for start in range(0, most, ROUND):
                     for medium in islice(prepared, ROUND):
+                        heartbeat.beat()
                         output = run_vision_tower(model, medium, self.cache_dtype, self.threads)
                         if writer.written + sum(level.nbytes for level in output) > budget:
                             prepared.close()
@@ -231,6 +238,7 @@ class _Filling:
         """Lock the store for this process and the ranks of its group. Repeats short tries, so that no collective reaches its timeout."""
         waited = False
         while True:
+            heartbeat.beat()
             if _shared(self._try_lock):
                 return
             if not waited:
@@ -265,7 +273,10 @@ def _shared(compute: Any) -> Any:
     """Rank 0's result of `compute`, on all ranks."""
     if not _grouped():
         return compute()
-    values = [compute() if distributed.get_rank() == 0 else None]
+    values = [None]
+    if distributed.get_rank() == 0:
+        with heartbeat.work("the feature cache"):
+            values = [compute()]
     distributed.broadcast_object_list(values, src=0)
     return values[0]
 

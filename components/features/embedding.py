@@ -3,6 +3,7 @@
 - Features go to the placeholders in reading order. The vision tower reads media of one kind together.
 - A medium with cached output skips the tower. For a medium that found no room in a filled cache, the tower runs alone, exactly as in the fill:
   its features have the same bits, cached or not.
+- Nothing waits for the device: positions of features follow from counts that the roots hold.
 - If ZeRO-3 partitions tower or projector, a call gathers them from all ranks. So every rank calls each as often as the rank with the most
   calls. For its extra calls, a rank uses the family's smallest medium with weight 0.
 """
@@ -13,9 +14,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
@@ -48,18 +51,21 @@ def embed(model: Any, input_ids_RL: Tensor, roots: Sequence[Root]) -> tuple[Tens
     `roots` have the order of their placeholders, row by row. Raises ValueError when placeholders and features differ in number.
     """
     embeddings: Tensor = model.get_input_embeddings()(input_ids_RL)
-    placeholders = torch.tensor(family_of(model.config).placeholder_ids(model.config), device=input_ids_RL.device)
-    media_RL = torch.isin(input_ids_RL, placeholders)
+    ids = family_of(model.config).placeholder_ids(model.config)
+    media_RL = torch.stack([input_ids_RL == placeholder for placeholder in ids]).any(0)
     projected, idle = _in_lockstep(model, [medium for root in roots for medium in root.media])
     if idle is not None:
         embeddings = embeddings + idle.to(embeddings.dtype)
     if not projected:
         return embeddings, media_RL, []
     flat = torch.cat([item.features_LH for item in projected]).to(embeddings.dtype)
-    if int(media_RL.sum()) != len(flat):
-        raise ValueError(f"{int(media_RL.sum())} media placeholders, but {len(flat)} features: the processor does not match the model")
+    # Counted in the roots, which are here: the device would be waited for. Texts of data hold no placeholders.
+    count = sum(int(np.isin(np.asarray(root.input_ids), ids).sum()) for root in roots if root.media)
+    if count != len(flat):
+        raise ValueError(f"{count} media placeholders, but {len(flat)} features: the processor does not match the model")
     deeper = [torch.cat(level) for level in zip(*(item.deeper for item in projected), strict=True)]
-    return embeddings.masked_scatter(media_RL[..., None], flat), media_RL, deeper
+    index_N = torch.nonzero_static(media_RL.flatten(), size=count)[:, 0]
+    return embeddings.flatten(0, 1).index_copy(0, index_N, flat).view_as(embeddings), media_RL, deeper
 
 
 def _in_lockstep(model: Any, media: Sequence[Medium]) -> tuple[list[Projected], Tensor | None]:
@@ -74,14 +80,14 @@ def _in_lockstep(model: Any, media: Sequence[Medium]) -> tuple[list[Projected], 
 
     # All ranks exchange the counts before the first call: inside a call, a rank waits for the others' weights, not for their counts.
     calls = _vision_calls(media)
-    for _ in range(_most(calls, model.device) - calls if gathered["tower"] else 0):
+    for _ in range(_most(calls) - calls if gathered["tower"] else 0):
         idle += family.vision_tower(model, [family.dummy(model.config)])[0]
     outputs = _vision_outputs(family, model, media)
 
     rows_of: dict[int, Projected] = {}
     groups = _groups(media, [tuple(output[0].shape) for output in outputs])
     # At least once: ZeRO-3 prefetches modules that run in the same order at every step.
-    for _ in range(max(1, _most(len(groups), model.device)) - len(groups) if gathered["projector"] else 0):
+    for _ in range(max(1, _most(len(groups))) - len(groups) if gathered["projector"] else 0):
         (projected,) = family.project(model, [family.dummy(model.config)], [_IDLE[model]])
         idle += [projected.features_LH, *projected.deeper]
     for group in groups:
@@ -133,13 +139,19 @@ def _is_partitioned(owners: Sequence[nn.Module | nn.Parameter]) -> bool:
     return "ds_id" in vars(next(weights))
 
 
-def _most(count: int, device: torch.device) -> int:
-    """The largest `count` of all ranks."""
+def _most(count: int) -> int:
+    """The largest `count` of all ranks. They exchange it between their processes: nothing waits for a device."""
     if not distributed.is_available() or not distributed.is_initialized():
         return count
-    most = torch.tensor(count, device=device)
-    distributed.all_reduce(most, distributed.ReduceOp.MAX)
+    most = torch.tensor(count)
+    distributed.all_reduce(most, distributed.ReduceOp.MAX, group=_processes())
     return int(most)
+
+
+@cache
+def _processes() -> Any:
+    """The group of all ranks that exchanges what lies in the processes' memory; None for the default one, where that does."""
+    return None if distributed.get_backend() == "gloo" else distributed.new_group(backend="gloo")
 
 
 @contextmanager

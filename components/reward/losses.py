@@ -28,10 +28,11 @@ class StepCounts:
 
 @dataclass(frozen=True)
 class Comparisons:
-    """Index pairs among the K branches of a micro-batch: [P, 2] winner and loser, [S, 2] ties."""
+    """Indices among the K branches of a micro-batch: [P, 2] winner and loser, [S, 2] ties, [N] those whose critique is learned."""
 
     pair_P2: Tensor
     tie_S2: Tensor
+    learned_N: Tensor
 
 
 def reward_loss(
@@ -42,9 +43,8 @@ def reward_loss(
     difference_P = score_K[comparisons.pair_P2[:, 0]] - score_K[comparisons.pair_P2[:, 1]]
     pair = -logsigmoid(difference_P).sum() / max(1, counts.pairs)
     tie = (score_K[comparisons.tie_S2[:, 0]] - score_K[comparisons.tie_S2[:, 1]]).square().sum() / max(1, counts.ties)
-    learned_K = judged.critique_tokens_K > 0
     entropy_K = -judged.critique_log_prob_K / judged.critique_tokens_K.clamp(min=1)
-    critique = entropy_K[learned_K].sum() / max(1, counts.critiques)
+    critique = entropy_K[comparisons.learned_N].sum() / max(1, counts.critiques)
     total = pair + tie_weight * tie + critique_weight * critique
     with torch.no_grad():
         metrics = {

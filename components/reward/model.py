@@ -26,18 +26,31 @@ from components.trees.trees import TreeBatch
 HEAD_FILE = "score_head.safetensors"
 
 
+class WideLinear(nn.Linear):
+    """A linear layer that computes in fp32 whatever its weights and inputs are held in. Its own module, so that ZeRO-3 gathers it."""
+
+    def forward(self, input_: Tensor) -> Tensor:
+        """The product in fp32, or fp64 for an fp64 layer, under autocast too."""
+        with torch.autocast(input_.device.type, enabled=False):
+            return nn.functional.linear(_wide(input_), _wide(self.weight), _wide(self.bias))
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 class ScoreHead(nn.Module):
-    """Hidden state [K, H] to score [K]."""
+    """Hidden state [K, H] to score [K]. It computes in fp32 in a bf16 model: in bf16 most margins would round to a few values."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(hidden, hidden)
-        self.out = nn.Linear(hidden, 1)
+        self.dense = WideLinear(hidden, hidden)
+        self.out = WideLinear(hidden, 1)
 
     def forward(self, hidden_KH: Tensor) -> Tensor:
         """Scores [K] in fp32."""
         score_K1: Tensor = self.out(nn.functional.silu(self.dense(hidden_KH)))
-        return score_K1[:, 0].float()
+        return score_K1[:, 0]
 
 
 class Judgement(NamedTuple):
@@ -99,6 +112,4 @@ def open_reward_model(folder: Path, ranks: Ranks, settings: Settings) -> RewardM
         reward.model.to(dtype)
     ranks.move(reward.model)
     reward.head.to(ranks.device)
-    # Scores are fp32 whatever the model runs in: in bf16 most margins would round to a few values.
-    reward.head.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
     return reward

@@ -121,6 +121,7 @@ class RewardTask(TrainingTask):
         trees = []
         pairs: list[tuple[int, int]] = []
         ties: list[tuple[int, int]] = []
+        learned: list[int] = []
         offset = 0
         for query in chosen:
             own = self._own.get(query.id)
@@ -128,9 +129,11 @@ class RewardTask(TrainingTask):
             if indices:
                 pairs += [(offset + winner, offset + loser) for winner, loser in query.pairs()]
                 ties += [(offset + a, offset + b) for a, b in query.ties()]
+            learned += [offset + number for number, branch in enumerate(trees[-1].branches) if branch.target_from < len(branch.input_ids)]
             offset += len(query.responses)
         device = self.model.model.device
-        comparisons = Comparisons(*(torch.tensor(rows, dtype=torch.long, device=device).reshape(-1, 2) for rows in (pairs, ties)))
+        pair_P2, tie_S2 = (torch.tensor(rows, dtype=torch.long, device=device).reshape(-1, 2) for rows in (pairs, ties))
+        comparisons = Comparisons(pair_P2, tie_S2, torch.tensor(learned, dtype=torch.long, device=device))
         trees_batch = build_batch(trees, self.settings.training.row_tokens, device, self.preprocessor.end_id)
         return {"batch": RewardBatch(**vars(trees_batch), comparisons=comparisons, counts=counts)}
 

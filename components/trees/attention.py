@@ -25,6 +25,7 @@ from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, create_mask, flex_attention
 
 from components.errors import UserError
+from components.processes import heartbeat
 
 BLOCK = 128  # tokens of a flex block: rows are padded to a multiple
 MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -127,12 +128,9 @@ def flex_forward(
     changes = [name for name in ("softcap", "s_aux", "position_bias") if other.get(name) is not None]
     if changes:
         raise ValueError(f"flex attention on trees does not support {', '.join(changes)}: load the model with attn_implementation='sdpa'")
-    heads, key_heads = query.shape[1], key.shape[1]
-    if heads & (heads - 1):
-        # The kernel shares keys among query heads only if their number is a power of two.
-        key, value = (states.repeat_interleave(heads // key_heads, dim=1) for states in (key, value))
     attend = dense_attention if query.device.type == "cpu" else _compiled()
-    output = attend(query, key, value, block_mask=attention_mask, scale=scaling, enable_gqa=heads != key.shape[1])
+    # Rows have whole blocks, so torch never takes its decoding kernel, which wants a power of two of heads to a key.
+    output = attend(query, key, value, block_mask=attention_mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
     return output.transpose(1, 2).contiguous(), None
 
 
@@ -149,6 +147,7 @@ def _compiled() -> Callable[..., Tensor]:
 
     With `fullgraph`, too many compilations are an error: else the operator would run uncompiled, with all its scores in memory.
     """
+    heartbeat.announce_compilations()
     return torch.compile(flex_attention, dynamic=True, fullgraph=True)
 
 

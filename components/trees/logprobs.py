@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -44,9 +44,11 @@ class TokenScores:
     correct_T: Tensor
 
 
-@dataclass(frozen=True)
-class BranchScores:
-    """Of each branch: the sum of its log-probs; without gradient, the means of entropy (nats) and accuracy over its target tokens."""
+class BranchScores(NamedTuple):
+    """Of each branch: the sum of its log-probs; without gradient, the means of entropy (nats) and accuracy over its target tokens.
+
+    A tuple, so that DeepSpeed sees the tensors in it.
+    """
 
     log_prob_K: Tensor
     entropy_K: Tensor
@@ -237,7 +239,10 @@ def branch_sums(values_T: Tensor, batch: TreeBatch) -> Tensor:
 
 def branch_tokens(batch: TreeBatch) -> Tensor:
     """Number of target tokens of each branch [K]."""
-    return torch.bincount(batch.branch_T, minlength=batch.branches)
+    # A count by bincount would wait for the device, to learn how many bins there are.
+    return torch.zeros(batch.branches, dtype=torch.long, device=batch.branch_T.device).index_add(
+        0, batch.branch_T, torch.ones_like(batch.branch_T)
+    )
 
 
 class TreeModel(nn.Module):

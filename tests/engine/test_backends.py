@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers.trainer_pt_utils import get_parameter_names
 
 from components.checkout import Checkout
-from components.engine.backends import COLLECTIVE_SECONDS, OPTIMIZER, WEIGHTS, deepspeed_config, zero_config
+from components.config.training import TrainingSettings
+from components.engine.backends import COLLECTIVE_SECONDS, OPTIMIZER, WEIGHTS, Backend, Ddp, deepspeed_config, zero_config
 from components.engine.groups import decayed_names
 from components.engine.loss_module import LossModule, in_fp32
 from components.engine.ranks import RankContext
@@ -53,7 +54,7 @@ def test_config_follows_precision() -> None:
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_config_holds_the_settings_of_its_zero_file(stage: int) -> None:
     expected = read_json(CHECKOUT / f"infra/deepspeed/zero{stage}.json")["zero_optimization"]
-    assert config(zero_stage=stage)["zero_optimization"] == expected
+    assert config(OnGpu(0, 2), zero_stage=stage)["zero_optimization"] == expected
 
 
 def test_offloading_moves_state_on_a_gpu_and_nothing_on_a_cpu() -> None:
@@ -141,7 +142,31 @@ def test_ddp_checkpoint_restores_weights_and_moments(tmp_path: Path) -> None:
     assert torch.equal(resumed.bias, whole.bias)
 
 
-def test_fused_optimizer_is_for_offloaded_state_alone() -> None:
+class OnGpuUnwrapped(Ddp):
+    """The optimizer of a rank with a GPU, over parameters that stay where they are."""
+
+    def __init__(self, training: TrainingSettings) -> None:
+        Backend.__init__(self, training, OnGpu(0, 2))
+
+    def _wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:  # noqa: ARG002
+        self.optimizer = optimizer
+
+
+@pytest.mark.parametrize("offload", ["none", "optimizer"])
+def test_optimizer_on_a_gpu_is_fused(offload: str) -> None:
+    layer = nn.Linear(1, 1)
+    backend = OnGpuUnwrapped(settings_of(engine="deepspeed", offload=offload).training)
+    backend.prepare(layer, [{"params": list(layer.parameters()), "lr": 0.1, "weight_decay": 0.0}])
+    assert backend.optimizer.defaults["fused"] is True
+
+
+def test_gradients_go_out_beside_backward_on_a_gpu_alone() -> None:
+    for stage in (1, 2, 3):
+        assert config(OnGpu(0, 2), zero_stage=stage)["zero_optimization"]["overlap_comm"] is True
+        assert config(zero_stage=stage)["zero_optimization"]["overlap_comm"] is False
+
+
+def test_optimizer_on_a_cpu_is_not_fused() -> None:
     layer = nn.Linear(1, 1)
     with single_rank() as backend:
         backend.prepare(layer, [{"params": list(layer.parameters()), "lr": 0.1, "weight_decay": 0.0}])

@@ -17,6 +17,7 @@ from components.critique import stage as critique_stage
 from components.errors import UserError
 from components.evaluation import stage as evaluation_stage
 from components.families.loading import load_model
+from components.features import cache as feature_cache
 from components.preferences.record import Query, read_queries, write_queries
 from components.reward.model import new_reward_model
 from tests.tiny import save_checkout, save_checkpoint
@@ -77,15 +78,23 @@ def single_process(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, ti
 
 
 def test_two_ranks_share_the_work_and_write_the_bytes_of_one(
-    single_process: Path, tmp_path: Path, tiny_base: Path, tiny_media: Path, capfd: pytest.CaptureFixture[str]
+    single_process: Path,
+    tmp_path: Path,
+    tiny_base: Path,
+    tiny_media: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     root = tmp_path / "root"
     settings = checkout(root, tiny_base, tiny_media, ranks=2)
+    monkeypatch.setattr(feature_cache, "load_model", lambda *_, **__: pytest.fail("the launcher opened the vision tower"))
     critique = critique_stage.run(settings, Checkout(root))
     reference_stage.run(settings, Checkout(root))
     evaluated = evaluation_stage.run(settings, Checkout(root))
     assert outs(root) == outs(single_process)
     assert evaluation(root) == evaluation(single_process)
+    # Both ranks have computed features of the four media, for the reward model's tower and for the base's, which are one.
+    assert len(list((root / ".mmalign").rglob("*.shard"))) == 2 * len(list((single_process / ".mmalign").rglob("*.shard")))
     assert evaluated.times["policies.tokens_per_second"] > 0
     assert critique.times["train.responses_computed"] == len(rows(root, "critique"))
     assert critique.times["tokens_per_second"] > 0

@@ -39,7 +39,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, partitioned: Any) -> list[str]:
 def others(monkeypatch: pytest.MonkeyPatch, *most: int) -> None:
     """Let another rank need so many calls of the tower and of the projector, batch after batch."""
     wanted = iter(most)
-    monkeypatch.setattr(features, "_most", lambda count, _: max(count, next(wanted)))
+    monkeypatch.setattr(features, "_most", lambda count: max(count, next(wanted)))
 
 
 def ids(root: Any) -> torch.Tensor:

@@ -88,4 +88,4 @@ def test_two_ranks_fill_cache_in_lockstep(tmp_path: Path, tiny_base: Path, tiny_
 
 
 def test_single_process_needs_no_collective() -> None:
-    assert features._most(3, torch.device("cpu")) == 3
+    assert features._most(3) == 3

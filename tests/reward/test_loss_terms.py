@@ -23,8 +23,9 @@ def judged(scores: list[float] = SCORES) -> Judgement:
     return Judgement(torch.tensor(scores), torch.tensor(LOG_PROBS), torch.tensor(TOKENS))
 
 
-def compared(pairs: list[tuple[int, int]], ties: list[tuple[int, int]]) -> Comparisons:
-    return Comparisons(*(torch.tensor(rows, dtype=torch.long).reshape(-1, 2) for rows in (pairs, ties)))
+def compared(pairs: list[tuple[int, int]], ties: list[tuple[int, int]], tokens: list[int] = TOKENS) -> Comparisons:
+    pair_P2, tie_S2 = (torch.tensor(rows, dtype=torch.long).reshape(-1, 2) for rows in (pairs, ties))
+    return Comparisons(pair_P2, tie_S2, torch.tensor([number for number, count in enumerate(tokens) if count]))
 
 
 def loss_of(
@@ -93,7 +94,9 @@ def test_total_is_the_weighted_sum_of_the_logged_terms() -> None:
 
 def test_step_without_any_comparison_has_loss_zero() -> None:
     bare = Judgement(torch.tensor([1.0, 2.0]), torch.tensor([-3.0, -4.0]), torch.tensor([0, 0]))
-    loss, metrics = reward_loss(bare, Comparisons(NOTHING, NOTHING), StepCounts(0, 0, 0), tie_weight=1.0, critique_weight=1.0)
+    loss, metrics = reward_loss(
+        bare, Comparisons(NOTHING, NOTHING, torch.zeros(0, dtype=torch.long)), StepCounts(0, 0, 0), tie_weight=1.0, critique_weight=1.0
+    )
     assert loss.item() == 0
     assert {name: value.item() for name, value in metrics.items()} == dict.fromkeys(
         ("loss/pair", "loss/tie", "loss/critique", "accuracy", "margin"), 0.0
@@ -121,7 +124,7 @@ def grad(leaf: Tensor) -> list[float]:
 
 def test_step_with_one_of_each_divides_by_one() -> None:
     lone = Judgement(torch.tensor([1.0, 0.25]), torch.tensor([-6.0, 0.0]), torch.tensor([4, 0]))
-    _, metrics = reward_loss(lone, compared([(0, 1)], [(0, 1)]), StepCounts(1, 1, 1), tie_weight=0.0, critique_weight=0.0)
+    _, metrics = reward_loss(lone, compared([(0, 1)], [(0, 1)], [4, 0]), StepCounts(1, 1, 1), tie_weight=0.0, critique_weight=0.0)
     assert {name: value.item() for name, value in metrics.items()} == {
         "loss/pair": pytest.approx(softplus(-0.75), rel=1e-6),
         "loss/tie": 0.75**2,

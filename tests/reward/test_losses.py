@@ -9,7 +9,8 @@ from components.reward.losses import Comparisons, StepCounts, reward_loss
 from components.reward.model import Judgement
 
 JUDGED = Judgement(torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-6.0, -8.0, 0.0]), torch.tensor([3, 2, 0]))
-COMPARED = Comparisons(torch.tensor([[0, 2]]), torch.tensor([[0, 1]]))
+LEARNED = torch.tensor([0, 1])
+COMPARED = Comparisons(torch.tensor([[0, 2]]), torch.tensor([[0, 1]]), LEARNED)
 
 
 def test_the_loss_is_the_hand_calculation() -> None:
@@ -27,5 +28,5 @@ def test_parts_of_two_micro_batches_add_up_to_the_mean() -> None:
 
 def test_ties_alone_train_without_a_pair() -> None:
     nothing = torch.zeros(0, 2, dtype=torch.long)
-    loss, _ = reward_loss(JUDGED, Comparisons(nothing, COMPARED.tie_S2), StepCounts(0, 1, 0), tie_weight=1.0, critique_weight=0.0)
+    loss, _ = reward_loss(JUDGED, Comparisons(nothing, COMPARED.tie_S2, LEARNED), StepCounts(0, 1, 0), tie_weight=1.0, critique_weight=0.0)
     assert loss.item() == pytest.approx(1.5**2)

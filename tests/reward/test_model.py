@@ -43,6 +43,24 @@ def test_head_gives_one_fp32_score_a_branch(branches: int, hidden: int) -> None:
     assert score_K.dtype == torch.float32
 
 
+def test_head_of_bf16_weights_computes_in_fp32() -> None:
+    torch.manual_seed(0)
+    head, hidden_KH = ScoreHead(64).to(torch.bfloat16), torch.randn(5, 64).bfloat16()
+    wide = ScoreHead(64)
+    wide.load_state_dict(head.state_dict())
+    expected = wide(hidden_KH.float())
+    assert torch.equal(head(hidden_KH), expected)
+    assert not torch.equal(expected, expected.bfloat16().float())
+
+
+def test_head_computes_in_fp32_under_autocast() -> None:
+    torch.manual_seed(0)
+    head, hidden_KH = ScoreHead(64), torch.randn(5, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = head(hidden_KH)
+    assert torch.equal(inside, head(hidden_KH))
+
+
 def test_new_head_is_drawn_from_its_seed_alone(tiny_base: Path) -> None:
     model = load_model(tiny_base)
     torch.manual_seed(11)

@@ -116,8 +116,15 @@ def test_any_head_count_shares_keys(heads: int, key_heads: int, monkeypatch: pyt
     mask = create_mask(blocks.mask_mod, 1, None, BLOCK, BLOCK, device="cpu")
     expected = ((query @ keys.mT * 0.5).masked_fill(~mask, -torch.inf).softmax(-1) @ values).transpose(1, 2)
     torch.testing.assert_close(flex_forward(nn.Module(), query, key, value, blocks, scaling=0.5)[0], expected)
-    monkeypatch.setattr(attention, "dense_attention", flex_attention)
+    read: list[int] = []
+
+    def operator(query: Tensor, key: Tensor, value: Tensor, **arguments: Any) -> Any:
+        read.extend((key.shape[1], value.shape[1]))
+        return flex_attention(query, key, value, **arguments)
+
+    monkeypatch.setattr(attention, "dense_attention", operator)
     torch.testing.assert_close(flex_forward(nn.Module(), query, key, value, blocks, scaling=0.5)[0], expected)
+    assert read == [key_heads, key_heads]  # none is repeated in memory
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
