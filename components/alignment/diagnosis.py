@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from components.alignment.betas import Array
-from components.alignment.pairs import PairTable, Scores
+from components.alignment.pairs import PairTable, Scores, pair_ids
 from components.alignment.reference_table import LogProb
 from components.errors import TrainingFault
 from components.preferences.record import Query
@@ -75,7 +75,7 @@ class CollapseWatch:
 
 def outcome_of(pairs: PairTable, queries: Sequence[Query], policy: Scores, reference: Mapping[tuple[str, int], LogProb]) -> Outcome:
     """Compare the log-prob sums of the finished policy with the reference's, pair by pair."""
-    ids = [queries[index].id for index in pairs.query.tolist()]
+    ids = pair_ids(pairs, queries)
     chosen, chosen_tokens = _ratios(list(zip(ids, pairs.winner.tolist(), strict=True)), policy, reference)
     rejected, rejected_tokens = _ratios(list(zip(ids, pairs.loser.tolist(), strict=True)), policy, reference)
     longer = chosen_tokens - rejected_tokens

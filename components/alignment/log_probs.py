@@ -12,7 +12,7 @@ from components.engine.models import OneModel, open_policy
 from components.engine.ranks import Ranks
 from components.families.processing import Preprocessor
 from components.preferences.record import Query
-from components.trees.scoring import plan_scoring, policy_tree, score_batches
+from components.trees.scoring import plan_scoring, policy_tokens, policy_tree, score_batches
 
 LogProb = tuple[float, int]  # sum over the response's tokens and its end, number of tokens
 
@@ -29,8 +29,7 @@ class LogProbTask(InferenceTask):
 
     def plan(self) -> list[list[int]]:
         """Batches of packed rows, the fullest first."""
-        trees = [policy_tree(self.preprocessor, query) for query in self.queries]
-        return plan_scoring(trees, self.settings.training.row_tokens)
+        return plan_scoring([policy_tokens(self.preprocessor, query) for query in self.queries], self.settings.training.row_tokens)
 
     def compute(self, items: Sequence[int], ranks: Ranks) -> list[list[LogProb]]:
         """One forward pass."""

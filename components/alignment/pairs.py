@@ -39,12 +39,9 @@ class PairTable:
     scale: MarginScale
     calibration: np.ndarray[tuple[int], np.dtype[np.bool_]]
 
-    def of_query(self) -> dict[int, list[int]]:
-        """Row numbers of each query's pairs."""
-        rows: dict[int, list[int]] = {}
-        for row, query in enumerate(self.query.tolist()):
-            rows.setdefault(query, []).append(row)
-        return rows
+    def rows(self, query: int) -> range:
+        """Row numbers of a query's pairs. Rows have the queries' order."""
+        return range(*np.searchsorted(self.query, [query, query + 1]).tolist())
 
 
 def read_scores(path: Path) -> Scores:
@@ -63,18 +60,22 @@ def build_pairs(queries: Sequence[Query], scores: Scores, settings: AlignmentSet
     Raises UserError when there is no pair, when margins are missing and `alignment.missing_margin` is "error", or when all are missing
     though training depends on them.
     """
-    rows = [(index, winner, loser) for index, query in enumerate(queries) for winner, loser in query.pairs()]
+    ids: list[str] = []
+    rows: list[tuple[int, int, int]] = []
+    for index, query in enumerate(queries):
+        ids.append(query.id)
+        rows += [(index, winner, loser) for winner, loser in query.pairs()]
     if not rows:
         raise UserError(
             "no training query has two responses of different rank, so there is nothing to align on: "
             "check final_ranking in data/preferences/data.jsonl"
         )
-    raw = np.array([_raw_margin(scores, queries[index].id, winner, loser) for index, winner, loser in rows])
+    raw = np.array([_raw_margin(scores, ids[index], winner, loser) for index, winner, loser in rows])
     if np.isnan(raw).any():
         first = rows[int(np.isnan(raw).argmax())]
         if settings.missing_margin == "error":
             raise UserError(
-                f"query '{queries[first[0]].id}' has a response without a score in {IN_CHECKOUT.critiques('train')}: "
+                f"query '{ids[first[0]]}' has a response without a score in {IN_CHECKOUT.critiques('train')}: "
                 "rerun the critique stage, or set alignment.missing_margin"
             )
         if np.isnan(raw).all() and (settings.missing_margin == "drop" or uses_margins(settings)):
@@ -84,11 +85,11 @@ def build_pairs(queries: Sequence[Query], scores: Scores, settings: AlignmentSet
         if settings.missing_margin == "drop":
             rows = [row for row, margin in zip(rows, raw, strict=True) if not np.isnan(margin)]
             raw = raw[~np.isnan(raw)]
-    query, winner, loser = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
-    calibration = np.array([is_calibration(queries[index].id, calibration_share) for index in query.tolist()])
+    of_query, winner, loser = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
+    calibration = np.array([is_calibration(ids[index], calibration_share) for index in of_query.tolist()])
     scale = margin_scale(settings, raw, raw[calibration & ~np.isnan(raw)])
     margin = raw / scale.divisor
-    return PairTable(query, winner, loser, margin, pair_betas(margin, settings), pair_weights(margin, settings), scale, calibration)
+    return PairTable(of_query, winner, loser, margin, pair_betas(margin, settings), pair_weights(margin, settings), scale, calibration)
 
 
 def _raw_margin(scores: Scores, identity: str, winner: int, loser: int) -> float:
@@ -96,12 +97,18 @@ def _raw_margin(scores: Scores, identity: str, winner: int, loser: int) -> float
     return float("nan") if high is None or low is None else high - low
 
 
+def pair_ids(pairs: PairTable, queries: Sequence[Query]) -> list[str]:
+    """The id of each pair's query."""
+    ids = [query.id for query in queries]
+    return [ids[index] for index in pairs.query.tolist()]
+
+
 def write_pairs(path: Path, queries: Sequence[Query], pairs: PairTable, policy: Scores, reference: Scores) -> None:
     """Write `pairs.parquet`: what anybody needs to compute the losses again. `policy` and `reference` are log-prob sums.
 
     Under the schedule `beta_dpo` the betas of the steps stand in the training curves.
     """
-    ids = [queries[index].id for index in pairs.query.tolist()]
+    ids = pair_ids(pairs, queries)
     winners, losers = list(zip(ids, pairs.winner.tolist(), strict=True)), list(zip(ids, pairs.loser.tolist(), strict=True))
     table = pa.table(
         {

@@ -25,7 +25,8 @@ from components.alignment.betas import (
     weight_summary,
 )
 from components.alignment.diagnosis import outcome_of, warnings_of
-from components.alignment.pairs import PairTable, build_pairs, read_scores, write_pairs
+from components.alignment.pairs import PairTable, write_pairs
+from components.alignment.prepared_pairs import prepared_pairs
 from components.alignment.reference_table import read_log_probs
 from components.checkout import IN_CHECKOUT, Checkout
 from components.config.settings import Settings
@@ -35,7 +36,7 @@ from components.engine.launch import launch
 from components.engine.recorder import NullRecorder, Recorder
 from components.engine.result import StageResult
 from components.errors import StageFault
-from components.preferences.record import read_queries
+from components.preferences.query_table import open_queries
 from components.stages import INFERENCE_TASKS, TRAINING
 
 if TYPE_CHECKING:
@@ -51,9 +52,8 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
 
     Raises StageFault where the policy collapsed, and removes its model: nothing looks finished after it.
     """
-    queries = read_queries(checkout.queries("train"))
-    scores = read_scores(checkout.critiques("train"))
-    pairs = build_pairs(queries, scores, settings.alignment, settings.reward.calibration_share)
+    queries = open_queries(checkout, "train")
+    pairs = prepared_pairs(settings, checkout, queries).pairs
     metrics = describe(pairs, settings)
     key = training_key(
         checkout,

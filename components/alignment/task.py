@@ -7,19 +7,20 @@ follows from a pass over that step without gradient.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from components.alignment.betas import beta_dpo_beta, running_margin
 from components.alignment.diagnosis import CollapseWatch
 from components.alignment.losses import LossSettings, PairBatch, SftBatch, branch_metrics, implicit_margin, pair_loss
-from components.alignment.pairs import PairTable, build_pairs, read_scores
-from components.alignment.reference_table import LogProb, read_log_probs
+from components.alignment.pairs import PairTable
+from components.alignment.prepared_pairs import check_complete, prepared_pairs
 from components.alignment.step_metrics import Metrics, as_metrics, step_metrics
 from components.checkout import IN_CHECKOUT, Checkout
 from components.config.settings import Settings
@@ -28,12 +29,14 @@ from components.engine.task import EpochContext, Step, TrainingTask
 from components.errors import UserError
 from components.families.loading import load_trainable, save_trained
 from components.families.processing import Preprocessor
+from components.families.token_table import open_tokens
 from components.features.cache import attach_features
-from components.preferences.record import Query, read_queries
+from components.preferences.query_table import open_queries
+from components.preferences.record import Query
 from components.trees.logprobs import BranchScores, TreeModel, branch_tokens
 from components.trees.planning import plan_epoch
-from components.trees.scoring import policy_tree, score_batches
-from components.trees.trees import Tree, TreeBatch, build_batch
+from components.trees.scoring import score_batches
+from components.trees.trees import Branch, Tree, TreeBatch, build_batch
 
 if TYPE_CHECKING:
     from components.config.alignment import AlignmentSettings
@@ -76,18 +79,16 @@ class AlignmentTask(TrainingTask):
         self.settings = settings
         self.base = checkout.root / settings.model.base
         self.preprocessor = Preprocessor(self.base, checkout.preferences, settings.model, settings.features)
-        every = read_queries(checkout.queries("train"))
-        scores = read_scores(checkout.critiques("train"))
-        self.reference = read_log_probs(checkout.reference("train"))
-        self.pairs: PairTable = build_pairs(every, scores, settings.alignment, settings.reward.calibration_share)
-        self.rows = self.pairs.of_query()
+        self.queries = open_queries(checkout, "train")
+        self.training = prepared_pairs(settings, checkout, self.queries)
+        self.pairs: PairTable = self.training.pairs
+        self.tokens = open_tokens(checkout, self.preprocessor, self.queries, settings.reward.instruction)
+        check_complete(self.training, self.queries, self.tokens.first)
         # A query whose responses all tie has no pair to learn from.
-        self.order = sorted(self.rows)
-        self.queries: list[Query] = every
-        attach_features(self.preprocessor, self.base, [every[index] for index in self.order], settings, checkout)
+        self.order = np.unique(self.pairs.query)
+        attach_features(self.preprocessor, self.base, self.queries.select(self.order), settings, checkout)
         self.model = TreeModel(load_trainable(self.base, settings.model, settings.training))
         self.epochs = settings.alignment.epochs
-        self.trees: dict[int, Tree] = {index: policy_tree(self.preprocessor, every[index]) for index in self.order}
         self.collapse = CollapseWatch()
         self.step_beta: Metrics | None = None  # of the present step under beta_dpo
         self._check_reference()
@@ -96,7 +97,7 @@ class AlignmentTask(TrainingTask):
         """The epoch's steps, with the global counts that the means divide by."""
         training = self.settings.training
         plan = plan_epoch(
-            [self.trees[index].tokens for index in self.order],
+            self.tokens.policy_tokens()[self.order].tolist(),
             seed=training.seed,
             epoch=epoch,
             queries_per_step=self.settings.alignment.queries_per_step,
@@ -104,7 +105,7 @@ class AlignmentTask(TrainingTask):
             row_tokens=training.row_tokens,
             batch_rows=training.batch_rows,
         )
-        return [self._step([[[self.order[position] for position in micro] for micro in rank] for rank in step]) for step in plan]
+        return [self._step([[self.order[micro].tolist() for micro in rank] for rank in step]) for step in plan]
 
     def begin_epoch(self, epoch: int, context: EpochContext) -> None:
         """Nothing is prepared between epochs."""
@@ -134,16 +135,16 @@ class AlignmentTask(TrainingTask):
 
     def batch(self, micro: Micro) -> dict[str, Any]:
         """Trees, pairs, betas and reference log-probs of a micro-batch on the device; all floats stay fp32."""
-        indices = micro.queries or (self.order[0],)
+        indices = micro.queries or (int(self.order[0]),)
         device = self.model.model.device
-        trees = build_batch([self.trees[index] for index in indices], self.settings.training.row_tokens, device, self.preprocessor.end_id)
-        reference = [
-            self.reference[self.queries[index].id, number][0] for index in indices for number in range(len(self.queries[index].responses))
-        ]
+        queries = {index: self.queries[index] for index in indices}
+        trees = [self._tree(index, query) for index, query in queries.items()]
+        packed = build_batch(trees, self.settings.training.row_tokens, device, self.preprocessor.end_id)
+        reference = [value for index in indices for value in self._reference(index)[0]]
         return {
             "batch": AlignmentBatch(
-                **vars(trees),
-                pairs=self._pairs_of(micro, indices, device),
+                **vars(packed),
+                pairs=self._pairs_of(micro, queries, device),
                 reference_K=torch.tensor(reference, device=device),
                 metrics=micro.metrics,
                 leads=micro.leads,
@@ -183,7 +184,7 @@ class AlignmentTask(TrainingTask):
 
     def _step(self, plan: list[list[list[int]]]) -> Step:
         indices = [index for rank in plan for micro in rank for index in micro]
-        rows = [row for index in indices for row in self.rows[index]]
+        rows = [row for index in indices for row in self.pairs.rows(index)]
         metrics = step_metrics(self.pairs, rows, self.settings.alignment)
         return Step(
             [
@@ -195,7 +196,17 @@ class AlignmentTask(TrainingTask):
             ]
         )
 
-    def _pairs_of(self, micro: Micro, indices: Sequence[int], device: torch.device) -> PairBatch:
+    def _tree(self, index: int, query: Query) -> Tree:
+        """`policy_tree` of a query, with the tokens of its responses from the table."""
+        numbers = range(self.tokens.first[index], self.tokens.first[index + 1])
+        return Tree(self.preprocessor.policy_root(query), tuple(Branch(self.tokens.responses[number]) for number in numbers))
+
+    def _reference(self, index: int) -> tuple[list[float], list[int]]:
+        """Log-prob sums and tokens of a query's responses under the base model."""
+        numbers = slice(self.tokens.first[index], self.tokens.first[index + 1])
+        return self.training.log_prob_K[numbers].tolist(), self.training.tokens_K[numbers].tolist()
+
+    def _pairs_of(self, micro: Micro, queries: Mapping[int, Query], device: torch.device) -> PairBatch:
         alignment = self.settings.alignment
         winners: list[int] = []
         losers: list[int] = []
@@ -205,18 +216,19 @@ class AlignmentTask(TrainingTask):
         best: list[int] = []
         best_weights: list[float] = []
         offset = 0
-        for index in indices:
+        for index, query in queries.items():
+            rows = self.pairs.rows(index)
             share = self._weight(micro, index) if micro.queries else 0.0
-            for row in self.rows[index]:
+            for row in rows:
                 winners.append(offset + int(self.pairs.winner[row]))
                 losers.append(offset + int(self.pairs.loser[row]))
                 betas.append(float(self.pairs.beta[row]))
                 weights.append(share)
                 emphases.append(float(self.pairs.weight[row]))
-            ranks = [response.rank for response in self.queries[index].responses]
+            ranks = [response.rank for response in query.responses]
             first = [number for number, rank in enumerate(ranks) if rank == min(ranks)]
             best += [offset + number for number in first]
-            best_weights += [share * len(self.rows[index]) / len(first)] * len(first)
+            best_weights += [share * len(rows) / len(first)] * len(first)
             offset += len(ranks)
         return PairBatch(
             torch.tensor(winners, device=device),
@@ -237,19 +249,18 @@ class AlignmentTask(TrainingTask):
         """A pair's share of the step's mean, for the pairs of a query. The query's SFT term has the share of all of them."""
         if self.settings.alignment.normalize == "pair":
             return 1 / micro.pairs
-        return 1 / (micro.queries_with_pairs * len(self.rows[index]))
+        return 1 / (micro.queries_with_pairs * len(self.pairs.rows(index)))
 
     def _check_reference(self) -> None:
         """Compute a few reference log-probs again: the store must be of this model. Raises UserError when it is not."""
-        probe, tolerance = self.order[:PROBE_QUERIES], PROBE_TOLERANCE[self.settings.training.precision]
-        trees = [self.trees[index] for index in probe]
+        probe, tolerance = self.order[:PROBE_QUERIES].tolist(), PROBE_TOLERANCE[self.settings.training.precision]
+        trees = [self._tree(index, self.queries[index]) for index in probe]
         batches = [list(range(len(trees)))]
         with partitions.whole(self.model.model):
             scored = list(score_batches(self.model.model, trees, batches, self.settings.training.row_tokens, self.preprocessor.end_id))
         for _, results in scored:
             for index, computed in zip(probe, results, strict=True):
-                stored: list[LogProb] = [self.reference[self.queries[index].id, number] for number in range(len(computed))]
-                for (log_prob, tokens), (recorded, recorded_tokens) in zip(computed, stored, strict=True):
+                for (log_prob, tokens), recorded, recorded_tokens in zip(computed, *self._reference(index), strict=True):
                     if tokens != recorded_tokens or abs(log_prob - recorded) > tolerance * max(1, tokens / 50):
                         raise UserError(
                             f"{IN_CHECKOUT.reference('train')} holds {recorded:.4f} for a response of query '{self.queries[index].id}', "

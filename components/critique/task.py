@@ -89,7 +89,7 @@ def build(settings: Settings, checkout: Checkout, arguments: Any = None) -> list
 
 def plan_parts(preprocessor: Preprocessor, queries: Sequence[Query], settings: Settings) -> list[list[int]]:
     """Query indices in parts of about `critique.batch_size` responses, like lengths together; from the queries alone."""
-    lengths = [len(preprocessor.judge_root(query, settings.reward.instruction).input_ids) for query in queries]
+    lengths = [preprocessor.judge_length(query, settings.reward.instruction) for query in queries]
     parts: list[list[int]] = [[]]
     size = 0
     for index in sorted(range(len(queries)), key=lambda item: (-lengths[item], item)):

@@ -59,9 +59,7 @@ class AnswerTask(_ModelTask):
 
     def plan(self) -> list[list[int]]:
         """`evaluate.batch_size` queries a batch, the longest prompts first."""
-        return _longest_first(
-            [len(self.preprocessor.policy_root(query).input_ids) for query in self.queries], self.settings.evaluate.batch_size
-        )
+        return _longest_first([self.preprocessor.policy_length(query) for query in self.queries], self.settings.evaluate.batch_size)
 
     def compute(self, items: Sequence[int], ranks: Ranks) -> list[tuple[str, bool]]:
         """Write the answers of a batch."""
@@ -89,7 +87,7 @@ class JudgementTask(_ModelTask):
     def plan(self) -> list[list[int]]:
         """`critique.batch_size` different responses a batch, those of one root together, the longest roots first."""
         distinct = list({key: item for item, key in reversed(list(enumerate(self.keys)))}.values())
-        roots = {item: self._root(self.rows[item][0]).input_ids for item in sorted(distinct)}
+        roots = {item: self._outline(self.rows[item][0]).input_ids for item in sorted(distinct)}
         first: dict[tuple[int, ...], int] = {}
         positions = {item: first.setdefault(root, item) for item, root in roots.items()}
         order = sorted(roots, key=lambda item: (-len(roots[item]), positions[item], item))
@@ -114,8 +112,8 @@ class JudgementTask(_ModelTask):
         """What was computed, row by row."""
         return [(text, float(value)) for text, value in self.results()]
 
-    def _root(self, query: Query) -> Root:
-        return self.preprocessor.judge_root(query, self.settings.reward.instruction, blank=self.blank)
+    def _outline(self, query: Query) -> Root:
+        return self.preprocessor.judge_outline(query, self.settings.reward.instruction, blank=self.blank)
 
 
 @dataclass
@@ -132,8 +130,8 @@ class ScoreTask(_ModelTask):
                 len(judge_branch(self.preprocessor, response.text, critique, learn=False).input_ids)
                 for response, critique in zip(query.responses, critiques, strict=True)
             ]
-            root = self.preprocessor.judge_root(query, self.settings.reward.instruction)
-            lengths.append(tree_tokens(len(root.input_ids), branches))
+            root = self.preprocessor.judge_length(query, self.settings.reward.instruction)
+            lengths.append(tree_tokens(root, branches))
         return plan_batches(range(len(lengths)), lengths, row_tokens=SCORING_ROW_TOKENS, batch_rows=SCORING_ROWS)
 
     def compute(self, items: Sequence[int], ranks: Ranks) -> list[list[float]]:
@@ -242,7 +240,7 @@ def with_critiques(queries: Sequence[Query]) -> list[Query]:
 
 def blank_identity(preprocessor: Preprocessor, settings: Settings, query: Query) -> tuple[str, ...]:
     """What a judge reads of a query over blanked media. Blanking makes inputs alike (one question, one size): they are judged once."""
-    root = preprocessor.judge_root(query, settings.reward.instruction, blank=True)
+    root = preprocessor.judge_outline(query, settings.reward.instruction, blank=True)
     # Small tensors say sizes and grids; of pixels the shape is enough, since all are grey.
     media = [
         f"{name}{tuple(tensor.shape)}{tensor.flatten().tolist() if tensor.dtype == torch.int64 else ''}"

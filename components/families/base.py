@@ -23,7 +23,10 @@ from torch import Tensor, nn
 Kind = Literal["image", "video"]
 Part = Literal["tower", "projector", "language_model", "lm_head"]
 PARTS: tuple[Part, ...] = ("tower", "projector", "language_model", "lm_head")
-Frames = np.ndarray[Any, Any]  # [frames, height, width, 3], uint8
+Picture = Image.Image | Tensor  # or [3, height, width], uint8
+Frames = np.ndarray[Any, Any] | Tensor  # [frames, height, width, 3], or a tensor [frames, 3, height, width], uint8
+
+TOKEN_BYTES = 36  # of an int in a tuple
 
 VisionOutput = tuple[Tensor, ...]  # a medium's features before the projector, each [..., D]; several if a family taps deeper layers
 
@@ -46,6 +49,8 @@ class Medium:
 class Root:
     """A prompt with its media, ready for a model. `input_ids` has the placeholders expanded; `media` stand in their order.
 
+    In an outline (components.families.outlines), the media's pixels are meta tensors: they have shapes and no content.
+
     `positions_AL` are the root's positions for M-RoPE, else None for 0, 1, 2, ...; a branch continues from `next_position` on every axis.
     """
 
@@ -65,8 +70,10 @@ class Root:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the media's tensors."""
-        return sum(tensor.nbytes for medium in self.media for tensor in medium.tensors.values())
+        """Bytes in memory: of the media's tensors, the positions and the tokens."""
+        tensors = [tensor for medium in self.media for tensor in medium.tensors.values()]
+        positions = [] if self.positions_AL is None else [self.positions_AL]
+        return sum(tensor.nbytes for tensor in [*tensors, *positions]) + TOKEN_BYTES * len(self.input_ids)
 
 
 @dataclass(frozen=True)
@@ -97,11 +104,11 @@ class Family(ABC):
 
     @abstractmethod
     def encode(
-        self, processor: Any, config: Any, text: str, images: Sequence[Image.Image], videos: Sequence[Frames], keys: Sequence[str]
+        self, processor: Any, config: Any, text: str, images: Sequence[Picture], videos: Sequence[Frames], keys: Sequence[str]
     ) -> Root:
         """Run the family's processor on a rendered prompt with its media, of one kind; `keys` name the media in order.
 
-        The processor must not sample the frames [n, H, W, 3] again. Raises ValueError when prompt and media do not match.
+        The processor must not sample the frames again. Raises ValueError when prompt and media do not match.
         """
 
     @abstractmethod

@@ -10,11 +10,10 @@ from itertools import groupby
 from typing import Any, ClassVar
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from components.errors import UserError
-from components.families.base import Family, Frames, Medium, Part, Projected, Root, VisionOutput
+from components.families.base import Family, Frames, Medium, Part, Picture, Projected, Root, VisionOutput
 
 TEXT_MODELS = ("qwen2", "qwen3")  # their forward takes a mask for each kind of layer
 
@@ -33,7 +32,7 @@ class InternVL(Family):
             )
 
     def encode(
-        self, processor: Any, config: Any, text: str, images: Sequence[Image.Image], videos: Sequence[Frames], keys: Sequence[str]
+        self, processor: Any, config: Any, text: str, images: Sequence[Picture], videos: Sequence[Frames], keys: Sequence[str]
     ) -> Root:
         """Tiles of each image or frames of each video (`pixel_values` [n, 3, H, W])."""
         arguments: dict[str, Any] = {}

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from components.families.base import Family, Frames, Medium, Part, Projected, Root, VisionOutput
+from components.families.base import Family, Frames, Medium, Part, Picture, Projected, Root, VisionOutput
 
 
 class LlavaOnevision(Family):
@@ -23,7 +22,7 @@ class LlavaOnevision(Family):
         processor: Any,
         config: Any,  # noqa: ARG002 -- positions are plain here
         text: str,
-        images: Sequence[Image.Image],
+        images: Sequence[Picture],
         videos: Sequence[Frames],
         keys: Sequence[str],
     ) -> Root:

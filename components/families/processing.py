@@ -5,12 +5,14 @@
 - The family's own processor reads the root, so that a model trained here behaves the same when a user opens it with AutoProcessor.
 - `Preprocessor` renders the chat template with marks instead of texts and cuts it at the marks, so that no template is written twice.
 - It never cuts images. Validation refuses a query that does not fit.
+- An *outline* is a root without pixels. Lengths come from outlines, and a medium whose features are cached is never opened.
+- Roots with pixels stay in memory up to `features.pixels_max_gb`; of the others, which cost no more than a tokenization, the last few.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ from transformers import AutoConfig, AutoProcessor
 
 from components.errors import UserError
 from components.families.adapters import Family, FeatureSource, Root, family_of
+from components.families.outlines import Outlines, Size
 from components.files import digest_bytes
 from components.preferences.record import Query
 
@@ -29,7 +32,8 @@ if TYPE_CHECKING:
     from components.config.model import ModelSettings
 
 QUESTION_MARK, RESPONSE_MARK, CRITIQUE_MARK = "\x01question\x01", "\x01response\x01", "\x01critique\x01"
-CACHED_TEXTS = 100_000  # texts whose tokens stay in memory
+CACHED_TEXTS = 10_000  # texts whose tokens stay in memory: a query's responses are asked for several times, a data set's are too many
+CACHED_OUTLINES = 64  # roots without pixels that stay in memory, for callers who ask again for each response
 BLANK_GRAY = 128  # the value of every pixel of a blanked image: the middle of the range, which the processor maps to about 0
 
 
@@ -41,27 +45,39 @@ class Preprocessor:
         self.tokenizer: Any = self.processor.tokenizer
         self.config: Any = AutoConfig.from_pretrained(base, local_files_only=True)
         self.family: Family = family_of(self.config)
-        self._base = base
+        self.base = base
         self.media_root = media_root
         self.features: FeatureSource | None = None  # components.features.cache sets it after the fill
         self.max_frames = model.max_frames
         self._roots: OrderedDict[tuple[str, ...], Root] = OrderedDict()
         self._root_bytes = 0
+        self._without_pixels: OrderedDict[tuple[str, ...], Root] = OrderedDict()
+        self._outlines = Outlines(self.family, self.processor, self.config)
         self._texts: dict[str, tuple[int, ...]] = {}
         self._limit_bytes = int(features.pixels_max_gb * 1e9)
 
     def policy_root(self, query: Query) -> Root:
         """The root of responses: media, question and the opening of the assistant's turn."""
-        head, tail = self._policy_template(query.media_kind)
-        return self._root(query, head + query.prompt + tail, blank=False)
+        return self._root(query, self._policy_text(query), blank=False)
 
     def judge_root(self, query: Query, instruction: str, blank: bool = False) -> Root:
         """The root of a response and its critique (paper section 3): media, instruction, question, "Answer:".
 
         `blank` replaces the media's pixels by gray ones, to measure how much the judge depends on them.
         """
-        head, _, _ = self._judge_template(query.media_kind)
-        return self._root(query, head + self._judge_text(instruction, query.prompt), blank=blank)
+        return self._root(query, self._judge_text(query, instruction), blank=blank)
+
+    def policy_length(self, query: Query) -> int:
+        """Tokens of the policy's root."""
+        return self._outlines.length(self._policy_text(query), query.media_kind, self.media_size(query))
+
+    def judge_length(self, query: Query, instruction: str) -> int:
+        """Tokens of the judge's root."""
+        return self._outlines.length(self._judge_text(query, instruction), query.media_kind, self.media_size(query))
+
+    def judge_outline(self, query: Query, instruction: str, blank: bool = False) -> Root:
+        """The judge's root without pixels."""
+        return self._outline(query, self._judge_text(query, instruction), blank=blank)
 
     def response_ids(self, text: str) -> list[int]:
         """A policy branch: the response's tokens and the end of the turn."""
@@ -83,17 +99,13 @@ class Preprocessor:
         after = self.tokenizer(end, add_special_tokens=False)["input_ids"]
         special = [token for token in after if token in self.tokenizer.added_tokens_decoder]
         if not after:
-            raise UserError(f"the chat template of {self._base} does not end the assistant's turn: add its end token after the text")
+            raise UserError(f"the chat template of {self.base} does not end the assistant's turn: add its end token after the text")
         return int((special or after)[0])
 
     def media_tokens(self) -> list[str]:
         """Special tokens that data must not contain, since a model reads them as structure."""
         special = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         return sorted({*self.tokenizer.all_special_tokens, *special, *self.family.structure(self.processor)})
-
-    def root_tokens(self, query: Query, instruction: str) -> tuple[int, int]:
-        """Lengths in tokens of the policy's and the judge's root."""
-        return len(self.policy_root(query).input_ids), len(self.judge_root(query, instruction).input_ids)
 
     def _tokens(self, text: str) -> list[int]:
         # Text from data must never become a special token. Every pass over the data needs the same responses.
@@ -105,9 +117,13 @@ class Preprocessor:
             self._texts[text] = tokens
         return list(tokens)
 
-    @staticmethod
-    def _judge_text(instruction: str, prompt: str) -> str:
-        return f"{instruction}\nQuestion: {prompt}\nAnswer:\n"
+    def _policy_text(self, query: Query) -> str:
+        head, tail = self._policy_template(query.media_kind)
+        return head + query.prompt + tail
+
+    def _judge_text(self, query: Query, instruction: str) -> str:
+        head, _, _ = self._judge_template(query.media_kind)
+        return f"{head}{instruction}\nQuestion: {query.prompt}\nAnswer:\n"
 
     def _render(self, kind: str | None, text: str, answer: str | None) -> str:
         media = [{"type": kind}] if kind else []
@@ -118,14 +134,16 @@ class Preprocessor:
             return str(self.processor.apply_chat_template(messages, add_generation_prompt=answer is None, tokenize=False))
         except (ValueError, TemplateError) as error:  # a template may refuse a conversation; a checkpoint may have none
             raise UserError(
-                f"the chat template of {self._base} can't render a question about {kind or 'text'} and its answer ({error}): "
+                f"the chat template of {self.base} can't render a question about {kind or 'text'} and its answer ({error}): "
                 "set model.base in params.yaml to a checkpoint that was trained for conversations"
             ) from error
 
+    @lru_cache(maxsize=8)  # noqa: B019 -- a process has one or two preprocessors, as long as it lives
     def _policy_template(self, kind: str | None) -> tuple[str, str]:
         head, tail = self._cut(self._render(kind, QUESTION_MARK, None), QUESTION_MARK)
         return head, tail
 
+    @lru_cache(maxsize=8)  # noqa: B019 -- see above
     def _judge_template(self, kind: str | None) -> tuple[str, str, str]:
         rendered = self._render(kind, QUESTION_MARK + RESPONSE_MARK, CRITIQUE_MARK)
         head, between, end = self._cut(rendered, QUESTION_MARK + RESPONSE_MARK, CRITIQUE_MARK)
@@ -138,7 +156,7 @@ class Preprocessor:
             parts = pieces.pop().split(mark)
             if len(parts) != 2:
                 raise UserError(
-                    f"the chat template of {self._base} writes a text {len(parts) - 1} times instead of once: "
+                    f"the chat template of {self.base} writes a text {len(parts) - 1} times instead of once: "
                     "it must accept messages whose content is a list of parts, and keep their text and order"
                 )
             pieces += parts
@@ -146,9 +164,19 @@ class Preprocessor:
 
     def _root(self, query: Query, text: str, *, blank: bool) -> Root:
         key = (text, query.media or "", query.media_digest or "", str(blank))
-        if key in self._roots:
-            self._roots.move_to_end(key)
-            return self._roots[key]
+        for cached in (self._roots, self._without_pixels):
+            if key in cached:
+                cached.move_to_end(key)
+                return cached[key]
+        if query.media is None or self.features is not None:
+            root = self._outline(query, text, blank=blank)
+            if self.features is not None:
+                root = self.features.attach(root)
+            if all(medium.features is not None for medium in root.media):
+                self._without_pixels[key] = root
+                if len(self._without_pixels) > CACHED_OUTLINES:
+                    self._without_pixels.popitem(last=False)
+                return root
         images = [self.load_image(query, blank)] if query.media_kind == "image" else []
         videos = [self.load_frames(query, blank)] if query.media_kind == "video" else []
         medium = self.medium_key(query, blank=blank)
@@ -157,6 +185,22 @@ class Preprocessor:
             root = self.features.attach(root)
         self._keep(key, root)
         return root
+
+    def _outline(self, query: Query, text: str, *, blank: bool) -> Root:
+        return self._outlines.root(text, query.media_kind, self.media_size(query), self.medium_key(query, blank=blank))
+
+    def media_size(self, query: Query) -> Size:
+        """Width, height and number of sampled frames of a query's medium. Reads the header of a medium that was not validated."""
+        if query.media is None:
+            return (0, 0, 0)
+        if query.media_size is not None:
+            width, height, frames = query.media_size
+        else:
+            names = self._frames(query) if query.media_kind == "video" else [self.media_root / query.media]
+            frames = len(names)
+            with Image.open(names[0]) as image:
+                width, height = image.size
+        return width, height, min(frames, self.max_frames)
 
     def medium_key(self, query: Query, *, blank: bool = False) -> str:
         """`Medium.key` of a query's medium, without opening it."""
@@ -179,11 +223,14 @@ class Preprocessor:
 
     def load_frames(self, query: Query, blank: bool) -> np.ndarray[Any, Any]:
         """Uniformly sampled frames [frames, H, W, 3], in the order of their names, resized to the first one's size."""
-        assert query.media is not None
-        names = sorted(path for path in (self.media_root / query.media).iterdir() if not path.name.startswith("."))
+        names = self._frames(query)
         chosen = [names[index] for index in frame_indices(len(names), self.max_frames)]
         frames = [_open_rgb(path, blank) for path in chosen]
         return np.stack([np.asarray(frame.resize(frames[0].size)) for frame in frames])
+
+    def _frames(self, query: Query) -> list[Path]:
+        assert query.media is not None
+        return sorted(path for path in (self.media_root / query.media).iterdir() if not path.name.startswith("."))
 
 
 def frame_indices(count: int, limit: int) -> list[int]:

@@ -11,12 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from components.families.base import Family, Frames, Kind, Medium, Part, Projected, Root, VisionOutput
+from components.families.base import Family, Frames, Kind, Medium, Part, Picture, Projected, Root, VisionOutput
 from components.families.mrope import Grid, mrope_positions
 
 # The record has no frame times. Qwen's own tools sample videos at this rate, so the models were trained with it.
@@ -32,7 +30,7 @@ class Qwen2VL(Family):
     axes: ClassVar[int] = 3
 
     def encode(
-        self, processor: Any, config: Any, text: str, images: Sequence[Image.Image], videos: Sequence[Frames], keys: Sequence[str]
+        self, processor: Any, config: Any, text: str, images: Sequence[Picture], videos: Sequence[Frames], keys: Sequence[str]
     ) -> Root:
         """Patches of each medium (`pixel_values` [patches, C * T * P * P]) and its grid in patches (`image_grid_thw` [1, 3])."""
         arguments: dict[str, Any] = {}
@@ -138,7 +136,7 @@ class Qwen2VL(Family):
             for chosen in numbers
         ]
         return {
-            "videos": [np.asarray(frames[chosen]) for frames, chosen in zip(videos, numbers, strict=True)],
+            "videos": [frames[chosen] for frames, chosen in zip(videos, numbers, strict=True)],
             "video_metadata": metadata,
             "do_sample_frames": False,
         }

@@ -12,13 +12,14 @@ from __future__ import annotations
 import shutil
 import time
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import Timeout
 from torch import distributed
@@ -31,10 +32,10 @@ from components.families.adapters import Medium
 from components.families.loading import load_model
 from components.families.processing import Preprocessor
 from components.features.embedding import run_vision_tower
+from components.features.entries import Entries
 from components.features.keys import context_digest, whole_weights
 from components.features.source import CachedFeatures, source_of
-from components.features.store import Entry, FeatureStore, ShardWriter, unpacked
-from components.files import digest_bytes
+from components.features.store import FeatureStore, ShardWriter, intact
 from components.preferences.record import Query
 from components.processes import heartbeat
 
@@ -79,11 +80,14 @@ def attach_features(
         _log(f"features: no cache: {reason}")
         return FeatureReport()
     started = time.monotonic()
-    chosen = {preprocessor.medium_key(query): query for query in reversed(queries) if query.media is not None}
-    if not chosen:
+    positions: dict[str, int] = {}  # of the first query of each medium
+    for number, query in enumerate(queries):
+        if query.media is not None:
+            positions.setdefault(preprocessor.medium_key(query), number)
+    if not positions:
         return FeatureReport()
     with heartbeat.attentive():
-        filling = _Filling(preprocessor, base, dict(reversed(chosen.items())), settings, checkout)
+        filling = _Filling(preprocessor, base, (queries, positions), settings, checkout)
         filling.fills = ranks == 1 or _grouped()
         with filling.store:
             preprocessor.features, report = filling.run()
@@ -96,8 +100,11 @@ def attach_features(
 class _Filling:
     """One pass over the media of a run."""
 
-    def __init__(self, preprocessor: Preprocessor, base: Path, queries: dict[str, Query], settings: Settings, checkout: Checkout) -> None:
-        self.media_root, self.base, self.queries, self.settings, self.checkout = preprocessor.media_root, base, queries, settings, checkout
+    def __init__(
+        self, preprocessor: Preprocessor, base: Path, media: tuple[Sequence[Query], dict[str, int]], settings: Settings, checkout: Checkout
+    ) -> None:
+        self.media_root, self.base, self.settings, self.checkout = preprocessor.media_root, base, settings, checkout
+        self.queries, self.positions = media
         self.device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
         self.cache_dtype = CACHE_DTYPES[settings.features.dtype]
         self.threads = settings.training.threads
@@ -113,54 +120,51 @@ class _Filling:
     def run(self) -> tuple[CachedFeatures, FeatureReport]:
         """Look up the entries, compute missing ones, and map their shards."""
         context = _shared(lambda: context_digest(self.base, self.settings, self.device))
-        keys = {medium: digest_bytes(medium, context) for medium in self.queries}
+        media = list(self.positions)
         self._acquire()
         try:
-            valid, damaged, evicted = _shared(lambda: self._valid_entries(keys))
-            missing = [medium for medium, key in keys.items() if key not in valid] if self.fills else []
+            valid, damaged, evicted = _shared(lambda: self._valid_entries(media, context))
+            missing = [media[position] for position in np.flatnonzero(~valid.cached).tolist()] if self.fills else []
             if missing:
-                evicted += self._fill(missing, keys, valid)
-            entries: dict[str, Entry] = _shared(lambda: self.store.find(keys.values())) if missing else valid
-            shards = sorted({entry.shard for entry in entries.values()})
-            maps = {shard: self.store.map(shard) for shard in shards}
+                evicted += self._fill(missing, valid)
+            entries: Entries = _shared(lambda: Entries.find(media, context, self.store)) if missing else valid
+            maps = {shard: self.store.map(shard) for shard in entries.shards}
             if self.rank == 0:
-                self.store.touch(shards)
+                self.store.touch(entries.shards)
             _meet()  # no process evicts a shard before all ranks have mapped it
         finally:
             self._release()
-        source = CachedFeatures(
-            {medium: entries.get(key) for medium, key in keys.items()}, maps, self.cache_dtype, self.threads, self.checkout
-        )
-        used = sum(entry.nbytes for entry in entries.values())
+        source = CachedFeatures(entries, maps, self.cache_dtype, self.threads, self.checkout)
+        used, hits, cached = entries.nbytes, int(valid.cached.sum()), int(entries.cached.sum())
         return source, FeatureReport(
-            media=len(keys),
-            hits=len(valid),
-            made=len(entries) - len(valid),
-            live=len(keys) - len(entries),
+            media=len(media),
+            hits=hits,
+            made=cached - hits,
+            live=len(media) - cached,
             damaged=damaged,
             evicted_shards=evicted,
             gigabytes=used / 1e9,
-            bytes_a_medium=used / max(1, len(entries)),
+            bytes_a_medium=used / max(1, cached),
         )
 
-    def _valid_entries(self, keys: Mapping[str, str]) -> tuple[dict[str, Entry], int, int]:
+    def _valid_entries(self, media: Sequence[str], context: str) -> tuple[Entries, int, int]:
         """The valid entries, the number of damaged ones, and the number of shards evicted because of a lower limit."""
         lost = self.store.sweep()
         for shard, count in lost.items():
             print(f"features: {shard} is torn: a later run recomputes its {count} media", flush=True)
-        valid = self.store.find(keys.values())
-        bad: list[str] = []
-        if sum(entry.nbytes for entry in valid.values()) <= CHECKED_AT_ONCE_BYTES:
-            maps = {shard: self.store.map(shard) for shard in {entry.shard for entry in valid.values()}}
-            bad = [key for key, entry in valid.items() if unpacked(maps[entry.shard], entry) is None]
+        valid = Entries.find(media, context, self.store)
+        bad: list[int] = []
+        if valid.nbytes <= CHECKED_AT_ONCE_BYTES:
+            maps = {shard: self.store.map(shard) for shard in valid.shards}
+            bad = [position for position, entry in valid.all(media) if not intact(maps[entry.shard], entry)]
             if bad:
                 print(f"features: {len(bad)} entries are damaged: the run recomputes them", flush=True)
-                self.store.forget(bad)
-        valid = {key: entry for key, entry in valid.items() if key not in bad}
-        evicted = self.store.evict(0, self.limit, {entry.shard for entry in valid.values()})
+                self.store.forget([valid.key(media[position]) for position in bad])
+                valid.drop(bad)
+        evicted = self.store.evict(0, self.limit, valid.shards)
         return valid, sum(lost.values()) + len(bad), len(evicted)
 
-    def _fill(self, missing: list[str], keys: Mapping[str, str], valid: Mapping[str, Entry]) -> int:
+    def _fill(self, missing: list[str], valid: Entries) -> int:
         """Compute the missing entries that fit; return the number of shards evicted for them."""
         with whole_weights(), heartbeat.work("opening the vision tower"):
             dtype = torch.bfloat16 if self.settings.training.precision == "bf16" else torch.float32
@@ -187,7 +191,7 @@ class _Filling:
                         if writer.written + sum(level.nbytes for level in output) > budget:
                             prepared.close()
                             break
-                        writer.write(keys[medium.key], output, source_of(medium))
+                        writer.write(valid.key(medium.key), output, source_of(medium))
                     _meet()
                     bar.update(min(ROUND * self.world, len(missing) - start * self.world))
         finally:
@@ -199,7 +203,7 @@ class _Filling:
         """Media ready for the vision tower; with a GPU, a thread prepares the next ones meanwhile."""
 
         def prepare(key: str) -> Medium:
-            return next(medium for medium in reader.policy_root(self.queries[key]).media if medium.key == key)
+            return next(medium for medium in reader.policy_root(self.queries[self.positions[key]]).media if medium.key == key)
 
         if self.device.type == "cpu":
             yield from map(prepare, media)
@@ -213,11 +217,10 @@ class _Filling:
             while ahead:
                 yield ahead.popleft().result()
 
-    def _make_room(self, size: int, count: int, valid: Mapping[str, Entry]) -> tuple[int, int]:
+    def _make_room(self, size: int, count: int, valid: Entries) -> tuple[int, int]:
         """The bytes for new entries, and the number of shards evicted for them. Prints the need and the number of media that do not fit."""
-        used_shards = {entry.shard for entry in valid.values()}
-        need, used_bytes = size * count, self.store.bytes_of(used_shards)
-        evicted = self.store.evict(need, self.limit, used_shards)
+        need, used_bytes = size * count, self.store.bytes_of(valid.shards)
+        evicted = self.store.evict(need, self.limit, valid.shards)
         room = max(0, min(self.limit - self.store.nbytes, int(shutil.disk_usage(self.store.folder).free * DISK_SHARE)))
         text = (
             f"features: {count} media at {size / 1e6:.3g} MB need {need / 1e9:.2g} GB beside {used_bytes / 1e9:.2g} GB "

@@ -11,12 +11,14 @@ import mmap
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from components.checkout import Checkout
 from components.families.adapters import Medium, Root, VisionOutput
 from components.features.embedding import UncachedMedium
-from components.features.store import Entry, FeatureStore, unpacked
+from components.features.entries import Entries
+from components.features.store import Entry, FeatureStore, intact, unpacked
 
 PIXELS = "pixel_values"  # every family's prefix of the tensors that only the vision tower reads
 
@@ -26,43 +28,43 @@ class CachedFeatures:
 
     def __init__(
         self,
-        entries: Mapping[str, Entry | None],
+        entries: Entries,
         shards: Mapping[str, mmap.mmap],
         cache_dtype: torch.dtype,
         threads: int,
         checkout: Checkout,
     ) -> None:
-        self._entries = dict(entries)  # by Medium.key; None for a medium of this run that is not cached
-        self._shards = shards
+        self._entries, self._shards = entries, shards
         self._cache_dtype, self._threads, self._checkout = cache_dtype, threads, checkout
-        self._read: dict[str, VisionOutput] = {}
+        self._checked = np.zeros(len(entries.cached), dtype=np.bool_)
 
     def attach(self, root: Root) -> Root:
         """`root` with features in the media of this run, without their pixels. Other media stay as they are."""
         return replace(root, media=tuple(self._attached(medium) for medium in root.media)) if root.media else root
 
     def _attached(self, medium: Medium) -> Medium:
-        if medium.key not in self._entries:
+        position = self._entries.position(medium.key)
+        if position is None:
             return medium
-        entry = self._entries[medium.key]
+        entry = self._entries.entry(position, medium.key)
         # A prompt with several images may read an image in another way than a prompt with one.
-        features = self._features(entry) if entry is not None and entry.source == source_of(medium) else None
+        features = self._features(position, entry) if entry is not None and entry.source == source_of(medium) else None
         if features is None:
             return UncachedMedium(medium.kind, medium.key, medium.tensors, None, self._cache_dtype, self._threads)
         small = {name: tensor for name, tensor in medium.tensors.items() if not name.startswith(PIXELS)}
         return replace(medium, tensors=small, features=features)
 
-    def _features(self, entry: Entry) -> VisionOutput | None:
-        if entry.key not in self._read:
-            tensors = unpacked(self._shards[entry.shard], entry)
-            if tensors is None:
+    def _features(self, position: int, entry: Entry) -> VisionOutput | None:
+        content = self._shards[entry.shard]
+        if not self._checked[position]:
+            if not intact(content, entry):
                 print(f"features: an entry of {entry.shard} is damaged: its medium runs live; the next run recomputes it", flush=True)
                 with FeatureStore(self._checkout) as store:
                     store.forget([entry.key])
-                self._entries = {key: None if other == entry else other for key, other in self._entries.items()}
+                self._entries.drop([position])
                 return None
-            self._read[entry.key] = tensors
-        return self._read[entry.key]
+            self._checked[position] = True
+        return unpacked(content, entry)
 
 
 def source_of(medium: Medium) -> str:

@@ -212,11 +212,14 @@ def packed(tensors: Sequence[Tensor]) -> bytes:
     return bytes(content)
 
 
-def unpacked(content: mmap.mmap, entry: Entry) -> tuple[Tensor, ...] | None:
-    """An entry's tensors as views of a mapped shard; None if its checksum is wrong."""
+def intact(content: mmap.mmap, entry: Entry) -> bool:
+    """Whether an entry's bytes have its checksum."""
     with memoryview(content) as view:
-        if zlib.crc32(view[entry.offset : entry.offset + entry.nbytes]) != entry.crc:
-            return None
+        return zlib.crc32(view[entry.offset : entry.offset + entry.nbytes]) == entry.crc
+
+
+def unpacked(content: mmap.mmap, entry: Entry) -> tuple[Tensor, ...]:
+    """An entry's tensors as views of a mapped shard."""
     tensors = []
     offset = entry.offset
     for name, shape in entry.layout:

@@ -38,6 +38,7 @@ class Query:
 
     `media` is relative to the preferences folder: an image file, or a folder of frames (`media_kind` "video").
     `media_digest` is the sha256 of the media's bytes, so that a changed image changes the table and what depends on it.
+    `media_size` is (width, height, frames) in pixels of its first picture, so that nobody opens it to count tokens; validation sets both.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Query:
     media: str | None = None
     media_kind: Literal["image", "video"] | None = None
     media_digest: str | None = None
+    media_size: tuple[int, int, int] | None = None
     reference_answer: str | None = None
     safety: Literal["harmful", "harmless"] | None = None
     source: str | None = None
@@ -87,6 +89,7 @@ SCHEMA = pa.schema(
         ("media", pa.string()),
         ("media_kind", pa.string()),
         ("media_digest", pa.string()),
+        ("media_size", pa.list_(pa.int32())),
         ("reference_answer", pa.string()),
         ("safety", pa.string()),
         ("source", pa.string()),
@@ -104,13 +107,15 @@ def write_queries(path: Path, queries: Sequence[Query]) -> None:
 
 def read_queries(path: Path) -> list[Query]:
     """Read what `write_queries` wrote."""
-    return [_from_row(row) for row in pq.read_table(path, schema=SCHEMA).to_pylist()]
+    return [query_of_row(row) for row in pq.read_table(path, schema=SCHEMA).to_pylist()]
 
 
-def _from_row(row: dict[str, object]) -> Query:
-    responses = row.pop("responses")
+def query_of_row(row: dict[str, object]) -> Query:
+    """A query from a row of the schema, as Python values."""
+    responses, size = row.pop("responses"), row.pop("media_size")
     assert isinstance(responses, list)
-    return Query(**row, responses=tuple(Response(**item) for item in responses))  # type: ignore[arg-type]
+    assert size is None or isinstance(size, list)
+    return Query(**row, responses=tuple(Response(**item) for item in responses), media_size=None if size is None else tuple(size))  # type: ignore[arg-type]
 
 
 def with_split(queries: Sequence[Query], split: Literal["train", "heldout"]) -> Iterator[Query]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,17 +23,19 @@ from components.engine.task import EpochContext, Step, TrainingTask
 from components.errors import StageFault, UserError
 from components.families.loading import load_trainable
 from components.families.processing import Preprocessor
+from components.families.token_table import open_tokens
 from components.features.cache import attach_features
 from components.files import digest_file, read_json
 from components.generation.critiques import write_critiques
-from components.preferences.record import Query, read_queries
+from components.preferences.query_table import open_queries
+from components.preferences.record import Query
 from components.reward.calibration import is_calibration
 from components.reward.losses import Comparisons, StepCounts, reward_loss
 from components.reward.model import Judgement, new_reward_model
 from components.reward.own_critiques import critiques_file, merge_part_files, own_queries, write_part_files
 from components.reward.scoring import judge_branch
 from components.trees.planning import plan_epoch
-from components.trees.trees import Tree, TreeBatch, build_batch
+from components.trees.trees import Branch, Tree, TreeBatch, build_batch
 
 
 @dataclass
@@ -50,9 +53,13 @@ class RewardTask(TrainingTask):
         self.settings = settings
         self.base = checkout.root / settings.model.base
         self.preprocessor = Preprocessor(self.base, checkout.preferences, settings.model, settings.features)
-        queries = read_queries(checkout.queries("train"))
-        self.queries = [query for query in queries if not is_calibration(query.id, settings.reward.calibration_share)]
-        if not any(query.pairs() for query in self.queries):
+        every = open_queries(checkout, "train")
+        share = settings.reward.calibration_share
+        self.rows = np.array([row for row, query in enumerate(every) if not is_calibration(query.id, share)], dtype=np.int64)
+        self.queries = every.select(self.rows)
+        counts = [(len(q.pairs()), len(q.ties()), sum(bool(r.critique) for r in q.responses)) for q in self.queries]
+        self._counts_Q3 = np.array(counts, dtype=np.int32).reshape(-1, 3)  # of pairs, ties and critiques
+        if not self._counts_Q3[:, 0].any():
             raise UserError(
                 "no training query has two responses of different rank, so the reward model has nothing to learn from: check final_ranking"
             )
@@ -60,13 +67,14 @@ class RewardTask(TrainingTask):
         self.model = new_reward_model(load_trainable(self.base, settings.model, settings.training), settings.training.seed)
         self.epochs = settings.reward.epochs
         self._own: dict[str, list[str]] = {}
-        self._tokens = [self._tree(query, self._annotated(query), learn=True).tokens for query in self.queries]
+        self.tokens = open_tokens(checkout, self.preprocessor, every, settings.reward.instruction)
+        self._lengths = self.tokens.judge_tokens(len(self.preprocessor.judge_ids("")))[self.rows]
 
     def epoch_plan(self, epoch: int) -> list[Step]:
         """The epoch's steps. Lengths are those with annotated critiques: they only balance the ranks."""
         training = self.settings.training
         plan = plan_epoch(
-            self._tokens,
+            self._lengths.tolist(),
             seed=training.seed,
             epoch=epoch,
             queries_per_step=self.settings.reward.queries_per_step,
@@ -74,7 +82,9 @@ class RewardTask(TrainingTask):
             row_tokens=training.row_tokens,
             batch_rows=training.batch_rows,
         )
-        return [Step([[(micro, self._counts(step, epoch)) for micro in rank] for rank in step]) for step in plan]
+        own = set(self._chosen(epoch))
+        counted = [(step, self._counts(step, own)) for step in plan]
+        return [Step([[(micro, counts) for micro in rank] for rank in step]) for step, counts in counted]
 
     def begin_epoch(self, epoch: int, context: EpochContext) -> None:
         """Write this epoch's own critiques, or find them again; the checkpoints of the epoch name their file and digest.
@@ -117,15 +127,14 @@ class RewardTask(TrainingTask):
     def batch(self, micro: tuple[list[int], StepCounts]) -> dict[str, Any]:
         """Trees of a micro-batch's queries on the device. An empty micro-batch runs the first query with nothing to learn."""
         indices, counts = micro
-        chosen = [self.queries[index] for index in indices] or [self.queries[0]]
         trees = []
         pairs: list[tuple[int, int]] = []
         ties: list[tuple[int, int]] = []
         learned: list[int] = []
         offset = 0
-        for query in chosen:
-            own = self._own.get(query.id)
-            trees.append(self._tree(query, own or self._annotated(query), learn=bool(indices) and own is None))
+        for index in indices or [0]:
+            query = self.queries[index]
+            trees.append(self._tree(index, query, self._own.get(query.id), learn=bool(indices)))
             if indices:
                 pairs += [(offset + winner, offset + loser) for winner, loser in query.pairs()]
                 ties += [(offset + a, offset + b) for a, b in query.ties()]
@@ -154,20 +163,23 @@ class RewardTask(TrainingTask):
             return []
         return own_queries(len(self.queries), self.settings.reward.own_share, self.settings.training.seed, epoch)
 
-    def _counts(self, step: list[list[list[int]]], epoch: int) -> StepCounts:
+    def _counts(self, step: list[list[list[int]]], own: set[int]) -> StepCounts:
+        """`own` are the queries of which no critique is learned."""
         indices = [query for rank in step for micro in rank for query in micro]
-        own = set(self._chosen(epoch))
-        queries = [self.queries[index] for index in indices]
-        learned = sum(bool(r.critique) for index in indices if index not in own for r in self.queries[index].responses)
-        return StepCounts(sum(len(q.pairs()) for q in queries), sum(len(q.ties()) for q in queries), learned)
+        pairs, ties, _ = self._counts_Q3[indices].sum(axis=0).tolist()
+        _, _, learned = self._counts_Q3[[index for index in indices if index not in own]].sum(axis=0).tolist()
+        return StepCounts(pairs, ties, learned)
 
-    @staticmethod
-    def _annotated(query: Query) -> list[str]:
-        return [response.critique or "" for response in query.responses]
-
-    def _tree(self, query: Query, critiques: list[str], *, learn: bool) -> Tree:
-        branches = (
-            judge_branch(self.preprocessor, response.text, critique, learn=learn and bool(critique))
-            for response, critique in zip(query.responses, critiques, strict=True)
-        )
+    def _tree(self, index: int, query: Query, own: list[str] | None, *, learn: bool) -> Tree:
+        """A query's tree on the model's `own` critiques, of which nothing is learned, or on the annotated ones."""
+        if own is not None:
+            texts = zip(query.responses, own, strict=True)
+            branches = [judge_branch(self.preprocessor, response.text, critique, learn=False) for response, critique in texts]
+        else:
+            between = self.preprocessor.judge_ids("")
+            branches = []
+            for number, response in enumerate(query.responses, start=int(self.tokens.first[self.rows[index]])):
+                before = (*self.tokens.responses[number][:-1], *between)  # without the end of a response that no critique follows
+                ids = before + self.tokens.critiques[number]
+                branches.append(Branch(ids, len(before) if learn and response.critique else len(ids)))
         return Tree(self.preprocessor.judge_root(query, self.settings.reward.instruction), tuple(branches))

@@ -11,7 +11,7 @@ from components.families.processing import Preprocessor
 from components.preferences.record import Query
 from components.trees.logprobs import TreeModel, branch_tokens
 from components.trees.planning import plan_batches
-from components.trees.trees import Branch, Tree, build_batch
+from components.trees.trees import Branch, Tree, build_batch, tree_tokens
 
 Count = Callable[[int, int], None]  # gets the tokens of every pass and the slots of its batch
 SCORING_ROWS = 16  # packed rows in one forward pass without gradients
@@ -22,9 +22,14 @@ def policy_tree(preprocessor: Preprocessor, query: Query) -> Tree:
     return Tree(preprocessor.policy_root(query), tuple(Branch(tuple(preprocessor.response_ids(r.text))) for r in query.responses))
 
 
-def plan_scoring(trees: Sequence[Tree], row_tokens: int) -> list[list[int]]:
+def policy_tokens(preprocessor: Preprocessor, query: Query) -> int:
+    """The length of `policy_tree`, without its pixels."""
+    return tree_tokens(preprocessor.policy_length(query), [len(preprocessor.response_ids(r.text)) for r in query.responses])
+
+
+def plan_scoring(tokens: Sequence[int], row_tokens: int) -> list[list[int]]:
     """Batches of tree indices. They depend only on the lengths: the same trees run together, even if some of them are stored."""
-    return plan_batches(range(len(trees)), [tree.tokens for tree in trees], row_tokens=row_tokens, batch_rows=SCORING_ROWS)
+    return plan_batches(range(len(tokens)), tokens, row_tokens=row_tokens, batch_rows=SCORING_ROWS)
 
 
 @torch.no_grad()

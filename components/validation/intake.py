@@ -15,7 +15,7 @@ from components.preferences.record import Query
 from components.preferences.release import READ_FIELDS, query_from_row
 from components.validation.lengths import LengthCheck
 from components.validation.lines import read_lines
-from components.validation.media import MediaFolder, Medium
+from components.validation.media import MediaFolder
 from components.validation.quarantine import Refusal
 
 if TYPE_CHECKING:
@@ -75,13 +75,12 @@ class Validator:
         if query.id in heldout.ids:
             raise RowError("split_overlap", "id", f"{shorten(query.id)} stands in the held-out file too")
         self._check_responses(query)
-        medium: Medium | None = None
         if query.media is not None and query.media_kind is not None:
             medium = self._media.examine(query.media, query.media_kind)
-            query = replace(query, media_digest=medium.digest)
+            query = replace(query, media_digest=medium.digest, media_size=(medium.width, medium.height, medium.frames))
         if content_key(query) in heldout.contents:
             raise RowError("leak", "question", "the same media and prompt stand in the held-out file too")
-        self._lengths.check(query, medium)
+        self._lengths.check(query)
         return query
 
     def _check_responses(self, query: Query) -> None:

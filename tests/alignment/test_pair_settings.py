@@ -46,7 +46,7 @@ def test_table_lists_the_pairs_in_the_order_of_their_queries() -> None:
     table = build_pairs(QUERIES, SCORES, settings(margins="raw"), 0.0)
     assert (table.query.tolist(), table.winner.tolist(), table.loser.tolist()) == ([0, 0, 1, 2], [0, 0, 1, 1], [1, 2, 0, 0])
     assert table.margin.tolist() == RAW
-    assert table.of_query() == {0: [0, 1], 1: [2], 2: [3]}
+    assert [list(table.rows(query)) for query in range(4)] == [[0, 1], [2], [3], []]
     assert table.weight.tolist() == [1.0] * 4
     assert not table.calibration.any()
 
@@ -105,7 +105,7 @@ def test_missing_margin_drop_leaves_the_pair_out() -> None:
     table = build_pairs(QUERIES, without(("a", 1)), settings(margins="raw", missing_margin="drop"), 0.0)
     assert (table.query.tolist(), table.winner.tolist(), table.loser.tolist()) == ([0, 1, 2], [0, 1, 1], [2, 0, 0])
     assert table.margin.tolist() == [1.0, -1.0, 4.0]
-    assert table.of_query() == {0: [0], 1: [1], 2: [2]}
+    assert [list(table.rows(query)) for query in range(4)] == [[0], [1], [2], []]
 
 
 def test_missing_margin_error_names_first_query_without_a_score() -> None:

@@ -270,7 +270,7 @@ def test_madpo_weighs_the_preference_loss_of_each_pair(checkout: Path) -> None:
             batch = plain.batch(micro)
             outputs = plain.model(batch["batch"])
             ratio = outputs - batch["batch"].reference_K
-            rows = [row for index in micro.queries for row in plain.rows[index]]
+            rows = [row for index in micro.queries for row in plain.pairs.rows(index)]
             pairs = batch["batch"].pairs
             for row, winner, loser in zip(rows, pairs.winner_P, pairs.loser_P, strict=True):
                 row_losses[row] = -logsigmoid(0.1 * (ratio[winner] - ratio[loser])).item()
@@ -290,9 +290,10 @@ def test_the_sft_term_once_a_query_is_of_its_best_responses(checkout: Path, norm
     total, pairs = 0.0, sum(len(query.pairs()) for query in task.queries)
     for index, query in enumerate(task.queries):
         best = [number for number, response in enumerate(query.responses) if response.rank == 1]
-        values = [-task.reference[query.id, number][0] / task.reference[query.id, number][1] for number in best]
+        sums, tokens = task._reference(index)
+        values = [-sums[number] / tokens[number] for number in best]
         share = len(query.pairs()) / pairs if normalize == "pair" else 1 / len(task.order)
-        if index in task.rows:
+        if task.pairs.rows(index):
             total += share * sum(values) / len(values)
     assert sft_loss == pytest.approx(total, rel=1e-4)
 

@@ -74,9 +74,9 @@ def by_hand(task: AlignmentTask) -> tuple[PairBatch, Tensor, Tensor, list[int]]:
             winners.append(len(reference) + winner)
             losers.append(len(reference) + loser)
             owners.append(index)
-        values = [task.reference[query.id, number] for number in range(len(query.responses))]
-        reference += [value for value, _ in values]
-        tokens += [count for _, count in values]
+        sums, counts = task._reference(index)
+        reference += sums
+        tokens += counts
     even = torch.full((17,), 1 / 17)
     beta_P = torch.tensor(task.pairs.beta, dtype=torch.float32)
     return PairBatch(torch.tensor(winners), torch.tensor(losers), beta_P, even), torch.tensor(reference), torch.tensor(tokens), owners
@@ -205,7 +205,7 @@ def test_plan_deals_the_queries_with_pairs_by_their_lengths(checkout: Path, per_
     for index in order:
         query = training_queries()[index]
         root = len(task.preprocessor.policy_root(query).input_ids)
-        lengths.append(root + sum(task.reference[query.id, number][1] for number in range(len(query.responses))))
+        lengths.append(root + sum(task._reference(index)[1]))
     plan = plan_epoch(lengths, seed=SEED, epoch=epoch, queries_per_step=per_step, ranks=ranks, row_tokens=300, batch_rows=1)
     steps = task.epoch_plan(epoch)
     check_plan(steps, ranks, len(plan))
@@ -214,7 +214,7 @@ def test_plan_deals_the_queries_with_pairs_by_their_lengths(checkout: Path, per_
         assert [[list(micro.queries) for micro in rank] for rank in step.micros] == [
             [[order[position] for position in micro] for micro in rank] for rank in planned
         ]
-        rows = [row for index in members for row in task.rows[index]]
+        rows = [row for index in members for row in task.pairs.rows(index)]
         betas = task.pairs.beta[rows]
         for micro in (micro for rank in step.micros for micro in rank):
             assert (micro.pairs, micro.queries_with_pairs) == (len(rows), len(members))
@@ -235,7 +235,7 @@ def test_empty_micro_batch_has_weight_zero_throughout(checkout: Path) -> None:
 def test_rows_of_a_batch_hold_the_set_number_of_tokens(checkout: Path, row_tokens: int) -> None:
     task = AlignmentTask(settings_of(checkout, {"row_tokens": row_tokens}), Checkout(checkout))
     length = task.batch(whole_step(task))["batch"].input_ids_RL.shape[1]
-    whole = sum(task.trees[index].tokens for index in task.order)
+    whole = int(task.tokens.policy_tokens()[task.order].sum())
     assert length == whole if row_tokens == 3000 else length <= row_tokens < whole
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -52,9 +51,9 @@ class Lengths:
         self.lengths = lengths
         self.instructions: set[str] = set()
 
-    def judge_root(self, item: Query, instruction: str) -> Any:
+    def judge_length(self, item: Query, instruction: str) -> int:
         self.instructions.add(instruction)
-        return SimpleNamespace(input_ids=(0,) * self.lengths[item.id])
+        return self.lengths[item.id]
 
 
 # Root lengths 5, 9, 9, 2, 1 and 4, 2, 3, 3, 1 responses: the longest roots first, equal ones in the order of the table.

@@ -292,12 +292,12 @@ def test_log_prob_batches_are_packed_rows(
     assert sorted(item for batch in task.plan() for item in batch) == list(range(5))
     monkeypatch.setattr(scoring, "SCORING_ROWS", 1)
     batches = task.plan()
-    assert batches == plan_scoring(trees, 300)
+    assert batches == plan_scoring(lengths, 300)
     assert max(lengths) < 300 < sum(lengths)
     assert all(sum(lengths[item] for item in batch) <= 300 for batch in batches)
     sums = [sum(lengths[item] for item in batch) for batch in batches]
     assert sums == sorted(sums, reverse=True)
-    assert plan_scoring(trees, 1) == [[item] for item in sorted(range(5), key=lambda item: -lengths[item])]
+    assert plan_scoring(lengths, 1) == [[item] for item in sorted(range(5), key=lambda item: -lengths[item])]
 
 
 def test_log_probs_come_back_query_by_query(checkout: tuple[Path, Settings], reader: Preprocessor, opened: Opened) -> None:

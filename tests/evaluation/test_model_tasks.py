@@ -227,13 +227,14 @@ def test_plans_over_blanked_media_read_the_blanked_root(
     checkout: tuple[Path, Settings], reader: Preprocessor, models: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[str, bool]] = []
-    judge_root = reader.judge_root
+    judge_outline = reader.judge_outline
 
     def watched(query: Query, instruction: str, blank: bool = False) -> Root:
         seen.append((instruction, blank))
-        return judge_root(query, instruction, blank=blank)
+        return judge_outline(query, instruction, blank=blank)
 
-    monkeypatch.setattr(reader, "judge_root", watched)
+    monkeypatch.setattr(reader, "judge_outline", watched)
+    monkeypatch.setattr(reader, "judge_root", lambda *_, **__: pytest.fail("a plan needs no pixels"))
     for blank in (True, False):
         seen.clear()
         judgement_task(checkout, reader, models, blank=blank).plan()

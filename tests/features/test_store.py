@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from components.checkout import Checkout
-from components.features.store import FeatureStore, ShardWriter, unpacked
+from components.features.store import FeatureStore, ShardWriter, intact, unpacked
 
 
 @pytest.fixture
@@ -32,7 +32,8 @@ def fill(store: FeatureStore, names: str, shard_bytes: int = 10**9) -> None:
 
 def read(store: FeatureStore, key: str) -> tuple[torch.Tensor, ...] | None:
     entry = store.find([key])[key]
-    return unpacked(store.map(entry.shard), entry)
+    content = store.map(entry.shard)
+    return unpacked(content, entry) if intact(content, entry) else None
 
 
 @pytest.mark.parametrize("shard_bytes", [1, 300, 10**9], ids=["a shard an entry", "some", "one shard"])

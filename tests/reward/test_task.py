@@ -406,20 +406,32 @@ def test_calibration_queries_are_left_out_of_training(checkout: Path) -> None:
     assert sorted(index for micro, _ in task.epoch_plan(0)[0].micros[0] for index in micro) == list(range(len(expected)))
 
 
+@contextlib.contextmanager
+def holding(checkout: Path, rows: list[Query]) -> Iterator[None]:
+    """Inside, the training table has `rows`."""
+    path = Checkout(checkout).queries("train")
+    before = path.read_bytes()
+    write_queries(path, rows)
+    try:
+        yield
+    finally:
+        path.write_bytes(before)
+
+
 @pytest.mark.parametrize("calibration_share", [0.0, 0.999])
-def test_only_ties_or_only_calibration_queries_are_refused(
-    checkout: Path, calibration_share: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_ties_or_only_calibration_queries_are_refused(checkout: Path, calibration_share: float) -> None:
     tied = [replace(query, responses=tuple(replace(r, rank=1) for r in query.responses)) for query in training_queries()]
-    monkeypatch.setattr(task_module, "read_queries", lambda _path: tied if calibration_share == 0 else training_queries())
-    with pytest.raises(UserError, match="two responses of different rank"):
+    with (
+        holding(checkout, tied if calibration_share == 0 else training_queries()),
+        pytest.raises(UserError, match="two responses of different rank"),
+    ):
         RewardTask(settings_of(checkout, calibration_share=calibration_share), Checkout(checkout))
 
 
-def test_one_query_with_a_pair_is_enough(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_query_with_a_pair_is_enough(checkout: Path) -> None:
     rows = [replace(q, responses=tuple(replace(r, rank=1) for r in q.responses)) if q.id != "q3" else q for q in training_queries()]
-    monkeypatch.setattr(task_module, "read_queries", lambda _path: rows)
-    assert len(RewardTask(settings_of(checkout), Checkout(checkout)).queries) == 5
+    with holding(checkout, rows):
+        assert len(RewardTask(settings_of(checkout), Checkout(checkout)).queries) == 5
 
 
 def test_task_starts_from_the_base_with_seeded_head_frozen_tower(checkout: Path) -> None:

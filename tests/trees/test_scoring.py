@@ -72,12 +72,11 @@ def test_sums_are_those_of_full_logits_in_their_own_sequence(reader: Preprocesso
 
 
 def test_a_plan_has_so_many_packed_rows_a_batch(reader: Preprocessor, monkeypatch: pytest.MonkeyPatch) -> None:
-    trees = [policy_tree(reader, query) for query in queries()]
-    lengths = [tree.tokens for tree in trees]
+    lengths = [policy_tree(reader, query).tokens for query in queries()]
     longest_first = sorted(range(5), key=lambda item: -lengths[item])
     assert SCORING_ROWS == 16
-    assert plan_scoring(trees, max(lengths)) == plan_scoring(trees, max(lengths))
-    assert plan_scoring([trees[0]] * 17, lengths[0]) == [list(range(16)), [16]]
+    assert plan_scoring(lengths, max(lengths)) == plan_scoring(lengths, max(lengths))
+    assert plan_scoring([lengths[0]] * 17, lengths[0]) == [list(range(16)), [16]]
     monkeypatch.setattr(scoring, "SCORING_ROWS", 1)
-    assert plan_scoring(trees, 1) == [[item] for item in longest_first]
-    assert plan_scoring([trees[0]] * 5, 2 * lengths[0]) == [[0, 1], [2, 3], [4]]
+    assert plan_scoring(lengths, 1) == [[item] for item in longest_first]
+    assert plan_scoring([lengths[0]] * 5, 2 * lengths[0]) == [[0, 1], [2, 3], [4]]

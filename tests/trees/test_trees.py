@@ -117,9 +117,29 @@ def test_tree_that_cannot_be_read_is_refused(root: Root, branches: tuple[Branch,
         build_batch([Tree(root, branches)], 10, "cpu", 0)
 
 
-def test_packing_many_trees_is_quick() -> None:
-    lengths = np.random.default_rng(0).integers(500, 5000, 10_000).tolist()
-    start = time.process_time()
-    rows = pack_rows(lengths, 8192)
-    assert time.process_time() - start < 5
-    assert sorted(item for row in rows for item in row) == list(range(10_000))
+@pytest.mark.parametrize("count", [1, 60, 70, 3000])
+def test_many_items_are_packed_like_few(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(count)
+    for budget, longest in ((7, 12), (64, 20), (512, 700)):
+        lengths = draw.integers(1, longest, count).tolist()
+        rows = pack_rows(lengths, budget)
+        for limit in (0, count):  # by length, and item by item
+            monkeypatch.setattr("components.trees.trees.FEW_ITEMS", limit)
+            assert pack_rows(lengths, budget) == rows
+        monkeypatch.undo()
+
+
+def test_item_without_tokens_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one token"):
+        pack_rows([3, 0], 10)
+
+
+def test_packing_many_trees_is_near_linear() -> None:
+    def seconds(count: int) -> float:
+        lengths = np.random.default_rng(0).integers(500, 5000, count).tolist()
+        start = time.process_time()
+        rows = pack_rows(lengths, 8192)
+        assert sorted(item for row in rows for item in row) == list(range(count))
+        return time.process_time() - start
+
+    assert seconds(160_000) < 20 * seconds(20_000), "eight times the trees; quadratic packing takes 64 times as long"

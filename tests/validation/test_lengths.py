@@ -9,7 +9,6 @@ from components.families.processing import Preprocessor
 from components.preferences.faults import RowError
 from components.preferences.record import Query, Response
 from components.validation.lengths import LengthCheck
-from components.validation.media import MediaFolder
 from tests import tiny
 from tests.conftest import ROOT
 
@@ -20,8 +19,7 @@ INSTRUCTION = load_settings(ROOT / "params.yaml").reward.instruction
 def check(tiny_base: Path, tiny_media: Path) -> Callable[[Query, int], LengthCheck]:
     def run(query: Query, limit: int) -> LengthCheck:
         lengths = LengthCheck(tiny.preprocessor(tiny_base, tiny_media), INSTRUCTION, limit)
-        media = MediaFolder(tiny_media)
-        lengths.check(query, media.examine(query.media, query.media_kind) if query.media and query.media_kind else None)
+        lengths.check(query)
         return lengths
 
     return run
@@ -52,9 +50,8 @@ def test_query_fits_exactly_its_longest_branch(
 def test_reused_media_length_is_exact_for_other_queries(tiny_base: Path, tiny_media: Path) -> None:
     preprocessor = tiny.preprocessor(tiny_base, tiny_media)
     lengths = LengthCheck(preprocessor, INSTRUCTION, 4000)
-    media = MediaFolder(tiny_media)
     for query in [*tiny.queries(), *(replace(query, prompt=f"{query.prompt} And why is that so? " * 3) for query in tiny.queries())]:
-        lengths.check(query, media.examine(query.media, query.media_kind) if query.media and query.media_kind else None)
+        lengths.check(query)
     assert lengths.longest == max(
         longest_branch(preprocessor, replace(query, prompt=f"{query.prompt} And why is that so? " * 3)) for query in tiny.queries()
     )
