@@ -2,6 +2,8 @@
 
 - The sides of a comparison alternate, in changing order, so that drift and load of the machine affect them equally. Reports give medians.
 - Reports also give user CPU time: it shows how much of a difference comes from other processes' load.
+- A report leaves a ratio out if its runs are scattered, if other processes worked beside them, or if the ratio exceeds what the arithmetic
+  allows: `refused` then names the reason. The runs themselves stay in the report.
 - A separate process measures the peak memory of each side, since a high-water mark never decreases.
 """
 
@@ -21,19 +23,23 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 Report = dict[str, Any]
+# A ratio is refused beyond these.
+SPREAD = 0.2  # distance of a side's quartiles, as a share of its median
+OTHERS = 0.3  # CPU cores that other processes use while a side runs
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Every run of one side, in seconds: wall-clock, and user CPU time summed over threads."""
+    """Every run of one side, in seconds: wall-clock, user CPU time summed over threads, and other processes' CPU time meanwhile."""
 
     wall: tuple[float, ...]
     user: tuple[float, ...]
+    others: tuple[float, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -47,7 +53,51 @@ class Timing:
 
     def joined(self, other: Timing) -> Timing:
         """The runs of both."""
-        return Timing(self.wall + other.wall, self.user + other.user)
+        return Timing(self.wall + other.wall, self.user + other.user, self.others + other.others)
+
+    @property
+    def spread(self) -> float:
+        """Distance of the quartiles of wall-clock time, as a share of the median."""
+        low, _, high = quantiles(self.wall, n=4, method="inclusive") if len(self.wall) > 1 else self.wall * 3
+        return (high - low) / self.seconds
+
+    @property
+    def others_cores(self) -> float:
+        """Cores that other processes used."""
+        return sum(self.others) / sum(self.wall)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times longer `slow` takes than `fast`; beyond `ceiling` no correct measurement can get."""
+
+    slow: Timing
+    fast: Timing
+    ceiling: float | None = None
+
+    @property
+    def value(self) -> float:
+        """The ratio of the medians."""
+        return self.slow.seconds / self.fast.seconds
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the ratio is not to be believed; None if it is."""
+        spread = max(self.slow.spread, self.fast.spread)
+        others = max(self.slow.others_cores, self.fast.others_cores)
+        if others > OTHERS:
+            return f"other processes used {others:.1f} cores meanwhile, more than {OTHERS}: run it on an idle machine"
+        if spread > SPREAD:
+            return f"a side's runs differ by {spread:.0%} between their quartiles, more than {SPREAD:.0%}: run it again, with more --rounds"
+        if self.ceiling is not None and self.value > self.ceiling:
+            return f"{self.value:.3g} exceeds {self.ceiling:.3g}, which the arithmetic allows at most: a side was disturbed, run it again"
+        return None
+
+
+def ratios(named: Mapping[str, Ratio], *, small: bool) -> Report:
+    """The entries of a report: each ratio, or None where it is refused, and `refused` with the reasons. `small` sizes refuse nothing."""
+    refused = {name: reason for name, ratio in named.items() if not small and (reason := ratio.refusal) is not None}
+    return {**{name: None if name in refused else ratio.value for name, ratio in named.items()}, "refused": refused}
 
 
 def keep_memory(module: str, arguments: Sequence[str]) -> None:
@@ -68,17 +118,23 @@ def interleave(sides: Mapping[str, Callable[[], object]], rounds: int, wait: Cal
 
     The caller warms the sides up: it runs each of them to check its result before it calls this.
     """
-    wall: dict[str, list[float]] = {name: [] for name in sides}
-    user: dict[str, list[float]] = {name: [] for name in sides}
+    runs: dict[str, list[tuple[float, float, float]]] = {name: [] for name in sides}
     for number in range(rounds):
         for name in list(sides)[:: -1 if number % 2 else 1]:
-            started, before = time.perf_counter(), os.times().user
+            started, before, others = time.perf_counter(), os.times().user, _others_seconds()
             sides[name]()
             if wait is not None:
                 wait()
-            wall[name].append(time.perf_counter() - started)
-            user[name].append(os.times().user - before)
-    return {name: Timing(tuple(wall[name]), tuple(user[name])) for name in sides}
+            runs[name].append((time.perf_counter() - started, os.times().user - before, _others_seconds() - others))
+    return {name: Timing(*zip(*runs[name], strict=True)) for name in sides}
+
+
+def _others_seconds() -> float:
+    """CPU seconds of all processes but this one since the machine's start."""
+    import psutil
+
+    machine, own = psutil.cpu_times(), os.times()
+    return float(machine.user + machine.nice + machine.system - own.user - own.system)
 
 
 def seconds_of(timings: Mapping[str, Timing]) -> Report:
@@ -92,7 +148,10 @@ def seconds_of(timings: Mapping[str, Timing]) -> Report:
 
 def peak_bytes(arguments: list[str], threads: int) -> int:
     """The peak in bytes above its inputs that `python -m ARGUMENTS` prints by `print_peak` in its last line."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    from components.operations.environment import KEEP_MEMORY
+
+    # Memory that the process retains after building its inputs would hide as much of the work's own.
+    environment = {**{name: value for name, value in os.environ.items() if name not in KEEP_MEMORY}, "OMP_NUM_THREADS": str(threads)}
     completed = subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if completed.returncode != 0:
         raise RuntimeError(f"python -m {' '.join(arguments)} ended with {completed.returncode}:\n{completed.stderr[-2000:]}")
@@ -195,7 +254,7 @@ def show(measure: Callable[[], Report] | Report, as_json: bool) -> None:
 def _show(report: Report, depth: int) -> None:
     width = max(len(name) for name in report)
     for name, value in report.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             print(f"{'  ' * depth}{name}")
             _show(value, depth + 1)
         else:
@@ -207,4 +266,4 @@ def _text(value: object) -> str:
         return f"{value:.4g}"
     if isinstance(value, list):
         return " ".join(_text(item) for item in value)
-    return "-" if value is None else str(value)
+    return "-" if value is None or value == {} else str(value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import string
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,21 +154,27 @@ def moved_copy(reference: Any) -> Any:
     return policy
 
 
-def build_processor(side: int) -> Any:
-    """The family's own processor with a tokenizer that makes each character a token."""
+def characters(special: Sequence[str]) -> Any:
+    """A tokenizer that makes each character a token."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlavaOnevisionImageProcessor, LlavaOnevisionProcessor, LlavaOnevisionVideoProcessor, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({character: number for number, character in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PADDING, additional_special_tokens=SPECIAL)
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PADDING, additional_special_tokens=list(special))
+
+
+def build_processor(side: int) -> Any:
+    """The family's own processor with a tokenizer that makes each character a token."""
+    from transformers import LlavaOnevisionImageProcessor, LlavaOnevisionProcessor, LlavaOnevisionVideoProcessor
+
     size = {"height": side * PATCH, "width": side * PATCH}
     return LlavaOnevisionProcessor(
         image_processor=LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=[[side * PATCH, side * PATCH]]),
-        tokenizer=fast,
+        tokenizer=characters(SPECIAL),
         video_processor=LlavaOnevisionVideoProcessor(size=size),
         num_image_tokens=side**2,
         vision_feature_select_strategy="full",

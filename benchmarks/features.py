@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks._harness import ROOT, Report, interleave, keep_memory, machine, parser, seconds_of, show, use_threads
+from benchmarks._harness import ROOT, Ratio, Report, interleave, keep_memory, machine, parser, ratios, seconds_of, show, use_threads
 from benchmarks._models import PATCH, TRIAL, Shape, build_model, build_processor, moved_copy
 from components.alignment.losses import LossSettings, PairBatch, pair_loss
 from components.checkout import Checkout
@@ -235,7 +235,7 @@ def run(*, small: bool, threads: int, rounds: int) -> Report:
     saved = live.seconds - cached.seconds
     return {
         "benchmark": "features",
-        "epoch_speedup_small": live.seconds / cached.seconds,
+        **ratios({"epoch_speedup_small": Ratio(live, cached, ceiling(case))}, small=small),
         "epoch_speedup_small_user": live.user_seconds / cached.user_seconds,
         "arithmetic_ceiling": ceiling(case),
         "arithmetic_ceiling_real": ceiling(REAL_CASE),

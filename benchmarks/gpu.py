@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks._harness import Report, interleave, machine, parser, show, use_threads
+from benchmarks._harness import Ratio, Report, interleave, machine, parser, ratios, show, use_threads
 from benchmarks._models import TRIAL, Shape, Task, build_model, build_processor, build_task, moved_copy
 from benchmarks._operations import step_operations
 from components.alignment.losses import LossSettings, PairBatch, pair_loss
@@ -182,12 +182,15 @@ def measure(case: Case, attention: str, rounds: int, device: str) -> Report:
     timing = interleave({"step": lambda: policy.step(tree, reference_K)}, rounds, wait)["step"]
     operations = step_operations(case.shape, case.root_tokens, [case.response_tokens] * RESPONSES)
     peak = peak_operations()
+    mfu = None if peak is None else operations / timing.seconds / peak
+    if mfu is not None and mfu > 1:
+        raise SystemExit(f"an MFU of {mfu:.2f} exceeds 1: the device did not do all of a step's work, or its peak is another")
     report |= {
         "step_seconds": timing.seconds,
         "runs": list(timing.wall),
         "tokens_per_second": tree.tokens / timing.seconds,
         "operations": operations,
-        "mfu": None if peak is None else operations / timing.seconds / peak,
+        "mfu": mfu,
         "peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None,
     }
 
@@ -242,7 +245,7 @@ def _against_trl(case: Case, rounds: int, device: str) -> Report:
     return {
         "trl_seconds": timings[chosen].seconds,
         "tree_seconds": timings["tree"].seconds,
-        "speedup_vs_trl_stored": timings[chosen].seconds / timings["tree"].seconds,
+        **ratios({"speedup_vs_trl_stored": Ratio(timings[chosen], timings["tree"])}, small=device == "cpu"),
         "losses": losses,
         "trl_batch": chosen,
     }

@@ -39,7 +39,7 @@ class PolicyModel(mlflow.pyfunc.PythonModel):
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:  # noqa: ARG002
         """Answer each row. `params`: max_new_tokens."""
-        from components.generation.generate import generate
+        from components.generation.decoding import decode
         from components.registry.model_input import token_limit
 
         limit = token_limit(params, self._max_new_tokens)
@@ -47,7 +47,7 @@ class PolicyModel(mlflow.pyfunc.PythonModel):
         with self._one_call:
             try:
                 queries = preprocessor.queries(model_input)
-                tokens = generate(
+                tokens = decode(
                     self._model,
                     [preprocessor.policy_root(query) for query in queries],
                     [[] for _ in queries],

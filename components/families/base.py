@@ -11,12 +11,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from inspect import signature
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
@@ -97,6 +96,7 @@ class Family(ABC):
 
     model_type: ClassVar[str]
     axes: ClassVar[int] = 1  # position axes: 3 for M-RoPE
+    mask_by_layer: ClassVar[bool] = True  # the language model takes a mask for each kind of layers, not one mask
     frozen: ClassVar[tuple[Part, ...]] = ("tower",)  # by default (paper section 4)
 
     def check(self, config: Any) -> None:  # noqa: B027 -- most families have nothing to refuse
@@ -136,45 +136,43 @@ class Family(ABC):
         """The smallest medium. A batch without media runs it through vision tower and projector if every rank must call them."""
 
     def language(
-        self, model: Any, embeddings_RLH: Tensor, mask: Any, positions_RL: Tensor, deeper: Sequence[Tensor], media_RL: Tensor
+        self,
+        model: Any,
+        embeddings_RLH: Tensor,
+        mask: Any,
+        positions_RL: Tensor,
+        deeper: Sequence[Tensor] = (),
+        media_RL: Tensor | None = None,
+        key_values: Any = None,
     ) -> Tensor:
         """Last hidden states [R, L, H] of the language model.
 
         `mask` is additive and 4-D, or a flex BlockMask. `positions_RL` is [R, L], or [A, R, L] for M-RoPE. `deeper` are rows for the
-        positions marked in `media_RL`, a tensor for each of the first layers; families without such layers get none.
-        """
-        assert not deeper
-        assert media_RL.dtype == torch.bool
-        # A window that covers the row changes nothing; `AttentionPath.check_batch` has refused shorter ones.
-        masks = {"full_attention": mask, "sliding_attention": mask}
-        outputs = model.model.language_model(inputs_embeds=embeddings_RLH, attention_mask=masks, position_ids=positions_RL, use_cache=False)
-        return outputs.last_hidden_state  # type: ignore[no-any-return]
-
-    def extend(
-        self,
-        model: Any,
-        embeddings_RLH: Tensor,
-        attention_RL: Tensor,
-        positions_ARL: Tensor,
-        cache: Any,
-        deeper: Sequence[Tensor] = (),
-        media_RL: Tensor | None = None,
-    ) -> Tensor:
-        """Last hidden states [R, L, H] of tokens that follow those in `cache`; appends them to `cache`.
-
-        `attention_RL` is 1 for a token and 0 for padding, over the cached tokens and the new ones.
+        positions marked in `media_RL`, a tensor for each of the first layers; families without such layers get none. The tokens follow
+        those in `key_values`, a cache that takes them up.
         """
         language_model = model.model.language_model
-        # transformers renamed the argument in 5.24.
-        arguments = {"cache" if "cache" in signature(language_model.forward).parameters else "past_key_values": cache}
-        if media_RL is not None:
-            arguments.update(self.deeper_arguments(deeper, media_RL))
+        arguments = self.deeper_arguments(deeper, media_RL)
+        if key_values is not None:
+            kind: Any = type(language_model)
+            arguments[_cache_argument(kind)] = key_values
         outputs = language_model(
-            inputs_embeds=embeddings_RLH, attention_mask=attention_RL, position_ids=positions_ARL, use_cache=True, **arguments
+            inputs_embeds=embeddings_RLH,
+            # A window that covers the row changes nothing; longer rows have been refused.
+            attention_mask={"full_attention": mask, "sliding_attention": mask} if self.mask_by_layer else mask,
+            position_ids=positions_RL,
+            use_cache=key_values is not None,
+            **arguments,
         )
         return outputs.last_hidden_state  # type: ignore[no-any-return]
 
-    def deeper_arguments(self, deeper: Sequence[Tensor], media_RL: Tensor) -> dict[str, Any]:  # noqa: ARG002 -- for families with such layers
+    def deeper_arguments(self, deeper: Sequence[Tensor], media_RL: Tensor | None) -> dict[str, Any]:  # noqa: ARG002 -- for families with such layers
         """The language model's arguments for the rows that deeper layers add."""
         assert not deeper
         return {}
+
+
+@cache
+def _cache_argument(language_model: type[nn.Module]) -> str:
+    """The name of the argument for cached keys and values: transformers renamed it in 5.24."""
+    return "cache" if "cache" in signature(language_model.forward).parameters else "past_key_values"

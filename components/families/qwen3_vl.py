@@ -17,21 +17,9 @@ class Qwen3VL(Qwen2VL):
     """The adapter. A vision output has a tensor for the merger and one for each deeper merger."""
 
     model_type: ClassVar[str] = "qwen3_vl"
+    mask_by_layer: ClassVar[bool] = False
 
-    def language(
-        self, model: Any, embeddings_RLH: Tensor, mask: Any, positions_RL: Tensor, deeper: Sequence[Tensor], media_RL: Tensor
-    ) -> Tensor:
-        """Last hidden states [R, L, H]; this language model has one kind of layers and takes the mask itself, not a dictionary."""
-        outputs = model.model.language_model(
-            inputs_embeds=embeddings_RLH,
-            attention_mask=mask,
-            position_ids=positions_RL,
-            use_cache=False,
-            **self.deeper_arguments(deeper, media_RL),
-        )
-        return outputs.last_hidden_state  # type: ignore[no-any-return]
-
-    def deeper_arguments(self, deeper: Sequence[Tensor], media_RL: Tensor) -> dict[str, Any]:
+    def deeper_arguments(self, deeper: Sequence[Tensor], media_RL: Tensor | None) -> dict[str, Any]:
         """Rows for the placeholders, a tensor a layer."""
         return {"visual_pos_masks": media_RL, "deepstack_visual_embeds": list(deeper)} if deeper else {}
 

@@ -1,23 +1,31 @@
 """A batch of rows: the model reads roots and suffixes, then writes one token a row at a time.
 
-Shapes: Q distinct roots, B rows, L tokens or slots, G key-value heads, D size of a head, H hidden size.
+- Chosen tokens, ends and end states stay on the device. The loop asks it only every CHECK_TOKENS tokens whether all rows have ended, and
+  what has ended leaves the batch then. Until it leaves, an ended row writes end tokens, which nothing reads.
+- Positions are those of a tree: a suffix and what is written after it continue from its root's next position, on every axis for M-RoPE.
+
+Shapes: Q distinct roots, N rows at first, B of them still in the batch, L tokens or slots, A position axes, G key-value heads, D size of a
+head, H hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from components.families.adapters import Root
+from components.families.adapters import Root, family_of
+from components.families.loading import set_attention
 from components.features.embedding import embed
 from components.trees.scoring import Count
 
 COMPACT_AT = 0.8  # share of unfinished rows below which the batch drops the finished ones; dropping copies the buffers once
+# Tokens between two questions to the device. On a GPU each waits for all queued work; a CPU has none, and saves passes for ended rows.
+CHECK_TOKENS = {"cpu": 1, "cuda": 8}
 
 
 class Lockstep(Protocol):
@@ -88,135 +96,209 @@ class KeyValues:
         return buffer
 
 
+@contextmanager
+def as_it_decodes(model: Any) -> Iterator[None]:
+    """Inside, evaluation mode and sdpa attention: flex attention takes no mask of single rows, and gains nothing at one token a row."""
+    was_training = model.training
+    attention = model.config.text_config._attn_implementation  # noqa: SLF001 - transformers keeps the choice nowhere public
+    model.eval()
+    set_attention(model, "sdpa")
+    try:
+        yield
+    finally:
+        set_attention(model, attention)
+        model.train(was_training)
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How rows are written: at most `max_new_tokens` tokens, up to `end_id`; `temperature` 0 takes the likeliest.
+
+    With `read_ends` the model also reads the end token, even after a row that did not write it.
+    """
+
+    max_new_tokens: int
+    end_id: int
+    read_ends: bool = False
+    temperature: float = 0.0
+
+    @property
+    def slots(self) -> int:
+        """Tokens that the model may read after a suffix."""
+        return self.max_new_tokens + self.read_ends
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows still in a batch: their numbers in the results, what the model last returned, and their next token with its position."""
+
+    number_B: Tensor
+    hidden_BH: Tensor
+    token_B: Tensor
+    position_B: Tensor
+    mask_B11L: Tensor
+    ended_B: Tensor
+    seen_BV: Tensor | None
+
+    def select(self, left: Tensor) -> _Rows:
+        """Only the rows `left`."""
+        columns: dict[str, Any] = {name: None if column is None else column[left] for name, column in vars(self).items()}
+        return _Rows(**columns)
+
+
 class Batch:
     """Rows that the model continues together. The slots hold roots, suffixes (both padded on the left) and new tokens."""
 
     def __init__(
-        self,
-        model: Any,
-        roots: Sequence[Root],
-        owners: Sequence[int],
-        suffixes: Sequence[list[int]],
-        max_new_tokens: int,
-        end_id: int,
-        read_ends: bool,
+        self, model: Any, roots: Sequence[Root], owners: Sequence[int], suffixes: Sequence[Sequence[int]], writing: Writing
     ) -> None:
-        self.model, self.roots, self.suffixes, self.end_id, self.max_new_tokens = model, roots, suffixes, end_id, max_new_tokens
-        self.read_ends = read_ends
-        self.room = max_new_tokens + read_ends  # slots after the suffixes
-        self.language = model.model.language_model
+        self.model, self.roots, self.owners, self.suffixes, self.writing = model, roots, owners, suffixes, writing
+        self.family = family_of(model.config)
         self.penalty = float(model.generation_config.repetition_penalty or 1.0)
-        # transformers renamed the argument in 5.24.
-        self.cache_name = "cache" if "cache" in inspect.signature(self.language.forward).parameters else "past_key_values"
         self.device = model.device
-        self.owner_B = torch.tensor(owners, device=self.device)
-        self.cache = KeyValues()
+        self.check_tokens = CHECK_TOKENS.get(self.device.type, CHECK_TOKENS["cuda"])
+        self.owner_N = torch.tensor(owners, device=self.device)
+        self.key_values = KeyValues()
 
     def run(self, step: Lockstep, count: Count) -> list[Continued]:
         """Each row's continuation."""
         lengths = [len(suffix) for suffix in self.suffixes]
-        hidden_BH, root_valid_BL = self._read_roots(count)
+        hidden_NH, root_valid_NL = self._read_roots(count)
         width = step.most(max(lengths))  # also runs a pass for suffixes that only other processes have
-        valid_BL = torch.cat([root_valid_BL, self._valid(lengths, width)], 1)
-        self.cache.buffer(self.owner_B, valid_BL.shape[1] + self.room)
+        valid_NL = torch.cat([root_valid_NL, self._valid(lengths, width)], 1)
+        self.key_values.buffer(self.owner_N, valid_NL.shape[1] + self.writing.slots)
         if width:
-            hidden_BH = self._read_suffixes(hidden_BH, valid_BL, width, count)
-        return self._write(hidden_BH, valid_BL, step, count)
+            hidden_NH = self._read_suffixes(hidden_NH, valid_NL, width, count)
+        return self._write(hidden_NH, valid_NL, step, count)
 
     def _read_roots(self, count: Count) -> tuple[Tensor, Tensor]:
-        """The last hidden state [B, H] of each row's root, and the mask [B, L] of root slots with a token."""
+        """The last hidden state [N, H] of each row's root, and the mask [N, L] of root slots with a token."""
         lengths = [len(root.input_ids) for root in self.roots]
         width = max(lengths)
         valid_QL = self._valid(lengths, width)
-        ids_QL = torch.full((len(lengths), width), self.end_id)
+        ids_QL = torch.full((len(lengths), width), self.writing.end_id)
+        positions_AQL = torch.zeros((self.family.axes, *ids_QL.shape), dtype=torch.long)
         for row, root in enumerate(self.roots):
             ids_QL[row, width - lengths[row] :] = torch.tensor(root.input_ids)
-        embeddings, _, _ = embed(self.model, ids_QL.to(self.device), list(self.roots))
+            positions_AQL[:, row, width - lengths[row] :] = torch.arange(lengths[row]) if root.positions_AL is None else root.positions_AL
+        embeddings, media_QL, deeper = embed(self.model, ids_QL.to(self.device), list(self.roots))
         causal_LL = torch.ones(width, width, dtype=torch.bool, device=self.device).tril()
-        positions_QL = (valid_QL.cumsum(1) - 1).clamp(min=0)
-        hidden_QLH = self._forward(embeddings, (causal_LL & valid_QL[:, None])[:, None], positions_QL)
+        mask = self._additive((causal_LL & valid_QL[:, None])[:, None], embeddings.dtype)
+        hidden_QLH = self._language(embeddings, mask, positions_AQL.to(self.device), deeper, media_QL)
         count(sum(lengths), width * len(lengths))
-        return hidden_QLH[self.owner_B, -1], valid_QL[self.owner_B]
+        return hidden_QLH[self.owner_N, -1], valid_QL[self.owner_N]
 
-    def _read_suffixes(self, hidden_BH: Tensor, valid_BL: Tensor, width: int, count: Count) -> Tensor:
-        """The last hidden state of root and suffix [B, H]."""
-        ids_BL = torch.full((len(self.suffixes), width), self.end_id)
-        for row, suffix in enumerate(self.suffixes):
-            ids_BL[row, width - len(suffix) :] = torch.tensor(suffix, dtype=torch.long)
-        slots = valid_BL.shape[1]
+    def _read_suffixes(self, hidden_NH: Tensor, valid_NL: Tensor, width: int, count: Count) -> Tensor:
+        """The last hidden state of root and suffix [N, H]."""
+        ids_NL = torch.full((len(self.suffixes), width), self.writing.end_id)
+        positions_NL = torch.zeros_like(ids_NL)
+        for row, (owner, suffix) in enumerate(zip(self.owners, self.suffixes, strict=True)):
+            ids_NL[row, width - len(suffix) :] = torch.tensor(suffix, dtype=torch.long)
+            positions_NL[row, width - len(suffix) :] = torch.arange(len(suffix)) + self.roots[owner].next_position
+        slots = valid_NL.shape[1]
         causal_LL = torch.ones(width, slots, dtype=torch.bool, device=self.device).tril(slots - width)
-        allowed_B1LL = (causal_LL & valid_BL[:, None])[:, None]
-        positions_BL = (valid_BL.cumsum(1) - 1).clamp(min=0)[:, -width:]
-        hidden_BLH = self._forward(self.model.get_input_embeddings()(ids_BL.to(self.device)), allowed_B1LL, positions_BL)
-        self.cache.used += width
+        mask = self._additive((causal_LL & valid_NL[:, None])[:, None], hidden_NH.dtype)
+        embeddings = self.model.get_input_embeddings()(ids_NL.to(self.device))
+        hidden_NLH = self._language(embeddings, mask, positions_NL.to(self.device).expand(self.family.axes, -1, -1))
+        self.key_values.used += width
         count(sum(map(len, self.suffixes)), width * len(self.suffixes))
-        has_suffix_B = torch.tensor([bool(suffix) for suffix in self.suffixes], device=self.device)
-        return torch.where(has_suffix_B[:, None], hidden_BLH[:, -1], hidden_BH)
+        has_suffix_N = torch.tensor([bool(suffix) for suffix in self.suffixes], device=self.device)
+        return torch.where(has_suffix_N[:, None], hidden_NLH[:, -1], hidden_NH)
 
-    def _write(self, hidden_BH: Tensor, valid_BL: Tensor, step: Lockstep, count: Count) -> list[Continued]:
-        position_B = valid_BL.sum(1)
-        free_BL = torch.ones(len(valid_BL), self.room, dtype=torch.bool, device=self.device)
-        mask_B11L = self._additive(torch.cat([valid_BL, free_BL], 1)[:, None, None], hidden_BH.dtype)
-        written: list[list[int]] = [[] for _ in self.suffixes]
-        ends: list[Tensor | None] = [None] * len(written)
-        rows = list(range(len(written)))  # index of each row's result
-        going = [True] * len(rows)
-        for number in range(self.room):
-            if number < self.max_new_tokens:
-                token_B = self._next(hidden_BH, [written[row] for row in rows])
+    def _write(self, hidden_NH: Tensor, valid_NL: Tensor, step: Lockstep, count: Count) -> list[Continued]:
+        writing, rows = self.writing, self._rows(hidden_NH, valid_NL)
+        written_NL = torch.full((len(self.suffixes), writing.slots), writing.end_id, device=self.device)
+        end_NH = torch.zeros_like(hidden_NH)
+        tokens, slots = torch.zeros((), dtype=torch.long, device=self.device), 0  # read since the last check
+        for number in range(writing.slots):
+            if number < writing.max_new_tokens:
+                token_B = self._next(rows).masked_fill(rows.ended_B, writing.end_id)
+                written_NL[rows.number_B, number] = token_B
             else:
-                token_B = torch.full((len(rows),), self.end_id, device=self.device)
-            ending = []
-            for index, token in enumerate(token_B.tolist()):
-                ending.append(going[index] and token == self.end_id)
-                going[index] = going[index] and token != self.end_id
-                if going[index]:
-                    written[rows[index]].append(token)
-            wanted = [goes or (self.read_ends and ends_now) for goes, ends_now in zip(going, ending, strict=True)]
-            last = number == self.room - 1 and not self.read_ends  # the last token needs no forward
-            if last or not step.any(any(wanted)):
+                token_B = torch.full_like(rows.number_B, writing.end_id)
+            rows = replace(rows, token_B=token_B)
+            if number == writing.slots - 1 and not writing.read_ends:  # the last token needs no pass
                 break
-            if any(wanted) and sum(wanted) < COMPACT_AT * len(wanted):
-                selected = [index for index, wants in enumerate(wanted) if wants]
-                selected_rows = torch.tensor(selected, device=self.device)
-                self.cache.keep(selected_rows)
-                token_B, position_B, mask_B11L = token_B[selected_rows], position_B[selected_rows], mask_B11L[selected_rows]
-                rows = [rows[index] for index in selected]
-                going, ending = ([column[index] for index in selected] for column in (going, ending))
-            embeddings = self.model.get_input_embeddings()(token_B[:, None])
-            mask = mask_B11L[..., : self.cache.used + 1]
-            hidden_BH = self._language(embeddings, mask, position_B[:, None])[:, -1]
-            self.cache.used += 1
-            position_B = position_B + 1
-            count(sum(wanted), len(rows))
-            for index, ends_now in enumerate(ending):
-                if ends_now and self.read_ends:
-                    ends[rows[index]] = hidden_BH[index]
-        return [Continued(tokens, end_H) for tokens, end_H in zip(written, ends, strict=True)]
+            if number % self.check_tokens == self.check_tokens - 1:
+                *reads, read = torch.cat([self._reads(rows).long(), tokens[None]]).tolist()
+                if slots:
+                    count(read, slots)
+                tokens, slots = torch.zeros_like(tokens), 0
+                if not step.any(any(reads)):
+                    break
+                if any(reads) and sum(reads) < COMPACT_AT * len(reads):
+                    left = torch.tensor([index for index, wanted in enumerate(reads) if wanted], device=self.device)
+                    self.key_values.keep(left)
+                    rows = rows.select(left)
+            tokens, slots = tokens + self._reads(rows).sum(), slots + len(rows.number_B)
+            ends_now_B = ~rows.ended_B & (rows.token_B == writing.end_id)
+            rows = self._read_token(rows)
+            if writing.read_ends:
+                end_NH[rows.number_B] = torch.where(ends_now_B[:, None], rows.hidden_BH, end_NH[rows.number_B])
+        if slots:
+            count(int(tokens), slots)
+        return [
+            Continued(self._before_end(row), end_H if writing.read_ends else None)
+            for row, end_H in zip(written_NL[:, : writing.max_new_tokens].tolist(), end_NH, strict=True)
+        ]
 
-    def _next(self, hidden_BH: Tensor, written: Sequence[Sequence[int]]) -> Tensor:
-        """The likeliest next token [B]; a repetition penalty lowers the scores of the row's own tokens."""
-        logits_BV: Tensor = self.model.lm_head(hidden_BH).float()
-        if self.penalty != 1.0:
-            for row, tokens in enumerate(written):
-                seen = torch.tensor(sorted(set(tokens)), dtype=torch.long, device=self.device)
-                score = logits_BV[row, seen]
-                logits_BV[row, seen] = torch.where(score < 0, score * self.penalty, score / self.penalty)
+    def _rows(self, hidden_NH: Tensor, valid_NL: Tensor) -> _Rows:
+        """All rows before their first token."""
+        number_N = torch.arange(len(self.suffixes), device=self.device)
+        free_NL = torch.ones(len(number_N), self.writing.slots, dtype=torch.bool, device=self.device)
+        nexts = [self.roots[owner].next_position + len(suffix) for owner, suffix in zip(self.owners, self.suffixes, strict=True)]
+        return _Rows(
+            number_B=number_N,
+            hidden_BH=hidden_NH,
+            token_B=number_N,
+            position_B=torch.tensor(nexts, device=self.device),
+            mask_B11L=self._additive(torch.cat([valid_NL, free_NL], 1)[:, None, None], hidden_NH.dtype),
+            ended_B=torch.zeros_like(number_N, dtype=torch.bool),
+            seen_BV=self._seen(),
+        )
+
+    def _reads(self, rows: _Rows) -> Tensor:
+        """The mask [B] of rows whose token the model still has to read."""
+        return ~rows.ended_B if self.writing.read_ends else ~rows.ended_B & (rows.token_B != self.writing.end_id)
+
+    def _read_token(self, rows: _Rows) -> _Rows:
+        """The rows after the model has read their tokens."""
+        embeddings = self.model.get_input_embeddings()(rows.token_B[:, None])
+        mask = rows.mask_B11L[..., : self.key_values.used + 1]
+        hidden_B1H = self._language(embeddings, mask, rows.position_B[:, None].expand(self.family.axes, -1, -1))
+        self.key_values.used += 1
+        if rows.seen_BV is not None:
+            rows.seen_BV.scatter_(1, rows.token_B[:, None], True)
+        ended_B = rows.ended_B | (rows.token_B == self.writing.end_id)
+        return replace(rows, hidden_BH=hidden_B1H[:, -1], position_B=rows.position_B + 1, ended_B=ended_B)
+
+    def _before_end(self, row: list[int]) -> list[int]:
+        return row[: row.index(self.writing.end_id)] if self.writing.end_id in row else row
+
+    def _seen(self) -> Tensor | None:
+        """The mask [N, V] of tokens in each row's prompt, for a repetition penalty; None without one."""
+        if self.penalty == 1.0:
+            return None
+        seen_NV = torch.zeros((len(self.suffixes), self.model.config.text_config.vocab_size), dtype=torch.bool, device=self.device)
+        for row, (owner, suffix) in enumerate(zip(self.owners, self.suffixes, strict=True)):
+            seen_NV[row, torch.tensor([*self.roots[owner].input_ids, *suffix], device=self.device)] = True
+        return seen_NV
+
+    def _next(self, rows: _Rows) -> Tensor:
+        """The next token [B]. A repetition penalty lowers the scores of the tokens in a row's prompt and text, as in transformers and vLLM."""
+        logits_BV: Tensor = self.model.lm_head(rows.hidden_BH).float()
+        if rows.seen_BV is not None:
+            penalized_BV = torch.where(logits_BV < 0, logits_BV * self.penalty, logits_BV / self.penalty)
+            logits_BV = torch.where(rows.seen_BV, penalized_BV, logits_BV)
+        if self.writing.temperature:
+            return torch.multinomial((logits_BV / self.writing.temperature).softmax(-1), 1)[:, 0]
         return logits_BV.argmax(1)
 
-    def _forward(self, embeddings: Tensor, allowed: Tensor, positions: Tensor) -> Tensor:
-        return self._language(embeddings, self._additive(allowed, embeddings.dtype), positions)
-
-    def _language(self, embeddings: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        outputs = self.language(
-            inputs_embeds=embeddings,
-            attention_mask={"full_attention": mask},
-            position_ids=positions,
-            use_cache=True,
-            **{self.cache_name: self.cache},
-        )
-        hidden: Tensor = outputs.last_hidden_state
-        return hidden
+    def _language(
+        self, embeddings: Tensor, mask: Tensor, positions_AL: Tensor, deeper: Sequence[Tensor] = (), media: Tensor | None = None
+    ) -> Tensor:
+        positions = positions_AL if self.family.axes > 1 else positions_AL[0]
+        return self.family.language(self.model, embeddings, mask, positions, deeper, media, self.key_values)
 
     @staticmethod
     def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:

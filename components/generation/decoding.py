@@ -1,25 +1,24 @@
-"""Greedy continuation of prompts that share roots, with the same tokens as `components.generation.generate.generate` and less work.
+"""Greedy continuation of prompts that share roots, with the tokens of transformers' generate for each prompt alone and less work.
 
 - The model reads a root once for all of its suffixes (the responses of a judged query) and copies its keys and values to their rows.
 - A new token's keys and values go into a buffer in place; transformers' cache copies all of them at every token.
 - Finished rows leave the batch, so that one long text does not keep all others running.
-- A repetition penalty counts a row's own tokens, as `generate` does for a single prompt: for a padded row, `generate` leaves tokens out.
-- Models with several position axes, sliding windows or a generation setting beyond a repetition penalty use `generate`.
+- All families are written by one loop. Models with one position axis use `generate` where they have sliding windows or a generation setting
+  beyond a repetition penalty. For models with three axes such a setting, or a row longer than the window, is an error.
 
 The order of sums differs from `generate`, so that logits differ in their last bits: a tie within some 1e-6 may be broken differently.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NotRequired, Unpack
 
 import torch
 
+from components.errors import UserError
 from components.families.adapters import Root, family_of
-from components.families.loading import set_attention
-from components.generation.continuation import Batch, Continued, Lockstep, SingleProcess
+from components.generation.continuation import Batch, Continued, Lockstep, SingleProcess, Writing, as_it_decodes
 from components.generation.generate import Limits, generate
 from components.trees.scoring import Count
 
@@ -78,19 +77,19 @@ def continue_prompts(
     Batches have at most `batch_size` rows, the longest prompts first, rows of one root together; they depend only on the inputs. Each of the
     processes in lockstep needs at least one row.
     """
-    max_new_tokens, batch_size, end_id = options["max_new_tokens"], options["batch_size"], options["end_id"]
-    step, count, progress = options.get("step") or SingleProcess(), options.get("count", _ignore), options.get("progress")
+    batch_size, step = options["batch_size"], options.get("step") or SingleProcess()
+    count, progress = options.get("count", _ignore), options.get("progress")
+    writing = Writing(options["max_new_tokens"], options["end_id"], read_ends)
     keys = [(root.input_ids, tuple(medium.key for medium in root.media)) for root in roots]
-    order = _order(keys, [len(root.input_ids) + len(suffix) for root, suffix in zip(roots, suffixes, strict=True)])
+    lengths = [len(root.input_ids) + len(suffix) for root, suffix in zip(roots, suffixes, strict=True)]
+    order = _order(keys, lengths)
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     results: dict[int, Continued] = {}
-    fast = can_decode(model)
+    write = _continue if can_decode(model, max(lengths, default=0) + writing.slots) else _generate
     for number in range(step.most(len(batches))):
         # If another process has more batches, this one repeats its first and drops the result.
         chosen = batches[number] if number < len(batches) else batches[0]
-        prompts = [(keys[index], roots[index], suffixes[index]) for index in chosen]
-        limits = max_new_tokens, end_id
-        continued = _continue(model, prompts, *limits, step, count, read_ends) if fast else _generate(model, prompts, *limits, count)
+        continued = write(model, [(keys[index], roots[index], suffixes[index]) for index in chosen], writing, step, count)
         if number < len(batches):
             results.update(zip(chosen, continued, strict=True))
             if progress is not None:
@@ -105,48 +104,48 @@ def _ignore(_tokens: int, _slots: int) -> None:
     """The default of `DecodeOptions.count`."""
 
 
-def _continue(
-    model: Any, prompts: Sequence[Prompt], max_new_tokens: int, end_id: int, step: Lockstep, count: Count, read_ends: bool
-) -> list[Continued]:
+def _continue(model: Any, prompts: Sequence[Prompt], writing: Writing, step: Lockstep, count: Count) -> list[Continued]:
     distinct: dict[Any, Root] = {}
     for key, root, _ in prompts:
         distinct.setdefault(key, root)
     number_of = {key: number for number, key in enumerate(distinct)}
-    owners, suffixes = [number_of[key] for key, _, _ in prompts], [list(suffix) for _, _, suffix in prompts]
-    with _as_it_decodes(model):
-        return Batch(model, list(distinct.values()), owners, suffixes, max_new_tokens, end_id, read_ends).run(step, count)
+    owners, suffixes = [number_of[key] for key, _, _ in prompts], [suffix for _, _, suffix in prompts]
+    with as_it_decodes(model):
+        return Batch(model, list(distinct.values()), owners, suffixes, writing).run(step, count)
 
 
-def _generate(model: Any, prompts: Sequence[Prompt], max_new_tokens: int, end_id: int, count: Count) -> list[Continued]:
+def _generate(model: Any, prompts: Sequence[Prompt], writing: Writing, _step: Lockstep, count: Count) -> list[Continued]:
     roots, suffixes = [root for _, root, _ in prompts], [suffix for _, _, suffix in prompts]
-    written = generate(model, roots, suffixes, max_new_tokens=max_new_tokens, batch_size=len(prompts), end_id=end_id)
+    limit, end_id = writing.max_new_tokens, writing.end_id
+    written = generate(model, roots, suffixes, max_new_tokens=limit, batch_size=len(prompts), end_id=end_id)
     lengths = [len(root.input_ids) + len(suffix) for _, root, suffix in prompts]
     count(sum(lengths), max(lengths) * len(prompts))
     count(sum(map(len, written)), max(map(len, written)) * len(written))
     return [Continued(tokens, None) for tokens in written]
 
 
-@contextmanager
-def _as_it_decodes(model: Any) -> Iterator[None]:
-    """Inside, evaluation mode and sdpa attention: flex attention takes no mask of single rows, and gains nothing at one token a row."""
-    was_training = model.training
-    attention = model.config.text_config._attn_implementation  # noqa: SLF001 - transformers keeps the choice nowhere public
-    model.eval()
-    set_attention(model, "sdpa")
-    try:
-        yield
-    finally:
-        set_attention(model, attention)
-        model.train(was_training)
+def can_decode(model: Any, slots: int) -> bool:
+    """Whether the loop of `Batch` writes what `generate` writes, for rows of at most `slots` tokens.
 
-
-def can_decode(model: Any) -> bool:
-    """Whether this module gives `generate`'s tokens for `model`: one position axis, full attention, no setting but a repetition penalty."""
-    text = model.config.text_config
-    full = all(kind == "full_attention" for kind in text.to_dict().get("layer_types") or ())
+    Raises UserError for a model with several position axes whose settings the loop does not follow: such a model has no other way.
+    """
+    text, family = model.config.text_config, family_of(model.config)
     settings = model.generation_config.to_dict()
-    plain = all(settings.get(name) in values for name, values in INERT.items())
-    return family_of(model.config).axes == 1 and full and plain
+    odd = [name for name, values in INERT.items() if settings.get(name) not in values]
+    full = all(kind == "full_attention" for kind in text.to_dict().get("layer_types") or ())
+    if family.axes == 1:
+        return full and not odd
+    if odd:
+        raise UserError(
+            f"generation_config.json sets {odd[0]} to {settings[odd[0]]}, which {family.model_type} models can't be decoded with: "
+            f"remove it from the file beside the model"
+        )
+    if not full and slots > text.sliding_window:
+        raise UserError(
+            f"the language model's sliding-window layers see {text.sliding_window} tokens, fewer than a prompt and its text, {slots}: "
+            f"set model.max_length and max_new_tokens to {text.sliding_window} together at most"
+        )
+    return True
 
 
 def _order(keys: Sequence[Any], lengths: Sequence[int]) -> list[int]:

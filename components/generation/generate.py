@@ -3,10 +3,8 @@
 - Prompts are sorted by length and padded on the left, to waste little; results have the order of the inputs. Batches depend only on the
   inputs, so equal inputs give equal tokens.
 - Families with one position axis use transformers' generate. Without pixels it accepts neither positions on three axes nor features for
-  deeper layers, so `_write` serves the other families. Of their generation_config.json only the repetition penalty counts, over prompt and
-  answer, as in generate with pixels.
-
-Shapes: R rows, L tokens a row, V vocabulary.
+  deeper layers, so `Batch` serves the other families.
+- A repetition penalty of transformers' generate counts here the written tokens, since it gets embeddings in place of the prompt's tokens.
 """
 
 from __future__ import annotations
@@ -15,12 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NotRequired, TypedDict, Unpack
 
 import torch
-from torch import Tensor
-from transformers import DynamicCache
-from transformers.integrations import is_deepspeed_zero3_enabled
 
 from components.families.adapters import Root, family_of
 from components.features.embedding import embed
+from components.generation.continuation import Batch, SingleProcess, Writing, as_it_decodes
 
 
 class Limits(TypedDict):
@@ -55,35 +51,13 @@ def generate(
     results: list[list[int]] = [[] for _ in roots]
     was_training = model.training
     model.eval()
-    device = model.device
-    sampling: dict[str, Any] = (
-        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
-    )
+    writing = Writing(max_new_tokens, end_id, temperature=temperature)
+    write = _by_transformers if family_of(model.config).axes == 1 else _by_loop
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        width = max(lengths[index] for index in chosen)
-        input_ids = torch.full((len(chosen), width), end_id)
-        attention = torch.zeros((len(chosen), width), dtype=torch.long)
-        for row, index in enumerate(chosen):
-            tokens = [*roots[index].input_ids, *suffixes[index]]
-            input_ids[row, width - len(tokens) :] = torch.tensor(tokens)
-            attention[row, width - len(tokens) :] = 1
-        inputs = (input_ids.to(device), attention.to(device), [roots[index] for index in chosen])
-        if family_of(model.config).axes == 1:
-            embeddings, _, _ = embed(model, inputs[0], inputs[2])
-            output = model.generate(
-                inputs_embeds=embeddings,
-                attention_mask=inputs[1],
-                max_new_tokens=max_new_tokens,
-                eos_token_id=end_id,
-                pad_token_id=end_id,
-                **sampling,
-            )
-        else:
-            output = _write(model, *inputs, max_new_tokens=max_new_tokens, end_id=end_id, temperature=temperature)
-        for row, index in enumerate(chosen):
-            tokens = output[row].tolist()
-            results[index] = tokens[: tokens.index(end_id)] if end_id in tokens else tokens
+        written = write(model, [roots[index] for index in chosen], [suffixes[index] for index in chosen], writing)
+        for index, tokens in zip(chosen, written, strict=True):
+            results[index] = tokens
         if progress is not None:
             progress(min(start + batch_size, len(order)), len(order))
     model.train(was_training)
@@ -91,58 +65,30 @@ def generate(
     return results
 
 
-def _write(
-    model: Any,
-    input_ids_RL: Tensor,
-    attention_RL: Tensor,
-    roots: Sequence[Root],
-    *,
-    max_new_tokens: int,
-    end_id: int,
-    temperature: float,
-) -> Tensor:
-    """New tokens [R, at most `max_new_tokens`], each row filled with `end_id` after its end."""
-    family = family_of(model.config)
-    rows = [_positions(root, mask, family.axes) for root, mask in zip(roots, attention_RL, strict=True)]
-    positions_ARL, following_AR1 = torch.tensor_split(torch.stack(rows, dim=1), [-1], dim=2)
-    embeddings, media_RL, deeper = embed(model, input_ids_RL, roots)
-    cache = DynamicCache(config=model.config.text_config)
-    hidden = family.extend(model, embeddings, attention_RL, positions_ARL, cache, deeper, media_RL)
-    ended_R = torch.zeros(len(roots), dtype=torch.bool, device=input_ids_RL.device)
-    written: list[Tensor] = []
-    penalty = model.generation_config.repetition_penalty or 1.0
-    # Padding counts as the prompt's last token, so that no padding token is penalized.
-    seen_RL = torch.where(attention_RL.bool(), input_ids_RL, input_ids_RL[:, -1:])
-    while True:
-        logits_RV = model.lm_head(hidden[:, -1]).float()
-        if penalty != 1.0:
-            scores_RL = logits_RV.gather(1, seen_RL)
-            logits_RV = logits_RV.scatter(1, seen_RL, torch.where(scores_RL < 0, scores_RL * penalty, scores_RL / penalty))
-        tokens_R = torch.multinomial((logits_RV / temperature).softmax(-1), 1)[:, 0] if temperature else logits_RV.argmax(-1)
-        written.append(tokens_R.masked_fill(ended_R, end_id))
-        ended_R = ended_R | (tokens_R == end_id)
-        if len(written) == max_new_tokens or not any_rank(not bool(ended_R.all())):
-            return torch.stack(written, dim=1)
-        seen_RL = torch.cat([seen_RL, written[-1][:, None]], dim=1)
-        attention_RL = torch.cat([attention_RL, attention_RL.new_ones(len(roots), 1)], dim=1)
-        hidden = family.extend(model, model.get_input_embeddings()(written[-1][:, None]), attention_RL, following_AR1, cache)
-        following_AR1 = following_AR1 + 1
+def _by_transformers(model: Any, roots: Sequence[Root], suffixes: Sequence[Sequence[int]], writing: Writing) -> list[list[int]]:
+    end_id, rows = writing.end_id, [[*root.input_ids, *suffix] for root, suffix in zip(roots, suffixes, strict=True)]
+    width = max(map(len, rows))
+    input_ids = torch.full((len(rows), width), end_id)
+    attention = torch.zeros((len(rows), width), dtype=torch.long)
+    for row, tokens in enumerate(rows):
+        input_ids[row, width - len(tokens) :] = torch.tensor(tokens)
+        attention[row, width - len(tokens) :] = 1
+    embeddings, _, _ = embed(model, input_ids.to(model.device), roots)
+    sampling: dict[str, Any] = (
+        {"do_sample": True, "temperature": writing.temperature, "top_k": 0, "top_p": 1.0} if writing.temperature else {"do_sample": False}
+    )
+    output = model.generate(
+        inputs_embeds=embeddings,
+        attention_mask=attention.to(model.device),
+        max_new_tokens=writing.max_new_tokens,
+        eos_token_id=end_id,
+        pad_token_id=end_id,
+        **sampling,
+    )
+    return [tokens[: tokens.index(end_id)] if end_id in tokens else tokens for tokens in output.tolist()]
 
 
-def _positions(root: Root, attention_L: Tensor, axes: int) -> Tensor:
-    """Positions [axes, L + 1] of a row padded on the left and of its next token: the root's, then consecutive ones."""
-    start, length = len(attention_L) - int(attention_L.sum()), len(root.input_ids)
-    positions = torch.zeros((axes, len(attention_L) + 1), dtype=torch.long)
-    positions[:, start : start + length] = torch.arange(length) if root.positions_AL is None else root.positions_AL
-    positions[:, start + length :] = root.next_position + torch.arange(len(attention_L) + 1 - start - length)
-    return positions.to(attention_L.device)
-
-
-def any_rank(continues: bool) -> bool:
-    """Whether some rank continues, under ZeRO-3, which gathers a model's weights from all ranks for each token; else `continues`."""
-    if not (is_deepspeed_zero3_enabled() and torch.distributed.is_initialized()):
-        return continues
-    device = torch.device("cuda") if torch.distributed.get_backend() == "nccl" else torch.device("cpu")
-    count = torch.tensor(int(continues), device=device)
-    torch.distributed.all_reduce(count)
-    return int(count) > 0
+def _by_loop(model: Any, roots: Sequence[Root], suffixes: Sequence[Sequence[int]], writing: Writing) -> list[list[int]]:
+    with as_it_decodes(model):
+        continued = Batch(model, roots, range(len(roots)), suffixes, writing).run(SingleProcess(), lambda _tokens, _slots: None)
+    return [row.tokens for row in continued]

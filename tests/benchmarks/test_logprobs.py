@@ -32,6 +32,9 @@ def test_command_prints_both_ratios() -> None:
     report = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
     assert report["peak_memory_ratio"] > 1
     assert report["time_ratio"] > 0
+    assert report["time_ratio_zero3"] > 0
+    assert report["losses"].keys() == {"full", "chunked", "zero3"}
+    assert report["max_rel_head_grad_error"] < 1e-4
     # Full logits can't take less than the logits themselves, and chunks not less than the head's gradient.
     assert report["peak_mb"]["full"] > report["full_logits_mb"]
     assert report["peak_mb"]["chunked"] > report["head_gradient_mb"]

@@ -1,12 +1,11 @@
 """The contract of every family: a tree has the values of the model's own forward on each response alone, with pixels.
 
-The other side is transformers alone: its processor, its forward, its generate.
+The other side is transformers alone: its processor and its forward. `tests/generation/test_families.py` does the same for writing.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,6 @@ from components.families.adapters import FAMILIES, Root
 from components.families.loading import load_model, save_model
 from components.families.processing import Preprocessor
 from components.features.embedding import embed
-from components.generation import generate as generation
-from components.generation.generate import generate
 from components.trees.logprobs import TreeModel, tree_hidden
 from components.trees.trees import Tree, build_batch
 from tests.families.checkpoints import BUILDERS
@@ -42,7 +39,7 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return open_folder(BUILDERS[request.param](tmp_path_factory.mktemp(request.param)))
 
 
-# Families whose roots have positions on three axes, and whose tokens are written by this package's own loop.
+# Families whose roots have positions on three axes.
 three_axes = pytest.mark.parametrize("opened", ["qwen2_5_vl", "qwen2_vl", "qwen3_vl"], indirect=True)
 
 
@@ -211,67 +208,6 @@ def test_saved_model_reads_same_for_plain_transformers(opened: Opened, tmp_path:
         torch.testing.assert_close(
             tree_logits(reopened, [reopened.tree(prompt)], 1), tree_logits(opened, [opened.tree(prompt)], 1), atol=0, rtol=0
         )
-
-
-@pytest.mark.parametrize("after", ["", "It is a"], ids=["answer", "continued answer"])
-@torch.no_grad()
-def test_greedy_writing_equals_generate_with_pixels(opened: Opened, after: str) -> None:
-    """Prompts of every kind in one padded batch against each alone."""
-    prompts = [PROMPTS[name] for name in ("image", "images", "odd video", "text")]
-    suffix = opened.preprocessor.tokenizer(after, add_special_tokens=False)["input_ids"]
-    end = opened.preprocessor.end_id
-    expected = []
-    for prompt in prompts:
-        encoded = opened.encoded(prompt, suffix)
-        output = opened.model.generate(**encoded, max_new_tokens=6, do_sample=False, eos_token_id=end, pad_token_id=end)
-        written = output[0, encoded["input_ids"].shape[1] :].tolist()
-        expected.append(written[: written.index(end)] if end in written else written)
-    roots = [opened.root(prompt) for prompt in prompts]
-    batched = generate(opened.model, roots, [suffix] * len(roots), max_new_tokens=6, batch_size=len(roots), end_id=end)
-    assert batched == expected
-    assert len({tuple(tokens) for tokens in expected}) > 1, "prompts that all get one answer prove nothing"
-
-
-@three_axes
-@torch.no_grad()
-def test_repetition_penalty_counts(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opened.model.generation_config, "repetition_penalty", 1.5)
-    end, encoded = opened.preprocessor.end_id, opened.encoded(PROMPTS["video"])
-    expected = opened.model.generate(**encoded, max_new_tokens=8, do_sample=False, eos_token_id=end, pad_token_id=end)
-    roots = [opened.root(PROMPTS["video"]), opened.root(PROMPTS["images"])]
-    written, _ = generate(opened.model, roots, [[], []], max_new_tokens=8, batch_size=2, end_id=end)
-    assert written == [token for token in expected[0, encoded["input_ids"].shape[1] :].tolist() if token != end]
-
-
-@three_axes
-@torch.no_grad()
-def test_writing_continues_for_other_process(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If processes gather a model's weights for each token, a finished one runs on until all have finished, and writes nothing more."""
-    roots, end = [opened.root(PROMPTS["image"])], opened.preprocessor.end_id
-    (usual,) = generate(opened.model, roots, [[]], max_new_tokens=6, batch_size=1, end_id=end)
-    calls: list[bool] = []
-
-    def always(continues: bool) -> bool:
-        calls.append(continues)
-        return True
-
-    # With its first token as the end token, the row ends at once.
-    monkeypatch.setattr(generation, "any_rank", always)
-    (written,) = generate(opened.model, roots, [[]], max_new_tokens=6, batch_size=1, end_id=usual[0])
-    assert written == []
-    assert calls == [False] * 5
-    monkeypatch.setattr(generation, "any_rank", lambda _: False)
-    (short,) = generate(opened.model, roots, [[]], max_new_tokens=6, batch_size=1, end_id=end)
-    assert short == usual[:1]
-
-
-@torch.no_grad()
-def test_sampled_writing_follows_its_seed(opened: Opened) -> None:
-    arguments: dict[str, Any] = {"max_new_tokens": 12, "batch_size": 2, "end_id": opened.preprocessor.end_id, "temperature": 1.0}
-    roots = [opened.root(PROMPTS[name]) for name in ("image", "text")]
-    write: Callable[[int], list[list[int]]] = lambda seed: generate(opened.model, roots, [[], []], seed=seed, **arguments)  # noqa: E731
-    assert write(1) == write(1)
-    assert write(1) != write(2)
 
 
 @three_axes
