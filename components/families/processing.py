@@ -61,7 +61,7 @@ class Preprocessor:
         `blank` replaces the media's pixels by gray ones, to measure how much the judge depends on them.
         """
         head, _, _ = self._judge_template(query.media_kind)
-        return self._root(query, head + self._judge_text(instruction, query.prompt), blank=blank)
+        return self._root(query, head + self.judge_text(instruction, query.prompt), blank=blank)
 
     def response_ids(self, text: str) -> list[int]:
         """A policy branch: the response's tokens and the end of the turn."""
@@ -106,8 +106,14 @@ class Preprocessor:
         return list(tokens)
 
     @staticmethod
-    def _judge_text(instruction: str, prompt: str) -> str:
+    def judge_text(instruction: str, prompt: str) -> str:
+        """The text of a judge's root, which the response follows at once."""
         return f"{instruction}\nQuestion: {prompt}\nAnswer:\n"
+
+    def opens_as_trained(self, kind: str | None) -> bool:
+        """Whether the chat template opens an answer yet to be written as it opens the critiques that the reward model learns."""
+        head, between, _ = self._judge_template(kind)
+        return self._render(kind, QUESTION_MARK + RESPONSE_MARK, None) == head + QUESTION_MARK + RESPONSE_MARK + between
 
     def _render(self, kind: str | None, text: str, answer: str | None) -> str:
         media = [{"type": kind}] if kind else []

@@ -27,7 +27,10 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
     key = training_key(
         checkout,
         "reward",
-        settings=[section.model_dump_json() for section in (settings.model, settings.training, settings.reward, settings.critique)],
+        settings=[
+            *(section.model_dump_json() for section in (settings.model, settings.training, settings.reward)),
+            settings.critique.model_dump_json(include={"max_new_tokens", "batch_size"}),  # of its own critiques, in mixed training
+        ],
         inputs=[IN_CHECKOUT.queries("train").parent, settings.model.base, IN_CHECKOUT.deepspeed],
     )
     outcome = launch(TRAINING["reward"], settings, "reward", checkout, key, checkout.reward_model, recorder)
