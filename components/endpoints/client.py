@@ -38,6 +38,7 @@ FRUITLESS_TRIES = 5  # of a server that has answered nothing yet, and of one req
 LONGEST_WAIT = 900.0  # seconds that a server may ask to be left in peace
 SHOWN_CHARACTERS = 200  # of a server's message
 MILLION = 1e6
+DIGEST_CHARACTERS = 12  # of the weights' digest, in a served model's name
 
 
 class Store(Protocol):
@@ -311,6 +312,11 @@ class _Failure:
     reason: str
     status: int | None = None
     wait_seconds: float | None = None
+
+
+def served_name(weights: str) -> str:
+    """The name at a server of the model whose digest is `weights`; no other weights have it."""
+    return f"mmalign-{weights[:DIGEST_CHARACTERS]}"
 
 
 def wait_seconds(header: str | None) -> float | None:

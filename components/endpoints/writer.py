@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from components.checkout import Checkout
 from components.config.endpoint import AUTO, EndpointSettings
-from components.endpoints.client import Client
+from components.endpoints.client import Client, served_name
 from components.endpoints.conversations import Conversations
 from components.endpoints.request import Answer, Refusal, Request
 from components.families.processing import Preprocessor
@@ -21,7 +21,6 @@ from components.storage.content_cache import ContentCache
 
 Item = TypeVar("Item")
 ENDED = ("stop", "length")
-DIGEST_CHARACTERS = 12  # of the weights' digest, in a served model's name
 
 
 @dataclass(frozen=True)
@@ -105,11 +104,6 @@ def client_for(name: str, weights: str, settings: EndpointSettings, checkout: Ch
     """The client of the server `name` that writes for the model whose digest is `weights`."""
     model: str = getattr(settings, name).model
     return Client(name, served_name(weights) if model == AUTO else model, settings, ContentCache(checkout, "endpoints"))
-
-
-def served_name(weights: str) -> str:
-    """The name of the model whose digest is `weights`, which no other weights have."""
-    return f"mmalign-{weights[:DIGEST_CHARACTERS]}"
 
 
 def _written(answer: Answer | None) -> Written | None:

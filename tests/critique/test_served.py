@@ -47,14 +47,14 @@ def with_server(checkout: Checkout, url: str, **changes: Any) -> Settings:
     return settings.model_copy(update={"endpoint": settings.endpoint.model_copy(update={"reward": server, **changes})})
 
 
-def asked(query: Query, response: str) -> str:
+def request_text(query: Query, response: str) -> str:
     return f"{INSTRUCTION}\nQuestion: {query.prompt}\nAnswer:\n{response}"
 
 
 def test_server_writes_and_the_trees_score(checkout: Checkout, capfd: pytest.CaptureFixture[str]) -> None:
     with serving(Endpoint(["none", "crowded", "failed"])) as endpoint:
         result = stage.run(with_server(checkout, endpoint.url), checkout)
-        assert sorted(set(endpoint.answered)) == sorted(asked(q, r.text) for q in queries()[:3] for r in q.responses)
+        assert sorted(set(endpoint.answered)) == sorted(request_text(q, r.text) for q in queries()[:3] for r in q.responses)
         assert endpoint.requests == SENT + 2, "equal texts of the two splits are asked for once"
         names = {body["model"] for body in endpoint.bodies}
     assert [name.startswith("mmalign-") for name in names] == [True]
@@ -63,7 +63,7 @@ def test_server_writes_and_the_trees_score(checkout: Checkout, capfd: pytest.Cap
     reward = load_reward_model(checkout.reward_model)
     live = preprocessor(checkout.root / "data/base", checkout.preferences)
     for query, row in zip(task.queries[:3], judgements, strict=False):
-        texts = [text_for(asked(query, response.text)) for response in query.responses]
+        texts = [text_for(request_text(query, response.text)) for response in query.responses]
         assert [text for text, _ in row] == texts
         judged = [Judged(query, response.text, text) for response, text in zip(query.responses, texts, strict=True)]
         assert [value for _, value in row] == pytest.approx(score(reward, live, judged, instruction=INSTRUCTION), abs=1e-5)
@@ -81,13 +81,13 @@ def test_text_with_a_special_token_is_written_here(checkout: Checkout) -> None:
         write_queries(checkout.queries(split), [row])
     with serving(Endpoint()) as endpoint:
         result = stage.run(with_server(checkout, endpoint.url), checkout)
-        assert endpoint.answered == [asked(row, others[0].text), asked(row, others[1].text)] or len(endpoint.answered) == 2
+        assert endpoint.answered == [request_text(row, others[0].text), request_text(row, others[1].text)] or len(endpoint.answered) == 2
         assert not any("<|im_end|>" in prompt for prompt in endpoint.answered)
     assert result.times["train.local_special_token"] == 1
 
 
 def test_refused_text_is_written_here_and_counted(checkout: Checkout) -> None:
-    refused = asked(queries()[1], queries()[1].responses[0].text)
+    refused = request_text(queries()[1], queries()[1].responses[0].text)
     with serving(Endpoint(fault_of=lambda prompt: "refused" if prompt == refused else "none")) as endpoint:
         result = stage.run(with_server(checkout, endpoint.url), checkout)
     assert result.times["train.local_refused"] == 1
@@ -116,7 +116,7 @@ def test_rank_reads_the_texts_and_asks_for_none(checkout: Checkout) -> None:
         rank, _ = build(settings, checkout)
         (row,) = rank.compute([1], Ranks())
         assert endpoint.requests == requests == 6
-    assert [text for text, _ in row] == [text_for(asked(queries()[1], response.text)) for response in queries()[1].responses]
+    assert [text for text, _ in row] == [text_for(request_text(queries()[1], response.text)) for response in queries()[1].responses]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_another_reward_model_is_judged_here(checkout: Checkout, tmp_path: Path)
 def test_template_that_opens_a_thought_is_refused(tiny_preprocessor: Preprocessor) -> None:
     conversations = Conversations(tiny_preprocessor, "weights", 1)
     query = queries()[2]
-    assert conversations.judgement(query, "Yes.", INSTRUCTION, 4).text == asked(query, "Yes.")
+    assert conversations.judgement(query, "Yes.", INSTRUCTION, 4).text == request_text(query, "Yes.")
     template = tiny_preprocessor.processor.chat_template
     tiny_preprocessor.processor.chat_template = template.replace(
         "<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>{% endif %}"
