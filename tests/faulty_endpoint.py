@@ -31,8 +31,10 @@ class Endpoint:
 
     def __init__(self, faults: Sequence[str] = (), *, fault_of: Callable[[str], str] | None = None, seconds: float = 0.0) -> None:
         self.faults, self.fault_of, self.seconds = list(faults), fault_of, seconds
+        self.silent_seconds = SILENT_SECONDS
         self.headers: dict[str, str] = {}  # of refused requests
         self.answer = text_for
+        self.forward: Callable[[dict[str, Any]], tuple[int, str]] | None = None  # to a real server
         self.url = ""
         self.bodies: list[dict[str, Any]] = []
         self.authorizations: list[str] = []
@@ -100,25 +102,31 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.endpoint.enter(body, self.headers.get("Authorization", ""))
         prompt, answered = prompt_of(body), None
         try:
-            time.sleep(SILENT_SECONDS if fault == "silent" else self.endpoint.seconds)
+            time.sleep(self.endpoint.silent_seconds if fault == "silent" else self.endpoint.seconds)
             if fault in STATUS:
                 self._send(STATUS[fault], json.dumps({"error": {"message": f"{fault} ({KEY})"}}), self.endpoint.headers)
             elif fault == "page":
                 self._send(200, "<html>a proxy</html>", {"Content-Type": "text/html"})
             elif fault != "silent" and not self.endpoint.dead:
-                self._complete(prompt, body, cut=fault == "cut")
-                answered = prompt if fault == "none" else None
+                came = self._complete(prompt, body, cut=fault == "cut")
+                answered = prompt if came and fault == "none" else None
         except OSError:
             pass  # the client has left
         finally:
             self.endpoint.leave(answered)
 
-    def _complete(self, prompt: str, body: dict[str, Any], *, cut: bool) -> None:
+    def _complete(self, prompt: str, body: dict[str, Any], *, cut: bool) -> bool:
+        """Answer; whether the client got an answer."""
+        if self.endpoint.forward is not None:
+            status, text = self.endpoint.forward(body)
+            self._send(status, text, {}, cut=cut)
+            return status == 200
         usage = {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14}
         message = {"role": "assistant", "content": self.endpoint.answer(prompt)}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         completion = {"id": "1", "object": "chat.completion", "created": 1, "model": body["model"], "choices": [choice], "usage": usage}
         self._send(200, json.dumps(completion), {}, cut=cut)
+        return True
 
     def _send(self, status: int, text: str, headers: dict[str, str], *, cut: bool = False) -> None:
         content = text.encode()

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.checkout import Checkout
+from components.checkout import IN_CHECKOUT, Checkout
 from components.config.settings import Settings
 from components.engine.task import EpochContext, Step, TrainingTask
 from components.errors import StageFault, UserError
@@ -25,6 +25,7 @@ from components.families.processing import Preprocessor
 from components.features.cache import attach_features
 from components.files import digest_file, read_json
 from components.generation.critiques import write_critiques
+from components.preferences.expansions import Key, read_expanded_table
 from components.preferences.record import Query, read_queries
 from components.reward.calibration import is_calibration
 from components.reward.losses import Comparisons, StepCounts, reward_loss
@@ -60,6 +61,7 @@ class RewardTask(TrainingTask):
         self.model = new_reward_model(load_trainable(self.base, settings.model, settings.training), settings.training.seed)
         self.epochs = settings.reward.epochs
         self._own: dict[str, list[str]] = {}
+        self._expanded = self._expansions(checkout.expanded)
         self._tokens = [self._tree(query, self._annotated(query), learn=True).tokens for query in self.queries]
 
     def epoch_plan(self, epoch: int) -> list[Step]:
@@ -147,7 +149,7 @@ class RewardTask(TrainingTask):
         self.model.save(folder, self.base)
 
     def _chosen(self, epoch: int) -> list[int]:
-        if self.settings.reward.critique_source == "annotated":
+        if self.settings.reward.critique_source != "mixed":
             return []
         return own_queries(len(self.queries), self.settings.reward.own_share, self.settings.training.seed, epoch)
 
@@ -158,9 +160,20 @@ class RewardTask(TrainingTask):
         learned = sum(bool(r.critique) for index in indices if index not in own for r in self.queries[index].responses)
         return StepCounts(sum(len(q.pairs()) for q in queries), sum(len(q.ties()) for q in queries), learned)
 
-    @staticmethod
-    def _annotated(query: Query) -> list[str]:
-        return [response.critique or "" for response in query.responses]
+    def _annotated(self, query: Query) -> list[str]:
+        return [self._expanded.get((query.id, index), response.critique or "") for index, response in enumerate(query.responses)]
+
+    def _expansions(self, table: Path) -> dict[Key, str]:
+        """The expanded critiques of the queries in place of people's reasons. Raises UserError where there is none."""
+        if self.settings.reward.critique_source != "expanded":
+            return {}
+        expanded = read_expanded_table(table) if table.is_file() else {}
+        if not expanded:
+            raise UserError(
+                f"reward.critique_source is expanded, but {IN_CHECKOUT.expanded} holds no expansion of a training query: run "
+                "`mmalign data expand`, then validate"
+            )
+        return expanded
 
     def _tree(self, query: Query, critiques: list[str], *, learn: bool) -> Tree:
         branches = (
