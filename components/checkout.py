@@ -112,6 +112,11 @@ class Checkout:
         """Validated queries of a split, `train` or `heldout`."""
         return self.artifact("validate", split, "queries.parquet")
 
+    @property
+    def expanded(self) -> Path:
+        """Critiques that were expanded from people's reasons, for the validated training queries."""
+        return self.artifact("validate", "expanded.parquet")
+
     def critiques(self, split: str) -> Path:
         """Critiques and scores of a split's responses."""
         return self.artifact("critique", f"{split}.parquet")

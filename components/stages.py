@@ -28,7 +28,7 @@ class Stage:
 STAGES: dict[StageName, Stage] = {
     "validate": Stage("components.validation.stage:run", ("model", "features", "validate", "reward")),
     "reward": Stage("components.reward.stage:run", ("model", "training", "features", "reward", "critique"), ("reward",)),
-    "critique": Stage("components.critique.stage:run", ("model", "training", "features", "reward", "critique"), ("critique",)),
+    "critique": Stage("components.critique.stage:run", ("model", "training", "features", "reward", "critique", "endpoint"), ("critique",)),
     "reference": Stage("components.alignment.reference_stage:run", ("model", "training", "features", "reference"), ("reference",)),
     "align": Stage(
         "components.alignment.stage:run",
@@ -37,7 +37,7 @@ STAGES: dict[StageName, Stage] = {
     ),
     "evaluate": Stage(
         "components.evaluation.stage:run",
-        ("model", "training", "features", "reward", "critique", "alignment", "evaluate"),
+        ("model", "training", "features", "reward", "critique", "alignment", "evaluate", "endpoint"),
         ("policy_answers", "reward_scores"),
     ),
 }
@@ -56,6 +56,7 @@ SECTIONS = {
     "reference": "components.config.reference:ReferenceSettings",
     "alignment": "components.config.alignment:AlignmentSettings",
     "evaluate": "components.config.evaluate:EvaluateSettings",
+    "endpoint": "components.config.endpoint:EndpointSettings",
     "stages": "components.config.stages:StagesSettings",
     "services": "components.config.services:ServicesSettings",
     "deployments": "components.config.deployments:DeploymentSettings",

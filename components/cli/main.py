@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from components.cli.data import demo
+from components.cli.data import data, demo
 from components.cli.model import model
 from components.cli.operations import backup, clean, deployment, doctor, logs, services
 from components.cli.registry import lineage, promote, report
@@ -48,6 +48,7 @@ app.command("migrate")(services.migrate)
 app.command("clean")(clean.clean)
 app.command("bench", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench.bench)
 app.add_typer(model.app, name="model")
+app.add_typer(data.app, name="data")
 app.add_typer(demo.app, name="demo")
 
 

@@ -13,6 +13,7 @@ from components.config.section import Positive
 class EvaluateSettings(InferenceSettings):
     """How answers are written and judged, and how sure metrics are stated."""
 
+    engine: Literal["local", "endpoint"]
     judge: Literal["truth", "reference_answer"]
     max_new_tokens: Positive
     batch_size: Positive

@@ -14,7 +14,7 @@ class RewardSettings(OptimizationSettings):
     """Critiques, weights of the losses, and the calibration part."""
 
     instruction: str = Field(min_length=1)
-    critique_source: Literal["annotated", "mixed"]
+    critique_source: Literal["annotated", "mixed", "expanded"]
     own_share: Share
     critique_weight: float = Field(ge=0)
     tie_weight: float = Field(ge=0)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from components.config.clean import CleanSettings
     from components.config.critique import CritiqueSettings
     from components.config.deployments import DeploymentSettings
+    from components.config.endpoint import EndpointSettings
     from components.config.evaluate import EvaluateSettings
     from components.config.features import FeatureSettings
     from components.config.model import ModelSettings
@@ -52,6 +53,7 @@ class Settings(Section):
         reference: ReferenceSettings
         alignment: AlignmentSettings
         evaluate: EvaluateSettings
+        endpoint: EndpointSettings
         stages: StagesSettings
         services: ServicesSettings
         deployments: DeploymentSettings

@@ -46,6 +46,8 @@ def run(settings: Settings, checkout: Checkout, _recorder: Recorder = NullRecord
         lengths = [len(text.split()) for query in judgements for text, _ in query]
         result.metrics[f"{split}.critique_words"] = float(np.mean(lengths)) if lengths else None
         result.times[f"{split}.responses_computed"] = computed
+        if task.served is not None:
+            result.times.update(task.served.times(split))
     return result
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from components.checkout import Checkout
 from components.closures import code_digest
 from components.config.settings import Settings
+from components.endpoints.writer import ServedWriter, client_for, judgement_writer
 from components.engine.inference_task import InferenceTask, Work
 from components.engine.models import OneModel
 from components.engine.ranks import Ranks, inference_dtype
@@ -21,9 +22,11 @@ from components.families.processing import Preprocessor
 from components.features.cache import attach_features
 from components.files import digest_bytes
 from components.generation.continuation import Lockstep, SingleProcess
+from components.generation.decoding import SharedLimits
 from components.preferences.record import Query, read_queries
 from components.reward.judging import CritiqueScore, write_and_score
 from components.reward.model import HEAD_FILE, RewardModel, open_reward_model
+from components.reward.served import score_served
 from components.storage.content_cache import ContentCache
 
 SPLITS = ("train", "heldout")
@@ -38,6 +41,12 @@ class CritiqueTask(InferenceTask):
     models: OneModel
     folder: Path
     settings: Settings
+    served: ServedWriter[tuple[Query, str]] | None = None  # with critique.engine endpoint
+
+    def prepare(self, items: Sequence[int]) -> None:
+        """Have the server write the critiques, where one does."""
+        if self.served is not None:
+            self.served.ask(_rows([self.queries[item] for item in items]), self.label)
 
     def plan(self) -> list[list[int]]:
         """Queries of like length together, about `critique.batch_size` responses a batch."""
@@ -50,7 +59,8 @@ class CritiqueTask(InferenceTask):
     def compute(self, items: Sequence[int], ranks: Ranks) -> list[list[CritiqueScore]]:
         """Write, then score."""
         reward = self.models.open(self.folder, ranks, open_reward_model)
-        return judge_together(reward, self.preprocessor, [self.queries[item] for item in items], self.settings, ranks, self.work)
+        queries = [self.queries[item] for item in items]
+        return judge_together(reward, self.preprocessor, queries, self.settings, ranks, self.work, self.served)
 
     def parameters(self) -> int:
         """The reward model's."""
@@ -71,6 +81,7 @@ def build(settings: Settings, checkout: Checkout, arguments: Any = None) -> list
     attach_features(preprocessor, folder, every, settings, checkout, ranks=settings.critique.ranks)
     models, cache = OneModel(settings), ContentCache(checkout, "critiques")
     context = digest_bytes(critique_context(settings, folder), code_digest("critique"))
+    writers = {split: critique_writer(preprocessor, folder, settings, checkout) for split in SPLITS}
     return [
         CritiqueTask(
             label=f"critiques, {split}",
@@ -82,6 +93,7 @@ def build(settings: Settings, checkout: Checkout, arguments: Any = None) -> list
             models=models,
             folder=folder,
             settings=settings,
+            served=writers[split],
         )
         for split in SPLITS
     ]
@@ -108,22 +120,41 @@ def judge_together(
     settings: Settings,
     step: Lockstep | None = None,
     work: Work | None = None,
+    served: ServedWriter[tuple[Query, str]] | None = None,
 ) -> list[list[CritiqueScore]]:
-    """(critique, score) of every response of `queries`, written and scored in one go."""
-    step, work = step or SingleProcess(), work or Work()
-    items = [(query, response.text) for query in queries for response in query.responses]
-    judgements = write_and_score(
-        reward,
-        preprocessor,
-        items,
-        instruction=settings.reward.instruction,
-        max_new_tokens=settings.critique.max_new_tokens,
-        batch_size=settings.critique.batch_size,
-        step=step,
-        count=work.add,
-    )
+    """(critique, score) of every response of `queries`; what `served` has no text of is written and scored in one go."""
+    items = _rows(queries)
+    limits: SharedLimits = {
+        "max_new_tokens": settings.critique.max_new_tokens,
+        "batch_size": settings.critique.batch_size,
+        "step": step or SingleProcess(),
+        "count": (work or Work()).add,
+    }
+    instruction = settings.reward.instruction
+    if served is None:
+        judgements = write_and_score(reward, preprocessor, items, instruction=instruction, **limits)
+    else:
+        judgements = score_served(reward, preprocessor, items, served.texts(items), instruction=instruction, **limits)
     flat = iter(judgements)
     return [[next(flat) for _ in query.responses] for query in queries]
+
+
+def critique_writer(
+    preprocessor: Preprocessor, folder: Path, settings: Settings, checkout: Checkout, *, blank: bool = False
+) -> ServedWriter[tuple[Query, str]] | None:
+    """The server's writer of critiques for the reward model in `folder`; None with `critique.engine` local.
+
+    A server holds today's reward model: for another one, such as a champion that is judged once more, critiques are written here.
+    """
+    if settings.critique.engine == "local" or folder.resolve() != checkout.reward_model.resolve():
+        return None
+    weights = model_digest(folder)
+    client = client_for("reward", weights, settings.endpoint, checkout)
+    return judgement_writer(preprocessor, weights, client, settings.reward.instruction, settings.critique.max_new_tokens, blank=blank)
+
+
+def _rows(queries: Sequence[Query]) -> list[tuple[Query, str]]:
+    return [(query, response.text) for query in queries for response in query.responses]
 
 
 def critique_context(settings: Settings, folder: Path) -> str:
@@ -136,6 +167,7 @@ def critique_context(settings: Settings, folder: Path) -> str:
         settings.critique.model_dump_json(include={"max_new_tokens", "batch_size", "threads"}),
         str(settings.model.max_frames),
         str(inference_dtype(settings)),
+        *(() if settings.critique.engine == "local" else ("endpoint", settings.endpoint.reward.model)),
     )
 
 

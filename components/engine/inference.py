@@ -76,6 +76,9 @@ def run_tasks(tasks: Sequence[InferenceTask], launch: Launch, settings: Settings
     for task, count in zip(tasks, report.items, strict=True):
         if 0 < count < len(task.keys):
             print(f"{launch.stage}: {len(task.keys) - count} of {len(task.keys)} are kept from before: {task.label}", flush=True)
+    for task, batches in zip(tasks, todo, strict=True):
+        if batches:
+            task.prepare([item for batch in batches for item in batch])
     section = inference_section(settings, launch.stage)
     if section.ranks == 1 and not section.zero_inference:
         report.times = _compute_here(tasks, todo)

@@ -54,6 +54,9 @@ class InferenceTask(ABC):
     def plan(self) -> list[list[int]]:
         """Batches of item indices over all items."""
 
+    def prepare(self, items: Sequence[int]) -> None:  # noqa: B027 - most tasks need nothing
+        """Called once, by the process that starts the ranks, with all items that have no value yet: what servers write is asked for here."""
+
     @abstractmethod
     def compute(self, items: Sequence[int], ranks: Ranks) -> list[Any]:
         """The value of each item, as JSON holds it. Counts what it runs in `work`."""

@@ -23,6 +23,7 @@ from components.alignment.log_probs import LogProb, LogProbTask
 from components.checkout import IN_CHECKOUT, Checkout
 from components.config.settings import Settings
 from components.engine.inference import Launch, run_tasks
+from components.engine.inference_task import InferenceTask
 from components.engine.recorder import NullRecorder, Recorder
 from components.engine.result import StageResult
 from components.evaluation.answers import Answered, judge_answers, write_answers
@@ -101,12 +102,21 @@ def ask_policies(
     """Each policy's judged answers, and the log-probs of the recorded responses under the one that is not the base."""
     tasks = policy_tasks(settings, checkout, policies)
     report = run_tasks(tasks, Launch(INFERENCE_TASKS["policy_answers"], "evaluate", policies, "policies"), settings, checkout)
-    times.update({f"policies.{name}": value for name, value in report.times.items()})
+    times.update({f"policies.{name}": value for name, value in report.times.items()} | served_times(tasks))
     answers = iter(task for task in tasks if isinstance(task, AnswerTask))
     answered = [judge_answers(name, task.queries, task.results(), judge) for name, task in zip(policies, answers, strict=True)]
     (scored,) = (task for task in tasks if isinstance(task, LogProbTask))
     recorded = {(q.id, n): value for q, values in zip(scored.queries, scored.log_probs(), strict=True) for n, value in enumerate(values)}
     return answered, recorded
+
+
+def served_times(tasks: Sequence[InferenceTask]) -> dict[str, float]:
+    """What servers wrote of the tasks' texts, for the stage's record."""
+    times: dict[str, float] = {}
+    for task in tasks:
+        if isinstance(task, AnswerTask | JudgementTask) and task.served is not None:
+            times |= task.served.times(task.label.replace(" ", "_"))
+    return times
 
 
 def ask_reward_model(
@@ -125,7 +135,7 @@ def ask_reward_model(
     arguments = {"folder": IN_CHECKOUT.reward_model.as_posix(), "answers": answers}
     tasks = reward_tasks(settings, checkout, arguments)
     report = run_tasks(tasks, Launch(INFERENCE_TASKS["reward_scores"], "evaluate", arguments, "reward"), settings, checkout)
-    times.update({f"reward.{name}": value for name, value in report.times.items()})
+    times.update({f"reward.{name}": value for name, value in report.times.items()} | served_times(tasks))
     blank, on_given, bare, shown = tasks
     assert isinstance(blank, JudgementTask)
     assert isinstance(on_given, ScoreTask)

@@ -18,7 +18,8 @@ from components.alignment.log_probs import LogProbTask
 from components.checkout import Checkout
 from components.closures import code_digest
 from components.config.settings import Settings
-from components.critique.task import critique_context
+from components.critique.task import critique_context, critique_writer
+from components.endpoints.writer import ServedWriter, answer_writer, client_for
 from components.engine.inference_task import InferenceTask
 from components.engine.models import OneModel, open_policy
 from components.engine.ranks import Ranks, inference_dtype
@@ -27,14 +28,17 @@ from components.families.digests import model_digest, processor_digest
 from components.families.processing import Preprocessor
 from components.features.cache import attach_features
 from components.files import digest_bytes
-from components.generation.decoding import decode
+from components.generation.decoding import SharedLimits, decode
 from components.preferences.record import Query, read_queries
 from components.reward.judging import CritiqueScore, write_and_score
 from components.reward.model import open_reward_model
 from components.reward.scoring import SCORING_ROW_TOKENS, SCORING_ROWS, Judged, judge_branch, score
+from components.reward.served import score_served
 from components.storage.content_cache import ContentCache
 from components.trees.planning import plan_batches
 from components.trees.trees import tree_tokens
+
+SERVED_POLICIES = ("base", "aligned")  # those with a server in section `endpoint`
 
 
 @dataclass
@@ -56,13 +60,29 @@ class AnswerTask(_ModelTask):
     """[answer, whether it ended before its last token] of a policy to every query, greedily."""
 
     queries: Sequence[Query]
+    served: ServedWriter[Query] | None = None  # with evaluate.engine endpoint
+
+    def prepare(self, items: Sequence[int]) -> None:
+        """Have the server write the answers, where one does."""
+        if self.served is not None:
+            self.served.ask([self.queries[item] for item in items], self.label)
 
     def plan(self) -> list[list[int]]:
         """`evaluate.batch_size` queries a batch, the longest prompts first."""
         return _longest_first([self.preprocessor.policy_length(query) for query in self.queries], self.settings.evaluate.batch_size)
 
     def compute(self, items: Sequence[int], ranks: Ranks) -> list[tuple[str, bool]]:
-        """Write the answers of a batch."""
+        """Write the answers of a batch; those that a server wrote are there."""
+        queries = [self.queries[item] for item in items]
+        texts = [None] * len(items) if self.served is None else self.served.texts(queries)
+        answers = [(text.text, text.ended) if text is not None else None for text in texts]
+        missing = [number for number, answer in enumerate(answers) if answer is None]
+        if ranks.any(bool(missing)):  # ranks in lockstep write as soon as one of them has to
+            written = iter(self._write([items[number] for number in missing or [0]], ranks))
+            answers = [answer or next(written) for answer in answers]
+        return [answer for answer in answers if answer is not None]
+
+    def _write(self, items: Sequence[int], ranks: Ranks) -> list[tuple[str, bool]]:
         limit = self.settings.evaluate.max_new_tokens
         tokens = decode(
             self.models.open(self.folder, ranks, open_policy),
@@ -83,6 +103,12 @@ class JudgementTask(_ModelTask):
 
     rows: Sequence[tuple[Query, str]]
     blank: bool = False
+    served: ServedWriter[tuple[Query, str]] | None = None  # with critique.engine endpoint
+
+    def prepare(self, items: Sequence[int]) -> None:
+        """Have the server write the critiques, where one does."""
+        if self.served is not None:
+            self.served.ask([self.rows[item] for item in items], self.label)
 
     def plan(self) -> list[list[int]]:
         """`critique.batch_size` different responses a batch, those of one root together, the longest roots first."""
@@ -96,17 +122,18 @@ class JudgementTask(_ModelTask):
 
     def compute(self, items: Sequence[int], ranks: Ranks) -> list[CritiqueScore]:
         """Write a batch's critiques and score on them."""
-        return write_and_score(
-            self.models.open(self.folder, ranks, open_reward_model),
-            self.preprocessor,
-            [self.rows[item] for item in items],
-            instruction=self.settings.reward.instruction,
-            max_new_tokens=self.settings.critique.max_new_tokens,
-            batch_size=self.settings.critique.batch_size,
-            blank=self.blank,
-            step=ranks,
-            count=self.work.add,
-        )
+        reward, rows = self.models.open(self.folder, ranks, open_reward_model), [self.rows[item] for item in items]
+        limits: SharedLimits = {
+            "max_new_tokens": self.settings.critique.max_new_tokens,
+            "batch_size": self.settings.critique.batch_size,
+            "step": ranks,
+            "count": self.work.add,
+        }
+        instruction = self.settings.reward.instruction
+        if self.served is None:
+            return write_and_score(reward, self.preprocessor, rows, instruction=instruction, blank=self.blank, **limits)
+        texts = self.served.texts(rows)
+        return score_served(reward, self.preprocessor, rows, texts, instruction=instruction, blank=self.blank, **limits)
 
     def judgements(self) -> list[CritiqueScore]:
         """What was computed, row by row."""
@@ -176,8 +203,10 @@ def policy_tasks(settings: Settings, checkout: Checkout, arguments: dict[str, st
             model_digest(folder), processor_digest(base), str(settings.model.max_frames), str(inference_dtype(settings)), code
         )
         answering = settings.evaluate.model_dump_json(include={"max_new_tokens", "batch_size", "threads"})
-        keys = [digest_bytes("answer", context, answering, *_identity(query)) for query in queries]
-        tasks.append(AnswerTask(label=f"answers of the {name} policy", unit="query", keys=keys, **shared))
+        served = _answer_writer(name, folder, preprocessor, settings, checkout)
+        writing = () if served is None else ("endpoint", served.client.server.model)
+        keys = [digest_bytes("answer", context, answering, *writing, *_identity(query)) for query in queries]
+        tasks.append(AnswerTask(label=f"answers of the {name} policy", unit="query", keys=keys, served=served, **shared))
         if name != "base":
             lengths = f"{settings.training.row_tokens} {settings.evaluate.threads}"
             keys = [digest_bytes("log-probs", context, lengths, *_identity(query), *(r.text for r in query.responses)) for query in queries]
@@ -204,15 +233,24 @@ def reward_tasks(settings: Settings, checkout: Checkout, arguments: dict[str, An
         "settings": settings,
     }
     rows = [(query, response.text) for query in queries for response in query.responses]
+    served = critique_writer(preprocessor, folder, settings, checkout)
     if arguments.get("own"):
         keys = [digest_bytes("own", context, *_identity(query), text) for query, text in rows]
-        return [JudgementTask(label="critiques", unit="response", keys=keys, rows=rows, **shared)]
+        return [JudgementTask(label="critiques", unit="response", keys=keys, rows=rows, served=served, **shared)]
     blank = [digest_bytes("blank", context, *blank_identity(preprocessor, settings, query), text) for query, text in rows]
     on_given = [(query, [response.critique or "" for response in query.responses]) for query in with_critiques(queries)]
     bare = [(query, [""] * len(query.responses)) for query in queries]
     answers = [(queries[index], str(answer)) for index, answer in arguments["answers"]]
     return [
-        JudgementTask(label="critiques over blanked media", unit="response", keys=blank, rows=rows, blank=True, **shared),
+        JudgementTask(
+            label="critiques over blanked media",
+            unit="response",
+            keys=blank,
+            rows=rows,
+            blank=True,
+            served=critique_writer(preprocessor, folder, settings, checkout, blank=True),
+            **shared,
+        ),
         *(
             ScoreTask(
                 label=f"scores {name}",
@@ -228,9 +266,21 @@ def reward_tasks(settings: Settings, checkout: Checkout, arguments: dict[str, An
             unit="answer",
             keys=[digest_bytes("own", context, *_identity(query), answer) for query, answer in answers],
             rows=answers,
+            served=served,
             **shared,
         ),
     ]
+
+
+def _answer_writer(
+    name: str, folder: Path, preprocessor: Preprocessor, settings: Settings, checkout: Checkout
+) -> ServedWriter[Query] | None:
+    """The server's writer of a policy's answers; None with `evaluate.engine` local, and for a policy that no server holds: a champion."""
+    if settings.evaluate.engine == "local" or name not in SERVED_POLICIES:
+        return None
+    weights = model_digest(folder)
+    client = client_for(name, weights, settings.endpoint, checkout)
+    return answer_writer(preprocessor, weights, client, settings.evaluate.max_new_tokens)
 
 
 def with_critiques(queries: Sequence[Query]) -> list[Query]:

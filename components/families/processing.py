@@ -117,13 +117,23 @@ class Preprocessor:
             self._texts[text] = tokens
         return list(tokens)
 
+    @staticmethod
+    def judge_text(instruction: str, prompt: str) -> str:
+        """The text of a judge's root, which the response follows at once."""
+        return f"{instruction}\nQuestion: {prompt}\nAnswer:\n"
+
     def _policy_text(self, query: Query) -> str:
         head, tail = self._policy_template(query.media_kind)
         return head + query.prompt + tail
 
     def _judge_text(self, query: Query, instruction: str) -> str:
         head, _, _ = self._judge_template(query.media_kind)
-        return f"{head}{instruction}\nQuestion: {query.prompt}\nAnswer:\n"
+        return head + self.judge_text(instruction, query.prompt)
+
+    def opens_as_trained(self, kind: str | None) -> bool:
+        """Whether the chat template opens an answer yet to be written as it opens the critiques that the reward model learns."""
+        head, between, _ = self._judge_template(kind)
+        return self._render(kind, QUESTION_MARK + RESPONSE_MARK, None) == head + QUESTION_MARK + RESPONSE_MARK + between
 
     def _render(self, kind: str | None, text: str, answer: str | None) -> str:
         media = [{"type": kind}] if kind else []

@@ -5,7 +5,7 @@ Parquet can't be mapped, so that the first process writes the table once as an A
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from components.checkout import Checkout
 from components.files import digest_bytes, digest_file
+from components.preferences.expansions import Key, read_expanded_table
 from components.preferences.record import SCHEMA, Query, query_of_row
 from components.storage.prepared import prepared
 
@@ -56,20 +57,30 @@ class QueryTable(Sequence[Query]):
         return QueryTable(self._table, self.digest, self.rows[np.asarray(positions, dtype=np.int64)])
 
 
-def open_queries(checkout: Checkout, split: str) -> QueryTable:
-    """The validated queries of a split."""
+def open_queries(checkout: Checkout, split: str, expanded: Path | None = None) -> QueryTable:
+    """The validated queries of a split; with a table of expanded critiques, those in place of the reasons that they were made of."""
     path = checkout.queries(split)
-    digest = digest_file(path)
-    folder = prepared(checkout, "queries", digest_bytes(digest, str(SCHEMA)), lambda fresh: _write(path, fresh / FILE))
+    digest = digest_file(path) if expanded is None else digest_bytes(digest_file(path), digest_file(expanded))
+    folder = prepared(checkout, "queries", digest_bytes(digest, str(SCHEMA)), lambda fresh: _write(path, fresh / FILE, expanded))
     return QueryTable(pa.ipc.open_file(pa.memory_map(str(folder / FILE))).read_all(), digest)
 
 
-def _write(path: Path, out: Path) -> None:
+def _write(path: Path, out: Path, expanded: Path | None) -> None:
     """The rows of a Parquet file as an Arrow file, part by part."""
     file = pq.ParquetFile(path)
+    critiques = read_expanded_table(expanded) if expanded is not None else {}
     with pa.OSFile(str(out), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         for batch in file.iter_batches(CHUNK):
-            writer.write_table(_in_schema(pa.Table.from_batches([batch])))
+            part = _in_schema(pa.Table.from_batches([batch]))
+            writer.write_table(_with_critiques(part, critiques) if critiques else part)
+
+
+def _with_critiques(table: pa.Table, critiques: Mapping[Key, str]) -> pa.Table:
+    rows = table.to_pylist()
+    for row in rows:
+        for number, response in enumerate(row["responses"]):
+            response["critique"] = critiques.get((row["id"], number), response["critique"])
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
 def _in_schema(table: pa.Table) -> pa.Table:

@@ -9,10 +9,12 @@ Shapes: K branches (responses), H hidden size.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -20,10 +22,12 @@ from components.config.settings import Settings
 from components.engine.ranks import Ranks, inference_dtype
 from components.errors import UserError
 from components.families.loading import load_model, save_trained
+from components.files import write_json
 from components.trees.logprobs import branch_sums, branch_tokens, token_log_probs, tree_hidden
 from components.trees.trees import TreeBatch
 
 HEAD_FILE = "score_head.safetensors"
+_BYTES = {"F32": 4, "BF16": 2, "F16": 2}  # of one weight, by safetensors' names
 
 
 class WideLinear(nn.Linear):
@@ -82,6 +86,22 @@ class RewardModel(nn.Module):
         """Write the model, its processor files and the score head; equal weights give equal bytes."""
         save_trained(self.model, folder, base)
         save_file({name: tensor.detach().float().cpu().contiguous() for name, tensor in self.head.state_dict().items()}, folder / HEAD_FILE)
+        write_index(folder)
+
+
+def write_index(folder: Path) -> None:
+    """Name the file of every weight of the vision-language model, where that is a single file.
+
+    vLLM and SGLang read all safetensors of a folder that an index does not exclude, and refuse the score head's.
+    """
+    weights, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if not weights.is_file() or index.is_file():
+        return
+    with safe_open(weights, framework="pt") as opened:
+        names = sorted(opened.keys())
+        sizes = (opened.get_slice(name) for name in names)
+        total = sum(math.prod(part.get_shape()) * _BYTES[part.get_dtype()] for part in sizes)
+    write_json(index, {"metadata": {"total_size": total}, "weight_map": dict.fromkeys(names, weights.name)})
 
 
 def new_reward_model(model: Any, seed: int) -> RewardModel:

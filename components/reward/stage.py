@@ -1,6 +1,6 @@
 """Stage `reward`: trains the critique-based reward model.
 
-Reads  artifacts/validate/train, the base model, infra/deepspeed.
+Reads  artifacts/validate/train, artifacts/validate/expanded.parquet, the base model, infra/deepspeed.
 Writes artifacts/reward/model (safetensors, processor files, score head).
 Alone: `mmalign stage reward`. Killed and run again, it goes on from the last committed checkpoint.
 """
@@ -27,8 +27,16 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
     key = training_key(
         checkout,
         "reward",
-        settings=[section.model_dump_json() for section in (settings.model, settings.training, settings.reward, settings.critique)],
-        inputs=[IN_CHECKOUT.queries("train").parent, settings.model.base, IN_CHECKOUT.deepspeed],
+        settings=[
+            *(section.model_dump_json() for section in (settings.model, settings.training, settings.reward)),
+            settings.critique.model_dump_json(include={"max_new_tokens", "batch_size"}),  # of its own critiques, in mixed training
+        ],
+        inputs=[
+            IN_CHECKOUT.queries("train").parent,
+            *([IN_CHECKOUT.expanded] if settings.reward.critique_source == "expanded" and checkout.expanded.is_file() else []),
+            settings.model.base,
+            IN_CHECKOUT.deepspeed,
+        ],
     )
     outcome = launch(TRAINING["reward"], settings, "reward", checkout, key, checkout.reward_model, recorder)
     recorder.artifact(outcome.curves)

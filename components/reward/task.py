@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from components.checkout import Checkout
+from components.checkout import IN_CHECKOUT, Checkout
 from components.config.settings import Settings
 from components.engine.task import EpochContext, Step, TrainingTask
 from components.errors import StageFault, UserError
@@ -27,6 +27,7 @@ from components.families.token_table import open_tokens
 from components.features.cache import attach_features
 from components.files import digest_file, read_json
 from components.generation.critiques import write_critiques
+from components.preferences.expansions import read_expanded_table
 from components.preferences.query_table import open_queries
 from components.preferences.record import Query
 from components.reward.calibration import is_calibration
@@ -46,6 +47,19 @@ class RewardBatch(TreeBatch):
     counts: StepCounts
 
 
+def _expanded(settings: Settings, checkout: Checkout) -> Path | None:
+    """The table of expanded critiques, where those are what the model learns. Raises UserError where there is none."""
+    if settings.reward.critique_source != "expanded":
+        return None
+    table = checkout.expanded
+    if not table.is_file() or not read_expanded_table(table):
+        raise UserError(
+            f"reward.critique_source is expanded, but {IN_CHECKOUT.expanded} holds no expansion of a training query: run "
+            "`mmalign data expand`, then validate"
+        )
+    return table
+
+
 class RewardTask(TrainingTask):
     """The reward model with its queries, steps and loss."""
 
@@ -53,7 +67,7 @@ class RewardTask(TrainingTask):
         self.settings = settings
         self.base = checkout.root / settings.model.base
         self.preprocessor = Preprocessor(self.base, checkout.preferences, settings.model, settings.features)
-        every = open_queries(checkout, "train")
+        every = open_queries(checkout, "train", _expanded(settings, checkout))
         share = settings.reward.calibration_share
         self.rows = np.array([row for row, query in enumerate(every) if not is_calibration(query.id, share)], dtype=np.int64)
         self.queries = every.select(self.rows)
@@ -159,7 +173,7 @@ class RewardTask(TrainingTask):
         self.model.save(folder, self.base)
 
     def _chosen(self, epoch: int) -> list[int]:
-        if self.settings.reward.critique_source == "annotated":
+        if self.settings.reward.critique_source != "mixed":
             return []
         return own_queries(len(self.queries), self.settings.reward.own_share, self.settings.training.seed, epoch)
 

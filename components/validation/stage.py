@@ -1,8 +1,9 @@
 """Stage `validate`: turns untrusted rows into tables that the other stages can trust.
 
-Reads   data/preferences/data.jsonl, heldout.jsonl (or splits a part off), the media they name, the base's tokenizer and processor
+Reads   data/preferences/data.jsonl, heldout.jsonl (or splits a part off), the media they name, expanded.jsonl where there is one, the base's
+        tokenizer and processor
 Does    refuses bad rows one by one with line and reason, a file with too many of them whole, and checks the rest as a batch
-Writes  artifacts/validate/{train,heldout}/queries.parquet, quarantine.jsonl, and Great Expectations' pages in artifacts/validate-docs
+Writes  artifacts/validate/{train,heldout}/queries.parquet, expanded.parquet, quarantine.jsonl, and Great Expectations' pages in artifacts/validate-docs
 Alone   mmalign stage validate
 
 If both files contain an id, or the same media with the same prompt, the stage refuses the training row: held-out rows compare models, so that
@@ -26,6 +27,7 @@ from components.engine.result import StageResult
 from components.errors import UserError
 from components.preferences.record import CATEGORIES, Query, write_queries
 from components.preferences.release import READ_FIELDS
+from components.validation.expansions import write_expansions_of
 from components.validation.intake import HeldoutContent, Intake, Validator, content_key
 from components.validation.lengths import LengthCheck
 from components.validation.media import MediaFolder
@@ -49,7 +51,8 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
         shutil.rmtree(out, ignore_errors=True)
     (output / "quarantine.jsonl").unlink(missing_ok=True)
     _require_rows(train_file, checkout)
-    validator, lengths = _validator(settings, checkout, folder)
+    media, lengths = MediaFolder(folder), _lengths(settings, checkout, folder)
+    validator = Validator(settings.validate_, media, lengths)
     loaded = time.monotonic()
 
     intakes = []
@@ -82,11 +85,12 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
     warnings = _check_batch([*train, *heldout], settings, checkout.validation_pages)
     write_queries(output / "train" / "queries.parquet", train)
     write_queries(output / "heldout" / "queries.parquet", heldout)
+    expanded = write_expansions_of(train, folder, checkout.expanded, lengths)
     ended = time.monotonic()
     recorder.artifact(output / "quarantine.jsonl")
     recorder.artifact(checkout.validation_pages)
     return StageResult(
-        metrics=_metrics(train, heldout, intakes, refusals, lengths.longest, warnings),
+        metrics=_metrics(train, heldout, intakes, refusals, lengths.longest, warnings) | expanded,
         times={
             "load_seconds": loaded - started,
             "rows_seconds": read - loaded,
@@ -105,16 +109,14 @@ def _require_rows(path: Path, checkout: Checkout) -> None:
             raise UserError(f"{name} is empty: put one JSON object a row there (docs/data-format.md), or remove the file")
 
 
-def _validator(settings: Settings, checkout: Checkout, folder: Path) -> tuple[Validator, LengthCheck]:
+def _lengths(settings: Settings, checkout: Checkout, folder: Path) -> LengthCheck:
     base = checkout.root / settings.model.base
     if not (base / "config.json").is_file():
         raise UserError(f"model.base {settings.model.base} holds no config.json: set it in params.yaml to a checkpoint folder")
     from components.families.processing import Preprocessor
 
-    lengths = LengthCheck(
-        Preprocessor(base, folder, settings.model, settings.features), settings.reward.instruction, settings.model.max_length
-    )
-    return Validator(settings.validate_, MediaFolder(folder), lengths), lengths
+    preprocessor = Preprocessor(base, folder, settings.model, settings.features)
+    return LengthCheck(preprocessor, settings.reward.instruction, settings.model.max_length)
 
 
 def _report_unread(intake: Intake) -> None:

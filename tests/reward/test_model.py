@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from components.families.loading import load_model
 from components.families.processing import Preprocessor
 from components.reward.model import HEAD_FILE, RewardModel, ScoreHead, load_reward_model, new_reward_model
 from components.reward.scoring import judge_branch
 from components.trees.trees import Tree, build_batch
-from tests.tiny import pixels, queries
+from tests.tiny import pixels, preprocessor, queries
 
 
 def test_head_is_two_layers_with_silu_by_hand() -> None:
@@ -134,3 +136,25 @@ def test_reward_model_opens_with_the_attention_that_is_set(tmp_path: Path, rando
     opened = load_reward_model(tmp_path, "flex_attention")
     assert opened.model.config.text_config._attn_implementation == "flex_attention"
     assert load_reward_model(tmp_path).model.config.text_config._attn_implementation == "sdpa"
+
+
+def test_index_names_the_weights_and_not_the_head(tmp_path: Path, tiny_base: Path) -> None:
+    new_reward_model(load_model(tiny_base), seed=0).save(tmp_path, tiny_base)
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    weights = load_file(tmp_path / "model.safetensors")
+    assert index["weight_map"] == dict.fromkeys(weights, "model.safetensors")
+    assert index["metadata"]["total_size"] == sum(weight.numel() * weight.element_size() for weight in weights.values())
+    # The rule by which vLLM and SGLang choose files: all safetensors, without those that an index leaves out.
+    assert {path.name for path in tmp_path.glob("*.safetensors")} - {HEAD_FILE} == set(index["weight_map"].values())
+
+
+def test_folder_opens_in_plain_transformers_as_the_same_model(tmp_path: Path, tiny_base: Path) -> None:
+    reward = new_reward_model(load_model(tiny_base, dtype=torch.bfloat16), seed=0)
+    reward.save(tmp_path, tiny_base)
+    opened, report = AutoModelForImageTextToText.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values()), report
+    expected = reward.model.state_dict()
+    assert all(torch.equal(weight, expected[name]) for name, weight in opened.state_dict().items())
+    assert opened.dtype == torch.bfloat16
+    assert AutoProcessor.from_pretrained(tmp_path).chat_template == AutoProcessor.from_pretrained(tiny_base).chat_template
+    assert opened.generation_config.eos_token_id == preprocessor(tmp_path, tmp_path).end_id

@@ -1,4 +1,4 @@
-"""`mmalign model`: fetches a base model into the checkout, and verifies a fetched one."""
+"""`mmalign model`: fetches a base model into the checkout, verifies a fetched one, and says how to serve one."""
 
 from __future__ import annotations
 
@@ -58,6 +58,27 @@ def verify(
 
     count = verify_folder(folder, str(folder))
     print(json.dumps({"folder": str(folder), "files": count}) if as_json else f"{folder}: {count} files verified")
+
+
+@app.command("serve-command")
+def serve_command(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="a model of this checkout, such as artifacts/reward/model")],
+    role: Annotated[str | None, typer.Option("--as", metavar="SERVER", help="reward, base or aligned: its server in `endpoint`")] = None,
+) -> None:
+    """Print the command that serves a model by vLLM for `critique.engine` or `evaluate.engine: endpoint`."""
+    import shlex
+
+    from components.endpoints import serve_command as serving
+    from components.errors import UserError
+    from components.operations.environment import enter_checkout
+
+    target = (Path.cwd() / folder).resolve()
+    checkout = enter_checkout()
+    settings = checkout.settings()
+    if role is not None and role not in serving.ROLES:
+        raise UserError(f"--as is '{role}', and the servers are {', '.join(serving.ROLES)}")
+    environment, arguments = serving.serve_command(target, role or serving.role_of(target, settings, checkout), settings)
+    print(" ".join([*(f'{name}="{value}"' for name, value in environment.items()), shlex.join(arguments)]))
 
 
 def _shown(path: Path, checkout: Checkout) -> str:
