@@ -20,6 +20,7 @@ from transformers import DynamicCache
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from components.families.adapters import Root, family_of
+from components.families.loading import set_attention
 from components.features.embedding import embed
 
 
@@ -53,8 +54,9 @@ def generate(
     lengths = [len(root.input_ids) + len(suffix) for root, suffix in zip(roots, suffixes, strict=True)]
     order = sorted(range(len(roots)), key=lambda index: (-lengths[index], index))
     results: list[list[int]] = [[] for _ in roots]
-    was_training = model.training
+    was_training, attention_path = model.training, model.config.text_config._attn_implementation  # noqa: SLF001 -- no public name
     model.eval()
+    set_attention(model, "sdpa")  # transformers would compile its own flex attention anew as the rows grow, and on a CPU can't
     device = model.device
     sampling: dict[str, Any] = (
         {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
@@ -86,6 +88,7 @@ def generate(
             results[index] = tokens[: tokens.index(end_id)] if end_id in tokens else tokens
         if progress is not None:
             progress(min(start + batch_size, len(order)), len(order))
+    set_attention(model, attention_path)
     model.train(was_training)
     torch.random.set_rng_state(generator_state)
     return results
