@@ -8,6 +8,7 @@ Shapes: A position axes (1, or 3 for M-RoPE), L tokens, H hidden size of the lan
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -91,6 +92,17 @@ class FeatureSource(Protocol):
         ...
 
 
+def kinds_in(text: str, processor: Any, images: Sequence[Any], videos: Sequence[Any]) -> list[Kind]:
+    """The kinds of a rendered prompt's media, in its order. Raises ValueError unless `images` and `videos` are as many as their placeholders."""
+    marks: dict[str, Kind] = {processor.image_token: "image", processor.video_token: "video"}
+    kinds = [marks[mark] for mark in re.findall("|".join(map(re.escape, marks)), text)]
+    if (kinds.count("image"), kinds.count("video")) != (len(images), len(videos)):
+        raise ValueError(
+            f"the prompt has placeholders of {kinds.count('image')} images and {kinds.count('video')} videos, not of {len(images)} and {len(videos)}"
+        )
+    return kinds
+
+
 class Family(ABC):
     """The adapter of one family. It has no state, so that one instance serves every model."""
 
@@ -106,7 +118,7 @@ class Family(ABC):
     def encode(
         self, processor: Any, config: Any, text: str, images: Sequence[Picture], videos: Sequence[Frames], keys: Sequence[str]
     ) -> Root:
-        """Run the family's processor on a rendered prompt with its media, of one kind; `keys` name the media in order.
+        """Run the family's processor on a rendered prompt with its media; `keys` name the media in the prompt's order, whatever their kinds.
 
         The processor must not sample the frames again. Raises ValueError when prompt and media do not match.
         """
@@ -118,6 +130,10 @@ class Family(ABC):
     def structure(self, processor: Any) -> set[str]:
         """Tokens that write a prompt's media, beside the tokenizer's special ones: texts must not contain them."""
         return {processor.image_token, processor.video_token}
+
+    def replaced_tokens(self, processor: Any) -> set[str]:  # noqa: ARG002 -- for families with such tokens
+        """Tokens that the processor replaces by others, so that a model never reads them and they need no row of the embedding."""
+        return set()
 
     @abstractmethod
     def vision_tower(self, model: Any, media: Sequence[Medium]) -> list[VisionOutput]:

@@ -23,9 +23,17 @@ PROCESSOR_FILES = (
 )
 
 
+CONFIGURATIONS = ("config.json", "adapter_config.json")  # of a whole model, and of a folder of adapters
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a folder contains a model, whole or as adapters."""
+    return any((path / name).is_file() for name in CONFIGURATIONS)
+
+
 def model_digest(path: Path) -> str:
     """sha256 over the weights and the configuration of a checkpoint folder."""
-    return digest_folder(path, [p.name for p in path.iterdir() if p.suffix == ".safetensors" or p.name == "config.json"])
+    return digest_folder(path, [p.name for p in path.iterdir() if p.suffix == ".safetensors" or p.name in CONFIGURATIONS])
 
 
 def processor_digest(path: Path) -> str:

@@ -6,14 +6,13 @@ A video has the same placeholder as an image, a run of them a frame.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from components.errors import UserError
-from components.families.base import Family, Frames, Medium, Part, Picture, Projected, Root, VisionOutput
+from components.families.base import Family, Frames, Kind, Medium, Part, Picture, Projected, Root, VisionOutput, kinds_in
 
 TEXT_MODELS = ("qwen2", "qwen3")  # their forward takes a mask for each kind of layer
 
@@ -32,29 +31,34 @@ class InternVL(Family):
             )
 
     def encode(
-        self, processor: Any, config: Any, text: str, images: Sequence[Picture], videos: Sequence[Frames], keys: Sequence[str]
+        self,
+        processor: Any,
+        config: Any,  # noqa: ARG002 -- positions are plain here
+        text: str,
+        images: Sequence[Picture],
+        videos: Sequence[Frames],
+        keys: Sequence[str],
     ) -> Root:
-        """Tiles of each image or frames of each video (`pixel_values` [n, 3, H, W])."""
-        arguments: dict[str, Any] = {}
-        if images:
-            arguments["images"] = list(images)
-        if videos:
-            arguments["videos"] = list(videos)
-            arguments["do_sample_frames"] = False
-        encoded = processor(text=[text], return_tensors="pt", **arguments)
-        input_ids = tuple(encoded["input_ids"][0].tolist())
-        if not keys:
-            return Root(input_ids)
-        (placeholder,) = self.placeholder_ids(config)
-        runs = [len(list(run)) for is_placeholder, run in groupby(input_ids, placeholder.__eq__) if is_placeholder]
-        # The processor does not return the number of tiles, but each image is one run of placeholders.
-        counts = [run // processor.image_seq_length for run in runs] if images else [len(frames) for frames in videos]
-        pixels = torch.split(encoded["pixel_values"], counts)
-        kind: Any = "image" if images else "video"
-        return Root(
-            input_ids,
-            tuple(Medium(kind, key, {"pixel_values": tiles.contiguous()}) for key, tiles in zip(keys, pixels, strict=True)),
-        )
+        """Tiles of each image and frames of each video (`pixel_values` [n, 3, H, W]).
+
+        The processor reads the prompt piece by piece, each up to a medium: it can't stack videos of unequal length. A medium ends with a token
+        of its own, so the pieces have the tokens of the whole.
+        """
+        kinds = kinds_in(text, processor, images, videos)
+        marks: dict[Kind, str] = {"image": processor.image_token, "video": processor.video_token}
+        waiting = {"image": iter(images), "video": iter(videos)}
+        input_ids: list[int] = []
+        media = []
+        for kind, key in zip(kinds, keys, strict=True):
+            before, mark, text = text.partition(marks[kind])
+            medium = [next(waiting[kind])]
+            arguments: dict[str, Any] = {"images": medium} if kind == "image" else {"videos": medium, "do_sample_frames": False}
+            encoded = processor(text=[before + mark], return_tensors="pt", **arguments)
+            input_ids += encoded["input_ids"][0].tolist()
+            media.append(Medium(kind, key, {"pixel_values": encoded["pixel_values"].contiguous()}))
+        if text or not input_ids:
+            input_ids += processor(text=[text], return_tensors="pt")["input_ids"][0].tolist()
+        return Root(tuple(input_ids), tuple(media))
 
     def placeholder_ids(self, config: Any) -> tuple[int, ...]:
         """The one placeholder, of images and of frames."""
@@ -63,6 +67,10 @@ class InternVL(Family):
     def structure(self, processor: Any) -> set[str]:
         """The placeholders and the marks around a medium."""
         return {processor.image_token, processor.video_token, processor.start_image_token, processor.end_image_token}
+
+    def replaced_tokens(self, processor: Any) -> set[str]:
+        """The video's token: its frames are written as images."""
+        return {processor.video_token}
 
     def vision_tower(self, model: Any, media: Sequence[Medium]) -> list[VisionOutput]:
         """The vision tower's selected hidden states; one pass reads the tiles or frames of all media."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from components.families.base import Family, Frames, Medium, Part, Picture, Projected, Root, VisionOutput
+from components.families.base import Family, Frames, Kind, Medium, Part, Picture, Projected, Root, VisionOutput, kinds_in
 
 
 class LlavaOnevision(Family):
@@ -26,22 +28,29 @@ class LlavaOnevision(Family):
         videos: Sequence[Frames],
         keys: Sequence[str],
     ) -> Root:
-        """Tiles of each image (`pixel_values` [1, tiles, 3, H, W], `image_sizes` [1, 2]) or frames of each video."""
-        arguments: dict[str, Any] = {}
+        """Tiles of each image (`pixel_values` [1, tiles, 3, H, W], `image_sizes` [1, 2]), and frames of each video.
+
+        The processor says how many placeholders a medium takes; the prompt is tokenized once with all of them.
+        """
+        kinds = kinds_in(text, processor, images, videos)
+        read: dict[Kind, list[tuple[int, dict[str, Tensor]]]] = {"image": [], "video": []}  # number of placeholders, and tensors
         if images:
-            arguments["images"] = [list(images)]  # one sample: the processor reads several images without tiles
-        if videos:
-            arguments["videos"] = list(videos)
-            arguments["do_sample_frames"] = False
-        encoded = processor(text=[text], return_tensors="pt", **arguments)
-        media = []
-        for number, key in enumerate(keys):
-            if images:
-                tensors = {name: encoded[name][number : number + 1] for name in ("pixel_values", "image_sizes")}
-            else:
-                tensors = {"pixel_values_videos": encoded["pixel_values_videos"][number : number + 1]}
-            media.append(Medium("image" if images else "video", key, tensors))
-        return Root(tuple(encoded["input_ids"][0].tolist()), tuple(media))
+            # One sample: the processor reads several images without tiles. Lines hold their placeholders apart.
+            lines = "\n".join([processor.image_token] * len(images))
+            encoded = processor(text=[lines], images=[list(images)], return_tensors="pt")
+            runs = _runs(encoded["input_ids"][0].tolist(), processor.image_token_id)
+            for number, run in enumerate(runs):
+                read["image"].append((run, {name: encoded[name][number : number + 1] for name in ("pixel_values", "image_sizes")}))
+        for video in videos:  # one by one, since the processor can't stack videos of unequal length
+            encoded = processor(text=[processor.video_token], videos=[video], do_sample_frames=False, return_tensors="pt")
+            (run,) = _runs(encoded["input_ids"][0].tolist(), processor.video_token_id)
+            read["video"].append((run, {"pixel_values_videos": encoded["pixel_values_videos"]}))
+        order = [(kind, *media.pop(0)) for kind in kinds for media in [read[kind]]]
+        marks = {"image": processor.image_token, "video": processor.video_token}
+        expanded = iter([marks[kind] * run for kind, run, _ in order])
+        text = re.sub("|".join(map(re.escape, marks.values())), lambda _: next(expanded), text)
+        media = tuple(Medium(kind, key, tensors) for key, (kind, _, tensors) in zip(keys, order, strict=True))
+        return Root(tuple(processor.tokenizer(text)["input_ids"]), media)
 
     def placeholder_ids(self, config: Any) -> tuple[int, ...]:
         """Image and video placeholders."""
@@ -101,3 +110,8 @@ class LlavaOnevision(Family):
         """Real tiles or frames [n, 3, H, W]; there is no padding, since the processor read each prompt alone."""
         name = "pixel_values" if medium.kind == "image" else "pixel_values_videos"
         return medium.tensors[name][0].to(model.device, model.dtype)
+
+
+def _runs(tokens: list[int], placeholder: int) -> list[int]:
+    """Lengths of the runs of a placeholder."""
+    return [len(list(run)) for is_placeholder, run in groupby(tokens, placeholder.__eq__) if is_placeholder]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, GenerationConfig
 
 from components.errors import UserError
 from components.families import lora
@@ -23,6 +23,8 @@ from components.families.digests import PROCESSOR_FILES
 if TYPE_CHECKING:
     from components.config.model import ModelSettings
     from components.config.training import TrainingSettings
+
+GENERATION_FILE = "generation_config.json"
 
 
 def load_model(path: Path, *, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> Any:
@@ -78,8 +80,21 @@ def load_trainable(path: Path, model: ModelSettings, training: TrainingSettings)
 
 
 def save_model(model: Any, folder: Path, base: Path, state: dict[str, Tensor] | None = None) -> None:
-    """Write `model` (or `state` in its place) as safetensors with the processor files of `base`. Equal weights give equal bytes."""
-    model.save_pretrained(folder, state_dict=state)
+    """Write `model` (or `state` in its place) as safetensors with the processor files of `base`. Equal weights give equal bytes.
+
+    transformers refuses to write generation settings that contradict each other, and reads them: such a base's file is copied as it is.
+    """
+    generation = model.generation_config
+    try:
+        generation.validate(strict=True)
+    except ValueError:
+        model.generation_config = GenerationConfig()
+    try:
+        model.save_pretrained(folder, state_dict=state)
+    finally:
+        replaced, model.generation_config = model.generation_config is not generation, generation
+    if replaced:
+        shutil.copyfile(base / GENERATION_FILE, folder / GENERATION_FILE)
     _copy_processor(base, folder)
 
 
@@ -96,7 +111,6 @@ def save_trained(model: Any, folder: Path, base: Path) -> None:
     else:
         lora.save_adapters(model, folder, base)
         _copy_processor(base, folder)
-        shutil.copyfile(base / "config.json", folder / "config.json")  # AutoProcessor reads the family from it
 
 
 def _train_parts(model: Any, training: TrainingSettings) -> None:

@@ -3,6 +3,8 @@
 - peft injects the adapters in place: `model.model.language_model` and `model.lm_head` remain the same attributes. Head and vision tower get no
   adapters, since log-probs read the head in chunks.
 - A fresh adapter adds nothing (B is zero), so the untrained policy is the reference.
+- A folder of adapters is peft's own: a trained projector lies among its weights, as modules that peft replaces (`modules_to_save`). Beside it
+  lies no config.json, by which transformers would take the folder for a whole model.
 - Only training needs peft. Export and opening both merge by `weight + scale * B @ A` in fp32, so that they give the same bits.
 """
 
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from components.config.model import LoraSettings
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's own names
-PROJECTOR = "projector.safetensors"
 BASE = "base.json"
 PREFIX = "base_model.model."  # peft's prefix of a layer's name
 NAME = "default"  # of the adapter in peft's layers
@@ -88,20 +89,23 @@ def merged_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def save_adapters(model: Any, folder: Path, base: Path) -> None:
-    """Write the adapters, a trained projector, and the path and digest of their base. Equal weights give equal bytes."""
+    """Write the adapters, a trained projector, and the path and digest of their base. Equal weights give equal bytes.
+
+    peft and transformers read the base's path from the working directory, which in a stage is the checkout; `base_of` reads it from `folder`.
+    """
     tensors = {}
     for name, layer in _layers(model).items():
         for part, weight in (("lora_A", layer.lora_A[NAME].weight), ("lora_B", layer.lora_B[NAME].weight)):
             tensors[f"{PREFIX}{name}.{part}.weight"] = weight.detach().cpu().contiguous()
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    where = os.path.relpath(base, folder)
-    config = {key: sorted(value) if isinstance(value, set) else value for key, value in model.peft_config[NAME].to_dict().items()}
-    write_json(folder / CONFIG, config | {"base_model_name_or_path": where, "inference_mode": True})
     projector = _projector(model)
-    if any(parameter.requires_grad for parameter in projector.values()):
-        trained = {name: parameter.detach().cpu().contiguous() for name, parameter in projector.items()}
-        save_file(trained, folder / PROJECTOR, metadata={"format": "pt"})
-    write_json(folder / BASE, {"path": where, "digest": model_digest(base)})
+    trained = any(parameter.requires_grad for parameter in projector.values())
+    if trained:
+        tensors |= {f"{PREFIX}{name}": parameter.detach().cpu().contiguous() for name, parameter in projector.items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    config = {key: sorted(value) if isinstance(value, set) else value for key, value in model.peft_config[NAME].to_dict().items()}
+    config |= {"base_model_name_or_path": os.path.relpath(base), "inference_mode": True}
+    write_json(folder / CONFIG, config | {"modules_to_save": _projector_modules(model) if trained else None})
+    write_json(folder / BASE, {"path": os.path.relpath(base, folder), "digest": model_digest(base)})
 
 
 def is_adapters(folder: Path) -> bool:
@@ -130,9 +134,9 @@ def merge_folder(model: Any, folder: Path) -> None:
         down, up = (tensors[f"{name}.lora_{letter}.weight"].to(weight.device) for letter in "AB")
         with _writable(weight):
             weight.copy_(_merged(weight, down, up, config["lora_alpha"] / config["r"]))
-    if (folder / PROJECTOR).is_file():
-        for name, value in load_file(folder / PROJECTOR).items():
-            parameter = model.get_parameter(name)
+    for name, value in tensors.items():
+        if ".lora_" not in name:
+            parameter = model.get_parameter(name.removeprefix(PREFIX))
             with _writable(parameter):
                 parameter.copy_(value)
 
@@ -154,6 +158,16 @@ def _projector(model: Any) -> dict[str, nn.Parameter]:
     members = family_of(model.config).modules(model)["projector"]
     own = {id(p) for member in members for p in ([member] if isinstance(member, nn.Parameter) else member.parameters())}
     return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in own}
+
+
+def _projector_modules(model: Any) -> list[str]:
+    """The names of the projector's modules, each of the modules of a list. peft loads parameters of no module by their names alone."""
+    members = family_of(model.config).modules(model)["projector"]
+    single = [
+        one for member in members if isinstance(member, nn.Module) for one in (member if isinstance(member, nn.ModuleList) else [member])
+    ]
+    own = {id(module) for module in single}
+    return [name for name, module in model.named_modules() if id(module) in own]
 
 
 def _layers(model: nn.Module) -> dict[str, Any]:

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoProcessor
 
 from components.errors import UserError
+from components.families import lora
 from components.families.adapters import Family, FeatureSource, Root, family_of
 from components.families.outlines import Outlines, Size
 from components.files import digest_bytes
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 QUESTION_MARK, RESPONSE_MARK, CRITIQUE_MARK = "\x01question\x01", "\x01response\x01", "\x01critique\x01"
 CACHED_TEXTS = 10_000  # texts whose tokens stay in memory: a query's responses are asked for several times, a data set's are too many
 CACHED_OUTLINES = 64  # roots without pixels that stay in memory, for callers who ask again for each response
+OPENED_TAG = re.compile(r"<([A-Za-z_]+)>(?!.*</\1>)", re.DOTALL)
 BLANK_GRAY = 128  # the value of every pixel of a blanked image: the middle of the range, which the processor maps to about 0
 
 
@@ -43,9 +46,11 @@ class Preprocessor:
     def __init__(self, base: Path, media_root: Path, model: ModelSettings, features: FeatureSettings) -> None:
         self.processor: Any = AutoProcessor.from_pretrained(base, local_files_only=True)
         self.tokenizer: Any = self.processor.tokenizer
-        self.config: Any = AutoConfig.from_pretrained(base, local_files_only=True)
+        whole = lora.base_of(base) if lora.is_adapters(base) else base
+        self.config: Any = AutoConfig.from_pretrained(whole, local_files_only=True)
         self.family: Family = family_of(self.config)
         self.base = base
+        self._refuse_tokens_without_row()
         self.media_root = media_root
         self.features: FeatureSource | None = None  # components.features.cache sets it after the fill
         self.max_frames = model.max_frames
@@ -151,13 +156,40 @@ class Preprocessor:
     @lru_cache(maxsize=8)  # noqa: B019 -- a process has one or two preprocessors, as long as it lives
     def _policy_template(self, kind: str | None) -> tuple[str, str]:
         head, tail = self._cut(self._render(kind, QUESTION_MARK, None), QUESTION_MARK)
+        self._refuse_thought(tail)
         return head, tail
 
     @lru_cache(maxsize=8)  # noqa: B019 -- see above
     def _judge_template(self, kind: str | None) -> tuple[str, str, str]:
         rendered = self._render(kind, QUESTION_MARK + RESPONSE_MARK, CRITIQUE_MARK)
         head, between, end = self._cut(rendered, QUESTION_MARK + RESPONSE_MARK, CRITIQUE_MARK)
+        self._refuse_thought(between)
         return head, between, end
+
+    def _refuse_thought(self, opening: str) -> None:
+        """Raises UserError for an assistant's opening with a tag that stays open: answers would be trained as the inside of a thought."""
+        tags = [tag for tag in OPENED_TAG.findall(opening) if f"<{tag}>" not in self.family.structure(self.processor)]
+        if tags:
+            raise UserError(
+                f"the chat template of {self.base} opens a thought (<{tags[0]}>) before the answer and leaves it open, so answers would be "
+                "trained inside the thought: set model.base in params.yaml to a checkpoint that answers at once (an -Instruct one), or close "
+                f"the thought in the template with </{tags[0]}>"
+            )
+
+    def _refuse_tokens_without_row(self) -> None:
+        """Raises UserError for a tokenizer with a token that the embedding has no row for, unless the processor never lets it through."""
+        rows = self.config.text_config.vocab_size
+        added = {number: token.content for number, token in self.tokenizer.added_tokens_decoder.items()}
+        replaced = self.family.replaced_tokens(self.processor)
+        without = [f"{token!r} ({number})" for number, token in sorted(added.items()) if number >= rows and token not in replaced]
+        if self.tokenizer.vocab_size > rows:
+            without = [f"{self.tokenizer.vocab_size - rows} ordinary tokens", *without]
+        if without:
+            raise UserError(
+                f"the tokenizer of {self.base} has more tokens than the embedding has rows ({rows}): {', '.join(without[:3])} "
+                f"{'has' if len(without) == 1 else 'have'} none. Resize the embedding (resize_token_embeddings) and save the model again, or take "
+                "the tokenizer that belongs to the model"
+            )
 
     def _cut(self, rendered: str, *marks: str) -> list[str]:
         """The pieces between the marks. Raises UserError unless each mark occurs once."""

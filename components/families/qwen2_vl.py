@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from components.families.base import Family, Frames, Kind, Medium, Part, Picture, Projected, Root, VisionOutput
+from components.families.base import Family, Frames, Kind, Medium, Part, Picture, Projected, Root, VisionOutput, kinds_in
 from components.families.mrope import Grid, mrope_positions
 
 # The record has no frame times. Qwen's own tools sample videos at this rate, so the models were trained with it.
@@ -33,6 +33,7 @@ class Qwen2VL(Family):
         self, processor: Any, config: Any, text: str, images: Sequence[Picture], videos: Sequence[Frames], keys: Sequence[str]
     ) -> Root:
         """Patches of each medium (`pixel_values` [patches, C * T * P * P]) and its grid in patches (`image_grid_thw` [1, 3])."""
+        kinds = kinds_in(text, processor, images, videos)
         arguments: dict[str, Any] = {}
         if images:
             arguments["images"] = list(images)
@@ -42,15 +43,13 @@ class Qwen2VL(Family):
         input_ids = tuple(encoded["input_ids"][0].tolist())
         if not keys:
             return Root(input_ids)
-        kind: Kind = "image" if images else "video"
-        grids_M3 = encoded[GRID[kind]]
-        pixels = torch.split(encoded[PIXELS[kind]], grids_M3.prod(-1).tolist())
-        media = tuple(
-            Medium(kind, key, {PIXELS[kind]: patches.contiguous(), GRID[kind]: grid[None]})
-            for key, patches, grid in zip(keys, pixels, grids_M3, strict=True)
-        )
+        present: list[Kind] = [kind for kind in ("image", "video") if kind in kinds]
+        tensors = {kind: iter(self._tensors(kind, encoded)) for kind in present}
+        grids = {kind: iter(self._grids(config, kind, encoded)) for kind in present}
+        media = tuple(Medium(kind, key, next(tensors[kind])) for kind, key in zip(kinds, keys, strict=True))
         placeholders = set(self.placeholder_ids(config))
-        return Root(input_ids, media, mrope_positions([token in placeholders for token in input_ids], self._grids(config, kind, encoded)))
+        ordered = [grid for kind in kinds for grid in next(grids[kind])]
+        return Root(input_ids, media, mrope_positions([token in placeholders for token in input_ids], ordered))
 
     def placeholder_ids(self, config: Any) -> tuple[int, ...]:
         """Image and video placeholders."""
@@ -114,11 +113,18 @@ class Qwen2VL(Family):
         """Each merger's input [tokens, patches a token * D], from the outputs under `_caught`."""
         return [outputs.pooler_output]
 
-    def _grids(self, config: Any, kind: Kind, encoded: Any) -> list[Grid]:
-        """Grids of the media's tokens, in their order."""
+    @staticmethod
+    def _tensors(kind: Kind, encoded: Any) -> list[dict[str, Tensor]]:
+        """Patches and grid of each medium of a kind."""
+        grids_M3 = encoded[GRID[kind]]
+        pixels = torch.split(encoded[PIXELS[kind]], grids_M3.prod(-1).tolist())
+        return [{PIXELS[kind]: patches.contiguous(), GRID[kind]: grid[None]} for patches, grid in zip(pixels, grids_M3, strict=True)]
+
+    def _grids(self, config: Any, kind: Kind, encoded: Any) -> list[list[Grid]]:
+        """The grids of each medium of a kind: one, or several with text between them."""
         side = config.vision_config.spatial_merge_size
         return [
-            Grid(time, height // side, width // side, self._interval(config, kind, encoded, number))
+            [Grid(time, height // side, width // side, self._interval(config, kind, encoded, number))]
             for number, (time, height, width) in enumerate(encoded[GRID[kind]].tolist())
         ]
 

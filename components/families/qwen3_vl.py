@@ -29,7 +29,7 @@ class Qwen3VL(Qwen2VL):
     def _levels(self, outputs: Any) -> list[Tensor]:
         return [outputs.pooler_output, *outputs.deepstack_features]
 
-    def _grids(self, config: Any, kind: Kind, encoded: Any) -> list[Grid]:
+    def _grids(self, config: Any, kind: Kind, encoded: Any) -> list[list[Grid]]:
         """Every frame of a video has its own grid, after the text with its time."""
         grids = super()._grids(config, kind, encoded)
-        return [Grid(1, grid.height, grid.width) for grid in grids for _ in range(grid.time)]
+        return [[Grid(1, grid.height, grid.width) for _ in range(grid.time)] for (grid,) in grids]

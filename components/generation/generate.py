@@ -49,18 +49,16 @@ def generate(
     lengths = [len(root.input_ids) + len(suffix) for root, suffix in zip(roots, suffixes, strict=True)]
     order = sorted(range(len(roots)), key=lambda index: (-lengths[index], index))
     results: list[list[int]] = [[] for _ in roots]
-    was_training = model.training
-    model.eval()
     writing = Writing(max_new_tokens, end_id, temperature=temperature)
     write = _by_transformers if family_of(model.config).axes == 1 else _by_loop
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        written = write(model, [roots[index] for index in chosen], [suffixes[index] for index in chosen], writing)
-        for index, tokens in zip(chosen, written, strict=True):
-            results[index] = tokens
-        if progress is not None:
-            progress(min(start + batch_size, len(order)), len(order))
-    model.train(was_training)
+    with as_it_decodes(model):  # transformers would compile its own flex attention anew as the rows grow, and on a CPU can't
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            written = write(model, [roots[index] for index in chosen], [suffixes[index] for index in chosen], writing)
+            for index, tokens in zip(chosen, written, strict=True):
+                results[index] = tokens
+            if progress is not None:
+                progress(min(start + batch_size, len(order)), len(order))
     torch.random.set_rng_state(generator_state)
     return results
 
@@ -89,6 +87,5 @@ def _by_transformers(model: Any, roots: Sequence[Root], suffixes: Sequence[Seque
 
 
 def _by_loop(model: Any, roots: Sequence[Root], suffixes: Sequence[Sequence[int]], writing: Writing) -> list[list[int]]:
-    with as_it_decodes(model):
-        continued = Batch(model, roots, range(len(roots)), suffixes, writing).run(SingleProcess(), lambda _tokens, _slots: None)
+    continued = Batch(model, roots, range(len(roots)), suffixes, writing).run(SingleProcess(), lambda _tokens, _slots: None)
     return [row.tokens for row in continued]

@@ -23,7 +23,7 @@ from filelock import FileLock
 from components.checkout import Checkout
 from components.config.settings import Settings
 from components.errors import StageFault, UserError
-from components.families.digests import model_digest
+from components.families.digests import is_checkpoint, model_digest
 from components.processes.marks import checkout_mark
 from components.registry.files import ModelFiles, in_dvc
 from components.registry.packaging import WEIGHTS, ModelName, build, serving_settings
@@ -136,7 +136,7 @@ class Registry:
 
         `run_id` is the model's run, or None. A whole version contains everything that a server needs.
         """
-        if not (folder / "config.json").is_file():
+        if not is_checkpoint(folder):
             raise UserError(f"{folder} contains no model to register as {name}: run the stage that writes it")
         settings = self.checkout.settings()
         digest = model_digest(folder)

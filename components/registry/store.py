@@ -11,7 +11,7 @@ from typing import Any
 
 from components.checkout import Checkout
 from components.errors import StageFault
-from components.families.digests import model_digest
+from components.families.digests import is_checkpoint, model_digest
 from components.registry.packaging import ModelName
 from components.registry.versions import CHECKOUT, DIGEST, MODEL_NAME
 from components.tracking.store import connect, tracking_uri
@@ -112,4 +112,4 @@ def check_weights(folder: Path, digest: str) -> None:
 
 def holds_weights(folder: Path, digest: str) -> bool:
     """Whether a folder contains the model of the digest."""
-    return (folder / "config.json").is_file() and model_digest(folder) == digest
+    return is_checkpoint(folder) and model_digest(folder) == digest
