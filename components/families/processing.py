@@ -96,6 +96,13 @@ class Preprocessor:
         special = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         return sorted({*self.tokenizer.all_special_tokens, *special, *self.family.structure(self.processor)})
 
+    def refuse_unusable_template(self) -> None:
+        """Raises UserError for a chat template that can't write what training needs."""
+        for kind in (None, "image", "video"):
+            self._policy_template(kind)
+            self._judge_template(kind)
+        _ = self.end_id
+
     def root_tokens(self, query: Query, instruction: str) -> tuple[int, int]:
         """Lengths in tokens of the policy's and the judge's root."""
         return len(self.policy_root(query).input_ids), len(self.judge_root(query, instruction).input_ids)
