@@ -112,6 +112,13 @@ class Preprocessor:
         special = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         return sorted({*self.tokenizer.all_special_tokens, *special, *self.family.structure(self.processor)})
 
+    def refuse_unusable_template(self) -> None:
+        """Raises UserError for a chat template that can't write what training needs."""
+        for kind in (None, "image", "video"):
+            self._policy_template(kind)
+            self._judge_template(kind)
+        _ = self.end_id
+
     def _tokens(self, text: str) -> list[int]:
         # Text from data must never become a special token. Every pass over the data needs the same responses.
         tokens = self._texts.get(text)

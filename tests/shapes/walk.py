@@ -66,7 +66,7 @@ def make_walk(folder: Path, profile: str, **changes: dict[str, Any]) -> Slice:
     """A checkout with the profile's data and the settings of `mmalign configure --profile`, but for REDUCED and `changes`."""
     base = Path(yaml.safe_load((ROOT / PROFILES / f"{profile}.yaml").read_text())["model"]["base"])
     (name,) = (name for name, published in table().items() if published.profile == profile)
-    bed = build(name, folder / "bed" / base.name)
+    bed = build(name, folder / "bed" / base.name, head=8)
     made = make_slice(folder, bed, write_data, {})
     shutil.rmtree(made.root / "data/base")  # the checkout has the profile's base alone
     words = [f"{section}.{key}={value}" for section, keys in _merged(REDUCED, changes).items() for key, value in _leaves(keys)]

@@ -50,14 +50,42 @@ def fetch(
 
 @app.command("verify")
 def verify(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="a fetched model")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="a checkpoint")],
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
 ) -> None:
-    """Compare a fetched model with the checksums of its fetch."""
+    """Compare a checkpoint with the checksums of its fetch, and with what the checkpoint of its profile publishes. Exit code 2 for differences."""
+    from components.families.hub import compare
+    from components.families.hub.files import CONFIG, check_folder
+    from components.families.hub.manifest import MANIFEST
     from components.families.hub.manifest import verify as verify_folder
+    from components.files import read_json
 
-    count = verify_folder(folder, str(folder))
-    print(json.dumps({"folder": str(folder), "files": count}) if as_json else f"{folder}: {count} files verified")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    where = str(folder)
+    count = verify_folder(folder, where) if (folder / MANIFEST).is_file() or not (folder / CONFIG).is_file() else None
+    check_folder(folder, where)
+    published = compare.published_of(folder, read_json(folder / CONFIG))
+    faults = compare.faults(folder)
+    differences = compare.differences(folder, published) if published is not None and not faults else []
+    if as_json:
+        listed = [{"field": one.field, "is": one.value, "expected": one.expected} for one in differences]
+        values = {"folder": where, "files": count, "profile": published.profile if published else None, "faults": faults}
+        print(json.dumps({**values, "differences": listed}, indent=2, default=str))
+    else:
+        print(f"{where}: {'no fetch made it, so it has no checksums' if count is None else f'{count} files verified'}")
+        for fault in faults:
+            print(f"refused: {fault}")
+        if published is None:
+            print("no profile has this checkpoint: its files, tokenizer and chat template were checked, its settings were not compared")
+        else:
+            guessed = {field.name for field in published.guessed}
+            for one in differences:
+                mark = " (guessed)" if one.field.split(": ")[-1] in guessed else ""
+                print(f"{one.field}: {one.value!r}, expected {one.expected!r}{mark}")
+            if not faults:
+                print(f"{len(differences)} differences from the checkpoint of the profile {published.profile} (docs/checkpoints.md)")
+    if faults or differences:
+        raise typer.Exit(2)
 
 
 @app.command("serve-command")
