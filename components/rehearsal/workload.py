@@ -23,7 +23,10 @@ ASSUMED_IMAGE = (640, 480)  # pixels, where no data exist yet
 
 @dataclass(frozen=True)
 class Workload:
-    """Counts of the rows of data.jsonl, and the mean costs of a query's medium. `queries` is 0 where no data exist yet."""
+    """Counts of the rows of data.jsonl, and the mean costs of a query's medium. `queries` is 0 where no data exist yet.
+
+    `responses` and `media` count those of held-out rows too: their log-probs, critiques and features are stored as well.
+    """
 
     queries: int
     responses: int
@@ -39,12 +42,13 @@ def read_workload(checkout: Checkout, settings: Settings, model: Architecture) -
     """Read the rows' texts and the pixels of a sample of their media."""
     folder = checkout.preferences
     limits = processor_limits(checkout.root / settings.model.base)
-    rows = list(_rows(folder))
+    rows = list(_rows(folder, "data.jsonl", "dpo_pairs.jsonl"))
     if not rows:
         medium = image_size(model, *ASSUMED_IMAGE, limits)
         return Workload(0, 0, 0, 0.0, 0.0, medium, "no rows in data/preferences: a query with one image of 640 x 480 is assumed")
     texts = [(_text(row), _answers(row)) for row in rows]
-    media = sorted({path for row in rows if (path := row.get("image") or row.get("video"))})
+    heldout = list(_rows(folder, "heldout.jsonl"))
+    media = sorted({path for row in (*rows, *heldout) if (path := row.get("image") or row.get("video"))})
     step = max(1, len(media) // SAMPLED_MEDIA)
     sizes = [size for path in media[::step] if (size := medium_size(folder / path, settings, model, limits)) is not None]
     medium = _mean(sizes) if sizes else MediumSize(0, 0, 0)
@@ -53,13 +57,14 @@ def read_workload(checkout: Checkout, settings: Settings, model: Architecture) -
     prompt = sum(length for length, _ in texts) / len(rows) / CHARACTERS_A_TOKEN
     tokens = prompt + answers + with_media * medium.tokens
     source = f"{len(rows):,} rows and {len(media):,} media of data/preferences, pixels of {len(sizes):,} of them"
-    responses = sum(len(_outputs(row)) for row in rows)
+    responses = sum(len(_outputs(row)) for row in (*rows, *heldout))
     share = 1.0 if (folder / "heldout.jsonl").is_file() else 1 - settings.validate_.heldout_share
     return Workload(len(rows), responses, len(media), tokens, answers, medium, source, share)
 
 
-def _rows(folder: Path) -> Iterator[Mapping[str, Any]]:
-    for name in ("data.jsonl", "dpo_pairs.jsonl"):
+def _rows(folder: Path, *names: str) -> Iterator[Mapping[str, Any]]:
+    """The rows of the first of the named files that exists."""
+    for name in names:
         if (folder / name).is_file():
             with (folder / name).open(encoding="utf-8") as stream:
                 for line in stream:

@@ -124,6 +124,17 @@ def test_few_small_pictures_take_their_own_pixels(tmp_path: Path, count: int) ->
     assert plan.stages["align"].host["pixels"] == expected
 
 
+def test_heldout_media_and_responses_take_disk_too(tmp_path: Path) -> None:
+    data = tmp_path / "data/preferences"
+    data.mkdir(parents=True)
+    write_base(tmp_path / "data/base")
+    for name, images in (("data", "ab"), ("heldout", "bc")):
+        rows = [{"question": "q", "models_output": ["a", "b", "c"], "image": f"{image}.png"} for image in images]
+        (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    workload = make_plan(settings(), Checkout(tmp_path), None).workload
+    assert (workload.queries, workload.responses, workload.media, workload.training_share) == (2, 12, 3, 1.0)
+
+
 def test_features_above_limit_are_noted(tmp_path: Path) -> None:
     from PIL import Image
 

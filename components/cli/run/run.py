@@ -89,9 +89,8 @@ def run(  # noqa: PLR0913 -- each option of the command is an argument
         require_base(Situation(checkout, settings))  # before data/ is hashed and the graph is read
         state = data_state(checkout)
         check_removals(state, accept=accept_data)
-        steps = (
-            None if state.missing and not accept_data else plan(checkout, text)
-        )  # what the missing data make stale shows once they are here
+        # What data that are yet to fetch make stale shows once they are here.
+        steps = None if state.missing and not accept_data else plan(checkout, text)
         to_run = stages_to_run(steps, tuple(stages))
         require(Situation(checkout, settings, to_run, state, bundled_rows), lambda words: print(words, flush=True))
         if text is not None:

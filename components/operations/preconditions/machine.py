@@ -60,11 +60,16 @@ def disk(situation: Situation) -> Finding:
         f"{size(volume.free)} free for {_folders(volume, situation.checkout.root)}, and a run still writes {size(volume.needed)}"
         for volume in volumes
     )
-    if any(volume.free < 2 * (volume.needed + RESERVE_BYTES) for volume in volumes):
+    if any(volume.free < volume.needed + _growth(volume) + RESERVE_BYTES for volume in volumes):
         return warning(
-            f"{usage}: a run fits, and perhaps no second one", "mmalign clean; or move DVC's cache to a larger disk: dvc cache dir PATH"
+            f"{usage}: this run fits, the next one does not", "mmalign clean; or move DVC's cache to a larger disk: dvc cache dir PATH"
         )
     return ok(usage)
+
+
+def _growth(volume: Volume) -> int:
+    """Bytes that every run adds for good: its outputs in DVC's cache. Checkpoints go, features stay, and outputs are replaced."""
+    return sum(entry.bytes for entry in volume.entries if entry.what.startswith("outputs") and "DVC's cache" in entry.what)
 
 
 def _folders(volume: Volume, root: Path) -> str:

@@ -8,7 +8,8 @@ import pytest
 
 from components.operations.preconditions.machine import deadlines, disk, gpus
 from components.processes.slots.gpus import VISIBLE
-from components.rehearsal.ledger import ledger
+from components.rehearsal.ledger import RESERVE_BYTES, ledger
+from components.stages import STAGE_NAMES
 from components.storage import space
 from tests.operations.preconditions.conftest import Situated
 
@@ -42,8 +43,9 @@ def test_stage_that_would_pass_its_deadline_is_a_problem(situated: Situated) -> 
 
 
 def test_full_disk_is_a_problem_and_a_nearly_full_one_a_warning(situated: Situated, monkeypatch: pytest.MonkeyPatch) -> None:
-    for free, state in ((100e9, "ok"), (1.5e9, "warning"), (0.2e9, "problem")):
-        monkeypatch.setattr(space.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=int(free)))
+    (volume,) = ledger(situated().plan, situated().checkout, STAGE_NAMES, None)
+    for free, state in ((int(100e9), "ok"), (volume.needed + RESERVE_BYTES, "warning"), (int(0.2e9), "problem")):
+        monkeypatch.setattr(space.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
         assert disk(situated()).state == state
     finding = disk(situated())
     assert finding.text.startswith("too little disk for .mmalign/scratch, mlruns, artifacts/reward and ")
