@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from components.config.settings import Settings
@@ -26,17 +27,17 @@ class OneModel:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._opened: tuple[Path, nn.Module] | None = None
+        self._opened: tuple[tuple[Path, Opener[Any]], nn.Module] | None = None
 
     def open(self, folder: Path, ranks: Ranks, opener: Opener[Model]) -> Model:
-        """The model in `folder` as `opener` opens it; a folder is always opened by the same one."""
-        if self._opened is None or self._opened[0] != folder:
+        """The model in `folder` as `opener` opens it."""
+        if self._opened is None or self._opened[0] != (folder, opener):
             self._opened = None  # ahead of the next one
             with heartbeat.work(f"opening {folder.name}"):
                 model = opener(folder, ranks, self._settings)
             inner = vision_language_model(model)
             progress.follow(model, None if inner is None else vars(inner).get("zero_engine"))
-            self._opened = folder, model
+            self._opened = (folder, opener), model
         return self._opened[1]  # type: ignore[return-value]  # what `opener` returned for this folder
 
     def weights_in_path(self, *, vision_tower: bool) -> int:
@@ -57,7 +58,15 @@ class OneModel:
 
 def open_policy(folder: Path, ranks: Ranks, settings: Settings) -> Any:
     """The vision-language model in `folder`, on this rank's device."""
-    dtype = inference_dtype(settings)
+    return _open(folder, ranks, settings, inference_dtype(settings))
+
+
+def open_in_fp32(folder: Path, ranks: Ranks, settings: Settings) -> Any:
+    """The vision-language model in `folder` with the weights that a training under autocast holds."""
+    return _open(folder, ranks, settings, torch.float32)
+
+
+def _open(folder: Path, ranks: Ranks, settings: Settings, dtype: torch.dtype) -> Any:
     with ranks.opening(dtype):
         model = load_model(folder, attention=settings.model.attention, dtype=dtype)
     return ranks.move(model)

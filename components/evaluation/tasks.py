@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from components.alignment.log_probs import LogProbTask
+from components.alignment.log_probs import LogProbTask, computed_in
 from components.checkout import Checkout
 from components.closures import code_digest
 from components.config.settings import Settings
@@ -181,7 +181,7 @@ def policy_tasks(settings: Settings, checkout: Checkout, arguments: dict[str, st
         keys = [digest_bytes("answer", context, answering, *_identity(query)) for query in queries]
         tasks.append(AnswerTask(label=f"answers of the {name} policy", unit="query", keys=keys, **shared))
         if name != "base":
-            lengths = f"{settings.training.row_tokens} {settings.evaluate.threads}"
+            lengths = f"{settings.training.row_tokens} {settings.evaluate.threads} {computed_in(settings)}"
             keys = [digest_bytes("log-probs", context, lengths, *_identity(query), *(r.text for r in query.responses)) for query in queries]
             tasks.append(LogProbTask(label=f"log-probs under the {name} policy", unit="query", keys=keys, **shared))
     return tasks
