@@ -44,9 +44,9 @@ class LogProbTask(InferenceTask):
             ((_, values),) = score_batches(model, trees, [range(len(trees))], row_tokens, pad_id, self.work.add)
         return values
 
-    def parameters(self) -> int:
-        """The model's."""
-        return self.models.weights_in_path(vision_tower=self.preprocessor.features is None)
+    def operations(self) -> float:
+        """Of the model's passes."""
+        return self.models.operations(self.work)
 
     def log_probs(self) -> list[list[LogProb]]:
         """What was computed, query by query."""

@@ -52,9 +52,9 @@ class CritiqueTask(InferenceTask):
         reward = self.models.open(self.folder, ranks, open_reward_model)
         return judge_together(reward, self.preprocessor, [self.queries[item] for item in items], self.settings, ranks, self.work)
 
-    def parameters(self) -> int:
-        """The reward model's."""
-        return self.models.weights_in_path(vision_tower=self.preprocessor.features is None)
+    def operations(self) -> float:
+        """Of the model's passes."""
+        return self.models.operations(self.work)
 
     def judgements(self) -> list[list[CritiqueScore]]:
         """What was computed, query by query."""

@@ -12,9 +12,9 @@ from torch import nn
 from components.config.settings import Settings
 from components.engine import progress
 from components.engine.groups import vision_language_model
-from components.engine.partitions import size
+from components.engine.inference_task import Work
+from components.engine.operations import operations_of
 from components.engine.ranks import Ranks, inference_dtype
-from components.families.adapters import family_of
 from components.families.loading import load_model
 from components.processes import heartbeat
 
@@ -40,20 +40,9 @@ class OneModel:
             self._opened = (folder, opener), model
         return self._opened[1]  # type: ignore[return-value]  # what `opener` returned for this folder
 
-    def weights_in_path(self, *, vision_tower: bool) -> int:
-        """Number of weights that a token meets in the vision-language model that is open, the vision tower's among them where it runs.
-
-        0 without a model.
-        """
-        if self._opened is None:
-            return 0
-        model = vision_language_model(self._opened[1])
-        counts = {id(parameter): size(parameter) for parameter in model.parameters()}
-        if not vision_tower:
-            for owner in family_of(model.config).modules(model)["tower"]:
-                for parameter in owner.parameters() if isinstance(owner, nn.Module) else [owner]:
-                    counts[id(parameter)] = 0
-        return sum(counts.values())
+    def operations(self, work: Work) -> int:
+        """Floating-point operations of passes of the language model that is open; 0 without a model."""
+        return 0 if self._opened is None else operations_of(self._opened[1]).forward(work.tokens, work.targets, work.pairs)
 
 
 def open_policy(folder: Path, ranks: Ranks, settings: Settings) -> Any:

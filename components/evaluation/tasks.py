@@ -46,9 +46,9 @@ class _ModelTask(InferenceTask):
     folder: Path
     settings: Settings
 
-    def parameters(self) -> int:
-        """The model's."""
-        return self.models.weights_in_path(vision_tower=self.preprocessor.features is None)
+    def operations(self) -> float:
+        """Of the model's passes."""
+        return self.models.operations(self.work)
 
 
 @dataclass
