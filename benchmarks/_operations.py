@@ -1,7 +1,6 @@
 """Counts the floating-point operations of a training step on a tree from its shapes, for MFU.
 
-The count includes only necessary operations: of attention the token pairs that the mask allows, and no recomputation. A product of matrices
-[m, k] and [k, n] takes 2 * m * k * n operations; backward takes twice as many as forward.
+components/engine/operations.py says what counts of the language model; projector and vision tower, which a benchmark's step runs, are added.
 """
 
 from __future__ import annotations
@@ -9,22 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks._models import PATCH, Shape
+from components.engine.operations import Operations, Weights
+from components.trees.trees import tree_pairs
 
 VIEWS = 2  # a base view and a tile
 FORWARD_AND_BACKWARD = 3
 
 
-def tree_pairs(root: int, branches: Sequence[int]) -> int:
-    """Token pairs whose second token attends to the first."""
-    return root * (root + 1) // 2 + sum(root * tokens + tokens * (tokens + 1) // 2 for tokens in branches)
-
-
-def language_operations(shape: Shape, tokens: int, pairs: int, targets: int) -> int:
-    """Forward of the language model on `tokens` tokens, with its head at `targets` positions."""
-    head_size = shape.hidden // shape.heads
-    projections = 2 * shape.hidden**2 + 2 * shape.hidden * shape.key_value_heads * head_size
-    layer = 2 * tokens * (projections + 3 * shape.hidden * shape.intermediate) + 4 * pairs * shape.hidden
-    return shape.layers * layer + 2 * targets * shape.hidden * shape.vocabulary
+def language_operations(shape: Shape) -> Operations:
+    """Of the language model with all its weights trained, as the engine counts them."""
+    projections = 2 * shape.hidden**2 + 2 * shape.hidden * shape.key_value_heads * (shape.hidden // shape.heads)
+    layers, head = shape.layers * (projections + 3 * shape.hidden * shape.intermediate), shape.hidden * shape.vocabulary
+    return Operations(Weights(layers, layers), Weights(head, head), shape.layers * shape.hidden)
 
 
 def vision_operations(shape: Shape) -> int:
@@ -43,5 +38,5 @@ def projector_operations(shape: Shape) -> int:
 def step_operations(shape: Shape, root: int, branches: Sequence[int]) -> int:
     """Forward and backward of a policy with a frozen vision tower on one tree; a store gives the reference log-probs."""
     tokens, targets = root + sum(branches), sum(branches)
-    trained = language_operations(shape, tokens, tree_pairs(root, branches), targets) + projector_operations(shape)
-    return FORWARD_AND_BACKWARD * trained + vision_operations(shape)
+    language = language_operations(shape).training(tokens, targets, tree_pairs(root, branches))
+    return language + FORWARD_AND_BACKWARD * projector_operations(shape) + vision_operations(shape)

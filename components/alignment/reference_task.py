@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.alignment.log_probs import LogProbTask
+from components.alignment.log_probs import LogProbTask, computed_in
 from components.alignment.reference_store import Context, ReferenceStore, store_key
 from components.checkout import Checkout
 from components.closures import code_digest
 from components.config.settings import Settings
 from components.engine.models import OneModel
-from components.engine.ranks import inference_dtype
 from components.families.digests import model_digest, processor_digest
 from components.families.processing import Preprocessor
 from components.features.cache import attach_features
@@ -65,7 +64,7 @@ def reference_context(settings: Settings, base: Path, preprocessor: Preprocessor
         model=model_digest(base),
         processor=processor_digest(base),
         template=digest_bytes(str(preprocessor.processor.chat_template)),
-        dtype=str(inference_dtype(settings)).removeprefix("torch."),
+        dtype=computed_in(settings),
         max_length=settings.model.max_length,
         max_frames=settings.model.max_frames,
         row_tokens=settings.training.row_tokens,

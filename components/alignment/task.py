@@ -25,6 +25,7 @@ from components.alignment.step_metrics import Metrics, as_metrics, step_metrics
 from components.checkout import IN_CHECKOUT, Checkout
 from components.config.settings import Settings
 from components.engine import partitions
+from components.engine.ranks import policy_autocast
 from components.engine.task import EpochContext, Step, TrainingTask
 from components.errors import UserError
 from components.families.loading import load_trainable, save_trained
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
     from components.config.alignment import AlignmentSettings
 
 PROBE_QUERIES = 4  # whose reference log-probs are computed again before training
-# Nats for a response of 50 tokens, in proportion for longer ones. On the bundled base fp32 sums differ by 2e-5 between batch shapes; bf16 ones
-# by 0.03, and by 0.35 from those of fp32 weights, which DDP trains. An aligned model's differ from its base's by 15 (median).
+# Nats for a response of 50 tokens, in proportion for longer ones. On the bundled base fp32 sums differ by 2e-5 between batch shapes, bf16 ones
+# by 0.03. An aligned model's differ from its base's by 15 (median).
 PROBE_TOLERANCE = {"fp32": 1e-3, "bf16": 0.5}
 RUNNING_MARGIN = "running_margin"  # what every checkpoint carries under beta_dpo
 
@@ -256,7 +257,8 @@ class AlignmentTask(TrainingTask):
         probe, tolerance = self.order[:PROBE_QUERIES].tolist(), PROBE_TOLERANCE[self.settings.training.precision]
         trees = [self._tree(index, self.queries[index]) for index in probe]
         batches = [list(range(len(trees)))]
-        with partitions.whole(self.model.model):
+        autocast = policy_autocast(self.settings.training)
+        with partitions.whole(self.model.model), torch.autocast(self.model.model.device.type, autocast, enabled=autocast is not None):
             scored = list(score_batches(self.model.model, trees, batches, self.settings.training.row_tokens, self.preprocessor.end_id))
         for _, results in scored:
             for index, computed in zip(probe, results, strict=True):

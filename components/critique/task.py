@@ -62,9 +62,9 @@ class CritiqueTask(InferenceTask):
         queries = [self.queries[item] for item in items]
         return judge_together(reward, self.preprocessor, queries, self.settings, ranks, self.work, self.served)
 
-    def parameters(self) -> int:
-        """The reward model's."""
-        return self.models.weights_in_path(vision_tower=self.preprocessor.features is None)
+    def operations(self) -> float:
+        """Of the model's passes."""
+        return self.models.operations(self.work)
 
     def judgements(self) -> list[list[CritiqueScore]]:
         """What was computed, query by query."""

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from components.checkout import Checkout
 from components.engine import partitions
-from components.engine.ranks import RankContext, set_up_ranks
+from components.engine.ranks import RankContext, policy_autocast, set_up_ranks
 from components.errors import UserError
 from components.files import read_json
 
@@ -91,7 +91,7 @@ class Ddp(Backend):
 
     def __init__(self, training: TrainingSettings) -> None:
         super().__init__(training, set_up_ranks(deepspeed=False, seconds=COLLECTIVE_SECONDS))
-        self.autocast = torch.bfloat16 if training.precision == "bf16" else None
+        self.autocast = policy_autocast(training)
 
     def _wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self.module, self.optimizer = module.to(self.context.device), optimizer

@@ -26,7 +26,7 @@ from components.engine import ops
 from components.engine.inference_task import InferenceTask
 from components.engine.launcher import ARGUMENTS, SETTINGS, fault_of, rank_environment, run_ranks
 from components.engine.ranks import Ranks, inference_section
-from components.engine.throughput import INFERENCE, Meter, peak_memory_gb, summarise
+from components.engine.throughput import Meter, peak_memory_gb, summarise
 from components.files import read_json, write_json
 from components.processes import heartbeat
 from components.processes.stalls import Stalls
@@ -183,7 +183,7 @@ def _compute_on_ranks(
     if code != 0 or len(ends) != section.ranks:
         raise fault_of(scratch, launch.stage, code)
     left = [read_json(path) for path in ends]
-    meters = [Meter(end["parameters"], INFERENCE, end["tokens"], end["slots"], end["seconds"]) for end in left]
+    meters = [Meter(end["tokens"], end["slots"], end["seconds"], end["operations"]) for end in left]
     return _times(meters, [end["peak_gb"] for end in left]) | {"startup_seconds": max(end["startup_seconds"] for end in left)}
 
 
@@ -203,10 +203,10 @@ def compute_shares(tasks: Sequence[InferenceTask], ranks: Ranks, scratch: Path) 
             if share:
                 meters.append(meter_of(task, time.monotonic() - started))
     return {
-        "parameters": max((meter.parameters for meter in meters), default=0),
         "tokens": sum(meter.tokens for meter in meters),
         "slots": sum(meter.slots for meter in meters),
         "seconds": sum(meter.seconds for meter in meters),
+        "operations": sum(meter.operations for meter in meters),
         "peak_gb": peak_memory_gb(),
     }
 
@@ -241,14 +241,14 @@ class Bars:
 
 def meter_of(task: InferenceTask, seconds: float) -> Meter:
     """What a task has run, in `seconds`."""
-    return Meter(task.parameters(), INFERENCE, task.work.tokens, task.work.slots, seconds)
+    return Meter(task.work.tokens, task.work.slots, seconds, task.operations())
 
 
 def _joined(meters: Sequence[Meter]) -> Meter:
-    """One meter for tasks that ran one after another; parameters are those of the larger model."""
-    whole = Meter(max(meter.parameters for meter in meters), INFERENCE)
+    """One meter for tasks that ran one after another."""
+    whole = Meter()
     for meter in meters:
-        whole.add(meter.tokens, meter.slots, meter.seconds)
+        whole.add(meter.tokens, meter.slots, meter.seconds, meter.operations)
     return whole
 
 

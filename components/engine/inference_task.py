@@ -24,15 +24,19 @@ class Store(Protocol):
 
 @dataclass
 class Work:
-    """Counts what the model was run on: `tokens` in `slots` positions of a batch."""
+    """Counts what the model was run on: `tokens` in `slots` positions of a batch, `targets` of the head, `pairs` of attention."""
 
     tokens: int = 0
     slots: int = 0
+    targets: int = 0
+    pairs: int = 0
 
-    def add(self, tokens: int, slots: int) -> None:
-        """Count a pass over `slots` positions, of which `tokens` held a token."""
+    def add(self, tokens: int, slots: int, targets: int = 0, pairs: int = 0) -> None:
+        """Count a pass over `slots` positions, of which `tokens` held a token; what is not counted of head and attention makes MFU smaller."""
         self.tokens += tokens
         self.slots += slots
+        self.targets += targets
+        self.pairs += pairs
 
 
 @dataclass
@@ -62,8 +66,8 @@ class InferenceTask(ABC):
         """The value of each item, as JSON holds it. Counts what it runs in `work`."""
 
     @abstractmethod
-    def parameters(self) -> int:
-        """Number of weights in a token's way, once the model is open."""
+    def operations(self) -> float:
+        """Floating-point operations of the passes that `work` counts, once the model is open."""
 
     def finish(self) -> None:  # noqa: B027 - most stores write at once
         """Called when no batch is left for this process, or its run is ended early: what waits to be written has to go out."""

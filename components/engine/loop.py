@@ -26,11 +26,12 @@ from components.engine.backends import Backend, set_up_backend
 from components.engine.checkpoints import PREFIX, Checkpoint
 from components.engine.curves import CURVES, PLAN, CurveFile
 from components.engine.groups import decayed_names, parameter_groups
-from components.engine.loss_module import LossModule, give_vision_gradients, occupancy
+from components.engine.loss_module import LossModule, give_vision_gradients, occupancy, trees_of
+from components.engine.operations import operations_of
 from components.engine.outcome import announce, finish, log_line
 from components.engine.schedule import Schedule, seed_everything
 from components.engine.task import EpochContext, Step, TrainingRank, TrainingTask, check_plan, overrides
-from components.engine.throughput import peak_memory_gb, training_meter
+from components.engine.throughput import Meter, peak_memory_gb
 from components.files import write_json
 from components.processes import heartbeat
 
@@ -86,7 +87,7 @@ class Loop:
         steps = task.epoch_plan(0)
         check_plan(steps, self.world, len(steps))
         self.schedule = Schedule.plan(len(steps), task.epochs, optimisation.max_steps, optimisation.warmup_share)
-        self.meter = training_meter(task.model)
+        self.meter, self.operations = Meter(), operations_of(task.model)
         self.moving = health.MovingWeights(task.model)
         if training.engine == "deepspeed" and self.world > 1:
             give_vision_gradients(task.model)
@@ -165,6 +166,7 @@ class Loop:
         losses: list[Tensor] = []
         parts: list[dict[str, Tensor]] = []
         occupied: list[Tensor] = []
+        targets = pairs = 0
         for index, micro in enumerate(micros):
             with self.backend.accumulating(last=index == len(micros) - 1):
                 heartbeat.enter(f"forward of micro-batch {index + 1}", step + 1)
@@ -176,6 +178,8 @@ class Loop:
             losses.append(loss.detach())
             parts.append(metrics)
             occupied.append(occupancy(batch).to(loss.device))
+            for trees in trees_of(batch):
+                targets, pairs = targets + len(trees.target_T), pairs + trees.attended
         heartbeat.enter("the sum over ranks", step + 1)
         tokens_slots = torch.stack(occupied).sum(0)
         total, sums, (tokens, slots) = self._reduce(losses, parts, tokens_slots)
@@ -187,7 +191,7 @@ class Loop:
         norm = self.backend.step(factor)
         health.check_gradient(step, epoch, norm)
         own_tokens, own_slots = tokens_slots.tolist()
-        self.meter.add(own_tokens, own_slots, time.perf_counter() - began)
+        self.meter.add(own_tokens, own_slots, time.perf_counter() - began, self.operations.training(own_tokens, targets, pairs))
         return {
             "step": step + 1,
             "epoch": epoch + 1,

@@ -56,9 +56,14 @@ def in_fp32(value: Any) -> Any:
     return value
 
 
+def trees_of(batch: dict[str, Any]) -> list[TreeBatch]:
+    """A micro-batch's packed trees."""
+    return [value for value in batch.values() if isinstance(value, TreeBatch)]
+
+
 def occupancy(batch: dict[str, Any]) -> Tensor:
     """[tokens, slots] of a micro-batch's packed trees; zeros where it has none."""
-    trees = [value.tree_RL for value in batch.values() if isinstance(value, TreeBatch)]
+    trees = [value.tree_RL for value in trees_of(batch)]
     filled = sum(((tree_RL != PADDING).sum() for tree_RL in trees), start=torch.zeros((), dtype=torch.long))
     return torch.stack([filled, filled.new_tensor(sum(tree_RL.numel() for tree_RL in trees))])
 

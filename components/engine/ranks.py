@@ -20,6 +20,7 @@ import torch
 from torch import distributed
 
 from components.config.settings import Settings
+from components.config.training import TrainingSettings
 
 LOCKSTEP_SECONDS = 1800  # how long a rank of inference waits for another: a batch at most
 _CONFIGURATIONS: dict[torch.dtype, Any] = {}
@@ -168,8 +169,16 @@ def inference_section(settings: Settings, stage: str) -> Any:
 
 
 def inference_dtype(settings: Settings) -> torch.dtype:
-    """The dtype in which frozen models run: that of training, so that a policy and its reference are compared in one."""
+    """The dtype in which frozen models run: that of training. Of log-probs that training compares with its own, see `policy_autocast`."""
     return torch.bfloat16 if settings.training.precision == "bf16" else torch.float32
+
+
+def policy_autocast(training: TrainingSettings) -> torch.dtype | None:
+    """What a policy's forward pass autocasts to in training, over fp32 weights; None where it computes in its weights' dtype.
+
+    Its reference is computed alike: with bf16 weights in place of fp32 ones, log-probs would differ by tenths of a nat before the first step.
+    """
+    return torch.bfloat16 if training.engine == "ddp" and training.precision == "bf16" else None
 
 
 def _zero_settings(dtype: torch.dtype) -> dict[str, Any]:

@@ -8,13 +8,7 @@ from __future__ import annotations
 import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from torch import nn
-
-# Floating-point operations a parameter and token: forward, gradient of its input, gradient of its weight where it is trained.
-TRAINING, FROZEN, INFERENCE = 6, 4, 2
 BYTES_PER_GB = 1e9
 
 # Dense bf16 operations a second by part of the device's name, the longer names first (NVIDIA's data sheets).
@@ -23,25 +17,21 @@ PEAK_OPERATIONS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H20
 
 @dataclass
 class Meter:
-    """Counts what one process has run.
+    """Counts what one process has run; `operations` as components/engine/operations.py counts them."""
 
-    `parameters` are those in a token's way through the model (all of them, a frozen tower whose output is cached left out); `operations`
-    a parameter and token are TRAINING or INFERENCE, or between where some are frozen.
-    """
-
-    parameters: int
-    operations: float = TRAINING
     tokens: int = 0
     slots: int = 0
     seconds: float = 0.0
+    operations: float = 0.0
 
-    def add(self, tokens: int, slots: int, seconds: float) -> None:
-        """Count `slots` positions of the batch, `tokens` of which held a token, that took `seconds`."""
+    def add(self, tokens: int, slots: int, seconds: float, operations: float) -> None:
+        """Count `slots` positions of the batch, `tokens` of which held a token, that took `seconds` and so many operations."""
         if not 0 <= tokens <= slots:
             raise ValueError(f"{tokens} tokens do not fit into {slots} slots")
         self.tokens += tokens
         self.slots += slots
         self.seconds += seconds
+        self.operations += operations
 
     def summary(self) -> dict[str, float | None]:
         """Figures of this process alone: see `summarise`."""
@@ -57,7 +47,7 @@ def summarise(meters: Sequence[Meter], peaks_gb: Sequence[float]) -> dict[str, f
     tokens, slots = sum(meter.tokens for meter in meters), sum(meter.slots for meter in meters)
     seconds = max(meter.seconds for meter in meters)
     peak = peak_operations()
-    operations = sum(meter.operations * meter.parameters * meter.tokens for meter in meters)
+    operations = sum(meter.operations for meter in meters)
     return {
         "tokens_per_second": tokens / seconds if tokens and seconds else None,
         "padding_share": 1 - tokens / slots if slots else None,
@@ -83,18 +73,3 @@ def peak_operations() -> float | None:
         return None
     name = torch.cuda.get_device_name()
     return next((peak for part, peak in PEAK_OPERATIONS.items() if part in name), None)
-
-
-def training_meter(model: nn.Module) -> Meter:
-    """The meter of a training of `model`. A frozen vision tower is no part of a token's way: its output comes from the cache, or costs once."""
-    from components.engine.groups import vision_language_model
-    from components.engine.partitions import size
-    from components.families.adapters import family_of
-
-    inner = vision_language_model(model)
-    vision_tower: list[Any] = [] if inner is None else family_of(inner.config).modules(inner)["tower"]
-    left_out = {id(parameter) for module in vision_tower for parameter in module.parameters() if not parameter.requires_grad}
-    counted = [parameter for parameter in model.parameters() if id(parameter) not in left_out]
-    parameters = sum(size(parameter) for parameter in counted)
-    operations = sum(size(parameter) * (TRAINING if parameter.requires_grad else FROZEN) for parameter in counted)
-    return Meter(parameters, operations / max(1, parameters))

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from components.alignment.log_probs import LogProbTask
+from components.alignment.log_probs import LogProbTask, computed_in
 from components.checkout import Checkout
 from components.closures import code_digest
 from components.config.settings import Settings
@@ -50,9 +50,9 @@ class _ModelTask(InferenceTask):
     folder: Path
     settings: Settings
 
-    def parameters(self) -> int:
-        """The model's."""
-        return self.models.weights_in_path(vision_tower=self.preprocessor.features is None)
+    def operations(self) -> float:
+        """Of the model's passes."""
+        return self.models.operations(self.work)
 
 
 @dataclass
@@ -208,7 +208,7 @@ def policy_tasks(settings: Settings, checkout: Checkout, arguments: dict[str, st
         keys = [digest_bytes("answer", context, answering, *writing, *_identity(query)) for query in queries]
         tasks.append(AnswerTask(label=f"answers of the {name} policy", unit="query", keys=keys, served=served, **shared))
         if name != "base":
-            lengths = f"{settings.training.row_tokens} {settings.evaluate.threads}"
+            lengths = f"{settings.training.row_tokens} {settings.evaluate.threads} {computed_in(settings)}"
             keys = [digest_bytes("log-probs", context, lengths, *_identity(query), *(r.text for r in query.responses)) for query in queries]
             tasks.append(LogProbTask(label=f"log-probs under the {name} policy", unit="query", keys=keys, **shared))
     return tasks

@@ -23,7 +23,7 @@ from components.processes.heartbeat import Reader, Sign, file_of
 
 STALL_SECONDS = float(os.environ.get("MMALIGN_STALL_SECONDS", "120"))  # of silence after which ranks are ended
 LONGEST_WAIT = 30.0  # seconds between two checks that count as silence at most: this process may have been stopped itself
-BUSY = 0.05  # share of a core that a rank on a CPU uses while it computes, at least
+BUSY = 0.02  # share of a core that a rank on a CPU uses while it computes, at least: one that waits uses a tenth of that
 
 
 @dataclass(frozen=True)

@@ -58,5 +58,5 @@ def write_and_score(
     return [(text, scores[number]) for number, text in enumerate(texts)]
 
 
-def _ignore(tokens: int, slots: int) -> None:
+def _ignore(*_counts: int) -> None:
     pass

@@ -44,7 +44,7 @@ def score(
     instruction: str,
     blank: bool = False,
     step: Lockstep | None = None,
-    count: Count = lambda _tokens, _slots: None,
+    count: Count = lambda *_: None,
 ) -> list[float]:
     """The score of each item, in order. `blank` scores over a grey image of the same size.
 
@@ -68,7 +68,7 @@ def score(
         batch = build_batch([trees[index] for index in batch_trees], SCORING_ROW_TOKENS, reward.model.device, preprocessor.end_id)
         scores = reward(batch).score_K.tolist()
         if number < len(batches):
-            count(sum(lengths[index] for index in batch_trees), batch.input_ids_RL.numel())
+            count(sum(lengths[index] for index in batch_trees), batch.input_ids_RL.numel(), len(batch.target_T), batch.attended)
             members = [index for tree in batch_trees for index in groups[tree]]
             for index, value in zip(members, scores, strict=True):
                 values[index] = value

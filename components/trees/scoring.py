@@ -13,7 +13,7 @@ from components.trees.logprobs import TreeModel, branch_tokens
 from components.trees.planning import plan_batches
 from components.trees.trees import Branch, Tree, build_batch, tree_tokens
 
-Count = Callable[[int, int], None]  # gets the tokens of every pass and the slots of its batch
+Count = Callable[..., None]  # gets the tokens of every pass and the slots of its batch, and where they are counted its targets and pairs
 SCORING_ROWS = 16  # packed rows in one forward pass without gradients
 
 
@@ -39,7 +39,7 @@ def score_batches(
     batches: Sequence[Sequence[int]],
     row_tokens: int,
     pad_id: int,
-    count: Count = lambda _tokens, _slots: None,
+    count: Count = lambda *_: None,
 ) -> Iterator[tuple[Sequence[int], list[list[tuple[float, int]]]]]:
     """For each batch, its tree indices and each tree's (log-prob sum, tokens) a branch."""
     reader = TreeModel(model).eval()
@@ -47,6 +47,6 @@ def score_batches(
         chosen = [trees[index] for index in batch_indices]
         batch = build_batch(chosen, row_tokens, model.device, pad_id)
         sums, tokens = reader(batch).tolist(), branch_tokens(batch).tolist()
-        count(sum(tree.tokens for tree in chosen), batch.input_ids_RL.numel())
+        count(sum(tree.tokens for tree in chosen), batch.input_ids_RL.numel(), len(batch.target_T), batch.attended)
         flat = iter(zip(sums, tokens, strict=True))
         yield batch_indices, [[next(flat) for _ in tree.branches] for tree in chosen]

@@ -58,6 +58,7 @@ class TreeBatch:
     branch_T: Tensor  # branch number of target t
     last_K: Tensor  # flat index of each branch's last token
     branches: int
+    attended: int  # pairs of tokens of which the second attends to the first
     roots: list[Root]  # in the order of their placeholders in the flattened rows
 
     def mask_R1LL(self, dtype: torch.dtype) -> Tensor:
@@ -74,6 +75,11 @@ class TreeBatch:
 def tree_tokens(root: int, branches: Sequence[int]) -> int:
     """Length of a tree with these lengths of root and branches."""
     return root + sum(branches)
+
+
+def tree_pairs(root: int, branches: Sequence[int]) -> int:
+    """Token pairs of a tree with these lengths whose second token attends to the first."""
+    return root * (root + 1) // 2 + sum(root * tokens + tokens * (tokens + 1) // 2 for tokens in branches)
 
 
 def pack_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -185,6 +191,7 @@ def build_batch(trees: Sequence[Tree], row_tokens: int, device: torch.device | s
         branch_T=torch.cat(owners).to(device),
         last_K=last.to(device),
         branches=first_branch[-1],
+        attended=sum(tree_pairs(len(tree.root.input_ids), [len(branch.input_ids) for branch in tree.branches]) for tree in trees),
         roots=[trees[item].root for row in rows for item in row],
     )
 

@@ -20,6 +20,8 @@ from components.alignment.task import AlignmentTask
 from components.checkout import Checkout
 from components.config.settings import Settings, load_settings
 from components.critique.stage import write_judgements
+from components.engine.loss_module import LossModule
+from components.engine.ranks import policy_autocast
 from components.engine.task import EpochContext
 from components.errors import UserError
 from components.families.loading import load_model
@@ -28,14 +30,15 @@ from components.trees.scoring import policy_tree
 from tests.tiny import preprocessor, queries, save_checkout
 from tests.trees.test_trees import separate_log_prob
 
+JUDGEMENTS = [[("", -1.5 * response.rank + 0.1 * number) for number, response in enumerate(query.responses)] for query in queries()]
+
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_media: Path) -> Path:
     root = tmp_path_factory.mktemp("checkout")
     settings = save_checkout(root, tiny_base, tiny_media, training={"ranks": 1, "row_tokens": 300, "batch_rows": 1})
     reference_stage.run(settings, Checkout(root))
-    judgements = [[("", -1.5 * response.rank + 0.1 * number) for number, response in enumerate(query.responses)] for query in queries()]
-    write_judgements(root / "artifacts/critique/train.parquet", queries(), judgements)
+    write_judgements(root / "artifacts/critique/train.parquet", queries(), JUDGEMENTS)
     return root
 
 
@@ -314,3 +317,21 @@ def test_the_stage_ends_with_the_log_probs_of_the_policy(checkout: Path) -> None
         tree = policy_tree(preprocessor(task.base, checkout / "data/preferences"), query)
         expected = [separate_log_prob(task.model.model, tree.root, branch).item() for branch in tree.branches]
     assert [log_probs[query.id, number] for number in range(len(query.responses))] == pytest.approx(expected, rel=1e-5)
+
+
+def test_reference_under_ddp_in_bf16_is_computed_as_its_policy(tmp_path: Path, tiny_base: Path, tiny_media: Path) -> None:
+    settings = save_checkout(
+        tmp_path, tiny_base, tiny_media, training={"engine": "ddp", "precision": "bf16", "row_tokens": 300, "ranks": 1}
+    )
+    reference_stage.run(settings, Checkout(tmp_path))
+    write_judgements(tmp_path / "artifacts/critique/train.parquet", queries(), JUDGEMENTS)
+    task = AlignmentTask(settings, Checkout(tmp_path))
+    assert {parameter.dtype for parameter in task.model.parameters()} == {torch.float32}
+    module = LossModule(task, policy_autocast(settings.training))
+    differences = []
+    for micro in task.epoch_plan(0)[0].micros[0]:
+        batch = task.batch(micro)
+        with torch.no_grad():
+            outputs = module(batch, outputs_alone=True)
+        differences.append((outputs.log_prob_K - batch["batch"].reference_K).abs().max())
+    assert float(torch.stack(differences).max()) < 1e-3

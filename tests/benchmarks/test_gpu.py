@@ -11,10 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import gpu
 from benchmarks._models import TRIAL, build_model, build_processor, build_task
-from benchmarks._operations import language_operations, projector_operations, tree_pairs, vision_operations
+from benchmarks._operations import language_operations, projector_operations, vision_operations
+from components.engine.operations import operations_of
 from components.families.adapters import family_of
 from components.trees.logprobs import TreeModel
-from components.trees.trees import build_batch
+from components.trees.trees import build_batch, tree_pairs
 
 
 def counted(work: Any) -> int:
@@ -31,7 +32,8 @@ def test_operations_equal_torch_counts() -> None:
     vision = counted(lambda: family_of(model.config).vision_tower(model, task.root.media))
     tokens = task.tree.tokens
     # torch counts the whole square of attention, masked or not.
-    language = language_operations(TRIAL, tokens, tokens**2, 3 * 8)
+    language = language_operations(TRIAL).forward(tokens, 3 * 8, tokens**2)
+    assert language == operations_of(model).forward(tokens, 3 * 8, tokens**2)
     assert vision == vision_operations(TRIAL)
     assert counted(lambda: TreeModel(model)(batch)) == language + projector_operations(TRIAL) + vision
 

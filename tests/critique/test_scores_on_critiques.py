@@ -163,7 +163,7 @@ def test_decoder_and_scorer_get_the_settings_and_the_step(
     scripted = Scripted(monkeypatch, [row(tiny_preprocessor, text, None) for text in ("a", "bb", "ccc")])
     step, passes = Neighbour(wants=False), []
 
-    def count(tokens: int, slots: int) -> None:
+    def count(tokens: int, slots: int, *_: int) -> None:
         passes.append((tokens, slots))
 
     write_all(writer, tiny_preprocessor, blank=blank, step=step, count=count)
@@ -193,7 +193,7 @@ def test_rank_with_all_scores_scores_one_more_for_its_neighbour(
 
 def test_written_scores_are_those_of_a_pass_over_the_text(writer: RewardModel, tiny_preprocessor: Preprocessor) -> None:
     passes: list[tuple[int, int]] = []
-    judgements = write_all(writer, tiny_preprocessor, count=lambda *counts: passes.append(counts))
+    judgements = write_all(writer, tiny_preprocessor, count=lambda *counts: passes.append(counts[:2]))
     for (query, response), (critique, value) in zip(ITEMS, judgements, strict=True):
         assert critique == greedy(writer, tiny_preprocessor, query, response, LIMIT)
         root = tiny_preprocessor.judge_root(query, "Judge.")

@@ -27,8 +27,9 @@ from components.engine.inference import (
 )
 from components.engine.inference_task import InferenceTask, Work
 from components.engine.ranks import Ranks
-from components.engine.throughput import INFERENCE
+from components.engine.throughput import Meter
 from components.errors import StageFault
+from components.processes.stalls import Stalls
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,8 +72,8 @@ class Doubles(InferenceTask):
     def size(self, item: int) -> int:
         return self.numbers[item]
 
-    def parameters(self) -> int:
-        return self.weights
+    def operations(self) -> float:
+        return 2.0 * self.weights * self.work.tokens
 
     def finish(self) -> None:
         self.ended += 1
@@ -196,17 +197,17 @@ def test_an_item_counts_one_unit_unless_its_task_says_otherwise() -> None:
 
 def test_work_adds_up_passes() -> None:
     work = Work()
-    assert (work.tokens, work.slots) == (0, 0)
-    work.add(3, 8)
+    assert work == Work(0, 0, 0, 0)
+    work.add(3, 8, 2, 6)
     work.add(2, 4)
-    assert (work.tokens, work.slots) == (5, 12)
+    assert work == Work(tokens=5, slots=12, targets=2, pairs=6)
 
 
 def test_a_meter_holds_what_a_task_has_run() -> None:
     task = doubles(Memory(), [5], [])
     task.work.add(30, 40)
     meter = meter_of(task, 2.5)
-    assert (meter.parameters, meter.operations, meter.tokens, meter.slots, meter.seconds) == (10, INFERENCE, 30, 40, 2.5)
+    assert meter == Meter(tokens=30, slots=40, seconds=2.5, operations=2 * 10 * 30)
 
 
 # a run in this process
@@ -238,12 +239,12 @@ def test_a_run_measures_padding_and_time_over_its_tasks(tmp_path: Path, monkeypa
     assert times == pytest.approx({"tokens_per_second": 106 / 8, "padding_share": 1 - 106 / 208, "compute_seconds": 8.0})
 
 
-def test_one_meter_for_several_tasks_has_the_larger_model() -> None:
+def test_one_meter_adds_up_several_tasks() -> None:
     small, large = doubles(Memory(), [1], []), replace(doubles(Memory(), [1], []), weights=30)
     small.work.add(1, 2)
     large.work.add(3, 5)
     joined = engine._joined([meter_of(small, 1.0), meter_of(large, 2.0)])
-    assert (joined.parameters, joined.operations, joined.tokens, joined.slots, joined.seconds) == (30, INFERENCE, 4, 7, 3.0)
+    assert joined == Meter(tokens=4, slots=7, seconds=3.0, operations=2 * (10 * 1 + 30 * 3))
 
 
 def test_a_run_with_nothing_to_do_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +280,8 @@ class Launcher:
         self.scratch, self.ends, self.code = scratch, ends, code
         self.polls = 0
 
-    def __call__(self, options: list[str], *, ranks: int, environment: dict[str, str], poll: Any) -> int:
+    def __call__(self, options: list[str], *, ranks: int, environment: dict[str, str], poll: Any, stalls: Stalls) -> int:
+        assert stalls.folder == self.scratch
         self.call = (options, ranks, environment)
         self.written = {path.name: json.loads(path.read_text()) for path in self.scratch.glob("*.json")}
         for rank, end in enumerate(self.ends):
@@ -288,7 +290,7 @@ class Launcher:
         return self.code
 
 
-END = {"startup_seconds": 1.0, "parameters": 10, "tokens": 30, "slots": 40, "seconds": 2.0, "peak_gb": 0.5}
+END = {"startup_seconds": 1.0, "operations": 600.0, "tokens": 30, "slots": 40, "seconds": 2.0, "peak_gb": 0.5}
 
 
 @pytest.fixture

@@ -41,8 +41,8 @@ class Squares(InferenceTask):
     def size(self, item: int) -> int:
         return 10 if self.numbers[item] > 5 else 1
 
-    def parameters(self) -> int:
-        return 7
+    def operations(self) -> float:
+        return 14.0 * self.work.tokens
 
 
 def squares(cache: ContentCache, numbers: list[int], poison: int | None = None) -> Squares:

@@ -20,8 +20,10 @@ from components.engine import launch as launch_module
 from components.engine.checkpoints import COMMITTED, FINISHED, commit, training_key
 from components.engine.curves import CURVES, PLAN, last_metrics
 from components.engine.inference import Launch, compute_shares, run_tasks, share_out
+from components.engine.inference_task import Work
 from components.engine.launch import launch
 from components.engine.models import OneModel, open_policy
+from components.engine.operations import operations_of
 from components.engine.ranks import RankContext, Ranks
 from components.errors import StageFault, UserError
 from components.files import read_json, write_json
@@ -167,7 +169,7 @@ def test_ranks_compute_their_shares_and_note_their_progress(tmp_path: Path) -> N
         assert task.seen == [[1]]
         assert cache.find(["1", "9"]) == {"1": 1}
     assert (tmp_path / "progress-1.jsonl").read_text() == "[0, 1]\n"
-    assert (end["parameters"], end["tokens"], end["slots"]) == (7, 2, 3)
+    assert (end["operations"], end["tokens"], end["slots"]) == (28.0, 2, 3)
 
 
 def test_batch_that_only_keeps_ranks_in_step_stores_nothing(tmp_path: Path) -> None:
@@ -191,7 +193,14 @@ def test_spread_tasks_hand_their_ranks_plan_and_arguments(
         seen.update(options, plan=read_json(scratch / "plan.json"), arguments=read_json(scratch / "arguments.json"))
         poll()
         for rank in range(2):
-            end = {"parameters": 7, "tokens": 10 + rank, "slots": 20, "seconds": 2.0 + rank, "peak_gb": 0.5, "startup_seconds": 1.0 + rank}
+            end = {
+                "operations": 140.0,
+                "tokens": 10 + rank,
+                "slots": 20,
+                "seconds": 2.0 + rank,
+                "peak_gb": 0.5,
+                "startup_seconds": 1.0 + rank,
+            }
             write_json(scratch / f"finished-{rank}.json", end)
         return 0
 
@@ -257,16 +266,15 @@ def test_openers_give_models_of_the_training_precision(tmp_path: Path, tiny_base
     assert reward.head(torch.ones(1, 32, dtype=torch.bfloat16)).dtype == torch.float32
 
 
-def test_weights_in_a_tokens_way_leave_out_a_cached_tower(tmp_path: Path, tiny_base: Path) -> None:
-    holder = OneModel(toy_settings())
-    assert holder.weights_in_path(vision_tower=True) == 0
+def test_operations_are_those_of_the_open_language_model(tmp_path: Path, tiny_base: Path) -> None:
+    holder, work = OneModel(toy_settings()), Work(tokens=10, slots=12, targets=3, pairs=40)
+    assert holder.operations(work) == 0
     policy = holder.open(tiny_base, Ranks(), open_policy)
-    whole = sum(parameter.numel() for parameter in policy.parameters())
-    vision_weights = sum(parameter.numel() for parameter in policy.model.vision_tower.parameters())
-    assert (holder.weights_in_path(vision_tower=True), holder.weights_in_path(vision_tower=False)) == (whole, whole - vision_weights)
+    expected = operations_of(policy).forward(10, 3, 40)
+    assert holder.operations(work) == expected > 0
     new_reward_model(policy, seed=0).save(tmp_path, tiny_base)
     holder.open(tmp_path, Ranks(), open_reward_model)
-    assert holder.weights_in_path(vision_tower=True) == whole  # without the score head
+    assert holder.operations(work) == expected  # without the score head
 
 
 def test_training_key_follows_settings_inputs_and_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

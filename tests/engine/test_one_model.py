@@ -14,6 +14,7 @@ from torch import nn
 from components.alignment.log_probs import LogProbTask
 from components.config.settings import Settings
 from components.engine import models
+from components.engine.inference_task import Work
 from components.engine.models import OneModel, open_policy
 from components.engine.partitions import size
 from components.engine.ranks import Ranks
@@ -24,6 +25,7 @@ from components.reward import model as reward_model
 from components.reward.model import RewardModel, new_reward_model, open_reward_model
 from components.trees import scoring
 from components.trees.scoring import SCORING_ROWS, plan_scoring, policy_tree
+from components.trees.trees import tree_pairs
 from tests.tiny import pixels, preprocessor, queries, save_checkout
 
 RANK = Ranks()
@@ -180,21 +182,6 @@ def test_ranks_in_step_leave_the_dtype_to_the_partition(checkout: tuple[Path, Se
     assert {parameter.dtype for parameter in reward.model.parameters()} == {torch.float32}
 
 
-def test_weights_in_path_count_each_once_with_the_vision_tower(checkout: tuple[Path, Settings]) -> None:
-    root, settings = checkout
-    one = OneModel(settings)
-    assert (one.weights_in_path(vision_tower=True), one.weights_in_path(vision_tower=False)) == (0, 0)
-    model = one.open(root / "data/base", RANK, open_policy)
-    distinct = {id(parameter): parameter.numel() for parameter in model.parameters()}
-    vision_weights = sum(parameter.numel() for parameter in model.model.vision_tower.parameters())
-    assert vision_weights > 0
-    assert one.weights_in_path(vision_tower=True) == sum(distinct.values())
-    assert one.weights_in_path(vision_tower=False) == sum(distinct.values()) - vision_weights
-    # A reward model counts its language model; the small head is no part of a token's way.
-    one.open(root / "reward", RANK, open_reward_model)
-    assert one.weights_in_path(vision_tower=True) == sum(distinct.values())
-
-
 def test_a_partitioned_weight_counts_all_of_its_elements() -> None:
     parameter = nn.Parameter(torch.zeros(0))
     assert size(parameter) == 0
@@ -217,8 +204,8 @@ class Opened:
         self.requests.append((folder, ranks))
         return self.model
 
-    def weights_in_path(self, *, vision_tower: bool) -> int:
-        return 1000 if vision_tower else 100
+    def operations(self, work: Work) -> float:
+        return 100.0 * work.tokens
 
 
 @pytest.fixture(scope="module")
@@ -308,10 +295,10 @@ def test_log_probs_come_back_query_by_query(checkout: tuple[Path, Settings], rea
     assert task.size(0) == 1
 
 
-def test_the_vision_tower_counts_for_log_probs_where_it_runs(
-    checkout: tuple[Path, Settings], reader: Preprocessor, opened: Opened, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_log_probs_count_head_and_attention(checkout: tuple[Path, Settings], reader: Preprocessor, opened: Opened) -> None:
     task = task_of(checkout, reader, opened)
-    assert task.parameters() == 1000
-    monkeypatch.setattr(reader, "features", object())
-    assert task.parameters() == 100
+    task.compute([0, 1], Ranks())
+    trees = [policy_tree(reader, task.queries[item]) for item in (0, 1)]
+    assert task.work.targets == sum(len(branch.input_ids) for tree in trees for branch in tree.branches)
+    assert task.work.pairs == sum(tree_pairs(len(tree.root.input_ids), [len(b.input_ids) for b in tree.branches]) for tree in trees)
+    assert task.operations() == 100 * task.work.tokens

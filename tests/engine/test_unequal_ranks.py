@@ -49,6 +49,7 @@ def trained(root: Path, base: Path, media: Path, stage: str, **training: Any) ->
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)  # two minutes on a machine that does nothing else
 @pytest.mark.parametrize("stage", ["reward", "align"])
 def test_unequal_ranks_gather_equally_and_learn_as_one(tmp_path: Path, tiny_media: Path, stage: str) -> None:
     base = save_checkpoint(tmp_path / "checkpoint", vocabulary=VOCABULARY)

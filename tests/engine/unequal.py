@@ -21,8 +21,8 @@ from components.reward.task import RewardTask
 from tests.tiny import queries as tiny_queries
 
 SHORT, LONG = 30, 900  # tokens of a response, its end among them; a critique has a third
-# [rank][micro-batch][query]: those below 5 are short and without media, the others long: 5 a square picture, 6 a tall one, 7 text, 8 and 9 videos
-STEPS = [[[[0], []], [[5], [9]]], [[[8, 6]], [[1]]], [[[2], [3]], [[7], [8]]]]
+# [rank][micro-batch][query]: those below 5 are short and without media, the others long: 5 a square picture, 6 a tall one, 7 text, 8 a video
+STEPS = [[[[0], []], [[5], [8]]], [[[6]], [[1]]], [[[2], [3]], [[7], []]]]
 
 
 def queries() -> list[Query]:
@@ -40,7 +40,7 @@ def queries() -> list[Query]:
         texts(query, SHORT, id=f"short{number}", media=None, media_kind=None, media_digest=None)
         for number, query in enumerate(tiny_queries())
     ]
-    return short + [texts(query, LONG) for query in tiny_queries()]
+    return short + [texts(query, LONG) for query in tiny_queries()[:4]]
 
 
 def _plan(task: Any, make: Callable[[list[list[list[int]]]], Step]) -> list[Step]:

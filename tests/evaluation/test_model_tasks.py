@@ -13,6 +13,7 @@ import torch
 from components.alignment.log_probs import LogProbTask
 from components.checkout import Checkout
 from components.config.settings import Settings
+from components.engine.inference_task import Work
 from components.engine.models import open_policy
 from components.engine.ranks import Ranks
 from components.evaluation import tasks
@@ -62,8 +63,8 @@ class Opened:
         self.requests.append((folder, ranks))
         return {open_policy: self.opened.model, open_reward_model: self.opened}[opener]
 
-    def weights_in_path(self, *, vision_tower: bool) -> int:
-        return 1000 if vision_tower else 100
+    def operations(self, work: Work) -> float:
+        return 100.0 * work.tokens
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -308,12 +309,10 @@ def test_scores_come_back_response_by_response(checkout: tuple[Path, Settings], 
     assert all(isinstance(value, float) for value in task.scores())
 
 
-def test_the_vision_tower_counts_where_it_runs(checkout: tuple[Path, Settings], reader: Preprocessor, models: Opened) -> None:
+def test_operations_are_those_of_the_models_passes(checkout: tuple[Path, Settings], reader: Preprocessor, models: Opened) -> None:
     task = answer_task(checkout, reader, models)
-    assert task.parameters() == 1000
-    cached = preprocessor(reader._base, reader.media_root)
-    cached.features = object()  # type: ignore[assignment]
-    assert replace(task, preprocessor=cached).parameters() == 100
+    task.work.add(7, 9)
+    assert task.operations() == 700
 
 
 # what the ranks build
@@ -327,7 +326,7 @@ def quick(reader: Preprocessor, monkeypatch: pytest.MonkeyPatch) -> list[tuple[A
     """One preprocessor for all, and cheap digests; collects what both would have been opened with."""
     opened: list[tuple[Any, ...]] = []
     monkeypatch.setattr(tasks, "Preprocessor", lambda *arguments: opened.append(arguments) or reader)
-    monkeypatch.setattr(tasks, "attach_features", lambda *arguments: opened.append(arguments))
+    monkeypatch.setattr(tasks, "attach_features", lambda *arguments, ranks: opened.append((*arguments, ranks)))
     monkeypatch.setattr(tasks, "model_digest", lambda folder: f"model {folder.name}")
     monkeypatch.setattr(tasks, "critique_context", lambda settings, folder: f"{settings.critique.max_new_tokens} {folder.name}")
     return opened
@@ -355,7 +354,7 @@ def test_a_policy_answers_and_scores_and_the_base_only_answers(
         assert len(set(task.keys)) == len(task.keys) == 5
     assert quick == [
         (root / "data/base", root / "data/preferences", settings.model, settings.features),
-        (reader, root / "data/base", heldout, settings, Checkout(root)),
+        (reader, root / "data/base", heldout, settings, Checkout(root), settings.evaluate.ranks),
     ]
     assert (root / ".mmalign/cache/evaluate.sqlite").is_file()
 
@@ -458,7 +457,7 @@ def test_a_reward_model_has_four_tasks_or_only_its_own_critiques(
     folder = root / "artifacts/reward/model"
     assert quick[:2] == [
         (folder, root / "data/preferences", settings.model, settings.features),
-        (reader, folder, rows, settings, Checkout(root)),
+        (reader, folder, rows, settings, Checkout(root), settings.evaluate.ranks),
     ]
 
 

@@ -83,7 +83,7 @@ def test_responses_of_one_query_share_its_root(random_reward: RewardModel, prepa
     query = queries()[2]
     items = [Judged(query, text, "Right.") for text in ("Yes.", "No.", "Maybe")]
     passes: list[tuple[int, int]] = []
-    score(random_reward, prepared, items, instruction="J", count=lambda tokens, slots: passes.append((tokens, slots)))
+    score(random_reward, prepared, items, instruction="J", count=lambda tokens, slots, *_: passes.append((tokens, slots)))
     root = len(prepared.judge_root(query, "J").input_ids)
     branches = sum(len(prepared.judge_ids(item.response)) + len(prepared.critique_ids("Right.")) for item in items)
     assert passes == [(root + branches, root + branches)]
@@ -94,7 +94,7 @@ def test_rows_hold_512_tokens(random_reward: RewardModel, prepared: Preprocessor
     branch = len(prepared.judge_ids("Yes.")) + len(prepared.critique_ids(""))
     items = [Judged(text_query(number, tokens, prepared, branch), "Yes.", "") for number, tokens in enumerate(lengths)]
     passes: list[tuple[int, int]] = []
-    score(random_reward, prepared, items, instruction="J", count=lambda *counts: passes.append(counts))
+    score(random_reward, prepared, items, instruction="J", count=lambda *counts: passes.append(counts[:2]))
     assert passes == [(sum(lengths), slots)]
 
 
@@ -104,7 +104,7 @@ def test_batches_hold_16_rows_and_short_ranks_repeat_their_first(random_reward: 
     passes: list[tuple[int, int]] = []
     step = OneStepBehind(more=2)
     by_depth = Depth(random_reward.model, random_reward.head)
-    scores = score(by_depth, prepared, items, instruction="J", step=step, count=lambda *counts: passes.append(counts))
+    scores = score(by_depth, prepared, items, instruction="J", step=step, count=lambda *counts: passes.append(counts[:2]))
     # The longest come first, so the shortest of the 17 is in the second batch; the two passes for the others' sake count for nothing.
     assert passes == [(sum(range(301, 317)), 16 * 316), (300, 300)]
     assert step.counts == [2]

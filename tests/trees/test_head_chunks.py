@@ -346,8 +346,8 @@ def test_changes_that_flex_attention_ignores_are_refused(change: dict[str, Any],
     flex_forward(nn.Module(), query, key, value, mask, softcap=None, dropout=0.0)
 
 
-@pytest.mark.parametrize(("heads", "key_heads", "seen"), [(4, 2, (2, True)), (4, 4, (4, False)), (14, 2, (14, False)), (6, 6, (6, False))])
-def test_keys_are_repeated_only_where_the_kernel_shares_none(
+@pytest.mark.parametrize(("heads", "key_heads", "seen"), [(4, 2, (2, True)), (4, 4, (4, False)), (14, 2, (2, True)), (6, 6, (6, False))])
+def test_keys_are_shared_whatever_the_number_of_heads(
     heads: int, key_heads: int, seen: tuple[int, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     *_, mask, _ = packed()

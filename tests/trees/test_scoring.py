@@ -44,7 +44,7 @@ def test_a_policy_tree_has_every_response_as_a_whole_target(reader: Preprocessor
 def test_scores_of_batches_come_tree_by_tree(reader: Preprocessor, model: Any) -> None:
     trees = [policy_tree(reader, query) for query in queries()]
     part = Tree(trees[2].root, (Branch(trees[2].branches[0].input_ids, 2), trees[2].branches[1]))
-    counted: list[tuple[int, int]] = []
+    counted: list[tuple[int, ...]] = []
     model.train()
     results = list(score_batches(model, [*trees, part], [[5, 0], [2]], 300, 0, lambda *pass_: counted.append(pass_)))
     assert [list(indices) for indices, _ in results] == [[5, 0], [2]]
@@ -53,12 +53,13 @@ def test_scores_of_batches_come_tree_by_tree(reader: Preprocessor, model: Any) -
     assert tail[1] == pytest.approx(text[1], abs=1e-3)
     assert tail[0][0] > text[0][0]  # two tokens fewer
     assert [tokens for _, tokens in image] == [len(branch.input_ids) for branch in trees[0].branches]
-    assert [tokens for tokens, _ in counted] == [part.tokens + trees[0].tokens, trees[2].tokens]
-    assert [slots for _, slots in counted] == [part.tokens + trees[0].tokens, trees[2].tokens]  # a row each, no padding
+    assert [pass_[0] for pass_ in counted] == [part.tokens + trees[0].tokens, trees[2].tokens]
+    assert [pass_[1] for pass_ in counted] == [part.tokens + trees[0].tokens, trees[2].tokens]  # a row each, no padding
+    assert [pass_[2] for pass_ in counted] == [sum(t for rows in (tail, image) for _, t in rows), sum(t for _, t in text)]
     assert not model.training
     assert all(isinstance(value, float) for value, _ in tail)
     (_, separate), *_ = score_batches(model, trees, [[0, 2]], 1, 0, lambda *pass_: counted.append(pass_))
-    assert counted[-1] == (trees[0].tokens + trees[2].tokens, 2 * max(trees[0].tokens, trees[2].tokens))
+    assert counted[-1][:2] == (trees[0].tokens + trees[2].tokens, 2 * max(trees[0].tokens, trees[2].tokens))
     assert [value for value, _ in separate[1]] == pytest.approx([value for value, _ in text], abs=1e-3)
 
 
