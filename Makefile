@@ -49,4 +49,4 @@ lock:
 	@git diff --stat -- requirements.txt
 
 bench: install
-	@for name in trees critique logprobs features gpu; do $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
+	@for name in trees critique logprobs features scale gpu; do $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done

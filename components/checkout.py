@@ -185,7 +185,7 @@ class Checkout:
         return self.root / STATE
 
     def cache(self, kind: str) -> Path:
-        """A cache by content: features, critiques, reference log-probs, evaluations."""
+        """A cache by content: features, critiques, reference log-probs, evaluations, the tables that trainings map."""
         return self.state / "cache" / kind
 
     @property

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,8 @@ class Preprocessor:
         self._roots: OrderedDict[tuple[str, ...], Root] = OrderedDict()
         self._root_bytes = 0
         self._without_pixels: OrderedDict[tuple[str, ...], Root] = OrderedDict()
+        self._policy_templates: dict[str | None, tuple[str, str]] = {}
+        self._judge_templates: dict[str | None, tuple[str, str, str]] = {}
         self._outlines = Outlines(self.family, self.processor, self.config)
         self._texts: dict[str, tuple[int, ...]] = {}
         self._limit_bytes = int(features.pixels_max_gb * 1e9)
@@ -160,18 +162,20 @@ class Preprocessor:
                 "set model.base in params.yaml to a checkpoint that was trained for conversations"
             ) from error
 
-    @lru_cache(maxsize=8)  # noqa: B019 -- a process has one or two preprocessors, as long as it lives
     def _policy_template(self, kind: str | None) -> tuple[str, str]:
-        head, tail = self._cut(self._render(kind, QUESTION_MARK, None), QUESTION_MARK)
-        self._refuse_thought(tail)
-        return head, tail
+        if kind not in self._policy_templates:
+            head, tail = self._cut(self._render(kind, QUESTION_MARK, None), QUESTION_MARK)
+            self._refuse_thought(tail)
+            self._policy_templates[kind] = head, tail
+        return self._policy_templates[kind]
 
-    @lru_cache(maxsize=8)  # noqa: B019 -- see above
     def _judge_template(self, kind: str | None) -> tuple[str, str, str]:
-        rendered = self._render(kind, QUESTION_MARK + RESPONSE_MARK, CRITIQUE_MARK)
-        head, between, end = self._cut(rendered, QUESTION_MARK + RESPONSE_MARK, CRITIQUE_MARK)
-        self._refuse_thought(between)
-        return head, between, end
+        if kind not in self._judge_templates:
+            rendered = self._render(kind, QUESTION_MARK + RESPONSE_MARK, CRITIQUE_MARK)
+            head, between, end = self._cut(rendered, QUESTION_MARK + RESPONSE_MARK, CRITIQUE_MARK)
+            self._refuse_thought(between)
+            self._judge_templates[kind] = head, between, end
+        return self._judge_templates[kind]
 
     def _refuse_thought(self, opening: str) -> None:
         """Raises UserError for an assistant's opening with a tag that stays open: answers would be trained as the inside of a thought."""

@@ -8,6 +8,7 @@ Shapes: Q queries, K responses of all queries.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -19,10 +20,12 @@ from components.families.digests import processor_digest
 from components.families.processing import Preprocessor
 from components.files import digest_bytes
 from components.preferences.query_table import QueryTable
+from components.preferences.record import Query
 from components.storage.prepared import prepared
 
 FORMAT = "1"
 Ints = np.ndarray[Any, np.dtype[np.int32]]
+Critiques = Callable[[Query], list[str]]  # of a query's responses
 Offsets = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -46,7 +49,7 @@ class Texts:
 class TokenTable:
     """`policy_Q` and `judge_Q` are lengths of roots. Query q has the responses from `first[q]` to before `first[q + 1]`.
 
-    `responses` are `Preprocessor.response_ids`; `critiques` are `critique_ids` of the recorded critiques, of "" where there is none.
+    `responses` are `Preprocessor.response_ids`; `critiques` are `critique_ids` of the given critiques, of "" where there is none.
     """
 
     policy_Q: Ints
@@ -60,7 +63,7 @@ class TokenTable:
         return self.policy_Q + self._sums(self.responses.lengths)
 
     def judge_tokens(self, between: int) -> Offsets:
-        """Length of each query's tree for the judge on recorded critiques. `between` are the tokens of `judge_ids("")`."""
+        """Length of each query's tree for the judge on these critiques. `between` are the tokens of `judge_ids("")`."""
         # A response has no end token here.
         return self.judge_Q + self._sums(self.responses.lengths - 1 + between + self.critiques.lengths)
 
@@ -69,10 +72,22 @@ class TokenTable:
         return np.diff(np.concatenate([[0], np.cumsum(lengths_K)])[self.first])
 
 
-def open_tokens(checkout: Checkout, preprocessor: Preprocessor, queries: QueryTable, instruction: str) -> TokenTable:
-    """The tokens of a whole table as `preprocessor` reads it."""
-    key = digest_bytes(FORMAT, queries.digest, processor_digest(preprocessor.base), str(preprocessor.max_frames), instruction)
-    folder = prepared(checkout, "tokens", key, lambda fresh: _write(fresh, preprocessor, queries, instruction))
+def recorded(query: Query) -> list[str]:
+    """The recorded critiques of a query's responses, "" where there is none."""
+    return [response.critique or "" for response in query.responses]
+
+
+def open_tokens(
+    checkout: Checkout,
+    preprocessor: Preprocessor,
+    queries: QueryTable,
+    instruction: str,
+    critiques: tuple[Critiques, str] = (recorded, "recorded"),
+) -> TokenTable:
+    """The tokens of a whole table as `preprocessor` reads it, with these critiques and what names their content."""
+    write, name = critiques
+    key = digest_bytes(FORMAT, queries.digest, processor_digest(preprocessor.base), str(preprocessor.max_frames), instruction, name)
+    folder = prepared(checkout, "tokens", key, lambda fresh: _write(fresh, preprocessor, queries, instruction, write))
 
     def mapped(name: str) -> Any:
         return np.load(folder / f"{name}.npy", mmap_mode="r")
@@ -86,7 +101,7 @@ def open_tokens(checkout: Checkout, preprocessor: Preprocessor, queries: QueryTa
     return TokenTable(mapped("policy"), mapped("judge"), mapped("first"), texts("responses"), texts("critiques"))
 
 
-def _write(folder: Path, preprocessor: Preprocessor, queries: QueryTable, instruction: str) -> None:
+def _write(folder: Path, preprocessor: Preprocessor, queries: QueryTable, instruction: str, write: Critiques) -> None:
     count = len(queries)
     policy, judge = np.empty(count, dtype=np.int32), np.empty(count, dtype=np.int32)
     first = np.zeros(count + 1, dtype=np.int64)
@@ -94,9 +109,9 @@ def _write(folder: Path, preprocessor: Preprocessor, queries: QueryTable, instru
         for number, query in enumerate(queries):
             policy[number], judge[number] = preprocessor.policy_length(query), preprocessor.judge_length(query, instruction)
             first[number + 1] = first[number] + len(query.responses)
-            for response in query.responses:
+            for response, critique in zip(query.responses, write(query), strict=True):
                 responses.add(preprocessor.response_ids(response.text))
-                critiques.add(preprocessor.critique_ids(response.critique or ""))
+                critiques.add(preprocessor.critique_ids(critique))
     np.save(folder / "policy.npy", policy)
     np.save(folder / "judge.npy", judge)
     np.save(folder / "first.npy", first)
