@@ -45,7 +45,7 @@ def test_parts_multiply_to_the_whole(report: dict[str, Any]) -> None:
     assert math.prod(parts.values()) == pytest.approx(seconds["trl"] / seconds["tree_cached"])
     # The arithmetic of each part: a response in three pairs; a root and four responses; four passes for three; no image.
     expected = report["operation_ratios"]
-    assert expected["responses once"] == pytest.approx(3, rel=0.02)
+    assert expected["responses once"] == pytest.approx(3, rel=0.05)
     assert expected["shared root"] > 1.5
     assert expected["stored reference"] == pytest.approx(4 / 3, rel=0.1)
     assert expected["cached vision tower"] > 1
