@@ -31,6 +31,7 @@ class Endpoint:
 
     def __init__(self, faults: Sequence[str] = (), *, fault_of: Callable[[str], str] | None = None, seconds: float = 0.0) -> None:
         self.faults, self.fault_of, self.seconds = list(faults), fault_of, seconds
+        self.message = ""  # of refused requests, in place of the fault's name
         self.silent_seconds = SILENT_SECONDS
         self.headers: dict[str, str] = {}  # of refused requests
         self.answer = text_for
@@ -104,7 +105,9 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             time.sleep(self.endpoint.silent_seconds if fault == "silent" else self.endpoint.seconds)
             if fault in STATUS:
-                self._send(STATUS[fault], json.dumps({"error": {"message": f"{fault} ({KEY})"}}), self.endpoint.headers)
+                self._send(
+                    STATUS[fault], json.dumps({"error": {"message": self.endpoint.message or f"{fault} ({KEY})"}}), self.endpoint.headers
+                )
             elif fault == "page":
                 self._send(200, "<html>a proxy</html>", {"Content-Type": "text/html"})
             elif fault != "silent" and not self.endpoint.dead:

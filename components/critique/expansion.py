@@ -65,6 +65,7 @@ class Expander:
     def __init__(self, settings: Settings, checkout: Checkout) -> None:
         self._checkout, self._max_bytes = checkout, int(settings.endpoint.max_image_mb * MEGABYTE)
         self.client = Client("expansion", settings.endpoint.expansion.model, settings.endpoint, ContentCache(checkout, "endpoints"))
+        self._media: dict[str, tuple[Picture, ...]] = {}  # digested once for all responses
         self.reasons = read_reasons(checkout.preferences / "data.jsonl")
         self._requests = [self._request(reason) for reason in self.reasons]
 
@@ -99,10 +100,15 @@ class Expander:
         return Request(
             prompt.prompt_for(reason.query, reason.response),
             MAX_TOKENS,
-            tuple(self._pictures(reason.query)),
+            self._pictures_of(reason.query),
             system=prompt.SYSTEM,
             identity=prompt.DIGEST,
         )
+
+    def _pictures_of(self, query: Query) -> tuple[Picture, ...]:
+        if (query.media or "") not in self._media:
+            self._media[query.media or ""] = tuple(self._pictures(query))
+        return self._media[query.media or ""]
 
     def _pictures(self, query: Query) -> Iterator[Picture]:
         if query.media is None:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from components.endpoints.client import wait_seconds
 from components.endpoints.request import Answer, Refusal, Request
+from components.endpoints.run import wait_seconds
 from components.errors import InfrastructureFault, ServiceAway, UserError
 from tests.checkout import ROOT, wait_for
 from tests.endpoints.conftest import MakeClient, prompts
@@ -133,7 +133,7 @@ def test_server_that_dies_and_returns_is_used_further(make_client: MakeClient) -
             wait_for(lambda: len(first.answered) >= 12)
         time.sleep(0.3)
         with serving(second, port=int(first.url.split(":")[2].split("/")[0])):
-            wait_for(finished.is_set)
+            wait_for(finished.is_set, seconds=300)
 
     started, finished = threading.Event(), threading.Event()
     thread = threading.Thread(target=replace)
@@ -184,6 +184,13 @@ def test_refused_text_is_returned_and_the_others_answered(make_client: MakeClien
         assert endpoint.requests == 9
 
 
+def test_message_of_a_server_without_a_key_is_shown_whole(make_client: MakeClient) -> None:
+    with serving(Endpoint(["refused"])) as endpoint:
+        endpoint.message = "none of the fields fits"
+        with pytest.raises(UserError, match="none of the fields fits"):
+            make_client(endpoint.url).complete(prompts(1), "texts")
+
+
 def test_refusal_in_a_resumed_run_does_not_end_it(make_client: MakeClient) -> None:
     requests = prompts(4)
     with serving(Endpoint(fault_of=lambda prompt: "refused" if prompt == "question 2" else "none")) as endpoint:
@@ -217,6 +224,15 @@ def test_cost_above_the_cap_is_refused_before_any_request(make_client: MakeClien
         assert client.usage.cost == pytest.approx((20 * 1e5 + 8 * 2e5) / 1e6)
         assert client.estimate(requests).cost == 0, "answers in the cache cost nothing"
     assert "about 210 tokens in, at most 100 out, at most 41.00 in cost" in capsys.readouterr().out.replace(":", ",")
+
+
+def test_answers_dearer_than_estimated_stop_at_the_cap(make_client: MakeClient) -> None:
+    requests = [Request(f"{number}", max_tokens=1) for number in range(5)]  # 1 + 1 tokens each, and the server counts 10 + 4
+    with serving(Endpoint()) as endpoint:
+        client = make_client(endpoint.url, input_price=1e6, output_price=1e6, max_cost=20, concurrency=1)
+        with pytest.raises(UserError, match=r"cost 28\.00 so far, more than endpoint\.max_cost 20\.00"):
+            client.complete(requests, "texts")
+        assert endpoint.requests == 2
 
 
 def test_key_comes_from_the_environment_and_is_shown_nowhere(
@@ -268,7 +284,7 @@ client.complete(prompts(60), "texts")
 def test_killed_client_resumes_without_asking_for_answers_twice(make_client: MakeClient, tmp_path: Path) -> None:
     with serving(Endpoint(seconds=0.05)) as endpoint:
         process = subprocess.Popen([sys.executable, "-c", SCRIPT, endpoint.url, str(tmp_path)], cwd=ROOT, stderr=subprocess.DEVNULL)
-        wait_for(lambda: len(endpoint.answered) >= 20)
+        wait_for(lambda: len(endpoint.answered) >= 20, seconds=300)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         with sqlite3.connect(tmp_path / ".mmalign/cache/endpoints.sqlite") as connection:

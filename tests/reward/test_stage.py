@@ -14,6 +14,7 @@ from components.config.settings import Settings, load_settings
 from components.engine import loop
 from components.engine.launch import TrainingOutcome
 from components.engine.task import TrainingRank
+from components.preferences.expansions import write_expanded_table
 from components.reward import stage
 from components.reward.task import RewardTask
 from tests.conftest import ROOT
@@ -59,9 +60,20 @@ def test_checkpoints_depend_on_settings_data_base_and_code(launched: dict[str, A
     stage.run(settings, Checkout(tmp_path))
     key = launched["key"]
     assert key["root"] == tmp_path
-    assert key["settings"] == [part.model_dump_json() for part in (settings.model, settings.training, settings.reward, settings.critique)]
+    *whole, own_critiques = key["settings"]
+    assert whole == [part.model_dump_json() for part in (settings.model, settings.training, settings.reward)]
+    assert json.loads(own_critiques) == {"max_new_tokens": 64, "batch_size": 128}, "who writes critiques later retrains nothing"
     assert key["inputs"] == [Path("artifacts/validate/train"), settings.model.base, Path("infra/deepspeed")]
     assert key["stage"] == "reward"
+
+
+def test_checkpoints_depend_on_expansions_where_they_are_learned(launched: dict[str, Any], settings: Settings, tmp_path: Path) -> None:
+    expanded = settings.model_copy(update={"reward": settings.reward.model_copy(update={"critique_source": "expanded"})})
+    write_expanded_table(Checkout(tmp_path).expanded, {})
+    stage.run(settings, Checkout(tmp_path))
+    assert Path("artifacts/validate/expanded.parquet") not in launched["key"]["inputs"]
+    stage.run(expanded, Checkout(tmp_path))
+    assert Path("artifacts/validate/expanded.parquet") in launched["key"]["inputs"]
 
 
 def test_record_holds_the_means_of_the_last_ten_steps(launched: dict[str, Any], settings: Settings, tmp_path: Path) -> None:
