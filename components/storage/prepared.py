@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from components.checkout import Checkout
+from components.processes import heartbeat
 
 RETAINED = 6  # folders of a kind: both splits or both trainings, for a few versions of the data
 
@@ -24,7 +25,7 @@ def prepared(checkout: Checkout, kind: str, key: str, make: Callable[[Path], Non
     folder = parent / key
     if not folder.is_dir():
         parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(parent / "lock"):
+        with heartbeat.work(f"preparing {kind}"), FileLock(parent / "lock"):
             if not folder.is_dir():
                 fresh = parent / f".{key}"
                 shutil.rmtree(fresh, ignore_errors=True)
