@@ -55,7 +55,8 @@ def test_unequal_ranks_gather_equally_and_learn_as_one(tmp_path: Path, tiny_medi
     base = save_checkpoint(tmp_path / "checkpoint", vocabulary=VOCABULARY)
     expected, _ = trained(tmp_path / "one", base, tiny_media, stage, engine="ddp", ranks=1)
     losses, (first, second) = trained(tmp_path / "two", base, tiny_media, stage)
-    assert losses == pytest.approx(expected, rel=1e-5)
+    # A response of 900 tokens has a log-prob of some -11,000, which fp32 holds to .001; a pair's margin takes a tenth of that.
+    assert losses == pytest.approx(expected, rel=1e-4)
     assert len(losses) == len(first) == len(STEPS)
     for one, other in zip(first, second, strict=True):
         assert one["gathered"] == other["gathered"]
