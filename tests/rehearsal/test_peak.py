@@ -22,7 +22,7 @@ def test_peaks_of_a_process_and_of_its_rank_are_read() -> None:
         assert process.wait() == 0
     assert 120 * MEGABYTE < peak.own < 160 * MEGABYTE
     assert 250 * MEGABYTE < peak.rank < 290 * MEGABYTE
-    assert peak.rank <= peak.total < 330 * MEGABYTE
+    assert peak.rank <= peak.total < 400 * MEGABYTE  # a poll may see one before it frees its bytes and the other after it took them
 
 
 def test_process_without_ranks_has_no_peak_of_a_rank() -> None:
