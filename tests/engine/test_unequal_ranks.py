@@ -61,5 +61,6 @@ def test_unequal_ranks_gather_equally_and_learn_as_one(tmp_path: Path, tiny_medi
     for one, other in zip(first, second, strict=True):
         assert one["gathered"] == other["gathered"]
         assert one["calls"] == other["calls"]
-        assert one["calls"]["tower"] > 0
+        assert one["calls"]["projector"] > 0
         assert any(size >= VOCABULARY * HIDDEN for size in one["gathered"])
+    assert sum("tower" in one["calls"] for one in first) >= 1, "the cache has no room for all media"

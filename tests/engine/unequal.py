@@ -52,8 +52,8 @@ def _plan(task: Any, make: Callable[[list[list[list[int]]]], Step]) -> list[Step
 class UnequalReward(RewardTask):
     """Takes STEPS."""
 
-    def epoch_plan(self, epoch: int) -> list[Step]:
-        return _plan(self, lambda step: Step([[(micro, self._counts(step, epoch)) for micro in rank] for rank in step]))
+    def epoch_plan(self, epoch: int) -> list[Step]:  # noqa: ARG002
+        return _plan(self, lambda step: Step([[(micro, self._counts(step, set())) for micro in rank] for rank in step]))
 
 
 class UnequalAlignment(AlignmentTask):
