@@ -294,7 +294,7 @@ def test_alias_on_a_refused_version_lowers_no_bar(evaluated: Path) -> None:
     assert any("was moved by hand from version 1 to 2" in reason for reason in outcome.reasons)
 
 
-def test_alias_on_a_version_that_cannot_be_loaded_is_told(evaluated: Path) -> None:
+def test_alias_on_an_unloadable_version_is_reported(evaluated: Path) -> None:
     train(evaluated, 1, talk=0.8)
     assert judge(evaluated).promoted
     train(evaluated, 2, talk=0.55)

@@ -177,7 +177,7 @@ def test_time_of_other_stages_follows_tokens_and_responses(tmp_path: Path, stage
     assert metrics.seconds == pytest.approx((low, (low + high) / 2, high))
 
 
-def test_disk_holds_checkpoints_kept_and_one_being_written(tmp_path: Path) -> None:
+def test_disk_holds_retained_checkpoints_and_one_in_writing(tmp_path: Path) -> None:
     made = Checkout(tmp_path)
     write(made.scratch("align", "x", "curves.jsonl"), [json.dumps({"epoch": 1, "tokens": 1, "seconds": 1.0})])
     write(made.scratch("align", "x", "checkpoint-3", "weights"), ["12345678"])
