@@ -21,7 +21,7 @@ TRAIN_ROWS, HELDOUT_ROWS = 160, 100
 SMALL: dict[str, dict[str, Any]] = {
     "reward": {"epochs": 2},
     "alignment": {"epochs": 1},
-    "training": {"checkpoint_steps": 2},
+    "training": {"checkpoint_every": "2 steps"},
     "evaluate": {"bootstrap_samples": 200, "max_new_tokens": 48, "samples": 6},
     "critique": {"max_new_tokens": 48},
 }

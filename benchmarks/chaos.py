@@ -34,7 +34,7 @@ from benchmarks._chaos_watch import Watch, wait_until
 from benchmarks._harness import Report, machine, show
 from components.engine.checkpoints import COMMITTED
 
-CHECKPOINT_STEPS = int(SETTINGS["training"]["checkpoint_steps"])
+CHECKPOINT_STEPS = int(SETTINGS["training"]["checkpoint_every"].removesuffix(" steps"))
 RECOVERY_SECONDS = 600.0
 START_SECONDS = 420.0  # from the request for a run to its first step
 STRIKE_SECONDS = 180.0  # from the first step to the step of the kill

@@ -23,6 +23,7 @@ ACTING = {"ClassVar", "InitVar", "KW_ONLY"}  # annotations that dataclasses read
 LOGGING = {"debug", "info", "warning", "error", "exception", "critical"}
 LOGGERS = {"log", "logger", "logging"}
 MESSAGES = {"print", "warn", "_warn", "_log", "log_line"}
+STREAMS = {"stdout", "stderr"}  # of sys; what is written to them is printed
 # Calls that a message may hold and still do nothing but say something.
 PURE = {"abs", "all", "any", "bool", "float", "int", "len", "list", "max", "min", "repr", "round", "set", "sorted", "str", "sum", "type"}
 PURE_METHODS = {"as_posix", "format", "items", "join", "keys", "lower", "relative_to", "removeprefix", "removesuffix", "strip", "values"}
@@ -206,6 +207,8 @@ def _is_message(node: ast.Call) -> bool:
     name = _last(node.func)
     if isinstance(node.func, ast.Attribute) and name in LOGGING:
         return _last(node.func.value).lower().lstrip("_") in LOGGERS
+    if isinstance(node.func, ast.Attribute) and name == "write":
+        return _last(node.func.value) in STREAMS
     return name in MESSAGES
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from components.config.section import Positive, Section
+
+INTERVAL = re.compile(r"([1-9]\d*) (steps?|s|min)")
 
 
 class PartRates(Section):
@@ -24,7 +27,9 @@ class TrainingSettings(Section):
     engine: Literal["deepspeed", "ddp"]
     zero_stage: Literal[1, 2, 3]
     offload: Literal["none", "optimizer", "all"]
-    gradient_checkpointing: bool
+    gradient_checkpointing: Literal["none", "selective", "all"]
+    kernels: Literal["torch", "liger"]
+    deterministic: bool
     parts: PartRates
     ranks: Positive
     threads: Positive
@@ -33,9 +38,33 @@ class TrainingSettings(Section):
     batch_rows: Positive
     max_grad_norm: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
-    checkpoint_steps: Positive
+    checkpoint_every: str
     keep_checkpoints: int = Field(ge=2)
     seed: int
+
+    @property
+    def checkpoint_steps(self) -> int | None:
+        """Steps between checkpoints, where they are counted in steps."""
+        number, unit = self._checkpoint_interval()
+        return number if unit.startswith("step") else None
+
+    @property
+    def checkpoint_seconds(self) -> int | None:
+        """Seconds between checkpoints, where they are counted in time."""
+        number, unit = self._checkpoint_interval()
+        return None if unit.startswith("step") else number * (60 if unit == "min" else 1)
+
+    def _checkpoint_interval(self) -> tuple[int, str]:
+        match = INTERVAL.fullmatch(self.checkpoint_every)
+        assert match, "validated"
+        return int(match[1]), match[2]
+
+    @field_validator("checkpoint_every")
+    @classmethod
+    def _is_an_interval(cls, value: str) -> str:
+        if not INTERVAL.fullmatch(value):
+            raise ValueError(f'"{value}" is no interval between checkpoints: write it as 15 min, 90 s or 20 steps')
+        return value
 
     @field_validator("offload")
     @classmethod

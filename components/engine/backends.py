@@ -13,7 +13,6 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -26,9 +25,10 @@ from components.files import read_json
 
 if TYPE_CHECKING:
     from components.config.training import TrainingSettings
+    from components.engine.checkpoint_files import CheckpointFiles
 
 COLLECTIVE_SECONDS = 6 * 3600  # how long a rank waits for another: text written ahead of an epoch takes hours on large data
-WEIGHTS, OPTIMIZER = "model.safetensors", "optimizer.pt"  # DDP's files in a checkpoint
+WEIGHTS, OPTIMIZER = "model.pt", "optimizer.pt"  # DDP's files in a checkpoint
 
 Groups = list[dict[str, Any]]
 
@@ -72,8 +72,8 @@ class Backend(ABC):
         """Inside, every rank holds all weights: see `components.engine.partitions.whole_in_engine`."""
 
     @abstractmethod
-    def save(self, folder: Path) -> None:
-        """Write weights and optimizer into `folder`. Every rank calls it."""
+    def save(self, folder: Path, files: CheckpointFiles) -> None:
+        """Hand weights and optimizer to `files`, which writes them into `folder`. Every rank calls it."""
 
     @abstractmethod
     def load(self, folder: Path) -> None:
@@ -120,17 +120,17 @@ class Ddp(Backend):
         """Every rank holds them all the time."""
         return contextlib.nullcontext()
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, files: CheckpointFiles) -> None:
         """Rank 0 writes for all."""
         if self.context.rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            safetensors.torch.save_model(self.module, str(folder / WEIGHTS))
-            torch.save(self.optimizer.state_dict(), folder / OPTIMIZER)
+            files.write(self.module.state_dict(), folder / WEIGHTS)
+            files.write(self.optimizer.state_dict(), folder / OPTIMIZER)
 
     def load(self, folder: Path) -> None:
         """Every rank reads the same files."""
-        safetensors.torch.load_model(self.module, str(folder / WEIGHTS))
-        self.optimizer.load_state_dict(torch.load(folder / OPTIMIZER, map_location=self.context.device, weights_only=True))
+        weights, optimizer = (torch.load(folder / name, map_location="cpu", weights_only=True, mmap=True) for name in (WEIGHTS, OPTIMIZER))
+        self.module.load_state_dict(weights)
+        self.optimizer.load_state_dict(optimizer)
 
 
 class DeepSpeed(Backend):
@@ -153,6 +153,7 @@ class DeepSpeed(Backend):
                 if "ds_id" not in vars(parameter):  # ZeRO-3 takes one dtype, and casts no weight that was not opened from a checkpoint
                     parameter.data = parameter.data.bfloat16()
         self.wrapped, self.optimizer, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=self.config)
+        self.wrapped.checkpoint_engine = self.handing = handing_engine()
 
     def accumulating(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
         """The engine's boundary."""
@@ -171,8 +172,9 @@ class DeepSpeed(Backend):
         """Gathered under ZeRO-3; ZeRO-1 and 2 hold them all the time."""
         return partitions.whole_in_engine(self.wrapped, self.opened_by)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, files: CheckpointFiles) -> None:
         """Each rank writes its part, in DeepSpeed's format."""
+        self.handing.files = files
         self.wrapped.save_checkpoint(str(folder))
 
     def load(self, folder: Path) -> None:
@@ -180,6 +182,24 @@ class DeepSpeed(Backend):
         path, _ = self.wrapped.load_checkpoint(str(folder))
         if path is None:
             raise ValueError(f"DeepSpeed reads no checkpoint from {folder}")
+
+
+def handing_engine() -> Any:
+    """A checkpoint engine of DeepSpeed's that hands what DeepSpeed saves to `files`. Build one where ranks are set up."""
+    from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+
+    class Handing(TorchCheckpointEngine):  # type: ignore[misc]
+        """Writes nothing by itself; reads as torch does."""
+
+        files: CheckpointFiles
+
+        def save(self, state_dict: Any, path: str) -> None:
+            self.files.write(state_dict, Path(path))
+
+        def preserves_storage_sharing(self) -> bool:
+            return False  # `files` copies each tensor by itself
+
+    return Handing()
 
 
 def set_up_backend(training: TrainingSettings, checkout: Checkout) -> Backend:

@@ -2,7 +2,8 @@
 
 - A checkpoint is a folder `checkpoint-N` of the scratch folder. It counts once its COMMITTED.json, which lists every file with size and
   sha256, is there: written last, atomically, after all ranks have written their part.
-- Resuming takes the newest committed one whose files verify. What is unfinished or damaged is removed, with a sentence that says why.
+- Resuming takes the newest committed one whose files verify, each rank a part of them. What is unfinished or damaged is removed, with a
+  sentence that says why.
 - The scratch folder's name is a digest of the inputs' key, the training settings, the number of ranks and the library versions, since a
   resumed run gives the same bits only where all of them are the same.
 - The folders hold torch pickles (DeepSpeed's own format), so they are read from the checkout's scratch only and never carried elsewhere.
@@ -11,7 +12,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -66,42 +67,55 @@ def scratch_root(checkout: Checkout, stage: str) -> Path:
 def scratch_folder(checkout: Checkout, stage: str, key: str, training: TrainingSettings, section: Section) -> Path:
     """The scratch folder of a run: equal inputs, settings, ranks and libraries give the same one."""
     # How often and how many checkpoints are kept does not change what is trained.
-    settings = training.model_dump_json(exclude={"checkpoint_steps", "keep_checkpoints"})
+    settings = training.model_dump_json(exclude={"checkpoint_every", "keep_checkpoints"})
     name = digest_bytes(key, settings, section.model_dump_json(), *(version(library) for library in LIBRARIES))
     return scratch_root(checkout, stage) / name[:24]
 
 
-def commit(folder: Path, step: int, world: int, extra: dict[str, Any]) -> None:
-    """Mark `folder` as whole. Every rank must have finished writing into it."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != COMMITTED)
-    files = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": digest}
-        for name, digest in zip(names, _digests(folder, names), strict=True)
-    }
+def commit(folder: Path, step: int, world: int, extra: dict[str, Any], written: Mapping[str, dict[str, Any]] | None = None) -> None:
+    """Mark `folder` as whole. Every rank must have finished writing into it; files in `written` were hashed by the ranks that wrote them."""
+    files = dict(written or {})
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != COMMITTED)
+    names = [name for path in paths if (name := path.relative_to(folder).as_posix()) not in files]
+    for name, digest in zip(names, _digests(folder, names), strict=True):
+        files[name] = {"bytes": (folder / name).stat().st_size, "sha256": digest}
     write_json(folder / COMMITTED, {"step": step, "world": world, "extra": extra, "files": files})
 
 
-def newest(scratch: Path, log: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is committed and undamaged, or None. Newer ones that are not are removed, and `log` gets the reason."""
-    for folder in sorted(_folders(scratch), key=_step, reverse=True):
+def newest(scratch: Path, context: RankContext, log: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that is committed and undamaged, or None: all ranks verify its files together.
+
+    Rank 0 removes newer ones that are neither, and its `log` gets the reason.
+    """
+    folders: list[Path] = context.gather(sorted(_folders(scratch), key=_step, reverse=True) if context.rank == 0 else [])[0]
+    for folder in folders:
+        checkpoint, fault = None, None
         try:
-            return read(folder)
+            checkpoint = read(folder, context.rank, context.world)
         except (OSError, ValueError, KeyError) as error:
-            log(f"{folder.name} is not used: {error}")
+            fault = str(error)
+        faults = [other for other in context.gather(fault) if other is not None]
+        if not faults:
+            return checkpoint
+        if context.rank == 0:
+            log(f"{folder.name} is not used: {faults[0]}")
             shutil.rmtree(folder)
     return None
 
 
 def resume(scratch: Path, context: RankContext, log: Callable[[str], None]) -> Checkpoint | None:
-    """The checkpoint that all ranks go on from, chosen by rank 0. Raises StageFault where another number of ranks wrote it."""
-    checkpoint: Checkpoint | None = context.gather(newest(scratch, log) if context.rank == 0 else None)[0]
+    """The checkpoint that all ranks continue from. Raises StageFault where another number of ranks wrote it."""
+    checkpoint = newest(scratch, context, log)
     if checkpoint is not None and checkpoint.world != context.world:
         raise StageFault(f"{checkpoint.folder} was written by {checkpoint.world} ranks, not {context.world}: remove it to start again")
     return checkpoint
 
 
-def read(folder: Path) -> Checkpoint:
-    """Read a checkpoint and verify its files. Raises ValueError, OSError or KeyError with the reason where it does not count."""
+def read(folder: Path, rank: int = 0, ranks: int = 1) -> Checkpoint:
+    """Read a checkpoint and verify the part of its files that falls to `rank`; all sizes.
+
+    Raises ValueError, OSError or KeyError with the reason where it does not count.
+    """
     if not (folder / COMMITTED).is_file():
         raise ValueError("it was not finished")
     mark = read_json(folder / COMMITTED)
@@ -112,7 +126,8 @@ def read(folder: Path) -> Checkpoint:
         size = (folder / name).stat().st_size
         if size != expected["bytes"]:
             raise ValueError(f"{name} has {size} bytes, not {expected['bytes']}")
-    for name, digest in zip(files, _digests(folder, list(files)), strict=True):
+    own = sorted(files, key=lambda name: -files[name]["bytes"])[rank::ranks]
+    for name, digest in zip(own, _digests(folder, own), strict=True):
         if digest != files[name]["sha256"]:
             raise ValueError(f"{name} is damaged")
     return Checkpoint(folder, int(mark["step"]), int(mark["world"]), dict(mark["extra"]))

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -23,7 +22,8 @@ from torch import Tensor, distributed
 from components.config.optimization import optimization_of
 from components.engine import checkpoints, health, progress
 from components.engine.backends import Backend, set_up_backend
-from components.engine.checkpoints import PREFIX, Checkpoint
+from components.engine.checkpointer import Checkpointer
+from components.engine.checkpoints import Checkpoint
 from components.engine.curves import CURVES, PLAN, CurveFile
 from components.engine.groups import decayed_names, parameter_groups
 from components.engine.loss_module import LossModule, give_vision_gradients, occupancy, trees_of
@@ -89,6 +89,7 @@ class Loop:
         self.schedule = Schedule.plan(len(steps), task.epochs, optimisation.max_steps, optimisation.warmup_share)
         self.meter, self.operations = Meter(), operations_of(task.model)
         self.moving = health.MovingWeights(task.model)
+        self.checkpointer = Checkpointer(training, self.context, backend)
         if training.engine == "deepspeed" and self.world > 1:
             give_vision_gradients(task.model)
         module = LossModule(task, backend.autocast)
@@ -122,12 +123,11 @@ class Loop:
             epoch, position = self.schedule.locate(step)
             if epoch != present:
                 present, steps = epoch, self._begin_epoch(epoch)
-            record = self._step(step, steps[position])
+            record, signals = self._step(step, steps[position])
             self.moving.after_step()
             if curves:
                 curves.append({**record, "seconds": round(time.perf_counter() - began, 6)})
-            if (step + 1) % self.training.checkpoint_steps == 0 or step + 1 == self.schedule.total:
-                self._checkpoint(step + 1, curves)
+            self.checkpointer.after_step(step + 1, signals, curves, last=step + 1 == self.schedule.total)
         self.moving.check()
 
     def trial(self, steps: Iterable[Step]) -> Trial:
@@ -154,8 +154,11 @@ class Loop:
         self.context.barrier()
         return steps
 
-    def _step(self, step: int, plan: Step) -> Record:
-        """One optimizer step: forward and backward over this rank's micro-batches, then reduce, clip and step. Returns its curve's line."""
+    def _step(self, step: int, plan: Step) -> tuple[Record, list[float]]:
+        """One optimizer step: forward and backward over this rank's micro-batches, then reduce, clip and step.
+
+        Returns its curve's line, and the checkpointer's signals added up over ranks.
+        """
         began = time.perf_counter()
         epoch, _ = self.schedule.locate(step)
         seed_everything(self.training.seed, STEP_SEED, step, self.rank)
@@ -181,8 +184,9 @@ class Loop:
             for trees in trees_of(batch):
                 targets, pairs = targets + len(trees.target_T), pairs + trees.attended
         heartbeat.enter("the sum over ranks", step + 1)
-        tokens_slots = torch.stack(occupied).sum(0)
-        total, sums, (tokens, slots) = self._reduce(losses, parts, tokens_slots)
+        own_tokens, own_slots = torch.stack(occupied).sum(0).tolist()
+        counts = [own_tokens, own_slots, *self.checkpointer.signals(step + 1)]
+        total, sums, (tokens, slots, *signals) = self._reduce(losses, parts, counts)
         health.check_loss(step, epoch, total, sums, losses)
         if overrides(self.task, "check_metrics"):
             self.task.check_metrics(step, sums)
@@ -190,18 +194,18 @@ class Loop:
         heartbeat.enter("the optimizer", step + 1)
         norm = self.backend.step(factor)
         health.check_gradient(step, epoch, norm)
-        own_tokens, own_slots = tokens_slots.tolist()
         self.meter.add(own_tokens, own_slots, time.perf_counter() - began, self.operations.training(own_tokens, targets, pairs))
-        return {
+        record: Record = {
             "step": step + 1,
             "epoch": epoch + 1,
             "loss": total,
             "learning_rate": self.optimisation.learning_rate * factor,
-            "tokens": tokens,
-            "slots": slots,
+            "tokens": int(tokens),
+            "slots": int(slots),
             **sums,
             "grad_norm": norm,
         }
+        return record, signals
 
     def _look_ahead(self, step: int, micros: list[Any]) -> None:
         """Let the task see the step's micro-batches with the weights as they are before it."""
@@ -216,8 +220,10 @@ class Loop:
         # The pass was extra: what the step draws must not depend on it.
         seed_everything(self.training.seed, STEP_SEED, step, self.rank)
 
-    def _reduce(self, losses: list[Tensor], parts: list[dict[str, Tensor]], occupied: Tensor) -> tuple[float, dict[str, float], list[int]]:
-        """Sums over micro-batches and ranks of the loss and of each metric, in float64, and of tokens and slots."""
+    def _reduce(
+        self, losses: list[Tensor], parts: list[dict[str, Tensor]], counts: list[float]
+    ) -> tuple[float, dict[str, float], list[float]]:
+        """Sums over micro-batches and ranks of the loss and of each metric, in float64, and over ranks of `counts`."""
         if self._metric_names is None:
             gathered = self.context.gather(sorted(parts[0]))
             if any(names != gathered[0] for names in gathered):
@@ -228,23 +234,7 @@ class Loop:
             raise ValueError(f"every micro-batch must report the metrics {names}, not {[sorted(part) for part in parts]}")
         columns = [losses, *([part[name] for part in parts] for name in names)]
         sums = torch.stack([torch.stack([value.detach().double().reshape(()) for value in column]).sum() for column in columns])
-        sums = torch.cat([sums, occupied.double()])
+        sums = torch.cat([sums, sums.new_tensor(counts)])
         distributed.all_reduce(sums)
-        total, *rest, tokens, slots = sums.tolist()
-        return total, dict(zip(names, rest, strict=True)), [int(tokens), int(slots)]
-
-    def _checkpoint(self, steps: int, curves: CurveFile | None) -> None:
-        """Write a checkpoint of the first `steps` steps on all ranks; its mark comes last, when every rank has written."""
-        folder = self.scratch / f"{PREFIX}{steps}"
-        heartbeat.enter(folder.name)
-        if self.rank == 0 and folder.exists():
-            shutil.rmtree(folder)
-        self.context.barrier()
-        with heartbeat.work(f"writing {folder.name}"):
-            self.backend.save(folder)
-        self.context.barrier()
-        if curves:
-            with heartbeat.work(f"committing {folder.name}"):
-                curves.sync()
-                checkpoints.commit(folder, steps, self.world, self.context.extra)
-                checkpoints.rotate(self.scratch, self.training.keep_checkpoints)
+        total, *rest = sums.tolist()
+        return total, dict(zip(names, rest[: len(names)], strict=True)), rest[len(names) :]

@@ -42,7 +42,7 @@ def train(options: argparse.Namespace, settings: Settings) -> None:
     import torch
 
     torch.set_num_threads(settings.training.threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(settings.training.deterministic, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, and only hides reads of memory that nobody wrote
 
     from components.engine.task import TrainingRank

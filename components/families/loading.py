@@ -19,6 +19,8 @@ from components.errors import UserError
 from components.families import lora
 from components.families.adapters import family_of
 from components.families.digests import PROCESSOR_FILES
+from components.families.kernels import use_liger
+from components.families.recomputation import set_recomputation
 
 if TYPE_CHECKING:
     from components.config.model import ModelSettings
@@ -73,9 +75,9 @@ def load_trainable(path: Path, model: ModelSettings, training: TrainingSettings)
         _train_adapters(opened, model, training)
     else:
         _train_parts(opened, training)
-    if training.gradient_checkpointing:
-        # Under ZeRO-3 a weight is an empty tensor before backward and whole in it: a check that compares the two passes would fail.
-        opened.gradient_checkpointing_enable({"use_reentrant": False, "determinism_check": "none"})
+    if training.kernels == "liger":
+        use_liger(opened)
+    set_recomputation(opened, training.gradient_checkpointing)
     return opened
 
 

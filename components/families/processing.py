@@ -6,7 +6,8 @@
 - `Preprocessor` renders the chat template with marks instead of texts and cuts it at the marks, so that no template is written twice.
 - It never cuts images. Validation refuses a query that does not fit.
 - An *outline* is a root without pixels. Lengths come from outlines, and a medium whose features are cached is never opened.
-- Roots with pixels stay in memory up to `features.pixels_max_gb`; of the others, which cost no more than a tokenization, the last few.
+- Roots with pixels stay in memory up to `features.pixels_max_gb`; of the others, which cost no more than a tokenization, the last few, without
+  features.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from components.config.model import ModelSettings
 
 QUESTION_MARK, RESPONSE_MARK, CRITIQUE_MARK = "\x01question\x01", "\x01response\x01", "\x01critique\x01"
-CACHED_TEXTS = 10_000  # texts whose tokens stay in memory: a query's responses are asked for several times, a data set's are too many
 CACHED_OUTLINES = 64  # roots without pixels that stay in memory, for callers who ask again for each response
 OPENED_TAG = re.compile(r"<([A-Za-z_]+)>(?!.*</\1>)", re.DOTALL)
 BLANK_GRAY = 128  # the value of every pixel of a blanked image: the middle of the range, which the processor maps to about 0
@@ -56,11 +56,10 @@ class Preprocessor:
         self.max_frames = model.max_frames
         self._roots: OrderedDict[tuple[str, ...], Root] = OrderedDict()
         self._root_bytes = 0
-        self._without_pixels: OrderedDict[tuple[str, ...], Root] = OrderedDict()
+        self._recent: OrderedDict[tuple[str, ...], Root] = OrderedDict()  # outlines
         self._policy_templates: dict[str | None, tuple[str, str]] = {}
         self._judge_templates: dict[str | None, tuple[str, str, str]] = {}
         self._outlines = Outlines(self.family, self.processor, self.config)
-        self._texts: dict[str, tuple[int, ...]] = {}
         self._limit_bytes = int(features.pixels_max_gb * 1e9)
 
     def policy_root(self, query: Query) -> Root:
@@ -122,14 +121,8 @@ class Preprocessor:
         _ = self.end_id
 
     def _tokens(self, text: str) -> list[int]:
-        # Text from data must never become a special token. Every pass over the data needs the same responses.
-        tokens = self._texts.get(text)
-        if tokens is None:
-            tokens = tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
-            if len(self._texts) >= CACHED_TEXTS:
-                self._texts.clear()
-            self._texts[text] = tokens
-        return list(tokens)
+        # Text from data must never become a special token.
+        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
     @staticmethod
     def judge_text(instruction: str, prompt: str) -> str:
@@ -217,18 +210,14 @@ class Preprocessor:
 
     def _root(self, query: Query, text: str, *, blank: bool) -> Root:
         key = (text, query.media or "", query.media_digest or "", str(blank))
-        for cached in (self._roots, self._without_pixels):
-            if key in cached:
-                cached.move_to_end(key)
-                return cached[key]
+        if key in self._roots:
+            self._roots.move_to_end(key)
+            return self._roots[key]
         if query.media is None or self.features is not None:
-            root = self._outline(query, text, blank=blank)
+            root = self._recent_outline(key, query, text, blank=blank)
             if self.features is not None:
                 root = self.features.attach(root)
             if all(medium.features is not None for medium in root.media):
-                self._without_pixels[key] = root
-                if len(self._without_pixels) > CACHED_OUTLINES:
-                    self._without_pixels.popitem(last=False)
                 return root
         images = [self.load_image(query, blank)] if query.media_kind == "image" else []
         videos = [self.load_frames(query, blank)] if query.media_kind == "video" else []
@@ -238,6 +227,16 @@ class Preprocessor:
             root = self.features.attach(root)
         self._keep(key, root)
         return root
+
+    def _recent_outline(self, key: tuple[str, ...], query: Query, text: str, *, blank: bool) -> Root:
+        """`_outline` of a query, which callers ask for again for each of its responses."""
+        if key in self._recent:
+            self._recent.move_to_end(key)
+            return self._recent[key]
+        outline = self._recent[key] = self._outline(query, text, blank=blank)
+        if len(self._recent) > CACHED_OUTLINES:
+            self._recent.popitem(last=False)
+        return outline
 
     def _outline(self, query: Query, text: str, *, blank: bool) -> Root:
         return self._outlines.root(text, query.media_kind, self.media_size(query), self.medium_key(query, blank=blank))

@@ -2,6 +2,7 @@
 
 - Media with features lose their pixels; small tensors, which the projector's packing needs, stay.
 - The first read of an entry checks it. The store forgets a damaged entry, and its medium runs live with the same bits.
+- A read copies the entry and releases its pages: else a process that reads all media would hold all features in the end.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from components.checkout import Checkout
 from components.families.adapters import Medium, Root, VisionOutput
 from components.features.embedding import UncachedMedium
 from components.features.entries import Entries
-from components.features.store import Entry, FeatureStore, intact, unpacked
+from components.features.store import Entry, FeatureStore, intact, release, unpacked
 
 PIXELS = "pixel_values"  # every family's prefix of the tensors that only the vision tower reads
 
@@ -64,7 +65,9 @@ class CachedFeatures:
                 self._entries.drop([position])
                 return None
             self._checked[position] = True
-        return unpacked(content, entry)
+        features = tuple(level.clone() for level in unpacked(content, entry))
+        release(content, entry)
+        return features
 
 
 def source_of(medium: Medium) -> str:

@@ -218,6 +218,12 @@ def intact(content: mmap.mmap, entry: Entry) -> bool:
         return zlib.crc32(view[entry.offset : entry.offset + entry.nbytes]) == entry.crc
 
 
+def release(content: mmap.mmap, entry: Entry) -> None:
+    """Drop an entry's pages from this process's memory: they stay in the system's file cache. Nobody may hold views of them."""
+    start = entry.offset // mmap.PAGESIZE * mmap.PAGESIZE
+    content.madvise(mmap.MADV_DONTNEED, start, entry.offset + entry.nbytes - start)
+
+
 def unpacked(content: mmap.mmap, entry: Entry) -> tuple[Tensor, ...]:
     """An entry's tensors as views of a mapped shard."""
     tensors = []

@@ -135,13 +135,21 @@ def layer_bytes(model: Architecture, settings: Settings) -> int:
     return norms + attention + 4 * model.intermediate * number
 
 
+def products_bytes(model: Architecture, settings: Settings) -> int:
+    """Bytes of a decoder layer's input and of what its matrix products and its attention give, a token."""
+    query, key_value = model.heads * model.head_dim, model.key_value_heads * model.head_dim
+    attention = 2 * query + 2 * key_value  # queries, keys, values, and what attention gives
+    return (3 * model.hidden + attention + 2 * model.intermediate) * value_bytes(settings) + model.heads * FP32
+
+
 def decoder_activations(model: Architecture, settings: Settings, *, patches: int) -> int:
     """Bytes saved between forward and backward, with the attention mask, and the vision tower's where it runs inside the step."""
     number = value_bytes(settings)
     rows, length = rows_of(settings)
     tokens, one = rows * length, layer_bytes(model, settings)
-    whole = tokens * model.layers * model.hidden * number + tokens * one  # the layers' inputs, and one layer computed again
-    saved = whole if settings.training.gradient_checkpointing else tokens * model.layers * one
+    layer_by_mode = {"none": one, "selective": products_bytes(model, settings), "all": model.hidden * number}
+    mode = settings.training.gradient_checkpointing
+    saved = tokens * model.layers * layer_by_mode[mode] + (tokens * one if mode != "none" else 0)  # one layer is computed again at a time
     mask = 0 if settings.model.attention == "flex_attention" else rows * length**2 * number
     return saved + mask + vision_activations(model, settings, rows * patches)
 

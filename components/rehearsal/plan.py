@@ -200,7 +200,9 @@ _TRAINING_CURES: tuple[Propose, ...] = (
     _training("model.attention", lambda s: "flex_attention" if s.model.attention == "sdpa" else None, gpu_only=True),
     _training("features.cache", lambda s: None if s.features.cache or s.training.parts.tower > 0 else "true"),
     _training("training.batch_rows", lambda s: _halved(memory.rows_of(s)[0])),
-    _training("training.gradient_checkpointing", lambda s: None if s.training.gradient_checkpointing else "true"),
+    _training(
+        "training.gradient_checkpointing", lambda s: {"none": "selective", "selective": "all"}.get(s.training.gradient_checkpointing)
+    ),
     _training("training.row_tokens", lambda s: str(s.model.max_length) if s.training.row_tokens > s.model.max_length else None),
     _training(
         "training.zero_stage",

@@ -52,6 +52,8 @@ def rate_key(settings: Settings, model: Architecture, device: str) -> str:
         settings.model.lora.model_dump(mode="json"),
         engine.precision,
         engine.gradient_checkpointing,
+        engine.kernels,
+        engine.deterministic,
     ]
     decisive += [engine.parts.model_dump(mode="json"), engine.threads, *rows_of(settings)]
     sizes = [model.family, model.parts, model.hidden, model.layers]
@@ -197,7 +199,7 @@ def cut_config(model: Architecture, layers: int) -> dict[str, Any]:
 
 def _step_flops(model: Architecture, layers: int, settings: Settings) -> float:
     """Operations a token of a step over `layers` layers. Only the responses pass the head."""
-    recomputed = 1 if settings.training.gradient_checkpointing else 0
+    recomputed = 1 if settings.training.gradient_checkpointing == "all" else 0
     decoder = layers * model.decoder_layer * (6.0 + 2.0 * recomputed)
     scores = layers * 12.0 * rows_of(settings)[1] / 2 * model.heads * model.head_dim
     return decoder + scores + 8.0 * model.hidden * model.vocabulary * BRANCH_SHARE
@@ -210,6 +212,7 @@ def random_model(settings: Settings, model: Architecture, layers: int, dtype: An
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     from components.families.loading import set_attention
+    from components.families.recomputation import set_recomputation
 
     values = cut_config(model, layers)
     assert architecture(values).layers == layers
@@ -221,6 +224,5 @@ def random_model(settings: Settings, model: Architecture, layers: int, dtype: An
     for name, parameter in built.named_parameters():
         in_language = name.startswith(("model.language_model", "lm_head"))
         parameter.requires_grad_(in_language and (rates.lm_head if name.startswith("lm_head") else rates.language_model) > 0)
-    if settings.training.gradient_checkpointing:
-        built.gradient_checkpointing_enable({"use_reentrant": False})
+    set_recomputation(built, settings.training.gradient_checkpointing)
     return built

@@ -27,7 +27,7 @@ def key_of(checkout: Checkout, settings: Settings, model: Architecture, machine:
     config = checkout.root / settings.model.base / "config.json"
     sections = [
         settings.training.model_dump(
-            mode="json", exclude={"checkpoint_steps", "keep_checkpoints", "seed", "weight_decay", "max_grad_norm"}
+            mode="json", exclude={"checkpoint_every", "keep_checkpoints", "seed", "weight_decay", "max_grad_norm"}
         ),
         settings.features.model_dump(mode="json"),
         [settings.reward.queries_per_step, settings.reward.critique_source, settings.alignment.queries_per_step],

@@ -95,7 +95,11 @@ def _training_seconds(
     if section.max_steps is not None:
         tokens, number = tokens * min(1.0, section.max_steps / number), min(number, section.max_steps)
     fixed = outcome["resume_seconds"]  # start, read of a checkpoint, export: what a training takes without a step
-    written = number / settings.training.checkpoint_steps * max(0.0, fixed - outcome["times"]["startup_seconds"])
+    training = settings.training
+    checkpoints = (
+        number / training.checkpoint_steps if training.checkpoint_steps else tokens / rates[0] / (training.checkpoint_seconds or 1)
+    )
+    written = checkpoints * max(0.0, fixed - outcome["times"]["startup_seconds"])
     growing = max(0.0, outcome["seconds"] - sum(step["seconds"] for step in steps) - fixed)
     growth = whole.queries / taken.queries
     return (

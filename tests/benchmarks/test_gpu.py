@@ -73,15 +73,25 @@ def test_missing_gpu_is_reported_as_skipped(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.slow
 def test_dry_run_reports_every_model() -> None:
     report = gpu.run(dry=True, threads=1, rounds=1)
+    assert report["engine"] == "DeepSpeed ZeRO-3"
     for model in report["models"].values():
-        assert model["losses"]["tree"] == pytest.approx(model["losses"]["trl"], rel=0.05)
-        assert model["speedup_vs_trl_stored"] > 0
-        for attention in gpu.ATTENTIONS:
-            assert model[attention]["step_seconds"] > 0
-            assert model[attention]["longest_root_tokens"] == 160
-            assert model[attention]["mfu"] is None
+        assert model["trl"]["losses"]["tree"] == pytest.approx(model["trl"]["losses"]["trl"], rel=0.05)
+        assert model["trl"]["speedup_vs_trl_stored"] > 0
+        assert model["writing"]["tokens_per_second"] > 0
+        for responses in (2, 4):
+            steps = model[f"steps:sdpa:{responses}"]
+            assert steps["step_seconds"] > 0
+            assert steps["tree_tokens"] == 40 + responses * 8
+            assert steps.get("longest_root_tokens") == (160 if responses == 4 else None)
+            assert steps["mfu"] is None
+            # A processor has no backward pass of flex attention.
+            assert "failed" in model[f"steps:flex_attention:{responses}"]
+
+
+def test_measurement_without_time_is_reported() -> None:
+    assert gpu.measured_apart("writing", "7b", 1, 1, 0.0, dry=True) == {"failed": "no time was left"}
 
 
 def test_without_trl_its_keys_are_null(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "find_spec", lambda _: None)
-    assert gpu.against_trl(gpu.DRY_CASES["0.5b"], 1, "cpu")["trl_seconds"] is None
+    assert gpu.against_trl(gpu.DRY_CASES["0.5b"], 1, dry=True)["trl_seconds"] is None

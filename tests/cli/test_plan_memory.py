@@ -29,7 +29,7 @@ SHOWN = {
     "small device": ("llava-ov-7b", [], "a100-40gb"),
     "four gpus": (
         "llava-ov-7b",
-        [*(f"{stage}.ranks=4" for stage in STAGES), "training.zero_stage=2", "training.gradient_checkpointing=false"],
+        [*(f"{stage}.ranks=4" for stage in STAGES), "training.zero_stage=2", "training.gradient_checkpointing=none"],
         "h100",
     ),
     "lora": ("llava-ov-7b", [*(f"{stage}.ranks=1" for stage in STAGES), "model.lora.rank=16", "training.zero_stage=2"], "l40s"),
@@ -83,12 +83,12 @@ def test_plan_needs_no_gpu_weights_or_torch(workspace: Path) -> None:
 
 
 def test_oversized_plan_exits_with_1_and_changes(workspace: Path) -> None:
-    apply(Checkout(workspace), "llava-ov-7b", ["training.gradient_checkpointing=false"])
+    apply(Checkout(workspace), "llava-ov-7b", ["training.gradient_checkpointing=none"])
     completed = mmalign(workspace, "plan", "--memory", "--device", "a100-40gb", "--json")
     assert completed.returncode == 1
     values = json.loads(completed.stdout)
     assert values["stages"]["align"]["fits"] is False
-    assert "training.gradient_checkpointing=true" in values["changes"]
+    assert "training.gradient_checkpointing=all" in values["changes"]
     assert mmalign(workspace, "plan", "--memory", "--device", "h200").returncode == 0
 
 

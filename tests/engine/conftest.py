@@ -27,7 +27,7 @@ os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(CHECKOUT / ".mmalign" / "torch
 
 def toy_settings(**training: Any) -> Settings:
     values = yaml.safe_load((CHECKOUT / "params.yaml").read_text(encoding="utf-8"))
-    values["training"] |= {"checkpoint_steps": 4, "max_grad_norm": 1.5, "weight_decay": 0.01} | training
+    values["training"] |= {"checkpoint_every": "4 steps", "max_grad_norm": 1.5, "weight_decay": 0.01} | training
     values["alignment"] |= {"epochs": 3, "learning_rate": 0.01, "warmup_share": 0.2, "max_steps": None}
     return parse_settings(values, "params.yaml")
 

@@ -14,6 +14,7 @@ from transformers.trainer_pt_utils import get_parameter_names
 from components.checkout import Checkout
 from components.config.training import TrainingSettings
 from components.engine.backends import COLLECTIVE_SECONDS, OPTIMIZER, WEIGHTS, Backend, Ddp, deepspeed_config, zero_config
+from components.engine.checkpoint_files import CheckpointFiles
 from components.engine.groups import decayed_names
 from components.engine.loss_module import LossModule, in_fp32
 from components.engine.ranks import RankContext
@@ -131,7 +132,11 @@ def test_ddp_checkpoint_restores_weights_and_moments(tmp_path: Path) -> None:
     with single_rank() as backend:
         backend.prepare(whole, groups(whole))
         steps(backend, 2)
-        backend.save(tmp_path / "checkpoint-2")
+        files = CheckpointFiles()
+        (tmp_path / "checkpoint-2").mkdir()
+        files.begin(tmp_path / "checkpoint-2")
+        backend.save(tmp_path / "checkpoint-2", files)
+        assert sorted(files.take()) == [WEIGHTS, OPTIMIZER]
         steps(backend, 2)
     assert sorted(path.name for path in (tmp_path / "checkpoint-2").iterdir()) == [WEIGHTS, OPTIMIZER]
     with single_rank() as backend:

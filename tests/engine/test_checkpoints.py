@@ -10,6 +10,7 @@ import pytest
 from components.checkout import Checkout
 from components.engine import checkpoints
 from components.engine.checkpoints import COMMITTED, commit, newest, read, remove_finished, rotate, scratch_folder
+from components.engine.ranks import RankContext
 from tests.engine.conftest import toy_settings
 
 
@@ -26,7 +27,7 @@ def make(scratch: Path, step: int, *, committed: bool = True) -> Path:
 def test_newest_committed_checkpoint_is_read_with_its_extra(tmp_path: Path) -> None:
     for step in (8, 100, 20):
         make(tmp_path, step)
-    checkpoint = newest(tmp_path, print)
+    checkpoint = newest(tmp_path, RankContext(), print)
     assert checkpoint is not None
     assert (checkpoint.step, checkpoint.world, checkpoint.extra) == (100, 2, {"critiques": "epoch-100.json"})
 
@@ -35,7 +36,7 @@ def test_an_unfinished_checkpoint_is_removed_with_a_reason(tmp_path: Path) -> No
     make(tmp_path, 4)
     unfinished = make(tmp_path, 8, committed=False)
     messages: list[str] = []
-    checkpoint = newest(tmp_path, messages.append)
+    checkpoint = newest(tmp_path, RankContext(), messages.append)
     assert checkpoint is not None
     assert checkpoint.step == 4
     assert messages == ["checkpoint-8 is not used: it was not finished"]
@@ -56,7 +57,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, damage
     make(tmp_path, 4)
     damage(make(tmp_path, 8))
     messages: list[str] = []
-    checkpoint = newest(tmp_path, messages.append)
+    checkpoint = newest(tmp_path, RankContext(), messages.append)
     assert checkpoint is not None
     assert checkpoint.step == 4
     assert reason in messages[0]
@@ -64,7 +65,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, damage
 
 def test_with_no_whole_checkpoint_there_is_none(tmp_path: Path) -> None:
     make(tmp_path, 4, committed=False)
-    assert newest(tmp_path, lambda _: None) is None
+    assert newest(tmp_path, RankContext(), lambda _: None) is None
 
 
 def test_the_mark_lists_every_file_with_size_and_digest(tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ def test_other_key_setting_or_rank_count_has_its_own_scratch(tmp_path: Path) -> 
 
     assert folder("a") == folder("a")
     assert len({folder("a"), folder("b"), folder("a", ranks=1), folder("a", engine="ddp"), folder("a", seed=1)}) == 5
-    assert folder("a") == folder("a", checkpoint_steps=7, keep_checkpoints=5)
+    assert folder("a") == folder("a", checkpoint_every="7 min", keep_checkpoints=5)
 
 
 def test_scratch_of_finished_runs_but_this_one_is_removed(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from components.engine import checkpoints
 from components.engine import loop as loop_module
 from components.engine.curves import CURVES, PLAN
 from components.engine.loop import Loop
+from components.engine.ranks import RankContext
 from components.engine.task import EpochContext, Step
 from components.errors import TrainingFault
 from tests.engine.single import settings_of, single_rank, toy_loop
@@ -117,7 +118,7 @@ def test_run_leaves_its_plan_and_the_newest_checkpoints(tmp_path: Path) -> None:
     assert json.loads((scratch / PLAN).read_text()) == {"steps": 18, "resumed_from": 0}
     # Every fourth step, and the last one; two are retained.
     assert sorted(path.name for path in scratch.glob("checkpoint-*")) == ["checkpoint-16", "checkpoint-18"]
-    checkpoint = checkpoints.newest(scratch, pytest.fail)
+    checkpoint = checkpoints.newest(scratch, RankContext(), pytest.fail)
     assert checkpoint is not None
     assert (checkpoint.step, checkpoint.world, checkpoint.extra) == (18, 1, {"shift": "shift-2.json"})
 
@@ -133,7 +134,7 @@ def test_stopped_run_resumes_with_the_same_bits(tmp_path: Path) -> None:
         toy_loop(root, backend, kind=StoppedRandomTask)[0].run()
     assert len(lines(root / "scratch")) == 10
     torch.rand(7)  # a new process has another random state
-    resumed = checkpoints.newest(root / "scratch", pytest.fail)
+    resumed = checkpoints.newest(root / "scratch", RankContext(), pytest.fail)
     assert resumed is not None
     with single_rank() as backend:
         loop, task = toy_loop(root, backend, kind=RandomTask, resumed=resumed)
@@ -146,7 +147,7 @@ def test_stopped_run_resumes_with_the_same_bits(tmp_path: Path) -> None:
 def test_resumed_run_begins_with_the_extra_of_its_checkpoint(tmp_path: Path) -> None:
     with single_rank() as backend, pytest.raises(KeyboardInterrupt):
         toy_loop(tmp_path, backend, kind=StoppedTask)[0].run()
-    resumed = checkpoints.newest(tmp_path / "scratch", pytest.fail)
+    resumed = checkpoints.newest(tmp_path / "scratch", RankContext(), pytest.fail)
     with single_rank() as backend:
         loop, _ = toy_loop(tmp_path, backend, resumed=resumed)
         assert loop.context.extra == {"shift": "shift-1.json"}
@@ -248,7 +249,7 @@ def test_sums_over_micro_batches_are_exact_in_float64(tmp_path: Path) -> None:
         loop, _ = toy_loop(tmp_path, backend)
         losses = [torch.tensor(value) for value in (16777216.0, 1.0, 1.0)]  # in fp32 the ones would be lost
         parts = [{"b": torch.tensor(float(n)), "a": torch.tensor(10.0 * n)} for n in (1, 2, 3)]
-        total, sums, counts = loop._reduce(losses, parts, torch.tensor([5, 8]))
+        total, sums, counts = loop._reduce(losses, parts, [5, 8])
     assert total == 16777218.0
     assert sums == {"a": 60.0, "b": 6.0}
     assert counts == [5, 8]

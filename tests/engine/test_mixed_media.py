@@ -30,7 +30,7 @@ def trained(root: Path, base: Path, media: Path, model: dict[str, Any] | None = 
         base,
         media,
         model=model or {},
-        training={"row_tokens": 300, "checkpoint_steps": 4} | training,
+        training={"row_tokens": 300, "checkpoint_every": "4 steps"} | training,
         alignment={"epochs": 2, "learning_rate": 1e-3},
     )
     spread_small_weights(root)
@@ -54,7 +54,7 @@ def test_every_engine_exports_the_weights_of_one_rank(tmp_path: Path, tiny_base:
     for name, training in {
         "zero-2": {},
         "zero-3": {"zero_stage": 3},
-        "checkpointing": {"zero_stage": 3, "gradient_checkpointing": True},
+        "checkpointing": {"zero_stage": 3, "gradient_checkpointing": "all"},
         "ddp": {"engine": "ddp"},
     }.items():
         out, outcome = trained(tmp_path / name, tiny_base, tiny_media, **training)

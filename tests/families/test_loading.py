@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from components.config.settings import load_settings
 from components.errors import UserError
@@ -43,17 +44,38 @@ def test_weights_dtype_is_bf16_in_deepspeed_and_fp32_in_ddp(tiny_base: Path) -> 
     assert opened(tiny_base, precision="bf16", engine="ddp").dtype == torch.float32
 
 
-def test_recomputation_preserves_log_probs_and_gradients(tiny_base: Path, tiny_media: Path) -> None:
+class Products(TorchDispatchMode):
+    """Counts the matrix products that run inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        self.count += function in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+        return function(*arguments, **(named or {}))
+
+
+# A layer has seven products; the last one, down, feeds nothing that backward reads. The frozen tower is not walked backward.
+@pytest.mark.parametrize(("recomputation", "norms", "products"), [("none", 1, 0), ("selective", 2, 0), ("all", 2, 6)])
+def test_recomputation_preserves_log_probs_and_gradients(
+    tiny_base: Path, tiny_media: Path, recomputation: str, norms: int, products: int
+) -> None:
     batch = a_batch(tiny_base, tiny_media)
-    results = []
-    for checkpointing in (False, True):
-        model = opened(tiny_base, gradient_checkpointing=checkpointing).train()
-        calls = []
-        layer = model.model.language_model.layers[0].input_layernorm
-        layer.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+
+    def run(recomputation: str) -> tuple[Any, list[Any], int, int, int]:
+        model = opened(tiny_base, gradient_checkpointing=recomputation).train()
+        calls: list[int] = []
+        model.model.language_model.layers[0].input_layernorm.register_forward_hook(lambda *_: calls.append(1))
         sums = TreeModel(model)(batch)
-        sums.square().mean().backward()
-        assert len(calls) == (2 if checkpointing else 1)
-        results.append((sums.detach(), [p.grad for p in model.parameters() if p.grad is not None]))
-    assert torch.equal(results[0][0], results[1][0])
-    assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1], strict=True))
+        with Products() as counted:
+            sums.square().mean().backward()
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        return sums.detach(), gradients, len(calls), counted.count, len(model.model.language_model.layers)
+
+    sums, gradients, calls, count, layers = run(recomputation)
+    plain_sums, plain_gradients, _, plain_count, _ = run("none")
+    assert calls == norms
+    assert count - plain_count == products * layers
+    assert torch.equal(sums, plain_sums)
+    assert all(torch.equal(one, other) for one, other in zip(gradients, plain_gradients, strict=True))

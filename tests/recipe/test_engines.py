@@ -15,7 +15,7 @@ from tests.recipe.conftest import Recipe, make_recipe
 TINY = {
     "reward": {"epochs": 1, "max_steps": 3, "critique_source": "annotated"},
     "alignment": {"epochs": 1, "max_steps": 3},
-    "training": {"checkpoint_steps": 2},
+    "training": {"checkpoint_every": "2 steps"},
     "evaluate": {"bootstrap_samples": 50, "max_new_tokens": 12, "samples": 4},
     "critique": {"max_new_tokens": 8},
 }

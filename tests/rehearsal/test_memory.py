@@ -88,7 +88,9 @@ def test_additive_mask_grows_with_square_of_row() -> None:
 
 
 def test_checkpointing_stores_inputs_and_one_layer() -> None:
-    changed = settings(training={"gradient_checkpointing": True, "batch_rows": 1, "row_tokens": 512}, model={"attention": "flex_attention"})
+    changed = settings(
+        training={"gradient_checkpointing": "all", "batch_rows": 1, "row_tokens": 512}, model={"attention": "flex_attention"}
+    )
     tokens = 512
     assert memory.decoder_activations(SEVEN_B, changed, patches=0) == tokens * (28 * 3584 * 4 + memory.layer_bytes(SEVEN_B, changed))
 
@@ -120,8 +122,8 @@ def test_constants_of_passes_equal_those_in_use() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_estimate_is_near_measured_peak(tmp_path: Path, checkpointing: bool) -> None:
+@pytest.mark.parametrize("checkpointing", ["none", "selective", "all"])
+def test_estimate_is_near_measured_peak(tmp_path: Path, checkpointing: str) -> None:
     text = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 2}
     vision = {
         "hidden_size": 64,

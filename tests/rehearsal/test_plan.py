@@ -32,7 +32,7 @@ def test_every_profile_fits_its_device(name: str, tmp_path: Path) -> None:
 
 
 def test_oversized_plan_proposes_changes_that_fit(tmp_path: Path) -> None:
-    before = profile("qwen2.5-vl-7b", training={"gradient_checkpointing": False, "zero_stage": 2})
+    before = profile("qwen2.5-vl-7b", training={"gradient_checkpointing": "none", "zero_stage": 2})
     machine = named_device("a100-40gb")
     plan = make_plan(before, Checkout(tmp_path), machine)
     assert plan.cures
@@ -49,7 +49,7 @@ def test_oversized_plan_proposes_changes_that_fit(tmp_path: Path) -> None:
 
 def test_free_changes_are_proposed_first(tmp_path: Path) -> None:
     plan = make_plan(
-        profile("llava-ov-0.5b", training={"batch_rows": 16, "gradient_checkpointing": False}),
+        profile("llava-ov-0.5b", training={"batch_rows": 16, "gradient_checkpointing": "none"}),
         Checkout(tmp_path),
         named_device("a100-40gb"),
     )

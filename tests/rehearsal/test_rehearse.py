@@ -146,7 +146,7 @@ def test_time_of_a_training_follows_its_steps(tmp_path: Path) -> None:
     steps = [(1, 50, 10.0), (1, 100, 1.0), (1, 150, 2.0), (2, 100, 2.0), (2, 100, 1.0)]
     lines = [json.dumps({"epoch": epoch, "tokens": tokens, "seconds": seconds}) for epoch, tokens, seconds in steps]
     write(made.scratch("reward", "x", "curves.jsonl"), lines)
-    values = settings(reward={"epochs": 3, "max_steps": None}, training={"checkpoint_steps": 9, "keep_checkpoints": 2})
+    values = settings(reward={"epochs": 3, "max_steps": None}, training={"checkpoint_every": "9 steps", "keep_checkpoints": 2})
     outcome = {"seconds": 24.0, "resume_seconds": 6.0, "times": {"startup_seconds": 4.0}}
     peak = PeakMemory(0)
     metrics = trial_metrics("reward", values, outcome, peak, made, sample())
@@ -160,7 +160,7 @@ def test_most_steps_bound_the_time_of_a_training(tmp_path: Path) -> None:
     made = Checkout(tmp_path)
     lines = [json.dumps({"epoch": 1, "tokens": 100, "seconds": 1.0})] * 2
     write(made.scratch("align", "x", "curves.jsonl"), lines)
-    values = settings(alignment={"epochs": 1, "max_steps": 5}, training={"checkpoint_steps": 100})
+    values = settings(alignment={"epochs": 1, "max_steps": 5}, training={"checkpoint_every": "100 steps"})
     outcome = {"seconds": 2.0, "resume_seconds": 4.0, "times": {"startup_seconds": 4.0}}
     metrics = trial_metrics("align", values, outcome, PeakMemory(0), made, sample())
     # 200 tokens are 1,500 of all rows in 20 steps, a quarter of which are taken; 4 s are fixed.

@@ -17,7 +17,7 @@ from tests.shapes.photographs import save_photographs
 
 # What a machine with two cores can't follow; all else is as the profile sets it.
 REDUCED: dict[str, dict[str, Any]] = {
-    "training": {"ranks": 2, "threads": 1, "checkpoint_steps": 1},  # the profiles have 8 GPUs, or 1
+    "training": {"ranks": 2, "threads": 1, "checkpoint_every": "1 step"},  # the profiles have 8 GPUs, or 1
     "reward": {"queries_per_step": 4},
     "alignment": {"queries_per_step": 4},
     "critique": {"ranks": 2, "threads": 1, "max_new_tokens": 6},

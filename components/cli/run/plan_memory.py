@@ -56,7 +56,7 @@ def _model(plan: Plan) -> Text:
         engine.precision,
         split,
         *([f"offload {engine.offload}"] if engine.offload != "none" else []),
-        *(["gradient checkpointing"] if engine.gradient_checkpointing else []),
+        *([f"gradient checkpointing {engine.gradient_checkpointing}"] if engine.gradient_checkpointing != "none" else []),
         *([f"LoRA rank {settings.model.lora.rank}"] if settings.model.lora.rank else []),
         settings.model.attention,
         f"{rows} row{'s' if rows > 1 else ''} of {length:,} tokens",

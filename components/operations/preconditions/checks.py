@@ -9,7 +9,7 @@ from components.errors import UserError
 from components.operations.doctor.findings import Finding
 from components.operations.preconditions.base_model import base_model
 from components.operations.preconditions.gate_rules import gate_rules
-from components.operations.preconditions.machine import deadlines, disk, gpus
+from components.operations.preconditions.machine import deadlines, disk, gpus, kernels
 from components.operations.preconditions.rows import rows
 from components.operations.preconditions.situation import Situation
 
@@ -18,6 +18,7 @@ PRECONDITIONS: dict[str, Precondition] = {
     "base model": base_model,
     "rows": rows,
     "gpus": gpus,
+    "kernels": kernels,
     "gate rules": gate_rules,
     "deadlines": deadlines,
     "disk": disk,

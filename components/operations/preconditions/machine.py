@@ -1,7 +1,8 @@
-"""What the machine must have for the stages that will run: GPUs, time and disk."""
+"""What the machine must have for the stages that will run: GPUs, kernels, time and disk."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from components.operations.doctor.findings import Finding, ok, problem, warning
@@ -9,6 +10,7 @@ from components.operations.preconditions.situation import Situation
 from components.processes.slots.gpus import visible_gpus
 from components.rehearsal.ledger import RESERVE_BYTES, Volume, ledger
 from components.rehearsal.sizes import duration, size
+from components.stages import TRAINING
 
 SHOWN_ENTRIES = 4  # of a file system that is too small, in a sentence
 
@@ -27,6 +29,26 @@ def gpus(situation: Situation) -> Finding:
             "use a machine with more GPUs, or a profile for fewer (mmalign configure --list)",
         )
     return ok(f"{number} GPU{'s' if number != 1 else ''} visible, at most {max(wanted.values())} a stage")
+
+
+def kernels(situation: Situation) -> Finding:
+    """Trainings that take Triton's kernels have GPUs, and the package that brings them is installed."""
+    name = situation.settings.training.kernels
+    trainings = [stage for stage in situation.stages if stage in TRAINING]
+    if name == "torch" or not trainings:
+        return ok("torch's own kernels")
+    on_processor = [stage for stage in trainings if not situation.settings.stages[stage].gpus]
+    if on_processor:
+        return problem(
+            f"training.kernels {name} needs GPUs, and {' and '.join(on_processor)} would train on a processor",
+            "mmalign configure --set training.kernels=torch",
+        )
+    if find_spec("liger_kernel") is None:
+        return problem(
+            f"training.kernels {name} needs the package liger-kernel, which is not installed",
+            "pip install liger-kernel, or mmalign configure --set training.kernels=torch",
+        )
+    return ok(f"the kernels of {name}")
 
 
 def deadlines(situation: Situation) -> Finding:

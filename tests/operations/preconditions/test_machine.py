@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from components.operations.preconditions.machine import deadlines, disk, gpus
+from components.operations.preconditions import machine
+from components.operations.preconditions.machine import deadlines, disk, gpus, kernels
 from components.processes.slots.gpus import VISIBLE
 from components.rehearsal.ledger import RESERVE_BYTES, ledger
-from components.stages import STAGE_NAMES
+from components.stages import STAGE_NAMES, StageName
 from components.storage import space
 from tests.operations.preconditions.conftest import Situated
 
@@ -24,6 +25,43 @@ def test_gpus_are_needed_by_stages_that_run_only(situated: Situated, monkeypatch
     monkeypatch.setenv(VISIBLE, "")
     assert gpus(situated(wanting, stages=("validate",))).state == "ok"
     assert "evaluate 4" in gpus(situated(wanting)).text
+
+
+@pytest.mark.parametrize(
+    ("changes", "stages", "installed", "sentence"),
+    [
+        ({}, STAGE_NAMES, False, None),
+        ({"training.kernels": "liger"}, ("validate", "evaluate"), False, None),
+        (
+            {"training.kernels": "liger"},
+            STAGE_NAMES,
+            True,
+            "training.kernels liger needs GPUs, and reward and align would train on a processor",
+        ),
+        ({"training.kernels": "liger", "stages.reward.gpus": 1}, STAGE_NAMES, True, "and align would train on a processor"),
+        ({"training.kernels": "liger", "stages.align.gpus": 1}, ("align",), True, None),
+        (
+            {"training.kernels": "liger", "stages.align.gpus": 1},
+            ("align",),
+            False,
+            "needs the package liger-kernel, which is not installed",
+        ),
+    ],
+)
+def test_liger_needs_gpus_and_its_package(
+    situated: Situated,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, object],
+    stages: tuple[StageName, ...],
+    installed: bool,
+    sentence: str | None,
+) -> None:
+    monkeypatch.setattr(machine, "find_spec", lambda _: object() if installed else None)
+    finding = kernels(situated(changes, stages=stages))
+    assert finding.state == ("ok" if sentence is None else "problem")
+    if sentence is not None:
+        assert sentence in finding.text
+        assert "mmalign configure --set training.kernels=torch" in str(finding.cure)
 
 
 def test_stage_that_would_pass_its_deadline_is_a_problem(situated: Situated) -> None:
