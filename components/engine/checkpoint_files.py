@@ -49,9 +49,9 @@ class CheckpointFiles:
         else:
             for earlier in self._written:
                 earlier.result()  # and with it its copy is freed
-            done: Future[tuple[str, dict[str, Any]]] = Future()
-            done.set_result(_write(compact(state), path, name))
-            self._written.append(done)
+            finished: Future[tuple[str, dict[str, Any]]] = Future()
+            finished.set_result(_write(compact(state), path, name))
+            self._written.append(finished)
 
     @property
     def unfinished(self) -> bool:

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map_only
 Recomputation = Literal["none", "selective", "all"]
 
 _ATEN = torch.ops.aten
-KEPT = {
+RETAINED = {
     _ATEN.mm.default,
     _ATEN.addmm.default,
     _ATEN.bmm.default,
@@ -68,11 +68,11 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's mode
 
 
 class _Keeping(_Mode):  # type: ignore[no-untyped-call]
-    """Keeps the results of the operators in KEPT."""
+    """Keeps the results of the operators in RETAINED."""
 
     def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
         result = function(*arguments, **(named or {}))
-        if function in KEPT:
+        if function in RETAINED:
             self.results[function].append(tree_map_only(torch.Tensor, torch.Tensor.detach, result))
         return result
 
@@ -81,4 +81,4 @@ class _Reusing(_Mode):  # type: ignore[no-untyped-call]
     """Gives them back in place of a second computation."""
 
     def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
-        return self.results[function].popleft() if function in KEPT else function(*arguments, **(named or {}))
+        return self.results[function].popleft() if function in RETAINED else function(*arguments, **(named or {}))

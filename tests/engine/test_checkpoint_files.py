@@ -25,7 +25,7 @@ def all_large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+def writes_wait(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Files are written once the event is set."""
     event, write = threading.Event(), torch.save
     monkeypatch.setattr(torch, "save", lambda state, path: (event.wait(30), write(state, path)))
@@ -43,13 +43,13 @@ def read(path: Path) -> Any:
 
 
 @pytest.mark.usefixtures("all_large")
-def test_a_large_file_holds_the_values_at_its_call(tmp_path: Path, held: threading.Event) -> None:
+def test_a_large_file_holds_the_values_at_its_call(tmp_path: Path, writes_wait: threading.Event) -> None:
     weight = torch.ones(3)
     files = begun(tmp_path)
     files.write({"weight": weight}, tmp_path / "state.pt")
     weight += 1  # training continues
     assert files.unfinished
-    held.set()
+    writes_wait.set()
     assert set(files.take()) == {"state.pt"}
     assert torch.equal(read(tmp_path / "state.pt")["weight"], torch.ones(3))
     assert not files.unfinished
@@ -65,30 +65,30 @@ def test_a_small_file_is_there_when_its_call_returns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("free", "ranks", "behind"), [(16, 1, True), (15, 1, False), (32, 2, True), (31, 2, False)])
 @pytest.mark.usefixtures("all_large")
 def test_a_copy_needs_twice_its_size_for_each_rank(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: threading.Event, free: int, ranks: int, behind: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes_wait: threading.Event, free: int, ranks: int, behind: bool
 ) -> None:
     monkeypatch.setattr(checkpoint_files, "available_memory", lambda: (free, 1000))
     if not behind:
-        held.set()
+        writes_wait.set()
     files = begun(tmp_path, ranks)
     files.write([torch.zeros(2)], tmp_path / "state.pt")  # 8 bytes
     assert files.unfinished == behind
-    held.set()
+    writes_wait.set()
     files.take()
 
 
-def test_size_at_which_a_thread_takes_over(tmp_path: Path, held: threading.Event) -> None:
+def test_size_at_which_a_thread_takes_over(tmp_path: Path, writes_wait: threading.Event) -> None:
     files = begun(tmp_path)
     files.write(torch.zeros(32 * MEBIBYTE, dtype=torch.uint8), tmp_path / "large.pt")
     assert files.unfinished
-    held.set()
+    writes_wait.set()
     files.take()
     files.begin(tmp_path)
-    held.clear()
-    thread = threading.Timer(0.2, held.set)
+    writes_wait.clear()
+    thread = threading.Timer(0.2, writes_wait.set)
     thread.start()
     files.write(torch.zeros(32 * MEBIBYTE - 1, dtype=torch.uint8), tmp_path / "small.pt")
-    assert held.is_set()
+    assert writes_wait.is_set()
     assert not files.unfinished
 
 
@@ -162,14 +162,14 @@ def test_bytes_of_all_tensors_are_counted(state: Any, size: int) -> None:
 
 
 def test_waiting_files_are_written_ahead_of_one_without_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: threading.Event
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes_wait: threading.Event
 ) -> None:
     free = iter([1000, 0])
     monkeypatch.setattr(checkpoint_files, "SMALL_BYTES", 0)
     monkeypatch.setattr(checkpoint_files, "available_memory", lambda: (next(free), 1000))
     files = begun(tmp_path)
     files.write(torch.ones(2), tmp_path / "first.pt")
-    threading.Timer(0.2, held.set).start()
+    threading.Timer(0.2, writes_wait.set).start()
     files.write(torch.ones(2), tmp_path / "second.pt")
     assert (tmp_path / "first.pt").is_file()
     assert list(files.take()) == ["first.pt", "second.pt"]

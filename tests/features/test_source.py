@@ -48,12 +48,12 @@ def resident_bytes() -> int:
 
 def test_reader_of_all_features_holds_none_of_their_pages(features: CachedFeatures) -> None:
     assert resident_bytes() == 0
-    for again in range(2):  # the first read of an entry checks it
+    for reading in range(2):  # the first read of an entry checks it
         for number in range(ENTRIES):
             (read,) = features.attach(Root((), (medium(number),))).media
             assert read.features is not None
             assert set(read.tensors) == {"image_sizes"}
-            assert torch.equal(read.features[0], torch.full((MEBIBYTE // 4 + 5,), float(number))), again
+            assert torch.equal(read.features[0], torch.full((MEBIBYTE // 4 + 5,), float(number))), reading
     assert resident_bytes() <= MEBIBYTE  # the system maps pages around a read one
 
 

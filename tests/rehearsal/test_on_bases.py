@@ -53,18 +53,18 @@ class Sampler:
         self._thread.join()
 
     def _sample(self) -> None:
-        known: dict[int, tuple[psutil.Process, str]] = {}
+        ranks: dict[int, tuple[psutil.Process, str]] = {}
         while not self._ended.wait(0.1):
             for pid in psutil.pids():
-                if pid not in known:
+                if pid not in ranks:
                     stage = self._stage(pid)
                     if stage is not None:
-                        known[pid] = (psutil.Process(pid), stage)
-            for pid, (process, stage) in list(known.items()):
+                        ranks[pid] = (psutil.Process(pid), stage)
+            for pid, (process, stage) in list(ranks.items()):
                 try:
                     self.peak[stage] = max(self.peak[stage], process.memory_full_info().pss)
                 except psutil.Error:
-                    del known[pid]
+                    del ranks[pid]
 
     def _stage(self, pid: int) -> str | None:
         try:
@@ -135,12 +135,12 @@ def test_rehearsed_memory_is_what_stages_use(tmp_path: Path, name: str) -> None:
     rehearsed = made.mmalign("rehearse", "--json", timeout=900)
     assert rehearsed.returncode == 0, rehearsed.stdout[-3000:] + rehearsed.stderr[-3000:]
     assert time.monotonic() - began < LONGEST_SECONDS
-    said = json.loads(rehearsed.stdout)["stages"]
+    rehearsed_stages = json.loads(rehearsed.stdout)["stages"]
     with Sampler(made.root) as sampler:
         ended = made.mmalign("run", "--accept-data", "--bundled-rows", "--no-rehearsal", timeout=1200)
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
     idle = idle_bytes()
-    compared = {stage: (said[stage]["peak_host_bytes"] / 1e6, sampler.peak[stage] / 1e6) for stage in STAGES}
+    compared = {stage: (rehearsed_stages[stage]["peak_host_bytes"] / 1e6, sampler.peak[stage] / 1e6) for stage in STAGES}
     print(name, "idle", idle / 1e6, "MB; said and used:", compared)
     for stage, (promised, used) in compared.items():
         assert used, f"{stage} ran no rank"
