@@ -182,8 +182,10 @@ class Batch:
             ids_QL[row, width - lengths[row] :] = torch.tensor(root.input_ids)
             positions_AQL[:, row, width - lengths[row] :] = torch.arange(lengths[row]) if root.positions_AL is None else root.positions_AL
         embeddings, media_QL, deeper = embed(self.model, ids_QL.to(self.device), list(self.roots))
-        causal_LL = torch.ones(width, width, dtype=torch.bool, device=self.device).tril()
-        mask = self._additive((causal_LL & valid_QL[:, None])[:, None], embeddings.dtype)
+        mask: Tensor | None = None  # sdpa is causal by itself, and faster so
+        if min(lengths) < width or not self.family.mask_by_layer:
+            causal_LL = torch.ones(width, width, dtype=torch.bool, device=self.device).tril()
+            mask = self._additive((causal_LL & valid_QL[:, None])[:, None], embeddings.dtype)
         hidden_QLH = self._language(embeddings, mask, positions_AQL.to(self.device), deeper, media_QL)
         count(sum(lengths), width * len(lengths))
         return hidden_QLH[self.owner_N, -1], valid_QL[self.owner_N]
@@ -295,7 +297,7 @@ class Batch:
         return logits_BV.argmax(1)
 
     def _language(
-        self, embeddings: Tensor, mask: Tensor, positions_AL: Tensor, deeper: Sequence[Tensor] = (), media: Tensor | None = None
+        self, embeddings: Tensor, mask: Tensor | None, positions_AL: Tensor, deeper: Sequence[Tensor] = (), media: Tensor | None = None
     ) -> Tensor:
         positions = positions_AL if self.family.axes > 1 else positions_AL[0]
         return self.family.language(self.model, embeddings, mask, positions, deeper, media, self.key_values)

@@ -35,7 +35,8 @@ from components.stages import STAGE_NAMES, command
 
 MOST_CHANGES = 12  # tries of one stage
 OUT_OF_MEMORY = re.compile(
-    r"out of memory|can't allocate memory|cannot allocate memory|MemoryError|bad_alloc|OutOfMemoryError|SIGKILL|Killed", re.IGNORECASE
+    r"out of memory|can't allocate memory|cannot allocate memory|unable to allocate|can't start new thread|MemoryError|bad_alloc|SIGKILL|\bKilled\b",
+    re.IGNORECASE,
 )
 
 
@@ -115,6 +116,8 @@ class _Rehearser:
         workspace.forget_stage(self._made, stage)
         left = outcome_file(self._made, stage)
         left.unlink(missing_ok=True)
+        log = _log_file(self._made, stage)
+        before = log.stat().st_size if log.is_file() else 0
         began = time.monotonic()
         code, peak = _run(stage, self._made)
         outcome: dict[str, Any] = (
@@ -124,7 +127,9 @@ class _Rehearser:
             sentence = str(outcome["sentence"])
             if OUT_OF_MEMORY.search(sentence):
                 raise _TooLarge(sentence)
-            raise error_of(kind_named(outcome["kind"]), f"{sentence} (the log: {_log_file(self._made, stage)})")
+            if outcome["kind"] != "mistake" and (line := _out_of_memory(log, before)):
+                raise _TooLarge(f"{sentence}: {line}")
+            raise error_of(kind_named(outcome["kind"]), f"{sentence} (the log: {log})")
         self._log(f"{stage} passed in {time.monotonic() - began:.0f} s")
         return trial_metrics(stage, settings, outcome, peak, self._made, self._rehearsal.sample)
 
@@ -166,6 +171,16 @@ def _run(stage: str, made: Checkout) -> tuple[int, PeakMemory]:
 
 def _log_file(made: Checkout, stage: str) -> Path:
     return made.logs / f"{stage}.log"
+
+
+def _out_of_memory(log: Path, start: int) -> str | None:
+    """The line of a log, from byte `start` on, that says that memory ran out: C++ code may end a process without another word."""
+    if not log.is_file():
+        return None
+    with log.open("rb") as stream:
+        stream.seek(start)
+        lines = stream.read().decode(errors="replace").splitlines()
+    return next((line.strip() for line in lines if OUT_OF_MEMORY.search(line)), None)
 
 
 def _signal_sentence(stage: str, code: int) -> str:

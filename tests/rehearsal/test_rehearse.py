@@ -111,6 +111,41 @@ def test_other_faults_are_raised_with_the_log(
         run(checkout, Stages(limit=8, faults={"critique": fault}), monkeypatch)
 
 
+@pytest.mark.parametrize(
+    ("line", "kind", "changes"),
+    [
+        ("terminate called after throwing an instance of 'std::bad_alloc'", "infrastructure", [("training.batch_rows", "4")]),
+        ("numpy._core._exceptions._ArrayMemoryError: Unable to allocate 3 GiB", "code", [("training.batch_rows", "4")]),
+        ("terminate called after throwing an instance of 'std::bad_alloc'", "mistake", None),
+        ("all is well", "infrastructure", None),
+    ],
+)
+def test_memory_that_only_the_log_names_counts(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, line: str, kind: str, changes: list[tuple[str, str]] | None
+) -> None:
+    stages = Stages(limit=8)
+
+    def aborted_once(stage: str, made: Checkout) -> tuple[int, PeakMemory]:
+        code, peak = stages(stage, made)
+        log = made.logs / f"{stage}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a") as stream:
+            if stages.ran[-1] == ("align", 8):
+                stream.write(f"{line}\n")
+                write_json(outcome_file(made, stage), {"kind": kind, "sentence": "align: a rank was ended by SIGABRT"})
+            else:
+                stream.write("fine\n")
+        return code, peak
+
+    if changes is None:
+        with pytest.raises(Exception, match="SIGABRT"):
+            run(checkout, aborted_once, monkeypatch)  # type: ignore[arg-type]  # called alike
+        return
+    rehearsal = run(checkout, aborted_once, monkeypatch)  # type: ignore[arg-type]
+    assert rehearsal.changes == changes
+    assert line in str(rehearsal.trials["align"].refused)
+
+
 def test_killed_stage_counts_as_out_of_memory(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
     stages = Stages(limit=8)
 
