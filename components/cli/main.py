@@ -5,7 +5,10 @@ A user's mistake is one sentence on stderr and exit code 2. A fault is exit code
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
+from typing import NoReturn
 
 import typer
 
@@ -63,5 +66,14 @@ def main() -> int:
     return 0
 
 
+def command() -> NoReturn:
+    """The command `mmalign`. It ends the process at once: all is written, and libraries take a second to tear themselves down."""
+    code = main()
+    with suppress(OSError):  # whoever read the output has left
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

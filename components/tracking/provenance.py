@@ -22,6 +22,7 @@ from components.files import digest_file
 DIFF_LIMIT_BYTES = 5_000_000  # a longer diff is cut: its place is a commit
 RUN_FILES = ("params.yaml", "data.dvc", "dvc.yaml", "dvc.lock")
 PACKAGES = ("torch", "transformers", "deepspeed")  # whose versions change results
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a lock file takes the one in Python a tenth of a second
 LOCK = "dvc.lock"  # written by every run, and kept whole with it: it makes no tree dirty
 
 
@@ -78,7 +79,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping; empty when there is no such file."""
     if not path.is_file():
         return {}
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER) or {}  # noqa: S506 -- a safe loader
 
 
 def data_version(checkout: Checkout) -> str | None:
