@@ -283,7 +283,7 @@ def test_requirements_cover_imports_of_packaged_code(name: packaging.ModelName) 
             elif isinstance(node, ast.ImportFrom) and node.module:
                 imported.add(node.module.split(".")[0])
     # Training imports these where it needs them: a package opens whole models, and runs no rank of an engine.
-    foreign = imported - set(sys.stdlib_module_names) - {"components", "deepspeed", "peft", "psutil"}
+    foreign = imported - set(sys.stdlib_module_names) - {"components", "deepspeed", "liger_kernel", "peft", "psutil"}
     distributions = metadata.packages_distributions()
 
     missing = {module for module in foreign if not {name.lower() for name in distributions[module]} & set(PACKAGES)}
