@@ -8,7 +8,6 @@ Shapes: Q queries, K responses of all queries.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -25,7 +24,6 @@ from components.storage.prepared import prepared
 
 FORMAT = "1"
 Ints = np.ndarray[Any, np.dtype[np.int32]]
-Critiques = Callable[[Query], list[str]]  # of a query's responses
 Offsets = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -77,17 +75,10 @@ def recorded(query: Query) -> list[str]:
     return [response.critique or "" for response in query.responses]
 
 
-def open_tokens(
-    checkout: Checkout,
-    preprocessor: Preprocessor,
-    queries: QueryTable,
-    instruction: str,
-    critiques: tuple[Critiques, str] = (recorded, "recorded"),
-) -> TokenTable:
-    """The tokens of a whole table as `preprocessor` reads it, with these critiques and what names their content."""
-    write, name = critiques
-    key = digest_bytes(FORMAT, queries.digest, processor_digest(preprocessor.base), str(preprocessor.max_frames), instruction, name)
-    folder = prepared(checkout, "tokens", key, lambda fresh: _write(fresh, preprocessor, queries, instruction, write))
+def open_tokens(checkout: Checkout, preprocessor: Preprocessor, queries: QueryTable, instruction: str) -> TokenTable:
+    """The tokens of a whole table as `preprocessor` reads it."""
+    key = digest_bytes(FORMAT, queries.digest, processor_digest(preprocessor.base), str(preprocessor.max_frames), instruction)
+    folder = prepared(checkout, "tokens", key, lambda fresh: _write(fresh, preprocessor, queries, instruction))
 
     def mapped(name: str) -> Any:
         return np.load(folder / f"{name}.npy", mmap_mode="r")
@@ -101,7 +92,7 @@ def open_tokens(
     return TokenTable(mapped("policy"), mapped("judge"), mapped("first"), texts("responses"), texts("critiques"))
 
 
-def _write(folder: Path, preprocessor: Preprocessor, queries: QueryTable, instruction: str, write: Critiques) -> None:
+def _write(folder: Path, preprocessor: Preprocessor, queries: QueryTable, instruction: str) -> None:
     count = len(queries)
     policy, judge = np.empty(count, dtype=np.int32), np.empty(count, dtype=np.int32)
     first = np.zeros(count + 1, dtype=np.int64)
@@ -109,7 +100,7 @@ def _write(folder: Path, preprocessor: Preprocessor, queries: QueryTable, instru
         for number, query in enumerate(queries):
             policy[number], judge[number] = preprocessor.policy_length(query), preprocessor.judge_length(query, instruction)
             first[number + 1] = first[number] + len(query.responses)
-            for response, critique in zip(query.responses, write(query), strict=True):
+            for response, critique in zip(query.responses, recorded(query), strict=True):
                 responses.add(preprocessor.response_ids(response.text))
                 critiques.add(preprocessor.critique_ids(critique))
     np.save(folder / "policy.npy", policy)

@@ -71,7 +71,7 @@ class RewardTask(TrainingTask):
         share = settings.reward.calibration_share
         self.rows = np.array([row for row, query in enumerate(every) if not is_calibration(query.id, share)], dtype=np.int64)
         self.queries = every.select(self.rows)
-        counts = [(len(q.pairs()), len(q.ties()), sum(map(bool, self._annotated(q)))) for q in self.queries]
+        counts = [(len(q.pairs()), len(q.ties()), sum(map(bool, recorded(q)))) for q in self.queries]
         self._counts_Q3 = np.array(counts, dtype=np.int32).reshape(-1, 3)  # of pairs, ties and critiques
         if not self._counts_Q3[:, 0].any():
             raise UserError(
@@ -81,7 +81,7 @@ class RewardTask(TrainingTask):
         self.model = new_reward_model(load_trainable(self.base, settings.model, settings.training), settings.training.seed)
         self.epochs = settings.reward.epochs
         self._own: dict[str, list[str]] = {}
-        self.tokens = open_tokens(checkout, self.preprocessor, every, settings.reward.instruction, (self._annotated, "recorded"))
+        self.tokens = open_tokens(checkout, self.preprocessor, every, settings.reward.instruction)
         self._lengths = self.tokens.judge_tokens(len(self.preprocessor.judge_ids("")))[self.rows]
 
     def epoch_plan(self, epoch: int) -> list[Step]:
@@ -184,10 +184,6 @@ class RewardTask(TrainingTask):
         _, _, learned = self._counts_Q3[[index for index in indices if index not in own]].sum(axis=0).tolist()
         return StepCounts(pairs, ties, learned)
 
-    @staticmethod
-    def _annotated(query: Query) -> list[str]:
-        return recorded(query)
-
     def _tree(self, index: int, query: Query, own: list[str] | None, *, learn: bool) -> Tree:
         """A query's tree on the model's `own` critiques, of which nothing is learned, or on the annotated ones."""
         if own is not None:
@@ -196,7 +192,7 @@ class RewardTask(TrainingTask):
         else:
             between = self.preprocessor.judge_ids("")
             branches = []
-            for number, critique in enumerate(self._annotated(query), start=int(self.tokens.first[self.rows[index]])):
+            for number, critique in enumerate(recorded(query), start=int(self.tokens.first[self.rows[index]])):
                 before = (*self.tokens.responses[number][:-1], *between)  # without the end of a response that no critique follows
                 ids = before + self.tokens.critiques[number]
                 branches.append(Branch(ids, len(before) if learn and critique else len(ids)))
