@@ -80,3 +80,17 @@ def test_all_of_it_runs_on_real_ranks_and_opens_no_picture() -> None:
     assert report["decodes_of_cached_media"] == 0
     assert report["first_step_seconds_30000"] > 0
     assert report["tree_tokens"]["120"] > report["tree_tokens"]["40"] > 0
+
+
+def test_load_is_awaited_until_it_is_low_or_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, loads = [0.0], [4.0, 4.0, 0.5, 9.0]
+    monkeypatch.setattr(scale.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(scale.os, "getloadavg", lambda: (loads.pop(0), 0.0, 0.0))
+    monkeypatch.setattr(scale.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(scale.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    assert scale.settled_load(180) == 0.25
+    assert now == [10.0]
+    loads[:] = [4.0, 6.0, 8.0]
+    assert scale.settled_load(5) == 3.0
+    loads[:] = [8.0]
+    assert scale.settled_load(0) == 4.0
