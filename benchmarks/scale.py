@@ -29,7 +29,7 @@ from benchmarks._harness import ROOT, Report, machine, parser, show, use_threads
 STAGES = ("reward", "align")
 RANKS = 2
 MOST_LOAD = 0.5  # runnable processes a core before a measurement of seconds
-SETTLE_SECONDS = 180.0
+LOAD_SECONDS = 180.0
 LEAST_R2 = 0.99
 PLAN_ROUNDS = 3
 VALIDATE_PICTURES = 500
@@ -139,7 +139,7 @@ def starts(sizes: Sizes, root: Path) -> Report:
     }
 
 
-def settled_load(seconds: float) -> float:
+def load_once_low(seconds: float) -> float:
     """Runnable processes a core over the last minute, once they are few or `seconds` have passed: what ran before this still counts."""
     ends = time.monotonic() + seconds
     while (load := os.getloadavg()[0] / (os.cpu_count() or 1)) > MOST_LOAD and time.monotonic() < ends:
@@ -151,7 +151,7 @@ def run(sizes: Sizes, threads: int, *, any_load: bool = False) -> Report:
     """All of it. `any_load` prints seconds whatever else the machine does: they then mean nothing."""
     from benchmarks import _scale_data as data
 
-    load = settled_load(0 if any_load else SETTLE_SECONDS)
+    load = load_once_low(0 if any_load else LOAD_SECONDS)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         data.save_base(root / "data/base")

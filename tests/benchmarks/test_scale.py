@@ -88,9 +88,9 @@ def test_load_is_awaited_until_it_is_low_or_time_is_up(monkeypatch: pytest.Monke
     monkeypatch.setattr(scale.os, "getloadavg", lambda: (loads.pop(0), 0.0, 0.0))
     monkeypatch.setattr(scale.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(scale.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
-    assert scale.settled_load(180) == 0.25
+    assert scale.load_once_low(180) == 0.25
     assert now == [10.0]
     loads[:] = [4.0, 6.0, 8.0]
-    assert scale.settled_load(5) == 3.0
+    assert scale.load_once_low(5) == 3.0
     loads[:] = [8.0]
-    assert scale.settled_load(0) == 4.0
+    assert scale.load_once_low(0) == 4.0
