@@ -7,6 +7,7 @@ rows; the rehearsal itself counts with the base's tokenizer and processor.
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -78,12 +79,11 @@ def read_sample(checkout: Checkout, settings: Settings, model: Architecture) -> 
     steps = train_queries(settings)
     if len(train) < 2 or not heldout:
         raise UserError(f"{folder / 'data.jsonl'} has {len(train)} usable rows: a rehearsal takes {steps}")
-    batches = [(settings.critique.batch_size, settings.critique.ranks), (settings.evaluate.batch_size, settings.evaluate.ranks)]
-    mean = max(1.0, sum(row.responses for row in heldout) / len(heldout))
-    # Critiques are batched by responses, answers by queries.
-    count = max(HELDOUT_LEAST, round(batches[0][0] * batches[0][1] / mean), batches[1][0] * batches[1][1])
+    # A full batch has the stage's peak of memory. Critiques are batched by responses, over both splits; answers by queries.
+    critiques, answers = (section.batch_size * section.ranks for section in (settings.critique, settings.evaluate))
     whole = {"train": Totals.of(train), "heldout": Totals.of(heldout)}
-    return Sample(choose(train, steps), choose(heldout, count), whole)
+    filling = {split: math.ceil(critiques * totals.queries / max(1, totals.responses)) for split, totals in whole.items()}
+    return Sample(choose(train, max(steps, filling["train"])), choose(heldout, max(HELDOUT_LEAST, filling["heldout"], answers)), whole)
 
 
 def train_queries(settings: Settings) -> int:

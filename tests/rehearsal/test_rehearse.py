@@ -164,7 +164,7 @@ def test_killed_stage_counts_as_out_of_memory(checkout: Checkout, monkeypatch: p
 def test_workspace_holds_sampled_rows_and_the_base(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
     rehearsal = run(checkout, Stages(limit=8), monkeypatch)
     made = Checkout(checkout.rehearsal)
-    assert len((made.preferences / "data.jsonl").read_text().splitlines()) == len(rehearsal.sample.train) == 48
+    assert len((made.preferences / "data.jsonl").read_text().splitlines()) == len(rehearsal.sample.train) == 64  # a batch of 128 critiques
     assert (made.root / "data/base/config.json").is_file()
     assert json.loads(made.params.read_text())["reward"]["epochs"] == 2
 
