@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from types import TracebackType
 from typing import Self
 
@@ -16,6 +17,7 @@ import psutil
 from components.stages import module
 
 POLL_SECONDS = 0.1
+LARGEST_SHARE = 0.1  # of a core: the system counts a large process's pages for a tenth of a second, which the stages' rates would show
 RANK = module("worker")
 
 
@@ -39,9 +41,12 @@ class PeakMemory:
         self._thread.join()
 
     def _poll(self) -> None:
-        while not self._ended.wait(POLL_SECONDS):
+        pause = POLL_SECONDS
+        while not self._ended.wait(pause):
+            began = time.thread_time()
             with contextlib.suppress(psutil.Error):
                 self._read(psutil.Process(self._pid))
+            pause = max(POLL_SECONDS, (time.thread_time() - began) / LARGEST_SHARE)
 
     def _read(self, top: psutil.Process) -> None:
         own = total = _bytes(top)
