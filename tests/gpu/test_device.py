@@ -183,7 +183,7 @@ def test_deterministic_kernels_give_the_same_bits() -> None:
 
 
 @needs_gpu
-def test_longer_roots_fit_with_less_kept() -> None:
+def test_recomputation_lowers_the_peak() -> None:
     peaks = {}
     for recomputation in ("none", "selective", "all"):
         torch.cuda.reset_peak_memory_stats()

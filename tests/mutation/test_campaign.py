@@ -16,17 +16,15 @@ def mutant(first: int, last: int, *, shared: bool = False) -> Mutant:
     return Mutant(SOURCE, first, "boolean", 0, 1, "", "", "", first, last, shared)
 
 
-def test(seconds: float, *lines: int) -> dict[str, object]:
+def timed(seconds: float, *lines: int) -> dict[str, object]:
     return {"seconds": seconds, "lines": {SOURCE: list(lines)} if lines else {}}
 
 
-test.__test__ = False  # type: ignore[attr-defined]
-
 CLEAN = {
-    "test_all.py": Clean({"all": test(0.1, 3), "other": test(0.1, 9)}, {SOURCE}),
-    "test_losses.py": Clean({"slow": test(4.0, 4), "fast": test(0.1, 3)}, {SOURCE}),
-    "test_import.py": Clean({"import": test(0.1)}, {SOURCE}),
-    "test_far.py": Clean({"far": test(0.1)}, set()),
+    "test_all.py": Clean({"all": timed(0.1, 3), "other": timed(0.1, 9)}, {SOURCE}),
+    "test_losses.py": Clean({"slow": timed(4.0, 4), "fast": timed(0.1, 3)}, {SOURCE}),
+    "test_import.py": Clean({"import": timed(0.1)}, {SOURCE}),
+    "test_far.py": Clean({"far": timed(0.1)}, set()),
 }
 
 
