@@ -16,6 +16,7 @@ from components.endpoints.pictures import exact_picture
 from components.endpoints.request import Picture, Request
 from components.errors import UserError
 from components.families.processing import Preprocessor
+from components.preferences.media import locate
 from components.preferences.record import Query
 
 MEGABYTE = 1_000_000
@@ -69,5 +70,5 @@ class Conversations:
         def read() -> Image.Image:
             return self._preprocessor.load_image(query, blank)
 
-        path = None if blank else self._preprocessor.media_root / query.media
+        path = None if blank else locate(self._preprocessor.media_root, query.media)
         return (exact_picture(self._preprocessor.medium_key(query, blank=blank), read, path, self._max_bytes),)

@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jinja2 import TemplateError
 from PIL import Image
+from torch import Tensor
 from transformers import AutoConfig, AutoProcessor
 
 from components.errors import UserError
@@ -28,6 +31,8 @@ from components.families import lora
 from components.families.adapters import Family, FeatureSource, Root, family_of
 from components.families.outlines import Outlines, Size
 from components.files import digest_bytes
+from components.preferences.frames import frame_indices, frame_names
+from components.preferences.media import READER, locate, picture_size, read_frames, read_picture
 from components.preferences.record import Query
 
 if TYPE_CHECKING:
@@ -54,6 +59,7 @@ class Preprocessor:
         self.media_root = media_root
         self.features: FeatureSource | None = None  # components.features.cache sets it after the fill
         self.max_frames = model.max_frames
+        self.background = model.background
         self._roots: OrderedDict[tuple[str, ...], Root] = OrderedDict()
         self._root_bytes = 0
         self._recent: OrderedDict[tuple[str, ...], Root] = OrderedDict()  # outlines
@@ -219,8 +225,8 @@ class Preprocessor:
                 root = self.features.attach(root)
             if all(medium.features is not None for medium in root.media):
                 return root
-        images = [self.load_image(query, blank)] if query.media_kind == "image" else []
-        videos = [self.load_frames(query, blank)] if query.media_kind == "video" else []
+        images = [_channels_first([self.load_image(query, blank)])[0]] if query.media_kind == "image" else []
+        videos = [_channels_first(self.load_frames(query, blank))] if query.media_kind == "video" else []
         medium = self.medium_key(query, blank=blank)
         root = self.family.encode(self.processor, self.config, text, images, videos, [medium] * len(images or videos))
         if self.features is not None:
@@ -248,15 +254,15 @@ class Preprocessor:
         if query.media_size is not None:
             width, height, frames = query.media_size
         else:
-            names = self._frames(query) if query.media_kind == "video" else [self.media_root / query.media]
+            path = locate(self.media_root, query.media)
+            names = frame_names(path) if query.media_kind == "video" else [""]
             frames = len(names)
-            with Image.open(names[0]) as image:
-                width, height = image.size
+            width, height = picture_size(path / names[0])
         return width, height, min(frames, self.max_frames)
 
     def medium_key(self, query: Query, *, blank: bool = False) -> str:
         """`Medium.key` of a query's medium, without opening it."""
-        return digest_bytes(query.media_digest or query.media or "", str(self.max_frames), str(blank))
+        return digest_bytes(query.media_digest or query.media or "", str(self.max_frames), self.background, READER, str(blank))
 
     def _keep(self, key: tuple[str, ...], root: Root) -> None:
         size = root.nbytes
@@ -271,27 +277,20 @@ class Preprocessor:
     def load_image(self, query: Query, blank: bool) -> Image.Image:
         """The query's image in RGB, or a gray one of its size."""
         assert query.media is not None
-        return _open_rgb(self.media_root / query.media, blank)
+        path = locate(self.media_root, query.media)
+        return Image.new("RGB", picture_size(path), (BLANK_GRAY,) * 3) if blank else read_picture(path, self.background)
 
-    def load_frames(self, query: Query, blank: bool) -> np.ndarray[Any, Any]:
-        """Uniformly sampled frames [frames, H, W, 3], in the order of their names, resized to the first one's size."""
-        names = self._frames(query)
-        chosen = [names[index] for index in frame_indices(len(names), self.max_frames)]
-        frames = [_open_rgb(path, blank) for path in chosen]
-        return np.stack([np.asarray(frame.resize(frames[0].size)) for frame in frames])
-
-    def _frames(self, query: Query) -> list[Path]:
+    def load_frames(self, query: Query, blank: bool) -> list[Image.Image]:
+        """Uniformly sampled frames in order, in RGB and of the first one's size, or gray ones."""
         assert query.media is not None
-        return sorted(path for path in (self.media_root / query.media).iterdir() if not path.name.startswith("."))
+        folder = locate(self.media_root, query.media)
+        names = frame_names(folder)
+        chosen = [names[index] for index in frame_indices(len(names), self.max_frames)]
+        if blank:
+            return [Image.new("RGB", picture_size(folder / names[0]), (BLANK_GRAY,) * 3)] * len(chosen)
+        return read_frames(folder, chosen, self.background)
 
 
-def frame_indices(count: int, limit: int) -> list[int]:
-    """Indices of at most `limit` of `count` frames, evenly spread, first and last among them."""
-    if count <= limit:
-        return list(range(count))
-    return [round(step * (count - 1) / (limit - 1)) for step in range(limit)] if limit > 1 else [0]
-
-
-def _open_rgb(path: Path, blank: bool) -> Image.Image:
-    with Image.open(path) as image:
-        return Image.new("RGB", image.size, (BLANK_GRAY,) * 3) if blank else image.convert("RGB")
+def _channels_first(pictures: Sequence[Image.Image]) -> Tensor:
+    """Pixels [pictures, 3, H, W]. Given pictures in another form, a processor may take a side of 3 pixels for the colors."""
+    return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2)

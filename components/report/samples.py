@@ -142,6 +142,7 @@ class _Details:
         wanted = set(chosen)
         self.folder = record.checkout.root / MEDIA
         self.media = MediaFolder(self.folder)
+        self.background = str(record.lock_params("evaluate").get("model.background", "#ffffff"))
         columns = ("id", "media", "media_kind", "media_digest", "responses")
         self.queries = {row["id"]: row for row in record.table("validate", "heldout/queries.parquet", *columns) if row["id"] in wanted}
         scored = record.table("critique", "heldout.parquet", "id", "response", "critique", "score")
@@ -177,6 +178,8 @@ class _Details:
     def _images(self, row: Row, query: Row) -> tuple[list[str], str]:
         """The media as small images with a remark; or no images and the reason."""
         from components.preferences.faults import RowError
+        from components.preferences.frames import frame_indices, frame_names
+        from components.preferences.media import locate
 
         path = row["media"]
         if path is None:
@@ -188,11 +191,12 @@ class _Details:
             medium = self.media.examine(path, kind)
         except RowError as fault:
             return [], f"no image: {cut(fault.reason, 200)}"
-        files = [self.folder / path]
+        located = locate(self.folder, path)
+        files = [located]
         if kind == "video":
-            frames = sorted(file for file in files[0].iterdir() if not file.name.startswith("."))
-            files = _evenly(frames, FRAMES_SHOWN)
-        images = [thumbnail(file) for file in files]
+            names = frame_names(located)
+            files = [located / names[index] for index in frame_indices(len(names), FRAMES_SHOWN)]
+        images = [thumbnail(file, self.background) for file in files]
         if sum(map(len, images)) > self.room:
             return [], "no image: the page has no room for more"
         self.room -= sum(map(len, images))
@@ -214,21 +218,13 @@ def _answer(row: Row, judgement: Mapping[str, Any]) -> PolicyAnswer:
     )
 
 
-def _evenly(frames: Sequence[Path], limit: int) -> list[Path]:
-    """At most `limit` frames, the first and the last among them."""
-    if len(frames) <= limit:
-        return list(frames)
-    return [frames[round(number * (len(frames) - 1) / (limit - 1))] for number in range(limit)]
-
-
-def thumbnail(path: Path) -> str:
+def thumbnail(path: Path, background: str = "#ffffff") -> str:
     """A small copy of an image as a data: URI without metadata, as PNG or JPEG, whichever is shorter."""
     from PIL import Image
 
-    from components.validation.media import FORMATS
+    from components.preferences.media import read_picture
 
-    with Image.open(path, formats=FORMATS) as image:
-        small = image.convert("RGB")
+    small = read_picture(path, background).copy()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     clean = Image.frombytes("RGB", small.size, small.tobytes())
     encoded = []

@@ -51,7 +51,7 @@ class Validator:
         """Read a file. Raises UnknownRankingError with file and line, since it concerns every row."""
         intake = Intake(file)
         line_of: dict[str, int] = {}
-        for line in read_lines(path):
+        for line in self._media.ahead(read_lines(path)):
             intake.rows += 1
             try:
                 if line.fault is not None:
@@ -87,6 +87,10 @@ class Validator:
         count, least = len(query.responses), self._settings.min_responses
         if count < least:
             raise RowError("few_responses", "models_output", f"has {count} responses, fewer than validate.min_responses {least}")
+        if count > self._settings.max_responses:
+            raise RowError(
+                "many_responses", "models_output", f"has {count} responses, more than validate.max_responses {self._settings.max_responses}"
+            )
         for index, response in enumerate(query.responses):
             characters, most = len(response.text), self._settings.max_response_characters
             if not response.text.strip():

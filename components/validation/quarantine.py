@@ -28,6 +28,7 @@ KINDS = {
     "leak": "with media and prompt that are held out",
     "empty_prompt": "with an empty prompt",
     "few_responses": "with too few responses",
+    "many_responses": "with too many responses",
     "empty_response": "with an empty response",
     "long_response": "with an over-long response",
     "length": "with lists of unequal length",

@@ -30,7 +30,7 @@ from components.preferences.release import READ_FIELDS
 from components.validation.expansions import write_expansions_of
 from components.validation.intake import HeldoutContent, Intake, Validator, content_key
 from components.validation.lengths import LengthCheck
-from components.validation.media import MediaFolder
+from components.validation.media import MediaFolder, bounds_of
 from components.validation.quarantine import KINDS, Refusal, check_share, write_quarantine
 from components.validation.splitting import split_off
 from components.validation.tables import query_table, response_table
@@ -51,7 +51,7 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
         shutil.rmtree(out, ignore_errors=True)
     (output / "quarantine.jsonl").unlink(missing_ok=True)
     _require_rows(train_file, checkout)
-    media, lengths = MediaFolder(folder), _lengths(settings, checkout, folder)
+    media, lengths = MediaFolder(folder, bounds_of(settings.validate_), checkout), _lengths(settings, checkout, folder)
     validator = Validator(settings.validate_, media, lengths)
     loaded = time.monotonic()
 
