@@ -39,7 +39,7 @@ def digest_bytes(*parts: bytes | str) -> str:
     """sha256 over length-prefixed parts, so that ("ab", "c") and ("a", "bc") differ."""
     state = hashlib.sha256()
     for part in parts:
-        raw = part.encode() if isinstance(part, str) else part
+        raw = part.encode(errors="surrogateescape") if isinstance(part, str) else part  # a name of a file may be no UTF-8
         state.update(len(raw).to_bytes(8, "big"))
         state.update(raw)
     return state.hexdigest()

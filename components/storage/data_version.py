@@ -18,7 +18,7 @@ from components.checkout import Checkout
 from components.errors import UserError
 from components.files import write_atomic
 from components.storage.integrity import remove_damaged_from
-from components.storage.repository import open_repository
+from components.storage.repository import open_repository, refuse_unstorable
 
 DATA_FILE = "data.dvc"
 TEAM_REMOTE = "s3"  # the remote in .dvc/config whose bucket a team sets
@@ -105,6 +105,7 @@ def _state(repository: Any) -> DataState:
     if not (root / DATA_FILE).exists():
         if not (root / "data").is_dir():
             raise UserError("data/ and data.dvc are missing: check out data.dvc with git, or put your rows into data/preferences")
+        refuse_unstorable(Checkout(root))
         present = sorted(path.relative_to(root).as_posix() for path in (root / "data").rglob("*") if path.is_file())
         return DataState(None, [], [], present, len(present), cached=False)
     out = data_stage(repository).outs[0]

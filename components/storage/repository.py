@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import IO, Any
 from dvc.fs import LocalFileSystem
 
 from components.checkout import Checkout
+from components.errors import UserError
 
 
 class _WithSettings(LocalFileSystem):  # type: ignore[misc]
@@ -45,5 +47,26 @@ def open_repository(checkout: Checkout, settings_text: str | None = None, *, wai
     repository = Repo(str(checkout.root.resolve()), fs=file_system, _wait_for_lock=wait_for_lock)
     try:
         yield repository
+    except UnicodeEncodeError:  # DVC stores names as UTF-8, and stumbles over others wherever it meets them first
+        refuse_unstorable(checkout)
+        raise
     finally:
         repository.close()
+
+
+def refuse_unstorable(checkout: Checkout) -> None:
+    """Raises UserError for the first file below data/ whose name is not UTF-8."""
+    walked = os.walk(checkout.data)
+    names = sorted(str(Path(above, name)) for above, folders, files in walked for name in (*folders, *files) if not _is_utf8(name))
+    if names:
+        first = ascii(os.path.relpath(names[0], checkout.root))
+        more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+        raise UserError(f"{first}{more} has a name that is not UTF-8, which DVC can't store: rename the file, or remove it")
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

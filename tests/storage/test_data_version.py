@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -183,3 +184,15 @@ def test_uncommitted_data_become_first_version(checkout: Path) -> None:
     version, output = sync(checkout)
     assert "9 files of data/ new" in output
     assert version == out(checkout)["md5"]
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_name_that_is_not_utf8_is_named(checkout: Path, *, recorded: bool) -> None:
+    if not recorded:
+        (checkout / "data.dvc").unlink()
+    (checkout / "data/preferences" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"x")
+    reason = r"'data/preferences/caf\\udce9\.png' has a name that is not UTF-8, which DVC can't store: rename the file"
+    with pytest.raises(UserError, match=reason):
+        data_state(Checkout(checkout))
+    with pytest.raises(UserError, match=reason):
+        sync(checkout)
