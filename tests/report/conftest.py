@@ -184,8 +184,8 @@ def write_artifacts(root: Path, queries: list[Query]) -> None:
         "loser": pa.array([1] * pairs, pa.int32()),
         "margin": [None if n % 40 == 0 else (n - 60) / 100 for n in range(pairs)],
         "beta": [min(0.15, 0.1 + 0.05 * max(0, n - 60) / 340) for n in range(pairs)],
-        "policy_winner": [-10.0 + n / 40 for n in range(pairs)],
-        "policy_loser": [-12.0] * pairs,
+        "policy_winner": [None if n % 8 == 3 else -10.0 + n / 40 for n in range(pairs)],
+        "policy_loser": [None if n % 8 == 3 else -12.0 for n in range(pairs)],
         "reference_winner": [-9.0] * pairs,
         "reference_loser": [-11.0] * pairs,
     }
