@@ -324,3 +324,31 @@ def test_rolled_back_version_is_no_reference(evaluated: Path) -> None:
     outcome = judge(evaluated).models["mm-policy"]
     assert outcome.verdict == "promoted"
     assert not any("by hand" in reason for reason in outcome.reasons)
+
+
+def test_lost_champion_files_are_reported_and_verdicts_stay(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(evaluated, 1, talk=0.7)
+    judge(evaluated)
+    shutil.rmtree(evaluated / "mlruns/models")
+
+    assert recorded_verdicts(Checkout(evaluated)) is None, "the run goes to the gate, which puts files back"
+    outcome = judge(evaluated)
+
+    assert {one.verdict for one in outcome.models.values()} == {"nothing_new"}
+    assert capsys.readouterr().out.count("were gone from the registry: put back") == 2
+    assert recorded_verdicts(Checkout(evaluated)) is not None
+
+
+def test_champion_files_lost_for_good_are_named(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(evaluated, 1, talk=0.7)
+    judge(evaluated)
+    shutil.rmtree(evaluated / "mlruns/models")
+    train(evaluated, 2, talk=0.8)
+
+    outcome = judge(evaluated)
+
+    assert (
+        "the files of mm-policy/1 (champion, safest_champion) are gone from the registry and can't be put back" in capsys.readouterr().out
+    )
+    assert outcome.models["mm-policy"].verdict == "refused"
+    assert "the champion can't be evaluated" in outcome.models["mm-policy"].reasons[0]
