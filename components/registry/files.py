@@ -73,8 +73,8 @@ class ModelFiles:
         if folder is not None:
             return not ((folder / PACKAGE).is_file() and has_weights(folder / WEIGHTS))
         with self.artifacts(version.model_id) as artifacts:
-            there = {item.path for item in artifacts.list_artifacts()}
-        return not {PACKAGE, WEIGHTS} <= there
+            present = {item.path for item in artifacts.list_artifacts()}
+        return not {PACKAGE, WEIGHTS} <= present
 
     def download(self, version: Version, path: str, target: Path) -> Path:
         """Copy a folder or file of a version's artifacts to `target`; links large files that lie on this machine."""

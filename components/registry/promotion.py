@@ -14,7 +14,8 @@ from typing import Any
 from components.checkout import Checkout
 from components.errors import StageFault, UserError
 from components.registry import aliases
-from components.registry.aliases import ROLLED_BACK, ROLLED_BACK_BECAUSE, Log, registry_lock
+from components.registry.aliases import ROLLED_BACK, ROLLED_BACK_BECAUSE, Log
+from components.registry.lock import local_lock, registry_lock
 from components.registry.model_gate import CONTEXT_FILE, ModelGate, ModelOutcome, Reevaluate
 from components.registry.policy import MODELS, POLICY_FILE, ModelName, load_policy
 from components.registry.registry import Registry
@@ -53,7 +54,7 @@ def judge_models(checkout: Checkout, reevaluate: Reevaluate, log: Log) -> GateOu
     outcome = GateOutcome()
     if not (checkout.root / CONTEXT_FILE).is_file():
         return outcome  # without an evaluation there is nothing to judge
-    with registry_lock(checkout), tempfile.TemporaryDirectory() as scratch:
+    with registry_lock(checkout, log), tempfile.TemporaryDirectory() as scratch:
         registry = Registry(checkout)
         for name in MODELS:
             aliases.recover(registry, name, log)
@@ -70,7 +71,7 @@ def recorded_verdicts(checkout: Checkout) -> GateOutcome | None:
     outcome = GateOutcome()
     if not (checkout.root / CONTEXT_FILE).is_file():
         return outcome
-    with registry_lock(checkout):
+    with local_lock(checkout):
         registry = Registry(checkout)
         for name in MODELS:
             whole = aliases.is_whole(registry, name) and not registry.without_files(name)
@@ -98,7 +99,7 @@ def promote_by_hand(
     if request.override and not (because or "").strip():
         raise UserError('--override promotes against the gate and needs a reason for the record: add --because "..."')
     policy = load_policy(checkout.root / POLICY_FILE)
-    with registry_lock(checkout), tempfile.TemporaryDirectory() as scratch:
+    with registry_lock(checkout, log), tempfile.TemporaryDirectory() as scratch:
         registry = Registry(checkout)
         aliases.recover(registry, name, log)
         version = registry.version(name, number)
