@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Literal
@@ -39,6 +39,8 @@ class Query:
     `media` is relative to the preferences folder: an image file, or a folder of frames (`media_kind` "video").
     `media_digest` is the sha256 of the media's bytes, so that a changed image changes the table and what depends on it.
     `media_size` is (width, height, frames) in pixels of its first picture, so that nobody opens it to count tokens; validation sets both.
+    `group` names the conversation or document that the query comes from: a split leaves it whole. `clusters` names what it shares with others
+    (picture, wording), so that statistics resample such queries together; validation fills in what the row leaves out.
     """
 
     id: str
@@ -54,6 +56,8 @@ class Query:
     source: str | None = None
     split: Literal["train", "heldout"] = "train"
     ranking_reason: str | None = None
+    group: str | None = None
+    clusters: dict[str, str] = field(default_factory=dict, hash=False)
 
     def pairs(self) -> list[tuple[int, int]]:
         """All (winner, loser) index pairs whose ranks differ, in index order (paper section 2: every rank-different pair)."""
@@ -95,6 +99,8 @@ SCHEMA = pa.schema(
         ("source", pa.string()),
         ("split", pa.string()),
         ("ranking_reason", pa.string()),
+        ("group", pa.string()),
+        ("clusters", pa.map_(pa.string(), pa.string())),
     ]
 )
 
@@ -112,10 +118,16 @@ def read_queries(path: Path) -> list[Query]:
 
 def query_of_row(row: dict[str, object]) -> Query:
     """A query from a row of the schema, as Python values."""
-    responses, size = row.pop("responses"), row.pop("media_size")
+    responses, size, clusters = row.pop("responses"), row.pop("media_size"), row.pop("clusters")
     assert isinstance(responses, list)
     assert size is None or isinstance(size, list)
-    return Query(**row, responses=tuple(Response(**item) for item in responses), media_size=None if size is None else tuple(size))  # type: ignore[arg-type]
+    assert clusters is None or isinstance(clusters, list)  # a map's items
+    return Query(
+        **row,  # type: ignore[arg-type]
+        responses=tuple(Response(**item) for item in responses),
+        media_size=None if size is None else tuple(size),
+        clusters=dict(clusters or ()),
+    )
 
 
 def with_split(queries: Sequence[Query], split: Literal["train", "heldout"]) -> Iterator[Query]:

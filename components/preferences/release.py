@@ -20,7 +20,8 @@ LOWEST_SCORE, HIGHEST_SCORE = 1.0, 5.0
 HUMAN = "human"  # source of the reasons in the release
 MAX_ID_CHARACTERS = 512
 RELEASE_FIELDS = ("id", "question", "answer", "image", "video", "models_output", "faithfulness", "helpfulness", "ethical", "final_ranking")
-READ_FIELDS = frozenset({*RELEASE_FIELDS, "ethics", "score_reasons", "ranking_reason", "category", "safety", "source", "critique_source"})
+OWN_FIELDS = ("score_reasons", "ranking_reason", "category", "safety", "source", "critique_source", "group", "clusters")
+READ_FIELDS = frozenset({*RELEASE_FIELDS, "ethics", *OWN_FIELDS})
 
 _PLACEHOLDER = re.compile(r"\s*<(image|video)>\s*")
 _OPTION_LINE = re.compile(r"^\s*\(?([A-H])[.):]\s*\S", re.MULTILINE)
@@ -66,6 +67,8 @@ def query_from_row(row: Mapping[str, Any], split: Literal["train", "heldout"] = 
         source=_text(row, "source"),
         split=split,
         ranking_reason=_text(row, "ranking_reason"),
+        group=_group(row),
+        clusters=_clusters(row),
     )
 
 
@@ -92,6 +95,10 @@ def row_from_query(query: Query) -> dict[str, Any]:
         row["source"] = query.source
     if any(response.critique_source not in {None, HUMAN} for response in query.responses):
         row["critique_source"] = [response.critique_source or "" for response in query.responses]
+    if query.group is not None:
+        row["group"] = query.group
+    if query.clusters:
+        row["clusters"] = query.clusters
     return row
 
 
@@ -214,6 +221,23 @@ def _safety(row: Mapping[str, Any]) -> Literal["harmful", "harmless"] | None:
     if value not in {None, "harmful", "harmless"}:
         raise RowError("safety", "safety", f"{shorten(value)} is neither 'harmful' nor 'harmless'")
     return cast('Literal["harmful", "harmless"] | None', value)
+
+
+def _group(row: Mapping[str, Any]) -> str | None:
+    value = row.get("group")
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(row, "group")
+
+
+def _clusters(row: Mapping[str, Any]) -> dict[str, str]:
+    value = row.get("clusters")
+    if not _present(value):
+        return {}
+    if not isinstance(value, dict):
+        raise wrong_type("clusters", value, "an object of texts")
+    for name, item in value.items():
+        if not isinstance(item, str):
+            raise wrong_type("clusters", item, f"text under {shorten(name)}")
+    return {name: value[name] for name in sorted(value) if value[name]}
 
 
 def _category(row: Mapping[str, Any], media: str | None, kind: Any, prompt: str, answer: str, safety: str | None) -> Category:

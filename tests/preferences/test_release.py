@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -48,6 +49,7 @@ def test_release_row_becomes_query() -> None:
     [
         query_from_row(row()),
         query_from_row(row(image="", video="video/clip", safety="harmless", category="safety")),
+        query_from_row(row(group="conversation 7", clusters={"wording": "what is shown", "picture": "a"})),
         query_from_row(row(image=None, video=None, answer=None, final_ranking=[1, 1, 3], score_reasons=None, ranking_reason=None)),
         replace(
             query_from_row(row()), source="VLGuard", responses=(Response("a", 1, critique="b", critique_source="gpt-4o"), Response("c", 2))
@@ -165,3 +167,21 @@ def test_bad_row_names_its_field(changes: dict[str, Any], kind: str, field: str)
     with pytest.raises(RowError) as caught:
         query_from_row(row(**changes))
     assert (caught.value.kind, caught.value.field) == (kind, field)
+
+
+def test_group_may_be_number_and_clusters_object_of_texts() -> None:
+    query = query_from_row(row(group=7, clusters={"wording": "w", "picture": "p", "empty": ""}))
+    assert (query.group, query.clusters) == ("7", {"picture": "p", "wording": "w"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"group": ["a"]}, "group: is list, not text"),
+        ({"clusters": ["a"]}, "clusters: is list, not an object of texts"),
+        ({"clusters": {"picture": 1}}, "clusters: is int, not text under 'picture'"),
+    ],
+)
+def test_group_or_clusters_of_wrong_type_are_refused(changes: dict[str, Any], fault: str) -> None:
+    with pytest.raises(RowError, match=re.escape(fault)):
+        query_from_row(row(**changes))
