@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from components.files import digest_bytes
 from components.preferences.faults import RowError, shorten
+from components.preferences.json_rows import read_rows
 from components.preferences.ranking import UnknownRankingError
 from components.preferences.record import Query
 from components.preferences.release import READ_FIELDS, query_from_row
 from components.validation.lengths import LengthCheck
-from components.validation.lines import read_lines
 from components.validation.media import MediaFolder
 from components.validation.quarantine import Refusal
 
@@ -51,7 +51,7 @@ class Validator:
         """Read a file. Raises UnknownRankingError with file and line, since it concerns every row."""
         intake = Intake(file)
         line_of: dict[str, int] = {}
-        for line in read_lines(path):
+        for line in read_rows(path):
             intake.rows += 1
             try:
                 if line.fault is not None:
