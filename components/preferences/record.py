@@ -7,13 +7,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from components.preferences.texts import visible
 
 Category = Literal["mcq", "long", "short", "safety", "video"]
 CATEGORIES: tuple[Category, ...] = ("mcq", "long", "short", "safety", "video")
@@ -60,11 +62,15 @@ class Query:
     clusters: dict[str, str] = field(default_factory=dict, hash=False)
 
     def pairs(self) -> list[tuple[int, int]]:
-        """All (winner, loser) index pairs whose ranks differ, in index order (paper section 2: every rank-different pair)."""
+        """All (winner, loser) index pairs whose ranks differ, in index order (paper section 2: every rank-different pair).
+
+        Two responses that read the same make no pair, whatever their ranks: neither can be preferred.
+        """
+        texts = [visible(response.text) for response in self.responses]
         ordered = []
         for a, b in combinations(range(len(self.responses)), 2):
             rank_a, rank_b = self.responses[a].rank, self.responses[b].rank
-            if rank_a != rank_b:
+            if rank_a != rank_b and texts[a] != texts[b]:
                 ordered.append((a, b) if rank_a < rank_b else (b, a))
         return ordered
 
@@ -108,7 +114,13 @@ SCHEMA = pa.schema(
 def write_queries(path: Path, queries: Sequence[Query]) -> None:
     """Write queries as one Parquet file, in the order given."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist([asdict(query) for query in queries], schema=SCHEMA), path)
+    pq.write_table(table_of(queries), path)
+
+
+def table_of(queries: Sequence[Query]) -> pa.Table:
+    """Queries as a table of the schema, a row a query."""
+    rows = [vars(query) | {"responses": [vars(response) for response in query.responses]} for query in queries]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
 def read_queries(path: Path) -> list[Query]:

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 from components.preferences.faults import RowError, finite_number, shorten, wrong_type
-from components.preferences.ranking import parse_ranking
+from components.preferences.ranking import Listed, order_to_ranks, parse_ranking
 from components.preferences.record import CATEGORIES, Category, Query, Response
+from components.preferences.texts import is_blank
 
 ANSWER_CHARACTERS_SHORT = 128  # paper section 2: a longer answer makes a question "long"
 LOWEST_SCORE, HIGHEST_SCORE = 1.0, 5.0
@@ -28,14 +29,17 @@ _OPTION_LINE = re.compile(r"^\s*\(?([A-H])[.):]\s*\S", re.MULTILINE)
 _OPTION_INLINE = re.compile(r"\(([A-H])\)\s*\S")
 
 
-def query_from_row(row: Mapping[str, Any], split: Literal["train", "heldout"] = "train") -> Query:
-    """The record of one release row, without the media's digest. Raises RowError; UnknownRankingError concerns the whole file."""
+def query_from_row(row: Mapping[str, Any], split: Literal["train", "heldout"] = "train", listed: Listed = "ranks") -> Query:
+    """The record of one release row, without the media's digest; `listed` says what a list in final_ranking means.
+
+    Raises RowError; UnknownRankingError concerns the whole file.
+    """
     identity = _identity(row.get("id"))
     media, kind = _media(row)
     prompt = _prompt(row, kind)
     texts = _texts(row.get("models_output"))
     count = len(texts)
-    ranks = parse_ranking(row.get("final_ranking"), count) if count else []
+    ranks = parse_ranking(row.get("final_ranking"), count, listed) if count else []
     faithfulness = _scores(row, "faithfulness", count)
     helpfulness = _scores(row, "helpfulness", count)
     ethics = _scores(row, "ethical" if _present(row.get("ethical")) else "ethics", count)
@@ -84,7 +88,7 @@ def row_from_query(query: Query) -> dict[str, Any]:
         "faithfulness": [response.faithfulness for response in query.responses],
         "helpfulness": [response.helpfulness for response in query.responses],
         "ethical": [response.ethics for response in query.responses],
-        "final_ranking": [response.rank for response in query.responses],
+        "final_ranking": _ranking(query),
         "score_reasons": [response.critique or "" for response in query.responses],
         "ranking_reason": query.ranking_reason or "",
         "category": query.category,
@@ -100,6 +104,15 @@ def row_from_query(query: Query) -> dict[str, Any]:
     if query.clusters:
         row["clusters"] = query.clusters
     return row
+
+
+def _ranking(query: Query) -> list[int] | str:
+    """The ranks as a list; as text where a reader could take the list for an order of the responses, since no score tells them apart."""
+    ranks = [response.rank for response in query.responses]
+    scored = any(score is not None for item in query.responses for score in (item.faithfulness, item.helpfulness, item.ethics))
+    if scored or sorted(ranks) != list(range(1, len(ranks) + 1)) or order_to_ranks(ranks) == ranks:
+        return ranks
+    return ">".join(str(number) for number in order_to_ranks(ranks))
 
 
 def infer_category(prompt: str, answer: str, kind: Literal["image", "video"] | None) -> Category:
@@ -159,7 +172,7 @@ def _prompt(row: Mapping[str, Any], kind: str | None) -> str:
     if placeholder and placeholder[1] != kind:
         raise RowError("media_missing", "question", f"begins with <{placeholder[1]}>, but the row names no {placeholder[1]}")
     prompt = value[placeholder.end() :] if placeholder else value
-    if not prompt.strip():
+    if is_blank(prompt):
         raise RowError("empty_prompt", "question", "is empty")
     return prompt
 
@@ -195,7 +208,7 @@ def _list_of_texts(row: Mapping[str, Any], field: str, count: int) -> list[str |
     for index, item in enumerate(values):
         if item is not None and not isinstance(item, str):
             raise wrong_type(f"{field}[{index}]", item, "text")
-    return [item if item and item.strip() else None for item in values]
+    return [item if item and not is_blank(item) else None for item in values]
 
 
 def _list(row: Mapping[str, Any], field: str, count: int) -> list[Any]:

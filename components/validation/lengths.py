@@ -20,10 +20,9 @@ class LengthCheck:
         self._max_length = max_length
         self._special = preprocessor.media_tokens()
         self._between = len(preprocessor.judge_ids(""))
-        self.longest = 0
 
-    def check(self, query: Query) -> None:
-        """Raises RowError when a text contains a special token, or a branch does not fit."""
+    def check(self, query: Query) -> int:
+        """Tokens of the query's longest branch with its root. Raises RowError when a text contains a special token, or a branch does not fit."""
         self._refuse_special("question", query.prompt)
         for index, response in enumerate(query.responses):
             self._refuse_special(f"models_output[{index}]", response.text)
@@ -33,7 +32,7 @@ class LengthCheck:
         longest, what = self._branches(*self._roots(query), responses, critiques)[0]
         if longest > self._max_length:
             raise RowError("too_long", "question", f"takes {longest} tokens as {what}, more than model.max_length {self._max_length}")
-        self.longest = max(self.longest, longest)
+        return longest
 
     def _branches(self, policy: int, judge: int, responses: list[int], critiques: list[int]) -> list[tuple[int, str]]:
         """Tokens of the policy's and the judge's longest branch with its root, each with its description; the longer one first."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from components.preferences.record import Query, Response
-from components.validation.intake import content_key
+from components.validation.summary import content_key
 
 
 def query_table(queries: Sequence[Query]) -> pd.DataFrame:

@@ -92,8 +92,7 @@ def test_outline_equals_the_processed_root(base: Path, media: Path) -> None:
 def test_validation_counts_the_longest_branch(base: Path, media: Path) -> None:
     check = LengthCheck(preprocessor(base, media / "nothing"), INSTRUCTION, 4000)
     processed = preprocessor(base, media)
-    for query in queries():
-        check.check(query)
+    longest = max(map(check.check, queries()))
     policy = [
         len(processed.policy_root(query).input_ids) + len(processed.response_ids(response.text))
         for query in queries()
@@ -106,7 +105,7 @@ def test_validation_counts_the_longest_branch(base: Path, media: Path) -> None:
         for query in queries()
         for response in query.responses
     ]
-    assert check.longest == max(policy + judge)
+    assert longest == max(policy + judge)
 
 
 def test_prompts_with_media_of_one_size_are_processed_once(base: Path, media: Path, monkeypatch: pytest.MonkeyPatch) -> None:

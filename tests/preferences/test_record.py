@@ -12,3 +12,9 @@ def test_group_and_clusters_survive_the_table(tmp_path: Path) -> None:
     ]
     write_queries(tmp_path / "queries.parquet", queries)
     assert read_queries(tmp_path / "queries.parquet") == queries
+
+
+def test_responses_that_read_the_same_make_no_pair() -> None:
+    query = Query("1", "short", "q", (Response("A dog.", 1), Response("A dog. \u200b", 2), Response("A cat.", 3)))
+    assert query.pairs() == [(0, 2), (1, 2)]
+    assert query.ties() == []
