@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from components.files import digest_bytes
 from components.preferences.faults import RowError, shorten
 from components.preferences.ranking import UnknownRankingError
-from components.preferences.record import Query
+from components.preferences.record import Medium, Query
 from components.preferences.release import READ_FIELDS, query_from_row
 from components.validation.lengths import LengthCheck
 from components.validation.lines import read_lines
@@ -75,13 +75,15 @@ class Validator:
         if query.id in heldout.ids:
             raise RowError("split_overlap", "id", f"{shorten(query.id)} stands in the held-out file too")
         self._check_responses(query)
-        if query.media is not None and query.media_kind is not None:
-            medium = self._media.examine(query.media, query.media_kind)
-            query = replace(query, media_digest=medium.digest, media_size=(medium.width, medium.height, medium.frames))
+        query = replace(query, media=tuple(self._examined(medium) for medium in query.media))
         if content_key(query) in heldout.contents:
             raise RowError("leak", "question", "the same media and prompt stand in the held-out file too")
         self._lengths.check(query)
         return query
+
+    def _examined(self, medium: Medium) -> Medium:
+        seen = self._media.examine(medium.path, medium.kind)
+        return replace(medium, digest=seen.digest, size=(seen.width, seen.height, seen.frames))
 
     def _check_responses(self, query: Query) -> None:
         count, least = len(query.responses), self._settings.min_responses
@@ -100,5 +102,6 @@ class Validator:
 
 
 def content_key(query: Query) -> str:
-    """Media and prompt as one key, without the prompt's white space and case: queries with one key must stay in one split."""
-    return digest_bytes(query.media_digest or "", " ".join(query.prompt.split()).casefold())
+    """Media and texts as one key, without the texts' white space and case: queries with one key must stay in one split."""
+    texts = " ".join(turn.text for turn in query.turns)
+    return digest_bytes(" ".join(medium.digest or "" for medium in query.media), " ".join(texts.split()).casefold())

@@ -159,7 +159,7 @@ def _metrics(
             f"{prefix}pairs": sum(len(query.pairs()) for query in queries),
             f"{prefix}ties": sum(len(query.ties()) for query in queries),
             f"{prefix}tie_share": sum(bool(query.ties()) for query in queries) / len(queries),
-            f"{prefix}text_only": sum(query.media is None for query in queries),
+            f"{prefix}text_only": sum(not query.media for query in queries),
             f"{prefix}harmful": sum(query.safety == "harmful" for query in queries),
             f"{prefix}harmless": sum(query.safety == "harmless" for query in queries),
         }

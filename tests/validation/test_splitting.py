@@ -3,15 +3,13 @@ from dataclasses import replace
 import pytest
 
 from components.errors import UserError
-from components.preferences.record import Query, Response
+from components.preferences.record import Medium, Query, Response
 from components.validation.splitting import split_off
 
 
 def query(number: int, prompt: str | None = None, digest: str | None = None) -> Query:
     responses = (Response("a", 1), Response("b", 2))
-    return Query(
-        id=f"q{number}", category="short", prompt=prompt or f"Question {number}?", responses=responses, media="x.png", media_digest=digest
-    )
+    return Query.single(f"q{number}", "short", prompt or f"Question {number}?", responses, Medium("x.png", "image", digest))
 
 
 def test_requested_share_is_held_out_and_no_query_is_lost() -> None:
