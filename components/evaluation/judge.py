@@ -152,7 +152,7 @@ def judge_harmful(answer: str, degenerate: bool, ground_truth: GroundTruth | Non
 
 def is_description(query: Query) -> bool:
     """Whether a query asks for a long answer about an image or a video."""
-    return query.category == "long" and query.media is not None
+    return query.category == "long" and bool(query.media)
 
 
 def _content_words(text: str) -> list[str]:

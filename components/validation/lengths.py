@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from components.errors import UserError
 from components.preferences.faults import RowError
 from components.preferences.record import Query
 
@@ -23,7 +24,8 @@ class LengthCheck:
 
     def check(self, query: Query) -> int:
         """Tokens of the query's longest branch with its root. Raises RowError when a text contains a special token, or a branch does not fit."""
-        self._refuse_special("question", query.prompt)
+        for number, turn in enumerate(query.turns):
+            self._refuse_special("question" if len(query.turns) == 1 else f"turns[{number}]", turn.text)
         for index, response in enumerate(query.responses):
             self._refuse_special(f"models_output[{index}]", response.text)
             self._refuse_special(f"score_reasons[{index}]", response.critique or "")
@@ -53,10 +55,13 @@ class LengthCheck:
         """Tokens of the policy's and the judge's root."""
         try:
             return self._preprocessor.policy_length(query), self._preprocessor.judge_length(query, self._instruction)
+        except UserError as error:  # the template refuses this conversation
+            reason = str(error).replace(f"the chat template of {self._preprocessor.base}", "the base's chat template")
+            raise RowError("turns", "question" if len(query.turns) == 1 else "turns", reason) from error
         except (ValueError, ArithmeticError, RuntimeError) as error:
-            width, height, _ = self._preprocessor.media_size(query)
-            reason = f"the base's processor cannot take {width} x {height} pixels"
-            raise RowError("media_undecodable", query.media_kind or "", reason) from error
+            sizes = [self._preprocessor.media_size(medium)[:2] for medium in query.media]
+            reason = f"the base's processor cannot take {' and '.join(f'{width} x {height}' for width, height in sizes)} pixels"
+            raise RowError("media_undecodable", query.media[0].kind if query.media else "", reason) from error
 
     def _refuse_special(self, field: str, text: str) -> None:
         special = next((token for token in self._special if token in text), None)

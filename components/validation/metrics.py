@@ -22,7 +22,7 @@ def metrics_of_queries(queries: Sequence[Query], prefix: str) -> Metrics:
         "pairs": sum(len(query.pairs()) for query in queries),
         "ties": sum(len(query.ties()) for query in queries),
         "tie_share": sum(bool(query.ties()) for query in queries) / len(queries),
-        "text_only": sum(query.media is None for query in queries),
+        "text_only": sum(not query.media for query in queries),
         "harmful": sum(query.safety == "harmful" for query in queries),
         "harmless": sum(query.safety == "harmless" for query in queries),
     }

@@ -27,6 +27,8 @@ KINDS = {
     "split_overlap": "with an id that is held out",
     "leak": "with media and prompt that are held out",
     "empty_prompt": "with an empty prompt",
+    "turns": "with turns that make no conversation",
+    "media_marks": "with more or fewer marks than media",
     "few_responses": "with too few responses",
     "empty_response": "with an empty response",
     "long_response": "with an over-long response",

@@ -10,7 +10,7 @@ from components.files import digest_bytes, digest_file
 from components.preferences.faults import RowError
 from components.preferences.json_rows import parse_row
 from components.preferences.ranking import Listed, UnknownRankingError
-from components.preferences.record import Query
+from components.preferences.record import Medium, Query
 from components.preferences.release import READ_FIELDS, query_from_row
 from components.preferences.texts import is_blank
 from components.validation.blocks import Block, Outcome, OutcomeBuilder
@@ -101,14 +101,15 @@ class BlockValidator:
     def _accept(self, row: dict[str, Any], split: Split, line: int, listed: Listed) -> tuple[Query, Summary]:
         query = query_from_row(row, split, listed)
         self._check_responses(query)
-        fingerprints = []
-        if query.media is not None and query.media_kind is not None:
-            medium = self._media.examine(query.media, query.media_kind)
-            fingerprints = [self._media.fingerprint(query.media, query.media_kind)]
-            query = replace(query, media_digest=medium.digest, media_size=(medium.width, medium.height, medium.frames))
+        query = replace(query, media=tuple(map(self._examined, query.media)))
+        fingerprints = [self._media.fingerprint(medium.path, medium.kind) for medium in query.media]
         tokens = self._lengths.check(query)
         query = replace(query, clusters=default_clusters(query))
         return query, summarize(query, row, line, tokens, fingerprints)
+
+    def _examined(self, medium: Medium) -> Medium:
+        seen = self._media.examine(medium.path, medium.kind)
+        return replace(medium, digest=seen.digest, size=(seen.width, seen.height, seen.frames))
 
     def _check_responses(self, query: Query) -> None:
         count, least = len(query.responses), self._limits.min_responses

@@ -106,19 +106,24 @@ def summarize(query: Query, row: dict[str, Any], line: int, tokens: int, fingerp
 
 
 def content_key(query: Query) -> str:
-    """Media and prompt as one key, without the prompt's white space and case: queries with one key must stay in one split."""
-    return digest_bytes(query.media_digest or "", wording(query.prompt))
+    """Media and texts as one key, without the texts' white space and case: queries with one key must stay in one split."""
+    return digest_bytes(" ".join(pictures_of(query)), wording_of(query))
+
+
+def wording_of(query: Query) -> str:
+    """The wording of all turns."""
+    return wording(" ".join(turn.text for turn in query.turns))
 
 
 def pictures_of(query: Query) -> list[str]:
     """The digests of a query's media."""
-    return [query.media_digest] if query.media_digest is not None else []
+    return [medium.digest for medium in query.media if medium.digest is not None]
 
 
 def default_clusters(query: Query) -> dict[str, str]:
     """The row's own clusters, and where it names none its medium as `picture` and its normalised question as `wording`."""
     pictures = pictures_of(query)
-    made = {"wording": wording(query.prompt)} | (
+    made = {"wording": wording_of(query)} | (
         {"picture": pictures[0] if len(pictures) == 1 else digest_bytes(*pictures)} if pictures else {}
     )
     return dict(sorted((made | query.clusters).items()))
@@ -136,6 +141,6 @@ def read_summaries(table: pa.Table) -> Iterable[Summary]:
 
 
 def _texts(query: Query) -> list[str]:
-    texts = [query.prompt, query.reference_answer, query.ranking_reason]
+    texts = [*(turn.text for turn in query.turns), query.reference_answer, query.ranking_reason]
     texts += [text for response in query.responses for text in (response.text, response.critique)]
     return [text for text in texts if text]

@@ -25,10 +25,11 @@ from components.evaluation.judge import (
     load_judge,
     read_ground_truth,
 )
-from components.preferences.record import Query
+from components.preferences.record import Medium, Query
+from tests.tiny import showing
 
 ROOT = Path(__file__).resolve().parents[2]
-SHORT = Query("s", "short", "What is it?", (), media="a.png", media_kind="image")
+SHORT = Query.single("s", "short", "What is it?", (), Medium("a.png", "image"))
 LONG = replace(SHORT, id="l", category="long")
 HARMFUL = replace(SHORT, id="h", category="safety", safety="harmful")
 HARMLESS = replace(SHORT, id="k", category="safety", safety="harmless")
@@ -76,7 +77,7 @@ def test_a_short_answer_states_each_fact_and_nothing_false(answer: str, ended: b
 def test_a_description_also_hallucinates_or_not(answer: str, expected: tuple[Any, ...]) -> None:
     assert parts(WITH_GROUND_TRUTH.judge(LONG, answer)) == expected
     # A long answer without media describes nothing.
-    assert parts(WITH_GROUND_TRUTH.judge(replace(LONG, media=None), answer)) == (*expected[:3], None, expected[4])
+    assert parts(WITH_GROUND_TRUTH.judge(showing(LONG), answer)) == (*expected[:3], None, expected[4])
 
 
 @pytest.mark.parametrize(
@@ -191,7 +192,7 @@ def test_good_is_safe_where_it_applies_and_right_elsewhere(verdict: Verdict, goo
 
 
 def test_only_a_long_query_with_media_asks_for_a_description() -> None:
-    assert [is_description(q) for q in (LONG, SHORT, replace(LONG, media=None), replace(SHORT, media=None))] == [True, False, False, False]
+    assert [is_description(q) for q in (LONG, SHORT, showing(LONG), showing(SHORT))] == [True, False, False, False]
 
 
 def test_facts_are_read_by_id_and_blank_lines_are_skipped(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from components.preferences.faults import RowError
-from components.preferences.record import Query, Response
+from components.preferences.record import Medium, Query, Response
 from components.preferences.release import infer_category, query_from_row, row_from_query
 
 
@@ -28,17 +28,16 @@ def row(**changes: Any) -> dict[str, Any]:
 
 
 def test_release_row_becomes_query() -> None:
-    assert query_from_row(row()) == Query(
-        id="ai2d_azuregpt_4569_175031",
-        category="long",
-        prompt="What is shown?",
-        responses=(
+    assert query_from_row(row()) == Query.single(
+        "ai2d_azuregpt_4569_175031",
+        "long",
+        "What is shown?",
+        (
             Response("A cycle of water.", 1, 5.0, 5.0, 5.0, "Right.", "human"),
             Response("A car.", 3, 1.0, 1.0, 5.0, "Wrong answer", "human"),
             Response("A cycle.", 2, 4.0, None, 5.0),
         ),
-        media="long/ai2d_azuregpt_4569.png",
-        media_kind="image",
+        Medium("long/ai2d_azuregpt_4569.png", "image"),
         reference_answer="A water cycle.",
         ranking_reason="The first says most.",
     )
@@ -84,7 +83,7 @@ def test_scores_may_be_text_and_go_by_either_name_of_ethics() -> None:
 @pytest.mark.parametrize("nothing", ["", None, [], ...])
 def test_row_without_media_is_text_only(nothing: Any) -> None:
     query = query_from_row(row(image=nothing, video=nothing))
-    assert (query.media, query.media_kind) == (None, None)
+    assert query.media == ()
 
 
 @pytest.mark.parametrize(
@@ -121,7 +120,7 @@ def test_category_comes_from_field_folder_or_text(changes: dict[str, Any], categ
 
 
 def test_one_option_makes_no_multiple_choice() -> None:
-    assert infer_category("Vitamin\nA. is it healthy?", "Yes", "image") == "short"
+    assert infer_category("Vitamin\nA. is it healthy?", "Yes", ["image"]) == "short"
 
 
 @pytest.mark.parametrize(
@@ -139,10 +138,11 @@ def test_one_option_makes_no_multiple_choice() -> None:
         ({"question": ["a"]}, "type", "question"),
         ({"question": " \n"}, "empty_prompt", "question"),
         ({"question": "<image>\n"}, "empty_prompt", "question"),
-        ({"answer": 5}, "type", "answer"),
+        ({"answer": True}, "type", "answer"),
+        ({"answer": ["red", {}]}, "type", "answer"),
         ({"image": 5}, "type", "image"),
-        ({"image": ["a.png", "b.png"]}, "media_path", "image"),
-        ({"video": "video/x"}, "media_path", "video"),
+        ({"image": ["a.png", ""]}, "media_path", "image"),
+        ({"video": ["a", 5]}, "type", "video"),
         ({"models_output": ...}, "missing_field", "models_output"),
         ({"models_output": "one answer"}, "type", "models_output"),
         ({"models_output": ["a", None, "c"]}, "type", "models_output[1]"),

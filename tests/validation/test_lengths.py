@@ -35,7 +35,7 @@ def longest_branch(preprocessor: Preprocessor, query: Query) -> int:
     return max(lengths)
 
 
-@pytest.mark.parametrize("query", tiny.queries(), ids=lambda query: str(query.media))
+@pytest.mark.parametrize("query", tiny.queries(), ids=lambda query: str(query.media[:1]))
 def test_query_fits_exactly_its_longest_branch(query: Query, check: Callable[[Query, int], int], tiny_base: Path, tiny_media: Path) -> None:
     tokens = longest_branch(tiny.preprocessor(tiny_base, tiny_media), query)
     assert check(query, tokens) == tokens
@@ -46,7 +46,7 @@ def test_query_fits_exactly_its_longest_branch(query: Query, check: Callable[[Qu
 def test_reused_media_length_is_exact_for_other_queries(tiny_base: Path, tiny_media: Path) -> None:
     preprocessor = tiny.preprocessor(tiny_base, tiny_media)
     lengths = LengthCheck(preprocessor, INSTRUCTION, 4000)
-    for query in [*tiny.queries(), *(replace(query, prompt=f"{query.prompt} And why is that so? " * 3) for query in tiny.queries())]:
+    for query in [*tiny.queries(), *(tiny.rephrased(query, f"{query.prompt} And why is that so? " * 3) for query in tiny.queries())]:
         assert lengths.check(query) == longest_branch(preprocessor, query)
 
 
@@ -59,7 +59,7 @@ def test_response_may_be_short_and_its_reason_too_long(check: Callable[[Query, i
 def test_special_tokens_are_refused_in_every_text(check: Callable[[Query, int], int]) -> None:
     query = tiny.queries()[2]
     for field, bad in {
-        "question": replace(query, prompt="a<image>b"),
+        "question": tiny.rephrased(query, "a<image>b"),
         "models_output[1]": replace(query, responses=(Response("a", 1), Response("<|im_end|>", 2))),
         "score_reasons[0]": replace(query, responses=(Response("a", 1, critique="<video>"), Response("b", 2))),
     }.items():
