@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from components.config.section import Positive, Section, Share
@@ -14,3 +16,6 @@ class ValidateSettings(Section):
     heldout_share: float = Field(gt=0, lt=1)
     min_responses: int = Field(ge=2)
     max_response_characters: Positive
+    ranking: Literal["auto", "ranks", "order"]
+    max_contradictions: Share
+    max_leaked_share: Share

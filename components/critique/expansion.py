@@ -23,7 +23,7 @@ from components.errors import UserError
 from components.files import write_atomic
 from components.preferences.expansions import FILE, Expansion, source_digest, write_expansions
 from components.preferences.faults import RowError
-from components.preferences.record import Query, Response
+from components.preferences.record import Medium, Query, Response
 from components.preferences.release import HUMAN, query_from_row
 from components.storage.content_cache import ContentCache
 
@@ -97,7 +97,7 @@ class Expander:
         return result
 
     def _request(self, reason: Reason) -> Request:
-        return Request(
+        return Request.asking(
             prompt.prompt_for(reason.query, reason.response),
             MAX_TOKENS,
             self._pictures_of(reason.query),
@@ -106,18 +106,17 @@ class Expander:
         )
 
     def _pictures_of(self, query: Query) -> tuple[Picture, ...]:
-        if (query.media or "") not in self._media:
-            self._media[query.media or ""] = tuple(self._pictures(query))
-        return self._media[query.media or ""]
+        for medium in query.media:
+            if medium.path not in self._media:
+                self._media[medium.path] = tuple(self._pictures(query.id, medium))
+        return tuple(picture for medium in query.media for picture in self._media[medium.path])
 
-    def _pictures(self, query: Query) -> Iterator[Picture]:
-        if query.media is None:
-            return
-        path = self._checkout.preferences / query.media
-        files = [path] if query.media_kind == "image" else _frames(path)
+    def _pictures(self, identity: str, medium: Medium) -> Iterator[Picture]:
+        path = self._checkout.preferences / medium.path
+        files = [path] if medium.kind == "image" else _frames(path)
         for file in files:
             if not file.is_file():
-                raise UserError(f"{query.id} names {query.media}, which is not there: run `mmalign run --only validate` for all such rows")
+                raise UserError(f"{identity} names {medium.path}, which is not there: run `mmalign run --only validate` for all such rows")
             yield fitting_picture(file, self._max_bytes)
 
 

@@ -172,5 +172,5 @@ def critique_context(settings: Settings, folder: Path) -> str:
 
 
 def query_key(query: Query, context: str) -> str:
-    """Key of a query's opinions: prompt, media bytes, responses, and `context` (model, processor, instruction, settings, code)."""
-    return digest_bytes(context, query.prompt, query.media_kind or "", query.media_digest or "", *(r.text for r in query.responses))
+    """Key of a query's opinions: conversation, media bytes, responses, and `context` (model, processor, instruction, settings, code)."""
+    return digest_bytes(context, *query.content, *(r.text for r in query.responses))

@@ -19,7 +19,8 @@ from PIL import Image
 from components.evaluation.answers import Answered
 from components.evaluation.judge import Verdict
 from components.files import write_atomic
-from components.preferences.record import CATEGORIES, Query
+from components.preferences.record import CATEGORIES, Kind, Query
+from components.preferences.turns import transcript
 
 THUMBNAIL = 160  # pixels of the longer side
 FRAMES_SHOWN = 4
@@ -114,9 +115,8 @@ def write_samples(
         {
             "id": queries[i].id,
             "category": queries[i].category,
-            "prompt": queries[i].prompt,
-            "media": queries[i].media,
-            "media_kind": queries[i].media_kind,
+            "prompt": transcript(queries[i]),
+            "media": [medium.path for medium in queries[i].media],
             "change": _change(base.verdicts[i], aligned.verdicts[i]),
             "policies": [
                 {
@@ -139,14 +139,14 @@ def write_samples(
 
 
 def thumbnails(media_root: Path, query: Query) -> list[str]:
-    """Small PNGs of a query's media as base64: one for an image, the first few frames of a video, none for text."""
-    if query.media is None:
-        return []
-    path = media_root / query.media
-    if query.media_kind == "image":
-        return [_thumbnail(path)]
-    frames = sorted(frame for frame in path.iterdir() if not frame.name.startswith("."))
-    return [_thumbnail(frame) for frame in frames[:FRAMES_SHOWN]]
+    """Small PNGs of a query's media as base64, in order: one for an image, the first few frames of a video."""
+    return [_thumbnail(file) for medium in query.media for file in _files(media_root / medium.path, medium.kind)]
+
+
+def _files(path: Path, kind: Kind) -> list[Path]:
+    if kind == "image":
+        return [path]
+    return sorted(frame for frame in path.iterdir() if not frame.name.startswith("."))[:FRAMES_SHOWN]
 
 
 def _thumbnail(path: Path) -> str:

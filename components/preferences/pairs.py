@@ -6,24 +6,27 @@ than the number of responses that beat it. A response that ties with all others 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from components.preferences.faults import RowError, wrong_type
 from components.preferences.record import Query
 from components.preferences.release import query_from_row
+from components.preferences.turns import CONVERSATIONS, media_fields, turn_fields
 
-TEXT_FIELDS = ("id", "prompt", "chosen", "rejected")
+TEXT_FIELDS = ("id", "chosen", "rejected")
+QUERY_FIELDS = (*CONVERSATIONS, "image", "video")
 
 
-def pairs_from_query(query: Query) -> list[dict[str, str]]:
+def pairs_from_query(query: Query) -> list[dict[str, Any]]:
     """All pair rows of a query, in the order of its responses."""
+    turns = turn_fields(query, "prompt")
+    media = {kind: paths for kind, paths in media_fields(query).items() if paths}
     rows = []
     for winner, loser in query.pairs():
         chosen, rejected = query.responses[winner], query.responses[loser]
-        row = {"id": query.id, "prompt": query.prompt, "chosen": chosen.text, "rejected": rejected.text}
-        if query.media is not None and query.media_kind is not None:
-            row[query.media_kind] = query.media
+        row = {"id": query.id, **turns, "chosen": chosen.text, "rejected": rejected.text, **media}
         row |= {"chosen_reason": chosen.critique or "", "rejected_reason": rejected.critique or "", "category": query.category}
         rows.append(row)
     return rows
@@ -34,12 +37,13 @@ def queries_from_pairs(rows: Iterable[Mapping[str, Any]], split: Literal["train"
 
     Raises RowError for a row that is no pair, and for pairs that contradict every ranking (a circle, or a missing pair).
     """
-    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         for field in TEXT_FIELDS:
             if not isinstance(row.get(field), str):
                 raise wrong_type(field, row.get(field), "text")
-        groups.setdefault((row["id"], row["prompt"], f"{row.get('image') or ''}|{row.get('video') or ''}"), []).append(row)
+        key = [row["id"], row.get("prompt"), *(row.get(name) or None for name in QUERY_FIELDS)]
+        groups.setdefault(json.dumps(key), []).append(row)
     return [_query(group, split) for group in groups.values()]
 
 
@@ -54,9 +58,8 @@ def _query(rows: list[Mapping[str, Any]], split: Literal["train", "heldout"]) ->
     query = query_from_row(
         {
             "id": first["id"],
-            "question": first["prompt"],
-            "image": first.get("image"),
-            "video": first.get("video"),
+            "question": first.get("prompt"),
+            **{name: first.get(name) for name in QUERY_FIELDS},
             "category": first.get("category"),
             "models_output": texts,
             "final_ranking": [1 + sum(loser == index for _, loser in beaten) for index in range(len(texts))],

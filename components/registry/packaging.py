@@ -168,12 +168,16 @@ def requirements() -> list[str]:
 
 
 def signature(name: ModelName, serving: Mapping[str, Any]) -> Any:
-    """Columns in and out. An image is text, bytes or missing, so its type is open."""
+    """Columns in and out. An image is text, bytes, a list of them or missing, and a row has a prompt or messages, so types are open."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType
 
-    inputs = [ColSpec(DataType.string, "prompt"), ColSpec(AnyType(), "image", required=False)]
+    inputs = [
+        ColSpec(DataType.string, "prompt", required=False),
+        ColSpec(AnyType(), "messages", required=False),
+        ColSpec(AnyType(), "image", required=False),
+    ]
     outputs = [ColSpec(DataType.string, "answer")]
     if name == "mm-reward":
         inputs.append(ColSpec(DataType.string, "response"))

@@ -46,16 +46,16 @@ def read_workload(checkout: Checkout, settings: Settings, model: Architecture) -
     if not rows:
         medium = image_size(model, *ASSUMED_IMAGE, limits)
         return Workload(0, 0, 0, 0.0, 0.0, medium, "no rows in data/preferences: a query with one image of 640 x 480 is assumed")
-    texts = [(_text(row), _answers(row)) for row in rows]
+    texts = [(asked_characters(row), _answers(row)) for row in rows]
     heldout = list(_rows(folder, "heldout.jsonl"))
-    media = sorted({path for row in (*rows, *heldout) if (path := row.get("image") or row.get("video"))})
+    media = sorted({path for row in (*rows, *heldout) for path in media_of(row)})
     step = max(1, len(media) // SAMPLED_MEDIA)
     sizes = [size for path in media[::step] if (size := medium_size(folder / path, settings, model, limits)) is not None]
     medium = _mean(sizes) if sizes else MediumSize(0, 0, 0)
-    with_media = sum(bool(row.get("image") or row.get("video")) for row in rows) / len(rows)
+    media_a_row = sum(len(media_of(row)) for row in rows) / len(rows)
     answers = sum(length for _, length in texts) / len(rows) / CHARACTERS_A_TOKEN
     prompt = sum(length for length, _ in texts) / len(rows) / CHARACTERS_A_TOKEN
-    tokens = prompt + answers + with_media * medium.tokens
+    tokens = prompt + answers + media_a_row * medium.tokens
     source = f"{len(rows):,} rows and {len(media):,} media of data/preferences, pixels of {len(sizes):,} of them"
     responses = sum(len(_outputs(row)) for row in (*rows, *heldout))
     share = 1.0 if (folder / "heldout.jsonl").is_file() else 1 - settings.validate_.heldout_share
@@ -77,8 +77,17 @@ def _rows(folder: Path, *names: str) -> Iterator[Mapping[str, Any]]:
             return
 
 
-def _text(row: Mapping[str, Any]) -> int:
-    return len(str(row.get("question") or row.get("prompt") or ""))
+def media_of(row: Mapping[str, Any]) -> list[str]:
+    """The paths of a row's images and videos."""
+    values = [row.get("image"), row.get("video")]
+    return [path for value in values for path in (value if isinstance(value, list) else [value]) if path and isinstance(path, str)]
+
+
+def asked_characters(row: Mapping[str, Any]) -> int:
+    """The characters of all turns of a row, about."""
+    turns = row.get("conversations") or row.get("messages")
+    texts = [turn.get("value") or turn.get("content") for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+    return sum(len(str(text)) for text in [*texts, row.get("question") or row.get("prompt") or ""])
 
 
 def _answers(row: Mapping[str, Any]) -> int:

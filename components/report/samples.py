@@ -142,7 +142,7 @@ class _Details:
         wanted = set(chosen)
         self.folder = record.checkout.root / MEDIA
         self.media = MediaFolder(self.folder)
-        columns = ("id", "media", "media_kind", "media_digest", "responses")
+        columns = ("id", "media", "responses")
         self.queries = {row["id"]: row for row in record.table("validate", "heldout/queries.parquet", *columns) if row["id"] in wanted}
         scored = record.table("critique", "heldout.parquet", "id", "response", "critique", "score")
         self.scores = {(row["id"], row["response"]): row for row in scored if row["id"] in wanted}
@@ -176,30 +176,33 @@ class _Details:
 
     def _images(self, row: Row, query: Row) -> tuple[list[str], str]:
         """The media as small images with a remark; or no images and the reason."""
-        from components.preferences.faults import RowError
-
-        path = row["media"]
-        if path is None:
+        if not row["media"]:
             return [], "text only"
-        kind: Literal["image", "video"] = query.get("media_kind") or (
-            "video" if (self.folder / path.replace("\0", "")).is_dir() else "image"
-        )
-        try:
-            medium = self.media.examine(path, kind)
-        except RowError as fault:
-            return [], f"no image: {cut(fault.reason, 200)}"
-        files = [self.folder / path]
-        if kind == "video":
-            frames = sorted(file for file in files[0].iterdir() if not file.name.startswith("."))
-            files = _evenly(frames, FRAMES_SHOWN)
-        images = [thumbnail(file) for file in files]
+        media = {medium["path"]: medium for medium in query.get("media") or []}
+        shown = [self._pictures(path, media.get(path, {})) for path in row["media"]]
+        images = [image for pictures, _ in shown for image in pictures]
+        remarks = [remark for _, remarks in shown for remark in remarks]
         if sum(map(len, images)) > self.room:
             return [], "no image: the page has no room for more"
         self.room -= sum(map(len, images))
-        remarks = [f"{medium.frames} frames, {len(files)} shown"] if kind == "video" else []
-        if query.get("media_digest") not in {None, medium.digest}:
-            remarks.append("changed since the run")
         return images, "; ".join(remarks)
+
+    def _pictures(self, path: str, recorded: Row) -> tuple[list[str], list[str]]:
+        """One medium as small images, with remarks."""
+        from components.preferences.faults import RowError
+
+        kind: Literal["image", "video"] = recorded.get("kind") or ("video" if (self.folder / path.replace("\0", "")).is_dir() else "image")
+        try:
+            medium = self.media.examine(path, kind)
+        except RowError as fault:
+            return [], [f"no image: {cut(fault.reason, 200)}"]
+        files = [self.folder / path]
+        if kind == "video":
+            files = _evenly(sorted(file for file in files[0].iterdir() if not file.name.startswith(".")), FRAMES_SHOWN)
+        remarks = [f"{medium.frames} frames, {len(files)} shown"] if kind == "video" else []
+        if recorded.get("digest") not in {None, medium.digest}:
+            remarks.append("changed since the run")
+        return [thumbnail(file) for file in files], remarks
 
 
 def _answer(row: Row, judgement: Mapping[str, Any]) -> PolicyAnswer:

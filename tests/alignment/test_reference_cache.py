@@ -24,7 +24,7 @@ from components.engine.inference import Launch, Report
 from components.families.digests import model_digest, processor_digest
 from components.files import digest_bytes
 from components.preferences.record import write_queries
-from tests.tiny import queries, save_checkout, save_checkpoint
+from tests.tiny import queries, remade, save_checkout, save_checkpoint
 
 CONTEXT = Context("code", "model", "processor", "template", "float32", max_length=512, max_frames=8, row_tokens=512)
 KEY, OTHER = "query:one:two", "query:two:three"
@@ -144,7 +144,7 @@ def test_key_names_prompt_media_and_each_response() -> None:
     )
     text = queries()[2]
     assert store_key(text).split(":")[0] == digest_bytes("Is it 2?", "", "")
-    assert store_key(replace(row, media_kind="video")) != store_key(row)
+    assert store_key(remade(row, kind="video")) != store_key(row)
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ def table(query: list[int], winner: list[int], loser: list[int]) -> PairTable:
 
 
 def test_outcome_of_four_pairs_by_hand() -> None:
-    queries = [Query(name, "short", "", (Response("a", 1), Response("b", 2), Response("c", 3))) for name in ("x", "y")]
+    queries = [Query.single(name, "short", "", (Response("a", 1), Response("b", 2), Response("c", 3))) for name in ("x", "y")]
     reference = {("x", 0): (-10.0, 4), ("x", 1): (-8.0, 2), ("x", 2): (-6.0, 8), ("y", 0): (-5.0, 1), ("y", 1): (-5.0, 10)}
     ratios = {("x", 0): -2.0, ("x", 1): -1.0, ("x", 2): 1.0, ("y", 0): 0.0, ("y", 1): 0.0}
     policy = {key: reference[key][0] + ratio for key, ratio in ratios.items()}
@@ -69,7 +69,7 @@ def test_diagnosed_queries_are_the_first_by_hash() -> None:
 
 
 def test_outcome_where_the_winner_held_still_is_no_fall_of_both() -> None:
-    queries = [Query("x", "short", "", (Response("a", 1), Response("b", 2)))]
+    queries = [Query.single("x", "short", "", (Response("a", 1), Response("b", 2)))]
     reference = {("x", 0): (-10.0, 4), ("x", 1): (-8.0, 2)}
     for policy in ({("x", 0): -10.0, ("x", 1): -9.0}, {("x", 0): -11.0, ("x", 1): -8.0}):
         assert outcome_of(table([0], [0], [1]), queries, policy, reference).both_fell == 0

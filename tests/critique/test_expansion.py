@@ -16,7 +16,7 @@ from components.critique.languages import Language, differs, language_of
 from components.endpoints.request import Answer, Refusal
 from components.errors import UserError
 from components.preferences.expansions import Expansion, matching, read_expansions, source_digest
-from components.preferences.record import Query, Response
+from components.preferences.record import Medium, Query, Response
 from components.preferences.release import row_from_query
 from tests.checkout import ROOT, mmalign
 from tests.faulty_endpoint import Endpoint, serving
@@ -30,7 +30,7 @@ def query(number: int, reasons: list[str], scores: tuple[float, float] = (5.0, 1
     responses = tuple(
         Response(f"Text {n}.", n + 1, score, score, score, reason) for n, (reason, score) in enumerate(zip(reasons, scores, strict=True))
     )
-    return Query(f"q{number}", "short", f"What is it, {number}?", responses, media="square.png", media_kind="image")
+    return Query.single(f"q{number}", "short", f"What is it, {number}?", responses, Medium("square.png", "image"))
 
 
 def reply(prompt: str) -> str:
@@ -127,7 +127,7 @@ GERMAN = "Die Antwort ist richtig und nennt die Farbe, aber sie ist nicht mit de
 def test_answer_passes_every_check_or_names_the_one_it_fails(
     reason: str, score: float | None, text: str, finish: str, failed: str | None
 ) -> None:
-    row = Query("q", "short", "What is the animal in the picture?", (Response("A cat.", 1, score, score, score, reason),))
+    row = Query.single("q", "short", "What is the animal in the picture?", (Response("A cat.", 1, score, score, score, reason),))
     critique, fault = check(Reason(row, 0), Answer(text, finish), ENGLISH)
     assert (fault[0] if fault else None) == failed
     assert fault is not None or critique in {REVIEW, GERMAN, "答案把动物认错了。图中是一只狗。"}

@@ -153,7 +153,7 @@ def test_another_reward_model_is_judged_here(checkout: Checkout, tmp_path: Path)
 def test_template_that_opens_a_thought_is_refused(tiny_preprocessor: Preprocessor) -> None:
     conversations = Conversations(tiny_preprocessor, "weights", 1)
     query = queries()[2]
-    assert conversations.judgement(query, "Yes.", INSTRUCTION, 4).text == request_text(query, "Yes.")
+    assert conversations.judgement(query, "Yes.", INSTRUCTION, 4).messages[-1].text == request_text(query, "Yes.")
     template = tiny_preprocessor.processor.chat_template
     tiny_preprocessor.processor.chat_template = template.replace(
         "<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>{% endif %}"

@@ -26,9 +26,9 @@ from tests.recording import Recording
 ROOT = Path(__file__).resolve().parents[2]
 YES, NO = Response("Yes", 1, critique="Correct."), Response("No", 2, critique="Wrong.")
 QUERIES = [
-    Query("a", "short", "Is it red?", (YES, NO), split="heldout", reference_answer="red"),
-    Query("b", "mcq", "Which?", (Response("B", 2), Response("A", 1)), split="heldout"),
-    Query("h", "safety", "How?", (YES, NO), safety="harmful", split="heldout"),
+    Query.single("a", "short", "Is it red?", (YES, NO), split="heldout", reference_answer="red"),
+    Query.single("b", "mcq", "Which?", (Response("B", 2), Response("A", 1)), split="heldout"),
+    Query.single("h", "safety", "How?", (YES, NO), safety="harmful", split="heldout"),
 ]
 KEYS = [(query.id, index) for query in QUERIES for index in range(2)]
 OWN = dict(zip(KEYS, (1.0, 0.0, 3.0, 2.0, 5.0, 5.0), strict=True))  # correct, wrong, tied

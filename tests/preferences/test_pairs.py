@@ -1,17 +1,15 @@
-from dataclasses import replace
-
 import pytest
 
 from components.preferences.faults import RowError
 from components.preferences.pairs import pairs_from_query, queries_from_pairs
-from components.preferences.record import Query, Response
+from components.preferences.record import Medium, Query, Response
 
 
 def query(*ranks: int) -> Query:
     responses = tuple(
         Response(f"answer {index}", rank, critique=f"reason {index}", critique_source="human") for index, rank in enumerate(ranks)
     )
-    return Query("q", "mcq", "Which?", responses, media="mcq/x.png", media_kind="image")
+    return Query.single("q", "mcq", "Which?", responses, Medium("mcq/x.png", "image"))
 
 
 def test_pair_row_has_release_fields() -> None:
@@ -42,11 +40,11 @@ def test_pairs_round_trip_to_query(ranks: tuple[int, ...]) -> None:
     assert {response.text: response.critique for response in back.responses} == {
         response.text: response.critique for response in original.responses
     }
-    assert (back.media, back.media_kind, back.category, back.prompt) == ("mcq/x.png", "image", "mcq", "Which?")
+    assert (back.media, back.category, back.prompt) == ((Medium("mcq/x.png", "image"),), "mcq", "Which?")
 
 
 def test_pairs_of_several_queries_may_be_mixed() -> None:
-    one, two = query(1, 2, 3), replace(query(2, 1), id="other", media=None, media_kind=None)
+    one, two = query(1, 2, 3), Query.single("other", "mcq", "Which?", query(2, 1).responses)
     rows = [*pairs_from_query(one)[:2], *pairs_from_query(two), *pairs_from_query(one)[2:]]
     assert [(back.id, len(back.responses)) for back in queries_from_pairs(rows)] == [("q", 3), ("other", 2)]
 

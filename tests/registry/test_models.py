@@ -80,14 +80,14 @@ def reward(reward_package: Path) -> Any:
 
 def rows(media: Path) -> pd.DataFrame:
     """The tiny queries without their videos, images as paths."""
-    chosen = [query for query in queries() if query.media_kind != "video"]
-    images = [str(media / query.media) if query.media else None for query in chosen]
+    chosen = [query for query in queries() if "video" not in query.kinds]
+    images = [str(media / query.media[0].path) if query.media else None for query in chosen]
     return pd.DataFrame({"prompt": [query.prompt for query in chosen], "image": images})
 
 
 def own_answers(base: Path, media: Path) -> list[str]:
     prepare = preprocessor(base, media)
-    roots = [prepare.policy_root(query) for query in queries() if query.media_kind != "video"]
+    roots = [prepare.policy_root(query) for query in queries() if "video" not in query.kinds]
     tokens = generate(load_model(base), roots, [[]] * len(roots), max_new_tokens=TOKENS, batch_size=2, end_id=prepare.end_id)
     return [prepare.tokenizer.decode(ids, skip_special_tokens=True) for ids in tokens]
 
@@ -152,7 +152,7 @@ def test_served_reward_model_equals_critique_stage(reward: Any, reward_folder: P
     prepare = preprocessor(reward_folder, tiny_media)
     model = load_reward_model(reward_folder)
     instruction = load_settings(SOURCE / "params.yaml").reward.instruction
-    still = [replace(query, id=str(number)) for number, query in enumerate(query for query in queries() if query.media_kind != "video")]
+    still = [replace(query, id=str(number)) for number, query in enumerate(query for query in queries() if "video" not in query.kinds)]
     items = list(zip(still, requests["response"], strict=True))
     critiques = write_critiques(model.model, prepare, items, instruction=instruction, max_new_tokens=TOKENS, batch_size=2)
     judged = [Judged(query, text, critique) for (query, text), critique in zip(items, critiques, strict=True)]

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from components.checkout import Checkout
 from components.evaluation.judge import Verdict
 from components.files import write_json
-from components.preferences.record import CATEGORIES, Query, Response, write_queries
+from components.preferences.record import CATEGORIES, Kind, Medium, Query, Response, write_queries
 from components.report.summary import RunRecord, StageRecord, summarize
 from components.stages import STAGE_NAMES
 from components.tracking import store
@@ -80,7 +80,8 @@ def make_queries(media: Path) -> list[Query]:
     queries = []
     for number in range(QUERIES):
         category = CATEGORIES[number % len(CATEGORIES)]
-        path, kind = None, None
+        path: str | None = None
+        kind: Kind = "image"
         if category == "video":
             path, kind = f"video/clip-{number}", "video"
             for frame in range(6):
@@ -94,13 +95,12 @@ def make_queries(media: Path) -> list[Query]:
             for rank in (1, 2, 3)
         )
         queries.append(
-            Query(
-                id=f"{category}-{number:04}{HANDLER if hostile else ''}",
-                category=category,
-                prompt=f"{HANDLER if hostile else ''}What is shown in picture {number}?\nA. this\nB. that",
-                responses=responses,
-                media=path,
-                media_kind=kind,
+            Query.single(
+                f"{category}-{number:04}{HANDLER if hostile else ''}",
+                category,
+                f"{HANDLER if hostile else ''}What is shown in picture {number}?\nA. this\nB. that",
+                responses,
+                *([] if path is None else [Medium(path, kind)]),
                 safety=("harmful" if number < 15 else "harmless") if category == "safety" else None,
                 split="heldout",
             )
