@@ -42,6 +42,8 @@ class VlFeedback:
         """Completions have annotations."""
         if (missing := lacks(row, "prompt", "completions")) is not None:
             return missing
+        if not isinstance(row["prompt"], str):
+            return "prompt is no text"
         try:
             completions = _completions(row)
         except RowError as fault:

@@ -326,14 +326,12 @@ AMBIGUOUS: list[tuple[Rows, tuple[str, str]]] = [
     (
         [
             {
-                "id": "v",
                 "prompt": "What?",
                 "img": "one.png",
                 "completions": [rated("a", "Yes.", "5", "5", "5"), rated("b", "No.", "1", "1", "1")],
-                "chosen": [message("user", "What?"), message("assistant", "Yes.")],
-                "rejected": [message("user", "What?"), message("assistant", "No.")],
+                "chosen": "Yes.",
+                "rejected": "No.",
             }
-            | {"prompt": [message("user", "What?")]}
         ],
         ("trl", "vlfeedback"),
     ),
