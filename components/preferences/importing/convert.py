@@ -48,13 +48,16 @@ class Finding(NamedTuple):
 
 
 class PairEntry(NamedTuple):
-    """A pair of the prompt with digest `key`, as JSON text."""
+    """A pair of the prompt with digest `key`."""
 
     key: bytes
     position: int
     file: int
     line: int
-    body: bytes
+    chosen: str
+    rejected: str
+    chosen_reason: str
+    rejected_reason: str
 
 
 class RankedEntry(NamedTuple):
@@ -138,15 +141,14 @@ class Converter:
         if pair.chosen == pair.rejected:
             raise RowError("equal_answers", "rejected", "is the same text as chosen")
         prompt = pair.prompt
-        turns = [[message.role, message.text] for message in prompt.turns]
-        media = [[medium.kind, name] for medium, name in zip(prompt.media, names, strict=True)]
-        content = json.dumps([prompt.id, turns, media], ensure_ascii=False)
-        key = bytes.fromhex(digest_bytes(content)[:32])
+        texts = [part for message in prompt.turns for part in (message.role, message.text)]
+        key = bytes.fromhex(digest_bytes(prompt.id or "", *texts, "media", *names)[:32])
         if key not in converted.prompts:
+            turns = [[message.role, message.text] for message in prompt.turns]
+            media = [[medium.kind, name] for medium, name in zip(prompt.media, names, strict=True)]
             body = [prompt.id, turns, media, prompt.source, prompt.category]
             converted.prompts[key] = json.dumps(body, ensure_ascii=False).encode()
-        answers = [pair.chosen, pair.rejected, pair.chosen_reason, pair.rejected_reason]
-        converted.pairs.append(PairEntry(key, *place_of_row, json.dumps(answers, ensure_ascii=False).encode()))
+        converted.pairs.append(PairEntry(key, *place_of_row, pair.chosen, pair.rejected, pair.chosen_reason, pair.rejected_reason))
         converted.counts["pairs"] += 1
 
     def _ranked(self, ranked: Ranked, names: list[str], place_of_row: tuple[int, int, int], converted: Converted) -> None:
@@ -195,7 +197,7 @@ def rows_of_groups(format_name: str, groups: Sequence[Group]) -> tuple[list[Writ
     for one in groups:
         identity, turns, media, source, category = json.loads(one.prompt)
         by_position = {entry.position: entry for entry in one.pairs}
-        grouped = group([PlacedPair(entry.position, *json.loads(entry.body)) for entry in one.pairs])
+        grouped = group([PlacedPair(entry.position, *entry[4:]) for entry in one.pairs])
         for kind, position, count in grouped.findings:
             entry = by_position[position]
             reason = f"of the prompt {shorten(turns[-1][1])}"

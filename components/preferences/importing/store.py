@@ -14,7 +14,8 @@ from components.preferences.importing.convert import Converted, Finding, Group, 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS prompts (key BLOB PRIMARY KEY, body BLOB NOT NULL, first INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS pairs (key BLOB NOT NULL, position INTEGER NOT NULL, file INTEGER NOT NULL, line INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS pairs (key BLOB NOT NULL, position INTEGER NOT NULL, file INTEGER NOT NULL, line INTEGER NOT NULL,
+    chosen TEXT NOT NULL, rejected TEXT NOT NULL, chosen_reason TEXT NOT NULL, rejected_reason TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS ranked (position INTEGER PRIMARY KEY, file INTEGER, line INTEGER, id TEXT, pairs INTEGER, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS findings (position INTEGER, file INTEGER, line INTEGER, kind TEXT, field TEXT, reason TEXT, times INTEGER, step TEXT);
 """
@@ -50,7 +51,7 @@ class Store:
         self._database.executemany(
             "INSERT OR IGNORE INTO prompts VALUES (?, ?, ?)", [(key, body, first[key]) for key, body in converted.prompts.items()]
         )
-        self._database.executemany("INSERT INTO pairs VALUES (?, ?, ?, ?, ?)", converted.pairs)
+        self._database.executemany("INSERT INTO pairs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", converted.pairs)
         self._database.executemany("INSERT INTO ranked VALUES (?, ?, ?, ?, ?, ?)", converted.ranked)
         self.add_findings(converted.findings, "read")
         self.chunks += 1
