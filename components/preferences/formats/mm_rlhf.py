@@ -61,7 +61,8 @@ def prompt_of(row: Row) -> Prompt:
         turns, inside = turns_of(row["conversations"], "conversations", ("from", "value"))
     else:
         turns = (Message("user", str(row.get("question") or "")),)
-    return Prompt(turns, media or inside, identity(row))
+    source, category = (value if isinstance(value := row.get(field), str) and value else None for field in ("source", "category"))
+    return Prompt(turns, media or inside, identity(row), source, category)
 
 
 def row_of(ranked: Ranked) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from components.preferences.formats.detection import FORMATS, AmbiguousFormat
 from components.preferences.importing import run as run_module
 from components.preferences.importing.report import ImportReport
 from components.preferences.importing.run import Request, import_preferences
+from tests.preferences.conftest import read_target, write_lines
 from tests.preferences.formats.samples import AMBIGUOUS, SAMPLES
 from tests.preferences.formats.test_detection import EACH
 from tests.preferences.formats.test_formats import read
-from tests.preferences.importing.conftest import read_target, write_lines
 
 ROOT = Path(__file__).resolve().parents[3]
 Bring = Callable[..., ImportReport]
