@@ -81,8 +81,9 @@ PROCESSES = {
     "build_ops": "components.engine.ops",
 }
 
-# Modules that are started as processes and that no stage's result depends on.
+# Modules that are started as processes and that no stage's result depends on, or that its stage imports too (`decoding`).
 PROGRAMS = {
+    "decoding": "components.validation.decoding",
     "cli": "components.cli.main",
     "flow": "flows.launch",
     "deployments": "flows.deployments",

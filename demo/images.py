@@ -17,8 +17,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
+
+from components.preferences.colors import WHITE
+from components.preferences.media import read_picture
 
 COLORS = ("black", "gray", "red", "green", "blue", "teal", "brown", "yellow")
 SHAPES = ("circle", "rectangle", "triangle")
@@ -147,8 +149,7 @@ def measure(path: Path) -> tuple[float, float, float, float]:
 
 def read_pixels(path: Path) -> np.ndarray[Any, Any]:
     """Pixels [H, W, 3] as bytes."""
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+    return np.asarray(read_picture(path, WHITE))
 
 
 def label_numbers(picture: Picture) -> list[int]:

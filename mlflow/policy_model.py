@@ -32,7 +32,11 @@ class PolicyModel(mlflow.pyfunc.PythonModel):
         self._batch_size = int(settings["batch_size"])
         self._max_new_tokens = int(settings["max_new_tokens"])
         self._preprocessor = RowPreprocessor(
-            folder, attention=settings["attention"], max_length=settings["max_length"], max_frames=settings["max_frames"]
+            folder,
+            attention=settings["attention"],
+            max_length=settings["max_length"],
+            max_frames=settings["max_frames"],
+            background=settings["background"],
         )
         self._model = load_model(folder, attention=settings["attention"]).to("cuda" if torch.cuda.is_available() else "cpu")
         self._one_call = threading.Lock()

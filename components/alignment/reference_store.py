@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from components.checkout import Checkout
 from components.errors import StageFault
 from components.files import digest_bytes, read_json, write_atomic, write_json
+from components.preferences.colors import WHITE
 from components.preferences.record import Query
 
 ENTRIES, CONTEXT = "entries.parquet", "context.json"
@@ -45,6 +46,7 @@ class Context:
     max_length: int
     max_frames: int
     row_tokens: int
+    background: str = WHITE
 
     @property
     def digest(self) -> str:

@@ -67,5 +67,6 @@ def reference_context(settings: Settings, base: Path, preprocessor: Preprocessor
         dtype=computed_in(settings),
         max_length=settings.model.max_length,
         max_frames=settings.model.max_frames,
+        background=settings.model.background,
         row_tokens=settings.training.row_tokens,
     )

@@ -27,4 +27,5 @@ class ModelSettings(Section):
     attention: Literal["sdpa", "flex_attention"]
     max_length: Positive
     max_frames: Positive
+    background: str = Field(default="#ffffff", pattern=r"^#[0-9a-fA-F]{6}$")
     lora: LoraSettings = LoraSettings()

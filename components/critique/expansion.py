@@ -21,8 +21,11 @@ from components.endpoints.pictures import fitting_picture
 from components.endpoints.request import Answer, Picture, Refusal, Request
 from components.errors import UserError
 from components.files import write_atomic
+from components.preferences.bounds import MediaError
 from components.preferences.expansions import FILE, Expansion, source_digest, write_expansions
 from components.preferences.faults import RowError
+from components.preferences.frames import frame_names
+from components.preferences.media import locate
 from components.preferences.record import Medium, Query, Response
 from components.preferences.release import HUMAN, query_from_row
 from components.storage.content_cache import ContentCache
@@ -64,6 +67,7 @@ class Expander:
 
     def __init__(self, settings: Settings, checkout: Checkout) -> None:
         self._checkout, self._max_bytes = checkout, int(settings.endpoint.max_image_mb * MEGABYTE)
+        self._background = settings.model.background
         self.client = Client("expansion", settings.endpoint.expansion.model, settings.endpoint, ContentCache(checkout, "endpoints"))
         self._media: dict[str, tuple[Picture, ...]] = {}  # digested once for all responses
         self.reasons = read_reasons(checkout.preferences / "data.jsonl")
@@ -112,12 +116,14 @@ class Expander:
         return tuple(picture for medium in query.media for picture in self._media[medium.path])
 
     def _pictures(self, identity: str, medium: Medium) -> Iterator[Picture]:
-        path = self._checkout.preferences / medium.path
+        path = locate(self._checkout.preferences, medium.path)
         files = [path] if medium.kind == "image" else _frames(path)
         for file in files:
-            if not file.is_file():
-                raise UserError(f"{identity} names {medium.path}, which is not there: run `mmalign run --only validate` for all such rows")
-            yield fitting_picture(file, self._max_bytes)
+            try:
+                yield fitting_picture(file, self._max_bytes, self._background)
+            except MediaError as error:
+                hint = "run `mmalign run --only validate` for all such rows"
+                raise UserError(f"{identity} names {medium.path}, which can't be read ({error}): {hint}") from error
 
 
 def read_reasons(path: Path) -> list[Reason]:
@@ -172,6 +178,6 @@ def human_verdict(response: Response) -> str | None:
 
 
 def _frames(folder: Path) -> Sequence[Path]:
-    frames = sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else [folder]
+    frames = [folder / name for name in frame_names(folder)] if folder.is_dir() else [folder]
     step = max(1, len(frames) // FRAMES)
     return frames[::step][:FRAMES]

@@ -166,6 +166,7 @@ def critique_context(settings: Settings, folder: Path) -> str:
         settings.reward.instruction,
         settings.critique.model_dump_json(include={"max_new_tokens", "batch_size", "threads"}),
         str(settings.model.max_frames),
+        settings.model.background,
         str(inference_dtype(settings)),
         *(() if settings.critique.engine == "local" else ("endpoint", settings.endpoint.reward.model)),
     )

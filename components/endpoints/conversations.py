@@ -16,6 +16,7 @@ from components.endpoints.request import Message, Picture, Request
 from components.errors import UserError
 from components.families.chat_template import TEXT, Shape, judge_turns, shape_of
 from components.families.processing import Preprocessor
+from components.preferences.media import locate
 from components.preferences.record import Kind, Medium, Query, Turn
 
 MEGABYTE = 1_000_000
@@ -76,7 +77,7 @@ class Conversations:
 
     def _pictures(self, query: Query, *, blank: bool) -> list[Picture]:
         def picture(medium: Medium, key: str) -> Picture:
-            path = None if blank else self._preprocessor.media_root / medium.path
+            path = None if blank else locate(self._preprocessor.media_root, medium.path)
             return exact_picture(key, lambda: self._preprocessor.load_image(medium, blank), path, self._max_bytes)
 
         return [picture(*item) for item in zip(query.media, self._preprocessor.medium_keys(query, blank=blank), strict=True)]

@@ -1,7 +1,7 @@
 """Pictures as data URLs under a cap on their bytes.
 
-- `exact_picture` sends the pixels that the local model reads: the file as it is where every reader decodes it alike (JPEG, PNG or WebP in
-  RGB, unrotated), else a PNG of them. Above the cap there is no such form, and nothing is sent.
+- `exact_picture` sends the pixels that the local model reads: the file as it is where every reader decodes it alike (one JPEG, PNG or WebP in
+  RGB, unrotated, without a profile of other colors), else a PNG of them. Above the cap there is no such form, and nothing is sent.
 - `fitting_picture` halves the sides until the picture fits, and then sends a JPEG. It serves readers that need not see every pixel.
 """
 
@@ -16,10 +16,10 @@ from PIL import Image
 
 from components.endpoints.request import Picture, UnsendablePicture
 from components.files import digest_bytes, digest_file
+from components.preferences.colors import WHITE, is_plain
+from components.preferences.media import READER, open_picture, orientation, pages, read_picture
 
 TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
-ORIENTATION = 0x0112  # tag of EXIF: some readers turn a picture by it, some do not
-UNTURNED = 1
 JPEG_QUALITY = 90
 SMALLEST_SIDE = 32  # pixels; a picture that does not fit at this size has an absurd cap
 
@@ -37,15 +37,14 @@ def exact_picture(digest: str, read: Callable[[], Image.Image], path: Path | Non
     return Picture(digest, url)
 
 
-def fitting_picture(path: Path, max_bytes: int) -> Picture:
-    """The picture in `path`, scaled down where its file exceeds the cap."""
+def fitting_picture(path: Path, max_bytes: int, background: str = WHITE) -> Picture:
+    """The picture in `path`, scaled down where its file exceeds the cap; `background` shows through what is transparent."""
 
     def url() -> str:
         whole = _file(path)
         if whole is not None and len(whole[0]) <= max_bytes:
             return _url(*whole)
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
+        image = read_picture(path, background)
         while len(content := _encoded(image, "JPEG")) > max_bytes:
             size = image.width // 2, image.height // 2
             if min(size) < SMALLEST_SIDE:
@@ -53,15 +52,19 @@ def fitting_picture(path: Path, max_bytes: int) -> Picture:
             image = image.resize(size, Image.Resampling.LANCZOS)
         return _url(content, "image/jpeg")
 
-    return Picture(digest_bytes("fitting", digest_file(path), str(max_bytes)), url)
+    with open_picture(path) as image:
+        reading = () if _is_alike(image) else (background, READER)
+    return Picture(digest_bytes("fitting", digest_file(path), str(max_bytes), *reading), url)
 
 
 def _file(path: Path) -> tuple[bytes, str] | None:
     """Bytes and type of a file that every reader decodes to the same pixels."""
-    with Image.open(path) as image:
-        if image.format not in TYPES or image.mode != "RGB" or image.getexif().get(ORIENTATION, UNTURNED) != UNTURNED:
-            return None
-        return path.read_bytes(), TYPES[image.format]
+    with open_picture(path) as image:
+        return (path.read_bytes(), TYPES[str(image.format)]) if _is_alike(image) else None
+
+
+def _is_alike(image: Image.Image) -> bool:
+    return image.format in TYPES and is_plain(image) and orientation(image) == 1 and not pages(image)
 
 
 def _encoded(image: Image.Image, form: str) -> bytes:

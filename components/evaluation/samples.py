@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment
-from PIL import Image
 
 from components.evaluation.answers import Answered
 from components.evaluation.judge import Verdict
 from components.files import write_atomic
+from components.preferences.colors import WHITE
+from components.preferences.frames import frame_names
+from components.preferences.media import locate, read_picture
 from components.preferences.record import CATEGORIES, Kind, Query
 from components.preferences.turns import transcript
 
@@ -108,6 +110,7 @@ def write_samples(
     chosen: Sequence[int],
     policies: Sequence[Answered],
     judgements: dict[str, list[ShownCritique]],
+    background: str = WHITE,
 ) -> None:
     """Write samples.jsonl and samples.html for the `chosen` queries; `judgements` by policy, one a chosen query."""
     base, aligned = policies
@@ -134,24 +137,21 @@ def write_samples(
     ]
     write_atomic(folder / "samples.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     page = Environment(autoescape=True, trim_blocks=True).from_string(PAGE)
-    samples = [{"row": row, "images": thumbnails(media_root, queries[i])} for row, i in zip(rows, chosen, strict=True)]
+    samples = [{"row": row, "images": thumbnails(media_root, queries[i], background)} for row, i in zip(rows, chosen, strict=True)]
     write_atomic(folder / "samples.html", page.render(samples=samples) + "\n")
 
 
-def thumbnails(media_root: Path, query: Query) -> list[str]:
+def thumbnails(media_root: Path, query: Query, background: str = WHITE) -> list[str]:
     """Small PNGs of a query's media as base64, in order: one for an image, the first few frames of a video."""
-    return [_thumbnail(file) for medium in query.media for file in _files(media_root / medium.path, medium.kind)]
+    return [_thumbnail(file, background) for medium in query.media for file in _files(locate(media_root, medium.path), medium.kind)]
 
 
 def _files(path: Path, kind: Kind) -> list[Path]:
-    if kind == "image":
-        return [path]
-    return sorted(frame for frame in path.iterdir() if not frame.name.startswith("."))[:FRAMES_SHOWN]
+    return [path] if kind == "image" else [path / name for name in frame_names(path)[:FRAMES_SHOWN]]
 
 
-def _thumbnail(path: Path) -> str:
-    with Image.open(path) as image:
-        small = image.convert("RGB")
+def _thumbnail(path: Path, background: str) -> str:
+    small = read_picture(path, background).copy()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     stream = io.BytesIO()
     small.save(stream, "PNG")

@@ -89,7 +89,8 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
     metrics["reward.unread_verdicts"] = sum(verdict is None for verdict in verdicts[0])
     write_scores(artifacts / "evaluate/scores.parquet", queries, own, scores, verdicts)
 
-    write_samples(artifacts / "evaluate/samples", checkout.preferences, queries, chosen, [base, aligned], judgements)
+    samples = artifacts / "evaluate/samples"
+    write_samples(samples, checkout.preferences, queries, chosen, [base, aligned], judgements, settings.model.background)
     recorder.artifact(artifacts / "evaluate/samples")
     recorder.artifact(artifacts / "evaluate/answers.parquet")
     report_missing(metrics, settings)

@@ -199,9 +199,8 @@ def policy_tasks(settings: Settings, checkout: Checkout, arguments: dict[str, st
             "folder": folder,
             "settings": settings,
         }
-        context = digest_bytes(
-            model_digest(folder), processor_digest(base), str(settings.model.max_frames), str(inference_dtype(settings)), code
-        )
+        reading = str(settings.model.max_frames), settings.model.background
+        context = digest_bytes(model_digest(folder), processor_digest(base), *reading, str(inference_dtype(settings)), code)
         answering = settings.evaluate.model_dump_json(include={"max_new_tokens", "batch_size", "threads"})
         served = _answer_writer(name, folder, preprocessor, settings, checkout)
         writing = () if served is None else ("endpoint", served.client.server.model)

@@ -12,12 +12,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 from transformers import AutoConfig, AutoProcessor
 
 from components.errors import UserError
@@ -26,6 +29,8 @@ from components.families.adapters import Family, FeatureSource, Root, family_of
 from components.families.chat_template import ChatTemplate, judge_turns
 from components.families.outlines import Outlines, Sized
 from components.files import digest_bytes
+from components.preferences.frames import frame_indices, frame_names
+from components.preferences.media import READER, locate, picture_size, read_frames, read_picture
 from components.preferences.record import Medium, Query
 
 if TYPE_CHECKING:
@@ -50,6 +55,7 @@ class Preprocessor:
         self.media_root = media_root
         self.features: FeatureSource | None = None  # components.features.cache sets it after the fill
         self.max_frames = model.max_frames
+        self.background = model.background
         self._roots: OrderedDict[tuple[str, ...], Root] = OrderedDict()
         self._root_bytes = 0
         self._recent: OrderedDict[tuple[str, ...], Root] = OrderedDict()  # outlines
@@ -145,8 +151,8 @@ class Preprocessor:
                 root = self.features.attach(root)
             if all(medium.features is not None for medium in root.media):
                 return root
-        images = [self.load_image(medium, blank) for medium in query.media if medium.kind == "image"]
-        videos = [self.load_frames(medium, blank) for medium in query.media if medium.kind == "video"]
+        images = [_channels_first([self.load_image(medium, blank)])[0] for medium in query.media if medium.kind == "image"]
+        videos = [_channels_first(self.load_frames(medium, blank)) for medium in query.media if medium.kind == "video"]
         root = self.family.encode(self.processor, self.config, text, images, videos, keys)
         if self.features is not None:
             root = self.features.attach(root)
@@ -175,17 +181,17 @@ class Preprocessor:
         if medium.size is not None:
             width, height, frames = medium.size
         else:
-            names = self._frames(medium) if medium.kind == "video" else [self.media_root / medium.path]
+            path = locate(self.media_root, medium.path)
+            names = frame_names(path) if medium.kind == "video" else [""]
             frames = len(names)
-            with Image.open(names[0]) as image:
-                width, height = image.size
+            width, height = picture_size(path / names[0])
         return width, height, min(frames, self.max_frames)
 
     def medium_keys(self, query: Query, *, blank: bool = False) -> list[str]:
         """`Medium.key` of each of a query's media, without opening them."""
         variants = self.family.variants(query.kinds)
         return [
-            digest_bytes(medium.digest or medium.path, str(self.max_frames), str(blank), *variant)
+            digest_bytes(medium.digest or medium.path, str(self.max_frames), self.background, READER, str(blank), *variant)
             for medium, variant in zip(query.media, variants, strict=True)
         ]
 
@@ -201,26 +207,19 @@ class Preprocessor:
 
     def load_image(self, medium: Medium, blank: bool) -> Image.Image:
         """An image in RGB, or a gray one of its size."""
-        return _open_rgb(self.media_root / medium.path, blank)
+        path = locate(self.media_root, medium.path)
+        return Image.new("RGB", picture_size(path), (BLANK_GRAY,) * 3) if blank else read_picture(path, self.background)
 
-    def load_frames(self, medium: Medium, blank: bool) -> np.ndarray[Any, Any]:
-        """Uniformly sampled frames [frames, H, W, 3], in the order of their names, resized to the first one's size."""
-        names = self._frames(medium)
+    def load_frames(self, medium: Medium, blank: bool) -> list[Image.Image]:
+        """Uniformly sampled frames in order, in RGB and of the first one's size, or gray ones."""
+        folder = locate(self.media_root, medium.path)
+        names = frame_names(folder)
         chosen = [names[index] for index in frame_indices(len(names), self.max_frames)]
-        frames = [_open_rgb(path, blank) for path in chosen]
-        return np.stack([np.asarray(frame.resize(frames[0].size)) for frame in frames])
-
-    def _frames(self, medium: Medium) -> list[Path]:
-        return sorted(path for path in (self.media_root / medium.path).iterdir() if not path.name.startswith("."))
+        if blank:
+            return [Image.new("RGB", picture_size(folder / names[0]), (BLANK_GRAY,) * 3)] * len(chosen)
+        return read_frames(folder, chosen, self.background)
 
 
-def frame_indices(count: int, limit: int) -> list[int]:
-    """Indices of at most `limit` of `count` frames, evenly spread, first and last among them."""
-    if count <= limit:
-        return list(range(count))
-    return [round(step * (count - 1) / (limit - 1)) for step in range(limit)] if limit > 1 else [0]
-
-
-def _open_rgb(path: Path, blank: bool) -> Image.Image:
-    with Image.open(path) as image:
-        return Image.new("RGB", image.size, (BLANK_GRAY,) * 3) if blank else image.convert("RGB")
+def _channels_first(pictures: Sequence[Image.Image]) -> Tensor:
+    """Pixels [pictures, 3, H, W]. Given pictures in another form, a processor may take a side of 3 pixels for the colors."""
+    return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2)

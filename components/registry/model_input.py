@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,22 +19,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from components.config.features import FeatureSettings
 from components.config.model import ModelSettings
 from components.errors import UserError
 from components.families.processing import Preprocessor
 from components.files import digest_bytes
+from components.preferences.bounds import MAX_IMAGE_BYTES, MediaBounds
+from components.preferences.colors import WHITE
 from components.preferences.faults import RowError, shorten
+from components.preferences.media import read_picture
 from components.preferences.record import Medium, Query
 from components.preferences.turns import read_turns
-from components.validation.media import FORMATS, MAX_ASPECT, MAX_IMAGE_BYTES, MAX_PIXELS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 IMAGE_ROOT = "MMALIGN_IMAGE_ROOT"
+BOUNDS = MediaBounds()  # a client's images have validation's default bounds
 PIXELS_MAX_GB = 1.0  # preprocessed pixels cached during one call, so that rows about one image process it once
 # First bytes of FORMATS, which distinguish an image from a path that happens to be valid base64.
 BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*", b"P1", b"P2", b"P3", b"P4", b"P5", b"P6")
@@ -52,8 +53,9 @@ class BadRequest(UserError, MlflowException):  # type: ignore[misc]  # mlflow is
 class RowPreprocessor(Preprocessor):
     """Turns rows into a model's input. Images stay in memory for one call."""
 
-    def __init__(self, base: Path, *, attention: str, max_length: int, max_frames: int) -> None:
-        settings = ModelSettings.model_validate({"base": base, "attention": attention, "max_length": max_length, "max_frames": max_frames})
+    def __init__(self, base: Path, *, attention: str, max_length: int, max_frames: int, background: str = WHITE) -> None:
+        reading = {"attention": attention, "max_length": max_length, "max_frames": max_frames, "background": background}
+        settings = ModelSettings.model_validate({"base": base, **reading})
         super().__init__(base, Path(), settings, FeatureSettings(pixels_max_gb=PIXELS_MAX_GB))
         self._images: dict[str, Image.Image] = {}
 
@@ -98,7 +100,7 @@ class RowPreprocessor(Preprocessor):
             content = image_bytes(cell)
             digest = digest_bytes(content)
             if digest not in self._images:
-                self._images[digest] = decode(content)
+                self._images[digest] = decode(content, self.background)
         except ValueError as error:
             raise BadRequest(f"row {number}: the image {error}") from error
         return digest
@@ -147,24 +149,11 @@ def image_bytes(cell: Any) -> bytes:
     return _read(text)
 
 
-def decode(content: bytes) -> Image.Image:
-    """An image in RGB, decoded whole. ValueError says what is wrong with it."""
+def decode(content: bytes, background: str = WHITE) -> Image.Image:
+    """An image in RGB as training reads it, decoded whole. ValueError says what is wrong with it."""
     if len(content) > MAX_IMAGE_BYTES:
         raise ValueError(f"has {len(content)} bytes: at most {MAX_IMAGE_BYTES} are allowed")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is stricter
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                width, height = image.size
-                fits = width * height <= MAX_PIXELS and max(width, height) <= MAX_ASPECT * min(width, height)
-                decoded = image.convert("RGB") if fits else None
-    except UnidentifiedImageError as error:
-        raise ValueError(f"is none of {', '.join(FORMATS)}") from error
-    except Exception as error:  # a broken file makes decoders raise errors of any type
-        raise ValueError(f"can't be decoded ({' '.join(str(error).split())[:120]})") from error
-    if decoded is None:
-        raise ValueError(f"is {width} x {height}: at most {MAX_PIXELS} pixels and {MAX_ASPECT} times as long as wide are allowed")
-    return decoded
+    return read_picture(content, background, BOUNDS)
 
 
 def _base64(text: str) -> bytes | None:

@@ -48,7 +48,7 @@ PACKAGES = (
 
 def serving_settings(name: ModelName, settings: Settings) -> dict[str, Any]:
     """The run's settings that a registered model needs, to answer as in its evaluation."""
-    shared = settings.model.model_dump(include={"attention", "max_length", "max_frames"})
+    shared = settings.model.model_dump(include={"attention", "max_length", "max_frames", "background"})
     if name == "mm-policy":
         return {**shared, "batch_size": settings.evaluate.batch_size, "max_new_tokens": settings.evaluate.max_new_tokens}
     critique = {"batch_size": settings.critique.batch_size, "max_new_tokens": settings.critique.max_new_tokens}

@@ -101,13 +101,14 @@ def _outputs(row: Mapping[str, Any]) -> list[Any]:
 
 def medium_size(path: Path, settings: Settings, model: Architecture, limits: Mapping[str, Any]) -> MediumSize | None:
     """The costs of the image or folder of frames at `path` by its (first) header; None where it can't be read."""
-    from PIL import Image, UnidentifiedImageError
+    from components.preferences.bounds import MediaError
+    from components.preferences.frames import frame_names
+    from components.preferences.media import picture_size
 
-    frames = sorted(item for item in path.iterdir() if not item.name.startswith(".")) if path.is_dir() else []
+    frames = frame_names(path) if path.is_dir() else []
     try:
-        with Image.open(frames[0] if frames else path) as image:
-            width, height = image.size
-    except (OSError, UnidentifiedImageError):
+        width, height = picture_size(path / frames[0] if frames else path)
+    except (OSError, MediaError):
         return None
     if frames:
         return video_size(model, width, height, min(len(frames), settings.model.max_frames), limits)

@@ -142,6 +142,7 @@ class _Details:
         wanted = set(chosen)
         self.folder = record.checkout.root / MEDIA
         self.media = MediaFolder(self.folder)
+        self.background = str(record.lock_params("evaluate").get("model.background", "#ffffff"))
         columns = ("id", "media", "responses")
         self.queries = {row["id"]: row for row in record.table("validate", "heldout/queries.parquet", *columns) if row["id"] in wanted}
         scored = record.table("critique", "heldout.parquet", "id", "response", "critique", "score")
@@ -190,19 +191,23 @@ class _Details:
     def _pictures(self, path: str, recorded: Row) -> tuple[list[str], list[str]]:
         """One medium as small images, with remarks."""
         from components.preferences.faults import RowError
+        from components.preferences.frames import frame_indices, frame_names
+        from components.preferences.media import locate
 
         kind: Literal["image", "video"] = recorded.get("kind") or ("video" if (self.folder / path.replace("\0", "")).is_dir() else "image")
         try:
             medium = self.media.examine(path, kind)
         except RowError as fault:
             return [], [f"no image: {cut(fault.reason, 200)}"]
-        files = [self.folder / path]
+        located = locate(self.folder, path)
+        files = [located]
         if kind == "video":
-            files = _evenly(sorted(file for file in files[0].iterdir() if not file.name.startswith(".")), FRAMES_SHOWN)
+            names = frame_names(located)
+            files = [located / names[index] for index in frame_indices(len(names), FRAMES_SHOWN)]
         remarks = [f"{medium.frames} frames, {len(files)} shown"] if kind == "video" else []
         if recorded.get("digest") not in {None, medium.digest}:
             remarks.append("changed since the run")
-        return [thumbnail(file) for file in files], remarks
+        return [thumbnail(file, self.background) for file in files], remarks
 
 
 def _answer(row: Row, judgement: Mapping[str, Any]) -> PolicyAnswer:
@@ -217,21 +222,13 @@ def _answer(row: Row, judgement: Mapping[str, Any]) -> PolicyAnswer:
     )
 
 
-def _evenly(frames: Sequence[Path], limit: int) -> list[Path]:
-    """At most `limit` frames, the first and the last among them."""
-    if len(frames) <= limit:
-        return list(frames)
-    return [frames[round(number * (len(frames) - 1) / (limit - 1))] for number in range(limit)]
-
-
-def thumbnail(path: Path) -> str:
+def thumbnail(path: Path, background: str = "#ffffff") -> str:
     """A small copy of an image as a data: URI without metadata, as PNG or JPEG, whichever is shorter."""
     from PIL import Image
 
-    from components.validation.media import FORMATS
+    from components.preferences.media import read_picture
 
-    with Image.open(path, formats=FORMATS) as image:
-        small = image.convert("RGB")
+    small = read_picture(path, background).copy()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     clean = Image.frombytes("RGB", small.size, small.tobytes())
     encoded = []

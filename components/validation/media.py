@@ -1,124 +1,153 @@
-"""Checks untrusted images and folders of frames: their paths, whether they decode, and their digests.
-
-- A path must stay inside the preferences folder after following links, and name a regular file (a pipe would block for ever).
-- The check decodes every image whole, since a truncated one fails later. It supports only formats that need no outside program.
-- `MediaFolder` examines each medium once, for all of its queries.
-"""
+"""The media of the preferences folder, each examined once for all of its rows, ahead of the rows and by several processes."""
 
 from __future__ import annotations
 
-import re
-import stat
-import warnings
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Literal
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image
+import PIL
 
-from components.files import digest_file, digest_folder
+from components.checkout import Checkout
+from components.files import digest_bytes
+from components.meaning import read_meaning
+from components.preferences import bounds as bounds_module
+from components.preferences import colors, frames, media, media_kinds
+from components.preferences.bounds import MediaBounds
 from components.preferences.faults import RowError, shorten
+from components.processes.host import available_cores
+from components.storage.content_cache import ContentCache
+from components.validation import examination, perceptual
+from components.validation.decoding import Decoders, Request
+from components.validation.examination import Examiner, Fault, Kind, Medium
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-MAX_PIXELS = 64_000_000  # an image of 8000 x 8000; more counts as a decompression bomb
-MAX_IMAGE_BYTES = 256 * 2**20
-MAX_ASPECT = 200  # beyond it, tiling leaves one side without a patch
+if TYPE_CHECKING:
+    from components.config.validate import ValidateSettings
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[/\\]|(?:file|data):", re.IGNORECASE)
+CACHE = "media"
+STORED_AT_ONCE = 2000  # results in one transaction of the cache
 
-
-@dataclass(frozen=True)
-class Medium:
-    """A valid medium: sha256 of its bytes, size of its (first) image in pixels, and its number of frames."""
-
-    digest: str
-    width: int
-    height: int
-    frames: int
+log = logging.getLogger(__name__)
 
 
 class MediaFolder:
-    """The preferences folder; media paths are relative to it."""
+    """The preferences folder; media paths are relative to it.
 
-    def __init__(self, root: Path) -> None:
+    Without a checkout, media are examined in this process and nothing is remembered: for media that were validated before.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        bounds: MediaBounds = MediaBounds(),  # noqa: B008 -- it never changes
+        checkout: Checkout | None = None,
+        decoders: int | None = None,
+    ) -> None:
         self.root = root
-        self._resolved = root.resolve()
-        self._examined: dict[tuple[str, str], Medium | RowError] = {}
+        self._examined: dict[Request, Medium | Fault] = {}
+        self._open: set[Request] = set()
+        self._fresh: dict[str, Any] = {}
+        self._checkout = checkout
+        reader = reader_digest()
+        self._examiner = Examiner(root, bounds, None, reader)
+        self._decoders: Decoders | None = None
+        if checkout is not None:
+            arguments = {
+                "root": str(root.resolve()),
+                "bounds": asdict(bounds),
+                "checkout": str(checkout.root.resolve()),
+                "kind": CACHE,
+                "reader": reader,
+            }
+            self._decoders = Decoders(self._examiner, arguments, bounds, decoders or max(1, int(available_cores()[0])))
 
-    def examine(self, path: str, kind: Literal["image", "video"]) -> Medium:
+    def request(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Begin to examine the media that `rows` name, for those who will ask for them."""
+        for row in rows:
+            self._request(row)
+        self._take(block=False)
+
+    def examine(self, path: str, kind: Kind) -> Medium:
         """Check a medium and digest it. Raises RowError."""
-        key = (path, kind)
-        if key not in self._examined:
-            try:
-                self._examined[key] = self._image(path) if kind == "image" else self._video(path)
-            except RowError as fault:
-                self._examined[key] = fault
-        examined = self._examined[key]
-        if isinstance(examined, RowError):
-            raise examined
-        return examined
+        request = (path, kind)
+        if request not in self._examined:
+            if self._decoders is None:
+                self._examined[request] = self._examiner.examine(path, kind).result
+            else:
+                self._submit(request)
+                while request not in self._examined:
+                    self._take(block=True)
+        result = self._examined[request]
+        if isinstance(result, Fault):
+            raise RowError(result.kind, kind, result.reason)
+        return result
 
-    def _image(self, path: str) -> Medium:
-        file = self._inside(path, "image")
-        if file.is_dir():
-            raise RowError("media_missing", "image", f"{shorten(path)} is a folder, not an image file")
-        width, height = open_image(file, "image", path)
-        return Medium(digest_file(file), width, height, 1)
+    def _request(self, row: Mapping[str, Any]) -> None:
+        if self._decoders is None:
+            return
+        kinds: tuple[Kind, ...] = ("image", "video")
+        for kind in kinds:
+            value = row.get(kind)
+            for path in value if isinstance(value, list) else [value]:
+                if isinstance(path, str) and path:
+                    self._submit((path, kind))
 
-    def _video(self, path: str) -> Medium:
-        folder = self._inside(path, "video")
-        if not folder.is_dir():
-            raise RowError("media_missing", "video", f"{shorten(path)} is a file, not a folder of frames")
-        names = sorted(item.name for item in folder.iterdir() if not item.name.startswith("."))
-        if not names:
-            raise RowError("media_missing", "video", f"the folder {shorten(path)} holds no frames")
-        sizes = [open_image(self._inside(f"{path}/{name}", "video"), "video", f"{path}/{name}") for name in names]
-        return Medium(digest_folder(folder, names), *sizes[0], len(names))
+    def _submit(self, request: Request) -> None:
+        assert self._decoders is not None
+        if request not in self._examined and request not in self._open:
+            self._open.add(request)
+            self._decoders.submit(request)
 
-    def _inside(self, path: str, field: str) -> Path:
-        """The resolved path. Raises RowError if it does not exist or leads out of the folder."""
-        if "\0" in path:
-            raise RowError("media_path", field, f"{shorten(path)} holds a NUL character")
-        if _SCHEME.match(path):
-            raise RowError("media_path", field, f"{shorten(path)} is an address: give a path inside {self.root.name}/")
-        if path.startswith(("/", "\\")):
-            raise RowError("media_path", field, f"{shorten(path)} is not a relative path")
-        if ".." in PurePosixPath(path.replace("\\", "/")).parts:
-            raise RowError("media_path", field, f"{shorten(path)} leads out by '..'")
-        try:
-            resolved = (self.root / path).resolve(strict=True)
-        except FileNotFoundError as error:
-            raise RowError("media_missing", field, f"{shorten(path, 200)} does not exist") from error
-        except (OSError, RuntimeError, ValueError) as error:  # a name too long, a file taken for a folder, links in a circle
-            raise RowError("media_missing", field, f"{shorten(path)} cannot be opened") from error
-        if not resolved.is_relative_to(self._resolved) or resolved == self._resolved:
-            raise RowError("media_path", field, f"{shorten(path)} leads out of {self.root.name}/ by a link")
-        return resolved
+    def _take(self, *, block: bool) -> None:
+        if self._decoders is None:
+            return
+        for request, examined in self._decoders.answers(block=block):
+            self._open.discard(request)
+            self._examined[request] = examined.result
+            self._fresh |= examined.fresh
+        if len(self._fresh) >= STORED_AT_ONCE:
+            self.remember()
+
+    def remember(self) -> None:
+        """Put what was found into the cache."""
+        if self._fresh and self._checkout is not None:
+            with ContentCache(self._checkout, CACHE) as cached:
+                cached.store(self._fresh)
+        self._fresh = {}
+
+    def close(self) -> None:
+        """End the processes, remember what they found, and log which media hold more than one picture."""
+        if self._decoders is not None:
+            self._decoders.close()
+        self._open.clear()
+        self.remember()
+        several = [path for (path, _), result in self._examined.items() if isinstance(result, Medium) and result.pages]
+        if several:
+            log.warning(
+                "%d media are animations or have several pages: the first picture of each is read (the first such is %s)",
+                len(several),
+                shorten(several[0], examination.SHOWN),
+            )
 
 
-def open_image(file: Path, field: str, path: str) -> tuple[int, int]:
-    """Decode an image whole; return its width and height. Raises RowError, which names `path`, for an unusable image."""
-    name = shorten(path, 200)
-    status = file.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise RowError("media_missing", field, f"{name} is not a regular file")
-    if status.st_size > MAX_IMAGE_BYTES:
-        raise RowError("media_too_large", field, f"{name} has {status.st_size} bytes, more than {MAX_IMAGE_BYTES}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(file, formats=FORMATS) as image:
-                width, height = image.size
-                if width * height <= MAX_PIXELS:
-                    image.convert("RGB")
-    except Image.DecompressionBombError as error:
-        raise RowError("media_too_large", field, f"{name} has more than {MAX_PIXELS} pixels") from error
-    except PermissionError as error:
-        raise RowError("media_missing", field, f"{name} may not be read") from error
-    except Exception as error:  # decoders raise errors of any kind for broken files
-        raise RowError("media_undecodable", field, f"{name} cannot be decoded as an image") from error
-    if width * height > MAX_PIXELS:
-        raise RowError("media_too_large", field, f"{name} has {width} x {height} pixels, more than {MAX_PIXELS}")
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise RowError("media_too_large", field, f"{name} is {width} x {height} pixels: one side is more than {MAX_ASPECT} times the other")
-    return width, height
+@cache
+def reader_digest() -> str:
+    """Digest of the code that reads and examines media, and of the library that decodes them."""
+    modules = (bounds_module, colors, frames, media, media_kinds, examination, perceptual)
+    paths = [Path(str(module.__file__)) for module in modules]
+    return digest_bytes(PIL.__version__, *(read_meaning(path.read_bytes(), path.name).digest for path in paths))
+
+
+def bounds_of(settings: ValidateSettings) -> MediaBounds:
+    """The bounds on media in section `validate`."""
+    return MediaBounds(
+        pixels=settings.max_pixels,
+        media_pixels=settings.max_media_pixels,
+        frames=settings.max_folder_frames,
+        scans=settings.max_scans,
+        seconds=settings.max_media_seconds,
+        gigabytes=settings.max_media_gb,
+    )

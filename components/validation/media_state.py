@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from components.files import digest_bytes
-from components.preferences.faults import RowError
-from components.validation.media import MediaFolder, Medium
-from components.validation.perceptual import fingerprint_of_file
-
-MediaKind = Literal["image", "video"]
+from components.preferences.media import locate
+from components.validation.examination import Kind, Medium
+from components.validation.media import MediaFolder
 
 
 class WatchedMedia:
@@ -18,32 +17,32 @@ class WatchedMedia:
 
     def __init__(self, media: MediaFolder) -> None:
         self._media = media
-        self._named: dict[tuple[str, MediaKind], None] = {}
-        self._states: dict[tuple[str, MediaKind], str] = {}
-        self._fingerprints: dict[tuple[str, MediaKind], bytes] = {}
+        self._named: dict[tuple[str, Kind], None] = {}
+        self._states: dict[tuple[str, Kind], str] = {}
 
-    def begin(self) -> None:
-        """Forget who asked so far."""
+    def begin(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Forget who asked so far, and begin to examine the media of `rows`."""
         self._named = {}
+        self._media.request(rows)
 
-    def examine(self, path: str, kind: MediaKind) -> Medium:
+    def examine(self, path: str, kind: Kind) -> Medium:
         """As `MediaFolder.examine`. The state is taken before the medium is read, so that a change while it is read counts."""
         self._named[path, kind] = None
         if (path, kind) not in self._states:
             self._states[path, kind] = media_state(self._media.root, path)
         return self._media.examine(path, kind)
 
-    def fingerprint(self, path: str, kind: MediaKind) -> bytes:
-        """The fingerprint of a medium that was examined; of a video its first frame's. Raises RowError."""
-        if (path, kind) not in self._fingerprints:
-            file = self._media.root / path
-            if kind == "video":
-                file = min(item for item in file.iterdir() if not item.name.startswith("."))
-            try:
-                self._fingerprints[path, kind] = fingerprint_of_file(file)
-            except OSError as error:
-                raise RowError("media_undecodable", kind, "cannot be decoded as an image") from error
-        return self._fingerprints[path, kind]
+    def fingerprint(self, path: str, kind: Kind) -> bytes:
+        """The fingerprint of a medium that was examined; of a video its first frame's."""
+        return bytes.fromhex(self._media.examine(path, kind).fingerprint)
+
+    def remember(self) -> None:
+        """As `MediaFolder.remember`."""
+        self._media.remember()
+
+    def close(self) -> None:
+        """As `MediaFolder.close`."""
+        self._media.close()
 
     def states(self) -> list[tuple[str, str, str]]:
         """Path, kind and state of each medium that was asked for since `begin`."""
@@ -53,7 +52,7 @@ class WatchedMedia:
 def media_state(root: Path, path: str) -> str:
     """A text that changes when a file, or a file of a folder, is replaced or written: from sizes and times, without reading it."""
     try:
-        target = root / path
+        target = locate(root, path)
         if not target.is_dir():
             return _state(target)
         files = sorted(target.iterdir())

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 MAX_BITS = 68  # of 255; two unrelated pictures differ in 127 +- 8
 SIDE, GRID, FREQUENCIES = 128, 64, 16  # pixels of the reduced picture and of what is transformed; frequencies of each direction
@@ -25,13 +24,6 @@ PREFILTER_BITS = 120  # whole pictures that differ in more are not near, whateve
 CHUNK = 64  # pictures that are compared at once with all others
 
 Words = np.ndarray[Any, np.dtype[np.uint64]]
-
-
-def fingerprint_of_file(file: Path) -> bytes:
-    """The fingerprint of an image that can be decoded."""
-    with Image.open(file) as image:
-        image.draft("L", (2 * SIDE, 2 * SIDE))  # a JPEG is decoded at a fraction of its size
-        return fingerprint(ImageOps.exif_transpose(image))
 
 
 def fingerprint(image: Image.Image) -> bytes:

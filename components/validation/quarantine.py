@@ -30,6 +30,7 @@ KINDS = {
     "turns": "with turns that make no conversation",
     "media_marks": "with more or fewer marks than media",
     "few_responses": "with too few responses",
+    "many_responses": "with too many responses",
     "empty_response": "with an empty response",
     "long_response": "with an over-long response",
     "length": "with lists of unequal length",

@@ -45,6 +45,11 @@ class Reader:
         self.load_seconds = time.monotonic() - started
         return made
 
+    def close(self) -> None:
+        """End the processes of this reader."""
+        if "validator" in vars(self):
+            self.validator.close()
+
     def read(self, path: Path, split: Split, listed: Listed) -> Iterator[tuple[Block, Outcome]]:
         """Each block of a file with its outcome, in order; blocks come without their bytes."""
         slots: list[tuple[Block, Outcome | None]] = []
@@ -94,7 +99,7 @@ class Reader:
 def _begin(checks: RowChecks) -> None:
     global _validator  # noqa: PLW0603 -- what a process of the pool has in common for its blocks
     try:
-        _validator = BlockValidator(checks)
+        _validator = BlockValidator(checks, decoders=1)
     except UserError as error:
         _validator = error
 

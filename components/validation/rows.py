@@ -14,11 +14,12 @@ from components.preferences.record import Medium, Query
 from components.preferences.release import READ_FIELDS, query_from_row
 from components.preferences.texts import is_blank
 from components.validation.blocks import Block, Outcome, OutcomeBuilder
-from components.validation.media import MediaFolder
+from components.validation.media import MediaFolder, bounds_of
 from components.validation.media_state import WatchedMedia
 from components.validation.summary import Summary, default_clusters, summarize
 
 if TYPE_CHECKING:
+    from components.checkout import Checkout
     from components.config.features import FeatureSettings
     from components.config.model import ModelSettings
     from components.config.settings import Settings
@@ -38,7 +39,10 @@ PROCESSOR_FILES = (
 
 @dataclass(frozen=True)
 class RowChecks:
-    """What the checks of a row depend on, for processes that share them: the media's root, the base, and settings."""
+    """What the checks of a row depend on, for processes that share them: the media's root, the base, and settings.
+
+    `checkout` remembers what was examined of the media; without one, media are examined in the process that asks, and nothing is remembered.
+    """
 
     folder: Path
     base: Path
@@ -46,13 +50,13 @@ class RowChecks:
     model: ModelSettings
     features: FeatureSettings
     instruction: str
+    checkout: Checkout
 
     @staticmethod
-    def of(settings: Settings, root: Path, folder: Path) -> RowChecks:
+    def of(settings: Settings, checkout: Checkout, folder: Path) -> RowChecks:
         """The checks by the settings of a checkout, with media in `folder`."""
-        return RowChecks(
-            folder, root / settings.model.base, settings.validate_, settings.model, settings.features, settings.reward.instruction
-        )
+        base, limits, model = checkout.root / settings.model.base, settings.validate_, settings.model
+        return RowChecks(folder, base, limits, model, settings.features, settings.reward.instruction, checkout)
 
     def digest(self) -> str:
         """Names all that an outcome depends on beside its rows and media."""
@@ -60,7 +64,7 @@ class RowChecks:
 
         files = [digest_file(path) if path.is_file() else "" for path in (self.base / name for name in PROCESSOR_FILES)]
         settings = [section.model_dump_json() for section in (self.model, self.features)]
-        limits = f"{self.limits.min_responses} {self.limits.max_response_characters}"
+        limits = f"{self.limits.min_responses} {self.limits.max_responses} {self.limits.max_response_characters} {bounds_of(self.limits)}"
         return digest_bytes(code_digest("validate"), str(self.folder.resolve()), *files, *settings, limits, self.instruction)
 
     def lengths(self) -> LengthCheck:
@@ -71,21 +75,33 @@ class RowChecks:
         return LengthCheck(Preprocessor(self.base, self.folder, self.model, self.features), self.instruction, self.model.max_length)
 
 
-class BlockValidator:
-    """Validates blocks. A medium is examined once for all of them."""
+def _parsed(raw: bytes | None) -> dict[str, Any] | RowError:
+    try:
+        return parse_row(raw)
+    except RowError as fault:
+        return fault
 
-    def __init__(self, checks: RowChecks) -> None:
+
+class BlockValidator:
+    """Validates blocks. A medium is examined once for all of them, by `decoders` processes: one a core where that is None."""
+
+    def __init__(self, checks: RowChecks, decoders: int | None = None) -> None:
         self._limits, self._lengths = checks.limits, checks.lengths()
-        self._media = WatchedMedia(MediaFolder(checks.folder))
+        self._media = WatchedMedia(MediaFolder(checks.folder, bounds_of(checks.limits), checks.checkout, decoders))
+
+    def close(self) -> None:
+        """End the processes that examine media, and remember what they found."""
+        self._media.close()
 
     def validate(self, block: Block, split: Split, listed: Listed) -> Outcome:
         """The outcome of a block's rows, up to the first ranking of an unknown encoding."""
         outcome = OutcomeBuilder()
-        self._media.begin()
-        for number, raw in block.rows:
-            line = number - block.first
+        rows = [(number - block.first, _parsed(raw)) for number, raw in block.rows]
+        self._media.begin(row for _, row in rows if not isinstance(row, RowError))
+        for line, row in rows:
             try:
-                row = parse_row(raw)
+                if isinstance(row, RowError):
+                    raise row
                 query, summary = self._accept(row, split, line, listed)
             except RowError as fault:
                 outcome.refuse(line, fault)
@@ -96,6 +112,7 @@ class BlockValidator:
             outcome.queries.append(query)
             outcome.summaries.append(summary)
             outcome.unread.update(name for name in row if name not in READ_FIELDS)
+        self._media.remember()
         return outcome.build(self._media.states())
 
     def _accept(self, row: dict[str, Any], split: Split, line: int, listed: Listed) -> tuple[Query, Summary]:
@@ -115,6 +132,10 @@ class BlockValidator:
         count, least = len(query.responses), self._limits.min_responses
         if count < least:
             raise RowError("few_responses", "models_output", f"has {count} responses, fewer than validate.min_responses {least}")
+        if count > self._limits.max_responses:
+            raise RowError(
+                "many_responses", "models_output", f"has {count} responses, more than validate.max_responses {self._limits.max_responses}"
+            )
         for index, response in enumerate(query.responses):
             characters, most = len(response.text), self._limits.max_response_characters
             if is_blank(response.text):

@@ -55,11 +55,14 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
         shutil.rmtree(out, ignore_errors=True)
     (output / "quarantine.jsonl").unlink(missing_ok=True)
     _require_base(settings, checkout)
-    checks = RowChecks.of(settings, checkout.root, folder)
+    checks = RowChecks.of(settings, checkout, folder)
     remembered = Remembered(checkout.cache("validated"), checks)
     reader = Reader(checks, remembered)
 
-    intakes = _read_files(reader, checkout)
+    try:
+        intakes = _read_files(reader, checkout)
+    finally:
+        reader.close()
     refusals = [refusal for intake in intakes for refusal in intake.refusals]
     write_quarantine(output / "quarantine.jsonl", refusals)
     for intake in intakes:

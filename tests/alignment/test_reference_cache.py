@@ -217,7 +217,9 @@ def test_stage_records_responses_tokens_and_mean_log_prob(checkout: Path) -> Non
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", "float32"), ("bf16", "bfloat16")])
 def test_context_of_the_reference_is_that_of_base_and_settings(checkout: Path, precision: str, dtype: str) -> None:
-    settings = settings_of(checkout, training={"precision": precision, "row_tokens": 333}, model={"max_length": 444, "max_frames": 5})
+    settings = settings_of(
+        checkout, training={"precision": precision, "row_tokens": 333}, model={"max_length": 444, "max_frames": 5, "background": "#101010"}
+    )
     train, heldout = build(settings, Checkout(checkout))
     base = checkout / "data/base"
     context = reference_context(settings, base, train.preprocessor)
@@ -230,6 +232,7 @@ def test_context_of_the_reference_is_that_of_base_and_settings(checkout: Path, p
         max_length=444,
         max_frames=5,
         row_tokens=333,
+        background="#101010",
     )
     assert train.store is heldout.store
     assert train.models is heldout.models

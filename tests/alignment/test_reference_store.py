@@ -40,6 +40,7 @@ def root(tmp_path: Path) -> Path:
         {"dtype": "bfloat16"},
         {"max_length": 256},
         {"max_frames": 4},
+        {"background": "#000000"},
         {"row_tokens": 256},
     ],
     ids=lambda change: next(iter(change)),

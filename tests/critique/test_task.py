@@ -131,6 +131,7 @@ def test_context_changes_with_each_file_of_the_reward_model(folder: Path, settin
         ({"critique": {"batch_size": 8}}, False),
         ({"critique": {"threads": 3}}, False),
         ({"model": {"max_frames": 3}}, False),
+        ({"model": {"background": "#000000"}}, False),
         ({"training": {"precision": "bf16"}}, False),
         ({"critique": {"ranks": 3, "zero_inference": True}}, True),
         ({"reward": {"own_share": 0.9, "tie_weight": 9.0}}, True),

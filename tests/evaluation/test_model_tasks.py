@@ -374,6 +374,7 @@ ANSWERS, LOG_PROBS = {0, 1}, {2}
         ("training", {"precision": "bf16"}, ANSWERS | LOG_PROBS),
         ("training", {"seed": 99}, set()),
         ("model", {"max_frames": 2}, ANSWERS | LOG_PROBS),
+        ("model", {"background": "#000000"}, ANSWERS | LOG_PROBS),
     ],
 )
 @pytest.mark.usefixtures("quick")

@@ -145,6 +145,7 @@ MATTERS: list[tuple[str, dict[str, Any]]] = [
     ("model", {"attention": "flex_attention"}),
     ("model", {"max_length": 511}),
     ("model", {"max_frames": 3}),
+    ("model", {"background": "#000000"}),
     ("evaluate", {"judge": "reference_answer"}),
     ("evaluate", {"max_new_tokens": 5}),
     ("evaluate", {"batch_size": 5}),

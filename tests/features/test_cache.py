@@ -198,6 +198,7 @@ def test_changed_media_are_miss(tmp_path: Path, settings: Settings) -> None:
     attached(tmp_path, settings)
     assert attached(tmp_path, settings, [remade(MEDIA[0], digest="other bytes")])[1].hits == 0
     assert attached(tmp_path, changed(settings, "model", max_frames=2), MEDIA[:1])[1].hits == 0
+    assert attached(tmp_path, changed(settings, "model", background="#000000"), MEDIA[:1])[1].hits == 0
 
 
 @pytest.mark.parametrize(

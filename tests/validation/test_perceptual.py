@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from components.validation.perceptual import FINGERPRINT_BYTES, fingerprint, fingerprint_of_file, near_pictures
+from components.preferences.colors import WHITE
+from components.preferences.media import read_picture
+from components.validation.perceptual import FINGERPRINT_BYTES, fingerprint, near_pictures
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,6 @@ def test_look_of_file_follows_its_orientation(photo: Image.Image, tmp_path) -> N
     exif = Image.Exif()
     exif[0x0112] = 6
     photo.rotate(90, expand=True).save(tmp_path / "phone.jpg", exif=exif, quality=95)
-    read = fingerprint_of_file(tmp_path / "phone.jpg")
+    read = fingerprint(read_picture(tmp_path / "phone.jpg", WHITE))
     assert len(read) == FINGERPRINT_BYTES
     assert near_pictures({"phone": read}, {"photo": fingerprint(photo)})
