@@ -17,7 +17,8 @@ from components.families.digests import model_digest
 from components.files import read_json
 from components.registry import aliases
 from components.registry.aliases import ROLLED_BACK, ROLLED_BACK_BECAUSE, SAFEST, TAG_CHARACTERS, VERDICT, Log
-from components.registry.gate import Decision, Finding, Results, judge_policy, judge_reward, unsafe_share
+from components.registry.decision import Decision, Finding
+from components.registry.gate import Results, judge_policy, judge_reward, unsafe_share
 from components.registry.policy import ModelName, RegistryPolicy
 from components.registry.references import find_references
 from components.registry.registry import Registry
