@@ -1,4 +1,4 @@
-"""Expands people's short reasons into critiques by a server, into a file that is versioned with the data.
+"""Expands the rows' short reasons into critiques by a server, into a file that is versioned with the data.
 
 It is a command and no stage: an outside model gives other texts on another day, and costs money. So people run it, read the result and
 version it; `dvc repro` then needs no network and gives the same bytes. Answers are cached as they come: a stopped command goes on.
@@ -32,14 +32,14 @@ from components.storage.content_cache import ContentCache
 
 MAX_TOKENS = 400  # of an expansion
 FRAMES = 4  # of a video, that are shown
-GOOD_FROM, BAD_TO = 4.0, 2.0  # mean human score on the scale of 1 to 5: from here on good, up to here bad
+GOOD_FROM, BAD_TO = 4.0, 2.0  # mean score on the scale of 1 to 5: from here on good, up to here bad
 MEGABYTE = 1_000_000
 QUARANTINE = "expanded-quarantine.jsonl"
 
 
 @dataclass(frozen=True)
 class Reason:
-    """A response with a person's reason."""
+    """A response with its short reason, which no model wrote."""
 
     query: Query
     index: int
@@ -127,7 +127,7 @@ class Expander:
 
 
 def read_reasons(path: Path) -> list[Reason]:
-    """Every response with a person's reason, of the rows that are usable. Raises UserError where there is none."""
+    """Every response with a short reason that no model wrote, of the rows that are usable. Raises UserError where there is none."""
     if not path.is_file():
         raise UserError(f"{path} is missing: put one JSON object a row there (docs/data-format.md)")
     reasons: list[Reason] = []
@@ -141,7 +141,7 @@ def read_reasons(path: Path) -> list[Reason]:
             continue  # validate reports it with its line
         reasons += [Reason(query, index) for index, r in enumerate(query.responses) if r.critique and r.critique_source == HUMAN]
     if not reasons:
-        raise UserError(f"{path} holds no reason of a person (score_reasons, without a critique_source): there is nothing to expand")
+        raise UserError(f"{path} holds no reason (score_reasons whose critique_source is {HUMAN} or not named): there is nothing to expand")
     return reasons
 
 
@@ -150,7 +150,7 @@ def check(reason: Reason, outcome: Answer | Refusal, usual: Language) -> tuple[s
     if isinstance(outcome, Refusal):
         return "", ("refused", outcome.reason)
     critique, verdict = prompt.parse(outcome.text)
-    human = human_verdict(reason.response)
+    scored = scored_verdict(reason.response)
     if not critique:
         return "", ("empty", outcome.finish)
     if outcome.finish != "stop":
@@ -159,13 +159,13 @@ def check(reason: Reason, outcome: Answer | Refusal, usual: Language) -> tuple[s
         return critique, ("no_verdict", outcome.text[-60:])
     if differs(critique, [reason.response.critique or "", reason.query.prompt], usual):
         return critique, ("language", critique[:60])
-    if {verdict, human} == {"good", "bad"}:
-        return critique, ("against_the_score", f"{verdict}, but people scored it {human}")
+    if {verdict, scored} == {"good", "bad"}:
+        return critique, ("against_the_score", f"{verdict}, but its scores say {scored}")
     return critique, None
 
 
-def human_verdict(response: Response) -> str | None:
-    """good, mixed or bad, by the lowest and the mean of a person's scores; None without scores.
+def scored_verdict(response: Response) -> str | None:
+    """good, mixed or bad, by the lowest and the mean of the row's scores; None without scores.
 
     One low score, such as an unfaithful answer in a helpful tone, keeps an answer from being good.
     """

@@ -55,7 +55,8 @@ p, small { overflow-wrap: anywhere; white-space: pre-wrap; }
 <p><b>{{ policy.policy }}</b>
 <span class="{{ {true: 'good', false: 'bad'}.get(policy.good, 'none') }}">{{ policy.mark }}</span>
 <br>{{ policy.answer or '(empty)' }}</p>
-{% if policy.critique is not none %}<small>Reward model: {{ policy.critique }} (score {{ '%.2f'|format(policy.score) }})</small>{% endif %}
+<small>Reward model: {% if policy.critique is not none %}{{ policy.critique }} ({% endif %}score {{ '%.2f'|format(policy.score) }}
+{%- if policy.critique is not none %}){% endif %}</small>
 {% endfor %}
 </div>
 </article>
@@ -67,9 +68,9 @@ p, small { overflow-wrap: anywhere; white-space: pre-wrap; }
 
 @dataclass(frozen=True)
 class ShownCritique:
-    """What the reward model says of an answer."""
+    """What the reward model says of an answer: a critique, None by a model without critiques, and a score."""
 
-    critique: str
+    critique: str | None
     score: float
 
 

@@ -31,7 +31,7 @@ from components.files import digest_bytes
 from components.generation.decoding import SharedLimits, decode
 from components.preferences.record import Query, read_queries
 from components.reward.judging import CritiqueScore, write_and_score
-from components.reward.model import open_reward_model
+from components.reward.model import critique_source_of, open_reward_model
 from components.reward.scoring import SCORING_ROW_TOKENS, SCORING_ROWS, Judged, judge_branch, score
 from components.reward.served import score_served
 from components.storage.content_cache import ContentCache
@@ -99,7 +99,10 @@ class AnswerTask(_ModelTask):
 
 @dataclass
 class JudgementTask(_ModelTask):
-    """(critique, score) by the reward model of every (query, response); `blank` judges over grey media of the same size."""
+    """(critique, score) by the reward model of every (query, response); `blank` judges over grey media of the same size.
+
+    A model that was trained without critiques scores alone.
+    """
 
     rows: Sequence[tuple[Query, str]]
     blank: bool = False
@@ -217,7 +220,8 @@ def reward_tasks(settings: Settings, checkout: Checkout, arguments: dict[str, An
     """What the reward model in `arguments["folder"]` says of the held-out responses.
 
     `arguments["own"]`: its judgements of all responses, and nothing else. Without it: over blanked media, scores on given critiques, scores
-    without one, and judgements of `arguments["answers"]`, rows of (query index, answer).
+    without one, and judgements of `arguments["answers"]`, rows of (query index, answer). A model that was trained without critiques is not
+    asked for the scores: its own judgements are without one, and given ones it can't read.
     """
     queries = read_queries(checkout.queries("heldout"))
     folder = checkout.root / arguments["folder"]
@@ -237,8 +241,9 @@ def reward_tasks(settings: Settings, checkout: Checkout, arguments: dict[str, An
         keys = [digest_bytes("own", context, *query.content, text) for query, text in rows]
         return [JudgementTask(label="critiques", unit="response", keys=keys, rows=rows, served=served, **shared)]
     blank = [digest_bytes("blank", context, *blank_identity(preprocessor, settings, query), text) for query, text in rows]
-    on_given = [(query, [response.critique or "" for response in query.responses]) for query in with_critiques(queries)]
-    bare = [(query, [""] * len(query.responses)) for query in queries]
+    critiqued = critique_source_of(folder) != "none"
+    on_given = [(query, [response.critique or "" for response in query.responses]) for query in with_critiques(queries) if critiqued]
+    bare = [(query, [""] * len(query.responses)) for query in queries if critiqued]
     answers = [(queries[index], str(answer)) for index, answer in arguments["answers"]]
     return [
         JudgementTask(

@@ -15,9 +15,11 @@ from components.checkout import Checkout
 from components.config.settings import Settings
 from components.rehearsal.media import MediumSize, image_size, processor_limits, video_size
 from components.rehearsal.parameters import Architecture
+from components.reward.critique_source import Annotation, annotation_of_row
 
 CHARACTERS_A_TOKEN = 3.5  # English prose under the families' byte-pair tokenizers, with their special tokens
 SAMPLED_MEDIA = 200
+NO_ROWS = Annotation(0, 0)
 ASSUMED_IMAGE = (640, 480)  # pixels, where no data exist yet
 
 
@@ -36,6 +38,7 @@ class Workload:
     medium: MediumSize
     source: str
     training_share: float = 1.0  # of the queries: all where a file of held-out rows lies beside them
+    annotation: Annotation = NO_ROWS  # of the rows' responses; `responses` 0 where no data exist yet
 
 
 def read_workload(checkout: Checkout, settings: Settings, model: Architecture) -> Workload:
@@ -59,7 +62,9 @@ def read_workload(checkout: Checkout, settings: Settings, model: Architecture) -
     source = f"{len(rows):,} rows and {len(media):,} media of data/preferences, pixels of {len(sizes):,} of them"
     responses = sum(len(_outputs(row)) for row in (*rows, *heldout))
     share = 1.0 if (folder / "heldout.jsonl").is_file() else 1 - settings.validate_.heldout_share
-    return Workload(len(rows), responses, len(media), tokens, answers, medium, source, share)
+    annotated = [annotation_of_row(row) for row in rows]
+    annotation = Annotation(sum(one.responses for one in annotated), sum(one.critiques for one in annotated))
+    return Workload(len(rows), responses, len(media), tokens, answers, medium, source, share, annotation)
 
 
 def _rows(folder: Path, *names: str) -> Iterator[Mapping[str, Any]]:

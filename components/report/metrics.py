@@ -32,6 +32,8 @@ VARIANTS = (
     ("acc_no_critique", "no_critique", "without critiques"),
     ("acc_blank_image", "blank_image", "with the image blanked"),
 )
+# of a reward model that was trained without critiques
+VARIANTS_UNCRITIQUED = (("acc", "own", "on the response alone"), ("acc_blank_image", "blank_image", "with the image blanked"))
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class CategoryRow:
 
 @dataclass(frozen=True)
 class RewardRow:
-    """ACC of the reward model in one variant; `change` is the difference to the variant with its own critiques."""
+    """ACC of the reward model in one variant; `change` is the difference to the first, which the pipeline uses."""
 
     name: str
     acc: Estimate
@@ -133,6 +135,7 @@ class RunMetrics:
     reward_pairs: int | None
     reward_queries: int | None
     reward_ties: int | None
+    critique_source: str | None  # what the reward model was trained on; None where its stage does not record it
 
 
 Outcome = Callable[[Row], float | None]
@@ -208,6 +211,7 @@ def read_metrics(record: Record, answers: Mapping[str, dict[str, Row]]) -> RunMe
         reward_pairs=metrics.get("reward.pairs"),
         reward_queries=metrics.get("reward.queries"),
         reward_ties=metrics.get("reward.score_ties"),
+        critique_source=lookup(record.summary, "reward", "critique_source"),
     )
 
 
@@ -255,7 +259,8 @@ def _reward_rows(record: Record, metrics: Mapping[str, Any], ratio: Bootstrapped
     for row in record.table("evaluate", "scores.parquet", "id", "rank", *(column for _, column, _ in VARIANTS)):
         responses.setdefault(row["id"], []).append(row)
     rows = []
-    for key, column, name in VARIANTS:
+    uncritiqued = lookup(record.summary, "reward", "critique_source") == "none"
+    for key, column, name in VARIANTS_UNCRITIQUED if uncritiqued else VARIANTS:
         change = Estimate(None)
         if column != "own":
             gains = [gain for query in responses.values() if (gain := _gain(query, column)) is not None]

@@ -211,14 +211,15 @@ class _Details:
 
 
 def _answer(row: Row, judgement: Mapping[str, Any]) -> PolicyAnswer:
-    critique = judgement.get("critique") if judgement.get("answer") == row["answer"] else None
+    judgement = judgement if judgement.get("answer") == row["answer"] else {}
+    critique = judgement.get("critique")
     return PolicyAnswer(
         row["policy"],
         cut(row["answer"], TEXT_LIMIT),
         mark(row),
         good(row),
         None if critique is None else cut(str(critique), TEXT_LIMIT),
-        None if critique is None else judgement.get("score"),
+        judgement.get("score"),
     )
 
 

@@ -69,7 +69,10 @@ def summarize(run: RunRecord, artifacts: Path) -> dict[str, Any]:
             for name, record in stages.items()
         },
         "data": {**_section(validated, "", DATA), "version": run.data_version},
-        "reward": _section(evaluated, "reward.", REWARD),
+        "reward": {
+            "critique_source": _critique_source(artifacts) if "reward" in finished else None,
+            **_section(evaluated, "reward.", REWARD),
+        },
         "policy": {
             **{
                 model: {
@@ -107,6 +110,13 @@ def _metrics(artifacts: Path, stage: str) -> Mapping[str, Number]:
 def _run_id(artifacts: Path, stage: str) -> str | None:
     path = artifacts / stage / "run.json"
     return read_json(path).get("mlflow_run_id") if path.is_file() else None
+
+
+def _critique_source(artifacts: Path) -> str | None:
+    """What the reward model was trained on, as its stage chose."""
+    path = artifacts / "reward" / "run.json"
+    chosen: str | None = read_json(path).get("digests", {}).get("critique_source") if path.is_file() else None
+    return chosen
 
 
 def _section(values: Mapping[str, Number], prefix: str, names: tuple[str, ...]) -> dict[str, Number]:

@@ -90,12 +90,16 @@ def _rest(summary: Mapping[str, Any]) -> Table:
     table.add_column()
     win = _share(policy["win_rate"]) + _interval(policy["win_rate_low"], policy["win_rate_high"])
     table.add_row("aligned against base", f"wins {win}; pairs ordered as ranked {_share(policy['preference_accuracy'])}")
-    table.add_row(
-        "reward model",
-        f"ACC {_share(reward['acc'])}, ACC+ {_share(reward['acc_plus'])} over {_count(reward['pairs'])} pairs; "
-        f"given critiques {_share(reward['acc_gt_critique'])}, none {_share(reward['acc_no_critique'])}, blank image "
-        f"{_share(reward['acc_blank_image'])}; own critiques' verdicts {_share(reward['critique_verdict_accuracy'])}",
-    )
+    ordered = f"ACC {_share(reward['acc'])}, ACC+ {_share(reward['acc_plus'])} over {_count(reward['pairs'])} pairs"
+    blank = f"blank image {_share(reward['acc_blank_image'])}"
+    if reward.get("critique_source") == "none":
+        table.add_row("reward model", f"{ordered}; trained and scored without critiques; {blank}")
+    else:
+        table.add_row(
+            "reward model",
+            f"{ordered}; given critiques {_share(reward['acc_gt_critique'])}, none {_share(reward['acc_no_critique'])}, {blank}; "
+            f"own critiques' verdicts {_share(reward['critique_verdict_accuracy'])}",
+        )
     table.add_row(
         "beta",
         f"{_number(beta['min'])} to {_number(beta['max'])}, mean {_number(beta['mean'])}; at the cap {_share(beta['share_at_cap'])}, "

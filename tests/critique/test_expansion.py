@@ -11,7 +11,7 @@ import pytest
 
 from components.checkout import Checkout
 from components.critique import expansion_prompt
-from components.critique.expansion import Expander, Reason, check, human_verdict
+from components.critique.expansion import Expander, Reason, check, scored_verdict
 from components.critique.languages import Language, differs, language_of
 from components.endpoints.request import Answer, Refusal
 from components.errors import UserError
@@ -138,8 +138,8 @@ def test_answer_passes_every_check_or_names_the_one_it_fails(
     ("scores", "verdict"),
     [((5, 4, 5), "good"), ((5, 5, 3), "mixed"), ((5, 5, 2), "bad"), ((1, 5, 5), "bad"), ((None, 4, None), "good"), ((None,) * 3, None)],
 )
-def test_human_verdict_follows_the_scores(scores: tuple[float | None, ...], verdict: str | None) -> None:
-    assert human_verdict(Response("x", 1, *scores)) == verdict
+def test_scored_verdict_follows_the_scores(scores: tuple[float | None, ...], verdict: str | None) -> None:
+    assert scored_verdict(Response("x", 1, *scores)) == verdict
 
 
 def test_failed_checks_are_quarantined_with_their_reason(checkout: Checkout, endpoint: Endpoint) -> None:
@@ -151,7 +151,7 @@ def test_failed_checks_are_quarantined_with_their_reason(checkout: Checkout, end
         "id": "q0",
         "response": 1,
         "check": "against_the_score",
-        "saw": "good, but people scored it bad",
+        "saw": "good, but its scores say bad",
         "reason": "Wrong animal.",
     }
     assert len(read_expansions(checkout.preferences / "expanded.jsonl")) == 3
@@ -169,7 +169,7 @@ def test_command_tells_the_cost_before_it_asks(checkout: Checkout, endpoint: End
 def test_file_without_reasons_is_a_sentence(checkout: Checkout) -> None:
     bare = query(0, REASONS)
     write_rows(checkout, [replace(bare, responses=tuple(replace(r, critique=None) for r in bare.responses))])
-    with pytest.raises(UserError, match="holds no reason of a person"):
+    with pytest.raises(UserError, match="whose critique_source is human or not named"):
         Expander(checkout.settings(), checkout)
 
 

@@ -51,6 +51,12 @@ def request_text(query: Query, response: str) -> str:
     return f"{INSTRUCTION}\nQuestion: {query.prompt}\nAnswer:\n{response}"
 
 
+def test_server_is_refused_for_a_model_without_critiques(checkout: Checkout, tiny_base: Path, writer: RewardModel) -> None:
+    RewardModel(writer.model, writer.head, "none").save(checkout.reward_model, tiny_base)
+    with pytest.raises(UserError, match=r"a server has none to write: set critique\.engine to local"):
+        build(checkout.settings(), checkout)
+
+
 def test_server_writes_and_the_trees_score(checkout: Checkout, capfd: pytest.CaptureFixture[str]) -> None:
     with serving(Endpoint(["none", "crowded", "failed"])) as endpoint:
         result = stage.run(with_server(checkout, endpoint.url), checkout)

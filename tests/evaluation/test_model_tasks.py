@@ -329,6 +329,7 @@ def quick(reader: Preprocessor, monkeypatch: pytest.MonkeyPatch) -> list[tuple[A
     monkeypatch.setattr(tasks, "attach_features", lambda *arguments, ranks: opened.append((*arguments, ranks)))
     monkeypatch.setattr(tasks, "model_digest", lambda folder: f"model {folder.name}")
     monkeypatch.setattr(tasks, "critique_context", lambda settings, folder: f"{settings.critique.max_new_tokens} {folder.name}")
+    monkeypatch.setattr(tasks, "critique_source_of", lambda folder: "none" if folder.name == "alone" else "mixed")
     return opened
 
 
@@ -460,6 +461,19 @@ def test_a_reward_model_has_four_tasks_or_only_its_own_critiques(
         (folder, root / "data/preferences", settings.model, settings.features),
         (reader, folder, rows, settings, Checkout(root), settings.evaluate.ranks),
     ]
+
+
+@pytest.mark.usefixtures("quick")
+def test_model_without_critiques_gives_only_its_own_scores(checkout: tuple[Path, Settings], monkeypatch: pytest.MonkeyPatch) -> None:
+    root, settings = checkout
+    monkeypatch.setattr(tasks, "read_queries", lambda _: queries())
+    arguments = {"folder": "alone", "answers": [[3, "An answer."]]}
+    blank, on_given, bare, shown = reward_tasks(settings, Checkout(root), arguments)
+    responses = [(query, response.text) for query in queries() for response in query.responses]
+    assert (blank.rows, shown.rows) == (responses, [(queries()[3], "An answer.")])
+    assert (on_given.rows, on_given.keys, bare.rows, bare.keys) == ([], [], [], [])
+    (own,) = reward_tasks(settings, Checkout(root), arguments | {"own": True})
+    assert own.rows == responses
 
 
 @pytest.mark.usefixtures("quick")

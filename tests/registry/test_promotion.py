@@ -82,6 +82,22 @@ def judge(checkout: Path, reevaluate: Callable[[Any, Path, Path], None] = never)
     return judge_models(Checkout(checkout), reevaluate, print)
 
 
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("none", "the reward model was trained without critiques: it scores a response alone"),
+        ("mixed", "the reward model was trained on critiques (mixed)"),
+    ],
+)
+def test_verdict_says_what_the_reward_model_was_trained_on(evaluated: Path, source: str, words: str) -> None:
+    train(evaluated, 1, talk=0.7)
+    write_json(evaluated / "artifacts/reward/run.json", {"mlflow_run_id": None, "digests": {"critique_source": source}})
+    models = judge(evaluated).models
+    assert models["mm-reward"].verdict == "promoted", "the rules judge alike"
+    assert [reason for reason in models["mm-reward"].reasons if "was trained" in reason] == [words]
+    assert not any("critiques" in reason for reason in models["mm-policy"].reasons)
+
+
 def numbers(checkout: Path) -> tuple[int | None, int | None, int | None]:
     registry = Registry(Checkout(checkout))
     versions = [registry.at("mm-policy", alias) for alias in (CHAMPION, PREVIOUS, CHALLENGER)]

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from components.checkout import Checkout
+from components.files import write_json
 from components.report.metrics import Change, Estimate, RunMetrics, evidence, read_answers, read_metrics
 from components.report.record import read_record
 from components.report.wording import MINUS
+from tests.report.conftest import write_summary
 
 
 @pytest.fixture
@@ -44,6 +46,17 @@ def test_gain_of_critiques_and_image_equals_acc_difference(metrics: RunMetrics) 
     for row in metrics.reward[1:]:
         assert row.acc.value is not None
         assert row.change.value == pytest.approx(row.acc.value - own)
+
+
+def test_model_without_critiques_has_rows_of_its_own(run: Path) -> None:
+    write_json(run / "artifacts/reward/run.json", {"digests": {"critique_source": "none"}})
+    write_summary(run)
+    record = read_record(Checkout(run))
+    bare = read_metrics(record, read_answers(record))
+    assert bare.critique_source == "none"
+    assert [row.name for row in bare.reward] == ["on the response alone", "with the image blanked"]
+    assert bare.reward[0].change.value is None
+    assert bare.reward[1].change.value is not None
 
 
 def test_equal_cases_have_no_interval(metrics: RunMetrics) -> None:

@@ -106,6 +106,19 @@ def test_missing_metric_is_dash(artifacts: Path) -> None:
     assert row(text, "hallucinated descriptions") == ["–", "–", "–"]
 
 
+def test_choice_of_critiques_stands_in_summary_and_table(artifacts: Path) -> None:
+    assert summarize(record(), artifacts)["reward"]["critique_source"] is None, "an earlier version's stage did not record it"
+    write_json(artifacts / "reward/run.json", {"digests": {"critique_source": "mixed"}})
+    mixed = summarize(record(), artifacts)
+    assert mixed["reward"]["critique_source"] == "mixed"
+    assert "given critiques" in shown(mixed)
+    write_json(artifacts / "reward/run.json", {"digests": {"critique_source": "none"}})
+    text = " ".join(shown(summarize(record(), artifacts)).split())
+    assert "trained and scored without critiques; blank image" in text
+    assert "given critiques" not in text
+    assert summarize(record("failed", reward=StageRecord("failed", 5)), artifacts)["reward"]["critique_source"] is None
+
+
 def test_failed_run_names_stage_and_log(artifacts: Path) -> None:
     failed = record("failed", reward=StageRecord("failed", 5), critique=StageRecord("not_reached"), evaluate=StageRecord("not_reached"))
     failed.failed_stage, failed.log = "reward", "logs/x/reward.log"

@@ -8,6 +8,7 @@ from typing import Any
 from components.errors import UserError
 from components.operations.doctor.findings import Finding
 from components.operations.preconditions.base_model import base_model
+from components.operations.preconditions.critiques import critiques
 from components.operations.preconditions.gate_rules import gate_rules
 from components.operations.preconditions.ground_truth import ground_truth
 from components.operations.preconditions.machine import deadlines, disk, gpus, kernels
@@ -19,6 +20,7 @@ PRECONDITIONS: dict[str, Precondition] = {
     "base model": base_model,
     "rows": rows,
     "ground truth": ground_truth,
+    "critiques": critiques,
     "gpus": gpus,
     "kernels": kernels,
     "gate rules": gate_rules,
