@@ -1,4 +1,6 @@
-"""How the reward model scores the held-out responses: on its own critiques, on given ones, on none, and over a blanked image."""
+"""How the reward model scores the held-out responses: on its own critiques, on given ones, on none, and over a blanked image.
+
+Beside them stands the text-only baseline, which reads the responses alone."""
 
 from __future__ import annotations
 
@@ -72,6 +74,7 @@ SCHEMA = pa.schema(
         ("gt_critique", pa.float64()),
         ("no_critique", pa.float64()),
         ("blank_image", pa.float64()),
+        ("text_only", pa.float64()),
         ("verdict", pa.bool_()),
         ("right", pa.bool_()),
     ]
