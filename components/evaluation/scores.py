@@ -1,6 +1,7 @@
 """How the reward model scores the held-out responses: on its own critiques, on given ones, on none, and over a blanked image.
 
-A model that was trained without critiques has no own ones: `own` are its scores of the responses alone, and so is `no_critique`.
+A model that was trained without critiques has no own ones: `own` are its scores of the responses alone, and so is `no_critique`. Beside them
+stands the text-only baseline, which reads the responses alone.
 """
 
 from __future__ import annotations
@@ -82,6 +83,7 @@ SCHEMA = pa.schema(
         ("gt_critique", pa.float64()),
         ("no_critique", pa.float64()),
         ("blank_image", pa.float64()),
+        ("text_only", pa.float64()),
         ("verdict", pa.bool_()),
         ("right", pa.bool_()),
     ]

@@ -1,7 +1,8 @@
 """Stage `evaluate`: the aligned policy against the base, and the reward model against the ranks, on held-out queries.
 
 Reads  artifacts/validate/heldout/queries.parquet, artifacts/critique/heldout.parquet, artifacts/reference/heldout.parquet,
-       artifacts/reward/model, artifacts/align/model, the base model, data/truth.
+       artifacts/validate/train/queries.parquet (for the text-only baseline), artifacts/reward/model, artifacts/align/model, the base model,
+       data/truth.
 Writes artifacts/evaluate/answers.parquet (every answer with its verdict), scores.parquet (every response's scores), results/ (per-query
        outcomes of base, policy and reward model, by which models are compared), samples/ (a page and JSONL of answers side by side) and the
        metrics that reports/summary.json is made of.
@@ -39,6 +40,7 @@ from components.evaluation.metrics import (
     variant_metrics,
     win_metrics,
 )
+from components.evaluation.parts import part_metrics
 from components.evaluation.results import write_context, write_policy_results, write_reward_results
 from components.evaluation.samples import ShownCritique, choose, write_samples
 from components.evaluation.scores import Key, critique_verdicts, read_own, variants, variants_uncritiqued, write_scores
@@ -49,6 +51,7 @@ from components.evaluation.tasks import (
     policy_tasks,
     reward_tasks,
 )
+from components.evaluation.text_baseline import text_scores
 from components.families.digests import model_digest
 from components.preferences.record import read_queries
 from components.reward.judging import CritiqueScore
@@ -95,8 +98,10 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
     scores = variants(queries, blank, on_given, bare) if critiqued else variants_uncritiqued(queries, blank, own_scores)
     flat = (ShownCritique(text, value) for text, value in shown)
     judgements = {policy.policy: list(islice(flat, len(chosen))) for policy in (base, aligned)}
+    scores["text_only"] = text_scores(read_queries(checkout.queries("train")), queries)
     for name, values in scores.items():
         metrics.update(variant_metrics(name, queries, values, bootstrap))
+    metrics.update(part_metrics(queries, [base, aligned], own_scores, scores["text_only"], bootstrap))
     verdicts = critique_verdicts(queries, own, judge)
     metrics["reward.critique_verdict_accuracy"] = balanced_accuracy(*verdicts) if critiqued else None
     metrics["reward.unread_verdicts"] = sum(verdict is None for verdict in verdicts[0]) if critiqued else None

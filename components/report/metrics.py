@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from components.report.record import Record, Row, lookup
-from components.report.summary import CATEGORIES
+from components.report.summary import CATEGORIES, PARTS, part_names
 from components.report.table import POLICY_ROWS
 from components.report.wording import count, number
 
@@ -31,6 +31,7 @@ VARIANTS = (
     ("acc_gt_critique", "gt_critique", "with given critiques"),
     ("acc_no_critique", "no_critique", "without critiques"),
     ("acc_blank_image", "blank_image", "with the image blanked"),
+    ("acc_text_only", "text_only", "word counts of the training responses, without model and image"),
 )
 # of a reward model that was trained without critiques
 VARIANTS_UNCRITIQUED = (("acc", "own", "on the response alone"), ("acc_blank_image", "blank_image", "with the image blanked"))
@@ -119,6 +120,18 @@ class RewardRow:
 
 
 @dataclass(frozen=True)
+class PartMetrics:
+    """A named part of the held-out queries: (words, base, aligned) of each metric of the policy, ACC and its text-only baseline."""
+
+    name: str
+    queries: int | None
+    pairs: int | None
+    rows: list[tuple[str, Estimate, Estimate]]
+    acc: Estimate
+    acc_text_only: Estimate
+
+
+@dataclass(frozen=True)
 class RunMetrics:
     """All metrics of the models on the page."""
 
@@ -136,6 +149,7 @@ class RunMetrics:
     reward_queries: int | None
     reward_ties: int | None
     critique_source: str | None  # what the reward model was trained on; None where its stage does not record it
+    parts: list[PartMetrics]
 
 
 Outcome = Callable[[Row], float | None]
@@ -212,6 +226,7 @@ def read_metrics(record: Record, answers: Mapping[str, dict[str, Row]]) -> RunMe
         reward_queries=metrics.get("reward.queries"),
         reward_ties=metrics.get("reward.score_ties"),
         critique_source=lookup(record.summary, "reward", "critique_source"),
+        parts=[_part(name, metrics) for name in part_names(metrics)],
     )
 
 
@@ -251,6 +266,25 @@ def _category(name: str, metrics: Mapping[str, Any], pairs: Sequence[tuple[Row, 
         _change(own, lambda row: _float(good(row)), base, aligned, ratio, more_is_better=True),
         changed.count((False, True)) if own else None,
         changed.count((True, False)) if own else None,
+    )
+
+
+def _part(name: str, metrics: Mapping[str, Any]) -> PartMetrics:
+    prefix = f"{PARTS}{name}."
+    rows = []
+    for key, words, _, share in POLICY_ROWS:
+        cases = metrics.get(f"{prefix}policy.aligned.counts.{COUNT_OF[key]}")
+        if cases:
+            scale = 100 if share else 1
+            base, aligned = (Estimate.of(metrics, f"{prefix}policy.{model}.{key}", scale, cases) for model in ("base", "aligned"))
+            rows.append((f"{words.replace(' (of 100)', '')}, of {count(cases)}", base, aligned))
+    return PartMetrics(
+        name,
+        metrics.get(f"{prefix}policy.aligned.counts.answers"),
+        metrics.get(f"{prefix}reward.pairs"),
+        rows,
+        Estimate.of(metrics, f"{prefix}reward.acc"),
+        Estimate.of(metrics, f"{prefix}reward.acc_text_only"),
     )
 
 

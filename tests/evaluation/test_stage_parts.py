@@ -107,6 +107,7 @@ def settings_of(**changes: dict[str, Any]) -> Settings:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
+    write_queries(tmp_path / "artifacts/validate/train/queries.parquet", QUERIES[:1])
     write_queries(tmp_path / "artifacts/validate/heldout/queries.parquet", QUERIES)
     for folder in ("critique", "reference"):
         (tmp_path / "artifacts" / folder).mkdir()
@@ -162,6 +163,7 @@ def test_every_metric_of_the_stage_follows_from_the_models(root: Path) -> None:
         "reward.acc_gt_critique": 1 / 2,  # a is right, h is wrong, b has none
         "reward.acc_no_critique": 2 / 3,
         "reward.acc_blank_image": 2 / 3,
+        "reward.acc_text_only": 2 / 3,  # training has the words of a and h; those of b tie
         "reward.critique_verdict_accuracy": None,  # the judge finds no response right
         "reward.unread_verdicts": 0,
     }

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ def make_queries(media: Path) -> list[Query]:
                 responses,
                 *([] if path is None else [Medium(path, kind)]),
                 safety=("harmful" if number < 15 else "harmless") if category == "safety" else None,
+                source=f"{SCRIPT}{HANDLER}" if hostile else "drawn by a program, ranked by a rule",
                 split="heldout",
             )
         )
@@ -130,6 +132,7 @@ def write_artifacts(root: Path, queries: list[Query]) -> None:
 
     from components.evaluation.answers import Answered, write_answers
     from components.evaluation.metrics import policy_metrics, reward_metrics, variant_metrics, win_metrics
+    from components.evaluation.parts import part_metrics
     from components.evaluation.samples import ShownCritique, choose, write_samples
     from components.evaluation.scores import OwnCritique, write_scores
     from components.statistics import Bootstrap
@@ -158,7 +161,11 @@ def write_artifacts(root: Path, queries: list[Query]) -> None:
         "gt_critique": {key: -float(key[1]) for key in keys},
         "no_critique": {key: float(-key[1] if len(key[0]) % 2 else key[1]) for key in keys},
         "blank_image": {key: float(key[1]) for key in keys},
+        "text_only": {key: float(key[1] == 1) for key in keys},
     }
+    sources = [replace(query, source="a rule; hard part" if n % 3 == 0 else "a rule") for n, query in enumerate(queries)]
+    scores = {key: critique.score for key, critique in own.items()}
+    metrics |= part_metrics(sources, policies, scores, variants["text_only"], bootstrap)
     metrics |= reward_metrics(queries, {key: critique.score for key, critique in own.items()}, bootstrap)
     for name, values in variants.items():
         metrics |= variant_metrics(name, queries, values, bootstrap)

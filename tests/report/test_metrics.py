@@ -59,6 +59,17 @@ def test_model_without_critiques_has_rows_of_its_own(run: Path) -> None:
     assert bare.reward[1].change.value is not None
 
 
+def test_hard_part_is_read_apart_from_the_whole(metrics: RunMetrics) -> None:
+    (part,) = metrics.parts
+    assert (part.name, part.queries) == ("hard", 10)
+    assert part.acc.value == 100
+    assert part.acc_text_only.value is not None
+    assert part.acc_text_only.value < part.acc.value
+    words, base, aligned = part.rows[0]
+    assert words.startswith("right answers, long and short, of ")
+    assert None not in (base.value, aligned.value)
+
+
 def test_equal_cases_have_no_interval(metrics: RunMetrics) -> None:
     unsafe, degenerate = metrics.rows[1], metrics.rows[4]
     assert unsafe.aligned.interval == "none of 3"

@@ -39,6 +39,8 @@ def test_finished_run_is_shown_completely(run: Path) -> None:
     assert "champion 2" in text
     assert "Loss on pairs over 80 steps: from 1.000 to 0.013." in text
     assert "Of 30 held-out queries judged for both policies, alignment broke 3 and repaired 12" in text
+    assert "drawn by a program, ranked by a rule 0 25" in text
+    assert "The hard part" in text
     assert "image: '…' does not exist 2 data/preferences/data.jsonl, line 9" in text
     assert "390 pairs" in text
     assert "10 pairs have no margin" in text
