@@ -44,9 +44,8 @@ def with_media(
         if marks and not media:
             raise RowError("media_missing", field, f"holds the mark '<{kind}>', but the row names no {kind}")
         if marks not in {0, media}:
-            raise RowError(
-                "media_marks", field, f"holds {marks} marks '<{kind}>' for {media} {kind}s: write one for each, or none to show them first"
-            )
+            numbers = f"{marks} mark{'s' * (marks > 1)} '<{kind}>' for {media} {kind}{'s' * (media > 1)}"
+            raise RowError("media_marks", field, f"holds {numbers}: write one for each, or none to show them first")
     unmarked: list[Kind] = [kind for kind in KINDS for _ in paths[kind] if kind not in kinds]
     first = next(number for number, (role, _) in enumerate(read) if role == "user")
     turns, order = [], list[Kind]()

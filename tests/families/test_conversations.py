@@ -105,7 +105,7 @@ def test_equal_keys_mean_equal_pixels(base: Path, media: Path) -> None:
     assert equal == (reader.config.model_type != "llava_onevision")
 
 
-@pytest.mark.parametrize("name", ["within the text", "at the end", "three in two turns", "video before image", "several first"])
+@pytest.mark.parametrize("name", ["at the end", "three in two turns", "video before image", "several first"])
 def test_picture_stands_at_its_mark_where_template_moves_it(tmp_path: Path, media: Path, name: str) -> None:
     """The template of the bundled base, as that of LLaVA-OneVision, writes a turn's images, then its videos, then its texts."""
     base = BUILDERS["llava_onevision"](tmp_path)
