@@ -10,13 +10,14 @@ from components.operations.doctor.findings import Finding
 from components.operations.preconditions.base_model import base_model
 from components.operations.preconditions.gate_rules import gate_rules
 from components.operations.preconditions.machine import deadlines, disk, gpus, kernels
-from components.operations.preconditions.rows import rows
+from components.operations.preconditions.rows import bundled_files_apart, rows
 from components.operations.preconditions.situation import Situation
 
 Precondition = Callable[[Situation], Finding]
 PRECONDITIONS: dict[str, Precondition] = {
     "base model": base_model,
     "rows": rows,
+    "bundled files": bundled_files_apart,
     "gpus": gpus,
     "kernels": kernels,
     "gate rules": gate_rules,
