@@ -233,6 +233,11 @@ class Checkout:
         return self.state / "rehearsals.json"
 
     @property
+    def whole_data(self) -> Path:
+        """The last version of data/ of which this checkout had every file."""
+        return self.state / "data-version"
+
+    @property
     def imports(self) -> Path:
         """Imports of data that have not ended yet."""
         return self.state / "import"

@@ -54,6 +54,7 @@ app.command("bench", context_settings={"allow_extra_args": True, "ignore_unknown
 app.add_typer(model.app, name="model")
 data.app.command("import")(transfer.import_rows)
 data.app.command("export")(transfer.export_rows)
+data.app.command("new")(transfer.new)
 app.add_typer(data.app, name="data")
 app.add_typer(demo.app, name="demo")
 

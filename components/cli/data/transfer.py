@@ -67,6 +67,41 @@ def export_rows(
     print(json.dumps(vars(report), indent=2) if as_json else "\n".join(report.lines()))
 
 
+def new(
+    source: Annotated[str | None, typer.Option("--from", metavar="SRC", help="import these rows then, as `data import` does")] = None,
+    format_name: FormatOption = "auto",
+    media: MediaOption = None,
+    split: SplitOption = None,
+    processes: Annotated[int, typer.Option("--processes", min=0, help="0: one a core")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Begin your own data: the bundled rows, media and ground truth leave data/ as a new version. The base model stays, and all that is yours.
+
+    `git checkout data.dvc && dvc checkout data.dvc` brings the bundled data back.
+    """
+    from components.preferences.importing.run import Request
+    from components.processes.guard import run_lock
+    from components.storage.own_data import begin
+
+    source, media = None if source is None else _absolute(source), None if media is None else media.expanduser().absolute()
+    checkout = _checkout()
+    with run_lock(checkout):
+        removed = begin(checkout, _log)
+    report = None if source is None else _import(Request(source, format_name, media, split, processes=processes), checkout)
+    if as_json:
+        print(json.dumps({"removed": removed, "import": None if report is None else report.as_json()}, indent=2))
+        return
+    print(f"data/ is yours: {removed:,} bundled files removed, {'' if removed else 'none was there; '}the base model stays")
+    if report is not None:
+        _print(report, as_json=False)
+    else:
+        print("next: mmalign data import SRC, or put rows into data/preferences/data.jsonl (docs/data-format.md)")
+
+
+def _log(words: str) -> None:
+    print(words, file=sys.stderr)
+
+
 def _checkout() -> Checkout:
     """The checkout. An import may connect to the hub, unless the person's environment forbids it."""
     from components.operations.environment import enter_checkout
@@ -91,19 +126,16 @@ def _import(request: Request, checkout: Checkout) -> ImportReport:
     from components.preferences.formats.detection import AmbiguousFormat
     from components.preferences.importing.run import import_preferences
 
-    def log(words: str) -> None:
-        print(words, file=sys.stderr)
-
     try:
-        return import_preferences(request, checkout, log)
+        return import_preferences(request, checkout, _log)
     except AmbiguousFormat as error:
         if not sys.stdin.isatty():
             raise
-        log(str(error))
+        _log(str(error))
         import click
 
         chosen = typer.prompt("Format", type=click.Choice(error.candidates), err=True)
-        return import_preferences(replace(request, format=chosen), checkout, log)
+        return import_preferences(replace(request, format=chosen), checkout, _log)
 
 
 def _print(report: ImportReport, *, as_json: bool) -> None:
