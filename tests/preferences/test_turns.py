@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from components.preferences.pairs import pairs_from_query, queries_from_pairs
 
 from components.preferences.faults import RowError
-from components.preferences.pairs import pairs_from_query, queries_from_pairs
 from components.preferences.record import Medium, Query, Response, Turn
 from components.preferences.release import query_from_row, row_from_query
 from components.preferences.turns import placed, read_turns, transcript
