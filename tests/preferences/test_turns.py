@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from components.preferences.pairs import pairs_from_query, queries_from_pairs
 
 from components.preferences.faults import RowError
 from components.preferences.record import Medium, Query, Response, Turn
@@ -154,7 +153,6 @@ def test_conversations_go_out_and_come_back_same(query: Query) -> None:
     responses = tuple(Response(r.text, r.rank, critique=r.critique, critique_source="human") for r in query.responses)
     query = Query("q", "short", query.turns, responses, query.media)
     assert query_from_row(row_from_query(query)) == query
-    assert queries_from_pairs(pairs_from_query(query)) == [query]
 
 
 def test_row_of_one_leading_image_has_no_list_and_no_mark() -> None:
