@@ -181,15 +181,15 @@ class Examiner:
                     self._bounds.check_size(*image.size)
                     headers.append(upright_size(image))
             self._bounds.check_frames(headers)
-        sizes, several, looks = [], False, b""
+        sizes, several, appearance = [], False, b""
         for file, name in zip(files, names, strict=True):
             with _naming(name), _opened(file, content) as whole, open_picture(content or file) as image:
                 self._bounds.check_picture(image, whole)
                 several = several or pages(image)
                 picture = decoded(image, WHITE)
                 sizes.append(picture.size)
-                looks = looks or fingerprint(picture)
-        return Medium(digest, *sizes[0], len(files), several, looks.hex())
+                appearance = appearance or fingerprint(picture)
+        return Medium(digest, *sizes[0], len(files), several, appearance.hex())
 
     def _inside(self, path: str) -> Path:
         """The resolved path. Raises MediaError if it does not exist or leads out of the folder."""
