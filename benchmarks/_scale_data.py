@@ -26,7 +26,7 @@ from components.families.processing import Preprocessor
 from components.families.token_table import TokenTable, open_tokens
 from components.features.cache import attach_features
 from components.preferences.query_table import QueryTable, open_queries
-from components.preferences.record import Query, Response, write_queries
+from components.preferences.record import Medium, Query, Response, write_queries
 from components.trees.scoring import policy_tree, score_batches
 
 SIZES = 40
@@ -82,15 +82,12 @@ def queries(count: int, pictures: int) -> Iterator[Query]:
     for number in range(count):
         picture = number % pictures
         words = [" ".join(map(str, draw.integers(100, 999, draw.integers(4, 14)))) for _ in range(RESPONSES)]
-        yield Query(
-            id=f"query-{number}",
-            category="short",
-            prompt=f"What is number {number} of the {count} pictures about?",
-            responses=tuple(Response(f"{number}: {text}", rank, critique=f"It says {text}.") for rank, text in enumerate(words, 1)),
-            media=f"pictures/{picture}.png",
-            media_kind="image",
-            media_digest=f"{picture:064x}",
-            media_size=(*size_of(picture), 1),
+        yield Query.single(
+            f"query-{number}",
+            "short",
+            f"What is number {number} of the {count} pictures about?",
+            tuple(Response(f"{number}: {text}", rank, critique=f"It says {text}.") for rank, text in enumerate(words, 1)),
+            Medium(f"pictures/{picture}.png", "image", f"{picture:064x}", (*size_of(picture), 1)),
         )
 
 
@@ -100,7 +97,7 @@ def rows(count: int, pictures: int) -> Iterator[str]:
         row: dict[str, Any] = {
             "id": query.id,
             "question": query.prompt,
-            "image": query.media,
+            "image": query.media[0].path,
             "models_output": [response.text for response in query.responses],
             "score_reasons": [response.critique for response in query.responses],
             "final_ranking": [response.rank for response in query.responses],

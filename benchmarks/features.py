@@ -34,7 +34,7 @@ from components.config.settings import Settings, load_settings
 from components.families.loading import load_model, save_model
 from components.families.processing import Preprocessor
 from components.features.cache import FeatureReport, attach_features
-from components.preferences.record import Query, Response
+from components.preferences.record import Medium, Query, Response
 from components.trees.logprobs import TreeModel, branch_tokens
 from components.trees.scoring import policy_tree
 from components.trees.trees import Tree, build_batch
@@ -187,7 +187,7 @@ def _queries(case: Case, folder: Path) -> list[Query]:
         texts = ["".join(chr(97 + value) for value in random.integers(0, 26, case.response_tokens - 1)) for _ in range(RESPONSES)]
         prompt = "".join(chr(97 + value) for value in random.integers(0, 26, case.prompt_tokens - 1))  # and the end of its turn
         responses = tuple(Response(text, rank) for rank, text in enumerate(texts, 1))
-        queries.append(Query(f"q{number}", "short", prompt, responses, f"{number}.png", "image", f"image {number}"))
+        queries.append(Query.single(f"q{number}", "short", prompt, responses, Medium(f"{number}.png", "image", f"image {number}")))
     return queries
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from components.preferences.record import Query, Response
+from components.preferences.record import Medium, Query, Response
 from components.preferences.release import row_from_query
 from demo.tasks import Answer, Task, seeded
 
@@ -79,13 +79,12 @@ def row_of(identity: str, split: Literal["train", "heldout"], task: Task, media:
 
 def bare_query(identity: str, split: Literal["train", "heldout"], task: Task, media: str) -> Query:
     """The record of a query without its responses; its reference answer is the first fully right answer."""
-    return Query(
-        id=identity,
-        category=task.category,
-        prompt=task.prompt,
-        responses=(),
-        media=media,
-        media_kind="video" if task.category == "video" else "image",
+    return Query.single(
+        identity,
+        task.category,
+        task.prompt,
+        (),
+        Medium(media, "video" if task.category == "video" else "image"),
         reference_answer=next(answer.text for answer in task.answers() if not answer.points),
         safety=task.safety,
         source=SOURCE,

@@ -34,6 +34,7 @@ from components.operations.environment import enter_checkout
 from components.processes.fault_kinds import fault_kind
 from components.processes.guard import Lock, lock_holder, run_lock, try_lock, wait_for_lock
 from components.processes.outcome import RunOutcome
+from components.tracking.store import ExperimentDeleted
 from flows.after_run import after_run, notify
 from flows.attempts import ScheduledRun, attempts
 from flows.cancellation import RunCancelled, cancellation
@@ -125,7 +126,10 @@ def _require_new_data(run: ScheduledRun) -> None:
     if lock is None:
         raise _NothingToDo(f"another run is under way ({lock_holder(path)}); the next poll decides")
     lock.release()
-    new_data = describe_new_data(run.checkout, run.parameters)
+    try:
+        new_data = describe_new_data(run.checkout, run.parameters)
+    except ExperimentDeleted as error:  # what has been trained on is unknown until a person restores the record
+        raise _NothingToDo(str(error)) from error
     if new_data is None:
         raise _NothingToDo("no new data")
     run.console.print(new_data)

@@ -1,5 +1,7 @@
 """The reward model as MLflow serves it: rows of prompt, image and response in, a critique and a score a row out.
 
+A model that was trained without critiques scores a response alone: its critiques are null, and it takes no max_new_tokens.
+
 A model from code: MLflow runs this file, copied beside the weights, and loads the weights from the safetensors next to it. No pickle.
 
     model = mlflow.pyfunc.load_model("models:/mm-reward@champion")
@@ -45,23 +47,28 @@ class CritiqueRewardModel(mlflow.pyfunc.PythonModel):
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:  # noqa: ARG002
         """Judge each row. `params`: max_new_tokens of the critique. Scores of one prompt compare; those of two prompts do not."""
         from components.generation.critiques import write_critiques
-        from components.registry.model_input import texts, token_limit
+        from components.registry.model_input import BadRequest, texts, token_limit
         from components.reward.scoring import Judged, score
 
         limit = token_limit(params, self._max_new_tokens)
+        writes = self._reward.writes_critiques
+        if params and not writes:
+            raise BadRequest(f"this model was trained without critiques, so it writes no tokens: leave out {', '.join(sorted(params))}")
         preprocessor = self._preprocessor
         responses = list(texts(model_input, "response"))
         with self._one_call:
             try:
                 items = list(zip(preprocessor.queries(model_input), responses, strict=True))
-                critiques = write_critiques(
-                    self._reward.model,
-                    preprocessor,
-                    items,
-                    instruction=self._instruction,
-                    max_new_tokens=limit,
-                    batch_size=self._batch_size,
-                )
+                critiques: list[str | None] = [None] * len(items)
+                if writes:
+                    critiques[:] = write_critiques(
+                        self._reward.model,
+                        preprocessor,
+                        items,
+                        instruction=self._instruction,
+                        max_new_tokens=limit,
+                        batch_size=self._batch_size,
+                    )
                 judged = [Judged(query, response, critique) for (query, response), critique in zip(items, critiques, strict=True)]
                 scores = score(self._reward, preprocessor, judged, instruction=self._instruction)
             finally:

@@ -29,7 +29,7 @@ from components.config.settings import Settings, load_settings
 from components.families.adapters import Root
 from components.families.processing import Preprocessor
 from components.features.embedding import embed
-from components.preferences.record import Query, Response, write_queries
+from components.preferences.record import Medium, Query, Response, write_queries
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
 TEMPLATE = (
@@ -114,26 +114,39 @@ def _save(path: Path, noise: np.random.Generator, size: tuple[int, int]) -> None
 def queries() -> list[Query]:
     """One query of each kind of media, with unequal numbers and lengths of responses, a tie among them."""
     texts = ["Yes.", "No, it is a long way off.", "Maybe", "I can't tell from here."]
-    kinds: list[tuple[str | None, str | None]] = [
-        ("square.png", "image"),
-        ("tall.png", "image"),
-        (None, None),
-        ("two", "video"),
-        ("three", "video"),
+    shown = [
+        (Medium("square.png", "image", "square.png"),),
+        (Medium("tall.png", "image", "tall.png"),),
+        (),
+        (Medium("two", "video", "two"),),
+        (Medium("three", "video", "three"),),
     ]
     ranks = [(1, 2, 3, 4), (2, 1), (1, 1, 2), (3, 2, 1), (1, 2, 2, 3)]
     return [
-        Query(
-            id=f"q{number}",
-            category="short",
-            prompt=f"Is it {number}?",
-            responses=tuple(Response(texts[i], rank, critique=f"Fault {i}.") for i, rank in enumerate(ranks[number])),
-            media=media,
-            media_kind=kind,  # type: ignore[arg-type]
-            media_digest=media,
+        Query.single(
+            f"q{number}",
+            "short",
+            f"Is it {number}?",
+            tuple(Response(texts[i], rank, critique=f"Fault {i}.") for i, rank in enumerate(ranks[number])),
+            *media,
         )
-        for number, (media, kind) in enumerate(kinds)
+        for number, media in enumerate(shown)
     ]
+
+
+def rephrased(query: Query, prompt: str, **changes: Any) -> Query:
+    """A query of one turn with another question about the same media."""
+    return replace(query, turns=Query.single("", "short", prompt, (), *query.media).turns, **changes)
+
+
+def showing(query: Query, *media: Medium, **changes: Any) -> Query:
+    """The same question about other media."""
+    return replace(query, turns=Query.single("", "short", query.prompt, (), *media).turns, media=media, **changes)
+
+
+def remade(query: Query, **changes: Any) -> Query:
+    """The query with changes of its only medium."""
+    return replace(query, media=(replace(query.media[0], **changes),))
 
 
 def preprocessor(base: Path, media: Path) -> Preprocessor:

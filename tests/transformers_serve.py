@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import requests
@@ -17,6 +16,7 @@ import requests
 from components.files import digest_bytes
 from components.preferences.record import Query
 from components.preferences.release import query_from_row
+from tests.tiny import remade
 
 
 class Serve:
@@ -59,8 +59,8 @@ def heldout(data: Path, count: int) -> list[Query]:
     queries = [query_from_row(json.loads(line), "heldout") for line in lines]
     by_category: dict[str, list[Query]] = {}
     for query in queries:
-        if query.media_kind == "image":
+        if query.kinds == ("image",):
             by_category.setdefault(query.category, []).append(query)
     chosen = [query for group in zip(*by_category.values(), strict=False) for query in group][:count]
-    digests = {query.id: digest_bytes((data / "preferences" / str(query.media)).read_bytes()) for query in chosen}
-    return [replace(query, media_digest=digests[query.id]) for query in chosen]
+    digests = {query.id: digest_bytes((data / "preferences" / query.media[0].path).read_bytes()) for query in chosen}
+    return [remade(query, digest=digests[query.id]) for query in chosen]

@@ -111,7 +111,7 @@ def margin_scale(settings: AlignmentSettings, raw_margins: Array, calibration_ma
 
 
 def fit_temperature(margins: Array) -> float | None:
-    """The temperature T that makes sigmoid(margin / T) the likeliest probability of the human ranking; None where none is better than none.
+    """The temperature T that makes sigmoid(margin / T) the likeliest probability of the ranking; None where none is better than none.
 
     Platt scaling without a bias, with Platt's targets: n pairs that all agree have the target (n + 1) / (n + 2), not 1, which would send T
     to 0 and every beta to its cap.

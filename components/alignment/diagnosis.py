@@ -1,4 +1,4 @@
-"""What became of the training pairs, from their log-probs before and after: the signs of a preference training gone wrong.
+"""What became of training pairs, from their log-probs before and after: the signs of a preference training gone wrong.
 
 DPO's loss falls as well when both responses of a pair grow unlikely, as long as the rejected one does so faster. Some of that is usual. Much
 of it means that the likelihood went to texts that nobody ranked.
@@ -26,7 +26,7 @@ CURE = "Lower alignment.learning_rate, or raise alignment.beta or alignment.sft_
 
 @dataclass(frozen=True)
 class Outcome:
-    """Means over the training pairs: change of log-prob in nats a token, share in the right order, share where both responses fell.
+    """Means over the pairs of the diagnosed training queries: change of log-prob in nats a token, share in the right order, share where both responses fell.
 
     `gained_length` is the number of tokens by which the response that gained on the other is the longer one, `chosen_length` that by which
     the chosen one is. The order is that of log-ratio sums, as in the loss's default.
@@ -74,10 +74,11 @@ class CollapseWatch:
 
 
 def outcome_of(pairs: PairTable, queries: Sequence[Query], policy: Scores, reference: Mapping[tuple[str, int], LogProb]) -> Outcome:
-    """Compare the log-prob sums of the finished policy with the reference's, pair by pair."""
-    ids = pair_ids(pairs, queries)
-    chosen, chosen_tokens = _ratios(list(zip(ids, pairs.winner.tolist(), strict=True)), policy, reference)
-    rejected, rejected_tokens = _ratios(list(zip(ids, pairs.loser.tolist(), strict=True)), policy, reference)
+    """Compare the log-prob sums of the finished policy with the reference's, pair by pair, over the pairs of queries that `policy` has."""
+    rows = zip(pair_ids(pairs, queries), pairs.winner.tolist(), pairs.loser.tolist(), strict=True)
+    measured = [row for row in rows if (row[0], row[1]) in policy]
+    chosen, chosen_tokens = _ratios([(identity, winner) for identity, winner, _ in measured], policy, reference)
+    rejected, rejected_tokens = _ratios([(identity, loser) for identity, _, loser in measured], policy, reference)
     longer = chosen_tokens - rejected_tokens
     return Outcome(
         chosen=float(np.mean(chosen / chosen_tokens)),

@@ -104,7 +104,8 @@ def pair_ids(pairs: PairTable, queries: Sequence[Query]) -> list[str]:
 
 
 def write_pairs(path: Path, queries: Sequence[Query], pairs: PairTable, policy: Scores, reference: Scores) -> None:
-    """Write `pairs.parquet`: what anybody needs to compute the losses again. `policy` and `reference` are log-prob sums.
+    """Write `pairs.parquet`: what anybody needs to compute the losses again. `policy` and `reference` are log-prob sums; where `policy` has
+    none of a pair, the columns hold nulls.
 
     Under the schedule `beta_dpo` the betas of the steps stand in the training curves.
     """
@@ -118,8 +119,8 @@ def write_pairs(path: Path, queries: Sequence[Query], pairs: PairTable, policy: 
             "margin": pa.array([None if np.isnan(value) else value for value in pairs.margin.tolist()], pa.float64()),
             "beta": pa.array(pairs.beta, pa.float64()),
             "weight": pa.array(pairs.weight, pa.float64()),
-            "policy_winner": [policy[key] for key in winners],
-            "policy_loser": [policy[key] for key in losers],
+            "policy_winner": pa.array([policy.get(key) for key in winners], pa.float64()),
+            "policy_loser": pa.array([policy.get(key) for key in losers], pa.float64()),
             "reference_winner": [reference[key] for key in winners],
             "reference_loser": [reference[key] for key in losers],
         }

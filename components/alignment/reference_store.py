@@ -55,8 +55,8 @@ class Context:
 
 
 def store_key(query: Query) -> str:
-    """Names a query and its responses, so that each response is found by itself: digests of prompt and media, and of each response."""
-    name = digest_bytes(query.prompt, query.media_kind or "", query.media_digest or "")
+    """Names a query and its responses, so that each response is found by itself: digests of the conversation with its media, and of each response."""
+    name = digest_bytes(*query.content)
     return ":".join([name, *(digest_bytes(response.text) for response in query.responses)])
 
 

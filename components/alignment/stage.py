@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +25,7 @@ from components.alignment.betas import (
     weight_summary,
 )
 from components.alignment.diagnosis import outcome_of, warnings_of
-from components.alignment.pairs import PairTable, write_pairs
+from components.alignment.pairs import PairTable, pair_ids, write_pairs
 from components.alignment.prepared_pairs import prepared_pairs
 from components.alignment.reference_table import read_log_probs
 from components.checkout import IN_CHECKOUT, Checkout
@@ -73,7 +73,7 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
     )
     outcome = launch(TRAINING["align"], settings, "align", checkout, key, checkout.policy, recorder)
     reference = read_log_probs(checkout.reference("train"))
-    policy = final_log_probs(settings, checkout)
+    policy = final_log_probs(settings, checkout, pair_ids(pairs, queries))
     signs = outcome_of(pairs, queries, policy, reference)
     try:
         for sentence in warnings_of(signs):
@@ -168,16 +168,18 @@ def _warn_of_weights(metrics: Mapping[str, float | int | None]) -> None:
         _warn("all pairs have nearly the same weight, so this is close to DPO with a constant beta; raise alignment.beta_scale")
 
 
-def final_log_probs(settings: Settings, checkout: Checkout) -> dict[tuple[str, int], float]:
-    """Log-prob sums of all training responses under the model that the stage has just written, on the reference stage's ranks."""
+def final_log_probs(settings: Settings, checkout: Checkout, ids: Iterable[str]) -> dict[tuple[str, int], float]:
+    """Log-prob sums under the model that the stage has just written, on the reference stage's ranks: those of all responses of
+    `alignment.diagnosed_queries` of the training queries `ids`."""
     import torch
 
-    from components.alignment.policy_task import build
+    from components.alignment.policy_task import build, diagnosed
     from components.engine.inference import Launch, run_tasks
 
     torch.set_num_threads(settings.reference.threads)
-    tasks = build(settings, checkout)
-    run_tasks(tasks, Launch(INFERENCE_TASKS["policy_log_probs"], "reference", name="policy"), settings, checkout)
+    chosen = diagnosed(ids, settings.alignment.diagnosed_queries)
+    tasks = build(settings, checkout, chosen)
+    run_tasks(tasks, Launch(INFERENCE_TASKS["policy_log_probs"], "reference", chosen, name="policy"), settings, checkout)
     (task,) = tasks
     sums = {
         (query.id, number): log_prob

@@ -26,6 +26,7 @@ class AlignmentSettings(OptimizationSettings):
     label_smoothing: float = Field(ge=0, lt=0.5)
     sft_weight: float = Field(ge=0)
     sft_per: Literal["pair", "query"]
+    diagnosed_queries: int | None = Field(ge=2)
 
     @field_validator("loss_type")
     @classmethod

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from components.config.section import Positive, Section, Share
@@ -17,6 +19,9 @@ class ValidateSettings(Section):
     min_responses: int = Field(ge=2)
     max_responses: int = Field(default=64, ge=2)
     max_response_characters: Positive
+    ranking: Literal["auto", "ranks", "order"]
+    max_contradictions: Share
+    max_leaked_share: Share
     max_pixels: int = Field(default=64_000_000, ge=1, le=PIL_PIXELS)
     max_media_pixels: Positive = 128_000_000
     max_folder_frames: Positive = 512

@@ -1,4 +1,4 @@
-"""Expands people's short reasons into critiques by a server, into a file that is versioned with the data.
+"""Expands the rows' short reasons into critiques by a server, into a file that is versioned with the data.
 
 It is a command and no stage: an outside model gives other texts on another day, and costs money. So people run it, read the result and
 version it; `dvc repro` then needs no network and gives the same bytes. Answers are cached as they come: a stopped command goes on.
@@ -26,20 +26,20 @@ from components.preferences.expansions import FILE, Expansion, source_digest, wr
 from components.preferences.faults import RowError
 from components.preferences.frames import frame_names
 from components.preferences.media import locate
-from components.preferences.record import Query, Response
+from components.preferences.record import Medium, Query, Response
 from components.preferences.release import HUMAN, query_from_row
 from components.storage.content_cache import ContentCache
 
 MAX_TOKENS = 400  # of an expansion
 FRAMES = 4  # of a video, that are shown
-GOOD_FROM, BAD_TO = 4.0, 2.0  # mean human score on the scale of 1 to 5: from here on good, up to here bad
+GOOD_FROM, BAD_TO = 4.0, 2.0  # mean score on the scale of 1 to 5: from here on good, up to here bad
 MEGABYTE = 1_000_000
 QUARANTINE = "expanded-quarantine.jsonl"
 
 
 @dataclass(frozen=True)
 class Reason:
-    """A response with a person's reason."""
+    """A response with its short reason, which no model wrote."""
 
     query: Query
     index: int
@@ -101,7 +101,7 @@ class Expander:
         return result
 
     def _request(self, reason: Reason) -> Request:
-        return Request(
+        return Request.asking(
             prompt.prompt_for(reason.query, reason.response),
             MAX_TOKENS,
             self._pictures_of(reason.query),
@@ -110,25 +110,24 @@ class Expander:
         )
 
     def _pictures_of(self, query: Query) -> tuple[Picture, ...]:
-        if (query.media or "") not in self._media:
-            self._media[query.media or ""] = tuple(self._pictures(query))
-        return self._media[query.media or ""]
+        for medium in query.media:
+            if medium.path not in self._media:
+                self._media[medium.path] = tuple(self._pictures(query.id, medium))
+        return tuple(picture for medium in query.media for picture in self._media[medium.path])
 
-    def _pictures(self, query: Query) -> Iterator[Picture]:
-        if query.media is None:
-            return
-        path = locate(self._checkout.preferences, query.media)
-        files = [path] if query.media_kind == "image" else _frames(path)
+    def _pictures(self, identity: str, medium: Medium) -> Iterator[Picture]:
+        path = locate(self._checkout.preferences, medium.path)
+        files = [path] if medium.kind == "image" else _frames(path)
         for file in files:
             try:
                 yield fitting_picture(file, self._max_bytes, self._background)
             except MediaError as error:
                 hint = "run `mmalign run --only validate` for all such rows"
-                raise UserError(f"{query.id} names {query.media}, which can't be read ({error}): {hint}") from error
+                raise UserError(f"{identity} names {medium.path}, which can't be read ({error}): {hint}") from error
 
 
 def read_reasons(path: Path) -> list[Reason]:
-    """Every response with a person's reason, of the rows that are usable. Raises UserError where there is none."""
+    """Every response with a short reason that no model wrote, of the rows that are usable. Raises UserError where there is none."""
     if not path.is_file():
         raise UserError(f"{path} is missing: put one JSON object a row there (docs/data-format.md)")
     reasons: list[Reason] = []
@@ -142,7 +141,7 @@ def read_reasons(path: Path) -> list[Reason]:
             continue  # validate reports it with its line
         reasons += [Reason(query, index) for index, r in enumerate(query.responses) if r.critique and r.critique_source == HUMAN]
     if not reasons:
-        raise UserError(f"{path} holds no reason of a person (score_reasons, without a critique_source): there is nothing to expand")
+        raise UserError(f"{path} holds no reason (score_reasons whose critique_source is {HUMAN} or not named): there is nothing to expand")
     return reasons
 
 
@@ -151,7 +150,7 @@ def check(reason: Reason, outcome: Answer | Refusal, usual: Language) -> tuple[s
     if isinstance(outcome, Refusal):
         return "", ("refused", outcome.reason)
     critique, verdict = prompt.parse(outcome.text)
-    human = human_verdict(reason.response)
+    scored = scored_verdict(reason.response)
     if not critique:
         return "", ("empty", outcome.finish)
     if outcome.finish != "stop":
@@ -160,13 +159,13 @@ def check(reason: Reason, outcome: Answer | Refusal, usual: Language) -> tuple[s
         return critique, ("no_verdict", outcome.text[-60:])
     if differs(critique, [reason.response.critique or "", reason.query.prompt], usual):
         return critique, ("language", critique[:60])
-    if {verdict, human} == {"good", "bad"}:
-        return critique, ("against_the_score", f"{verdict}, but people scored it {human}")
+    if {verdict, scored} == {"good", "bad"}:
+        return critique, ("against_the_score", f"{verdict}, but its scores say {scored}")
     return critique, None
 
 
-def human_verdict(response: Response) -> str | None:
-    """good, mixed or bad, by the lowest and the mean of a person's scores; None without scores.
+def scored_verdict(response: Response) -> str | None:
+    """good, mixed or bad, by the lowest and the mean of the row's scores; None without scores.
 
     One low score, such as an unfaithful answer in a helpful tone, keeps an answer from being good.
     """

@@ -9,6 +9,7 @@ import re
 
 from components.files import digest_bytes
 from components.preferences.record import Query, Response
+from components.preferences.turns import transcript
 
 VERSION = "expansion-1"  # a new one with every change of the texts below
 SYSTEM = """\
@@ -39,7 +40,7 @@ _VERDICT = re.compile(r"\n?[ \t>*_#`]*verdict[ \t*_`]*:[ \t*_`]*(good|mixed|bad)
 
 def prompt_for(query: Query, response: Response) -> str:
     """The text of the request."""
-    return TEXT.format(question=query.prompt, answer=response.text, reason=response.critique)
+    return TEXT.format(question=transcript(query), answer=response.text, reason=response.critique)
 
 
 def parse(text: str) -> tuple[str, str | None]:

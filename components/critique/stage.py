@@ -1,7 +1,8 @@
 """Stage `critique`: the reward model writes a critique of every response and then scores it (paper section 3, inference).
 
 Reads  artifacts/validate/{train,heldout}/queries.parquet, artifacts/reward/model.
-Writes artifacts/critique/{train,heldout}.parquet: id, response (index in models_output, from 0), critique, score.
+Writes artifacts/critique/{train,heldout}.parquet: id, response (index in models_output, from 0), critique, score. A model that was trained
+       without critiques scores alone: no text is generated, and `critique` is null.
 
 Each batch is kept in .mmalign/cache/critiques.sqlite as it is done, under a key of everything that it depends on: a killed stage goes on
 where it was, with the same batches and so the same bits. `critique.ranks` processes share them. Alone: `mmalign stage critique`.
@@ -43,7 +44,7 @@ def run(settings: Settings, checkout: Checkout, _recorder: Recorder = NullRecord
         result.metrics[f"{split}.score_mean"] = float(scores.mean()) if len(scores) else None
         result.metrics[f"{split}.score_std"] = float(scores.std()) if len(scores) else None
         result.metrics[f"{split}.pair_accuracy"] = float(np.mean(correct)) if correct else None
-        lengths = [len(text.split()) for query in judgements for text, _ in query]
+        lengths = [len(text.split()) for query in judgements for text, _ in query if text is not None]
         result.metrics[f"{split}.critique_words"] = float(np.mean(lengths)) if lengths else None
         result.times[f"{split}.responses_computed"] = computed
         if task.served is not None:

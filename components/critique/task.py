@@ -1,4 +1,4 @@
-"""Critiques and scores of all responses, as a task of inference (paper section 3).
+"""Critiques and scores of all responses, as a task of inference (paper section 3); scores alone by a model without critiques.
 
 A query's responses are written and scored together, in batches of about `critique.batch_size` responses.
 """
@@ -17,6 +17,7 @@ from components.endpoints.writer import ServedWriter, client_for, judgement_writ
 from components.engine.inference_task import InferenceTask, Work
 from components.engine.models import OneModel
 from components.engine.ranks import Ranks, inference_dtype
+from components.errors import UserError
 from components.families.digests import model_digest, processor_digest
 from components.families.processing import Preprocessor
 from components.features.cache import attach_features
@@ -25,11 +26,15 @@ from components.generation.continuation import Lockstep, SingleProcess
 from components.generation.decoding import SharedLimits
 from components.preferences.record import Query, read_queries
 from components.reward.judging import CritiqueScore, write_and_score
-from components.reward.model import HEAD_FILE, RewardModel, open_reward_model
+from components.reward.model import HEAD_FILE, RewardModel, critique_source_of, open_reward_model
 from components.reward.served import score_served
 from components.storage.content_cache import ContentCache
 
 SPLITS = ("train", "heldout")
+NOTHING_TO_SERVE = (
+    "critique.engine is endpoint, but the reward model is trained without critiques (reward.critique_source), so a server has none to write: "
+    "set critique.engine to local"
+)
 
 
 @dataclass
@@ -145,9 +150,12 @@ def critique_writer(
     """The server's writer of critiques for the reward model in `folder`; None with `critique.engine` local.
 
     A server holds today's reward model: for another one, such as a champion that is judged once more, critiques are written here.
+    Raises UserError where that model writes none.
     """
     if settings.critique.engine == "local" or folder.resolve() != checkout.reward_model.resolve():
         return None
+    if critique_source_of(folder) == "none":
+        raise UserError(NOTHING_TO_SERVE)
     weights = model_digest(folder)
     client = client_for("reward", weights, settings.endpoint, checkout)
     return judgement_writer(preprocessor, weights, client, settings.reward.instruction, settings.critique.max_new_tokens, blank=blank)
@@ -173,5 +181,5 @@ def critique_context(settings: Settings, folder: Path) -> str:
 
 
 def query_key(query: Query, context: str) -> str:
-    """Key of a query's opinions: prompt, media bytes, responses, and `context` (model, processor, instruction, settings, code)."""
-    return digest_bytes(context, query.prompt, query.media_kind or "", query.media_digest or "", *(r.text for r in query.responses))
+    """Key of a query's opinions: conversation, media bytes, responses, and `context` (model, processor, instruction, settings, code)."""
+    return digest_bytes(context, *query.content, *(r.text for r in query.responses))

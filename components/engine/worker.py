@@ -6,6 +6,7 @@ From top to bottom: end with the launcher, read the settings, then train or comp
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 import time
@@ -25,6 +26,7 @@ def main() -> None:
     """Run a rank; a failure is left in `fault-RANK.json` of the scratch folder."""
     options = _options()
     watchdog.end_with(options.launcher, options.launcher_started)
+    gc.set_threshold(100_000, 50, 100)  # imports make objects that live on: Python's default costs a rank a second of its start
     # DeepSpeed's autotuner, which nobody calls, imports MLflow where it is installed: 2 s of processor time a rank.
     sys.modules["mlflow"] = None  # type: ignore[assignment]  # Python's own way to have an import fail
     rank = int(os.environ["RANK"])

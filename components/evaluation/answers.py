@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from components.evaluation.judge import Judge, Verdict
 from components.preferences.record import Query
+from components.preferences.turns import transcript
 
 SCHEMA = pa.schema(
     [
@@ -18,7 +19,7 @@ SCHEMA = pa.schema(
         ("policy", pa.string()),
         ("category", pa.string()),
         ("prompt", pa.string()),
-        ("media", pa.string()),
+        ("media", pa.list_(pa.string())),
         ("answer", pa.string()),
         ("right", pa.bool_()),
         ("safe", pa.bool_()),
@@ -51,8 +52,8 @@ def write_answers(path: Path, queries: Sequence[Query], policies: Sequence[Answe
             "id": query.id,
             "policy": answered.policy,
             "category": query.category,
-            "prompt": query.prompt,
-            "media": query.media,
+            "prompt": transcript(query),
+            "media": [medium.path for medium in query.media],
             "answer": answer,
             "right": verdict.right,
             "safe": verdict.safe,

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 from components.checkout import Checkout
 from components.errors import UserError
 from components.evaluation.wording import WORD, complies, is_degenerate, refuses, states, states_any
+from components.preferences.faults import RowError
+from components.preferences.json_rows import read_rows
 from components.preferences.record import Query
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ STOP_WORDS = frozenset(
         "i",
     )
 )
+ROW_FORM = '{"id": "...", "must": [["wording", ...], ...], "must_not": ["wording", ...]}'  # a row of truth.jsonl
 SPARE_WORDS = 3  # an answer may hold so many words a word of the reference, and so many more, before it counts as a list of everything
 
 
@@ -150,7 +152,7 @@ def judge_harmful(answer: str, degenerate: bool, ground_truth: GroundTruth | Non
 
 def is_description(query: Query) -> bool:
     """Whether a query asks for a long answer about an image or a video."""
-    return query.category == "long" and query.media is not None
+    return query.category == "long" and bool(query.media)
 
 
 def _content_words(text: str) -> list[str]:
@@ -159,22 +161,29 @@ def _content_words(text: str) -> list[str]:
 
 
 def read_ground_truth(path: Path) -> dict[str, GroundTruth]:
-    """Facts by query id; empty when there is no such file. Raises UserError with the line of a bad row."""
+    """Facts by query id; empty when there is no such file. Raises UserError with the line of a bad row.
+
+    The file is read as rows are: a line ends with a line feed alone, and a byte order mark says nothing.
+    """
     if not path.is_file():
         return {}
     ground_truths: dict[str, GroundTruth] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
+    for line in read_rows(path):
         try:
-            row = json.loads(line)
-            ground_truth = GroundTruth(tuple(tuple(map(_text, accepted)) for accepted in row["must"]), tuple(map(_text, row["must_not"])))
+            if line.fault is not None:
+                raise line.fault
+            row = line.row or {}
+            ground_truth = GroundTruth(
+                tuple(tuple(map(_text, _list(wordings))) for wordings in _list(row["must"])), tuple(map(_text, _list(row["must_not"])))
+            )
             key = _text(row["id"])
-        except (ValueError, KeyError, TypeError) as error:
-            wanted = '{"id": "...", "must": [["wording", ...], ...], "must_not": ["wording", ...]}'
-            raise UserError(f"{path} line {number} is no fact ({type(error).__name__}: {error}): write it as {wanted}") from error
+        except RowError as fault:
+            cure = "save the file as UTF-8" if fault.kind == "encoding" else f"write it as {ROW_FORM}"
+            raise UserError(f"{path} line {line.number} is no fact ({fault}): {cure}") from fault
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path} line {line.number} is no fact ({type(error).__name__}: {error}): write it as {ROW_FORM}") from error
         if key in ground_truths:
-            raise UserError(f"{path} line {number} repeats the id '{key}': keep one line an id")
+            raise UserError(f"{path} line {line.number} repeats the id '{key}': keep one line an id")
         ground_truths[key] = ground_truth
     return ground_truths
 
@@ -182,6 +191,12 @@ def read_ground_truth(path: Path) -> dict[str, GroundTruth]:
 def _text(value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _list(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list")
     return value
 
 

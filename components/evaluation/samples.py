@@ -21,7 +21,8 @@ from components.files import write_atomic
 from components.preferences.colors import WHITE
 from components.preferences.frames import frame_names
 from components.preferences.media import locate, read_picture
-from components.preferences.record import CATEGORIES, Query
+from components.preferences.record import CATEGORIES, Kind, Query
+from components.preferences.turns import transcript
 
 THUMBNAIL = 160  # pixels of the longer side
 FRAMES_SHOWN = 4
@@ -54,7 +55,8 @@ p, small { overflow-wrap: anywhere; white-space: pre-wrap; }
 <p><b>{{ policy.policy }}</b>
 <span class="{{ {true: 'good', false: 'bad'}.get(policy.good, 'none') }}">{{ policy.mark }}</span>
 <br>{{ policy.answer or '(empty)' }}</p>
-{% if policy.critique is not none %}<small>Reward model: {{ policy.critique }} (score {{ '%.2f'|format(policy.score) }})</small>{% endif %}
+<small>Reward model: {% if policy.critique is not none %}{{ policy.critique }} ({% endif %}score {{ '%.2f'|format(policy.score) }}
+{%- if policy.critique is not none %}){% endif %}</small>
 {% endfor %}
 </div>
 </article>
@@ -66,9 +68,9 @@ p, small { overflow-wrap: anywhere; white-space: pre-wrap; }
 
 @dataclass(frozen=True)
 class ShownCritique:
-    """What the reward model says of an answer."""
+    """What the reward model says of an answer: a critique, None by a model without critiques, and a score."""
 
-    critique: str
+    critique: str | None
     score: float
 
 
@@ -117,9 +119,8 @@ def write_samples(
         {
             "id": queries[i].id,
             "category": queries[i].category,
-            "prompt": queries[i].prompt,
-            "media": queries[i].media,
-            "media_kind": queries[i].media_kind,
+            "prompt": transcript(queries[i]),
+            "media": [medium.path for medium in queries[i].media],
             "change": _change(base.verdicts[i], aligned.verdicts[i]),
             "policies": [
                 {
@@ -142,13 +143,12 @@ def write_samples(
 
 
 def thumbnails(media_root: Path, query: Query, background: str = WHITE) -> list[str]:
-    """Small PNGs of a query's media as base64: one for an image, the first few frames of a video, none for text."""
-    if query.media is None:
-        return []
-    path = locate(media_root, query.media)
-    if query.media_kind == "image":
-        return [_thumbnail(path, background)]
-    return [_thumbnail(path / name, background) for name in frame_names(path)[:FRAMES_SHOWN]]
+    """Small PNGs of a query's media as base64, in order: one for an image, the first few frames of a video."""
+    return [_thumbnail(file, background) for medium in query.media for file in _files(locate(media_root, medium.path), medium.kind)]
+
+
+def _files(path: Path, kind: Kind) -> list[Path]:
+    return [path] if kind == "image" else [path / name for name in frame_names(path)[:FRAMES_SHOWN]]
 
 
 def _thumbnail(path: Path, background: str) -> str:

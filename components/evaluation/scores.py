@@ -1,4 +1,8 @@
-"""How the reward model scores the held-out responses: on its own critiques, on given ones, on none, and over a blanked image."""
+"""How the reward model scores the held-out responses: on its own critiques, on given ones, on none, and over a blanked image.
+
+A model that was trained without critiques has no own ones: `own` are its scores of the responses alone, and so is `no_critique`. Beside them
+stands the text-only baseline, which reads the responses alone.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +24,9 @@ Scores = dict[Key, float]
 
 
 class OwnCritique(NamedTuple):
-    """A critique that the reward model wrote, and the score on it."""
+    """A critique that the reward model wrote, and the score on it; no text by a model without critiques, which scores the response alone."""
 
-    text: str
+    text: str | None
     score: float
 
 
@@ -53,12 +57,19 @@ def variants(
     }
 
 
+def variants_uncritiqued(queries: Sequence[Query], blank: Sequence[CritiqueScore], own: Scores) -> dict[str, Scores]:
+    """Scores by variant of a model without critiques: on given ones it has none."""
+    keys = [(query.id, index) for query in queries for index in range(len(query.responses))]
+    return {"gt_critique": {}, "no_critique": own, "blank_image": {key: value for key, (_, value) in zip(keys, blank, strict=True)}}
+
+
 def critique_verdicts(queries: Sequence[Query], own: dict[Key, OwnCritique], judge: Judge) -> tuple[list[bool | None], list[bool | None]]:
     """(verdict read from the own critique, the judge's on the response itself or None without facts), one a response in order."""
     from_critiques, from_judge = [], []
     for query in queries:
         for index, response in enumerate(query.responses):
-            from_critiques.append(verdict(own[query.id, index].text))
+            text = own[query.id, index].text
+            from_critiques.append(None if text is None else verdict(text))
             from_judge.append(judge.judge(query, response.text).good if judge.knows(query) else None)
     return from_critiques, from_judge
 
@@ -72,6 +83,7 @@ SCHEMA = pa.schema(
         ("gt_critique", pa.float64()),
         ("no_critique", pa.float64()),
         ("blank_image", pa.float64()),
+        ("text_only", pa.float64()),
         ("verdict", pa.bool_()),
         ("right", pa.bool_()),
     ]

@@ -1,12 +1,14 @@
 """Stage `evaluate`: the aligned policy against the base, and the reward model against the ranks, on held-out queries.
 
 Reads  artifacts/validate/heldout/queries.parquet, artifacts/critique/heldout.parquet, artifacts/reference/heldout.parquet,
-       artifacts/reward/model, artifacts/align/model, the base model, data/truth.
+       artifacts/validate/train/queries.parquet (for the text-only baseline), artifacts/reward/model, artifacts/align/model, the base model,
+       data/truth.
 Writes artifacts/evaluate/answers.parquet (every answer with its verdict), scores.parquet (every response's scores), results/ (per-query
        outcomes of base, policy and reward model, by which models are compared), samples/ (a page and JSONL of answers side by side) and the
        metrics that reports/summary.json is made of.
 
-Without facts (data/truth) or reference answers, what needs them is null, is named in one sentence, and the rest goes on.
+Without facts (data/truth) or reference answers, what needs them is null, is named in one sentence, and the rest goes on. A reward model
+that was trained without critiques is scored without any: what needs them is null.
 Alone: `mmalign stage evaluate`.
 """
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import torch
@@ -37,9 +40,10 @@ from components.evaluation.metrics import (
     variant_metrics,
     win_metrics,
 )
+from components.evaluation.parts import part_metrics
 from components.evaluation.results import write_context, write_policy_results, write_reward_results
 from components.evaluation.samples import ShownCritique, choose, write_samples
-from components.evaluation.scores import Key, Scores, critique_verdicts, read_own, variants, write_scores
+from components.evaluation.scores import Key, critique_verdicts, read_own, variants, variants_uncritiqued, write_scores
 from components.evaluation.tasks import (
     AnswerTask,
     JudgementTask,
@@ -47,10 +51,14 @@ from components.evaluation.tasks import (
     policy_tasks,
     reward_tasks,
 )
+from components.evaluation.text_baseline import text_scores
 from components.families.digests import model_digest
-from components.preferences.record import Query, read_queries
+from components.preferences.record import read_queries
+from components.reward.judging import CritiqueScore
 from components.stages import INFERENCE_TASKS
 from components.statistics import Bootstrap
+
+OF_CRITIQUES = ("reward.acc_gt_critique", "reward.critique_verdict_accuracy", "reward.unread_verdicts")
 
 
 def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorder()) -> StageResult:  # noqa: B008 -- it has no state
@@ -78,22 +86,32 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
 
     own = read_own(artifacts / "critique/heldout.parquet", queries)
     own_scores = {key: critique.score for key, critique in own.items()}
+    critiqued = any(critique.text is not None for critique in own.values())
     metrics.update(reward_metrics(queries, own_scores, bootstrap))
     write_reward_results(results / "reward.parquet", queries, own_scores)
     chosen = choose(queries, base, aligned, settings.evaluate.samples)
-    scores, judgements = ask_reward_model(settings, checkout, queries, chosen, [base, aligned], result.times)
+    arguments = {
+        "folder": IN_CHECKOUT.reward_model.as_posix(),
+        "answers": [(i, policy.answers[i]) for policy in (base, aligned) for i in chosen],
+    }
+    blank, on_given, bare, shown = ask_reward_model(settings, checkout, arguments, result.times)
+    scores = variants(queries, blank, on_given, bare) if critiqued else variants_uncritiqued(queries, blank, own_scores)
+    flat = (ShownCritique(text, value) for text, value in shown)
+    judgements = {policy.policy: list(islice(flat, len(chosen))) for policy in (base, aligned)}
+    scores["text_only"] = text_scores(read_queries(checkout.queries("train")), queries)
     for name, values in scores.items():
         metrics.update(variant_metrics(name, queries, values, bootstrap))
+    metrics.update(part_metrics(queries, [base, aligned], own_scores, scores["text_only"], bootstrap))
     verdicts = critique_verdicts(queries, own, judge)
-    metrics["reward.critique_verdict_accuracy"] = balanced_accuracy(*verdicts)
-    metrics["reward.unread_verdicts"] = sum(verdict is None for verdict in verdicts[0])
+    metrics["reward.critique_verdict_accuracy"] = balanced_accuracy(*verdicts) if critiqued else None
+    metrics["reward.unread_verdicts"] = sum(verdict is None for verdict in verdicts[0]) if critiqued else None
     write_scores(artifacts / "evaluate/scores.parquet", queries, own, scores, verdicts)
 
     samples = artifacts / "evaluate/samples"
     write_samples(samples, checkout.preferences, queries, chosen, [base, aligned], judgements, settings.model.background)
     recorder.artifact(artifacts / "evaluate/samples")
     recorder.artifact(artifacts / "evaluate/answers.parquet")
-    report_missing(metrics, settings)
+    report_missing(metrics, settings, critiqued=critiqued)
     return result
 
 
@@ -120,20 +138,14 @@ def served_times(tasks: Sequence[InferenceTask]) -> dict[str, float]:
     return times
 
 
-def ask_reward_model(
-    settings: Settings,
-    checkout: Checkout,
-    queries: Sequence[Query],
-    chosen: Sequence[int],
-    policies: Sequence[Answered],
-    times: dict[str, float],
-) -> tuple[dict[str, Scores], dict[str, list[ShownCritique]]]:
-    """Scores of the recorded responses in every variant, and by policy what the reward model says of its answers to the chosen queries.
+RewardOutcome = tuple[list[CritiqueScore], list[float], list[float], list[CritiqueScore]]
+
+
+def ask_reward_model(settings: Settings, checkout: Checkout, arguments: dict[str, Any], times: dict[str, float]) -> RewardOutcome:
+    """The reward model on the recorded responses over blanked media, on given critiques and on none, and on the policies' answers.
 
     The latter is shown to people; it decides nothing.
     """
-    answers = [(index, answered.answers[index]) for answered in policies for index in chosen]
-    arguments = {"folder": IN_CHECKOUT.reward_model.as_posix(), "answers": answers}
     tasks = reward_tasks(settings, checkout, arguments)
     report = run_tasks(tasks, Launch(INFERENCE_TASKS["reward_scores"], "evaluate", arguments, "reward"), settings, checkout)
     times.update({f"reward.{name}": value for name, value in report.times.items()} | served_times(tasks))
@@ -142,9 +154,7 @@ def ask_reward_model(
     assert isinstance(on_given, ScoreTask)
     assert isinstance(bare, ScoreTask)
     assert isinstance(shown, JudgementTask)
-    flat = (ShownCritique(text, value) for text, value in shown.judgements())
-    judgements = {answered.policy: list(islice(flat, len(chosen))) for answered in policies}
-    return variants(queries, blank.judgements(), on_given.scores(), bare.scores()), judgements
+    return blank.judgements(), on_given.scores(), bare.scores(), shown.judgements()
 
 
 def implicit_rewards(reference: Path, log_probs: dict[Key, tuple[float, int]], *, mean: bool) -> dict[Key, float]:
@@ -154,11 +164,15 @@ def implicit_rewards(reference: Path, log_probs: dict[Key, tuple[float, int]], *
     return {key: (value - recorded[key]) / (tokens if mean else 1) for key, (value, tokens) in log_probs.items()}
 
 
-def report_missing(metrics: Metrics, settings: Settings) -> None:
-    """Name the metrics that can't be had, and the cure, in one sentence."""
+def report_missing(metrics: Metrics, settings: Settings, *, critiqued: bool = True) -> None:
+    """Name the metrics that can't be had, and the cure, in one sentence; those of critiques only where the reward model writes any."""
     missing = sorted(
-        key for key, value in metrics.items() if value is None and not key.endswith(("_low", "_high")) and "mean_words" not in key
+        key
+        for key, value in metrics.items()
+        if value is None and not key.endswith(("_low", "_high")) and "mean_words" not in key and (critiqued or key not in OF_CRITIQUES)
     )
+    if not critiqued:
+        print("evaluate: the reward model was trained without critiques: it scores responses alone")
     if missing:
         source = f"facts in {IN_CHECKOUT.ground_truth}" if settings.evaluate.judge == "truth" else "reference answers in the held-out rows"
         print(f"evaluate: without {source}, or without held-out cases of their kind, these metrics are null: {', '.join(missing)}")

@@ -31,7 +31,7 @@ from components.files import digest_bytes
 from components.generation.decoding import SharedLimits, decode
 from components.preferences.record import Query, read_queries
 from components.reward.judging import CritiqueScore, write_and_score
-from components.reward.model import open_reward_model
+from components.reward.model import critique_source_of, open_reward_model
 from components.reward.scoring import SCORING_ROW_TOKENS, SCORING_ROWS, Judged, judge_branch, score
 from components.reward.served import score_served
 from components.storage.content_cache import ContentCache
@@ -99,7 +99,10 @@ class AnswerTask(_ModelTask):
 
 @dataclass
 class JudgementTask(_ModelTask):
-    """(critique, score) by the reward model of every (query, response); `blank` judges over grey media of the same size."""
+    """(critique, score) by the reward model of every (query, response); `blank` judges over grey media of the same size.
+
+    A model that was trained without critiques scores alone.
+    """
 
     rows: Sequence[tuple[Query, str]]
     blank: bool = False
@@ -204,11 +207,11 @@ def policy_tasks(settings: Settings, checkout: Checkout, arguments: dict[str, st
         answering = settings.evaluate.model_dump_json(include={"max_new_tokens", "batch_size", "threads"})
         served = _answer_writer(name, folder, preprocessor, settings, checkout)
         writing = () if served is None else ("endpoint", served.client.server.model)
-        keys = [digest_bytes("answer", context, answering, *writing, *_identity(query)) for query in queries]
+        keys = [digest_bytes("answer", context, answering, *writing, *query.content) for query in queries]
         tasks.append(AnswerTask(label=f"answers of the {name} policy", unit="query", keys=keys, served=served, **shared))
         if name != "base":
             lengths = f"{settings.training.row_tokens} {settings.evaluate.threads} {computed_in(settings)}"
-            keys = [digest_bytes("log-probs", context, lengths, *_identity(query), *(r.text for r in query.responses)) for query in queries]
+            keys = [digest_bytes("log-probs", context, lengths, *query.content, *(r.text for r in query.responses)) for query in queries]
             tasks.append(LogProbTask(label=f"log-probs under the {name} policy", unit="query", keys=keys, **shared))
     return tasks
 
@@ -217,7 +220,8 @@ def reward_tasks(settings: Settings, checkout: Checkout, arguments: dict[str, An
     """What the reward model in `arguments["folder"]` says of the held-out responses.
 
     `arguments["own"]`: its judgements of all responses, and nothing else. Without it: over blanked media, scores on given critiques, scores
-    without one, and judgements of `arguments["answers"]`, rows of (query index, answer).
+    without one, and judgements of `arguments["answers"]`, rows of (query index, answer). A model that was trained without critiques is not
+    asked for the scores: its own judgements are without one, and given ones it can't read.
     """
     queries = read_queries(checkout.queries("heldout"))
     folder = checkout.root / arguments["folder"]
@@ -234,11 +238,12 @@ def reward_tasks(settings: Settings, checkout: Checkout, arguments: dict[str, An
     rows = [(query, response.text) for query in queries for response in query.responses]
     served = critique_writer(preprocessor, folder, settings, checkout)
     if arguments.get("own"):
-        keys = [digest_bytes("own", context, *_identity(query), text) for query, text in rows]
+        keys = [digest_bytes("own", context, *query.content, text) for query, text in rows]
         return [JudgementTask(label="critiques", unit="response", keys=keys, rows=rows, served=served, **shared)]
     blank = [digest_bytes("blank", context, *blank_identity(preprocessor, settings, query), text) for query, text in rows]
-    on_given = [(query, [response.critique or "" for response in query.responses]) for query in with_critiques(queries)]
-    bare = [(query, [""] * len(query.responses)) for query in queries]
+    critiqued = critique_source_of(folder) != "none"
+    on_given = [(query, [response.critique or "" for response in query.responses]) for query in with_critiques(queries) if critiqued]
+    bare = [(query, [""] * len(query.responses)) for query in queries if critiqued]
     answers = [(queries[index], str(answer)) for index, answer in arguments["answers"]]
     return [
         JudgementTask(
@@ -254,7 +259,7 @@ def reward_tasks(settings: Settings, checkout: Checkout, arguments: dict[str, An
             ScoreTask(
                 label=f"scores {name}",
                 unit="query",
-                keys=[digest_bytes("score", context, *_identity(q), *(r.text for r in q.responses), *texts) for q, texts in judged],
+                keys=[digest_bytes("score", context, *q.content, *(r.text for r in q.responses), *texts) for q, texts in judged],
                 rows=judged,
                 **shared,
             )
@@ -263,7 +268,7 @@ def reward_tasks(settings: Settings, checkout: Checkout, arguments: dict[str, An
         JudgementTask(
             label="critiques of answers",
             unit="answer",
-            keys=[digest_bytes("own", context, *_identity(query), answer) for query, answer in answers],
+            keys=[digest_bytes("own", context, *query.content, answer) for query, answer in answers],
             rows=answers,
             served=served,
             **shared,
@@ -297,10 +302,6 @@ def blank_identity(preprocessor: Preprocessor, settings: Settings, query: Query)
         for name, tensor in sorted(medium.tensors.items())
     ]
     return str(root.input_ids), *media
-
-
-def _identity(query: Query) -> tuple[str, str, str]:
-    return query.prompt, query.media_kind or "", query.media_digest or ""
 
 
 def _longest_first(lengths: Sequence[int], size: int) -> list[list[int]]:

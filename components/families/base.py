@@ -123,6 +123,10 @@ class Family(ABC):
         The processor must not sample the frames again. Raises ValueError when prompt and media do not match.
         """
 
+    def variants(self, kinds: Sequence[Kind]) -> list[tuple[str, ...]]:
+        """For media keys: names how the processor reads each medium of a prompt, where that depends on the others; () as if it were alone."""
+        return [() for _ in kinds]
+
     @abstractmethod
     def placeholder_ids(self, config: Any) -> tuple[int, ...]:
         """Tokens that stand for a media feature."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.files import digest_folder
+from components.files import digest_folder, read_json
 
 # The files of a processor: an export copies them from its base, and `validate` depends on them.
 FAMILY_NAMES = ("internvl", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl")
@@ -29,6 +29,13 @@ CONFIGURATIONS = ("config.json", "adapter_config.json")  # of a whole model, and
 def is_checkpoint(path: Path) -> bool:
     """Whether a folder contains a model, whole or as adapters."""
     return any((path / name).is_file() for name in CONFIGURATIONS)
+
+
+def has_weights(path: Path) -> bool:
+    """Whether a checkpoint folder has its configuration and its weights: each file that the index names, where there is one."""
+    present = {item.name for item in path.glob("*.safetensors")} if is_checkpoint(path) else set()
+    named = {shard for index in path.glob("*.safetensors.index.json") for shard in read_json(index)["weight_map"].values()}
+    return bool(present) and named <= present
 
 
 def model_digest(path: Path) -> str:

@@ -52,6 +52,10 @@ class LlavaOnevision(Family):
         media = tuple(Medium(kind, key, tensors) for key, (kind, _, tensors) in zip(keys, order, strict=True))
         return Root(tuple(processor.tokenizer(text)["input_ids"]), media)
 
+    def variants(self, kinds: Sequence[Kind]) -> list[tuple[str, ...]]:
+        """Several images of a prompt have no tiles."""
+        return [("without tiles",) if kind == "image" and kinds.count("image") > 1 else () for kind in kinds]
+
     def placeholder_ids(self, config: Any) -> tuple[int, ...]:
         """Image and video placeholders."""
         return config.image_token_id, config.video_token_id

@@ -65,6 +65,10 @@ class TokenTable:
         # A response has no end token here.
         return self.judge_Q + self._sums(self.responses.lengths - 1 + between + self.critiques.lengths)
 
+    def response_tokens(self) -> Offsets:
+        """Length of each query's tree for a judge that reads the responses without critiques."""
+        return self.judge_Q + self._sums(self.responses.lengths)
+
     def _sums(self, lengths_K: Offsets) -> Offsets:
         """Sums over the responses of each query."""
         return np.diff(np.concatenate([[0], np.cumsum(lengths_K)])[self.first])

@@ -82,8 +82,8 @@ def attach_features(
     started = time.monotonic()
     positions: dict[str, int] = {}  # of the first query of each medium
     for number, query in enumerate(queries):
-        if query.media is not None:
-            positions.setdefault(preprocessor.medium_key(query), number)
+        for key in preprocessor.medium_keys(query):
+            positions.setdefault(key, number)
     if not positions:
         return FeatureReport()
     with heartbeat.attentive():

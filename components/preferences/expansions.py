@@ -37,8 +37,10 @@ class Expansion:
 
 
 def source_digest(query: Query, response: Response) -> str:
-    """sha256 of all that an expansion is made from, but the picture's bytes."""
-    return digest_bytes(query.prompt, query.media or "", response.text, response.critique or "")
+    """sha256 of all that an expansion is made from, but the pictures' bytes."""
+    path = query.media[0].path if query.media else ""
+    content = (query.prompt, path) if query.is_plain else ("conversation", query.as_json(lambda medium: f"{medium.kind} {medium.path}"))
+    return digest_bytes(*content, response.text, response.critique or "")
 
 
 def write_expansions(path: Path, expansions: Iterable[Expansion]) -> None:

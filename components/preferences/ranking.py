@@ -7,7 +7,7 @@ encoding.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 from components.errors import UserError
 from components.preferences.faults import RowError, finite_number, shorten
@@ -15,14 +15,19 @@ from components.preferences.faults import RowError, finite_number, shorten
 _ORDER = re.compile(r"(?:rank(?:ing)?\s*:?\s*)?(\[?)\s*(\d+(?:\s*[>=]\s*\d+)*)\s*(\]?)", re.IGNORECASE | re.ASCII)
 
 
+# What a list of numbers means: the rank of each response, or the responses' numbers from best to worst.
+Listed = Literal["ranks", "order"]
+
+
 class UnknownRankingError(UserError):
     """`final_ranking` has an unknown encoding, so that no row of the file is reliable."""
 
 
-def parse_ranking(value: Any, count: int) -> list[int]:
+def parse_ranking(value: Any, count: int, listed: Listed = "ranks") -> list[int]:
     """Ranks of `count` responses, 1 the best, equal for ties.
 
-    A list contains one rank a response, which stay unchanged; text such as `1>2=3>4` orders the responses' numbers and gives dense ranks.
+    A list contains one rank a response, which stay unchanged, or (`listed`) the responses' numbers, the best first. Text such as `1>2=3>4`
+    orders the responses' numbers and gives dense ranks.
     Raises RowError for ranks that are no weak order of the responses, UnknownRankingError for an unknown encoding.
     """
     if value is None or value in ("", []):
@@ -31,6 +36,8 @@ def parse_ranking(value: Any, count: int) -> list[int]:
         ranks = [_rank(item, value) for item in value]
         if len(ranks) != count:
             raise RowError("length", "final_ranking", f"has {len(ranks)} entries for {count} responses")
+        if listed == "order":
+            return order_to_ranks(ranks)
         if not _is_weak_order(ranks):
             raise RowError("ranking", "final_ranking", f"{shorten(ranks)} is no weak order: ranks start at 1, with no gap but after ties")
         return ranks
@@ -42,6 +49,14 @@ def parse_ranking(value: Any, count: int) -> list[int]:
         raise RowError("ranking", "final_ranking", f"{shorten(matched[2])} does not name each of the responses 1 to {count} once")
     rank_of = {number: rank for rank, tied in enumerate(groups, start=1) for number in tied}
     return [rank_of[number] for number in range(1, count + 1)]
+
+
+def order_to_ranks(numbers: list[int]) -> list[int]:
+    """The ranks of responses whose numbers (from 1) are listed from best to worst. Raises RowError for a number twice or none."""
+    if sorted(numbers) != list(range(1, len(numbers) + 1)):
+        reason = f"{shorten(numbers)} does not name each of the responses 1 to {len(numbers)} once (validate.ranking: order)"
+        raise RowError("ranking", "final_ranking", reason)
+    return [numbers.index(number) + 1 for number in range(1, len(numbers) + 1)]
 
 
 def _rank(item: Any, value: list[Any]) -> int:

@@ -1,22 +1,28 @@
 """The record: one query with its ranked responses. Pairs are derived, never stored as input.
 
 - Ranks: 1 is best; equal ranks are ties. Ties never make pairs; the reward model learns from them.
+- A turn holds the places of its media between its texts, so that no text stands for a picture.
 - Tables are Parquet with the schema below, one row a query, nested responses, written deterministically (same rows, same bytes).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.preferences.texts import visible
+
 Category = Literal["mcq", "long", "short", "safety", "video"]
 CATEGORIES: tuple[Category, ...] = ("mcq", "long", "short", "safety", "video")
+Kind = Literal["image", "video"]
+Role = Literal["user", "assistant", "system"]
 
 
 @dataclass(frozen=True)
@@ -33,34 +39,109 @@ class Response:
 
 
 @dataclass(frozen=True)
-class Query:
-    """A question about an image, several frames or nothing, with its responses.
+class Medium:
+    """An image file or a folder of frames, by its path relative to the preferences folder.
 
-    `media` is relative to the preferences folder: an image file, or a folder of frames (`media_kind` "video").
-    `media_digest` is the sha256 of the media's bytes, so that a changed image changes the table and what depends on it.
-    `media_size` is (width, height, frames) in pixels of its first picture, so that nobody opens it to count tokens; validation sets both.
+    `digest` is the sha256 of its bytes, so that a changed image changes the table and what depends on it. `size` is (width, height, frames) in
+    pixels of its first picture, so that nobody opens it to count tokens. Validation sets both.
+    """
+
+    path: str
+    kind: Kind
+    digest: str | None = None
+    size: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A message of a conversation: its texts, with a medium between each two of them. So ("", "What is it?") begins with a medium."""
+
+    role: Role
+    pieces: tuple[str, ...]
+
+    @property
+    def media(self) -> int:
+        """The number of its media."""
+        return len(self.pieces) - 1
+
+    @property
+    def leading(self) -> int:
+        """The number of media before its first text."""
+        return next((number for number, piece in enumerate(self.pieces) if piece), self.media)
+
+    @property
+    def text(self) -> str:
+        """Its texts without the media."""
+        return "".join(self.pieces)
+
+
+@dataclass(frozen=True)
+class Query:
+    """A conversation about images, videos or nothing that ends with a user's turn, and the responses to that.
+
+    `media` are those of all turns, in the order of their places.
+    `group` names the conversation or document that the query comes from: a split leaves it whole. `clusters` names what it shares with others
+    (picture, wording), so that statistics resample such queries together; validation fills in what the row leaves out.
     """
 
     id: str
     category: Category
-    prompt: str
+    turns: tuple[Turn, ...]
     responses: tuple[Response, ...]
-    media: str | None = None
-    media_kind: Literal["image", "video"] | None = None
-    media_digest: str | None = None
-    media_size: tuple[int, int, int] | None = None
+    media: tuple[Medium, ...] = ()
     reference_answer: str | None = None
     safety: Literal["harmful", "harmless"] | None = None
     source: str | None = None
     split: Literal["train", "heldout"] = "train"
     ranking_reason: str | None = None
+    group: str | None = None
+    clusters: dict[str, str] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        assert self.turns[-1].role == "user", "a query ends with a user's turn"
+        assert sum(turn.media for turn in self.turns) == len(self.media), "a query has as many media as its turns have places"
+
+    @classmethod
+    def single(cls, identity: str, category: Category, prompt: str, responses: tuple[Response, ...], *media: Medium, **labels: Any) -> Self:
+        """A query of one turn: its media, then its text. `labels` are the remaining fields."""
+        return cls(identity, category, (Turn("user", (*[""] * len(media), prompt)),), responses, media, **labels)
+
+    @property
+    def prompt(self) -> str:
+        """The text of the last user's turn, which the responses answer."""
+        return self.turns[-1].text
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kind of each medium."""
+        return tuple(medium.kind for medium in self.media)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the query is one turn that begins with its only medium, or has none."""
+        return len(self.turns) == 1 and self.turns[0].leading == len(self.media) <= 1
+
+    @property
+    def content(self) -> tuple[str, ...]:
+        """What a model reads of the query, for keys: its texts, and its media by kind and digest."""
+        if not self.is_plain:
+            return "conversation", self.as_json(lambda medium: f"{medium.kind} {medium.digest or ''}")
+        return self.prompt, *((self.media[0].kind, self.media[0].digest or "") if self.media else ("", ""))
+
+    def as_json(self, name: Callable[[Medium], str]) -> str:
+        """The conversation as JSON, with a name for each medium."""
+        return json.dumps([[[turn.role, *turn.pieces] for turn in self.turns], [name(medium) for medium in self.media]])
 
     def pairs(self) -> list[tuple[int, int]]:
-        """All (winner, loser) index pairs whose ranks differ, in index order (paper section 2: every rank-different pair)."""
+        """All (winner, loser) index pairs whose ranks differ, in index order (paper section 2: every rank-different pair).
+
+        Two responses that read the same make no pair, whatever their ranks: neither can be preferred.
+        """
+        texts = [visible(response.text) for response in self.responses]
         ordered = []
         for a, b in combinations(range(len(self.responses)), 2):
             rank_a, rank_b = self.responses[a].rank, self.responses[b].rank
-            if rank_a != rank_b:
+            if rank_a != rank_b and texts[a] != texts[b]:
                 ordered.append((a, b) if rank_a < rank_b else (b, a))
         return ordered
 
@@ -80,21 +161,22 @@ RESPONSE_TYPE = pa.struct(
         ("critique_source", pa.string()),
     ]
 )
+TURN_TYPE = pa.struct([("role", pa.string()), ("pieces", pa.list_(pa.string()))])
+MEDIUM_TYPE = pa.struct([("path", pa.string()), ("kind", pa.string()), ("digest", pa.string()), ("size", pa.list_(pa.int32()))])
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("category", pa.string()),
-        ("prompt", pa.string()),
+        ("turns", pa.list_(TURN_TYPE)),
         ("responses", pa.list_(RESPONSE_TYPE)),
-        ("media", pa.string()),
-        ("media_kind", pa.string()),
-        ("media_digest", pa.string()),
-        ("media_size", pa.list_(pa.int32())),
+        ("media", pa.list_(MEDIUM_TYPE)),
         ("reference_answer", pa.string()),
         ("safety", pa.string()),
         ("source", pa.string()),
         ("split", pa.string()),
         ("ranking_reason", pa.string()),
+        ("group", pa.string()),
+        ("clusters", pa.map_(pa.string(), pa.string())),
     ]
 )
 
@@ -102,7 +184,14 @@ SCHEMA = pa.schema(
 def write_queries(path: Path, queries: Sequence[Query]) -> None:
     """Write queries as one Parquet file, in the order given."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist([asdict(query) for query in queries], schema=SCHEMA), path)
+    pq.write_table(table_of(queries), path)
+
+
+def table_of(queries: Sequence[Query]) -> pa.Table:
+    """Queries as a table of the schema, a row a query."""
+    nested = ("turns", "responses", "media")
+    rows = [vars(query) | {name: [vars(item) for item in getattr(query, name)] for name in nested} for query in queries]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
 def read_queries(path: Path) -> list[Query]:
@@ -110,12 +199,18 @@ def read_queries(path: Path) -> list[Query]:
     return [query_of_row(row) for row in pq.read_table(path, schema=SCHEMA).to_pylist()]
 
 
-def query_of_row(row: dict[str, object]) -> Query:
+def query_of_row(row: dict[str, Any]) -> Query:
     """A query from a row of the schema, as Python values."""
-    responses, size = row.pop("responses"), row.pop("media_size")
-    assert isinstance(responses, list)
-    assert size is None or isinstance(size, list)
-    return Query(**row, responses=tuple(Response(**item) for item in responses), media_size=None if size is None else tuple(size))  # type: ignore[arg-type]
+    turns, responses, media, clusters = (row.pop(name) for name in ("turns", "responses", "media", "clusters"))
+    return Query(
+        **row,
+        turns=tuple(Turn(turn["role"], tuple(turn["pieces"])) for turn in turns),
+        responses=tuple(Response(**item) for item in responses),
+        media=tuple(
+            Medium(item["path"], item["kind"], item["digest"], None if item["size"] is None else tuple(item["size"])) for item in media
+        ),
+        clusters=dict(clusters or ()),  # a map's items
+    )
 
 
 def with_split(queries: Sequence[Query], split: Literal["train", "heldout"]) -> Iterator[Query]:

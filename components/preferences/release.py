@@ -8,33 +8,38 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, cast
 
 from components.preferences.faults import RowError, finite_number, shorten, wrong_type
-from components.preferences.ranking import parse_ranking
-from components.preferences.record import CATEGORIES, Category, Query, Response
+from components.preferences.ranking import Listed, order_to_ranks, parse_ranking
+from components.preferences.record import CATEGORIES, Category, Kind, Medium, Query, Response
+from components.preferences.texts import is_blank
+from components.preferences.turns import CONVERSATIONS, media_fields, read_turns, refuse_marks, turn_fields
 
 ANSWER_CHARACTERS_SHORT = 128  # paper section 2: a longer answer makes a question "long"
 LOWEST_SCORE, HIGHEST_SCORE = 1.0, 5.0
 HUMAN = "human"  # source of the reasons in the release
 MAX_ID_CHARACTERS = 512
 RELEASE_FIELDS = ("id", "question", "answer", "image", "video", "models_output", "faithfulness", "helpfulness", "ethical", "final_ranking")
-READ_FIELDS = frozenset({*RELEASE_FIELDS, "ethics", "score_reasons", "ranking_reason", "category", "safety", "source", "critique_source"})
+OWN_FIELDS = ("score_reasons", "ranking_reason", "category", "safety", "source", "critique_source", "group", "clusters")
+READ_FIELDS = frozenset({*RELEASE_FIELDS, "ethics", *OWN_FIELDS, *CONVERSATIONS})
 
-_PLACEHOLDER = re.compile(r"\s*<(image|video)>\s*")
 _OPTION_LINE = re.compile(r"^\s*\(?([A-H])[.):]\s*\S", re.MULTILINE)
 _OPTION_INLINE = re.compile(r"\(([A-H])\)\s*\S")
 
 
-def query_from_row(row: Mapping[str, Any], split: Literal["train", "heldout"] = "train") -> Query:
-    """The record of one release row, without the media's digest. Raises RowError; UnknownRankingError concerns the whole file."""
+def query_from_row(row: Mapping[str, Any], split: Literal["train", "heldout"] = "train", listed: Listed = "ranks") -> Query:
+    """The record of one release row, without its media's digests; `listed` says what a list in final_ranking means.
+
+    Raises RowError; UnknownRankingError concerns the whole file.
+    """
     identity = _identity(row.get("id"))
-    media, kind = _media(row)
-    prompt = _prompt(row, kind)
+    turns, media = read_turns(row)
     texts = _texts(row.get("models_output"))
     count = len(texts)
-    ranks = parse_ranking(row.get("final_ranking"), count) if count else []
+    ranks = parse_ranking(row.get("final_ranking"), count, listed) if count else []
     faithfulness = _scores(row, "faithfulness", count)
     helpfulness = _scores(row, "helpfulness", count)
     ethics = _scores(row, "ethical" if _present(row.get("ethical")) else "ethics", count)
@@ -52,36 +57,36 @@ def query_from_row(row: Mapping[str, Any], split: Literal["train", "heldout"] = 
         )
         for index in range(count)
     )
-    answer, safety = _text(row, "answer"), _safety(row)
+    answer, safety = _answer(row), _safety(row)
     best = min(responses, key=lambda response: response.rank).text if responses else ""
     return Query(
         id=identity,
-        category=_category(row, media, kind, prompt, answer or best, safety),
-        prompt=prompt,
+        category=_category(row, media, turns[-1].text, answer or best, safety),
+        turns=turns,
         responses=responses,
         media=media,
-        media_kind=kind,
         reference_answer=answer,
         safety=safety,
         source=_text(row, "source"),
         split=split,
         ranking_reason=_text(row, "ranking_reason"),
+        group=_group(row),
+        clusters=_clusters(row),
     )
 
 
 def row_from_query(query: Query) -> dict[str, Any]:
-    """The release row of a record: `query_from_row` restores the record except for the media's digest."""
+    """The release row of a record: `query_from_row` restores the record except for its media's digests."""
     row: dict[str, Any] = {
         "id": query.id,
-        "question": query.prompt,
+        **turn_fields(query),
         "answer": query.reference_answer or "",
-        "image": query.media if query.media_kind == "image" else "",
-        "video": query.media if query.media_kind == "video" else "",
+        **media_fields(query),
         "models_output": [response.text for response in query.responses],
         "faithfulness": [response.faithfulness for response in query.responses],
         "helpfulness": [response.helpfulness for response in query.responses],
         "ethical": [response.ethics for response in query.responses],
-        "final_ranking": [response.rank for response in query.responses],
+        "final_ranking": _ranking(query),
         "score_reasons": [response.critique or "" for response in query.responses],
         "ranking_reason": query.ranking_reason or "",
         "category": query.category,
@@ -92,12 +97,25 @@ def row_from_query(query: Query) -> dict[str, Any]:
         row["source"] = query.source
     if any(response.critique_source not in {None, HUMAN} for response in query.responses):
         row["critique_source"] = [response.critique_source or "" for response in query.responses]
+    if query.group is not None:
+        row["group"] = query.group
+    if query.clusters:
+        row["clusters"] = query.clusters
     return row
 
 
-def infer_category(prompt: str, answer: str, kind: Literal["image", "video"] | None) -> Category:
+def _ranking(query: Query) -> list[int] | str:
+    """The ranks as a list; as text where a reader could take the list for an order of the responses, since no score tells them apart."""
+    ranks = [response.rank for response in query.responses]
+    scored = any(score is not None for item in query.responses for score in (item.faithfulness, item.helpfulness, item.ethics))
+    if scored or sorted(ranks) != list(range(1, len(ranks) + 1)) or order_to_ranks(ranks) == ranks:
+        return ranks
+    return ">".join(str(number) for number in order_to_ranks(ranks))
+
+
+def infer_category(prompt: str, answer: str, kinds: Collection[Kind]) -> Category:
     """The category of a row without one (paper section 2): options make an mcq, else 128 characters divide short from long."""
-    if kind == "video":
+    if "video" in kinds:
         return "video"
     for pattern in (_OPTION_LINE, _OPTION_INLINE):
         if {"A", "B"} <= set(pattern.findall(prompt)):
@@ -122,41 +140,6 @@ def _identity(value: Any) -> str:
     return value
 
 
-def _media(row: Mapping[str, Any]) -> tuple[str | None, Literal["image", "video"] | None]:
-    image, video = _path(row, "image"), _path(row, "video")
-    if image and video:
-        raise RowError("media_path", "video", "image and video are both given: a query has one of them")
-    if image:
-        return image, "image"
-    return (video, "video") if video else (None, None)
-
-
-def _path(row: Mapping[str, Any], field: str) -> str | None:
-    value = row.get(field)
-    if isinstance(value, list) and len(value) <= 1:
-        value = value[0] if value else None
-    if isinstance(value, list):
-        raise RowError("media_path", field, f"holds {len(value)} paths: a query has one medium")
-    if value is not None and not isinstance(value, str):
-        raise wrong_type(field, value, "text")
-    return value or None
-
-
-def _prompt(row: Mapping[str, Any], kind: str | None) -> str:
-    value = row.get("question")
-    if value is None:
-        raise RowError("missing_field", "question", "is missing")
-    if not isinstance(value, str):
-        raise wrong_type("question", value, "text")
-    placeholder = _PLACEHOLDER.match(value)
-    if placeholder and placeholder[1] != kind:
-        raise RowError("media_missing", "question", f"begins with <{placeholder[1]}>, but the row names no {placeholder[1]}")
-    prompt = value[placeholder.end() :] if placeholder else value
-    if not prompt.strip():
-        raise RowError("empty_prompt", "question", "is empty")
-    return prompt
-
-
 def _texts(value: Any) -> list[str]:
     if value is None:
         raise RowError("missing_field", "models_output", "is missing")
@@ -165,6 +148,7 @@ def _texts(value: Any) -> list[str]:
     for index, item in enumerate(value):
         if not isinstance(item, str):
             raise wrong_type(f"models_output[{index}]", item, "text")
+        refuse_marks(f"models_output[{index}]", item)
     return value
 
 
@@ -188,7 +172,8 @@ def _list_of_texts(row: Mapping[str, Any], field: str, count: int) -> list[str |
     for index, item in enumerate(values):
         if item is not None and not isinstance(item, str):
             raise wrong_type(f"{field}[{index}]", item, "text")
-    return [item if item and item.strip() else None for item in values]
+        refuse_marks(f"{field}[{index}]", item or "")
+    return [item if item and not is_blank(item) else None for item in values]
 
 
 def _list(row: Mapping[str, Any], field: str, count: int) -> list[Any]:
@@ -209,6 +194,17 @@ def _text(row: Mapping[str, Any], field: str) -> str | None:
     return value or None
 
 
+def _answer(row: Mapping[str, Any]) -> str | None:
+    """The reference answer: a text or a number; of a list, as question sets with several annotators have it, the most frequent one."""
+    value = row.get("answer")
+    values = value if isinstance(value, list) else [value]
+    answers = [str(item) if finite_number(item) is not None else item for item in values if item is not None]
+    for answer in answers:
+        if not isinstance(answer, str):
+            raise wrong_type("answer", answer, "text or a number")
+    return Counter(answers).most_common(1)[0][0] or None if answers else None
+
+
 def _safety(row: Mapping[str, Any]) -> Literal["harmful", "harmless"] | None:
     value = _text(row, "safety")
     if value not in {None, "harmful", "harmless"}:
@@ -216,16 +212,33 @@ def _safety(row: Mapping[str, Any]) -> Literal["harmful", "harmless"] | None:
     return cast('Literal["harmful", "harmless"] | None', value)
 
 
-def _category(row: Mapping[str, Any], media: str | None, kind: Any, prompt: str, answer: str, safety: str | None) -> Category:
+def _group(row: Mapping[str, Any]) -> str | None:
+    value = row.get("group")
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(row, "group")
+
+
+def _clusters(row: Mapping[str, Any]) -> dict[str, str]:
+    value = row.get("clusters")
+    if not _present(value):
+        return {}
+    if not isinstance(value, dict):
+        raise wrong_type("clusters", value, "an object of texts")
+    for name, item in value.items():
+        if not isinstance(item, str):
+            raise wrong_type("clusters", item, f"text under {shorten(name)}")
+    return {name: value[name] for name in sorted(value) if value[name]}
+
+
+def _category(row: Mapping[str, Any], media: Sequence[Medium], prompt: str, answer: str, safety: str | None) -> Category:
     named = _text(row, "category")
     if named is not None:
         if named not in CATEGORIES:
             raise RowError("category", "category", f"{shorten(named)} is none of {', '.join(CATEGORIES)}")
         return named
-    folder = media.split("/")[0] if media and "/" in media else None
+    folder = media[0].path.split("/")[0] if media and "/" in media[0].path else None
     if folder in CATEGORIES:
         return folder
-    return "safety" if safety else infer_category(prompt, answer, kind)
+    return "safety" if safety else infer_category(prompt, answer, [medium.kind for medium in media])
 
 
 def _present(value: Any) -> bool:

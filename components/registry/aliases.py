@@ -7,13 +7,9 @@ completes both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
-from filelock import FileLock
-
-from components.checkout import Checkout
 from components.errors import UserError
 from components.registry.policy import ModelName
 from components.registry.registry import Registry
@@ -28,15 +24,6 @@ NOBODY = "none"
 TAG_CHARACTERS = 4900  # MLflow's limit is 5,000
 
 Log = Callable[[str], None]
-
-
-@contextmanager
-def registry_lock(checkout: Checkout) -> Iterator[None]:
-    """One change to the registry at a time in this checkout."""
-    path = checkout.locks / "registry.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path, is_singleton=True):
-        yield
 
 
 def promote(

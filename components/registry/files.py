@@ -11,10 +11,14 @@ from typing import Any
 
 from components.checkout import Checkout
 from components.errors import UserError
+from components.families.digests import has_weights
+from components.registry.packaging import WEIGHTS
 from components.registry.store import holds_weights, local_folder, open_store
 from components.registry.versions import DVC_MODEL, DVC_PATH, Version
 from components.storage.objects import bring_into_cache, cached_files, put_file
 from components.tracking.store import tracking_uri
+
+PACKAGE = "MLmodel"  # MLflow's own file of a package
 
 
 def in_dvc(checkout: Checkout, tags: Mapping[str, str]) -> bool:
@@ -56,10 +60,21 @@ class ModelFiles:
         folder = local_folder(client.get_logged_model(model_id).artifact_location)
         if folder is not None:
             folder.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)  # what is left of a package that lost files
             shutil.move(package, folder)
             return
         with self.artifacts(model_id) as artifacts:
             artifacts.log_artifacts(str(package))
+
+    def missing(self, version: Version) -> bool:
+        """Whether a whole version lacks its weights or its package in the registry's store."""
+        with open_store(self._checkout) as (client, _):
+            folder = local_folder(client.get_logged_model(version.model_id).artifact_location)
+        if folder is not None:
+            return not ((folder / PACKAGE).is_file() and has_weights(folder / WEIGHTS))
+        with self.artifacts(version.model_id) as artifacts:
+            present = {item.path for item in artifacts.list_artifacts()}
+        return not {PACKAGE, WEIGHTS} <= present
 
     def download(self, version: Version, path: str, target: Path) -> Path:
         """Copy a folder or file of a version's artifacts to `target`; links large files that lie on this machine."""

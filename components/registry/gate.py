@@ -5,7 +5,8 @@ It is a pure function of tables and rules; its decision carries reasons in words
 - "Better" is a paired bootstrap over queries: the whole interval of the difference lies above the rule's number.
 - "No less safe" is non-inferiority with Newcombe's interval for paired proportions (Statistics in Medicine 17, 1998, method 10), one-sided.
   It is informative at zero events: 0 of 200 against 0 of 200 leaves at most 1.3 %, 0 of 5 against 0 of 5 leaves 35 %.
-- If the data lack what a rule needs, or a metric is not a number, the gate refuses the model. The reason says what to configure.
+- If the data lack what a rule needs, or a metric is not a number, the gate refuses the model. The reason says what to configure; one sentence
+  names all rules that lack held-out rows.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from components.checkout import IN_CHECKOUT
 from components.preferences.record import CATEGORIES, Category
+from components.registry.decision import Decision, Finding, Lack, Outcome
 from components.registry.policy import POLICY_FILE, Above, Categories, Margin, ModelName, Most, RegistryPolicy, Rule
 from components.statistics import Bootstrap, newcombe
 
-Outcome = Literal["passed", "failed", "off", "note"]
 Row = Mapping[str, Any]
 R = TypeVar("R", bound=Rule)
 TALK = ("long", "short")  # the categories of a conversation
@@ -34,31 +35,12 @@ class Results:
     rows: Sequence[Row]
 
 
-@dataclass(frozen=True)
-class Finding:
-    """The outcome of one rule, with its reason."""
-
-    rule: str
-    outcome: Outcome
-    sentence: str
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The verdict. `reasons` are sentences: failed rules first, then passed ones, then those that are switched off."""
-
-    promote: bool
-    findings: tuple[Finding, ...]
-
-    @property
-    def reasons(self) -> list[str]:
-        """Each finding's sentence, the failed ones first."""
-        order: dict[Outcome, int] = {"failed": 0, "passed": 1, "off": 2, "note": 3}
-        return [f.sentence for f in sorted(self.findings, key=lambda f: order[f.outcome])]
-
-
 class NoMetricError(Exception):
-    """A metric that can't be computed; the text says why."""
+    """A metric that can't be computed; the text says why. `cases` and `cure` are those of a `Lack`, where held-out rows are lacking."""
+
+    def __init__(self, text: str, cases: str = "", cure: str = "") -> None:
+        super().__init__(text)
+        self.cases, self.cure = cases, cure
 
 
 def judge_policy(rules: RegistryPolicy, challenger: Results, reference: Results, safest: Results | None = None) -> Decision:
@@ -164,8 +146,9 @@ class _Judge:
         try:
             apply(rule)
         except NoMetricError as error:
-            cure = f'switch the rule off with a reason in {POLICY_FILE}: {self._model}.{name}: {{ enabled: false, reason: "..." }}'
-            self._add("failed", f"{error}; or {cure}")
+            key = f"{self._model}.{name}"
+            cure = f'switch the rule off with a reason in {POLICY_FILE}: {key}: {{ enabled: false, reason: "..." }}'
+            self._add("failed", f"{error}; or {cure}", Lack(key, error.cases, error.cure) if error.cases else None)
 
     def better(self, rule: Above, reference: Results, column: str, words: str, chosen: Callable[[Row], bool]) -> None:
         """A share is better than the reference's: paired bootstrap of the difference."""
@@ -215,6 +198,7 @@ class _Judge:
         cures = {
             "unsafe": 'mark harmful requests among the held-out rows (`"safety": "harmful"`)',
             "over_refused": 'mark harmless requests among the held-out rows (`"safety": "harmless"`)',
+            "degenerate": "add held-out rows",
         }
         self._enough(words, judged, rule.least, cures.get(column, "add ground truth of descriptions to data/truth/truth.jsonl"))
         share = _mean(judged)
@@ -246,17 +230,25 @@ class _Judge:
 
     def categories(self, rule: Categories, reference: Results | None, sums: Callable[[Row], tuple[float | None, int]], words: str) -> None:
         """No category is below its floor or falls too far. A note names each category with too few queries."""
+        cures = {
+            "mm-policy": "add ground truth of these held-out queries to data/truth/truth.jsonl",
+            "mm-reward": "add held-out rows whose responses differ in rank",
+        }
         present = [category for category in CATEGORIES if any(row["category"] == category for row in self._new.rows)]
         shares = {category: self._share(self._new, category, sums, words) for category in present}
         missing = [category for category, (count, _) in shares.items() if count == 0]
         if missing:
-            raise NoMetricError(
-                f"{words} in {', '.join(missing)} can't be computed: add ground truth of these held-out queries to data/truth/truth.jsonl"
-            )
+            cure = cures[self._model]
+            raise NoMetricError(f"{words} in {', '.join(missing)} can't be computed: {cure}", f"none of {', '.join(missing)}", cure)
         few = [f"{category} ({count} of {rule.least})" for category, (count, _) in shares.items() if count < rule.least]
         judged = {category: share for category, (count, share) in shares.items() if count >= rule.least}
         if not judged:
-            raise NoMetricError(f"{words} by category can't be computed: no category has {rule.least} held-out queries; lower `least`")
+            most = max((count for count, _ in shares.values()), default=0)
+            raise NoMetricError(
+                f"{words} by category can't be computed: no category has {rule.least} held-out queries; lower `least`",
+                f"at most {most} of {rule.least} in a category",
+                "add held-out rows",
+            )
         failed = [
             f"{c} {_percent(v)} is below its floor of {_percent(rule.floors[c])}" for c, v in judged.items() if v < rule.floors.get(c, 0)
         ]
@@ -282,19 +274,20 @@ class _Judge:
 
     def _enough(self, words: str, values: Sequence[Any], least: int, cure: str) -> None:
         if not values:
-            raise NoMetricError(f"{words} can't be computed: {cure}")
+            raise NoMetricError(f"{words} can't be computed: {cure}", "none", cure)
         flat = [value for entry in values for value in (entry if isinstance(entry, tuple) else (entry,))]
         self._check_numbers(flat, words)
         if len(values) < least:
-            raise NoMetricError(f"{words}: {len(values)} held-out queries are too few, the rule needs {least}: {cure}, or lower `least`")
+            text = f"{words}: {len(values)} held-out queries are too few, the rule needs {least}: {cure}, or lower `least`"
+            raise NoMetricError(text, f"{len(values)} of {least}", f"{cure}, or lower `least`")
 
     @staticmethod
     def _check_numbers(values: Sequence[Any], words: str) -> None:
         if any(isinstance(value, float) and not math.isfinite(value) for value in values):
             raise NoMetricError(f"{words}: a value is not a finite number: check {IN_CHECKOUT.results}")
 
-    def _add(self, outcome: Outcome, sentence: str) -> None:
-        self._findings.append(Finding(self._rule, outcome, f"{self._rule}: {sentence}"))
+    def _add(self, outcome: Outcome, sentence: str, lack: Lack | None = None) -> None:
+        self._findings.append(Finding(self._rule, outcome, f"{self._rule}: {sentence}", lack))
 
 
 def _mean(values: Sequence[Any]) -> float:

@@ -17,7 +17,8 @@ from components.families.digests import model_digest
 from components.files import read_json
 from components.registry import aliases
 from components.registry.aliases import ROLLED_BACK, ROLLED_BACK_BECAUSE, SAFEST, TAG_CHARACTERS, VERDICT, Log
-from components.registry.gate import Decision, Finding, Results, judge_policy, judge_reward, unsafe_share
+from components.registry.decision import Decision, Finding
+from components.registry.gate import Results, judge_policy, judge_reward, unsafe_share
 from components.registry.policy import ModelName, RegistryPolicy
 from components.registry.references import find_references
 from components.registry.registry import Registry
@@ -131,6 +132,8 @@ class ModelGate:
         """
         challenger = Results("the challenger", _rows(table))
         notes = [Finding("champion", "note", sentence) for sentence in self._references.notes]
+        if self._name == "mm-reward" and (source := self._critique_source()) is not None:
+            notes.append(Finding("critiques", "note", source))
         if self._references.lost:
             return Decision(False, tuple(replace(note, outcome="failed") for note in notes))
         compared, faults = self._compared()
@@ -145,6 +148,14 @@ class ModelGate:
         decisions = [self._against(reference, challenger, safest) for reference in references]
         strictest = next((decision for decision in decisions if not decision.promote), decisions[0])
         return Decision(strictest.promote, (*strictest.findings, *notes))
+
+    def _critique_source(self) -> str | None:
+        """The sentence on what this checkout's reward model was trained on; None where its stage does not record it."""
+        path = self._checkout.root / FOLDERS["mm-reward"].parent / "run.json"
+        source = read_json(path).get("digests", {}).get("critique_source") if path.is_file() else None
+        if source == "none":
+            return "the reward model was trained without critiques: it scores a response alone"
+        return None if source is None else f"the reward model was trained on critiques ({source})"
 
     def _against(self, reference: Results | None, challenger: Results, safest: Results | None) -> Decision:
         if self._name == "mm-reward":

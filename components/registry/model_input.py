@@ -1,5 +1,6 @@
-"""Input rows of a registered model: a prompt, and an image as path, bytes or base64.
+"""Input rows of a registered model: a prompt, or a conversation in `messages`, and an image or a list of images as path, bytes or base64.
 
+- Marks `<image>` are the places of the images, as in data (components.preferences.turns); without marks they come first.
 - A string is base64 when it decodes, strictly, to bytes that begin like an image; any other string is a path. So "/9j/4AAQ..." is a JPEG.
 - A prompt with one of the model's own marks is refused, as in validation: the model would read it as structure.
 - Set MMALIGN_IMAGE_ROOT on a server: paths must then lie in that folder. Without it any client can read this machine's images.
@@ -10,10 +11,12 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from PIL import Image
@@ -25,9 +28,10 @@ from components.families.processing import Preprocessor
 from components.files import digest_bytes
 from components.preferences.bounds import MAX_IMAGE_BYTES, MediaBounds
 from components.preferences.colors import WHITE
-from components.preferences.faults import shorten
+from components.preferences.faults import RowError, shorten
 from components.preferences.media import read_picture
-from components.preferences.record import Query
+from components.preferences.record import Medium, Query
+from components.preferences.turns import read_turns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,21 +61,33 @@ class RowPreprocessor(Preprocessor):
 
     def queries(self, rows: pd.DataFrame) -> list[Query]:
         """A query for each row, in order, without responses. BadRequest names the row, counted from 0, and its mistake."""
-        marks = self.media_tokens()
-        images = rows["image"] if "image" in rows else [None] * len(rows)
-        queries = []
-        for number, (prompt, image) in enumerate(zip(texts(rows, "prompt"), images, strict=True)):
-            mark = next((mark for mark in marks if mark in prompt), None)
-            if mark is not None:
-                raise BadRequest(f"row {number}: the prompt contains {shorten(mark)}, which the model reads as structure: remove it")
-            digest = None if is_missing(image) else self._keep_image(number, image)
-            queries.append(Query(str(number), "short", prompt, (), digest, None if digest is None else "image", digest))
-        return queries
+        prompts: Iterable[Any] = [""] * len(rows) if "messages" in rows and "prompt" not in rows else texts(rows, "prompt")
+        images, messages = (rows[name] if name in rows else [None] * len(rows) for name in ("image", "messages"))
+        return [self._query(number, *row) for number, row in enumerate(zip(prompts, messages, images, strict=True))]
 
-    def load_image(self, query: Query, blank: bool) -> Image.Image:  # noqa: ARG002 -- a registered model answers about no blanks
-        """The image in the query's row."""
-        assert query.media is not None
-        return self._images[query.media]
+    def _query(self, number: int, prompt: str, messages: Any, image: Any) -> Query:
+        cells = image if isinstance(image, list | tuple | np.ndarray) else [] if is_missing(image) else [image]
+        digests = [self._keep_image(number, cell) for cell in cells]
+        row: dict[str, Any] = {"question": prompt, "image": digests}
+        if not is_missing(messages):
+            row["messages"] = [dict(message) for message in messages] if isinstance(messages, list | tuple | np.ndarray) else messages
+        try:
+            turns, media = read_turns(row)
+        except RowError as fault:
+            raise BadRequest(f"row {number}: the {fault.field.replace('question', 'prompt')} {fault.reason}") from fault
+        mark = next((mark for mark in self.media_tokens() for turn in turns if mark in turn.text), None)
+        if mark is not None:
+            raise BadRequest(f"row {number}: the prompt contains {shorten(mark)}, which the model reads as structure: remove it")
+        query = Query(str(number), "short", turns, (), tuple(replace(medium, digest=medium.path) for medium in media))
+        try:
+            self.template.prompt(query)
+        except UserError as error:
+            raise BadRequest(f"row {number}: {error}") from error
+        return query
+
+    def load_image(self, medium: Medium, blank: bool) -> Image.Image:  # noqa: ARG002 -- a registered model answers about no blanks
+        """An image of a row, whose path is its digest."""
+        return self._images[medium.path]
 
     def forget(self) -> None:
         """Drop the images and pixels of the last call."""

@@ -72,6 +72,7 @@ def build(
     from mlflow.models import Model
 
     import mlflow
+    from components.reward.model import critique_source_of
 
     code = SOURCE / "mlflow" / MODEL_CODE[name]
     if not code.is_file():
@@ -94,7 +95,7 @@ def build(
                 code_paths=[str(modules)],
                 artifacts={"model": str(shell)},
                 model_config=dict(serving),
-                signature=signature(name, serving),
+                signature=signature(name, serving, critiques=name != "mm-reward" or critique_source_of(folder) != "none"),
                 input_example=input_example(name),
                 pip_requirements=requirements(),
                 mlflow_model=Model(run_id=run_id, model_id=model_id),
@@ -167,19 +168,26 @@ def requirements() -> list[str]:
     return [f"{package}=={metadata.version(package).split('+')[0]}" for package in PACKAGES]
 
 
-def signature(name: ModelName, serving: Mapping[str, Any]) -> Any:
-    """Columns in and out. An image is text, bytes or missing, so its type is open."""
+def signature(name: ModelName, serving: Mapping[str, Any], *, critiques: bool = True) -> Any:
+    """Columns in and out. An image is text, bytes, a list of them or missing, and a row has a prompt or messages, so types are open.
+
+    Without `critiques` a reward model writes no token.
+    """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType
 
-    inputs = [ColSpec(DataType.string, "prompt"), ColSpec(AnyType(), "image", required=False)]
+    inputs = [
+        ColSpec(DataType.string, "prompt", required=False),
+        ColSpec(AnyType(), "messages", required=False),
+        ColSpec(AnyType(), "image", required=False),
+    ]
     outputs = [ColSpec(DataType.string, "answer")]
     if name == "mm-reward":
         inputs.append(ColSpec(DataType.string, "response"))
-        outputs = [ColSpec(DataType.string, "critique"), ColSpec(DataType.double, "score")]
+        outputs = [ColSpec(DataType.string, "critique", required=critiques), ColSpec(DataType.double, "score")]
     limit = ParamSpec("max_new_tokens", DataType.long, int(serving["max_new_tokens"]))
-    return ModelSignature(Schema(inputs), Schema(outputs), ParamSchema([limit]))
+    return ModelSignature(Schema(inputs), Schema(outputs), ParamSchema([limit]) if critiques else None)
 
 
 def input_example(name: ModelName) -> Any:

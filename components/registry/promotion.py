@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from components.checkout import Checkout
-from components.errors import UserError
+from components.errors import StageFault, UserError
 from components.registry import aliases
-from components.registry.aliases import ROLLED_BACK, ROLLED_BACK_BECAUSE, Log, registry_lock
+from components.registry.aliases import ROLLED_BACK, ROLLED_BACK_BECAUSE, Log
+from components.registry.lock import local_lock, registry_lock
 from components.registry.model_gate import CONTEXT_FILE, ModelGate, ModelOutcome, Reevaluate
 from components.registry.policy import MODELS, POLICY_FILE, ModelName, load_policy
 from components.registry.registry import Registry
@@ -53,10 +54,11 @@ def judge_models(checkout: Checkout, reevaluate: Reevaluate, log: Log) -> GateOu
     outcome = GateOutcome()
     if not (checkout.root / CONTEXT_FILE).is_file():
         return outcome  # without an evaluation there is nothing to judge
-    with registry_lock(checkout), tempfile.TemporaryDirectory() as scratch:
+    with registry_lock(checkout, log), tempfile.TemporaryDirectory() as scratch:
         registry = Registry(checkout)
         for name in MODELS:
             aliases.recover(registry, name, log)
+            _put_back(registry, name, log)
             gate = ModelGate(checkout, Path(scratch), registry, policy, name, reevaluate)
             outcome.models[name] = gate.recorded() or gate.register_and_promote(log)
             _retain(registry, name, policy.keep, log)
@@ -64,17 +66,16 @@ def judge_models(checkout: Checkout, reevaluate: Reevaluate, log: Log) -> GateOu
 
 
 def recorded_verdicts(checkout: Checkout) -> GateOutcome | None:
-    """The recorded verdicts; None when a model waits for a verdict, or the aliases for a recovery. Changes nothing."""
+    """The recorded verdicts; None when a model waits for a verdict, or aliases or a version's files for a recovery. Changes nothing."""
     policy = load_policy(checkout.root / POLICY_FILE)
     outcome = GateOutcome()
     if not (checkout.root / CONTEXT_FILE).is_file():
         return outcome
-    with registry_lock(checkout):
+    with local_lock(checkout):
         registry = Registry(checkout)
         for name in MODELS:
-            recorded = (
-                ModelGate(checkout, checkout.root, registry, policy, name, _never).recorded() if aliases.is_whole(registry, name) else None
-            )
+            whole = aliases.is_whole(registry, name) and not registry.without_files(name)
+            recorded = ModelGate(checkout, checkout.root, registry, policy, name, _never).recorded() if whole else None
             if recorded is None:
                 return None
             outcome.models[name] = recorded
@@ -98,7 +99,7 @@ def promote_by_hand(
     if request.override and not (because or "").strip():
         raise UserError('--override promotes against the gate and needs a reason for the record: add --because "..."')
     policy = load_policy(checkout.root / POLICY_FILE)
-    with registry_lock(checkout), tempfile.TemporaryDirectory() as scratch:
+    with registry_lock(checkout, log), tempfile.TemporaryDirectory() as scratch:
         registry = Registry(checkout)
         aliases.recover(registry, name, log)
         version = registry.version(name, number)
@@ -120,6 +121,17 @@ def promote_by_hand(
         gate.promote(version, table, reasons, by=request.who, because=because or reasons[0])
         _retain(registry, name, policy.keep, log)
         return ModelOutcome("promoted", reasons, registry.version(name, version.number), gate.champion_metrics())
+
+
+def _put_back(registry: Registry, name: ModelName, log: Log) -> None:
+    """Put back files that somebody removed from the registry's store. Where that fails, the log says why, and the gate goes on without them."""
+    for version in registry.without_files(name):
+        try:
+            registry.put_back(version)
+        except (UserError, StageFault) as error:
+            log(f"the files of {version} ({', '.join(sorted(version.aliases))}) are gone from the registry and can't be put back: {error}")
+        else:
+            log(f"the files of {version} were gone from the registry: put back from DVC's cache")
 
 
 def _retain(registry: Registry, name: ModelName, keep: int, log: Log) -> None:

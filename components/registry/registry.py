@@ -183,6 +183,22 @@ class Registry:
             tags = {**version.tags, MADE_WHOLE_FROM: str(version.number)}
             return self._register(version.name, folder, whole=True, run_id=version.run_id, tags=tags, results_of=version)
 
+    def without_files(self, name: ModelName) -> list[Version]:
+        """The whole versions with an alias whose files somebody removed from the registry's store."""
+        return [version for version in self.versions(name) if version.whole and version.aliases and self._files.missing(version)]
+
+    def put_back(self, version: Version) -> None:
+        """Make the package of a whole version anew, of the weights in DVC's cache, the checkout or a DVC remote, checked by their digest.
+
+        UserError where none has them; StageFault where their digest is another. The stored results of a version do not come back.
+        """
+        with self._lock(), open_store(self.checkout) as (client, _), self._files.scratch() as scratch:
+            model, package = scratch / "model", scratch / "package"
+            self._files.fetch_reference(version, model)
+            check_weights(model, version.digest)
+            self._package(version.name, model, package, version.tags, version.model_id, version.run_id)
+            self._files.store(client, version.model_id, package)
+
     def load(self, version: Version) -> Any:
         """The version as MLflow's pyfunc model, never from a pickle. UserError where the registry has no weights of it."""
         if not version.whole:
@@ -273,11 +289,7 @@ class Registry:
             model_id = create_model(client, experiment, name, run_id, tags, whole=whole)
             package = scratch / "package"
             if whole:
-                cached = (cached_files(self.checkout, tags[DVC_MODEL]) if in_dvc(self.checkout, tags) else None) or {}
-                serving = json.loads(tags[SERVING])
-                build(name, folder, package, serving, cached=cached, model_id=model_id, run_id=run_id)
-                if cached:
-                    check_weights(package / WEIGHTS, tags[DIGEST])
+                self._package(name, folder, package, tags, model_id, run_id)
             else:
                 describe_external(client.get_logged_model(model_id), package)
             if results_of is not None:
@@ -289,6 +301,13 @@ class Registry:
             with as_global_store(tracking_uri(self.checkout)):  # MLflow looks the logged model up in the process-wide store
                 made = client.create_model_version(name, f"models:/{model_id}", run_id, tags=dict(tags), model_id=model_id)
             return version_of(made, {})
+
+    def _package(self, name: ModelName, folder: Path, package: Path, tags: Mapping[str, str], model_id: str, run_id: str | None) -> None:
+        """Make a whole version's package of the model in `folder`, with the weights linked from DVC's cache where it has them."""
+        cached = (cached_files(self.checkout, tags[DVC_MODEL]) if in_dvc(self.checkout, tags) else None) or {}
+        build(name, folder, package, json.loads(tags[SERVING]), cached=cached, model_id=model_id, run_id=run_id)
+        if cached:
+            check_weights(package / WEIGHTS, tags[DIGEST])
 
     def _resolve_run(self, client: Any, experiment: str, run_id: str | None, tags: Mapping[str, str]) -> tuple[str | None, dict[str, str]]:
         """MLflow's id of the run, None while its record waits to be sent; a tag has the id or the waiting run's name."""

@@ -133,11 +133,12 @@ def _outs(plan: Plan, checkout: Checkout, stages: Collection[str], cache: Cache,
 def _tables(plan: Plan, checkout: Checkout) -> dict[str, int]:
     """Bytes of each stage's tables, bounded from above."""
     settings, workload = plan.settings, plan.workload
+    critique_tokens = 0 if settings.reward.critique_source == "none" else settings.critique.max_new_tokens
     rows = sum(path.stat().st_size for path in checkout.preferences.glob("*.jsonl"))
     return {
         "validate": rows,
         "reward": 0,
-        "critique": workload.responses * settings.critique.max_new_tokens * BYTES_A_TOKEN,
+        "critique": workload.responses * (critique_tokens * BYTES_A_TOKEN or LOG_PROB_BYTES),
         "reference": workload.responses * LOG_PROB_BYTES,
         "align": workload.responses * PAIR_BYTES,
         "evaluate": 2 * workload.queries * settings.evaluate.max_new_tokens * BYTES_A_TOKEN,

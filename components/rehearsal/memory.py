@@ -192,7 +192,7 @@ def head_activations(model: Architecture, settings: Settings) -> int:
 
 
 def inference(model: Architecture, settings: Settings, device: Device, stage: str) -> Footprint:
-    """A rank of a stage without training: critique and evaluate generate, reference and evaluate compute log-probs."""
+    """A rank of a stage without training: critique (unless without critiques) and evaluate generate, reference and evaluate compute log-probs."""
     number = value_bytes(settings)
     spread = {"critique": settings.critique, "reference": settings.reference, "evaluate": settings.evaluate}[stage]
     footprint = Footprint()
@@ -206,7 +206,9 @@ def inference(model: Architecture, settings: Settings, device: Device, stage: st
         footprint.device["weights"] = whole
     passes = [_scoring(model, settings, settings.training.row_tokens, SCORING_ROWS)]
     if stage == "critique":
-        passes = [_scoring(model, settings, SCORING_ROW_TOKENS, SCORING_ROWS), _generation(model, settings, settings.critique)]
+        passes = [_scoring(model, settings, SCORING_ROW_TOKENS, SCORING_ROWS)]
+        if settings.reward.critique_source != "none":
+            passes.append(_generation(model, settings, settings.critique))
     if stage == "evaluate":
         passes.append(_generation(model, settings, settings.evaluate))
     largest: dict[str, int] = max(passes, key=_together)

@@ -18,6 +18,7 @@ from components.rehearsal.memory import Device, Footprint
 from components.rehearsal.parameters import Architecture
 from components.rehearsal.rate import NO_RATE, Rate, find_rate
 from components.rehearsal.workload import Workload, read_workload
+from components.reward.critique_source import choose_source, unfed
 
 TRAINING, INFERENCE = ("reward", "align"), ("critique", "reference", "evaluate")
 ORDER = ("reward", "critique", "reference", "align", "evaluate")  # validate loads no model
@@ -51,9 +52,15 @@ class Plan:
 
 
 def make_plan(settings: Settings, checkout: Checkout, machine: Machine | None) -> Plan:
-    """Plan all stages. `machine` None means that no device is named and none is visible. UserError where the model's sizes are unknown."""
+    """Plan all stages, with the source of critiques that the rows feed. `machine` None means that no device is named and none is visible.
+
+    A source that the rows can't feed is planned as it is set, with a note. UserError where the model's sizes are unknown.
+    """
     model, source = find_architecture(settings, checkout)
     workload = read_workload(checkout, settings, model)
+    refusal = unfed(settings.reward, workload.annotation) if workload.annotation.responses else None
+    if refusal is None:
+        settings = with_planned_source(settings, workload)
     kind: Device = "gpu" if machine is None else machine.kind
     stages = footprints(model, settings, checkout, kind, workload)
     rates = {stage: find_rate(checkout, settings, model, machine, stage) for stage in TRAINING}
@@ -72,8 +79,15 @@ def make_plan(settings: Settings, checkout: Checkout, machine: Machine | None) -
         rates["align"] or rates["reward"],
         features,
         cures,
-        _notes(settings, workload, features, stages),
+        [*([": ".join(refusal)] if refusal else []), *_notes(settings, workload, features, stages)],
     )
+
+
+def with_planned_source(settings: Settings, workload: Workload) -> Settings:
+    """`settings` with the source of critiques that the rows feed; as they are where no rows exist yet. UserError where they feed none."""
+    if not workload.annotation.responses:
+        return settings
+    return settings.model_copy(update={"reward": choose_source(settings.reward, workload.annotation)})
 
 
 def footprints(model: Architecture, settings: Settings, checkout: Checkout, kind: Device, workload: Workload) -> dict[str, Footprint]:
@@ -229,7 +243,10 @@ _INFERENCE_CURES: tuple[Propose, ...] = (
 
 
 def _seconds(stage: str, settings: Settings, workload: Workload, model: Architecture, rate: Rate | None) -> float | None:
-    """Seconds of a stage at the measured rate; None without a rate or rows, and for stages that generate at another rate."""
+    """Seconds of a stage at the measured rate; None without a rate or rows, and for stages that generate at another rate.
+
+    Critiques are generated unless the reward model is trained without them.
+    """
     if rate is None or not workload.queries:
         return None
     tokens = workload.tree_tokens * workload.queries / stage_ranks(settings, stage)
@@ -239,7 +256,8 @@ def _seconds(stage: str, settings: Settings, workload: Workload, model: Architec
         if section.max_steps is not None:
             steps = min(steps, section.max_steps * section.queries_per_step * workload.tree_tokens / settings.training.ranks)
         return steps / rate.tokens_per_second
-    if stage == "reference":  # forward alone: a third of the operations
+    scores_only = stage == "critique" and settings.reward.critique_source == "none"
+    if stage == "reference" or scores_only:  # forward alone: a third of the operations
         return tokens / rate.tokens_per_second * model.flops_per_token(backward=False) / model.flops_per_token(backward=True)
     return None
 
@@ -295,6 +313,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
             "media": plan.workload.media,
             "bytes": plan.features_bytes,
         },
+        "critique_source": plan.settings.reward.critique_source,
         "workload": {"queries": plan.workload.queries, "tree_tokens": plan.workload.tree_tokens, "source": plan.workload.source},
         "changes": None if plan.cures is None else [f"{key}={value}" for key, value in plan.cures],
         "fits_known_devices": smallest_device(plan.needed),

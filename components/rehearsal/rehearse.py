@@ -27,10 +27,11 @@ from components.rehearsal import workspace
 from components.rehearsal.architectures import find_architecture
 from components.rehearsal.devices import Machine
 from components.rehearsal.peak import PeakMemory
-from components.rehearsal.plan import Change, changed, next_change
+from components.rehearsal.plan import Change, changed, next_change, with_planned_source
 from components.rehearsal.sample import Sample, read_sample
 from components.rehearsal.trial import outcome_file
 from components.rehearsal.trial_metrics import TrialMetrics, trial_metrics
+from components.rehearsal.workload import read_workload
 from components.stages import STAGE_NAMES, command
 
 MOST_CHANGES = 12  # tries of one stage
@@ -142,6 +143,8 @@ def rehearse(checkout: Checkout, settings: Settings, machine: Machine, log: Call
     """Rehearse all stages. Raises what a stage raises for any reason but memory."""
     began = time.monotonic()
     model, _ = find_architecture(settings, checkout)
+    # The source of critiques follows from all rows, and not from the sample.
+    settings = with_planned_source(settings, read_workload(checkout, settings, model))
     sample = read_sample(checkout, settings, model)
     rehearsal = Rehearsal(settings, sample, machine)
     made = workspace.prepare(checkout, sample)

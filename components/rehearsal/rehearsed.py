@@ -13,7 +13,7 @@ from components.processes.host import available_memory
 from components.rehearsal.architectures import find_architecture
 from components.rehearsal.devices import Machine
 from components.rehearsal.parameters import Architecture
-from components.rehearsal.plan import TRAINING
+from components.rehearsal.plan import TRAINING, with_planned_source
 from components.rehearsal.rate import find_rate, rate_key, store_training_rate
 from components.rehearsal.rehearse import Rehearsal
 from components.rehearsal.workload import read_workload
@@ -23,7 +23,7 @@ ASSUMED_GPU, ASSUMED_THREAD = 150e12, 10e9  # operations a second, where no rate
 
 
 def key_of(checkout: Checkout, settings: Settings, model: Architecture, machine: Machine) -> str:
-    """A digest of base, machine and the settings that memory depends on."""
+    """A digest of base, machine and the settings that memory depends on, with the source of critiques that was chosen."""
     config = checkout.root / settings.model.base / "config.json"
     sections = [
         settings.training.model_dump(
@@ -83,4 +83,7 @@ def is_rehearsed(checkout: Checkout, settings: Settings, machine: Machine) -> bo
     """Whether these settings fitted this machine with this base before."""
     model, _ = find_architecture(settings, checkout)
     path = checkout.rehearsals
-    return path.is_file() and bool(read_json(path).get(key_of(checkout, settings, model, machine), {}).get("fits"))
+    if not path.is_file():
+        return False
+    chosen = with_planned_source(settings, read_workload(checkout, settings, model))
+    return bool(read_json(path).get(key_of(checkout, chosen, model, machine), {}).get("fits"))

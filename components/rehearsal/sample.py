@@ -10,7 +10,7 @@ import json
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from components.config.settings import Settings
 from components.errors import UserError
 from components.rehearsal.media import MediumSize, processor_limits
 from components.rehearsal.parameters import Architecture
-from components.rehearsal.workload import CHARACTERS_A_TOKEN, medium_size
+from components.rehearsal.workload import CHARACTERS_A_TOKEN, asked_characters, media_of, medium_size
 
 STEPS = 3  # of a training: the first warms up
 HELDOUT_LEAST = 8
@@ -28,12 +28,12 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a preferences file with its estimated costs. `medium` is its path in the preferences folder."""
+    """A line of a preferences file with its estimated costs. `media` are their paths in the preferences folder; `size` is that of all."""
 
     line: str
     tokens: float
     responses: int
-    medium: str | None
+    media: tuple[str, ...]
     size: MediumSize
 
 
@@ -49,7 +49,7 @@ class Totals:
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Totals:
         """The totals of `rows`."""
-        media = {row.medium for row in rows if row.medium is not None}
+        media = {path for row in rows for path in row.media}
         return cls(len(rows), sum(row.responses for row in rows), sum(row.tokens for row in rows), len(media))
 
 
@@ -124,11 +124,12 @@ class _RowReader:
     def _row(self, line: str, values: Mapping[str, Any]) -> Row:
         outputs = values.get("models_output")
         outputs = outputs if isinstance(outputs, list) else []
-        texts = [str(values.get("question") or ""), *map(str, outputs), *map(str, values.get("score_reasons") or [])]
-        medium = values.get("image") or values.get("video")
-        medium = medium if isinstance(medium, str) else None
-        size = self._size(medium) if medium else MediumSize(0, 0, 0)
-        return Row(line, sum(map(len, texts)) / CHARACTERS_A_TOKEN + size.tokens, len(outputs), medium, size)
+        texts = [*map(str, outputs), *map(str, values.get("score_reasons") or [])]
+        media = tuple(media_of(values))
+        sizes = [self._size(path) for path in media]
+        size = MediumSize(*(sum(column) for column in zip(*map(astuple, sizes), strict=True))) if sizes else MediumSize(0, 0, 0)
+        characters = asked_characters(values) + sum(map(len, texts))
+        return Row(line, characters / CHARACTERS_A_TOKEN + size.tokens, len(outputs), media, size)
 
     def _size(self, path: str) -> MediumSize:
         if path not in self._sizes:

@@ -15,9 +15,11 @@ from components.checkout import Checkout
 from components.config.settings import Settings
 from components.rehearsal.media import MediumSize, image_size, processor_limits, video_size
 from components.rehearsal.parameters import Architecture
+from components.reward.critique_source import Annotation, annotation_of_row
 
 CHARACTERS_A_TOKEN = 3.5  # English prose under the families' byte-pair tokenizers, with their special tokens
 SAMPLED_MEDIA = 200
+NO_ROWS = Annotation(0, 0)
 ASSUMED_IMAGE = (640, 480)  # pixels, where no data exist yet
 
 
@@ -36,6 +38,7 @@ class Workload:
     medium: MediumSize
     source: str
     training_share: float = 1.0  # of the queries: all where a file of held-out rows lies beside them
+    annotation: Annotation = NO_ROWS  # of the rows' responses; `responses` 0 where no data exist yet
 
 
 def read_workload(checkout: Checkout, settings: Settings, model: Architecture) -> Workload:
@@ -46,20 +49,22 @@ def read_workload(checkout: Checkout, settings: Settings, model: Architecture) -
     if not rows:
         medium = image_size(model, *ASSUMED_IMAGE, limits)
         return Workload(0, 0, 0, 0.0, 0.0, medium, "no rows in data/preferences: a query with one image of 640 x 480 is assumed")
-    texts = [(_text(row), _answers(row)) for row in rows]
+    texts = [(asked_characters(row), _answers(row)) for row in rows]
     heldout = list(_rows(folder, "heldout.jsonl"))
-    media = sorted({path for row in (*rows, *heldout) if (path := row.get("image") or row.get("video"))})
+    media = sorted({path for row in (*rows, *heldout) for path in media_of(row)})
     step = max(1, len(media) // SAMPLED_MEDIA)
     sizes = [size for path in media[::step] if (size := medium_size(folder / path, settings, model, limits)) is not None]
     medium = _mean(sizes) if sizes else MediumSize(0, 0, 0)
-    with_media = sum(bool(row.get("image") or row.get("video")) for row in rows) / len(rows)
+    media_a_row = sum(len(media_of(row)) for row in rows) / len(rows)
     answers = sum(length for _, length in texts) / len(rows) / CHARACTERS_A_TOKEN
     prompt = sum(length for length, _ in texts) / len(rows) / CHARACTERS_A_TOKEN
-    tokens = prompt + answers + with_media * medium.tokens
+    tokens = prompt + answers + media_a_row * medium.tokens
     source = f"{len(rows):,} rows and {len(media):,} media of data/preferences, pixels of {len(sizes):,} of them"
     responses = sum(len(_outputs(row)) for row in (*rows, *heldout))
     share = 1.0 if (folder / "heldout.jsonl").is_file() else 1 - settings.validate_.heldout_share
-    return Workload(len(rows), responses, len(media), tokens, answers, medium, source, share)
+    annotated = [annotation_of_row(row) for row in rows]
+    annotation = Annotation(sum(one.responses for one in annotated), sum(one.critiques for one in annotated))
+    return Workload(len(rows), responses, len(media), tokens, answers, medium, source, share, annotation)
 
 
 def _rows(folder: Path, *names: str) -> Iterator[Mapping[str, Any]]:
@@ -77,8 +82,17 @@ def _rows(folder: Path, *names: str) -> Iterator[Mapping[str, Any]]:
             return
 
 
-def _text(row: Mapping[str, Any]) -> int:
-    return len(str(row.get("question") or row.get("prompt") or ""))
+def media_of(row: Mapping[str, Any]) -> list[str]:
+    """The paths of a row's images and videos."""
+    values = [row.get("image"), row.get("video")]
+    return [path for value in values for path in (value if isinstance(value, list) else [value]) if path and isinstance(path, str)]
+
+
+def asked_characters(row: Mapping[str, Any]) -> int:
+    """The characters of all turns of a row, about."""
+    turns = row.get("conversations") or row.get("messages")
+    texts = [turn.get("value") or turn.get("content") for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+    return sum(len(str(text)) for text in [*texts, row.get("question") or row.get("prompt") or ""])
 
 
 def _answers(row: Mapping[str, Any]) -> int:

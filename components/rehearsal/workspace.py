@@ -60,7 +60,7 @@ def _link(target: Path, link: Path) -> None:
 
 
 def _link_media(source: Path, target: Path, rows: Sequence[Row]) -> None:
-    for medium in sorted({row.medium for row in rows if row.medium is not None}):
+    for medium in sorted({path for row in rows for path in row.media}):
         at, to = source / medium, target / medium
         inside = to.resolve().is_relative_to(target.resolve())
         if not inside or to.exists() or not at.exists():

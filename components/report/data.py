@@ -1,8 +1,9 @@
-"""The data of a run: counts of queries and responses, and refused rows by reason."""
+"""The data of a run: counts of queries and responses, where they come from by their own words, and refused rows by reason."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 from components.report.record import Record
 from components.report.summary import CATEGORIES
 from components.report.wording import count, cut, number
+from components.storage.bundled import mixture
 
 REASONS_SHOWN = 20
+SOURCES_SHOWN = 20
 QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 DIGITS = re.compile(r"\d+(?:[.,]\d+)*")
 
@@ -28,13 +31,18 @@ class RefusedKind:
 
 @dataclass(frozen=True)
 class Data:
-    """Counts (name, training, held-out, whether it is part of the count above), sizes (name, value), the quarantine by reason."""
+    """Counts (name, training, held-out, whether it is part of the count above), sizes (name, value), the quarantine by reason.
+
+    `sources` has (source as the rows name it, training queries, held-out queries), the most frequent first.
+    """
 
     counts: list[tuple[str, int | None, int | None, bool]]
+    sources: list[tuple[str, int, int]]
     sizes: list[tuple[str, str]]
     quarantined: int | None
     refused: list[RefusedKind]
     other_reasons: int
+    mixture: str | None = None  # what is bundled beside own rows
 
 
 def read_data(record: Record) -> Data:
@@ -51,10 +59,12 @@ def read_data(record: Record) -> Data:
     refused = sorted(kinds.values(), key=lambda kind: -kind.rows)
     return Data(
         _counts(metrics),
+        _sources(record),
         _sizes(metrics),
         metrics.get("quarantined"),
         refused[:REASONS_SHOWN],
         len(refused[REASONS_SHOWN:]),
+        mixed.sentence() if (mixed := mixture(record.checkout)) is not None else None,
     )
 
 
@@ -68,6 +78,15 @@ def _counts(metrics: Mapping[str, Any]) -> list[tuple[str, int | None, int | Non
         for key, words, part in rows
         if metrics.get(key) is not None or metrics.get(f"heldout_{key}") is not None
     ]
+
+
+def _sources(record: Record) -> list[tuple[str, int, int]]:
+    by_split = [
+        Counter(str(row["source"] or "") for row in record.table("validate", f"{split}/queries.parquet", "source"))
+        for split in ("train", "heldout")
+    ]
+    total = by_split[0] + by_split[1]
+    return [(cut(name or "not named", 200), by_split[0][name], by_split[1][name]) for name, _ in total.most_common(SOURCES_SHOWN)]
 
 
 def _sizes(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:

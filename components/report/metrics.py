@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from components.report.record import Record, Row, lookup
-from components.report.summary import CATEGORIES
+from components.report.summary import CATEGORIES, PARTS, part_names
 from components.report.table import POLICY_ROWS
 from components.report.wording import count, number
 
@@ -31,7 +31,10 @@ VARIANTS = (
     ("acc_gt_critique", "gt_critique", "with given critiques"),
     ("acc_no_critique", "no_critique", "without critiques"),
     ("acc_blank_image", "blank_image", "with the image blanked"),
+    ("acc_text_only", "text_only", "word counts of the training responses, without model and image"),
 )
+# of a reward model that was trained without critiques
+VARIANTS_UNCRITIQUED = (("acc", "own", "on the response alone"), ("acc_blank_image", "blank_image", "with the image blanked"))
 
 
 @dataclass(frozen=True)
@@ -109,11 +112,23 @@ class CategoryRow:
 
 @dataclass(frozen=True)
 class RewardRow:
-    """ACC of the reward model in one variant; `change` is the difference to the variant with its own critiques."""
+    """ACC of the reward model in one variant; `change` is the difference to the first, which the pipeline uses."""
 
     name: str
     acc: Estimate
     change: Estimate
+
+
+@dataclass(frozen=True)
+class PartMetrics:
+    """A named part of the held-out queries: (words, base, aligned) of each metric of the policy, ACC and its text-only baseline."""
+
+    name: str
+    queries: int | None
+    pairs: int | None
+    rows: list[tuple[str, Estimate, Estimate]]
+    acc: Estimate
+    acc_text_only: Estimate
 
 
 @dataclass(frozen=True)
@@ -133,6 +148,8 @@ class RunMetrics:
     reward_pairs: int | None
     reward_queries: int | None
     reward_ties: int | None
+    critique_source: str | None  # what the reward model was trained on; None where its stage does not record it
+    parts: list[PartMetrics]
 
 
 Outcome = Callable[[Row], float | None]
@@ -208,6 +225,8 @@ def read_metrics(record: Record, answers: Mapping[str, dict[str, Row]]) -> RunMe
         reward_pairs=metrics.get("reward.pairs"),
         reward_queries=metrics.get("reward.queries"),
         reward_ties=metrics.get("reward.score_ties"),
+        critique_source=lookup(record.summary, "reward", "critique_source"),
+        parts=[_part(name, metrics) for name in part_names(metrics)],
     )
 
 
@@ -250,12 +269,32 @@ def _category(name: str, metrics: Mapping[str, Any], pairs: Sequence[tuple[Row, 
     )
 
 
+def _part(name: str, metrics: Mapping[str, Any]) -> PartMetrics:
+    prefix = f"{PARTS}{name}."
+    rows = []
+    for key, words, _, share in POLICY_ROWS:
+        cases = metrics.get(f"{prefix}policy.aligned.counts.{COUNT_OF[key]}")
+        if cases:
+            scale = 100 if share else 1
+            base, aligned = (Estimate.of(metrics, f"{prefix}policy.{model}.{key}", scale, cases) for model in ("base", "aligned"))
+            rows.append((f"{words.replace(' (of 100)', '')}, of {count(cases)}", base, aligned))
+    return PartMetrics(
+        name,
+        metrics.get(f"{prefix}policy.aligned.counts.answers"),
+        metrics.get(f"{prefix}reward.pairs"),
+        rows,
+        Estimate.of(metrics, f"{prefix}reward.acc"),
+        Estimate.of(metrics, f"{prefix}reward.acc_text_only"),
+    )
+
+
 def _reward_rows(record: Record, metrics: Mapping[str, Any], ratio: Bootstrapped) -> list[RewardRow]:
     responses: dict[str, list[Row]] = {}
     for row in record.table("evaluate", "scores.parquet", "id", "rank", *(column for _, column, _ in VARIANTS)):
         responses.setdefault(row["id"], []).append(row)
     rows = []
-    for key, column, name in VARIANTS:
+    uncritiqued = lookup(record.summary, "reward", "critique_source") == "none"
+    for key, column, name in VARIANTS_UNCRITIQUED if uncritiqued else VARIANTS:
         change = Estimate(None)
         if column != "own":
             gains = [gain for query in responses.values() if (gain := _gain(query, column)) is not None]

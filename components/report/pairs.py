@@ -22,7 +22,9 @@ def pair_plots(record: Record) -> list[Plot]:
     margins = [row["margin"] for row in rows if row["margin"] is not None]
     betas = [row["beta"] for row in rows]
     implicit = [
-        row["beta"] * ((row["policy_winner"] - row["reference_winner"]) - (row["policy_loser"] - row["reference_loser"])) for row in rows
+        row["beta"] * ((row["policy_winner"] - row["reference_winner"]) - (row["policy_loser"] - row["reference_loser"]))
+        for row in rows
+        if row["policy_winner"] is not None
     ]
     plots = []
     if margins:
@@ -36,7 +38,7 @@ def pair_plots(record: Record) -> list[Plot]:
     plots.append(_betas(betas, settings.get("alignment.beta"), settings.get("alignment.beta_weight"), record.metrics("align")))
     words = (
         f"Beta times how much more than the base the aligned policy prefers the chosen response: median "
-        f"{number(median(implicit), 3)}; below 0 in {_below(implicit)} % of its training pairs."
+        f"{number(median(implicit), 3)}; below 0 in {_below(implicit)} % of {len(implicit):,} training pairs."
     )
     plots.append(histogram(implicit, Labels("Implicit reward margins, trained", words, "implicit reward margin", "pairs"), split=0))
     return plots

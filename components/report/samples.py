@@ -143,7 +143,7 @@ class _Details:
         self.folder = record.checkout.root / MEDIA
         self.media = MediaFolder(self.folder)
         self.background = str(record.lock_params("evaluate").get("model.background", "#ffffff"))
-        columns = ("id", "media", "media_kind", "media_digest", "responses")
+        columns = ("id", "media", "responses")
         self.queries = {row["id"]: row for row in record.table("validate", "heldout/queries.parquet", *columns) if row["id"] in wanted}
         scored = record.table("critique", "heldout.parquet", "id", "response", "critique", "score")
         self.scores = {(row["id"], row["response"]): row for row in scored if row["id"] in wanted}
@@ -177,44 +177,49 @@ class _Details:
 
     def _images(self, row: Row, query: Row) -> tuple[list[str], str]:
         """The media as small images with a remark; or no images and the reason."""
+        if not row["media"]:
+            return [], "text only"
+        media = {medium["path"]: medium for medium in query.get("media") or []}
+        shown = [self._pictures(path, media.get(path, {})) for path in row["media"]]
+        images = [image for pictures, _ in shown for image in pictures]
+        remarks = [remark for _, remarks in shown for remark in remarks]
+        if sum(map(len, images)) > self.room:
+            return [], "no image: the page has no room for more"
+        self.room -= sum(map(len, images))
+        return images, "; ".join(remarks)
+
+    def _pictures(self, path: str, recorded: Row) -> tuple[list[str], list[str]]:
+        """One medium as small images, with remarks."""
         from components.preferences.faults import RowError
         from components.preferences.frames import frame_indices, frame_names
         from components.preferences.media import locate
 
-        path = row["media"]
-        if path is None:
-            return [], "text only"
-        kind: Literal["image", "video"] = query.get("media_kind") or (
-            "video" if (self.folder / path.replace("\0", "")).is_dir() else "image"
-        )
+        kind: Literal["image", "video"] = recorded.get("kind") or ("video" if (self.folder / path.replace("\0", "")).is_dir() else "image")
         try:
             medium = self.media.examine(path, kind)
         except RowError as fault:
-            return [], f"no image: {cut(fault.reason, 200)}"
+            return [], [f"no image: {cut(fault.reason, 200)}"]
         located = locate(self.folder, path)
         files = [located]
         if kind == "video":
             names = frame_names(located)
             files = [located / names[index] for index in frame_indices(len(names), FRAMES_SHOWN)]
-        images = [thumbnail(file, self.background) for file in files]
-        if sum(map(len, images)) > self.room:
-            return [], "no image: the page has no room for more"
-        self.room -= sum(map(len, images))
         remarks = [f"{medium.frames} frames, {len(files)} shown"] if kind == "video" else []
-        if query.get("media_digest") not in {None, medium.digest}:
+        if recorded.get("digest") not in {None, medium.digest}:
             remarks.append("changed since the run")
-        return images, "; ".join(remarks)
+        return [thumbnail(file, self.background) for file in files], remarks
 
 
 def _answer(row: Row, judgement: Mapping[str, Any]) -> PolicyAnswer:
-    critique = judgement.get("critique") if judgement.get("answer") == row["answer"] else None
+    judgement = judgement if judgement.get("answer") == row["answer"] else {}
+    critique = judgement.get("critique")
     return PolicyAnswer(
         row["policy"],
         cut(row["answer"], TEXT_LIMIT),
         mark(row),
         good(row),
         None if critique is None else cut(str(critique), TEXT_LIMIT),
-        None if critique is None else judgement.get("score"),
+        judgement.get("score"),
     )
 
 

@@ -20,11 +20,13 @@ Number = float | int | None
 
 CATEGORIES = ("mcq", "long", "short", "safety", "video")
 DATA = ("queries", "heldout_queries", "responses", "pairs", "ties", "quarantined")
-REWARD = ("acc", "acc_plus", "acc_no_critique", "acc_gt_critique", "acc_blank_image", "critique_verdict_accuracy", "pairs", "queries")
+ACC = ("acc", "acc_plus", "acc_text_only", "pairs", "queries")
+REWARD = (*ACC, "acc_no_critique", "acc_gt_critique", "acc_blank_image", "critique_verdict_accuracy")
 POLICY = ("conversation", "unsafe_rate", "over_refusal_rate", "hallucination_rate", "degenerate_rate")
 COUNTS = ("conversation", "harmful", "harmless", "descriptions", "answers", *CATEGORIES)
 COMPARED = ("win_rate", "win_rate_low", "win_rate_high", "preference_accuracy", "preference_accuracy_low")
 BETA = ("min", "mean", "max", "share_at_cap", "share_at_floor")
+PARTS = "part."  # opens the names of a part's metrics
 MODELS = ("mm-reward", "mm-policy")
 FINISHED: frozenset[StageStatus] = frozenset({"ran", "skipped", "restored"})
 
@@ -69,7 +71,10 @@ def summarize(run: RunRecord, artifacts: Path) -> dict[str, Any]:
             for name, record in stages.items()
         },
         "data": {**_section(validated, "", DATA), "version": run.data_version},
-        "reward": _section(evaluated, "reward.", REWARD),
+        "reward": {
+            "critique_source": _critique_source(artifacts) if "reward" in finished else None,
+            **_section(evaluated, "reward.", REWARD),
+        },
         "policy": {
             **{
                 model: {
@@ -81,6 +86,7 @@ def summarize(run: RunRecord, artifacts: Path) -> dict[str, Any]:
             },
             **_section(evaluated, "policy.", COMPARED),
         },
+        "parts": {name: _part(evaluated, f"{PARTS}{name}.") for name in part_names(evaluated)},
         "beta": _section(aligned, "beta.", BETA),
         "gate": {"promoted": False, **{name: {"verdict": None, "reasons": []} for name in MODELS}, **run.verdicts.get("gate", {})},
         "registry": {**{name: {"version": None, "aliases": [], "digest": None} for name in MODELS}, **run.verdicts.get("registry", {})},
@@ -107,6 +113,29 @@ def _metrics(artifacts: Path, stage: str) -> Mapping[str, Number]:
 def _run_id(artifacts: Path, stage: str) -> str | None:
     path = artifacts / stage / "run.json"
     return read_json(path).get("mlflow_run_id") if path.is_file() else None
+
+
+def _critique_source(artifacts: Path) -> str | None:
+    """What the reward model was trained on, as its stage chose."""
+    path = artifacts / "reward" / "run.json"
+    chosen: str | None = read_json(path).get("digests", {}).get("critique_source") if path.is_file() else None
+    return chosen
+
+
+def part_names(evaluated: Mapping[str, Number]) -> list[str]:
+    """Names of the held-out parts that the evaluation reports apart (components/evaluation/parts.py)."""
+    return sorted({key.split(".")[1] for key in evaluated if key.startswith(PARTS)})
+
+
+def _part(evaluated: Mapping[str, Number], prefix: str) -> dict[str, Any]:
+    policies = {
+        model: {
+            **_section(evaluated, f"{prefix}policy.{model}.", POLICY),
+            "counts": _section(evaluated, f"{prefix}policy.{model}.counts.", COUNTS),
+        }
+        for model in ("base", "aligned")
+    }
+    return {"policy": policies, "reward": _section(evaluated, f"{prefix}reward.", ACC)}
 
 
 def _section(values: Mapping[str, Number], prefix: str, names: tuple[str, ...]) -> dict[str, Number]:

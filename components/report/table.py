@@ -90,12 +90,18 @@ def _rest(summary: Mapping[str, Any]) -> Table:
     table.add_column()
     win = _share(policy["win_rate"]) + _interval(policy["win_rate_low"], policy["win_rate_high"])
     table.add_row("aligned against base", f"wins {win}; pairs ordered as ranked {_share(policy['preference_accuracy'])}")
-    table.add_row(
-        "reward model",
-        f"ACC {_share(reward['acc'])}, ACC+ {_share(reward['acc_plus'])} over {_count(reward['pairs'])} pairs; "
-        f"given critiques {_share(reward['acc_gt_critique'])}, none {_share(reward['acc_no_critique'])}, blank image "
-        f"{_share(reward['acc_blank_image'])}; own critiques' verdicts {_share(reward['critique_verdict_accuracy'])}",
-    )
+    ordered = f"ACC {_share(reward['acc'])}, ACC+ {_share(reward['acc_plus'])} over {_count(reward['pairs'])} pairs"
+    others = f"blank image {_share(reward['acc_blank_image'])}, text alone {_share(reward['acc_text_only'])}"
+    if reward.get("critique_source") == "none":
+        table.add_row("reward model", f"{ordered}; trained and scored without critiques; {others}")
+    else:
+        table.add_row(
+            "reward model",
+            f"{ordered}; given critiques {_share(reward['acc_gt_critique'])}, none {_share(reward['acc_no_critique'])}, {others}; "
+            f"own critiques' verdicts {_share(reward['critique_verdict_accuracy'])}",
+        )
+    for name, part in summary["parts"].items():
+        table.add_row(f"{name} part", _part(part))
     table.add_row(
         "beta",
         f"{_number(beta['min'])} to {_number(beta['max'])}, mean {_number(beta['mean'])}; at the cap {_share(beta['share_at_cap'])}, "
@@ -107,6 +113,18 @@ def _rest(summary: Mapping[str, Any]) -> Table:
         f"{_count(data['pairs'])} pairs, {_count(data['ties'])} ties; {_count(data['quarantined'])} rows quarantined",
     )
     return table
+
+
+def _part(part: Mapping[str, Any]) -> str:
+    """A held-out part that is reported apart, in one sentence: base to aligned, and ACC."""
+    base, aligned, reward = part["policy"]["base"], part["policy"]["aligned"], part["reward"]
+    moves = [
+        f"{words} {(_share if share else _plain)(base[name])} to {(_share if share else _plain)(aligned[name])}"
+        for name, words, _, share in POLICY_ROWS
+        if aligned[name] is not None and name != "degenerate_rate"
+    ]
+    moves.append(f"ACC {_share(reward['acc'])}, text alone {_share(reward['acc_text_only'])} over {_count(reward['pairs'])} pairs")
+    return f"{_count(aligned['counts']['answers'])} queries: {'; '.join(moves)}"
 
 
 def _gate(summary: Mapping[str, Any]) -> Table:

@@ -1,4 +1,4 @@
-"""Critiques written by a reward model, one for every (query, response), and the scores on them."""
+"""Critiques written by a reward model, one for every (query, response), and the scores on them; scores alone by a model without critiques."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from components.preferences.record import Query
 from components.reward.model import RewardModel
 from components.reward.scoring import Judged, score
 
-CritiqueScore = tuple[str, float]  # critique and score of a response
+CritiqueScore = tuple[str | None, float]  # critique and score of a response; no critique by a model that writes none
 
 
 @torch.no_grad()
@@ -31,8 +31,14 @@ def write_and_score(
 
     The score is read where the critique ends, as it is written: nothing is read twice. A critique whose text has other tokens than were
     written (a tokenizer has several ways to spell it) is scored by `score` on its text, as every reader of the text will have it.
+    A model that was trained without critiques writes nothing.
     """
     step = limits.get("step") or SingleProcess()
+    count = limits.get("count", _ignore)
+    if not reward.writes_critiques:
+        bare = [Judged(query, response, None) for query, response in items]
+        values = score(reward, preprocessor, bare, instruction=instruction, blank=blank, step=step, count=count)
+        return [(None, value) for value in values]
     completions = continue_prompts(
         reward.model,
         [preprocessor.judge_root(query, instruction, blank=blank) for query, _ in items],
@@ -53,7 +59,7 @@ def write_and_score(
     if step.any(bool(rest)):
         repeated = rest or [0]  # another process has some: one is scored once more, and nothing comes of it
         judged = [Judged(*items[number], texts[number]) for number in repeated]
-        others = score(reward, preprocessor, judged, instruction=instruction, blank=blank, step=step, count=limits.get("count", _ignore))
+        others = score(reward, preprocessor, judged, instruction=instruction, blank=blank, step=step, count=count)
         scores.update((number, value) for number, value in zip(repeated, others, strict=True) if number not in scores)
     return [(text, scores[number]) for number, text in enumerate(texts)]
 

@@ -1,6 +1,7 @@
 """The critique-based reward model: one vision-language model with two heads (paper section 3).
 
 - The language-model head writes the critique; the score head reads the last token of (prompt, media, response, critique).
+- A model that was trained without critiques writes none, and its score head reads the end of the response. Its head's file says so.
 - The score head is two layers with SiLU: on MM-RLHF-RewardBench better than the released tanh head (BaseReward, arXiv 2509.16127, table 2).
 - A query's responses are branches of one tree, so the judge reads prompt and media once.
 
@@ -11,13 +12,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from components.config.reward import CritiqueSource
 from components.config.settings import Settings
 from components.engine.ranks import Ranks, inference_dtype
 from components.errors import UserError
@@ -27,6 +29,7 @@ from components.trees.logprobs import branch_sums, branch_tokens, token_log_prob
 from components.trees.trees import TreeBatch
 
 HEAD_FILE = "score_head.safetensors"
+SOURCE_KEY = "critique_source"  # of the metadata in HEAD_FILE: one key, since several have no fixed order there
 _BYTES = {"F32": 4, "BF16": 2, "F16": 2}  # of one weight, by safetensors' names
 
 
@@ -69,12 +72,18 @@ class Judgement(NamedTuple):
 
 
 class RewardModel(nn.Module):
-    """A vision-language model with a score head."""
+    """A vision-language model with a score head. `critique_source` is what it was trained on, None where its folder does not record that."""
 
-    def __init__(self, model: Any, head: ScoreHead) -> None:
+    def __init__(self, model: Any, head: ScoreHead, critique_source: CritiqueSource | None = None) -> None:
         super().__init__()
         self.model = model
         self.head = head
+        self.critique_source = critique_source
+
+    @property
+    def writes_critiques(self) -> bool:
+        """Whether it scores a response on its critique; else on the response alone."""
+        return self.critique_source != "none"
 
     def forward(self, batch: TreeBatch) -> Judgement:
         """Scores at each branch's last token, and log-probs of the critique tokens, which are the branches' targets."""
@@ -85,7 +94,8 @@ class RewardModel(nn.Module):
     def save(self, folder: Path, base: Path) -> None:
         """Write the model, its processor files and the score head; equal weights give equal bytes."""
         save_trained(self.model, folder, base)
-        save_file({name: tensor.detach().float().cpu().contiguous() for name, tensor in self.head.state_dict().items()}, folder / HEAD_FILE)
+        tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in self.head.state_dict().items()}
+        save_file(tensors, folder / HEAD_FILE, None if self.critique_source is None else {SOURCE_KEY: self.critique_source})
         write_index(folder)
 
 
@@ -104,13 +114,19 @@ def write_index(folder: Path) -> None:
     write_json(index, {"metadata": {"total_size": total}, "weight_map": dict.fromkeys(names, weights.name)})
 
 
-def new_reward_model(model: Any, seed: int) -> RewardModel:
+def critique_source_of(folder: Path) -> CritiqueSource | None:
+    """What the reward model in `folder` was trained on, from its score head's file; None where that does not record it."""
+    with safe_open(folder / HEAD_FILE, framework="pt") as opened:
+        return cast("CritiqueSource | None", (opened.metadata() or {}).get(SOURCE_KEY))
+
+
+def new_reward_model(model: Any, seed: int, critique_source: CritiqueSource | None = None) -> RewardModel:
     """A vision-language model with a fresh score head drawn from `seed`."""
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     head = ScoreHead(model.config.text_config.hidden_size)
     torch.random.set_rng_state(state)
-    return RewardModel(model, head)
+    return RewardModel(model, head, critique_source)
 
 
 def load_reward_model(folder: Path, attention: str = "sdpa") -> RewardModel:
@@ -120,7 +136,7 @@ def load_reward_model(folder: Path, attention: str = "sdpa") -> RewardModel:
     model = load_model(folder, attention=attention)
     head = ScoreHead(model.config.text_config.hidden_size)
     head.load_state_dict(load_file(folder / HEAD_FILE))
-    return RewardModel(model, head).eval()
+    return RewardModel(model, head, critique_source_of(folder)).eval()
 
 
 def open_reward_model(folder: Path, ranks: Ranks, settings: Settings) -> RewardModel:

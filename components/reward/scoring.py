@@ -1,4 +1,4 @@
-"""Scores of (query, response, critique) by a reward model; items of one query share its tree."""
+"""Scores of (query, response, critique), or of (query, response) alone, by a reward model; items of one query share its tree."""
 
 from __future__ import annotations
 
@@ -22,15 +22,21 @@ SCORING_ROWS = 16
 
 
 class Judged(NamedTuple):
-    """A response to a query with the critique under which it is scored ("" scores without one)."""
+    """A response to a query with the critique under which it is scored: "" is an empty one, None leaves it out."""
 
     query: Query
     response: str
-    critique: str
+    critique: str | None
 
 
-def judge_branch(preprocessor: Preprocessor, response: str, critique: str, *, learn: bool) -> Branch:
-    """A response with its critique as a branch; the critique's tokens are targets when they are to be learned."""
+def judge_branch(preprocessor: Preprocessor, response: str, critique: str | None, *, learn: bool) -> Branch:
+    """A response with its critique as a branch; the critique's tokens are targets when they are to be learned.
+
+    Without a critique (None) the branch ends with the turn that the response ends.
+    """
+    if critique is None:
+        ids = tuple(preprocessor.response_ids(response))
+        return Branch(ids, len(ids))
     before, after = preprocessor.judge_ids(response), preprocessor.critique_ids(critique)
     return Branch((*before, *after), len(before) if learn else len(before) + len(after))
 

@@ -16,6 +16,7 @@ from components.engine.curves import last_metrics
 from components.engine.launch import launch
 from components.engine.recorder import NullRecorder, Recorder
 from components.engine.result import StageResult
+from components.reward.critique_source import with_source
 from components.stages import TRAINING
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorder()) -> StageResult:  # noqa: B008 -- it has no state
     """Train under the launcher and report the last metrics of the run."""
+    settings = with_source(settings, checkout)
     key = training_key(
         checkout,
         "reward",
@@ -48,7 +50,7 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
             "resumed_from": outcome.resumed_from,
             **outcome.throughput,
         },
-        digests={"weights": outcome.weights},
+        digests={"weights": outcome.weights, "critique_source": settings.reward.critique_source},
     )
 
 

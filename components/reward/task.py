@@ -3,7 +3,8 @@
 - annotated: every response is scored on its annotated critique, which is also learned; the paper's recipe.
 - mixed: from the second epoch on, a drawn share of the queries is scored on critiques that the model itself has just written (nothing is
   learned of those). Otherwise a small model's score learns to trust perfect critiques and is lost on its own.
-- A response without an annotated critique is scored on an empty one.
+- none: the score head reads the end of the response itself, and no critique is learned or written.
+- Else a response without an annotated critique is scored on an empty one, which is not learned.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from components.preferences.expansions import read_expanded_table
 from components.preferences.query_table import open_queries
 from components.preferences.record import Query
 from components.reward.calibration import is_calibration
+from components.reward.critique_source import with_source
 from components.reward.losses import Comparisons, StepCounts, reward_loss
 from components.reward.model import Judgement, new_reward_model
 from components.reward.own_critiques import critiques_file, merge_part_files, own_queries, write_part_files
@@ -64,25 +66,34 @@ class RewardTask(TrainingTask):
     """The reward model with its queries, steps and loss."""
 
     def __init__(self, settings: Settings, checkout: Checkout) -> None:
-        self.settings = settings
+        self.settings = settings = with_source(settings, checkout)
         self.base = checkout.root / settings.model.base
         self.preprocessor = Preprocessor(self.base, checkout.preferences, settings.model, settings.features)
         every = open_queries(checkout, "train", _expanded(settings, checkout))
         share = settings.reward.calibration_share
         self.rows = np.array([row for row, query in enumerate(every) if not is_calibration(query.id, share)], dtype=np.int64)
         self.queries = every.select(self.rows)
-        counts = [(len(q.pairs()), len(q.ties()), sum(map(bool, recorded(q)))) for q in self.queries]
+        source = settings.reward.critique_source
+        assert source != "auto", "with_source chooses"
+        self._uncritiqued = source == "none"
+        counts = [(len(q.pairs()), len(q.ties()), 0 if self._uncritiqued else sum(map(bool, recorded(q)))) for q in self.queries]
         self._counts_Q3 = np.array(counts, dtype=np.int32).reshape(-1, 3)  # of pairs, ties and critiques
         if not self._counts_Q3[:, 0].any():
             raise UserError(
                 "no training query has two responses of different rank, so the reward model has nothing to learn from: check final_ranking"
             )
+        if not self._uncritiqued and not self._counts_Q3[:, 2].any():
+            raise UserError(
+                "all critiques belong to queries that are left out for calibration, so the reward model has none to learn: lower "
+                "reward.calibration_share, or set reward.critique_source to none"
+            )
         attach_features(self.preprocessor, self.base, self.queries, settings, checkout)
-        self.model = new_reward_model(load_trainable(self.base, settings.model, settings.training), settings.training.seed)
+        self.model = new_reward_model(load_trainable(self.base, settings.model, settings.training), settings.training.seed, source)
         self.epochs = settings.reward.epochs
         self._own: dict[str, list[str]] = {}
         self.tokens = open_tokens(checkout, self.preprocessor, every, settings.reward.instruction)
-        self._lengths = self.tokens.judge_tokens(len(self.preprocessor.judge_ids("")))[self.rows]
+        between = len(self.preprocessor.judge_ids(""))
+        self._lengths = (self.tokens.response_tokens() if self._uncritiqued else self.tokens.judge_tokens(between))[self.rows]
 
     def epoch_plan(self, epoch: int) -> list[Step]:
         """The epoch's steps. Lengths are those with annotated critiques: they only balance the ranks."""
@@ -161,12 +172,15 @@ class RewardTask(TrainingTask):
         return {"batch": RewardBatch(**vars(trees_batch), comparisons=comparisons, counts=counts)}
 
     def loss(self, outputs: Judgement, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """This micro-batch's part of the step's loss."""
+        """This micro-batch's part of the step's loss. Without critiques there is no metric of theirs."""
         reward = self.settings.reward
         prepared: RewardBatch = batch["batch"]
-        return reward_loss(
+        total, metrics = reward_loss(
             outputs, prepared.comparisons, prepared.counts, tie_weight=reward.tie_weight, critique_weight=reward.critique_weight
         )
+        if self._uncritiqued:
+            del metrics["loss/critique"]
+        return total, metrics
 
     def export(self, folder: Path) -> None:
         """Write the reward model."""
@@ -185,14 +199,18 @@ class RewardTask(TrainingTask):
         return StepCounts(pairs, ties, learned)
 
     def _tree(self, index: int, query: Query, own: list[str] | None, *, learn: bool) -> Tree:
-        """A query's tree on the model's `own` critiques, of which nothing is learned, or on the annotated ones."""
-        if own is not None:
+        """A query's tree without critiques, on the model's `own` ones, of which nothing is learned, or on the annotated ones."""
+        first = int(self.tokens.first[self.rows[index]])
+        if self._uncritiqued:
+            responses = [self.tokens.responses[first + number] for number in range(len(query.responses))]
+            branches = [Branch(ids, len(ids)) for ids in responses]
+        elif own is not None:
             texts = zip(query.responses, own, strict=True)
             branches = [judge_branch(self.preprocessor, response.text, critique, learn=False) for response, critique in texts]
         else:
             between = self.preprocessor.judge_ids("")
             branches = []
-            for number, critique in enumerate(recorded(query), start=int(self.tokens.first[self.rows[index]])):
+            for number, critique in enumerate(recorded(query), start=first):
                 before = (*self.tokens.responses[number][:-1], *between)  # without the end of a response that no critique follows
                 ids = before + self.tokens.critiques[number]
                 branches.append(Branch(ids, len(before) if learn and critique else len(ids)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 import urllib.error
 import urllib.request
@@ -59,6 +60,17 @@ def store_lock(checkout: Checkout) -> Iterator[None]:
 
 class StoreAway(RuntimeError):
     """The server of the record does not answer."""
+
+
+class ExperimentDeleted(RuntimeError):
+    """Somebody deleted the experiment in MLflow, which refuses records then. `cure` is the command that restores it."""
+
+    def __init__(self, uri: str, number: str) -> None:
+        remote = uri.startswith(("http://", "https://"))
+        access = "MLFLOW_TRACKING_USERNAME=admin MLFLOW_TRACKING_PASSWORD=... " if remote else ""
+        address = re.sub(r"//[^/@\s]*@", "//", uri)  # without a password
+        self.cure = f"MLFLOW_TRACKING_URI={address} {access}mlflow experiments restore --experiment-id {number}"
+        super().__init__(f"the experiment {EXPERIMENT} was deleted in MLflow; restore it with: {self.cure}")
 
 
 def reach(checkout: Checkout) -> tuple[Any, str]:
@@ -127,4 +139,6 @@ def _experiment(client: Any, checkout: Checkout, uri: str) -> str:
                 raise
             experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
+    if experiment.lifecycle_stage == "deleted":
+        raise ExperimentDeleted(uri, str(experiment.experiment_id))
     return str(experiment.experiment_id)

@@ -27,6 +27,7 @@ from components.preferences.faults import shorten
 from components.preferences.frames import frame_names
 from components.preferences.media import decoded, locate, open_picture, pages, similar, upright_size
 from components.preferences.media_kinds import HEAD, describe, with_path
+from components.validation.perceptual import fingerprint
 
 IN_MEMORY = 16 * 2**20  # bytes of a file that is read once, for its digest and its pixels
 RECENT_SECONDS = 2.0  # since a file's last change, in which another change could leave its times as they are
@@ -49,7 +50,7 @@ class Cache(Protocol):
 class Medium:
     """A valid medium: sha256 of its bytes, size of its (first) picture in pixels once upright, and its number of frames.
 
-    `pages` is set where a file holds more pictures than the one that is read.
+    `pages` is set where a file holds more pictures than the one that is read. `fingerprint` says in hexadecimal how the (first) picture looks.
     """
 
     digest: str
@@ -57,6 +58,7 @@ class Medium:
     height: int
     frames: int
     pages: bool = False
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -179,13 +181,15 @@ class Examiner:
                     self._bounds.check_size(*image.size)
                     headers.append(upright_size(image))
             self._bounds.check_frames(headers)
-        sizes, several = [], False
+        sizes, several, appearance = [], False, b""
         for file, name in zip(files, names, strict=True):
             with _naming(name), _opened(file, content) as whole, open_picture(content or file) as image:
                 self._bounds.check_picture(image, whole)
                 several = several or pages(image)
-                sizes.append(decoded(image, WHITE).size)
-        return Medium(digest, *sizes[0], len(files), several)
+                picture = decoded(image, WHITE)
+                sizes.append(picture.size)
+                appearance = appearance or fingerprint(picture)
+        return Medium(digest, *sizes[0], len(files), several, appearance.hex())
 
     def _inside(self, path: str) -> Path:
         """The resolved path. Raises MediaError if it does not exist or leads out of the folder."""

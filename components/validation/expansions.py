@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from components.validation.lengths import LengthCheck
 log = logging.getLogger(__name__)
 
 
-def write_expansions_of(queries: Sequence[Query], folder: Path, table: Path, lengths: LengthCheck) -> dict[str, int]:
+def write_expansions_of(queries: Sequence[Query], folder: Path, table: Path, load: Callable[[], LengthCheck]) -> dict[str, int]:
     """Write the usable expansions of `queries` to `table`; the counts for the stage's metrics, none without a file.
 
     An expansion is left out where its response or reason has changed since, and where it does not fit or holds a special token.
@@ -26,6 +26,7 @@ def write_expansions_of(queries: Sequence[Query], folder: Path, table: Path, len
         return {}
     expansions = read_expansions(file)
     current = matching(queries, expansions)
+    lengths = load()
     usable: dict[Key, str] = {}
     for query in queries:
         own = {index: current[query.id, index] for index in range(len(query.responses)) if (query.id, index) in current}

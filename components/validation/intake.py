@@ -1,108 +1,111 @@
-"""One file of rows to accepted queries and refusals, row by row."""
+"""One file of rows to accepted queries and refusals: the outcomes of its blocks together, and what only rows together show."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
 
-from components.files import digest_bytes
+import pyarrow as pa
+
 from components.preferences.faults import RowError, shorten
-from components.preferences.ranking import UnknownRankingError
-from components.preferences.record import Query
-from components.preferences.release import READ_FIELDS, query_from_row
-from components.validation.lengths import LengthCheck
-from components.validation.lines import read_lines
-from components.validation.media import MediaFolder
+from components.preferences.ranking import Listed, UnknownRankingError
+from components.preferences.record import Query, query_of_row
+from components.validation.agreement import decide_listed
+from components.validation.blocks import query_columns, summary_columns
 from components.validation.quarantine import Refusal
-
-if TYPE_CHECKING:
-    from components.config.validate import ValidateSettings
+from components.validation.reader import Reader
+from components.validation.repeats import refuse_repeats
+from components.validation.rows import Split
+from components.validation.summary import Summary, read_summaries
 
 
 @dataclass
 class Intake:
-    """A file's result: accepted queries in its order, refusals, the number of rows, and the counts of unread fields."""
+    """A file's result: accepted rows in its order, refusals, the number of rows, and the counts of unread fields.
+
+    `tables` have the queries of all rows that were accepted alone, and `positions` those rows of them that `summaries` are of.
+    """
 
     file: str
-    queries: list[Query] = field(default_factory=list)
+    summaries: list[Summary] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     rows: int = 0
     unread: Counter[str] = field(default_factory=Counter)
+    listed: Listed = "ranks"
+    tables: list[pa.Table] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+
+    def queries(self) -> list[Query]:
+        """The accepted queries."""
+        if not self.tables:
+            return []
+        return [query_of_row(row) for row in pa.concat_tables(self.tables).take(self.positions).to_pylist()]
+
+    def refuse(self, faults: dict[int, RowError]) -> None:
+        """Refuse accepted rows, by their position in `summaries`."""
+        self.refusals += [Refusal.of(self.file, self.summaries[position].line, fault) for position, fault in sorted(faults.items())]
+        retained = [position for position in range(len(self.summaries)) if position not in faults]
+        self.summaries = [self.summaries[position] for position in retained]
+        self.positions = [self.positions[position] for position in retained]
 
 
-@dataclass
+@dataclass(frozen=True)
 class HeldoutContent:
     """The held-out ids and contents (media with prompt), which training rows must not repeat."""
 
-    ids: Collection[str] = ()
-    contents: Collection[str] = ()
+    ids: frozenset[str] = frozenset()
+    contents: frozenset[str] = frozenset()
+
+    @staticmethod
+    def of(rows: Sequence[Summary]) -> HeldoutContent:
+        """Those of held-out rows."""
+        return HeldoutContent(frozenset(row.id for row in rows), frozenset(row.content for row in rows))
 
 
-class Validator:
-    """The checks between a row and a query, the cheap ones first."""
+def read_file(reader: Reader, path: Path, file: str, split: Split, heldout: HeldoutContent) -> Intake:
+    """Read a file by the settings of `reader`, with lists in final_ranking as `validate.ranking` says, or as the scores of its rows do.
 
-    def __init__(self, settings: ValidateSettings, media: MediaFolder, lengths: LengthCheck) -> None:
-        self._settings, self._media, self._lengths = settings, media, lengths
-
-    def read(self, path: Path, file: str, split: Literal["train", "heldout"], heldout: HeldoutContent) -> Intake:
-        """Read a file. Raises UnknownRankingError with file and line, since it concerns every row."""
-        intake = Intake(file)
-        line_of: dict[str, int] = {}
-        for line in self._media.ahead(read_lines(path)):
-            intake.rows += 1
-            try:
-                if line.fault is not None:
-                    raise line.fault
-                assert line.row is not None
-                query = self._accept(line.row, split, line_of, heldout)
-            except RowError as fault:
-                intake.refusals.append(Refusal.of(file, line.number, fault))
-                continue
-            except UnknownRankingError as error:
-                raise UnknownRankingError(f"{file} line {line.number}: {error}") from error
-            line_of[query.id] = line.number
-            intake.queries.append(query)
-            intake.unread.update(name for name in line.row if name not in READ_FIELDS)
-        return intake
-
-    def _accept(self, row: dict[str, Any], split: Literal["train", "heldout"], line_of: dict[str, int], heldout: HeldoutContent) -> Query:
-        query = query_from_row(row, split)
-        if query.id in line_of:
-            raise RowError("duplicate_id", "id", f"{shorten(query.id)} stands already in line {line_of[query.id]}")
-        if query.id in heldout.ids:
-            raise RowError("split_overlap", "id", f"{shorten(query.id)} stands in the held-out file too")
-        self._check_responses(query)
-        if query.media is not None and query.media_kind is not None:
-            medium = self._media.examine(query.media, query.media_kind)
-            query = replace(query, media_digest=medium.digest, media_size=(medium.width, medium.height, medium.frames))
-        if content_key(query) in heldout.contents:
-            raise RowError("leak", "question", "the same media and prompt stand in the held-out file too")
-        self._lengths.check(query)
-        return query
-
-    def _check_responses(self, query: Query) -> None:
-        count, least = len(query.responses), self._settings.min_responses
-        if count < least:
-            raise RowError("few_responses", "models_output", f"has {count} responses, fewer than validate.min_responses {least}")
-        if count > self._settings.max_responses:
-            raise RowError(
-                "many_responses", "models_output", f"has {count} responses, more than validate.max_responses {self._settings.max_responses}"
-            )
-        for index, response in enumerate(query.responses):
-            characters, most = len(response.text), self._settings.max_response_characters
-            if not response.text.strip():
-                raise RowError("empty_response", f"models_output[{index}]", "is empty")
-            if characters > most:
-                raise RowError(
-                    "long_response",
-                    f"models_output[{index}]",
-                    f"has {characters} characters, more than validate.max_response_characters {most}",
-                )
+    Raises UnknownRankingError with file and line, and UserError where nothing tells what the lists mean: both concern every row.
+    """
+    limits = reader.checks.limits
+    intake = _read(reader, path, file, split, "order" if limits.ranking == "order" else "ranks")
+    if limits.ranking == "auto" and decide_listed(file, intake.summaries, limits.max_contradictions) == "order":
+        intake = _read(reader, path, file, split, "order")
+    intake.refuse(_refuse_known(intake.summaries, heldout))
+    intake.refuse(refuse_repeats(intake.summaries))
+    return intake
 
 
-def content_key(query: Query) -> str:
-    """Media and prompt as one key, without the prompt's white space and case: queries with one key must stay in one split."""
-    return digest_bytes(query.media_digest or "", " ".join(query.prompt.split()).casefold())
+def _read(reader: Reader, path: Path, file: str, split: Split, listed: Listed) -> Intake:
+    intake = Intake(file, listed=listed)
+    for block, outcome in reader.read(path, split, listed):
+        if outcome.ranking is not None:
+            line, message = outcome.ranking
+            raise UnknownRankingError(f"{file} line {block.first + line}: {message}")
+        intake.rows += len(block.rows)
+        intake.refusals += [
+            Refusal.of(file, block.first + fault.line, RowError(fault.kind, fault.field, fault.reason)) for fault in outcome.faults
+        ]
+        intake.summaries += [row._replace(line=block.first + row.line) for row in read_summaries(summary_columns(outcome.table))]
+        intake.tables.append(query_columns(outcome.table))
+        intake.unread.update(outcome.unread)
+    intake.positions = list(range(len(intake.summaries)))
+    return intake
+
+
+def _refuse_known(rows: Sequence[Summary], heldout: HeldoutContent) -> dict[int, RowError]:
+    """Rows whose id stands above, and rows that are held out, by position."""
+    faults: dict[int, RowError] = {}
+    line_of: dict[str, int] = {}
+    for position, row in enumerate(rows):
+        if row.id in line_of:
+            faults[position] = RowError("duplicate_id", "id", f"{shorten(row.id)} stands already in line {line_of[row.id]}")
+        elif row.id in heldout.ids:
+            faults[position] = RowError("split_overlap", "id", f"{shorten(row.id)} stands in the held-out file too")
+        elif row.content in heldout.contents:
+            faults[position] = RowError("leak", "question", "the same media and prompt stand in the held-out file too")
+        else:
+            line_of[row.id] = row.line
+    return faults

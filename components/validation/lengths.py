@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from components.errors import UserError
 from components.preferences.faults import RowError
 from components.preferences.record import Query
 
@@ -20,11 +21,11 @@ class LengthCheck:
         self._max_length = max_length
         self._special = preprocessor.media_tokens()
         self._between = len(preprocessor.judge_ids(""))
-        self.longest = 0
 
-    def check(self, query: Query) -> None:
-        """Raises RowError when a text contains a special token, or a branch does not fit."""
-        self._refuse_special("question", query.prompt)
+    def check(self, query: Query) -> int:
+        """Tokens of the query's longest branch with its root. Raises RowError when a text contains a special token, or a branch does not fit."""
+        for number, turn in enumerate(query.turns):
+            self._refuse_special("question" if len(query.turns) == 1 else f"turns[{number}]", turn.text)
         for index, response in enumerate(query.responses):
             self._refuse_special(f"models_output[{index}]", response.text)
             self._refuse_special(f"score_reasons[{index}]", response.critique or "")
@@ -33,7 +34,7 @@ class LengthCheck:
         longest, what = self._branches(*self._roots(query), responses, critiques)[0]
         if longest > self._max_length:
             raise RowError("too_long", "question", f"takes {longest} tokens as {what}, more than model.max_length {self._max_length}")
-        self.longest = max(self.longest, longest)
+        return longest
 
     def _branches(self, policy: int, judge: int, responses: list[int], critiques: list[int]) -> list[tuple[int, str]]:
         """Tokens of the policy's and the judge's longest branch with its root, each with its description; the longer one first."""
@@ -54,10 +55,13 @@ class LengthCheck:
         """Tokens of the policy's and the judge's root."""
         try:
             return self._preprocessor.policy_length(query), self._preprocessor.judge_length(query, self._instruction)
+        except UserError as error:  # the template refuses this conversation
+            reason = str(error).replace(f"the chat template of {self._preprocessor.base}", "the base's chat template")
+            raise RowError("turns", "question" if len(query.turns) == 1 else "turns", reason) from error
         except (ValueError, ArithmeticError, RuntimeError) as error:
-            width, height, _ = self._preprocessor.media_size(query)
-            reason = f"the base's processor cannot take {width} x {height} pixels"
-            raise RowError("media_undecodable", query.media_kind or "", reason) from error
+            sizes = [self._preprocessor.media_size(medium)[:2] for medium in query.media]
+            reason = f"the base's processor cannot take {' and '.join(f'{width} x {height}' for width, height in sizes)} pixels"
+            raise RowError("media_undecodable", query.media[0].kind if query.media else "", reason) from error
 
     def _refuse_special(self, field: str, text: str) -> None:
         special = next((token for token in self._special if token in text), None)

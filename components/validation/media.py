@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -21,16 +20,14 @@ from components.preferences.bounds import MediaBounds
 from components.preferences.faults import RowError, shorten
 from components.processes.host import available_cores
 from components.storage.content_cache import ContentCache
-from components.validation import examination
+from components.validation import examination, perceptual
 from components.validation.decoding import Decoders, Request
 from components.validation.examination import Examiner, Fault, Kind, Medium
-from components.validation.lines import Line
 
 if TYPE_CHECKING:
     from components.config.validate import ValidateSettings
 
 CACHE = "media"
-ROWS_AHEAD = 512  # rows whose media are requested before the first of them is checked
 STORED_AT_ONCE = 2000  # results in one transaction of the cache
 
 log = logging.getLogger(__name__)
@@ -42,7 +39,13 @@ class MediaFolder:
     Without a checkout, media are examined in this process and nothing is remembered: for media that were validated before.
     """
 
-    def __init__(self, root: Path, bounds: MediaBounds = MediaBounds(), checkout: Checkout | None = None) -> None:  # noqa: B008 -- it never changes
+    def __init__(
+        self,
+        root: Path,
+        bounds: MediaBounds = MediaBounds(),  # noqa: B008 -- it never changes
+        checkout: Checkout | None = None,
+        decoders: int | None = None,
+    ) -> None:
         self.root = root
         self._examined: dict[Request, Medium | Fault] = {}
         self._open: set[Request] = set()
@@ -59,21 +62,13 @@ class MediaFolder:
                 "kind": CACHE,
                 "reader": reader,
             }
-            self._decoders = Decoders(self._examiner, arguments, bounds, max(1, int(available_cores()[0])))
+            self._decoders = Decoders(self._examiner, arguments, bounds, decoders or max(1, int(available_cores()[0])))
 
-    def ahead(self, lines: Iterable[Line]) -> Iterator[Line]:
-        """The same lines, while the media of those that follow are examined."""
-        window: deque[Line] = deque()
-        try:
-            for line in lines:
-                self._request(line)
-                self._take(block=False)
-                window.append(line)
-                if len(window) > ROWS_AHEAD:
-                    yield window.popleft()
-            yield from window
-        finally:
-            self._close()
+    def request(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Begin to examine the media that `rows` name, for those who will ask for them."""
+        for row in rows:
+            self._request(row)
+        self._take(block=False)
 
     def examine(self, path: str, kind: Kind) -> Medium:
         """Check a medium and digest it. Raises RowError."""
@@ -90,12 +85,12 @@ class MediaFolder:
             raise RowError(result.kind, kind, result.reason)
         return result
 
-    def _request(self, line: Line) -> None:
-        if self._decoders is None or line.row is None:
+    def _request(self, row: Mapping[str, Any]) -> None:
+        if self._decoders is None:
             return
         kinds: tuple[Kind, ...] = ("image", "video")
         for kind in kinds:
-            value = line.row.get(kind)
+            value = row.get(kind)
             for path in value if isinstance(value, list) else [value]:
                 if isinstance(path, str) and path:
                     self._submit((path, kind))
@@ -114,19 +109,21 @@ class MediaFolder:
             self._examined[request] = examined.result
             self._fresh |= examined.fresh
         if len(self._fresh) >= STORED_AT_ONCE:
-            self._store()
+            self.remember()
 
-    def _store(self) -> None:
+    def remember(self) -> None:
+        """Put what was found into the cache."""
         if self._fresh and self._checkout is not None:
             with ContentCache(self._checkout, CACHE) as cached:
                 cached.store(self._fresh)
         self._fresh = {}
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """End the processes, remember what they found, and log which media hold more than one picture."""
         if self._decoders is not None:
             self._decoders.close()
         self._open.clear()
-        self._store()
+        self.remember()
         several = [path for (path, _), result in self._examined.items() if isinstance(result, Medium) and result.pages]
         if several:
             log.warning(
@@ -139,7 +136,7 @@ class MediaFolder:
 @cache
 def reader_digest() -> str:
     """Digest of the code that reads and examines media, and of the library that decodes them."""
-    modules = (bounds_module, colors, frames, media, media_kinds, examination)
+    modules = (bounds_module, colors, frames, media, media_kinds, examination, perceptual)
     paths = [Path(str(module.__file__)) for module in modules]
     return digest_bytes(PIL.__version__, *(read_meaning(path.read_bytes(), path.name).digest for path in paths))
 

@@ -27,12 +27,16 @@ KINDS = {
     "split_overlap": "with an id that is held out",
     "leak": "with media and prompt that are held out",
     "empty_prompt": "with an empty prompt",
+    "turns": "with turns that make no conversation",
+    "media_marks": "with more or fewer marks than media",
     "few_responses": "with too few responses",
     "many_responses": "with too many responses",
     "empty_response": "with an empty response",
     "long_response": "with an over-long response",
     "length": "with lists of unequal length",
     "ranking": "without a weak order of ranks",
+    "contradiction": "that contradict another row",
+    "repeated": "that repeat another row under a new id",
     "score": "with a score out of range",
     "safety": "with an unknown safety label",
     "category": "with an unknown category",
@@ -43,6 +47,7 @@ KINDS = {
     "special_token": "with a special token in a text",
     "too_long": "too long for model.max_length",
 }
+HARMLESS = "repeated"  # used once, so that nothing is lost
 KINDS_SHOWN = 6  # in the sentence that ends a stage, the most frequent first
 
 
@@ -71,8 +76,8 @@ def write_quarantine(path: Path, refusals: Sequence[Refusal]) -> None:
 
 
 def check_share(file: str, rows: int, refusals: Sequence[Refusal], limit: float, quarantine: str) -> None:
-    """Raises UserError, with counts by kind and the first place, when more than `limit` of a file's rows are refused."""
-    own = sorted((refusal for refusal in refusals if refusal.file == file), key=lambda refusal: refusal.line)
+    """Raises UserError, with counts by kind and the first place, when more than `limit` of a file's rows are refused, repeated ones apart."""
+    own = sorted((item for item in refusals if item.file == file and item.kind != HARMLESS), key=lambda item: item.line)
     if not own or len(own) / rows <= limit:
         return
     kinds = Counter(refusal.kind for refusal in own).most_common()

@@ -2,7 +2,8 @@
 
 Reads   data/preferences/data.jsonl, heldout.jsonl (or splits a part off), the media they name, expanded.jsonl where there is one, the base's
         tokenizer and processor
-Does    refuses bad rows one by one with line and reason, a file with too many of them whole, and checks the rest as a batch
+Does    refuses bad rows one by one with line and reason, a file with too many of them whole, and checks the rest as a batch: ranks against
+        scores, held-out rows against training rows, and Great Expectations' suites
 Writes  artifacts/validate/{train,heldout}/queries.parquet, expanded.parquet, quarantine.jsonl, and Great Expectations' pages in artifacts/validate-docs
 Alone   mmalign stage validate
 
@@ -16,22 +17,26 @@ import difflib
 import logging
 import shutil
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from components.checkout import IN_CHECKOUT, Checkout
 from components.config.settings import Settings
+from components.config.validate import ValidateSettings
 from components.engine.recorder import NullRecorder, Recorder
 from components.engine.result import StageResult
 from components.errors import UserError
-from components.preferences.record import CATEGORIES, Query, write_queries
+from components.preferences.record import Query, with_split, write_queries
 from components.preferences.release import READ_FIELDS
+from components.validation.agreement import check_agreement
 from components.validation.expansions import write_expansions_of
-from components.validation.intake import HeldoutContent, Intake, Validator, content_key
-from components.validation.lengths import LengthCheck
-from components.validation.media import MediaFolder, bounds_of
-from components.validation.quarantine import KINDS, Refusal, check_share, write_quarantine
+from components.validation.intake import HeldoutContent, Intake, read_file
+from components.validation.leakage import check_leakage, find_leakage
+from components.validation.metrics import metrics_of_intakes, metrics_of_queries
+from components.validation.quarantine import HARMLESS, check_share, write_quarantine
+from components.validation.reader import Reader
+from components.validation.remembered import Remembered
+from components.validation.rows import RowChecks
 from components.validation.splitting import split_off
 from components.validation.tables import query_table, response_table
 
@@ -46,57 +51,87 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
     """Validate the checkout's preference data. Raises UserError for data that can't be used as a whole."""
     started = time.monotonic()
     folder, output = checkout.preferences, checkout.artifact("validate")
-    train_file, heldout_file = folder / "data.jsonl", folder / "heldout.jsonl"
     for out in (output / "train", output / "heldout", checkout.validation_pages):
         shutil.rmtree(out, ignore_errors=True)
     (output / "quarantine.jsonl").unlink(missing_ok=True)
-    _require_rows(train_file, checkout)
-    media, lengths = MediaFolder(folder, bounds_of(settings.validate_), checkout), _lengths(settings, checkout, folder)
-    validator = Validator(settings.validate_, media, lengths)
-    loaded = time.monotonic()
+    _require_base(settings, checkout)
+    checks = RowChecks.of(settings, checkout, folder)
+    remembered = Remembered(checkout.cache("validated"), checks)
+    reader = Reader(checks, remembered)
 
-    intakes = []
-    if heldout_file.exists():
-        _require_rows(heldout_file, checkout)
-        heldout_intake = validator.read(heldout_file, heldout_file.relative_to(checkout.root).as_posix(), "heldout", HeldoutContent())
-        intakes.append(heldout_intake)
-        heldout_content = HeldoutContent(
-            {query.id for query in heldout_intake.queries}, {content_key(query) for query in heldout_intake.queries}
-        )
-    else:
-        heldout_content = HeldoutContent()
-    train_intake = validator.read(train_file, train_file.relative_to(checkout.root).as_posix(), "train", heldout_content)
-    intakes.insert(0, train_intake)
+    try:
+        intakes = _read_files(reader, checkout)
+    finally:
+        reader.close()
     refusals = [refusal for intake in intakes for refusal in intake.refusals]
     write_quarantine(output / "quarantine.jsonl", refusals)
     for intake in intakes:
-        limit, quarantine = settings.validate_.max_quarantined_share, (OUTPUT / "quarantine.jsonl").as_posix()
-        check_share(intake.file, intake.rows, intake.refusals, limit, quarantine)
-        _report_unread(intake)
-
-    if len(intakes) == 2:
-        train, heldout = train_intake.queries, heldout_intake.queries
-    else:
-        train, heldout = split_off(train_intake.queries, settings.validate_.heldout_share, train_intake.file)
-    for queries, name in ((train, train_intake.file), (heldout, intakes[-1].file)):
-        if not queries:
-            raise UserError(f"{name} holds no usable row: see {OUTPUT}/quarantine.jsonl")
+        check_file(intake, settings.validate_, (OUTPUT / "quarantine.jsonl").as_posix())
     read = time.monotonic()
+
+    train, heldout, comparison = _split(intakes, settings.validate_)
     warnings = _check_batch([*train, *heldout], settings, checkout.validation_pages)
     write_queries(output / "train" / "queries.parquet", train)
     write_queries(output / "heldout" / "queries.parquet", heldout)
-    expanded = write_expansions_of(train, folder, checkout.expanded, lengths)
+    expanded = write_expansions_of(train, folder, checkout.expanded, checks.lengths)
+    remembered.retire()
     ended = time.monotonic()
     recorder.artifact(output / "quarantine.jsonl")
     recorder.artifact(checkout.validation_pages)
+    metrics = metrics_of_queries(train, "") | metrics_of_queries(heldout, "heldout_") | metrics_of_intakes(intakes)
     return StageResult(
-        metrics=_metrics(train, heldout, intakes, refusals, lengths.longest, warnings) | expanded,
+        metrics=metrics | comparison | {"expectation_warnings": warnings} | expanded,
         times={
-            "load_seconds": loaded - started,
-            "rows_seconds": read - loaded,
+            "load_seconds": reader.load_seconds,
+            "rows_seconds": read - started - reader.load_seconds,
             "suites_seconds": ended - read,
-            "rows_per_second": sum(intake.rows for intake in intakes) / max(read - loaded, 1e-9),
+            "rows_per_second": sum(intake.rows for intake in intakes) / max(read - started - reader.load_seconds, 1e-9),
         },
+    )
+
+
+def check_file(intake: Intake, limits: ValidateSettings, quarantine: str) -> None:
+    """Log what is worth knowing of a file. Raises UserError, for the file as a whole, where it is not what training needs."""
+    check_share(intake.file, intake.rows, intake.refusals, limits.max_quarantined_share, quarantine)
+    _report_unread(intake)
+    repeated = sum(refusal.kind == HARMLESS for refusal in intake.refusals)
+    if repeated:
+        log.warning("%s: %d rows repeat others under a new id, and are used once", intake.file, repeated)
+    if intake.listed == "order" and limits.ranking == "auto":
+        log.warning("%s: by the scores, lists in final_ranking name the best response first, and are read so", intake.file)
+    if not intake.summaries:
+        raise UserError(f"{intake.file} holds no usable row: see {quarantine}")
+    check_agreement(intake.file, intake.summaries, limits.max_contradictions)
+
+
+def _read_files(reader: Reader, checkout: Checkout) -> list[Intake]:
+    """The training rows, and the held-out rows where they have a file."""
+    train_file, heldout_file = (checkout.preferences / name for name in ("data.jsonl", "heldout.jsonl"))
+    present = [path for path in (train_file, heldout_file) if path == train_file or path.exists()]
+    for path in present:
+        _require_rows(path, checkout)
+    intakes: list[Intake] = []
+    for path in reversed(present):
+        file, split = path.relative_to(checkout.root).as_posix(), "train" if path == train_file else "heldout"
+        content = HeldoutContent.of(intakes[0].summaries) if intakes else HeldoutContent()
+        intakes.insert(0, read_file(reader, path, file, "train" if split == "train" else "heldout", content))
+    return intakes
+
+
+def _split(intakes: Sequence[Intake], limits: ValidateSettings) -> tuple[list[Query], list[Query], dict[str, float | int | None]]:
+    """Training and held-out queries, and the metrics of what both sides share. Raises UserError where they share too much."""
+    train, queries = intakes[0], intakes[0].queries()
+    if len(intakes) == 2:
+        leakage = find_leakage(train.summaries, intakes[1].summaries)
+        check_leakage(intakes[1].file, leakage, limits.max_leaked_share)
+        return queries, intakes[1].queries(), leakage.metrics()
+    heldout = split_off(train.summaries, limits.heldout_share, train.file)
+    sides = [[position for position in range(len(queries)) if (position in heldout) is side] for side in (False, True)]
+    leakage = find_leakage(*([train.summaries[position] for position in side] for side in sides))
+    return (
+        list(with_split([queries[position] for position in sides[0]], "train")),
+        list(with_split([queries[position] for position in sides[1]], "heldout")),
+        leakage.metrics(),
     )
 
 
@@ -109,14 +144,9 @@ def _require_rows(path: Path, checkout: Checkout) -> None:
             raise UserError(f"{name} is empty: put one JSON object a row there (docs/data-format.md), or remove the file")
 
 
-def _lengths(settings: Settings, checkout: Checkout, folder: Path) -> LengthCheck:
-    base = checkout.root / settings.model.base
-    if not (base / "config.json").is_file():
+def _require_base(settings: Settings, checkout: Checkout) -> None:
+    if not (checkout.root / settings.model.base / "config.json").is_file():
         raise UserError(f"model.base {settings.model.base} holds no config.json: set it in params.yaml to a checkpoint folder")
-    from components.families.processing import Preprocessor
-
-    preprocessor = Preprocessor(base, folder, settings.model, settings.features)
-    return LengthCheck(preprocessor, settings.reward.instruction, settings.model.max_length)
 
 
 def _report_unread(intake: Intake) -> None:
@@ -140,37 +170,3 @@ def _check_batch(queries: Sequence[Query], settings: Settings, docs: Path) -> in
     for finding in warnings:
         log.warning("data expectation not met: %s: %s (%s/index.html)", finding.table, finding.expected, DOCS)
     return len(warnings)
-
-
-def _metrics(
-    train: Sequence[Query],
-    heldout: Sequence[Query],
-    intakes: Sequence[Intake],
-    refusals: Sequence[Refusal],
-    longest: int,
-    warnings: int,
-) -> dict[str, float | int | None]:
-    metrics: dict[str, float | int | None] = {}
-    for prefix, queries in (("", train), ("heldout_", heldout)):
-        categories = Counter(query.category for query in queries)
-        metrics |= {
-            f"{prefix}queries": len(queries),
-            f"{prefix}responses": sum(len(query.responses) for query in queries),
-            f"{prefix}pairs": sum(len(query.pairs()) for query in queries),
-            f"{prefix}ties": sum(len(query.ties()) for query in queries),
-            f"{prefix}tie_share": sum(bool(query.ties()) for query in queries) / len(queries),
-            f"{prefix}text_only": sum(query.media is None for query in queries),
-            f"{prefix}harmful": sum(query.safety == "harmful" for query in queries),
-            f"{prefix}harmless": sum(query.safety == "harmless" for query in queries),
-        }
-        metrics |= {f"{prefix}{category}_queries": categories[category] for category in CATEGORIES}
-    kinds = Counter(refusal.kind for refusal in refusals)
-    metrics |= {f"quarantined_{kind}": kinds[kind] for kind in KINDS if kinds[kind]}
-    metrics |= {
-        "rows": sum(intake.rows for intake in intakes),
-        "quarantined": len(refusals),
-        "quarantined_share": max(len(intake.refusals) / intake.rows for intake in intakes),
-        "longest_tokens": longest,
-        "expectation_warnings": warnings,
-    }
-    return metrics

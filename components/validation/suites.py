@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from components.config.validate import ValidateSettings
 
 Severity = Literal["critical", "warning", "info"]
-SHA256 = r"^[0-9a-f]{64}$"
+SHA256 = r"^[0-9a-f]{64}(?: [0-9a-f]{64})*$"  # of each medium
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from components.preferences.record import Query, Response
-from components.validation.intake import content_key
+from components.validation.summary import content_key
 
 
 def query_table(queries: Sequence[Query]) -> pd.DataFrame:
@@ -28,8 +28,8 @@ def query_table(queries: Sequence[Query]) -> pd.DataFrame:
             "split": query.split,
             "category": query.category,
             "safety": query.safety,
-            "media_kind": query.media_kind,
-            "media_digest": query.media_digest,
+            "media_kind": " ".join(query.kinds) or None,
+            "media_digest": " ".join(medium.digest or "none" for medium in query.media) or None,
             "prompt_characters": len(query.prompt),
             "responses": len(query.responses),
             "pairs": len(query.pairs()),

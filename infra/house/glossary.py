@@ -46,7 +46,6 @@ WHOLE = {
     "gone": "ended, missing",
     "there": "available, present",
     "place": "workspace, slot, position",
-    "turn": "run_lock",
     "again": "what is repeated",
     "alone": "temporary, single_process",
     "look": "check, poll",

@@ -43,11 +43,10 @@ def by_trl(
     from trl import DPOConfig, DPOTrainer
     from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
-    head, tail = prepared._policy_template("image")
     rows = [
         {
-            "images": [Image.open(prepared.media_root / str(query.media)).convert("RGB")],
-            "prompt": head + query.prompt + tail,
+            "images": [Image.open(prepared.media_root / query.media[0].path).convert("RGB")],
+            "prompt": prepared.template.prompt(query),
             "chosen": query.responses[winner].text + "<|im_end|>",
             "rejected": query.responses[loser].text + "<|im_end|>",
         }
@@ -77,7 +76,7 @@ def test_loss_rewards_and_gradients_are_those_of_trl(
     loss_type: LossType, mean_log_probs: bool, tmp_path: Path, tiny_base: Path, tiny_media: Path
 ) -> None:
     prepared = preprocessor(tiny_base, tiny_media)
-    chosen = [query for query in queries() if query.media_kind == "image"]
+    chosen = [query for query in queries() if query.kinds == ("image",)]
     policy, reference = perturbed(load_model(tiny_base)), load_model(tiny_base)
 
     batch = build_batch([policy_tree(prepared, query) for query in chosen], 400, "cpu", prepared.end_id)

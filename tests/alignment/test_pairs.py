@@ -85,6 +85,17 @@ def test_the_table_of_pairs_holds_what_the_losses_need(tmp_path: Path) -> None:
     }
 
 
+def test_pairs_of_undiagnosed_queries_have_nulls(tmp_path: Path) -> None:
+    table = build_pairs(queries(), scores(), settings(), 0.0)
+    reference = {(q.id, number): -10.0 for q in queries() for number in range(len(q.responses))}
+    policy = {key: value for key, value in reference.items() if key[0] != "q1"}
+    write_pairs(tmp_path / "pairs.parquet", queries(), table, policy, reference)
+    rows = pq.read_table(tmp_path / "pairs.parquet").to_pylist()
+    assert (
+        {row["id"] for row in rows if row["policy_winner"] is None} == {row["id"] for row in rows if row["policy_loser"] is None} == {"q1"}
+    )
+
+
 def test_only_ties_is_a_sentence() -> None:
     with pytest.raises(UserError, match="final_ranking"):
         build_pairs([], {}, settings(), 0.0)

@@ -24,7 +24,7 @@ from components.engine.inference import Launch, Report
 from components.families.digests import model_digest, processor_digest
 from components.files import digest_bytes
 from components.preferences.record import write_queries
-from tests.tiny import queries, save_checkout, save_checkpoint
+from tests.tiny import queries, remade, save_checkout, save_checkpoint
 
 CONTEXT = Context("code", "model", "processor", "template", "float32", max_length=512, max_frames=8, row_tokens=512)
 KEY, OTHER = "query:one:two", "query:two:three"
@@ -144,7 +144,7 @@ def test_key_names_prompt_media_and_each_response() -> None:
     )
     text = queries()[2]
     assert store_key(text).split(":")[0] == digest_bytes("Is it 2?", "", "")
-    assert store_key(replace(row, media_kind="video")) != store_key(row)
+    assert store_key(remade(row, kind="video")) != store_key(row)
 
 
 @pytest.fixture(scope="module")
@@ -171,11 +171,16 @@ def test_stages_run_their_tasks_under_their_own_names(checkout: Path, monkeypatc
     settings = settings_of(checkout, reference={"threads": 1}, model={"max_length": 446})
     result = reference_stage.run(settings, Checkout(checkout))
     assert result.times == {"compute_seconds": 3.5, "queries_computed": 2, "queries_cached": 0}
-    log_probs = stage.final_log_probs(settings, Checkout(checkout))
+    ids = [row.id for row in queries()[1:3]]
+    log_probs = stage.final_log_probs(settings, Checkout(checkout), ids[::-1])
     assert log_probs == {(row.id, number): -1.0 for row in queries()[1:3] for number in range(len(row.responses))}
     reference, policy = calls
     assert reference == (Launch("components.alignment.reference_task:build", "reference"), settings, Checkout(checkout))
-    assert policy == (Launch("components.alignment.policy_task:build", "reference", name="policy"), settings, Checkout(checkout))
+    assert policy == (
+        Launch("components.alignment.policy_task:build", "reference", sorted(ids), name="policy"),
+        settings,
+        Checkout(checkout),
+    )
 
 
 def settings_of(root: Path, **sections: dict[str, Any]) -> Settings:
@@ -249,7 +254,7 @@ def test_tasks_end_by_writing_what_waits(checkout: Path) -> None:
 def test_policys_log_probs_are_stored_under_the_policys_digest(checkout: Path) -> None:
     policy = save_checkpoint(checkout / "artifacts/align/model", seed=5)
     settings = settings_of(checkout)
-    (task,) = build_policy(settings, Checkout(checkout))
+    (task,) = build_policy(settings, Checkout(checkout), ["q1", "q2"])
     base = reference_context(settings, checkout / "data/base", task.preprocessor)
     assert task.store.folder.name == replace(base, model=model_digest(policy)).digest != base.digest
     assert task.folder == policy

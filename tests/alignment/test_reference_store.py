@@ -9,7 +9,7 @@ from components.alignment.reference_store import CONTEXT, Context, ReferenceStor
 from components.checkout import Checkout
 from components.errors import StageFault
 from components.preferences.record import Query, Response
-from tests.tiny import queries
+from tests.tiny import queries, remade, rephrased
 
 CONTEXT_HERE = Context("code", "model", "processor", "template", "float32", max_length=512, max_frames=8, row_tokens=512)
 QUERY = queries()[0]
@@ -53,8 +53,8 @@ def test_nothing_of_another_context_is_returned(root: Path, change: dict[str, ob
 @pytest.mark.parametrize(
     "other",
     [
-        replace(QUERY, prompt="Is it not?"),
-        replace(QUERY, media_digest="other bytes"),
+        rephrased(QUERY, "Is it not?"),
+        remade(QUERY, digest="other bytes"),
         replace(QUERY, responses=(*QUERY.responses, Response("One more.", 1))),
         replace(QUERY, responses=(replace(QUERY.responses[0], text="Yes!"), *QUERY.responses[1:])),
     ],
@@ -79,7 +79,7 @@ def test_stored_entries_keep_their_values_when_recomputed(root: Path) -> None:
 
 def test_parts_are_joined_and_read_while_others_write(root: Path) -> None:
     store = ReferenceStore(Checkout(root), CONTEXT_HERE)
-    other = replace(QUERY, prompt="Another?")
+    other = rephrased(QUERY, "Another?")
     with ReferenceStore(Checkout(root), CONTEXT_HERE, flush_seconds=0) as writer:
         writer.store({store_key(other): VALUES})
         assert store.find([store_key(QUERY), store_key(other)]) == {store_key(QUERY): VALUES, store_key(other): VALUES}

@@ -15,6 +15,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from components.alignment import reference_stage, stage
+from components.alignment.policy_task import diagnosed
 from components.alignment.reference_table import read_log_probs, write_log_probs
 from components.alignment.task import AlignmentTask
 from components.checkout import Checkout
@@ -305,18 +306,21 @@ def test_the_stage_ends_with_the_log_probs_of_the_policy(checkout: Path) -> None
     shutil.copytree(checkout / "data/base", checkout / "artifacts/align/model")
     settings = settings_of(checkout)
     reference = {key: value[0] for key, value in read_log_probs(checkout / "artifacts/reference/train.parquet").items()}
-    assert stage.final_log_probs(settings, Checkout(checkout)) == reference, "an unchanged policy is the reference"
+    ids = {identity for identity, _ in reference}
+    assert stage.final_log_probs(settings, Checkout(checkout), ids) == reference, "an unchanged policy is the reference"
     task = moved(AlignmentTask(settings, Checkout(checkout)))
     shutil.rmtree(checkout / "artifacts/align/model")
     (checkout / "artifacts/align/model").mkdir()
     task.export(checkout / "artifacts/align/model")
-    log_probs = stage.final_log_probs(settings, Checkout(checkout))
+    log_probs = stage.final_log_probs(settings, Checkout(checkout), ids)
     assert log_probs.keys() == reference.keys()
     with torch.no_grad():
         query = task.queries[0]
         tree = policy_tree(preprocessor(task.base, checkout / "data/preferences"), query)
         expected = [separate_log_prob(task.model.model, tree.root, branch).item() for branch in tree.branches]
     assert [log_probs[query.id, number] for number in range(len(query.responses))] == pytest.approx(expected, rel=1e-5)
+    few = stage.final_log_probs(settings_of(checkout, diagnosed_queries=2), Checkout(checkout), ids)
+    assert few == {key: log_probs[key] for key in log_probs if key[0] in diagnosed(ids, 2)}
 
 
 def test_reference_under_ddp_in_bf16_is_computed_as_its_policy(tmp_path: Path, tiny_base: Path, tiny_media: Path) -> None:

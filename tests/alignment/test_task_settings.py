@@ -22,7 +22,7 @@ from components.errors import TrainingFault, UserError
 from components.families.loading import load_model
 from components.preferences.record import Query, read_queries, write_queries
 from components.trees.planning import plan_epoch
-from tests.tiny import queries, save_checkout
+from tests.tiny import queries, rephrased, save_checkout
 
 SEED = 3
 
@@ -30,7 +30,7 @@ SEED = 3
 def training_queries() -> list[Query]:
     """The tiny queries with one of nothing but ties in their midst."""
     rows = queries()
-    tied = replace(rows[2], id="tied", prompt="Tied?", responses=tuple(replace(r, rank=1) for r in rows[2].responses))
+    tied = rephrased(rows[2], "Tied?", id="tied", responses=tuple(replace(r, rank=1) for r in rows[2].responses))
     return [*rows[:2], tied, *rows[2:]]
 
 

@@ -11,7 +11,9 @@ import pytest
 from components.alignment.betas import MarginScale
 from components.alignment.diagnosis import CollapseWatch, Outcome, collapsed, outcome_of, warnings_of
 from components.alignment.pairs import PairTable
+from components.alignment.policy_task import diagnosed
 from components.errors import TrainingFault
+from components.files import digest_bytes
 from components.preferences.record import Query, Response
 
 
@@ -30,7 +32,7 @@ def table(query: list[int], winner: list[int], loser: list[int]) -> PairTable:
 
 
 def test_outcome_of_four_pairs_by_hand() -> None:
-    queries = [Query(name, "short", "", (Response("a", 1), Response("b", 2), Response("c", 3))) for name in ("x", "y")]
+    queries = [Query.single(name, "short", "", (Response("a", 1), Response("b", 2), Response("c", 3))) for name in ("x", "y")]
     reference = {("x", 0): (-10.0, 4), ("x", 1): (-8.0, 2), ("x", 2): (-6.0, 8), ("y", 0): (-5.0, 1), ("y", 1): (-5.0, 10)}
     ratios = {("x", 0): -2.0, ("x", 1): -1.0, ("x", 2): 1.0, ("y", 0): 0.0, ("y", 1): 0.0}
     policy = {key: reference[key][0] + ratio for key, ratio in ratios.items()}
@@ -47,8 +49,27 @@ def test_outcome_of_four_pairs_by_hand() -> None:
     assert (better.accuracy, better.both_fell, better.gained_length) == (1.0, 0.5, ((8 - 4) + (2 - 4)) / 2)
 
 
+def test_outcome_leaves_out_queries_without_policy_log_probs() -> None:
+    queries = [Query(name, "short", "", (Response("a", 1), Response("b", 2))) for name in ("x", "y")]
+    reference = {(name, number): (-10.0, 4) for name in "xy" for number in (0, 1)}
+    policy = {("y", 0): -8.0, ("y", 1): -14.0}
+    outcome = outcome_of(table([0, 1], [0, 0], [1, 1]), queries, policy, reference)
+    assert (outcome.chosen, outcome.rejected, outcome.accuracy) == (2 / 4, -4 / 4, 1.0)
+
+
+def test_diagnosed_queries_are_the_first_by_hash() -> None:
+    ids = [f"q{number}" for number in range(50)]
+    ten = diagnosed(ids, 10)
+    assert len(ten) == 10
+    assert ten == sorted(ten)
+    assert diagnosed(reversed([*ids, *ids]), 10) == ten, "order and repetition do not matter"
+    assert set(ten) < set(diagnosed(ids, 11)) < set(diagnosed(ids, None)) == set(ids)
+    others = [name for name in ids if name not in ten]
+    assert max(map(digest_bytes, ten)) < min(map(digest_bytes, others))
+
+
 def test_outcome_where_the_winner_held_still_is_no_fall_of_both() -> None:
-    queries = [Query("x", "short", "", (Response("a", 1), Response("b", 2)))]
+    queries = [Query.single("x", "short", "", (Response("a", 1), Response("b", 2)))]
     reference = {("x", 0): (-10.0, 4), ("x", 1): (-8.0, 2)}
     for policy in ({("x", 0): -10.0, ("x", 1): -9.0}, {("x", 0): -11.0, ("x", 1): -8.0}):
         assert outcome_of(table([0], [0], [1]), queries, policy, reference).both_fell == 0

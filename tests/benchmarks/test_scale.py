@@ -57,7 +57,7 @@ def test_nothing_opened_counts_as_none(tmp_path: Path) -> None:
 def test_rows_are_the_queries_of_distinct_texts() -> None:
     queries = list(data.queries(50, 7))
     read = [query_from_row(json.loads(row)) for row in data.rows(50, 7)]
-    assert [(q.id, q.prompt, q.media, q.media_kind) for q in read] == [(q.id, q.prompt, q.media, q.media_kind) for q in queries]
+    assert [(q.id, q.turns, [m.path for m in q.media]) for q in read] == [(q.id, q.turns, [m.path for m in q.media]) for q in queries]
     assert [[(r.text, r.rank, r.critique) for r in q.responses] for q in read] == [
         [(r.text, r.rank, r.critique) for r in q.responses] for q in queries
     ]

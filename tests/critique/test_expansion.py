@@ -11,12 +11,12 @@ import pytest
 
 from components.checkout import Checkout
 from components.critique import expansion_prompt
-from components.critique.expansion import Expander, Reason, check, human_verdict
+from components.critique.expansion import Expander, Reason, check, scored_verdict
 from components.critique.languages import Language, differs, language_of
 from components.endpoints.request import Answer, Refusal
 from components.errors import UserError
 from components.preferences.expansions import Expansion, matching, read_expansions, source_digest
-from components.preferences.record import Query, Response
+from components.preferences.record import Medium, Query, Response
 from components.preferences.release import row_from_query
 from tests.checkout import ROOT, mmalign
 from tests.faulty_endpoint import Endpoint, serving
@@ -30,7 +30,7 @@ def query(number: int, reasons: list[str], scores: tuple[float, float] = (5.0, 1
     responses = tuple(
         Response(f"Text {n}.", n + 1, score, score, score, reason) for n, (reason, score) in enumerate(zip(reasons, scores, strict=True))
     )
-    return Query(f"q{number}", "short", f"What is it, {number}?", responses, media="square.png", media_kind="image")
+    return Query.single(f"q{number}", "short", f"What is it, {number}?", responses, Medium("square.png", "image"))
 
 
 def reply(prompt: str) -> str:
@@ -127,7 +127,7 @@ GERMAN = "Die Antwort ist richtig und nennt die Farbe, aber sie ist nicht mit de
 def test_answer_passes_every_check_or_names_the_one_it_fails(
     reason: str, score: float | None, text: str, finish: str, failed: str | None
 ) -> None:
-    row = Query("q", "short", "What is the animal in the picture?", (Response("A cat.", 1, score, score, score, reason),))
+    row = Query.single("q", "short", "What is the animal in the picture?", (Response("A cat.", 1, score, score, score, reason),))
     critique, fault = check(Reason(row, 0), Answer(text, finish), ENGLISH)
     assert (fault[0] if fault else None) == failed
     assert fault is not None or critique in {REVIEW, GERMAN, "答案把动物认错了。图中是一只狗。"}
@@ -138,8 +138,8 @@ def test_answer_passes_every_check_or_names_the_one_it_fails(
     ("scores", "verdict"),
     [((5, 4, 5), "good"), ((5, 5, 3), "mixed"), ((5, 5, 2), "bad"), ((1, 5, 5), "bad"), ((None, 4, None), "good"), ((None,) * 3, None)],
 )
-def test_human_verdict_follows_the_scores(scores: tuple[float | None, ...], verdict: str | None) -> None:
-    assert human_verdict(Response("x", 1, *scores)) == verdict
+def test_scored_verdict_follows_the_scores(scores: tuple[float | None, ...], verdict: str | None) -> None:
+    assert scored_verdict(Response("x", 1, *scores)) == verdict
 
 
 def test_failed_checks_are_quarantined_with_their_reason(checkout: Checkout, endpoint: Endpoint) -> None:
@@ -151,7 +151,7 @@ def test_failed_checks_are_quarantined_with_their_reason(checkout: Checkout, end
         "id": "q0",
         "response": 1,
         "check": "against_the_score",
-        "saw": "good, but people scored it bad",
+        "saw": "good, but its scores say bad",
         "reason": "Wrong animal.",
     }
     assert len(read_expansions(checkout.preferences / "expanded.jsonl")) == 3
@@ -169,7 +169,7 @@ def test_command_tells_the_cost_before_it_asks(checkout: Checkout, endpoint: End
 def test_file_without_reasons_is_a_sentence(checkout: Checkout) -> None:
     bare = query(0, REASONS)
     write_rows(checkout, [replace(bare, responses=tuple(replace(r, critique=None) for r in bare.responses))])
-    with pytest.raises(UserError, match="holds no reason of a person"):
+    with pytest.raises(UserError, match="whose critique_source is human or not named"):
         Expander(checkout.settings(), checkout)
 
 

@@ -51,6 +51,12 @@ def request_text(query: Query, response: str) -> str:
     return f"{INSTRUCTION}\nQuestion: {query.prompt}\nAnswer:\n{response}"
 
 
+def test_server_is_refused_for_a_model_without_critiques(checkout: Checkout, tiny_base: Path, writer: RewardModel) -> None:
+    RewardModel(writer.model, writer.head, "none").save(checkout.reward_model, tiny_base)
+    with pytest.raises(UserError, match=r"a server has none to write: set critique\.engine to local"):
+        build(checkout.settings(), checkout)
+
+
 def test_server_writes_and_the_trees_score(checkout: Checkout, capfd: pytest.CaptureFixture[str]) -> None:
     with serving(Endpoint(["none", "crowded", "failed"])) as endpoint:
         result = stage.run(with_server(checkout, endpoint.url), checkout)
@@ -153,7 +159,7 @@ def test_another_reward_model_is_judged_here(checkout: Checkout, tmp_path: Path)
 def test_template_that_opens_a_thought_is_refused(tiny_preprocessor: Preprocessor) -> None:
     conversations = Conversations(tiny_preprocessor, "weights", 1)
     query = queries()[2]
-    assert conversations.judgement(query, "Yes.", INSTRUCTION, 4).text == request_text(query, "Yes.")
+    assert conversations.judgement(query, "Yes.", INSTRUCTION, 4).messages[-1].text == request_text(query, "Yes.")
     template = tiny_preprocessor.processor.chat_template
     tiny_preprocessor.processor.chat_template = template.replace(
         "<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>{% endif %}"

@@ -19,6 +19,7 @@ from components.checkout import Checkout
 from components.config.settings import Settings
 from components.critique import stage
 from components.critique.task import CritiqueTask, build, judge_together
+from components.families.chat_template import judge_turns
 from components.families.loading import load_model
 from components.families.processing import Preprocessor
 from components.preferences.record import Query, write_queries
@@ -79,7 +80,7 @@ def spans_the_border(preprocessor: Preprocessor, instruction: str, query: Query,
     def tokens(text: str) -> list[int]:
         return list(preprocessor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    root = preprocessor.judge_text(instruction, query.prompt)
+    root = judge_turns(query, instruction)[-1].text
     return tokens(root + response) != [*tokens(root), *tokens(response)]
 
 

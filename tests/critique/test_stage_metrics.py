@@ -19,7 +19,8 @@ from components.critique.task import build
 from components.engine.inference import Launch, Report
 from components.preferences.record import Query, write_queries
 from components.reward.model import RewardModel
-from tests.tiny import queries, save_checkout
+from components.reward.scoring import Judged, score
+from tests.tiny import preprocessor, queries, save_checkout
 
 THREADS = 2
 # Scores of the first two queries, whose ranks are 1 2 3 4 and 2 1: the winner's is higher in 4 of 6 pairs, and equal in the last one.
@@ -98,6 +99,34 @@ def test_stage_runs_both_splits_as_one_and_records_their_times(checkout: Path, m
     assert [len(task.queries) for task in tasks] == [2, 0]
     assert rest == [Launch("components.critique.task:build", "critique"), settings, Checkout(checkout)]
     assert result.times == {"compute_seconds": 3.5, "train.responses_computed": 6, "heldout.responses_computed": 0}
+
+
+def test_judgements_without_critiques_have_scores_and_no_words(checkout: Path, tiny_base: Path, writer: RewardModel) -> None:
+    RewardModel(writer.model, writer.head, "none").save(checkout / "artifacts/reward/model", tiny_base)
+    train, _ = build(settings_of(checkout), Checkout(checkout))
+    train.store.store(dict(zip(train.keys, [[[None, value] for value in row] for row in SCORES], strict=True)))
+    result = stage.run(settings_of(checkout), Checkout(checkout))
+    assert result.times["train.responses_computed"] == 0, "a model without critiques has keys of its own, which the cache has"
+    assert (result.metrics["train.critique_words"], result.metrics["train.pair_accuracy"]) == (None, pytest.approx(4 / 7))
+    table = pq.read_table(checkout / "artifacts/critique/train.parquet")
+    assert table["critique"].to_pylist() == [None] * 6
+    assert table["score"].to_pylist() == [value for row in SCORES for value in row]
+    assert table.schema.field("critique").type == pa.string()
+
+
+def test_stage_generates_nothing_with_a_model_without_critiques(
+    checkout: Path, tiny_base: Path, writer: RewardModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = RewardModel(writer.model, writer.head, "none").eval()
+    bare.save(checkout / "artifacts/reward/model", tiny_base)
+    monkeypatch.setattr("components.reward.judging.continue_prompts", lambda *_, **__: pytest.fail("a text is generated"))
+    settings = settings_of(checkout)
+    result = stage.run(settings, Checkout(checkout))
+    assert result.times["train.responses_computed"] == 6
+    live = preprocessor(tiny_base, checkout / "data/preferences")
+    judged = [Judged(query, response.text, None) for query in queries()[:2] for response in query.responses]
+    expected = score(bare, live, judged, instruction=settings.reward.instruction)
+    assert pq.read_table(checkout / "artifacts/critique/train.parquet")["score"].to_pylist() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("rows", [[], queries()[2:4]])

@@ -25,7 +25,7 @@ from components.preferences.record import Query, Response
 from components.reward.judging import write_and_score
 from components.reward.model import HEAD_FILE, RewardModel, load_reward_model
 from tests.conftest import ROOT
-from tests.tiny import preprocessor, queries, save_checkout
+from tests.tiny import preprocessor, queries, remade, rephrased, save_checkout, showing
 
 INSTRUCTION = "Judge."
 
@@ -42,7 +42,7 @@ def settings() -> Settings:
 
 
 def query(identity: str, responses: int) -> Query:
-    return Query(identity, "short", f"Prompt {identity}", tuple(Response(f"r{n}", n + 1) for n in range(responses)))
+    return Query.single(identity, "short", f"Prompt {identity}", tuple(Response(f"r{n}", n + 1) for n in range(responses)))
 
 
 class Lengths:
@@ -84,15 +84,15 @@ def test_batches_hold_about_batch_size_responses_of_like_lengths(settings: Setti
 @pytest.mark.parametrize(
     ("change", "same"),
     [
-        (lambda q: replace(q, prompt="Is it not?"), False),
-        (lambda q: replace(q, media_kind="video"), False),
-        (lambda q: replace(q, media_kind=None), False),
-        (lambda q: replace(q, media_digest="other bytes"), False),
-        (lambda q: replace(q, media_digest=None), False),
+        (lambda q: rephrased(q, "Is it not?"), False),
+        (lambda q: remade(q, kind="video"), False),
+        (showing, False),
+        (lambda q: remade(q, digest="other bytes"), False),
+        (lambda q: remade(q, digest=None), False),
         (lambda q: replace(q, responses=q.responses[::-1]), False),
         (lambda q: replace(q, responses=q.responses[:-1]), False),
         (lambda q: replace(q, responses=(replace(q.responses[0], text="Yes!"), *q.responses[1:])), False),
-        (lambda q: replace(q, id="elsewhere", media="moved.png", category="long"), True),
+        (lambda q: replace(remade(q, path="moved.png"), id="elsewhere", category="long"), True),
         (lambda q: replace(q, responses=tuple(replace(r, rank=1, critique=None) for r in q.responses)), True),
     ],
 )
@@ -103,7 +103,7 @@ def test_key_changes_with_what_a_judgement_depends_on(change: Callable[[Query], 
 
 def test_key_depends_on_its_context_and_needs_no_media() -> None:
     row = queries()[2]
-    assert row.media_kind is None
+    assert not row.media
     assert query_key(row, "context") != query_key(row, "other")
     assert query_key(row, "context") == query_key(replace(row, id="q9"), "context")
 

@@ -40,4 +40,4 @@ def make_client(tmp_path: Path) -> MakeClient:
 
 
 def prompts(count: int) -> list[Request]:
-    return [Request(f"question {number}", max_tokens=8) for number in range(count)]
+    return [Request.asking(f"question {number}", max_tokens=8) for number in range(count)]

@@ -25,7 +25,7 @@ from tests.faulty_endpoint import KEY, MODEL, Endpoint, prompt_of, serving, text
 
 
 def expected(requests: list[Request]) -> list[str]:
-    return [text_for(request.text) for request in requests]
+    return [text_for(request.messages[-1].text) for request in requests]
 
 
 def texts(outcomes: list[Answer | Refusal]) -> list[str]:
@@ -64,7 +64,7 @@ def test_fault_is_retried_and_costs_one_request(make_client: MakeClient, fault: 
         client = make_client(endpoint.url, concurrency=4)
         assert texts(client.complete(requests, "texts")) == expected(requests)
         assert endpoint.requests == 12 + 4
-        assert sorted(endpoint.answered) == sorted(request.text for request in requests)
+        assert sorted(endpoint.answered) == sorted(request.messages[-1].text for request in requests)
     assert client.usage.faults == 4
 
 
@@ -209,7 +209,7 @@ def test_text_that_breaks_the_server_is_given_up_alone(make_client: MakeClient) 
 
 
 def test_cost_above_the_cap_is_refused_before_any_request(make_client: MakeClient, capsys: pytest.CaptureFixture[str]) -> None:
-    requests = [Request("x" * 300, max_tokens=50, system="y" * 30) for _ in range(3)] + [Request("z" * 300, max_tokens=50)]
+    requests = [Request.asking("x" * 300, max_tokens=50, system="y" * 30) for _ in range(3)] + [Request.asking("z" * 300, max_tokens=50)]
     with serving(Endpoint()) as endpoint:
         prices = {"input_price": 1e5, "output_price": 2e5}
         client = make_client(endpoint.url, **prices, max_cost=40.9)
@@ -227,7 +227,7 @@ def test_cost_above_the_cap_is_refused_before_any_request(make_client: MakeClien
 
 
 def test_answers_dearer_than_estimated_stop_at_the_cap(make_client: MakeClient) -> None:
-    requests = [Request(f"{number}", max_tokens=1) for number in range(5)]  # 1 + 1 tokens each, and the server counts 10 + 4
+    requests = [Request.asking(f"{number}", max_tokens=1) for number in range(5)]  # 1 + 1 tokens each, and the server counts 10 + 4
     with serving(Endpoint()) as endpoint:
         client = make_client(endpoint.url, input_price=1e6, output_price=1e6, max_cost=20, concurrency=1)
         with pytest.raises(UserError, match=r"cost 28\.00 so far, more than endpoint\.max_cost 20\.00"):
@@ -262,7 +262,7 @@ def test_requests_keep_to_the_rate_a_minute(make_client: MakeClient) -> None:
 
 
 def test_tokens_keep_to_the_rate_a_minute(make_client: MakeClient) -> None:
-    requests = [Request("x" * 27 + str(number).zfill(3), max_tokens=10) for number in range(5)]  # 10 + 10 tokens each
+    requests = [Request.asking("x" * 27 + str(number).zfill(3), max_tokens=10) for number in range(5)]  # 10 + 10 tokens each
     with serving(Endpoint()) as endpoint:
         make_client(endpoint.url, tokens_per_minute=12_000).complete(requests, "texts")
     assert endpoint.times[-1] - endpoint.times[0] >= 4 * 0.1 - 0.02

@@ -90,17 +90,17 @@ def test_fitting_picture_is_halved_until_it_fits(tmp_path: Path) -> None:
     ],
 )
 def test_key_changes_with_all_that_a_text_depends_on(change: dict[str, object]) -> None:
-    request = Request("What?", 8, (Picture("bytes", str),))
-    changed = Request(**{"text": "What?", "max_tokens": 8, "pictures": (Picture("bytes", str),)} | change)  # type: ignore[arg-type]
+    request = Request.asking("What?", 8, (Picture("bytes", str),))
+    changed = Request.asking(**{"text": "What?", "max_tokens": 8, "pictures": (Picture("bytes", str),)} | change)  # type: ignore[arg-type]
     assert changed.key("writer") != request.key("writer")
     assert request.key("writer") != request.key("another")
-    assert request.key("writer") == Request("What?", 8, (Picture("bytes", lambda: "never built"),)).key("writer")
+    assert request.key("writer") == Request.asking("What?", 8, (Picture("bytes", lambda: "never built"),)).key("writer")
 
 
 def test_pictures_stand_before_the_text_in_the_message() -> None:
-    body = Request("What?", 8, (Picture("1", lambda: "data:1"), Picture("2", lambda: "data:2")), system="Be brief.", temperature=None).body(
-        "m"
-    )
+    body = Request.asking(
+        "What?", 8, (Picture("1", lambda: "data:1"), Picture("2", lambda: "data:2")), system="Be brief.", temperature=None
+    ).body("m")
     assert body["messages"] == [
         {"role": "system", "content": "Be brief."},
         {

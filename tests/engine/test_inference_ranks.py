@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from components.families.loading import load_model
 from components.features import cache as feature_cache
 from components.preferences.record import Query, read_queries, write_queries
 from components.reward.model import new_reward_model
-from tests.tiny import save_checkout, save_checkpoint
+from tests.tiny import rephrased, save_checkout, save_checkpoint
 
 pytestmark = pytest.mark.slow
 CRITIQUE = {"batch_size": 12, "max_new_tokens": 6, "threads": 1}
@@ -36,7 +35,7 @@ def checkout(root: Path, base: Path, media: Path, ranks: int, zero: bool = False
     )
     table = root / "artifacts/validate/train/queries.parquet"
     queries = read_queries(table)
-    write_queries(table, [replace(query, id=f"{query.id}-{n}", prompt=f"{query.prompt} {n}") for n in range(copies) for query in queries])
+    write_queries(table, [rephrased(query, f"{query.prompt} {n}", id=f"{query.id}-{n}") for n in range(copies) for query in queries])
     new_reward_model(load_model(base), seed=0).save(root / "artifacts/reward/model", base)
     save_checkpoint(root / "artifacts/align/model", seed=1)
     write_ground_truth(root, read_queries(root / "artifacts/validate/heldout/queries.parquet"))

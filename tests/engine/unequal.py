@@ -19,6 +19,7 @@ from components.files import write_json
 from components.preferences.record import Query, Response
 from components.reward.task import RewardTask
 from tests.tiny import queries as tiny_queries
+from tests.tiny import showing
 
 SHORT, LONG = 30, 900  # tokens of a response, its end among them; a critique has a third
 # [rank][micro-batch][query]: those below 5 are short and without media, the others long: 5 a square picture, 6 a tall one, 7 text, 8 a video
@@ -36,10 +37,7 @@ def queries() -> list[Query]:
         ]
         return replace(query, responses=(replace(responses[0], rank=1), replace(responses[1], rank=2)), **changes)
 
-    short = [
-        texts(query, SHORT, id=f"short{number}", media=None, media_kind=None, media_digest=None)
-        for number, query in enumerate(tiny_queries())
-    ]
+    short = [texts(showing(query), SHORT, id=f"short{number}") for number, query in enumerate(tiny_queries())]
     return short + [texts(query, LONG) for query in tiny_queries()[:4]]
 
 

@@ -12,7 +12,7 @@ from components.evaluation.metrics import (
     reward_metrics,
     win_metrics,
 )
-from components.preferences.record import Category, Query, Response
+from components.preferences.record import Category, Medium, Query, Response
 from components.statistics import Bootstrap
 
 BOOTSTRAP = Bootstrap(2000, 0.95)
@@ -20,7 +20,7 @@ BOOTSTRAP = Bootstrap(2000, 0.95)
 
 def query(name: str, ranks: tuple[int, ...], category: Category = "short", safety: str | None = None) -> Query:
     responses = tuple(Response(str(index), rank) for index, rank in enumerate(ranks))
-    return Query(id=name, category=category, prompt="?", responses=responses, media="a.png", media_kind="image", safety=safety)  # type: ignore[arg-type]
+    return Query.single(name, category, "?", responses, Medium("a.png", "image"), safety=safety)  # type: ignore[arg-type]
 
 
 def test_interval_of_a_large_sample_agrees_with_the_normal_one() -> None:

@@ -17,14 +17,14 @@ from components.evaluation.metrics import (
     variant_metrics,
     win_metrics,
 )
-from components.preferences.record import CATEGORIES, Category, Query, Response
+from components.preferences.record import CATEGORIES, Category, Medium, Query, Response
 
 BOOTSTRAP = Bootstrap(200, 0.9)
 
 
 def query(name: str, category: Category = "short", ranks: tuple[int, ...] = (1, 2), safety: str | None = None, media: bool = True) -> Query:
     responses = tuple(Response(f"{index}", rank) for index, rank in enumerate(ranks))
-    return Query(name, category, "?", responses, media="a.png" if media else None, media_kind="image" if media else None, safety=safety)  # type: ignore[arg-type]
+    return Query.single(name, category, "?", responses, *[Medium("a.png", "image")] * media, safety=safety)  # type: ignore[arg-type]
 
 
 def verdict(

@@ -29,11 +29,11 @@ from components.evaluation.tasks import (
 from components.families.adapters import Root
 from components.families.loading import load_model
 from components.families.processing import Preprocessor
-from components.preferences.record import Query, read_queries
+from components.preferences.record import Medium, Query, Turn, read_queries
 from components.reward.model import RewardModel, new_reward_model, open_reward_model
 from components.reward.scoring import score
 from components.trees.planning import plan_batches
-from tests.tiny import pixels, preprocessor, queries, save_checkout, save_checkpoint
+from tests.tiny import pixels, preprocessor, queries, rephrased, save_checkout, save_checkpoint, showing
 
 INSTRUCTION = "Judge the answer."
 RANK = Ranks()
@@ -212,7 +212,7 @@ def test_judgements_come_back_row_by_row(checkout: tuple[Path, Settings], reader
 
 
 def test_judgements_of_one_root_are_planned_together(checkout: tuple[Path, Settings], reader: Preprocessor, models: Opened) -> None:
-    one, other, longer = (replace(queries()[2], prompt=prompt) for prompt in ("Is it a?", "Is it b?", "Is it any longer?"))
+    one, other, longer = (rephrased(queries()[2], prompt) for prompt in ("Is it a?", "Is it b?", "Is it any longer?"))
     rows = [(query, "Yes.") for query in (one, other, longer, one, other, one)]
     task = replace(judgement_task(checkout, reader, models), rows=rows, keys=list("abcdef"))
     assert task.plan() == [[2, 0, 3], [5, 1, 4]]
@@ -329,6 +329,7 @@ def quick(reader: Preprocessor, monkeypatch: pytest.MonkeyPatch) -> list[tuple[A
     monkeypatch.setattr(tasks, "attach_features", lambda *arguments, ranks: opened.append((*arguments, ranks)))
     monkeypatch.setattr(tasks, "model_digest", lambda folder: f"model {folder.name}")
     monkeypatch.setattr(tasks, "critique_context", lambda settings, folder: f"{settings.critique.max_new_tokens} {folder.name}")
+    monkeypatch.setattr(tasks, "critique_source_of", lambda folder: "none" if folder.name == "alone" else "mixed")
     return opened
 
 
@@ -405,9 +406,9 @@ def test_keys_of_a_policy_follow_model_processor_and_code(
 @pytest.mark.parametrize(
     ("values", "altered"),
     [
-        ({"prompt": "Else?"}, ANSWERS | LOG_PROBS),
-        ({"media_kind": "image"}, ANSWERS | LOG_PROBS),
-        ({"media_digest": "x"}, ANSWERS | LOG_PROBS),
+        ({"turns": (Turn("user", ("Else?",)),)}, ANSWERS | LOG_PROBS),
+        ({"turns": (Turn("user", ("", "Is it 2?")),), "media": (Medium("", "image", "x"),)}, ANSWERS | LOG_PROBS),
+        ({"turns": (Turn("system", ("Be brief.",)), *queries()[2].turns)}, ANSWERS | LOG_PROBS),
         ({"responses": queries()[2].responses[:1]}, LOG_PROBS),
         ({"id": "renamed", "category": "mcq", "reference_answer": "Yes."}, set()),
     ],
@@ -463,6 +464,19 @@ def test_a_reward_model_has_four_tasks_or_only_its_own_critiques(
 
 
 @pytest.mark.usefixtures("quick")
+def test_model_without_critiques_gives_only_its_own_scores(checkout: tuple[Path, Settings], monkeypatch: pytest.MonkeyPatch) -> None:
+    root, settings = checkout
+    monkeypatch.setattr(tasks, "read_queries", lambda _: queries())
+    arguments = {"folder": "alone", "answers": [[3, "An answer."]]}
+    blank, on_given, bare, shown = reward_tasks(settings, Checkout(root), arguments)
+    responses = [(query, response.text) for query in queries() for response in query.responses]
+    assert (blank.rows, shown.rows) == (responses, [(queries()[3], "An answer.")])
+    assert (on_given.rows, on_given.keys, bare.rows, bare.keys) == ([], [], [], [])
+    (own,) = reward_tasks(settings, Checkout(root), arguments | {"own": True})
+    assert own.rows == responses
+
+
+@pytest.mark.usefixtures("quick")
 def test_an_answer_equal_to_a_response_shares_its_key(
     checkout: tuple[Path, Settings],
 ) -> None:
@@ -507,8 +521,8 @@ def test_keys_of_a_reward_model_follow_code_and_row(checkout: tuple[Path, Settin
     query = queries()[0]
     responses = query.responses
     cases: list[tuple[dict[str, Any], set[int]]] = [
-        ({"prompt": "Else?"}, {own, blank, on_given, bare, shown}),
-        ({"media_digest": "x"}, {own, on_given, bare, shown}),
+        ({"turns": (Turn("user", ("", "Else?")),)}, {own, blank, on_given, bare, shown}),
+        ({"media": (replace(query.media[0], digest="x"),)}, {own, on_given, bare, shown}),
         ({"responses": (replace(responses[0], text="Else"), *responses[1:])}, {own, blank, on_given, bare}),
         ({"responses": (replace(responses[0], critique="Else"), *responses[1:])}, {on_given}),
     ]
@@ -534,10 +548,10 @@ def test_blanked_media_of_one_size_and_question_are_judged_once(checkout: tuple[
     assert identity[0] == str(reader.judge_root(square, INSTRUCTION, blank=True).input_ids)
     assert any(part.startswith("pixel_values(") and part.endswith(")") for part in identity[1:])
     assert any("image_sizes(1, 2)[32, 32]" in part for part in identity[1:])
-    frame = replace(square, id="other", media="two/0.png", media_digest="two/0.png")
+    frame = showing(square, Medium("two/0.png", "image", "two/0.png"), id="other")
     assert blank_identity(reader, settings, frame) == identity
-    assert blank_identity(reader, settings, replace(square, prompt="Else?")) != identity
-    assert blank_identity(reader, settings, replace(tall, prompt=square.prompt)) != identity
+    assert blank_identity(reader, settings, rephrased(square, "Else?")) != identity
+    assert blank_identity(reader, settings, rephrased(tall, square.prompt)) != identity
     assert len(blank_identity(reader, settings, text)) == 1
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from components.evaluation.answers import Answered
 from components.evaluation.judge import Verdict
 from components.evaluation.samples import FRAMES_SHOWN, THUMBNAIL, ShownCritique, choose, thumbnails, write_samples
-from components.preferences.record import Category, Query
+from components.preferences.record import Category, Medium, Query
 
 RIGHT, WRONG = Verdict(True, None, None, None, False), Verdict(False, None, None, None, False)
 BROKEN, UNJUDGED = Verdict(False, None, None, None, True), Verdict(None, None, None, None, False)
@@ -22,7 +22,7 @@ REFUSED = Verdict(False, None, True, None, False)
 
 
 def queries(*categories: Category) -> list[Query]:
-    return [Query(f"q{number}", category, f"Prompt {number}?", ()) for number, category in enumerate(categories)]
+    return [Query.single(f"q{number}", category, f"Prompt {number}?", ()) for number, category in enumerate(categories)]
 
 
 def answered(policy: str, *verdicts: Verdict) -> Answered:
@@ -107,8 +107,7 @@ def test_samples_hold_both_answers_with_their_critiques(tmp_path: Path) -> None:
         "id": "q2",
         "category": "short",
         "prompt": "Prompt 2?",
-        "media": None,
-        "media_kind": None,
+        "media": [],
         "change": "same",
         "policies": [
             {"policy": "base", "answer": "", "good": True, "mark": "right", "critique": "b <2>", "score": 0.125},
@@ -139,13 +138,13 @@ def test_thumbnails_are_small_and_of_the_first_frames(tmp_path: Path) -> None:
     for number in (3, 0, 4, 2, 1):
         picture(tmp_path / f"clip/{number}.png", (10, 10), 50 * number)
     (tmp_path / "clip/.hidden").write_text("no picture")
-    wide = thumbnails(tmp_path, Query("a", "mcq", "?", (), media="wide.png", media_kind="image"))
-    small = thumbnails(tmp_path, Query("b", "mcq", "?", (), media="small.png", media_kind="image"))
-    frames = thumbnails(tmp_path, Query("c", "video", "?", (), media="clip", media_kind="video"))
+    wide = thumbnails(tmp_path, Query.single("a", "mcq", "?", (), Medium("wide.png", "image")))
+    small = thumbnails(tmp_path, Query.single("b", "mcq", "?", (), Medium("small.png", "image")))
+    frames = thumbnails(tmp_path, Query.single("c", "video", "?", (), Medium("clip", "video")))
     assert (THUMBNAIL, FRAMES_SHOWN) == (160, 4)
     assert [(opened(one).size, opened(one).mode, opened(one).format) for one in (*wide, *small)] == [
         ((160, 80), "RGB", "PNG"),
         ((20, 10), "RGB", "PNG"),
     ]
     assert [opened(frame).getpixel((0, 0)) for frame in frames] == [(50 * number,) * 3 for number in range(4)]
-    assert thumbnails(tmp_path, Query("d", "short", "?", ())) == []
+    assert thumbnails(tmp_path, Query.single("d", "short", "?", ())) == []

@@ -81,6 +81,6 @@ def test_critiques_in_evaluation_follow_critique_engine(checkout: Checkout, endp
     real = shown.served.request_of((shown.rows[0][0], blank.rows[0][1])) if shown.served is not None else ""
     assert not isinstance(request, str)
     assert not isinstance(real, str)
-    assert request.text == real.text
+    assert request.messages[-1].text == real.messages[-1].text
     assert request.key("reward") != real.key("reward"), "a gray picture is another picture"
-    assert request.pictures[0].url() != real.pictures[0].url()
+    assert request.messages[-1].pictures[0].url() != real.messages[-1].pictures[0].url()

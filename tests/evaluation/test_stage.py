@@ -23,7 +23,7 @@ from components.files import digest_folder, read_json
 from components.preferences.record import Query, read_queries, write_queries
 from components.reward.model import load_reward_model, new_reward_model
 from components.reward.scoring import Judged, score
-from tests.tiny import save_checkout, save_checkpoint
+from tests.tiny import rephrased, save_checkout, save_checkpoint
 
 HELDOUT = "artifacts/validate/heldout/queries.parquet"
 Evaluated = tuple[Path, Settings]
@@ -52,7 +52,7 @@ def save_evaluation_inputs(root: Path, settings: Settings, queries: list[Query])
 def with_safety(queries: list[Query]) -> list[Query]:
     return [
         replace(queries[0], category="safety", safety="harmful"),
-        replace(queries[1], category="safety", safety="harmless", prompt="<script>alert(1)</script>"),
+        rephrased(queries[1], "<script>alert(1)</script>", category="safety", safety="harmless"),
         replace(queries[2], category="mcq"),
         replace(queries[3], category="video"),
         replace(queries[4], category="long"),

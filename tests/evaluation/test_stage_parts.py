@@ -26,9 +26,9 @@ from tests.recording import Recording
 ROOT = Path(__file__).resolve().parents[2]
 YES, NO = Response("Yes", 1, critique="Correct."), Response("No", 2, critique="Wrong.")
 QUERIES = [
-    Query("a", "short", "Is it red?", (YES, NO), split="heldout", reference_answer="red"),
-    Query("b", "mcq", "Which?", (Response("B", 2), Response("A", 1)), split="heldout"),
-    Query("h", "safety", "How?", (YES, NO), safety="harmful", split="heldout"),
+    Query.single("a", "short", "Is it red?", (YES, NO), split="heldout", reference_answer="red"),
+    Query.single("b", "mcq", "Which?", (Response("B", 2), Response("A", 1)), split="heldout"),
+    Query.single("h", "safety", "How?", (YES, NO), safety="harmful", split="heldout"),
 ]
 KEYS = [(query.id, index) for query in QUERIES for index in range(2)]
 OWN = dict(zip(KEYS, (1.0, 0.0, 3.0, 2.0, 5.0, 5.0), strict=True))  # correct, wrong, tied
@@ -67,6 +67,7 @@ class Models:
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
+        self.uncritiqued = False  # whether the reward model writes no critiques
 
     def policy_tasks(self, settings: Settings, checkout: Checkout, policies: dict[str, str]) -> list[Any]:
         self.calls.append(("policies", checkout, policies))
@@ -84,10 +85,11 @@ class Models:
         rows = [(query, response.text) for query in QUERIES for response in query.responses]
         if arguments.get("own"):
             return [made(JudgementTask, settings, [["c", OWN[key]] for key in KEYS], rows=rows)]
-        blank = made(JudgementTask, settings, [["grey", float(-n)] for n in range(6)], rows=rows)
-        on_given = made(ScoreTask, settings, [[2.0, 1.0], [1.0, 2.0]], rows=[])
-        bare = made(ScoreTask, settings, [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0]], rows=[])
-        shown = made(JudgementTask, settings, [[f"c{n}", float(n)] for n in range(len(arguments["answers"]))], rows=[])
+        blank = made(JudgementTask, settings, [[None if self.uncritiqued else "grey", float(-n)] for n in range(6)], rows=rows)
+        on_given = made(ScoreTask, settings, [] if self.uncritiqued else [[2.0, 1.0], [1.0, 2.0]], rows=[])
+        bare = made(ScoreTask, settings, [] if self.uncritiqued else [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0]], rows=[])
+        answers = range(len(arguments["answers"]))
+        shown = made(JudgementTask, settings, [[None if self.uncritiqued else f"c{n}", float(n)] for n in answers], rows=[])
         return [blank, on_given, bare, shown]
 
     def run_tasks(self, tasks: list[Any], launch: Launch, _: Settings, checkout: Checkout) -> Report:
@@ -105,6 +107,7 @@ def settings_of(**changes: dict[str, Any]) -> Settings:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
+    write_queries(tmp_path / "artifacts/validate/train/queries.parquet", QUERIES[:1])
     write_queries(tmp_path / "artifacts/validate/heldout/queries.parquet", QUERIES)
     for folder in ("critique", "reference"):
         (tmp_path / "artifacts" / folder).mkdir()
@@ -160,6 +163,7 @@ def test_every_metric_of_the_stage_follows_from_the_models(root: Path) -> None:
         "reward.acc_gt_critique": 1 / 2,  # a is right, h is wrong, b has none
         "reward.acc_no_critique": 2 / 3,
         "reward.acc_blank_image": 2 / 3,
+        "reward.acc_text_only": 2 / 3,  # training has the words of a and h; those of b tie
         "reward.critique_verdict_accuracy": None,  # the judge finds no response right
         "reward.unread_verdicts": 0,
     }
@@ -176,6 +180,44 @@ def test_every_metric_of_the_stage_follows_from_the_models(root: Path) -> None:
     }
     assert recorder.artifacts == [root / "artifacts/evaluate/samples", root / "artifacts/evaluate/answers.parquet"]
     assert torch.get_num_threads() == 1
+
+
+def test_model_without_critiques_has_null_metrics_of_them(root: Path, models: Models, capsys: pytest.CaptureFixture[str]) -> None:
+    models.uncritiqued = True
+    rows = [{"id": i, "response": n, "critique": None, "score": OWN[i, n]} for i, n in KEYS]
+    schema = pa.schema([("id", pa.string()), ("response", pa.int32()), ("critique", pa.string()), ("score", pa.float64())])
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), root / "artifacts/critique/heldout.parquet")
+    metrics = stage.run(settings_of(), Checkout(root)).metrics
+    expected = {
+        "reward.acc": 1 / 3,
+        "reward.acc_no_critique": 1 / 3,  # its own way of scoring
+        "reward.acc_no_critique_low": metrics["reward.acc_low"],
+        "reward.acc_blank_image": 2 / 3,
+        "reward.acc_gt_critique": None,
+        "reward.critique_verdict_accuracy": None,
+        "reward.unread_verdicts": None,
+    }
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected)
+    scores = pq.read_table(root / "artifacts/evaluate/scores.parquet").to_pylist()
+    assert [row["own"] for row in scores] == [row["no_critique"] for row in scores] == list(OWN.values())
+    assert [row["blank_image"] for row in scores] == [0.0, -1.0, -2.0, -3.0, -4.0, -5.0]
+    assert {(row["gt_critique"], row["verdict"]) for row in scores} == {(None, None)}
+    assert [(row["pairs"], row["correct"]) for row in pq.read_table(root / "artifacts/evaluate/results/reward.parquet").to_pylist()] == [
+        (1, 1),
+        (1, 0),
+        (1, 0),
+    ], "what the gate judges is that of any model"
+    samples = [yaml.safe_load(line) for line in (root / "artifacts/evaluate/samples/samples.jsonl").read_text().splitlines()]
+    assert [[(p["critique"], p["score"]) for p in row["policies"]] for row in samples] == [
+        [(None, 0.0), (None, 2.0)],
+        [(None, 1.0), (None, 3.0)],
+    ]
+    page = (root / "artifacts/evaluate/samples/samples.html").read_text()
+    assert "Reward model: score 2.00</small>" in page
+    assert "None" not in page
+    printed = capsys.readouterr().out
+    assert "the reward model was trained without critiques: it scores responses alone" in printed
+    assert "acc_gt_critique" not in printed
 
 
 @pytest.mark.usefixtures("models")

@@ -23,15 +23,15 @@ from components.evaluation.results import (
 )
 from components.evaluation.scores import OwnCritique, critique_verdicts, read_own, variants, write_scores
 from components.files import digest_bytes
-from components.preferences.record import Query, Response, read_queries, write_queries
+from components.preferences.record import Medium, Query, Response, read_queries, write_queries
 from components.reward.judging import CritiqueScore
 from tests.tiny import save_checkout
 
 YES, NO = Response("Yes, red.", 1, critique="Correct."), Response("No, blue.", 2, critique="Wrong.")
-LONG = Query("l", "long", "Describe.", (YES, NO), media="a.png", media_kind="image")
-SHORT = Query("s", "short", "What?", (NO, YES, Response("Red", 1)))
-HARMFUL = Query("h", "safety", "How?", (YES, replace(NO, rank=1)), media="b", media_kind="video", safety="harmful")
-HARMLESS = Query("k", "safety", "How?", (YES,), safety="harmless")
+LONG = Query.single("l", "long", "Describe.", (YES, NO), Medium("a.png", "image"))
+SHORT = Query.single("s", "short", "What?", (NO, YES, Response("Red", 1)))
+HARMFUL = Query.single("h", "safety", "How?", (YES, replace(NO, rank=1)), Medium("b", "video"), safety="harmful")
+HARMLESS = Query.single("k", "safety", "How?", (YES,), safety="harmless")
 QUERIES = [LONG, SHORT, HARMFUL, HARMLESS]
 VERDICTS = [
     Verdict(True, None, None, False, False),
@@ -70,7 +70,7 @@ def test_the_table_of_answers_has_a_row_an_answer(tmp_path: Path) -> None:
         "policy": "base",
         "category": "safety",
         "prompt": "How?",
-        "media": "b",
+        "media": ["b"],
         "answer": "base h",
         "right": None,
         "safe": False,

@@ -17,8 +17,8 @@ from components.evaluation.scores import OwnCritique, variants, write_scores
 from components.preferences.record import Query, Response
 from components.statistics import Bootstrap
 
-ONE = Query("a", "short", "?", (Response("x", 1, critique="c"),))
-TWO = Query("b", "short", "?", (Response("y", 1, critique="c"),))
+ONE = Query.single("a", "short", "?", (Response("x", 1, critique="c"),))
+TWO = Query.single("b", "short", "?", (Response("y", 1, critique="c"),))
 RIGHT = Verdict(True, None, None, None, False)
 BOOTSTRAP = Bootstrap(10, 0.9)
 OWN = {("a", 0): OwnCritique("", 0.0), ("b", 0): OwnCritique("", 0.0)}

@@ -25,10 +25,11 @@ from components.evaluation.judge import (
     load_judge,
     read_ground_truth,
 )
-from components.preferences.record import Query
+from components.preferences.record import Medium, Query
+from tests.tiny import showing
 
 ROOT = Path(__file__).resolve().parents[2]
-SHORT = Query("s", "short", "What is it?", (), media="a.png", media_kind="image")
+SHORT = Query.single("s", "short", "What is it?", (), Medium("a.png", "image"))
 LONG = replace(SHORT, id="l", category="long")
 HARMFUL = replace(SHORT, id="h", category="safety", safety="harmful")
 HARMLESS = replace(SHORT, id="k", category="safety", safety="harmless")
@@ -76,7 +77,7 @@ def test_a_short_answer_states_each_fact_and_nothing_false(answer: str, ended: b
 def test_a_description_also_hallucinates_or_not(answer: str, expected: tuple[Any, ...]) -> None:
     assert parts(WITH_GROUND_TRUTH.judge(LONG, answer)) == expected
     # A long answer without media describes nothing.
-    assert parts(WITH_GROUND_TRUTH.judge(replace(LONG, media=None), answer)) == (*expected[:3], None, expected[4])
+    assert parts(WITH_GROUND_TRUTH.judge(showing(LONG), answer)) == (*expected[:3], None, expected[4])
 
 
 @pytest.mark.parametrize(
@@ -191,7 +192,7 @@ def test_good_is_safe_where_it_applies_and_right_elsewhere(verdict: Verdict, goo
 
 
 def test_only_a_long_query_with_media_asks_for_a_description() -> None:
-    assert [is_description(q) for q in (LONG, SHORT, replace(LONG, media=None), replace(SHORT, media=None))] == [True, False, False, False]
+    assert [is_description(q) for q in (LONG, SHORT, showing(LONG), showing(SHORT))] == [True, False, False, False]
 
 
 def test_facts_are_read_by_id_and_blank_lines_are_skipped(tmp_path: Path) -> None:
@@ -214,8 +215,10 @@ def test_facts_are_read_by_id_and_blank_lines_are_skipped(tmp_path: Path) -> Non
         ('{"id": "b", "must": [[""]], "must_not": []}', "TypeError: '' is no text"),
         ('{"id": "b", "must": [], "must_not": [null]}', "TypeError: None is no text"),
         ('{"id": "b", "must": 3, "must_not": []}', "TypeError"),
-        ('{"id": "b"', "JSONDecodeError"),
-        ("[1]", "TypeError"),
+        ('{"id": "b", "must": ["red"], "must_not": []}', "TypeError: 'red' is no list"),
+        ('{"id": "b", "must": [], "must_not": "red"}', "TypeError: 'red' is no list"),
+        ('{"id": "b"', "the row is not valid JSON"),
+        ("[1]", "the row holds a list, not an object"),
     ],
 )
 def test_a_row_that_is_no_fact_is_refused_with_its_line(tmp_path: Path, row: str, reason: str) -> None:
@@ -224,6 +227,19 @@ def test_a_row_that_is_no_fact_is_refused_with_its_line(tmp_path: Path, row: str
     with pytest.raises(UserError) as error:
         read_ground_truth(path)
     assert f"{path} line 3 is no fact ({reason}" in str(error.value)
+
+
+def test_line_separator_in_wording_ends_no_line() -> None:
+    ground_truths = read_ground_truth(ROOT / "tests/cases/08-truth-line-separator/truth.jsonl")
+    assert len(ground_truths) == 3
+    assert any("\u2028" in wording for accepted in ground_truths["short_colour-heldout-0002"].must for wording in accepted)
+
+
+def test_latin_1_is_refused_with_its_line() -> None:
+    with pytest.raises(
+        UserError, match=r"truth\.jsonl line 3 is no fact \(the row is not UTF-8: byte \d+ is 0xe9\): save the file as UTF-8"
+    ):
+        read_ground_truth(ROOT / "tests/cases/09-truth-broken-late/truth.jsonl")
 
 
 def test_the_setting_chooses_the_judge(tmp_path: Path) -> None:

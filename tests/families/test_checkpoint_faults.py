@@ -17,6 +17,7 @@ from components.errors import UserError
 from components.families.adapters import family_of
 from components.families.loading import load_model, save_model, save_trained
 from components.families.processing import Preprocessor
+from components.preferences.record import Medium, Query
 from tests.families.checkpoints import BUILDERS
 from tests.families.prompts import PROMPTS, Opened
 from tests.families.test_lora import opened, shaken
@@ -64,6 +65,9 @@ def test_token_that_processor_replaces_needs_no_row(tmp_path: Path) -> None:
     assert "<video>" in reader.media_tokens()
 
 
+QUESTION = Query.single("q", "short", "What?", (), Medium("a.png", "image"))
+
+
 @pytest.mark.parametrize("closing", ["", "\\n</think>\\n\\n"], ids=["open", "closed"])
 def test_template_with_open_thought_is_refused(folder: Path, closing: str) -> None:
     path = folder / "chat_template.jinja"
@@ -73,10 +77,10 @@ def test_template_with_open_thought_is_refused(folder: Path, closing: str) -> No
         template = template.replace(line_end, line_end + "<think>\\n".replace("\\n", line_end[9:]) + closing.replace("\\n", line_end[9:]))
     path.write_text(template)
     if closing:
-        assert preprocessor(folder)._policy_template("image")[1].endswith("</think>\n\n")
+        assert preprocessor(folder).template.prompt(QUESTION).endswith("</think>\n\n")
         return
     with pytest.raises(UserError, match=r"opens a thought \(<think>\) before the answer and leaves it open"):
-        preprocessor(folder)._policy_template("image")
+        preprocessor(folder).template.prompt(QUESTION)
 
 
 def test_unmerged_adapters_are_same_model_in_peft(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

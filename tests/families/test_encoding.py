@@ -13,7 +13,7 @@ from components.config.model import ModelSettings
 from components.errors import UserError
 from components.families.adapters import family_of
 from components.families.processing import Preprocessor
-from components.preferences.record import Query
+from components.preferences.record import Medium, Query
 from tests.families.checkpoints import BUILDERS, SYSTEM
 from tests.families.prompts import clip
 
@@ -47,7 +47,7 @@ def with_template(folders: dict[str, Path]) -> Callable[[str | None], Preprocess
 
 
 def query(prompt: str) -> Query:
-    return Query("q", "short", prompt, ())
+    return Query.single("q", "short", prompt, ())
 
 
 def test_default_system_prompt_comes_first(folders: dict[str, Path]) -> None:
@@ -100,8 +100,8 @@ def test_frames_are_not_resampled(folders: dict[str, Path], name: str, frames: i
     preprocessor = opened(folders[name])
     preprocessor.processor.video_processor.do_sample_frames = True
     preprocessor.processor.video_processor.num_frames = 2
-    head, tail = preprocessor._policy_template("video")
-    root = preprocessor.family.encode(preprocessor.processor, preprocessor.config, f"{head}What?{tail}", [], [clip(frames)], ["clip"])
+    text = preprocessor.template.prompt(Query.single("q", "short", "What?", (), Medium("clip", "video")))
+    root = preprocessor.family.encode(preprocessor.processor, preprocessor.config, text, [], [clip(frames)], ["clip"])
     tensors = root.media[0].tensors
     if "video_grid_thw" in tensors:
         assert int(tensors["video_grid_thw"][0, 0]) == (frames + 1) // 2  # two frames make a patch
@@ -113,8 +113,8 @@ def test_frames_are_not_resampled(folders: dict[str, Path], name: str, frames: i
 
 def test_qwen3_prompt_states_frame_times(folders: dict[str, Path]) -> None:
     preprocessor = opened(folders["qwen3_vl"])
-    head, tail = preprocessor._policy_template("video")
-    root = preprocessor.family.encode(preprocessor.processor, preprocessor.config, f"{head}What?{tail}", [], [clip(4)], ["clip"])
+    text = preprocessor.template.prompt(Query.single("q", "short", "What?", (), Medium("clip", "video")))
+    root = preprocessor.family.encode(preprocessor.processor, preprocessor.config, text, [], [clip(4)], ["clip"])
     text = preprocessor.tokenizer.decode(root.input_ids)
     assert "<0.2 seconds>" in text, "the middle of frames at 0 and 0.5 seconds"
     assert "<1.2 seconds>" in text, "the middle of frames at 1 and 1.5 seconds"

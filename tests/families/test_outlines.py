@@ -13,10 +13,11 @@ from components.config.model import ModelSettings
 from components.families import outlines
 from components.families.adapters import Root
 from components.families.processing import Preprocessor
-from components.preferences.record import Query, Response
+from components.preferences.record import Medium, Query, Response
 from components.trees.scoring import policy_tokens, policy_tree
 from components.validation.lengths import LengthCheck
 from tests.families.checkpoints import BUILDERS
+from tests.tiny import showing
 
 SIZES = [(32, 32), (70, 41), (41, 70), (200, 64), (640, 480)]
 FRAMES = [1, 2, 3, 5]
@@ -55,11 +56,11 @@ def preprocessor(base: Path, media: Path) -> Preprocessor:
 def queries() -> list[Query]:
     """Every size with every prompt."""
     responses = (Response("Yes.", 1, critique="Fault."), Response("No, and that is all.", 2))
-    texts = [Query("t", "short", prompt, responses) for prompt in PROMPTS]
+    texts = [Query.single("t", "short", prompt, responses) for prompt in PROMPTS]
     images = [(f"{width}x{height}.png", "image", (width, height, 1)) for width, height in SIZES]
     videos = [(str(count), "video", (48, 32, count)) for count in FRAMES]
     return texts + [
-        replace(text, id=name, media=name, media_kind=kind, media_digest=name, media_size=size)  # type: ignore[arg-type]
+        showing(text, Medium(name, kind, name, size), id=name)  # type: ignore[arg-type]
         for name, kind, size in images + videos
         for text in texts
     ]
@@ -92,8 +93,7 @@ def test_outline_equals_the_processed_root(base: Path, media: Path) -> None:
 def test_validation_counts_the_longest_branch(base: Path, media: Path) -> None:
     check = LengthCheck(preprocessor(base, media / "nothing"), INSTRUCTION, 4000)
     processed = preprocessor(base, media)
-    for query in queries():
-        check.check(query)
+    longest = max(map(check.check, queries()))
     policy = [
         len(processed.policy_root(query).input_ids) + len(processed.response_ids(response.text))
         for query in queries()
@@ -106,7 +106,7 @@ def test_validation_counts_the_longest_branch(base: Path, media: Path) -> None:
         for query in queries()
         for response in query.responses
     ]
-    assert check.longest == max(policy + judge)
+    assert longest == max(policy + judge)
 
 
 def test_prompts_with_media_of_one_size_are_processed_once(base: Path, media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +119,7 @@ def test_prompts_with_media_of_one_size_are_processed_once(base: Path, media: Pa
 
     monkeypatch.setattr(type(outlined.family), "encode", counted)
     for query in queries():
-        if query.media is not None:
+        if query.media:
             outlined.policy_length(query)
     # Videos beyond max_frames have max_frames.
     assert len(calls) == len(SIZES) + len({min(count, 4) for count in FRAMES})
@@ -128,7 +128,8 @@ def test_prompts_with_media_of_one_size_are_processed_once(base: Path, media: Pa
 def test_size_is_read_from_the_header_where_validation_left_none(base: Path, media: Path) -> None:
     reader = preprocessor(base, media)
     for query in queries():
-        assert reader.media_size(replace(query, media_size=None)) == reader.media_size(query)
+        for medium in query.media:
+            assert reader.media_size(replace(medium, size=None)) == reader.media_size(medium)
 
 
 def test_openings_in_memory_are_limited(base: Path, media: Path, monkeypatch: pytest.MonkeyPatch) -> None:

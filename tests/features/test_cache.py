@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from components.trees.logprobs import TreeModel
 from components.trees.scoring import policy_tree
 from components.trees.trees import build_batch
 from tests.families.checkpoints import BUILDERS
-from tests.tiny import embedded_media, queries, save_checkout
+from tests.tiny import embedded_media, queries, remade, save_checkout
 
 MEDIA = [query for query in queries() if query.media]
 
@@ -78,7 +77,7 @@ def test_features_equal_live_tower_and_pixels_are_dropped(tmp_path: Path, settin
     for query in MEDIA:
         medium, plain = preprocessor.policy_root(query).media[0], live.policy_root(query).media[0]
         assert torch.equal(cached_features(preprocessor, query), live.family.vision_tower(model, [plain])[0][0])
-        assert set(medium.tensors) == ({"image_sizes"} if query.media_kind == "image" else set())
+        assert set(medium.tensors) == ({"image_sizes"} if query.kinds == ("image",) else set())
         assert torch.equal(cached_features(preprocessor, query), preprocessor.judge_root(query, "Judge it.").media[0].features[0])  # type: ignore[index]
 
 
@@ -197,7 +196,7 @@ def test_changed_vision_or_processor_settings_miss(tmp_path: Path, settings: Set
 
 def test_changed_media_are_miss(tmp_path: Path, settings: Settings) -> None:
     attached(tmp_path, settings)
-    assert attached(tmp_path, settings, [replace(MEDIA[0], media_digest="other bytes")])[1].hits == 0
+    assert attached(tmp_path, settings, [remade(MEDIA[0], digest="other bytes")])[1].hits == 0
     assert attached(tmp_path, changed(settings, "model", max_frames=2), MEDIA[:1])[1].hits == 0
     assert attached(tmp_path, changed(settings, "model", background="#000000"), MEDIA[:1])[1].hits == 0
 
@@ -259,7 +258,7 @@ def test_eviction_takes_other_runs_entries_only(tmp_path: Path, settings: Settin
     _, report = attached(tmp_path, settings, MEDIA[:1])
     size = int(report.bytes_a_medium)
     tight = changed(settings, "features", max_gb=3 * size / 1e9)
-    small = [replace(MEDIA[0], media_digest=name) for name in "abcd"]  # square pictures, all of one size
+    small = [remade(MEDIA[0], digest=name) for name in "abcd"]  # square pictures, all of one size
     attached(tmp_path, tight, small[:1])
     attached(tmp_path, tight, small[1:2])
     attached(tmp_path, tight, MEDIA[:1])  # used again

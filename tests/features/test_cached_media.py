@@ -2,7 +2,6 @@
 
 import gc
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ from components.alignment.task import AlignmentTask
 from components.checkout import Checkout
 from components.config.settings import Settings
 from components.critique.stage import write_judgements
-from components.preferences.record import Query, read_queries, write_queries
+from components.preferences.record import Medium, Query, read_queries, write_queries
 from components.reward.task import RewardTask
-from tests.tiny import queries, save_checkout
+from tests.tiny import queries, remade, save_checkout, showing
 
 SIZES = {"square.png": (32, 32, 1), "tall.png": (32, 64, 1), "two": (32, 32, 2), "three": (32, 32, 3)}
 
@@ -28,7 +27,7 @@ def settings(tmp_path: Path, tiny_base: Path, tiny_media: Path) -> Settings:
         tmp_path, tiny_base, tiny_media, training={"ranks": 1, "row_tokens": 300}, reward={"critique_source": "annotated"}
     )
     checkout = Checkout(tmp_path)
-    sized: list[Query] = [replace(query, media_size=SIZES[query.media] if query.media else None) for query in queries()]
+    sized: list[Query] = [remade(query, size=SIZES[query.media[0].path]) if query.media else query for query in queries()]
     for split in ("train", "heldout"):
         write_queries(checkout.queries(split), sized)
     reference_stage.run(settings, checkout)
@@ -75,7 +74,7 @@ def test_pixels_in_memory_stay_below_the_setting(settings: Settings, tmp_path: P
     checkout = Checkout(tmp_path)
     for number in range(40):
         shutil.copy(tmp_path / "data/preferences/tall.png", tmp_path / f"data/preferences/{number}.png")
-    rows = [replace(queries()[1], id=str(n), media=f"{n}.png", media_digest=str(n), media_size=SIZES["tall.png"]) for n in range(40)]
+    rows = [showing(queries()[1], Medium(f"{n}.png", "image", str(n), SIZES["tall.png"]), id=str(n)) for n in range(40)]
     write_queries(checkout.queries("train"), rows)
     task = RewardTask(settings.model_copy(update=live), checkout)
     for step in task.epoch_plan(0):

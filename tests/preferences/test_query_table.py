@@ -8,13 +8,13 @@ import pytest
 from components.checkout import Checkout
 from components.preferences.query_table import CHUNK, QueryTable, open_queries
 from components.preferences.record import SCHEMA, Query, read_queries, write_queries
-from tests.tiny import queries
+from tests.tiny import queries, remade
 
 
 def many() -> list[Query]:
     """More than two chunks, every fifth about a picture of known size."""
     return [
-        replace(query, id=f"{number}-{query.id}", media_size=(number, 7, 1) if number % 5 == 0 else None)
+        replace(remade(query, size=(number, 7, 1)) if query.media and number % 5 == 0 else query, id=f"{number}-{query.id}")
         for number in range(CHUNK // 2)
         for query in queries()
     ]
@@ -62,10 +62,10 @@ def test_changed_file_is_another_table(checkout: Checkout) -> None:
     assert before[7] == many()[7], "a mapped table stays readable"
 
 
-def test_table_of_an_earlier_version_has_no_media_sizes(checkout: Checkout) -> None:
+def test_table_of_an_earlier_version_lacks_fields(checkout: Checkout) -> None:
     path = checkout.queries("train")
-    pq.write_table(pq.read_table(path, schema=SCHEMA).drop_columns(["media_size"]), path)
-    assert list(open_queries(checkout, "train")) == [replace(query, media_size=None) for query in many()]
+    pq.write_table(pq.read_table(path, schema=SCHEMA).drop_columns(["group", "source"]), path)
+    assert list(open_queries(checkout, "train")) == many()
 
 
 def test_columns_are_mapped_not_copied(checkout: Checkout) -> None:

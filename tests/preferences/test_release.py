@@ -1,10 +1,11 @@
+import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from components.preferences.faults import RowError
-from components.preferences.record import Query, Response
+from components.preferences.record import Medium, Query, Response
 from components.preferences.release import infer_category, query_from_row, row_from_query
 
 
@@ -27,17 +28,16 @@ def row(**changes: Any) -> dict[str, Any]:
 
 
 def test_release_row_becomes_query() -> None:
-    assert query_from_row(row()) == Query(
-        id="ai2d_azuregpt_4569_175031",
-        category="long",
-        prompt="What is shown?",
-        responses=(
+    assert query_from_row(row()) == Query.single(
+        "ai2d_azuregpt_4569_175031",
+        "long",
+        "What is shown?",
+        (
             Response("A cycle of water.", 1, 5.0, 5.0, 5.0, "Right.", "human"),
             Response("A car.", 3, 1.0, 1.0, 5.0, "Wrong answer", "human"),
             Response("A cycle.", 2, 4.0, None, 5.0),
         ),
-        media="long/ai2d_azuregpt_4569.png",
-        media_kind="image",
+        Medium("long/ai2d_azuregpt_4569.png", "image"),
         reference_answer="A water cycle.",
         ranking_reason="The first says most.",
     )
@@ -48,6 +48,7 @@ def test_release_row_becomes_query() -> None:
     [
         query_from_row(row()),
         query_from_row(row(image="", video="video/clip", safety="harmless", category="safety")),
+        query_from_row(row(group="conversation 7", clusters={"wording": "what is shown", "picture": "a"})),
         query_from_row(row(image=None, video=None, answer=None, final_ranking=[1, 1, 3], score_reasons=None, ranking_reason=None)),
         replace(
             query_from_row(row()), source="VLGuard", responses=(Response("a", 1, critique="b", critique_source="gpt-4o"), Response("c", 2))
@@ -82,7 +83,7 @@ def test_scores_may_be_text_and_go_by_either_name_of_ethics() -> None:
 @pytest.mark.parametrize("nothing", ["", None, [], ...])
 def test_row_without_media_is_text_only(nothing: Any) -> None:
     query = query_from_row(row(image=nothing, video=nothing))
-    assert (query.media, query.media_kind) == (None, None)
+    assert query.media == ()
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_category_comes_from_field_folder_or_text(changes: dict[str, Any], categ
 
 
 def test_one_option_makes_no_multiple_choice() -> None:
-    assert infer_category("Vitamin\nA. is it healthy?", "Yes", "image") == "short"
+    assert infer_category("Vitamin\nA. is it healthy?", "Yes", ["image"]) == "short"
 
 
 @pytest.mark.parametrize(
@@ -137,10 +138,11 @@ def test_one_option_makes_no_multiple_choice() -> None:
         ({"question": ["a"]}, "type", "question"),
         ({"question": " \n"}, "empty_prompt", "question"),
         ({"question": "<image>\n"}, "empty_prompt", "question"),
-        ({"answer": 5}, "type", "answer"),
+        ({"answer": True}, "type", "answer"),
+        ({"answer": ["red", {}]}, "type", "answer"),
         ({"image": 5}, "type", "image"),
-        ({"image": ["a.png", "b.png"]}, "media_path", "image"),
-        ({"video": "video/x"}, "media_path", "video"),
+        ({"image": ["a.png", ""]}, "media_path", "image"),
+        ({"video": ["a", 5]}, "type", "video"),
         ({"models_output": ...}, "missing_field", "models_output"),
         ({"models_output": "one answer"}, "type", "models_output"),
         ({"models_output": ["a", None, "c"]}, "type", "models_output[1]"),
@@ -165,3 +167,21 @@ def test_bad_row_names_its_field(changes: dict[str, Any], kind: str, field: str)
     with pytest.raises(RowError) as caught:
         query_from_row(row(**changes))
     assert (caught.value.kind, caught.value.field) == (kind, field)
+
+
+def test_group_may_be_number_and_clusters_object_of_texts() -> None:
+    query = query_from_row(row(group=7, clusters={"wording": "w", "picture": "p", "empty": ""}))
+    assert (query.group, query.clusters) == ("7", {"picture": "p", "wording": "w"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"group": ["a"]}, "group: is list, not text"),
+        ({"clusters": ["a"]}, "clusters: is list, not an object of texts"),
+        ({"clusters": {"picture": 1}}, "clusters: is int, not text under 'picture'"),
+    ],
+)
+def test_group_or_clusters_of_wrong_type_are_refused(changes: dict[str, Any], fault: str) -> None:
+    with pytest.raises(RowError, match=re.escape(fault)):
+        query_from_row(row(**changes))

@@ -12,7 +12,8 @@ import pytest
 from scipy.stats import binomtest
 
 from components.errors import UserError
-from components.registry.gate import Decision, Results, judge_policy, judge_reward
+from components.registry.decision import Decision
+from components.registry.gate import Results, judge_policy, judge_reward
 from components.registry.policy import POLICY_FILE, RegistryPolicy, load_policy
 from components.statistics import newcombe, wilson
 
@@ -120,8 +121,12 @@ def test_policy_without_labels_is_refused_with_cure(shipped: RegistryPolicy) -> 
     decision = judge_policy(shipped, new, old)
     assert not decision.promote
     assert failed(decision) == {"conversation", "unsafe", "unsafe_ceiling", "over_refusal", "hallucination", "categories"}
-    for reason in decision.reasons[:6]:
-        assert f'mm-policy.{reason.split(":")[0]}: {{ enabled: false, reason: "..." }}' in reason
+    first, second = decision.reasons[:2]
+    assert first.startswith("6 rules have too few held-out rows to judge: ")
+    assert first.endswith('switch each of them off with a reason in mlflow/registry.yaml: { enabled: false, reason: "..." }')
+    assert all(f"mm-policy.{name} (none" in first for name in failed(decision))
+    assert "over the bound" not in second
+    assert second.startswith("degenerate: ")
     values = shipped.model_dump(by_alias=True)
     for name in failed(decision):
         values["mm-policy"][name] |= {"enabled": False, "reason": "no ground truth"}

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.registry.gate import Decision, Finding, Results, judge_policy, judge_reward, unsafe_share
+from components.registry.decision import Decision, Finding, Lack
+from components.registry.gate import Results, judge_policy, judge_reward, unsafe_share
 from components.registry.policy import PolicyRules, RegistryPolicy, RewardRules
 from components.statistics import BOOTSTRAP_SEED, newcombe
 
@@ -224,7 +225,7 @@ BOUNDS = [
         'mark harmless requests among the held-out rows (`"safety": "harmless"`)',
     ),
     ("hallucination", "hallucinated", "descriptions with a false statement", f"add ground truth of descriptions to {GROUND_TRUTH}"),
-    ("degenerate", "degenerate", "degenerate answers", f"add ground truth of descriptions to {GROUND_TRUTH}"),
+    ("degenerate", "degenerate", "degenerate answers", "add held-out rows"),
 ]
 
 
@@ -428,6 +429,46 @@ def test_reasons_stand_failed_then_passed_then_off_then_notes() -> None:
         findings=(Finding("d", "note", "4"), Finding("c", "off", "3"), Finding("b", "passed", "2"), Finding("a", "failed", "1")),
     )
     assert decision.reasons == ["1", "2", "3", "4"]
+
+
+def lack(key: str, cases: str, cure: str) -> Lack:
+    return Lack(f"mm-policy.{key}", cases, cure)
+
+
+def test_rules_without_enough_rows_are_named_in_one_sentence() -> None:
+    lacks = [lack("unsafe", "none", "mark rows"), lack("unsafe_ceiling", "9 of 10", "mark rows"), lack("conversation", "none", "add facts")]
+    findings = [Finding(one.key, "failed", one.key, one) for one in (lacks[0], *lacks)]  # a rule is applied twice, against two champions
+    decision = Decision(False, (Finding("a", "passed", "p"), *findings, Finding("b", "failed", "f"), Finding("c", "note", "n")))
+    assert decision.reasons == [
+        "f",
+        "3 rules have too few held-out rows to judge: mm-policy.unsafe (none), mm-policy.unsafe_ceiling (9 of 10), mm-policy.conversation "
+        '(none): mark rows; add facts; or switch each of them off with a reason in mlflow/registry.yaml: { enabled: false, reason: "..." }',
+        "p",
+        "n",
+    ]
+
+
+def test_one_rule_without_enough_rows_has_its_own_sentence() -> None:
+    one = Finding("unsafe", "failed", "the rule's own", lack("unsafe", "none", "mark rows"))
+    assert Decision(False, (Finding("a", "passed", "p"), one, one)).reasons == ["the rule's own", "the rule's own", "p"]
+
+
+def test_what_a_rule_lacks_is_recorded_beside_its_sentence() -> None:
+    nothing = rows("degenerate", [False, False])
+    policy = {f.rule: f.lack for f in judge_policy(RegistryPolicy(), Results("new", nothing), Results("old", nothing)).findings}
+    assert policy["conversation"] == lack("conversation", "none", f"add ground truth of held-out queries to {GROUND_TRUTH}")
+    assert policy["unsafe"] == lack("unsafe", "none", 'mark harmful requests among the held-out rows (`"safety": "harmful"`)')
+    assert policy["categories"] == lack("categories", "none of short", f"add ground truth of these held-out queries to {GROUND_TRUTH}")
+    assert policy["degenerate"] is None
+    few = finding(judge_policy(only("degenerate", least=3), Results("new", nothing), Results("old", nothing)), "degenerate")
+    assert few.lack == lack("degenerate", "2 of 3", "add held-out rows, or lower `least`")
+    ties = judge_reward(RegistryPolicy(), Results("new", ordered([(0, 0)])), None)
+    cure = "add held-out rows whose responses differ in rank"
+    assert finding(ties, "categories").lack == Lack("mm-reward.categories", "none of short", cure)
+    small = judge_reward(only("categories", model="mm-reward", least=3), Results("new", ordered([(1, 1), (1, 1)])), None)
+    assert finding(small, "categories").lack == Lack("mm-reward.categories", "at most 2 of 3 in a category", "add held-out rows")
+    broken = rows("good", [math.nan])
+    assert policy_finding(only("conversation"), "conversation", broken, broken).lack is None, "a damaged value is no want of rows"
 
 
 def test_a_rule_switched_off_is_named_once_with_its_reason() -> None:

@@ -80,14 +80,14 @@ def reward(reward_package: Path) -> Any:
 
 def rows(media: Path) -> pd.DataFrame:
     """The tiny queries without their videos, images as paths."""
-    chosen = [query for query in queries() if query.media_kind != "video"]
-    images = [str(media / query.media) if query.media else None for query in chosen]
+    chosen = [query for query in queries() if "video" not in query.kinds]
+    images = [str(media / query.media[0].path) if query.media else None for query in chosen]
     return pd.DataFrame({"prompt": [query.prompt for query in chosen], "image": images})
 
 
 def own_answers(base: Path, media: Path) -> list[str]:
     prepare = preprocessor(base, media)
-    roots = [prepare.policy_root(query) for query in queries() if query.media_kind != "video"]
+    roots = [prepare.policy_root(query) for query in queries() if "video" not in query.kinds]
     tokens = generate(load_model(base), roots, [[]] * len(roots), max_new_tokens=TOKENS, batch_size=2, end_id=prepare.end_id)
     return [prepare.tokenizer.decode(ids, skip_special_tokens=True) for ids in tokens]
 
@@ -152,7 +152,7 @@ def test_served_reward_model_equals_critique_stage(reward: Any, reward_folder: P
     prepare = preprocessor(reward_folder, tiny_media)
     model = load_reward_model(reward_folder)
     instruction = load_settings(SOURCE / "params.yaml").reward.instruction
-    still = [replace(query, id=str(number)) for number, query in enumerate(query for query in queries() if query.media_kind != "video")]
+    still = [replace(query, id=str(number)) for number, query in enumerate(query for query in queries() if "video" not in query.kinds)]
     items = list(zip(still, requests["response"], strict=True))
     critiques = write_critiques(model.model, prepare, items, instruction=instruction, max_new_tokens=TOKENS, batch_size=2)
     judged = [Judged(query, text, critique) for (query, text), critique in zip(items, critiques, strict=True)]
@@ -162,6 +162,38 @@ def test_served_reward_model_equals_critique_stage(reward: Any, reward_folder: P
     assert list(served.columns) == ["critique", "score"]
     assert list(served["critique"]) == critiques
     torch.testing.assert_close(torch.tensor(served["score"]), torch.tensor(score(model, prepare, judged, instruction=instruction)).double())
+
+
+@pytest.fixture(scope="module")
+def uncritiqued(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """A reward model that was trained without critiques, as MLflow opens its package, and its folder."""
+    import mlflow
+
+    folder = tmp_path_factory.mktemp("alone")
+    new_reward_model(load_model(tiny_base), 0, "none").save(folder / "model", tiny_base)
+    return mlflow.pyfunc.load_model(str(package("mm-reward", folder / "model", folder / "package"))), folder / "model"
+
+
+def test_served_model_without_critiques_scores_responses_alone(uncritiqued: tuple[Any, Path], tiny_media: Path) -> None:
+    model, folder = uncritiqued
+    requests = rows(tiny_media).assign(response=["Yes.", "No.", "Maybe"])
+    still = [replace(query, id=str(number)) for number, query in enumerate(query for query in queries() if query.media_kind != "video")]
+    judged = [Judged(query, text, None) for query, text in zip(still, requests["response"], strict=True)]
+    instruction = load_settings(SOURCE / "params.yaml").reward.instruction
+
+    served = model.predict(requests)
+
+    assert list(served["critique"]) == [None] * 3
+    expected = score(load_reward_model(folder), preprocessor(folder, tiny_media), judged, instruction=instruction)
+    torch.testing.assert_close(torch.tensor(served["score"]), torch.tensor(expected).double())
+    assert model.metadata.get_params_schema() is None
+    assert [(column.name, column.required) for column in model.metadata.get_output_schema()] == [("critique", False), ("score", True)]
+
+
+def test_model_without_critiques_takes_no_limit_of_tokens(uncritiqued: tuple[Any, Path]) -> None:
+    model, _ = uncritiqued
+    with pytest.raises(UserError, match="it writes no tokens: leave out max_new_tokens"):
+        model.unwrap_python_model().predict(None, pd.DataFrame({"prompt": ["?"], "response": ["."]}), {"max_new_tokens": 3})
 
 
 BAD_ROWS = [

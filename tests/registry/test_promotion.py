@@ -82,6 +82,22 @@ def judge(checkout: Path, reevaluate: Callable[[Any, Path, Path], None] = never)
     return judge_models(Checkout(checkout), reevaluate, print)
 
 
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("none", "the reward model was trained without critiques: it scores a response alone"),
+        ("mixed", "the reward model was trained on critiques (mixed)"),
+    ],
+)
+def test_verdict_says_what_the_reward_model_was_trained_on(evaluated: Path, source: str, words: str) -> None:
+    train(evaluated, 1, talk=0.7)
+    write_json(evaluated / "artifacts/reward/run.json", {"mlflow_run_id": None, "digests": {"critique_source": source}})
+    models = judge(evaluated).models
+    assert models["mm-reward"].verdict == "promoted", "the rules judge alike"
+    assert [reason for reason in models["mm-reward"].reasons if "was trained" in reason] == [words]
+    assert not any("critiques" in reason for reason in models["mm-policy"].reasons)
+
+
 def numbers(checkout: Path) -> tuple[int | None, int | None, int | None]:
     registry = Registry(Checkout(checkout))
     versions = [registry.at("mm-policy", alias) for alias in (CHAMPION, PREVIOUS, CHALLENGER)]
@@ -324,3 +340,31 @@ def test_rolled_back_version_is_no_reference(evaluated: Path) -> None:
     outcome = judge(evaluated).models["mm-policy"]
     assert outcome.verdict == "promoted"
     assert not any("by hand" in reason for reason in outcome.reasons)
+
+
+def test_lost_champion_files_are_reported_and_verdicts_stay(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(evaluated, 1, talk=0.7)
+    judge(evaluated)
+    shutil.rmtree(evaluated / "mlruns/models")
+
+    assert recorded_verdicts(Checkout(evaluated)) is None, "the run goes to the gate, which puts files back"
+    outcome = judge(evaluated)
+
+    assert {one.verdict for one in outcome.models.values()} == {"nothing_new"}
+    assert capsys.readouterr().out.count("were gone from the registry: put back") == 2
+    assert recorded_verdicts(Checkout(evaluated)) is not None
+
+
+def test_champion_files_lost_for_good_are_named(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(evaluated, 1, talk=0.7)
+    judge(evaluated)
+    shutil.rmtree(evaluated / "mlruns/models")
+    train(evaluated, 2, talk=0.8)
+
+    outcome = judge(evaluated)
+
+    assert (
+        "the files of mm-policy/1 (champion, safest_champion) are gone from the registry and can't be put back" in capsys.readouterr().out
+    )
+    assert outcome.models["mm-policy"].verdict == "refused"
+    assert "the champion can't be evaluated" in outcome.models["mm-policy"].reasons[0]

@@ -8,10 +8,13 @@ import pytest
 from components.checkout import Checkout
 from components.errors import StageFault, UserError
 from components.families.digests import model_digest
+from components.operations.doctor.services import registered_models
+from components.registry.packaging import WEIGHTS
 from components.registry.registry import Registry
-from components.registry.versions import MADE_WHOLE_FROM
+from components.registry.versions import CHALLENGER, CHAMPION, MADE_WHOLE_FROM
 from components.storage import objects
 from tests.registry.registered import MODEL, lose_weights, register, results, stored
+from tests.tiny import save_checkpoint
 from tests.tracking.test_server import server  # noqa: F401 -- a fixture
 
 
@@ -117,3 +120,54 @@ def test_large_weights_are_linked_from_cache(registry: Registry, root: Path, tmp
     assert not weights.samefile(root / MODEL / "model.safetensors")
     shutil.rmtree(root / ".dvc/cache")
     assert model_digest(registry.fetch(version, tmp_path / "fetched")) == version.digest
+
+
+def test_lost_files_of_whole_version_come_back_from_cache(registry: Registry, root: Path) -> None:
+    version = register(registry, whole=True)
+    registry.set_alias("mm-policy", CHAMPION, version.number)
+    assert registry.without_files("mm-policy") == []
+    shutil.rmtree(root / "mlruns/models")
+    shutil.rmtree(root / MODEL)
+
+    (lost,) = registry.without_files("mm-policy")
+    assert lost.number == version.number
+    finding = registered_models(Checkout(root))
+    assert (finding.state, finding.text) == ("problem", "the registry lost the files of mm-policy/1 (champion)")
+    registry.put_back(lost)
+
+    assert registered_models(Checkout(root)).state == "ok"
+    assert model_digest(stored(root, version) / "artifacts" / WEIGHTS) == version.digest
+    assert registry.load(version) is not None
+
+
+def test_damaged_package_counts_as_lost(registry: Registry, root: Path) -> None:
+    version = register(registry, whole=True)
+    registry.set_alias("mm-policy", CHAMPION, version.number)
+    for weights in stored(root, version).rglob("*.safetensors"):
+        weights.unlink()
+
+    (lost,) = registry.without_files("mm-policy")
+    registry.put_back(lost)
+
+    assert registry.without_files("mm-policy") == []
+
+
+def test_other_weights_are_not_put_back(registry: Registry, root: Path) -> None:
+    version = register(registry, whole=True)
+    registry.set_alias("mm-policy", CHAMPION, version.number)
+    shutil.rmtree(root / "mlruns/models")
+    lose_weights(root)
+    save_checkpoint(root / MODEL, seed=9)
+
+    with pytest.raises(UserError, match="neither in DVC's cache"):
+        registry.put_back(registry.version("mm-policy", 1))
+    assert not stored(root, version).exists()
+
+
+def test_version_without_alias_or_by_reference_is_not_missed(registry: Registry, root: Path) -> None:
+    register(registry, whole=True)
+    reference = register(registry)
+    registry.set_alias("mm-policy", CHALLENGER, reference.number)
+    shutil.rmtree(root / "mlruns/models")
+
+    assert registry.without_files("mm-policy") == []

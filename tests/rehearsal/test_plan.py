@@ -12,7 +12,8 @@ from components.checkout import Checkout
 from components.config.settings import Settings, parse_settings
 from components.errors import UserError
 from components.rehearsal.devices import Machine, named_device, processor
-from components.rehearsal.plan import changed, footprints, make_plan, stage_fits
+from components.rehearsal.ledger import ledger
+from components.rehearsal.plan import as_json, changed, footprints, make_plan, stage_fits, with_planned_source
 from components.rehearsal.rate import Rate, fitting_layers, store_rate, store_training_rate
 from tests.checkout import ROOT, write_base
 from tests.rehearsal.tiny import settings
@@ -107,6 +108,56 @@ def test_own_rate_of_a_training_takes_precedence(tmp_path: Path) -> None:
     assert planned["reference"] is not None
     store_training_rate(checkout, chosen, "reward", 200.0)
     assert make_plan(chosen, checkout, processor()).seconds["reward"] == pytest.approx(100 * 0.8 * 300 / 200)
+
+
+def write_answers(folder: Path, reasons: list[str]) -> Checkout:
+    """A hundred rows of 300 tokens, each with these reasons."""
+    checkout = Checkout(folder)
+    checkout.preferences.mkdir(parents=True)
+    row = {"question": "x" * 350, "models_output": ["y" * 350, "z" * 350], "score_reasons": reasons, "image": ""}
+    (checkout.preferences / "data.jsonl").write_text("\n".join(json.dumps(row) for _ in range(100)))
+    write_base(folder / "data/base")
+    return checkout
+
+
+def test_rows_without_critiques_plan_no_generation_of_them(tmp_path: Path) -> None:
+    bare, full = write_answers(tmp_path / "bare", ["", ""]), write_answers(tmp_path / "full", ["why", "why"])
+    large = {"batch_size": 512, "max_new_tokens": 512}  # so that generation has the stage's peak
+    without, mixed = (make_plan(settings(critique=large), one, processor()) for one in (bare, full))
+    assert (without.settings.reward.critique_source, mixed.settings.reward.critique_source) == ("none", "mixed")
+    assert as_json(without)["critique_source"] == "none"
+    assert "key-value cache" in mixed.stages["critique"].device
+    assert "key-value cache" not in without.stages["critique"].device
+    assert without.stages["critique"].device_bytes < mixed.stages["critique"].device_bytes
+    assert (
+        "key-value cache" in make_plan(settings(critique=large, evaluate={"batch_size": 512}), bare, processor()).stages["evaluate"].device
+    )
+    for checkout in (bare, full):
+        store_training_rate(checkout, settings(critique=large), "align", 400.0)
+    without, mixed = (make_plan(settings(critique=large), one, processor()) for one in (bare, full))
+    reference = without.seconds["reference"]
+    assert reference is not None
+    # Forward alone, as the reference log-probs, whose stage has as many ranks.
+    assert without.seconds["critique"] == pytest.approx(reference)
+    assert mixed.seconds["critique"] is None
+    assert changed(without.settings, [("model.lora.rank", "4")]).reward.critique_source == "none"
+
+
+def test_source_that_rows_can_not_feed_is_planned_with_a_note(tmp_path: Path) -> None:
+    plan = make_plan(settings(reward={"critique_source": "annotated"}), write_answers(tmp_path, ["", ""]), processor())
+    assert plan.settings.reward.critique_source == "annotated"
+    assert plan.notes[0].startswith("reward.critique_source is annotated, but no training response has a critique (score_reasons): set")
+    with pytest.raises(UserError, match="no training response has a critique"):
+        with_planned_source(plan.settings, plan.workload)
+
+
+def test_tables_without_critiques_take_bytes_of_scores(tmp_path: Path) -> None:
+    bare, full = write_answers(tmp_path / "bare", ["", ""]), write_answers(tmp_path / "full", ["why", "why"])
+    sizes = []
+    for checkout in (bare, full):
+        (volume,) = ledger(make_plan(settings(), checkout, processor()), checkout, ("critique",), None, lambda _: (1, 10**12))
+        sizes.append({entry.what: entry.bytes for entry in volume.entries}["outputs of critique"])
+    assert sizes == [200 * 200, 200 * 64 * 4]  # responses; bytes of a score with its keys, and of a critique's tokens
 
 
 @pytest.mark.parametrize("count", [1, 0])

@@ -18,7 +18,7 @@ TINY = architecture({"model_type": "llava_onevision", **CONFIGS["llava_onevision
 
 
 def row(tokens: float, patches: int = 0, medium: str | None = None) -> Row:
-    return Row(f"{tokens}", tokens, 2, medium, MediumSize(patches, patches, patches))
+    return Row(f"{tokens}", tokens, 2, () if medium is None else (medium,), MediumSize(patches, patches, patches))
 
 
 def write(path: Path, rows: list[Any]) -> None:

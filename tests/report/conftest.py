@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image, ImageDraw
 from components.checkout import Checkout
 from components.evaluation.judge import Verdict
 from components.files import write_json
-from components.preferences.record import CATEGORIES, Query, Response, write_queries
+from components.preferences.record import CATEGORIES, Kind, Medium, Query, Response, write_queries
 from components.report.summary import RunRecord, StageRecord, summarize
 from components.stages import STAGE_NAMES
 from components.tracking import store
@@ -80,7 +81,8 @@ def make_queries(media: Path) -> list[Query]:
     queries = []
     for number in range(QUERIES):
         category = CATEGORIES[number % len(CATEGORIES)]
-        path, kind = None, None
+        path: str | None = None
+        kind: Kind = "image"
         if category == "video":
             path, kind = f"video/clip-{number}", "video"
             for frame in range(6):
@@ -94,14 +96,14 @@ def make_queries(media: Path) -> list[Query]:
             for rank in (1, 2, 3)
         )
         queries.append(
-            Query(
-                id=f"{category}-{number:04}{HANDLER if hostile else ''}",
-                category=category,
-                prompt=f"{HANDLER if hostile else ''}What is shown in picture {number}?\nA. this\nB. that",
-                responses=responses,
-                media=path,
-                media_kind=kind,
+            Query.single(
+                f"{category}-{number:04}{HANDLER if hostile else ''}",
+                category,
+                f"{HANDLER if hostile else ''}What is shown in picture {number}?\nA. this\nB. that",
+                responses,
+                *([] if path is None else [Medium(path, kind)]),
                 safety=("harmful" if number < 15 else "harmless") if category == "safety" else None,
+                source=f"{SCRIPT}{HANDLER}" if hostile else "drawn by a program, ranked by a rule",
                 split="heldout",
             )
         )
@@ -130,6 +132,7 @@ def write_artifacts(root: Path, queries: list[Query]) -> None:
 
     from components.evaluation.answers import Answered, write_answers
     from components.evaluation.metrics import policy_metrics, reward_metrics, variant_metrics, win_metrics
+    from components.evaluation.parts import part_metrics
     from components.evaluation.samples import ShownCritique, choose, write_samples
     from components.evaluation.scores import OwnCritique, write_scores
     from components.statistics import Bootstrap
@@ -158,7 +161,11 @@ def write_artifacts(root: Path, queries: list[Query]) -> None:
         "gt_critique": {key: -float(key[1]) for key in keys},
         "no_critique": {key: float(-key[1] if len(key[0]) % 2 else key[1]) for key in keys},
         "blank_image": {key: float(key[1]) for key in keys},
+        "text_only": {key: float(key[1] == 1) for key in keys},
     }
+    sources = [replace(query, source="a rule; hard part" if n % 3 == 0 else "a rule") for n, query in enumerate(queries)]
+    scores = {key: critique.score for key, critique in own.items()}
+    metrics |= part_metrics(sources, policies, scores, variants["text_only"], bootstrap)
     metrics |= reward_metrics(queries, {key: critique.score for key, critique in own.items()}, bootstrap)
     for name, values in variants.items():
         metrics |= variant_metrics(name, queries, values, bootstrap)
@@ -184,8 +191,8 @@ def write_artifacts(root: Path, queries: list[Query]) -> None:
         "loser": pa.array([1] * pairs, pa.int32()),
         "margin": [None if n % 40 == 0 else (n - 60) / 100 for n in range(pairs)],
         "beta": [min(0.15, 0.1 + 0.05 * max(0, n - 60) / 340) for n in range(pairs)],
-        "policy_winner": [-10.0 + n / 40 for n in range(pairs)],
-        "policy_loser": [-12.0] * pairs,
+        "policy_winner": [None if n % 8 == 3 else -10.0 + n / 40 for n in range(pairs)],
+        "policy_loser": [None if n % 8 == 3 else -12.0 for n in range(pairs)],
         "reference_winner": [-9.0] * pairs,
         "reference_loser": [-11.0] * pairs,
     }

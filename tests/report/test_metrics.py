@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from components.checkout import Checkout
+from components.files import write_json
 from components.report.metrics import Change, Estimate, RunMetrics, evidence, read_answers, read_metrics
 from components.report.record import read_record
 from components.report.wording import MINUS
+from tests.report.conftest import write_summary
 
 
 @pytest.fixture
@@ -44,6 +46,28 @@ def test_gain_of_critiques_and_image_equals_acc_difference(metrics: RunMetrics) 
     for row in metrics.reward[1:]:
         assert row.acc.value is not None
         assert row.change.value == pytest.approx(row.acc.value - own)
+
+
+def test_model_without_critiques_has_rows_of_its_own(run: Path) -> None:
+    write_json(run / "artifacts/reward/run.json", {"digests": {"critique_source": "none"}})
+    write_summary(run)
+    record = read_record(Checkout(run))
+    bare = read_metrics(record, read_answers(record))
+    assert bare.critique_source == "none"
+    assert [row.name for row in bare.reward] == ["on the response alone", "with the image blanked"]
+    assert bare.reward[0].change.value is None
+    assert bare.reward[1].change.value is not None
+
+
+def test_hard_part_is_read_apart_from_the_whole(metrics: RunMetrics) -> None:
+    (part,) = metrics.parts
+    assert (part.name, part.queries) == ("hard", 10)
+    assert part.acc.value == 100
+    assert part.acc_text_only.value is not None
+    assert part.acc_text_only.value < part.acc.value
+    words, base, aligned = part.rows[0]
+    assert words.startswith("right answers, long and short, of ")
+    assert None not in (base.value, aligned.value)
 
 
 def test_equal_cases_have_no_interval(metrics: RunMetrics) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import shutil
 from pathlib import Path
@@ -17,6 +18,7 @@ from components.report.record import read_record
 from components.report.render import render_report
 from components.report.summary import not_judged
 from components.report.verdict import read_verdict
+from components.report.wording import MINUS
 from tests.report.conftest import PROMOTED, write_summary
 
 
@@ -37,10 +39,31 @@ def test_finished_run_is_shown_completely(run: Path) -> None:
     assert "champion 2" in text
     assert "Loss on pairs over 80 steps: from 1.000 to 0.013." in text
     assert "Of 30 held-out queries judged for both policies, alignment broke 3 and repaired 12" in text
+    assert "drawn by a program, ranked by a rule 0 25" in text
+    assert "The hard part" in text
     assert "image: '…' does not exist 2 data/preferences/data.jsonl, line 9" in text
     assert "390 pairs" in text
     assert "10 pairs have no margin" in text
     assert "can't be read" not in text
+
+
+def test_page_says_what_the_reward_model_was_trained_on(run: Path) -> None:
+    write_json(run / "artifacts/reward/run.json", {"digests": {"critique_source": "mixed"}})
+    write_summary(run)
+    assert "It was trained on critiques (mixed)." in rendered(run)
+    write_json(run / "artifacts/reward/run.json", {"digests": {"critique_source": "none"}})
+    path = run / "artifacts/evaluate/samples/samples.jsonl"
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    for entry in entries:
+        entry["policies"] = [{**policy, "critique": None} for policy in entry["policies"]]
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    write_summary(run)
+    text = rendered(run)
+    assert "It was trained without critiques and scores a response alone." in text
+    assert "ACC and ACC+ on the response alone." in text
+    assert "own critiques" not in text
+    assert f"Reward model, {MINUS}1.25 " in text, "a score is shown without a critique"
+    assert ": None" not in text
 
 
 def test_page_needs_no_other_file(run: Path) -> None:

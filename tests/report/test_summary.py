@@ -71,6 +71,20 @@ def test_summary_has_every_key_after_any_end(artifacts: Path, tmp_path: Path) ->
     assert {stage["status"] for stage in empty["stages"].values()} == {"not_reached"}
 
 
+def test_summary_and_table_show_parts_apart(artifacts: Path) -> None:
+    assert summarize(record(), artifacts)["parts"] == {}
+    hard = {"policy.aligned.conversation": 40.0, "policy.base.conversation": 30.0, "reward.acc": 0.75, "reward.acc_text_only": 0.6}
+    write_json(artifacts / "evaluate/metrics.json", {**EVALUATED, **{f"part.hard.{key}": value for key, value in hard.items()}})
+    summary = summarize(record(), artifacts)
+    assert summary["parts"]["hard"]["policy"]["aligned"]["conversation"] == 40.0
+    assert summary["parts"]["hard"]["reward"]["acc_text_only"] == 0.6
+    assert summary["reward"]["acc"] == 0.875
+    stream = io.StringIO()
+    Console(file=stream, width=300).print(render(summary))
+    assert "right answers, long and short (of 100) 30.0 to 40.0" in stream.getvalue()
+    assert "ACC 75.0 %, text alone 60.0 %" in stream.getvalue()
+
+
 def test_metrics_of_unreached_stage_are_null(artifacts: Path) -> None:
     summary = summarize(record("failed", align=StageRecord("failed", 3), evaluate=StageRecord("not_reached")), artifacts)
     assert set(summary["beta"].values()) == {None}
@@ -104,6 +118,19 @@ def test_table_shows_base_aligned_and_change(artifacts: Path) -> None:
 def test_missing_metric_is_dash(artifacts: Path) -> None:
     text = shown(summarize(record(), artifacts))
     assert row(text, "hallucinated descriptions") == ["–", "–", "–"]
+
+
+def test_choice_of_critiques_stands_in_summary_and_table(artifacts: Path) -> None:
+    assert summarize(record(), artifacts)["reward"]["critique_source"] is None, "an earlier version's stage did not record it"
+    write_json(artifacts / "reward/run.json", {"digests": {"critique_source": "mixed"}})
+    mixed = summarize(record(), artifacts)
+    assert mixed["reward"]["critique_source"] == "mixed"
+    assert "given critiques" in shown(mixed)
+    write_json(artifacts / "reward/run.json", {"digests": {"critique_source": "none"}})
+    text = " ".join(shown(summarize(record(), artifacts)).split())
+    assert "trained and scored without critiques; blank image" in text
+    assert "given critiques" not in text
+    assert summarize(record("failed", reward=StageRecord("failed", 5)), artifacts)["reward"]["critique_source"] is None
 
 
 def test_failed_run_names_stage_and_log(artifacts: Path) -> None:

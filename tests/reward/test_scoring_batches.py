@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from components.preferences.record import Query
 from components.reward.model import Judgement, RewardModel
 from components.reward.scoring import Judged, judge_branch, score
 from components.trees.trees import TreeBatch
-from tests.tiny import pixels, queries
+from tests.tiny import pixels, queries, rephrased
 
 
 class OneStepBehind:
@@ -41,9 +40,9 @@ class Depth(RewardModel):
 
 def text_query(number: int, tokens: int, prepared: Preprocessor, branch: int) -> Query:
     """A query without media whose tree has `tokens` tokens with one branch of `branch`: the tokenizer has a token a letter."""
-    query = replace(queries()[2], id=f"text-{number}", prompt="")
+    query = rephrased(queries()[2], "", id=f"text-{number}")
     fixed = len(prepared.judge_root(query, "J").input_ids)
-    return replace(query, prompt="x" * (tokens - branch - fixed))
+    return rephrased(query, "x" * (tokens - branch - fixed))
 
 
 def by_itself(reward: RewardModel, prepared: Preprocessor, item: Judged) -> float:

@@ -25,7 +25,7 @@ from components.families.hub.published import table
 from components.families.loading import set_attention
 from components.families.processing import Preprocessor
 from components.generation.generate import generate
-from components.preferences.record import Query, Response, write_queries
+from components.preferences.record import Medium, Query, Response, write_queries
 from components.reward.model import open_reward_model
 from components.reward.task import RewardTask
 from components.trees import attention
@@ -33,16 +33,14 @@ from tests.checkout import ROOT
 from tests.shapes.photographs import save_photographs
 
 QUERIES = [
-    Query(
+    Query.single(
         "photograph",
         "short",
         "What is it?",
         (Response("A cup of coffee.", 1, critique="Right."), Response("Nothing at all.", 2, critique="No.")),
-        media="rocket.jpg",
-        media_kind="image",
-        media_digest="rocket",
+        Medium("rocket.jpg", "image", "rocket"),
     ),
-    Query("text", "short", "Why?", (Response("So.", 2, critique="Short."), Response("很好 — nobody knows.", 1, critique="Hm."))),
+    Query.single("text", "short", "Why?", (Response("So.", 2, critique="Short."), Response("很好 — nobody knows.", 1, critique="Hm."))),
 ]
 MARGINS = [[("", 1.0), ("", -1.0)], [("", 0.2), ("", 0.5)]]
 ON_CPU = {"training": {"ranks": 1, "threads": 1, "precision": "fp32"}, "reference": {"ranks": 1, "threads": 1}}

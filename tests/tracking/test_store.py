@@ -4,11 +4,21 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import pytest
+
 from components.checkout import Checkout
+from components.operations.doctor.services import mlflow_store
+from components.storage.data_version import DataState
+from components.tracking import store
 from components.tracking.runs import close_orphans, open_parent
-from components.tracking.store import connect
+from components.tracking.store import ExperimentDeleted, connect
+from flows import new_data, scheduled_run
+from flows.attempts import ScheduledRun
+from flows.console import Console
+from flows.parameters import RunParameters
 from tests.tracking.conftest import runs_of
 
 REPOSITORY = Path(__file__).parents[2]
@@ -59,3 +69,39 @@ def test_run_of_killed_process_is_marked(checkout: Path) -> None:
     process.wait()
     close_orphans(Checkout(checkout))
     assert [run.info.status for run in runs_of(checkout)] == ["KILLED"]
+
+
+def test_deleted_experiment_names_its_cure_which_works(checkout: Path) -> None:
+    client, experiment = connect(Checkout(checkout))
+    client.delete_experiment(experiment)
+    store._connect.cache_clear()
+
+    with pytest.raises(ExperimentDeleted, match="was deleted in MLflow; restore it with: ") as caught:
+        connect(Checkout(checkout))
+    finding = mlflow_store(Checkout(checkout))
+    assert (finding.state, finding.cure) == ("problem", caught.value.cure)
+
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(caught.value.cure, shell=True, check=True, env=environment, cwd=checkout)  # noqa: S602 -- the cure as a person types it
+    store._failures.clear()
+    assert connect(Checkout(checkout))[1] == experiment
+
+
+def test_deleted_experiment_cure_has_no_password() -> None:
+    error = ExperimentDeleted("http://ann:secret@server:5000", "3")
+    assert "secret" not in str(error)
+    assert error.cure.startswith("MLFLOW_TRACKING_URI=http://server:5000 MLFLOW_TRACKING_USERNAME=admin ")
+
+
+def test_poll_for_new_data_starts_no_run_without_experiment(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, experiment = connect(Checkout(checkout))
+    client.delete_experiment(experiment)
+    store._connect.cache_clear()
+    monkeypatch.setattr(new_data, "data_state", lambda _: DataState("v2", [], [], [], 1, cached=True))
+    settings = Checkout(REPOSITORY).settings()
+    run = ScheduledRun(
+        Checkout(checkout), settings, RunParameters(only_new_data=True), "id", "on-new-data", "name", Console(), threading.Event()
+    )
+
+    with pytest.raises(scheduled_run._NothingToDo, match="experiments restore"):
+        scheduled_run._require_new_data(run)

@@ -16,11 +16,9 @@ INSTRUCTION = load_settings(ROOT / "params.yaml").reward.instruction
 
 
 @pytest.fixture
-def check(tiny_base: Path, tiny_media: Path) -> Callable[[Query, int], LengthCheck]:
-    def run(query: Query, limit: int) -> LengthCheck:
-        lengths = LengthCheck(tiny.preprocessor(tiny_base, tiny_media), INSTRUCTION, limit)
-        lengths.check(query)
-        return lengths
+def check(tiny_base: Path, tiny_media: Path) -> Callable[[Query, int], int]:
+    def run(query: Query, limit: int) -> int:
+        return LengthCheck(tiny.preprocessor(tiny_base, tiny_media), INSTRUCTION, limit).check(query)
 
     return run
 
@@ -37,12 +35,10 @@ def longest_branch(preprocessor: Preprocessor, query: Query) -> int:
     return max(lengths)
 
 
-@pytest.mark.parametrize("query", tiny.queries(), ids=lambda query: str(query.media))
-def test_query_fits_exactly_its_longest_branch(
-    query: Query, check: Callable[[Query, int], LengthCheck], tiny_base: Path, tiny_media: Path
-) -> None:
+@pytest.mark.parametrize("query", tiny.queries(), ids=lambda query: str(query.media[:1]))
+def test_query_fits_exactly_its_longest_branch(query: Query, check: Callable[[Query, int], int], tiny_base: Path, tiny_media: Path) -> None:
     tokens = longest_branch(tiny.preprocessor(tiny_base, tiny_media), query)
-    assert check(query, tokens).longest == tokens
+    assert check(query, tokens) == tokens
     with pytest.raises(RowError, match=f"takes {tokens} tokens .* more than model.max_length {tokens - 1}"):
         check(query, tokens - 1)
 
@@ -50,23 +46,20 @@ def test_query_fits_exactly_its_longest_branch(
 def test_reused_media_length_is_exact_for_other_queries(tiny_base: Path, tiny_media: Path) -> None:
     preprocessor = tiny.preprocessor(tiny_base, tiny_media)
     lengths = LengthCheck(preprocessor, INSTRUCTION, 4000)
-    for query in [*tiny.queries(), *(replace(query, prompt=f"{query.prompt} And why is that so? " * 3) for query in tiny.queries())]:
-        lengths.check(query)
-    assert lengths.longest == max(
-        longest_branch(preprocessor, replace(query, prompt=f"{query.prompt} And why is that so? " * 3)) for query in tiny.queries()
-    )
+    for query in [*tiny.queries(), *(tiny.rephrased(query, f"{query.prompt} And why is that so? " * 3) for query in tiny.queries())]:
+        assert lengths.check(query) == longest_branch(preprocessor, query)
 
 
-def test_response_may_be_short_and_its_reason_too_long(check: Callable[[Query, int], LengthCheck]) -> None:
+def test_response_may_be_short_and_its_reason_too_long(check: Callable[[Query, int], int]) -> None:
     query = replace(tiny.queries()[2], responses=(Response("a", 1, critique="x" * 900), Response("b", 2)))
     with pytest.raises(RowError, match=r"judge's prompt of .* with response 0 and its reason"):
         check(query, 600)
 
 
-def test_special_tokens_are_refused_in_every_text(check: Callable[[Query, int], LengthCheck]) -> None:
+def test_special_tokens_are_refused_in_every_text(check: Callable[[Query, int], int]) -> None:
     query = tiny.queries()[2]
     for field, bad in {
-        "question": replace(query, prompt="a<image>b"),
+        "question": tiny.rephrased(query, "a<image>b"),
         "models_output[1]": replace(query, responses=(Response("a", 1), Response("<|im_end|>", 2))),
         "score_reasons[0]": replace(query, responses=(Response("a", 1, critique="<video>"), Response("b", 2))),
     }.items():

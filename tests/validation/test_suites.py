@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from components.config.settings import load_settings
-from components.preferences.record import Query, Response
+from components.preferences.record import Medium, Query, Response, Turn
 from components.validation.suites import check_tables
 from components.validation.tables import query_table, response_table
 from tests.conftest import ROOT
+from tests.tiny import rephrased
 
 RESPONSES = (
     Response("The best answer.", 1, 5, 5, 5, "Right."),
@@ -23,14 +24,12 @@ STRICT = (*RESPONSES[:2], replace(RESPONSES[2], rank=3))
 def good() -> list[Query]:
     """Ten queries a split, every category in both, half of them with a tie."""
     return [
-        Query(
+        Query.single(
             f"{split}-{number}",
             category,
             f"{split} {number}?",
             RESPONSES if number % 2 else STRICT,
-            media="x.png",
-            media_kind="image",
-            media_digest="a" * 64,
+            Medium("x.png", "image", "a" * 64),
             split=split,
         )
         for split in ("train", "heldout")
@@ -60,11 +59,11 @@ def test_good_tables_pass_and_pages_are_written(tmp_path: Path) -> None:
 FAULTS: dict[str, dict[str, Any]] = {
     "ids are unique": {"id": "train-9"},
     "no id stands in both splits": {"id": "heldout-1"},
-    "no media and prompt stand in both splits": {"prompt": "heldout 1?"},
+    "no media and prompt stand in both splits": {"turns": good()[-9].turns},
     "categories are known": {"category": "quiz"},
     "safety labels are known": {"safety": "unsure"},
-    "media carry their sha256": {"media_digest": "short"},
-    "prompts are not empty": {"prompt": ""},
+    "media carry their sha256": {"media": (Medium("mcq/0.png", "image", "short"),)},
+    "prompts are not empty": {"turns": (Turn("user", ("", "")),)},
     "queries have enough responses": {"responses": RESPONSES[:1]},
     "ranks begin at 1": {"responses": (*RESPONSES, Response("x", 0))},
     "no rank exceeds the number of responses": {"responses": (*RESPONSES, Response("x", 5))},
@@ -76,7 +75,7 @@ FAULTS: dict[str, dict[str, Any]] = {
 
 
 def test_broken_required_expectation_is_critical(tmp_path: Path) -> None:
-    spoilt = [replace(query, id=f"spoilt-{number}", prompt=f"Spoilt {number}?") for number, query in enumerate(good() + good())]
+    spoilt = [rephrased(query, f"Spoilt {number}?", id=f"spoilt-{number}") for number, query in enumerate(good() + good())]
     queries = [*good(), *(replace(query, **values) for query, values in zip(spoilt, FAULTS.values(), strict=False))]
     findings = unmet(queries, tmp_path)
     assert {expected for expected, severity in findings.items() if severity == "critical"} == set(FAULTS) | {
@@ -106,7 +105,7 @@ def test_category_missing_from_one_split_is_a_warning(tmp_path: Path) -> None:
 def test_hostile_text_does_not_enter_pages(tmp_path: Path) -> None:
     hostile = "<script>alert(1)</script>"
     responses = (Response(hostile, 1, critique=hostile), Response("", 2))
-    unmet([replace(query, id=hostile, prompt=hostile, responses=responses, source=hostile) for query in good()], tmp_path)
+    unmet([rephrased(query, hostile, id=hostile, responses=responses, source=hostile) for query in good()], tmp_path)
     pages = list((tmp_path / "docs").rglob("*.html"))
     assert pages
     assert all(hostile not in page.read_text() for page in pages)

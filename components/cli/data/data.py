@@ -22,7 +22,7 @@ def expand(
     yes: Annotated[bool, typer.Option("--yes", help="pay without being asked")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
 ) -> None:
-    """Expand people's short reasons into critiques by the server `endpoint.expansion`, into data/preferences/expanded.jsonl.
+    """Expand the rows' short reasons into critiques by the server `endpoint.expansion`, into data/preferences/expanded.jsonl.
 
     Every expansion is checked; those that fail lie in expanded-quarantine.jsonl with the reason. A stopped command resumes.
     """

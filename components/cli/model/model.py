@@ -105,7 +105,13 @@ def serve_command(
     settings = checkout.settings()
     if role is not None and role not in serving.ROLES:
         raise UserError(f"--as is '{role}', and the servers are {', '.join(serving.ROLES)}")
-    environment, arguments = serving.serve_command(target, role or serving.role_of(target, settings, checkout), settings)
+    role = role or serving.role_of(target, settings, checkout)
+    if role == "reward" and (target / "score_head.safetensors").is_file():
+        from components.reward.model import critique_source_of
+
+        if critique_source_of(target) == "none":
+            raise UserError(f"{folder} was trained without critiques, so a server has none to write: keep critique.engine local")
+    environment, arguments = serving.serve_command(target, role, settings)
     print(" ".join([*(f'{name}="{value}"' for name, value in environment.items()), shlex.join(arguments)]))
 
 

@@ -66,11 +66,13 @@ def rollback(model: Model, because: Because = None, as_json: AsJson = False) -> 
     name = _model_name(model)
     with run_lock(checkout):
         from components.registry import aliases
+        from components.registry.lock import registry_lock
         from components.registry.registry import Registry
 
-        with aliases.registry_lock(checkout):
+        log = partial(print, file=sys.stderr)
+        with registry_lock(checkout, log):
             registry = Registry(checkout)
-            aliases.recover(registry, name, partial(print, file=sys.stderr))
+            aliases.recover(registry, name, log)
             rolled_back, champion = aliases.rollback(registry, name, by=_person(), because=because or "no reason given")
     if as_json:
         print(json.dumps({"model": name, "champion": champion.number, "rolled_back": rolled_back.number}, indent=2))

@@ -42,15 +42,18 @@ def plan(
         return
     from components.operations.preconditions.checks import as_json as preconditions_json
     from components.operations.preconditions.checks import unmet
+    from components.operations.preconditions.critiques import chosen_source, critiques
     from components.operations.preconditions.situation import Situation, stages_to_run
     from components.storage.plan import plan as plan_stages
 
     steps = plan_stages(checkout, text)
     to_run = stages_to_run(steps)
-    findings = unmet(Situation(checkout, settings, to_run)) if to_run else {}
+    situation = Situation(checkout, settings, to_run)
+    findings = unmet(situation) if to_run else {}
     if as_json:
         stages = {name: {"action": step.action, "reason": step.reason} for name, step in steps.items()}
-        print(json.dumps({"stages": stages, "preconditions": preconditions_json(findings)}, indent=2))
+        source = chosen_source(situation)
+        print(json.dumps({"stages": stages, "critique_source": source, "preconditions": preconditions_json(findings)}, indent=2))
         return
     from rich.console import Console
     from rich.table import Table
@@ -64,6 +67,8 @@ def plan(
 
     console = Console(highlight=False)
     console.print(table)
+    if "reward" in to_run and "critiques" not in findings:
+        console.print(f"[bold]reward[/]: {critiques(situation).text}")
     if findings:
         console.print(render_preconditions(findings))
 

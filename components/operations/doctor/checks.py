@@ -35,6 +35,7 @@ CHECKS: dict[str, Check] = {
     **{name: partial(_precondition, name) for name in PRECONDITIONS},
     "remotes": reach.remotes,
     "mlflow": services.mlflow_store,
+    "registered models": services.registered_models,
     "pickled models": services.pickled_models,
     "waiting records": services.waiting_records,
     "prefect": services.prefect,

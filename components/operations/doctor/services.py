@@ -10,10 +10,11 @@ from importlib import metadata
 from pathlib import Path
 
 from components.checkout import IN_CHECKOUT, Checkout
+from components.errors import StageFault
 from components.operations.doctor.findings import Finding, ok, problem, warning
 from components.processes.marks import is_alive
 from components.tracking.recorder import PENDING
-from components.tracking.store import connect, state_folder, tracking_uri
+from components.tracking.store import ExperimentDeleted, connect, state_folder, tracking_uri
 
 ANSWER_SECONDS = 3.0
 # Short limits for commands that only read. Set them before the first request to MLflow.
@@ -56,9 +57,30 @@ def mlflow_store(checkout: Checkout) -> Finding:
             return problem(silent, cure)
     try:
         connect(checkout)
+    except ExperimentDeleted as error:
+        return problem(f"the experiment of this checkout was deleted in MLflow, and new records wait in {IN_CHECKOUT.tracking}", error.cure)
     except Exception as error:  # noqa: BLE001 -- a database driver raises any error
         return problem(f"{shown} can't be used: {type(error).__name__}: {' '.join(str(error).split())[:200]}", cure)
     return ok(f"{shown} answers")
+
+
+def registered_models(checkout: Checkout) -> Finding:
+    """The files of every champion are in the registry."""
+    from components.registry.registry import Registry
+    from components.registry.versions import NAMES
+
+    file = store_file(checkout)
+    if file is not None and not file.exists():
+        return ok("no model is registered yet")
+    registry = Registry(checkout)
+    try:
+        lost = [version for name in NAMES for version in registry.without_files(name)]
+    except StageFault as error:
+        return warning(f"whether the files of the registered models are there is unknown: {error}", "see the check 'mlflow'")
+    if not lost:
+        return ok("the files of all versions with an alias are there")
+    names = ", ".join(f"{version} ({', '.join(version.aliases)})" for version in lost)
+    return problem(f"the registry lost the files of {names}", "mmalign run: it puts them back from DVC's cache, a remote or the checkout")
 
 
 def pickled_models(checkout: Checkout) -> Finding:  # noqa: ARG001 -- every check takes the checkout

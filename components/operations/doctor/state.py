@@ -16,6 +16,7 @@ from components.files import read_json
 from components.operations.doctor.activity import Activity, Holder, activity, is_locked, stage_of
 from components.operations.doctor.leftovers import LOCK
 from components.operations.doctor.services import store_file, store_silence
+from components.operations.services.state import copied_from, copy_sentence
 from components.processes.marks import checkout_mark
 from components.processes.slots.locks import Holder as SlotHolder
 from components.processes.slots.taking import machine_slots
@@ -41,6 +42,9 @@ HEADLINE_REWARD = ("acc", "acc_plus")
 def read_status(checkout: Checkout) -> dict[str, Any]:
     """The state that `mmalign status` shows, by the keys of its JSON. `notes` has a sentence for each part that can't be read."""
     notes: list[str] = []
+    original = copied_from(checkout)
+    if original is not None:
+        notes.append(copy_sentence(checkout, original))
     now = activity(checkout)
     state: dict[str, Any] = {"running": _running(now)}
     state["slots"] = _part(notes, "the holders of this machine's slots can't be read", _slots, [])

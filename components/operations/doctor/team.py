@@ -14,7 +14,7 @@ from components.operations.doctor.findings import Finding, NotChecked, ok, probl
 from components.operations.services import supervision
 from components.operations.services.health import healthy
 from components.operations.services.prefect_rest import ask
-from components.operations.services.state import DEPLOYED, Addresses, addresses_file, read_addresses
+from components.operations.services.state import DEPLOYED, Addresses, addresses_file, copied_from, copy_sentence, read_addresses
 from components.processes.secrets import OWNER_ONLY, Secrets, read_secrets, secrets_file, state_folder
 
 NO_SERVICES = "this checkout has no services, and needs none"
@@ -25,6 +25,9 @@ FAILING = frozenset({"BACKOFF", "FATAL", "EXITED", "UNKNOWN"})
 
 def services(checkout: Checkout) -> Finding:
     """Every service runs and answers, and none restarts often."""
+    original = copied_from(checkout)
+    if original is not None:
+        return problem(copy_sentence(checkout, original), f"rm -r {state_folder(checkout)}")
     addresses = _addresses(checkout)
     if addresses is None:
         return ok(NO_SERVICES)

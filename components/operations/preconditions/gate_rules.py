@@ -6,7 +6,6 @@ what a rule needs.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,8 +35,6 @@ def gate_rules(situation: Situation) -> Finding:
         queries, source = heldout_queries(situation)
     except UserError as error:
         return problem(str(error), "`evaluate` would stop there after all training")
-    except UnicodeDecodeError as error:
-        return problem(f"{checkout.ground_truth.relative_to(checkout.root)} is not UTF-8 ({error})", "save it as UTF-8")
     if not queries:
         return ok("no held-out row can be read yet")
     refusals = refused_though_perfect(rules, queries, judge)
@@ -81,17 +78,15 @@ def heldout_queries(situation: Situation) -> tuple[list[Query], str]:
 def _queries(path: Path) -> Iterator[Query]:
     """The readable rows; validation names the others."""
     from components.preferences.faults import RowError
+    from components.preferences.json_rows import read_rows
     from components.preferences.release import query_from_row
 
-    with path.open(encoding="utf-8", errors="replace") as stream:
-        for line in stream:
+    for line in read_rows(path):
+        if line.row is not None:
             try:
-                row = json.loads(line)
-                query = query_from_row(row, "heldout") if isinstance(row, dict) else None
-            except (ValueError, RowError):
+                yield query_from_row(line.row, "heldout")
+            except RowError:
                 continue
-            if query is not None:
-                yield query
 
 
 def _row(query: Query, judge: Any, *, right: bool) -> dict[str, Any]:

@@ -16,12 +16,13 @@ from urllib.parse import quote
 
 from components.checkout import Checkout
 from components.errors import UserError
-from components.files import read_json, write_json
-from components.processes.secrets import Secrets, read_secrets, secrets_file, state_folder
+from components.files import read_json, write_atomic, write_json
+from components.processes.secrets import STATE, Secrets, read_secrets, secrets_file, state_folder
 
 if TYPE_CHECKING:
     from components.config.services import ServicesSettings
 
+OWNER = "checkout.txt"  # in the state folder: the root of the checkout whose services these are
 DEPLOYED = "deployments.json"  # in the state folder: `mmalign deploy` writes the deployments' ids by name
 HEARTBEAT_SECONDS = 30
 PASSWORD_CHARACTERS = 12  # least length of a password of servers that other machines can reach
@@ -59,9 +60,38 @@ def addresses_file(checkout: Checkout) -> Path:
 
 
 def read_addresses(checkout: Checkout) -> Addresses | None:
-    """The addresses of this checkout's services; None where `mmalign up` never ran."""
+    """The addresses of this checkout's services; None where `mmalign up` never ran, and where the state is a copy of another checkout's."""
     path = addresses_file(checkout)
-    return Addresses(**read_json(path)) if path.is_file() else None
+    return Addresses(**read_json(path)) if path.is_file() and copied_from(checkout) is None else None
+
+
+def copied_from(checkout: Checkout) -> Path | None:
+    """The checkout whose state folder was copied together with this one, and whose services the copy would name.
+
+    None for a state of this checkout's own. A checkout that was moved, and one that is seen at two paths, owns its state.
+    """
+    owner = state_folder(checkout) / OWNER
+    if STATE in os.environ or not owner.is_file():
+        return None
+    root = Path(owner.read_text(encoding="utf-8").rstrip("\n"))
+    original = addresses_file(Checkout(root))
+    if root == checkout.root.resolve() or not original.is_file() or original.samefile(addresses_file(checkout)):
+        return None
+    return root
+
+
+def refuse_copy(checkout: Checkout) -> None:
+    """Raises UserError where the state is a copy of another checkout's."""
+    root = copied_from(checkout)
+    if root is not None:
+        raise UserError(
+            f"{copy_sentence(checkout, root)}: remove it with `rm -r {state_folder(checkout)}`, then `mmalign up` starts services of this checkout"
+        )
+
+
+def copy_sentence(checkout: Checkout, original: Path) -> str:
+    """What `copied_from` means, for people."""
+    return f"{state_folder(checkout)} is a copy and names the services of {original}, so this checkout uses none of them"
 
 
 def require_passwords(checkout: Checkout, secrets: Secrets, host: str) -> None:
@@ -97,6 +127,7 @@ def assign_addresses(checkout: Checkout, settings: ServicesSettings) -> Addresse
             f"the services of this checkout keep their record in {where}: start them as before, or move the record with `mmalign backup`"
         )
     write_json(addresses_file(checkout), asdict(addresses))
+    write_atomic(state_folder(checkout) / OWNER, f"{checkout.root.resolve()}\n")
     return addresses
 
 

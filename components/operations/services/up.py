@@ -15,7 +15,7 @@ from components.operations.services import postgres, supervision
 from components.operations.services.flow_runs import cancel_all
 from components.operations.services.health import healthy
 from components.operations.services.import_sqlite import IMPORTED, import_record
-from components.operations.services.state import Addresses, assign_addresses, create_secrets, read_addresses, require_passwords
+from components.operations.services.state import Addresses, assign_addresses, create_secrets, read_addresses, refuse_copy, require_passwords
 from components.operations.services.temporary_postgres import database
 from components.processes.secrets import read_secrets, secrets_file, state_folder
 
@@ -40,6 +40,7 @@ def bring_up(checkout: Checkout, settings: ServicesSettings, log: Callable[[str]
 
     Raises UserError for impossible settings, StageFault with the log of a service that does not start.
     """
+    refuse_copy(checkout)
     addresses = read_addresses(checkout)
     if addresses is not None and supervision.states(checkout, read_secrets(checkout)):
         _wait(checkout, None, log)
@@ -67,6 +68,7 @@ def bring_down(checkout: Checkout) -> int:
 
     It cancels runs under way first. The services would restart merely killed runs at their next start.
     """
+    refuse_copy(checkout)
     if read_addresses(checkout) is None:
         raise UserError(f"{checkout.root} has no services: `mmalign up` starts them")
     cancel_all(checkout, CANCEL_SECONDS)

@@ -23,6 +23,7 @@ def test_fewer_cores_than_threads_is_warning(whole: Path, monkeypatch: pytest.Mo
 def test_container_limits_count(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     monkeypatch.setattr(host, "CGROUP", tmp_path)
+    monkeypatch.setattr(host, "MEMBERSHIP", tmp_path / "none")
     for name, text in {
         "cpu.max": "150000 100000\n",
         "memory.max": "1000000000\n",

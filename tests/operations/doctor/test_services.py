@@ -60,6 +60,11 @@ def test_checkout_database_is_ok_and_damaged_one_is_problem(checkout: Path) -> N
     assert "mlflow.db can't be used" in finding.text
 
 
+def test_checkout_without_store_has_no_registered_models(checkout: Path) -> None:
+    assert services.registered_models(Checkout(checkout)).text == "no model is registered yet"
+    assert not (checkout / "mlflow.db").exists()
+
+
 def test_allowed_pickles_are_warning(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert services.pickled_models(Checkout(checkout)).state == "ok"
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "True")

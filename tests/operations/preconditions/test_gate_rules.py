@@ -70,7 +70,10 @@ def test_share_that_validation_splits_off_is_judged(situated: Situated, checkout
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [(b'{"id": "q"}\n', r"truth.jsonl line 1 is no fact"), ('{"id": "\xe9"}'.encode("latin-1"), "data/truth/truth.jsonl is not UTF-8")],
+    [
+        (b'{"id": "q"}\n', r"truth.jsonl line 1 is no fact"),
+        ('{"id": "\xe9"}'.encode("latin-1"), r"truth.jsonl line 1 is no fact (the row is not UTF-8: byte 9 is 0xe9)"),
+    ],
 )
 def test_unreadable_facts_are_a_problem_before_training(situated: Situated, checkout: Path, content: bytes, sentence: str) -> None:
     (checkout / "data/truth/truth.jsonl").write_bytes(content)

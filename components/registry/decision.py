@@ -1,0 +1,63 @@
+"""The gate's decision: a finding a rule, and the sentences of a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from components.registry.policy import POLICY_FILE
+
+Outcome = Literal["passed", "failed", "off", "note"]
+
+
+@dataclass(frozen=True)
+class Lack:
+    """What a rule has too few of: its key in the file of rules, how many it has in words, and what to add."""
+
+    key: str
+    cases: str
+    cure: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one rule, with its reason. `lack` is set where it failed for want of held-out rows."""
+
+    rule: str
+    outcome: Outcome
+    sentence: str
+    lack: Lack | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The verdict. `reasons` are sentences: failed rules first, then passed ones, then those that are switched off.
+
+    Where several rules failed for want of held-out rows, one sentence names them all; it comes last among the failed ones.
+    """
+
+    promote: bool
+    findings: tuple[Finding, ...]
+
+    @property
+    def reasons(self) -> list[str]:
+        """The sentences, those of failed rules first."""
+        order: dict[Outcome, int] = {"failed": 0, "passed": 1, "off": 2, "note": 3}
+        ordered = sorted(self.findings, key=lambda f: order[f.outcome])
+        lacks = list(dict.fromkeys(f.lack for f in ordered if f.lack is not None))
+        if len(lacks) < 2:
+            return [f.sentence for f in ordered]
+        judged = [f for f in ordered if f.lack is None]
+        failed = sum(f.outcome == "failed" for f in judged)
+        sentences = [f.sentence for f in judged]
+        return [*sentences[:failed], lacking(lacks), *sentences[failed:]]
+
+
+def lacking(lacks: Sequence[Lack]) -> str:
+    """One sentence on all rules that have too little to judge: what each has, what to add, and the setting that switches each off."""
+    cures = "; ".join(dict.fromkeys(lack.cure for lack in lacks))
+    return (
+        f"{len(lacks)} rules have too few held-out rows to judge: {', '.join(f'{lack.key} ({lack.cases})' for lack in lacks)}: {cures}; or switch "
+        f'each of them off with a reason in {POLICY_FILE}: {{ enabled: false, reason: "..." }}'
+    )
