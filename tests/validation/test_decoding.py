@@ -11,7 +11,6 @@ import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from components.preferences.bounds import MediaBounds
 from components.preferences.faults import RowError
 from components.validation.decoding import Decoders, Request
 from components.validation.examination import Examined, Examiner, Fault, Medium
-from components.validation.lines import Line
 from components.validation.media import MediaFolder
 from tests.conftest import ROOT
 
@@ -123,19 +121,16 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path / "checkout")
 
 
-def lines(*paths: str) -> Iterator[Line]:
-    return (Line(number, {"image": path}, None) for number, path in enumerate(paths))
-
-
 def validated(root: Path, checkout: Checkout, *paths: str, bounds: MediaBounds = MediaBounds()) -> dict[str, str]:  # noqa: B008 -- it never changes
     folder = MediaFolder(root, bounds, checkout)
+    folder.request({"image": path} for path in paths)
     results = {}
-    for line in folder.ahead(lines(*paths)):
-        assert line.row is not None
+    for path in paths:
         try:
-            results[line.row["image"]] = folder.examine(line.row["image"], "image").digest
+            results[path] = folder.examine(path, "image").digest
         except RowError as fault:
-            results[line.row["image"]] = fault.reason
+            results[path] = fault.reason
+    folder.close()
     return results
 
 
@@ -174,18 +169,17 @@ import json, resource, sys
 from pathlib import Path
 from components.checkout import Checkout
 from components.preferences.faults import RowError
-from components.validation.lines import Line
 from components.validation.media import MediaFolder
 from tests.conftest import ROOT
 
 root, checkout, path, kind = sys.argv[1:]
 folder = MediaFolder(Path(root), checkout=Checkout(Path(checkout)))
 reason = ""
-for line in folder.ahead([Line(1, {kind: path}, None)]):
-    try:
-        folder.examine(path, kind)
-    except RowError as fault:
-        reason = fault.reason
+try:
+    folder.examine(path, kind)
+except RowError as fault:
+    reason = fault.reason
+folder.close()
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(json.dumps({"reason": reason, "seconds": used.ru_utime + used.ru_stime, "gigabytes": used.ru_maxrss * 1024 / 1e9}))
 """
