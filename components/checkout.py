@@ -163,6 +163,16 @@ class Checkout:
         return self.reports / "report.html"
 
     @property
+    def import_report(self) -> Path:
+        """What the last import read, made and left out, as JSON."""
+        return self.reports / "import.json"
+
+    @property
+    def import_places(self) -> Path:
+        """Each row that the last import refused or changed, with file and line."""
+        return self.reports / "import-places.jsonl"
+
+    @property
     def logs(self) -> Path:
         """Logs of runs, a folder a run."""
         return self.root / "logs"
@@ -221,6 +231,16 @@ class Checkout:
     def rehearsals(self) -> Path:
         """What was rehearsed on this machine, and how it ended."""
         return self.state / "rehearsals.json"
+
+    @property
+    def whole_data(self) -> Path:
+        """The last version of data/ of which this checkout had every file."""
+        return self.state / "data-version"
+
+    @property
+    def imports(self) -> Path:
+        """Imports of data that have not ended yet."""
+        return self.state / "import"
 
     @property
     def uses(self) -> Path:

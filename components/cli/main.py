@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import typer
 
-from components.cli.data import data, demo
+from components.cli.data import data, demo, transfer
 from components.cli.model import model
 from components.cli.operations import backup, clean, deployment, doctor, logs, services
 from components.cli.registry import lineage, promote, report
@@ -52,6 +52,9 @@ app.command("migrate")(services.migrate)
 app.command("clean")(clean.clean)
 app.command("bench", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench.bench)
 app.add_typer(model.app, name="model")
+data.app.command("import")(transfer.import_rows)
+data.app.command("export")(transfer.export_rows)
+data.app.command("new")(transfer.new)
 app.add_typer(data.app, name="data")
 app.add_typer(demo.app, name="demo")
 

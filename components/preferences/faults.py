@@ -13,6 +13,10 @@ class RowError(ValueError):
         super().__init__(f"{field}: {reason}" if field else reason)
         self.kind, self.field, self.reason = kind, field, reason
 
+    def __reduce__(self) -> tuple[type[RowError], tuple[str, str, str]]:
+        """A fault travels between processes by its three parts."""
+        return RowError, (self.kind, self.field, self.reason)
+
 
 def wrong_type(field: str, value: Any, wanted: str) -> RowError:
     """The error for a value of a wrong type."""

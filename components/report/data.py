@@ -10,6 +10,7 @@ from typing import Any
 from components.report.record import Record
 from components.report.summary import CATEGORIES
 from components.report.wording import count, cut, number
+from components.storage.bundled import mixture
 
 REASONS_SHOWN = 20
 QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
@@ -35,6 +36,7 @@ class Data:
     quarantined: int | None
     refused: list[RefusedKind]
     other_reasons: int
+    mixture: str | None = None  # what is bundled beside own rows
 
 
 def read_data(record: Record) -> Data:
@@ -55,6 +57,7 @@ def read_data(record: Record) -> Data:
         metrics.get("quarantined"),
         refused[:REASONS_SHOWN],
         len(refused[REASONS_SHOWN:]),
+        mixed.sentence() if (mixed := mixture(record.checkout)) is not None else None,
     )
 
 

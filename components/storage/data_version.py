@@ -1,6 +1,7 @@
 """The version of `data/`: compares it with data.dvc, fetches missing files, commits changed ones.
 
-- Where files are only missing, `sync_data` fetches them from the remote in data.dvc, else from the team's.
+- Where files are only missing, `sync_data` fetches them from the remote in data.dvc, else from the team's. Where this checkout has had
+  them all, somebody removed them: what was removed stays so, and a run refuses until the removal is accepted.
 - It commits changed and added files as a new version. It never overwrites an edit.
 - Where a person removed files beside other changes, it refuses until they accept the removal.
 - data.dvc pins the bundled version to a remote inside the repository. The first commit of other data removes the pin: with it, `dvc push` to
@@ -44,17 +45,43 @@ class DataState:
     added: list[str]
     present: int  # number of files below data/
     cached: bool  # whether DVC's cache holds all recorded files
+    was_whole: bool = False  # whether this checkout has had all files of the version
 
     @property
     def differs(self) -> bool:
         """Whether a run must fetch or commit first."""
         return self.version is None or bool(self.missing or self.changed or self.added) or not self.cached
 
+    @property
+    def removed(self) -> bool:
+        """Whether somebody removed the missing files: they are not yet to be fetched, and data/ is not gone as a whole."""
+        return bool(self.missing) and self.was_whole and self.present > 0
+
 
 def data_state(checkout: Checkout) -> DataState:
-    """Compare data/ with data.dvc. Raises UserError where both are missing."""
+    """Compare data/ with data.dvc, and note a version that is whole. Raises UserError where both are missing."""
     with open_repository(checkout) as repository:
         return _state(repository)
+
+
+def make_ground_truth_folder(checkout: Checkout) -> bool:
+    """Create data/truth with a note where it is missing, since evaluation depends on it. Returns whether it was missing."""
+    if checkout.ground_truth.parent.exists():
+        return False
+    write_atomic(checkout.ground_truth.parent / "NOTE.md", GROUND_TRUTH_NOTE)
+    return True
+
+
+def fetch_folder(checkout: Checkout, name: str, log: Callable[[str], None]) -> None:
+    """Fetch one folder of data/, and leave the rest as it is. Raises UserError."""
+    from dvc.exceptions import DvcException
+
+    with open_repository(checkout, wait_for_lock=True) as repository:
+        log(f"fetching {name}")
+        try:
+            repository.pull(targets=[str(checkout.root / name)], remote=_remote_of(repository, data_stage(repository).outs[0]))
+        except (DvcException, OSError) as error:
+            raise UserError(f"{name} can't be fetched ({' '.join(str(error).split())}): put it back, and try again") from error
 
 
 def check_removals(state: DataState, *, accept: bool) -> None:
@@ -63,6 +90,11 @@ def check_removals(state: DataState, *, accept: bool) -> None:
         raise UserError(
             f"{_count(state.missing)} of data/ were removed ({_names(state.missing)}) while {_count(state.changed + state.added)} are changed or "
             "new: put the removed files back, or make this the new version with --accept-data"
+        )
+    if state.removed and not accept:
+        raise UserError(
+            f"{_count(state.missing)} of data/ were removed ({_names(state.missing)}): make this the new version with --accept-data, "
+            "or put them back with `dvc checkout data.dvc`"
         )
 
 
@@ -75,8 +107,9 @@ def sync_data(checkout: Checkout, *, accept: bool, log: Callable[[str], None]) -
         if only_missing and (not accept or state.present == 0):
             log(f"fetching {_count(state.missing)} of data/ that data.dvc names")
             _pull(repository, state, log)
+            write_atomic(checkout.whole_data, str(state.version))
             return str(state.version)
-        if _make_ground_truth_folder(checkout):
+        if make_ground_truth_folder(checkout):
             log("data/truth is missing, so the metrics that need ground truth will be null: see data/truth/NOTE.md")
             state = _state(repository)
         if not state.differs and state.version is not None:
@@ -86,6 +119,7 @@ def sync_data(checkout: Checkout, *, accept: bool, log: Callable[[str], None]) -
                 log(f"{_count(names)} of data/ {word}: {_names(names)}")
         own = bool(state.changed or state.added or state.missing)
         version = _commit(repository, own_data=own)
+        write_atomic(checkout.whole_data, version)
         if own:
             log(f"committed data/ as version {version}; record it with: git add data.dvc && git commit -m 'New data'")
             log(push_hint(repository.config))
@@ -118,14 +152,22 @@ def _state(repository: Any) -> DataState:
                 "`dvc pull -r REMOTE data.dvc`, or make what lies in data/ a new version with `dvc add data`"
             )
         return DataState(out.hash_info.value, [], [], [], len(now), cached=False)
+    version, missing, note = out.hash_info.value, sorted(recorded.keys() - now.keys()), Checkout(root).whole_data
+    if now and not missing and _whole_version(note) != version:
+        write_atomic(note, version)
     return DataState(
-        version=out.hash_info.value,
-        missing=sorted(recorded.keys() - now.keys()),
+        version=version,
+        missing=missing,
         changed=sorted(name for name in recorded.keys() & now.keys() if recorded[name] != now[name]),
         added=sorted(now.keys() - recorded.keys()),
         present=len(now),
         cached=not out.changed_cache(),
+        was_whole=_whole_version(note) == version,
     )
+
+
+def _whole_version(note: Path) -> str | None:
+    return note.read_text(encoding="utf-8") if note.is_file() else None
 
 
 def data_stage(repository: Any) -> Any:
@@ -197,14 +239,6 @@ def _commit(repository: Any, *, own_data: bool) -> str:
         stage.commit()
         stage.dump()
         return str(stage.outs[0].hash_info.value)
-
-
-def _make_ground_truth_folder(checkout: Checkout) -> bool:
-    """Create data/truth with a note where it is missing, since evaluation depends on it. Returns whether it was missing."""
-    if checkout.ground_truth.parent.exists():
-        return False
-    write_atomic(checkout.ground_truth.parent / "NOTE.md", GROUND_TRUTH_NOTE)
-    return True
 
 
 def _count(names: list[str]) -> str:

@@ -97,6 +97,11 @@ def _data_finding(state: DataState) -> Finding:
             f"{_count(len(state.missing), 'file')} of {version} removed ({_some(state.missing)}) while {len(changed)} are changed or new",
             "put them back, or make this the new version: mmalign run --accept-data",
         )
+    if state.removed:
+        return problem(
+            f"{_count(len(state.missing), 'file')} of {version} removed ({_some(state.missing)})",
+            "make this the new version: mmalign run --accept-data; or put them back: dvc checkout data.dvc",
+        )
     if state.missing:
         return warning(f"{_count(len(state.missing), 'file')} of {version} missing ({_some(state.missing)})", PULL)
     if changed:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from components.checkout import Checkout
-from components.operations.doctor.findings import Finding, ok, problem
+from components.operations.doctor.findings import Finding, ok, problem, warning
 from components.operations.preconditions.situation import Situation
+from components.storage.bundled import REMOTE, bundled_files, md5, mixture
 
 ROWS = "data/preferences/data.jsonl"
-BUNDLE = Path("infra/bundled-data/files/md5")  # the remote `bundled`: lists of files end in .dir
 
 
 def rows(situation: Situation) -> Finding:
@@ -25,7 +24,7 @@ def rows(situation: Situation) -> Finding:
         recorded = situation.data.version if situation.data is not None else None
         toy = recorded is not None and _object(situation.checkout, recorded).is_file()
     else:
-        toy = "preferences/data.jsonl" in bundled and _md5(path) == bundled["preferences/data.jsonl"]
+        toy = "preferences/data.jsonl" in bundled and md5(path) == bundled["preferences/data.jsonl"]
     if toy and not situation.bundled_rows and not _is_bundled_base(situation, bundled):
         return problem(
             f"{ROWS} holds the bundled rows, which were written for the bundled toy model and not for {situation.settings.model.base}",
@@ -34,12 +33,12 @@ def rows(situation: Situation) -> Finding:
     return ok(f"{ROWS} {'is there' if path.is_file() else 'comes with the data, which the run fetches first'}")
 
 
-def bundled_files(checkout: Checkout) -> dict[str, str]:
-    """The md5 of each file that the repository ships as data/, by its name there; empty without the remote's folder."""
-    files: dict[str, str] = {}
-    for path in sorted((checkout.root / BUNDLE).glob("*/*.dir")):
-        files |= {entry["relpath"]: entry["md5"] for entry in json.loads(path.read_text(encoding="utf-8"))}
-    return files
+def bundled_files_apart(situation: Situation) -> Finding:
+    """No bundled held-out rows, ground truth or media lie beside a team's own rows."""
+    mixed = mixture(situation.checkout)
+    if mixed is None:
+        return ok("no bundled file lies beside own rows")
+    return warning(mixed.sentence(), "remove what is bundled, and only that, with `mmalign data new`")
 
 
 def _is_bundled_base(situation: Situation, bundled: dict[str, str]) -> bool:
@@ -48,15 +47,8 @@ def _is_bundled_base(situation: Situation, bundled: dict[str, str]) -> bool:
     config = situation.checkout.root / base / "config.json"
     if not config.is_file():
         return situation.arrives(base.as_posix())
-    return _md5(config) == bundled.get("base/config.json")
+    return md5(config) == bundled.get("base/config.json")
 
 
 def _object(checkout: Checkout, value: str) -> Path:
-    return checkout.root / BUNDLE / value[:2] / value[2:]
-
-
-def _md5(path: Path) -> str:
-    import hashlib
-
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    return checkout.root / REMOTE / value[:2] / value[2:]

@@ -62,7 +62,7 @@ class Situation:
     def arrives(self, name: str) -> bool:
         """Whether a file or folder, named from the root, is missing now and comes with the data, which a run fetches first."""
         state = self.data
-        if state is None or state.changed or state.added:
+        if state is None or state.changed or state.added or state.removed:
             return False  # then nothing is fetched
         return any(path == name or path.startswith(f"{name}/") for path in state.missing)
 

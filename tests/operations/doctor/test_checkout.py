@@ -51,6 +51,10 @@ def test_syncable_data_is_warning_and_refused_data_is_problem(checkout: Path) ->
     assert "--accept-data" in str(finding.cure)
     rows.write_text(text)
     finding = of_checkout.data(Checkout(checkout))
+    assert finding.state == "problem"  # somebody removed it: this checkout had it
+    assert "dvc checkout data.dvc" in str(finding.cure)
+    Checkout(checkout).whole_data.unlink()
+    finding = of_checkout.data(Checkout(checkout))
     assert finding.state == "warning"
     assert "data/truth/truth.jsonl" in finding.text
     (checkout / "data.dvc").unlink()

@@ -1,0 +1,1 @@
+"""The formats in which teams hold preferences, one file a format, and how a file's format is recognized."""

@@ -1,0 +1,1 @@
+"""Brings preferences of any of the formats into data/preferences: files and archives, rows to queries, media, the report."""

@@ -1,0 +1,180 @@
+"""Archives from strangers: unpacked into a folder of their own, and WebDataset tars read without unpacking.
+
+Refused as a whole: absolute names, `..`, links, devices, pipes, encrypted members, too many members, more bytes than the bounds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import stat
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+from components.errors import UserError
+from components.preferences.faults import RowError, shorten
+from components.preferences.json_rows import parse_row
+
+PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
+MAX_MEMBER_BYTES = 2**33
+_BLOCK = 2**20
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What an archive may unpack to: members, bytes in all, and how many times its own size."""
+
+    members: int = 2_000_000
+    bytes: int = 200 * 2**30
+    ratio: int = 200  # of the archive's own bytes; pictures hardly compress, text tenfold
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is a zip or a tar, by its content."""
+    return zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
+
+
+def unpack(path: Path, target: Path, bounds: Bounds = Bounds()) -> None:
+    """Unpack a zip or tar into `target`, whole or not at all. Raises UserError for a member that is no plain file inside it."""
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    allowance = _Allowance(path, bounds)
+    try:
+        if zipfile.is_zipfile(path):
+            _unpack_zip(path, partial, allowance)
+        else:
+            _unpack_tar(path, partial, allowance)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError) as error:
+        raise UserError(f"{path.name} can't be unpacked ({error}): it is damaged or of an unsupported kind") from error
+    except UserError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    partial.rename(target)
+
+
+class _Allowance:
+    """Counts members and bytes against the bounds."""
+
+    def __init__(self, path: Path, bounds: Bounds) -> None:
+        self._name, self._bounds = path.name, bounds
+        self._most = min(bounds.bytes, max(bounds.ratio * path.stat().st_size, 2**26))
+        self._members = self._bytes = 0
+
+    def member(self, name: str) -> PurePosixPath:
+        """The safe relative path of a member. Raises UserError for an unsafe one, and past the bound of members."""
+        self._members += 1
+        if self._members > self._bounds.members:
+            raise UserError(f"{self._name} holds more than {self._bounds.members} members: unpack it yourself, and import the folder")
+        path = PurePosixPath(name.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or "\0" in name:
+            raise UserError(f"{self._name} holds the unsafe name {shorten(name)}, which leads out of its folder: don't trust this archive")
+        return path
+
+    def refuse(self, name: str, kind: str) -> UserError:
+        """The error for a member that is no file or folder."""
+        return UserError(f"{self._name} holds {shorten(name)}, which is {kind}: don't trust this archive")
+
+    def copy(self, source: Any, target: Path) -> None:
+        """Write one member. Raises UserError past the bound of bytes, whatever the archive's own list of sizes says."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as stream:
+            while block := source.read(_BLOCK):
+                self._bytes += len(block)
+                if self._bytes > self._most:
+                    raise UserError(f"{self._name} unpacks to more than {self._most:,} bytes: unpack it yourself, and import the folder")
+                stream.write(block)
+
+
+def _unpack_zip(path: Path, target: Path, allowance: _Allowance) -> None:
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            inside = allowance.member(member.filename)
+            mode = member.external_attr >> 16
+            if stat.S_IFMT(mode) not in {0, stat.S_IFREG, stat.S_IFDIR}:
+                raise allowance.refuse(member.filename, "a link or a device")
+            if member.flag_bits & 1:
+                raise allowance.refuse(member.filename, "encrypted")
+            if not member.is_dir():
+                with archive.open(member) as source:
+                    allowance.copy(source, target / inside)
+    target.mkdir(parents=True, exist_ok=True)
+
+
+def _unpack_tar(path: Path, target: Path, allowance: _Allowance) -> None:
+    with tarfile.open(path, "r|*") as archive:
+        for member in archive:
+            inside = allowance.member(member.name)
+            if not (member.isfile() or member.isdir()):
+                raise allowance.refuse(member.name, "a link or a device")
+            if member.isfile():
+                allowance.copy(archive.extractfile(member), target / inside)
+    target.mkdir(parents=True, exist_ok=True)
+
+
+def is_webdataset(path: Path) -> bool:
+    """Whether a tar's first samples are files of one name with different endings, of which one is JSON."""
+    with tarfile.open(path, "r|*") as archive:
+        names = [member.name for member in itertools.islice(archive, 64) if member.isfile()]
+    keys: dict[str, set[str]] = {}
+    for name in names:
+        key, ending = _split_name(name)
+        keys.setdefault(key, set()).add(ending)
+    return bool(keys) and sum("json" in endings for endings in keys.values()) * 2 >= len(keys)
+
+
+def samples(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
+    """The samples of a WebDataset tar, numbered from 1: the fields of its JSON, with its pictures' bytes as `image` or `images`.
+
+    A picture that the JSON names itself takes the name's place; other pictures follow in the order of their endings.
+    """
+    with tarfile.open(path, "r|*") as archive:
+        members = (member for member in archive if member.isfile())
+        for number, (_, group) in enumerate(itertools.groupby(members, key=lambda member: _split_name(member.name)[0]), start=1):
+            try:
+                yield number, _sample((member, archive.extractfile(member)) for member in group)
+            except RowError as fault:
+                yield number, fault
+
+
+def _sample(members: Iterator[tuple[tarfile.TarInfo, Any]]) -> dict[str, Any]:
+    row: dict[str, Any] | None = None
+    pictures: dict[str, bytes] = {}
+    for member, stream in members:
+        ending = _split_name(member.name)[1]
+        if ending == "json":
+            row = parse_row(_read(stream, member))
+        elif f".{ending.rsplit('.', 1)[-1]}" in PICTURES:
+            pictures[PurePosixPath(member.name).name] = _read(stream, member)
+    if row is None:
+        raise RowError("json", "", "the sample has no .json file")
+    return row if not pictures else row | _media_fields(row, pictures)
+
+
+def _media_fields(row: dict[str, Any], pictures: dict[str, bytes]) -> dict[str, Any]:
+    """The fields of a sample that name media, with the bytes beside each name."""
+    field = next((name for name in ("images", "image", "img", "img_path", "image_path") if row.get(name)), None)
+    named = row[field] if field is not None else None
+    names = [item for item in (named if isinstance(named, list) else [named]) if isinstance(item, str)]
+    by_name = [pictures.get(PurePosixPath(name).name) for name in names]
+    values = by_name if names and all(by_name) else list(pictures.values())
+    media = [{"bytes": value, "path": None} for value in values]
+    if field is None:
+        field = "image" if len(media) == 1 and not isinstance(row.get("messages"), list) else "images"
+    return {field: media if isinstance(named, list) or field == "images" else media[0] if len(media) == 1 else media}
+
+
+def _read(stream: BinaryIO, member: tarfile.TarInfo) -> bytes:
+    if member.size > MAX_MEMBER_BYTES:
+        raise RowError("media_too_large", "", f"{shorten(member.name)} has {member.size} bytes")
+    return stream.read()
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """A member's key and ending, as WebDataset divides them: at the first point of the file's name."""
+    path = PurePosixPath(name)
+    stem, _, ending = path.name.partition(".")
+    return str(path.with_name(stem or path.name)), ending.lower()
