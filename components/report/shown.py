@@ -69,12 +69,12 @@ class Shown:
         return max(branch.length for prompt in (self.policy, self.judge) for branch in prompt.branches)
 
 
-def show_row(place: str, out: Path, settings: Settings, checkout: Checkout) -> Shown:
-    """Write what the models are given of the row at `place` ("FILE:LINE") into the folder `out`: pictures, shown.txt and shown.json.
+def show_row(position: str, out: Path, settings: Settings, checkout: Checkout) -> Shown:
+    """Write what the models are given of the row at `position` ("FILE:LINE") into the folder `out`: pictures, shown.txt and shown.json.
 
     Media paths are relative to the file's folder. Raises UserError for a row that can't be used, as validation says it.
     """
-    file, line = _place(place)
+    file, line = _position(position)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not an empty folder: name a new folder with --out")
     try:
@@ -117,10 +117,10 @@ def described(shown: Shown) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _place(place: str) -> tuple[Path, int]:
-    name, _, number = place.rpartition(":")
+def _position(position: str) -> tuple[Path, int]:
+    name, _, number = position.rpartition(":")
     if not name or not number.isdecimal() or int(number) < 1:
-        raise UserError(f"{place!r} names no row: write FILE:LINE, such as data/preferences/data.jsonl:17")
+        raise UserError(f"{position!r} names no row: write FILE:LINE, such as data/preferences/data.jsonl:17")
     if not Path(name).is_file():
         raise UserError(f"{name} is no file: name a file of rows, with its media beside it")
     return Path(name).resolve(), int(number)

@@ -95,7 +95,7 @@ def test_text_marks_tokens_and_counts_placeholders(made: DataCheckout, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("place", "reason"),
+    ("position", "reason"),
     [
         ("{file}", "names no row"),
         ("{file}:0", "names no row"),
@@ -106,13 +106,13 @@ def test_text_marks_tokens_and_counts_placeholders(made: DataCheckout, tmp_path:
         ("{file}:3", r"own.jsonl:3: the row is not valid JSON"),
     ],
 )
-def test_mistake_is_one_sentence(made: DataCheckout, tmp_path: Path, place: str, reason: str) -> None:
+def test_mistake_is_one_sentence(made: DataCheckout, tmp_path: Path, position: str, reason: str) -> None:
     (made.preferences / "text.png").write_text("No picture.")
     made.write("own.jsonl", [made.row(1), made.row(2, image="text.png"), "{no json"])
     settings = made.settings(reward={"critique_source": "annotated"})
-    place = place.format(file=made.preferences / "own.jsonl", folder=made.preferences)
+    position = position.format(file=made.preferences / "own.jsonl", folder=made.preferences)
     with pytest.raises(UserError, match=reason):
-        show_row(place, tmp_path / "out", settings, Checkout(made.root))
+        show_row(position, tmp_path / "out", settings, Checkout(made.root))
     assert not (tmp_path / "out").exists()
 
 

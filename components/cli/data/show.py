@@ -9,7 +9,7 @@ import typer
 
 
 def show(
-    place: Annotated[str, typer.Argument(metavar="FILE:LINE", help="a row of a JSONL file, whose media lie beside the file")],
+    position: Annotated[str, typer.Argument(metavar="FILE:LINE", help="a row of a JSONL file, whose media lie beside the file")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="a new folder for the pictures, shown.txt and shown.json")],
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
 ) -> None:
@@ -23,8 +23,8 @@ def show(
     from components.operations.environment import enter_checkout
     from components.report.shown import described, show_row
 
-    name, colon, line = place.rpartition(":")
-    place, out = f"{Path(name).absolute()}{colon}{line}" if name else place, out.absolute()
+    name, colon, line = position.rpartition(":")
+    position, out = f"{Path(name).absolute()}{colon}{line}" if name else position, out.absolute()
     checkout = enter_checkout()
-    shown = show_row(place, out, checkout.settings(), checkout)
+    shown = show_row(position, out, checkout.settings(), checkout)
     print(json.dumps(asdict(shown) | {"out": str(out)}) if as_json else described(shown) + f"\nwritten to {out}")
