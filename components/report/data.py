@@ -97,4 +97,28 @@ def _sizes(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         sizes.append(("rows read", count(metrics["rows"]) + refused))
     if metrics.get("longest_tokens") is not None:
         sizes.append(("longest sequence", f"{count(metrics['longest_tokens'])} tokens"))
-    return sizes
+    return [*sizes, *_remarks(metrics)]
+
+
+def _remarks(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the held-out rows share with training, how ranks and scores agree, and what looks like personal data."""
+    remarks: list[tuple[str, str]] = []
+    heldout = metrics.get("heldout_queries")
+    if heldout and metrics.get("leaked_queries") is not None:
+        for name, words in (
+            ("leaked_queries", "held-out rows that share a picture or a group with training"),
+            ("near_duplicates", "held-out rows that ask the same about a picture that looks like one in training"),
+            ("shared_wordings", "held-out rows whose question training asks too"),
+        ):
+            remarks.append((words, f"{count(metrics[name])} of {count(heldout)}"))
+    if metrics.get("contradicting_share") is not None:
+        share = f"{number(100 * metrics['contradicting_share'])} %"
+        remarks.append(("pairs whose ranks contradict their scores", f"{count(metrics['contradictions'])} ({share})"))
+    for name, words in (
+        ("rows_without_scores", "rows without a pair that has scores"),
+        ("equal_texts", "pairs left out: equal answers at different ranks"),
+        ("rows_with_personal_data", "rows with what looks like personal data"),
+    ):
+        if metrics.get(name):
+            remarks.append((words, count(metrics[name])))
+    return remarks

@@ -19,7 +19,8 @@ RunStatus = Literal["running", "ok", "failed", "cancelled"]
 Number = float | int | None
 
 CATEGORIES = ("mcq", "long", "short", "safety", "video")
-DATA = ("queries", "heldout_queries", "responses", "pairs", "ties", "quarantined")
+LEAKAGE = ("leaked_queries", "leaked_share", "near_duplicates", "shared_wordings")
+DATA = ("queries", "heldout_queries", "responses", "pairs", "ties", "quarantined", *LEAKAGE)
 ACC = ("acc", "acc_plus", "acc_text_only", "pairs", "queries")
 REWARD = (*ACC, "acc_no_critique", "acc_gt_critique", "acc_blank_image", "critique_verdict_accuracy")
 POLICY = ("conversation", "unsafe_rate", "over_refusal_rate", "hallucination_rate", "degenerate_rate")

@@ -45,12 +45,21 @@ def near_pictures(pictures: Mapping[str, bytes], others: Mapping[str, bytes]) ->
     for start in range(0, len(names), CHUNK):
         chunk = words[start : start + CHUNK]
         rows, columns = np.nonzero(_bits(chunk[:, None, 0], other_words[None, :, 0]) <= PREFILTER_BITS)
-        least = np.minimum(
-            _bits(chunk[rows, :1], other_words[columns]).min(axis=1), _bits(chunk[rows], other_words[columns, :1]).min(axis=1)
-        )
+        least = _least(chunk[rows], other_words[columns])
         for row, column in zip(rows[least <= MAX_BITS], columns[least <= MAX_BITS], strict=True):
             near.setdefault(names[start + row], []).append(other_names[column])
     return near
+
+
+def least_bits(one: bytes, other: bytes) -> int:
+    """The bits by which the picture of a fingerprint differs from the other's picture, or its nearest crop."""
+    return int(_least(_words({"": one}), _words({"": other}))[0])
+
+
+def _least(one: Words, other: Words) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """As `least_bits`, for pairs of fingerprints [pair, hash, word]."""
+    least: np.ndarray[Any, np.dtype[np.int64]] = np.minimum(_bits(one[:, :1], other).min(axis=1), _bits(one, other[:, :1]).min(axis=1))
+    return least
 
 
 def _hash(gray: Image.Image) -> bytes:

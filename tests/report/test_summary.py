@@ -57,6 +57,7 @@ def test_summary_puts_metrics_under_their_keys(artifacts: Path) -> None:
     assert summary["policy"]["win_rate_high"] == 0.72
     assert summary["data"] == {
         "queries": 1500, "heldout_queries": 900, "responses": None, "pairs": None, "ties": 7, "quarantined": None, "version": "v1",
+        "leaked_queries": None, "leaked_share": None, "near_duplicates": None, "shared_wordings": None,
     }  # fmt: skip
     assert summary["beta"]["max"] == 0.15
     assert summary["stages"]["align"] == {"status": "ran", "seconds": 12.3, "mlflow_run_id": "run of align"}
