@@ -34,7 +34,8 @@ VARIANTS = (
     ("acc_text_only", "text_only", "word counts of the training responses, without model and image"),
 )
 # of a reward model that was trained without critiques
-VARIANTS_UNCRITIQUED = (("acc", "own", "on the response alone"), ("acc_blank_image", "blank_image", "with the image blanked"))
+OF_CRITIQUES = ("own", "gt_critique", "no_critique")
+VARIANTS_UNCRITIQUED = (("acc", "own", "on the response alone"), *(variant for variant in VARIANTS if variant[1] not in OF_CRITIQUES))
 
 
 @dataclass(frozen=True)

@@ -170,6 +170,25 @@ def test_results_are_per_query_and_equal_for_an_earlier_model(checkout: Evaluate
     ]
 
 
+def test_champion_without_critiques_is_judged_by_its_own_scores(checkout: Evaluated, tmp_path: Path) -> None:
+    root, settings = checkout
+    queries = read_queries(root / HELDOUT)
+    base = root / settings.model.base
+    new_reward_model(load_model(base), 5, "none").save(tmp_path / "model", base)
+    evaluate_reward(settings, Checkout(root), tmp_path / "model", tmp_path / "champion.parquet")
+    reward = load_reward_model(tmp_path / "model")
+    preprocessor = Preprocessor(base, root / "data/preferences", settings.model, settings.features)
+    items = [Judged(query, response.text, None) for query in queries for response in query.responses]
+    values = iter(score(reward, preprocessor, items, instruction=settings.reward.instruction))
+    expected = []
+    for query in queries:
+        scores = [next(values) for _ in query.responses]
+        correct = sum(scores[winner] > scores[loser] for winner, loser in query.pairs())
+        expected.append({"id": query.id, "category": query.category, "pairs": len(query.pairs()), "correct": correct})
+    assert pq.read_table(tmp_path / "champion.parquet").to_pylist() == expected
+    assert 0 < sum(row["correct"] for row in expected) < sum(row["pairs"] for row in expected)
+
+
 def test_context_follows_queries_ground_truth_and_settings(checkout: Evaluated) -> None:
     root, settings = checkout
     before = context_of(settings, Checkout(root))

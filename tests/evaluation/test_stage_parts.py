@@ -17,6 +17,7 @@ from components.checkout import Checkout
 from components.config.settings import Settings, parse_settings
 from components.engine.inference import Launch, Report
 from components.evaluation import reevaluate, results, stage
+from components.evaluation.metrics import Metrics
 from components.evaluation.tasks import AnswerTask, JudgementTask, ScoreTask
 from components.files import read_json
 from components.preferences.record import Query, Response, write_queries
@@ -218,6 +219,14 @@ def test_model_without_critiques_has_null_metrics_of_them(root: Path, models: Mo
     printed = capsys.readouterr().out
     assert "the reward model was trained without critiques: it scores responses alone" in printed
     assert "acc_gt_critique" not in printed
+
+
+def test_null_metrics_of_critiques_are_named_where_any_are_written(capsys: pytest.CaptureFixture[str]) -> None:
+    missing: Metrics = {"reward.acc_gt_critique": None, "policy.win_rate": None, "reward.acc": 0.5}
+    stage.report_missing(missing, settings_of())
+    assert "these metrics are null: policy.win_rate, reward.acc_gt_critique" in capsys.readouterr().out
+    stage.report_missing(missing, settings_of(), critiqued=False)
+    assert "these metrics are null: policy.win_rate\n" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("models")

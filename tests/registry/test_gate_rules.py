@@ -446,6 +446,8 @@ def test_rules_without_enough_rows_are_named_in_one_sentence() -> None:
         "p",
         "n",
     ]
+    two = Decision(False, tuple(findings[:3]))
+    assert [reason.partition(":")[0] for reason in two.reasons] == ["2 rules have too few held-out rows to judge"]
 
 
 def test_one_rule_without_enough_rows_has_its_own_sentence() -> None:
@@ -467,6 +469,8 @@ def test_what_a_rule_lacks_is_recorded_beside_its_sentence() -> None:
     assert finding(ties, "categories").lack == Lack("mm-reward.categories", "none of short", cure)
     small = judge_reward(only("categories", model="mm-reward", least=3), Results("new", ordered([(1, 1), (1, 1)])), None)
     assert finding(small, "categories").lack == Lack("mm-reward.categories", "at most 2 of 3 in a category", "add held-out rows")
+    empty = judge_reward(only("categories", model="mm-reward", least=3), Results("new", []), None)
+    assert finding(empty, "categories").lack == Lack("mm-reward.categories", "at most 0 of 3 in a category", "add held-out rows")
     broken = rows("good", [math.nan])
     assert policy_finding(only("conversation"), "conversation", broken, broken).lack is None, "a damaged value is no want of rows"
 

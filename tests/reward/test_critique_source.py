@@ -112,7 +112,7 @@ def test_row_of_a_file_is_counted_as_validation_reads_it(row: dict[str, Any], co
 
 def test_file_is_counted_past_lines_that_are_no_rows(tmp_path: Path) -> None:
     rows = [{"models_output": ["a", "b"], "score_reasons": ["x", ""]}, {"models_output": ["c"]}]
-    lines = [json.dumps(rows[0]).encode(), b"[1]", b"", b"\xff\xfe{", b"{", json.dumps(rows[1]).encode()]
+    lines = [json.dumps(rows[0]).encode(), b"{", b"[1]", b"", b"\xff\xfe{", json.dumps(rows[1]).encode()]
     (tmp_path / "data.jsonl").write_bytes(b"\n".join(lines))
     assert annotation_of_rows(tmp_path / "data.jsonl") == Annotation(3, 1)
 

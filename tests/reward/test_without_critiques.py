@@ -183,6 +183,29 @@ def test_model_without_critiques_scores_and_writes_nothing(
     assert abs(empty[0] - expected[0]) > 1e-4, "an empty critique is read elsewhere"
 
 
+class Neighbour:
+    """Another process that has one batch more than this one."""
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+
+    def most(self, count: int) -> int:
+        self.counts.append(count)
+        return count + 1
+
+    def any(self, wanted: bool) -> bool:
+        return wanted
+
+
+def test_model_without_critiques_keeps_in_step_with_other_ranks(random_reward: RewardModel, prepared: Preprocessor) -> None:
+    bare, step = RewardModel(random_reward.model, random_reward.head, "none").eval(), Neighbour()
+    items = [(query, response.text) for query in queries()[:2] for response in query.responses]
+    options: dict[str, Any] = {"instruction": INSTRUCTION, "max_new_tokens": 6, "batch_size": 7}
+    judgements = write_and_score(bare, prepared, items, **options, step=step)
+    assert step.counts == [1]
+    assert judgements == write_and_score(bare, prepared, items, **options)
+
+
 @pytest.mark.parametrize("source", ["none", "mixed", None])
 def test_folder_says_what_the_model_was_trained_on(tiny_base: Path, random_reward: RewardModel, tmp_path: Path, source: Any) -> None:
     saved = new_reward_model(random_reward.model, 0, source)
