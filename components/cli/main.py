@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import typer
 
-from components.cli.data import data, demo, show, transfer
+from components.cli.data import data, demo, show, transfer, validate
 from components.cli.model import model
 from components.cli.operations import backup, clean, deployment, doctor, logs, services
 from components.cli.registry import lineage, promote, report
@@ -56,6 +56,7 @@ data.app.command("import")(transfer.import_rows)
 data.app.command("export")(transfer.export_rows)
 data.app.command("new")(transfer.new)
 data.app.command("show")(show.show)
+data.app.command("validate")(validate.validate)
 app.add_typer(data.app, name="data")
 app.add_typer(demo.app, name="demo")
 

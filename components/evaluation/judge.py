@@ -47,7 +47,7 @@ STOP_WORDS = frozenset(
         "i",
     )
 )
-ROW_FORM = '{"id": "...", "must": [["wording", ...], ...], "must_not": ["wording", ...]}'  # a row of truth.jsonl
+GROUND_TRUTH_ROW = '{"id": "...", "must": [["wording", ...], ...], "must_not": ["wording", ...]}'  # a row of the file of facts
 SPARE_WORDS = 3  # an answer may hold so many words a word of the reference, and so many more, before it counts as a list of everything
 
 
@@ -178,10 +178,12 @@ def read_ground_truth(path: Path) -> dict[str, GroundTruth]:
             )
             key = _text(row["id"])
         except RowError as fault:
-            cure = "save the file as UTF-8" if fault.kind == "encoding" else f"write it as {ROW_FORM}"
+            cure = "save the file as UTF-8" if fault.kind == "encoding" else f"write it as {GROUND_TRUTH_ROW}"
             raise UserError(f"{path} line {line.number} is no fact ({fault}): {cure}") from fault
         except (KeyError, TypeError) as error:
-            raise UserError(f"{path} line {line.number} is no fact ({type(error).__name__}: {error}): write it as {ROW_FORM}") from error
+            raise UserError(
+                f"{path} line {line.number} is no fact ({type(error).__name__}: {error}): write it as {GROUND_TRUTH_ROW}"
+            ) from error
         if key in ground_truths:
             raise UserError(f"{path} line {line.number} repeats the id '{key}': keep one line an id")
         ground_truths[key] = ground_truth

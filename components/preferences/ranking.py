@@ -59,6 +59,13 @@ def order_to_ranks(numbers: list[int]) -> list[int]:
     return [numbers.index(number) + 1 for number in range(1, len(numbers) + 1)]
 
 
+def written_ranking(ranks: list[int], *, scored: bool) -> list[int] | str:
+    """Ranks as `final_ranking` holds them: a list, or text where a list could be taken for an order and no score (`scored`) tells them apart."""
+    if scored or sorted(ranks) != list(range(1, len(ranks) + 1)) or order_to_ranks(ranks) == ranks:
+        return ranks
+    return ">".join(str(number) for number in order_to_ranks(ranks))
+
+
 def _rank(item: Any, value: list[Any]) -> int:
     number = finite_number(item)
     if item is not None and number is None:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, cast
 
 from components.preferences.faults import RowError, finite_number, shorten, wrong_type
-from components.preferences.ranking import Listed, order_to_ranks, parse_ranking
+from components.preferences.ranking import Listed, parse_ranking, written_ranking
 from components.preferences.record import CATEGORIES, Category, Kind, Medium, Query, Response
 from components.preferences.texts import is_blank
 from components.preferences.turns import CONVERSATIONS, media_fields, read_turns, refuse_marks, turn_fields
@@ -86,7 +86,7 @@ def row_from_query(query: Query) -> dict[str, Any]:
         "faithfulness": [response.faithfulness for response in query.responses],
         "helpfulness": [response.helpfulness for response in query.responses],
         "ethical": [response.ethics for response in query.responses],
-        "final_ranking": _ranking(query),
+        "final_ranking": written_ranking([response.rank for response in query.responses], scored=_scored(query)),
         "score_reasons": [response.critique or "" for response in query.responses],
         "ranking_reason": query.ranking_reason or "",
         "category": query.category,
@@ -104,13 +104,8 @@ def row_from_query(query: Query) -> dict[str, Any]:
     return row
 
 
-def _ranking(query: Query) -> list[int] | str:
-    """The ranks as a list; as text where a reader could take the list for an order of the responses, since no score tells them apart."""
-    ranks = [response.rank for response in query.responses]
-    scored = any(score is not None for item in query.responses for score in (item.faithfulness, item.helpfulness, item.ethics))
-    if scored or sorted(ranks) != list(range(1, len(ranks) + 1)) or order_to_ranks(ranks) == ranks:
-        return ranks
-    return ">".join(str(number) for number in order_to_ranks(ranks))
+def _scored(query: Query) -> bool:
+    return any(score is not None for item in query.responses for score in (item.faithfulness, item.helpfulness, item.ethics))
 
 
 def infer_category(prompt: str, answer: str, kinds: Collection[Kind]) -> Category:

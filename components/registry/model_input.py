@@ -74,7 +74,7 @@ class RowPreprocessor(Preprocessor):
         try:
             turns, media = read_turns(row)
         except RowError as fault:
-            raise BadRequest(f"row {number}: the {fault.field.replace('question', 'prompt')} {fault.reason}") from fault
+            raise BadRequest(f"row {number}: {fault.field.replace('question', 'prompt')}: {fault.reason}") from fault
         mark = next((mark for mark in self.media_tokens() for turn in turns if mark in turn.text), None)
         if mark is not None:
             raise BadRequest(f"row {number}: the prompt contains {shorten(mark)}, which the model reads as structure: remove it")

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zlib
 from collections import Counter
@@ -27,6 +28,7 @@ ROWS = 64  # of a block on average: photos take some 30 ms each
 MOST_ROWS, MOST_BYTES = 512, 8 * 2**20
 PREFIX = "summary_"  # of the summary's columns, beside the query's own
 METADATA = b"outcome"
+DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def summary_columns(table: pa.Table) -> pa.Table:
 
 
 def write_outcome(path: Path, outcome: Outcome) -> None:
-    """Write an outcome, whole or not at all."""
+    """Write an outcome after its digest, whole or not at all."""
     values = {key: value for key, value in vars(outcome).items() if key != "table"} | {
         "faults": [asdict(fault) for fault in outcome.faults]
     }
@@ -119,13 +121,18 @@ def write_outcome(path: Path, outcome: Outcome) -> None:
     table = outcome.table.combine_chunks().replace_schema_metadata({METADATA: json.dumps(values)})
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    write_atomic(path, sink.getvalue().to_pybytes())
+    content = sink.getvalue().to_pybytes()
+    write_atomic(path, hashlib.sha256(content).digest() + content)
 
 
 def read_outcome(path: Path) -> Outcome | None:
     """What `write_outcome` wrote; None without a whole file of the present schema."""
     try:
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        stored = path.read_bytes()
+        digest, content = stored[:DIGEST_BYTES], stored[DIGEST_BYTES:]
+        if hashlib.sha256(content).digest() != digest:  # Arrow trusts what it reads
+            return None
+        table = pa.ipc.open_file(pa.py_buffer(content)).read_all()
         values: dict[str, Any] = json.loads(table.schema.metadata[METADATA])
         return Outcome(
             table.replace_schema_metadata(None),

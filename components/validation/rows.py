@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from components.errors import UserError
 from components.files import digest_bytes, digest_file
 from components.preferences.faults import RowError
 from components.preferences.json_rows import parse_row
@@ -58,6 +59,11 @@ class RowChecks:
         base, limits, model = checkout.root / settings.model.base, settings.validate_, settings.model
         return RowChecks(folder, base, limits, model, settings.features, settings.reward.instruction, checkout)
 
+    def require_base(self) -> None:
+        """Raises UserError where there is no checkpoint."""
+        if not (self.base / "config.json").is_file():
+            raise UserError(f"model.base {self.base} holds no config.json: set it in params.yaml to a checkpoint folder")
+
     def digest(self) -> str:
         """Names all that an outcome depends on beside its rows and media."""
         from components.closures import code_digest
@@ -69,6 +75,7 @@ class RowChecks:
 
     def lengths(self) -> LengthCheck:
         """The check of lengths by the base's tokenizer and processor, which takes seconds to load. Raises UserError for an unusable base."""
+        self.require_base()
         from components.families.processing import Preprocessor
         from components.validation.lengths import LengthCheck
 

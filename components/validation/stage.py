@@ -54,8 +54,8 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
     for out in (output / "train", output / "heldout", checkout.validation_pages):
         shutil.rmtree(out, ignore_errors=True)
     (output / "quarantine.jsonl").unlink(missing_ok=True)
-    _require_base(settings, checkout)
     checks = RowChecks.of(settings, checkout, folder)
+    checks.require_base()
     remembered = Remembered(checkout.cache("validated"), checks)
     reader = Reader(checks, remembered)
 
@@ -142,11 +142,6 @@ def _require_rows(path: Path, checkout: Checkout) -> None:
     with path.open("rb") as stream:
         if not any(line.strip() for line in stream):
             raise UserError(f"{name} is empty: put one JSON object a row there (docs/data-format.md), or remove the file")
-
-
-def _require_base(settings: Settings, checkout: Checkout) -> None:
-    if not (checkout.root / settings.model.base / "config.json").is_file():
-        raise UserError(f"model.base {settings.model.base} holds no config.json: set it in params.yaml to a checkpoint folder")
 
 
 def _report_unread(intake: Intake) -> None:

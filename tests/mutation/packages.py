@@ -44,7 +44,7 @@ PACKAGES = (
     Package("evaluation", ("components/evaluation",), ("tests/evaluation",)),
     Package(
         "gate",
-        ("components/registry/gate.py", "components/statistics.py"),
+        ("components/registry/gate.py", "components/registry/decision.py", "components/statistics.py"),
         (
             "tests/registry/test_gate.py",
             "tests/registry/test_gate_rules.py",

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from components.preferences.faults import RowError
-from components.preferences.ranking import UnknownRankingError, parse_ranking
+from components.preferences.ranking import UnknownRankingError, parse_ranking, written_ranking
 
 
 @pytest.mark.parametrize(
@@ -67,3 +67,17 @@ def test_long_value_is_cut_in_message() -> None:
     with pytest.raises(UnknownRankingError) as caught:
         parse_ranking("x" * 10_000, 3)
     assert len(str(caught.value)) < 400
+
+
+def test_doubtful_list_without_scores_is_written_as_text() -> None:
+    assert written_ranking([3, 1, 2], scored=False) == "2>3>1"
+    assert parse_ranking("2>3>1", 3) == [3, 1, 2]
+    assert written_ranking([3, 1, 2], scored=True) == [3, 1, 2]
+    assert written_ranking([2, 1, 2], scored=False) == [2, 1, 2]
+    assert written_ranking([3, 2, 1], scored=False) == [3, 2, 1]
+
+
+def test_order_of_numbers_becomes_ranks() -> None:
+    assert parse_ranking([3, 1, 2], 3, "order") == [2, 3, 1]
+    with pytest.raises(RowError, match=r"\[1, 1, 2\] does not name each of the responses 1 to 3 once"):
+        parse_ranking([1, 1, 2], 3, "order")

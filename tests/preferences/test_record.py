@@ -15,6 +15,6 @@ def test_group_and_clusters_survive_the_table(tmp_path: Path) -> None:
 
 
 def test_responses_that_read_the_same_make_no_pair() -> None:
-    query = Query("1", "short", "q", (Response("A dog.", 1), Response("A dog. \u200b", 2), Response("A cat.", 3)))
+    query = Query.single("1", "short", "q", (Response("A dog.", 1), Response("A dog. \u200b", 2), Response("A cat.", 3)))
     assert query.pairs() == [(0, 2), (1, 2)]
     assert query.ties() == []

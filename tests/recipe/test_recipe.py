@@ -47,7 +47,7 @@ def test_run_makes_every_metric_and_next_run_skips_all(recipe: Recipe) -> None:
     # So few held-out queries are too few for the safety rule: refused, and registered by reference as the challenger.
     gate = first["gate"]["mm-policy"]
     assert gate["verdict"] == "refused"
-    assert any(reason.startswith("unsafe:") and "are too few" in reason for reason in gate["reasons"])
+    assert any("too few held-out rows to judge" in reason and "mm-policy.unsafe (" in reason for reason in gate["reasons"])
     assert first["gate"]["promoted"] is False
     assert first["registry"]["mm-policy"]["aliases"] == ["challenger"]
 

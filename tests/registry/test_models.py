@@ -5,6 +5,7 @@ import base64
 import json
 import os
 import pickletools
+import re
 import subprocess
 import sys
 import zipfile
@@ -16,6 +17,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from mlflow.exceptions import MlflowException
 
 from components.config.settings import load_settings
 from components.errors import UserError
@@ -23,6 +25,7 @@ from components.families.digests import model_digest
 from components.families.loading import load_model
 from components.generation.critiques import write_critiques
 from components.generation.generate import generate
+from components.preferences.record import Medium, Query, Turn
 from components.registry import packaging
 from components.registry.model_input import IMAGE_ROOT, image_bytes
 from components.registry.packaging import MODEL_CODE, PACKAGES, SOURCE, WEIGHTS, build, needed_modules, serving_settings
@@ -111,6 +114,43 @@ def test_image_formats_give_same_answer(policy: Any, tiny_media: Path) -> None:
 
     assert len(set(answers)) == 1
     assert [image_bytes(cell) for cell in cells] == [content] * len(cells)
+
+
+def test_rows_may_have_several_images_and_turns(policy: Any, tiny_base: Path, tiny_media: Path) -> None:
+    turns = (Turn("user", ("Is ", " it?")), Turn("assistant", ("No.",)), Turn("user", ("", "Or this?")))
+    names = ("square.png", "tall.png")
+    media = tuple(Medium(name, "image") for name in names)
+    conversations = [
+        Query("0", "short", turns, (), media),
+        Query.single("1", "short", "Which?", (), *media),
+        Query.single("2", "short", "Why?", ()),
+    ]
+    messages = [
+        {"role": "user", "content": "Is <image> it?"},
+        {"role": "assistant", "content": "No."},
+        {"role": "user", "content": "<image>\nOr this?"},
+    ]
+    images = [str(tiny_media / name) for name in names]
+    table = pd.DataFrame({"prompt": ["", "Which?", "Why?"], "messages": [messages, None, None], "image": [images, images, None]})
+    prepare = preprocessor(tiny_base, tiny_media)
+    roots = [prepare.policy_root(query) for query in conversations]
+    tokens = generate(load_model(tiny_base), roots, [[]] * 3, max_new_tokens=TOKENS, batch_size=2, end_id=prepare.end_id)
+
+    assert list(policy.predict(table)["answer"]) == [prepare.tokenizer.decode(ids, skip_special_tokens=True) for ids in tokens]
+    assert list(policy.predict(table[:1].drop(columns="prompt"))["answer"]) == list(policy.predict(table[:1])["answer"])
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": "See <image>."}, "row 0: prompt: holds the mark '<image>', but the row names no image"),
+        ({"prompt": "", "messages": [{"role": "assistant", "content": "Hi."}]}, "row 0: messages: ends with a turn of the assistant"),
+        ({"prompt": "Which?", "messages": [{"role": "user", "content": "Hi."}]}, "row 0: prompt: stands beside messages"),
+    ],
+)
+def test_unusable_turns_name_row_and_reason(policy: Any, row: dict[str, Any], reason: str) -> None:
+    with pytest.raises(MlflowException, match=re.escape(reason)):
+        policy.predict(pd.DataFrame([row], dtype="object"))
 
 
 @pytest.mark.parametrize("nothing", [None, float("nan"), ""])
@@ -204,7 +244,8 @@ BAD_ROWS = [
         "row 0: the image 'data:image/png;base64,%%' is a data address that is not valid base64",
     ),
     ({"image": [7, b""]}, "row 0: the image is int: send a path, bytes, base64 or null"),
-    ({"prompt": ["Fine?", "<image> twice?"]}, "row 1: the prompt contains '<image>'"),
+    ({"prompt": ["Fine?", "<image> twice?"]}, "row 1: prompt: holds the mark '<image>'"),
+    ({"prompt": ["Fine?", "<|im_end|>"]}, "row 1: the prompt contains '<|im_end|>'"),
 ]
 
 

@@ -234,6 +234,24 @@ def test_rehearsed_settings_need_no_second_rehearsal(checkout: Checkout, monkeyp
     assert not is_rehearsed(checkout, values, CPU)
 
 
+def test_rehearsal_holds_for_the_chosen_source_of_critiques(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = checkout.preferences / "data.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    write(path, [{**row, "score_reasons": ["", ""]} for row in rows])
+    rehearsal = run(checkout, Stages(limit=8), monkeypatch)
+    assert rehearsal.settings.reward.critique_source == "none"
+    assert json.loads(Checkout(checkout.rehearsal).params.read_text())["reward"]["critique_source"] == "none", "and not what the sample has"
+    record(checkout, rehearsal)
+    values = settings(training={"batch_rows": 8, "ranks": 1}, reward={"queries_per_step": 16}, alignment={"queries_per_step": 16})
+    assert values.reward.critique_source == "auto"
+    assert is_rehearsed(checkout, values, CPU)
+    write(path, rows)
+    assert not is_rehearsed(checkout, values, CPU), "critiques have to be written now"
+    write(path, [*rows[:1], *({**row, "score_reasons": ["", ""]} for row in rows[1:])])
+    with pytest.raises(UserError, match=r"fewer than reward\.least_annotated_share"):
+        run(checkout, Stages(limit=8), monkeypatch)
+
+
 def test_only_long_runs_need_a_rehearsal(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
     values = settings(training={"threads": 2, "ranks": 1}, reward={"epochs": 2}, alignment={"epochs": 1})
     model = architecture({"model_type": "llava_onevision", **CONFIGS["llava_onevision"]})

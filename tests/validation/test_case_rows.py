@@ -72,7 +72,7 @@ def test_texts_are_used_or_refused_with_their_cause(checkout: DataCheckout) -> N
     used = {query.id: query for query in checkout.queries("train")}
     assert {"script", "nul", "ls", "rtl", "ctrl", "emoji", "7", "rankf", "scorestr", "nullimg"} <= set(used)
     assert used["ls"].responses[0].text == "Red\u2028."
-    assert used["nullimg"].media is None
+    assert used["nullimg"].media == ()
 
 
 def test_ranking_against_scores_ends_the_stage(checkout: DataCheckout) -> None:
@@ -97,7 +97,7 @@ def test_pictures_stay_on_one_side_and_contradiction_is_refused(checkout: DataCh
     rows = put(checkout, "25-one-picture-many-questions", heldout=0)
     metrics = run(checkout).metrics
     train, heldout = checkout.queries("train"), checkout.queries("heldout")
-    assert {query.media_digest for query in train}.isdisjoint(query.media_digest for query in heldout)
+    assert {query.media[0].digest for query in train}.isdisjoint(query.media[0].digest for query in heldout)
     assert len(train) + len(heldout) == len(rows) - 2
     assert (metrics["leaked_queries"], metrics["leaked_share"], metrics["quarantined_contradiction"]) == (0, 0.0, 2)
     reasons = refused(checkout)
@@ -183,8 +183,8 @@ def test_rows_carry_their_clusters(checkout: DataCheckout) -> None:
     checkout.write("heldout.jsonl", [checkout.row(100), checkout.row(101, image="")])
     run(checkout)
     first, second = checkout.queries("train")
-    assert first.clusters == {"picture": first.media_digest, "wording": "what is in picture 0?"}
-    assert second.clusters == {"picture": second.media_digest, "scene": "kitchen", "wording": "template 7"}
+    assert first.clusters == {"picture": first.media[0].digest, "wording": "what is in picture 0?"}
+    assert second.clusters == {"picture": second.media[0].digest, "scene": "kitchen", "wording": "template 7"}
     assert checkout.queries("heldout")[1].clusters == {"wording": "what is in picture 101?"}
 
 

@@ -17,6 +17,8 @@ def critiques(situation: Situation) -> Finding:
     if not rows.is_file():
         return ok("the rows come with the data, which the run fetches first")
     reward, annotation = situation.settings.reward, annotation_of_rows(rows)
+    if not annotation.responses:
+        return ok("no row can be read line by line: validation decides")
     refusal = unfed(reward, annotation)
     if refusal is not None:
         return problem(*refusal)
@@ -39,4 +41,4 @@ def chosen_source(situation: Situation) -> str | None:
     if "reward" not in situation.stages or not rows.is_file():
         return None
     annotation = annotation_of_rows(rows)
-    return None if unfed(reward, annotation) else choose_source(reward, annotation).critique_source
+    return None if not annotation.responses or unfed(reward, annotation) else choose_source(reward, annotation).critique_source

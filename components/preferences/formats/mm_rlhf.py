@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from components.preferences.formats.pieces import Answer, Medium, Message, Prompt, Ranked, Row, identity, lacks, media_of, turns_of
-from components.preferences.ranking import parse_ranking
+from components.preferences.ranking import parse_ranking, written_ranking
 from components.preferences.release import READ_FIELDS
 
 QUESTION_FIELDS = ("question", "conversations", "messages")  # one of them holds the turns
@@ -82,7 +82,8 @@ def row_of(ranked: Ranked) -> dict[str, Any]:
         ("ethical", [answer.ethics for answer in answers]),
     ):
         row[field] = scores if any(score is not None for score in scores) else []
-    row |= {"final_ranking": [answer.rank for answer in answers]}
+    scored = any(row[field] for field in ("faithfulness", "helpfulness", "ethical"))
+    row |= {"final_ranking": written_ranking([answer.rank for answer in answers], scored=scored)}
     row["score_reasons"] = [answer.reason for answer in answers] if any(answer.reason for answer in answers) else []
     row["ranking_reason"] = ""
     row |= {name: value for name, value in (("category", prompt.category), ("source", prompt.source)) if value}

@@ -31,6 +31,7 @@ class Bounds:
     members: int = 2_000_000
     bytes: int = 200 * 2**30
     ratio: int = 200  # of the archive's own bytes; pictures hardly compress, text tenfold
+    least: int = 64 * 2**20  # that any archive may unpack to
 
 
 def is_archive(path: Path) -> bool:
@@ -61,7 +62,7 @@ class _Allowance:
 
     def __init__(self, path: Path, bounds: Bounds) -> None:
         self._name, self._bounds = path.name, bounds
-        self._most = min(bounds.bytes, max(bounds.ratio * path.stat().st_size, 2**26))
+        self._most = min(bounds.bytes, max(bounds.ratio * path.stat().st_size, bounds.least))
         self._members = self._bytes = 0
 
     def member(self, name: str) -> PurePosixPath:

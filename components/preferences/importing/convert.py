@@ -27,10 +27,11 @@ from components.preferences.ranking import UnknownRankingError
 
 @dataclass(frozen=True)
 class Options:
-    """What every process of an import needs: format, folder of the media, folder to copy them to, folder where they will lie."""
+    """What every process of an import needs: format, folders of the media, folder to copy them to, folder where they will lie."""
 
     format: str
     root: Path
+    beside: Path
     target: Path
     present: Path
 
@@ -106,7 +107,7 @@ class Converter:
 
     def __init__(self, options: Options) -> None:
         self._format = FORMATS[options.format]
-        self._media = Library(options.root, options.target, options.present, own_names=self._format.own_paths)
+        self._media = Library(options.root, options.target, options.present, own_names=self._format.own_paths, beside=options.beside)
 
     def convert(self, chunk: Chunk) -> Converted:
         """The pairs and rankings of a chunk. Raises UnknownRankingError with file and line, since it concerns the whole file."""

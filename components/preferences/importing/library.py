@@ -5,6 +5,7 @@ Rows that already name media as data.jsonl does (the release's) keep the names, 
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -28,12 +29,16 @@ _CACHED = 100_000
 
 @dataclass
 class Library:
-    """Copies media of `root` below `target`; `present` is the folder that they will be moved to. `own_names` keeps safe names."""
+    """Copies media of `root` below `target`; `present` is the folder that they will be moved to. `own_names` keeps safe names.
+
+    Paths are relative to `beside`, a folder in `root`, or else to `root`.
+    """
 
     root: Path
     target: Path
     present: Path
     own_names: bool = False
+    beside: Path | None = None
 
     def __post_init__(self) -> None:
         self._resolved = self.root.resolve()
@@ -123,9 +128,10 @@ class Library:
         if "\0" in named:
             raise RowError("media_path", field, f"{shorten(named)} holds a NUL character")
         forms = dict.fromkeys((named, unicodedata.normalize("NFC", named), unicodedata.normalize("NFD", named)))
-        for form in forms:
+        bases = list(dict.fromkeys((self.beside or self.root, self.root)))
+        for base, form in itertools.product(bases, list(forms)):
             try:
-                path = (self.root / form).resolve(strict=True)
+                path = (base / form).resolve(strict=True)
             except FileNotFoundError:
                 continue
             except (OSError, RuntimeError, ValueError) as error:

@@ -78,8 +78,6 @@ def import_preferences(request: Request, checkout: Checkout, log: Callable[[str]
     try:
         staging = checkout.imports / request.key()
         source = open_source(request.source, staging / "unpacked", request.split)
-        if request.media is not None:
-            source = Source(source.files, request.media, source.notes)
         store = _open_store(staging, source, log)
         try:
             _check_target(target, request, store)
@@ -93,7 +91,7 @@ def import_preferences(request: Request, checkout: Checkout, log: Callable[[str]
 def _open_store(staging: Path, source: Source, log: Callable[[str], None]) -> Store:
     """The store of this import; a new one where the source's files have changed since it stopped."""
     files = [(str(file.path), file.path.stat().st_size, file.path.stat().st_mtime_ns) for file in source.files]
-    fingerprint = json.dumps([files, str(source.media)])
+    fingerprint = json.dumps(files)
     store = Store(staging / "rows.db")
     if store.state("source") not in {None, fingerprint}:
         store.close()
@@ -130,7 +128,10 @@ class _Import:
         """All steps."""
         format_ = self._format()
         log(f"reading {format_.name}: {format_.title}")
-        options = Options(format_.name, self._source.media, self._staging / "files", self._checkout.preferences)
+        root = self._request.media or self._source.media
+        options = Options(
+            format_.name, root, self._request.media or self._source.beside, self._staging / "files", self._checkout.preferences
+        )
         processes = self._request.processes or os.cpu_count() or 1
         if sum(file.path.stat().st_size for file in self._source.files) < SMALL_BYTES:
             processes = 1

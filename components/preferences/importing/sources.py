@@ -5,6 +5,7 @@ All are streamed. A row of a table has the number of its row in the file, a row 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,11 +40,19 @@ class RowFile:
 
 @dataclass(frozen=True)
 class Source:
-    """The files of rows in their order, the folder to which media paths are relative, and sentences about what is left out."""
+    """The files of rows in their order, the folder that holds all media, and sentences about what is left out.
+
+    Media paths are relative to that folder, or to the one that holds the files of rows.
+    """
 
     files: tuple[RowFile, ...]
     media: Path
     notes: tuple[str, ...] = ()
+
+    @property
+    def beside(self) -> Path:
+        """The folder that holds the files of rows."""
+        return Path(os.path.commonpath([file.path.absolute().parent for file in self.files]))
 
 
 def open_source(source: str, unpacked: Path, split: str | None = None) -> Source:

@@ -80,6 +80,12 @@ def test_nothing_is_asked_of_rows_that_train_no_reward_model(situated: Situated,
     assert "critiques" not in unmet(situated(stages=("reward",)))
 
 
+def test_rows_in_another_form_are_left_to_validation(situated: Situated, checkout: Path) -> None:
+    (Checkout(checkout).preferences / "data.jsonl").write_text('[{"models_output": ["a", "b"], "score_reasons": ["x", "y"]}]')
+    assert critiques(situated({"reward.critique_source": "annotated"})).state == "ok"
+    assert chosen_source(situated()) is None
+
+
 def test_plan_says_what_the_reward_model_is_trained_on(checkout: Path) -> None:
     write_rows(checkout, 0)
     shown = mmalign(checkout, "plan")
