@@ -15,11 +15,13 @@ from components.errors import UserError
 from components.preferences.ranking import Listed, order_to_ranks
 from components.preferences.record import Response
 from components.preferences.texts import visible
+from components.statistics import wilson
 
 if TYPE_CHECKING:
     from components.validation.summary import Summary
 
 LINES_SHOWN = 3
+CONFIDENCE = 0.95  # of the lower bound of a file's share of contradictions
 
 
 def scored_pairs(responses: Sequence[Response], ranks: Sequence[int]) -> tuple[int, int]:
@@ -64,14 +66,17 @@ def decide_listed(file: str, rows: Sequence[Summary], limit: float) -> Listed:
 
 
 def check_agreement(file: str, rows: Sequence[Summary], limit: float) -> None:
-    """Raises UserError if more than `limit` of the scored pairs contradict their scores, or if no row ranks one response above another."""
+    """Raises UserError if more than `limit` of the scored pairs contradict their scores, or if no row ranks one response above another.
+
+    The share is surely past the limit only if its lower bound is: five pairs of fifteen say little of a file.
+    """
     if rows and not any(row.pairs for row in rows):
         raise UserError(
             f"{file}: none of {len(rows)} rows ranks one response above a different one, so that nothing can be learned or measured"
             f" ({_lines(rows)}): write ranks that differ into final_ranking"
         )
     scored, contradicting = sum(row.scored for row in rows), sum(row.contradicting for row in rows)
-    if contradicting > limit * scored:
+    if scored and wilson(contradicting, scored, CONFIDENCE)[0] > limit:
         examples = _lines([row for row in rows if row.contradicting])
         raise UserError(
             f"{file}: ranks contradict the scores in {contradicting} of {scored} pairs ({contradicting / scored:.1%},"

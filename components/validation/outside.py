@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,9 +99,7 @@ def validate_files(path: Path, reader_of: Callable[[Path], Reader]) -> list[File
         if heldout is not None and intake.summaries and heldout.summaries:
             leakage = find_leakage(intake.summaries, heldout.summaries)
             reports[0].metrics |= leakage.metrics()
-            _note(
-                reports[0], lambda shared=leakage, intake=heldout: check_leakage(intake.file, shared, reader.checks.limits.max_leaked_share)
-            )  # type: ignore[misc]
+            _note(reports[0], partial(check_leakage, heldout.file, leakage, reader.checks.limits.max_leaked_share))
         heldout = intake if is_heldout else heldout
     return reports
 

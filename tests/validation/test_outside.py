@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from components.checkout import Checkout
 from components.errors import UserError
 from components.validation.outside import FileReport, advice, files_of, validate_files
 from components.validation.reader import Reader
@@ -18,7 +19,9 @@ Validate = Callable[[Path], list[FileReport]]
 @pytest.fixture
 def validate(checkout: DataCheckout) -> Validate:
     """Validate with the settings and the base of the checkout."""
-    return lambda path: validate_files(path, lambda folder: Reader(RowChecks.of(checkout.settings(), checkout.root, folder), None))
+    return lambda path: validate_files(
+        path, lambda folder: Reader(RowChecks.of(checkout.settings(), Checkout(checkout.root), folder), None)
+    )
 
 
 def test_refused_rows_are_named_with_line_and_kind(checkout: DataCheckout, validate: Validate) -> None:

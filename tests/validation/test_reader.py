@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from components.checkout import Checkout
 from components.validation import blocks, reader
 from components.validation.blocks import Block, Outcome, blocks_of
 from components.validation.intake import HeldoutContent, Intake, read_file
@@ -36,7 +37,7 @@ def validated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def read(checkout: DataCheckout, *, remember: bool = True, processes: int = 1, **limits: object) -> Intake:
-    checks = RowChecks.of(checkout.settings(validate=limits), checkout.root, checkout.preferences)
+    checks = RowChecks.of(checkout.settings(validate=limits), Checkout(checkout.root), checkout.preferences)
     remembered = Remembered(checkout.root / "remembered", checks) if remember else None
     return read_file(Reader(checks, remembered, processes), checkout.preferences / "data.jsonl", "data.jsonl", "train", HeldoutContent())
 

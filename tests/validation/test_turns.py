@@ -14,7 +14,7 @@ from tests.validation.conftest import DataCheckout
 
 CASES = ROOT / "tests/cases"
 MARKS, TYPES, TURNS = "13-image-mark-in-the-text", "18-mixed-types", "31-pictures-over-turns"
-LENIENT = {"validate": {"max_quarantined_share": 1.0, "min_responses": 2}}
+LENIENT = {"validate": {"max_quarantined_share": 1.0, "min_responses": 2, "max_leaked_share": 1.0}}
 Refusals = dict[str, tuple[str, str]]  # field and reason by id
 
 

@@ -132,9 +132,9 @@ def _import(request: Request, checkout: Checkout) -> ImportReport:
         if not sys.stdin.isatty():
             raise
         _log(str(error))
-        import click
-
-        chosen = typer.prompt("Format", type=click.Choice(error.candidates), err=True)
+        chosen = ""
+        while chosen not in error.candidates:
+            chosen = typer.prompt(f"Format ({', '.join(error.candidates)})", err=True)
         return import_preferences(replace(request, format=chosen), checkout, _log)
 
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 MOST_ANSWERS = 512  # of one prompt; more are left out, since their pairs grow as the square
 
 
-@dataclass(frozen=True)
-class PlacedPair:
+class PlacedPair(NamedTuple):
     """One pair, and the position of its row among all rows."""
 
     position: int
@@ -49,13 +49,14 @@ def group(pairs: Sequence[PlacedPair]) -> Grouped:
     reasons: dict[str, str] = {}
     edges: dict[tuple[str, str], int] = {}
     for pair in pairs:
-        if (pair.chosen, pair.rejected) in edges:
+        if edges.setdefault((pair.chosen, pair.rejected), pair.position) != pair.position:
             grouped.findings.append(("repeated_pair", pair.position, 1))
-        edges.setdefault((pair.chosen, pair.rejected), pair.position)
         for text, reason in ((pair.chosen, pair.chosen_reason), (pair.rejected, pair.rejected_reason)):
-            if reason and reasons.get(text) and reasons[text] != reason:
+            first = reasons.get(text)
+            if not first:
+                reasons[text] = reason
+            elif reason and reason != first:
                 grouped.findings.append(("second_reason", pair.position, 1))
-            reasons[text] = reasons.get(text) or reason
     for part in _parts(edges):
         _rank(part, reasons, grouped)
     return grouped

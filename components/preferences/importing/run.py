@@ -193,7 +193,7 @@ class _Import:
                 counts.update(more)
                 self._store.add_findings(findings, "write")
                 for one in written:
-                    rows.add_made(one.id, one.body, one.first[1:4])
+                    rows.add_made(one.id, one.body, one.first)
             for entry in self._store.ranked():
                 rows.add_own(entry)
             counts["pairs_out"] += rows.own_pairs

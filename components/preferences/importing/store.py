@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.preferences.importing.convert import Converted, Finding, Group, PairEntry, RankedEntry
+from components.preferences.importing.convert import Converted, Finding, Group, RankedEntry
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -21,6 +21,7 @@ CREATE TABLE IF NOT EXISTS findings (position INTEGER, file INTEGER, line INTEGE
 """
 COMMIT_CHUNKS = 16
 _CACHE_KIB = 128 * 1024
+_LOG_PAGES = 16 * 1024  # of 4 KiB, before the log is written into the file
 
 
 class Store:
@@ -29,7 +30,9 @@ class Store:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._database = sqlite3.connect(path)
-        self._database.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA cache_size=-{_CACHE_KIB};{_TABLES}")
+        self._database.executescript(
+            f"PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint={_LOG_PAGES}; PRAGMA cache_size=-{_CACHE_KIB};{_TABLES}"
+        )
         self.chunks = int(self.state("chunks") or 0)
         self.counts: Counter[str] = Counter(json.loads(self.state("counts") or "{}"))
         self.unread: Counter[str] = Counter(json.loads(self.state("unread") or "{}"))
@@ -47,7 +50,7 @@ class Store:
         """Add the next chunk; every few chunks are committed together."""
         first: dict[bytes, int] = {}
         for entry in converted.pairs:
-            first.setdefault(entry.key, entry.position)
+            first.setdefault(entry[0], entry[1])
         self._database.executemany(
             "INSERT OR IGNORE INTO prompts VALUES (?, ?, ?)", [(key, body, first[key]) for key, body in converted.prompts.items()]
         )
@@ -86,7 +89,7 @@ class Store:
             "SELECT prompts.body, prompts.first, pairs.* FROM prompts JOIN pairs USING (key) ORDER BY prompts.first, prompts.key, pairs.position"
         )
         for (prompt, _, key), group in itertools.groupby(rows, key=lambda row: (row[0], row[1], row[2])):
-            yield Group(key, prompt, [PairEntry(*row[2:]) for row in group])
+            yield Group(key, prompt, [row[2:] for row in group])
 
     def ranked(self) -> Iterator[RankedEntry]:
         """The rankings, in the order of their rows."""

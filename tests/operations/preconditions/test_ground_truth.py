@@ -31,9 +31,7 @@ def test_ids_of_no_row_are_shown_with_the_near_one(situated: Situated, ground_tr
     shutil.copy(CASE / "truth-ids.jsonl", ground_truth_file)
     finding = ground_truth(situated())
     assert finding.state == "warning"
-    assert (
-        "facts are of no row in heldout.jsonl, such as 'SHORT_COLOUR-HELDOUT-0000', 'SHORT_COLOUR-HELDOUT-0001'" in finding.text
-    )
+    assert "facts are of no row in heldout.jsonl, such as 'SHORT_COLOUR-HELDOUT-0000', 'SHORT_COLOUR-HELDOUT-0001'" in finding.text
     assert "(did you mean 'short_colour-heldout-0000'?)" in finding.text
 
 
