@@ -147,4 +147,6 @@ def test_thumbnails_are_small_and_of_the_first_frames(tmp_path: Path) -> None:
         ((20, 10), "RGB", "PNG"),
     ]
     assert [opened(frame).getpixel((0, 0)) for frame in frames] == [(50 * number,) * 3 for number in range(4)]
+    several = Query.single("e", "mcq", "?", (), Medium("wide.png", "image"), Medium("clip", "video"), Medium("small.png", "image"))
+    assert thumbnails(tmp_path, several) == [*wide, *frames, *small]
     assert thumbnails(tmp_path, Query.single("d", "short", "?", ())) == []

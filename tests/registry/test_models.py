@@ -308,9 +308,9 @@ def test_input_example_is_answered(policy: Any, reward: Any) -> None:
 
 
 def test_signature_names_inputs_and_outputs(policy: Any, reward: Any) -> None:
-    assert policy.metadata.get_input_schema().input_names() == ["prompt", "image"]
+    assert policy.metadata.get_input_schema().input_names() == ["prompt", "messages", "image"]
     assert policy.metadata.get_output_schema().input_names() == ["answer"]
-    assert reward.metadata.get_input_schema().input_names() == ["prompt", "image", "response"]
+    assert reward.metadata.get_input_schema().input_names() == ["prompt", "messages", "image", "response"]
     assert reward.metadata.get_output_schema().input_names() == ["critique", "score"]
     assert policy.metadata.get_params_schema().params[0].default == TOKENS
 

@@ -71,6 +71,20 @@ def test_tokens_follow_characters_and_pixels(tmp_path: Path) -> None:
     assert sample.taken("heldout") == sample.whole["heldout"]
 
 
+def test_all_turns_and_media_of_a_row_count(tmp_path: Path) -> None:
+    folder = tmp_path / "data/preferences"
+    turns = [{"from": "human", "value": "x" * 20}, {"from": "gpt", "value": "x" * 5}, {"role": "user", "content": "x" * 10}]
+    several = {key: value for key, value in question(0, 0, image=["a.png", "b.png"]).items() if key != "question"}
+    write(folder / "data.jsonl", [several | {"conversations": turns}, question(1, 35, image="a.png"), question(2, 35)])
+    write(folder / "heldout.jsonl", [question(3, 10)])
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (64, 32)).save(folder / name)
+    both, one, none = read_sample(Checkout(tmp_path), settings(), TINY).train
+    assert both.media == ("a.png", "b.png")
+    assert both.tokens - none.tokens == pytest.approx(2 * (one.tokens - none.tokens))
+    assert both.size.tokens == 2 * one.size.tokens
+
+
 def test_heldout_rows_are_split_off_where_no_file_has_them(tmp_path: Path) -> None:
     write(tmp_path / "data/preferences/data.jsonl", [question(number, number) for number in range(50)])
     sample = read_sample(Checkout(tmp_path), settings(), TINY)
