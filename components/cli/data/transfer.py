@@ -91,7 +91,7 @@ def new(
     if as_json:
         print(json.dumps({"removed": removed, "import": None if report is None else report.as_json()}, indent=2))
         return
-    print(f"data/ is yours: {removed:,} bundled files removed, {'' if removed else 'none was there; '}the base model stays")
+    print(f"{removed:,} bundled files removed from data/" if removed else "nothing bundled lies in data/ but the base model, which stays")
     if report is not None:
         _print(report, as_json=False)
     else:

@@ -260,6 +260,7 @@ def test_second_import_at_same_time_is_refused(source: Path, checkout: Checkout,
     lock.release()
 
 
+@pytest.mark.slow
 def test_processes_end_with_killed_import(source: Path, checkout: Checkout) -> None:
     script = KILLED.replace("run.CHUNK_ROWS", "run.SMALL_BYTES, run.CHUNK_ROWS").replace("= 10, 1", "= 0, 10, 1")
     path = write_lines(source / "rows.jsonl", [pair(*two, f"Question {n}?") for n in range(40) for two in ("ab", "ac", "bc")])
