@@ -20,9 +20,11 @@ from components.processes.log_lines import last_lines
 from components.processes.slots.taking import is_waiting
 from components.stages import StageName
 from components.storage.integrity import remove_damaged
+from components.validation.duration import validation_seconds
 from flows.console import Console
 from flows.supervisor import Command, End, Outcome, supervise
 
+DATA_MARGIN = 2.0  # of the time that validation may take
 WORDS_OF_DVC = 5  # last lines of a log, in which DVC says why it failed before or after the stage's own work
 
 
@@ -59,7 +61,7 @@ def run_stage(
     outcome = supervise(
         Command(["dvc", "--wait-for-lock", "repro", "--single-item", stage], checkout, logs / f"{stage}.log", environment),
         stage=stage,
-        deadline_seconds=settings.stages[stage].deadline_minutes * 60,
+        deadline_seconds=deadline(stage, settings, checkout),
         cancel=cancel,
         console=console,
         paused=partial(is_waiting, checkout, stage),
@@ -69,6 +71,12 @@ def run_stage(
     noted = attempt if ran else {"kind": "ok"}
     kind, sentence = _why(outcome, noted)
     return StageOutcome(stage, outcome.end, ran, outcome.seconds, outcome.log, noted.get("mistake"), kind, sentence)
+
+
+def deadline(stage: StageName, settings: Settings, checkout: Checkout) -> float:
+    """Seconds after which a stage is ended: its setting, and for validation no less than its data may take."""
+    seconds = settings.stages[stage].deadline_minutes * 60
+    return max(seconds, DATA_MARGIN * validation_seconds(checkout.preferences)) if stage == "validate" else seconds
 
 
 def after_verification(

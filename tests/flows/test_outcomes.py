@@ -113,3 +113,12 @@ def test_stopped_run_is_cancelled_and_killed_flow_is_fault(checkout: Path, outco
     assert run.wait(120) == 1
     assert read_outcome(outcome_file, 1).kind == "infrastructure"
     wait_for(lambda: not alive(checkout), 60)
+
+
+def test_deadline_of_validation_follows_its_data(checkout: Path) -> None:
+    settings = Checkout(checkout).settings()
+    assert stages.deadline("validate", settings, Checkout(checkout)) == settings.stages["validate"].deadline_minutes * 60
+    with (checkout / "data/preferences/many.jsonl").open("wb") as rows:
+        rows.truncate(600_000_000)
+    assert stages.deadline("validate", settings, Checkout(checkout)) == pytest.approx(2 * 1200, rel=0.05)
+    assert stages.deadline("align", settings, Checkout(checkout)) == settings.stages["align"].deadline_minutes * 60
