@@ -219,7 +219,7 @@ def test_model_without_critiques_has_null_metrics_of_them(root: Path, models: Mo
     assert "acc_gt_critique" not in printed
 
 
-def test_null_metrics_of_critiques_are_named_where_any_are_written(capsys: pytest.CaptureFixture[str]) -> None:
+def test_null_metrics_of_critiques_are_named_if_any_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     missing: Metrics = {"reward.acc_gt_critique": None, "policy.win_rate": None, "reward.acc": 0.5}
     stage.report_missing(missing, settings_of())
     assert "these metrics are null: policy.win_rate, reward.acc_gt_critique" in capsys.readouterr().out
