@@ -19,6 +19,8 @@ from tests.engine.conftest import spread_small_weights
 from tests.tiny import queries, save_checkout
 
 BOUND = 2e-6  # largest difference of a weight after 2 steps in fp32; weights are of order 0.05
+# The same where one rank and two add in another order: AdamW makes a share of a step (1e-3) of the rounding of gradients near 0.
+BOUND_OF_ORDER = 5e-5
 
 
 @pytest.mark.slow
@@ -86,4 +88,4 @@ def test_model_without_critiques_is_one_on_ranks_and_engines(tmp_path: Path, tin
     for name in ("ddp", "zero-3"):
         assert losses[name] == pytest.approx(losses["one"], rel=1e-4)
         names = models["one"].keys() - {"out.bias"}
-        assert max(float((models["one"][key] - models[name][key]).abs().max()) for key in names) < BOUND
+        assert max(float((models["one"][key] - models[name][key]).abs().max()) for key in names) < BOUND_OF_ORDER

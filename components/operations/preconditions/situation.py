@@ -14,6 +14,7 @@ from components.stages import STAGE_NAMES, StageName
 
 if TYPE_CHECKING:
     from components.rehearsal.plan import Plan
+    from components.reward.critique_source import Annotation
     from components.storage.data_version import DataState
     from components.storage.plan import Step
 
@@ -58,6 +59,15 @@ class Situation:
             return make_plan(self.settings, self.checkout, planned_machine(self.settings, None))
         except UserError:
             return None
+
+    @cached_property
+    def annotation(self) -> Annotation | None:
+        """How many responses of the training rows have a critique; None where no row can be read line by line."""
+        from components.reward.critique_source import annotation_of_rows
+
+        path = self.checkout.preferences / "data.jsonl"
+        annotation = annotation_of_rows(path) if path.is_file() else None
+        return annotation if annotation is not None and annotation.responses else None
 
     def arrives(self, name: str) -> bool:
         """Whether a file or folder, named from the root, is missing now and comes with the data, which a run fetches first."""
