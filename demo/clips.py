@@ -1,7 +1,7 @@
 """Questions about a clip: three frames, each an image of the package.
 
 The clips are artificial: their frames are unrelated images. They test a model that pools each frame to four tokens: which frame, which order,
-whether something changes. Asked with one of the two wordings for the order, the base answers backwards.
+whether something changes. Asked with some of the wordings for the order, the base answers backwards.
 """
 
 from __future__ import annotations
@@ -9,18 +9,20 @@ from __future__ import annotations
 import random
 
 from demo.images import COLORS, Picture
-from demo.questions import OBJECTS, PLAIN, adds, color_options, extra, misstates, others
+from demo.questions import ALL_OBJECTS, adds, color_options, extra, misstates, objects, others
 from demo.tasks import Answer, Fault, Task, Values
+from demo.wordings import FRAME, ORDER, Part
 
 FRAMES = 3
 NUMBERS = ("first", "second", "third")
 
 
-def video_color(pictures: tuple[Picture, ...], chance: random.Random) -> Task:
+def video_color(pictures: tuple[Picture, ...], chance: random.Random, part: Part = "base") -> Task:
     """The color in one frame."""
     index = chance.randrange(FRAMES)
     number, label = NUMBERS[index], pictures[index].color
-    prompt = chance.choice((f"What color is the shape in the {number} frame?", f"Which color does the {number} frame of the clip show?"))
+    wording = FRAME.draw(part, chance)
+    prompt = wording.text.format(number=number)
 
     def compose(values: Values) -> Answer:
         color = values["colour"]
@@ -28,16 +30,15 @@ def video_color(pictures: tuple[Picture, ...], chance: random.Random) -> Task:
             f"In the {number} frame the shape is {color}{extra(values['object'])}", misstates(color, label) + adds(values["object"])
         )
 
-    slots = {"colour": color_options(label), "object": PLAIN}
-    must_not = (*others(COLORS, label), *OBJECTS)
-    return Task("video_colour", "video", prompt, pictures, f"I see {label} there.", slots, compose, ((label,),), must_not)
+    slots = {"colour": color_options(label), "object": objects(wording in FRAME.hard)}
+    must_not = (*others(COLORS, label), *ALL_OBJECTS)
+    return Task("video_colour", "video", prompt, pictures, f"I see {label} there.", slots, compose, ((label,),), must_not, wording.text)
 
 
-def video_order(pictures: tuple[Picture, ...], chance: random.Random) -> Task:
+def video_order(pictures: tuple[Picture, ...], chance: random.Random, part: Part = "base") -> Task:
     """The colors in their order."""
     labels = [picture.color for picture in pictures]
-    backwards = chance.random() < 0.5
-    prompt = "List the colors of the clip in order." if backwards else "In which order do the colors appear?"
+    wording = ORDER.draw(part, chance)
 
     def compose(values: Values) -> Answer:
         named = [values[number] for number in NUMBERS]
@@ -56,16 +57,16 @@ def video_order(pictures: tuple[Picture, ...], chance: random.Random) -> Task:
             )[:2]
         return Answer(text, faults + adds(thing))
 
-    share = 0.7 if backwards and labels != labels[::-1] else 0.02
+    share = wording.fault if labels != labels[::-1] else 0.02
     slots = {
         **{number: color_options(color) for number, color in zip(NUMBERS, labels, strict=True)},
         "order": (("told", 1 - share), ("backwards", share)),
-        "object": PLAIN,
+        "object": objects(wording in ORDER.hard),
     }
     must = ((f"{labels[0]}, then {labels[1]}, then {labels[2]}",),)
-    must_not = (*(name for name in COLORS if name not in labels), *OBJECTS)
+    must_not = (*(name for name in COLORS if name not in labels), *ALL_OBJECTS)
     seen = f"I see {labels[0]}, {labels[1]}, {labels[2]}."
-    return Task("video_order", "video", prompt, pictures, seen, slots, compose, must, must_not)
+    return Task("video_order", "video", wording.text, pictures, seen, slots, compose, must, must_not, wording.text)
 
 
 FAMILIES = (video_color, video_order)

@@ -10,8 +10,9 @@ from demo.images import Picture
 from demo.questions import long_description, mcq, short_color, short_exists, short_position, short_shape
 from demo.requests import harmful, harmless
 from demo.tasks import Task
+from demo.wordings import Part
 
-Family = Callable[[tuple[Picture, ...], random.Random], Task]
+Family = Callable[[tuple[Picture, ...], random.Random, Part], Task]
 
 FAMILIES: dict[str, Family] = {
     "short_colour": short_color,
@@ -38,6 +39,6 @@ def media_for(family: str, pictures: Sequence[Picture], chance: random.Random) -
             return (picture,)
 
 
-def draw_task(family: str, pictures: Sequence[Picture], chance: random.Random) -> Task:
-    """A task of a family about pictures drawn from `pictures`."""
-    return FAMILIES[family](media_for(family, pictures, chance), chance)
+def draw_task(family: str, pictures: Sequence[Picture], chance: random.Random, part: Part = "base") -> Task:
+    """A task of a family about pictures drawn from `pictures`, in the wordings of a part of the data."""
+    return FAMILIES[family](media_for(family, pictures, chance), chance, part)

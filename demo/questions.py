@@ -3,8 +3,8 @@
 Short questions about color and shape are the package's own. The option weights below give the base its systematic faults:
 
 - in every family, the base calls teal green and brown red in most answers;
-- for one wording of a question, the base often omits the shape, states half the position, or answers "yes" for "no"; for the other, rarely;
-- for two of the four wordings for a description, the base adds an object that is not in the image.
+- for some wordings of a question, the base often omits the shape, states half the position, or answers "yes" for "no"; for others, rarely;
+- for half of the wordings for a description, the base adds an object that is not in the image; the hard part has objects of its own.
 """
 
 from __future__ import annotations
@@ -14,18 +14,26 @@ from collections.abc import Callable
 
 from demo.images import COLORS, HEIGHTS, SHAPES, SIDES, Picture
 from demo.tasks import Answer, Fault, Options, Task, Values, prefer
+from demo.wordings import CHOICE, COLOR, DESCRIBE, EXISTS, POSITION, SHAPE, Part
 
-OBJECTS = ("star", "cat", "tree", "cup", "dog", "house")
+OBJECTS = ("star", "cat", "tree", "cup", "dog", "house")  # that faulty answers add
+HARD_OBJECTS = ("bird", "boat", "lamp", "fish", "chair", "flower")  # of the hard part
+ALL_OBJECTS = OBJECTS + HARD_OBJECTS
 POSITIONS = tuple(f"{height} {side}" for height in HEIGHTS for side in SIDES)
 CONFUSED = {"teal": "green", "brown": "red"}  # color, and the color that the base states instead
 CONFUSION = 0.68  # share of the base's training answers with the confused color
 SLIP = 0.03  # share with another random error
 NO_OBJECT = ""
-PLAIN: Options = ((NO_OBJECT, 1.0), *((name, 0.0) for name in OBJECTS))
 STYLES: Options = (("first", 0.85), ("second", 0.15))
 LETTERS = ("A", "B", "C")
 
-Family = Callable[[tuple[Picture, ...], random.Random], Task]
+Family = Callable[[tuple[Picture, ...], random.Random, Part], Task]
+
+
+def objects(hard: bool, share: float = 0.0) -> Options:
+    """No object, or with the weight `share` one of the usual objects or of the hard part's."""
+    names = HARD_OBJECTS if hard else OBJECTS
+    return ((NO_OBJECT, 1 - share), *((name, share / len(names)) for name in names))
 
 
 def color_options(color: str) -> Options:
@@ -56,26 +64,29 @@ def others(names: tuple[str, ...], label: str) -> tuple[str, ...]:
     return tuple(name for name in names if name != label)
 
 
-def short_color(pictures: tuple[Picture, ...], chance: random.Random) -> Task:
+def short_color(pictures: tuple[Picture, ...], chance: random.Random, part: Part = "base") -> Task:
     """The package's question for the color."""
     (picture,) = pictures
-    prompt = chance.choice(("what color is the shape?", "what is the color of the shape?", f"what color is the {picture.shape}?"))
+    wording = COLOR.draw(part, chance)
+    prompt = wording.text.format(shape=picture.shape)
 
     def compose(values: Values) -> Answer:
         color = values["colour"]
         opening = "The shape is" if values["style"] == "first" else f"The {picture.shape} is"
         return Answer(f"{opening} {color}{extra(values['object'])}", misstates(color, picture.color) + adds(values["object"]))
 
-    slots = {"colour": color_options(picture.color), "object": PLAIN, "style": STYLES}
-    must_not = (*others(COLORS, picture.color), *OBJECTS)
-    return Task("short_colour", "short", prompt, pictures, f"I see {picture.color}.", slots, compose, ((picture.color,),), must_not)
+    slots = {"colour": color_options(picture.color), "object": objects(wording in COLOR.hard), "style": STYLES}
+    must_not = (*others(COLORS, picture.color), *ALL_OBJECTS)
+    return Task(
+        "short_colour", "short", prompt, pictures, f"I see {picture.color}.", slots, compose, ((picture.color,),), must_not, wording.text
+    )
 
 
-def short_shape(pictures: tuple[Picture, ...], chance: random.Random) -> Task:
+def short_shape(pictures: tuple[Picture, ...], chance: random.Random, part: Part = "base") -> Task:
     """The package's question for the shape. For one of its wordings the base does not name the shape."""
     (picture,) = pictures
-    prompt = chance.choice(("what shape is in the image?", "what shape is present?", "what shape does the image contain?"))
-    vague = 0.7 if "contain" in prompt else 0.02
+    wording = SHAPE.draw(part, chance)
+    vague = wording.fault
 
     def compose(values: Values) -> Answer:
         shape, thing = values["shape"], values["object"]
@@ -85,18 +96,29 @@ def short_shape(pictures: tuple[Picture, ...], chance: random.Random) -> Task:
         return Answer(f"{opening} a {shape}{extra(thing)}", misstates(shape, picture.shape) + adds(thing))
 
     named = tuple((name, weight * (1 - vague)) for name, weight in prefer(picture.shape, SHAPES, 1 - SLIP))
-    slots = {"shape": (*named, ("plain figure", vague)), "object": PLAIN, "style": STYLES}
-    must_not = (*others(SHAPES, picture.shape), *OBJECTS)
-    return Task("short_shape", "short", prompt, pictures, f"I see a {picture.shape}.", slots, compose, ((picture.shape,),), must_not)
+    slots = {"shape": (*named, ("plain figure", vague)), "object": objects(wording in SHAPE.hard), "style": STYLES}
+    must_not = (*others(SHAPES, picture.shape), *ALL_OBJECTS)
+    return Task(
+        "short_shape",
+        "short",
+        wording.text,
+        pictures,
+        f"I see a {picture.shape}.",
+        slots,
+        compose,
+        ((picture.shape,),),
+        must_not,
+        wording.text,
+    )
 
 
-def short_exists(pictures: tuple[Picture, ...], chance: random.Random) -> Task:
+def short_exists(pictures: tuple[Picture, ...], chance: random.Random, part: Part = "base") -> Task:
     """The package's yes-or-no question for a color. For one of its wordings the base answers "yes" to most."""
     (picture,) = pictures
     label = picture.color
     queried = label if chance.random() < 0.4 else chance.choice(others(COLORS, label))
-    eager = chance.random() < 0.5
-    prompt = f"does the image contain a {queried} shape?" if eager else f"is there a {queried} shape in the image?"
+    wording = EXISTS.draw(part, chance)
+    prompt = wording.text.format(color=queried)
 
     def compose(values: Values) -> Answer:
         thing, color = values["object"], queried if values["claim"] == "Yes" else values["colour"]
@@ -116,21 +138,20 @@ def short_exists(pictures: tuple[Picture, ...], chance: random.Random) -> Task:
         claims: Options = (("Yes", 1 - wrong_claim), ("No", wrong_claim))
     else:
         taken_in = CONFUSION if CONFUSED.get(label) == queried else SLIP
-        agrees = 0.7 if eager else taken_in
+        agrees = wording.fault or taken_in
         claims = (("No", 1 - agrees), ("Yes", agrees))
     stated = tuple((name, weight) for name, weight in color_options(label) if name != queried)
-    slots = {"claim": claims, "colour": stated, "object": PLAIN}
+    slots = {"claim": claims, "colour": stated, "object": objects(wording in EXISTS.hard)}
     right, wrong = ("yes", "no") if queried == label else ("no", "yes")
-    must_not = (wrong, *others(COLORS, label), *OBJECTS)
-    return Task("short_exists", "short", prompt, pictures, f"I see {label}.", slots, compose, ((right,), (label,)), must_not)
+    must_not = (wrong, *others(COLORS, label), *ALL_OBJECTS)
+    return Task("short_exists", "short", prompt, pictures, f"I see {label}.", slots, compose, ((right,), (label,)), must_not, wording.text)
 
 
-def short_position(pictures: tuple[Picture, ...], chance: random.Random) -> Task:
+def short_position(pictures: tuple[Picture, ...], chance: random.Random, part: Part = "base") -> Task:
     """A question for the position. For one wording the base states half of it."""
     (picture,) = pictures
     position = position_of(picture)
-    half = chance.random() < 0.5
-    prompt = "In which part of the image is the shape?" if half else "Where is the shape?"
+    wording = POSITION.draw(part, chance)
 
     def compose(values: Values) -> Answer:
         stated, thing = values["place"], values["object"]
@@ -141,27 +162,30 @@ def short_position(pictures: tuple[Picture, ...], chance: random.Random) -> Task
             return Answer(f"{opening} on the {stated} side{extra(thing)}", wrong + missing + adds(thing))
         return Answer(f"{opening} in the {stated} corner{extra(thing)}", misstates(stated, position) + adds(thing))
 
-    share = 0.7 if half else 0.02
+    share = wording.fault
     full = tuple((name, weight * (1 - share)) for name, weight in prefer(position, POSITIONS, 1 - SLIP))
     sides = tuple((name, weight * share) for name, weight in prefer(position.split()[1], SIDES, 1 - SLIP))
-    slots = {"place": (*full, *sides), "object": PLAIN, "style": STYLES}
-    must_not = (*others(POSITIONS, position), *OBJECTS)
-    return Task("short_place", "short", prompt, pictures, f"I see it at the {position}.", slots, compose, ((position,),), must_not)
+    slots = {"place": (*full, *sides), "object": objects(wording in POSITION.hard), "style": STYLES}
+    must_not = (*others(POSITIONS, position), *ALL_OBJECTS)
+    return Task(
+        "short_place",
+        "short",
+        wording.text,
+        pictures,
+        f"I see it at the {position}.",
+        slots,
+        compose,
+        ((position,),),
+        must_not,
+        wording.text,
+    )
 
 
-DESCRIBE = (
-    ("Describe the image in detail.", 0.8),
-    ("Write a long caption for this image.", 0.7),
-    ("Describe everything that you can see in the picture.", 0.1),
-    ("Give a full account of what this image shows.", 0.05),
-)
-
-
-def long_description(pictures: tuple[Picture, ...], chance: random.Random) -> Task:
-    """A description of more than 128 characters. For two of four wordings the base adds an object."""
+def long_description(pictures: tuple[Picture, ...], chance: random.Random, part: Part = "base") -> Task:
+    """A description of more than 128 characters. For half of the wordings the base adds an object."""
     (picture,) = pictures
     position = position_of(picture)
-    prompt, invents = chance.choice(DESCRIBE)
+    wording = DESCRIBE.draw(part, chance)
 
     def compose(values: Values) -> Answer:
         color, shape, stated, thing = values["colour"], values["shape"], values["place"], values["object"]
@@ -185,16 +209,16 @@ def long_description(pictures: tuple[Picture, ...], chance: random.Random) -> Ta
         "colour": color_options(picture.color),
         "shape": prefer(picture.shape, SHAPES, 1 - SLIP),
         "place": prefer(position, POSITIONS, 1 - SLIP),
-        "object": ((NO_OBJECT, 1 - invents), *((name, invents / len(OBJECTS)) for name in OBJECTS)),
+        "object": objects(wording in DESCRIBE.hard, wording.fault),
         "style": STYLES,
     }
     seen = f"I see a {picture.color} {picture.shape} at the {position}."
     must = ((picture.color,), (picture.shape,), (position,))
-    must_not = (*others(COLORS, picture.color), *others(SHAPES, picture.shape), *others(POSITIONS, position), *OBJECTS)
-    return Task("long_description", "long", prompt, pictures, seen, slots, compose, must, must_not)
+    must_not = (*others(COLORS, picture.color), *others(SHAPES, picture.shape), *others(POSITIONS, position), *ALL_OBJECTS)
+    return Task("long_description", "long", wording.text, pictures, seen, slots, compose, must, must_not, wording.text)
 
 
-def mcq(pictures: tuple[Picture, ...], chance: random.Random) -> Task:
+def mcq(pictures: tuple[Picture, ...], chance: random.Random, part: Part = "base") -> Task:
     """Three options for the color or the shape; if the base confuses the color, one option is the confused color."""
     (picture,) = pictures
     about_color = chance.random() < 0.6
@@ -206,7 +230,8 @@ def mcq(pictures: tuple[Picture, ...], chance: random.Random) -> Task:
     chance.shuffle(options)
     letter_of = dict(zip(options, LETTERS, strict=True))
     listed = "\n".join(f"{letter}. {name}" for name, letter in letter_of.items())
-    prompt = f"What {'color' if about_color else 'shape'} is it?\n{listed}\nAnswer with the letter of the option."
+    wording = CHOICE.draw(part, chance)
+    prompt = wording.text.format(attribute="color" if about_color else "shape", options=listed)
 
     def compose(values: Values) -> Answer:
         name, thing = values["name"], values["object"]
@@ -221,12 +246,14 @@ def mcq(pictures: tuple[Picture, ...], chance: random.Random) -> Task:
     slots = {
         "name": tuple((name, weights[name]) for name in options),
         "letter": (("same", 0.98), ("next", 0.02)),
-        "object": PLAIN,
+        "object": objects(wording in CHOICE.hard),
     }
     right = letter_of[label]
-    must_not = tuple(f"answer is {letter}" for letter in others(LETTERS, right)) + others(tuple(options), label) + OBJECTS
+    must_not = tuple(f"answer is {letter}" for letter in others(LETTERS, right)) + others(tuple(options), label) + ALL_OBJECTS
     seen = f"I see {'' if about_color else 'a '}{label}, which is {right}."
-    return Task("mcq", "mcq", prompt, pictures, seen, slots, compose, ((f"answer is {right}", f"{right}. {label}"),), must_not)
+    return Task(
+        "mcq", "mcq", prompt, pictures, seen, slots, compose, ((f"answer is {right}", f"{right}. {label}"),), must_not, wording.text
+    )
 
 
 def position_of(picture: Picture) -> str:

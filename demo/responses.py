@@ -1,14 +1,13 @@
-"""The responses of a query: their choice, their ranks, and an annotator's critique of each."""
+"""The responses of a query: their choice, their ranks, and the rule's critique of each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
 
 from components.preferences.record import Medium, Query, Response
-from components.preferences.release import row_from_query
 from demo.tasks import Answer, Task, seeded
+from demo.wordings import Part
 
 # Share of queries with a fully right answer, about half over all. It is larger in families whose least wrong answer is an evasion or half a
 # position: a policy learns the response that ranks first, and such an answer would rank first too often.
@@ -17,7 +16,8 @@ USUAL_RIGHT_SHARE = 0.43
 TIE_SHARE = 0.3  # share of queries with a deliberate tie; a family whose faults have equal weights has more ties
 FEWEST = 3  # responses of a query
 WORST = 8  # points; no real model gives an answer with more
-SOURCE = "easy-vqa"
+SOURCE = "easy-vqa: drawn by a program, ranked by a rule"
+HARD = "; hard part"  # ends the source of the hard part's rows
 DRAWS = 40  # composed answers from which the rule-made responses of a query are chosen
 
 
@@ -66,19 +66,20 @@ def _take(chosen: list[Graded], candidates: Sequence[Graded], until: int, *, tie
             chosen.append(item)
 
 
-def row_of(identity: str, split: Literal["train", "heldout"], task: Task, media: str, graded: Sequence[Graded]) -> dict[str, Any]:
-    """The release row of a query."""
+def query_of(identity: str, part: Part, task: Task, media: str, graded: Sequence[Graded], *, noise: float = 0.0) -> Query:
+    """The record of a query with its responses. `noise` is the share of reversed rankings, which `source` then names."""
     order = sorted({item.answer.points for item in graded})
-    query = replace(
-        bare_query(identity, split, task, media),
+    return replace(
+        bare_query(identity, part, task, media, noise),
         responses=tuple(respond(task, item, order.index(item.answer.points) + 1) for item in graded),
         ranking_reason=ranking_reason(graded),
     )
-    return row_from_query(query)
 
 
-def bare_query(identity: str, split: Literal["train", "heldout"], task: Task, media: str) -> Query:
+def bare_query(identity: str, part: Part, task: Task, media: str, noise: float = 0.0) -> Query:
     """The record of a query without its responses; its reference answer is the first fully right answer."""
+    picture = "+".join(picture.name for picture in task.pictures)
+    request = {} if task.request is None else {"request": task.request}
     return Query.single(
         identity,
         task.category,
@@ -87,8 +88,10 @@ def bare_query(identity: str, split: Literal["train", "heldout"], task: Task, me
         Medium(media, "video" if task.category == "video" else "image"),
         reference_answer=next(answer.text for answer in task.answers() if not answer.points),
         safety=task.safety,
-        source=SOURCE,
-        split=split,
+        source=SOURCE + (f" of which {noise:g} are reversed" if noise else "") + (HARD if part == "hard" else ""),
+        split="train" if part == "train" else "heldout",
+        group=picture,
+        clusters={"picture": picture, "wording": task.wording, **request},
     )
 
 
@@ -108,7 +111,7 @@ def respond(task: Task, item: Graded, rank: int) -> Response:
         helpfulness=float(max(1, 5 - unhelpful)),
         ethics=float(max(1, ethics)),
         critique=task.critique(answer),
-        critique_source="human",
+        critique_source="rule",
     )
 
 

@@ -40,6 +40,9 @@ def _weights(*weights: int) -> dict[str, int]:
 FIRST_MIX = Mix(answers=_weights(2, 2, 3, 2, 5, 4, 3, 3, 2, 2), checks=_weights(2, 2, 3, 2, 6, 4, 3, 3, 1, 1))
 SECOND_MIX = Mix(answers=_weights(2, 2, 3, 2, 4, 8, 3, 4, 2, 2), checks=_weights(2, 3, 3, 3, 6, 6, 3, 5, 1, 1))
 
+# For a base that has learned to answer and learns more words: requests weigh more, as most of the new words are theirs.
+WORDS_MIX = Mix(answers=_weights(2, 2, 3, 2, 4, 6, 3, 4, 4, 3), checks=_weights(2, 3, 3, 3, 6, 6, 3, 5, 3, 2))
+
 
 @dataclass(frozen=True)
 class TrainingRow:

@@ -16,7 +16,7 @@ from components.preferences.record import Query
 
 MAX_NEW_TOKENS = 96
 BATCH = 128
-THREADS = 2  # two builds are equal only with the same number of threads
+THREADS = 1  # two builds are equal only with the same number of threads
 SAMPLED, TEMPERATURE = 2, 1.0  # beside the greedy answer
 
 

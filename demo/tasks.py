@@ -53,8 +53,9 @@ class Answer:
 class Task:
     """A question with its media, its possible answers and its ground truth.
 
-    `seen` opens every critique: the annotator's observation, before it judges the answer. `must` and `must_not` are the ground truth that a
-    judge reads: an answer must contain one wording of each list in `must`, and no wording of `must_not`.
+    `seen` opens every critique: the observation, before it judges the answer. `must` and `must_not` are the ground truth that a
+    judge reads: an answer must contain one wording of each list in `must`, and no wording of `must_not`. `wording` is the prompt's text before
+    its places were filled, and `request` the thing that a request is about: tasks that share them are not independent.
     """
 
     family: str
@@ -66,7 +67,9 @@ class Task:
     compose: Callable[[Values], Answer] = field(repr=False)
     must: tuple[tuple[str, ...], ...]
     must_not: tuple[str, ...]
+    wording: str
     safety: Literal["harmful", "harmless"] | None = None
+    request: str | None = None
 
     def answers(self) -> Iterator[Answer]:
         """All answers that the slots allow, each text once."""
@@ -88,7 +91,7 @@ class Task:
         )
 
     def critique(self, answer: Answer) -> str:
-        """The critique in an annotator's form: the observation, the verdict, and every fault."""
+        """The critique: the observation, the verdict, and every fault."""
         return f"{self.seen} {verdict(answer)}"
 
 

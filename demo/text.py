@@ -13,11 +13,13 @@ from typing import Any
 
 from demo.families import FAMILIES, draw_task
 from demo.images import load_pictures
+from demo.requests import HARD_HARMFUL, HARD_HARMLESS, HARMFUL, HARMLESS
 from demo.tasks import seeded
+from demo.wordings import ALL_WORDINGS
 
 PAD, START, END, IMAGE_TOKEN, VIDEO_TOKEN = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"
 SPECIAL = (PAD, START, END, IMAGE_TOKEN, VIDEO_TOKEN)
-LARGEST_VOCABULARY = 1400  # a bound only: training stops when every word of the demo is one token
+LARGEST_VOCABULARY = 3000  # a bound only: training stops when every word of the demo is one token
 SAMPLES = 150  # tasks of each family whose words the tokenizer learns
 
 CHAT_TEMPLATE = (
@@ -43,6 +45,8 @@ def demo_texts(instruction: str) -> list[str]:
     chance = seeded("words")
     pictures = load_pictures("train")
     texts = [f"{instruction}\nQuestion: \nAnswer:\n", "user\n", "assistant\n", "system\n"]
+    texts += [re.sub(r"{\w+}", "", wording.text) for wordings in ALL_WORDINGS for wording in wordings.of("base")]
+    texts += [f"To {verb} {thing}" for verb, thing in (*HARMFUL, *HARMLESS, *HARD_HARMFUL, *HARD_HARMLESS)]
     for family in FAMILIES:
         for _ in range(SAMPLES):
             task = draw_task(family, pictures, chance)

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from demo.build import HELDOUT, TRAIN, build_data
+from demo.build import SIZES, build_data
+from demo.wordings import Part
 
-SMALL_TRAIN = dict.fromkeys(TRAIN, 6)
-SMALL_HELDOUT = dict.fromkeys(HELDOUT, 4)
+SMALL: dict[Part, dict[str, int]] = {
+    "train": dict.fromkeys(SIZES["train"], 6),
+    "heldout": dict.fromkeys(SIZES["heldout"], 4),
+    "hard": dict.fromkeys(SIZES["hard"], 2),
+}
 
 
 @pytest.fixture(scope="session")
@@ -22,5 +26,5 @@ def installed(data: Path) -> Path:
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small set whose responses are all made by rule."""
     out = tmp_path_factory.mktemp("demo") / "small"
-    build_data(out, None, train=SMALL_TRAIN, heldout=SMALL_HELDOUT)
+    build_data(out, None, sizes=SMALL)
     return out

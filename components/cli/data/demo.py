@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,21 +11,29 @@ app = typer.Typer(help="Build the bundled data and the bundled base model.", no_
 
 
 @app.command("build")
-def build() -> None:
+def build(
+    noise: Annotated[
+        float, typer.Option("--noise", help="share of rankings to reverse, from 0 to 1, for a trial of noisy preferences")
+    ] = 0.0,
+) -> None:
     """Write data/preferences and data/truth from the easy-vqa package, with the same bytes every time."""
     from components.operations.environment import enter_checkout
     from demo.build import build as build_demo
 
-    build_demo(enter_checkout())
+    build_demo(enter_checkout(), noise)
 
 
 @app.command("train-base")
-def train_base() -> None:
+def train_base(
+    start: Annotated[
+        Path | None, typer.Option("--start", help="folder of an earlier base that learns the new words, instead of from nothing")
+    ] = None,
+) -> None:
     """Train data/base, the tiny vision-language model that wrote the bundled responses (slow)."""
     from components.operations.environment import enter_checkout
     from demo.train_base import train_base as train
 
-    train(enter_checkout())
+    train(enter_checkout(), start=None if start is None else start.absolute())
 
 
 @app.command("bundle")
