@@ -16,6 +16,8 @@ class LengthCheck:
     """Refuses queries longer than `max_length` tokens, and texts with special tokens of the model."""
 
     def __init__(self, preprocessor: Preprocessor, instruction: str, max_length: int) -> None:
+        # A template that can't write a question stops the stage, not each row.
+        preprocessor.policy_length(Query.single("", "short", "?", ()))
         self._preprocessor = preprocessor
         self._instruction = instruction
         self._max_length = max_length

@@ -55,7 +55,7 @@ def test_picture_within_text_stays_here_where_template_moves_it(conversations: C
     assert served.local_reason(Query.single("q", "short", "Which?", (), SQUARE, Medium("two", "video"))) == "video"
 
 
-def test_key_of_one_question_stays_and_conversations_have_their_own() -> None:
+def test_key_of_question_stays_and_conversations_have_own() -> None:
     picture = Picture("1", str)
     assert Request.asking("What?", 8, (picture,), "Be brief.").key("m") == digest_bytes("1", "m", "", "0.0 8", "Be brief.", "What?", "1")
     contents = [(picture, "What?"), ("What?", picture), (picture, "Wh", "at?"), (picture, picture, "What?"), ("What?",)]

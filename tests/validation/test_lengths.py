@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from components.config.settings import load_settings
+from components.errors import UserError
 from components.families.processing import Preprocessor
 from components.preferences.faults import RowError
-from components.preferences.record import Query, Response
+from components.preferences.record import Query, Response, Turn
 from components.validation.lengths import LengthCheck
 from tests import tiny
 from tests.conftest import ROOT
@@ -66,3 +67,27 @@ def test_special_tokens_are_refused_in_every_text(check: Callable[[Query, int], 
         with pytest.raises(RowError) as caught:
             check(bad, 4000)
         assert (caught.value.kind, caught.value.field) == ("special_token", field)
+
+
+def test_template_that_refuses_a_conversation_refuses_its_row(tiny_base: Path, tiny_media: Path) -> None:
+    preprocessor = tiny.preprocessor(tiny_base, tiny_media)
+    template = preprocessor.processor.chat_template
+    preprocessor.processor.chat_template = "{% if messages | length > 2 %}{{ raise_exception('one question only') }}{% endif %}" + template
+    check = LengthCheck(preprocessor, "Judge.", 4000)
+    query = tiny.queries()[0]
+    check.check(query)
+    turns = (*query.turns, Turn("assistant", ("No.",)), Turn("user", ("Why?",)))
+    with pytest.raises(RowError) as caught:
+        check.check(replace(query, turns=turns))
+    assert (caught.value.kind, caught.value.field) == ("turns", "turns")
+    assert "one question only" in caught.value.reason
+    assert str(preprocessor.base) not in caught.value.reason
+
+
+def test_template_that_opens_a_thought_stops_before_any_row(tiny_base: Path, tiny_media: Path) -> None:
+    preprocessor = tiny.preprocessor(tiny_base, tiny_media)
+    preprocessor.processor.chat_template = preprocessor.processor.chat_template.replace(
+        "assistant\n{% endif %}", "assistant\n<think>\n{% endif %}"
+    )
+    with pytest.raises(UserError, match="opens a thought"):
+        LengthCheck(preprocessor, "Judge.", 4000)
