@@ -32,7 +32,11 @@ def fingerprint(image: Image.Image) -> bytes:
     side = SIDE * (1 - CROP)
     corners = [(SIDE * CROP * left, SIDE * CROP * above) for left in OFFSETS for above in OFFSETS]
     boxes = [(0.0, 0.0, float(SIDE), float(SIDE)), *((left, above, left + side, above + side) for left, above in corners)]
-    return b"".join(_hash(gray.resize((GRID, GRID), Image.Resampling.BOX, box=box)) for box in boxes)
+    crops = np.stack([np.asarray(gray.resize((GRID, GRID), Image.Resampling.BOX, box=box), dtype=np.float64) for box in boxes])
+    transform = _cosines()
+    low = (transform @ crops @ transform.T).reshape(len(boxes), -1)
+    low[:, 0] = -np.inf  # the mean brightness says nothing
+    return np.packbits(low > np.median(low[:, 1:], axis=1, keepdims=True), axis=1).tobytes()
 
 
 def near_pictures(pictures: Mapping[str, bytes], others: Mapping[str, bytes]) -> dict[str, list[str]]:
@@ -60,13 +64,6 @@ def _least(one: Words, other: Words) -> np.ndarray[Any, np.dtype[np.int64]]:
     """As `least_bits`, for pairs of fingerprints [pair, hash, word]."""
     least: np.ndarray[Any, np.dtype[np.int64]] = np.minimum(_bits(one[:, :1], other).min(axis=1), _bits(one, other[:, :1]).min(axis=1))
     return least
-
-
-def _hash(gray: Image.Image) -> bytes:
-    transform = _cosines()
-    low = (transform @ np.asarray(gray, dtype=np.float64) @ transform.T).ravel()
-    low[0] = -np.inf  # the mean brightness says nothing
-    return np.packbits(low > np.median(low[1:])).tobytes()
 
 
 @cache
