@@ -32,6 +32,7 @@ lint: install
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m infra.house.modules
 	@$(BIN)/python -m infra.house.glossary
+	@! git grep -nE '^(<<<<<<<|>>>>>>>) '  # marks of a merge
 
 # Lines of code and of tests by room.
 lines: install
