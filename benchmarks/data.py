@@ -181,6 +181,7 @@ def importing(folder: Path, queries: int) -> Report:
 
 def poisoning(folder: Path, base: Path, poisons: list[Path]) -> Report:
     """How many poisons are refused for their reason, and how many good rows are lost; what is wrong goes to standard error."""
+    from components.checkout import Checkout
     from components.config.settings import load_settings
     from components.validation.intake import HeldoutContent, read_file
     from components.validation.reader import Reader
@@ -189,7 +190,7 @@ def poisoning(folder: Path, base: Path, poisons: list[Path]) -> Report:
     checkout = make_checkout(folder, base)
     preferences = checkout / "data/preferences"
     poisonous = _poisons.write_poisoned(preferences, [poison for source in poisons for poison in _poisons.read_poisons(source)])
-    reader = Reader(RowChecks.of(load_settings(checkout / "params.yaml"), checkout, preferences), None)
+    reader = Reader(RowChecks.of(load_settings(checkout / "params.yaml"), Checkout(checkout), preferences), None)
     intake = read_file(reader, preferences / "data.jsonl", "data.jsonl", "train", HeldoutContent())
     wrong = _poisons.compare(poisonous, intake)
     for sentence in wrong:

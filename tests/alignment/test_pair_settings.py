@@ -25,10 +25,10 @@ from tests.conftest import ROOT
 
 # Ranks 1 2 2 and scores 3, 1, 2: pairs (0, 1) and (0, 2) with margins 2 and 1. Then one pair each, the winner second, margins -1 and 4.
 QUERIES = [
-    Query.single("a", "short", "", (Response("", 1), Response("", 2), Response("", 2))),
-    Query.single("b", "short", "", (Response("", 2), Response("", 1))),
-    Query.single("c", "short", "", (Response("", 3), Response("", 1))),
-    Query.single("tie", "short", "", (Response("", 1), Response("", 1))),
+    Query.single("a", "short", "", (Response("i", 1), Response("j", 2), Response("k", 2))),
+    Query.single("b", "short", "", (Response("i", 2), Response("j", 1))),
+    Query.single("c", "short", "", (Response("i", 3), Response("j", 1))),
+    Query.single("tie", "short", "", (Response("i", 1), Response("j", 1))),
 ]
 SCORES = {("a", 0): 3.0, ("a", 1): 1.0, ("a", 2): 2.0, ("b", 0): 1.0, ("b", 1): 0.0, ("c", 0): -2.0, ("c", 1): 2.0, ("tie", 0): 9.0}
 RAW = [2.0, 1.0, -1.0, 4.0]

@@ -124,6 +124,7 @@ def test_store_uses_its_entries_after_another_process_joined(tmp_path: Path) -> 
 
 def test_context_has_a_folder_named_by_all_its_fields(tmp_path: Path) -> None:
     fields = (
+        "background=#ffffff",
         "code=code",
         "dtype=float32",
         "max_frames=8",

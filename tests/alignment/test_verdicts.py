@@ -50,7 +50,7 @@ def test_outcome_of_four_pairs_by_hand() -> None:
 
 
 def test_outcome_leaves_out_queries_without_policy_log_probs() -> None:
-    queries = [Query(name, "short", "", (Response("a", 1), Response("b", 2))) for name in ("x", "y")]
+    queries = [Query.single(name, "short", "", (Response("a", 1), Response("b", 2))) for name in ("x", "y")]
     reference = {(name, number): (-10.0, 4) for name in "xy" for number in (0, 1)}
     policy = {("y", 0): -8.0, ("y", 1): -14.0}
     outcome = outcome_of(table([0, 1], [0, 0], [1, 1]), queries, policy, reference)

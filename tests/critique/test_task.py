@@ -151,6 +151,7 @@ def test_context_of_unchanged_model_is_stable_between_versions(folder: Path, set
         INSTRUCTION,
         '{"threads":2,"max_new_tokens":4,"batch_size":7}',
         "8",
+        "#ffffff",
         "torch.float32",
     ]
     assert critique_context(settings, folder) == digest_bytes(*parts)

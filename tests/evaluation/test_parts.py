@@ -12,7 +12,7 @@ from components.statistics import Bootstrap
 
 RESPONSES = (Response("yes", 1), Response("no", 2))
 QUERIES = [
-    Query(f"q{number}", "short", "Is it?", RESPONSES, source=source)
+    Query.single(f"q{number}", "short", "Is it?", RESPONSES, source=source)
     for number, source in enumerate(("ours", "ours; hard part", None, "ours; hard part", "ours; old part"))
 ]
 BOOTSTRAP = Bootstrap(50, 0.9)

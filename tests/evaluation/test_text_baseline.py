@@ -9,7 +9,7 @@ from components.preferences.record import Query, Response
 
 
 def query(name: str, *texts: tuple[str, int]) -> Query:
-    return Query(name, "short", "What is it?", tuple(Response(text, rank) for text, rank in texts))
+    return Query.single(name, "short", "What is it?", tuple(Response(text, rank) for text, rank in texts))
 
 
 TRAINING = [query("a", ("It is red.", 1), ("It is blue.", 2), ("Blue it is", 2)), query("b", ("red", 1), ("green", 2))]

@@ -217,7 +217,7 @@ def uncritiqued(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
 def test_served_model_without_critiques_scores_responses_alone(uncritiqued: tuple[Any, Path], tiny_media: Path) -> None:
     model, folder = uncritiqued
     requests = rows(tiny_media).assign(response=["Yes.", "No.", "Maybe"])
-    still = [replace(query, id=str(number)) for number, query in enumerate(query for query in queries() if query.media_kind != "video")]
+    still = [replace(query, id=str(number)) for number, query in enumerate(query for query in queries() if "video" not in query.kinds)]
     judged = [Judged(query, text, None) for query, text in zip(still, requests["response"], strict=True)]
     instruction = load_settings(SOURCE / "params.yaml").reward.instruction
 
@@ -238,7 +238,7 @@ def test_model_without_critiques_takes_no_limit_of_tokens(uncritiqued: tuple[Any
 
 BAD_ROWS = [
     ({"image": [None, "gone.png"]}, "row 1: the image 'gone.png' is neither a file nor the base64 of an image"),
-    ({"image": [b"\x89PNG broken", None]}, "row 0: the image is none of PNG, JPEG"),
+    ({"image": [b"\x89PNG broken", None]}, "row 0: the image cannot be decoded as an image: it is damaged"),
     (
         {"image": ["data:image/png;base64,%%", None]},
         "row 0: the image 'data:image/png;base64,%%' is a data address that is not valid base64",
@@ -280,7 +280,7 @@ def test_client_of_server_gets_number_of_bad_row(policy: Any, policy_package: Pa
 def test_truncated_image_is_named(policy: Any, tiny_media: Path) -> None:
     cut = (tiny_media / "tall.png").read_bytes()[:200]
 
-    with pytest.raises(UserError, match="row 0: the image can't be decoded"):
+    with pytest.raises(UserError, match="row 0: the image cannot be decoded as an image: it is truncated"):
         policy.predict(pd.DataFrame({"prompt": ["What?"], "image": [cut]}))
 
 

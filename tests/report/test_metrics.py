@@ -54,7 +54,8 @@ def test_model_without_critiques_has_rows_of_its_own(run: Path) -> None:
     record = read_record(Checkout(run))
     bare = read_metrics(record, read_answers(record))
     assert bare.critique_source == "none"
-    assert [row.name for row in bare.reward] == ["on the response alone", "with the image blanked"]
+    words = "word counts of the training responses, without model and image"
+    assert [row.name for row in bare.reward] == ["on the response alone", "with the image blanked", words]
     assert bare.reward[0].change.value is None
     assert bare.reward[1].change.value is not None
 

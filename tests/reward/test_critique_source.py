@@ -83,7 +83,7 @@ def test_words_name_the_choice_and_the_counts() -> None:
 
 def test_table_is_counted_without_nulls_and_empty_texts(tmp_path: Path) -> None:
     responses = (Response("a", 1, critique="Right."), Response("b", 2, critique=""), Response("c", 2))
-    rows = [replace(queries()[0], responses=responses), Query("q", "short", "?", (Response("d", 1, critique="x"), Response("e", 2)))]
+    rows = [replace(queries()[0], responses=responses), Query.single("q", "short", "?", (Response("d", 1, critique="x"), Response("e", 2)))]
     write_queries(tmp_path / "queries.parquet", rows)
     assert validated_annotation(tmp_path / "queries.parquet") == Annotation(5, 2)
     write_queries(tmp_path / "bare.parquet", [replace(rows[1], responses=(Response("d", 1), Response("e", 2)))])

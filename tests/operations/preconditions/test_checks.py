@@ -112,7 +112,7 @@ def test_run_on_a_small_disk_is_refused(checkout: Path) -> None:
     assert refused.stderr.startswith("mmalign: too little disk for .mmalign/scratch: 67 MB free, and the run still writes 9 MB there")
     assert refused.stderr.count("\n") == 1
     assert not (checkout / "logs").exists()
-    assert json.loads(mmalign(checkout, "plan", "--json").stdout)["preconditions"][0]["name"] == "disk"
+    assert "disk" in {finding["name"] for finding in json.loads(mmalign(checkout, "plan", "--json").stdout)["preconditions"]}
     memory = mmalign(checkout, "plan", "--memory")
     assert memory.returncode == 1
     assert "does not fit the disk of .mmalign/scratch/reward: 67 MB free, 942 MB more to free" in " ".join(memory.stdout.split())
