@@ -161,7 +161,8 @@ def test_outputs_contain_no_pickle_or_code(recipe: Recipe) -> None:
     files = [path for folder in folders if folder.is_dir() for path in folder.rglob("*") if path.is_file()]
     assert len(files) > 100
     assert not [path for path in files if is_pickle(path)]
-    files = [path for path in files if "code" not in path.parts]  # a promoted model's package holds the pipeline's own modules
+    # A promoted model's package holds the pipeline's own modules, and MLflow loads the model from one of them.
+    files = [path for path in files if not (path.suffix == ".py" and "models" in path.parts and "mlruns" in path.parts)]
     assert not [
         path for path in files if path.suffix in {".py", ".pyc", ".so", ".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib"}
     ]
