@@ -50,7 +50,7 @@ def test_file_of_a_stranger_is_compared(tmp_path: Path, tiny_base: Path, capsys:
     assert "accepted: line 5 is accepted" in error
 
 
-def test_copies_of_photographs_are_told_from_other_photos() -> None:
+def test_copies_differ_from_other_photographs() -> None:
     report = data.near_duplicates(20)
     assert report["near_duplicates_recall"] >= data.BOUND
     assert report["near_duplicates_precision"] >= data.BOUND

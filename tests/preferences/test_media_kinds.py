@@ -40,6 +40,6 @@ def test_file_is_named_with_cure(head: bytes) -> None:
     assert HEADS[head] in describe(head)
 
 
-def test_truncation_is_told_from_damage() -> None:
+def test_truncation_differs_from_damage() -> None:
     assert "truncated" in describe_fault(b"\x89PNG\r\n", OSError("image file is truncated (3 bytes not processed)"))
     assert "damaged" in describe_fault(b"\x89PNG\r\n", SyntaxError("broken PNG file"))

@@ -132,7 +132,7 @@ def best_first(checkout: DataCheckout, scored: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def test_order_of_places_is_told_from_ranks_by_scores(checkout: DataCheckout, caplog: pytest.LogCaptureFixture) -> None:
+def test_scores_distinguish_an_order_from_ranks(checkout: DataCheckout, caplog: pytest.LogCaptureFixture) -> None:
     checkout.write("data.jsonl", best_first(checkout, scored=True))
     checkout.write("heldout.jsonl", [checkout.row(100), checkout.row(101)])
     with caplog.at_level(logging.WARNING):
@@ -178,7 +178,7 @@ def test_heldout_file_with_training_pictures_is_refused(checkout: DataCheckout) 
     assert (metrics["leaked_queries"], metrics["leaked_share"]) == (1, 0.5)
 
 
-def test_rows_carry_their_clusters(checkout: DataCheckout) -> None:
+def test_rows_have_their_clusters(checkout: DataCheckout) -> None:
     checkout.write("data.jsonl", [checkout.row(0), checkout.row(1, clusters={"wording": "template 7", "scene": "kitchen"})])
     checkout.write("heldout.jsonl", [checkout.row(100), checkout.row(101, image="")])
     run(checkout)

@@ -51,7 +51,7 @@ def test_array_of_good_rows_has_no_problem(checkout: DataCheckout, validate: Val
     assert (report.rows, report.usable, report.problems, advice(report)) == (3, 3, [], None)
 
 
-def test_rows_in_another_format_are_told_with_the_command(checkout: DataCheckout, validate: Validate) -> None:
+def test_rows_in_another_format_name_the_command(checkout: DataCheckout, validate: Validate) -> None:
     pairs = [{"prompt": "What is it?", "chosen": "A dog.", "rejected": "A cat."} for _ in range(3)]
     checkout.write("pairs.jsonl", list(pairs))
     (report,) = validate(checkout.preferences / "pairs.jsonl")
