@@ -17,6 +17,7 @@ from components.families.digests import model_digest
 from components.files import read_json
 from components.registry import aliases
 from components.registry.aliases import ROLLED_BACK, ROLLED_BACK_BECAUSE, SAFEST, TAG_CHARACTERS, VERDICT, Log
+from components.registry.data_notes import data_notes
 from components.registry.decision import Decision, Finding
 from components.registry.gate import Results, judge_policy, judge_reward, unsafe_share
 from components.registry.policy import ModelName, RegistryPolicy
@@ -43,6 +44,7 @@ class ModelOutcome:
     reasons: list[str]
     version: Version | None = None
     champion: dict[str, Any] | None = None  # metrics of the champion that it was compared with
+    drift: dict[str, Any] | None = None  # how each split differs from the champion's data
 
 
 class ModelGate:
@@ -64,6 +66,7 @@ class ModelGate:
         self._champion = self._references.champion
         self._reference: Results | None = None
         self._safest: tuple[Version, float] | None = None
+        self._drift: dict[str, Any] | None = None
 
     def key(self, digest: str) -> str:
         """The key of a model's results on these held-out queries."""
@@ -111,7 +114,7 @@ class ModelGate:
         else:
             self._registry.set_alias(self._name, CHALLENGER, version.number)
         verdict: Verdict = "promoted" if decision.promote else "refused"
-        return ModelOutcome(verdict, decision.reasons, self._registry.version(self._name, version.number), self.champion_metrics())
+        return ModelOutcome(verdict, decision.reasons, self._registry.version(self._name, version.number), self.champion_metrics(), self._drift)
 
     def _register(self, folder: Path, decision: Decision) -> Version:
         """The registry's version of this checkout's model. It gets the tags of a refusal here; a promotion's come with its aliases."""
@@ -134,6 +137,9 @@ class ModelGate:
         notes = [Finding("champion", "note", sentence) for sentence in self._references.notes]
         if self._name == "mm-reward" and (source := self._critique_source()) is not None:
             notes.append(Finding("critiques", "note", source))
+        about_data, drifts = data_notes(self._checkout, self._champion)
+        notes += about_data
+        self._drift = {drift.split: drift.summary() for drift in drifts}
         if self._references.lost:
             return Decision(False, tuple(replace(note, outcome="failed") for note in notes))
         compared, faults = self._compared()

@@ -42,6 +42,8 @@ class GateOutcome:
             gate[name] = {"verdict": outcome.verdict, "reasons": outcome.reasons}
             if outcome.champion is not None:
                 gate[name]["champion"] = outcome.champion
+            if outcome.drift:
+                gate[name]["drift"] = outcome.drift
             if outcome.version is not None:
                 version = outcome.version
                 registry[name] = {"version": version.number, "aliases": sorted(version.aliases), "digest": version.digest}

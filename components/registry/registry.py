@@ -51,6 +51,7 @@ from components.registry.versions import (
     RESULTS,
     RUN,
     SERVING,
+    SPLIT_DATA,
     WEIGHTS_TAG,
     WHOLE,
     Version,
@@ -59,7 +60,7 @@ from components.registry.versions import (
     version_of,
 )
 from components.storage.objects import cached_files
-from components.tracking.provenance import LOCK, data_version, git_state, read_yaml
+from components.tracking.provenance import LOCK, data_version, git_state, lock_hashes, read_yaml
 from components.tracking.recorder import PENDING, find_pending
 from components.tracking.store import ENVIRONMENT, tracking_uri
 
@@ -324,6 +325,11 @@ class Registry:
         version = data_version(self.checkout)
         if version is not None:
             tags["dvc.data"] = version
+        validated = lock_hashes(self.checkout, "validate")
+        for split, tag in SPLIT_DATA.items():
+            hashed = validated.get(self.checkout.queries(split).parent.relative_to(self.checkout.root).as_posix())
+            if hashed is not None:
+                tags[tag] = hashed
         base = self.checkout.root / settings.model.base
         if (base / "config.json").is_file():
             tags["mmalign.base_digest"] = model_digest(base)

@@ -16,6 +16,7 @@ WEIGHTS_TAG, WHOLE, REFERENCE = "mmalign.weights", "registry", "reference"
 DVC_PATH, DVC_MODEL = "mmalign.dvc_path", "dvc.model"
 SERVING = "mmalign.serving"  # the run's settings for serving the model, as JSON: a later upload uses them too
 MADE_WHOLE_FROM = "mmalign.made_whole_from"
+SPLIT_DATA = {"train": "dvc.train", "heldout": "dvc.heldout"}  # tags with DVC's hash of a split's validated queries
 RUN = "mmalign.run"  # the run's name while it waits for a store that was away, MLflow's id otherwise
 CHECKOUT = "mmalign.checkout"
 MODEL_NAME = "mmalign.model"  # on logged models: the registered model they belong to

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from components.report.record import Record
+from components.report.record import Record, lookup
 from components.report.summary import CATEGORIES
 from components.report.wording import count, cut, number
 from components.storage.bundled import mixture
@@ -60,7 +60,7 @@ def read_data(record: Record) -> Data:
     return Data(
         _counts(metrics),
         _sources(record),
-        _sizes(metrics),
+        [*_sizes(metrics), *_drift(record)],
         metrics.get("quarantined"),
         refused[:REASONS_SHOWN],
         len(refused[REASONS_SHOWN:]),
@@ -98,6 +98,16 @@ def _sizes(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     if metrics.get("longest_tokens") is not None:
         sizes.append(("longest sequence", f"{count(metrics['longest_tokens'])} tokens"))
     return [*sizes, *_remarks(metrics)]
+
+
+def _drift(record: Record) -> list[tuple[str, str]]:
+    """How each split differs from the data of the champion that the run was compared with."""
+    rows = []
+    for split, drift in (lookup(record.summary, "gate", "mm-policy", "drift") or {}).items():
+        words = f"{'training' if split == 'train' else 'held-out'} queries since champion {drift['version']}"
+        rows.append((words, f"{count(drift['new'])} new, {count(drift['gone'])} gone"))
+        rows += [(f"{words}: {name}", f"{number(100 * share)} % of the rows moved") for name, share in drift["moved"].items()]
+    return rows
 
 
 def _remarks(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -9,7 +9,6 @@ The choice, and not `auto`, is part of every key and of the model's own file.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from components.checkout import Checkout
 from components.config.reward import RewardSettings
 from components.config.settings import Settings
 from components.errors import UserError
+from components.preferences.json_rows import read_rows
 
 FIELD = "score_reasons"  # of a row: a critique for each response
 
@@ -99,15 +99,6 @@ def annotation_of_row(row: Mapping[str, Any]) -> Annotation:
 
 
 def annotation_of_rows(path: Path) -> Annotation:
-    """The counts of a file of rows; lines that are no JSON object are validation's."""
-    responses = critiques = 0
-    with path.open("rb") as stream:
-        for line in stream:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict):
-                one = annotation_of_row(row)
-                responses, critiques = responses + one.responses, critiques + one.critiques
-    return Annotation(responses, critiques)
+    """The counts of a file of rows; what is no JSON object is validation's."""
+    counts = [annotation_of_row(found.row) for found in read_rows(path) if found.row is not None]
+    return Annotation(sum(one.responses for one in counts), sum(one.critiques for one in counts))

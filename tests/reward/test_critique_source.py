@@ -117,6 +117,12 @@ def test_file_is_counted_past_lines_that_are_no_rows(tmp_path: Path) -> None:
     assert annotation_of_rows(tmp_path / "data.jsonl") == Annotation(3, 1)
 
 
+def test_rows_of_an_array_with_a_mark_at_its_start_are_counted(tmp_path: Path) -> None:
+    rows = [{"models_output": ["a", "b"], "score_reasons": ["x", ""]}, {"models_output": ["c"]}]
+    (tmp_path / "data.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps(rows, indent=1).encode())
+    assert annotation_of_rows(tmp_path / "data.jsonl") == Annotation(3, 1)
+
+
 def test_case_of_rows_without_critiques_trains_without_them(tmp_path: Path) -> None:
     folder = ROOT / "tests/cases/10-no-critiques"
     for name, split in (("data.jsonl", "train"), ("heldout.jsonl", "heldout")):

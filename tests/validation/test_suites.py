@@ -88,13 +88,18 @@ def test_table_of_one_split_is_critical(tmp_path: Path) -> None:
 
 
 def test_unusual_table_is_a_warning(tmp_path: Path) -> None:
-    tied = tuple(replace(response, rank=1, critique=None) for response in RESPONSES)
+    tied = (replace(RESPONSES[0], rank=1), *(replace(response, rank=1, critique=None) for response in RESPONSES[1:]))
     assert unmet([replace(query, responses=tied) for query in good()], tmp_path) == {
         "at least 80 % of queries have a pair of different ranks": "warning",
         "at least 90 % of responses have a reason to learn critiques from": "warning",
         "the best answer is the longest in at most 80 % of queries": "warning",
         "some queries hold a tie": "info",
     }
+
+
+def test_rows_without_any_critique_need_none(tmp_path: Path) -> None:
+    bare = [replace(query, responses=tuple(replace(response, critique=None) for response in query.responses)) for query in good()]
+    assert unmet(bare, tmp_path) == {}
 
 
 def test_category_missing_from_one_split_is_a_warning(tmp_path: Path) -> None:
