@@ -7,14 +7,15 @@
   are, start and Great Expectations' suites, is in `second_validate_seconds`.
 - `poison_caught` counts bad rows (benchmarks/poisons, and `--poisons DIR`) that are refused for the field and the reason that their file names;
   `good_rows_lost` counts the good rows between them that are refused.
+- `media_per_second_share` is the rate at which validation examines JPEGs of 0.3 megapixels over that of PIL's bare decoding, which follows it.
 - `near_duplicates_recall` and `_precision` are the least over resized, compressed and cropped copies, against other photos of the same
   scenes, at the threshold of `components.validation.perceptual`. The scenes are the second half; on the first half
   `near_duplicates_first_half_bits` is the range of thresholds at which both are at least .95.
 
     python -m benchmarks.data --base data/base --json
 
-Bounds here: validate_seconds 60, validate_peak_gb 2, import_rows_per_second 20,000, second_validation_share .05, poison_caught = poison_total,
-good_rows_lost 0, near_duplicates_recall .95, near_duplicates_precision .95. A machine whose cores others use says nothing about the first three.
+Bounds here: validate_seconds 60, validate_peak_gb 2, import_rows_per_second 20,000, second_validation_share .05, media_per_second_share .8,
+poison_caught = poison_total, good_rows_lost 0, near_duplicates_recall .95, near_duplicates_precision .95. A machine whose cores others use says nothing about the first three.
 """
 
 from __future__ import annotations
@@ -27,18 +28,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import yaml
+from PIL import Image
 
 from benchmarks import _photos, _poisons
 from benchmarks._harness import ROOT, Report, machine, parser, show
 
 QUERIES, SMALL_QUERIES = 30_000, 600
 SCENES, SMALL_SCENES = 500, 40
+MEDIA, SMALL_MEDIA = 6000, 200
+MEDIA_SIZE, MEDIA_QUALITY = (640, 480), 90  # of a JPEG of 0.3 megapixels
 CORES = 2
 POLL_SECONDS = 0.2
 WORDS = 40  # of an answer, so that a row has about 1 kB
@@ -64,6 +69,7 @@ def measure(base: Path, poisons: list[Path], *, small: bool) -> Report:
     with tempfile.TemporaryDirectory() as folder:
         report = validation(Path(folder), base, SMALL_QUERIES if small else QUERIES)
         report |= importing(Path(folder) / "import", SMALL_QUERIES if small else QUERIES)
+        report |= decoding(Path(folder) / "media", SMALL_MEDIA if small else MEDIA)
         report |= poisoning(Path(folder) / "poisoned", base, poisons)
     return {**report, **near_duplicates(SMALL_SCENES if small else SCENES), "machine": machine(CORES)}
 
@@ -177,6 +183,43 @@ def importing(folder: Path, queries: int) -> Report:
     report = import_preferences(Request(str(source), IMPORT_FORMAT, None, None, processes=CORES), Checkout(folder), lambda words: None)  # noqa: ARG005
     seconds = time.monotonic() - started
     return {"import_rows_per_second": pairs / seconds, "imported_queries": report.queries}
+
+
+def decoding(folder: Path, count: int) -> Report:
+    """JPEGs that validation examines in a second, and the share of that in what PIL decodes, each by two processes that have started."""
+    from components.checkout import Checkout
+    from components.preferences.bounds import MediaBounds
+    from components.validation.media import MediaFolder
+
+    pictures = folder / "data/preferences"
+    pictures.mkdir(parents=True)
+    photos = [photo.resize(MEDIA_SIZE) for photo in _photos.photographs()]
+    for number in range(count + CORES):
+        # A comment makes the bytes of each file different, so that none is remembered from another.
+        photos[number % len(photos)].save(pictures / f"{number}.jpg", quality=MEDIA_QUALITY, comment=str(number))
+    names = [f"{number}.jpg" for number in range(count)]
+    for name in names:
+        os.utime(pictures / name, (0, 0))
+    media = MediaFolder(pictures, MediaBounds(), Checkout(folder), CORES)
+    for number in range(count, count + CORES):
+        media.examine(f"{number}.jpg", "image")
+    started = time.monotonic()
+    media.request({"image": name} for name in names)
+    for name in names:
+        media.examine(name, "image")
+    seconds = time.monotonic() - started
+    media.close()
+    with ProcessPoolExecutor(CORES) as pool:
+        list(pool.map(_decode, [pictures / f"{number}.jpg" for number in range(count, count + CORES)]))
+        started = time.monotonic()
+        list(pool.map(_decode, [pictures / name for name in names], chunksize=32))
+        bare = time.monotonic() - started
+    return {"media_per_second": count / seconds, "media_per_second_share": bare / seconds}
+
+
+def _decode(path: Path) -> None:
+    with Image.open(path) as image:
+        image.load()
 
 
 def poisoning(folder: Path, base: Path, poisons: list[Path]) -> Report:

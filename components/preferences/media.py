@@ -20,12 +20,13 @@ from typing import Any
 from PIL import Image
 
 from components.preferences.bounds import MediaBounds, MediaError
-from components.preferences.colors import to_rgb
+from components.preferences.colors import WHITE, to_rgb
 from components.preferences.frames import letterbox
 from components.preferences.media_kinds import HEAD, describe_fault
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 READER = "2"  # in keys of what is computed from pixels: another number where the same file gives other pixels
+JPEGS = {"JPEG", "MPO"}
 ORIENTATION = 0x0112  # tag of EXIF
 LISTINGS = 64  # folders whose names stay in memory, while they do not change
 UPRIGHT = {  # its values to what makes a picture upright
@@ -77,6 +78,16 @@ def decoded(image: Image.Image, background: str) -> Image.Image:
     image.load()
     method = UPRIGHT.get(orientation(image))
     return to_rgb(image if method is None else image.transpose(method), background)
+
+
+def decoded_gray(image: Image.Image) -> Image.Image:
+    """An opened picture upright and in gray, decoded whole as `decoded` does: of a JPEG without the work for its colors."""
+    if image.format not in JPEGS or image.mode != "RGB":
+        return decoded(image, WHITE).convert("L")
+    image.draft("L", None)
+    image.load()
+    method = UPRIGHT.get(orientation(image))
+    return image if method is None else image.transpose(method)
 
 
 def picture_size(source: Path | bytes) -> tuple[int, int]:

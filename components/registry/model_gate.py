@@ -114,7 +114,9 @@ class ModelGate:
         else:
             self._registry.set_alias(self._name, CHALLENGER, version.number)
         verdict: Verdict = "promoted" if decision.promote else "refused"
-        return ModelOutcome(verdict, decision.reasons, self._registry.version(self._name, version.number), self.champion_metrics(), self._drift)
+        return ModelOutcome(
+            verdict, decision.reasons, self._registry.version(self._name, version.number), self.champion_metrics(), self._drift
+        )
 
     def _register(self, folder: Path, decision: Decision) -> Version:
         """The registry's version of this checkout's model. It gets the tags of a refusal here; a promotion's come with its aliases."""

@@ -22,10 +22,9 @@ from typing import Any, Literal, Protocol
 
 from components.files import digest_bytes, digest_file
 from components.preferences.bounds import MAX_IMAGE_BYTES, MediaBounds, MediaError
-from components.preferences.colors import WHITE
 from components.preferences.faults import shorten
 from components.preferences.frames import frame_names
-from components.preferences.media import decoded, locate, open_picture, pages, similar, upright_size
+from components.preferences.media import decoded_gray, locate, open_picture, pages, similar, upright_size
 from components.preferences.media_kinds import HEAD, describe, with_path
 from components.validation.perceptual import fingerprint
 
@@ -186,7 +185,7 @@ class Examiner:
             with _naming(name), _opened(file, content) as whole, open_picture(content or file) as image:
                 self._bounds.check_picture(image, whole)
                 several = several or pages(image)
-                picture = decoded(image, WHITE)
+                picture = decoded_gray(image)
                 sizes.append(picture.size)
                 appearance = appearance or fingerprint(picture)
         return Medium(digest, *sizes[0], len(files), several, appearance.hex())

@@ -10,15 +10,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 MAX_BITS = 68  # of 255; two unrelated pictures differ in 127 +- 8
-SIDE, GRID, FREQUENCIES = 128, 64, 16  # pixels of the reduced picture and of what is transformed; frequencies of each direction
+SIDE, GRID, FREQUENCIES = 128, 64, 16  # least pixels of a reduced side; cells of what is transformed, and frequencies, in each direction
+MEDIAN = FREQUENCIES**2 // 2 - 1  # of the frequencies without the mean brightness, counted from 0
+LENGTHS = 2 * SIDE  # reduced sides whose maps stay in memory
 CROP, OFFSETS = 0.05, (0.25, 0.75)  # share of a side that a crop lacks, and how much of it lies left of or above the crop
+SPANS = ((0.0, 1.0), *((CROP * offset, 1 - CROP) for offset in OFFSETS))  # of a side, start and length: the whole, and what a crop leaves
 FINGERPRINT_BYTES = (1 + len(OFFSETS) ** 2) * FREQUENCIES**2 // 8
 PREFILTER_BITS = 120  # whole pictures that differ in more are not near, whatever their crops: it saves most of the comparisons
 CHUNK = 64  # pictures that are compared at once with all others
@@ -27,16 +30,16 @@ Words = np.ndarray[Any, np.dtype[np.uint64]]
 
 
 def fingerprint(image: Image.Image) -> bytes:
-    """The fingerprint of a picture, `FINGERPRINT_BYTES` long."""
-    gray = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
-    side = SIDE * (1 - CROP)
-    corners = [(SIDE * CROP * left, SIDE * CROP * above) for left in OFFSETS for above in OFFSETS]
-    boxes = [(0.0, 0.0, float(SIDE), float(SIDE)), *((left, above, left + side, above + side) for left, above in corners)]
-    crops = np.stack([np.asarray(gray.resize((GRID, GRID), Image.Resampling.BOX, box=box), dtype=np.float64) for box in boxes])
-    transform = _cosines()
-    low = (transform @ crops @ transform.T).reshape(len(boxes), -1)
-    low[:, 0] = -np.inf  # the mean brightness says nothing
-    return np.packbits(low > np.median(low[:, 1:], axis=1, keepdims=True), axis=1).tobytes()
+    """The fingerprint of a picture in gray or in color, `FINGERPRINT_BYTES` long."""
+    factors = [max(1, side // SIDE) for side in image.size]
+    common = min(factors)  # PIL reduces both sides alike faster
+    reduced = image.convert("L").reduce((common, common) if max(factors) < 2 * common else (factors[0], factors[1]))
+    low = _frequencies(reduced.height) @ np.asarray(reduced, dtype=np.float32) @ _frequencies(reduced.width).T
+    parts = low.reshape(len(SPANS), FREQUENCIES, len(SPANS), FREQUENCIES).transpose(0, 2, 1, 3)
+    hashed = np.stack([parts[0, 0], *parts[1:, 1:].reshape(-1, FREQUENCIES, FREQUENCIES)]).reshape(-1, FREQUENCIES**2)
+    hashed[:, 0] = -np.inf  # the mean brightness says nothing
+    medians = np.partition(hashed[:, 1:], MEDIAN, axis=1)[:, MEDIAN, None]
+    return np.packbits(hashed > medians, axis=1).tobytes()
 
 
 def near_pictures(pictures: Mapping[str, bytes], others: Mapping[str, bytes]) -> dict[str, list[str]]:
@@ -66,11 +69,20 @@ def _least(one: Words, other: Words) -> np.ndarray[Any, np.dtype[np.int64]]:
     return least
 
 
-@cache
-def _cosines() -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The first rows of the discrete cosine transform (II), orthogonal but for a factor."""
-    frequency, pixel = np.arange(FREQUENCIES)[:, None], np.arange(GRID)[None, :]
-    return np.cos(np.pi * frequency * (2 * pixel + 1) / (2 * GRID))
+@lru_cache(maxsize=LENGTHS)
+def _frequencies(pixels: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """From the pixels of a side to the lowest frequencies of each span of it, [span x frequency, pixel].
+
+    The cells of a grid over the span average the pixels that they cover; the discrete cosine transform (II) takes the cells.
+    """
+    frequency, cell, pixel = np.arange(FREQUENCIES)[:, None], np.arange(GRID)[None, :], np.arange(pixels)
+    cosines = np.cos(np.pi * frequency * (2 * cell + 1) / (2 * GRID))
+    maps = []
+    for start, length in SPANS:
+        edges = pixels * (start + length * np.arange(GRID + 1) / GRID)[:, None]
+        covered = np.clip(np.minimum(edges[1:], pixel + 1) - np.maximum(edges[:-1], pixel), 0, None)
+        maps.append(cosines @ covered)
+    return np.concatenate(maps).astype(np.float32)
 
 
 def _words(fingerprints: Mapping[str, bytes]) -> Words:

@@ -13,7 +13,17 @@ from transformers.image_utils import load_image
 
 from components.preferences.bounds import MediaError
 from components.preferences.colors import WHITE
-from components.preferences.media import ORIENTATION, locate, open_picture, pages, picture_size, read_frames, read_picture, similar
+from components.preferences.media import (
+    ORIENTATION,
+    decoded_gray,
+    locate,
+    open_picture,
+    pages,
+    picture_size,
+    read_frames,
+    read_picture,
+    similar,
+)
 
 MODES = {"JPEG": ("L", "RGB", "CMYK"), "PNG": ("1", "L", "P", "RGB"), "WEBP": ("RGB",), "TIFF": ("1", "L", "P", "RGB", "CMYK", "YCbCr")}
 
@@ -34,6 +44,30 @@ def test_pixels_are_those_of_transformers(tmp_path: Path, form: str, mode: str, 
     assert (ours.mode, ours.size) == ("RGB", (16, 24) if orientation >= 5 else (24, 16))
     assert ours.tobytes() == theirs.tobytes()
     assert picture_size(tmp_path / "x") == ours.size
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("form", "mode"), [("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGBA"), ("PNG", "RGB")])
+def test_gray_is_that_of_the_colors(tmp_path: Path, form: str, mode: str, orientation: int) -> None:
+    path = tmp_path / "picture"
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.radial_gradient("L").resize((40, 24)).convert("RGB").convert(mode).save(
+        path, form, exif=exif, **({"quality": 95} if form == "JPEG" else {})
+    )
+    with open_picture(path) as image:
+        gray = decoded_gray(image)
+    colors = read_picture(path, WHITE).convert("L")
+    assert (gray.mode, gray.size) == ("L", colors.size)
+    assert np.abs(np.asarray(gray, np.int16) - np.asarray(colors, np.int16)).max() <= 2, "a decoder rounds once less"
+
+
+def test_truncated_jpeg_is_refused_in_gray_too(tmp_path: Path) -> None:
+    path = tmp_path / "picture.jpg"
+    Image.effect_noise((64, 64), 90).convert("RGB").save(path)
+    path.write_bytes(path.read_bytes()[:-400])
+    with pytest.raises(MediaError, match="truncated"), open_picture(path) as image:
+        decoded_gray(image)
 
 
 def test_opaque_alpha_leaves_pixels_of_transformers(tmp_path: Path) -> None:
