@@ -15,7 +15,8 @@
     python -m benchmarks.data --base data/base --json
 
 Bounds here: validate_seconds 60, validate_peak_gb 2, import_rows_per_second 20,000, second_validation_share .05, media_per_second_share .8,
-poison_caught = poison_total, good_rows_lost 0, near_duplicates_recall .95, near_duplicates_precision .95. A machine whose cores others use says nothing about the first three.
+poison_caught = poison_total, good_rows_lost 0, near_duplicates_recall .95, near_duplicates_precision .95. A machine whose
+cores others use says nothing about the first three.
 """
 
 from __future__ import annotations

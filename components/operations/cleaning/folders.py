@@ -41,6 +41,7 @@ def inspect_folders(checkout: Checkout, settings: CleanSettings, now: float, loc
         findings.spared.append("scratch is spared: a run is under way and may resume from it")
     else:
         findings.removable += _old("scratch", _scratch(checkout), settings.scratch_days, now, "no run resumed its stage")
+    findings.removable += _old("scratch", checkout.imports.glob("*"), settings.scratch_days, now, "no import went on with it")
     begun = running.run.started.timestamp() if running.run is not None and checkout.root not in locked else None
     logs = [path for path in checkout.logs.glob("*") if path.name != JOURNAL.name]
     findings.removable += [
@@ -94,7 +95,8 @@ def _scratch(checkout: Checkout) -> Iterator[Path]:
 
 def _parents(checkout: Checkout) -> list[tuple[Path, Kind]]:
     stages: list[tuple[Path, Kind]] = [(path, "scratch") for path in checkout.scratch().glob("*")]
-    return [*stages, (checkout.state / "registry", "scratch"), (checkout.logs, "logs"), (clones_folder(checkout), "clones")]
+    scratch: list[tuple[Path, Kind]] = [*stages, (checkout.state / "registry", "scratch"), (checkout.imports, "scratch")]
+    return [*scratch, (checkout.logs, "logs"), (clones_folder(checkout), "clones")]
 
 
 def _old(kind: Kind, paths: Iterator[Path] | list[Path], days: float, now: float, why: str) -> list[Removable]:

@@ -43,6 +43,7 @@ def test_old_clones_go_except_busy_or_unrecorded_ones(checkout: Path) -> None:
 def test_old_scratch_and_logs_go_but_tracked_files_stay(checkout: Path) -> None:
     scratch = write(checkout / ".mmalign/scratch/align/k1/checkpoint-1/model.pt", "x" * 1000)
     registration = write(checkout / ".mmalign/registry/tmpabc/package/MLmodel")
+    stopped = write(checkout / ".mmalign/import/k2/rows.sqlite")
     log = write(checkout / "logs/20260101-020000/align.log")
     notices = write(checkout / "logs/notices.jsonl")
     tracked = write(checkout / "logs/kept/note.txt")
@@ -53,7 +54,7 @@ def test_old_scratch_and_logs_go_but_tracked_files_stay(checkout: Path) -> None:
     findings = sweep(Checkout(checkout), SETTINGS, later(31))
 
     assert kinds(findings) == ["logs", "scratch"]
-    assert [path.exists() for path in (scratch, registration, log)] == [False] * 3
+    assert [path.exists() for path in (scratch, registration, stopped, log)] == [False] * 4
     assert [path.exists() for path in (notices, tracked)] == [True] * 2
     assert "logs/kept is spared: git tracks it" in findings.spared
     assert next(item.size for item in findings.removable if item.path.name == "k1") == 1000
