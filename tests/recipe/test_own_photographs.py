@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import _photos
-from benchmarks._slice import SMALL, write_rows, write_slice
+from benchmarks._slice import SMALL, write_rows
 from components.checkout import Checkout
 from components.preferences.record import read_queries
+from tests.checkout import ROOT
 from tests.recipe.conftest import Recipe, make_recipe
 
 PHOTOGRAPHS = 60
@@ -42,6 +44,12 @@ def write_own(preferences: Path) -> None:
     write_rows(preferences / "data.jsonl", rows)
 
 
+def write_bundled(data: Path) -> None:
+    """The whole bundled data beside the base, as a first run leaves them."""
+    for folder in ("preferences", "truth"):
+        shutil.copytree(ROOT / "data" / folder, data / folder)
+
+
 def run(made: Recipe, *arguments: str) -> str:
     completed = made.mmalign(*arguments)
     assert completed.returncode == 0, completed.stdout[-4000:] + completed.stderr[-4000:]
@@ -51,10 +59,10 @@ def run(made: Recipe, *arguments: str) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_own_photographs_end_with_a_verdict(base: Path, tmp_path: Path) -> None:
-    made = make_recipe(tmp_path, base, write_slice, SETTINGS)
+    made = make_recipe(tmp_path, base, write_bundled, SETTINGS)
     run(made, "data", "new")
     assert not (made.root / "data/preferences/heldout.jsonl").exists()
-    assert not (made.root / "data/truth").exists() or not list((made.root / "data/truth").iterdir())
+    assert not (made.root / "data/truth/truth.jsonl").exists()
     write_own(made.root / "data/preferences")
     run(made, "run")
 
