@@ -36,9 +36,9 @@ def scenes(count: int, seed: int) -> Iterator[Scene]:
     for _ in range(count):
         photo, share = photos[random.integers(len(photos))], random.uniform(0.5, 0.75)
         size = (int(photo.width * share), int(photo.height * share))
-        corner = _corner(photo, size, random)
         while True:
-            moved = _corner(photo, size, random)
+            # From a corner in the middle of its range, no other is far enough.
+            corner, moved = _corner(photo, size, random), _corner(photo, size, random)
             if abs(corner[0] - moved[0]) > MOVED * size[0] or abs(corner[1] - moved[1]) > MOVED * size[1]:
                 break
         picture = _part(photo, corner, size)
