@@ -51,24 +51,24 @@ class Drift:
     version: int
     queries: int
     new: int
-    gone: int
+    lost: int
     moved: tuple[Moved, ...]
 
     def sentence(self) -> str:
         """The comparison in one sentence."""
-        text = f"{WORDS[self.split]} data: {self.new} of {self.queries} queries are new since champion {self.version}, {self.gone} are gone"
+        text = f"{WORDS[self.split]} data: {self.new} of {self.queries} queries are new since champion {self.version}, {self.lost} are gone"
         return f"{text}; moved: {'; '.join(map(str, self.moved))}" if self.moved else f"{text}; no property moved"
 
     def summary(self) -> dict[str, Any]:
         """Values for JSON."""
         moved = {item.name: round(item.distance, 4) for item in self.moved}
-        return {"version": self.version, "queries": self.queries, "new": self.new, "gone": self.gone, "moved": moved}
+        return {"version": self.version, "queries": self.queries, "new": self.new, "gone": self.lost, "moved": moved}
 
 
 def find_drift(checkout: Checkout, champion: Version) -> tuple[list[Drift], list[str]]:
     """The splits that differ from those that `champion` was trained and judged on; and a sentence on each whose data can't be had."""
     now = lock_hashes(checkout, "validate")
-    found: list[Drift] = []
+    drifts: list[Drift] = []
     lacking: list[str] = []
     for split, tag in SPLIT_DATA.items():
         before, path = champion.tags.get(tag), checkout.queries(split)
@@ -78,8 +78,8 @@ def find_drift(checkout: Checkout, champion: Version) -> tuple[list[Drift], list
         if path.name not in files:
             lacking.append(f"the {WORDS[split]} data of champion {champion.number} ({before}) are neither in DVC's cache nor in a remote")
             continue
-        found.append(compare(split, champion.number, _read(files[path.name]), _read(path)))
-    return found, lacking
+        drifts.append(compare(split, champion.number, _read(files[path.name]), _read(path)))
+    return drifts, lacking
 
 
 def compare(split: str, version: int, before: Iterable[Query], after: Iterable[Query]) -> Drift:

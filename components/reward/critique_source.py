@@ -100,5 +100,5 @@ def annotation_of_row(row: Mapping[str, Any]) -> Annotation:
 
 def annotation_of_rows(path: Path) -> Annotation:
     """The counts of a file of rows; what is no JSON object is validation's."""
-    counts = [annotation_of_row(found.row) for found in read_rows(path) if found.row is not None]
+    counts = [annotation_of_row(line.row) for line in read_rows(path) if line.row is not None]
     return Annotation(sum(one.responses for one in counts), sum(one.critiques for one in counts))

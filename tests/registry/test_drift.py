@@ -43,14 +43,14 @@ def test_total_variation_by_hand(before: dict[str, int], after: dict[str, int], 
 def test_same_rows_under_other_ids_are_the_same_queries() -> None:
     before = numbered(40)
     drift = compare("train", 3, before, [replace(query, id=f"new-{query.id}") for query in reversed(before)])
-    assert (drift.queries, drift.new, drift.gone, drift.moved) == (40, 0, 0, ())
+    assert (drift.queries, drift.new, drift.lost, drift.moved) == (40, 0, 0, ())
     assert drift.sentence() == "training data: 0 of 40 queries are new since champion 3, 0 are gone; no property moved"
 
 
 def test_new_and_lost_rows_are_counted_with_their_repeats() -> None:
     before = numbered(40)
     drift = compare("heldout", 3, before, [*before[5:], before[10], *numbered(43)[40:]])
-    assert (drift.queries, drift.new, drift.gone) == (39, 4, 5), "one row came a second time"
+    assert (drift.queries, drift.new, drift.lost) == (39, 4, 5), "one row came a second time"
 
 
 def turned(query: Query) -> Query:
@@ -155,5 +155,5 @@ def test_verdict_names_held_out_queries_that_leak(evaluated: Path, leaked: int) 
     write_json(Checkout(evaluated).artifact("validate", "metrics.json"), {"leaked_queries": leaked, "heldout_queries": 400})
     train(evaluated, 1, talk=0.7)
     for outcome in judge(evaluated).models.values():
-        said = [reason for reason in outcome.reasons if reason.startswith("12 of 400 held-out queries share a picture or a group")]
-        assert len(said) == (1 if leaked else 0)
+        sentences = [reason for reason in outcome.reasons if reason.startswith("12 of 400 held-out queries share a picture or a group")]
+        assert len(sentences) == (1 if leaked else 0)
