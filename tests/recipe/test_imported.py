@@ -21,7 +21,7 @@ from tests.recipe.conftest import make_recipe
 QUERIES = 24
 # Some samples have turns or few answers; what of them trains is validation's to say.
 SETTINGS = {
-    "reward": {"max_steps": 2},
+    "reward": {"max_steps": 2, "critique_source": "mixed"},  # a few samples of some formats have critiques
     "training": {"checkpoint_every": "2 steps"},
     "validate": {"max_quarantined_share": 0.5, "heldout_share": 0.3},
 }
@@ -43,6 +43,7 @@ def two_answers(row: dict[str, object]) -> dict[str, object]:
     assert isinstance(ranks, list)
     best, worst = texts[ranks.index(min(ranks))], texts[ranks.index(max(ranks))]
     scores = {name: [5, 2] for name in ("faithfulness", "helpfulness", "ethical")}
+    row = {name: value for name, value in row.items() if name != "critique_source"}  # has an entry a response
     return row | scores | {"models_output": [best, worst], "final_ranking": [1, 2], "score_reasons": ["Right.", "Wrong."]}
 
 
