@@ -80,11 +80,12 @@ def decoded(image: Image.Image, background: str) -> Image.Image:
     return to_rgb(image if method is None else image.transpose(method), background)
 
 
-def decoded_gray(image: Image.Image) -> Image.Image:
-    """An opened picture upright and in gray, decoded whole as `decoded` does: of a JPEG without the work for its colors."""
+def decoded_gray(image: Image.Image, side: int) -> Image.Image:
+    """An opened picture upright and in gray, its whole file decoded. A JPEG may come reduced, to sides of `side` pixels or more: its decoder
+    then leaves out the work for colors and for details."""
     if image.format not in JPEGS or image.mode != "RGB":
         return decoded(image, WHITE).convert("L")
-    image.draft("L", None)
+    image.draft("L", (side, side))
     image.load()
     method = UPRIGHT.get(orientation(image))
     return image if method is None else image.transpose(method)

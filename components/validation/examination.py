@@ -26,7 +26,7 @@ from components.preferences.faults import shorten
 from components.preferences.frames import frame_names
 from components.preferences.media import decoded_gray, locate, open_picture, pages, similar, upright_size
 from components.preferences.media_kinds import HEAD, describe, with_path
-from components.validation.perceptual import fingerprint
+from components.validation.perceptual import SIDE, fingerprint
 
 IN_MEMORY = 16 * 2**20  # bytes of a file that is read once, for its digest and its pixels
 RECENT_SECONDS = 2.0  # since a file's last change, in which another change could leave its times as they are
@@ -185,8 +185,8 @@ class Examiner:
             with _naming(name), _opened(file, content) as whole, open_picture(content or file) as image:
                 self._bounds.check_picture(image, whole)
                 several = several or pages(image)
-                picture = decoded_gray(image)
-                sizes.append(picture.size)
+                sizes.append(upright_size(image))
+                picture = decoded_gray(image, SIDE)
                 appearance = appearance or fingerprint(picture)
         return Medium(digest, *sizes[0], len(files), several, appearance.hex())
 

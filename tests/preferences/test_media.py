@@ -56,10 +56,21 @@ def test_gray_is_that_of_the_colors(tmp_path: Path, form: str, mode: str, orient
         path, form, exif=exif, **({"quality": 95} if form == "JPEG" else {})
     )
     with open_picture(path) as image:
-        gray = decoded_gray(image)
+        gray = decoded_gray(image, 128)
     colors = read_picture(path, WHITE).convert("L")
     assert (gray.mode, gray.size) == ("L", colors.size)
     assert np.abs(np.asarray(gray, np.int16) - np.asarray(colors, np.int16)).max() <= 2, "a decoder rounds once less"
+
+
+@pytest.mark.parametrize(("side", "size"), [(64, (128, 96)), (96, (128, 96)), (48, (64, 48)), (200, (256, 192))])
+def test_large_jpeg_comes_reduced_to_no_less_than_asked(tmp_path: Path, side: int, size: tuple[int, int]) -> None:
+    path = tmp_path / "picture.jpg"
+    Image.radial_gradient("L").resize((256, 192)).convert("RGB").save(path, quality=95)
+    with open_picture(path) as image:
+        gray = decoded_gray(image, side)
+    assert gray.size == size
+    colors = read_picture(path, WHITE).convert("L").resize(size, Image.Resampling.BOX)
+    assert np.abs(np.asarray(gray, np.int16) - np.asarray(colors, np.int16)).max() <= 4
 
 
 def test_truncated_jpeg_is_refused_in_gray_too(tmp_path: Path) -> None:
@@ -67,7 +78,7 @@ def test_truncated_jpeg_is_refused_in_gray_too(tmp_path: Path) -> None:
     Image.effect_noise((64, 64), 90).convert("RGB").save(path)
     path.write_bytes(path.read_bytes()[:-400])
     with pytest.raises(MediaError, match="truncated"), open_picture(path) as image:
-        decoded_gray(image)
+        decoded_gray(image, 16)
 
 
 def test_opaque_alpha_leaves_pixels_of_transformers(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from components.rehearsal.sample import Row, Sample, Totals
 from components.rehearsal.trial import outcome_file
 from components.rehearsal.trial_metrics import trial_metrics
 from components.stages import STAGE_NAMES
+from tests.checkout import ROOT
 from tests.rehearsal.test_sample import question, write
 from tests.rehearsal.tiny import CONFIGS, settings
 
@@ -159,6 +163,16 @@ def test_killed_stage_counts_as_out_of_memory(checkout: Checkout, monkeypatch: p
     rehearsal = run(checkout, killed_once, monkeypatch)  # type: ignore[arg-type]  # called alike
     assert rehearsal.trials["align"].refused == "align: the stage was ended by SIGKILL"
     assert rehearsal.changes == [("training.batch_rows", "4")]
+
+
+@pytest.mark.parametrize(("limit", "left"), [("8000000000", 7_600_000_000), ("unlimited", resource.RLIM_INFINITY)])
+def test_trial_leaves_room_below_a_limit(limit: str, left: int) -> None:
+    code = (
+        "import resource; from components.rehearsal.trial import leave_room; leave_room(); print(*resource.getrlimit(resource.RLIMIT_AS))"
+    )
+    words = ["prlimit", f"--as={limit}", sys.executable, "-c", code]
+    printed = subprocess.run(words, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    assert int(printed.split()[0]) == left
 
 
 def test_workspace_holds_sampled_rows_and_the_base(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
