@@ -17,10 +17,10 @@ from benchmarks._slice import Slice, make_slice, write_slice
 from components.stages import command, module
 from tests.checkout import ROOT
 
-LARGE, SMALL = 32, 4  # rows of a micro-batch
+LARGE, SMALL = 160, 16  # rows of a micro-batch; the larger one is a whole step
 SETTINGS = {
-    "reward": {"epochs": 1, "max_steps": 2, "queries_per_step": 160},
-    "alignment": {"epochs": 1, "max_steps": 2, "queries_per_step": 160},
+    "reward": {"epochs": 1, "max_steps": 2, "queries_per_step": LARGE},
+    "alignment": {"epochs": 1, "max_steps": 2, "queries_per_step": LARGE},
     "evaluate": {"bootstrap_samples": 100, "max_new_tokens": 16, "samples": 2},
     "critique": {"max_new_tokens": 16},
     "training": {"batch_rows": LARGE},
@@ -64,6 +64,7 @@ def train_reward(made: Slice, *overrides: str, limit: int | None = None) -> subp
 @pytest.mark.usefixtures("data")
 def test_refused_size_dies_and_proposed_size_fits(tmp_path: Path) -> None:
     made = make_slice(tmp_path, ROOT / "data/base", write_slice, SETTINGS)
+    made.environment["MALLOC_ARENA_MAX"] = "1"  # else threads reserve address space by chance, more than the rows take
     peaks = {}
     for rows in (LARGE, SMALL):
         with peak_address_space(made.root) as peak:
