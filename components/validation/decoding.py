@@ -18,7 +18,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from components.storage.content_cache import ContentCache
 from components.validation.examination import Examined, Examiner, Fault, Kind, Medium
 
 AHEAD = 32  # requests that a process has before it; their answers fit into a pipe
-COALESCE_SECONDS = 0.003  # that the owner waits for more answers at once
+COALESCE_SECONDS = 0.008  # that the owner waits for more answers at once
 READY = b"ready"  # the first line of a process
 STALL_SECONDS = 120.0  # without an answer, however little CPU time is used: a file system that hangs
 ENVIRONMENT = {
@@ -186,7 +185,7 @@ def work(arguments: dict[str, Any]) -> None:
             signal.setitimer(signal.ITIMER_PROF, bounds.seconds)  # its signal ends the process, also inside a decoder
             examined = examiner.examine(path, kind)
             signal.setitimer(signal.ITIMER_PROF, 0)
-            result = {"medium" if isinstance(examined.result, Medium) else "fault": asdict(examined.result), "fresh": examined.fresh}
+            result = {"medium" if isinstance(examined.result, Medium) else "fault": vars(examined.result), "fresh": examined.fresh}
             os.write(1, json.dumps(result).encode() + b"\n")
 
 

@@ -82,6 +82,7 @@ class Examiner:
     def __init__(self, root: Path, bounds: MediaBounds, cache: Cache | None = None, reader: str = "") -> None:
         self.root, self._bounds = root, bounds
         self._resolved = root.resolve()
+        self._folders: dict[Path, Path] = {}
         self._cache = cache
         self._context = digest_bytes(reader, str(sorted(asdict(bounds).items())))
 
@@ -168,7 +169,7 @@ class Examiner:
             if error.kind != "media_missing":
                 fresh[key] = _stored(error)
             raise
-        fresh[key] = asdict(medium)
+        fresh[key] = vars(medium)
         return medium
 
     def _decode(self, files: Sequence[Path], names: Sequence[str], content: bytes | None, digest: str) -> Medium:
@@ -213,7 +214,11 @@ class Examiner:
             raise MediaError("media_missing", "cannot be opened") from error
 
     def _resolve(self, file: Path) -> Path:
-        resolved = file.resolve(strict=True)
+        """The file without links. The folder that it lies in is resolved once."""
+        if file.parent not in self._folders:
+            self._folders[file.parent] = file.parent.resolve(strict=True)
+        linked = stat.S_ISLNK(os.lstat(file).st_mode)
+        resolved = file.resolve(strict=True) if linked else self._folders[file.parent] / file.name
         if not resolved.is_relative_to(self._resolved) or resolved == self._resolved:
             raise MediaError("media_path", f"leads out of {self.root.name}/ by a link")
         return resolved
