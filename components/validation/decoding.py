@@ -35,8 +35,8 @@ STALL_SECONDS = 120.0  # without an answer, however little CPU time is used: a f
 ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",  # stacks of threads would count as memory
     "OMP_NUM_THREADS": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # the C library uses the memory of one picture for the next: a fifth less time
-    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 20),  # the C library uses the memory of one picture for the next: a fifth less time
+    "MALLOC_TRIM_THRESHOLD_": str(8 << 20),
 }
 CODE_ROOT = Path(__file__).resolve().parents[2]
 

@@ -81,7 +81,7 @@ def test_nothing_is_asked_of_rows_that_train_no_reward_model(situated: Situated,
 
 
 def test_rows_in_another_form_are_left_to_validation(situated: Situated, checkout: Path) -> None:
-    (Checkout(checkout).preferences / "data.jsonl").write_text('[{"models_output": ["a", "b"], "score_reasons": ["x", "y"]}]')
+    (Checkout(checkout).preferences / "data.jsonl").write_text('{"prompt": "x", "chosen": "a", "rejected": "b"}\n')
     assert critiques(situated({"reward.critique_source": "annotated"})).state == "ok"
     assert chosen_source(situated()) is None
 
