@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from components.checkout import Checkout
+from components.checkout import IN_CHECKOUT, Checkout
 from components.files import digest_bytes
 from components.preferences.record import Query, query_of_row
 from components.registry.versions import SPLIT_DATA, Version
@@ -65,14 +65,21 @@ class Drift:
         return {"version": self.version, "queries": self.queries, "new": self.new, "gone": self.lost, "moved": moved}
 
 
+def split_hashes(checkout: Checkout) -> dict[str, str]:
+    """DVC's hashes of the validated queries of each split that dvc.lock has, by the tag that a version carries."""
+    outs = lock_hashes(checkout, "validate")
+    paths = {tag: IN_CHECKOUT.queries(split).parent.as_posix() for split, tag in SPLIT_DATA.items()}
+    return {tag: outs[path] for tag, path in paths.items() if path in outs}
+
+
 def find_drift(checkout: Checkout, champion: Version) -> tuple[list[Drift], list[str]]:
     """The splits that differ from those that `champion` was trained and judged on; and a sentence on each whose data can't be had."""
-    now = lock_hashes(checkout, "validate")
+    now = split_hashes(checkout)
     drifts: list[Drift] = []
     lacking: list[str] = []
     for split, tag in SPLIT_DATA.items():
         before, path = champion.tags.get(tag), checkout.queries(split)
-        if before is None or before == now.get(path.parent.relative_to(checkout.root).as_posix()) or not path.is_file():
+        if before is None or before == now.get(tag) or not path.is_file():
             continue
         files = bring_into_cache(checkout, before) or {}
         if path.name not in files:

@@ -25,6 +25,7 @@ from components.config.settings import Settings
 from components.errors import StageFault, UserError
 from components.families.digests import is_checkpoint, model_digest
 from components.processes.marks import checkout_mark
+from components.registry.drift import split_hashes
 from components.registry.files import ModelFiles, in_dvc
 from components.registry.packaging import WEIGHTS, ModelName, build, serving_settings
 from components.registry.store import (
@@ -51,7 +52,6 @@ from components.registry.versions import (
     RESULTS,
     RUN,
     SERVING,
-    SPLIT_DATA,
     WEIGHTS_TAG,
     WHOLE,
     Version,
@@ -60,7 +60,7 @@ from components.registry.versions import (
     version_of,
 )
 from components.storage.objects import cached_files
-from components.tracking.provenance import LOCK, data_version, git_state, lock_hashes, read_yaml
+from components.tracking.provenance import LOCK, data_version, git_state, read_yaml
 from components.tracking.recorder import PENDING, find_pending
 from components.tracking.store import ENVIRONMENT, tracking_uri
 
@@ -325,11 +325,7 @@ class Registry:
         version = data_version(self.checkout)
         if version is not None:
             tags["dvc.data"] = version
-        validated = lock_hashes(self.checkout, "validate")
-        for split, tag in SPLIT_DATA.items():
-            hashed = validated.get(self.checkout.queries(split).parent.relative_to(self.checkout.root).as_posix())
-            if hashed is not None:
-                tags[tag] = hashed
+        tags |= split_hashes(self.checkout)
         base = self.checkout.root / settings.model.base
         if (base / "config.json").is_file():
             tags["mmalign.base_digest"] = model_digest(base)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 
 from components.alignment.losses import LossSettings, PairBatch, pair_loss
 from components.families.base import Medium, Root
@@ -57,10 +57,12 @@ def without_values(value: Any, mode: FakeTensorMode) -> Any:
     return replace(value, **{field.name: without_values(getattr(value, field.name), mode) for field in fields(value)})  # type: ignore[type-var]
 
 
-def on_a_device(work: Callable[[FakeTensorMode], Tensor]) -> None:
-    """Run forward and backward without values."""
+def on_a_device(work: Callable[[FakeTensorMode], Tensor]) -> bool:
+    """Run forward and backward without values; whether the loss had none."""
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        work(mode).backward()  # type: ignore[no-untyped-call]
+        loss = work(mode)
+        loss.backward()  # type: ignore[no-untyped-call]
+    return isinstance(loss, FakeTensor)
 
 
 def test_alignment_pass_waits_for_no_device(batch: tuple[Any, TreeBatch]) -> None:
@@ -76,7 +78,7 @@ def test_alignment_pass_waits_for_no_device(batch: tuple[Any, TreeBatch]) -> Non
             scores.log_prob_K, reference_K, branch_tokens(prepared), without_values(pairs, mode), LossSettings(0.25, 0.0, False, "sigmoid")
         ).loss
 
-    on_a_device(work)
+    assert on_a_device(work), "no value was computed"
 
 
 def test_reward_pass_waits_for_no_device(batch: tuple[Any, TreeBatch]) -> None:
@@ -88,7 +90,7 @@ def test_reward_pass_waits_for_no_device(batch: tuple[Any, TreeBatch]) -> None:
         judged = reward(without_values(trees, mode))
         return reward_loss(judged, without_values(comparisons, mode), StepCounts(1, 1, 2), tie_weight=0.1, critique_weight=1.0)[0]
 
-    on_a_device(work)
+    assert on_a_device(work), "no value was computed"
 
 
 def test_values_of_fakes_cannot_be_asked_for() -> None:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -22,9 +23,9 @@ __all__ = ["evaluated", "reward_model"]
 QUERY = Query.single("q", "short", "What is it?", (Response("A cup.", 1), Response("A big dog.", 2)))
 
 
-def numbered(count: int, **changes: object) -> list[Query]:
+def numbered(count: int, **changes: Any) -> list[Query]:
     """Queries that differ in their answers alone."""
-    return [replace(QUERY, id=f"q{n}", responses=(Response(f"A cup {n:03}.", 1), *QUERY.responses[1:]), **changes) for n in range(count)]  # type: ignore[arg-type]
+    return [replace(QUERY, id=f"q{n}", responses=(Response(f"A cup {n:03}.", 1), *QUERY.responses[1:]), **changes) for n in range(count)]
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,13 @@ def judged(query: Query, *, good: bool) -> Verdict:
 
 def write_artifacts(root: Path, queries: list[Query]) -> None:
     """The outs of validate, critique, align and evaluate."""
+    write_queries(root / "artifacts/validate/heldout/queries.parquet", queries)
+    _write_evaluation(root, queries)
+    _write_alignment(root / "artifacts")
+    _write_validation(root / "artifacts")
+
+
+def _write_evaluation(root: Path, queries: list[Query]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -138,7 +145,6 @@ def write_artifacts(root: Path, queries: list[Query]) -> None:
     from components.statistics import Bootstrap
 
     artifacts, bootstrap = root / "artifacts", Bootstrap(200, 0.95)
-    write_queries(artifacts / "validate/heldout/queries.parquet", queries)
     # base: the even ones right; aligned: all but every fifth
     policies = [
         Answered(
@@ -166,7 +172,7 @@ def write_artifacts(root: Path, queries: list[Query]) -> None:
     sources = [replace(query, source="a rule; hard part" if n % 3 == 0 else "a rule") for n, query in enumerate(queries)]
     scores = {key: critique.score for key, critique in own.items()}
     metrics |= part_metrics(sources, policies, scores, variants["text_only"], bootstrap)
-    metrics |= reward_metrics(queries, {key: critique.score for key, critique in own.items()}, bootstrap)
+    metrics |= reward_metrics(queries, scores, bootstrap)
     for name, values in variants.items():
         metrics |= variant_metrics(name, queries, values, bootstrap)
     write_scores(artifacts / "evaluate/scores.parquet", queries, own, variants, ([True] * len(keys), [True] * len(keys)))
@@ -184,6 +190,11 @@ def write_artifacts(root: Path, queries: list[Query]) -> None:
     write_samples(artifacts / "evaluate/samples", root / "data/preferences", queries, chosen, policies, judgements)
     write_json(artifacts / "evaluate/metrics.json", metrics)
 
+
+def _write_alignment(artifacts: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     pairs = 400
     rows = {
         "id": [f"q{n}" for n in range(pairs)],
@@ -199,6 +210,9 @@ def write_artifacts(root: Path, queries: list[Query]) -> None:
     (artifacts / "align").mkdir()
     pq.write_table(pa.table(rows), artifacts / "align/pairs.parquet")
     write_json(artifacts / "align/metrics.json", {"beta.share_at_floor": 0.15, "beta.share_at_cap": 0.0025, "beta.mean": 0.12})
+
+
+def _write_validation(artifacts: Path) -> None:
     counts = {"rows": 1003, "quarantined": 3, "quarantined_share": 0.003, "queries": 700, "heldout_queries": 300, "mcq_queries": 140}
     write_json(artifacts / "validate/metrics.json", {**counts, "pairs": 3200, "heldout_pairs": 1400, "ties": 210, "heldout_ties": 90})
     refused = [
