@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import unicodedata
 import warnings
@@ -22,12 +23,13 @@ from PIL import Image
 from components.preferences.bounds import MediaBounds, MediaError
 from components.preferences.colors import WHITE, to_rgb
 from components.preferences.frames import letterbox
-from components.preferences.media_kinds import HEAD, describe_fault
+from components.preferences.media_kinds import HEAD, describe_fault, webp_pixels
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 READER = "2"  # in keys of what is computed from pixels: another number where the same file gives other pixels
 JPEGS = {"JPEG", "MPO"}
 ORIENTATION = 0x0112  # tag of EXIF
+DECODING_BYTES = 12  # a pixel, that decoders ask for at most: coefficients of a progressive JPEG, or planes of a WebP, beside the pixels
 LISTINGS = 64  # folders whose names stay in memory, while they do not change
 UPRIGHT = {  # its values to what makes a picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -45,11 +47,13 @@ TURNED = {5, 6, 7, 8}  # its values for pictures that are stored on their side
 def open_picture(source: Path | bytes) -> Iterator[Image.Image]:
     """A picture with its header read. What decoding it raises inside becomes a MediaError too, which names what the file is."""
     name = source.name if isinstance(source, Path) else ""
+    pixels = 0
     try:
         # A stream, never a path: PIL maps the files of some turned TIFFs into memory with width and height exchanged.
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata, and of pixels, which bounds limit
             with Image.open(stream, formats=FORMATS) as image:
+                pixels = image.width * image.height
                 yield image
     except MediaError:
         raise
@@ -59,10 +63,20 @@ def open_picture(source: Path | bytes) -> Iterator[Image.Image]:
         raise MediaError("media_missing", "is a folder, not an image file", name) from error
     except PermissionError as error:
         raise MediaError("media_missing", "may not be read", name) from error
-    except (Image.DecompressionBombError, MemoryError) as error:
-        raise MediaError("media_too_large", "takes more memory than validate.max_media_gb allows", name) from error
-    except Exception as error:  # decoders raise errors of any kind for broken files
+    except Exception as error:  # decoders raise errors of any kind for broken files, and for want of memory too
+        # The decoder of WebP takes its memory when it is opened.
+        if isinstance(error, Image.DecompressionBombError | MemoryError) or _lacks_memory(pixels or webp_pixels(_head(source))):
+            raise MediaError("media_too_large", "takes more memory than validate.max_media_gb allows", name) from error
         raise MediaError("media_undecodable", describe_fault(_head(source), error), name) from error
+
+
+def _lacks_memory(pixels: int) -> bool:
+    """Whether this process may not take what decoding so many pixels can need."""
+    try:
+        mmap.mmap(-1, max(pixels, 1) * DECODING_BYTES).close()
+    except OSError:
+        return True
+    return False
 
 
 def read_picture(source: Path | bytes, background: str, bounds: MediaBounds | None = None) -> Image.Image:

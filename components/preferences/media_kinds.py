@@ -6,6 +6,7 @@ import re
 import shlex
 
 HEAD = 4096  # bytes of a file that are enough to name it
+WEBP_HEADER = 30  # bytes, with the size of the picture
 
 _TEXTS = (
     (rb"version https://git-lfs\.github\.com/spec", "is a Git-LFS pointer, not the image: run `git lfs pull`"),
@@ -49,6 +50,19 @@ _BRANDS = (
 )
 _IMAGES = (b"\x89PNG", b"\xff\xd8", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"Pf")
 _FRAMES = ": make a folder of its frames (mkdir -p CLIP && ffmpeg -i FILE -vf fps=1 CLIP/%05d.png), and name the folder in the field video"
+
+
+def webp_pixels(head: bytes) -> int:
+    """The pixels of a WebP by its first bytes, 0 for what is none (RFC 9649, sections 2.5 to 2.7)."""
+    kind = head[12:16] if head[:4] == b"RIFF" and head[8:12] == b"WEBP" and len(head) >= WEBP_HEADER else b""
+    if kind == b"VP8X":
+        return (int.from_bytes(head[24:27], "little") + 1) * (int.from_bytes(head[27:30], "little") + 1)
+    if kind == b"VP8L":
+        sides = int.from_bytes(head[21:25], "little")
+        return ((sides & 0x3FFF) + 1) * ((sides >> 14 & 0x3FFF) + 1)
+    if kind == b"VP8 ":
+        return (int.from_bytes(head[26:28], "little") & 0x3FFF) * (int.from_bytes(head[28:30], "little") & 0x3FFF)
+    return 0
 
 
 def describe(head: bytes) -> str:

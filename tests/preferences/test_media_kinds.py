@@ -1,6 +1,10 @@
-import pytest
+import io
+from typing import Any
 
-from components.preferences.media_kinds import describe, describe_fault
+import pytest
+from PIL import Image
+
+from components.preferences.media_kinds import describe, describe_fault, webp_pixels
 
 HEADS = {
     b"": "empty",
@@ -43,3 +47,15 @@ def test_file_is_named_with_cure(head: bytes) -> None:
 def test_truncation_differs_from_damage() -> None:
     assert "truncated" in describe_fault(b"\x89PNG\r\n", OSError("image file is truncated (3 bytes not processed)"))
     assert "damaged" in describe_fault(b"\x89PNG\r\n", SyntaxError("broken PNG file"))
+
+
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"save_all": True, "append_images": [Image.new("RGB", (70, 30))]}])
+def test_pixels_of_webp_stand_in_its_head(options: dict[str, Any]) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (70, 30), (1, 2, 3)).save(stream, "WEBP", **options)
+    assert webp_pixels(stream.getvalue()) == 70 * 30
+
+
+@pytest.mark.parametrize("head", [b"", b"RIFF\1\0\0\0WEBPVP8 ", b"\x89PNG" + bytes(60)])
+def test_what_is_no_webp_has_no_pixels(head: bytes) -> None:
+    assert webp_pixels(head) == 0

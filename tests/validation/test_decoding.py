@@ -13,6 +13,7 @@ import sys
 import zlib
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,6 +78,13 @@ def test_medium_past_its_time_costs_no_other(root: Path) -> None:
     assert bomb == Fault("media_too_large", "'bomb.png' takes more than validate.max_media_seconds 0.03 of CPU time to read")
     assert all(isinstance(result, Medium) for result in results.values())
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.03 + 2 * 0.6  # and the start of two processes
+
+
+@pytest.mark.parametrize(("file_format", "options"), [("WEBP", {"method": 0}), ("JPEG", {"progressive": True, "subsampling": 0})])
+def test_want_of_memory_is_no_damage(root: Path, file_format: str, options: dict[str, Any]) -> None:
+    Image.linear_gradient("L").resize((6000, 6000)).convert("RGB").save(root / "large", file_format, **options)
+    examined = answers(root, ["large"], MediaBounds(gigabytes=0.25, seconds=20))["large"]
+    assert examined == Fault("media_too_large", "'large' takes more memory than validate.max_media_gb allows")
 
 
 def test_medium_past_its_memory_costs_no_other(root: Path) -> None:
