@@ -25,20 +25,21 @@ def base_model(situation: Situation) -> Finding:
     folder = situation.checkout.root / base
     if not folder.is_dir() or not any(folder.iterdir()):
         return _missing(situation, base, folder)
-    cure = _restored(situation, base, folder)
     try:
         check_folder(folder, str(base))
         manifest = read_manifest(folder)
     except UserError as error:
-        return problem(str(error), cure)
+        return problem(str(error), _restored(situation, base, folder))
     for name, entry in (manifest or {"files": {}})["files"].items():
         present = (folder / name).stat().st_size if (folder / name).is_file() else None
         if present != entry["bytes"]:
             words = "is missing" if present is None else f"has {present:,} bytes"
-            return problem(f"{base}/{name} {words}, and its fetch wrote {entry['bytes']:,} ({MANIFEST})", cure)
+            return problem(
+                f"{base}/{name} {words}, and its fetch wrote {entry['bytes']:,} ({MANIFEST})", _restored(situation, base, folder)
+            )
     lacking = [name for name in STAGE_FILES if not (folder / name).is_file()]
     if lacking:
-        return problem(f"{base} lacks {', '.join(lacking)}", cure if manifest else OTHER_BASE)
+        return problem(f"{base} lacks {', '.join(lacking)}", _restored(situation, base, folder) if manifest else OTHER_BASE)
     family = read_json(folder / "config.json")["model_type"]
     return ok(f"{base}: {family}, {sum(path.stat().st_size for path in folder.glob('*.safetensors')) / 1e6:,.0f} MB of safetensors")
 

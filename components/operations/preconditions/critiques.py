@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from components.operations.doctor.findings import Finding, ok, problem
 from components.operations.preconditions.situation import Situation
-from components.preferences.expansions import FILE
 from components.reward.critique_source import choose_source, described, unfed
 
 
@@ -19,8 +18,11 @@ def critiques(situation: Situation) -> Finding:
     if refusal is not None:
         return problem(*refusal)
     chosen = choose_source(reward, annotation)
-    if chosen.critique_source == "expanded" and not (situation.checkout.preferences / FILE).is_file():
-        return problem(f"reward.critique_source is expanded, but data/preferences/{FILE} is missing", "run `mmalign data expand` first")
+    if chosen.critique_source == "expanded":
+        from components.preferences.expansions import FILE
+
+        if not (situation.checkout.preferences / FILE).is_file():
+            return problem(f"reward.critique_source is expanded, but data/preferences/{FILE} is missing", "run `mmalign data expand` first")
     if chosen.critique_source == "none" and situation.settings.critique.engine == "endpoint":
         return problem(
             "critique.engine is endpoint, but the reward model is trained without critiques (reward.critique_source), so a server has none to "

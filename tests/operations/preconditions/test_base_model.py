@@ -22,8 +22,10 @@ def profiles(checkout: Path) -> None:
 
 
 def test_whole_checkpoint_holds(situated: Situated) -> None:
-    finding = base_model(situated())
+    situation = situated()
+    finding = base_model(situation)
     assert (finding.state, finding.text) == ("ok", "data/base: llava_onevision, 0 MB of safetensors")
+    assert "data" not in vars(situation), "data/ is compared with data.dvc only where something is wrong"
 
 
 @pytest.mark.parametrize("name", OTHERS)
