@@ -19,7 +19,6 @@ TARGETS = (
     "worker",
     "save",
     "server",
-    "night",
     "database",
     "worker and all below",
     "dvc",
@@ -44,12 +43,13 @@ def find(target: str, root: Path, stage: str, choose: random.Random) -> list[psu
     if target in {"rank", "save"}:
         ranks = sorted((process for process, words in ours.items() if module("worker") in words[:4]), key=lambda one: one.pid)
         return [choose.choice(ranks)] if ranks else _missing(target)
+    if target == "dvc":
+        busy = [process for process, words in ours.items() if module("dvc") in words[:4] and process.children()]
+        return busy[:1] or _missing(target)
     matchers: dict[str, Callable[[list[str]], bool]] = {
         "torchrun": lambda words: module("torchrun") in words[:4],
         "stage": lambda words: words[-2:] == ["stage", stage] and "python" in words[0],
-        "dvc": lambda words: "repro" in words and words[-1] == stage and "python" in words[0],
-        "flow": lambda words: module("flow") in words[:4],
-        "night": lambda words: "prefect.engine" in words[:4],
+        "flow": lambda words: "prefect.engine" in words[:4],
         "worker": _is_worker,
         "server": lambda words: words[1:5] == ["-m", "prefect", "server", "start"],
         "database": _is_postgres,

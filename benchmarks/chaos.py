@@ -3,9 +3,9 @@
 - One checkout has a slice of the bundled rows and its own real services (`mmalign up`, `mmalign deploy`). An undisturbed run gives the
   reference: the weights of both models, dvc.lock, the curves in MLflow.
 - Each further run has an empty run-cache. The stages before the trained one are up to date; the trained one and all that depend on it are
-  stale. During the training, one target gets SIGKILL: a rank, torchrun, the stage, dvc, the flow that runs the stages, the flow of the
-  deployment (`night`), the worker, the worker with all processes below it, Prefect's server, PostgreSQL, one of PostgreSQL's connections, or a
-  rank during a save. The benchmark then waits until a run of the deployment has completed and none is active.
+  stale. During the training, one target gets SIGKILL: a rank, torchrun, the stage, dvc, the flow, the worker, the worker with all processes
+  below it, Prefect's server, PostgreSQL, one of PostgreSQL's connections, or a rank during a save. The benchmark then waits until a run of
+  the deployment has completed and none is active.
 - The benchmark measures repeated work by the last step in the curves file before a restart, and the step from which the restart resumes.
 
     python -m benchmarks.chaos --json

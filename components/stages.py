@@ -85,6 +85,8 @@ PROCESSES = {
 PROGRAMS = {
     "decoding": "components.validation.decoding",
     "cli": "components.cli.main",
+    "unchanged": "components.cli.run.unchanged",
+    "dvc": "components.storage.dvc_process",
     "flow": "flows.launch",
     "deployments": "flows.deployments",
     "prefect_server": "flows.server",

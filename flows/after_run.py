@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from components.checkout import Checkout
+from components.config.settings import Settings
 from components.files import read_json
 from components.operations.cleaning.sweep import sweep
 from components.operations.notices.notice import notices_of
@@ -15,9 +18,24 @@ from components.operations.notices.send import send
 from components.processes.outcome import RunOutcome
 from components.stages import STAGE_NAMES
 from components.storage.push import commit_lock, push_run
-from flows.attempts import ScheduledRun
+from flows.console import Console
+from flows.parameters import RunParameters
 from flows.run_page import Page
 from flows.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class ScheduledRun:
+    """One run of a deployment of `checkout`. `name` is what people read; `run_id` is the flow run's id on Prefect's server."""
+
+    checkout: Checkout
+    settings: Settings
+    parameters: RunParameters
+    run_id: str
+    deployment: str
+    name: str
+    console: Console
+    cancel: threading.Event
 
 
 def after_run(run: ScheduledRun, workspace: Workspace, outcome: RunOutcome, troubles: Sequence[str], *, began: float, page: Page) -> str:

@@ -1,42 +1,39 @@
-"""One run of a deployment and its attempts: which faults are retried, and after what pauses."""
+"""How often a stage is tried: which faults are repeated, after what pauses, and the count of attempts, which outlives a killed flow.
+
+Prefect's own retries repeat a stage's task. They die with the flow, so the attempts of a run are counted in a file too: the run that goes on from
+a killed one has the attempts that are left.
+"""
 
 from __future__ import annotations
 
-import math
-import os
 import threading
-import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.exceptions import CancelledRun
+from prefect.states import Cancelled, Completed
 
 from components.checkout import Checkout
 from components.config.deployments import DeploymentSettings
-from components.config.settings import Settings
-from components.processes.guard import GRACE_SECONDS, RUN_LOCK, Lock
-from components.processes.marks import DEPLOYMENT, FLOW_RUN, kill_all, marked
-from components.processes.outcome import OUTCOME, RunOutcome, read_outcome
-from components.stages import command
-from flows.cancellation import RunCancelled
-from flows.console import Console
-from flows.parameters import RunParameters
-from flows.run_page import Page
-from flows.run_states import mark_killed_runs
-from flows.supervisor import Command, supervise
+from components.files import read_json, write_json
+from components.stages import StageName
+from flows.pipeline import Future
+from flows.stages import StageOutcome, fault_of
+from flows.whole_run import Job
 
-END_SECONDS = GRACE_SECONDS + 4  # that `mmalign run` has to end its stages and close its record: Prefect gives this process 30
+NAMES = {"skipped": "Skipped", "ok": "Restored"}  # states of tasks whose stage's command did not run
 
 
-@dataclass(frozen=True)
-class ScheduledRun:
-    """One run of a deployment. `name` is what people read; `run_id` is the flow run's id on Prefect's server."""
+class StageEnded(Exception):
+    """A stage ended without its outputs."""
 
-    checkout: Checkout
-    settings: Settings
-    parameters: RunParameters
-    run_id: str
-    deployment: str
-    name: str
-    console: Console
-    cancel: threading.Event
+    def __init__(self, outcome: StageOutcome) -> None:
+        super().__init__(str(fault_of(outcome)))
+        self.outcome = outcome
 
 
 def pauses(settings: DeploymentSettings) -> list[float]:
@@ -44,67 +41,95 @@ def pauses(settings: DeploymentSettings) -> list[float]:
     return [settings.retry_seconds * 2**number for number in range(settings.retries)]
 
 
-def is_retried(outcome: RunOutcome) -> bool:
-    """Whether a retry can end better: only after a fault of the infrastructure."""
-    return outcome.kind == "infrastructure"
+def is_repeated(_task: Any, _run: Any, state: State[Any]) -> bool:
+    """Whether a retry of a stage can end better: only after a fault of the infrastructure."""
+    ended = state.result(raise_on_failure=False)
+    return isinstance(ended, StageEnded) and ended.outcome.kind == "infrastructure"
 
 
-def attempts(run: ScheduledRun, checkout: Checkout, run_lock: Lock, page: Page) -> tuple[RunOutcome, list[str]]:
-    """Repeat `mmalign run` in `checkout` until it succeeds, fails for good or uses up its retries.
+@task(name="stage", cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_repeated)
+def stage_task(job: Job) -> State[Any] | StageOutcome:
+    """Judge one stage, and run it if it is stale."""
+    outcome = job()
+    if outcome.end == "cancelled":
+        return Cancelled(message="the run was cancelled")
+    if outcome.end not in NAMES:
+        raise StageEnded(outcome)
+    return outcome if outcome.ran else Completed(name=NAMES[outcome.end], data=outcome)
 
-    Returns the last outcome and the sentences of the attempts before it. Raises RunCancelled.
+
+def attempts_file(checkout: Checkout, run_id: str) -> Path:
+    """The count of attempts, by stage, of a run and of the runs that go on from it."""
+    return checkout.attempts / "runs" / f"{run_id}.json"
+
+
+class Attempts:
+    """Starts the tasks of a run's stages.
+
+    `waits` are the pauses before retries, in seconds; `file` has the attempts of the flows before. `troubles` are the sentences of the faults
+    that were repeated.
     """
-    waits = pauses(run.settings.deployments)
-    troubles: list[str] = []
-    mark_killed_runs(run.run_id)
-    while True:
-        outcome = _attempt(run, checkout, run_lock, page)
-        mark_killed_runs(run.run_id)
-        if run.cancel.is_set():
-            raise RunCancelled(outcome.sentence or "the run was cancelled")
-        if not is_retried(outcome) or len(troubles) == len(waits):
-            return outcome, troubles
-        pause = waits[len(troubles)]
-        troubles.append(outcome.sentence)
-        run.console.print(f"{outcome.sentence}; attempt {len(troubles) + 1} of {len(waits) + 1} starts in {pause:g} s")
-        if run.cancel.wait(pause):
-            raise RunCancelled("the run was cancelled before its next attempt")
+
+    def __init__(self, waits: list[float], file: Path | None, cancel: threading.Event, log: Callable[[str], None]) -> None:
+        self._waits = waits
+        self._file = file
+        self._begun: dict[str, int] = read_json(file) if file is not None and file.is_file() else {}
+        self._cancel = cancel
+        self._log = log
+        self._lock = threading.Lock()
+        self.troubles: list[str] = []
+
+    def submit(self, stage: StageName, job: Job) -> Future:
+        """Start a stage's task."""
+        left = self._waits[self._begun.get(stage, 0) :]
+        faults: list[str] = []
+
+        def attempt() -> StageOutcome:
+            # Prefect would sleep through the pause, and through a cancellation, so that it lies here.
+            if faults and self._is_cancelled_in_pause(stage, faults, left):
+                return StageOutcome(stage, "cancelled")
+            self._count(stage, 1)
+            outcome = job()
+            if outcome.end == "skipped":
+                self._count(stage, -1)
+            if outcome.kind == "infrastructure":
+                faults.append(str(fault_of(outcome)))
+            return outcome
+
+        started: Any = stage_task.with_options(task_run_name=stage, retries=len(left)).submit(attempt)
+        return _StageFuture(stage, started)
+
+    def _is_cancelled_in_pause(self, stage: str, faults: list[str], left: list[float]) -> bool:
+        """Wait before a retry; returns whether the run was cancelled meanwhile."""
+        pause = left[len(faults) - 1]
+        self.troubles.append(faults[-1])
+        self._log(f"{faults[-1]}; attempt {len(faults) + 1} of {len(left) + 1} of {stage} starts in {pause:g} s")
+        return self._cancel.wait(pause)
+
+    def _count(self, stage: str, number: int) -> None:
+        with self._lock:
+            self._begun[stage] = self._begun.get(stage, 0) + number
+            if self._file is not None:
+                write_json(self._file, self._begun)
 
 
-def _attempt(run: ScheduledRun, checkout: Checkout, run_lock: Lock, page: Page) -> RunOutcome:
-    outcome_file = checkout.state / f"outcome-{run.run_id}.json"
-    outcome_file.unlink(missing_ok=True)
-    log = checkout.logs / f"{run.deployment}-{time.strftime('%Y%m%d-%H%M%S')}.log"
-    environment = {
-        FLOW_RUN: run.run_id,
-        DEPLOYMENT: run.deployment,
-        OUTCOME: str(outcome_file),
-        RUN_LOCK: str(run_lock.descriptor),
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(checkout.root), os.environ.get("PYTHONPATH", "")])),
-    }
-    words = [*command("cli"), "run", *_arguments(run.parameters)]
-    with page.following():
-        ended = supervise(
-            Command(words, checkout, log, environment, pass_fds=[run_lock.descriptor]),
-            stage=run.deployment,
-            deadline_seconds=math.inf,  # each stage has its own
-            cancel=run.cancel,
-            console=run.console,
-            grace_seconds=END_SECONDS,
-        )
-    # Each stage has its own mark, which this process does not know. All of them carry the flow run's.
-    kill_all(lambda: marked(FLOW_RUN, run.run_id))
-    outcome = read_outcome(outcome_file, ended.returncode)
-    outcome_file.unlink(missing_ok=True)
-    return outcome if outcome.log else replace(outcome, log=str(log.relative_to(checkout.root)))
+class _StageFuture:
+    """A task's future whose result is the stage's outcome, however the stage ended."""
 
+    def __init__(self, stage: StageName, future: Any) -> None:
+        self._stage = stage
+        self._future = future
 
-def _arguments(parameters: RunParameters) -> list[str]:
-    arguments = [word for override in parameters.overrides for word in ("--set", override)]
-    arguments += [word for stage in parameters.stages for word in ("--only", stage)]
-    return [
-        *arguments,
-        *(["--accept-data"] if parameters.accept_data else []),
-        *(["--bundled-rows"] if parameters.bundled_rows else []),
-        *([] if parameters.promote else ["--no-promote"]),
-    ]
+    def add_done_callback(self, fn: Callable[[Any], None], /) -> None:
+        """Call `fn` when the task has ended."""
+        self._future.add_done_callback(fn)
+
+    def result(self) -> StageOutcome:
+        """The outcome. Raises what the judgement of the stage raised."""
+        try:
+            outcome: StageOutcome = self._future.result()
+        except StageEnded as ended:
+            return ended.outcome
+        except CancelledRun:
+            return StageOutcome(self._stage, "cancelled")
+        return outcome

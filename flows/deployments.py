@@ -1,4 +1,4 @@
-"""Puts the work pool, the deployments of prefect.yaml, this host's limits and the automations on Prefect's server: `mmalign deploy`.
+"""Puts the work pool, the deployments of prefect.yaml and the automations on Prefect's server: `mmalign deploy`.
 
 It finds each by its name and updates it, so a second deploy changes nothing. `python -m flows.deployments` deploys the checkout in the
 current folder and prints the deployments' ids as JSON.
@@ -31,9 +31,8 @@ from components.operations.services.state import DEPLOYED
 from components.processes.faults import explain
 from components.processes.secrets import state_folder
 from flows.automations import make_automations
-from flows.limits import make_limits
 from flows.parameters import parameter_schema
-from flows.scheduled_run import scheduled_run
+from flows.pipeline_run import pipeline_run
 
 FILE = Path("prefect.yaml")
 ANCHOR = "2025-01-01T00:00:00Z"  # intervals count from here, at every deploy
@@ -44,9 +43,8 @@ def deploy(checkout: Checkout, settings: Settings) -> dict[str, str]:
     described = read_description(checkout, settings)
     with get_client(sync_client=True) as client:
         _make_pool(client)
-        flow_id = client.create_flow(scheduled_run)
+        flow_id = client.create_flow(pipeline_run)
         ids = {str(one["name"]): _deploy_one(client, flow_id, one, described["pull"]) for one in described["deployments"]}
-        make_limits(client)
         make_automations(client, ids, settings)
     named = {name: str(deployment) for name, deployment in ids.items()}
     path = state_folder(checkout) / DEPLOYED
@@ -59,12 +57,13 @@ def read_description(checkout: Checkout, settings: Settings) -> dict[str, Any]:
     """prefect.yaml with the values of params.yaml in place of its {{ $... }}."""
     os.environ |= {
         "MMALIGN_ROOT": str(checkout.root),
+        "MMALIGN_PYTHON": sys.executable,
         "MMALIGN_CRON": settings.deployments.cron,
         "MMALIGN_TIMEZONE": settings.deployments.timezone,
         "MMALIGN_POLL_SECONDS": str(settings.deployments.poll_minutes * 60),
     }
-    described: dict[str, Any] = apply_values(yaml.safe_load((checkout.root / FILE).read_text(encoding="utf-8")), {})
-    return described
+    described: Any = apply_values(yaml.safe_load((checkout.root / FILE).read_text(encoding="utf-8")), {}, remove_notset=False)
+    return dict(described)
 
 
 def _make_pool(client: SyncPrefectClient) -> None:
@@ -104,7 +103,7 @@ def _deploy_one(client: SyncPrefectClient, flow_id: UUID, one: dict[str, Any], p
         path=".",
         pull_steps=pull,
         enforce_parameter_schema=True,
-        parameter_openapi_schema=parameter_schema(schema_of(scheduled_run).model_dump_for_openapi()),
+        parameter_openapi_schema=parameter_schema(schema_of(pipeline_run).model_dump_for_openapi()),
     )
 
 
@@ -113,7 +112,7 @@ def _keep_paused(client: SyncPrefectClient, name: str, schedules: list[Deploymen
     from prefect.exceptions import ObjectNotFound
 
     try:
-        before = client.read_deployment_by_name(f"{scheduled_run.name}/{name}")
+        before = client.read_deployment_by_name(f"{pipeline_run.name}/{name}")
     except ObjectNotFound:
         return
     paused = {schedule.slug for schedule in before.schedules if not schedule.active}

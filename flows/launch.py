@@ -1,4 +1,4 @@
-"""The process of `mmalign run`: starts Prefect's server where none is named, then the flow. `python -m flows.launch '{"only": []}'`."""
+"""The process of `mmalign run`: starts Prefect's server where none is named, then the flow. `python -m flows.launch '{"stages": []}'`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 
 from components.checkout import Checkout
 from components.processes.faults import explain
-from components.processes.marks import DEPLOYMENT_RUN_TAG, FLOW_RUN
 from components.tracking.store import connect
 from flows.cancellation import RunCancelled, cancellation
 from flows.server import own_server, wait_for_server
@@ -30,11 +29,11 @@ def launch(parameters: dict[str, Any]) -> int:
         # The run prints its own errors; Prefect would repeat each with a trace. A server that stays up keeps its log.
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         # While the server starts on one core, the other loads the run's modules.
-        from prefect import tags
         from prefect.exceptions import CancelledRun
         from prefect.logging.handlers import APILogHandler
 
-        from flows.align import align
+        from flows.parameters import RunParameters
+        from flows.pipeline_run import pipeline_run
 
         with suppress(Exception):  # the recorder reports a store that is away, and works around it
             connect(checkout)
@@ -44,8 +43,7 @@ def launch(parameters: dict[str, Any]) -> int:
                 wait_for_server(server, log, cancel)
             if cancel.is_set():
                 return explain(RunCancelled("the run was cancelled before it began"))
-            with tags(*([f"{DEPLOYMENT_RUN_TAG}{outer}"] if (outer := os.environ.get(FLOW_RUN)) else [])):
-                align(**parameters)
+            pipeline_run(RunParameters.model_validate(parameters))
         except CancelledRun as error:
             return explain(RunCancelled(str(error)))
         except Exception as error:  # noqa: BLE001 -- the last resort: a sentence to the person, the trace to a log

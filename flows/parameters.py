@@ -1,4 +1,4 @@
-"""The parameters of one run of a deployment, from which Prefect makes the form on its page.
+"""The parameters of one run, from which Prefect makes the form of a deployment on its page.
 
 The server checks them against their JSON schema before a run starts. It refuses an unknown parameter, stage or settings key and names it.
 The flow checks them again by the settings of its checkout, which may be newer than the schema.
@@ -46,6 +46,7 @@ class RunParameters(BaseModel):
     bundled_rows: bool = Field(default=False, description="Whether another base than the bundled one may train on the bundled rows.")
     only_new_data: bool = Field(default=False, description="End at once if the last finished run had the same data.")
     goes_on_from: str | None = Field(default=None, description="`mmalign resume` sets it: the run in whose clone this run continues.")
+    started: float | None = Field(default=None, description="`mmalign run` sets it: when it began, in seconds since the epoch.")
     recovers: str | None = Field(default=None, description="The automation that restarts a crashed run sets it: that run's id.")
 
 

@@ -6,22 +6,24 @@ Nothing is cached here: DVC decides what is stale and restores what it knows, an
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from components.checkout import Checkout
 from components.closures import write_digests
 from components.config.settings import Settings
+from components.errors import InfrastructureFault, StageFault, TrainingFault, UserError
 from components.files import read_json
 from components.processes.fault_kinds import FaultKind, kind_named, kind_of_words
 from components.processes.log_lines import last_lines
 from components.processes.slots.taking import is_waiting
 from components.stages import StageName
-from components.storage.integrity import remove_damaged
 from components.validation.duration import validation_seconds
 from flows.console import Console
+from flows.dvc_processes import DvcProcesses
 from flows.supervisor import Command, End, Outcome, supervise
 
 DATA_MARGIN = 2.0  # of the time that validation may take
@@ -30,17 +32,17 @@ WORDS_OF_DVC = 5  # last lines of a log, in which DVC says why it failed before 
 
 @dataclass(frozen=True)
 class StageOutcome:
-    """How a stage ended. `ran` is False where DVC restored its outputs; `mistake` is a user's mistake in one sentence.
+    """How a stage ended. `ran` is False where DVC skipped it or restored its outputs; `mistake` is a user's mistake in one sentence.
 
     `kind` and `sentence` say of a stage that failed whose it is to mend, and why where that is known.
     """
 
     stage: StageName
-    end: End
-    ran: bool
-    seconds: float
-    log: Path
-    mistake: str | None
+    end: End | Literal["skipped"]
+    ran: bool = False
+    seconds: float = 0.0
+    log: Path = Path()
+    mistake: str | None = None
     kind: FaultKind | None = None
     sentence: str | None = None
 
@@ -49,17 +51,18 @@ def run_stage(
     stage: StageName,
     *,
     checkout: Checkout,
+    dvc: DvcProcesses,
     settings: Settings,
     logs: Path,
     cancel: threading.Event,
     console: Console,
-    environment: Mapping[str, str],
 ) -> StageOutcome:
     """Reproduce one stage: its command runs, or DVC restores its outputs. `--wait-for-lock`, since without it a finished training is lost
-    when another process happens to hold DVC's lock at its end."""
+    when another process happens to hold DVC's lock at its end.
+    """
     write_digests(checkout, [stage])  # `--single-item` leaves out the stage `code`, which writes them otherwise
     outcome = supervise(
-        Command(["dvc", "--wait-for-lock", "repro", "--single-item", stage], checkout, logs / f"{stage}.log", environment),
+        Command(["--wait-for-lock", "repro", "--single-item", stage], checkout, logs / f"{stage}.log", dvc=dvc),
         stage=stage,
         deadline_seconds=deadline(stage, settings, checkout),
         cancel=cancel,
@@ -79,13 +82,15 @@ def deadline(stage: StageName, settings: Settings, checkout: Checkout) -> float:
     return max(seconds, DATA_MARGIN * validation_seconds(checkout.preferences)) if stage == "validate" else seconds
 
 
-def after_verification(
-    job: Callable[[], StageOutcome], checkout: Checkout, objects: Sequence[str], log: Callable[[str], None]
-) -> StageOutcome:
-    """Do a stage's job once the cached objects that DVC would restore have been verified; damaged ones are removed, so that the stage runs."""
-    for path in remove_damaged(checkout, objects) if objects else ():
-        log(f"{path} was damaged: removed from the cache, and the stage makes it again")
-    return job()
+def fault_of(outcome: StageOutcome) -> Exception:
+    """The error of a stage that failed."""
+    if outcome.mistake is not None and outcome.kind == "mistake":
+        return UserError(f"stage {outcome.stage}: {outcome.mistake}", stage=outcome.stage, log=outcome.log)
+    why = "passed its deadline" if outcome.end == "deadline" else "failed"
+    because = f" ({outcome.sentence})" if outcome.sentence and outcome.kind == "infrastructure" else ""
+    kinds = {"infrastructure": InfrastructureFault, "training": TrainingFault}
+    fault = kinds.get(outcome.kind or "fault", StageFault)
+    return fault(f"stage {outcome.stage} {why}{because}; its log: {outcome.log}", stage=outcome.stage, log=outcome.log)
 
 
 def _why(outcome: Outcome, noted: Mapping[str, str | None]) -> tuple[FaultKind | None, str | None]:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from components.checkout import Checkout
 from components.errors import StageFault
@@ -25,20 +25,37 @@ from components.processes.guard import GRACE_SECONDS
 from components.processes.log_lines import last_lines
 from components.processes.marks import STAGE_MARK, WATCHED, MarkedProcess, identity, kill_all, marked, new_stage_mark, wait_until_ended
 from flows.console import Console
+from flows.dvc_processes import DvcProcesses
 
 End = Literal["ok", "failed", "deadline", "cancelled"]
 POLL_SECONDS = 0.2
 
 
+class Process(Protocol):
+    """What is supervised: a process, or a command in one. `pid` leads a session."""
+
+    pid: int
+
+    @property
+    def returncode(self) -> Any:
+        """The exit code once it has ended."""
+
+    def poll(self) -> int | None:
+        """The exit code; None while it runs."""
+
+    def wait(self) -> int:
+        """Wait for its end; returns the exit code."""
+
+
 @dataclass(frozen=True)
 class Command:
-    """A command to supervise: `words` in the checkout, its output into `log`. The descriptors `pass_fds` stay open in it."""
+    """A command to supervise: `words` in the checkout, its output into `log`. With `dvc` they are words of DVC, for its processes."""
 
     words: Sequence[str]
     checkout: Checkout
     log: Path
     environment: Mapping[str, str] = field(default_factory=dict)
-    pass_fds: Sequence[int] = ()
+    dvc: DvcProcesses | None = None
 
 
 @dataclass(frozen=True)
@@ -73,17 +90,9 @@ def supervise(
     log = command.log
     log.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    with log.open("ab") as output, console.follow(log, stage):
-        process = subprocess.Popen(
-            list(command.words),
-            cwd=command.checkout.root,
-            env={**os.environ, **command.environment, **marks},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            pass_fds=tuple(command.pass_fds),
-        )
+    log.touch()
+    with console.follow(log, stage):
+        process = _started(command, {**command.environment, **marks})
         try:
             end = _wait(process, started + deadline_seconds, cancel, lambda: paused(mark))
         finally:
@@ -98,7 +107,22 @@ def supervise(
     return outcome
 
 
-def _wait(process: subprocess.Popen[bytes], deadline: float, cancel: threading.Event, paused: Callable[[], bool]) -> End:
+def _started(command: Command, environment: Mapping[str, str]) -> Process:
+    if command.dvc is not None:
+        return command.dvc.run(command.words, command.log, environment)
+    with command.log.open("ab") as output:
+        return subprocess.Popen(
+            list(command.words),
+            cwd=command.checkout.root,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _wait(process: Process, deadline: float, cancel: threading.Event, paused: Callable[[], bool]) -> End:
     polled = time.monotonic()
     while process.poll() is None:
         if cancel.wait(POLL_SECONDS):
@@ -112,7 +136,7 @@ def _wait(process: subprocess.Popen[bytes], deadline: float, cancel: threading.E
     return "ok" if process.returncode == 0 else "failed"
 
 
-def _end_all(process: subprocess.Popen[bytes], mark: str, grace_seconds: float) -> None:
+def _end_all(process: Process, mark: str, grace_seconds: float) -> None:
     def left() -> list[MarkedProcess]:
         return marked(STAGE_MARK, mark)
 

@@ -1,4 +1,4 @@
-"""The whole run, from data to summary. The flow (flows/align.py) calls it and hands it a function that starts stages. It needs no server."""
+"""The whole run, from data to summary. The flow (flows/pipeline_run.py) calls it and hands it a function that starts stages. It needs no server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,30 +14,30 @@ from typing import Any
 
 from components.checkout import Checkout
 from components.config.settings import Settings
-from components.errors import InfrastructureFault, StageFault, TrainingFault, UserError
+from components.errors import StageFault
 from components.files import read_json
 from components.operations.preconditions.checks import require
 from components.operations.preconditions.situation import Situation, stages_to_run
 from components.operations.run_logs import note_run
 from components.processes.marks import RUN_MARK, new_run_mark
 from components.registry.policy import POLICY_FILE, load_policy
-from components.registry.promotion import GateOutcome
 from components.report.run_record import SUMMARY, close_record, open_record, write_summary
 from components.report.summary import FINISHED, RunRecord, not_judged
 from components.stages import StageName
 from components.storage.data_version import sync_data
-from components.storage.plan import Step, plan, stage_parents
+from components.storage.integrity import remove_damaged
+from components.storage.plan import plan, stage_parents
 from components.storage.scratch import remove_finished_checkpoints, remove_finished_scratch
 from flows.cancellation import RunCancelled
 from flows.console import Console
+from flows.dvc_processes import DvcProcesses
 from flows.pipeline import Future, Pipeline
 from flows.promote import judge_run
 from flows.slots import Slots
-from flows.stages import StageOutcome, after_verification, run_stage
+from flows.stages import StageOutcome, fault_of, run_stage
 
 Job = Callable[[], StageOutcome]
 Submit = Callable[[StageName, Job], Future]
-GateJob = Callable[[], GateOutcome]
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class _Run:
     logs: Path
     cancel: threading.Event
     console: Console
+    dvc: DvcProcesses
 
 
 def whole_run(
@@ -72,14 +73,13 @@ def whole_run(
     options: RunOptions,
     *,
     submit: Submit,
-    judge: Callable[[GateJob], GateOutcome],
     cancel: threading.Event,
     console: Console,
 ) -> dict[str, Any]:
     """Commit data, run stale stages, send the models through the gate, write the summary and return it.
 
-    The caller has the run's lock (components.processes.guard.run_turn). Raises UserError, StageFault or RunCancelled, after it has written
-    the end into the summary.
+    The caller has the run's lock (components.processes.guard.run_lock). `submit` starts a stage's job, and may repeat it. Raises UserError,
+    StageFault or RunCancelled, after it has written the end into the summary.
     """
     began = options.started or time.time()
     settings = checkout.settings()
@@ -88,19 +88,20 @@ def whole_run(
     record = RunRecord("running", stages={}, git_sha=git_sha(checkout))
     write_summary(checkout, record, began)
     logs = Path("logs") / time.strftime("%Y%m%d-%H%M%S", time.localtime(began))
-    run = _Run(checkout, settings, record, began, logs, cancel, console)
+    run = _Run(checkout, settings, record, began, logs, cancel, console, DvcProcesses(checkout))
     try:
         failure = _stages(run, options, submit)
         whole = failure is None and all(stage.status in FINISHED for stage in record.stages.values())
         if whole and not options.promote:
             record.verdicts = not_judged("this run was started without promotion; the next run judges")
         elif whole:
-            _gate(run, judge)
+            _gate(run)
         record.status = "ok" if failure is None else "cancelled" if isinstance(failure, RunCancelled) else "failed"
     except BaseException:
         record.status = "cancelled" if cancel.is_set() else "failed"
         raise
     finally:
+        run.dvc.close()
         close_record(checkout, record, began)
     if failure is not None:
         raise failure
@@ -119,59 +120,58 @@ def _stages(run: _Run, options: RunOptions, submit: Submit) -> Exception | None:
     slots = Slots(run.settings)
     remove_finished_scratch(checkout, steps)
     open_record(checkout, record)
+    run.dvc.environment["MLFLOW_RUN_ID"] = record.mlflow_run_id or ""
     note_run(checkout.root / run.logs, record.mlflow_run_id)
 
-    def start(stage: StageName) -> Future:
-        environment = {"MLFLOW_RUN_ID": record.mlflow_run_id or ""}
-        job = partial(
-            run_stage,
+    judging = threading.Lock()
+
+    def work(stage: StageName) -> StageOutcome:
+        with judging:
+            now = plan(checkout)
+            remove_finished_checkpoints(checkout, now)  # so that the disk holds the checkpoints of one training at a time
+        step = now[stage]
+        if step.action == "skip":
+            return StageOutcome(stage, "skipped")
+        run.console.print(f"{stage}: {step.reason}")
+        for path in remove_damaged(checkout, step.objects) if step.objects else ():
+            run.console.print(f"{path} was damaged: removed from the cache, and the stage makes it again")
+        return run_stage(
             stage,
             checkout=checkout,
+            dvc=run.dvc,
             settings=run.settings,
             logs=run.logs,
             cancel=run.cancel,
             console=run.console,
-            environment=environment,
         )
-        return submit(stage, partial(after_verification, job, checkout, steps[stage].objects, run.console.print))
 
-    def judge() -> Mapping[str, Step]:
-        write_summary(checkout, record, run.began)  # so that `mmalign status` shows the run's progress
-        steps.update(plan(checkout))
-        remove_finished_checkpoints(checkout, steps)  # so that the disk holds the checkpoints of one training at a time
-        return dict(steps)
-
-    pipeline = Pipeline(parents=parents, judge=judge, start=start, slots=slots, log=run.console.print, cancel=run.cancel, only=options.only)
+    pipeline = Pipeline(
+        parents=parents,
+        steps=steps,
+        start=lambda stage: submit(stage, partial(work, stage)),
+        slots=slots,
+        changed=lambda: write_summary(checkout, record, run.began),  # so that `mmalign status` shows the run's progress
+        cancel=run.cancel,
+        only=options.only,
+    )
     record.stages = pipeline.records
+    write_summary(checkout, record, run.began)
     pipeline.run()
     failure = pipeline.failure
     if failure is not None:
         record.failed_stage, record.log = failure.stage, str(failure.log)
-    return _explain(failure, cancelled=pipeline.cancelled)
+    if pipeline.cancelled:
+        return RunCancelled("the run was cancelled; the outputs of its finished stages stay, and the next run continues from them")
+    return None if failure is None else fault_of(failure)
 
 
-def _gate(run: _Run, judge: Callable[[GateJob], GateOutcome]) -> None:
+def _gate(run: _Run) -> None:
     """Record the verdicts. A registry that is away ends no run: the console says so, and the next run judges."""
-    job = partial(judge_run, run.checkout, run.settings, logs=run.logs, cancel=run.cancel, console=run.console)
     try:
-        run.record.verdicts = judge(job).summary()
+        run.record.verdicts = judge_run(run.checkout, run.settings, logs=run.logs, cancel=run.cancel, console=run.console).summary()
     except StageFault as error:
         run.record.verdicts = not_judged(error)
         run.console.print(f"nothing was judged: {error}; the next run judges")
-
-
-def _explain(failure: StageOutcome | None, *, cancelled: bool) -> Exception | None:
-    if cancelled:
-        return RunCancelled("the run was cancelled; the outputs of its finished stages stay, and the next run continues from them")
-    if failure is None:
-        return None
-    if failure.mistake is not None and failure.kind == "mistake":
-        return UserError(f"stage {failure.stage}: {failure.mistake}", stage=failure.stage, log=failure.log)
-    why = "passed its deadline" if failure.end == "deadline" else "failed"
-    because = f" ({failure.sentence})" if failure.sentence and failure.kind == "infrastructure" else ""
-    kinds = {"infrastructure": InfrastructureFault, "training": TrainingFault}
-    fault = kinds.get(failure.kind or "fault", StageFault)
-    return fault(f"stage {failure.stage} {why}{because}; its log: {failure.log}", stage=failure.stage, log=failure.log)
 
 
 def git_sha(checkout: Checkout) -> str | None:

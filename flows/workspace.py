@@ -2,24 +2,31 @@
 
 A clone lies in the state folder under the run's id, so that a restarted run continues in the same clone, with its checkpoints. All clones
 use the checkout's DVC cache and registry.
+
+Prefect starts a flow from the folder that `python -m flows.workspace` prints (a pull step of prefect.yaml), so that a clone runs its own code.
 """
 
 from __future__ import annotations
 
 import configparser
+import os
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from components.checkout import Checkout
 from components.errors import UserError
-from components.files import write_json
+from components.files import read_json, write_json
+from components.operations.environment import enter_checkout
+from components.operations.services.prefect_rest import ask
+from components.processes.marks import FLOW_RUN
 from components.processes.secrets import state_folder
 from components.storage.git import run_git
 from flows.parameters import RunParameters
 
 CLONES = "clones"
-NOTE = "clone.json"  # in a complete clone: its repository and ref
+NOTE = "clone.json"  # in a complete clone: its repository and ref, and the deployed checkout
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,12 @@ def open_workspace(checkout: Checkout, run: RunParameters, run_id: str) -> Works
             raise UserError(f"{name} belongs to source 'git', but this run's source is 'checkout': set source to 'git' or drop {name}")
         return Workspace(checkout)
     return _clone(checkout, run, clones_folder(checkout) / run_id)
+
+
+def deployed_checkout(workspace: Checkout) -> Checkout:
+    """The checkout whose deployment works in `workspace`."""
+    note = workspace.root / ".git" / NOTE
+    return Checkout(Path(read_json(note)["deployed"])) if note.is_file() else workspace
 
 
 def checked_out(checkout: Checkout) -> str:
@@ -74,7 +87,9 @@ def _clone(checkout: Checkout, run: RunParameters, folder: Path) -> Workspace:
         if _ask_git(folder, "remote") == "":
             _git(folder, "remote", "add", "origin", origin)
         _configure_dvc(checkout, folder)
-        write_json(folder / ".git" / NOTE, {"repository": repository, "ref": ref})  # last: without it the clone is made again
+        write_json(
+            folder / ".git" / NOTE, {"repository": repository, "ref": ref, "deployed": str(checkout.root)}
+        )  # last: without it the clone is made again
     return Workspace(Checkout(folder), _git(folder, "rev-parse", "HEAD"))
 
 
@@ -108,3 +123,27 @@ def _ask_git(folder: Path, *arguments: str) -> str:
         return run_git(folder, *arguments)
     except subprocess.CalledProcessError:
         return ""
+
+
+def print_folder() -> None:
+    """Print the folder of the flow run of this process. Where it can't be made the flow starts in the checkout, and meets the same error."""
+    checkout = enter_checkout()
+    folder = checkout.root
+    try:
+        run_id = os.environ[FLOW_RUN]
+        parameters = _parameters(checkout, run_id)
+        if parameters.recovers:
+            run_id = parameters.recovers
+            parameters = _parameters(checkout, run_id)
+        folder = open_workspace(checkout, parameters, parameters.goes_on_from or run_id).checkout.root
+    except Exception as error:  # noqa: BLE001 -- as above: only the flow has a page for the sentence
+        print(f"no workspace could be made: {error}", file=sys.stderr)
+    print(folder)
+
+
+def _parameters(checkout: Checkout, run_id: str) -> RunParameters:
+    return RunParameters.model_validate(ask(checkout, f"flow_runs/{run_id}")["parameters"].get("run") or {})
+
+
+if __name__ == "__main__":
+    print_folder()

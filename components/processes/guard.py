@@ -39,7 +39,6 @@ from components.processes.marks import (
 )
 
 GRACE_SECONDS = float(os.environ.get("MMALIGN_GRACE_SECONDS", "20"))  # from SIGTERM to SIGKILL; torchrun's ranks end within it
-RUN_LOCK = "MMALIGN_TURN"  # file descriptor of the run lock that `mmalign run` took and hands to its child
 SHELLS = frozenset({"sh", "bash", "dash", "zsh", "fish", "ksh"})
 
 
@@ -197,17 +196,15 @@ def run_lock(
     log: Callable[[str], object] = lambda _: None,
     who: str | None = None,
 ) -> Iterator[Lock]:
-    """Hold this checkout's run lock, so that one run works at a time. Takes over the lock that a parent process handed down.
+    """Hold this checkout's run lock, so that one run works at a time.
 
     While another run holds the lock, this waits up to `wait_seconds`, or until `cancel` is set, and logs the holder. Raises UserError when
     the wait was in vain, and while processes of an earlier run live.
     """
     path = checkout.locks / "run.lock"
-    inherited = os.environ.pop(RUN_LOCK, None)
-    lock = Lock(path, int(inherited)) if inherited is not None else wait_for_lock(path, wait_seconds, cancel, log, who)
+    lock = wait_for_lock(path, wait_seconds, cancel, log, who)
     if lock is None:
         raise UserError(f"a run is under way in this checkout: {lock_holder(path)}; wait for it or end it")
-    os.set_inheritable(lock.descriptor, False)
     try:
         refuse_leftovers(checkout)
         yield lock

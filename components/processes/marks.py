@@ -23,9 +23,7 @@ from components.checkout import Checkout
 
 RUN_MARK = "MMALIGN_MARK"  # <checkout>:<run>, in every process that ends with a run
 STAGE_MARK = "MMALIGN_STAGE_MARK"  # <stage>:<attempt>, in every process that ends with a stage
-FLOW_RUN = "MMALIGN_FLOW_RUN"  # id of the deployment's flow run that started a run
-DEPLOYMENT_RUN_TAG = "night:"  # prefix of that id in the tags of the inner flow run
-DEPLOYMENT = "MMALIGN_DEPLOYMENT"  # name of that deployment
+FLOW_RUN = "PREFECT__FLOW_RUN_ID"  # id of a deployment's flow run: Prefect's worker sets it in the run's process, and all below inherit it
 WATCHED = "MMALIGN_WATCH"  # <pid>:<start> of the process that this one must not outlive
 
 

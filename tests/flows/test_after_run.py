@@ -8,7 +8,7 @@ from typing import Any
 
 from components.checkout import Checkout
 from components.files import write_json
-from components.processes.outcome import RunOutcome, read_outcome
+from components.processes.outcome import RunOutcome
 from components.report.run_record import SUMMARY
 from components.report.summary import RunRecord, StageRecord, summarize
 from components.stages import STAGE_NAMES
@@ -39,12 +39,3 @@ def test_summary_of_earlier_run_is_ignored(tmp_path: Path) -> None:
     os.utime(tmp_path / SUMMARY, (1000, 1000))
     assert fresh_summary(Checkout(tmp_path), 999.0) == {"status": "ok"}
     assert fresh_summary(Checkout(tmp_path), 1001.0) is None
-
-
-def test_child_without_outcome_is_judged_by_exit_code(tmp_path: Path) -> None:
-    path = tmp_path / "outcome.json"
-    assert read_outcome(path, 0).kind == "ok"
-    killed = read_outcome(path, -9)
-    assert (killed.kind, killed.sentence) == ("infrastructure", "the run was ended by signal 9")
-    write_json(path, {"kind": "mistake", "sentence": "row 7 is wrong", "stage": "validate", "log": None})
-    assert read_outcome(path, 2) == RunOutcome("mistake", "row 7 is wrong", "validate")

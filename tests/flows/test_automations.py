@@ -26,8 +26,9 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from prefect.states import Cancelling, Crashed, Pending, Running
 
 from components.files import write_json
-from components.operations.services.lost_runs import PROCESS, end_lost_runs
+from components.operations.services.lost_runs import end_lost_runs
 from components.operations.services.state import DEPLOYED, Addresses, addresses_file, create_secrets
+from components.processes.marks import FLOW_RUN
 from components.processes.secrets import state_folder
 from flows.automations import LOST, RESTART, STUCK, make_automations
 from flows.server import own_server, wait_for_server
@@ -190,7 +191,7 @@ def test_run_before_power_cut_is_marked_lost(deployed: Deployed) -> None:
     time.sleep(3)
 
     # As long as a process of it lives here, its silence is another's matter.
-    with subprocess.Popen(["sleep", "60"], env={**os.environ, PROCESS: str(lost)}) as process:
+    with subprocess.Popen(["sleep", "60"], env={**os.environ, FLOW_RUN: str(lost)}) as process:
         assert len(end_lost_runs(Checkout(root), 2)) == 1
         process.kill()
     assert (deployed.state(lost), deployed.state(cancelled)) == ("Running", "Cancelled")

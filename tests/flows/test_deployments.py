@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -19,15 +20,15 @@ from tests.checkout import ROOT
 def schema() -> dict[str, object]:
     from prefect.utilities.callables import parameter_schema as schema_of
 
-    from flows.scheduled_run import scheduled_run
+    from flows.pipeline_run import pipeline_run
 
-    return parameter_schema(schema_of(scheduled_run).model_dump_for_openapi())
+    return parameter_schema(schema_of(pipeline_run).model_dump_for_openapi())
 
 
 def test_deployments_take_times_from_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from flows.deployments import read_description
 
-    for name in ("MMALIGN_ROOT", "MMALIGN_CRON", "MMALIGN_TIMEZONE", "MMALIGN_POLL_SECONDS"):
+    for name in ("MMALIGN_ROOT", "MMALIGN_PYTHON", "MMALIGN_CRON", "MMALIGN_TIMEZONE", "MMALIGN_POLL_SECONDS"):
         monkeypatch.setenv(name, "to be overwritten")
     (tmp_path / "prefect.yaml").write_text((ROOT / "prefect.yaml").read_text())
     settings = load_settings(ROOT / "params.yaml")
@@ -38,7 +39,9 @@ def test_deployments_take_times_from_settings(tmp_path: Path, monkeypatch: pytes
     assert by_name["nightly"]["schedules"][0]["timezone"] == settings.deployments.timezone
     assert float(by_name["on-new-data"]["schedules"][0]["interval"]) == settings.deployments.poll_minutes * 60
     assert "schedules" not in by_name["on-demand"]
-    assert description["pull"][0]["prefect.deployments.steps.set_working_directory"]["directory"] == str(tmp_path)
+    make, enter = (next(iter(step.values())) for step in description["pull"])
+    assert (make["directory"], make["script"]) == (str(tmp_path), f"{sys.executable} -m flows.workspace")
+    assert enter["directory"] == "{{ workspace.stdout }}"
     assert {one["concurrency_limit"]["limit"] for one in description["deployments"]} == {2}
     for one in description["deployments"]:
         RunParameters.model_validate((one.get("parameters") or {}).get("run", {}))

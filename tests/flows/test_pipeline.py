@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -46,17 +45,13 @@ class Bench:
         self.pool = ThreadPoolExecutor(6)
         self.pipeline = Pipeline(
             parents=PARENTS,
-            judge=self.judge,
+            steps={name: Step("skip" if name in self.skip else "run", "because") for name in STAGE_NAMES},
             start=self.start,
             slots=Slots(settings, cores=cores, gpus=0),
-            log=lambda _: None,
+            changed=lambda: None,
             cancel=self.cancel,
             only=only,
         )
-
-    def judge(self) -> Mapping[str, Step]:
-        fresh = self.skip | set(self.ran)
-        return {name: Step("skip" if name in fresh else "run", "because") for name in STAGE_NAMES}
 
     def start(self, stage: StageName) -> Future[StageOutcome]:
         return self.pool.submit(self.work, stage)
@@ -64,6 +59,8 @@ class Bench:
     def work(self, stage: StageName) -> StageOutcome:
         if self.together is not None and stage in {"reward", "reference"}:
             self.together.wait(20)
+        if stage in self.skip:
+            return StageOutcome(stage, "skipped")
         end = self.fails.get(stage, "ok")
         if end == "ok":
             self.ran.append(stage)

@@ -21,6 +21,7 @@ from components.operations.services.flow_runs import FINAL, deployments
 from components.operations.services.prefect_rest import ask
 from components.operations.services.supervision import SERVICE_MARK
 from components.processes.marks import checkout_mark, marked
+from components.stages import STAGE_NAMES
 from tests.checkout import alive, behave, git, make_checkout, mmalign, started, wait_for
 
 pytestmark = pytest.mark.slow
@@ -166,17 +167,26 @@ def test_run_of_deployment_equals_run_of_person(served: Path) -> None:
     assert "reward     ran" in completed.stdout
     summary = json.loads((served / "reports/summary.json").read_text())
     assert summary["status"] == "ok"
-    (outer,) = runs(served, "nightly")
-    assert outer["state_type"] == "COMPLETED"
-    inner = ask(Checkout(served), "flow_runs/filter", {"flow_runs": {"tags": {"all_": [f"night:{outer['id']}"]}}})
-    assert [run["state_type"] for run in inner] == ["COMPLETED"]
-    assert tags_of(served, summary["mlflow_run_id"])["prefect.flow_run"] == outer["id"]
-    made = ask(Checkout(served), "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [outer["id"]]}}})
+    (run,) = runs(served, "nightly")
+    assert run["state_type"] == "COMPLETED"
+    every = ask(Checkout(served), "flow_runs/filter", {"flow_runs": {"state": {"type": {"not_any_": ["SCHEDULED"]}}}})
+    assert {one["deployment_id"] for one in every} <= set(deployments(Checkout(served)).values()), (
+        "no run has a flow run of its own below it"
+    )
+    tasks = {task["name"]: task["state_type"] for task in tasks_of(served, run)}
+    assert tasks == dict.fromkeys(STAGE_NAMES, "COMPLETED")
+    assert tags_of(served, summary["mlflow_run_id"])["prefect.flow_run"] == run["id"]
+    made = ask(Checkout(served), "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}})
     assert {artifact["type"] for artifact in made} >= {"table", "markdown", "progress"}
     # A person's run in the same checkout finds nothing stale: it is the same record.
     second = mmalign(served, "run")
     assert second.returncode == 0, second.stderr
     assert "nothing was stale" in second.stdout
+
+
+def tasks_of(folder: Path, run: dict[str, Any]) -> list[dict[str, Any]]:
+    """The tasks of a flow run."""
+    return list(ask(Checkout(folder), "task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [run["id"]]}}}))
 
 
 def tags_of(folder: Path, run_id: str) -> dict[str, str]:
@@ -246,7 +256,7 @@ def test_machine_fault_is_retried_and_failed_training_is_not(served: Path) -> No
     assert (notices[-1]["kind"], notices[-1]["facts"]["stage"], notices[-1]["facts"]["fault"]) == ("failed", "reward", "training")
 
 
-@pytest.mark.parametrize("targets", [["prefect.engine"], ["prefect worker", "prefect.engine", "components.cli.main run", "flows.launch"]])
+@pytest.mark.parametrize("targets", [["prefect.engine"], ["prefect worker", "prefect.engine", "components.storage.dvc_process"]])
 def test_run_of_killed_flow_is_restarted_once(served: Path, targets: list[str]) -> None:
     behave(served, "reward", "wait")
     run = start(served, overrides=[fresh(30 + len(targets))])
@@ -264,6 +274,7 @@ def test_run_of_killed_flow_is_restarted_once(served: Path, targets: list[str]) 
     assert ended(served, last)["state_type"] == "COMPLETED"
     time.sleep(3)
     assert len(runs(served, "on-demand")) == before + 1
+    assert {task["state_type"] for task in tasks_of(served, run)} == {"COMPLETED", "CRASHED"}
     assert alive(served) == []
 
 

@@ -10,7 +10,7 @@ import pytest
 from components.checkout import Checkout
 from components.errors import UserError
 from flows.parameters import RunParameters
-from flows.workspace import checked_out, clones_folder, fetched_file, open_workspace
+from flows.workspace import checked_out, clones_folder, deployed_checkout, fetched_file, open_workspace
 from tests.checkout import git
 
 GIT = RunParameters(source="git")
@@ -35,6 +35,12 @@ def test_clone_has_commit_without_edits_and_shared_cache(checkout: Path) -> None
     config = configparser.ConfigParser()
     config.read(workspace.checkout.root / ".dvc/config.local")
     assert config["cache"]["dir"] == str(checkout / ".dvc/cache")
+
+
+def test_clone_knows_checkout_that_deployed_it(checkout: Path) -> None:
+    workspace = open_workspace(Checkout(checkout), GIT, "one")
+    assert deployed_checkout(workspace.checkout).root == checkout
+    assert deployed_checkout(Checkout(checkout)).root == checkout
 
 
 def test_clone_gets_keys_of_remotes_unreadable_for_others(checkout: Path) -> None:

@@ -15,8 +15,8 @@ from components.storage.data_version import DataState
 from components.tracking import store
 from components.tracking.runs import close_orphans, open_parent
 from components.tracking.store import ExperimentDeleted, connect
-from flows import new_data, scheduled_run
-from flows.attempts import ScheduledRun
+from flows import new_data, pipeline_run
+from flows.after_run import ScheduledRun
 from flows.console import Console
 from flows.parameters import RunParameters
 from tests.tracking.conftest import runs_of
@@ -103,5 +103,5 @@ def test_poll_for_new_data_starts_no_run_without_experiment(checkout: Path, monk
         Checkout(checkout), settings, RunParameters(only_new_data=True), "id", "on-new-data", "name", Console(), threading.Event()
     )
 
-    with pytest.raises(scheduled_run._NothingToDo, match="experiments restore"):
-        scheduled_run._require_new_data(run)
+    with pytest.raises(pipeline_run._NothingToDo, match="experiments restore"):
+        pipeline_run._require_new_data(run)

@@ -10,7 +10,7 @@ from components.stages import command
 
 
 def deploy(as_json: Annotated[bool, typer.Option("--json", help="print the deployments' ids as JSON")] = False) -> None:
-    """Put the deployments of prefect.yaml on this checkout's Prefect server, with limits and automations. You can repeat it."""
+    """Put the deployments of prefect.yaml on this checkout's Prefect server, with their automations. You can repeat it."""
     import json
     import subprocess
 
@@ -91,7 +91,7 @@ def resume(
 
 def run_deployment(name: str, parameters: dict[str, Any], *, wait: bool) -> int:
     """Start a run of a deployment, and with `wait` follow it; returns the run's exit code."""
-    from components.cli.run.overrides import changed_settings
+    from components.config.overrides import changed_settings
     from components.operations.environment import enter_checkout
     from components.operations.services.flow_runs import follow, start_run
     from components.operations.services.state import read_addresses

@@ -70,7 +70,7 @@ def _rate(checkout: Checkout, assignments: list[str], *, as_json: bool) -> None:
     import yaml
 
     from components.checkout import IN_CHECKOUT
-    from components.cli.run.overrides import changed_settings
+    from components.config.overrides import changed_settings
     from components.config.settings import parse_settings
     from components.rehearsal.architectures import find_architecture
     from components.rehearsal.rate import measure, store_rate

@@ -61,8 +61,8 @@ def apply(checkout: Checkout, profile: str | None, assignments: list[str]) -> di
     """
     import yaml
 
-    from components.cli.run.overrides import parse_assignments, rewrite
     from components.config.mistakes import listed, unknown_key
+    from components.config.overrides import parse_assignments, rewrite
     from components.config.settings import known_keys, load_settings, parse_settings
     from components.errors import UserError
     from components.files import write_atomic

@@ -16,8 +16,8 @@ from typing import Any
 
 from components.checkout import Checkout
 from components.files import read_json, write_json
-from components.processes.faults import FAULT, INTERRUPTED, report_outcome
-from components.processes.guard import GRACE_SECONDS, RUN_LOCK, Lock, Watchdog
+from components.processes.faults import FAULT, INTERRUPTED
+from components.processes.guard import GRACE_SECONDS
 from components.processes.marks import RUN_MARK, WATCHED, identity, kill_all, marked, new_run_mark
 from components.report.run_record import SUMMARY
 from components.report.table import print_summary
@@ -26,13 +26,11 @@ from components.stages import command
 TIDY_SECONDS = GRACE_SECONDS + 20  # for the flow's end after the signal: the stage's grace period, the summary, the record
 
 
-def run_flow(checkout: Checkout, parameters: dict[str, Any], run_lock: Lock) -> int:
-    """Run the flow with `parameters` to its end and print the summary; returns the exit code. The flow takes over `run_lock`."""
+def run_flow(checkout: Checkout, parameters: dict[str, Any]) -> int:
+    """Run the flow with `parameters` to its end and print the summary; returns the exit code. The caller holds the run lock."""
     mark = new_run_mark(checkout)
-    environment = {**os.environ, RUN_MARK: mark, WATCHED: identity(os.getpid()) or "", RUN_LOCK: str(run_lock.descriptor)}
+    environment = {**os.environ, RUN_MARK: mark, WATCHED: identity(os.getpid()) or ""}
     signals = _Signals()
-    watched = os.environ.get(WATCHED)  # set by a deployment's flow: the run must not outlive that flow
-    watchdog = Watchdog(watched, signals.note) if watched else None
     handlers = {number: signal.signal(number, signals.note) for number in (signal.SIGINT, signal.SIGTERM)}
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it, and so must the run
         handlers[signal.SIGHUP] = signal.signal(signal.SIGHUP, signals.note)
@@ -41,7 +39,6 @@ def run_flow(checkout: Checkout, parameters: dict[str, Any], run_lock: Lock) -> 
         cwd=checkout.root,
         env=environment,
         stdin=subprocess.DEVNULL,
-        pass_fds=(run_lock.descriptor,),
         start_new_session=True,
     )
     try:
@@ -50,12 +47,8 @@ def run_flow(checkout: Checkout, parameters: dict[str, Any], run_lock: Lock) -> 
         kill_all(lambda: marked(RUN_MARK, mark), reap=process.poll)
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        if watchdog is not None:
-            watchdog.forget()
     if code < 0:
-        sentence = f"the flow was ended by signal {-code}; `mmalign run` continues from there"
-        print(f"mmalign: {sentence}", file=sys.stderr)
-        report_outcome("cancelled" if signals.times else "infrastructure", sentence)
+        print(f"mmalign: the flow was ended by signal {-code}; `mmalign run` continues from there", file=sys.stderr)
     _repair_summary(checkout, cancelled=signals.times > 0)
     # A run that was refused before it began has no summary.
     if code == 0 or parameters["started"] < _written(checkout):
@@ -72,7 +65,7 @@ class _Signals:
         self.times = 0
 
     def note(self, number: int = 0, frame: FrameType | None = None) -> None:  # noqa: ARG002 -- the signature of a signal handler
-        """Count a signal, or the end of the watched process."""
+        """Count a signal."""
         self.times += 1
 
 

@@ -28,7 +28,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
 ) -> None:
     """Show which stages would run, be restored from DVC's cache or be skipped, and why; and what a run still lacks."""
-    from components.cli.run.overrides import changed_settings, settings_with
+    from components.config.overrides import changed_settings, settings_with
     from components.errors import UserError
     from components.operations.environment import enter_checkout
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,11 +23,12 @@ def rehearse(
     """Run every stage on a few of the longest queries, and say what the whole run takes. Exit code 2 where it does not fit."""
     import yaml
 
-    from components.cli.run.overrides import changed_settings
+    from components.config.overrides import changed_settings
     from components.config.settings import parse_settings
     from components.operations.environment import enter_checkout
     from components.processes.guard import run_lock
     from components.rehearsal.devices import this_machine
+    from components.rehearsal.first import log
     from components.rehearsal.rehearse import rehearse as rehearse_stages
     from components.rehearsal.rehearsed import record
 
@@ -48,11 +48,6 @@ def rehearse(
         Console(highlight=False).print(render(rehearsal))
     if not rehearsal.fits:
         raise typer.Exit(2)
-
-
-def log(sentence: str) -> None:
-    """A line of progress, which is no part of the output."""
-    print(f"rehearsal: {sentence}", file=sys.stderr, flush=True)
 
 
 def as_dictionary(rehearsal: Rehearsal) -> dict[str, Any]:
@@ -96,6 +91,7 @@ def render(rehearsal: Rehearsal) -> Group:
     from rich.text import Text
 
     from components.rehearsal.sizes import size
+    from components.rehearsal.verdict import in_words, verdict
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("stage", "ranks", "host a rank", "device a rank", "tokens/s", "MFU", "time", "disk"):
@@ -105,7 +101,7 @@ def render(rehearsal: Rehearsal) -> Group:
         if metrics is None:
             table.add_row(name, "does not fit")
             continue
-        low, estimate, high = map(_time, metrics.seconds)
+        low, estimate, high = map(in_words, metrics.seconds)
         table.add_row(
             name,
             str(metrics.ranks),
@@ -117,21 +113,3 @@ def render(rehearsal: Rehearsal) -> Group:
             size(metrics.disk_bytes),
         )
     return Group(table, Text(), Text(verdict(rehearsal)))
-
-
-def verdict(rehearsal: Rehearsal) -> str:
-    """What the rehearsal comes to, in a sentence or two."""
-    if rehearsal.fits:
-        return f"all stages fit {rehearsal.machine.name}; rehearsed in {_time(rehearsal.seconds)}"
-    name, trial = next((name, trial) for name, trial in rehearsal.trials.items() if trial.refused is not None)
-    sets = " ".join(f"--set {key}={value}" for key, value in rehearsal.changes or [])
-    cure = (
-        f"every stage passed with {sets}" if sets else "none of the changes that were tried helps: take a larger machine or a smaller base"
-    )
-    return f"{name} does not fit {rehearsal.machine.name}: {trial.refused}\n{cure}"
-
-
-def _time(seconds: float) -> str:
-    if seconds >= 5400:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

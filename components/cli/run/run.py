@@ -3,25 +3,19 @@
 1. Take the checkout's run lock: one run at a time, and none beside leftovers of an earlier run.
 2. Check all of `--set`. Ask DVC, in this process, which stages are stale, and check that the machine and the checkout have what those need.
    Only then write `--set` into params.yaml.
-3. If no stage is stale and the registry has no model without a verdict, record that, without a server.
+3. If no stage is stale and the registry has no model without a verdict, record that, without a server (components/cli/run/unchanged.py).
 4. Else start the flow, pass signals on to it, and end all its processes.
 5. Print the summary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from components.checkout import Checkout
-
 if TYPE_CHECKING:
     from components.stages import StageName
-    from components.storage.data_version import DataState
-    from components.storage.plan import Step
 
 
 def run(  # noqa: PLR0913 -- each option of the command is an argument
@@ -63,67 +57,34 @@ def run(  # noqa: PLR0913 -- each option of the command is an argument
     import time
 
     started = time.time()
-    from components.cli.run.overrides import changed_settings, settings_with
+    from components.cli.run.unchanged import record, recording_process
     from components.errors import UserError
-    from components.files import write_atomic
     from components.operations.environment import enter_checkout
-    from components.operations.preconditions.checks import require, require_base
-    from components.operations.preconditions.situation import Situation, stages_to_run
-    from components.operations.services.health import require_services
+    from components.operations.preconditions.readiness import Choices, make_ready
     from components.processes.guard import run_lock
-    from components.registry.policy import POLICY_FILE, load_policy
-    from components.storage.data_version import check_removals, data_state
-    from components.storage.plan import plan
+    from components.storage.scratch import remove_finished_scratch
 
     for flag, value in (("--wait", wait), ("--source", source), ("--ref", ref)):
         if value:
             raise UserError(f"{flag} belongs to a run of a deployment: add --deployment NAME")
     checkout = enter_checkout()
-    require_services(checkout)
     stages = _checked_stages(only or [])
-    path = Path("params.yaml")
-    with run_lock(checkout) as lock:
-        text = changed_settings(path, assignments) if assignments else None
-        settings = settings_with(path, text)
-        load_policy(checkout.root / POLICY_FILE)
-        require_base(Situation(checkout, settings))  # before data/ is hashed and the graph is read
-        state = data_state(checkout)
-        check_removals(state, accept=accept_data)
-        # What data that are yet to fetch make stale shows once they are here.
-        steps = None if state.missing and not accept_data else plan(checkout, text)
-        to_run = stages_to_run(steps, tuple(stages))
-        require(Situation(checkout, settings, to_run, state, bundled_rows), lambda words: print(words, flush=True))
-        if text is not None:
-            write_atomic(path, text)
-        if promote and steps is not None and not state.differs and _nothing_stale(checkout, state, steps, started):
-            code = 0
-        else:
+    with run_lock(checkout), recording_process() as recording:
+        ready = make_ready(checkout, Choices(assignments or [], stages, accept_data, bundled_rows), lambda words: print(words, flush=True))
+        code = None
+        if promote and ready.is_current:
+            remove_finished_scratch(checkout, ready.steps or {})
+            code = record(recording, list(ready.steps or {}), ready.state.version, started)
+        if code is None:
+            recording.kill()
             from components.cli.run.flow_process import run_flow
 
-            if not no_rehearsal and not stages and not {"reward", "align"}.isdisjoint(to_run):
-                _rehearse_first(checkout)
-            code = run_flow(checkout, {"only": stages, "accept_data": accept_data, "promote": promote, "started": started}, lock)
+            if not no_rehearsal and not stages:
+                from components.rehearsal.first import rehearse_first
+
+                rehearse_first(checkout, ready.to_run)
+            code = run_flow(checkout, {"stages": stages, "accept_data": accept_data, "promote": promote, "started": started})
     raise typer.Exit(code)
-
-
-def _rehearse_first(checkout: Checkout) -> None:
-    """Rehearse a run that may take long, where base, machine or settings are new. Raises UserError where it does not fit."""
-    from components.errors import UserError
-    from components.rehearsal.devices import this_machine
-    from components.rehearsal.rehearse import rehearse
-    from components.rehearsal.rehearsed import needs_rehearsal, record
-
-    settings, machine = checkout.settings(), this_machine()
-    if not needs_rehearsal(checkout, settings, machine):
-        return
-    from components.cli.run.rehearse import log, verdict
-
-    log("this run may take long, and base, machine or settings are new: trying every stage first (--no-rehearsal leaves that out)")
-    rehearsal = rehearse(checkout, settings, machine, log)
-    record(checkout, rehearsal)
-    if not rehearsal.fits:
-        raise UserError(verdict(rehearsal))
-    log(verdict(rehearsal))
 
 
 def _checked_stages(names: list[str]) -> list[StageName]:
@@ -134,34 +95,3 @@ def _checked_stages(names: list[str]) -> list[StageName]:
         if name not in STAGE_NAMES:
             raise UserError(f"--only {name}: there is no such stage; the stages are {', '.join(STAGE_NAMES)}")
     return [stage for stage in STAGE_NAMES if stage in names]
-
-
-def _nothing_stale(checkout: Checkout, state: DataState, steps: Mapping[str, Step], started: float) -> bool:
-    """Whether no stage is stale and no model waits for a verdict, where the data are committed. If so, record the run and print its table."""
-    from components.errors import StageFault
-    from components.registry.promotion import recorded_verdicts
-    from components.report.run_record import close_record, open_record
-    from components.report.summary import RunRecord, StageRecord, not_judged
-    from components.report.table import print_summary
-    from components.storage.scratch import remove_finished_scratch
-    from components.tracking.provenance import git_state
-
-    if any(step.action != "skip" for step in steps.values()):
-        return False
-    try:
-        verdicts = recorded_verdicts(checkout)
-    except StageFault as error:
-        print(f"nothing was judged: {error}; the next run judges")
-        summary = not_judged(error)
-    else:
-        if verdicts is None:
-            return False
-        summary = verdicts.summary()
-    remove_finished_scratch(checkout, steps)
-    records = {name: StageRecord("skipped") for name in steps}
-    record = RunRecord("running", records, data_version=state.version, git_sha=git_state(checkout).sha, verdicts=summary)
-    open_record(checkout, record)
-    record.status = "ok"
-    close_record(checkout, record, started)
-    print_summary(checkout)
-    return True

@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 
 def stage(name: Annotated[str, typer.Argument(help="validate, reward, critique, reference, align or evaluate")]) -> None:
     """Run one stage on what lies in the checkout, whether or not it is stale."""
-    from components.processes.outcome import OUTCOME
-
-    # How the run ends is for the run to tell; this stage notes its own end below.
-    os.environ.pop(OUTCOME, None)
     from components.closures import CODE_STAGE, code_digest, write_digest, write_digests
     from components.errors import UserError
     from components.operations.environment import enter_checkout

@@ -12,9 +12,8 @@ from typing import Any
 from components.checkout import Checkout
 from components.operations.services.flow_runs import deployments
 from components.operations.services.prefect_rest import ask_checked
-from components.processes.marks import marked
+from components.processes.marks import FLOW_RUN, marked
 
-PROCESS = "PREFECT__FLOW_RUN_ID"  # in the environment of the process that Prefect's worker starts for a run
 OPEN = {
     "RUNNING": "CRASHED",
     "PENDING": "CRASHED",
@@ -31,7 +30,7 @@ def end_lost_runs(checkout: Checkout, silent_seconds: float) -> list[str]:
     body = {"flow_runs": {"deployment_id": {"any_": list(deployments(checkout).values())}, "state": {"type": {"any_": sorted(OPEN)}}}}
     lost = []
     for run in ask_checked(checkout, "flow_runs/filter", body):
-        if marked(PROCESS, run["id"]) or (datetime.now(UTC) - _last_sign(checkout, run)).total_seconds() < silent_seconds:
+        if marked(FLOW_RUN, run["id"]) or (datetime.now(UTC) - _last_sign(checkout, run)).total_seconds() < silent_seconds:
             continue
         end = OPEN[run["state_type"]]
         state = {"type": end, "name": end.capitalize(), "message": "no heartbeat and no process: the machine or the server was down"}

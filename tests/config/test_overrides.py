@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from components.cli.run.overrides import changed_settings, parse_assignments
+from components.config.overrides import changed_settings, parse_assignments
 from components.config.settings import load_settings, parse_settings
 from components.errors import UserError
 from tests.checkout import ROOT
