@@ -120,6 +120,8 @@ def _unattended(run: ScheduledRun) -> State[Any]:
         os.environ["PYTHONPATH"] = str(workspace.checkout.root)  # a clone's stages run the clone's code
         page = Page(run.checkout, workspace.checkout, run.console.print)
         file = attempts_file(workspace.checkout, origin)
+        if not run.parameters.recovers:  # a person who resumes a run wants all attempts anew
+            file.unlink(missing_ok=True)
         attempts = Attempts(pauses(run.settings.deployments), file, run.cancel, run.console.print)
         with page.following():
             outcome = _repeated(run, workspace.checkout, attempts)
