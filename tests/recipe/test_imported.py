@@ -21,7 +21,7 @@ from tests.recipe.conftest import make_recipe
 QUERIES = 24
 # Some samples have turns or few answers; what of them trains is validation's to say.
 SETTINGS = {
-    "reward": {"max_steps": 2, "critique_source": "mixed"},  # a few samples of some formats have critiques
+    "reward": {"max_steps": 2, "least_annotated_share": 0.001},  # a few samples of some formats have critiques
     "training": {"checkpoint_every": "2 steps"},
     "validate": {"max_quarantined_share": 0.5, "heldout_share": 0.3},
 }
