@@ -39,6 +39,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch_module, "Stalls", lambda folder, count: stalls.Stalls(folder, count, FAST_SECONDS))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_stopped_rank_ends_the_run_with_its_name(tmp_path: Path) -> None:
     fault, seconds = stalled(tmp_path, stop=True, engine="ddp")

@@ -90,6 +90,7 @@ def tried(file: Path, waits: list[float], cancel: threading.Event | None = None)
     return Attempts(waits, file, cancel or threading.Event(), lambda _: None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("server")
 def test_fault_of_machine_is_repeated(file: Path) -> None:
     stage, attempts = Stage(KILLED, KILLED, GOOD), tried(file, [0.01, 0.01])
@@ -99,6 +100,7 @@ def test_fault_of_machine_is_repeated(file: Path) -> None:
     assert read_json(file) == {"reward": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("server")
 def test_retries_end(file: Path) -> None:
     stage = Stage(KILLED, KILLED, GOOD)
@@ -106,6 +108,7 @@ def test_retries_end(file: Path) -> None:
     assert (outcome.end, outcome.kind, stage.attempts, state) == ("failed", "infrastructure", 2, "Failed")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("server")
 @pytest.mark.parametrize("kind", ["mistake", "training", "fault"])
 def test_other_faults_are_not_repeated(file: Path, kind: str) -> None:
@@ -114,6 +117,7 @@ def test_other_faults_are_not_repeated(file: Path, kind: str) -> None:
     assert (outcome.kind, stage.attempts, state) == (kind, 1, "Failed")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("server")
 @pytest.mark.parametrize(("before", "left"), [(1, 2), (2, 1), (5, 1)])
 def test_attempts_of_killed_flow_count(file: Path, before: int, left: int) -> None:
@@ -124,6 +128,7 @@ def test_attempts_of_killed_flow_count(file: Path, before: int, left: int) -> No
     assert read_json(file) == {"reward": before + left, "align": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("server")
 @pytest.mark.parametrize(("end", "state", "count"), [("skipped", "Skipped", 0), ("ok", "Restored", 1)])
 def test_stage_that_did_not_run_says_so(file: Path, end: str, state: str, count: int) -> None:
@@ -132,6 +137,7 @@ def test_stage_that_did_not_run_says_so(file: Path, end: str, state: str, count:
     assert read_json(file) == {"reward": count}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("server")
 def test_pause_ends_with_cancellation(file: Path) -> None:
     cancel, stage = threading.Event(), Stage(KILLED, GOOD)

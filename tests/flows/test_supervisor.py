@@ -67,6 +67,7 @@ def test_failed_command_shows_last_lines_and_log(tmp_path: Path) -> None:
     assert str(outcome.log) in tail
 
 
+@pytest.mark.slow
 def test_deadline_ends_command_that_ignores_sigterm(tmp_path: Path) -> None:
     before = time.monotonic()
     outcome = run(python(STUBBORN), tmp_path, deadline=DEADLINE)
@@ -77,6 +78,7 @@ def test_deadline_ends_command_that_ignores_sigterm(tmp_path: Path) -> None:
     assert marked(STAGE_MARK, outcome.mark) == []
 
 
+@pytest.mark.slow
 def test_wait_for_gpu_does_not_count_towards_deadline(tmp_path: Path) -> None:
     began = time.monotonic()
     marks: set[str] = set()
@@ -112,6 +114,7 @@ def test_cancel_ends_grandchildren_in_other_sessions(tmp_path: Path) -> None:
     assert marked(STAGE_MARK, outcomes[0].mark) == []
 
 
+@pytest.mark.slow
 def test_command_that_ends_in_grace_period_is_not_killed(tmp_path: Path) -> None:
     tidy = "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: (open('saved', 'w').close(), sys.exit(0)))\ntime.sleep(600)"
     assert run(python(tidy), tmp_path, deadline=DEADLINE).end == "deadline"
