@@ -75,7 +75,7 @@ def main() -> int:
         scores = prepare(ROOT, packages, arguments.mutants, arguments.seed, read_declared(arguments.page))
         with Server(ROOT, folder, CODE_FOLDERS, arguments.workers) as server:
             server.import_libraries(LIBRARIES)
-            meter = Meter("clean run", len({path for package in packages for path in package.test_files(ROOT)}))
+            meter = Meter("clean run", len({path for package in packages for path in package.judging_files(ROOT)}))
 
             def ended(_subject: str | Mutant, outcome: Outcome | None) -> None:
                 cpu[0] += outcome.cpu_seconds if outcome else 0.0

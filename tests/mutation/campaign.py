@@ -98,7 +98,7 @@ def prepare(root: Path, packages: Sequence[Package], count: int, seed: int, decl
 def record(server: Server, root: Path, packages: Sequence[Package], progress: Callable[[str, Outcome], None]) -> dict[str, Clean]:
     """The clean run, each test file in a child of its own. Raises CleanRunError where a test fails."""
     watched = tuple(sorted({path for package in packages for path in package.source_files(root)}))
-    files = sorted({path for package in packages for path in package.test_files(root)})
+    files = sorted({path for package in packages for path in package.judging_files(root)})
     clean = {}
     for job, outcome in server.run(Job(Task((path,), watched=watched), key=path) for path in files):
         if outcome.code == 5:  # every test of the file is slow
@@ -148,7 +148,7 @@ def judge(
     """Try every mutant of the samples and write the verdicts into the scores."""
     jobs = []
     for score in scores:
-        files = score.package.test_files(root)
+        files = score.package.judging_files(root)
         for mutant in score.sample:
             if mutant in score.equivalent:
                 continue

@@ -21,7 +21,7 @@ class Package:
         """Relative paths of the sources, sorted."""
         return _files(root, self.sources, "*.py")
 
-    def test_files(self, root: Path) -> list[str]:
+    def judging_files(self, root: Path) -> list[str]:
         """Relative paths of the test files, sorted."""
         return _files(root, self.tests, "test_*.py")
 
