@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from components.checkout import Checkout
 from components.errors import StageFault
-from components.processes.faults import explain
+from components.processes.faults import FAULT, explain
 from components.stages import command
 
 WAITS = 3  # exit code: a model waits for a verdict, so that the run has to judge
@@ -38,7 +39,9 @@ def recording_process() -> Iterator[subprocess.Popen[str]]:
 def record(process: subprocess.Popen[str], stages: Sequence[str], data_version: str | None, started: float) -> int | None:
     """Let the process record a run that skipped all `stages`; returns the exit code, None where a model waits for a verdict."""
     process.communicate(json.dumps({"stages": list(stages), "data_version": data_version, "started": started}) + "\n")
-    return None if process.returncode == WAITS else process.returncode
+    if process.returncode == WAITS:
+        return None
+    return process.returncode if process.returncode >= 0 else FAULT
 
 
 def main() -> int:
@@ -76,6 +79,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the command too, which ends this process
     gc.set_threshold(100_000, 50, 100)  # as for the command
     try:
         code = main()
