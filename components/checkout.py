@@ -194,9 +194,14 @@ class Checkout:
         """Caches, checkpoints, locks and services."""
         return self.root / STATE
 
+    @property
+    def caches(self) -> Path:
+        """The caches by content, a folder or a file a kind."""
+        return self.state / "cache"
+
     def cache(self, kind: str) -> Path:
         """A cache by content: features, critiques, reference log-probs, evaluations, the tables that trainings map."""
-        return self.state / "cache" / kind
+        return self.caches / kind
 
     @property
     def locks(self) -> Path:
@@ -218,9 +223,14 @@ class Checkout:
         return self.state / "notices"
 
     @property
+    def machine(self) -> Path:
+        """What was measured on this machine."""
+        return self.state / "machine"
+
+    @property
     def rates(self) -> Path:
         """Training rates that were measured on this machine."""
-        return self.state / "rates.json"
+        return self.machine / "rates.json"
 
     @property
     def rehearsal(self) -> Path:
@@ -230,7 +240,7 @@ class Checkout:
     @property
     def rehearsals(self) -> Path:
         """What was rehearsed on this machine, and how it ended."""
-        return self.state / "rehearsals.json"
+        return self.machine / "rehearsals.json"
 
     @property
     def whole_data(self) -> Path:

@@ -29,8 +29,7 @@ class RunParameters(BaseModel):
 
     overrides: list[Override] = Field(
         default_factory=list,
-        description="Settings, each as key=value, such as alignment.beta=0.2. With source `checkout` the run writes them into params.yaml, "
-        "where they stay, as `mmalign run --set` does. With `git` they hold for this run.",
+        description="Settings, each as key=value, such as alignment.beta=0.2. They hold for this run, which works in a folder of its own.",
     )
     stages: list[StageName] = Field(default_factory=list, description="Run only these stages, if they are stale; none means all.")
     source: Literal["checkout", "git"] = Field(

@@ -13,7 +13,6 @@ Every process that this one starts ends with it. When this process is killed, an
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +40,7 @@ from components.processes.faults import outcome_of
 from components.processes.guard import lock_holder, run_lock, try_lock, wait_for_lock
 from components.processes.outcome import RunOutcome
 from components.processes.redaction import redactor
+from components.storage.clones import deployed_checkout
 from components.tracking.store import ExperimentDeleted
 from flows.after_run import ScheduledRun, after_run, notify
 from flows.attempts import Attempts, attempts_file, pauses
@@ -51,7 +51,7 @@ from flows.parameters import MISTAKE, RunParameters
 from flows.run_page import Page
 from flows.run_states import cancel_requested, close_open_tasks
 from flows.whole_run import RunOptions, whole_run
-from flows.workspace import Workspace, deployed_checkout, open_workspace
+from flows.workspace import Workspace, enter_workspace, open_workspace
 
 DEFAULTS = RunParameters()
 
@@ -116,8 +116,7 @@ def _unattended(run: ScheduledRun) -> State[Any]:
     ):
         began = time.time()
         close_open_tasks(UUID(str(this_deployment.id)))
-        os.chdir(workspace.checkout.root)
-        os.environ["PYTHONPATH"] = str(workspace.checkout.root)  # a clone's stages run the clone's code
+        enter_workspace(run.checkout, workspace, run.parameters, run.console.print, run.cancel)
         page = Page(run.checkout, workspace.checkout, run.console.print)
         file = attempts_file(workspace.checkout, origin)
         if not run.parameters.recovers:  # a person who resumes a run wants all attempts anew

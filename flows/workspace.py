@@ -1,61 +1,62 @@
-"""The folder in which a deployment's run works: the deployed checkout, or a clone made for that run.
+"""The folder in which a deployment's run works: the deployed checkout, its copy for a run with overrides, or a clone made for that run.
 
-A clone lies in the state folder under the run's id, so that a restarted run continues in the same clone, with its checkpoints. All clones
-use the checkout's DVC cache and registry.
+A clone lies in the state folder under the run's id, so that a restarted run continues in the same clone, with its checkpoints. A copy lies
+there under a digest of its overrides (components/storage/copies.py).
 
 Prefect starts a flow from the folder that `python -m flows.workspace` prints (a pull step of prefect.yaml), so that a clone runs its own code.
 """
 
 from __future__ import annotations
 
-import configparser
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 from components.checkout import Checkout
 from components.errors import UserError
-from components.files import read_json, write_json
 from components.operations.environment import enter_checkout
 from components.operations.services.prefect_rest import ask
 from components.processes.marks import FLOW_RUN
-from components.processes.secrets import state_folder
+from components.storage.clones import clones_folder, complete, exclude, is_complete, share, work_in
+from components.storage.copies import commit_data, fill_copy, workspace_of
 from components.storage.git import run_git
 from flows.parameters import RunParameters
-
-CLONES = "clones"
-NOTE = "clone.json"  # in a complete clone: its repository and ref, and the deployed checkout
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """The checkout in which a run works. `commit` is set for clones."""
+    """The checkout in which a run works. `commit` is set for clones, `overrides` for copies."""
 
     checkout: Checkout
     commit: str | None = None
-
-
-def clones_folder(checkout: Checkout) -> Path:
-    """The folder of the clones of a checkout's deployments."""
-    return state_folder(checkout) / CLONES
+    overrides: tuple[str, ...] = ()
 
 
 def open_workspace(checkout: Checkout, run: RunParameters, run_id: str) -> Workspace:
-    """The workspace of the run `run_id`. UserError where git can't fetch the repository or the ref."""
+    """The workspace of the run `run_id`; a copy is filled by `enter_workspace`. UserError where git can't fetch the repository or the ref."""
     if run.source == "checkout":
         if run.ref or run.repository:
             name = "ref" if run.ref else "repository"
             raise UserError(f"{name} belongs to source 'git', but this run's source is 'checkout': set source to 'git' or drop {name}")
-        return Workspace(checkout)
+        copy = workspace_of(checkout, run.overrides)
+        return Workspace(copy, overrides=tuple(run.overrides) if copy != checkout else ())
     return _clone(checkout, run, clones_folder(checkout) / run_id)
 
 
-def deployed_checkout(workspace: Checkout) -> Checkout:
-    """The checkout whose deployment works in `workspace`."""
-    note = workspace.root / ".git" / NOTE
-    return Checkout(Path(read_json(note)["deployed"])) if note.is_file() else workspace
+def enter_workspace(checkout: Checkout, workspace: Workspace, run: RunParameters, log: Callable[[str], None], cancel: Event) -> None:
+    """Work in the workspace of a run of `checkout` from here on. The caller holds its run lock. A run that goes on finds a copy as it was.
+
+    Raises UserError where the data or the checkout are refused.
+    """
+    if workspace.overrides and not (run.goes_on_from and is_complete(workspace.checkout.root)):
+        wait_seconds = checkout.settings().deployments.wait_minutes * 60
+        commit_data(checkout, accept=run.accept_data, log=log, wait_seconds=wait_seconds, cancel=cancel)
+        fill_copy(checkout, workspace.checkout, workspace.overrides, log)
+    work_in(workspace.checkout, checkout)
 
 
 def checked_out(checkout: Checkout) -> str:
@@ -78,7 +79,7 @@ def fetched_file(checkout: Checkout, run: RunParameters, name: str) -> str | Non
 
 def _clone(checkout: Checkout, run: RunParameters, folder: Path) -> Workspace:
     repository, ref = run.repository or str(checkout.root), run.ref or checked_out(checkout)
-    if not (folder / ".git" / NOTE).is_file():
+    if not is_complete(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _git(folder, "init", "--quiet")
         _git(folder, "fetch", "--quiet", repository, ref)
@@ -86,25 +87,10 @@ def _clone(checkout: Checkout, run: RunParameters, folder: Path) -> Workspace:
         origin = run.repository or _ask_git(checkout.root, "remote", "get-url", "origin") or str(checkout.root)
         if _ask_git(folder, "remote") == "":
             _git(folder, "remote", "add", "origin", origin)
-        _configure_dvc(checkout, folder)
-        write_json(
-            folder / ".git" / NOTE, {"repository": repository, "ref": ref, "deployed": str(checkout.root)}
-        )  # last: without it the clone is made again
+        share(checkout, folder)
+        exclude(folder, Checkout(folder).mlruns)
+        complete(checkout, folder, repository=repository, ref=ref)
     return Workspace(Checkout(folder), _git(folder, "rev-parse", "HEAD"))
-
-
-def _configure_dvc(checkout: Checkout, folder: Path) -> None:
-    """Write the person's DVC settings, with the keys of remotes, and the checkout's cache."""
-    config = configparser.ConfigParser(interpolation=None, strict=False)
-    config.read(checkout.dvc / "config.local", encoding="utf-8")
-    if not config.has_section("cache"):
-        config.add_section("cache")
-    if not config.has_option("cache", "dir"):
-        config.set("cache", "dir", str(checkout.dvc / "cache"))
-    path = folder / ".dvc" / "config.local"
-    path.touch(mode=0o600)
-    with path.open("w", encoding="utf-8") as stream:
-        config.write(stream)
 
 
 def _git(folder: Path, *arguments: str) -> str:
@@ -135,7 +121,8 @@ def print_folder() -> None:
         if parameters.recovers:
             run_id = parameters.recovers
             parameters = _parameters(checkout, run_id)
-        folder = open_workspace(checkout, parameters, parameters.goes_on_from or run_id).checkout.root
+        if parameters.source == "git":
+            folder = open_workspace(checkout, parameters, parameters.goes_on_from or run_id).checkout.root
     except Exception as error:  # noqa: BLE001 -- as above: only the flow has a page for the sentence
         print(f"no workspace could be made: {error}", file=sys.stderr)
     print(folder)

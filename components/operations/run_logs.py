@@ -1,6 +1,6 @@
 """The logs of runs. Each run has a folder in logs/, named by its start, with one file a stage and a note of the run's ids.
 
-Runs with source git have their logs in their clones.
+Runs with source git have their logs in their clones, runs with overrides in their copies.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from pathlib import Path
 from components.checkout import Checkout
 from components.files import read_json, write_json
 from components.processes.marks import FLOW_RUN, identity, is_alive
-from components.processes.secrets import state_folder
+from components.storage.clones import clones_folder
 
 NOTE = "run.json"
-CLONES = "clones"  # in the state folder: checkouts of runs with source git
 NAMED = re.compile(r"\d{8}-\d{6}")  # name of a run's folder, in this machine's time
 
 
@@ -53,7 +52,7 @@ def note_run(folder: Path, mlflow_run: str | None) -> None:
 
 def all_logs(checkout: Checkout) -> list[RunLogs]:
     """The logs of all runs of a checkout, its clones included, newest first."""
-    folders = [*checkout.logs.glob("*"), *(state_folder(checkout) / CLONES).glob("*/logs/*")]
+    folders = [*checkout.logs.glob("*"), *clones_folder(checkout).glob("*/logs/*")]
     logs = [_read(folder) for folder in folders if folder.is_dir() and NAMED.fullmatch(folder.name)]
     return sorted(logs, key=lambda run: run.name, reverse=True)
 

@@ -1,4 +1,4 @@
-"""How fast this machine trains: measured with a random model before a run, and by every training itself, in .mmalign/rates.json for the plan.
+"""How fast this machine trains: measured with a random model before a run, and by every training itself, in .mmalign/machine/rates.json for the plan.
 
 - A training's own rate is of its stage, with all that the random model leaves out: it takes precedence for that stage.
 - The model has the current architecture with as many layers of the language model as fit; its operations a second are extrapolated to the

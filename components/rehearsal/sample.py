@@ -1,4 +1,4 @@
-"""The queries of a rehearsal: the longest ones, those with the largest media, and a sample of the rest.
+"""The queries of a rehearsal: the longest ones, those with the longest answers or the largest media, and a sample of the rest.
 
 Tokens are estimated from characters and pixels, as in `workload`. They order the rows and carry what was measured on the sample over to all
 rows; the rehearsal itself counts with the base's tokenizer and processor.
@@ -28,10 +28,12 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a preferences file with its estimated costs. `media` are their paths in the preferences folder; `size` is that of all."""
+    """A line of a preferences file with its estimated costs: `targets` are the tokens of responses and critiques among its `tokens`. `media` are
+    their paths in the preferences folder; `size` is that of all."""
 
     line: str
     tokens: float
+    targets: float
     responses: int
     media: tuple[str, ...]
     size: MediumSize
@@ -83,7 +85,13 @@ def read_sample(checkout: Checkout, settings: Settings, model: Architecture) -> 
     critiques, answers = (section.batch_size * section.ranks for section in (settings.critique, settings.evaluate))
     whole = {"train": Totals.of(train), "heldout": Totals.of(heldout)}
     filling = {split: math.ceil(critiques * totals.queries / max(1, totals.responses)) for split, totals in whole.items()}
-    return Sample(choose(train, max(steps, filling["train"])), choose(heldout, max(HELDOUT_LEAST, filling["heldout"], answers)), whole)
+    # The same holds for the passes over all queries that precede and follow a training's steps.
+    passed = math.ceil(
+        settings.training.ranks * settings.training.batch_rows * settings.training.row_tokens * len(train) / max(1.0, whole["train"].tokens)
+    )
+    return Sample(
+        choose(train, max(steps, passed, filling["train"])), choose(heldout, max(HELDOUT_LEAST, filling["heldout"], answers)), whole
+    )
 
 
 def train_queries(settings: Settings) -> int:
@@ -92,12 +100,14 @@ def train_queries(settings: Settings) -> int:
 
 
 def choose(rows: Sequence[Row], count: int) -> list[Row]:
-    """At most `count` rows in file order: a quarter the longest, an eighth those with the largest media, the rest drawn from all."""
+    """At most `count` rows in file order: a quarter the longest, a quarter those with the longest answers, which decide what the LM head takes,
+    an eighth those with the largest media, the rest drawn from all."""
     numbers = range(len(rows))
     longest = sorted(numbers, key=lambda number: -rows[number].tokens)[: max(1, count // 4)]
+    answered = sorted(numbers, key=lambda number: -rows[number].targets)[: max(1, count // 4)]
     largest = sorted(numbers, key=lambda number: -rows[number].size.patches)[: max(1, count // 8)]
     drawn = random.Random(SEED).sample(numbers, len(rows))  # noqa: S311 -- a sample, no secret
-    return [rows[number] for number in sorted(list(dict.fromkeys([*longest, *largest, *drawn]))[:count])]
+    return [rows[number] for number in sorted(list(dict.fromkeys([*longest, *answered, *largest, *drawn]))[:count])]
 
 
 class _RowReader:
@@ -128,8 +138,8 @@ class _RowReader:
         media = tuple(media_of(values))
         sizes = [self._size(path) for path in media]
         size = MediumSize(*(sum(column) for column in zip(*map(astuple, sizes), strict=True))) if sizes else MediumSize(0, 0, 0)
-        characters = asked_characters(values) + sum(map(len, texts))
-        return Row(line, characters / CHARACTERS_A_TOKEN + size.tokens, len(outputs), media, size)
+        targets = sum(map(len, texts)) / CHARACTERS_A_TOKEN
+        return Row(line, asked_characters(values) / CHARACTERS_A_TOKEN + targets + size.tokens, targets, len(outputs), media, size)
 
     def _size(self, path: str) -> MediumSize:
         if path not in self._sizes:

@@ -1,12 +1,14 @@
 """One stage of a rehearsal, in a process of its own: `python -m components.rehearsal.trial --stage align --root DIR ...`.
 
-It calls the function that `mmalign stage` calls, without MLflow and DVC, and leaves how that ended in `trial-STAGE.json` of the checkout's
-state. A training is called twice: the second time reads the checkpoint of the first.
+It calls the function that `mmalign stage` calls, without recording anything, and leaves how that ended in `trial-STAGE.json` of the checkout's
+state. A training is called twice: the second time reads the checkpoint of the first. MLflow is loaded as in a stage, which counts in the memory
+of a stage without ranks.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import sys
 import time
@@ -40,6 +42,16 @@ def leave_room() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (int(soft * (1 - ROOM)), hard))
 
 
+def load_record(checkout: Checkout) -> None:
+    """Open a record as a stage does: the server's client, or a database, here an empty one of the rehearsal."""
+    from mlflow import MlflowClient
+
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri.startswith(("http://", "https://")):
+        uri = f"sqlite:///{checkout.state.resolve() / 'record.db'}"
+        MlflowClient(uri).search_experiments()
+
+
 def run(stage: Any, checkout: Checkout) -> dict[str, Any]:
     """Run a stage; its metrics, times and wall seconds, and for a training the seconds of going on from its last checkpoint."""
     settings = checkout.settings()
@@ -66,6 +78,7 @@ def main() -> int:
     watchdog.end_with(options.launcher, options.launcher_started)
     leave_room()
     checkout = Checkout(options.root)
+    load_record(checkout)
     try:
         outcome: dict[str, Any] = {"kind": "ok", **run(options.stage, checkout)}
     except Exception as error:

@@ -11,15 +11,15 @@ SECONDS = 600.0
 WHO = ("-c", "user.name=mmalign", "-c", "user.email=mmalign@localhost", "-c", "commit.gpgsign=false")
 
 
-def run_git(folder: Path, *arguments: str) -> str:
-    """The output of a git command in `folder`. Raises CalledProcessError, with git's stderr, or TimeoutExpired."""
+def run_git(folder: Path, *arguments: str, text: str | None = None) -> str:
+    """The output of a git command in `folder`, which reads `text`. Raises CalledProcessError, with git's stderr, or TimeoutExpired."""
     quiet = {"GIT_TERMINAL_PROMPT": "0", "GIT_SSH_COMMAND": os.environ.get("GIT_SSH_COMMAND", "ssh -oBatchMode=yes")}
     command = ["git", *WHO, *arguments]
     completed = subprocess.run(
         command,
         cwd=folder,
         env={**os.environ, **quiet},
-        stdin=subprocess.DEVNULL,
+        **({"stdin": subprocess.DEVNULL} if text is None else {"input": text}),
         capture_output=True,
         text=True,
         check=True,

@@ -14,7 +14,9 @@ import psutil
 import pytest
 import yaml
 
+from components.checkout import Checkout
 from components.stages import STAGE_NAMES
+from components.storage.copies import workspace_of
 from tests.checkout import alive, behave, git, mmalign, start_mmalign, started, wait_for
 
 
@@ -106,6 +108,38 @@ def test_run_command_through_success_failure_and_restore(checkout: Path) -> None
     assert (checkout / out["path"]).read_bytes() == content
 
 
+def contents(checkout: Path) -> dict[str, bytes]:
+    """What a person sees of a checkout: all files but caches, records and logs."""
+    paths = {path.relative_to(checkout).as_posix(): path for path in checkout.rglob("*") if path.is_file()}
+    hidden = (".mmalign/", ".dvc/", ".git/", "mlflow.db", "mlruns/", "logs/")
+    return {name: path.read_bytes() for name, path in paths.items() if not name.startswith(hidden)}
+
+
+@pytest.mark.slow
+def test_overrides_leave_checkout_as_it_is(checkout: Path) -> None:
+    assert mmalign(checkout, "run", timeout=900).returncode == 0
+    before = contents(checkout)
+    first = mmalign(checkout, "run", "--set", "alignment.beta=0.3", timeout=900)
+    assert first.returncode == 0, first.stdout + first.stderr
+    copy = workspace_of(Checkout(checkout), ["alignment.beta=0.3"]).root
+    assert f"this run works in {copy}: " in " ".join(first.stdout.split())
+    assert statuses(copy) == ["restored", "restored", "restored", "restored", "ran", "ran"]
+    assert started(copy) == ["align", "evaluate"]
+    assert json.loads((copy / "artifacts/align/result.txt").read_text().splitlines()[0])["beta"] == 0.3
+    with sqlite3.connect(checkout / "mlflow.db") as store:
+        recorded = {run for (run,) in store.execute("select run_uuid from runs")}
+    assert {summary(checkout)["mlflow_run_id"], summary(copy)["mlflow_run_id"]} <= recorded, "both in the checkout's record"
+    repeated = mmalign(checkout, "run", "--set", "alignment.beta=.3")
+    assert repeated.returncode == 0, repeated.stderr
+    assert statuses(copy) == ["skipped"] * 6
+    assert contents(checkout) == before
+    saved = mmalign(checkout, "run", "--save", "--set", "alignment.beta=0.3", timeout=900)
+    assert saved.returncode == 0, saved.stderr
+    assert yaml.safe_load((checkout / "params.yaml").read_text())["alignment"]["beta"] == 0.3
+    assert started(checkout)[-1] == "evaluate"
+    assert statuses(checkout)[4:] == ["restored", "restored"]
+
+
 @pytest.mark.slow
 def test_killed_command_ends_flow_and_next_run_continues(checkout: Path) -> None:
     behave(checkout, "reward", "wait", "grandchild")
@@ -114,7 +148,7 @@ def test_killed_command_ends_flow_and_next_run_continues(checkout: Path) -> None
     assert summary(checkout)["status"] == "running"
 
     # A second run in the same checkout is refused, and the message names the first.
-    second = mmalign(checkout, "run", "--set", "alignment.beta=0.3")
+    second = mmalign(checkout, "run", "--save", "--set", "alignment.beta=0.3")
     assert second.returncode == 2
     assert f"process {command.pid} " in second.stderr
     assert git(checkout, "diff", "--", "params.yaml") == ""
@@ -146,7 +180,7 @@ def test_leftovers_of_killed_run_block_next_run(checkout: Path) -> None:
     behave(checkout, "validate")
     wait_for(lambda: not alive(checkout))
     # `validate` needs no GPU, whatever the other stages take.
-    assert mmalign(checkout, "run", "--only", "validate", "--set", "stages.align.gpus=99", timeout=900).returncode == 0
+    assert mmalign(checkout, "run", "--only", "validate", "--save", "--set", "stages.align.gpus=99", timeout=900).returncode == 0
     assert statuses(checkout) == ["ran", *["not_reached"] * 5]
 
 

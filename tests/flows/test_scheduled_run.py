@@ -17,11 +17,13 @@ import pytest
 import yaml
 
 from components.checkout import Checkout
+from components.config.overrides import changed_settings
 from components.operations.services.flow_runs import FINAL, deployments
 from components.operations.services.prefect_rest import ask
 from components.operations.services.supervision import SERVICE_MARK
 from components.processes.marks import checkout_mark, marked
 from components.stages import STAGE_NAMES
+from components.storage.copies import workspace_of
 from tests.checkout import alive, behave, git, make_checkout, mmalign, started, wait_for
 
 pytestmark = pytest.mark.slow
@@ -102,6 +104,13 @@ def ended(folder: Path, run: dict[str, Any], seconds: float = 300) -> dict[str, 
 def fresh(number: int) -> str:
     """A setting that makes reward and all after it stale."""
     return f"reward.epochs={number}"
+
+
+def start_stale(folder: Path, number: int) -> dict[str, Any]:
+    """Start a run of `on-demand` that finds reward and all after it stale."""
+    params = folder / "params.yaml"
+    params.write_text(changed_settings(params, [fresh(number)]) or params.read_text())
+    return start(folder)
 
 
 def test_second_deploy_doubles_nothing(served: Path) -> None:
@@ -205,7 +214,7 @@ def tags_of(folder: Path, run_id: str) -> dict[str, str]:
 
 def test_second_run_waits_and_third_is_refused(served: Path) -> None:
     behave(served, "reward", "wait")
-    first = start(served, overrides=[fresh(21)])
+    first = start_stale(served, 21)
     wait_for((served / "waiting.reward").exists, seconds=120)
     second = start(served)
     wait_for(lambda: state(served, second)["state_type"] == "RUNNING", seconds=60)
@@ -222,7 +231,7 @@ def test_second_run_waits_and_third_is_refused(served: Path) -> None:
 
 def test_cancelled_run_leaves_no_process(served: Path) -> None:
     behave(served, "reward", "wait", "grandchild")
-    run = start(served, overrides=[fresh(22)])
+    run = start_stale(served, 22)
     wait_for((served / "waiting.reward").exists, seconds=120)
     before = len(runs(served, "on-demand"))
     completed = mmalign(served, "cancel")
@@ -239,7 +248,7 @@ def test_cancelled_run_leaves_no_process(served: Path) -> None:
 
 def test_machine_fault_is_retried_and_failed_training_is_not(served: Path) -> None:
     behave(served, "reward", "killed")
-    run = start(served, overrides=[fresh(23)])
+    run = start_stale(served, 23)
     wait_for(lambda: started(served)[-1:] == ["reward"], seconds=120)
     wait_for(lambda: started(served)[-2:] == ["reward", "reward"], seconds=120)
     behave(served, "reward")
@@ -249,7 +258,7 @@ def test_machine_fault_is_retried_and_failed_training_is_not(served: Path) -> No
 
     behave(served, "reward", "training")
     count = len(started(served))
-    failed = ended(served, start(served, overrides=[fresh(24)]))
+    failed = ended(served, start_stale(served, 24))
     assert failed["state_type"] == "FAILED"
     assert len(started(served)) == count + 1
     notices = [json.loads(line) for line in (served / "logs/notices.jsonl").read_text().splitlines()]
@@ -259,7 +268,7 @@ def test_machine_fault_is_retried_and_failed_training_is_not(served: Path) -> No
 @pytest.mark.parametrize("targets", [["prefect.engine"], ["prefect worker", "prefect.engine", "components.storage.dvc_process"]])
 def test_run_of_killed_flow_is_restarted_once(served: Path, targets: list[str]) -> None:
     behave(served, "reward", "wait")
-    run = start(served, overrides=[fresh(30 + len(targets))])
+    run = start_stale(served, 30 + len(targets))
     wait_for((served / "waiting.reward").exists, seconds=120)
     before = len(runs(served, "on-demand"))
     for target in targets:
@@ -330,6 +339,50 @@ def test_run_on_clone_ignores_edits_of_checkout(served: Path) -> None:
     unknown = mmalign(served, "run", "--deployment", "on-demand", "--source", "git", "--ref", "no-such-branch", "--wait")
     assert unknown.returncode == 2
     assert "no-such-branch" in unknown.stderr
+
+
+def test_overrides_hold_for_their_run_alone(served: Path) -> None:
+    """In a folder of its own, through a kill of its flow and an edit of params.yaml meanwhile; the command again trains nothing."""
+    assert ended(served, start(served))["state_type"] == "COMPLETED"
+    results = {path: path.read_bytes() for path in sorted((served / "artifacts").rglob("*")) if path.is_file()}
+    lock, summary = (served / "dvc.lock").read_bytes(), (served / "reports/summary.json").read_bytes()
+    mine = (served / "params.yaml").read_text()
+    count = len(started(served))
+    copy = workspace_of(Checkout(served), [fresh(61)]).root
+    (copy / "behaviour").mkdir(parents=True)
+    behave(copy, "align", "wait")
+    try:
+        run = start(served, overrides=[fresh(61)])
+        wait_for((copy / "waiting.align").exists, seconds=120)
+        (served / "params.yaml").write_text(mine + "# an edit that nobody has committed\n")
+        for process in marked(SERVICE_MARK, checkout_mark(Checkout(served))):
+            if "prefect.engine" in process.command:
+                psutil.Process(process.pid).kill()
+        behave(copy, "align")
+        assert ended(served, run, 240)["state_type"] == "CRASHED"
+        wait_for(lambda: runs(served, "on-demand")[-1]["parameters"]["run"].get("recovers") == run["id"], seconds=60)
+        assert ended(served, runs(served, "on-demand")[-1])["state_type"] == "COMPLETED"
+    finally:
+        behave(copy, "align")
+    ran = started(copy)
+    assert ran == ["reward", "critique", "align", "align", "evaluate"]
+    assert yaml.safe_load((copy / "params.yaml").read_text())["reward"]["epochs"] == 61
+    assert "an edit" not in (copy / "params.yaml").read_text()
+    assert json.loads((copy / "artifacts/reward/result.txt").read_text().splitlines()[0])["epochs"] == 61
+
+    repeated = mmalign(served, "run", "--deployment", "on-demand", "--set", fresh(61), "--wait", timeout=600)
+    assert repeated.returncode == 0, repeated.stderr
+    assert started(copy) == ran
+    assert "nothing was stale" in repeated.stdout
+    assert "an edit" in (copy / "params.yaml").read_text()
+
+    # The checkout is as it was, and its next run has its own settings.
+    assert (served / "params.yaml").read_text() == mine + "# an edit that nobody has committed\n"
+    assert {path: path.read_bytes() for path in sorted((served / "artifacts").rglob("*")) if path.is_file()} == results
+    assert ((served / "dvc.lock").read_bytes(), (served / "reports/summary.json").read_bytes()) == (lock, summary)
+    assert len(started(served)) == count
+    assert "nothing was stale" in ended(served, start(served))["state"]["message"]
+    (served / "params.yaml").write_text(mine)
 
 
 def test_two_checkouts_share_no_processes_or_ports(served: Path, tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from components.checkout import Checkout
 from components.errors import UserError
+from components.storage.clones import clones_folder, deployed_checkout
 from flows.parameters import RunParameters
-from flows.workspace import checked_out, clones_folder, deployed_checkout, fetched_file, open_workspace
+from flows.workspace import checked_out, fetched_file, open_workspace
 from tests.checkout import git
 
 GIT = RunParameters(source="git")

@@ -52,7 +52,7 @@ def test_zero_3_and_merged_adapters_open_in_transformers(base: Path, tmp_path: P
     recipe = make_recipe(tmp_path, base, lambda folder: write_slice(folder, train=24, heldout=20), TINY)
     before = opened(recipe, Path("data/base"), tmp_path)
 
-    completed = recipe.mmalign("run", "--accept-data", "--set", "training.zero_stage=3")
+    completed = recipe.mmalign("run", "--accept-data", "--save", "--set", "training.zero_stage=3")
     assert completed.returncode == 0, completed.stdout[-3000:] + completed.stderr[-3000:]
     assert "ZeRO-3" in (completed.stdout + completed.stderr)
     for folder in ("artifacts/align/model", "artifacts/reward/model"):
@@ -60,7 +60,7 @@ def test_zero_3_and_merged_adapters_open_in_transformers(base: Path, tmp_path: P
     by_zero_3 = (recipe.root / "artifacts/align/model/model.safetensors").read_bytes()
     assert by_zero_3 != (recipe.root / "data/base/model.safetensors").read_bytes()
 
-    completed = recipe.mmalign("run", "--set", "training.zero_stage=2", "--set", "model.lora.rank=8")
+    completed = recipe.mmalign("run", "--save", "--set", "training.zero_stage=2", "--set", "model.lora.rank=8")
     assert completed.returncode == 0, completed.stdout[-3000:] + completed.stderr[-3000:]
     assert opened(recipe, Path("artifacts/align/model"), tmp_path)["parameters"] == before["parameters"]
     names = [path.name for path in (recipe.root / "artifacts/align/model").iterdir()]

@@ -185,8 +185,8 @@ def test_workspace_holds_sampled_rows_and_the_base(checkout: Checkout, monkeypat
 
 def sample() -> Sample:
     """40 of 400 training queries with 3 responses, 10 of 20 held-out ones; the longest are over-represented: a third of the tokens."""
-    train = [Row("", 10.0, 3, (), MediumSize(0, 0, 0))] * 40
-    heldout = [Row("", 10.0, 3, (), MediumSize(0, 0, 0))] * 10
+    train = [Row("", 10.0, 5.0, 3, (), MediumSize(0, 0, 0))] * 40
+    heldout = [Row("", 10.0, 5.0, 3, (), MediumSize(0, 0, 0))] * 10
     return Sample(train, heldout, {"train": Totals(400, 1200, 3000.0, 0), "heldout": Totals(20, 60, 150.0, 0)})
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from tests.rehearsal.tiny import CONFIGS, settings
 TINY = architecture({"model_type": "llava_onevision", **CONFIGS["llava_onevision"]})
 
 
-def row(tokens: float, patches: int = 0, medium: str | None = None) -> Row:
-    return Row(f"{tokens}", tokens, 2, () if medium is None else (medium,), MediumSize(patches, patches, patches))
+def row(tokens: float, patches: int = 0, medium: str | None = None, targets: float = 0.0) -> Row:
+    return Row(f"{tokens}", tokens, targets, 2, () if medium is None else (medium,), MediumSize(patches, patches, patches))
 
 
 def write(path: Path, rows: list[Any]) -> None:
@@ -31,11 +32,12 @@ def question(number: int, words: int, **fields: Any) -> dict[str, Any]:
 
 
 def test_longest_and_largest_rows_are_always_chosen() -> None:
-    rows = [row(float(number), patches=1000 - number) for number in range(100)]
+    rows = [row(float(number), patches=1000 - number, targets=float(number in range(50, 54))) for number in range(100)]
     chosen = choose(rows, 16)
     assert len(chosen) == 16
     assert {96.0, 97.0, 98.0, 99.0} <= {one.tokens for one in chosen}
     assert {0.0, 1.0} <= {one.tokens for one in chosen}
+    assert {50.0, 51.0, 52.0, 53.0} <= {one.tokens for one in chosen}, "those with the longest answers"
     assert [one.tokens for one in chosen] == sorted(one.tokens for one in chosen)
     assert choose(rows, 16) == chosen
 
@@ -65,6 +67,7 @@ def test_tokens_follow_characters_and_pixels(tmp_path: Path) -> None:
     sample = read_sample(Checkout(tmp_path), settings(), TINY)
     first, second = sample.train
     assert second.tokens == pytest.approx((63 + 3 + 1) / 3.5)
+    assert second.targets == pytest.approx((3 + 1) / 3.5)
     assert first.tokens == pytest.approx(second.tokens + first.size.tokens)
     assert first.size.tokens > 0
     assert sample.whole["train"] == Totals(2, 4, first.tokens + second.tokens, 1)
@@ -101,3 +104,16 @@ def test_file_without_rows_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "data/preferences/data.jsonl", ["no json"])
     with pytest.raises(UserError, match=r"data\.jsonl has 0 usable rows"):
         read_sample(Checkout(tmp_path), settings(), TINY)
+
+
+def test_training_rows_fill_a_batch_of_passes_over_all(tmp_path: Path) -> None:
+    write(tmp_path / "data/preferences/data.jsonl", [question(number, 63) for number in range(90)])
+    write(tmp_path / "data/preferences/heldout.jsonl", [question(99, 10)])
+    values = settings(
+        reward={"queries_per_step": 2},
+        alignment={"queries_per_step": 2},
+        critique={"batch_size": 8},
+        training={"ranks": 2, "batch_rows": 4, "row_tokens": 100, "threads": 1},
+    )
+    tokens = (63 + 3 + 1) / 3.5
+    assert len(read_sample(Checkout(tmp_path), values, TINY).train) == math.ceil(2 * 4 * 100 / tokens) == 42

@@ -114,12 +114,13 @@ def _print_end(checkout: Any, ended: dict[str, Any]) -> int:
 
     from components.processes.faults import FAULT, INTERRUPTED, MISTAKE
     from components.report.table import print_summary
+    from components.storage.copies import workspace_of
 
     message = (ended.get("state") or {}).get("message") or ""
     if ended["state_type"] == "COMPLETED":
         parameters = ended["parameters"].get("run") or {}
         if parameters.get("source", "checkout") == "checkout" and not parameters.get("only_new_data"):
-            print_summary(checkout)
+            print_summary(workspace_of(checkout, parameters.get("overrides") or []))
         print(f"run {ended['name']}: {message or 'completed'}")
         return 0
     print(f"mmalign: run {ended['name']} is {ended['state_name'].lower()}{f': {message}' if message else ''}", file=sys.stderr)

@@ -16,16 +16,11 @@ from components.config.clean import CleanSettings
 from components.operations.cleaning.findings import DAY, Extent, Findings, Kind, Removable, extent
 from components.operations.doctor.activity import activity
 from components.operations.notices.send import JOURNAL
-from components.processes.secrets import state_folder
+from components.storage.clones import clones_folder
 from components.tracking.recorder import PENDING
 from components.tracking.store import state_folder as tracking_folder
 
 REMOVING = ".removing-"
-
-
-def clones_folder(checkout: Checkout) -> Path:
-    """The folder of the clones of runs with source `git`, each named by the flow run's id."""
-    return state_folder(checkout) / "clones"
 
 
 def clones(checkout: Checkout) -> list[Path]:
