@@ -46,7 +46,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "crashed_after_seconds": 100,
         "retry_seconds": 5,
         "cron": "0 0 29 2 *",  # neither the schedule nor a poll for new data may start a run
-        "poll_minutes": 1440,
+        "poll_cron": "0 0 29 2 *",
     },
 }
 # Environment variables of the user that must not reach the benchmark's services.

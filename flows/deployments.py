@@ -7,7 +7,6 @@ current folder and prints the deployments' ids as JSON.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,11 @@ from uuid import UUID
 
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, VariableCreate, VariableUpdate, WorkPoolCreate
 from prefect.client.schemas.objects import ConcurrencyOptions
 from prefect.client.schemas.schedules import construct_schedule
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.utilities.callables import parameter_schema as schema_of
-from prefect.utilities.templating import apply_values
 
 from components.checkout import Checkout
 from components.config.settings import Settings, load_settings
@@ -35,7 +33,6 @@ from flows.parameters import parameter_schema
 from flows.pipeline_run import pipeline_run
 
 FILE = Path("prefect.yaml")
-ANCHOR = "2025-01-01T00:00:00Z"  # intervals count from here, at every deploy
 
 
 def deploy(checkout: Checkout, settings: Settings) -> dict[str, str]:
@@ -43,6 +40,7 @@ def deploy(checkout: Checkout, settings: Settings) -> dict[str, str]:
     described = read_description(checkout, settings)
     with get_client(sync_client=True) as client:
         _make_pool(client)
+        _store_variables(client, variables(checkout, settings))
         flow_id = client.create_flow(pipeline_run)
         ids = {str(one["name"]): _deploy_one(client, flow_id, one, described["pull"]) for one in described["deployments"]}
         make_automations(client, ids, settings)
@@ -54,16 +52,30 @@ def deploy(checkout: Checkout, settings: Settings) -> dict[str, str]:
 
 
 def read_description(checkout: Checkout, settings: Settings) -> dict[str, Any]:
-    """prefect.yaml with the values of params.yaml in place of its {{ $... }}."""
-    os.environ |= {
-        "MMALIGN_ROOT": str(checkout.root),
-        "MMALIGN_PYTHON": sys.executable,
-        "MMALIGN_CRON": settings.deployments.cron,
-        "MMALIGN_TIMEZONE": settings.deployments.timezone,
-        "MMALIGN_POLL_SECONDS": str(settings.deployments.poll_minutes * 60),
+    """prefect.yaml with the values of its variables."""
+    text = (checkout.root / FILE).read_text(encoding="utf-8")
+    for name, value in variables(checkout, settings).items():
+        text = text.replace(f"{{{{ prefect.variables.{name} }}}}", value)
+    return dict(yaml.safe_load(text))
+
+
+def variables(checkout: Checkout, settings: Settings) -> dict[str, str]:
+    """Prefect's variables that prefect.yaml names."""
+    return {
+        "mmalign_root": str(checkout.root),
+        "mmalign_python": sys.executable,
+        "mmalign_cron": settings.deployments.cron,
+        "mmalign_poll_cron": settings.deployments.poll_cron,
+        "mmalign_timezone": settings.deployments.timezone,
     }
-    described: Any = apply_values(yaml.safe_load((checkout.root / FILE).read_text(encoding="utf-8")), {}, remove_notset=False)
-    return dict(described)
+
+
+def _store_variables(client: SyncPrefectClient, values: dict[str, str]) -> None:
+    for name, value in values.items():
+        if client.read_variable_by_name(name) is None:
+            client.create_variable(VariableCreate(name=name, value=value))
+        else:
+            client.update_variable(VariableUpdate(name=name, value=value))
 
 
 def _make_pool(client: SyncPrefectClient) -> None:
@@ -77,12 +89,7 @@ def _deploy_one(client: SyncPrefectClient, flow_id: UUID, one: dict[str, Any], p
     limit = one["concurrency_limit"]
     schedules = [
         DeploymentScheduleCreate(
-            schedule=construct_schedule(
-                cron=schedule.get("cron"),
-                interval=float(schedule["interval"]) if "interval" in schedule else None,
-                anchor_date=ANCHOR if "interval" in schedule else None,
-                timezone=schedule.get("timezone"),
-            ),
+            schedule=construct_schedule(cron=schedule["cron"], timezone=schedule["timezone"]),
             slug=schedule["slug"],
             active=True,
         )

@@ -14,7 +14,7 @@ class DeploymentSettings(Section):
 
     cron: str
     timezone: str
-    poll_minutes: float = Field(gt=0)
+    poll_cron: str
     wait_minutes: float = Field(gt=0)
     retries: int = Field(ge=0)
     retry_seconds: float = Field(gt=0)
@@ -22,7 +22,7 @@ class DeploymentSettings(Section):
     push_data: bool
     push_lock: bool
 
-    @field_validator("cron")
+    @field_validator("cron", "poll_cron")
     @classmethod
     def _five_fields(cls, value: str) -> str:
         if len(value.split()) != 5:

@@ -7,7 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 # Keys and values of earlier versions, with their names of today.
-RENAMED_KEYS = {"alignment.normalise": "alignment.normalize", "training.checkpoint_steps": "training.checkpoint_every"}
+RENAMED_KEYS = {
+    "alignment.normalise": "alignment.normalize",
+    "training.checkpoint_steps": "training.checkpoint_every",
+    "deployments.poll_minutes": "deployments.poll_cron",
+}
 RENAMED_VALUES = {("alignment.margins", "standardised"): "standardized"}
 
 

@@ -25,11 +25,9 @@ def schema() -> dict[str, object]:
     return parameter_schema(schema_of(pipeline_run).model_dump_for_openapi())
 
 
-def test_deployments_take_times_from_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deployments_take_times_from_settings(tmp_path: Path) -> None:
     from flows.deployments import read_description
 
-    for name in ("MMALIGN_ROOT", "MMALIGN_PYTHON", "MMALIGN_CRON", "MMALIGN_TIMEZONE", "MMALIGN_POLL_SECONDS"):
-        monkeypatch.setenv(name, "to be overwritten")
     (tmp_path / "prefect.yaml").write_text((ROOT / "prefect.yaml").read_text())
     settings = load_settings(ROOT / "params.yaml")
     description = read_description(Checkout(tmp_path), settings)
@@ -37,7 +35,7 @@ def test_deployments_take_times_from_settings(tmp_path: Path, monkeypatch: pytes
     assert list(by_name) == ["nightly", "on-new-data", "on-demand"]
     assert by_name["nightly"]["schedules"][0]["cron"] == settings.deployments.cron
     assert by_name["nightly"]["schedules"][0]["timezone"] == settings.deployments.timezone
-    assert float(by_name["on-new-data"]["schedules"][0]["interval"]) == settings.deployments.poll_minutes * 60
+    assert by_name["on-new-data"]["schedules"][0]["cron"] == settings.deployments.poll_cron
     assert "schedules" not in by_name["on-demand"]
     make, enter = (next(iter(step.values())) for step in description["pull"])
     assert (make["directory"], make["script"]) == (str(tmp_path), f"{sys.executable} -m flows.workspace")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 import time
 import urllib.error
 from collections.abc import Iterator
@@ -20,11 +21,12 @@ from components.checkout import Checkout
 from components.config.overrides import changed_settings
 from components.operations.services.flow_runs import FINAL, deployments
 from components.operations.services.prefect_rest import ask
+from components.operations.services.state import client_environment
 from components.operations.services.supervision import SERVICE_MARK
 from components.processes.marks import checkout_mark, marked
 from components.stages import STAGE_NAMES
 from components.storage.copies import workspace_of
-from tests.checkout import alive, behave, git, make_checkout, mmalign, started, wait_for
+from tests.checkout import alive, behave, clean_environment, git, make_checkout, mmalign, started, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +36,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A small checkout whose services are up and that is deployed."""
     folder = make_checkout(tmp_path_factory.mktemp("scheduled") / "checkout")
     settings = (folder / "params.yaml").read_text()
-    for before, after in (("poll_minutes: 5", "poll_minutes: 5000"), ("retry_seconds: 60", "retry_seconds: 1")):
+    for before, after in (('poll_cron: "*/5 * * * *"', 'poll_cron: "0 0 29 2 *"'), ("retry_seconds: 60", "retry_seconds: 1")):
         assert before in settings
         settings = settings.replace(before, after)
     settings = settings.replace("crashed_after_seconds: 240", "crashed_after_seconds: 100")
@@ -104,6 +106,29 @@ def ended(folder: Path, run: dict[str, Any], seconds: float = 300) -> dict[str, 
 def fresh(number: int) -> str:
     """A setting that makes reward and all after it stale."""
     return f"reward.epochs={number}"
+
+
+def test_prefects_own_command_deploys_the_same(served: Path) -> None:
+    def described() -> list[Any]:
+        keys = ("name", "tags", "entrypoint", "pull_steps", "parameters", "work_pool_name", "concurrency_limit", "description")
+        existing = ask(Checkout(served), "deployments/filter", {})
+        schedules = [[(one["slug"], one["schedule"]["cron"], one["active"]) for one in each["schedules"]] for each in existing]
+        return sorted((repr([one[key] for key in keys]), repr(made)) for one, made in zip(existing, schedules, strict=True))
+
+    before = described()
+    environment = {**clean_environment(), **client_environment(Checkout(served)), "NO_COLOR": "1", "COLUMNS": "200"}
+    completed = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+        cwd=served,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    assert "Invalid" not in completed.stdout
+    assert described() == before
+    assert mmalign(served, "deploy").returncode == 0
 
 
 def start_stale(folder: Path, number: int) -> dict[str, Any]:
@@ -201,9 +226,6 @@ def tasks_of(folder: Path, run: dict[str, Any]) -> list[dict[str, Any]]:
 def tags_of(folder: Path, run_id: str) -> dict[str, str]:
     code = f"from mlflow import MlflowClient; import json; print(json.dumps(MlflowClient().get_run({run_id!r}).data.tags))"
     import os
-    import sys
-
-    from components.operations.services.state import client_environment
 
     completed = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **client_environment(Checkout(folder))}, capture_output=True, text=True, check=True

@@ -101,7 +101,7 @@ def write_canary_rows(data: Path) -> None:
 @pytest.fixture(scope="session")
 def recipe(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recipe]:
     """A checkout with a slice of the bundled rows after a successful run of the deployment `nightly`; its services are up."""
-    made = make_recipe(tmp_path_factory.mktemp("recipe"), base, write_canary_rows, {**SMALL, "deployments": {"poll_minutes": 5000.0}})
+    made = make_recipe(tmp_path_factory.mktemp("recipe"), base, write_canary_rows, {**SMALL, "deployments": {"poll_cron": "0 0 29 2 *"}})
     secrets = {"SOME_API_KEY": CANARIES["environment"], "AWS_SECRET_ACCESS_KEY": CANARIES["s3"], "AWS_ACCESS_KEY_ID": "somebody"}
     made = Recipe(made.root, {**made.environment, **secrets})
     try:

@@ -36,7 +36,7 @@ def deploy(as_json: Annotated[bool, typer.Option("--json", help="print the deplo
         return
     when = {
         "nightly": f"at '{settings.cron}' ({settings.timezone})",
-        "on-new-data": f"when data are new; polls every {settings.poll_minutes:g} minutes",
+        "on-new-data": f"when data are new; polls at '{settings.poll_cron}'",
         "on-demand": "on request: mmalign run --deployment on-demand",
     }
     for name, deployment in ids.items():
