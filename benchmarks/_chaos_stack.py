@@ -33,6 +33,7 @@ from components.operations.services.state import read_addresses
 from components.operations.services.supervision import SERVICE_MARK, control, processes
 from components.processes.marks import RUN_MARK, checkout_mark, kill_all, marked
 from components.processes.secrets import read_secrets, state_folder
+from components.report.summary import MODELS
 from components.tracking.recorder import PENDING, PENDING_TAG
 from components.tracking.store import EXPERIMENT
 
@@ -110,12 +111,21 @@ class Stack:
         match target:
             case "server":
                 return answers(f"{addresses.prefect}/api/health")
+            case "record":
+                return answers(f"{addresses.mlflow}/health")
+            case "servers":
+                return answers(f"{addresses.prefect}/api/health") and answers(f"{addresses.mlflow}/health")
             case "database" | "connection":
                 return postgres.answers(addresses, secrets)
             case "worker" | "worker and all below":
                 process = control(Checkout(self.root), secrets).getProcessInfo("worker")
                 return process["statename"] == "RUNNING" and process["pid"] not in killed
         return True
+
+    def judged(self) -> bool:
+        """Whether the last run's summary has a verdict on both models."""
+        gate = read_json(self.root / "reports" / "summary.json")["gate"]
+        return all(gate[model]["verdict"] is not None for model in MODELS)
 
     def result(self, names: Mapping[str, Collection[str]]) -> Result:
         """The present result in the checkout and in MLflow, with the curves in `names` of each training."""

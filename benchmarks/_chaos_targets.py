@@ -14,11 +14,21 @@ from components.operations.services.supervision import SERVICE_MARK
 from components.processes.marks import FLOW_RUN, checkout_mark, kill_all, marked
 from components.stages import module
 
-SERVICES = ("worker", "server", "database", "connection")  # supervisord restarts these, and training continues meanwhile
+SERVICES = (
+    "worker",
+    "server",
+    "record",
+    "servers",
+    "database",
+    "connection",
+)  # supervisord restarts these, and training continues meanwhile
+FLOWS = ("flow", "flow between stages", "flow in the verdict")
 TARGETS = (
     "worker",
     "save",
     "server",
+    "record",
+    "servers",
     "database",
     "worker and all below",
     "dvc",
@@ -27,6 +37,8 @@ TARGETS = (
     "torchrun",
     "rank",
     "flow",
+    "flow between stages",
+    "flow in the verdict",
 )
 END_SECONDS = 10.0
 
@@ -34,6 +46,8 @@ END_SECONDS = 10.0
 def find(target: str, root: Path, stage: str, choose: random.Random) -> list[psutil.Process]:
     """The processes to kill, in that order. Raises LookupError if there are none."""
     ours = _ours(root)
+    if target == "servers":
+        return [*find("server", root, stage, choose), *find("record", root, stage, choose)]
     if target == "worker and all below":
         worker = _one(target, ours, _is_worker)
         return [worker, *worker.children(recursive=True)]
@@ -49,9 +63,10 @@ def find(target: str, root: Path, stage: str, choose: random.Random) -> list[psu
     matchers: dict[str, Callable[[list[str]], bool]] = {
         "torchrun": lambda words: module("torchrun") in words[:4],
         "stage": lambda words: words[-2:] == ["stage", stage] and "python" in words[0],
-        "flow": lambda words: "prefect.engine" in words[:4],
+        **dict.fromkeys(FLOWS, lambda words: "prefect.engine" in words[:4]),
         "worker": _is_worker,
         "server": lambda words: words[1:5] == ["-m", "prefect", "server", "start"],
+        "record": lambda words: words[1:4] == ["-m", "mlflow", "server"],
         "database": _is_postgres,
     }
     return [_one(target, ours, matchers[target])]

@@ -4,8 +4,9 @@
   reference: the weights of both models, dvc.lock, the curves in MLflow.
 - Each further run has an empty run-cache. The stages before the trained one are up to date; the trained one and all that depend on it are
   stale. During the training, one target gets SIGKILL: a rank, torchrun, the stage, dvc, the flow, the worker, the worker with all processes
-  below it, Prefect's server, PostgreSQL, one of PostgreSQL's connections, or a rank during a save. The benchmark then waits until a run of
-  the deployment has completed and none is active.
+  below it, Prefect's server, MLflow's server, both servers, PostgreSQL, one of PostgreSQL's connections, or a rank during a save. Two kills
+  come later: the flow's right after the training's process, before the next stage, and the flow's after the last stage, while it judges. The
+  benchmark then waits until a run of the deployment has completed and none is active.
 - The benchmark measures repeated work by the last step in the curves file before a restart, and the step from which the restart resumes.
 
     python -m benchmarks.chaos --json
@@ -41,6 +42,8 @@ STRIKE_SECONDS = 180.0  # from the first step to the step of the kill
 HOPELESS_SECONDS = 60.0  # after a failed run without a successor
 CALM_SECONDS = 20.0  # from a run's end to the end of its last process
 POLL_SECONDS = 0.5
+AFTER = {"flow between stages": None, "flow in the verdict": "evaluate"}  # the stage after whose process to kill; None: the trained one
+VERDICT_SECONDS = 5.0  # from the last stage's process to the verdict, at most
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ def one_run(stack: Stack, plan: Plan, reference: Result) -> dict[str, Any]:
     if recovered:
         wanted = reference.curves[plan.stage]
         result = stack.result({plan.stage: {name for name, _, _ in wanted}})
-        record["identical"] = result.weights == reference.weights and result.lock == reference.lock
+        record["identical"] = result.weights == reference.weights and result.lock == reference.lock and stack.judged()
         record["lost_metrics"] = lost_points(wanted, result.curves[plan.stage])
     else:
         stack.slice.mmalign("cancel", timeout=120)  # so that the next run can start
@@ -159,6 +162,8 @@ def strike(stack: Stack, plan: Plan, watch: Watch) -> Struck:
     """Kill the plan's target at its step, or during the first save after it."""
 
     wait_until(lambda: watch.step, START_SECONDS, 0.05, f"the first step of {plan.stage}")
+    if plan.target in AFTER:
+        return strike_later(stack, plan, watch)
     processes = find(plan.target, stack.root, plan.stage, plan.choose)
     saved: Path | None = None
     if plan.target == "save":
@@ -173,6 +178,27 @@ def strike(stack: Stack, plan: Plan, watch: Watch) -> Struck:
     watch.poll()
     in_a_save = saved is not None and not (saved / COMMITTED).exists()
     return Struck(at, watch.step, len(watch.attempts), tuple(process.pid for process in processes), in_a_save)
+
+
+def strike_later(stack: Stack, plan: Plan, watch: Watch) -> Struck:
+    """Kill the flow when a stage's process has ended: at once, or in the seconds in which the flow judges."""
+    stage = plan.stage if AFTER[plan.target] is None else str(AFTER[plan.target])
+
+    def works() -> bool:
+        try:
+            return bool(find("stage", stack.root, stage, plan.choose))
+        except LookupError:
+            return False
+
+    wait_until(works, START_SECONDS, 0.02, f"the process of {stage}")
+    wait_until(lambda: not works(), START_SECONDS, 0.02, f"the end of {stage}")
+    if plan.target == "flow in the verdict":
+        time.sleep(VERDICT_SECONDS * plan.share)
+    processes = find(plan.target, stack.root, plan.stage, plan.choose)
+    at = time.monotonic()
+    kill(plan.target, processes)
+    watch.poll()
+    return Struck(at, watch.step, len(watch.attempts), tuple(process.pid for process in processes), False)
 
 
 def step_seconds(watch: Watch) -> float:

@@ -52,11 +52,12 @@ def deploy(checkout: Checkout, settings: Settings) -> dict[str, str]:
 
 
 def read_description(checkout: Checkout, settings: Settings) -> dict[str, Any]:
-    """prefect.yaml with the values of its variables."""
+    """prefect.yaml with the values of its variables, but for the pull steps: Prefect puts those in when a run starts."""
     text = (checkout.root / FILE).read_text(encoding="utf-8")
+    steps = yaml.safe_load(text)["pull"]
     for name, value in variables(checkout, settings).items():
         text = text.replace(f"{{{{ prefect.variables.{name} }}}}", value)
-    return dict(yaml.safe_load(text))
+    return {**yaml.safe_load(text), "pull": steps}
 
 
 def variables(checkout: Checkout, settings: Settings) -> dict[str, str]:

@@ -26,7 +26,7 @@ def schema() -> dict[str, object]:
 
 
 def test_deployments_take_times_from_settings(tmp_path: Path) -> None:
-    from flows.deployments import read_description
+    from flows.deployments import read_description, variables
 
     (tmp_path / "prefect.yaml").write_text((ROOT / "prefect.yaml").read_text())
     settings = load_settings(ROOT / "params.yaml")
@@ -38,7 +38,9 @@ def test_deployments_take_times_from_settings(tmp_path: Path) -> None:
     assert by_name["on-new-data"]["schedules"][0]["cron"] == settings.deployments.poll_cron
     assert "schedules" not in by_name["on-demand"]
     make, enter = (next(iter(step.values())) for step in description["pull"])
-    assert (make["directory"], make["script"]) == (str(tmp_path), f"{sys.executable} -m flows.workspace")
+    named = {f"{{{{ prefect.variables.{name} }}}}": value for name, value in variables(Checkout(tmp_path), settings).items()}
+    assert named[make["directory"]] == str(tmp_path)
+    assert named[make["script"].removesuffix(" -m flows.workspace")] == sys.executable
     assert enter["directory"] == "{{ workspace.stdout }}"
     assert {one["concurrency_limit"]["limit"] for one in description["deployments"]} == {2}
     for one in description["deployments"]:
