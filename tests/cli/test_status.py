@@ -23,12 +23,13 @@ from components.operations.doctor.state import read_status
 from components.processes.marks import RUN_MARK, new_run_mark
 from components.report.summary import RunRecord, StageRecord, summarize
 from components.stages import STAGE_NAMES
+from components.storage.copies import fill_copy, workspace_of
 from components.tracking import store
 from components.tracking.recorder import Recorder
 from components.tracking.runs import close_parent, open_parent, record_stages
 from tests.checkout import ROOT, STAGE_INPUTS, behave, clean_environment, mmalign, wait_for
 
-KEYS = {"running", "slots", "runs", "registry", "plan", "summary", "notes"}
+KEYS = {"running", "workspaces", "slots", "runs", "registry", "plan", "summary", "notes"}
 DIGEST = "0123456789abcdef" * 4
 
 
@@ -166,6 +167,23 @@ def test_unreachable_store_is_one_sentence_in_status(checkout: Path) -> None:
     assert waiting == "1 record of runs wait for the store; the next run writes them"
 
 
+def test_run_with_other_settings_is_shown_with_its_folder(checkout: Path) -> None:
+    own = Checkout(checkout)
+    copy = workspace_of(own, ["alignment.beta=0.3"])
+    fill_copy(own, copy, ["alignment.beta=0.3"], print)
+    assert read_status(own)["workspaces"] == []
+    (copy.root / "behaviour").mkdir()
+    process = start_stage(copy.root, "validate")
+    status = read_status(own)
+    (workspace,) = status["workspaces"]
+    assert workspace["folder"] == str(copy.root)
+    assert [(stage["stage"], stage["pid"]) for stage in workspace["stages"]] == [("validate", process.pid)]
+    assert status["running"]["stages"] == []
+    assert f"a run is under way in {copy.root}: validate" in shown(status, width=400)
+    behave(copy.root, "validate")
+    assert process.wait(30) == 0
+
+
 def test_running_stage_is_shown_undisturbed(checkout: Path) -> None:
     process = start_stage(checkout, "validate")
     status = read_status(Checkout(checkout))
@@ -300,6 +318,7 @@ def test_status_is_readable_in_narrow_terminal(width: int) -> None:
     ]
     status: dict[str, Any] = {
         "running": {"run": None, "stages": [], "processes": []},
+        "workspaces": [],
         "slots": [],
         "runs": runs,
         "plan": {name: {"action": "run", "reason": "alignment.beta changed from 0.1 to 0.2"} for name in STAGE_NAMES},

@@ -40,6 +40,7 @@ def render(state: Mapping[str, Any]) -> Group:
     from rich.text import Text
 
     parts: list[Any] = [_now_lines(state["running"])]
+    parts += [_workspace_line(workspace) for workspace in state["workspaces"]]
     if any(slot["holder"] is not None for slot in state["slots"]):
         parts += [Text(), _slots_table(state["slots"])]
     under_way = state["running"]["run"] is not None and (state["summary"] or {}).get("status") == "running"
@@ -76,6 +77,14 @@ def _now_lines(running: Mapping[str, Any]) -> Any:
         pids = " ".join(str(process["pid"]) for process in left)
         lines.append(f"\n{len(left)} processes of an earlier run block the next run: kill -9 {pids}", style="bold red")
     return lines
+
+
+def _workspace_line(workspace: Mapping[str, Any]) -> Any:
+    from rich.text import Text
+
+    stages = ", ".join(stage["stage"] for stage in workspace["stages"])
+    since = f" since {_when(workspace['run']['started'])}" if workspace["run"] is not None else ""
+    return Text(f"a run is under way in {workspace['folder']}{since}{f': {stages}' if stages else ''}", style="cyan")
 
 
 def _slots_table(slots: list[dict[str, Any]]) -> Table:

@@ -26,6 +26,7 @@ from components.registry.registry import Registry
 from components.registry.versions import NAMES
 from components.report.run_record import SUMMARY
 from components.stages import STAGE_NAMES
+from components.storage.clones import clones_folder, is_complete
 from components.storage.plan import plan
 from components.tracking.recorder import PARENT_TAG, PENDING, is_orphan, now_ms
 from components.tracking.store import connect, state_folder
@@ -47,6 +48,7 @@ def read_status(checkout: Checkout) -> dict[str, Any]:
         notes.append(copy_sentence(checkout, original))
     now = activity(checkout)
     state: dict[str, Any] = {"running": _running(now)}
+    state["workspaces"] = _workspaces(checkout)
     state["slots"] = _part(notes, "the holders of this machine's slots can't be read", _slots, [])
     state["runs"], state["registry"] = _part(
         notes, "the store of runs and models can't be read", lambda: _store(checkout), _nothing_stored()
@@ -81,6 +83,12 @@ def _running(now: Activity) -> dict[str, Any]:
         "stages": [{"stage": name, **holder(of)} for name, of in now.stages.items()],
         "processes": [{"pid": p.pid, "command": p.command, "stage": stage_of(p), "leftover": p.pid in left} for p in now.processes],
     }
+
+
+def _workspaces(checkout: Checkout) -> list[dict[str, Any]]:
+    """What is under way in clones and copies of the checkout."""
+    working = ((folder, activity(Checkout(folder))) for folder in sorted(clones_folder(checkout).glob("*")) if is_complete(folder))
+    return [{"folder": str(folder), **_running(now)} for folder, now in working if now.busy]
 
 
 def _slots() -> list[dict[str, Any]]:
