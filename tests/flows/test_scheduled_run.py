@@ -380,6 +380,7 @@ def test_overrides_hold_for_their_run_alone(served: Path) -> None:
         for process in marked(SERVICE_MARK, checkout_mark(Checkout(served))):
             if "prefect.engine" in process.command:
                 psutil.Process(process.pid).kill()
+        wait_for(lambda: not alive(copy), seconds=60)  # a stage that ends by itself would need no second start
         behave(copy, "align")
         assert ended(served, run, 240)["state_type"] == "CRASHED"
         wait_for(lambda: runs(served, "on-demand")[-1]["parameters"]["run"].get("recovers") == run["id"], seconds=60)
