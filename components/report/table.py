@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
@@ -15,6 +16,7 @@ from components.files import read_json
 from components.report.run_record import PAGE, SUMMARY
 from components.report.summary import MODELS
 from components.stages import STAGE_NAMES
+from components.storage.clones import is_complete
 
 STATUS_STYLES = {"ran": "green", "skipped": "dim", "restored": "cyan", "failed": "bold red", "not_reached": "yellow"}
 SHOWN_REASONS = 4  # of a refusal; the decisive ones come first
@@ -30,18 +32,19 @@ POLICY_ROWS = (
 
 
 def print_summary(checkout: Checkout, console: Console | None = None) -> None:
-    """Print reports/summary.json as tables."""
-    (console or Console(highlight=False)).print(render(read_json(checkout.root / SUMMARY)))
+    """Print reports/summary.json as tables. Files of a clone or a copy have their whole paths."""
+    folder = checkout.root if is_complete(checkout.root) else Path()
+    (console or Console(highlight=False)).print(render(read_json(checkout.root / SUMMARY), folder))
 
 
-def render(summary: Mapping[str, Any]) -> Group:
-    """The summary as tables of rich. A metric that was not computed is a dash."""
+def render(summary: Mapping[str, Any], folder: Path = Path()) -> Group:
+    """The summary as tables of rich, with files by their paths from `folder`. A metric that was not computed is a dash."""
     parts: list[Any] = [Text(), _stages(summary)]
     if summary["policy"]["aligned"]["conversation"] is not None or summary["policy"]["preference_accuracy"] is not None:
         parts += [Text(), _policy(summary["policy"]), Text(), _rest(summary)]
     if any(summary["gate"][name]["reasons"] for name in MODELS):
         parts += [Text(), _gate(summary)]
-    return Group(*parts, Text(), _verdict(summary))
+    return Group(*parts, Text(), _verdict(summary, folder))
 
 
 def _stages(summary: Mapping[str, Any]) -> Table:
@@ -144,15 +147,16 @@ def _gate(summary: Mapping[str, Any]) -> Table:
     return table
 
 
-def _verdict(summary: Mapping[str, Any]) -> Panel:
+def _verdict(summary: Mapping[str, Any], folder: Path) -> Panel:
     status, stages = summary["status"], summary["stages"]
     ran = [name for name in STAGE_NAMES if name in stages and stages[name]["status"] == "ran"]
     if status == "ok":
         words = f"{', '.join(ran)} ran" if ran else "nothing was stale"
-        words += f" in {_duration(summary['seconds'])}; the page: {PAGE}; metrics for scripts: {SUMMARY}; curves and artifacts: mlflow ui"
+        words += f" in {_duration(summary['seconds'])}; the page: {folder / PAGE}; metrics for scripts: {folder / SUMMARY}"
+        words += "; curves and artifacts: mlflow ui"
     elif status == "failed":
         where = f"stage {summary['failed_stage']} failed" if summary["failed_stage"] else "the run failed"
-        words = f"{where} after {_duration(summary['seconds'])}" + (f"; its log: {summary['log']}" if summary["log"] else "")
+        words = f"{where} after {_duration(summary['seconds'])}" + (f"; its log: {folder / summary['log']}" if summary["log"] else "")
     else:
         words = f"{status} after {_duration(summary['seconds'])}; the next run continues from here"
     return Panel.fit(Text(words), border_style=RUN_STYLES[status], padding=(0, 1))

@@ -22,6 +22,7 @@ def run_git(folder: Path, *arguments: str, text: str | None = None) -> str:
         **({"stdin": subprocess.DEVNULL} if text is None else {"input": text}),
         capture_output=True,
         text=True,
+        errors="surrogateescape",  # names of files are bytes
         check=True,
         timeout=SECONDS,
     )

@@ -123,6 +123,7 @@ def test_overrides_leave_checkout_as_it_is(checkout: Path) -> None:
     assert first.returncode == 0, first.stdout + first.stderr
     copy = workspace_of(Checkout(checkout), ["alignment.beta=0.3"]).root
     assert f"this run works in {copy}: " in " ".join(first.stdout.split())
+    assert f"{copy}/reports/report.html" in "".join(first.stdout.replace("│", "").split())
     assert statuses(copy) == ["restored", "restored", "restored", "restored", "ran", "ran"]
     assert started(copy) == ["align", "evaluate"]
     assert json.loads((copy / "artifacts/align/result.txt").read_text().splitlines()[0])["beta"] == 0.3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -50,11 +51,15 @@ def test_copy_has_files_as_they_are_and_overrides(checkout: Path) -> None:
     (checkout / "params.yaml").write_text(edited)
     (checkout / "new.txt").write_text("untracked")
     (checkout / "data-link").symlink_to("data")
+    foreign = os.fsdecode(b"caf\xe9.txt")
+    (checkout / foreign).write_text("no UTF-8")
     copy = filled(checkout, BETA)
     assert yaml.safe_load((copy / "params.yaml").read_text())["alignment"]["beta"] == 0.2
     assert (copy / "params.yaml").read_text().endswith("# an edit\n")
     assert (copy / "new.txt").read_text() == "untracked"
     assert (copy / "data-link").readlink() == Path("data")
+    assert (copy / foreign).read_text() == "no UTF-8"
+    (copy / foreign).unlink()
     assert (checkout / "params.yaml").read_text() == edited
     assert git(copy, "rev-parse", "HEAD") == git(checkout, "rev-parse", "HEAD")
     changed = {line.split()[-1] for line in git(copy, "status", "--porcelain").splitlines()}
