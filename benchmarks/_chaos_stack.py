@@ -30,8 +30,8 @@ from components.operations.services.flow_runs import FINAL, deployment_id, start
 from components.operations.services.health import answers
 from components.operations.services.prefect_rest import ask
 from components.operations.services.state import read_addresses
-from components.operations.services.supervision import SERVICE_MARK, control, processes
-from components.processes.marks import RUN_MARK, checkout_mark, kill_all, marked
+from components.operations.services.supervision import control, processes
+from components.processes.marks import RUN_MARK, SERVICE_MARK, checkout_mark, kill_all, marked
 from components.processes.secrets import read_secrets, state_folder
 from components.report.summary import MODELS
 from components.tracking.recorder import PENDING, PENDING_TAG

@@ -10,8 +10,7 @@ from pathlib import Path
 import psutil
 
 from components.checkout import Checkout
-from components.operations.services.supervision import SERVICE_MARK
-from components.processes.marks import FLOW_RUN, checkout_mark, kill_all, marked
+from components.processes.marks import FLOW_RUN, SERVICE_MARK, checkout_mark, kill_all, marked
 from components.stages import module
 
 SERVICES = (

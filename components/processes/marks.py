@@ -23,6 +23,8 @@ from components.checkout import Checkout
 
 RUN_MARK = "MMALIGN_MARK"  # <checkout>:<run>, in every process that ends with a run
 STAGE_MARK = "MMALIGN_STAGE_MARK"  # <stage>:<attempt>, in every process that ends with a stage
+SERVICE_MARK = "MMALIGN_SERVICE"  # the checkout's mark, in supervisor and all that it starts
+SERVICE = "SUPERVISOR_PROCESS_NAME"  # the service's name, which supervisor sets in it and so in all below it
 FLOW_RUN = "PREFECT__FLOW_RUN_ID"  # id of a deployment's flow run: Prefect's worker sets it in the run's process, and all below inherit it
 WATCHED = "MMALIGN_WATCH"  # <pid>:<start> of the process that this one must not outlive
 

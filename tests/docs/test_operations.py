@@ -16,8 +16,7 @@ from typer.exceptions import TyperException
 from components.checkout import Checkout
 from components.cli.main import app
 from components.operations.services.state import read_addresses
-from components.operations.services.supervision import SERVICE_MARK
-from components.processes.marks import checkout_mark, marked
+from components.processes.marks import SERVICE_MARK, checkout_mark, marked
 from components.processes.secrets import state_folder
 from tests.checkout import ROOT, make_checkout, mmalign
 

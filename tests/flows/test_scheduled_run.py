@@ -22,8 +22,7 @@ from components.config.overrides import changed_settings
 from components.operations.services.flow_runs import FINAL, deployments
 from components.operations.services.prefect_rest import ask
 from components.operations.services.state import client_environment
-from components.operations.services.supervision import SERVICE_MARK
-from components.processes.marks import checkout_mark, marked
+from components.processes.marks import SERVICE_MARK, checkout_mark, marked
 from components.stages import STAGE_NAMES
 from components.storage.copies import workspace_of
 from tests.checkout import alive, behave, clean_environment, git, make_checkout, mmalign, started, wait_for

@@ -14,8 +14,7 @@ import pytest
 
 from benchmarks._slice import SMALL, Slice, make_slice, read_rows, write_rows, write_slice
 from components.checkout import Checkout
-from components.operations.services.supervision import SERVICE_MARK
-from components.processes.marks import checkout_mark, marked
+from components.processes.marks import SERVICE_MARK, checkout_mark, marked
 
 # Secrets of a run: in the environment of the services, as the key of S3, and as the name of a prompt's file.
 CANARIES = {"environment": "canary-of-the-environment-51", "s3": "canary-of-the-bucket-52", "file": "canary-of-a-file-53"}

@@ -20,8 +20,7 @@ from components.operations.backup.manifest import numbers
 from components.operations.services import postgres
 from components.operations.services.import_sqlite import LOCATION_COLUMNS
 from components.operations.services.state import Addresses, database_url
-from components.operations.services.supervision import SERVICE_MARK
-from components.processes.marks import checkout_mark
+from components.processes.marks import SERVICE_MARK, checkout_mark
 from components.processes.secrets import Secrets
 
 CHECKOUT_TAG = "mmalign.checkout"  # on runs, versions and models: the checkout's mark, which depends on its path

@@ -11,7 +11,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from components.checkout import Checkout
 from components.errors import StageFault, UserError
@@ -19,6 +22,7 @@ from components.files import write_atomic
 from components.operations.environment import QUIET
 from components.operations.services import postgres
 from components.operations.services.state import HEARTBEAT_SECONDS, Addresses, client_environment, database_url, read_addresses
+from components.processes.marks import SERVICE, SERVICE_MARK, MarkedProcess, checkout_mark, kill_all, marked
 from components.processes.secrets import Secrets, read_secrets, state_folder
 from components.stages import command
 
@@ -38,9 +42,21 @@ def main(name: str, checkout: Checkout) -> None:
     addresses = read_addresses(checkout)
     if addresses is None:
         raise UserError(f"{checkout.root} has no services: run `mmalign up` there")
+    if name == "mlflow":
+        kill_all(lambda: _of_service(checkout, name))
     programs = {"postgres": _postgres, "prefect": _prefect, "mlflow": _mlflow, "worker": _worker, "sentinel": _monitor}
     command, environment = programs[name](checkout, addresses, read_secrets(checkout))
     os.execve(command[0], command, {**os.environ, **QUIET, **environment})  # noqa: S606 -- no shell, and our own command
+
+
+def _of_service(checkout: Checkout, name: str) -> list[MarkedProcess]:
+    """What a killed service left behind: MLflow's server outlives the command that started it, and holds its port."""
+    live = []
+    for process in marked(SERVICE_MARK, checkout_mark(checkout)):
+        with suppress(psutil.Error):
+            if psutil.Process(process.pid).environ().get(SERVICE) == name:
+                live.append(process)
+    return live
 
 
 Program = tuple[list[str], dict[str, str]]

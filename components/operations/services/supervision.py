@@ -21,11 +21,10 @@ from components.errors import StageFault
 from components.files import write_atomic
 from components.operations.services.programs import NAMES
 from components.operations.services.state import Addresses
-from components.processes.marks import MarkedProcess, checkout_mark, kill_all, marked, send, wait_until_ended
+from components.processes.marks import SERVICE_MARK, MarkedProcess, checkout_mark, kill_all, marked, send, wait_until_ended
 from components.processes.secrets import Secrets, state_folder
 from components.stages import command
 
-SERVICE_MARK = "MMALIGN_SERVICE"  # the checkout's mark, in supervisor and all that it starts
 STOP_SECONDS = 60  # from the signal to SIGKILL: the worker ends its flows, and these end their stages
 SIGNALS = {"postgres": "INT"}  # PostgreSQL's fast and clean end; TERM waits for clients
 

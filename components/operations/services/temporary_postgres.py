@@ -14,8 +14,7 @@ from components.errors import StageFault
 from components.operations.services import postgres
 from components.operations.services.programs import wait_for
 from components.operations.services.state import Addresses
-from components.operations.services.supervision import SERVICE_MARK
-from components.processes.marks import checkout_mark
+from components.processes.marks import SERVICE_MARK, checkout_mark
 from components.processes.secrets import Secrets
 
 START_SECONDS = 60.0

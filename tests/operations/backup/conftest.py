@@ -13,8 +13,7 @@ from components.config.settings import load_settings
 from components.operations.services import postgres, temporary_postgres
 from components.operations.services.import_sqlite import import_record
 from components.operations.services.state import assign_addresses, create_secrets
-from components.operations.services.supervision import SERVICE_MARK
-from components.processes.marks import checkout_mark, kill_all, marked
+from components.processes.marks import SERVICE_MARK, checkout_mark, kill_all, marked
 from components.processes.secrets import state_folder
 from components.tracking import store
 from components.tracking.runs import open_parent

@@ -30,8 +30,7 @@ from components.operations.services.state import (
     free_port,
     read_addresses,
 )
-from components.operations.services.supervision import SERVICE_MARK
-from components.processes.marks import checkout_mark, marked
+from components.processes.marks import SERVICE_MARK, checkout_mark, marked
 from components.processes.secrets import read_secrets, secrets_file, state_folder
 from tests.checkout import ROOT, clean_environment, mmalign, wait_for
 from tests.operations.backup.conftest import use_services

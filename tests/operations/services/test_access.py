@@ -19,8 +19,7 @@ import pytest
 from components.checkout import Checkout
 from components.operations.services.health import healthy
 from components.operations.services.state import read_addresses
-from components.operations.services.supervision import SERVICE_MARK
-from components.processes.marks import checkout_mark, marked
+from components.processes.marks import SERVICE_MARK, checkout_mark, marked
 from components.processes.secrets import read_secrets, secrets_file
 from tests.checkout import ROOT, clean_environment, make_checkout, mmalign, wait_for
 

@@ -17,8 +17,7 @@ from components.errors import UserError
 from components.files import read_json
 from components.operations.services.health import require_services
 from components.operations.services.state import client_environment, read_addresses
-from components.operations.services.supervision import SERVICE_MARK
-from components.processes.marks import checkout_mark, marked
+from components.processes.marks import SERVICE_MARK, checkout_mark, marked
 from components.processes.secrets import read_secrets, secrets_file, state_folder
 
 REPOSITORY = Path(__file__).resolve().parents[3]
