@@ -2,7 +2,8 @@
 
 MLflow has no locks, but it creates a registered model of a name only once. So the lock of a shared store is the registered model `NAME`, which
 its holder creates, marks every BEAT_SECONDS, and deletes at its end. A holder that was killed marks no more: who waits removes its lock after
-LEASE_SECONDS, by its own clock.
+LEASE_SECONDS, by its own clock. Within a checkout, its clones and its copies a file is locked first, which the system frees at a kill: who has
+that, and meets a lock of the same checkout on the same machine, meets a dead one's.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from filelock import FileLock
 
 from components.checkout import Checkout
 from components.registry.store import open_store
+from components.storage.clones import deployed_checkout
 
 NAME = "mmalign-registry-lock"
-TOKEN, BEAT, HOLDER = "mmalign.token", "mmalign.beat", "mmalign.holder"
+TOKEN, BEAT, HOLDER, OWNER = "mmalign.token", "mmalign.beat", "mmalign.holder", "mmalign.owner"
 BEAT_SECONDS, LEASE_SECONDS, POLL_SECONDS = 20.0, 120.0, 1.0
 
 
@@ -34,7 +36,8 @@ def registry_lock(checkout: Checkout, log: Callable[[str], None] = print) -> Ite
             yield
             return
         with open_store(checkout) as (client, _):
-            token = _take(client, f"{checkout.root} on {socket.gethostname()}, process {os.getpid()}", log)
+            owner = f"{deployed_checkout(checkout).absolute().root} on {socket.gethostname()}"
+            token = _take(client, owner, f"{checkout.root} on {socket.gethostname()}, process {os.getpid()}", log)
         ended = threading.Event()
         marking = threading.Thread(target=_mark, args=(client, token, ended), name="registry lock", daemon=True)
         marking.start()
@@ -50,14 +53,14 @@ def registry_lock(checkout: Checkout, log: Callable[[str], None] = print) -> Ite
 
 @contextmanager
 def local_lock(checkout: Checkout) -> Iterator[None]:
-    """One process of this checkout at a time: enough for reading."""
-    path = checkout.locks / "registry.lock"
+    """One process of this checkout, its clones and its copies at a time: enough for reading."""
+    path = deployed_checkout(checkout).locks / "registry.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path, is_singleton=True):
         yield
 
 
-def _take(client: Any, holder: str, log: Callable[[str], None]) -> str:
+def _take(client: Any, owner: str, holder: str, log: Callable[[str], None]) -> str:
     """Create the lock, once it is free; returns its token."""
     from mlflow.exceptions import MlflowException
 
@@ -66,7 +69,7 @@ def _take(client: Any, holder: str, log: Callable[[str], None]) -> str:
     since, logged = time.monotonic(), False
     while True:
         try:
-            client.create_registered_model(NAME, tags={TOKEN: token, BEAT: "0", HOLDER: holder})
+            client.create_registered_model(NAME, tags={TOKEN: token, BEAT: "0", HOLDER: holder, OWNER: owner})
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -75,6 +78,10 @@ def _take(client: Any, holder: str, log: Callable[[str], None]) -> str:
         state = _state(client)
         if state is None:
             continue  # released meanwhile
+        if state.get(OWNER) == owner:
+            log(f"the promotion of {state.get(HOLDER)} was killed: its lock is removed")
+            _remove(client, state.get(TOKEN, ""))
+            continue
         if state != seen:
             seen, since = state, time.monotonic()
         elif time.monotonic() - since > LEASE_SECONDS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from components.checkout import Checkout
 from components.registry import lock
 from components.registry.lock import NAME, registry_lock
 from components.registry.store import open_store
+from components.storage.clones import complete
 from tests.tracking.conftest import checkout, empty_database  # noqa: F401 -- fixtures
 
 
@@ -66,6 +68,36 @@ def test_lock_of_killed_holder_is_removed(pair: tuple[Checkout, Checkout], monke
     assert messages[-1] == "the promotion of a dead one has shown no sign of life for 0.5 s: its lock is removed"
     with open_store(pair[0]) as (client, _):
         assert [model.name for model in client.search_registered_models()] == []
+
+
+def test_lock_of_own_killed_process_is_removed_at_once(pair: tuple[Checkout, Checkout]) -> None:
+    own = f"{pair[0].root.resolve()} on {socket.gethostname()}"
+    with open_store(pair[0]) as (client, _):
+        client.create_registered_model(NAME, tags={lock.TOKEN: "dead", lock.BEAT: "7", lock.HOLDER: "a dead one", lock.OWNER: own})
+    messages: list[str] = []
+    began = time.monotonic()
+    with registry_lock(pair[0], messages.append):
+        assert exists(pair[0])
+    assert time.monotonic() - began < lock.BEAT_SECONDS
+    assert messages == ["the promotion of a dead one was killed: its lock is removed"]
+
+
+def test_copies_of_a_checkout_take_turns_by_its_file(pair: tuple[Checkout, Checkout]) -> None:
+    copy = pair[1]
+    (copy.root / ".git").mkdir()
+    complete(pair[0], copy.root)
+    entered = threading.Event()
+
+    def second() -> None:
+        with lock.local_lock(copy):
+            entered.set()
+
+    with lock.local_lock(pair[0]):
+        waiting = in_thread(second)
+        assert not entered.wait(0.5)
+    waiting.join(60)
+    assert entered.is_set()
+    assert not (copy.locks / "registry.lock").exists()
 
 
 def test_lock_of_living_holder_stays(pair: tuple[Checkout, Checkout], monkeypatch: pytest.MonkeyPatch) -> None:
