@@ -82,12 +82,13 @@ def exclude(folder: Path, *links: Path) -> None:
 
 def _configure_dvc(checkout: Checkout, made: Checkout) -> None:
     """Write the person's DVC settings, with the keys of remotes, and the checkout's cache."""
-    config = configparser.ConfigParser(interpolation=None, strict=False)
+    config, both = (configparser.ConfigParser(interpolation=None, strict=False) for _ in range(2))
     config.read(checkout.dvc / "config.local", encoding="utf-8")
+    both.read([checkout.dvc / "config", checkout.dvc / "config.local"], encoding="utf-8")
     if not config.has_section("cache"):
         config.add_section("cache")
-    if not config.has_option("cache", "dir"):
-        config.set("cache", "dir", str(checkout.dvc / "cache"))
+    named = both.get("cache", "dir", fallback="cache").strip("\"'")
+    config.set("cache", "dir", str((checkout.dvc / named).resolve()))  # a relative one counts from the checkout's .dvc
     config.set("cache", "type", f'"{LINK_TYPES}"')
     made.dvc.mkdir(exist_ok=True)
     path = made.dvc / "config.local"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,16 @@ def test_data_are_linked_and_nothing_large_is_copied(checkout: Path) -> None:
     assert not data_state(Checkout(copy)).differs
     assert not data_state(Checkout(checkout)).differs
     assert (copy / "infra/bundled-data").is_symlink()
+
+
+@pytest.mark.parametrize("scope", ["--project", "--local"])
+def test_cache_that_settings_of_dvc_name_is_the_copys_too(checkout: Path, scope: str) -> None:
+    subprocess.run([sys.executable, "-m", "dvc", "cache", "dir", scope, "elsewhere"], cwd=checkout, check=True, capture_output=True)
+    (checkout / ".dvc/cache").rename(checkout / "elsewhere")
+    (checkout / ".git/info/exclude").write_text("/elsewhere\n")
+    copy = filled(checkout, BETA)
+    assert (copy / "data/preferences/data.jsonl").read_text() == (checkout / "data/preferences/data.jsonl").read_text()
+    assert f"dir = {checkout / 'elsewhere'}" in (copy / ".dvc/config.local").read_text()
 
 
 def test_caches_are_shared_and_checkpoints_are_not(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:

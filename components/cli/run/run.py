@@ -26,9 +26,7 @@ def run(  # noqa: PLR0913 -- each option of the command is an argument
     ] = None,
     assignments: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="a setting for this run alone, which works in a folder of its own; repeat for more"
-        ),
+        typer.Option("--set", metavar="KEY=VALUE", help="a setting for this run alone, in a folder of its own; repeat for more"),
     ] = None,
     save: Annotated[bool, typer.Option("--save", help="with --set: write the settings into params.yaml, where they stay")] = False,
     accept_data: Annotated[bool, typer.Option("--accept-data", help="accept removed files of data/ into the new data version")] = False,
@@ -62,7 +60,7 @@ def run(  # noqa: PLR0913 -- each option of the command is an argument
             "ref": ref,
         }
         if save:
-            raise UserError("--save belongs to a run in this checkout: leave out --deployment, or use mmalign configure --set KEY=VALUE")
+            raise UserError("--save belongs to a run in this checkout: leave out --deployment")
         raise typer.Exit(run_deployment(deployment, {key: value for key, value in parameters.items() if value is not None}, wait=wait))
     import time
     from contextlib import ExitStack
