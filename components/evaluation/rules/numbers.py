@@ -137,7 +137,7 @@ def _one_kind(body: str, mark: str, count: int, language: str) -> list[Decimal]:
     if not grouped or not fraction:
         return grouped or fraction
     decimal_mark = "," if language in COMMA_DECIMAL else "."
-    if mark == "," and not language:
+    if mark == "," and language not in COMMA_DECIMAL:
         return grouped
     return [*fraction, *grouped] if mark == decimal_mark else [*grouped, *fraction]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from components.evaluation.rules.phrases import HEDGE
 from components.evaluation.rules.plain import bare, plain
 
 _REFERENCE = re.compile(r"^\(?(?P<letter>[A-J])\)?(?:[.):,]\s*(?P<text>.+)?)?$|^\(?(?P<lone>[a-j])[.)]?$", re.DOTALL)
@@ -17,6 +18,7 @@ _NAMED = re.compile(
 _LEADING = re.compile(r"^[\"'(\[]*(?P<letter>[A-J])(?:[\"')\].:,]+(?!\w)|\s*$|\s*[-:]\s|\s+(?=\())")
 _CLOSING = re.compile(r"(?:^|\s|:)[\"'(\[]*(?P<letter>[A-J])[\"')\]]*\.?$")
 _ANY = re.compile(r"(?<![\w'])\(?(?P<letter>[A-J])\)?(?![\w']|\.[mM]\b)")
+_EITHER = re.compile(r"\w+ [\"'(\[]*[A-J][\"')\]]* (?:or|oder|ou|o|或者?) [\"'(\[]*[A-J](?![\w'])")
 _AGAINST = re.compile(
     r"\b(?:not|isn't|wrong|incorrect|nicht|falsch|pas|fausse|no es|não é|incorrecta|incorreta)\b|不是|错误|不选", re.IGNORECASE
 )
@@ -41,6 +43,8 @@ def judge_option(reference: tuple[str, str | None], options: Mapping[str, str], 
     letter, text = reference
     options = dict(options) if text is None else {**options, letter: text}
     answer = plain(answer).strip()
+    if _EITHER.search(answer) or HEDGE.search(answer.casefold()):
+        return None
     letters = _letters(answer)
     if letters is None:
         return False
@@ -54,8 +58,11 @@ def judge_option(reference: tuple[str, str | None], options: Mapping[str, str], 
 
 def _letters(answer: str) -> set[str] | None:
     """The letters that an answer chooses; None for one that lists several as its answer."""
-    if re.fullmatch(r"[a-j][.)]?", answer):
-        return {answer[0].upper()}
+    lower = re.fullmatch(
+        r"(?:.*(?:answer|antwort|réponse|respuesta|resposta|答案)\W{0,4})?\(?([a-j])[.)]*", answer, re.IGNORECASE | re.DOTALL
+    )
+    if lower is not None and lower[1].islower():
+        return {lower[1].upper()}
     listed = re.fullmatch(
         r"[\"'(\[]*[A-J][\"')\].]*(?:\s*(?:,|and|or|/|und|oder|et|ou|y|o|e|和|或|&|\s)\s*[\"'(\[]*[A-J][\"')\].]*)+", answer
     )
