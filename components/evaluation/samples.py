@@ -16,7 +16,7 @@ from pathlib import Path
 from jinja2 import Environment
 
 from components.evaluation.answers import Answered
-from components.evaluation.judge import Verdict
+from components.evaluation.verdict import Verdict
 from components.files import write_atomic
 from components.preferences.colors import WHITE
 from components.preferences.frames import frame_names

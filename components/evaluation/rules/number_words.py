@@ -60,8 +60,8 @@ HAN = "零〇一二两三四五六七八九十百千万"
 
 def _words() -> dict[str, int]:
     table = dict(_MORE)
-    for language, units in _UNITS.items():
-        for value, word in enumerate(units.split()):
+    for language, names in _UNITS.items():
+        for value, word in enumerate(names.split()):
             table.setdefault(word, value)
         for position, word in enumerate(_TENS[language].split(), start=2):
             table.setdefault(word, 10 * position)
