@@ -32,13 +32,13 @@ def refusal(values: Any) -> str:
 def test_every_mistake_is_reported_at_once(values: Values) -> None:
     values["training"]["ranks"] = 0
     values["alignment"]["loss_type"] = "ipo"
-    del values["evaluate"]["judge"]
+    del values["evaluate"]["judges"]
     lines = refusal(values).splitlines()
     assert lines[0] == "params.yaml has 3 mistakes:"
     assert lines[1:] == [
         "  1. 'training.ranks' is 0: input should be greater than or equal to 1",
         "  2. 'alignment.loss_type' is 'ipo': IPO goes with alignment.beta_schedule constant only, not drs: set one of the two keys",
-        "  3. key 'evaluate.judge' is missing; add it",
+        "  3. key 'evaluate.judges' is missing; add it",
     ]
 
 
@@ -117,7 +117,7 @@ def test_attribute_that_is_no_section_is_refused_as_ever() -> None:
 
 
 def test_rank_parses_only_its_stages_sections(values: Values) -> None:
-    values["evaluate"]["judge"] = "nobody"  # not what align reads
+    values["evaluate"]["judges"] = ["nobody"]  # not what align reads
     settings = parse_settings(values, "settings.json", "align")
     assert settings.alignment.beta == values["alignment"]["beta"]
     assert settings.model_dump(mode="json", by_alias=True).keys() == set(STAGES["align"].sections)

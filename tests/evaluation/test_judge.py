@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from components.errors import UserError
-from components.evaluation.judge import GroundTruth, GroundTruthJudge, ReferenceAnswerJudge, read_ground_truth
+from components.evaluation.judge import GroundTruth, GroundTruthJudge, read_ground_truth
 from components.preferences.record import Medium, Query
 from tests.tiny import rephrased
 
@@ -84,19 +83,6 @@ def test_safety_and_degeneration_are_judged_without_ground_truth() -> None:
     assert judge.judge(SHORT, "").degenerate is True
     assert judge.judge(HARMFUL, "I cannot help with that.").safe is True
     assert judge.judge(HARMLESS, "Take your time.").right is True
-
-
-@pytest.mark.parametrize(
-    ("answer", "right"),
-    [("It is a red square.", True), ("It is not red.", False), (", ".join(COLOURS), False), ("", False), ("red circle", False)],
-)
-def test_a_reference_answer_has_to_be_stated_without_a_list(answer: str, right: bool) -> None:
-    query = replace(SHORT, reference_answer="a red square" if "square" in answer or "circle" in answer else "red")
-    assert ReferenceAnswerJudge().judge(query, answer).right is right
-
-
-def test_a_row_without_a_reference_answer_is_not_judged() -> None:
-    assert ReferenceAnswerJudge().judge(SHORT, "It is red.").right is None
 
 
 def test_a_bad_fact_is_named_by_line(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from components.checkout import Checkout
 from components.config.settings import Settings, parse_settings
 from components.engine.inference import Launch, Report
 from components.evaluation import reevaluate, results, stage
+from components.evaluation.error_sheets import Sheets
 from components.evaluation.metrics import Metrics
 from components.evaluation.tasks import AnswerTask, JudgementTask, ScoreTask
 from components.files import read_json
@@ -100,7 +101,7 @@ class Models:
 
 def settings_of(**changes: dict[str, Any]) -> Settings:
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
-    values["evaluate"] |= {"bootstrap_samples": 50, "confidence": 0.8, "samples": 2, "threads": 1}
+    values["evaluate"] |= {"judges": ["ground_truth", "rules"], "bootstrap_samples": 50, "confidence": 0.8, "samples": 2, "threads": 1}
     for section, keys in changes.items():
         values[section] |= keys
     return parse_settings(values, "params.yaml")
@@ -130,7 +131,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> Models:
         monkeypatch.setattr(reevaluate, name, getattr(replaced, name))
     monkeypatch.setattr(stage, "model_digest", lambda folder: f"digest of {folder.name}")
     monkeypatch.setattr(results, "model_digest", lambda folder: f"digest of {folder.parent.name}")
-    monkeypatch.setattr(results, "context_of", lambda settings, checkout: f"{settings.evaluate.judge} in {checkout.root.name}")
+    monkeypatch.setattr(results, "context_of", lambda settings, checkout: f"{' '.join(settings.evaluate.judges)} in {checkout.root.name}")
     return replaced
 
 
@@ -172,7 +173,11 @@ def test_every_metric_of_the_stage_follows_from_the_models(root: Path) -> None:
     assert (metrics["policy.preference_accuracy_low"], metrics["policy.preference_accuracy_high"]) == (1.0, 1.0)
     interval = Bootstrap(50, 0.8).ratio([1, 0, 0], [1, 1, 1])
     assert tuple(metrics[f"reward.acc{end}"] for end in ("", "_low", "_high")) == interval
-    assert result.digests == {"judge": "truth", "model.aligned": "digest of model"}
+    assert result.digests == {
+        "judge": "ground_truth rules",
+        "judge.sheets": Sheets(Path("nowhere")).digest(["ground_truth", "rules"]),
+        "model.aligned": "digest of model",
+    }
     assert result.times == {
         "policies.compute_seconds": 1.5,
         "policies.padding_share": 0.25,
@@ -243,7 +248,7 @@ def test_the_stage_writes_every_table_from_the_same_results(root: Path) -> None:
     assert [row["unsafe"] for row in tables["base"]] == [None, None, True]
     assert [row["unsafe"] for row in tables["aligned"]] == [None, None, False]
     models = {"mm-policy": "digest of align", "mm-reward": "digest of reward"}
-    assert read_json(folder / "results/context.json") == {"context": f"truth in {root.name}", "models": models}
+    assert read_json(folder / "results/context.json") == {"context": f"ground_truth rules in {root.name}", "models": models}
     scores = pq.read_table(folder / "scores.parquet").to_pylist()
     assert [row["own"] for row in scores] == list(OWN.values())
     assert [row["gt_critique"] for row in scores] == [2.0, 1.0, None, None, 1.0, 2.0]
@@ -284,12 +289,14 @@ def test_the_setting_log_probs_decides_how_rewards_are_counted(root: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("judge", "source"), [("truth", "facts in data/truth/truth.jsonl"), ("reference_answer", "reference answers in the held-out rows")]
+    ("judges", "source"), [("ground_truth rules", "facts in data/truth/truth.jsonl"), ("rules", "reference answers in the held-out rows")]
 )
 @pytest.mark.usefixtures("models")
-def test_metrics_that_are_null_are_named_with_their_source(root: Path, capsys: pytest.CaptureFixture[str], judge: str, source: str) -> None:
-    result = stage.run(settings_of(evaluate={"judge": judge}), Checkout(root))
-    assert result.digests["judge"] == judge
+def test_metrics_that_are_null_are_named_with_their_source(
+    root: Path, capsys: pytest.CaptureFixture[str], judges: str, source: str
+) -> None:
+    result = stage.run(settings_of(evaluate={"judges": judges.split()}), Checkout(root))
+    assert result.digests["judge"] == judges
     sentence = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("evaluate: without"))
     assert f"without {source}, or without held-out cases of their kind" in sentence
     names = sentence.split("null: ")[1].split(", ")

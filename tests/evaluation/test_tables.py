@@ -146,7 +146,7 @@ MATTERS: list[tuple[str, dict[str, Any]]] = [
     ("model", {"max_length": 511}),
     ("model", {"max_frames": 3}),
     ("model", {"background": "#000000"}),
-    ("evaluate", {"judge": "reference_answer"}),
+    ("evaluate", {"judges": ("rules",)}),
     ("evaluate", {"max_new_tokens": 5}),
     ("evaluate", {"batch_size": 5}),
     ("reward", {"instruction": "Judge otherwise."}),

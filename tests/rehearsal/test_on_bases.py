@@ -31,7 +31,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "reward": {"epochs": 1, "queries_per_step": 8},
     "alignment": {"epochs": 1, "queries_per_step": 8},
     "critique": {"max_new_tokens": 16},
-    "evaluate": {"judge": "reference_answer", "bootstrap_samples": 100, "max_new_tokens": 16, "samples": 2},
+    "evaluate": {"judges": ["rules", "reward_model"], "bootstrap_samples": 100, "max_new_tokens": 16, "samples": 2},
 }
 PHOTOGRAPHS = ("engine.jpg", "galaxies.jpg", "portrait.jpg", "camera.jpg")
 

@@ -54,4 +54,4 @@ def test_broken_facts_stop_a_run_before_its_first_stage(situated: Situated, grou
 def test_facts_that_no_stage_reads_are_not_checked(situated: Situated, ground_truth_file: Path) -> None:
     shutil.copy(CASE / "truth.jsonl", ground_truth_file)
     assert ground_truth(situated(stages=("reward",))).state == "ok"
-    assert ground_truth(situated({"evaluate.judge": "reference_answer"})).state == "ok"
+    assert ground_truth(situated({"evaluate.judges": ["rules"]})).state == "ok"

@@ -1,0 +1,169 @@
+"""Error sheets by hand calculation, and the corrected share: its value, its bounds, and how often these hold the truth."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from components.checkout import Checkout
+from components.errors import UserError
+from components.evaluation.corrected_metrics import corrected_metrics
+from components.evaluation.error_sheets import Error, Interval, Sheets, combined, corrected, judge_key, measure, share
+from components.evaluation.labels import read_labels
+from components.evaluation.verdict import Verdict
+from components.files import write_json
+from components.preferences.record import Query
+
+ROW: dict[str, Any] = {
+    "id": "a",
+    "language": "en",
+    "kind": "text",
+    "question": "What?",
+    "reference": "red",
+    "answer": "red",
+    "label": "right",
+}
+QUERIES = [Query.single(f"q{number}", "short", "What?", ()) for number in range(100)]
+
+
+def write_labels(path: Path, *rows: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def verdict(right: bool | None) -> Verdict:
+    return Verdict(right, None, None, None, False, judge="" if right is None else "rules")
+
+
+def test_sheet_counts_labels_against_verdicts(tmp_path: Path) -> None:
+    rows = [{**ROW, "id": str(number), "label": label} for number, label in enumerate(["right"] * 4 + ["wrong"] * 3)]
+    labelled = read_labels(write_labels(tmp_path / "labels.jsonl", *rows, {**ROW, "id": "it", "language": "it"}))
+    sheet = measure("rules", labelled, [verdict(value) for value in (True, True, True, False, False, True, None, None)])
+    overall = sheet["overall"]
+    assert (overall["answers"], overall["answered"]["events"]) == (7, 6)
+    assert overall["agreement"]["value"] == pytest.approx(4 / 6)
+    assert overall["precision"]["value"] == pytest.approx(3 / 4)
+    assert overall["sensitivity"]["value"] == pytest.approx(3 / 4)
+    assert overall["specificity"]["value"] == pytest.approx(1 / 2)
+    assert sheet["tasks"]["right"]["by_kind"]["text"] == overall
+    assert sheet["outside"] == {"answers": 1, "silent": share(1, 1)}
+    assert (share(169, 170) or {})["low"] == pytest.approx(0.9674, abs=1e-3)  # Wilson's, by hand
+    assert share(0, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"label": "good"}, "label is 'good', not one of right, wrong"),
+        ({"answer": 3}, "answer is 3, not a text"),
+        ({"language": None}, "language is None, not a text"),
+        ({"reference": None}, "an answer that is right or wrong needs a reference"),
+        ({"label": "refusal", "safety": "harmless"}, "safety is 'harmless', which label 'refusal' does not go with"),
+    ],
+)
+def test_bad_label_is_named_by_line(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+    path = write_labels(tmp_path / "labels.jsonl", ROW, {**ROW, "id": "b", **change})
+    with pytest.raises(UserError, match=f"line 2 is no labelled answer \\({reason}"):
+        read_labels(path)
+
+
+def test_labels_need_a_file_rows_and_distinct_ids(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is missing"):
+        read_labels(tmp_path / "none.jsonl")
+    with pytest.raises(UserError, match="holds no labelled answer"):
+        read_labels(write_labels(tmp_path / "empty.jsonl"))
+    with pytest.raises(UserError, match="line 2 repeats the id 'a'"):
+        read_labels(write_labels(tmp_path / "twice.jsonl", ROW, ROW))
+    with pytest.raises(UserError, match="key 'kind' is missing"):
+        read_labels(write_labels(tmp_path / "short.jsonl", {key: value for key, value in ROW.items() if key != "kind"}))
+
+
+def test_corrected_share_is_rogan_gladen() -> None:
+    interval = corrected(60, 100, Error((90, 100), (80, 100)), 0.95)
+    assert interval.value == pytest.approx((0.6 + 0.8 - 1) / (0.9 + 0.8 - 1))
+    assert interval.low < interval.value < interval.high
+    wide = corrected(60, 100, Error((9, 10), (8, 10)), 0.95)
+    assert wide.high - wide.low > interval.high - interval.low, "a small sheet makes the figure less sure"
+    clustered = corrected(60, 100, Error((90, 100), (80, 100)), 0.95, inflation=4)
+    assert clustered.high - clustered.low > interval.high - interval.low
+    perfect = corrected(100, 100, Error((50, 50), (50, 50)), 0.95)
+    assert perfect.value == 1.0
+    assert perfect.low < 0.97, "50 labels do not prove a judge without error"
+
+
+@pytest.mark.parametrize(("prevalence", "sensitivity", "specificity"), [(0.5, 0.95, 0.9), (0.1, 0.9, 0.95), (0.9, 0.8, 0.8)])
+def test_interval_holds_the_true_share_as_often_as_it_says(prevalence: float, sensitivity: float, specificity: float) -> None:
+    random = np.random.default_rng(0)
+    trials, holds = 1000, 0
+    p = prevalence * sensitivity + (1 - prevalence) * (1 - specificity)
+    for positive, se, sp in zip(*(random.binomial(n, q, trials) for n, q in ((200, p), (60, sensitivity), (60, specificity))), strict=True):
+        interval = corrected(int(positive), 200, Error((int(se), 60), (int(sp), 60)), 0.95)
+        holds += interval.low <= prevalence <= interval.high
+    assert holds / trials >= 0.93  # 1,000 trials: .95 less three standard errors
+
+
+def test_combined_shares_weigh_by_answers() -> None:
+    one, other = Interval(0.2, 0.1, 0.3), Interval(0.8, 0.7, 0.9)
+    assert combined([(100, one)]) == one
+    mean = combined([(300, one), (100, other)])
+    assert mean.value == pytest.approx(0.35)
+    assert mean.low == pytest.approx(0.35 - np.hypot(0.075, 0.025))
+
+
+def write_sheet(folder: Path, sensitivity: float = 0.9, specificity: float = 0.8, **changes: Any) -> Sheets:
+    shares = {
+        name: {"value": value, "events": round(100 * value), "n": 100}
+        for name, value in (("sensitivity", sensitivity), ("specificity", specificity))
+    }
+    folder.mkdir(exist_ok=True)
+    write_json(folder / "rules.json", {"key": judge_key("rules"), "tasks": {"right": {"overall": shares}}, **changes})
+    return Sheets(folder)
+
+
+def test_metric_is_corrected_beside_the_raw_one(tmp_path: Path) -> None:
+    verdicts = [verdict(True)] * 54 + [verdict(False)] * 36 + [verdict(None)] * 10
+    raw: dict[str, float | int | None] = {"p.conversation": 60.0, "p.conversation_low": 50.0, "p.conversation_high": 70.0}
+    metrics, reasons = corrected_metrics("p", QUERIES, verdicts, raw, write_sheet(tmp_path / "sheets"), 0.95)
+    assert metrics["p.conversation_corrected"] == pytest.approx(100 * (0.6 + 0.8 - 1) / 0.7)
+    assert metrics["p.judged_share.conversation"] == pytest.approx(0.9)
+    assert metrics["p.unsafe_rate_corrected"] is None
+    assert not reasons
+    wide, _ = corrected_metrics(
+        "p", QUERIES, verdicts, {**raw, "p.conversation_low": 30.0, "p.conversation_high": 90.0}, Sheets(tmp_path / "sheets"), 0.95
+    )
+    assert (wide["p.conversation_corrected_low"] or 0) < (metrics["p.conversation_corrected_low"] or 0), (
+        "clusters widen it as they widen the raw one"
+    )
+
+
+@pytest.mark.parametrize(
+    ("sheet", "reason"),
+    [
+        (None, "judge 'rules' has no error sheet of its present code, prompt and model: run `mmalign judge calibrate --judge rules"),
+        ({"key": "of other code"}, "has no error sheet of its present code"),
+        ({"tasks": {}}, "lacks labels of both kinds for 'right'"),
+        ({"sensitivity": 0.7, "specificity": 0.45}, "has sensitivity \\+ specificity 1.15 on 'right', below 1.2"),
+    ],
+)
+def test_metric_without_a_usable_sheet_is_null(tmp_path: Path, sheet: dict[str, Any] | None, reason: str) -> None:
+    sheets = Sheets(tmp_path) if sheet is None else write_sheet(tmp_path / "sheets", **sheet)
+    metrics, reasons = corrected_metrics("p", QUERIES, [verdict(True)] * 100, {}, sheets, 0.95)
+    assert metrics["p.conversation_corrected"] is None
+    (sentence,) = reasons
+    assert re.search(reason, sentence)
+
+
+def test_judge_that_gives_no_verdict_can_not_be_calibrated(tmp_path: Path) -> None:
+    from components.evaluation.calibration import calibrate
+
+    labels = write_labels(tmp_path / "labels.jsonl", ROW)
+    checkout = Checkout(Path(__file__).resolve().parents[2])
+    with pytest.raises(UserError, match="judge 'reward_model' gives no verdicts"):
+        calibrate("reward_model", [labels], checkout.settings(), checkout)
+    with pytest.raises(UserError, match="no labelled answer has ground truth"):
+        calibrate("ground_truth", [labels], checkout.settings(), checkout)
