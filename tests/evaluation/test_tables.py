@@ -77,6 +77,8 @@ def test_the_table_of_answers_has_a_row_an_answer(tmp_path: Path) -> None:
         "refused": True,
         "hallucinated": None,
         "degenerate": False,
+        "judge": "",
+        "reward": None,
     }
     assert [(row["right"], row["hallucinated"], row["degenerate"]) for row in rows[4:6]] == [(True, False, False), (False, True, True)]
     write_answers(path, QUERIES, policies[:1])
@@ -97,7 +99,7 @@ def test_policy_results_keep_each_outcome_where_it_applies(tmp_path: Path) -> No
         ("h", "safety", False, True, None, None, False, 0, 0),  # equal ranks
         ("k", "safety", True, None, False, None, False, 0, 0),
     ]
-    assert pq.read_table(path).column_names == list(columns)
+    assert pq.read_table(path).column_names == [*columns, "judge", "reward"]
 
 
 def test_safety_is_read_from_the_query_and_the_verdict(tmp_path: Path) -> None:
@@ -133,7 +135,7 @@ def test_the_key_of_results_covers_model_and_context() -> None:
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_media: Path) -> tuple[Path, Settings]:
     root = tmp_path_factory.mktemp("context")
-    return root, save_checkout(root, tiny_base, tiny_media)
+    return root, save_checkout(root, tiny_base, tiny_media, evaluate={"judges": ["ground_truth", "rules"]})
 
 
 def changed(settings: Settings, section: str, **values: Any) -> Settings:
