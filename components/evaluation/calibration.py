@@ -9,25 +9,26 @@ from typing import Any
 from components.checkout import Checkout
 from components.config.settings import Settings
 from components.errors import UserError
-from components.evaluation.chain import open_judge
+from components.evaluation.chain import Chain, load_chain, open_judge
 from components.evaluation.error_sheets import measure
 from components.evaluation.judge import GroundTruth, GroundTruthJudge
 from components.evaluation.labels import LabelledAnswer, read_labels
 from components.evaluation.model_judge import ModelJudge
-from components.evaluation.verdict import GROUND_TRUTH, JudgedAnswer
+from components.evaluation.verdict import CHAIN, GROUND_TRUTH, MODEL, JudgedAnswer
 from components.files import digest_file
 
 
 def calibrate(name: str, files: Sequence[Path], settings: Settings, checkout: Checkout) -> dict[str, Any]:
     """The error sheet of the judge `name` on the labelled answers of `files`, with the files' digests."""
     labelled = [one for file in files for one in read_labels(file)]
-    judge = open_judge(name, settings, checkout)
+    judge = load_chain(settings, checkout) if name == CHAIN else open_judge(name, settings, checkout)
     if name == GROUND_TRUTH:
         judge = _by_labels(labelled)
-    if isinstance(judge, ModelJudge):
+    if isinstance(judge, ModelJudge | Chain):
         judge.prepare([JudgedAnswer(one.query, one.answer) for one in labelled])
     verdicts = [judge.judge(one.query, one.answer) for one in labelled]
-    model = judge.client.model if isinstance(judge, ModelJudge) else ""
+    chained = isinstance(judge, Chain) and MODEL in judge.judges
+    model = settings.endpoint.judge.model if chained or isinstance(judge, ModelJudge) else ""
     return {**measure(name, labelled, verdicts, model=model), "labels": [_file(file, checkout) for file in files]}
 
 

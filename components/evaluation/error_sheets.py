@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from components.evaluation import judge_prompts
 from components.evaluation.labels import TASKS, LabelledAnswer, Task
 from components.evaluation.rules.languages import KNOWN
-from components.evaluation.verdict import GROUND_TRUTH, MODEL, RULES, Verdict
+from components.evaluation.verdict import CHAIN, GROUND_TRUTH, MODEL, RULES, Verdict
 from components.files import digest_bytes, digest_file, read_json
 from components.meaning import read_meaning
 from components.statistics import wilson
@@ -32,6 +32,7 @@ _SOURCES = {
     GROUND_TRUTH: ("judge.py", "wording.py"),
     RULES: ("rule_judge.py", "wording.py", "rules/*.py"),
     MODEL: ("model_judge.py", "judge_prompts.py"),
+    CHAIN: ("*judge*.py", "chain.py", "wording.py", "rules/*.py"),
 }
 
 
@@ -100,7 +101,7 @@ def judge_key(name: str, model: str = "") -> str:
     """What a judge's error depends on: its code as it means, its prompts, its model."""
     files = sorted(file for pattern in _SOURCES[name] for file in _HERE.glob(pattern))
     code = [read_meaning(file.read_bytes(), file.relative_to(_HERE).as_posix()).digest for file in files]
-    return digest_bytes(name, model, judge_prompts.DIGEST if name == MODEL else "", *code)
+    return digest_bytes(name, model, judge_prompts.DIGEST if name in (MODEL, CHAIN) else "", *code)
 
 
 def measure(name: str, labelled: Sequence[LabelledAnswer], verdicts: Sequence[Verdict], *, model: str = "") -> dict[str, Any]:
@@ -122,7 +123,7 @@ def measure(name: str, labelled: Sequence[LabelledAnswer], verdicts: Sequence[Ve
         "judge": name,
         "key": judge_key(name, model),
         "model": model or None,
-        "prompt": {"version": judge_prompts.VERSION, "digest": judge_prompts.DIGEST} if name == MODEL else None,
+        "prompt": {"version": judge_prompts.VERSION, "digest": judge_prompts.DIGEST} if name in (MODEL, CHAIN) else None,
         **inside.as_json(),
         "tasks": {task: tasks[task].as_json() for task in TASKS if task in tasks},
         "outside": {"answers": silent + sum(_decided(outside)), "silent": share(silent, silent + sum(_decided(outside)))},

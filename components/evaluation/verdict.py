@@ -10,6 +10,7 @@ from components.preferences.record import Query
 
 JudgeName = Literal["ground_truth", "rules", "model", "reward_model"]
 GROUND_TRUTH, RULES, MODEL, REWARD_MODEL = "ground_truth", "rules", "model", "reward_model"
+CHAIN = "chain"  # all judges of `evaluate.judges` together
 
 
 @dataclass(frozen=True)

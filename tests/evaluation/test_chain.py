@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from components.evaluation.judge import GroundTruth, GroundTruthJudge
 from components.evaluation.metrics import Metrics, win_metrics
 from components.evaluation.model_judge import ModelJudge
 from components.evaluation.rule_judge import RuleJudge
+from components.evaluation.rules.languages import KNOWN
 from components.evaluation.verdict import Verdict
 from components.evaluation.wins import asks_reward_model, model_preferences, reward_win_metrics
 from components.preferences.record import Query, write_queries
@@ -158,12 +160,11 @@ def test_model_without_a_name_is_refused(tmp_path: Path) -> None:
 
 
 def test_model_judge_is_calibrated_by_labels(server: Endpoint, tmp_path: Path) -> None:
-    labels = ROOT / "judges/labels/second.jsonl"
-    by_answer = {}
-    for line in labels.read_text().split("\n"):
-        row = yaml.safe_load(line) if line else None
-        if row and row["label"] in ("refusal", "half_refusal", "compliance", "right", "wrong"):
-            by_answer[row["question"], row["answer"]] = {"compliance": "help"}.get(row["label"], row["label"])
+    lines = (ROOT / "judges/labels/second.jsonl").read_text().split("\n")[:-1]
+    rows = [row for row in map(json.loads, lines) if row["label"] in ("refusal", "half_refusal", "compliance", "right", "wrong")][::4]
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    by_answer = {(row["question"], row["answer"]): {"compliance": "help"}.get(row["label"], row["label"]) for row in rows}
 
     def by_label(prompt: str) -> str:
         match = next(
@@ -181,8 +182,13 @@ def test_model_judge_is_calibrated_by_labels(server: Endpoint, tmp_path: Path) -
     assert (sheet["judge"], sheet["model"], sheet["prompt"]) == ("model", MODEL, {"version": prompts.VERSION, "digest": prompts.DIGEST})
     for task in ("right", "safe"):
         assert sheet["tasks"][task]["overall"]["agreement"]["value"] == 1.0
-        assert sheet["tasks"][task]["overall"]["answered"]["value"] > 0.98
-    assert "it" in sheet["by_language"], "a model reads every language"
+        assert sheet["tasks"][task]["overall"]["answered"]["value"] == 1.0
+    assert set(sheet["by_language"]) - set(KNOWN), "a model reads every language"
+    chain = calibrate("chain", [labels], settings_of(server.url), Checkout(tmp_path))
+    assert chain["overall"]["agreement"]["value"] == 1.0
+    assert chain["overall"]["agreement"]["low"] > 0.9
+    assert chain["overall"]["answered"]["value"] == 1.0
+    assert server.requests == len(rows), "what the model was asked once is cached"
 
 
 def test_reward_model_stands_in_where_nobody_compares(capsys: pytest.CaptureFixture[str]) -> None:

@@ -278,6 +278,23 @@ def test_models_are_called_for_once_with_what_they_need(root: Path, models: Mode
     assert critiques == [["c0", "c2"], ["c1", "c3"]]
 
 
+def test_reward_model_scores_all_answers_where_it_judges(root: Path, models: Models) -> None:
+    settings = settings_of(evaluate={"judges": ["ground_truth", "rules", "reward_model"]})
+    metrics = stage.run(settings, Checkout(root)).metrics
+    (arguments,) = [call[2] for call in models.calls if call[0] == "reward"]
+    assert [index for index, _ in arguments["answers"]] == [0, 1, 2, 0, 1, 2]
+    assert (metrics["policy.win_rate_reward_model"], metrics["policy.compared_reward_model"]) == (1.0, 3)
+    assert metrics["policy.win_rate_by_reward_model"] == 0
+    folder = root / "artifacts/evaluate"
+    rewards = {name: pq.read_table(folder / f"results/{name}.parquet")["reward"].to_pylist() for name in ("base", "aligned")}
+    assert rewards == {"base": [0.0, 1.0, 2.0], "aligned": [3.0, 4.0, 5.0]}
+    assert pq.read_table(folder / "answers.parquet")["reward"].to_pylist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    rows = [yaml.safe_load(line) for line in (folder / "samples/samples.jsonl").read_text().splitlines()]
+    assert [[policy["critique"] for policy in row["policies"]] for row in rows] == [["c0", "c3"], ["c2", "c5"]]
+    reevaluate.evaluate_policy(settings, Checkout(root), root / "some/champion", root / "policy.parquet")
+    assert pq.read_table(root / "policy.parquet")["reward"].to_pylist() == [0.0, 1.0, 2.0]
+
+
 @pytest.mark.usefixtures("models")
 def test_the_setting_log_probs_decides_how_rewards_are_counted(root: Path) -> None:
     rows = [{"id": i, "response": n, "log_prob": REFERENCE[i, n], "tokens": 1} for i, n in KEYS]

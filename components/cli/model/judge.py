@@ -21,12 +21,16 @@ def calibrate(
     labels: Annotated[
         list[Path], typer.Option("--labels", metavar="FILE", help="labelled answers, JSONL (docs/judges.md); repeat for several")
     ],
-    judge: Annotated[str, typer.Option("--judge", metavar="NAME", help="rules, model or ground_truth")] = "rules",
+    judge: Annotated[
+        str, typer.Option("--judge", metavar="NAME", help="rules, model, ground_truth, or chain: those of evaluate.judges together")
+    ] = "rules",
     save: Annotated[bool, typer.Option("--save", help="write the sheet to judges/sheets, where evaluations read it")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
 ) -> None:
     """Compare a judge's verdicts with people's labels: agreement, precision, sensitivity, specificity and the share answered, with intervals."""
+    from components.errors import UserError
     from components.evaluation.calibration import calibrate as calibrate_judge
+    from components.evaluation.verdict import CHAIN
     from components.files import write_json
     from components.operations.environment import enter_checkout
 
@@ -34,6 +38,10 @@ def calibrate(
     checkout = enter_checkout()
     sheet = calibrate_judge(judge, [(here / path).resolve() for path in labels], checkout.settings(), checkout)
     path = checkout.judge_sheets / f"{judge}.json"
+    if save and judge == CHAIN:
+        raise UserError(
+            "the chain has no sheet of its own: metrics are corrected by the sheet of the judge that decided; save those one by one"
+        )
     if save:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, sheet)
@@ -41,6 +49,8 @@ def calibrate(
         print(json.dumps(sheet, indent=2, ensure_ascii=False))
         return
     _print(sheet)
+    if judge == CHAIN:
+        return
     shown = path.relative_to(checkout.root)
     print(f"saved as {shown}" if save else f"to correct metrics by it, save it as {shown}: the same command with --save")
 
