@@ -38,6 +38,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("code") / "checkout"
     shutil.copytree(ROOT / "components", folder / "components", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "infra/deepspeed", folder / "infra/deepspeed")
+    shutil.copytree(ROOT / "judges", folder / "judges")
     shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
     for name in (".dvcignore", ".gitignore", "params.yaml"):
         shutil.copy(ROOT / name, folder / name)
