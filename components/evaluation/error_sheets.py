@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from components.evaluation import judge_prompts
 from components.evaluation.labels import TASKS, LabelledAnswer, Task
-from components.evaluation.rules.languages import KNOWN
+from components.evaluation.rules.languages import LANGUAGES
 from components.evaluation.verdict import CHAIN, GROUND_TRUTH, MODEL, RULES, Verdict
 from components.files import digest_bytes, digest_file, read_json
 from components.meaning import read_meaning
@@ -113,7 +113,7 @@ def measure(name: str, labelled: Sequence[LabelledAnswer], verdicts: Sequence[Ve
     tasks: dict[str, _Groups] = {}
     for one, verdict in zip(labelled, verdicts, strict=True):
         value = answer_to(one.task, verdict)
-        if name == RULES and one.language not in KNOWN:
+        if name == RULES and one.language not in LANGUAGES:
             outside.add(one.expected, value)
             continue
         inside.add(one, value)

@@ -23,7 +23,7 @@ from components.evaluation.judge import GroundTruth, GroundTruthJudge
 from components.evaluation.metrics import Metrics, win_metrics
 from components.evaluation.model_judge import ModelJudge
 from components.evaluation.rule_judge import RuleJudge
-from components.evaluation.rules.languages import KNOWN
+from components.evaluation.rules.languages import LANGUAGES
 from components.evaluation.verdict import Verdict
 from components.evaluation.wins import asks_reward_model, model_preferences, reward_win_metrics
 from components.preferences.record import Query, write_queries
@@ -183,7 +183,7 @@ def test_model_judge_is_calibrated_by_labels(server: Endpoint, tmp_path: Path) -
     for task in ("right", "safe"):
         assert sheet["tasks"][task]["overall"]["agreement"]["value"] == 1.0
         assert sheet["tasks"][task]["overall"]["answered"]["value"] == 1.0
-    assert set(sheet["by_language"]) - set(KNOWN), "a model reads every language"
+    assert set(sheet["by_language"]) - set(LANGUAGES), "a model reads every language"
     chain = calibrate("chain", [labels], settings_of(server.url), Checkout(tmp_path))
     assert chain["overall"]["agreement"]["value"] == 1.0
     assert chain["overall"]["agreement"]["low"] > 0.9

@@ -13,7 +13,7 @@ from components.evaluation.error_sheets import measure
 from components.evaluation.labels import read_labels
 from components.evaluation.rule_judge import RuleJudge
 from components.evaluation.rules.judging import judge_answer
-from components.evaluation.rules.languages import KNOWN, language_of, readable
+from components.evaluation.rules.languages import LANGUAGES, language_of, readable
 from components.evaluation.rules.refusals import conduct
 from components.evaluation.wording import is_degenerate
 from components.preferences.record import Query
@@ -161,7 +161,7 @@ def test_rules_agree_with_the_second_half_of_the_labels() -> None:
     assert sheet["overall"]["answered"]["value"] >= 0.5
     assert sheet["outside"]["silent"]["value"] >= 0.95
     assert sheet["outside"]["answers"] >= 20
-    assert set(sheet["by_language"]) == set(KNOWN)
+    assert set(sheet["by_language"]) == set(LANGUAGES)
 
 
 def test_shipped_sheet_is_of_the_present_rules_and_labels() -> None:

@@ -151,8 +151,8 @@ def _concluded(question: str, lower: str, pairs: list[tuple[numbers.Quantity, nu
     cued = [(one, outcome) for one, outcome in pairs if _CUE.search(lower[: one.start])]
     if cued and cued[-1][1] != "unclear" and cued[-1][0] is pairs[-1][0]:
         return cued[-1][1] == "equal"
-    asked = {value for one in numbers.quantities(plain(question).casefold(), first_language((question,))) for value in one.values[:1]}
-    fresh = [outcome for one, outcome in pairs if one.values[0] not in asked]
+    in_question = {value for one in numbers.quantities(plain(question).casefold(), first_language((question,))) for value in one.values[:1]}
+    fresh = [outcome for one, outcome in pairs if one.values[0] not in in_question]
     if len(fresh) == 1 and fresh[0] != "unclear":
         return fresh[0] == "equal"
     return None

@@ -15,11 +15,11 @@ from functools import lru_cache
 
 from components.evaluation.rules.language_words import CHARACTERS, OTHERS, WORDS
 
-KNOWN = ("en", "de", "fr", "es", "pt", "zh")
+LANGUAGES = ("en", "de", "fr", "es", "pt", "zh")
 _WORD = re.compile(r"[^\W\d_]+")
 _SENTENCE = re.compile(r"[.!?;:\n。！？；]+")  # noqa: RUF001 -- full-width marks are meant
-_LANGUAGES = {name: frozenset(words.split()) for name, words in {**WORDS, **OTHERS}.items()}
-_SHARED = Counter(word for words in _LANGUAGES.values() for word in words)
+_COMMON_WORDS = {name: frozenset(words.split()) for name, words in {**WORDS, **OTHERS}.items()}
+_SHARED = Counter(word for words in _COMMON_WORDS.values() for word in words)
 FEW_WORDS = 2
 FEW_LETTERS = 3  # of another script, such as the Greek of a formula
 LEAD_SURELY = 0.8  # the least evidence for another language against one that has some
@@ -59,13 +59,13 @@ def readable(*texts: str) -> bool:
 
 def first_language(texts: Iterable[str]) -> str:
     """The known language of the first text that shows one; "" where none does."""
-    return next((name for name in map(language_of, texts) if name in KNOWN), "")
+    return next((name for name in map(language_of, texts) if name in LANGUAGES), "")
 
 
 def _scores(words: list[str]) -> Counter[str]:
     scores: Counter[str] = Counter()
     for word in (word.casefold() for word in words):
-        for name, common in _LANGUAGES.items():
+        for name, common in _COMMON_WORDS.items():
             if word in common:
                 scores[name] += 1 / _SHARED[word]  # type: ignore[assignment]  # a fraction, where many languages have the word
         for name, characters in CHARACTERS.items():

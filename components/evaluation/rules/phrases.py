@@ -240,7 +240,7 @@ _ORDER = re.compile(
     r"order|sequence|first.*(?:then|last)|from left to right|from top|reihenfolge|von links|ordre|de gauche à droite|orden|de izquierda|ordem|da esquerda|顺序|依次|从左|从上",
     re.IGNORECASE,
 )
-_FIGURES = re.compile(r"\d(?:[\d.,:/-]*\d)?")
+_DIGITS = re.compile(r"\d(?:[\d.,:/-]*\d)?")
 _LONGEST_ITEM = 4  # words
 
 
@@ -268,8 +268,8 @@ def judge_polar(question: str, reference: bool, answer: str) -> bool | None:
         return first == reference
     if HEDGE.search(lower) or len(sentences(lower)) > 1:
         return None
-    asked, stated = _content(question) - _QUESTIONING, _content(answer)
-    if not asked or not asked <= stated or len(stated - asked) > 0:
+    in_question, stated = _content(question) - _QUESTIONING, _content(answer)
+    if not in_question or not in_question <= stated or len(stated - in_question) > 0:
         return None
     return (NEGATION.search(lower) is None) == reference
 
@@ -306,31 +306,31 @@ def judge_words(question: str, reference: str, answer: str) -> bool | None:
         return True
     if HEDGE.search(other) or len(sentences(plain(answer))) > 1:
         return None
-    expected, stated, asked = _content(reference), _content(answer), _content(question)
+    expected, stated, in_question = _content(reference), _content(answer), _content(question)
     if _class_values(expected) and _class_values(stated):
-        classed = _judge_class(expected, stated, asked, (one, other))
+        classed = _judge_class(expected, stated, in_question, (one, other))
         if classed is not None:
             return classed
-    if not expected or _FIGURES.findall(one) != _FIGURES.findall(other):
+    if not expected or _DIGITS.findall(one) != _DIGITS.findall(other):
         return None
-    if expected <= stated and not (stated - expected - asked):
+    if expected <= stated and not (stated - expected - in_question):
         if _negated(one) != _negated(other):
             return False
         return True if _in_order(reference, answer) else None
     return None
 
 
-def _judge_class(expected: set[str], stated: set[str], asked: set[str], texts: tuple[str, str]) -> bool | None:
+def _judge_class(expected: set[str], stated: set[str], in_question: set[str], texts: tuple[str, str]) -> bool | None:
     """The verdict where reference and answer each name colors, or each name sides."""
     wanted, named = _class_values(expected), _class_values(stated)
     if _negated(texts[0]) != _negated(texts[1]) or len(wanted) != 1 or len(expected) > len(wanted) + 1:
         return None
     if wanted == named:
-        return True if not ({w for w in stated if not _class_of(w)} - asked - expected) and len(expected) == 1 else None
+        return True if not ({w for w in stated if not _class_of(w)} - in_question - expected) and len(expected) == 1 else None
     comparable = any(wanted <= set(table.values()) and named <= set(table.values()) for table in CLASSES)
     if not comparable or wanted & named:
         return None
-    return False if len(stated - asked) <= len(named) + 1 else None
+    return False if len(stated - in_question) <= len(named) + 1 else None
 
 
 def _items(text: str) -> list[str] | None:
