@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple
 from components.evaluation.rules import numbers, times
 from components.evaluation.rules.languages import first_language, readable
 from components.evaluation.rules.options import judge_option, option_of, options_in
-from components.evaluation.rules.phrases import HEDGE, is_list, is_polar, judge_list, judge_polar, judge_words, polarity
+from components.evaluation.rules.phrase_words import HEDGE
+from components.evaluation.rules.phrases import is_list, is_polar, judge_list, judge_polar, judge_words, polarity
 from components.evaluation.rules.plain import bare, plain, sentences
 
 Kind = Literal["option", "yes_no", "time", "number", "list", "text"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from components.evaluation.rules.phrases import HEDGE
+from components.evaluation.rules.phrase_words import HEDGE
 from components.evaluation.rules.plain import bare, plain
 
 _REFERENCE = re.compile(r"^\(?(?P<letter>[A-J])\)?(?:[.):,]\s*(?P<text>.+)?)?$|^\(?(?P<lone>[a-j])[.)]?$", re.DOTALL)

@@ -4,234 +4,11 @@ from __future__ import annotations
 
 import re
 
+from components.evaluation.rules.phrase_words import COLORS, HEDGE, NEGATION, NO, QUESTIONING, SIDES, SMALL, YES
 from components.evaluation.rules.plain import bare, plain, sentences, without_preface
 
-_YES = r"yes|yeah|yep|correct|that's correct|true|ja|jawohl|richtig|stimmt|wahr|oui|vrai|si|sí|claro que sí|verdadero|cierto|sim|verdadeiro|是的?|对的?|有的?|正确|没错|会的?|可以|能"
-_NO = r"no|nope|false|incorrect|nein|falsch|non|faux|falso|não|nao|falso|否|不是的?|不对|没有|不|错误?|不会|不可以|不能|无"
-_POLAR = re.compile(rf"^(?:(?P<yes>{_YES})|(?P<no>{_NO}))(?=$|[\s,.;:!，。；])", re.IGNORECASE)
-NEGATION = re.compile(
-    r"(?<!\w)(?:no|not|never|none|neither|nor|without|cannot|\w+n't|nicht|kein\w*|nie|niemals|weder|ohne|ne|n'|pas|aucune?|jamais|sans|ni|nunca|"
-    r"ningun[oa]?|ningún|sin|não|nenhuma?|nem|sem|jamais)(?!\w)|[不没无非未]"
-)
-HEDGE = re.compile(
-    r"\b(?:not sure|unsure|uncertain|cannot (?:tell|determine|say|see)|can't (?:tell|determine|say|see)|unclear|unable to (?:tell|determine|see)|"
-    r"hard to (?:tell|say)|might|maybe|perhaps|possibly|probably|either|depends|nicht sicher|unklar|vielleicht|möglicherweise|nicht erkennen|"
-    r"pas sûr|peut-être|impossible de|difficile|incertain|no estoy segur\w|quizás?|tal vez|no se puede|no puedo|não tenho certeza|talvez|não é possível|"
-    r"não consigo|could be|kann ich nicht|je ne peux pas|je ne sais pas|no sé|não sei|don't know|weiß (?:ich )?nicht|keine ahnung)|不确定|可能|也许|无法|不清楚|不知道|看不"
-)
-_COLORS = {
-    "red": "red rot rote roter rotes roten rouge rouges rojo roja rojos rojas vermelho vermelha vermelhos vermelhas 红 红色",
-    "blue": "blue blau blaue blauer blaues blauen bleu bleue bleus bleues azul azules azuis 蓝 蓝色",
-    "green": "green grün grüne grüner grünes grünen vert verte verts vertes verde verdes 绿 绿色",
-    "yellow": "yellow gelb gelbe gelber gelbes gelben jaune jaunes amarillo amarilla amarillos amarillas amarelo amarela amarelos amarelas 黄 黄色",
-    "black": "black schwarz schwarze schwarzer schwarzes schwarzen noir noire noirs noires negro negra negros negras preto preta pretos pretas 黑 黑色",
-    "white": "white weiß weiße weißer weißes weißen blanc blanche blancs blanches blanco blanca blancos blancas branco branca brancos brancas 白 白色",
-    "brown": "brown braun braune brauner braunes braunen marron brun brune marrón castanho castanha 棕色 褐色 棕",
-    "gray": "gray grey grau graue grauer graues grauen gris grise grises cinza cinzento 灰 灰色",
-    "orange": "orange naranja laranja 橙 橙色 橘色",
-    "purple": "purple violet lila violett violette morado morada púrpura roxo roxa 紫 紫色",
-    "pink": "pink rosa rose rosado rosada 粉 粉色 粉红色",
-}
-_SIDES = {
-    "left": "left links linke linken gauche izquierda esquerda 左 左边 左侧",
-    "right": "right rechts rechte rechten droite derecha direita 右 右边 右侧",
-    "top": "top above upper oben haut dessus arriba cima superior 上 上面 上方",
-    "bottom": "bottom below lower unten bas dessous abajo baixo inferior 下 下面 下方",
-}
-CLASSES = [{word: value for value, words in table.items() for word in words.split()} for table in (_COLORS, _SIDES)]
-# Words that an answer may add without changing what it says.
-_SMALL = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "is",
-        "are",
-        "was",
-        "were",
-        "be",
-        "it",
-        "its",
-        "this",
-        "that",
-        "these",
-        "those",
-        "there",
-        "here",
-        "he",
-        "she",
-        "they",
-        "i",
-        "you",
-        "we",
-        "in",
-        "on",
-        "at",
-        "of",
-        "to",
-        "and",
-        "with",
-        "for",
-        "from",
-        "by",
-        "has",
-        "have",
-        "does",
-        "do",
-        "image",
-        "picture",
-        "photo",
-        "color",
-        "colour",
-        "shown",
-        "shows",
-        "visible",
-        "appears",
-        "seen",
-        "see",
-        "can",
-        "person",
-        "people",
-        "photograph",
-        "scene",
-        "says",
-        "say",
-        "reads",
-        "read",
-        "written",
-        "displayed",
-        "der",
-        "die",
-        "das",
-        "ein",
-        "eine",
-        "einen",
-        "einem",
-        "einer",
-        "ist",
-        "sind",
-        "war",
-        "es",
-        "im",
-        "in",
-        "auf",
-        "dem",
-        "den",
-        "des",
-        "von",
-        "zu",
-        "und",
-        "mit",
-        "am",
-        "zum",
-        "zur",
-        "sich",
-        "bild",
-        "foto",
-        "farbe",
-        "hat",
-        "man",
-        "zu",
-        "sehen",
-        "zeigt",
-        "steht",
-        "lautet",
-        "sagt",
-        "le",
-        "la",
-        "les",
-        "l",
-        "un",
-        "une",
-        "des",
-        "du",
-        "de",
-        "d",
-        "est",
-        "sont",
-        "c",
-        "ce",
-        "cette",
-        "ces",
-        "il",
-        "elle",
-        "ils",
-        "elles",
-        "dans",
-        "sur",
-        "à",
-        "au",
-        "aux",
-        "et",
-        "avec",
-        "a",
-        "y",
-        "image",
-        "photo",
-        "couleur",
-        "on",
-        "voit",
-        "dit",
-        "indique",
-        "el",
-        "los",
-        "las",
-        "lo",
-        "una",
-        "unos",
-        "unas",
-        "del",
-        "es",
-        "son",
-        "está",
-        "están",
-        "en",
-        "y",
-        "con",
-        "se",
-        "hay",
-        "ve",
-        "ese",
-        "esta",
-        "este",
-        "imagen",
-        "color",
-        "tiene",
-        "dice",
-        "pone",
-        "o",
-        "os",
-        "as",
-        "um",
-        "uma",
-        "uns",
-        "umas",
-        "do",
-        "da",
-        "dos",
-        "das",
-        "no",
-        "na",
-        "nos",
-        "nas",
-        "é",
-        "são",
-        "em",
-        "e",
-        "com",
-        "ao",
-        "à",
-        "esse",
-        "essa",
-        "este",
-        "imagem",
-        "foto",
-        "cor",
-        "tem",
-        "vê",
-        "diz",
-    ]
-)
+_POLAR = re.compile(rf"^(?:(?P<yes>{YES})|(?P<no>{NO}))(?=$|[\s,.;:!，。；])", re.IGNORECASE)
+CLASSES = [{word: value for value, words in table.items() for word in words.split()} for table in (COLORS, SIDES)]
 _SMALL_HAN = re.compile(r"图片|图像|照片|图中|画面|颜色|写着|显示|这个|那个|这是|那是|[是的了在有里上中着呢个它他她这那一]")
 _WORD = re.compile(r"[\u4e00-\u9fff]+|[^\W_]+")
 _ITEM = re.compile(r"\s*(?:[,;、\n]|(?<!\w)(?:and|und|et|y|e|or|&)(?!\w)|和|与|以及|及)\s*")
@@ -268,7 +45,7 @@ def judge_polar(question: str, reference: bool, answer: str) -> bool | None:
         return first == reference
     if HEDGE.search(lower) or len(sentences(lower)) > 1:
         return None
-    in_question, stated = _content(question) - _QUESTIONING, _content(answer)
+    in_question, stated = _content(question) - QUESTIONING, _content(answer)
     if not in_question or not in_question <= stated or len(stated - in_question) > 0:
         return None
     return (NEGATION.search(lower) is None) == reference
@@ -347,7 +124,7 @@ def _items(text: str) -> list[str] | None:
 
 
 def _item(text: str) -> str:
-    words = [word for word in text.strip(" .!\"'()[]").split() if word not in _SMALL]
+    words = [word for word in text.strip(" .!\"'()[]").split() if word not in SMALL]
     joined = " ".join(words) or text.strip(" .!\"'()[]")
     return _class_of(joined) or joined
 
@@ -373,33 +150,8 @@ def _content(text: str) -> set[str]:
     words: set[str] = set()
     for word in _WORD.findall(plain(text).casefold()):
         parts = _SMALL_HAN.split(re.sub(r"[不没无非未]", "", word)) if "\u4e00" <= word[0] <= "\u9fff" else [word]
-        words.update(part for part in parts if part and part not in _SMALL and not NEGATION.fullmatch(part))
+        words.update(part for part in parts if part and part not in SMALL and not NEGATION.fullmatch(part))
     return {word for word in words if not re.fullmatch(r"n|t|don|doesn|isn|aren|s|qu|j", word)}
-
-
-_QUESTIONING = frozenset(
-    [
-        "what",
-        "which",
-        "who",
-        "where",
-        "when",
-        "why",
-        "how",
-        "any",
-        "gibt",
-        "est-ce",
-        "que",
-        "qu",
-        "qué",
-        "cuál",
-        "há",
-        "existe",
-        "existem",
-        "吗",
-        "什么",
-    ]
-)
 
 
 def _negated(text: str) -> bool:
@@ -408,6 +160,6 @@ def _negated(text: str) -> bool:
 
 def _in_order(reference: str, answer: str) -> bool:
     """Whether the reference's words with meaning stand in the answer in the same order."""
-    wanted = [word for word in _WORD.findall(bare(reference)) if word not in _SMALL]
+    wanted = [word for word in _WORD.findall(bare(reference)) if word not in SMALL]
     words = iter(_WORD.findall(bare(answer)))
     return all(any(word in other if "\u4e00" <= word[0] <= "\u9fff" else word == other for other in words) for word in wanted)
