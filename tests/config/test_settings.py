@@ -85,6 +85,13 @@ def test_ipo_with_label_smoothing_is_refused(values: Values) -> None:
     assert "label smoothing has no part in IPO" in refusal(values)
 
 
+def test_no_preference_loss_and_no_sft_is_refused(values: Values) -> None:
+    values["alignment"] |= {"preference_weight": 0.0, "sft_weight": 0.25}
+    parse_settings(values, "params.yaml")
+    values["alignment"]["sft_weight"] = 0.0
+    assert "alignment.preference_weight is 0, too, so there is no loss" in refusal(values)
+
+
 def test_settings_that_are_no_mapping_are_refused() -> None:
     assert refusal(["model"]) == "params.yaml must be a mapping of sections, not list"
 
