@@ -81,8 +81,8 @@ def _cosines(task: AlignmentTask, micro: Micro, named: dict[str, Betas]) -> dict
         return torch.cat([part.flatten() for part in parts if part is not None])
 
     clean = gradient(right)
-    found: dict[str, float] = {}
+    by_name: dict[str, float] = {}
     for name, betas in named.items():
         noisy = gradient(replace(pairs, beta_P=torch.tensor(betas[rows], dtype=torch.float32)))
-        found[name] = float(torch.nn.functional.cosine_similarity(clean, noisy, dim=0))
-    return found
+        by_name[name] = float(torch.nn.functional.cosine_similarity(clean, noisy, dim=0))
+    return by_name

@@ -74,7 +74,7 @@ def summary(rows: list[Row]) -> dict[str, Any]:
 
 def primary(report: dict[str, Any]) -> dict[str, Any]:
     """The two comparisons that docs/findings.md names."""
-    found = {}
+    compared = {}
     for name, data, endpoint in (
         ("preference_accuracy_clean", "clean", "preference_accuracy"),
         ("preference_accuracy_reversed", "reversed", "preference_accuracy"),
@@ -82,8 +82,8 @@ def primary(report: dict[str, Any]) -> dict[str, Any]:
     ):
         comparison = report.get(data, {}).get(endpoint, {}).get("minus_dpo", {}).get("mm_dpo")
         if comparison is not None:
-            found[name] = comparison
-    return found
+            compared[name] = comparison
+    return compared
 
 
 def main() -> None:

@@ -66,8 +66,8 @@ def test_shuffled_margins_are_the_same_values_by_seed() -> None:
     tables = [build_pairs(QUERIES, SCORES, settings(margins="raw", margin_control="shuffled", seed=seed), 0.0) for seed in range(8)]
     assert all(sorted(table.margin.tolist()) == sorted(RAW) for table in tables)
     assert len({tuple(table.margin.tolist()) for table in tables}) > 3
-    again = build_pairs(QUERIES, SCORES, settings(margins="raw", margin_control="shuffled", seed=3), 0.0)
-    assert again.margin.tolist() == tables[3].margin.tolist()
+    repeated = build_pairs(QUERIES, SCORES, settings(margins="raw", margin_control="shuffled", seed=3), 0.0)
+    assert repeated.margin.tolist() == tables[3].margin.tolist()
     unset = build_pairs(QUERIES, SCORES, settings(margins="raw", margin_control="shuffled", seed=None), 0.0)
     assert unset.margin.tolist() == tables[0].margin.tolist()
 
