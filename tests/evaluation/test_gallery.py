@@ -69,7 +69,7 @@ def page(browser: Any, tmp_path: Path) -> Any:
 
 def shown(page: Any) -> list[str]:
     visible: list[str] = page.evaluate(
-        "[...document.querySelectorAll('article:not([hidden]) small:first-of-type')].map(e => e.textContent.split(' ')[0])"
+        "[...document.querySelectorAll('article:not([hidden]) h2 + small')].map(e => e.textContent.split(' ')[0])"
     )
     return visible
 
