@@ -86,7 +86,7 @@ def ports(checkout: Checkout) -> Finding:
         name, port = next(iter(taken.items()))
         return problem(
             f"port {port} of {name} is taken by {_holder(port)}",
-            f"end that process, or set services.{name}_port in params.yaml to another port",
+            f"end that process, or set services.{name}_port in ops.yaml to another port",
         )
     return ok(f"{listed}, all free")
 
@@ -113,7 +113,7 @@ def deployments(checkout: Checkout) -> Finding:
     settings = settings_of(checkout).deployments
     crons = [schedule["schedule"] for schedule in deployed["nightly"]["schedules"]]
     if not any(one.get("cron") == settings.cron and one.get("timezone") == settings.timezone for one in crons):
-        return warning("the nightly schedule on the server differs from params.yaml", "mmalign deploy")
+        return warning("the nightly schedule on the server differs from ops.yaml", "mmalign deploy")
     return ok(f"{', '.join(sorted(deployed))}; nightly at '{settings.cron}' ({settings.timezone})")
 
 

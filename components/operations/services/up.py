@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from components.checkout import Checkout
-from components.config.services import ServicesSettings
+from components.config.ops import ServicesSettings
 from components.errors import StageFault, UserError
 from components.operations.services import postgres, supervision
 from components.operations.services.flow_runs import cancel_all

@@ -66,9 +66,9 @@ def test_readable_passwords_are_problem_beside_other_checks(root: Path) -> None:
 def test_taken_port_problem_names_setting(root: Path) -> None:
     assert team.ports(Checkout(root)).state == "ok"
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        params = yaml.safe_load((root / "params.yaml").read_text())
+        params = yaml.safe_load((root / "ops.yaml").read_text())
         params["services"]["mlflow_port"] = taken.getsockname()[1]
-        (root / "params.yaml").write_text(yaml.safe_dump(params))
+        (root / "ops.yaml").write_text(yaml.safe_dump(params))
         finding = team.ports(Checkout(root))
         assert finding.state == "problem"
         assert f"port {taken.getsockname()[1]} of mlflow is taken by process {os.getpid()}" in finding.text

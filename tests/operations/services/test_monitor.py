@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ from components.operations.notices.send import JOURNAL
 from components.operations.services.monitor import CHECKS_ANSWERED, Monitor, Schedule
 from components.operations.services.state import DEPLOYED, Addresses, addresses_file, create_secrets, free_port
 from components.processes.secrets import state_folder
+from tests.settings import copy_settings
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 DUE = datetime(2026, 11, 25, 2, 0, tzinfo=UTC)
@@ -120,7 +120,7 @@ class Clock:
 
 def checkout(folder: Path, port: int, deployed: datetime = DUE - timedelta(days=3)) -> Path:
     """A checkout with services at `port` and a deployment of the time `deployed`."""
-    shutil.copyfile(REPOSITORY / "params.yaml", folder / "params.yaml")
+    copy_settings(folder)
     create_secrets(Checkout(folder))
     write_json(addresses_file(Checkout(folder)), asdict(Addresses("127.0.0.1", port, free_port(set()), free_port(set()))))
     write_json(state_folder(Checkout(folder)) / DEPLOYED, {"nightly": ID})
@@ -286,8 +286,8 @@ def test_last_due_time_respects_time_zone(cron: str, zone: str, before: str, due
 def test_monitor_reads_real_prefect_server(tmp_path: Path) -> None:
     port = free_port(set())
     root = checkout(tmp_path, port)
-    settings = (root / "params.yaml").read_text()
-    (root / "params.yaml").write_text(settings.replace("late_minutes: 30", "late_minutes: 59"))
+    settings = (root / "ops.yaml").read_text()
+    (root / "ops.yaml").write_text(settings.replace("late_minutes: 30", "late_minutes: 59"))
     secrets = create_secrets(Checkout(root))
     environment = {
         **os.environ,
