@@ -95,7 +95,7 @@ PROGRAMS = {
     "deployments": "flows.deployments",
     "prefect_server": "flows.server",
     "service": "components.operations.services.programs",
-    "monitor": "components.operations.services.monitor",
+    "monitor": "flows.monitor",
     "reevaluate": "components.evaluation.reevaluate",
     "trial": "components.rehearsal.trial",
 }

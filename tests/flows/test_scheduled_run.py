@@ -19,13 +19,13 @@ import yaml
 
 from components.checkout import Checkout
 from components.config.overrides import changed_settings
-from components.operations.services.flow_runs import FINAL, deployments
-from components.operations.services.prefect_rest import ask
 from components.operations.services.state import client_environment
 from components.processes.marks import SERVICE_MARK, checkout_mark, marked
 from components.stages import STAGE_NAMES
 from components.storage.copies import workspace_of
+from flows.flow_runs import FINAL, deployments
 from tests.checkout import alive, behave, clean_environment, git, make_checkout, mmalign, started, wait_for
+from tests.prefect_rest import ask
 
 pytestmark = pytest.mark.slow
 
@@ -204,7 +204,7 @@ def test_run_of_deployment_equals_run_of_person(served: Path) -> None:
     (run,) = runs(served, "nightly")
     assert run["state_type"] == "COMPLETED"
     every = ask(Checkout(served), "flow_runs/filter", {"flow_runs": {"state": {"type": {"not_any_": ["SCHEDULED"]}}}})
-    assert {one["deployment_id"] for one in every} <= set(deployments(Checkout(served)).values()), (
+    assert {one["deployment_id"] for one in every} <= {str(identifier) for identifier in deployments(Checkout(served)).values()}, (
         "no run has a flow run of its own below it"
     )
     tasks = {task["name"]: task["state_type"] for task in tasks_of(served, run)}
