@@ -31,8 +31,13 @@ class Checkout:
 
     @property
     def params(self) -> Path:
-        """The settings, params.yaml."""
+        """The settings that change results, params.yaml."""
         return self.root / "params.yaml"
+
+    @property
+    def ops(self) -> Path:
+        """The settings that change no result, ops.yaml."""
+        return self.root / "ops.yaml"
 
     @property
     def graph(self) -> Path:
@@ -55,7 +60,7 @@ class Checkout:
         return self.root / "mlflow" / "registry.yaml"
 
     def settings(self) -> Settings:
-        """The settings as they stand now. Raises UserError with file, key and cure."""
+        """The settings of both files as they are now. Raises UserError with file, key and cure."""
         from components.config.settings import load_settings
 
         return load_settings(self.params)

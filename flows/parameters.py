@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from components.config.settings import known_keys
 from components.stages import StageName
 
-# The key of a list in params.yaml addresses the whole list. The text after the first = is YAML.
+# The key of a list addresses the whole list. The text after the first = is YAML.
 OVERRIDE = f"^({'|'.join(re.escape(key) for key in known_keys())})=.+$"
 
 MISTAKE = "Mistake"  # name of the failed state that a person has to cure

@@ -15,15 +15,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
+from uuid import UUID
 
 from components.checkout import Checkout
 from components.errors import UserError
 from components.operations.environment import enter_checkout
-from components.operations.services.prefect_rest import ask
 from components.processes.marks import FLOW_RUN
 from components.storage.clones import clones_folder, complete, exclude, is_complete, share, work_in
 from components.storage.copies import commit_data, fill_copy, workspace_of
 from components.storage.git import run_git
+from flows.flow_runs import server_client
 from flows.parameters import RunParameters
 
 
@@ -129,7 +130,8 @@ def print_folder() -> None:
 
 
 def _parameters(checkout: Checkout, run_id: str) -> RunParameters:
-    return RunParameters.model_validate(ask(checkout, f"flow_runs/{run_id}")["parameters"].get("run") or {})
+    with server_client(checkout) as client:
+        return RunParameters.model_validate(client.read_flow_run(UUID(run_id)).parameters.get("run") or {})
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def make_checkout(folder: Path) -> Path:
     folder.mkdir(parents=True)
     git(folder, "init", "-q", "-b", "main")
     shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
-    for name in (".dvcignore", ".gitignore", "params.yaml", "prefect.yaml", "mlflow/registry.yaml"):
+    for name in (".dvcignore", ".gitignore", "params.yaml", "ops.yaml", "prefect.yaml", "mlflow/registry.yaml"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     with (folder / ".gitignore").open("a") as ignored:

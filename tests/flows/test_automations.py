@@ -26,11 +26,11 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from prefect.states import Cancelling, Crashed, Pending, Running
 
 from components.files import write_json
-from components.operations.services.lost_runs import end_lost_runs
 from components.operations.services.state import DEPLOYED, Addresses, addresses_file, create_secrets
 from components.processes.marks import FLOW_RUN
 from components.processes.secrets import state_folder
 from flows.automations import LOST, RESTART, STUCK, make_automations
+from flows.flow_runs import end_lost_runs
 from flows.server import own_server, wait_for_server
 from tests.checkout import wait_for
 

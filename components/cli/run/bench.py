@@ -67,17 +67,13 @@ def _rate(checkout: Checkout, assignments: list[str], *, as_json: bool) -> None:
     import sys
     from dataclasses import asdict
 
-    import yaml
-
     from components.checkout import IN_CHECKOUT
     from components.config.overrides import changed_settings
-    from components.config.settings import parse_settings
+    from components.config.settings import load_settings
     from components.rehearsal.architectures import find_architecture
     from components.rehearsal.rate import measure, store_rate
 
-    settings = checkout.settings()
-    if assignments and (text := changed_settings(checkout.params, assignments)) is not None:
-        settings = parse_settings(yaml.safe_load(text), "params.yaml with --set")
+    settings = load_settings(checkout.params, changed_settings(checkout.params, assignments))
     model, _ = find_architecture(settings, checkout)
     rate = measure(settings, model, lambda words: print(words, file=sys.stderr))
     store_rate(checkout, settings, model, rate)

@@ -27,7 +27,7 @@ from components.operations.notices.notice import Notice
 from components.processes.redaction import NOTICES, Redactor, redactor
 
 if TYPE_CHECKING:
-    from components.config.notices import NoticeSettings
+    from components.config.ops import NoticeSettings
 
 JOURNAL = Path("logs") / "notices.jsonl"
 PAUSES = (2.0, 10.0)  # seconds between tries at one address

@@ -20,7 +20,7 @@ from components.files import read_json, write_atomic, write_json
 from components.processes.secrets import STATE, Secrets, read_secrets, secrets_file, state_folder
 
 if TYPE_CHECKING:
-    from components.config.services import ServicesSettings
+    from components.config.ops import ServicesSettings
 
 OWNER = "checkout.txt"  # in the state folder: the root of the checkout whose services these are
 DEPLOYED = "deployments.json"  # in the state folder: `mmalign deploy` writes the deployments' ids by name

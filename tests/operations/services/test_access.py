@@ -22,6 +22,7 @@ from components.operations.services.state import read_addresses
 from components.processes.marks import SERVICE_MARK, checkout_mark, marked
 from components.processes.secrets import read_secrets, secrets_file
 from tests.checkout import ROOT, clean_environment, make_checkout, mmalign, wait_for
+from tests.settings import copy_settings
 
 PORTS = {"prefect": "prefect_port", "mlflow": "mlflow_port"}
 
@@ -230,7 +231,8 @@ def test_public_host_without_passwords_starts_no_service(tmp_path: Path) -> None
     folder = tmp_path / "checkout"
     folder.mkdir()
     shutil.copyfile(ROOT / "dvc.yaml", folder / "dvc.yaml")
-    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("host: 127.0.0.1", "host: 0.0.0.0"))
+    copy_settings(folder)
+    (folder / "ops.yaml").write_text((ROOT / "ops.yaml").read_text().replace("host: 127.0.0.1", "host: 0.0.0.0"))
     create_secrets(Checkout(folder))
     passwords = json.loads(secrets_file(Checkout(folder)).read_text())
     for weak in ({"prefect": ""}, {"mlflow_password": "password"}):
