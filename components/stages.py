@@ -90,6 +90,7 @@ PROGRAMS = {
     "flow": "flows.launch",
     "deployments": "flows.deployments",
     "prefect_server": "flows.server",
+    "mlflow_server": "components.operations.services.mlflow_server",
     "service": "components.operations.services.programs",
     "monitor": "components.operations.services.monitor",
     "reevaluate": "components.evaluation.reevaluate",

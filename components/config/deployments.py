@@ -15,6 +15,7 @@ class DeploymentSettings(Section):
     cron: str
     timezone: str
     poll_cron: str
+    repositories: list[str]
     wait_minutes: float = Field(gt=0)
     retries: int = Field(ge=0)
     retry_seconds: float = Field(gt=0)

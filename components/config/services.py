@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
 
 from components.config.section import Positive, Section
 
@@ -11,6 +13,7 @@ class ServicesSettings(Section):
     """Addresses and logs of the services that `mmalign up` runs."""
 
     host: str = Field(min_length=1)
+    allowed_hosts: list[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]+$")]]
     prefect_port: int = Field(ge=0, le=65535)
     mlflow_port: int = Field(ge=0, le=65535)
     postgres_port: int = Field(ge=0, le=65535)
