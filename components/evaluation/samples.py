@@ -23,6 +23,7 @@ from components.preferences.frames import frame_names
 from components.preferences.media import locate, read_picture
 from components.preferences.record import CATEGORIES, Kind, Query
 from components.preferences.turns import transcript
+from components.printable import printable_all
 
 THUMBNAIL = 160  # pixels of the longer side
 FRAMES_SHOWN = 4
@@ -31,6 +32,8 @@ PAGE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
+<meta name="referrer" content="no-referrer">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Held-out answers side by side</title>
 <style>
@@ -137,7 +140,7 @@ def write_samples(
         for number, i in enumerate(chosen)
     ]
     write_atomic(folder / "samples.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    page = Environment(autoescape=True, trim_blocks=True).from_string(PAGE)
+    page = Environment(autoescape=True, trim_blocks=True, finalize=printable_all).from_string(PAGE)
     samples = [{"row": row, "images": thumbnails(media_root, queries[i], background)} for row, i in zip(rows, chosen, strict=True)]
     write_atomic(folder / "samples.html", page.render(samples=samples) + "\n")
 

@@ -47,11 +47,10 @@ def configure(
         print(f"{key}: {_shown(old)} -> {_shown(new)}")
     print(f"{SETTINGS}: {len(changes)} setting{'s' if len(changes) != 1 else ''} changed" if changes else f"{SETTINGS}: nothing changed")
     if findings:
-        from rich.console import Console
-
         from components.cli.run.preconditions import render
+        from components.printable import open_console
 
-        Console(highlight=False).print(render(findings))
+        open_console().print(render(findings))
 
 
 def apply(checkout: Checkout, profile: str | None, assignments: list[str]) -> dict[str, tuple[Any, Any]]:
