@@ -23,7 +23,7 @@ from components.checkout import Checkout
 NOTICES = "MMALIGN_NOTICES"  # addresses in apprise's form, separated by commas or white space
 MASK = "***"
 SHORTEST = 6  # characters; a shorter value would match inside plain words
-NAMES = re.compile(r"PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|KEY|AUTH|CREDENTIAL", re.IGNORECASE)
+NAMES = re.compile(r"PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|KEY|AUTH(?!OR)|CREDENTIAL", re.IGNORECASE)
 # Both begin at "://", and end at the next slash: a hostile line takes them time in proportion to its length.
 IN_ADDRESS = re.compile(r"://[^\s/'\"<>]+@")
 PASSWORD_IN_ADDRESS = re.compile(r"://[^\s/:'\"<>]*:([^\s/'\"<>]+)@")
