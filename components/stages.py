@@ -94,6 +94,7 @@ PROGRAMS = {
     "flow": "flows.launch",
     "deployments": "flows.deployments",
     "prefect_server": "flows.server",
+    "mlflow_server": "components.operations.services.mlflow_server",
     "service": "components.operations.services.programs",
     "monitor": "flows.monitor",
     "reevaluate": "components.evaluation.reevaluate",

@@ -18,6 +18,7 @@ from components.cli.model import model
 from components.cli.operations import backup, clean, deployment, doctor, logs, services
 from components.cli.registry import lineage, promote, report
 from components.cli.run import bench, configure, plan, rehearse, run, stage, status
+from components.printable import print_codes
 from components.processes.faults import explain
 
 app = typer.Typer(
@@ -78,6 +79,7 @@ def command() -> NoReturn:
     Imports make objects that live on: Python's default of a collection every 700 of them takes a fifth of a short command's time.
     """
     gc.set_threshold(100_000, 50, 100)
+    print_codes()
     code = main()
     with suppress(OSError):  # whoever read the output has left
         sys.stdout.flush()

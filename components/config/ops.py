@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, field_validator
+from pydantic import Field, StringConstraints, field_validator
 
 from components.config.section import Positive, Section
 from components.stages import StageName
@@ -27,6 +27,7 @@ class ServicesSettings(Section):
     """Addresses and logs of the services that `mmalign up` runs."""
 
     host: str = Field(min_length=1)
+    allowed_hosts: list[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]+$")]]
     prefect_port: int = Field(ge=0, le=65535)
     mlflow_port: int = Field(ge=0, le=65535)
     postgres_port: int = Field(ge=0, le=65535)
@@ -40,6 +41,7 @@ class DeploymentSettings(Section):
     cron: str
     timezone: str
     poll_cron: str
+    repositories: list[str]
     wait_minutes: float = Field(gt=0)
     retries: int = Field(ge=0)
     retry_seconds: float = Field(gt=0)

@@ -21,6 +21,7 @@ from components.preferences.colors import WHITE
 from components.preferences.frames import frame_names
 from components.preferences.media import locate, read_picture
 from components.preferences.record import CATEGORIES, Kind, Query
+from components.printable import printable_all
 
 FRAMES_SHOWN = 4
 THUMBNAIL = 160  # pixels of the longer side, at most
@@ -33,7 +34,7 @@ ENCODINGS = ((THUMBNAIL, 70), (THUMBNAIL, 45), (112, 40), (80, 30), (48, 20))
 def render(rows: Sequence[Mapping[str, Any]], images: Sequence[Sequence[str]]) -> str:
     """The page of `rows`, as samples.jsonl has them, with the `images` of each as addresses that hold their content."""
     folder = Path(__file__).parent
-    environment = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True)
+    environment = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, finalize=printable_all)
     style, script = (Markup((folder / name).read_text(encoding="utf-8")) for name in ("gallery.css", "gallery.js"))  # noqa: S704 -- ours
     samples = [{"row": row, "images": pictures, "disagrees": disagrees(row)} for row, pictures in zip(rows, images, strict=True)]
     categories = {row["category"] for row in rows}

@@ -23,6 +23,7 @@ DIFF_LIMIT_BYTES = 5_000_000  # a longer diff is cut: its place is a commit
 RUN_FILES = ("params.yaml", "ops.yaml", "data.dvc", "dvc.yaml", "dvc.lock")
 PACKAGES = ("torch", "transformers", "deepspeed")  # whose versions change results
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a lock file takes the one in Python a tenth of a second
+CODE = {".css", ".j2", ".py", ".sh"}  # of files that git does not know, the record has these whole, and of others their names
 LOCK = "dvc.lock"
 # Recorded whole with every run, and no change of the code, settings or data that results come from: they make no tree dirty.
 APART = (f":(exclude){LOCK}", ":(exclude)ops.yaml")
@@ -46,12 +47,17 @@ def git_state(checkout: Checkout) -> GitState:
 
 
 def git_diff(checkout: Checkout) -> str:
-    """All differences from the commit, files that git does not know yet included; empty for a clean tree."""
+    """All differences from the commit, code that git does not know yet included; empty for a clean tree."""
     pieces = [_git(checkout, "diff", "HEAD", "--", ".", *APART) or ""]
-    unknown = (_git(checkout, "ls-files", "--others", "--exclude-standard") or "").splitlines()
-    pieces += [_git(checkout, "diff", "--no-index", "--", "/dev/null", name, differs=True) or "" for name in unknown]
+    code = [name for name in untracked(checkout) if Path(name).suffix in CODE]
+    pieces += [_git(checkout, "diff", "--no-index", "--", "/dev/null", name, differs=True) or "" for name in code]
     diff = "".join(pieces)
     return diff if len(diff) <= DIFF_LIMIT_BYTES else diff[:DIFF_LIMIT_BYTES] + "\n[cut]\n"
+
+
+def untracked(checkout: Checkout) -> list[str]:
+    """Files that git neither knows nor ignores. What they hold, keys and notes among it, is nobody's business but for code."""
+    return [name for name in (_git(checkout, "ls-files", "-z", "--others", "--exclude-standard") or "").split("\0") if name]
 
 
 def _git(checkout: Checkout, *arguments: str, differs: bool = False) -> str | None:

@@ -34,11 +34,11 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON for 
     be_quick()
     findings = run_checks(checkout, {**CHECKS, "deployments": _deployments}, BESIDE)
     if as_json:
-        print(json.dumps(findings_as_json(findings), indent=2, ensure_ascii=False))
+        print(json.dumps(findings_as_json(findings), indent=2))
     else:
-        from rich.console import Console
+        from components.printable import open_console
 
-        Console(highlight=False).print(render(findings))
+        open_console().print(render(findings))
     raise typer.Exit(int(any(finding.state == "problem" for finding in findings.values())))
 
 

@@ -45,9 +45,9 @@ def lineage(
     if as_json:
         print(json.dumps(origin, indent=2, sort_keys=True))
         return
-    from rich.console import Console
+    from components.printable import open_console
 
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = open_console(markup=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = WIDTH
     console.print(*_parts(origin), sep="\n")

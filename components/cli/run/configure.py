@@ -48,11 +48,10 @@ def configure(
         number = sum(key.partition(".")[0] in sections for key in changes)
         print(f"{file}: {number or 'nothing'}{' settings' if number > 1 else ' setting' if number else ''} changed")
     if findings:
-        from rich.console import Console
-
         from components.cli.run.preconditions import render
+        from components.printable import open_console
 
-        Console(highlight=False).print(render(findings))
+        open_console().print(render(findings))
 
 
 def apply(checkout: Checkout, profile: str | None, assignments: list[str]) -> dict[str, tuple[Any, Any]]:

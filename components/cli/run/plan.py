@@ -57,20 +57,22 @@ def plan(
         source = chosen_source(situation)
         print(json.dumps({"stages": stages, "critique_source": source, "preconditions": preconditions_json(findings)}, indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from components.printable import open_console
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("stage", "action", "reason"):
         table.add_column(title, overflow="fold")
     for name, step in steps.items():
-        table.add_row(name, f"[{STYLES[step.action]}]{WORDS[step.action]}[/]", step.reason)
+        table.add_row(name, f"[{STYLES[step.action]}]{WORDS[step.action]}[/]", Text(step.reason))
     from components.cli.run.preconditions import render as render_preconditions
 
-    console = Console(highlight=False)
+    console = open_console()
     console.print(table)
     if "reward" in to_run and "critiques" not in findings:
-        console.print(f"[bold]reward[/]: {critiques(situation).text}")
+        console.print(Text.assemble(("reward", "bold"), f": {critiques(situation).text}"))
     if findings:
         console.print(render_preconditions(findings))
 
@@ -90,10 +92,9 @@ def _memory(checkout: Checkout, settings: Settings, device: str | None, *, as_js
     if as_json:
         print(json.dumps({**plan_json(memory_plan), "disk": ledger_json(volumes)}, indent=2))
     else:
-        from rich.console import Console
-
         from components.cli.run.plan_memory import render
+        from components.printable import open_console
 
-        Console(highlight=False).print(render(memory_plan, volumes, checkout.root, here=here))
+        open_console().print(render(memory_plan, volumes, checkout.root, here=here))
     if memory_plan.cures is not None or (here and any(volume.lacking for volume in volumes)):
         raise typer.Exit(1)

@@ -39,9 +39,9 @@ def rehearse(
     if as_json:
         print(json.dumps(as_dictionary(rehearsal), indent=2))
     else:
-        from rich.console import Console
+        from components.printable import open_console
 
-        Console(highlight=False).print(render(rehearsal))
+        open_console().print(render(rehearsal))
     if not rehearsal.fits:
         raise typer.Exit(2)
 

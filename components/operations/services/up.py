@@ -16,6 +16,7 @@ from components.operations.services.health import healthy
 from components.operations.services.import_sqlite import IMPORTED, import_record
 from components.operations.services.state import (
     DEPLOYED,
+    LOOPBACK,
     Addresses,
     assign_addresses,
     create_secrets,
@@ -30,7 +31,6 @@ START_SECONDS = 600.0  # until all answer: usually half a minute, but minutes at
 FAILING_CHECKS = 20  # polls, half a second apart, that find a service ended or waiting for a restart: it will not start
 SILENT = ("worker", "sentinel")  # services without an address: they count as up while their process runs
 CANCEL_SECONDS = 45.0  # for runs under way to end
-LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from components.operations.services.state import (
 from tests.checkout import mmalign
 from tests.settings import copy_settings
 
-SETTINGS = ServicesSettings(host="127.0.0.1", prefect_port=0, mlflow_port=0, postgres_port=0, log_max_mb=1, log_backups=1)
+SETTINGS = ServicesSettings(host="127.0.0.1", allowed_hosts=[], prefect_port=0, mlflow_port=0, postgres_port=0, log_max_mb=1, log_backups=1)
 
 
 @pytest.fixture(name="original")
