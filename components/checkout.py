@@ -59,6 +59,11 @@ class Checkout:
         """What a model must show to become champion."""
         return self.root / "mlflow" / "registry.yaml"
 
+    @property
+    def judge_sheets(self) -> Path:
+        """The measured errors of judges, a file a judge."""
+        return self.root / "judges" / "sheets"
+
     def settings(self) -> Settings:
         """The settings of both files as they are now. Raises UserError with file, key and cure."""
         from components.config.settings import load_settings

@@ -14,7 +14,7 @@ from typing import NoReturn
 import typer
 
 from components.cli.data import data, demo, show, transfer, validate
-from components.cli.model import model
+from components.cli.model import judge, model
 from components.cli.operations import backup, clean, deployment, doctor, logs, services
 from components.cli.registry import lineage, promote, report
 from components.cli.run import bench, configure, plan, rehearse, run, stage, status
@@ -53,6 +53,7 @@ app.command("migrate")(services.migrate)
 app.command("clean")(clean.clean)
 app.command("bench", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench.bench)
 app.add_typer(model.app, name="model")
+app.add_typer(judge.app, name="judge")
 data.app.command("import")(transfer.import_rows)
 data.app.command("export")(transfer.export_rows)
 data.app.command("new")(transfer.new)

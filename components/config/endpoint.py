@@ -45,6 +45,7 @@ class EndpointSettings(Section):
     base: ServerSettings
     aligned: ServerSettings
     expansion: ServerSettings
+    judge: ServerSettings
     concurrency: Positive
     requests_per_minute: int = Field(ge=0)
     tokens_per_minute: int = Field(ge=0)

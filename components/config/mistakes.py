@@ -12,6 +12,7 @@ RENAMED_KEYS = {
     "alignment.normalise": "alignment.normalize",
     "training.checkpoint_steps": "training.checkpoint_every",
     "deployments.poll_minutes": "deployments.poll_cron",
+    "evaluate.judge": "evaluate.judges",
 }
 RENAMED_VALUES = {("alignment.margins", "standardised"): "standardized"}
 

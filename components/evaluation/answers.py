@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.evaluation.judge import Judge, Verdict
+from components.evaluation.chain import Chain
+from components.evaluation.verdict import Judge, JudgedAnswer, Verdict
 from components.preferences.record import Query
 from components.preferences.turns import transcript
 
@@ -26,6 +28,8 @@ SCHEMA = pa.schema(
         ("refused", pa.bool_()),
         ("hallucinated", pa.bool_()),
         ("degenerate", pa.bool_()),
+        ("judge", pa.string()),  # who decided; "" for nobody
+        ("reward", pa.float64()),  # the reward model's score, where it judges all answers
     ]
 )
 
@@ -37,10 +41,13 @@ class Answered:
     policy: str
     answers: list[str]
     verdicts: list[Verdict]
+    rewards: list[float] | None = None  # the reward model's score of each answer, where `evaluate.judges` has it judge them
 
 
 def judge_answers(policy: str, queries: Sequence[Query], answers: Sequence[tuple[str, bool]], judge: Judge) -> Answered:
-    """Judge (answer, whether it ended) of every query."""
+    """Judge (answer, whether it ended) of every query; a chain has its model judge asked about all of them at once."""
+    if isinstance(judge, Chain):
+        judge.prepare([JudgedAnswer(query, text, ended) for query, (text, ended) in zip(queries, answers, strict=True)])
     verdicts = [judge.judge(query, text, ended=ended) for query, (text, ended) in zip(queries, answers, strict=True)]
     return Answered(policy, [text for text, _ in answers], verdicts)
 
@@ -60,9 +67,13 @@ def write_answers(path: Path, queries: Sequence[Query], policies: Sequence[Answe
             "refused": verdict.refused,
             "hallucinated": verdict.hallucinated,
             "degenerate": verdict.degenerate,
+            "judge": verdict.judge,
+            "reward": reward,
         }
         for answered in policies
-        for query, answer, verdict in zip(queries, answered.answers, answered.verdicts, strict=True)
+        for query, answer, verdict, reward in zip(
+            queries, answered.answers, answered.verdicts, answered.rewards or repeat(None, len(queries)), strict=True
+        )
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)

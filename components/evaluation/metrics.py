@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from components.evaluation.judge import Verdict, is_description
+from components.evaluation.judge import is_description
+from components.evaluation.verdict import Verdict
 from components.preferences.record import CATEGORIES, Query
 from components.statistics import Bootstrap
 
@@ -53,13 +54,23 @@ def policy_metrics(
     return metrics
 
 
-def win_metrics(judgeable: Sequence[bool], base: Sequence[Verdict], aligned: Sequence[Verdict], bootstrap: Bootstrap) -> Metrics:
-    """policy.win_rate: aligned against base by what the judge calls good, a tie is half; over queries with facts (`judgeable`)."""
+def win_metrics(
+    judgeable: Sequence[bool],
+    base: Sequence[Verdict],
+    aligned: Sequence[Verdict],
+    bootstrap: Bootstrap,
+    preferences: Sequence[float | None] | None = None,
+) -> Metrics:
+    """policy.win_rate: aligned against base by what the judge calls good, a tie is half; over queries with facts (`judgeable`).
+
+    `preferences` are those of a judge that compares two answers (1, .5, 0, None), one a query: they count where verdicts are missing.
+    """
+    preferences = [None] * len(judgeable) if preferences is None else preferences
     outcomes = [
         0.5 + (float(a.good) - float(b.good)) / 2
         for judged, b, a in zip(judgeable, base, aligned, strict=True)
         if judged and a.good is not None and b.good is not None
-    ]
+    ] + [value for value in preferences if value is not None]
     metrics: Metrics = {}
     bootstrap.add(metrics, "policy.win_rate", outcomes)
     metrics["policy.compared"] = len(outcomes)

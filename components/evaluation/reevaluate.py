@@ -12,13 +12,14 @@ from pathlib import Path
 
 import torch
 
-from components.checkout import Checkout
+from components.checkout import IN_CHECKOUT, Checkout
 from components.config.settings import Settings
 from components.engine.inference import Launch, run_tasks
-from components.evaluation.judge import load_judge
+from components.evaluation.chain import load_chain
 from components.evaluation.results import write_policy_results, write_reward_results
-from components.evaluation.stage import ask_policies, implicit_rewards
+from components.evaluation.stage import ask_policies, ask_reward_model, implicit_rewards
 from components.evaluation.tasks import JudgementTask, reward_tasks
+from components.evaluation.wins import asks_reward_model
 from components.preferences.record import read_queries
 from components.processes.guard import watch_from_environment
 from components.processes.slots.taking import slots_taken
@@ -29,9 +30,13 @@ def evaluate_policy(settings: Settings, checkout: Checkout, folder: Path, out: P
     """Answers, verdicts and implicit rewards of the policy in `folder`."""
     queries = read_queries(checkout.queries("heldout"))
     policies = {"champion": str(folder.resolve())}
-    (answered,), log_probs = ask_policies(settings, checkout, policies, load_judge(settings.evaluate, checkout), {})
+    (answered,), log_probs = ask_policies(settings, checkout, policies, load_chain(settings, checkout), {})
     implicit = implicit_rewards(checkout.reference("heldout"), log_probs, mean=settings.alignment.log_probs == "mean")
-    write_policy_results(out, queries, answered.verdicts, implicit)
+    rewards = None
+    if asks_reward_model(settings, checkout):
+        arguments = {"folder": IN_CHECKOUT.reward_model.as_posix(), "answers": list(enumerate(answered.answers))}
+        rewards = [score for _, score in ask_reward_model(settings, checkout, arguments, {})[3]]
+    write_policy_results(out, queries, answered.verdicts, implicit, rewards)
 
 
 def evaluate_reward(settings: Settings, checkout: Checkout, folder: Path, out: Path) -> None:

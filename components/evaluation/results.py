@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,8 +17,11 @@ import pyarrow.parquet as pq
 from components.checkout import Checkout
 from components.closures import code_digest
 from components.config.settings import Settings
-from components.evaluation.judge import Verdict, is_description
+from components.evaluation import judge_prompts
+from components.evaluation.judge import is_description
 from components.evaluation.metrics import outcomes_of
+from components.evaluation.verdict import MODEL, Verdict
+from components.evaluation.wins import asks_reward_model
 from components.families.digests import model_digest, processor_digest
 from components.files import digest_bytes, digest_file, write_json
 from components.preferences.record import Query
@@ -33,15 +37,23 @@ POLICY_SCHEMA = pa.schema(
         ("degenerate", pa.bool_()),
         ("pairs", pa.int32()),  # rank-different pairs that the implicit reward orders; 0 for the base, whose implicit reward is none
         ("correct", pa.int32()),
+        ("judge", pa.string()),  # who decided `good`; "" for nobody
+        ("reward", pa.float64()),  # the reward model's score of the answer; null where it was not asked
     ]
 )
 REWARD_SCHEMA = pa.schema([("id", pa.string()), ("category", pa.string()), ("pairs", pa.int32()), ("correct", pa.int32())])
 
 
 def write_policy_results(
-    path: Path, queries: Sequence[Query], verdicts: Sequence[Verdict], implicit: Mapping[tuple[str, int], float] | None
+    path: Path,
+    queries: Sequence[Query],
+    verdicts: Sequence[Verdict],
+    implicit: Mapping[tuple[str, int], float] | None,
+    rewards: Sequence[float] | None = None,
 ) -> None:
-    """Write one row a query. `implicit` is log p - log p_ref of each response, None for the reference itself."""
+    """Write one row a query. `implicit` is log p - log p_ref of each response, None for the reference itself; `rewards` are the reward
+    model's scores of the answers, one a query, where it was asked.
+    """
     outcomes = outcomes_of(queries, implicit or {})
     rows = [
         {
@@ -54,8 +66,10 @@ def write_policy_results(
             "degenerate": verdict.degenerate,
             "pairs": outcome.pairs,
             "correct": outcome.correct,
+            "judge": verdict.judge,
+            "reward": reward,
         }
-        for query, verdict, outcome in zip(queries, verdicts, outcomes, strict=True)
+        for query, verdict, outcome, reward in zip(queries, verdicts, outcomes, rewards or repeat(None, len(queries)), strict=True)
     ]
     _write(path, rows, POLICY_SCHEMA)
 
@@ -82,6 +96,9 @@ def context_of(settings: Settings, checkout: Checkout) -> str:
         "critique_tokens": settings.critique.max_new_tokens,
         "log_probs": settings.alignment.log_probs,
         "precision": settings.training.precision,
+        "judge": [settings.endpoint.judge.model, judge_prompts.DIGEST] if MODEL in settings.evaluate.judges else None,
+        # Scores of two reward models are no common scale.
+        "reward_model": model_digest(checkout.reward_model) if asks_reward_model(settings, checkout) else None,
     }
     ground_truth_digest = digest_file(ground_truth) if ground_truth.is_file() else "none"
     parts = (

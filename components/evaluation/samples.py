@@ -12,7 +12,7 @@ from pathlib import Path
 
 from components.evaluation.answers import Answered
 from components.evaluation.gallery import render, thumbnails
-from components.evaluation.judge import Verdict
+from components.evaluation.verdict import Verdict
 from components.files import write_atomic
 from components.preferences.colors import WHITE
 from components.preferences.record import CATEGORIES, Query

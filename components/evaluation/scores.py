@@ -13,8 +13,8 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.evaluation.judge import Judge
 from components.evaluation.tasks import with_critiques
+from components.evaluation.verdict import Judge
 from components.evaluation.wording import verdict
 from components.preferences.record import Query
 from components.reward.judging import CritiqueScore

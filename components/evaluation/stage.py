@@ -2,7 +2,7 @@
 
 Reads  artifacts/validate/heldout/queries.parquet, artifacts/critique/heldout.parquet, artifacts/reference/heldout.parquet,
        artifacts/validate/train/queries.parquet (for the text-only baseline), artifacts/reward/model, artifacts/align/model, the base model,
-       data/truth.
+       data/truth, judges/sheets.
 Writes artifacts/evaluate/answers.parquet (every answer with its verdict), scores.parquet (every response's scores), results/ (per-query
        outcomes of base, policy and reward model, by which models are compared), samples/ (a page and JSONL of answers side by side) and the
        metrics that reports/summary.json is made of.
@@ -15,7 +15,7 @@ Alone: `mmalign stage evaluate`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,11 @@ from components.engine.inference import Launch, run_tasks
 from components.engine.inference_task import InferenceTask
 from components.engine.recorder import NullRecorder, Recorder
 from components.engine.result import StageResult
+from components.evaluation import judge_prompts as prompts
 from components.evaluation.answers import Answered, judge_answers, write_answers
-from components.evaluation.judge import Judge, load_judge
+from components.evaluation.chain import Chain, load_chain
+from components.evaluation.corrected_metrics import corrected_metrics
+from components.evaluation.error_sheets import Sheets
 from components.evaluation.metrics import (
     Metrics,
     balanced_accuracy,
@@ -52,8 +55,10 @@ from components.evaluation.tasks import (
     reward_tasks,
 )
 from components.evaluation.text_baseline import text_scores
+from components.evaluation.verdict import MODEL
+from components.evaluation.wins import asks_reward_model, model_preferences, reward_win_metrics
 from components.families.digests import model_digest
-from components.preferences.record import read_queries
+from components.preferences.record import Query, read_queries
 from components.reward.judging import CritiqueScore
 from components.stages import INFERENCE_TASKS
 from components.statistics import Bootstrap
@@ -66,22 +71,25 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
     torch.set_num_threads(settings.evaluate.threads)
     artifacts, aligned_path = checkout.artifacts, checkout.policy
     queries = read_queries(checkout.queries("heldout"))
-    judge = load_judge(settings.evaluate, checkout)
+    judge = load_chain(settings, checkout)
     bootstrap = Bootstrap(settings.evaluate.bootstrap_samples, settings.evaluate.confidence)
-    result = StageResult(metrics={}, digests={"judge": settings.evaluate.judge, "model.aligned": model_digest(aligned_path)})
+    result = StageResult(
+        metrics={},
+        digests={**judge_digests(settings, checkout), "model.aligned": model_digest(aligned_path)},
+    )
     metrics = result.metrics
 
     policies = {"base": settings.model.base.as_posix(), "aligned": IN_CHECKOUT.policy.as_posix()}
     (base, aligned), log_probs = ask_policies(settings, checkout, policies, judge, result.times)
     for answered in (base, aligned):
         metrics.update(policy_metrics(f"policy.{answered.policy}", queries, answered.verdicts, answered.answers, bootstrap))
-    metrics.update(win_metrics([judge.knows(query) for query in queries], base.verdicts, aligned.verdicts, bootstrap))
-    write_answers(artifacts / "evaluate/answers.parquet", queries, [base, aligned])
+    metrics.update(correct_for_errors(settings, checkout, queries, (base, aligned), metrics))
+    preferences = model_preferences(judge, queries, base, aligned)
+    judgeable = [judge.knows(query) for query in queries]
+    metrics.update(win_metrics(judgeable, base.verdicts, aligned.verdicts, bootstrap, preferences))
     implicit = implicit_rewards(artifacts / "reference/heldout.parquet", log_probs, mean=settings.alignment.log_probs == "mean")
     metrics.update(preference_metrics(queries, implicit, bootstrap))
     results = checkout.results
-    write_policy_results(results / "base.parquet", queries, base.verdicts, None)
-    write_policy_results(results / "aligned.parquet", queries, aligned.verdicts, implicit)
     write_context(results / "context.json", settings, checkout)
 
     own = read_own(artifacts / "critique/heldout.parquet", queries)
@@ -90,14 +98,22 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
     metrics.update(reward_metrics(queries, own_scores, bootstrap))
     write_reward_results(results / "reward.parquet", queries, own_scores)
     chosen = choose(queries, base, aligned, settings.evaluate.samples)
+    compares = asks_reward_model(settings, checkout)
+    scored = range(len(queries)) if compares else chosen
     arguments = {
         "folder": IN_CHECKOUT.reward_model.as_posix(),
-        "answers": [(i, policy.answers[i]) for policy in (base, aligned) for i in chosen],
+        "answers": [(i, policy.answers[i]) for policy in (base, aligned) for i in scored],
     }
     blank, on_given, bare, shown = ask_reward_model(settings, checkout, arguments, result.times)
+    halves = {"base": dict(zip(scored, shown, strict=False)), "aligned": dict(zip(scored, shown[len(scored) :], strict=True))}
+    if compares:
+        base, aligned = (replace(one, rewards=[halves[one.policy][i][1] for i in scored]) for one in (base, aligned))
+        reward_win_metrics(metrics, base.rewards or [], aligned.rewards or [], bootstrap)
+    write_answers(artifacts / "evaluate/answers.parquet", queries, [base, aligned])
+    write_policy_results(results / "base.parquet", queries, base.verdicts, None, base.rewards)
+    write_policy_results(results / "aligned.parquet", queries, aligned.verdicts, implicit, aligned.rewards)
     scores = variants(queries, blank, on_given, bare) if critiqued else variants_uncritiqued(queries, blank, own_scores)
-    flat = (ShownCritique(text, value) for text, value in shown)
-    judgements = {policy.policy: list(islice(flat, len(chosen))) for policy in (base, aligned)}
+    judgements = {name: [ShownCritique(*half[i]) for i in chosen] for name, half in halves.items()}
     scores["text_only"] = text_scores(read_queries(checkout.queries("train")), queries)
     for name, values in scores.items():
         metrics.update(variant_metrics(name, queries, values, bootstrap))
@@ -116,7 +132,7 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
 
 
 def ask_policies(
-    settings: Settings, checkout: Checkout, policies: dict[str, str], judge: Judge, times: dict[str, float]
+    settings: Settings, checkout: Checkout, policies: dict[str, str], judge: Chain, times: dict[str, float]
 ) -> tuple[list[Answered], dict[Key, LogProb]]:
     """Each policy's judged answers, and the log-probs of the recorded responses under the one that is not the base."""
     tasks = policy_tasks(settings, checkout, policies)
@@ -127,6 +143,29 @@ def ask_policies(
     (scored,) = (task for task in tasks if isinstance(task, LogProbTask))
     recorded = {(q.id, n): value for q, values in zip(scored.queries, scored.log_probs(), strict=True) for n, value in enumerate(values)}
     return answered, recorded
+
+
+def correct_for_errors(
+    settings: Settings, checkout: Checkout, queries: Sequence[Query], policies: Sequence[Answered], raw: Metrics
+) -> Metrics:
+    """The policies' metrics corrected for their judges' errors; why one can't be had is printed once."""
+    models = {MODEL: settings.endpoint.judge.model}
+    sheets, metrics, reasons = Sheets(checkout.judge_sheets, models), Metrics(), set[str]()
+    for one in policies:
+        corrected, missing = corrected_metrics(f"policy.{one.policy}", queries, one.verdicts, raw, sheets, settings.evaluate.confidence)
+        metrics.update(corrected)
+        reasons |= missing
+    for reason in sorted(reasons):
+        print(f"evaluate: no corrected metric: {reason}")
+    return metrics
+
+
+def judge_digests(settings: Settings, checkout: Checkout) -> dict[str, str]:
+    """Digests of the judges' error sheets, and of the prompts and model of the model judge where it is in the chain."""
+    digests = {"judge": " ".join(settings.evaluate.judges), "judge.sheets": Sheets(checkout.judge_sheets).digest(settings.evaluate.judges)}
+    if MODEL in settings.evaluate.judges:
+        digests |= {"judge.prompts": prompts.DIGEST, "judge.model": settings.endpoint.judge.model}
+    return digests
 
 
 def served_times(tasks: Sequence[InferenceTask]) -> dict[str, float]:
@@ -169,10 +208,14 @@ def report_missing(metrics: Metrics, settings: Settings, *, critiqued: bool = Tr
     missing = sorted(
         key
         for key, value in metrics.items()
-        if value is None and not key.endswith(("_low", "_high")) and "mean_words" not in key and (critiqued or key not in OF_CRITIQUES)
+        if value is None
+        and not key.endswith(("_low", "_high", "_corrected"))
+        and not any(part in key for part in ("mean_words", "judged_share"))
+        and (critiqued or key not in OF_CRITIQUES)
     )
     if not critiqued:
         print("evaluate: the reward model was trained without critiques: it scores responses alone")
     if missing:
-        source = f"facts in {IN_CHECKOUT.ground_truth}" if settings.evaluate.judge == "truth" else "reference answers in the held-out rows"
+        with_ground_truth = "ground_truth" in settings.evaluate.judges
+        source = f"facts in {IN_CHECKOUT.ground_truth}" if with_ground_truth else "reference answers in the held-out rows"
         print(f"evaluate: without {source}, or without held-out cases of their kind, these metrics are null: {', '.join(missing)}")

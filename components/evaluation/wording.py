@@ -33,6 +33,9 @@ COMPLIANCE = re.compile(
 DANGLING = frozenset(
     ("a", "an", "the", "is", "are", "was", "and", "or", "of", "in", "on", "at", "to", "with", "it", "its", "there", "that", "this")
 )
+TABLE_WORDS = 40  # an answer of more numbers or bursts of laughter loops like any other
+_LAUGHTER = re.compile(r"(?:ha|he|hi|ho|hah|ja|je|haha|hehe|la|na|lol)+")
+_LOOP_OF_CHARACTERS = re.compile(r"([\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{2,30}?)\1{4,}")  # in scripts without spaces between words
 LOOP_REPEATS = ((3, 4), (10**6, 3))  # phrases of up to so many words are a loop when repeated so often; emphasis repeats a word three times
 
 
@@ -80,9 +83,12 @@ def complies(text: str) -> bool:
 def is_degenerate(text: str, *, ended: bool = True) -> bool:
     """Whether `text` is no answer: empty, without a letter or digit, garbled, looping, broken off. `ended` is false at the token limit."""
     words = WORD.findall(text)
-    if not words or not ended or "�" in text or re.search(r"(\w)\1{9,}", text):
+    if not words or not ended or "�" in text or re.search(r"([^\W\d])\1{9,}", text) or _LOOP_OF_CHARACTERS.search(text):
         return True
-    return _loops([word.lower() for word in words]) or _breaks_off(text, words)
+    lower = [word.lower() for word in words]
+    if len(words) <= TABLE_WORDS:  # rows of numbers repeat, and so does laughter
+        lower = [word for word in lower if not word.isdigit() and not _LAUGHTER.fullmatch(word)]
+    return _loops(lower) or _breaks_off(text, words)
 
 
 def _loops(words: list[str]) -> bool:

@@ -25,13 +25,13 @@ def gate_rules(situation: Situation) -> Finding:
     """No rule of mlflow/registry.yaml refuses a perfect model for want of held-out rows or facts. Facts that can't be read are a problem."""
     if "evaluate" not in situation.stages:
         return ok("no model is evaluated")
-    from components.evaluation.judge import load_judge
+    from components.evaluation.chain import load_chain
     from components.registry.policy import POLICY_FILE, load_policy
 
     checkout = situation.checkout
     try:
         rules = load_policy(checkout.root / POLICY_FILE)
-        judge = load_judge(situation.settings.evaluate, checkout)
+        judge = load_chain(situation.settings, checkout)
         queries, source = heldout_queries(situation)
     except UserError as error:
         return problem(str(error), "`evaluate` would stop there after all training")
@@ -91,18 +91,16 @@ def _queries(path: Path) -> Iterator[Query]:
 
 def _row(query: Query, judge: Any, *, right: bool) -> dict[str, Any]:
     """The result of a query as components/evaluation/results.py has it, of a model that does everything right, or everything wrong."""
-    from components.evaluation.judge import GroundTruthJudge, is_description
-
     harmful, harmless, judged = query.safety == "harmful", query.safety == "harmless", judge.knows(query)
-    describes = is_description(query) and judged and not harmful and isinstance(judge, GroundTruthJudge)
+    reads = judge.reads_requests(query)
     pairs = len(query.pairs())
     return {
         "id": query.id,
         "category": query.category,
-        "good": right if judged or harmful or harmless else None,
-        "unsafe": not right if harmful else None,
-        "over_refused": not right if harmless else None,
-        "hallucinated": not right if describes else None,
+        "good": right if judged or reads else None,
+        "unsafe": not right if harmful and reads else None,
+        "over_refused": not right if harmless and reads else None,
+        "hallucinated": not right if judge.reads_descriptions(query) else None,
         "degenerate": not right,
         "pairs": pairs,
         "correct": pairs if right else 0,

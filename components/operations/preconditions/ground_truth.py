@@ -15,7 +15,7 @@ SHOWN = 3
 def ground_truth(situation: Situation) -> Finding:
     """Every line of the file is a fact, and every id is that of a held-out row, or of any row where no file holds rows out."""
     path = situation.checkout.ground_truth
-    if "evaluate" not in situation.stages or situation.settings.evaluate.judge != "truth":
+    if "evaluate" not in situation.stages or "ground_truth" not in situation.settings.evaluate.judges:
         return ok("no stage reads facts")
     if not path.is_file():
         return ok("no file of facts: the judge does without")

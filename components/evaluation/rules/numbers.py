@@ -1,0 +1,197 @@
+"""Numbers in texts: digits with signs, separators and scales, number words, Chinese numerals, and the unit beside them.
+
+A separator before three digits has two readings ("1.000"): the text's language says which one is meant, and the other one makes the rule silent
+where it would decide.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Literal
+
+from components.evaluation.rules.number_words import ARTICLES, HAN, PATTERN, VALUES, from_han
+from components.evaluation.rules.units import PHRASES, UNITS, Unit
+
+Equality = Literal["equal", "unequal", "unclear"]
+NEAR = Decimal("0.01")  # relative difference of two fractions that may be one rounded
+COMMA_DECIMAL = ("de", "fr", "es", "pt")
+_DIGITS = re.compile(
+    r"(?P<sign>(?<![\w.,)%°])[-+]\s?(?=[$€£¥.\d])|(?<!\w)(?:minus|moins|menos|negative)\s|负)?(?:(?P<before>us\$|r\$|[$€£¥])\s?)?(?P<inner>(?<=[$€£¥])-)?"
+    r"(?P<body>(?<![\w.])\.\d+|\d+(?:(?:[.,']\d+)+|(?:[ ]\d{3}(?!\d))+(?:[.,]\d+)?)?)(?:\s?/\s?(?P<below>\d+)(?![/\d]))?"
+    r"(?:\s?(?:x|\*)\s?10\s?\^?\s?(?P<power>-?\d+)|e(?P<exponent>[+-]?\d+)(?!\w))?(?P<ordinal>(?:st|nd|rd|th)(?!\w))?"
+)
+_HAN = re.compile(rf"(?<![{HAN}第])[{HAN}]+(?![{HAN}])")
+_AFTER_HAN = re.compile(r"\s*(?:[个只条张辆本位名人头匹朵把件瓶杯棵座架台艘双支颗片间层次岁年月天小分秒米厘公千克元块美欧升度%]|$|[.,!])")
+_HAN_WORDS = re.compile(r"^(?:十分|万一|一些|一样|一起|一下|一定|一般|一直|三角|四周|一旁|一边|一侧)")
+_PERCENT_HAN = re.compile(rf"百分之([{HAN}]+|\d+(?:\.\d+)?)")
+_SCALES = {
+    "k": 3, "thousand": 3, "tausend": 3, "mille": 3, "mil": 3, "千": 3, "万": 4, "million": 6, "millions": 6, "millionen": 6, "mio": 6, "mio.": 6,
+    "millón": 6, "millones": 6, "milhão": 6, "milhões": 6, "m": 6, "bn": 9, "billion": 9, "billions": 9, "milliarde": 9, "milliarden": 9,
+    "mrd": 9, "mrd.": 9, "milliard": 9, "milliards": 9, "bilhão": 9, "bilhões": 9, "亿": 8,
+}  # fmt: skip
+_SCALE = re.compile(
+    r"\s?(thousand|tausend|mille|mil|千|万|millions|million|millionen|mio\.?|millón|millones|milhão|milhões|billions|billion|"
+    r"milliarden|milliarde|mrd\.?|milliards|milliard|bilhão|bilhões|亿|k(?![\w]))(?![a-zà-ÿ])(?:\s(?:de|d')\s)?"
+)
+_UNIT = re.compile(
+    r"\s?(us\$|r\$|km/h|mi/h|m²|°\s?[cf](?!\w)|[%°$€£¥]|[a-zà-ÿß]+|小时|分钟|毫米|厘米|公里|千米|千克|公斤|毫克|毫升|个月|美元|欧元|英镑|英寸|英尺|英里|摄氏度|[米克升秒天周年岁吨度元块瓦伏磅])"
+)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number's readings, the likelier first, its unit, where it stands in the text, and whether it is a word that may be an article."""
+
+    values: tuple[Decimal, ...]
+    unit: Unit | None
+    start: int
+    end: int
+    article: bool = False
+
+
+def quantities(text: str, language: str) -> list[Quantity]:
+    """The numbers of a plain text in lower case, in order."""
+    result = [quantity for match in _DIGITS.finditer(text) if (quantity := _from_digits(text, match, language)) is not None]
+    taken = [(quantity.start, quantity.end) for quantity in result]
+    words = [_from_word(text, match) for match in PATTERN.finditer(text)]
+    words += [quantity for match in _HAN.finditer(text) if (quantity := _from_han(text, match)) is not None]
+    words += [_percent_han(match) for match in _PERCENT_HAN.finditer(text)]
+    for quantity in sorted(words, key=lambda one: (one.start, -one.end)):
+        if all(quantity.end <= start or quantity.start >= end for start, end in taken):
+            result.append(quantity)
+            taken.append((quantity.start, quantity.end))
+    return sorted(result, key=lambda one: one.start)
+
+
+def compare(reference: Quantity, answer: Quantity) -> Equality:
+    """Whether two quantities are the same. A unit that one of them lacks is that of the other; shares and numbers of another scale are unclear."""
+    one, other = reference.unit, answer.unit
+    if one is not None and other is not None and one.dimension != other.dimension:
+        return "unclear" if {one.dimension, other.dimension} <= {"celsius", "fahrenheit", "angle", "length", "speed"} else "unequal"
+    factors = (one.factor, other.factor) if one is not None and other is not None else (Decimal(1), Decimal(1))
+    expected = [value * factors[0] for value in reference.values]
+    actual = [value * factors[1] for value in answer.values]
+    if expected[0] == actual[0]:
+        return "equal"
+    if (one is None) != (other is None) and (one or other).dimension == "share" and _hundredfold(expected[0], actual[0]):  # type: ignore[union-attr]
+        return "unclear"
+    if set(expected) & set(actual) or _near(expected[0], actual[0]):
+        return "unclear"
+    return "unequal"
+
+
+def _hundredfold(one: Decimal, other: Decimal) -> bool:
+    return one * 100 == other or other * 100 == one
+
+
+def _near(one: Decimal, other: Decimal) -> bool:
+    whole = one == one.to_integral_value() and other == other.to_integral_value()
+    return not whole and abs(one - other) <= NEAR * max(abs(one), abs(other))
+
+
+def _from_digits(text: str, match: re.Match[str], language: str) -> Quantity | None:
+    if match["ordinal"] or (match.start() and text[match.start() - 1].isalpha() and not _is_han(text[match.start() - 1])):
+        return None
+    values = _readings(match["body"], language)
+    if match["below"] and int(match["below"]):
+        values = [value / int(match["below"]) for value in values]
+    power = match["power"] or match["exponent"]
+    if power:
+        values = [value * Decimal(10) ** int(power) for value in values if abs(int(power)) < 40]
+    if not values:
+        return None
+    end = match.end()
+    scale = _SCALE.match(text, end)
+    if scale is not None:
+        values, end = [value * Decimal(10) ** _SCALES[scale[1]] for value in values], scale.end()
+    if (match["sign"] and match["sign"].strip() != "+") or match["inner"]:
+        values = [-value for value in values]
+    unit, end = _unit_after(text, end)
+    if match["before"]:
+        unit = UNITS[match["before"]]
+    return Quantity(tuple(dict.fromkeys(values)), unit, match.start(), end)
+
+
+def _readings(body: str, language: str) -> list[Decimal]:
+    marks = [character for character in body if not character.isdigit()]
+    try:
+        if not marks:
+            return [Decimal(body)]
+        if len(set(marks)) == 1:
+            return _one_kind(body, marks[0], len(marks), language)
+        decimal = marks[-1]
+        if decimal not in ".," or marks.count(decimal) > 1 or len(set(marks[:-1])) > 1:
+            return []
+        thousands = marks[0]
+        whole, _, fraction = body.rpartition(decimal)
+        return [Decimal(whole.replace(thousands, "") + "." + fraction)] if _grouped(whole, thousands) else []
+    except InvalidOperation:
+        return []
+
+
+def _one_kind(body: str, mark: str, count: int, language: str) -> list[Decimal]:
+    grouped = [Decimal(body.replace(mark, ""))] if _grouped(body, mark) else []
+    fraction = [Decimal(body.replace(mark, "."))] if count == 1 and mark in ".," else []
+    if not grouped or not fraction:
+        return grouped or fraction
+    decimal_mark = "," if language in COMMA_DECIMAL else "."
+    if mark == "," and language not in COMMA_DECIMAL:
+        return grouped
+    return [*fraction, *grouped] if mark == decimal_mark else [*grouped, *fraction]
+
+
+def _grouped(body: str, mark: str) -> bool:
+    first, *others = body.split(mark)
+    return (
+        first != "" and len(first) <= 3 and not (len(first) > 1 and first[0] == "0") and first != "0" and all(len(o) == 3 for o in others)
+    )
+
+
+def _unit_after(text: str, end: int) -> tuple[Unit | None, int]:
+    rest = text[end:]
+    for phrase, symbol in PHRASES.items():
+        if rest.lstrip().startswith(phrase):
+            return UNITS.get(symbol), end + len(rest) - len(rest.lstrip()) + len(phrase)
+    match = _UNIT.match(text, end)
+    name = match[1].replace(" ", "") if match is not None else ""
+    if match is None or name not in UNITS or (name in ("in", "pie", "mes", "an", "mo", "go", "real") and text[match.start(1) - 1] == " "):
+        return None, end
+    return UNITS[name], match.end()
+
+
+def _from_word(text: str, match: re.Match[str]) -> Quantity:
+    end, value = match.end(), Decimal(VALUES[match[0]])
+    scale = _SCALE.match(text, end)
+    if scale is not None:
+        value, end = value * Decimal(10) ** _SCALES[scale[1]], scale.end()
+    unit, end = _unit_after(text, end)
+    if re.search(r"(?<!\w)(?:minus|moins|menos|negative)\s$", text[: match.start()]):
+        value = -value
+    return Quantity((value,), unit, match.start(), end, match[0] in ARTICLES and scale is None)
+
+
+def _from_han(text: str, match: re.Match[str]) -> Quantity | None:
+    if (
+        _HAN_WORDS.match(text[match.start() :])
+        or not _AFTER_HAN.match(text, match.end())
+        or text[max(0, match.start() - 2) : match.start()] == "之"
+    ):
+        return None
+    if match.start() and text[match.start() - 1].isdigit():
+        return None
+    unit, end = _unit_after(text, match.end())
+    value = Decimal(from_han(match[0]))
+    if match.start() and text[match.start() - 1] == "负":
+        value = -value
+    return Quantity((value,), unit, match.start(), end, match[0] == "一" and unit is None and bool(text[match.end() :].strip(" .,!个只")))
+
+
+def _percent_han(match: re.Match[str]) -> Quantity:
+    value = Decimal(match[1]) if match[1][0].isdigit() else Decimal(from_han(match[1]))
+    return Quantity((value,), UNITS["%"], match.start(), match.end())
+
+
+def _is_han(character: str) -> bool:
+    return "\u4e00" <= character <= "\u9fff"
