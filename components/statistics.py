@@ -95,7 +95,7 @@ class Groups:
     @property
     def least(self) -> int:
         """The number of groups of the name that has fewest."""
-        return min(matrix.shape[1] for _, single, matrix in self._ways if single)
+        return min(int(matrix.shape[1]) for _, single, matrix in self._ways if single)
 
     def assumed(self) -> float:
         """The design effect of an intraclass correlation of `CORRELATION` in every name's groups."""

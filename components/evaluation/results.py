@@ -22,6 +22,7 @@ from components.families.digests import model_digest, processor_digest
 from components.files import digest_bytes, digest_file, write_json
 from components.preferences.record import Query
 
+Scores = Mapping[tuple[str, int], float]  # by query id and index of the response
 CLUSTERS = ("clusters", pa.map_(pa.string(), pa.string()))  # what the query shares with others, as Query.clusters
 POLICY_SCHEMA = pa.schema(
     [
@@ -34,6 +35,7 @@ POLICY_SCHEMA = pa.schema(
         ("degenerate", pa.bool_()),
         ("pairs", pa.int32()),  # rank-different pairs that the implicit reward orders; 0 for the base, whose implicit reward is none
         ("correct", pa.int32()),
+        ("text_correct", pa.int32()),  # pairs that the text-only baseline orders as ranked; null where it was not asked
         CLUSTERS,
     ]
 )
@@ -41,10 +43,15 @@ REWARD_SCHEMA = pa.schema([("id", pa.string()), ("category", pa.string()), ("pai
 
 
 def write_policy_results(
-    path: Path, queries: Sequence[Query], verdicts: Sequence[Verdict], implicit: Mapping[tuple[str, int], float] | None
+    path: Path,
+    queries: Sequence[Query],
+    verdicts: Sequence[Verdict],
+    implicit: Scores | None,
+    text: Scores | None = None,
 ) -> None:
-    """Write one row a query. `implicit` is log p - log p_ref of each response, None for the reference itself."""
+    """Write one row a query. `implicit` is log p - log p_ref of each response, None for the reference itself; `text` the text-only scores."""
     outcomes = outcomes_of(queries, implicit or {})
+    of_text = [None] * len(queries) if text is None else [outcome.correct for outcome in outcomes_of(queries, text)]
     rows = [
         {
             "id": query.id,
@@ -56,9 +63,10 @@ def write_policy_results(
             "degenerate": verdict.degenerate,
             "pairs": outcome.pairs,
             "correct": outcome.correct,
+            "text_correct": text_correct,
             "clusters": query.clusters,
         }
-        for query, verdict, outcome in zip(queries, verdicts, outcomes, strict=True)
+        for query, verdict, outcome, text_correct in zip(queries, verdicts, outcomes, of_text, strict=True)
     ]
     _write(path, rows, POLICY_SCHEMA)
 

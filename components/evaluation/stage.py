@@ -81,7 +81,8 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
     metrics.update(preference_metrics(queries, implicit, intervals))
     results = checkout.results
     write_policy_results(results / "base.parquet", queries, base.verdicts, None)
-    write_policy_results(results / "aligned.parquet", queries, aligned.verdicts, implicit)
+    text = text_scores(read_queries(checkout.queries("train")), queries)
+    write_policy_results(results / "aligned.parquet", queries, aligned.verdicts, implicit, text)
     write_context(results / "context.json", settings, checkout)
 
     own = read_own(artifacts / "critique/heldout.parquet", queries)
@@ -98,7 +99,7 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
     scores = variants(queries, blank, on_given, bare) if critiqued else variants_uncritiqued(queries, blank, own_scores)
     flat = (ShownCritique(text, value) for text, value in shown)
     judgements = {policy.policy: list(islice(flat, len(chosen))) for policy in (base, aligned)}
-    scores["text_only"] = text_scores(read_queries(checkout.queries("train")), queries)
+    scores["text_only"] = text
     for name, values in scores.items():
         metrics.update(variant_metrics(name, queries, values, intervals))
     metrics.update(part_metrics(queries, [base, aligned], own_scores, scores["text_only"], intervals))
