@@ -77,7 +77,7 @@ def open_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of one safetensors file beside a checkpoint (adapters, a score head)."""
     require_regular(path.parent, str(path.parent))
     with sentences(path.parent, path.name):
-        tensors = load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
     for name, tensor in tensors.items():
         _require_finite(name, tensor, path)
     return tensors

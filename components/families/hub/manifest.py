@@ -28,7 +28,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        manifest = read_json(path)
+        manifest: dict[str, Any] = read_json(path)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: remove {folder} and fetch the model again") from error
     listed = manifest.get("files") if isinstance(manifest, dict) else None
