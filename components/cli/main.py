@@ -13,11 +13,12 @@ from typing import NoReturn
 
 import typer
 
+from components.cli.bench import group
 from components.cli.data import data, demo, show, transfer, validate
 from components.cli.model import model
 from components.cli.operations import backup, clean, deployment, doctor, logs, services
 from components.cli.registry import lineage, promote, report
-from components.cli.run import bench, configure, plan, rehearse, run, stage, status
+from components.cli.run import configure, plan, rehearse, run, stage, status
 from components.processes.faults import explain
 
 app = typer.Typer(
@@ -50,7 +51,7 @@ app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
 app.command("migrate")(services.migrate)
 app.command("clean")(clean.clean)
-app.command("bench", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench.bench)
+app.add_typer(group.app, name="bench")
 app.add_typer(model.app, name="model")
 data.app.command("import")(transfer.import_rows)
 data.app.command("export")(transfer.export_rows)
