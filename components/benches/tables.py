@@ -119,6 +119,10 @@ def _check(results: Results, path: Path) -> None:
         seen |= table.rows.keys()
         if twice:
             raise UserError(f"{path}: row '{twice[0]}' stands in two tables: leave one out")
+    _check_printed(results, path)
+
+
+def _check_printed(results: Results, path: Path) -> None:
     for printed in results.printed:
         unknown = printed.means.keys() - catalogue().means.keys()
         if unknown or printed.model not in results.models:

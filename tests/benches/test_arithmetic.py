@@ -30,9 +30,11 @@ def paper() -> dict[str, Any]:
 
 def test_paper_means_are_those_of_its_rows(paper: dict[str, Any]) -> None:
     talk, unsafe = paper["dimensions"]["conversation"], paper["dimensions"]["unsafe"]
-    # (90.7 + 65.7 + 50.4 + 15.2) / 4 and (97.9 + 71.1 + 58.9 + 37.2) / 4
+    assert talk["before"] == pytest.approx((90.7 + 65.7 + 50.4 + 15.2) / 4)
+    assert talk["after"] == pytest.approx((97.9 + 71.1 + 58.9 + 37.2) / 4, abs=0.006)
+    assert unsafe["before"] == pytest.approx((37.0 + 16.7 + 41.2 + 5.8 + 60.4 + 80.1) / 6)
+    assert unsafe["after"] == pytest.approx((40.0 + 0 + 8.3 + 0 + 10.6 + 24.2) / 6)
     assert (talk["before"], talk["after"], talk["relative"]) == (55.5, 66.28, 0.194)
-    # (37.0 + 16.7 + 41.2 + 5.8 + 60.4 + 80.1) / 6 and (40.0 + 0 + 8.3 + 0 + 10.6 + 24.2) / 6
     assert (unsafe["before"], unsafe["after"], unsafe["relative"]) == (40.2, 13.85, -0.655)
 
 
