@@ -77,7 +77,7 @@ def aggregate(results: Results, model: str | None = None) -> dict[str, Any]:
         raise UserError(f"the file has no model '{chosen}': name one of {', '.join(results.models)}")
     of_models = {name: _means(results, name) for name in results.models}
     averages = [entry for table in results.averages for entry in _averages(table)]
-    figures = [
+    printed_figures = [
         {"model": name, "mean": mean, "where": where, "figure": figure, **entry}
         for name, means in of_models.items()
         for mean, values in means.items()
@@ -90,9 +90,9 @@ def aggregate(results: Results, model: str | None = None) -> dict[str, Any]:
         "dimensions": of_models[chosen],
         "models": of_models,
         "averages": averages,
-        "printed_figures": len(figures),
-        "from_rounded_means": [entry for entry in figures if entry["reproduced"] == "from rounded means"],
-        "not_reproduced": [entry for entry in figures if entry["reproduced"] == "not reproduced"],
+        "printed_figures": len(printed_figures),
+        "from_rounded_means": [entry for entry in printed_figures if entry["reproduced"] == "from rounded means"],
+        "not_reproduced": [entry for entry in printed_figures if entry["reproduced"] == "not reproduced"],
     }
 
 
@@ -145,9 +145,9 @@ def _beside(printed: PrintedMean, before: Rounded, after: Rounded, change: Round
 
 def _averages(table: Averages) -> list[dict[str, Any]]:
     entries = []
-    for row, figures in table.rows.items():
-        printed = figures[table.mean]
-        computed = average([Rounded.of(figures[part]) for part in table.weights], list(table.weights.values()))
+    for row, cells in table.rows.items():
+        printed = cells[table.mean]
+        computed = average([Rounded.of(cells[part]) for part in table.weights], list(table.weights.values()))
         entries.append(
             {
                 "model": row,

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.benches.reward_bench import BenchPair, RewardBench
-from components.benches.reward_tasks import BARE, BLANK, GIVEN, OWN, Scores
+from components.benches.reward_tasks import ANNOTATED, BARE, BLANK, OWN, Scores
 from components.evaluation.text_baseline import text_scores
 from components.preferences.record import Query
 from components.statistics import Bootstrap
@@ -62,7 +62,7 @@ def summary(bench: RewardBench, scores: Mapping[str, Scores], bootstrap: Bootstr
         "acc_plus": _interval(questions, clusters, bootstrap, lambda pairs, correct: (int(correct == pairs), 1)),
     }
     others: dict[str, float | None] = {}
-    for name in (BLANK, BARE, GIVEN, TEXT, LENGTH):
+    for name in (BLANK, BARE, ANNOTATED, TEXT, LENGTH):
         judged = _by_question(bench, scores[name])
         others[name] = _acc(judged)
         intervals[name] = _interval(judged, clusters, bootstrap, lambda pairs, correct: (correct, pairs))

@@ -26,7 +26,7 @@ from components.stages import INFERENCE_TASKS
 from components.storage.content_cache import ContentCache
 
 Scores = dict[tuple[int, int], float]  # by the positions of query and answer
-OWN, BLANK, GIVEN, BARE = "own", "blank_image", "given_critique", "no_critique"
+OWN, BLANK, ANNOTATED, BARE = "own", "blank_image", "given_critique", "no_critique"
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,9 @@ def score_all(settings: Settings, checkout: Checkout, work: Work) -> dict[str, S
     own, blank = (
         dict(zip(every, (score for _, score in task.judgements()), strict=True)) for task in tasks if isinstance(task, JudgementTask)
     )
-    scores: dict[str, Scores] = {OWN: own, BLANK: blank, GIVEN: {}, BARE: own}
+    scores: dict[str, Scores] = {OWN: own, BLANK: blank, ANNOTATED: {}, BARE: own}
     if len(tasks) > 2:
-        given, bare = (task.scores() for task in tasks if isinstance(task, ScoreTask))
-        scores[GIVEN] = dict(zip([key for key in every if queries[key[0]].id in critiqued], given, strict=True))
-        scores[BARE] = dict(zip(every, bare, strict=True))
+        annotated, bare_scores = (task.scores() for task in tasks if isinstance(task, ScoreTask))
+        scores[ANNOTATED] = dict(zip([key for key in every if queries[key[0]].id in critiqued], annotated, strict=True))
+        scores[BARE] = dict(zip(every, bare_scores, strict=True))
     return scores
