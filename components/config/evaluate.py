@@ -17,6 +17,5 @@ class EvaluateSettings(InferenceSettings):
     judge: Literal["truth", "reference_answer"]
     max_new_tokens: Positive
     batch_size: Positive
-    bootstrap_samples: Positive
     confidence: float = Field(gt=0, lt=1)
     samples: Positive

@@ -56,7 +56,7 @@ from components.families.digests import model_digest
 from components.preferences.record import read_queries
 from components.reward.judging import CritiqueScore
 from components.stages import INFERENCE_TASKS
-from components.statistics import Bootstrap
+from components.statistics import Intervals
 
 OF_CRITIQUES = ("reward.acc_gt_critique", "reward.critique_verdict_accuracy", "reward.unread_verdicts")
 
@@ -67,27 +67,28 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
     artifacts, aligned_path = checkout.artifacts, checkout.policy
     queries = read_queries(checkout.queries("heldout"))
     judge = load_judge(settings.evaluate, checkout)
-    bootstrap = Bootstrap(settings.evaluate.bootstrap_samples, settings.evaluate.confidence)
+    intervals = Intervals(settings.evaluate.confidence)
     result = StageResult(metrics={}, digests={"judge": settings.evaluate.judge, "model.aligned": model_digest(aligned_path)})
     metrics = result.metrics
 
     policies = {"base": settings.model.base.as_posix(), "aligned": IN_CHECKOUT.policy.as_posix()}
     (base, aligned), log_probs = ask_policies(settings, checkout, policies, judge, result.times)
     for answered in (base, aligned):
-        metrics.update(policy_metrics(f"policy.{answered.policy}", queries, answered.verdicts, answered.answers, bootstrap))
-    metrics.update(win_metrics([judge.knows(query) for query in queries], base.verdicts, aligned.verdicts, bootstrap))
+        metrics.update(policy_metrics(f"policy.{answered.policy}", queries, answered.verdicts, answered.answers, intervals))
+    metrics.update(win_metrics(queries, judge, base.verdicts, aligned.verdicts, intervals))
     write_answers(artifacts / "evaluate/answers.parquet", queries, [base, aligned])
     implicit = implicit_rewards(artifacts / "reference/heldout.parquet", log_probs, mean=settings.alignment.log_probs == "mean")
-    metrics.update(preference_metrics(queries, implicit, bootstrap))
+    metrics.update(preference_metrics(queries, implicit, intervals))
     results = checkout.results
     write_policy_results(results / "base.parquet", queries, base.verdicts, None)
-    write_policy_results(results / "aligned.parquet", queries, aligned.verdicts, implicit)
+    text = text_scores(read_queries(checkout.queries("train")), queries)
+    write_policy_results(results / "aligned.parquet", queries, aligned.verdicts, implicit, text)
     write_context(results / "context.json", settings, checkout)
 
     own = read_own(artifacts / "critique/heldout.parquet", queries)
     own_scores = {key: critique.score for key, critique in own.items()}
     critiqued = any(critique.text is not None for critique in own.values())
-    metrics.update(reward_metrics(queries, own_scores, bootstrap))
+    metrics.update(reward_metrics(queries, own_scores, intervals))
     write_reward_results(results / "reward.parquet", queries, own_scores)
     chosen = choose(queries, base, aligned, settings.evaluate.samples)
     arguments = {
@@ -98,10 +99,10 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
     scores = variants(queries, blank, on_given, bare) if critiqued else variants_uncritiqued(queries, blank, own_scores)
     flat = (ShownCritique(text, value) for text, value in shown)
     judgements = {policy.policy: list(islice(flat, len(chosen))) for policy in (base, aligned)}
-    scores["text_only"] = text_scores(read_queries(checkout.queries("train")), queries)
+    scores["text_only"] = text
     for name, values in scores.items():
-        metrics.update(variant_metrics(name, queries, values, bootstrap))
-    metrics.update(part_metrics(queries, [base, aligned], own_scores, scores["text_only"], bootstrap))
+        metrics.update(variant_metrics(name, queries, values, intervals))
+    metrics.update(part_metrics(queries, [base, aligned], own_scores, scores["text_only"], intervals))
     verdicts = critique_verdicts(queries, own, judge)
     metrics["reward.critique_verdict_accuracy"] = balanced_accuracy(*verdicts) if critiqued else None
     metrics["reward.unread_verdicts"] = sum(verdict is None for verdict in verdicts[0]) if critiqued else None
