@@ -15,8 +15,9 @@ from typing import Any
 from components.benches.record import record_result
 from components.benches.reward_bench import Reader, read_rows, require_rows
 from components.benches.reward_rows import FORMATS, BenchFormat
-from components.benches.reward_scores import baselines, summary, write_rows
+from components.benches.reward_scores import baselines, rows_of, summary
 from components.benches.reward_tasks import OWN, Work, score_all
+from components.benches.rows import write_rows
 from components.checkout import IN_CHECKOUT, Checkout
 from components.config.settings import Settings
 from components.errors import UserError
@@ -25,7 +26,7 @@ from components.families.processing import Preprocessor
 from components.files import digest_bytes, digest_file, read_json, write_json
 from components.preferences.record import read_queries, write_queries
 from components.reward.model import HEAD_FILE, critique_source_of
-from components.statistics import Bootstrap
+from components.statistics import Intervals
 from components.validation.lengths import LengthCheck
 
 DIGEST_CHARACTERS = 12  # of the model's digest, in the names of results
@@ -68,16 +69,15 @@ def bench_reward(settings: Settings, checkout: Checkout, request: RewardRequest,
     if not training.is_file():
         log(f"bench reward: text_only is null without {IN_CHECKOUT.queries('train')}: run `mmalign run --only validate`, then this again")
     scores |= baselines(bench, read_queries(training) if training.is_file() else None)
-    bootstrap = Bootstrap(settings.evaluate.bootstrap_samples, settings.evaluate.confidence)
     result = {
         "benchmark": {"name": request.data.stem, "format": name, "digest": _data_digest(request.data)},
         "model": {"digest": digest, "critiques": critique_source_of(folder) or "unknown"},
-        **summary(bench, scores, bootstrap),
+        **summary(bench, scores, Intervals(settings.evaluate.confidence)),
     }
     target = checkout.bench_results / f"{request.data.stem}-{digest[:DIGEST_CHARACTERS]}.json"
     table = target.with_suffix(".parquet")
     fresh = not target.is_file() or read_json(target) != result
-    write_rows(table, bench, scores[OWN])
+    write_rows(table, rows_of(bench, scores[OWN]))
     write_json(target, result)
     if fresh:
         record_result(checkout, request.data.stem, ("mm-reward", digest), result, [target, table])

@@ -3,35 +3,22 @@
 - ACC is correct rows over rows, ACC+ the share of questions with every row right (paper section 3.2). A tie in scores is wrong, and counted.
 - The macro mean averages the categories' ACC, each with the same weight.
 - Beside the model stand three baselines: the same model over grey pictures, a table of word counts of the training answers, and the longer answer.
-- Intervals resample clusters: questions that share a picture or a wording are drawn together, by whichever of the two makes fewer clusters.
+- Intervals count questions that share a picture or a wording together (components/statistics.py).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from components.benches.reward_bench import BenchPair, RewardBench
 from components.benches.reward_tasks import ANNOTATED, BARE, BLANK, OWN, Scores
 from components.evaluation.text_baseline import text_scores
 from components.preferences.record import Query
-from components.statistics import Bootstrap
+from components.statistics import Interval, Intervals
 
 TEXT, LENGTH = "text_only", "length_only"
-SCHEMA = pa.schema(
-    [
-        ("question", pa.string()),
-        ("category", pa.string()),
-        ("picture", pa.string()),
-        ("wording", pa.string()),
-        ("pairs", pa.int32()),
-        ("correct", pa.int32()),
-    ]
-)
 
 
 def baselines(bench: RewardBench, training: Sequence[Query] | None) -> dict[str, Scores]:
@@ -51,64 +38,54 @@ def right(pair: BenchPair, scores: Scores) -> bool | None:
     return None if better is None or worse is None else better > worse
 
 
-def summary(bench: RewardBench, scores: Mapping[str, Scores], bootstrap: Bootstrap) -> dict[str, Any]:
+def summary(bench: RewardBench, scores: Mapping[str, Scores], intervals: Intervals) -> dict[str, Any]:
     """The result's keys. A figure without a single row is None."""
     own = scores[OWN]
     questions = _by_question(bench, own)
-    categories = sorted({pair.category for pair in bench.pairs})
     clusters = clusters_of(bench)
-    intervals: dict[str, list[float] | None] = {
-        "acc": _interval(questions, clusters, bootstrap, lambda pairs, correct: (correct, pairs)),
-        "acc_plus": _interval(questions, clusters, bootstrap, lambda pairs, correct: (int(correct == pairs), 1)),
+    whole = intervals.share(*_cases(questions, clusters))
+    assert whole is not None, "a benchmark has rows"
+    ends: dict[str, list[float] | None] = {
+        "acc": _ends(whole),
+        "acc_plus": _ends(intervals.share(*_cases({name: (1, int(p == c)) for name, (p, c) in questions.items()}, clusters))),
     }
     others: dict[str, float | None] = {}
     for name in (BLANK, BARE, ANNOTATED, TEXT, LENGTH):
         judged = _by_question(bench, scores[name])
         others[name] = _acc(judged)
-        intervals[name] = _interval(judged, clusters, bootstrap, lambda pairs, correct: (correct, pairs))
+        ends[name] = _ends(intervals.share(*_cases(judged, clusters)))
     by_category = {}
-    for category in categories:
+    for category in sorted({pair.category for pair in bench.pairs}):
         chosen = _by_question(bench, own, category)
         by_category[category] = {"acc": _acc(chosen), "acc_plus": _acc_plus(chosen), "n_pairs": _pairs(chosen), "n_queries": len(chosen)}
-        intervals[f"by_category.{category}"] = _interval(chosen, clusters, bootstrap, lambda pairs, correct: (correct, pairs))
+        ends[f"by_category.{category}"] = _ends(intervals.share(*_cases(chosen, clusters)))
     return {
         "overall": {"acc": _acc(questions), "acc_plus": _acc_plus(questions)},
         "by_category": by_category,
         "macro": math.fsum(entry["acc"] or 0.0 for entry in by_category.values()) / len(by_category),
         "n_pairs": len(bench.pairs),
         "n_queries": len(questions),
-        "n_clusters": len(set(clusters.values())),
+        "n_clusters": whole.groups,
         "ties": sum(own[pair.query, pair.better] == own[pair.query, pair.worse] for pair in bench.pairs),
         **others,
-        "intervals": intervals,
+        "intervals": ends,
         "refused": [{"row": refusal.row, "reason": refusal.reason} for refusal in bench.refused],
     }
 
 
-def write_rows(path: Any, bench: RewardBench, scores: Scores) -> None:
-    """Write one row a question: its category, its clusters, its rows, and how many of them are right. Two models are compared by these."""
-    first = {pair.question: (pair.category, bench.queries[pair.query].clusters) for pair in reversed(bench.pairs)}
-    rows = [
-        {
-            "question": name,
-            "category": first[name][0],
-            **{kind: first[name][1].get(kind) for kind in ("picture", "wording")},
-            "pairs": pairs,
-            "correct": correct,
-        }
+def rows_of(bench: RewardBench, scores: Scores) -> list[dict[str, Any]]:
+    """One row a question for comparisons: its category, its clusters, its rows, and how many of them are right."""
+    categories = {pair.question: pair.category for pair in reversed(bench.pairs)}
+    clusters = clusters_of(bench)
+    return [
+        {"id": name, "category": categories[name], "pairs": pairs, "correct": float(correct), "clusters": clusters[name]}
         for name, (pairs, correct) in _by_question(bench, scores).items()
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)
 
 
-def clusters_of(bench: RewardBench) -> dict[str, str]:
-    """The cluster of each question: its picture or its wording, whichever is shared more."""
-    shared = [
-        {pair.question: bench.queries[pair.query].clusters.get(kind, pair.question) for pair in reversed(bench.pairs)}
-        for kind in ("picture", "wording")
-    ]
-    return min(shared, key=lambda clusters: len(set(clusters.values())))
+def clusters_of(bench: RewardBench) -> dict[str, dict[str, str]]:
+    """What each question shares with others, by its first row."""
+    return {pair.question: bench.queries[pair.query].clusters for pair in reversed(bench.pairs)}
 
 
 Counted = dict[str, tuple[int, int]]  # question to (rows, correct ones)
@@ -136,14 +113,11 @@ def _acc_plus(questions: Counted) -> float | None:
     return sum(pairs == correct for pairs, correct in questions.values()) / len(questions) if questions else None
 
 
-def _interval(
-    questions: Counted, clusters: Mapping[str, str], bootstrap: Bootstrap, ratio: Callable[[int, int], tuple[int, int]]
-) -> list[float] | None:
-    sums: dict[str, list[int]] = {}
-    for name, (pairs, correct) in questions.items():
-        top, bottom = ratio(pairs, correct)
-        total = sums.setdefault(clusters[name], [0, 0])
-        total[0] += top
-        total[1] += bottom
-    interval = bootstrap.ratio([float(top) for top, _ in sums.values()], [float(bottom) for _, bottom in sums.values()])
-    return None if interval is None else [interval[1], interval[2]]
+def _cases(questions: Counted, clusters: Mapping[str, dict[str, str]]) -> tuple[list[float], list[float], list[dict[str, str]]]:
+    counts = list(questions.values())
+    return [float(correct) for _, correct in counts], [float(pairs) for pairs, _ in counts], [clusters[name] for name in questions]
+
+
+def _ends(interval: Interval | None) -> list[float] | None:
+    """Both ends; None without rows, and with too few clusters to say anything."""
+    return None if interval is None or interval.low is None or interval.high is None else [interval.low, interval.high]
