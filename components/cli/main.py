@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import typer
 
-from components.cli.bench import group
+from components.cli.bench import compare, group
 from components.cli.data import data, demo, show, transfer, validate
 from components.cli.model import model
 from components.cli.operations import backup, clean, deployment, doctor, logs, services
@@ -52,6 +52,7 @@ app.command("restore")(backup.restore)
 app.command("migrate")(services.migrate)
 app.command("clean")(clean.clean)
 app.add_typer(group.app, name="bench")
+app.command("compare")(compare.compare)
 app.add_typer(model.app, name="model")
 data.app.command("import")(transfer.import_rows)
 data.app.command("export")(transfer.export_rows)

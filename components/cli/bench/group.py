@@ -129,3 +129,67 @@ def reward(
         print(f"  {name:20} ACC {entry['acc']:.3f}  ACC+ {entry['acc_plus']:.3f}  {entry['n_pairs']} pairs")
     for name in ("blank_image", "no_critique", "given_critique", "text_only", "length_only"):
         print(f"  {name:20} {'-' if result[name] is None else format(result[name], '.3f')}")
+
+
+@app.command("setup")
+def setup(as_json: AsJson = False) -> None:
+    """Install lmms-eval into an environment of its own, in .mmalign/bench (some 6 GB)."""
+    import sys
+    from functools import partial
+
+    from components.operations.environment import enter_checkout
+
+    checkout = enter_checkout()
+    from components.benches.lmms import VERSION, environment_of, set_up
+
+    fresh = set_up(checkout, partial(print, file=sys.stderr, flush=True))
+    folder = environment_of(checkout).relative_to(checkout.root).as_posix()
+    values = {"folder": folder, "lmms_eval": VERSION, "installed": fresh}
+    print(json.dumps(values, indent=2) if as_json else f"{folder}: lmms-eval {VERSION}{'' if fresh else ', already present'}")
+
+
+@app.command("policy")
+def policy(
+    tasks: Annotated[list[str], typer.Argument(metavar="NAME...", help="benchmarks of the catalogue, or tasks of lmms-eval")],
+    model: Annotated[Path | None, typer.Option("--model", metavar="FOLDER", help="a policy; by default artifacts/align/model")] = None,
+    endpoint: Annotated[
+        str | None, typer.Option("--endpoint", metavar="base|aligned", help="the server of section endpoint that serves the policy")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="only the first N rows of each task")] = None,
+    include: Annotated[Path | None, typer.Option("--include", metavar="FOLDER", help="task definitions of your own")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:0; by default what the machine has")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run benchmarks on a policy with lmms-eval, which fetches their data. A stopped run goes on where it was."""
+    import os
+    import sys
+    from functools import partial
+
+    from components.operations.environment import enter_checkout
+
+    here, offline = Path.cwd(), os.environ.get("HF_HUB_OFFLINE")
+    checkout = enter_checkout()
+    from components.benches.policy_run import PolicyRequest, bench_policy
+    from components.processes.slots.gpus import has_gpus
+    from components.processes.slots.taking import slots_taken
+
+    settings = checkout.settings()
+    request = PolicyRequest(
+        tasks,
+        checkout.policy if model is None else here / model,
+        endpoint,
+        limit,
+        None if include is None else (here / include).resolve(),
+        device or ("cuda" if has_gpus() else "cpu"),
+    )
+    log = partial(print, file=sys.stderr, flush=True)
+    # The pipeline never connects to the hub. This command does, unless the person's environment forbids it.
+    environment = {"HF_HUB_OFFLINE": offline or "0", "OMP_NUM_THREADS": str(settings.evaluate.threads)}
+    with slots_taken("evaluate", settings, checkout, log):
+        results = bench_policy(settings, checkout, request, log, environment)
+    if as_json:
+        print(json.dumps(results, indent=2))
+        return
+    for result in results:
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in result["metrics"].items())
+        print(f"{result['benchmark']['name']}: {metrics} ({result['benchmark']['rows']} rows)")
