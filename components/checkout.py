@@ -183,6 +183,11 @@ class Checkout:
         return self.reports / "import-places.jsonl"
 
     @property
+    def bench_results(self) -> Path:
+        """Results of benchmarks, a file a model and benchmark."""
+        return self.reports / "bench"
+
+    @property
     def logs(self) -> Path:
         """Logs of runs, a folder a run."""
         return self.root / "logs"
@@ -251,6 +256,11 @@ class Checkout:
     def rehearsals(self) -> Path:
         """What was rehearsed on this machine, and how it ended."""
         return self.machine / "rehearsals.json"
+
+    @property
+    def bench(self) -> Path:
+        """What benchmarks need: copies of their media, lmms-eval's environment, its samples."""
+        return self.state / "bench"
 
     @property
     def whole_data(self) -> Path:

@@ -76,6 +76,7 @@ INFERENCE_TASKS = {
     "policy_log_probs": "components.alignment.policy_task:build",
     "policy_answers": "components.evaluation.tasks:policy_tasks",
     "reward_scores": "components.evaluation.tasks:reward_tasks",
+    "reward_bench": "components.benches.reward_tasks:build",
 }
 
 # Modules that a stage with tasks starts as processes: part of its closure.

@@ -13,11 +13,12 @@ from typing import NoReturn
 
 import typer
 
+from components.cli.bench import compare, group
 from components.cli.data import data, demo, show, transfer, validate
 from components.cli.model import judge, model
 from components.cli.operations import backup, clean, deployment, doctor, logs, services
 from components.cli.registry import lineage, promote, report
-from components.cli.run import bench, configure, plan, rehearse, run, stage, status
+from components.cli.run import configure, plan, rehearse, run, stage, status
 from components.printable import print_codes
 from components.processes.faults import explain
 
@@ -51,7 +52,8 @@ app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
 app.command("migrate")(services.migrate)
 app.command("clean")(clean.clean)
-app.command("bench", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench.bench)
+app.add_typer(group.app, name="bench")
+app.command("compare")(compare.compare)
 app.add_typer(model.app, name="model")
 app.add_typer(judge.app, name="judge")
 data.app.command("import")(transfer.import_rows)

@@ -1,4 +1,4 @@
-"""`mmalign bench`: measures this machine's training rate, or runs one of the benchmarks."""
+"""`mmalign bench rate` and `mmalign bench NAME`: this machine's training rate, and the measurements of benchmarks/."""
 
 from __future__ import annotations
 
@@ -11,32 +11,30 @@ import typer
 from components.checkout import Checkout
 
 BENCHMARKS = Path("benchmarks")
-LISTED, RATE = "list", "rate"
+COMMANDS = ("aggregate", "list", "policy", "rate", "reward", "setup")
+MEASURE = "measure"  # the command behind every name of a measurement
 
 
-def bench(
-    context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="rate|list|NAME", help="rate, list, or a benchmark's name")],
+def rate(
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="with rate: a setting for this measurement; not written")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting for this measurement; not written")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
 ) -> None:
-    """Measure the training rate of this machine (rate), list the benchmarks (list), or run one with the arguments after its name."""
-    from components.errors import UserError
+    """Measure the training rate of this machine, for `mmalign plan --memory`."""
     from components.operations.environment import enter_checkout
 
-    checkout = enter_checkout()
-    if assignments and name != RATE:
-        raise UserError("--set goes with `mmalign bench rate` only: a benchmark sets its own sizes")
-    if name == RATE:
-        _rate(checkout, assignments or [], as_json=as_json)
-    elif name == LISTED:
-        titles = {one: about(checkout.root / BENCHMARKS / f"{one}.py") for one in benchmarks(checkout)}
-        width = max((len(one) for one in titles), default=0)
-        print(json.dumps(titles, indent=2) if as_json else "\n".join(f"{one:{width}}  {line}" for one, line in titles.items()))
-    else:
-        raise typer.Exit(_run(checkout, name, [*context.args, *(["--json"] if as_json else [])]))
+    _rate(enter_checkout(), assignments or [], as_json=as_json)
+
+
+def measure(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="a measurement of benchmarks/; its own arguments follow")],
+) -> None:
+    """Run a measurement of benchmarks/ with the arguments after its name."""
+    from components.operations.environment import enter_checkout
+
+    raise typer.Exit(_run(enter_checkout(), name, context.args))
 
 
 def benchmarks(checkout: Checkout) -> list[str]:
@@ -59,7 +57,7 @@ def _run(checkout: Checkout, name: str, arguments: list[str]) -> int:
 
     available = benchmarks(checkout)
     if name not in available:
-        raise UserError(f"bench {name}: there is no such benchmark; there are {', '.join(['rate', *available])}")
+        raise UserError(f"bench {name}: there is no such benchmark; there are {', '.join([*COMMANDS, *available])}")
     return subprocess.run([sys.executable, "-m", f"{BENCHMARKS}.{name}", *arguments], check=False).returncode
 
 
