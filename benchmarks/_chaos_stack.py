@@ -26,9 +26,7 @@ from components.checkout import Checkout
 from components.engine.curves import CURVES
 from components.files import digest_folder, read_json
 from components.operations.services import postgres
-from components.operations.services.flow_runs import FINAL, deployment_id, start_run
 from components.operations.services.health import answers
-from components.operations.services.prefect_rest import ask
 from components.operations.services.state import read_addresses
 from components.operations.services.supervision import control, processes
 from components.processes.marks import RUN_MARK, SERVICE_MARK, checkout_mark, kill_all, marked
@@ -36,6 +34,8 @@ from components.processes.secrets import read_secrets, state_folder
 from components.report.summary import MODELS
 from components.tracking.recorder import PENDING, PENDING_TAG
 from components.tracking.store import EXPERIMENT
+from flows.flow_runs import FINAL, deployment_id, start_run
+from tests.prefect_rest import ask
 
 DEPLOYMENT = "on-demand"
 TRAINED = ("reward", "align")
@@ -92,7 +92,7 @@ class Stack:
 
     def trigger(self, **parameters: Any) -> str:
         """Start a run through Prefect's API; return its id."""
-        return str(start_run(Checkout(self.root), DEPLOYMENT, parameters)["id"])
+        return str(start_run(Checkout(self.root), DEPLOYMENT, parameters).id)
 
     def runs(self) -> list[dict[str, Any]]:
         """All runs of the deployment, the first one first. OSError while the server is away."""

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from PIL import Image
 
 from benchmarks._harness import ROOT
@@ -20,6 +19,7 @@ from benchmarks._models import END, TRIAL, build_model, build_processor
 from benchmarks._scale_ranks import STEPS
 from components.alignment.reference_table import write_log_probs
 from components.checkout import Checkout
+from components.config.overrides import write_settings
 from components.config.settings import Settings, load_settings
 from components.critique.stage import write_judgements
 from components.families.processing import Preprocessor
@@ -50,13 +50,13 @@ def save_base(folder: Path) -> None:
 
 def save_settings(root: Path) -> Settings:
     """The bundled settings with this base, two ranks of one thread and three steps."""
-    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    values = load_settings(ROOT / "params.yaml").model_dump(mode="json", by_alias=True)
     values["model"]["base"] = "data/base"
     values["training"] |= {"ranks": 2, "threads": 1}
     values["features"]["max_gb"] = 50.0
     values["reward"] |= {"max_steps": STEPS, "critique_source": "annotated"}
     values["alignment"]["max_steps"] = STEPS
-    (root / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    write_settings(root / "params.yaml", values)
     shutil.copytree(ROOT / "infra/deepspeed", root / "infra/deepspeed", dirs_exist_ok=True)
     return load_settings(root / "params.yaml")
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from components.config.overrides import write_settings
+from components.config.settings import load_settings
 from components.stages import STAGE_NAMES, command
 from tests.checkout import ROOT, clean_environment, git
 
@@ -70,10 +72,10 @@ def make_slice(folder: Path, base: Path, write_data: Callable[[Path], None], set
             shutil.copy2(ROOT / name, root / name)
     if (ROOT / ".mmalign/torch_extensions").is_dir():
         shutil.copytree(ROOT / ".mmalign/torch_extensions", root / ".mmalign/torch_extensions")
-    values = yaml.safe_load((root / "params.yaml").read_text())
+    values = load_settings(root / "params.yaml").model_dump(mode="json", by_alias=True)
     for section, keys in settings.items():
         values[section].update(keys)
-    (root / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    write_settings(root / "params.yaml", values)
     git(root, "init", "-q", "-b", "main")
     git(root, "add", "-A")
     git(root, "commit", "-q", "-m", "start")

@@ -36,7 +36,6 @@ from typing import Any
 
 import numpy as np
 import psutil
-import yaml
 from PIL import Image
 
 from benchmarks import _photos, _poisons
@@ -116,9 +115,12 @@ def rows(count: int, seed: int) -> Iterator[bytes]:
 def make_checkout(root: Path, base: Path) -> Path:
     """A checkout with the settings of this one, a base and no data."""
     (root / "data/preferences").mkdir(parents=True)
-    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    from components.config.overrides import write_settings
+    from components.config.settings import load_settings
+
+    values = load_settings(ROOT / "params.yaml").model_dump(mode="json", by_alias=True)
     values["model"]["base"] = str(base)
-    (root / "params.yaml").write_text(yaml.safe_dump(values))
+    write_settings(root / "params.yaml", values)
     return root
 
 

@@ -31,8 +31,13 @@ class Checkout:
 
     @property
     def params(self) -> Path:
-        """The settings, params.yaml."""
+        """The settings that change results, params.yaml."""
         return self.root / "params.yaml"
+
+    @property
+    def ops(self) -> Path:
+        """The settings that change no result, ops.yaml."""
+        return self.root / "ops.yaml"
 
     @property
     def graph(self) -> Path:
@@ -60,7 +65,7 @@ class Checkout:
         return self.root / "judges" / "sheets"
 
     def settings(self) -> Settings:
-        """The settings as they stand now. Raises UserError with file, key and cure."""
+        """The settings of both files as they are now. Raises UserError with file, key and cure."""
         from components.config.settings import load_settings
 
         return load_settings(self.params)
@@ -178,6 +183,11 @@ class Checkout:
         return self.reports / "import-places.jsonl"
 
     @property
+    def bench_results(self) -> Path:
+        """Results of benchmarks, a file a model and benchmark."""
+        return self.reports / "bench"
+
+    @property
     def logs(self) -> Path:
         """Logs of runs, a folder a run."""
         return self.root / "logs"
@@ -246,6 +256,11 @@ class Checkout:
     def rehearsals(self) -> Path:
         """What was rehearsed on this machine, and how it ended."""
         return self.machine / "rehearsals.json"
+
+    @property
+    def bench(self) -> Path:
+        """What benchmarks need: copies of their media, lmms-eval's environment, its samples."""
+        return self.state / "bench"
 
     @property
     def whole_data(self) -> Path:

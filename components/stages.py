@@ -45,7 +45,7 @@ STAGES: dict[StageName, Stage] = {
 # Stages that check and pass on data. New code or a new setting of them seldom changes what they pass on.
 CHECKS: tuple[StageName, ...] = ("validate",)
 
-# The class of each section of params.yaml. Those that no stage may read say where and when a stage runs.
+# The class of each section of params.yaml.
 SECTIONS = {
     "model": "components.config.model:ModelSettings",
     "training": "components.config.training:TrainingSettings",
@@ -57,11 +57,15 @@ SECTIONS = {
     "alignment": "components.config.alignment:AlignmentSettings",
     "evaluate": "components.config.evaluate:EvaluateSettings",
     "endpoint": "components.config.endpoint:EndpointSettings",
-    "stages": "components.config.stages:StagesSettings",
-    "services": "components.config.services:ServicesSettings",
-    "deployments": "components.config.deployments:DeploymentSettings",
-    "notices": "components.config.notices:NoticeSettings",
-    "clean": "components.config.clean:CleanSettings",
+}
+
+# The class of each section of ops.yaml, on which no result depends.
+OPS_SECTIONS = {
+    "stages": "components.config.ops:StagesSettings",
+    "services": "components.config.ops:ServicesSettings",
+    "deployments": "components.config.ops:DeploymentSettings",
+    "notices": "components.config.ops:NoticeSettings",
+    "clean": "components.config.ops:CleanSettings",
 }
 
 # What each rank of a training runs, called with a TrainingRank; what builds the tasks of an inference, from (settings, checkout, arguments).
@@ -72,6 +76,7 @@ INFERENCE_TASKS = {
     "policy_log_probs": "components.alignment.policy_task:build",
     "policy_answers": "components.evaluation.tasks:policy_tasks",
     "reward_scores": "components.evaluation.tasks:reward_tasks",
+    "reward_bench": "components.benches.reward_tasks:build",
 }
 
 # Modules that a stage with tasks starts as processes: part of its closure.
@@ -90,23 +95,12 @@ PROGRAMS = {
     "flow": "flows.launch",
     "deployments": "flows.deployments",
     "prefect_server": "flows.server",
+    "mlflow_server": "components.operations.services.mlflow_server",
     "service": "components.operations.services.programs",
-    "monitor": "components.operations.services.monitor",
+    "monitor": "flows.monitor",
     "reevaluate": "components.evaluation.reevaluate",
     "trial": "components.rehearsal.trial",
 }
-
-# Modules and packages that no closure enters, each with the reason why no result depends on it.
-OUTSIDE = {
-    "components.closures": "computes the digests; what it computes is the digest itself",
-    "components.meaning": "reads files for the digests, as above",
-    "components.stages": "the stage's own row of its tables is part of the stage's digest; the other rows are of other stages",
-    "components.tracking": "records what a stage made, after it is made",
-    "components.storage": "holds bytes under their hash or key and returns them unchanged",
-    "components.processes": "supervises, locks, redacts and writes log lines; it may end a stage, never change what one makes",
-    "components.config.mistakes": "words the refusal of settings that no stage then sees",
-}
-
 
 # Modules and packages that no closure enters, each with the reason why no result depends on it.
 OUTSIDE = {

@@ -90,12 +90,13 @@ def adopt(model: Any, tokenizer: Any, folder: Path) -> None:
 
     Raises UserError if `folder` holds no base of this architecture.
     """
-    from transformers import AutoModelForImageTextToText, AutoTokenizer
+    from components.families.loading import load_model
+    from components.families.opening import open_processor
 
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no checkpoint: give the folder of an earlier base, such as a copy of data/base")
-    earlier = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True)
-    rows_of = AutoTokenizer.from_pretrained(folder, local_files_only=True).get_vocab()
+    earlier = load_model(folder)
+    rows_of = open_processor(folder).tokenizer.get_vocab()
     state = dict(earlier.state_dict())
     name = next(name for name, value in earlier.state_dict(keep_vars=True).items() if value is earlier.get_input_embeddings().weight)
     vectors = model.get_input_embeddings().weight.detach().clone()

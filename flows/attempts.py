@@ -18,7 +18,7 @@ from prefect.exceptions import CancelledRun
 from prefect.states import Cancelled, Completed
 
 from components.checkout import Checkout
-from components.config.deployments import DeploymentSettings
+from components.config.ops import DeploymentSettings
 from components.files import read_json, write_json
 from components.stages import StageName
 from flows.pipeline import Future

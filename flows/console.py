@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from components.printable import printable
 from components.processes.log_lines import clean
 
 PROGRESS_SECONDS = 5.0  # at most one line of a progress bar in this time
@@ -66,7 +67,7 @@ class Console:
             if self._closed:
                 return
             try:
-                self._stream.write("".join(f"{line}\n" for line in lines))
+                self._stream.write("".join(f"{printable(line)}\n" for line in lines))
                 self._stream.flush()
             except (OSError, ValueError):
                 self._closed = True

@@ -36,7 +36,7 @@ FILE = Path("prefect.yaml")
 
 
 def deploy(checkout: Checkout, settings: Settings) -> dict[str, str]:
-    """Update the server to prefect.yaml and params.yaml; returns the deployments' ids by name."""
+    """Update the server to prefect.yaml and ops.yaml; returns the deployments' ids by name."""
     described = read_description(checkout, settings)
     with get_client(sync_client=True) as client:
         _make_pool(client)

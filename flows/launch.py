@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from components.checkout import Checkout
+from components.printable import print_codes
 from components.processes.faults import explain
 from components.tracking.store import connect
 from flows.cancellation import RunCancelled, cancellation
@@ -54,4 +55,5 @@ def launch(parameters: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
+    print_codes()
     sys.exit(launch(json.loads(sys.argv[1])))

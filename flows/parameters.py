@@ -14,18 +14,26 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from components.config.settings import known_keys
 from components.stages import StageName
 
-# The key of a list in params.yaml addresses the whole list. The text after the first = is YAML.
+# The key of a list addresses the whole list. The text after the first = is YAML.
 OVERRIDE = f"^({'|'.join(re.escape(key) for key in known_keys())})=.+$"
+
+# As `git check-ref-format` has it: no option, no refspec, no way up. `$(?!\n)` is the very end in Python and in a browser alike.
+REF = r"^(?!@$)(?![-/.])(?!.*(?:\.\.|//|/\.|@\{|\.lock(?:/|$)))[^\x00-\x20\x7f~^:?*\[\\]+(?<![./])$(?!\n)"
+REPOSITORY = r"^(?!-)[^\x00-\x1f\x7f]+$(?!\n)"
+RUN_ID = r"^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$(?!\n)"
 
 MISTAKE = "Mistake"  # name of the failed state that a person has to cure
 
 Override = Annotated[str, StringConstraints(pattern=OVERRIDE)]
+Ref = Annotated[str, StringConstraints(pattern=REF, max_length=250)]
+Repository = Annotated[str, StringConstraints(pattern=REPOSITORY, max_length=2000)]
+RunId = Annotated[str, StringConstraints(pattern=RUN_ID)]
 
 
 class RunParameters(BaseModel):
     """One run of the pipeline."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", regex_engine="python-re")
 
     overrides: list[Override] = Field(
         default_factory=list,
@@ -36,17 +44,18 @@ class RunParameters(BaseModel):
         default="checkout",
         description="`checkout`: the deployed folder as it is. `git`: a clone made for this run, which no edit changes.",
     )
-    ref: str | None = Field(default=None, description="Branch, tag or commit for source `git`; by default the branch that is checked out.")
-    repository: str | None = Field(
-        default=None, description="Address or folder to clone for source `git`; by default the deployed repository."
+    ref: Ref | None = Field(default=None, description="Branch, tag or commit for source `git`; by default the branch that is checked out.")
+    repository: Repository | None = Field(
+        default=None,
+        description="Repository to clone for source `git`, one of `deployments.repositories`; by default the deployed one.",
     )
     promote: bool = Field(default=True, description="Whether models that pass the gate become champions. If not, none is judged.")
     accept_data: bool = Field(default=False, description="Whether removed files of data/ are part of the new data version.")
     bundled_rows: bool = Field(default=False, description="Whether another base than the bundled one may train on the bundled rows.")
     only_new_data: bool = Field(default=False, description="End at once if the last finished run had the same data.")
-    goes_on_from: str | None = Field(default=None, description="`mmalign resume` sets it: the run in whose clone this run continues.")
+    goes_on_from: RunId | None = Field(default=None, description="`mmalign resume` sets it: the run in whose clone this run continues.")
     started: float | None = Field(default=None, description="`mmalign run` sets it: when it began, in seconds since the epoch.")
-    recovers: str | None = Field(default=None, description="The automation that restarts a crashed run sets it: that run's id.")
+    recovers: RunId | None = Field(default=None, description="The automation that restarts a crashed run sets it: that run's id.")
 
 
 def parameter_schema(model_schema: dict[str, Any]) -> dict[str, Any]:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
 
 from components.operations.environment import enter_checkout
 from components.tracking.store import connect
-from flows.server import own_server_environment
+from flows.server import own_server_of
 
 
 def prepare() -> None:
     """Create both databases, or migrate them to the installed versions."""
     checkout = enter_checkout()
-    os.environ.update(own_server_environment(checkout))
-    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    server = own_server_of(checkout, port=0)
+    server.make_home()
+    os.environ.update(server.server_environment())
     from prefect.server.database import provide_database_interface
 
     asyncio.run(provide_database_interface().create_db())

@@ -1,6 +1,7 @@
-"""Prefect's server for one run: it serves a free port of the loopback, stores its database in the checkout and ends with the run.
+"""Prefect's server. That of one run serves a free port of the loopback, stores its database in the checkout and ends with the run.
 
 `python -m flows.server FD` serves on a socket that the parent has bound, so that no other process can take the port in between.
+`python -m flows.server HOST PORT` is the service of `mmalign up`. Both stand behind the same door, which asks for a password.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_urlsafe
 
 from components.checkout import Checkout
 from components.errors import StageFault
+from components.operations.services.door import HOSTS, Door
+from components.operations.services.prefect_environment import PrefectServer
 from components.processes.marks import WATCHED, end_process, identity
 from components.stages import command
 from flows.cancellation import RunCancelled
@@ -26,37 +30,36 @@ from flows.cancellation import RunCancelled
 START_SECONDS = 900.0  # a start usually takes ten seconds, a minute on a busy machine; `wait_for_server` notices an ended server at once
 
 
-def own_server_environment(checkout: Checkout) -> dict[str, str]:
-    """Settings of a Prefect that belongs to this checkout, for its server and for the flow."""
+def own_server_of(checkout: Checkout, port: int) -> PrefectServer:
+    """The server of one run of this checkout, with a password that only this run's processes have, in their environment."""
     home = checkout.state / "prefect"
-    return {
-        "PREFECT_HOME": str(home),
-        "PREFECT_PROFILES_PATH": str(home / "profiles.toml"),
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
-        "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",  # none are used, and it takes seconds
-    }
+    return PrefectServer(
+        home,
+        f"sqlite+aiosqlite:///{home / 'prefect.db'}",
+        f"http://127.0.0.1:{port}",
+        f"mmalign:{token_urlsafe(24)}",
+        hosts=("127.0.0.1", "localhost"),
+        pages=False,  # nobody learns port and password of a server that lives as long as its run
+    )
 
 
 @contextmanager
 def own_server(checkout: Checkout, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A server for the length of the block, which may not answer yet. Sets PREFECT_API_URL and its other settings in `os.environ`."""
-    os.environ.update(own_server_environment(checkout))
-    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    """A server for the length of the block, which may not answer yet. Sets PREFECT_API_URL and its client's other settings in `os.environ`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with socket.create_server(("127.0.0.1", 0), backlog=128) as bound, log.open("ab") as output:
-        url = f"http://127.0.0.1:{bound.getsockname()[1]}/api"
+        server = own_server_of(checkout, bound.getsockname()[1])
+        server.make_home()
         process = subprocess.Popen(
             [*command("prefect_server"), str(bound.fileno())],
-            env={**os.environ, WATCHED: identity(os.getpid()) or "", "PREFECT_API_URL": url},
+            env={**os.environ, WATCHED: identity(os.getpid()) or "", **server.server_environment()},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             pass_fds=(bound.fileno(),),
             start_new_session=True,
         )
-    os.environ["PREFECT_API_URL"] = url
+    os.environ.update(server.client_environment())
     try:
         yield process
     finally:
@@ -80,18 +83,27 @@ def wait_for_server(process: subprocess.Popen[bytes], log: Path, cancel: threadi
     raise StageFault(f"Prefect's server {why}; its log: {log}")
 
 
-def serve(descriptor: int) -> None:
-    """Serve Prefect's API and pages on a bound socket until the watched process ends or SIGTERM comes."""
-    from components.processes.guard import Watchdog
+def application() -> Door:
+    """Prefect's API and pages behind the door, as the environment describes them."""
+    from prefect.server.api.server import create_app
 
-    Watchdog(os.environ[WATCHED], lambda: os._exit(0))
+    return Door(create_app(final=True), os.environ[HOSTS].split(","), auth=os.environ["PREFECT_SERVER_API_AUTH_STRING"])
+
+
+def serve(arguments: list[str]) -> None:
+    """Serve on a bound socket until the watched process ends, or on a host's port; SIGTERM ends both."""
     import uvicorn
 
-    config = uvicorn.Config(
-        "prefect.server.api.server:create_app", factory=True, log_level="warning", lifespan="on", timeout_graceful_shutdown=3
-    )
-    uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
+    if len(arguments) == 1:
+        from components.processes.guard import Watchdog
+
+        Watchdog(os.environ[WATCHED], lambda: os._exit(0))
+        config = uvicorn.Config(application, factory=True, log_level="warning", lifespan="on", timeout_graceful_shutdown=3)
+        uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(arguments[0]))])
+    else:
+        host, port = arguments
+        uvicorn.run(application, factory=True, host=host, port=int(port), lifespan="on", timeout_graceful_shutdown=3)
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]))
+    serve(sys.argv[1:])

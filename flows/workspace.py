@@ -15,15 +15,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
+from uuid import UUID
 
 from components.checkout import Checkout
 from components.errors import UserError
 from components.operations.environment import enter_checkout
-from components.operations.services.prefect_rest import ask
 from components.processes.marks import FLOW_RUN
-from components.storage.clones import clones_folder, complete, exclude, is_complete, share, work_in
+from components.storage.clones import clones_folder, complete, deployed_checkout, exclude, is_complete, share, work_in
 from components.storage.copies import commit_data, fill_copy, workspace_of
 from components.storage.git import run_git
+from flows.flow_runs import server_client
 from flows.parameters import RunParameters
 
 
@@ -44,7 +45,10 @@ def open_workspace(checkout: Checkout, run: RunParameters, run_id: str) -> Works
             raise UserError(f"{name} belongs to source 'git', but this run's source is 'checkout': set source to 'git' or drop {name}")
         copy = workspace_of(checkout, run.overrides)
         return Workspace(copy, overrides=tuple(run.overrides) if copy != checkout else ())
-    return _clone(checkout, run, clones_folder(checkout) / run_id)
+    folder = clones_folder(checkout) / run_id
+    if folder.resolve().parent != clones_folder(checkout).resolve():
+        raise UserError(f"'{run_id}' is no id of a run: start a new run")
+    return _clone(checkout, run, folder)
 
 
 def enter_workspace(checkout: Checkout, workspace: Workspace, run: RunParameters, log: Callable[[str], None], cancel: Event) -> None:
@@ -67,26 +71,42 @@ def checked_out(checkout: Checkout) -> str:
 
 def fetched_file(checkout: Checkout, run: RunParameters, name: str) -> str | None:
     """The text of a file at the ref that a run with source `git` would clone; None without such a file. UserError as `open_workspace`."""
-    repository, ref = run.repository or str(checkout.root), run.ref or checked_out(checkout)
+    repository, ref = _source(checkout, run)
     mirror = clones_folder(checkout) / "mirror"
     if not (mirror / "HEAD").is_file():
         mirror.parent.mkdir(parents=True, exist_ok=True)
         _git(mirror.parent, "init", "--quiet", "--bare", str(mirror))
-    _git(mirror, "fetch", "--quiet", "--depth=1", repository, ref)
+    _git(mirror, "fetch", "--quiet", "--depth=1", "--end-of-options", repository, ref)
     shown = _ask_git(mirror, "show", f"FETCH_HEAD:{name}")
     return shown or None
 
 
+def _source(checkout: Checkout, run: RunParameters) -> tuple[str, str]:
+    """Repository and ref of a run with source `git`. UserError where git takes the ref for none, or nobody has allowed the repository."""
+    ref = run.ref or checked_out(checkout)
+    _git(checkout.root, "check-ref-format", "--allow-onelevel", ref)
+    if run.repository is None:
+        return str(checkout.root), ref
+    deployed = deployed_checkout(checkout)  # a clone's own settings allow nothing: whoever writes the repository writes them
+    if run.repository not in {str(deployed.root), _origin(deployed), *deployed.settings().deployments.repositories}:
+        raise UserError(f"repository {run.repository} is not allowed: add it to deployments.repositories in {deployed.ops}")
+    return run.repository, ref
+
+
+def _origin(checkout: Checkout) -> str:
+    return _ask_git(checkout.root, "remote", "get-url", "origin")
+
+
 def _clone(checkout: Checkout, run: RunParameters, folder: Path) -> Workspace:
-    repository, ref = run.repository or str(checkout.root), run.ref or checked_out(checkout)
+    repository, ref = _source(checkout, run)
     if not is_complete(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _git(folder, "init", "--quiet")
-        _git(folder, "fetch", "--quiet", repository, ref)
+        _git(folder, "fetch", "--quiet", "--end-of-options", repository, ref)
         _git(folder, "checkout", "--quiet", "--force", "--detach", "FETCH_HEAD")
-        origin = run.repository or _ask_git(checkout.root, "remote", "get-url", "origin") or str(checkout.root)
+        origin = run.repository or _origin(checkout) or str(checkout.root)
         if _ask_git(folder, "remote") == "":
-            _git(folder, "remote", "add", "origin", origin)
+            _git(folder, "remote", "add", "--end-of-options", "origin", origin)
         share(checkout, folder)
         exclude(folder, Checkout(folder).mlruns)
         complete(checkout, folder, repository=repository, ref=ref)
@@ -129,7 +149,8 @@ def print_folder() -> None:
 
 
 def _parameters(checkout: Checkout, run_id: str) -> RunParameters:
-    return RunParameters.model_validate(ask(checkout, f"flow_runs/{run_id}")["parameters"].get("run") or {})
+    with server_client(checkout) as client:
+        return RunParameters.model_validate(client.read_flow_run(UUID(run_id)).parameters.get("run") or {})
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 A model from code: MLflow runs this file, copied beside the weights, and loads the weights from the safetensors next to it. No pickle.
 
     model = mlflow.pyfunc.load_model("models:/mm-policy@champion")
-    model.predict(pandas.DataFrame({"prompt": ["What is this?"], "image": ["cat.png"]}))
+    model.predict(pandas.DataFrame({"prompt": ["What is this?"], "image": [Path("cat.png").read_bytes()]}))
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class PolicyModel(mlflow.pyfunc.PythonModel):
         from components.generation.decoding import decode
         from components.registry.model_input import token_limit
 
-        limit = token_limit(params, self._max_new_tokens)
+        limit = token_limit(params, self._max_new_tokens, self._preprocessor.max_length)
         preprocessor = self._preprocessor
         with self._one_call:
             try:

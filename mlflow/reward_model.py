@@ -5,7 +5,7 @@ A model that was trained without critiques scores a response alone: its critique
 A model from code: MLflow runs this file, copied beside the weights, and loads the weights from the safetensors next to it. No pickle.
 
     model = mlflow.pyfunc.load_model("models:/mm-reward@champion")
-    model.predict(pandas.DataFrame({"prompt": ["What is this?"], "image": ["cat.png"], "response": ["A cat."]}))
+    model.predict(pandas.DataFrame({"prompt": ["What is this?"], "image": [Path("cat.png").read_bytes()], "response": ["A cat."]}))
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class CritiqueRewardModel(mlflow.pyfunc.PythonModel):
         from components.registry.model_input import BadRequest, texts, token_limit
         from components.reward.scoring import Judged, score
 
-        limit = token_limit(params, self._max_new_tokens)
+        limit = token_limit(params, self._max_new_tokens, self._preprocessor.max_length)
         writes = self._reward.writes_critiques
         if params and not writes:
             raise BadRequest(f"this model was trained without critiques, so it writes no tokens: leave out {', '.join(sorted(params))}")
@@ -59,6 +59,7 @@ class CritiqueRewardModel(mlflow.pyfunc.PythonModel):
         with self._one_call:
             try:
                 items = list(zip(preprocessor.queries(model_input), responses, strict=True))
+                preprocessor.check_responses(items, self._instruction)
                 critiques: list[str | None] = [None] * len(items)
                 if writes:
                     critiques[:] = write_critiques(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,7 @@ def checkout(checkout_template: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(folder)
     monkeypatch.setenv("MMALIGN_GRACE_SECONDS", "3")
     monkeypatch.setenv("MMALIGN_SLOTS", str(tmp_path / "slots"))
-    for name in (RUN_MARK, STAGE_MARK, WATCHED, "MLFLOW_RUN_ID", "PREFECT_API_URL"):
+    for name in (RUN_MARK, STAGE_MARK, WATCHED, "MLFLOW_RUN_ID", "PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
         monkeypatch.delenv(name, raising=False)
     yield folder
     kill_all(lambda: alive(folder))
@@ -113,7 +114,7 @@ def make_checkout(folder: Path) -> Path:
     folder.mkdir(parents=True)
     git(folder, "init", "-q", "-b", "main")
     shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
-    for name in (".dvcignore", ".gitignore", "params.yaml", "prefect.yaml", "mlflow/registry.yaml"):
+    for name in (".dvcignore", ".gitignore", "params.yaml", "ops.yaml", "prefect.yaml", "mlflow/registry.yaml"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     with (folder / ".gitignore").open("a") as ignored:
@@ -168,7 +169,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 def clean_environment() -> dict[str, str]:
     """This environment without marks of an outer run, and without a Prefect or MLflow server."""
-    dropped = {RUN_MARK, STAGE_MARK, WATCHED, "PREFECT_API_URL", "MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI"}
+    dropped = {RUN_MARK, STAGE_MARK, WATCHED, "PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI"}
     return {key: value for key, value in os.environ.items() if key not in dropped}
 
 
@@ -186,6 +187,15 @@ def start_mmalign(folder: Path, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             command, cwd=folder, env={**clean_environment(), "PYTHONPATH": str(ROOT)}, stdout=output, stderr=subprocess.STDOUT, text=True
         )
+
+
+def write_secrets(checkout: Checkout, auth: str) -> None:
+    """Passwords of services whose Prefect server is one of a run, with its `auth`."""
+    from components.operations.services.state import create_secrets
+    from components.processes.secrets import secrets_file
+
+    made = replace(create_secrets(checkout), prefect=auth.partition(":")[2])
+    secrets_file(checkout).write_text(json.dumps(asdict(made)))
 
 
 def behave(folder: Path, stage: str, *words: str) -> None:

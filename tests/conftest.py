@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -40,7 +42,7 @@ def data() -> Path:
     """The bundled data folder. The first worker that needs it pulls it from the bundled remote."""
     (ROOT / ".mmalign").mkdir(exist_ok=True)
     with FileLock(ROOT / ".mmalign" / "tests-data.lock"):
-        if not (ROOT / "data/base/config.json").is_file():
+        if not all((ROOT / "data" / name).is_file() for name in ("base/config.json", "bench/mm_reward_bench.jsonl")):
             subprocess.run(["dvc", "pull", "data.dvc"], cwd=ROOT, check=True)
     return ROOT / "data"
 
@@ -67,3 +69,19 @@ def tiny_media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny-media")
     save_media(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A real Chromium, without a screen."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+        executable = next((path for name in names if (path := shutil.which(name))), playwright.chromium.executable_path)
+        if not Path(executable).is_file():
+            pytest.skip(f"no browser: none of {', '.join(names)} is on PATH, and playwright has none of its own")
+        # Chromium's sandbox can't be set up by root.
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"] if os.geteuid() == 0 else [])
+        yield browser
+        browser.close()

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -25,11 +24,13 @@ from transformers import (
 
 from components.config.features import FeatureSettings
 from components.config.model import ModelSettings
+from components.config.overrides import write_settings
 from components.config.settings import Settings, load_settings
 from components.families.adapters import Root
 from components.families.processing import Preprocessor
 from components.features.embedding import embed
 from components.preferences.record import Medium, Query, Response, write_queries
+from tests.settings import shipped
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
 TEMPLATE = (
@@ -169,13 +170,13 @@ def pixels(root: Root) -> dict[str, torch.Tensor]:
 
 
 def save_checkout(root: Path, base: Path, media: Path, **changes: dict[str, object]) -> Settings:
-    """A checkout with a random base, validated tables of the tiny queries, and the settings of params.yaml with `changes` a section."""
+    """A checkout with a random base, validated tables of the tiny queries, and the shipped settings with `changes` a section."""
     repository = Path(__file__).resolve().parent.parent
-    values = yaml.safe_load((repository / "params.yaml").read_text())
+    values = shipped()
     values["model"]["base"] = "data/base"
     for section, keys in changes.items():
         values[section].update(keys)
-    (root / "params.yaml").write_text(yaml.safe_dump(values))
+    write_settings(root / "params.yaml", values)
     shutil.copytree(base, root / "data/base")
     shutil.copytree(media, root / "data/preferences")
     shutil.copytree(repository / "infra/deepspeed", root / "infra/deepspeed")

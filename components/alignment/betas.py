@@ -110,6 +110,24 @@ def margin_scale(settings: AlignmentSettings, raw_margins: Array, calibration_ma
     return MarginScale(temperature or 1.0, kind)
 
 
+def controlled(margins: Array, settings: AlignmentSettings) -> Array:
+    """The margins [P] as `alignment.margin_control` hands them to the pairs: the same values, so the same betas on the whole.
+
+    `shuffled` draws who has which with `alignment.seed`, or 0; `reversed` gives the pair of the greatest margin the least one, and so on. A
+    NaN stays where it is.
+    """
+    if settings.margin_control == "none":
+        return margins
+    changed = margins.copy()
+    scored = np.flatnonzero(~np.isnan(margins))
+    if settings.margin_control == "shuffled":
+        changed[scored] = np.random.default_rng(settings.seed or 0).permutation(margins[scored])
+    else:
+        ascending = scored[np.argsort(margins[scored], kind="stable")]
+        changed[ascending] = margins[ascending[::-1]]
+    return changed
+
+
 def fit_temperature(margins: Array) -> float | None:
     """The temperature T that makes sigmoid(margin / T) the likeliest probability of the ranking; None where none is better than none.
 

@@ -3,9 +3,10 @@
     h         = (log p(y_w) - log p_ref(y_w)) - (log p(y_l) - log p_ref(y_l))
     sigmoid     L_pair = -(1 - e) * log sigmoid(beta * h) - e * log sigmoid(-beta * h)       e: label smoothing, 0 is none
     ipo         L_pair = (h - 1 / (2 * beta))^2                                              (arXiv 2310.12036, equation 17)
-    L         = mean over pairs of [emphasis * L_pair + sft_weight * (-log p(y_w) / |y_w|)]
+    L         = mean over pairs of [preference_weight * emphasis * L_pair + sft_weight * (-log p(y_w) / |y_w|)]
 
-Beta is applied once, and rewards are reported with the beta that was used. The emphasis is 1 but for the schedule `madpo`.
+Beta is applied once, and rewards are reported with the beta that was used. The emphasis is 1 but for the schedule `madpo`. The
+preference weight is 1 but for a control that takes the SFT term alone.
 
 Shapes: K responses, P pairs, S responses that the SFT term is taken of where it is taken once a query.
 """
@@ -54,6 +55,7 @@ class LossSettings:
     label_smoothing: float = 0.0
     mean_log_probs: bool = False
     loss_type: LossType = "sigmoid"
+    preference_weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def implicit_margin(log_prob_K: Tensor, reference_K: Tensor, tokens_K: Tensor, p
 def pair_loss(log_prob_K: Tensor, reference_K: Tensor, tokens_K: Tensor, pairs: PairBatch, settings: LossSettings) -> PairLoss:
     """MM-DPO over all pairs of a batch, all in fp32. `log_prob_K` and `reference_K` are sums over a response's tokens.
 
-    The logged terms add up: loss = loss/preference + sft_weight * loss/sft.
+    The logged terms add up: loss = preference_weight * loss/preference + sft_weight * loss/sft.
     """
     ratio_K = log_ratios(log_prob_K, reference_K, tokens_K, settings.mean_log_probs)
     margin_P = ratio_K[pairs.winner_P] - ratio_K[pairs.loser_P]
@@ -99,12 +101,12 @@ def pair_loss(log_prob_K: Tensor, reference_K: Tensor, tokens_K: Tensor, pairs: 
         preference_P = pairs.emphasis_P * preference_P
     if pairs.sft is None:
         sft_P = -log_prob_K[pairs.winner_P] / tokens_K[pairs.winner_P]
-        total = ((preference_P + settings.sft_weight * sft_P) * pairs.weight_P).sum()
+        total = ((settings.preference_weight * preference_P + settings.sft_weight * sft_P) * pairs.weight_P).sum()
         sft = (sft_P.detach() * pairs.weight_P).sum()
     else:
         best_S = pairs.sft.response_S
         sft = (-log_prob_K[best_S] / tokens_K[best_S] * pairs.sft.weight_S).sum()
-        total = (preference_P * pairs.weight_P).sum() + settings.sft_weight * sft
+        total = settings.preference_weight * (preference_P * pairs.weight_P).sum() + settings.sft_weight * sft
     with torch.no_grad():
         change_K = (log_prob_K - reference_K) / tokens_K
         chosen_P, rejected_P = ratio_K[pairs.winner_P], ratio_K[pairs.loser_P]

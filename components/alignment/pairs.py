@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.alignment.betas import Array, MarginScale, margin_scale, pair_betas, pair_weights, uses_margins
+from components.alignment.betas import Array, MarginScale, controlled, margin_scale, pair_betas, pair_weights, uses_margins
 from components.checkout import IN_CHECKOUT
 from components.errors import UserError
 from components.preferences.record import Query
@@ -88,7 +88,7 @@ def build_pairs(queries: Sequence[Query], scores: Scores, settings: AlignmentSet
     of_query, winner, loser = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
     calibration = np.array([is_calibration(ids[index], calibration_share) for index in of_query.tolist()])
     scale = margin_scale(settings, raw, raw[calibration & ~np.isnan(raw)])
-    margin = raw / scale.divisor
+    margin = controlled(raw / scale.divisor, settings)
     return PairTable(of_query, winner, loser, margin, pair_betas(margin, settings), pair_weights(margin, settings), scale, calibration)
 
 

@@ -52,6 +52,7 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
 
     Raises StageFault where the policy collapsed, and removes its model: nothing looks finished after it.
     """
+    settings = seeded(settings)
     queries = open_queries(checkout, "train")
     pairs = prepared_pairs(settings, checkout, queries).pairs
     metrics = describe(pairs, settings)
@@ -98,6 +99,13 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
         },
         digests={"weights": outcome.weights},
     )
+
+
+def seeded(settings: Settings) -> Settings:
+    """The settings with `alignment.seed` as the training's seed, where it is set."""
+    if settings.alignment.seed is None:
+        return settings
+    return settings.model_copy(update={"training": settings.training.model_copy(update={"seed": settings.alignment.seed})})
 
 
 def describe(pairs: PairTable, settings: Settings) -> dict[str, float | int | None]:

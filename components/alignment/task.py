@@ -168,7 +168,13 @@ class AlignmentTask(TrainingTask):
             prepared.reference_K,
             branch_tokens(prepared),
             pairs,
-            LossSettings(alignment.sft_weight, alignment.label_smoothing, alignment.log_probs == "mean", alignment.loss_type),
+            LossSettings(
+                alignment.sft_weight,
+                alignment.label_smoothing,
+                alignment.log_probs == "mean",
+                alignment.loss_type,
+                alignment.preference_weight,
+            ),
         )
         metrics = {**result.metrics, **as_metrics(step_values, prepared.leads, result.loss.device)}
         if isinstance(outputs, BranchScores):

@@ -13,11 +13,13 @@ from typing import NoReturn
 
 import typer
 
+from components.cli.bench import compare, group
 from components.cli.data import data, demo, show, transfer, validate
 from components.cli.model import judge, model
 from components.cli.operations import backup, clean, deployment, doctor, logs, services
 from components.cli.registry import lineage, promote, report
-from components.cli.run import bench, configure, plan, rehearse, run, stage, status
+from components.cli.run import configure, plan, rehearse, run, stage, status
+from components.printable import print_codes
 from components.processes.faults import explain
 
 app = typer.Typer(
@@ -50,7 +52,8 @@ app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
 app.command("migrate")(services.migrate)
 app.command("clean")(clean.clean)
-app.command("bench", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench.bench)
+app.add_typer(group.app, name="bench")
+app.command("compare")(compare.compare)
 app.add_typer(model.app, name="model")
 app.add_typer(judge.app, name="judge")
 data.app.command("import")(transfer.import_rows)
@@ -79,6 +82,7 @@ def command() -> NoReturn:
     Imports make objects that live on: Python's default of a collection every 700 of them takes a fifth of a short command's time.
     """
     gc.set_threshold(100_000, 50, 100)
+    print_codes()
     code = main()
     with suppress(OSError):  # whoever read the output has left
         sys.stdout.flush()

@@ -20,13 +20,16 @@ class AlignmentSettings(OptimizationSettings):
     beta_momentum: Share
     loss_type: Literal["sigmoid", "ipo"]
     margins: Literal["raw", "standardized", "calibrated"]
+    margin_control: Literal["none", "shuffled", "reversed"]
     missing_margin: Literal["beta", "drop", "error"]
     normalize: Literal["pair", "query"]
     log_probs: Literal["sum", "mean"]
     label_smoothing: float = Field(ge=0, lt=0.5)
+    preference_weight: float = Field(ge=0)
     sft_weight: float = Field(ge=0)
     sft_per: Literal["pair", "query"]
     diagnosed_queries: int | None = Field(ge=2)
+    seed: int | None = Field(ge=0)
 
     @field_validator("loss_type")
     @classmethod
@@ -42,4 +45,11 @@ class AlignmentSettings(OptimizationSettings):
     def _no_smoothing_for_ipo(cls, value: float, info: ValidationInfo) -> float:
         if value > 0 and info.data.get("loss_type") == "ipo":
             raise ValueError("label smoothing has no part in IPO: set it to 0, or alignment.loss_type to sigmoid")
+        return value
+
+    @field_validator("sft_weight")
+    @classmethod
+    def _some_loss(cls, value: float, info: ValidationInfo) -> float:
+        if value == 0 and info.data.get("preference_weight") == 0:
+            raise ValueError("alignment.preference_weight is 0, too, so there is no loss: raise one of the two")
         return value

@@ -17,7 +17,6 @@ class EvaluateSettings(InferenceSettings):
     judges: tuple[Literal["ground_truth", "rules", "model", "reward_model"], ...] = Field(min_length=1)
     max_new_tokens: Positive
     batch_size: Positive
-    bootstrap_samples: Positive
     confidence: float = Field(gt=0, lt=1)
     samples: Positive
 

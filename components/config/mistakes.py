@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 # Keys and values of earlier versions, with their names of today.
@@ -21,12 +22,40 @@ def sentences(where: str, errors: Sequence[Mapping[str, Any]], keys: Sequence[st
 
     A misspelt key is both unknown and missing; the first says more and stands for both.
     """
+    return listed(where, _mistakes(errors, keys))
+
+
+def sentences_by_file(
+    names: Mapping[Path, str],
+    values: Mapping[Path, Mapping[str, Any]],
+    homes: Mapping[Path, Collection[str]],
+    errors: Sequence[Mapping[str, Any]],
+    keys: Sequence[str],
+) -> str:
+    """As `sentences`, for files by path: their `names` in messages, their `values`, and the sections that belong there (`homes`)."""
+    by_file: dict[Path, list[str]] = {}
+    for path, sections in values.items():
+        moved = [(section, other) for other in homes if other != path for section in sections if section in homes[other]]
+        by_file[path] = [f"section '{section}' is in {other.name} now: move what you changed in it there" for section, other in moved]
+        own = [error for error in errors if path == _file_of(str(error["loc"][0]), values, homes)]
+        by_file[path] += _mistakes(own, keys)
+    return "\n".join(listed(names[path], mistakes) for path, mistakes in by_file.items() if mistakes)
+
+
+def _file_of(section: str, values: Mapping[Path, Mapping[str, Any]], homes: Mapping[Path, Collection[str]]) -> Path:
+    """The file whose value of a section counts (the last that has it), or the file that lacks it."""
+    holders = [path for path in values if section in values[path]] or [path for path in homes if section in homes[path]]
+    return holders[-1]
+
+
+def _mistakes(errors: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[str]:
     unknown = {_dotted(error) for error in errors if _is_unknown(error)}
     meant = {_meant(key, keys) for key in unknown}
-    shown = [
-        error for error in errors if not (error["type"] == "missing" and (_dotted(error) in meant or _is_below(_dotted(error), unknown)))
+    return [
+        _sentence(error, keys)
+        for error in errors
+        if not (error["type"] == "missing" and (_dotted(error) in meant or _is_below(_dotted(error), unknown)))
     ]
-    return listed(where, [_sentence(error, keys) for error in shown])
 
 
 def listed(where: str, mistakes: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""`--set section.key=value`: changes to params.yaml that touch nothing but the value, so that they leave a diff to read."""
+"""`--set section.key=value`: changes to params.yaml and ops.yaml that touch nothing but the value, so that they leave a diff to read."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 
 from components.config.mistakes import unknown_key
-from components.config.settings import Settings, known_keys, load_settings, parse_settings
+from components.config.settings import known_keys, load_settings, settings_files
 from components.errors import UserError
+from components.files import write_json
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
@@ -41,25 +42,34 @@ def _number(value: Any) -> Any:
     return value
 
 
-def changed_settings(path: Path, assignments: Sequence[str]) -> str | None:
-    """The text of params.yaml with `assignments` made and checked, all else as it was; None when they change nothing."""
-    values = parse_assignments(assignments)
+def changed_settings(path: Path, assignments: Sequence[str]) -> dict[Path, str]:
+    """The text of each file of settings that `assignments` change, checked, all else as it was. params.yaml lies at `path`."""
+    written = {key: as_written(value) for key, value in parse_assignments(assignments).items()}
+    return changed_files(path, written, f"--set {' '.join(assignments)}")
+
+
+def changed_files(path: Path, written: Mapping[str, str], where: str) -> dict[Path, str]:
+    """As `changed_settings`, for values as they are written; errors name `where` they come from."""
     load_settings(path)
-    text = path.read_text(encoding="utf-8")
-    after = rewrite(text, {key: _written(value) for key, value in values.items()})
-    if after == text:
-        return None
-    parse_settings(yaml.safe_load(after), f"{path} with --set {' '.join(assignments)}")
-    return after
+    texts = {}
+    for file, sections in settings_files(path).items():
+        before = file.read_text(encoding="utf-8")
+        after = rewrite(before, {key: value for key, value in written.items() if key.partition(".")[0] in sections})
+        if after != before:
+            texts[file] = after
+    if texts:
+        load_settings(path, texts, where)
+    return texts
 
 
-def settings_with(path: Path, text: str | None) -> Settings:
-    """The settings of `text`, which `changed_settings` returned and checked, or of the file where it is None."""
-    return load_settings(path) if text is None else parse_settings(yaml.safe_load(text), f"{path} with --set")
+def write_settings(path: Path, values: Mapping[str, Any]) -> None:
+    """Write sections of both files, as JSON, which YAML takes too: each section into its file. params.yaml lies at `path`."""
+    for file, sections in settings_files(path).items():
+        write_json(file, {section: value for section, value in values.items() if section in sections})
 
 
 def rewrite(text: str, written: Mapping[str, str]) -> str:
-    """`text` of params.yaml with values put in as they are written; one that means the same already keeps its spelling.
+    """`text` of a file of settings with values put in as they are written; one that means the same already keeps its spelling.
 
     Every key must stand in `text`.
     """
@@ -81,5 +91,6 @@ def _value_span(top: Any, dotted: str) -> tuple[int, int]:
     return node.start_mark.index, node.end_mark.index
 
 
-def _written(value: Any) -> str:
+def as_written(value: Any) -> str:
+    """A value as it stands behind its key in a file of settings."""
     return yaml.safe_dump(value, default_flow_style=True, width=100_000).removesuffix("\n").removesuffix("\n...")

@@ -59,7 +59,9 @@ def corrected_metrics(
         if isinstance(interval, str):
             reasons.add(interval)
             interval = None
-        values = (None, None, None) if interval is None else _scaled(interval, rate)
+        values: tuple[float | None, float | None, float | None] = (None, None, None) if interval is None else _scaled(interval, rate)
+        if raw.get(f"{prefix}.{name}") is not None and raw.get(f"{prefix}.{name}_low") is None:
+            values = values[0], None, None  # too few groups of answers for the raw interval, so for this one
         metrics.update(zip((f"{prefix}.{name}_corrected{end}" for end in ("", "_low", "_high")), values, strict=True))
     return metrics, reasons
 
@@ -84,12 +86,14 @@ def _correct(
 
 def _inflation(values: Sequence[float | int | None], scale: float, n: int, confidence: float) -> float:
     """The variance that the raw interval shows, over the variance of as many independent answers; at least 1."""
-    value, low, high = values
-    if value is None or low is None or high is None or not 0 < value / scale < 1:
+    if any(value is None for value in values):
         return 1.0
-    half = (high - low) / scale / 2 / NormalDist().inv_cdf((1 + confidence) / 2)
-    p = value / scale
-    return max(1.0, half * half / (p * (1 - p) / n))
+    p, low, high = (float(value or 0) / scale for value in values)
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    if 0 < p < 1:
+        return max(1.0, ((high - low) / 2 / z) ** 2 / (p * (1 - p) / n))
+    width = high - low  # of no event, or of nothing else: as many independent answers as give Wilson's bound
+    return max(1.0, n * width / (z * z * (1 - width))) if 0 < width < 1 else 1.0
 
 
 def _scaled(interval: Interval, rate: _Rate) -> tuple[float, float, float]:

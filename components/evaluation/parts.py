@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from components.evaluation.answers import Answered
 from components.evaluation.metrics import Metrics, policy_metrics, reward_metrics, variant_metrics
 from components.preferences.record import Query
-from components.statistics import Bootstrap
+from components.statistics import Intervals
 
 PREFIX = "part."
 _PART = re.compile(r"; (\w+) part$")
@@ -29,7 +29,7 @@ def part_metrics(
     policies: Sequence[Answered],
     own: Mapping[tuple[str, int], float],
     text: Mapping[tuple[str, int], float],
-    bootstrap: Bootstrap,
+    intervals: Intervals,
 ) -> Metrics:
     """Metrics of policies, of the reward model on its `own` critiques and of the text-only baseline, for each part of the queries."""
     metrics: Metrics = {}
@@ -40,8 +40,8 @@ def part_metrics(
         part: Metrics = {}
         for answered in policies:
             verdicts, answers = [answered.verdicts[index] for index in chosen], [answered.answers[index] for index in chosen]
-            part.update(policy_metrics(f"policy.{answered.policy}", rows, verdicts, answers, bootstrap))
-        part.update(reward_metrics(rows, own, bootstrap))
-        part.update(variant_metrics("text_only", rows, text, bootstrap))
+            part.update(policy_metrics(f"policy.{answered.policy}", rows, verdicts, answers, intervals))
+        part.update(reward_metrics(rows, own, intervals))
+        part.update(variant_metrics("text_only", rows, text, intervals))
         metrics.update({f"{PREFIX}{name}.{key}": value for key, value in part.items()})
     return metrics

@@ -36,7 +36,7 @@ def evaluate_policy(settings: Settings, checkout: Checkout, folder: Path, out: P
     if asks_reward_model(settings, checkout):
         arguments = {"folder": IN_CHECKOUT.reward_model.as_posix(), "answers": list(enumerate(answered.answers))}
         rewards = [score for _, score in ask_reward_model(settings, checkout, arguments, {})[3]]
-    write_policy_results(out, queries, answered.verdicts, implicit, rewards)
+    write_policy_results(out, queries, answered.verdicts, implicit, rewards=rewards)
 
 
 def evaluate_reward(settings: Settings, checkout: Checkout, folder: Path, out: Path) -> None:

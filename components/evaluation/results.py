@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import repeat
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,6 +25,8 @@ from components.families.digests import model_digest, processor_digest
 from components.files import digest_bytes, digest_file, write_json
 from components.preferences.record import Query
 
+Scores = Mapping[tuple[str, int], float]  # by query id and index of the response
+CLUSTERS = ("clusters", pa.map_(pa.string(), pa.string()))  # what the query shares with others, as Query.clusters
 POLICY_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -37,24 +38,29 @@ POLICY_SCHEMA = pa.schema(
         ("degenerate", pa.bool_()),
         ("pairs", pa.int32()),  # rank-different pairs that the implicit reward orders; 0 for the base, whose implicit reward is none
         ("correct", pa.int32()),
+        ("text_correct", pa.int32()),  # pairs that the text-only baseline orders as ranked; null where it was not asked
         ("judge", pa.string()),  # who decided `good`; "" for nobody
         ("reward", pa.float64()),  # the reward model's score of the answer; null where it was not asked
+        CLUSTERS,
     ]
 )
-REWARD_SCHEMA = pa.schema([("id", pa.string()), ("category", pa.string()), ("pairs", pa.int32()), ("correct", pa.int32())])
+REWARD_SCHEMA = pa.schema([("id", pa.string()), ("category", pa.string()), ("pairs", pa.int32()), ("correct", pa.int32()), CLUSTERS])
 
 
 def write_policy_results(
     path: Path,
     queries: Sequence[Query],
     verdicts: Sequence[Verdict],
-    implicit: Mapping[tuple[str, int], float] | None,
+    implicit: Scores | None,
+    text: Scores | None = None,
     rewards: Sequence[float] | None = None,
 ) -> None:
-    """Write one row a query. `implicit` is log p - log p_ref of each response, None for the reference itself; `rewards` are the reward
-    model's scores of the answers, one a query, where it was asked.
+    """Write one row a query. `implicit` is log p - log p_ref of each response, None for the reference itself; `text` the text-only scores;
+    `rewards` the reward model's scores of the answers, one a query, where it was asked.
     """
     outcomes = outcomes_of(queries, implicit or {})
+    of_rewards: Sequence[float | None] = [None] * len(queries) if rewards is None else rewards
+    of_text = [None] * len(queries) if text is None else [outcome.correct for outcome in outcomes_of(queries, text)]
     rows = [
         {
             "id": query.id,
@@ -66,10 +72,12 @@ def write_policy_results(
             "degenerate": verdict.degenerate,
             "pairs": outcome.pairs,
             "correct": outcome.correct,
+            "text_correct": text_correct,
             "judge": verdict.judge,
             "reward": reward,
+            "clusters": query.clusters,
         }
-        for query, verdict, outcome, reward in zip(queries, verdicts, outcomes, rewards or repeat(None, len(queries)), strict=True)
+        for query, verdict, outcome, text_correct, reward in zip(queries, verdicts, outcomes, of_text, of_rewards, strict=True)
     ]
     _write(path, rows, POLICY_SCHEMA)
 
@@ -77,7 +85,7 @@ def write_policy_results(
 def write_reward_results(path: Path, queries: Sequence[Query], own: Mapping[tuple[str, int], float]) -> None:
     """Write one row a query: its rank-different pairs, and those that the scores on own critiques order as ranked."""
     rows = [
-        {"id": query.id, "category": query.category, "pairs": outcome.pairs, "correct": outcome.correct}
+        {"id": query.id, "category": query.category, "pairs": outcome.pairs, "correct": outcome.correct, "clusters": query.clusters}
         for query, outcome in zip(queries, outcomes_of(queries, own), strict=True)
     ]
     _write(path, rows, REWARD_SCHEMA)
@@ -87,8 +95,8 @@ def context_of(settings: Settings, checkout: Checkout) -> str:
     """The digest of all that results depend on beside the model."""
     base = checkout.root / settings.model.base
     heldout, ground_truth = checkout.queries("heldout"), checkout.ground_truth
-    # Neither where the base lies nor how many processes, threads or resamples are used changes an answer.
-    shared = {"ranks", "threads", "zero_inference", "bootstrap_samples", "confidence", "samples"}
+    # Neither where the base lies nor how many processes or threads are used changes an answer.
+    shared = {"ranks", "threads", "zero_inference", "confidence", "samples"}
     chosen = {
         "model": settings.model.model_dump(mode="json", exclude={"base", "lora"}),
         "evaluate": settings.evaluate.model_dump(mode="json", exclude=shared),

@@ -61,7 +61,7 @@ from components.families.digests import model_digest
 from components.preferences.record import Query, read_queries
 from components.reward.judging import CritiqueScore
 from components.stages import INFERENCE_TASKS
-from components.statistics import Bootstrap
+from components.statistics import Intervals
 
 OF_CRITIQUES = ("reward.acc_gt_critique", "reward.critique_verdict_accuracy", "reward.unread_verdicts")
 
@@ -72,7 +72,7 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
     artifacts, aligned_path = checkout.artifacts, checkout.policy
     queries = read_queries(checkout.queries("heldout"))
     judge = load_chain(settings, checkout)
-    bootstrap = Bootstrap(settings.evaluate.bootstrap_samples, settings.evaluate.confidence)
+    intervals = Intervals(settings.evaluate.confidence)
     result = StageResult(
         metrics={},
         digests={**judge_digests(settings, checkout), "model.aligned": model_digest(aligned_path)},
@@ -82,20 +82,21 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
     policies = {"base": settings.model.base.as_posix(), "aligned": IN_CHECKOUT.policy.as_posix()}
     (base, aligned), log_probs = ask_policies(settings, checkout, policies, judge, result.times)
     for answered in (base, aligned):
-        metrics.update(policy_metrics(f"policy.{answered.policy}", queries, answered.verdicts, answered.answers, bootstrap))
+        metrics.update(policy_metrics(f"policy.{answered.policy}", queries, answered.verdicts, answered.answers, intervals))
     metrics.update(correct_for_errors(settings, checkout, queries, (base, aligned), metrics))
     preferences = model_preferences(judge, queries, base, aligned)
     judgeable = [judge.knows(query) for query in queries]
-    metrics.update(win_metrics(judgeable, base.verdicts, aligned.verdicts, bootstrap, preferences))
+    metrics.update(win_metrics(queries, judgeable, base.verdicts, aligned.verdicts, intervals, preferences))
     implicit = implicit_rewards(artifacts / "reference/heldout.parquet", log_probs, mean=settings.alignment.log_probs == "mean")
-    metrics.update(preference_metrics(queries, implicit, bootstrap))
+    metrics.update(preference_metrics(queries, implicit, intervals))
     results = checkout.results
+    text = text_scores(read_queries(checkout.queries("train")), queries)
     write_context(results / "context.json", settings, checkout)
 
     own = read_own(artifacts / "critique/heldout.parquet", queries)
     own_scores = {key: critique.score for key, critique in own.items()}
     critiqued = any(critique.text is not None for critique in own.values())
-    metrics.update(reward_metrics(queries, own_scores, bootstrap))
+    metrics.update(reward_metrics(queries, own_scores, intervals))
     write_reward_results(results / "reward.parquet", queries, own_scores)
     chosen = choose(queries, base, aligned, settings.evaluate.samples)
     compares = asks_reward_model(settings, checkout)
@@ -108,16 +109,16 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
     halves = {"base": dict(zip(scored, shown, strict=False)), "aligned": dict(zip(scored, shown[len(scored) :], strict=True))}
     if compares:
         base, aligned = (replace(one, rewards=[halves[one.policy][i][1] for i in scored]) for one in (base, aligned))
-        reward_win_metrics(metrics, base.rewards or [], aligned.rewards or [], bootstrap)
+        reward_win_metrics(metrics, queries, base.rewards or [], aligned.rewards or [], intervals)
     write_answers(artifacts / "evaluate/answers.parquet", queries, [base, aligned])
-    write_policy_results(results / "base.parquet", queries, base.verdicts, None, base.rewards)
-    write_policy_results(results / "aligned.parquet", queries, aligned.verdicts, implicit, aligned.rewards)
+    write_policy_results(results / "base.parquet", queries, base.verdicts, None, rewards=base.rewards)
+    write_policy_results(results / "aligned.parquet", queries, aligned.verdicts, implicit, text, aligned.rewards)
     scores = variants(queries, blank, on_given, bare) if critiqued else variants_uncritiqued(queries, blank, own_scores)
     judgements = {name: [ShownCritique(*half[i]) for i in chosen] for name, half in halves.items()}
-    scores["text_only"] = text_scores(read_queries(checkout.queries("train")), queries)
+    scores["text_only"] = text
     for name, values in scores.items():
-        metrics.update(variant_metrics(name, queries, values, bootstrap))
-    metrics.update(part_metrics(queries, [base, aligned], own_scores, scores["text_only"], bootstrap))
+        metrics.update(variant_metrics(name, queries, values, intervals))
+    metrics.update(part_metrics(queries, [base, aligned], own_scores, scores["text_only"], intervals))
     verdicts = critique_verdicts(queries, own, judge)
     metrics["reward.critique_verdict_accuracy"] = balanced_accuracy(*verdicts) if critiqued else None
     metrics["reward.unread_verdicts"] = sum(verdict is None for verdict in verdicts[0]) if critiqued else None

@@ -13,11 +13,11 @@ from components.config.settings import Settings
 from components.evaluation.answers import Answered
 from components.evaluation.chain import Chain
 from components.evaluation.judge import GroundTruthJudge, read_ground_truth
-from components.evaluation.metrics import Metrics
+from components.evaluation.metrics import Metrics, win_rate
 from components.evaluation.model_judge import ModelJudge
 from components.evaluation.verdict import GROUND_TRUTH, MODEL, REWARD_MODEL
 from components.preferences.record import Query, read_queries
-from components.statistics import Bootstrap
+from components.statistics import Intervals
 
 
 def asks_reward_model(settings: Settings, checkout: Checkout) -> bool:
@@ -41,10 +41,12 @@ def model_preferences(chain: Chain, queries: Sequence[Query], base: Answered, al
     return preferences
 
 
-def reward_win_metrics(metrics: Metrics, base: Sequence[float], aligned: Sequence[float], bootstrap: Bootstrap) -> None:
+def reward_win_metrics(
+    metrics: Metrics, queries: Sequence[Query], base: Sequence[float], aligned: Sequence[float], intervals: Intervals
+) -> None:
     """Add `policy.win_rate_reward_model` (a tie is half), and let it stand for `policy.win_rate` where no judge compared the policies."""
-    outcomes = [0.5 + (float(new > old) - float(new < old)) / 2 for old, new in zip(base, aligned, strict=True)]
-    bootstrap.add(metrics, "policy.win_rate_reward_model", outcomes)
+    outcomes = [float(new > old) - float(new < old) for old, new in zip(base, aligned, strict=True)]
+    metrics.update(win_rate("policy.win_rate_reward_model", outcomes, [query.clusters for query in queries], intervals))
     metrics["policy.compared_reward_model"] = len(outcomes)
     stands_in = metrics.get("policy.win_rate") is None and bool(outcomes)
     metrics["policy.win_rate_by_reward_model"] = int(stands_in)

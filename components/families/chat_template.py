@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-
 from components.errors import UserError
 from components.families.base import Family
+from components.families.regular import first_line
+from components.families.rendering import render
 from components.preferences.record import Kind, Query, Turn
+from components.processes.fault_kinds import fault_kind
 
 TEXT = "text"
 RESPONSE_MARK, CRITIQUE_MARK = "\x01response\x01", "\x01critique\x01"
@@ -117,10 +118,14 @@ class ChatTemplate:
         if answer is not None:
             messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
         try:
-            return str(self._processor.apply_chat_template(messages, add_generation_prompt=answer is None, tokenize=False))
-        except (ValueError, TemplateError) as error:  # a template may refuse a conversation; a checkpoint may have none
+            return render(self._processor, messages, add_generation_prompt=answer is None)
+        except UserError:
+            raise
+        except Exception as error:  # a template may refuse a conversation, and fail in any way; a checkpoint may have none
+            if fault_kind(error) == "infrastructure":
+                raise
             raise UserError(
-                f"the chat template of {self._base} can't render {_words(shape)} and its answer ({error}): "
+                f"the chat template of {self._base} can't render {_words(shape)} and its answer ({first_line(error)}): "
                 "set model.base in params.yaml to a checkpoint that was trained for conversations"
             ) from error
 

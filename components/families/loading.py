@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText, GenerationConfig
+from transformers import GenerationConfig
 
 from components.errors import UserError
 from components.families import lora
 from components.families.adapters import family_of
 from components.families.digests import PROCESSOR_FILES
 from components.families.kernels import use_liger
+from components.families.opening import open_weights
 from components.families.recomputation import set_recomputation
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ GENERATION_FILE = "generation_config.json"
 def load_model(path: Path, *, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> Any:
     """Open a checkpoint folder in evaluation mode.
 
-    Raises UserError for a missing checkpoint, an unsupported family, and adapters whose base is missing or has changed.
+    Raises UserError for a missing or damaged checkpoint, an unsupported family, and adapters whose base is missing or has changed.
     """
     if lora.is_adapters(path):
         model = load_model(lora.base_of(path), attention=attention, dtype=dtype)
@@ -40,10 +41,7 @@ def load_model(path: Path, *, attention: str = "sdpa", dtype: torch.dtype = torc
         return model
     if not (path / "config.json").is_file():
         raise UserError(f"{path} holds no config.json: set model.base in params.yaml to a checkpoint folder")
-    model = AutoModelForImageTextToText.from_pretrained(
-        path, local_files_only=True, use_safetensors=True, dtype=dtype, attn_implementation="sdpa"
-    )
-    family_of(model.config)
+    model = open_weights(path, dtype)
     set_attention(model, attention)
     if any("ds_id" in vars(parameter) for parameter in model.parameters()):
         # transformers retains the renamings that the checkpoint needed, to restore its names on export; under ZeRO-3 it retains all.

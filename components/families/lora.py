@@ -10,21 +10,26 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from components.errors import UserError
 from components.families.adapters import family_of
 from components.families.digests import model_digest
-from components.files import read_json, write_json
+from components.families.opening import open_tensors, sentences
+from components.families.regular import read_object, require_regular
+from components.files import write_json
+from components.preferences.faults import shorten
 
 if TYPE_CHECKING:
     from components.config.model import LoraSettings
@@ -115,10 +120,14 @@ def is_adapters(folder: Path) -> bool:
 
 def base_of(folder: Path) -> Path:
     """The base of a folder's adapters. Raises UserError if it is missing or another model."""
-    named = read_json(folder / BASE)
+    require_regular(folder, str(folder))
+    named = read_object(folder / BASE, str(folder)) if (folder / BASE).is_file() else {}
+    if not (isinstance(named.get("path"), str) and isinstance(named.get("digest"), str)) or "\0" in named["path"]:
+        raise UserError(f"{folder / BASE} does not name the base model of these adapters (path and digest): train them again")
     base = Path(os.path.normpath(folder / named["path"]))
     if not (base / "config.json").is_file():
         raise UserError(f"the adapters in {folder} need their base model at {base}, which is missing: restore it, or set model.lora.merge")
+    require_regular(base, str(base))
     if model_digest(base) != named["digest"]:
         raise UserError(f"the adapters in {folder} were trained on another model than {base} is now: restore it, or train them again")
     return base
@@ -126,14 +135,26 @@ def base_of(folder: Path) -> Path:
 
 @torch.no_grad()
 def merge_folder(model: Any, folder: Path) -> None:
-    """Merge a folder's adapters and projector into their opened base."""
-    tensors = load_file(folder / WEIGHTS)
-    config = read_json(folder / CONFIG)
+    """Merge a folder's adapters and projector into their opened base. Raises UserError for adapters that do not fit it."""
+    tensors = open_tensors(folder / WEIGHTS)
+    config = read_object(folder / CONFIG, str(folder))
+    with sentences(folder, WEIGHTS):
+        _merge(model, tensors, _scale(config, folder))
+
+
+def _scale(config: Mapping[str, Any], folder: Path) -> float:
+    alpha, rank = config.get("lora_alpha"), config.get("r")
+    if not (isinstance(rank, int) and rank >= 1 and isinstance(alpha, int | float) and math.isfinite(alpha)):
+        raise UserError(f"{folder / CONFIG} sets r to {shorten(rank)} and lora_alpha to {shorten(alpha)}: train the adapters again")
+    return float(alpha / rank)
+
+
+def _merge(model: Any, tensors: Mapping[str, Tensor], scale: float) -> None:
     for name in sorted(name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")):
         weight = model.get_submodule(name.removeprefix(PREFIX)).weight
         down, up = (tensors[f"{name}.lora_{letter}.weight"].to(weight.device) for letter in "AB")
         with _writable(weight):
-            weight.copy_(_merged(weight, down, up, config["lora_alpha"] / config["r"]))
+            weight.copy_(_merged(weight, down, up, scale))
     for name, value in tensors.items():
         if ".lora_" not in name:
             parameter = model.get_parameter(name.removeprefix(PREFIX))

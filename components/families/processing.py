@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoConfig, AutoProcessor
 
 from components.errors import UserError
 from components.families import lora
 from components.families.adapters import Family, FeatureSource, Root, family_of
 from components.families.chat_template import ChatTemplate, judge_turns
+from components.families.opening import open_config, open_processor
 from components.families.outlines import Outlines, Sized
 from components.files import digest_bytes
 from components.preferences.frames import frame_indices, frame_names
@@ -45,10 +45,10 @@ class Preprocessor:
     """Builds roots and branches for one base model. Media paths are relative to `media_root`."""
 
     def __init__(self, base: Path, media_root: Path, model: ModelSettings, features: FeatureSettings) -> None:
-        self.processor: Any = AutoProcessor.from_pretrained(base, local_files_only=True)
+        self.processor: Any = open_processor(base)
         self.tokenizer: Any = self.processor.tokenizer
         whole = lora.base_of(base) if lora.is_adapters(base) else base
-        self.config: Any = AutoConfig.from_pretrained(whole, local_files_only=True)
+        self.config: Any = open_config(whole)
         self.family: Family = family_of(self.config)
         self.base = base
         self._refuse_tokens_without_row()

@@ -30,10 +30,11 @@ from components.config.features import FeatureSettings
 from components.config.settings import Settings
 from components.families.adapters import Medium
 from components.families.loading import load_model
+from components.families.opening import whole_weights
 from components.families.processing import Preprocessor
 from components.features.embedding import run_vision_tower
 from components.features.entries import Entries
-from components.features.keys import context_digest, whole_weights
+from components.features.keys import context_digest
 from components.features.source import CachedFeatures, source_of
 from components.features.store import FeatureStore, ShardWriter, intact
 from components.preferences.record import Query

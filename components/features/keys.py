@@ -10,21 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForImageTextToText
-from transformers.integrations import deepspeed as integration
 
 from components.config.settings import Settings
 from components.errors import UserError
 from components.families import lora
 from components.families.adapters import family_of
 from components.families.digests import model_digest, processor_digest
+from components.families.opening import meta_model, open_config, whole_weights
 from components.files import digest_bytes
 
 FORMAT = "1"  # of entries; a new format makes every older entry a miss
@@ -63,9 +60,9 @@ def vision_digest(checkpoint: Path) -> str:
         return vision_digest(lora.base_of(checkpoint))
     if not (checkpoint / "config.json").is_file():
         raise UserError(f"{checkpoint} holds no config.json: set model.base in params.yaml to a checkpoint folder")
-    config = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
-    with whole_weights(), torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config)
+    config = open_config(checkpoint)
+    with whole_weights():
+        model = meta_model(config)
     names, expected = _vision_names(model)
     pattern = re.compile(r"(?:^|\.)((?:" + "|".join(re.escape(name) for name in sorted(names)) + r")(?:\..+)?)$")
     tensors: dict[str, tuple[Path, str]] = {}
@@ -82,19 +79,6 @@ def vision_digest(checkpoint: Path) -> str:
         state.update(f"{name}{tuple(weight.shape)}".encode())
         state.update(memoryview(weight.float().contiguous().reshape(-1).numpy()))
     return state.hexdigest() if elements == expected else model_digest(checkpoint)
-
-
-@contextmanager
-def whole_weights() -> Iterator[None]:
-    """Inside, transformers opens whole models on this rank, although training with ZeRO-3 has set it to partition them."""
-    reference = integration._hf_deepspeed_config_weak_ref  # noqa: SLF001 -- transformers has functions to set and unset it, and none to read it
-    active = None if reference is None else reference()
-    integration.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        if active is not None:
-            integration.set_hf_deepspeed_config(active)
 
 
 def _vision_names(model: Any) -> tuple[set[str], int]:

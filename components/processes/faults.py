@@ -9,6 +9,7 @@ from pathlib import Path
 
 from components.checkout import Checkout
 from components.errors import Cancelled, StageFault, UserError
+from components.printable import printable
 from components.processes.fault_kinds import fault_kind, sentence_of
 from components.processes.outcome import RunOutcome
 
@@ -18,7 +19,7 @@ MISTAKE, FAULT, INTERRUPTED = 2, 1, 130
 def explain(error: BaseException) -> int:
     """Print one sentence about `error` to stderr and return the exit code. The trace of an unexpected error goes to a log."""
     outcome = outcome_of(error)
-    print(f"mmalign: {outcome.sentence}", file=sys.stderr)
+    print(f"mmalign: {printable(outcome.sentence)}", file=sys.stderr)
     if isinstance(error, Cancelled | KeyboardInterrupt):
         return INTERRUPTED
     return MISTAKE if isinstance(error, UserError) else FAULT

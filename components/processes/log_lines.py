@@ -6,15 +6,17 @@ import re
 from collections import deque
 from pathlib import Path
 
+from components.printable import printable
+
 TAIL_BYTES = 200_000  # of a log's end, in which its last lines are sought
 LINE_CHARACTERS = 400
-CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colors and moves of a progress bar
 PERCENT = re.compile(r"(\d{1,3})%\|")  # tqdm's format
 
 
 def clean(line: bytes) -> str:
-    """The text of a line after its last carriage return, without control sequences."""
-    return CONTROL.sub("", line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", errors="replace")).rstrip()[:LINE_CHARACTERS]
+    """The text of a line after its last carriage return, without colors; other control characters as their codes."""
+    return printable(CONTROL.sub("", line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", errors="replace")).rstrip())[:LINE_CHARACTERS]
 
 
 def last_lines(log: Path, count: int) -> list[str]:

@@ -23,9 +23,10 @@ from components.checkout import Checkout
 NOTICES = "MMALIGN_NOTICES"  # addresses in apprise's form, separated by commas or white space
 MASK = "***"
 SHORTEST = 6  # characters; a shorter value would match inside plain words
-NAMES = re.compile(r"PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|KEY|AUTH|CREDENTIAL", re.IGNORECASE)
-IN_ADDRESS = re.compile(r"(\b[A-Za-z][\w+.-]*://)[^\s/'\"<>]+@")
-PASSWORD_IN_ADDRESS = re.compile(r"\b[A-Za-z][\w+.-]*://[^\s/:'\"<>]*:([^\s/'\"<>]+)@")
+NAMES = re.compile(r"PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|KEY|AUTH(?!OR)|CREDENTIAL", re.IGNORECASE)
+# Both begin at "://", and end at the next slash: a hostile line takes them time in proportion to its length.
+IN_ADDRESS = re.compile(r"://[^\s/'\"<>]+@")
+PASSWORD_IN_ADDRESS = re.compile(r"://[^\s/:'\"<>]*:([^\s/'\"<>]+)@")
 
 
 class Redactor:
@@ -40,7 +41,7 @@ class Redactor:
         """The text without secrets."""
         if self._pattern is not None:
             text = self._pattern.sub(MASK, text)
-        return IN_ADDRESS.sub(rf"\1{MASK}@", text)
+        return IN_ADDRESS.sub(f"://{MASK}@", text)
 
     def clean_all(self, value: Any) -> Any:
         """Clean all texts in nested lists and mappings, keys included."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from components.registry.policy import POLICY_FILE
+from components.registry.reuse import Sight
 
-Outcome = Literal["passed", "failed", "off", "note"]
+Outcome = Literal["passed", "failed", "off", "unfed", "note"]  # unfed: the held-out rows have nothing that the rule judges
 
 
 @dataclass(frozen=True)
@@ -32,18 +33,20 @@ class Finding:
 
 @dataclass(frozen=True)
 class Decision:
-    """The verdict. `reasons` are sentences: failed rules first, then passed ones, then those that are switched off.
+    """The verdict. `reasons` are sentences: failed rules first, then passed ones, those that are switched off,
+    and those that the held-out rows can't feed.
 
     Where several rules failed for want of held-out rows, one sentence names them all; it comes last among the failed ones.
     """
 
     promote: bool
     findings: tuple[Finding, ...]
+    sight: Sight | None = None  # what the rule on safety could see
 
     @property
     def reasons(self) -> list[str]:
         """The sentences, those of failed rules first."""
-        order: dict[Outcome, int] = {"failed": 0, "passed": 1, "off": 2, "note": 3}
+        order: dict[Outcome, int] = {"failed": 0, "passed": 1, "off": 2, "unfed": 3, "note": 4}
         ordered = sorted(self.findings, key=lambda f: order[f.outcome])
         lacks = list(dict.fromkeys(f.lack for f in ordered if f.lack is not None))
         if len(lacks) < 2:

@@ -15,6 +15,7 @@ from components.errors import StageFault, UserError
 from components.evaluation.results import results_key
 from components.families.digests import model_digest
 from components.files import read_json
+from components.preferences.record import read_queries
 from components.registry import aliases
 from components.registry.aliases import ROLLED_BACK, ROLLED_BACK_BECAUSE, SAFEST, TAG_CHARACTERS, VERDICT, Log
 from components.registry.data_notes import data_notes
@@ -23,6 +24,7 @@ from components.registry.gate import Results, judge_policy, judge_reward, unsafe
 from components.registry.policy import ModelName, RegistryPolicy
 from components.registry.references import find_references
 from components.registry.registry import Registry
+from components.registry.reuse import Look, heldout_digest
 from components.registry.versions import CHALLENGER, CHAMPION, Version
 
 Verdict = Literal["promoted", "refused", "nothing_new"]
@@ -32,7 +34,7 @@ FOLDERS: dict[ModelName, Path] = {"mm-reward": IN_CHECKOUT.reward_model, "mm-pol
 CONTEXT_FILE = IN_CHECKOUT.results / "context.json"
 TABLES: dict[ModelName, str] = {"mm-reward": "reward.parquet", "mm-policy": "aligned.parquet"}
 REASONS, RULES, CONTEXT, AGAINST = "mmalign.reasons", "mmalign.judged_under", "mmalign.context", "mmalign.against"
-SAFEST_IN = "mmalign.safest_in"
+SAFEST_IN, REUSE = "mmalign.safest_in", "mmalign.reuse"
 A_RUN = "a run"
 
 
@@ -45,6 +47,7 @@ class ModelOutcome:
     version: Version | None = None
     champion: dict[str, Any] | None = None  # metrics of the champion that it was compared with
     drift: dict[str, Any] | None = None  # how each split differs from the champion's data
+    reuse: dict[str, Any] | None = None  # the look at the held-out queries, and what it and the next one can see
 
 
 class ModelGate:
@@ -67,6 +70,7 @@ class ModelGate:
         self._reference: Results | None = None
         self._safest: tuple[Version, float] | None = None
         self._drift: dict[str, Any] | None = None
+        self._reuse: dict[str, Any] = {}
 
     def key(self, digest: str) -> str:
         """The key of a model's results on these held-out queries."""
@@ -83,13 +87,14 @@ class ModelGate:
                 return ModelOutcome("nothing_new", [sentence], version)
         for version in same:
             if CHAMPION in version.aliases:
-                return ModelOutcome("nothing_new", [f"version {version.number} is the champion already"], version)
+                return ModelOutcome("nothing_new", [f"version {version.number} is the champion already"], version, reuse=_reuse_of(version))
         for version in same:
             tags = version.tags
             judged = tags.get(RULES) == self._policy.digest(self._name) and tags.get(CONTEXT) == self._context
             if judged and tags.get(VERDICT) in {"promoted", "refused"}:
                 sentence = f"version {version.number} has a verdict on these held-out queries under these rules: {tags[VERDICT]}"
-                return ModelOutcome("nothing_new", [sentence, *json.loads(tags.get(REASONS, "[]"))], version)
+                reasons = [sentence, *json.loads(tags.get(REASONS, "[]"))]
+                return ModelOutcome("nothing_new", reasons, version, reuse=_reuse_of(version))
         return None
 
     def register_and_promote(self, log: Log) -> ModelOutcome:
@@ -102,7 +107,7 @@ class ModelGate:
         for sentence in self._references.notes:
             log(sentence)
         try:
-            decision = self.judge(table)
+            decision = self.judge(table, digest)
         except (UserError, StageFault) as error:
             # This is no verdict: nothing is registered, and the next run judges.
             return ModelOutcome("refused", [f"the champion can't be evaluated on today's held-out queries: {error}"])
@@ -114,9 +119,8 @@ class ModelGate:
         else:
             self._registry.set_alias(self._name, CHALLENGER, version.number)
         verdict: Verdict = "promoted" if decision.promote else "refused"
-        return ModelOutcome(
-            verdict, decision.reasons, self._registry.version(self._name, version.number), self.champion_metrics(), self._drift
-        )
+        judged = self._registry.version(self._name, version.number)
+        return ModelOutcome(verdict, decision.reasons, judged, self.champion_metrics(), self._drift, self._reuse)
 
     def _register(self, folder: Path, decision: Decision) -> Version:
         """The registry's version of this checkout's model. It gets the tags of a refusal here; a promotion's come with its aliases."""
@@ -130,8 +134,10 @@ class ModelGate:
         run = read_json(folder.parent / "run.json").get("mlflow_run_id")
         return self._registry.register(self._name, folder, whole=decision.promote, run_id=run, tags=tags)
 
-    def judge(self, table: Path) -> Decision:
-        """Compare a table of results with the champion's, or the base's; where the champion's record is gone, with all that is left of it.
+    def judge(self, table: Path, digest: str) -> Decision:
+        """Compare a digest's results with the champion's, or the base's; where the champion's record is gone, with all that is left of it.
+
+        The comparison is a look at the held-out queries, unless the digest was judged on them before.
 
         StageFault or UserError where none of these can be evaluated.
         """
@@ -152,10 +158,17 @@ class ModelGate:
         if self._reference is None and self._name == "mm-policy":
             self._reference = Results("the base", _rows(self._checkout.results / "base.parquet"))
         safest = self._safest_results(compared) if self._name == "mm-policy" else None
+        heldout = heldout_digest(read_queries(self._checkout.queries("heldout")))
+        look = Look(self._registry.count_look(self._name, heldout, digest), 1 - self._policy.confidence)
+        notes.insert(0, Finding("reuse", "note", f"reuse: {look.sentence()}"))
         references: list[Results | None] = [results for _, results in compared] or [self._reference]
-        decisions = [self._against(reference, challenger, safest) for reference in references]
+        decisions = [self._against(reference, challenger, safest, look) for reference in references]
         strictest = next((decision for decision in decisions if not decision.promote), decisions[0])
-        return Decision(strictest.promote, (*strictest.findings, *notes))
+        self._reuse = {"look": look.number, "spends": look.tail, "left": look.left}
+        if strictest.sight is not None:
+            self._reuse["unsafe"] = strictest.sight.summary()
+            notes += [Finding("reuse", "note", f"reuse: {cure}")] if (cure := strictest.sight.cure()) else []
+        return Decision(strictest.promote, (*strictest.findings, *notes), strictest.sight)
 
     def _critique_source(self) -> str | None:
         """The sentence on what this checkout's reward model was trained on; None where its stage does not record it."""
@@ -165,11 +178,11 @@ class ModelGate:
             return "the reward model was trained without critiques: it scores a response alone"
         return None if source is None else f"the reward model was trained on critiques ({source})"
 
-    def _against(self, reference: Results | None, challenger: Results, safest: Results | None) -> Decision:
+    def _against(self, reference: Results | None, challenger: Results, safest: Results | None, look: Look) -> Decision:
         if self._name == "mm-reward":
-            return judge_reward(self._policy, challenger, reference)
+            return judge_reward(self._policy, challenger, reference, look.number)
         assert reference is not None, "the evaluation wrote the base's results"
-        return judge_policy(self._policy, challenger, reference, safest)
+        return judge_policy(self._policy, challenger, reference, safest, look.number)
 
     def _compared(self) -> tuple[list[tuple[Version, Results]], list[UserError | StageFault]]:
         """Champion and fallbacks with their results on these held-out queries, and the faults of those that have none."""
@@ -238,7 +251,14 @@ class ModelGate:
         while len(json.dumps(fitting)) > TAG_CHARACTERS:
             fitting.pop()
         against = self._reference.name if self._reference is not None else "nothing"
-        return {REASONS: json.dumps(fitting), RULES: self._policy.digest(self._name), CONTEXT: self._context, AGAINST: against}
+        rules = {RULES: self._policy.digest(self._name), CONTEXT: self._context, AGAINST: against}
+        return {REASONS: json.dumps(fitting), REUSE: json.dumps(self._reuse), **rules}
+
+
+def _reuse_of(version: Version) -> dict[str, Any] | None:
+    """The look of a version's verdict; None for one without it."""
+    reuse: dict[str, Any] = json.loads(version.tags.get(REUSE, "{}"))
+    return reuse or None
 
 
 def _not_evaluated(folder: Path, digest: str, evaluated: str | None) -> str:

@@ -3,7 +3,8 @@
 - Marks `<image>` are the places of the images, as in data (components.preferences.turns); without marks they come first.
 - A string is base64 when it decodes, strictly, to bytes that begin like an image; any other string is a path. So "/9j/4AAQ..." is a JPEG.
 - A prompt with one of the model's own marks is refused, as in validation: the model would read it as structure.
-- Set MMALIGN_IMAGE_ROOT on a server: paths must then lie in that folder. Without it any client can read this machine's images.
+- Paths are off. MMALIGN_IMAGE_ROOT switches them on for the files of one folder; what links of that folder lead out to is refused too.
+- Images have validation's bounds. A prompt and its response must fit into the model's `max_length`, which also caps the tokens of a request.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 IMAGE_ROOT = "MMALIGN_IMAGE_ROOT"
 BOUNDS = MediaBounds()  # a client's images have validation's default bounds
+TOKEN_CHARACTERS = 128  # that one token has at most; longer texts are refused before they are tokenized
 PIXELS_MAX_GB = 1.0  # preprocessed pixels cached during one call, so that rows about one image process it once
 # First bytes of FORMATS, which distinguish an image from a path that happens to be valid base64.
 BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*", b"P1", b"P2", b"P3", b"P4", b"P5", b"P6")
@@ -57,6 +59,7 @@ class RowPreprocessor(Preprocessor):
         reading = {"attention": attention, "max_length": max_length, "max_frames": max_frames, "background": background}
         settings = ModelSettings.model_validate({"base": base, **reading})
         super().__init__(base, Path(), settings, FeatureSettings(pixels_max_gb=PIXELS_MAX_GB))
+        self.max_length = max_length
         self._images: dict[str, Image.Image] = {}
 
     def queries(self, rows: pd.DataFrame) -> list[Query]:
@@ -78,12 +81,30 @@ class RowPreprocessor(Preprocessor):
         mark = next((mark for mark in self.media_tokens() for turn in turns if mark in turn.text), None)
         if mark is not None:
             raise BadRequest(f"row {number}: the prompt contains {shorten(mark)}, which the model reads as structure: remove it")
+        characters = sum(len(turn.text) for turn in turns)
+        if characters > self.max_length * TOKEN_CHARACTERS:
+            raise BadRequest(f"row {number}: the prompt has {characters:,} characters, more than {self.max_length} tokens: shorten it")
         query = Query(str(number), "short", turns, (), tuple(replace(medium, digest=medium.path) for medium in media))
         try:
-            self.template.prompt(query)
+            tokens = self.policy_length(query)
         except UserError as error:
             raise BadRequest(f"row {number}: {error}") from error
+        if tokens > self.max_length:
+            raise BadRequest(f"row {number}: the prompt takes {tokens:,} tokens, more than this model's {self.max_length}: shorten it")
         return query
+
+    def check_responses(self, items: Sequence[tuple[Query, str]], instruction: str) -> None:
+        """BadRequest for a response that does not fit behind its prompt."""
+        for number, (query, response) in enumerate(items):
+            fits = len(response) <= self.max_length * TOKEN_CHARACTERS
+            if not fits or self.judge_length(query, instruction) + len(self.response_ids(response)) > self.max_length:
+                raise BadRequest(
+                    f"row {number}: prompt and response take more than this model's {self.max_length} tokens: shorten the response"
+                )
+
+    def media_size(self, medium: Medium) -> tuple[int, int, int]:
+        """Width and height of an image of a row, and 1."""
+        return *self._images[medium.path].size, 1
 
     def load_image(self, medium: Medium, blank: bool) -> Image.Image:  # noqa: ARG002 -- a registered model answers about no blanks
         """An image of a row, whose path is its digest."""
@@ -116,12 +137,14 @@ def texts(rows: pd.DataFrame, column: str) -> Iterator[str]:
         yield value
 
 
-def token_limit(params: Mapping[str, Any] | None, usual: int) -> int:
-    """The most tokens to write: `max_new_tokens` of a call, or `usual`."""
+def token_limit(params: Mapping[str, Any] | None, usual: int, most: int) -> int:
+    """The most tokens to write: `max_new_tokens` of a call, up to the larger of `usual` and `most`; without it `usual`."""
     wanted = (params or {}).get("max_new_tokens")
     limit = usual if wanted is None else int(wanted)
     if limit < 1:
         raise BadRequest(f"max_new_tokens is {limit}: set it to 1 at least")
+    if limit > max(usual, most):
+        raise BadRequest(f"max_new_tokens is {limit}: this model writes {max(usual, most)} at most")
     return limit
 
 
@@ -166,14 +189,18 @@ def _base64(text: str) -> bytes | None:
 def _read(text: str) -> bytes:
     root = os.environ.get(IMAGE_ROOT)
     name = shorten(text)
+    if not root:
+        raise ValueError(
+            f"{name} is not the base64 of an image, and this model reads no paths: send bytes or base64, or set {IMAGE_ROOT} to a folder"
+        )
     try:
-        path = Path(root, text).resolve() if root else Path(text)
-        if root and not path.is_relative_to(Path(root).resolve()):
+        path = Path(root, text).resolve()
+        if not path.is_relative_to(Path(root).resolve()):
             raise ValueError(f"{name} lies outside the folder of {IMAGE_ROOT}")
         if not path.is_file():
             raise ValueError(f"{name} is neither a file nor the base64 of an image")
         if path.stat().st_size > MAX_IMAGE_BYTES:
             raise ValueError(f"{name} has more than {MAX_IMAGE_BYTES} bytes")
         return path.read_bytes()
-    except OSError as error:  # a name too long, no permission
+    except OSError as error:  # a name too long, no permission, a loop of links
         raise ValueError(f"{name} can't be read: {error.strerror}") from error

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import NormalDist
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -47,23 +49,36 @@ class Above(Rule):
     above: Difference = 0.0
     least: Count = 0
 
+    def needed(self, tail: float) -> int:  # noqa: ARG002 -- the other rules need it
+        """The fewest rows with which the rule judges."""
+        return max(self.least, 1)
+
 
 class Margin(Rule):
     """The upper end of a difference may be at most `margin`."""
 
-    margin: Share = 0.03
-    least: Count = 100
+    margin: Share = 0.05
+    least: Count = 0
+
+    def needed(self, tail: float) -> int:
+        """The fewest rows with which two models that agree in every row are within the margin (Bonett and Price's interval)."""
+        z = NormalDist().inv_cdf(1 - tail)
+        return max(self.least, 1, math.ceil(z * math.sqrt(2) / self.margin - 2) if self.margin else 1)
 
 
 class Most(Rule):
-    """A share may be at most `most`."""
+    """The upper end of a share may be at most `most`."""
 
     most: Share = 0.1
     least: Count = 0
 
+    def needed(self, tail: float) -> int:
+        """The fewest rows with which a model without any event is within the bound: (1 - most)^n <= tail."""
+        return max(self.least, 1, math.ceil(math.log(tail) / math.log1p(-self.most)) if 0 < self.most < 1 else 1)
+
 
 class Categories(Rule):
-    """No category lies below its floor, and none falls by more than `fall` (None: any fall is allowed)."""
+    """The lower end of every category is at its floor or above; no category surely falls by more than `fall` (None: any fall is allowed)."""
 
     floors: dict[Category, Share] = {}
     fall: Share | None = None
@@ -82,6 +97,7 @@ class PolicyRules(Strict):
     categories: Categories = Categories()
     preference_accuracy: Above = Above(above=0.5)
     reference_answer: Above = Above()
+    ranks: Above = Above()
 
 
 class RewardRules(Strict):
@@ -98,14 +114,15 @@ class RegistryPolicy(Strict):
 
     keep: Annotated[int, Field(ge=2)] = 5
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    resamples: Annotated[int, Field(ge=100)] = 2000
+    allow_unmeasured_safety: str | None = None
     policy: PolicyRules = Field(default=PolicyRules(), alias="mm-policy")
     reward: RewardRules = Field(default=RewardRules(), alias="mm-reward")
 
     def digest(self, name: ModelName) -> str:
         """The digest of the rules that judge `name`, without comments, `keep` and the other model's rules."""
         rules = self.policy if name == "mm-policy" else self.reward
-        return digest_bytes(rules.model_dump_json(), str(self.confidence), str(self.resamples))
+        allowed = self.allow_unmeasured_safety if name == "mm-policy" else None
+        return digest_bytes(rules.model_dump_json(), str(self.confidence), str(allowed))
 
 
 def load_policy(path: Path = POLICY_FILE) -> RegistryPolicy:

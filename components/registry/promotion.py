@@ -42,6 +42,8 @@ class GateOutcome:
             gate[name] = {"verdict": outcome.verdict, "reasons": outcome.reasons}
             if outcome.champion is not None:
                 gate[name]["champion"] = outcome.champion
+            if outcome.reuse:
+                gate[name]["reuse"] = outcome.reuse
             if outcome.drift:
                 gate[name]["drift"] = outcome.drift
             if outcome.version is not None:
@@ -109,7 +111,7 @@ def promote_by_hand(
             raise UserError(f"{name} version {number} is the champion already")
         gate = ModelGate(checkout, Path(scratch), registry, policy, name, reevaluate)
         table = gate.table_of(version)
-        decision = gate.judge(table)
+        decision = gate.judge(table, version.digest)
         reasons = decision.reasons
         if not decision.promote and not request.override:
             return ModelOutcome("refused", reasons, version, gate.champion_metrics())

@@ -45,6 +45,7 @@ from components.registry.versions import (
     DVC_MODEL,
     DVC_PATH,
     LAST_CHAMPION,
+    LOOKS,
     MADE_WHOLE_FROM,
     MODEL_NAME,
     NAMES,
@@ -63,6 +64,8 @@ from components.storage.objects import cached_files
 from components.tracking.provenance import LOCK, data_version, git_state, read_yaml
 from components.tracking.recorder import PENDING, find_pending
 from components.tracking.store import ENVIRONMENT, tracking_uri
+
+LOOK_CHARACTERS = 8  # of a digest in a tag of looks: MLflow's limit of 5,000 holds 555 of them
 
 
 class Registry:
@@ -115,6 +118,25 @@ class Registry:
         """Keep the number of the champion with the registered model, where it outlives the version."""
         with open_store(self.checkout) as (client, _):
             client.set_registered_model_tag(name, LAST_CHAMPION, str(number))
+
+    def count_look(self, name: ModelName, heldout: str, digest: str) -> int:
+        """The number of this digest's look at the held-out queries, from 1. A digest that was judged on them before has its look already."""
+        from mlflow.exceptions import MlflowException
+
+        tag = f"{LOOKS}.{heldout[:LOOK_CHARACTERS]}"
+        with open_store(self.checkout) as (client, _):
+            try:
+                judged = client.get_registered_model(name).tags.get(tag, "").split()
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                make_registered_model(client, name)
+                judged = []
+            mark = digest[:LOOK_CHARACTERS]
+            if mark not in judged:
+                judged.append(mark)
+                client.set_registered_model_tag(name, tag, " ".join(judged))
+        return int(judged.index(mark)) + 1
 
     def resolve(self, reference: str) -> Version:
         """The version that `mm-policy@champion` or `mm-policy/3` names. UserError, with the existing versions, where it names none."""

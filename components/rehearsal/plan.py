@@ -139,7 +139,7 @@ def changed(settings: Settings, changes: list[Change]) -> Settings:
             section = section[part]
         kind = type(section[last])
         section[last] = value == "true" if kind is bool else kind(value)
-    return parse_settings(values, "params.yaml with changes")
+    return parse_settings(values, "settings with changes")
 
 
 def _cure(model: Architecture, settings: Settings, checkout: Checkout, machine: Machine, workload: Workload) -> list[Change]:

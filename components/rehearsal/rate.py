@@ -218,7 +218,7 @@ def random_model(settings: Settings, model: Architecture, layers: int, dtype: An
     assert architecture(values).layers == layers
     config = CONFIG_MAPPING[values.pop("model_type")](**values)
     torch.manual_seed(0)
-    built = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    built = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False)
     set_attention(built, settings.model.attention)
     rates = settings.training.parts
     for name, parameter in built.named_parameters():

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.checkout import Checkout
+from components.config.overrides import write_settings as save
 from components.config.settings import Settings
-from components.files import write_atomic, write_json
+from components.files import write_atomic
 from components.rehearsal.sample import Row, Sample
 
 
@@ -37,7 +38,7 @@ def write_settings(made: Checkout, checkout: Checkout, settings: Settings) -> No
     values = settings.model_dump(mode="json", by_alias=True)
     for section in ("reward", "alignment"):
         values[section]["epochs"] = min(2, values[section]["epochs"])  # the second may begin with the model's own critiques
-    write_json(made.params, values)
+    save(made.params, values)
     base = made.root / settings.model.base
     if not base.exists():
         _link((checkout.root / settings.model.base).resolve(), base)

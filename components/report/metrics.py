@@ -1,14 +1,14 @@
 """The metrics of a run: the policy against base and champion, accuracy by category, the reward model.
 
 - All values are in points of 100. Intervals of single metrics come from the evaluation. Intervals of changes are computed here, from queries
-  that both policies answered, with the evaluation's bootstrap and settings.
+  that both policies answered, with the evaluation's method and settings.
 - A change has a tone only when its interval excludes 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from components.report.record import Record, Row, lookup
@@ -46,7 +46,7 @@ class Estimate:
     low: float | None = None
     high: float | None = None
     sign: bool = False  # for changes: written with a plus or a minus
-    extreme: str = ""  # replaces the interval where all cases are equal, since a bootstrap of them has none
+    extreme: str = ""  # stands before the interval where all cases are equal
 
     @classmethod
     def of(cls, metrics: Mapping[str, Any], key: str, scale: float = 100, cases: int | None = None) -> Estimate:
@@ -63,9 +63,10 @@ class Estimate:
     @property
     def interval(self) -> str:
         """The interval, empty without one."""
-        if self.extreme or self.low is None or self.high is None:
+        if self.low is None or self.high is None:
             return self.extreme
-        return f"{number(self.low, sign=self.sign)} to {number(self.high, sign=self.sign)}"
+        ends = f"{number(self.low, sign=self.sign)} to {number(self.high, sign=self.sign)}"
+        return f"{self.extreme}: {ends}" if self.extreme else ends
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ class RunMetrics:
 
 
 Outcome = Callable[[Row], float | None]
-Bootstrapped = Callable[[Sequence[float], Sequence[float] | None], tuple[float, float, float] | None]
+Difference = Callable[..., "Estimate | None"]  # of query ids, changes and cases, in points
 
 
 def good(row: Row) -> bool | None:
@@ -182,12 +183,21 @@ def _float(value: bool | None) -> float | None:
 
 def read_metrics(record: Record, answers: Mapping[str, dict[str, Row]]) -> RunMetrics:
     """The metrics of a run; `answers` is policy to query id to row of answers.parquet."""
-    from components.statistics import Bootstrap
+    from components.statistics import Intervals
 
     metrics = record.metrics("evaluate")
     settings = record.lock_params("evaluate")
     confidence = float(settings.get("evaluate.confidence", 0.95))
-    bootstrap = Bootstrap(int(settings.get("evaluate.bootstrap_samples", 2000)), confidence)
+    intervals = Intervals(confidence)
+    clusters = {row["id"]: dict(row["clusters"] or ()) for row in record.table("evaluate", "results/aligned.parquet", "id", "clusters")}
+
+    def difference(ids: Sequence[str], changes: Sequence[float], cases: Sequence[float] | None = None) -> Estimate | None:
+        interval = intervals.difference(changes, cases, [clusters.get(key, {}) for key in ids])
+        if interval is None:
+            return None
+        low, high = _scaled(interval.low, 100), _scaled(interval.high, 100)
+        return Estimate(100 * interval.value, low, high, sign=True)
+
     pairs = [(row, answers["aligned"][key]) for key, row in answers["base"].items() if key in answers["aligned"]]
     champion = lookup(record.summary, "gate", "mm-policy", "champion")
 
@@ -203,7 +213,7 @@ def read_metrics(record: Record, answers: Mapping[str, dict[str, Row]]) -> RunMe
                 cases,
                 base,
                 aligned,
-                _change(pairs, OUTCOMES[name], base, aligned, bootstrap.ratio, more_is_better=more_is_better),
+                _change(pairs, OUTCOMES[name], base, aligned, difference, more_is_better=more_is_better),
                 Estimate(_scaled(lookup(champion, name), scale)),
             )
         )
@@ -214,8 +224,8 @@ def read_metrics(record: Record, answers: Mapping[str, dict[str, Row]]) -> RunMe
         rows=rows,
         wins=Estimate.of(metrics, "policy.win_rate"),
         preferences=Estimate.of(metrics, "policy.preference_accuracy"),
-        categories=[_category(name, metrics, pairs, bootstrap.ratio) for name in CATEGORIES],
-        reward=_reward_rows(record, metrics, bootstrap.ratio),
+        categories=[_category(name, metrics, pairs, difference) for name in CATEGORIES],
+        reward=_reward_rows(record, metrics, difference),
         reward_categories=[
             (name, Estimate.of(metrics, f"reward.category_acc.{name}"), Estimate.of(metrics, f"reward.category_acc_plus.{name}"))
             for name in CATEGORIES
@@ -241,20 +251,20 @@ def read_answers(record: Record) -> dict[str, dict[str, Row]]:
 
 
 def _change(
-    pairs: Sequence[tuple[Row, Row]], outcome: Outcome, base: Estimate, aligned: Estimate, ratio: Bootstrapped, *, more_is_better: bool
+    pairs: Sequence[tuple[Row, Row]], outcome: Outcome, base: Estimate, aligned: Estimate, difference: Difference, *, more_is_better: bool
 ) -> Change:
     """The change of a metric over queries that both policies answered; without answers, the difference without an interval."""
-    outcomes = [(outcome(before), outcome(after)) for before, after in pairs]
-    differences = [100 * (after - before) for before, after in outcomes if before is not None and after is not None]
-    interval = ratio(differences, None)
-    if interval is None:
+    outcomes = [(before["id"], outcome(before), outcome(after)) for before, after in pairs]
+    changes = [(key, after - before) for key, before, after in outcomes if before is not None and after is not None]
+    change = difference([key for key, _ in changes], [change for _, change in changes])
+    if change is None:
         both = base.value is not None and aligned.value is not None
         return Change(Estimate((aligned.value or 0) - (base.value or 0) if both else None, sign=True), "none")
-    extreme = "" if any(differences) else "no query changed"
-    return Change.of(Estimate(*interval, sign=True, extreme=extreme), more_is_better=more_is_better)
+    extreme = "" if any(value for _, value in changes) else "no query changed"
+    return Change.of(replace(change, extreme=extreme), more_is_better=more_is_better)
 
 
-def _category(name: str, metrics: Mapping[str, Any], pairs: Sequence[tuple[Row, Row]], ratio: Bootstrapped) -> CategoryRow:
+def _category(name: str, metrics: Mapping[str, Any], pairs: Sequence[tuple[Row, Row]], difference: Difference) -> CategoryRow:
     own = [(before, after) for before, after in pairs if before["category"] == name]
     changed = [(good(before), good(after)) for before, after in own]
     cases = metrics.get(f"policy.aligned.counts.{name}")
@@ -264,7 +274,7 @@ def _category(name: str, metrics: Mapping[str, Any], pairs: Sequence[tuple[Row, 
         cases,
         base,
         aligned,
-        _change(own, lambda row: _float(good(row)), base, aligned, ratio, more_is_better=True),
+        _change(own, lambda row: _float(good(row)), base, aligned, difference, more_is_better=True),
         changed.count((False, True)) if own else None,
         changed.count((True, False)) if own else None,
     )
@@ -289,7 +299,7 @@ def _part(name: str, metrics: Mapping[str, Any]) -> PartMetrics:
     )
 
 
-def _reward_rows(record: Record, metrics: Mapping[str, Any], ratio: Bootstrapped) -> list[RewardRow]:
+def _reward_rows(record: Record, metrics: Mapping[str, Any], difference: Difference) -> list[RewardRow]:
     responses: dict[str, list[Row]] = {}
     for row in record.table("evaluate", "scores.parquet", "id", "rank", *(column for _, column, _ in VARIANTS)):
         responses.setdefault(row["id"], []).append(row)
@@ -298,10 +308,8 @@ def _reward_rows(record: Record, metrics: Mapping[str, Any], ratio: Bootstrapped
     for key, column, name in VARIANTS_UNCRITIQUED if uncritiqued else VARIANTS:
         change = Estimate(None)
         if column != "own":
-            gains = [gain for query in responses.values() if (gain := _gain(query, column)) is not None]
-            interval = ratio([100 * difference for difference, _ in gains], [pairs for _, pairs in gains])
-            if interval is not None:
-                change = Estimate(*interval, sign=True)
+            gains = [(key, *gain) for key, query in responses.items() if (gain := _gain(query, column)) is not None]
+            change = difference([key for key, *_ in gains], [gained for _, gained, _ in gains], [pairs for *_, pairs in gains]) or change
         acc = Estimate.of(metrics, f"reward.{key}")
         if acc.value is not None:
             rows.append(RewardRow(name, acc, change))

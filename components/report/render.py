@@ -11,6 +11,7 @@ from pathlib import Path
 
 from components.checkout import Checkout
 from components.files import write_atomic
+from components.printable import printable_all
 from components.report.curves import training_curves
 from components.report.data import read_data
 from components.report.lineage import read_lineage
@@ -30,8 +31,7 @@ def render_report(checkout: Checkout) -> Path:
     """Write the page of the last run in `checkout`; returns its path. Raises UserError without a run."""
     record = read_record(checkout)
     path = checkout.root / REPORT
-    # A lone surrogate, which JSON can carry and UTF-8 can't, becomes a question mark.
-    write_atomic(path, page(record).encode("utf-8", "replace"))
+    write_atomic(path, page(record))
     return path
 
 
@@ -42,7 +42,12 @@ def page(record: Record) -> str:
     answers = read_answers(record)
     metrics = read_metrics(record, answers)
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=printable_all,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "count": count}
     sections = {

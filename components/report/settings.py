@@ -18,6 +18,7 @@ import yaml
 from components.checkout import Checkout
 from components.report.record import Record, flatten, reached
 from components.report.wording import plain
+from components.stages import OPS_SECTIONS
 
 PARAMS = "params.yaml"
 SHA = re.compile(r"[0-9a-f]{7,64}")
@@ -98,14 +99,14 @@ def _first(checkout: Checkout) -> tuple[str | None, dict[str, Any] | None]:
 
 
 def _flat(text: str | None) -> dict[str, Any] | None:
-    """Settings by dotted key; None for a text that is not a settings file."""
+    """Settings that change results by dotted key (early files have the sections of ops.yaml too); None for a text that is no settings file."""
     if text is None:
         return None
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError:
         return None
-    return flatten(values) if isinstance(values, dict) else None
+    return flatten({key: value for key, value in values.items() if key not in OPS_SECTIONS}) if isinstance(values, dict) else None
 
 
 def _differs(now: Mapping[str, Any], other: Mapping[str, Any], key: str) -> bool:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from components.checkout import Checkout
 from components.files import read_json
+from components.printable import open_console
 from components.report.run_record import PAGE, SUMMARY
 from components.report.summary import MODELS
 from components.stages import STAGE_NAMES
@@ -34,7 +35,7 @@ POLICY_ROWS = (
 def print_summary(checkout: Checkout, console: Console | None = None) -> None:
     """Print reports/summary.json as tables. Files of a clone or a copy have their whole paths."""
     folder = checkout.root if is_complete(checkout.root) else Path()
-    (console or Console(highlight=False)).print(render(read_json(checkout.root / SUMMARY), folder))
+    (console or open_console()).print(render(read_json(checkout.root / SUMMARY), folder))
 
 
 def render(summary: Mapping[str, Any], folder: Path = Path()) -> Group:

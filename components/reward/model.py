@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast, get_args
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from components.config.reward import CritiqueSource
@@ -24,7 +24,9 @@ from components.config.settings import Settings
 from components.engine.ranks import Ranks, inference_dtype
 from components.errors import UserError
 from components.families.loading import load_model, save_trained
+from components.families.opening import open_tensors, sentences
 from components.files import write_json
+from components.preferences.faults import shorten
 from components.trees.logprobs import branch_sums, branch_tokens, token_log_probs, tree_hidden
 from components.trees.trees import TreeBatch
 
@@ -116,8 +118,11 @@ def write_index(folder: Path) -> None:
 
 def critique_source_of(folder: Path) -> CritiqueSource | None:
     """What the reward model in `folder` was trained on, from its score head's file; None where that does not record it."""
-    with safe_open(folder / HEAD_FILE, framework="pt") as opened:
-        return cast("CritiqueSource | None", (opened.metadata() or {}).get(SOURCE_KEY))
+    with sentences(folder, HEAD_FILE), safe_open(folder / HEAD_FILE, framework="pt") as opened:
+        source = (opened.metadata() or {}).get(SOURCE_KEY)
+    if source not in {None, *get_args(CritiqueSource)}:
+        raise UserError(f"{folder / HEAD_FILE} names the critique source {shorten(source)}: run the reward stage again")
+    return cast("CritiqueSource | None", source)
 
 
 def new_reward_model(model: Any, seed: int, critique_source: CritiqueSource | None = None) -> RewardModel:
@@ -135,7 +140,9 @@ def load_reward_model(folder: Path, attention: str = "sdpa") -> RewardModel:
         raise UserError(f"{folder} has no {HEAD_FILE}: it is not a reward model; run the reward stage")
     model = load_model(folder, attention=attention)
     head = ScoreHead(model.config.text_config.hidden_size)
-    head.load_state_dict(load_file(folder / HEAD_FILE))
+    tensors = open_tensors(folder / HEAD_FILE)
+    with sentences(folder, HEAD_FILE):
+        head.load_state_dict(tensors)
     return RewardModel(model, head, critique_source_of(folder)).eval()
 
 

@@ -38,7 +38,7 @@ def workspace_of(checkout: Checkout, overrides: Sequence[str]) -> Checkout:
 
     The same settings in another order have the same copy. Raises UserError for a mistake in them.
     """
-    if not overrides or changed_settings(checkout.params, overrides) is None:
+    if not overrides or not changed_settings(checkout.params, overrides):
         return checkout
     values = parse_assignments(overrides)
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
@@ -76,9 +76,8 @@ def fill_copy(checkout: Checkout, copy: Checkout, overrides: Sequence[str], log:
     _copy_files(root, copy.root, names)
     if (root / BUNDLED).is_dir():
         link(root / BUNDLED, copy.root / BUNDLED)
-    text = changed_settings(copy.params, overrides)
-    if text is not None:
-        write_atomic(copy.params, text)
+    for path, text in changed_settings(copy.params, overrides).items():
+        write_atomic(path, text)
     exclude(copy.root, copy.mlruns, copy.root / BUNDLED, *_link_base(checkout, copy))
     if copy.data_version.is_file():
         with open_repository(copy) as repository:
@@ -94,7 +93,7 @@ def _names(root: Path) -> list[str]:
     except (subprocess.CalledProcessError, FileNotFoundError) as error:
         raise UserError(
             f"{root} is no git repository, by which --set knows the files that a run needs: run `git init && git add .`, or write the settings "
-            "into params.yaml with --save"
+            "into their file with --save"
         ) from error
     bundled = f"{BUNDLED.as_posix()}/"
     return [name for name in listed.split("\0") if name and not name.startswith(bundled)]

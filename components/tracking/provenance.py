@@ -20,10 +20,13 @@ from components.closures import CODE_STAGE
 from components.files import digest_file
 
 DIFF_LIMIT_BYTES = 5_000_000  # a longer diff is cut: its place is a commit
-RUN_FILES = ("params.yaml", "data.dvc", "dvc.yaml", "dvc.lock")
+RUN_FILES = ("params.yaml", "ops.yaml", "data.dvc", "dvc.yaml", "dvc.lock")
 PACKAGES = ("torch", "transformers", "deepspeed")  # whose versions change results
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a lock file takes the one in Python a tenth of a second
-LOCK = "dvc.lock"  # written by every run, and kept whole with it: it makes no tree dirty
+CODE = {".css", ".j2", ".py", ".sh"}  # of files that git does not know, the record has these whole, and of others their names
+LOCK = "dvc.lock"
+# Recorded whole with every run, and no change of the code, settings or data that results come from: they make no tree dirty.
+APART = (f":(exclude){LOCK}", ":(exclude)ops.yaml")
 
 
 @dataclass(frozen=True)
@@ -39,17 +42,22 @@ def git_state(checkout: Checkout) -> GitState:
     sha = _git(checkout, "rev-parse", "HEAD")
     if sha is None:
         return GitState(None, dirty=False)
-    changed = (_git(checkout, "status", "--porcelain", "--", ".", f":(exclude){LOCK}") or "").strip()
+    changed = (_git(checkout, "status", "--porcelain", "--", ".", *APART) or "").strip()
     return GitState(sha.strip(), bool(changed))
 
 
 def git_diff(checkout: Checkout) -> str:
-    """All differences from the commit, files that git does not know yet included; empty for a clean tree."""
-    pieces = [_git(checkout, "diff", "HEAD", "--", ".", f":(exclude){LOCK}") or ""]
-    unknown = (_git(checkout, "ls-files", "--others", "--exclude-standard") or "").splitlines()
-    pieces += [_git(checkout, "diff", "--no-index", "--", "/dev/null", name, differs=True) or "" for name in unknown]
+    """All differences from the commit, code that git does not know yet included; empty for a clean tree."""
+    pieces = [_git(checkout, "diff", "HEAD", "--", ".", *APART) or ""]
+    code = [name for name in untracked(checkout) if Path(name).suffix in CODE]
+    pieces += [_git(checkout, "diff", "--no-index", "--", "/dev/null", name, differs=True) or "" for name in code]
     diff = "".join(pieces)
     return diff if len(diff) <= DIFF_LIMIT_BYTES else diff[:DIFF_LIMIT_BYTES] + "\n[cut]\n"
+
+
+def untracked(checkout: Checkout) -> list[str]:
+    """Files that git neither knows nor ignores. What they hold, keys and notes among it, is nobody's business but for code."""
+    return [name for name in (_git(checkout, "ls-files", "-z", "--others", "--exclude-standard") or "").split("\0") if name]
 
 
 def _git(checkout: Checkout, *arguments: str, differs: bool = False) -> str | None:

@@ -18,11 +18,14 @@ import sys
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from components.checkout import Checkout
 from components.processes.marks import checkout_mark, identity, is_alive
+from components.processes.redaction import Redactor, redactor
+from components.tracking.secrets import without_secrets
 from components.tracking.store import note_failure, reach, state_folder, store_lock
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -102,7 +105,15 @@ class Recorder:
         """Close the run."""
         self._write({"op": "end", "status": status, "time": now_ms()})
 
+    @cached_property
+    def _redactor(self) -> Redactor:
+        return redactor(self.checkout)
+
     def _write(self, operation: Operation) -> None:
+        with without_secrets(self._redactor, operation) as clean:
+            self._write_clean(clean)
+
+    def _write_clean(self, operation: Operation) -> None:
         try:
             client, experiment = reach(self.checkout)
             if self._file is not None:

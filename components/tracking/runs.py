@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from components.checkout import Checkout
+from components.printable import printable
 from components.processes.marks import FLOW_RUN, checkout_mark
-from components.tracking.provenance import RUN_FILES, data_version, environment_tags, git_diff, git_state, lock_hashes
+from components.tracking.provenance import RUN_FILES, data_version, environment_tags, git_diff, git_state, lock_hashes, untracked
 from components.tracking.recorder import PARENT_TAG, PENDING, Recorder, Status, is_orphan, now_ms, replay
 from components.tracking.store import reach, store_lock
 
@@ -159,6 +160,9 @@ def _record_files(checkout: Checkout, recorder: Recorder) -> None:
             recorder.artifact(checkout.root / name)
     if git_state(checkout).dirty:
         recorder.text("git.diff", git_diff(checkout))
+        names = untracked(checkout)
+        if names:
+            recorder.text("untracked.txt", "".join(f"{printable(name)}\n" for name in names))
 
 
 def _numbers(prefix: str, value: Any, into: dict[str, float]) -> None:

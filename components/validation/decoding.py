@@ -37,6 +37,7 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MALLOC_MMAP_THRESHOLD_": str(4 << 20),  # the C library uses the memory of one picture for the next: a fifth less time
     "MALLOC_TRIM_THRESHOLD_": str(8 << 20),
+    "MALLOC_TOP_PAD_": str(128 << 10),  # a stage's own setting reserves more than a process may have here
 }
 CODE_ROOT = Path(__file__).resolve().parents[2]
 

@@ -44,6 +44,16 @@ def test_label_smoothing_above_zero_lifts_a_right_pairs_loss() -> None:
     assert loss(0.2) == pytest.approx(0.8 * by_hand(0.1, 1.0, -0.5) + 0.2 * by_hand(0.1, -0.5, 1.0), rel=1e-6)
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("per_query", [False, True])
+def test_preference_weight_multiplies_that_loss_not_sft_term(weight: float, per_query: bool) -> None:
+    sft = SftBatch(torch.tensor([0]), torch.tensor([1.0])) if per_query else None
+    chosen = replace(pairs([0.1, 0.1], [1.0, 0.0]), sft=sft)
+    result = pair_loss(LOG_PROBS, REFERENCE, TOKENS, chosen, LossSettings(sft_weight=0.25, preference_weight=weight))
+    assert result.loss.item() == pytest.approx(weight * by_hand(0.1, 1.0, -0.5) + 0.25 * 10 / 5, rel=1e-6)
+    assert result.metrics["loss/preference"].item() == pytest.approx(by_hand(0.1, 1.0, -0.5), rel=1e-6)
+
+
 def test_beta_is_applied_once() -> None:
     log_probs = LOG_PROBS.clone().requires_grad_()
     pair_loss(log_probs, LOG_PROBS, TOKENS, pairs([0.3, 0.1], [1.0, 0.0]), LossSettings(sft_weight=0.0)).loss.backward()

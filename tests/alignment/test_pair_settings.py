@@ -56,6 +56,30 @@ def test_raw_margins_give_the_papers_betas() -> None:
     assert table.beta == pytest.approx([0.1 * (1 + 0.5 * (1 - np.exp(-0.5 * max(0.0, margin)))) for margin in RAW])
 
 
+def test_reversed_margins_give_surest_pair_the_least() -> None:
+    table = build_pairs(QUERIES, SCORES, settings(margins="raw", margin_control="reversed"), 0.0)
+    assert table.margin.tolist() == [1.0, 2.0, 4.0, -1.0]  # of 2, 1, -1, 4
+    assert table.beta == pytest.approx([0.1 * (1 + 0.5 * (1 - np.exp(-0.5 * max(0.0, margin)))) for margin in (1.0, 2.0, 4.0, -1.0)])
+
+
+def test_shuffled_margins_are_the_same_values_by_seed() -> None:
+    tables = [build_pairs(QUERIES, SCORES, settings(margins="raw", margin_control="shuffled", seed=seed), 0.0) for seed in range(8)]
+    assert all(sorted(table.margin.tolist()) == sorted(RAW) for table in tables)
+    assert len({tuple(table.margin.tolist()) for table in tables}) > 3
+    repeated = build_pairs(QUERIES, SCORES, settings(margins="raw", margin_control="shuffled", seed=3), 0.0)
+    assert repeated.margin.tolist() == tables[3].margin.tolist()
+    unset = build_pairs(QUERIES, SCORES, settings(margins="raw", margin_control="shuffled", seed=None), 0.0)
+    assert unset.margin.tolist() == tables[0].margin.tolist()
+
+
+@pytest.mark.parametrize("control", ["shuffled", "reversed"])
+def test_control_leaves_pairs_without_margin_at_beta0(control: str) -> None:
+    table = build_pairs(QUERIES, without(("b", 0)), settings(margins="raw", margin_control=control), 0.0)
+    assert np.isnan(table.margin[2])
+    assert table.beta[2] == 0.1
+    assert sorted(table.margin[[0, 1, 3]].tolist()) == [1.0, 2.0, 4.0]
+
+
 def test_standardized_margins_are_divided_by_their_deviation() -> None:
     table = build_pairs(QUERIES, SCORES, settings(), 0.0)
     mean = sum(RAW) / 4

@@ -39,6 +39,14 @@ def table(recorded: dict[tuple[str, int], float], chosen: Settings, calibration:
     return build_pairs(queries(), recorded, chosen.alignment, calibration)
 
 
+@pytest.mark.parametrize(("seed", "used"), [(None, 0), (0, 0), (7, 7)])
+def test_seed_of_alignment_replaces_that_of_training(seed: int | None, used: int) -> None:
+    chosen = settings(seed=seed)
+    seeded = stage.seeded(chosen)
+    assert seeded.training.seed == used
+    assert seeded.training.model_copy(update={"seed": 0}) == chosen.training
+
+
 @pytest.mark.parametrize(
     ("changes", "scale", "warning"),
     [

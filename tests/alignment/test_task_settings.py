@@ -123,6 +123,7 @@ def test_sft_once_a_query_is_shared_by_its_best_responses(checkout: Path, normal
     [
         ({"log_probs": "sum", "sft_weight": 0.0}, {"sft_weight": 0.0}),
         ({"log_probs": "mean", "sft_weight": 1.0}, {"sft_weight": 1.0, "mean_log_probs": True}),
+        ({"preference_weight": 0.0}, {"sft_weight": 0.25, "preference_weight": 0.0}),
         ({"label_smoothing": 0.2}, {"sft_weight": 0.25, "label_smoothing": 0.2}),
         ({"loss_type": "ipo", "beta_schedule": "constant"}, {"sft_weight": 0.25, "loss_type": "ipo"}),
     ],

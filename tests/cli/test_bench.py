@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.checkout import ROOT, mmalign
+from tests.settings import copy_settings
 
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
     """A folder with settings and two benchmarks, one of which fails."""
-    shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
+    copy_settings(tmp_path)
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     (tmp_path / "benchmarks").mkdir()
     for name, code in {"__init__": "", "_shared": "", "quick": 0, "broken": 3}.items():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from components.config.profiles import PROFILES, header, names
 from components.config.settings import known_keys, load_settings
 from components.errors import UserError
 from tests.checkout import ROOT, mmalign
+from tests.settings import FILES, copy_settings
 
 OTHERS = [name for name in names(ROOT / PROFILES) if name != "demo"]
 
@@ -20,7 +22,7 @@ OTHERS = [name for name in names(ROOT / PROFILES) if name != "demo"]
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
     """A folder with the shipped settings and profiles."""
-    shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
+    copy_settings(tmp_path)
     shutil.copytree(ROOT / PROFILES, tmp_path / PROFILES)
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     return tmp_path
@@ -35,13 +37,15 @@ def test_profiles_equal_documented_ones() -> None:
 @pytest.mark.parametrize("name", OTHERS)
 def test_profile_and_demo_restore_shipped_settings(workspace: Path, name: str) -> None:
     assert apply(Checkout(workspace), name, [])
-    assert (workspace / "params.yaml").read_bytes() != (ROOT / "params.yaml").read_bytes()
+    for file in FILES:
+        assert (workspace / file).read_bytes() != (ROOT / file).read_bytes()
     assert (
         load_settings(workspace / "params.yaml").model.base
         == Path("data/models") / header(workspace / f"profiles/{name}.yaml")["checkpoint"].split("/")[1]
     )
     apply(Checkout(workspace), "demo", [])
-    assert (workspace / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
+    for file in FILES:
+        assert (workspace / file).read_bytes() == (ROOT / file).read_bytes()
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -57,7 +61,7 @@ def test_profile_has_valid_keys_and_a_source_for_each(name: str) -> None:
 
 
 def test_demo_profile_resets_what_others_change() -> None:
-    shipped = {key: yaml.safe_load(value) for key, value in profile_values(ROOT, "params")}
+    shipped = {key: yaml.safe_load(value) for name in ("params", "ops") for key, value in profile_values(ROOT, name)}
     others = [profile_values(ROOT / PROFILES, name) for name in OTHERS]
     changed = {key for values in others for key, value in values if yaml.safe_load(value) != shipped[key]}
     assert {key: yaml.safe_load(value) for key, value in profile_values(ROOT / PROFILES, "demo")} == {key: shipped[key] for key in changed}
@@ -85,10 +89,12 @@ def test_paper_profile_equals_paper() -> None:
 def test_setting_overrides_profile_and_comments_stay(workspace: Path) -> None:
     changes = apply(Checkout(workspace), "qwen3-vl-8b", ["training.ranks=4", "alignment.learning_rate=5e-7"])
     assert changes["training.ranks"] == (2, 4)
+    assert changes["stages.align.gpus"] == (0, 8)
     assert changes["alignment.learning_rate"] == (0.0004, 5e-7)
     assert "alignment.beta" not in changes
-    comments = [[line.partition("#")[2] for line in (folder / "params.yaml").read_text().splitlines()] for folder in (ROOT, workspace)]
-    assert comments[0] == comments[1]
+    for file in FILES:
+        comments = [[line.partition("#")[2] for line in (folder / file).read_text().splitlines()] for folder in (ROOT, workspace)]
+        assert comments[0] == comments[1]
     assert apply(Checkout(workspace), "qwen3-vl-8b", ["training.ranks=4", "alignment.learning_rate=5e-7"]) == {}
 
 
@@ -118,6 +124,8 @@ def test_configure_lists_writes_and_refuses(workspace: Path) -> None:
     completed = mmalign(workspace, "configure", "--profile", "qwen2.5-vl-7b", "--set", "training.ranks=4")
     assert "training.ranks: 2 -> 4" in completed.stdout
     assert "model.attention: sdpa -> flex_attention" in completed.stdout
+    assert "stages.align.gpus: 0 -> 8" in completed.stdout
+    assert re.search(r"^params\.yaml: \d+ settings changed\nops\.yaml: 5 settings changed$", completed.stdout, re.MULTILINE)
     for arguments, sentence in (
         (("--profile", "qwen9"), "there is no such profile; there are demo, internvl3-1b"),
         ((), "nothing to configure"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from components.operations.services.state import Addresses, addresses_file, crea
 from components.operations.services.supervision import log_folder
 from components.processes.marks import FLOW_RUN, identity
 from components.processes.secrets import state_folder
-from tests.checkout import ROOT, behave, clean_environment, mmalign, start_mmalign, wait_for
+from tests.checkout import ROOT, behave, clean_environment, mmalign, start_mmalign, wait_for, write_secrets
 
 FLOW = "5f0c3c9e-0000-4000-8000-000000000001"
 
@@ -179,7 +180,7 @@ def prefect(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Addresses]:
         with own_server(Checkout(root), log) as process:
             wait_for_server(process, log, threading.Event())
             port = int(os.environ["PREFECT_API_URL"].split(":")[2].split("/")[0])
-            create_secrets(Checkout(root))
+            write_secrets(Checkout(root), os.environ["PREFECT_API_AUTH_STRING"])
             addresses = Addresses("127.0.0.1", port, 2, 3)
             write_json(addresses_file(Checkout(root)), asdict(addresses))
             yield addresses
@@ -191,8 +192,11 @@ def prefect(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Addresses]:
 
 def post(addresses: Addresses, path: str, body: Any, patience: float = 60) -> Any:
     """Post, with retries: Prefect answers 503 while its SQLite is locked."""
+    who = base64.b64encode(os.environ["PREFECT_API_AUTH_STRING"].encode()).decode()
     request = urllib.request.Request(  # noqa: S310
-        f"{addresses.prefect}/api/{path}", data=json.dumps(body).encode(), headers={"content-type": "application/json"}
+        f"{addresses.prefect}/api/{path}",
+        data=json.dumps(body).encode(),
+        headers={"content-type": "application/json", "authorization": f"Basic {who}"},
     )
     until = time.monotonic() + patience
     while True:

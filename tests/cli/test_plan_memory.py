@@ -20,6 +20,7 @@ from components.rehearsal.plan import make_plan
 from components.rehearsal.sizes import size
 from components.stages import STAGE_NAMES
 from tests.checkout import ROOT, mmalign
+from tests.settings import copy_settings
 
 DOCUMENT = ROOT / "docs/real-models.md"
 # The plans that docs/real-models.md shows: a profile, settings over it, and a device.
@@ -39,7 +40,7 @@ SHOWN = {
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
     """A folder with the shipped settings, profiles and engine files, and no model."""
-    shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
+    copy_settings(tmp_path)
     shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
     shutil.copytree(ROOT / "infra/deepspeed", tmp_path / "infra/deepspeed")
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
@@ -130,7 +131,7 @@ def write_document(text: str) -> str:
     for name, values in SHOWN.items():
         with tempfile.TemporaryDirectory() as folder:
             here = Path(folder)
-            shutil.copy(ROOT / "params.yaml", here / "params.yaml")
+            copy_settings(here)
             shutil.copytree(ROOT / "profiles", here / "profiles")
             shutil.copytree(ROOT / "infra/deepspeed", here / "infra/deepspeed")
             opening = f"<!-- plan: {name} -->\n```\n"

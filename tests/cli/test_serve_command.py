@@ -20,7 +20,7 @@ from tests.checkout import ROOT, mmalign
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A checkout with a model in a folder whose name needs quotes."""
-    for name in ("dvc.yaml", "params.yaml", "data.dvc"):
+    for name in ("dvc.yaml", "params.yaml", "ops.yaml", "data.dvc"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     model = tmp_path / "it's my model"
     model.mkdir()

@@ -202,10 +202,8 @@ def test_holder_of_slot_is_shown_in_every_checkout(checkout: Path, tmp_path: Pat
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert [slot["holder"] for slot in read_status(Checkout(checkout))["slots"]] == [None, None, None]
     assert "gpu-0" not in shown(read_status(Checkout(checkout))), "all slots are free: the table is omitted"
-    params = checkout / "params.yaml"
-    params.write_text(
-        params.read_text().replace("reward: { deadline_minutes: 2880, gpus: 0 }", "reward: { deadline_minutes: 2880, gpus: 1 }")
-    )
+    ops = checkout / "ops.yaml"
+    ops.write_text(ops.read_text().replace("reward: { deadline_minutes: 2880, gpus: 0 }", "reward: { deadline_minutes: 2880, gpus: 1 }"))
     (checkout / "artifacts/validate").mkdir(parents=True)
     (checkout / "artifacts/validate/result.txt").touch()
     process = start_stage(checkout, "reward")

@@ -19,7 +19,7 @@ from tests.preferences.formats.samples import AMBIGUOUS
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name in ("dvc.yaml", "params.yaml"):
+    for name in ("dvc.yaml", "params.yaml", "ops.yaml"):
         shutil.copy(ROOT / name, tmp_path)
     save_media(tmp_path / "theirs")
     write_lines(tmp_path / "theirs/rows.jsonl", AMBIGUOUS[0][0])

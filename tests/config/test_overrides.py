@@ -1,24 +1,23 @@
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from components.config.overrides import changed_settings, parse_assignments
-from components.config.settings import load_settings, parse_settings
+from components.config.settings import load_settings
 from components.errors import UserError
-from tests.checkout import ROOT
+from tests.settings import copy_settings
 
 
 @pytest.fixture
 def params(tmp_path: Path) -> Path:
-    return Path(shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml"))
+    return copy_settings(tmp_path)
 
 
 def test_override_changes_value_and_keeps_comment(params: Path) -> None:
-    after = changed_settings(params, ["alignment.beta=0.2"])
-    assert after is not None
+    ((path, after),) = changed_settings(params, ["alignment.beta=0.2"]).items()
+    assert path == params
     changed = [(old, new) for old, new in zip(params.read_text().splitlines(), after.splitlines(), strict=True) if old != new]
     assert len(changed) == 1
     old, new = changed[0]
@@ -31,8 +30,18 @@ def test_override_does_not_write_file(params: Path) -> None:
     assert params.read_bytes() == before
 
 
+def test_each_override_goes_into_its_own_file(params: Path) -> None:
+    ops = params.with_name("ops.yaml")
+    texts = changed_settings(params, ["stages.align.gpus=2", "alignment.beta=0.2"])
+    assert texts.keys() == {params, ops}
+    assert texts[ops] == ops.read_text().replace("align: { deadline_minutes: 2880, gpus: 0 }", "align: { deadline_minutes: 2880, gpus: 2 }")
+    assert changed_settings(params, ["stages.align.gpus=2"]).keys() == {ops}
+    settings = load_settings(params, texts)
+    assert (settings.stages["align"].gpus, settings.alignment.beta) == (2, 0.2)
+
+
 def test_equal_value_changes_nothing(params: Path) -> None:
-    assert changed_settings(params, [f"alignment.beta={load_settings(params).alignment.beta}"]) is None
+    assert changed_settings(params, [f"alignment.beta={load_settings(params).alignment.beta}"]) == {}
 
 
 @pytest.mark.parametrize(
@@ -51,14 +60,8 @@ def test_values_are_yaml_with_plain_exponents(assignment: str, value: object) ->
 
 
 def test_null_is_written_as_null(params: Path) -> None:
-    after = changed_settings(params, ["alignment.max_steps=1", "reward.max_steps=2"])
-    assert after is not None
-    params.write_text(after)
-    back = changed_settings(params, ["alignment.max_steps=null"])
-    assert back is not None
-    import yaml
-
-    settings = parse_settings(yaml.safe_load(back), "params.yaml")
+    params.write_text(changed_settings(params, ["alignment.max_steps=1", "reward.max_steps=2"])[params])
+    settings = load_settings(params, changed_settings(params, ["alignment.max_steps=null"]))
     assert (settings.alignment.max_steps, settings.reward.max_steps) == (None, 2)
 
 
@@ -68,7 +71,8 @@ def test_null_is_written_as_null(params: Path) -> None:
         (["alignment.bta=0.2"], r"unknown key 'alignment\.bta'; did you mean 'alignment\.beta'\?"),
         (["alignment=1"], r"unknown key 'alignment'"),
         (["alignment.beta"], r"section\.key=value"),
-        (["alignment.beta=-1"], r"'alignment\.beta' is -1"),
+        (["alignment.beta=-1"], r"^--set alignment\.beta=-1: 'alignment\.beta' is -1"),
+        (["stages.align.gpus=-1"], r"^--set stages\.align\.gpus=-1: 'stages\.align\.gpus' is -1"),
         (["alignment.beta=[0.2"], r"not valid YAML"),
         (["reward.epochs=2", "alignment.bta=0.2"], r"alignment\.beta"),
     ],

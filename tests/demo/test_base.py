@@ -7,6 +7,7 @@ import pytest
 
 from components.checkout import Checkout
 from demo.text import train_tokenizer
+from tests.settings import copy_settings
 
 INSTRUCTION = "Judge the answer to the question: say what is right, what is wrong, and why."
 
@@ -52,11 +53,10 @@ def test_equal_words_give_equal_tokenizer(installed: Path) -> None:
 
 @pytest.mark.slow
 def test_base_training_resumes_after_last_saved_phase(tmp_path: Path) -> None:
-    import shutil
 
     from demo.train_base import train_base
 
-    shutil.copy(Path(__file__).parents[2] / "params.yaml", tmp_path)
+    copy_settings(tmp_path)
     train_base(Checkout(tmp_path), steps_share=0.004)
     weights = tmp_path / "data" / "base" / "model.safetensors"
     first = weights.read_bytes()

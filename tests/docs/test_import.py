@@ -34,7 +34,7 @@ def commands(text: str) -> list[list[str]]:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A checkout that imports can work in, with media beside the rows."""
-    for name in ("dvc.yaml", "params.yaml"):
+    for name in ("dvc.yaml", "params.yaml", "ops.yaml"):
         shutil.copy(ROOT / name, tmp_path)
     save_media(tmp_path / "theirs")
     monkeypatch.chdir(tmp_path)

@@ -141,6 +141,20 @@ def test_metric_is_corrected_beside_the_raw_one(tmp_path: Path) -> None:
     )
 
 
+def test_interval_without_events_is_as_wide_as_the_raw_one(tmp_path: Path) -> None:
+    sheets = write_sheet(tmp_path / "sheets", 0.99, 0.99)
+    bounds = []
+    for high in (0.037, 0.2):  # Wilson's bound of none of 100, and that of as many answers in few groups
+        raw: dict[str, float | int | None] = {"p.conversation": 0.0, "p.conversation_low": 0.0, "p.conversation_high": 100 * high}
+        metrics, _ = corrected_metrics("p", QUERIES, [verdict(False)] * 100, raw, sheets, 0.95)
+        bounds.append(metrics["p.conversation_corrected_high"] or 0.0)
+    assert bounds[0] < 7
+    assert bounds[1] > 15
+    few, _ = corrected_metrics("p", QUERIES, [verdict(True)] * 100, {"p.conversation": 100.0, "p.conversation_low": None}, sheets, 0.95)
+    assert few["p.conversation_corrected"] == 100.0
+    assert few["p.conversation_corrected_low"] is None
+
+
 @pytest.mark.parametrize(
     ("sheet", "reason"),
     [

@@ -1,19 +1,16 @@
-"""Which answers are shown, in which order and with which marks; their page, their pictures and the plot of accuracy."""
+"""Which answers are shown, in which order and with which marks."""
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from components.evaluation.answers import Answered
 from components.evaluation.judge import Verdict
-from components.evaluation.samples import FRAMES_SHOWN, THUMBNAIL, ShownCritique, choose, thumbnails, write_samples
-from components.preferences.record import Category, Medium, Query
+from components.evaluation.samples import ShownCritique, choose, write_samples
+from components.preferences.record import Category, Query
 
 RIGHT, WRONG = Verdict(True, None, None, None, False), Verdict(False, None, None, None, False)
 BROKEN, UNJUDGED = Verdict(False, None, None, None, True), Verdict(None, None, None, None, False)
@@ -121,32 +118,3 @@ def test_samples_hold_both_answers_with_their_critiques(tmp_path: Path) -> None:
     assert "a 2 (score -2.50)" in page
     assert page.index("Prompt 2?") < page.index("Prompt 0?")
     assert "Prompt 1?" not in page
-
-
-def picture(path: Path, size: tuple[int, int], color: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", size, color).save(path)
-
-
-def opened(text: str) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(text)))
-
-
-def test_thumbnails_are_small_and_of_the_first_frames(tmp_path: Path) -> None:
-    picture(tmp_path / "wide.png", (400, 200), 10)
-    picture(tmp_path / "small.png", (20, 10), 20)
-    for number in (3, 0, 4, 2, 1):
-        picture(tmp_path / f"clip/{number}.png", (10, 10), 50 * number)
-    (tmp_path / "clip/.hidden").write_text("no picture")
-    wide = thumbnails(tmp_path, Query.single("a", "mcq", "?", (), Medium("wide.png", "image")))
-    small = thumbnails(tmp_path, Query.single("b", "mcq", "?", (), Medium("small.png", "image")))
-    frames = thumbnails(tmp_path, Query.single("c", "video", "?", (), Medium("clip", "video")))
-    assert (THUMBNAIL, FRAMES_SHOWN) == (160, 4)
-    assert [(opened(one).size, opened(one).mode, opened(one).format) for one in (*wide, *small)] == [
-        ((160, 80), "RGB", "PNG"),
-        ((20, 10), "RGB", "PNG"),
-    ]
-    assert [opened(frame).getpixel((0, 0)) for frame in frames] == [(50 * number,) * 3 for number in range(4)]
-    several = Query.single("e", "mcq", "?", (), Medium("wide.png", "image"), Medium("clip", "video"), Medium("small.png", "image"))
-    assert thumbnails(tmp_path, several) == [*wide, *frames, *small]
-    assert thumbnails(tmp_path, Query.single("d", "short", "?", ())) == []

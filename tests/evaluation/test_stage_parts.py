@@ -24,6 +24,7 @@ from components.files import read_json
 from components.preferences.record import Query, Response, write_queries
 from components.statistics import Bootstrap
 from tests.recording import Recording
+from tests.settings import copy_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 YES, NO = Response("Yes", 1, critique="Correct."), Response("No", 2, critique="Wrong.")
@@ -357,7 +358,7 @@ def test_the_command_evaluates_the_kind_it_names(root: Path, monkeypatch: pytest
 
     calls: list[tuple[Any, ...]] = []
     monkeypatch.chdir(root)
-    (root / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    copy_settings(root)
     monkeypatch.setattr(reevaluate, "watch_from_environment", lambda: calls.append(("watch",)))
     monkeypatch.setattr(
         reevaluate, "slots_taken", lambda name, _settings, root, _print: calls.append(("slots", name, root)) or nullcontext()

@@ -17,11 +17,12 @@ from components.checkout import Checkout
 from components.config.settings import Settings, parse_settings
 from components.families.digests import model_digest
 from components.families.loading import load_model
+from components.families.opening import whole_weights
 from components.families.processing import Preprocessor
 from components.features import cache as feature_cache
 from components.features.cache import FeatureReport, attach_features
 from components.features.embedding import UncachedMedium
-from components.features.keys import context_digest, vision_digest, whole_weights
+from components.features.keys import context_digest, vision_digest
 from components.features.store import FeatureStore
 from components.preferences.record import Query
 from components.trees.logprobs import TreeModel

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -12,15 +11,15 @@ from typing import Any
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from components.checkout import Checkout
 from components.config.settings import load_settings
 from components.files import read_json, write_json
 from flows.attempts import Attempts, attempts_file, pauses
-from flows.server import own_server, wait_for_server
 from flows.stages import StageOutcome
 from tests.checkout import ROOT
+from tests.flows.conftest import RunServer
 
 DEPLOYMENTS = load_settings(ROOT / "params.yaml").deployments
 
@@ -30,18 +29,10 @@ def test_pauses_double_from_retry_to_retry() -> None:
     assert pauses(DEPLOYMENTS.model_copy(update={"retries": 0})) == []
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    folder = tmp_path_factory.mktemp("server")
-    before = dict(os.environ)
-    try:
-        with own_server(Checkout(folder), folder / "server.log") as process:
-            wait_for_server(process, folder / "server.log", threading.Event())
-            with temporary_settings(updates={PREFECT_API_URL: os.environ["PREFECT_API_URL"]}):
-                yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+@pytest.fixture
+def server(run_server: RunServer) -> Iterator[None]:
+    with temporary_settings(updates={PREFECT_API_URL: run_server.url, PREFECT_API_AUTH_STRING: run_server.auth}):
+        yield
 
 
 class Stage:

@@ -26,13 +26,13 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from prefect.states import Cancelling, Crashed, Pending, Running
 
 from components.files import write_json
-from components.operations.services.lost_runs import end_lost_runs
-from components.operations.services.state import DEPLOYED, Addresses, addresses_file, create_secrets
+from components.operations.services.state import DEPLOYED, Addresses, addresses_file
 from components.processes.marks import FLOW_RUN
 from components.processes.secrets import state_folder
 from flows.automations import LOST, RESTART, STUCK, make_automations
+from flows.flow_runs import end_lost_runs
 from flows.server import own_server, wait_for_server
-from tests.checkout import wait_for
+from tests.checkout import wait_for, write_secrets
 
 WITHIN_SECONDS = 45  # Prefect's shortest heartbeat is one in 30 seconds
 REPOSITORY = Path(__file__).parents[2]
@@ -99,7 +99,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory, settings: Settings) -> It
     try:
         with own_server(Checkout(root), log) as server:
             wait_for_server(server, log, threading.Event())
-            here = {PREFECT_API_URL: os.environ["PREFECT_API_URL"], PREFECT_API_AUTH_STRING: None}
+            here = {PREFECT_API_URL: os.environ["PREFECT_API_URL"], PREFECT_API_AUTH_STRING: os.environ["PREFECT_API_AUTH_STRING"]}
             with temporary_settings(here), get_client(sync_client=True) as client:
                 client.create_work_pool(WorkPoolCreate(name="pool", type="process"))
                 flow = client.create_flow_from_name("work")
@@ -180,7 +180,7 @@ def test_run_before_power_cut_is_marked_lost(deployed: Deployed) -> None:
     root = deployed.folder
     port = int(os.environ["PREFECT_API_URL"].split(":")[2].partition("/")[0])
     write_json(addresses_file(Checkout(root)), asdict(Addresses("127.0.0.1", port, 1, 1)))
-    create_secrets(Checkout(root))
+    write_secrets(Checkout(root), os.environ["PREFECT_API_AUTH_STRING"])
     write_json(state_folder(Checkout(root)) / DEPLOYED, {"nightly": str(deployed.id)})
     lost, cancelled = (deployed.client.create_flow_run_from_deployment(deployed.id).id for _ in range(2))
     for run in (lost, cancelled):

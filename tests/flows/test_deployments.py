@@ -7,13 +7,13 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-import yaml
 from pydantic import ValidationError
 
 from components.checkout import Checkout
 from components.config.settings import load_settings
 from flows.parameters import OVERRIDE, RunParameters, parameter_schema
 from tests.checkout import ROOT
+from tests.settings import shipped
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_every_parameter_has_description() -> None:
 def test_every_settings_key_can_be_overridden() -> None:
     import re
 
-    for section, values in yaml.safe_load((ROOT / "params.yaml").read_text()).items():
+    for section, values in shipped().items():
         key = next(iter(values))
         assert re.match(OVERRIDE, f"{section}.{key}=1") or isinstance(values[key], dict), section
     with pytest.raises(ValidationError):

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from components.checkout import Checkout
+from components.printable import CODES
 from components.stages import STAGE_NAMES
 from components.storage.copies import workspace_of
 from tests.checkout import alive, behave, git, mmalign, start_mmalign, started, wait_for
@@ -30,6 +31,19 @@ def statuses(folder: Path) -> list[str]:
 
 def servers(folder: Path) -> int:
     return len(list((folder / "logs").glob("prefect-server-*.log")))
+
+
+@pytest.mark.slow
+def test_names_with_control_characters_stop_no_run(checkout: Path) -> None:
+    for name in ("\x1b]0;title\x07", "\x9b2J\u202egpj", "[/bold]", "-rf"):
+        folder = checkout / "data/preferences" / name
+        folder.mkdir()
+        (folder / f"{name}.txt").write_text("x")
+    for arguments in (("plan",), ("run",), ("run",), ("status",), ("logs",)):
+        completed = mmalign(checkout, *arguments, timeout=900)
+        assert completed.returncode == 0, completed.stdout + completed.stderr
+        assert not CODES.search(completed.stdout + completed.stderr), arguments
+    assert statuses(checkout) == ["skipped"] * 6
 
 
 @pytest.mark.slow

@@ -19,13 +19,13 @@ import yaml
 
 from components.checkout import Checkout
 from components.config.overrides import changed_settings
-from components.operations.services.flow_runs import FINAL, deployments
-from components.operations.services.prefect_rest import ask
 from components.operations.services.state import client_environment
 from components.processes.marks import SERVICE_MARK, checkout_mark, marked
 from components.stages import STAGE_NAMES
 from components.storage.copies import workspace_of
+from flows.flow_runs import FINAL, deployments
 from tests.checkout import alive, behave, clean_environment, git, make_checkout, mmalign, started, wait_for
+from tests.prefect_rest import ask
 
 pytestmark = pytest.mark.slow
 
@@ -34,12 +34,12 @@ pytestmark = pytest.mark.slow
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A small checkout whose services are up and that is deployed."""
     folder = make_checkout(tmp_path_factory.mktemp("scheduled") / "checkout")
-    settings = (folder / "params.yaml").read_text()
+    settings = (folder / "ops.yaml").read_text()
     for before, after in (('poll_cron: "*/5 * * * *"', 'poll_cron: "0 0 29 2 *"'), ("retry_seconds: 60", "retry_seconds: 1")):
         assert before in settings
         settings = settings.replace(before, after)
     settings = settings.replace("crashed_after_seconds: 240", "crashed_after_seconds: 100")
-    (folder / "params.yaml").write_text(settings)
+    (folder / "ops.yaml").write_text(settings)
     git(folder, "commit", "-qam", "Times of a test")
     try:
         for command in (["up", "--detach"], ["deploy"]):
@@ -133,7 +133,8 @@ def test_prefects_own_command_deploys_the_same(served: Path) -> None:
 def start_stale(folder: Path, number: int) -> dict[str, Any]:
     """Start a run of `on-demand` that finds reward and all after it stale."""
     params = folder / "params.yaml"
-    params.write_text(changed_settings(params, [fresh(number)]) or params.read_text())
+    for path, text in changed_settings(params, [fresh(number)]).items():
+        path.write_text(text)
     return start(folder)
 
 
@@ -203,7 +204,7 @@ def test_run_of_deployment_equals_run_of_person(served: Path) -> None:
     (run,) = runs(served, "nightly")
     assert run["state_type"] == "COMPLETED"
     every = ask(Checkout(served), "flow_runs/filter", {"flow_runs": {"state": {"type": {"not_any_": ["SCHEDULED"]}}}})
-    assert {one["deployment_id"] for one in every} <= set(deployments(Checkout(served)).values()), (
+    assert {one["deployment_id"] for one in every} <= {str(identifier) for identifier in deployments(Checkout(served)).values()}, (
         "no run has a flow run of its own below it"
     )
     tasks = {task["name"]: task["state_type"] for task in tasks_of(served, run)}
@@ -326,15 +327,15 @@ def test_new_data_start_run_and_same_data_do_not(served: Path) -> None:
 def test_schedule_starts_nightly_run(served: Path) -> None:
     soon = datetime.now(UTC) + timedelta(seconds=90)
     before = len(runs(served, "nightly"))
-    settings = (served / "params.yaml").read_text()
+    settings = (served / "ops.yaml").read_text()
     try:
-        (served / "params.yaml").write_text(settings.replace('cron: "0 2 * * *"', f'cron: "{soon.minute} {soon.hour} * * *"'))
+        (served / "ops.yaml").write_text(settings.replace('cron: "0 2 * * *"', f'cron: "{soon.minute} {soon.hour} * * *"'))
         assert mmalign(served, "deploy").returncode == 0
         wait_for(lambda: len(runs(served, "nightly")) > before, seconds=200)
         assert ended(served, runs(served, "nightly")[-1])["state_type"] == "COMPLETED"
         assert "auto-scheduled" in runs(served, "nightly")[-1]["tags"]
     finally:
-        (served / "params.yaml").write_text(settings)
+        (served / "ops.yaml").write_text(settings)
         mmalign(served, "deploy")
 
 

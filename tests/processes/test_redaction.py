@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import base64
+import time
 from pathlib import Path
 
 import pytest
 
 from components.checkout import Checkout
-from components.processes.redaction import NOTICES, Redactor, redactor
+from components.processes.redaction import NOTICES, PASSWORD_IN_ADDRESS, Redactor, redactor
 
 
 @pytest.fixture(autouse=True)
@@ -86,3 +87,14 @@ def test_nested_values_are_cleaned() -> None:
         "a": ["***", 1, None],
         "***": {"b": "x ***"},
     }
+
+
+def test_hostile_line_takes_time_by_its_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_PASSWORD", "longer-secret")
+    cleaner = redactor(Checkout(tmp_path))
+    for piece in ("a.", "a", "a://", "://a:", "a:", "x@", "://u:p@", "longer-secre"):
+        line = piece * (1_000_000 // len(piece))
+        began = time.process_time()
+        cleaner.clean(line)
+        PASSWORD_IN_ADDRESS.findall(line)
+        assert time.process_time() - began < 3, piece  # squared it would take an hour

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
@@ -20,6 +19,7 @@ from components.alignment import reference_stage
 from components.alignment import stage as align_stage
 from components.alignment.reference_table import read_log_probs
 from components.checkout import Checkout
+from components.config.overrides import write_settings
 from components.config.settings import Settings, load_settings
 from components.critique import stage as critique_stage
 from components.evaluation import stage as evaluate_stage
@@ -30,6 +30,7 @@ from components.validation import stage as validate_stage
 from tests.conftest import ROOT
 from tests.families.checkpoints import BUILDERS
 from tests.families.conversations import expected
+from tests.settings import shipped
 
 ROWS, HELDOUT = 32, 8
 SIZES = [(32, 32), (64, 40), (40, 64), (100, 50)]
@@ -73,11 +74,11 @@ def row(number: int, rng: np.random.Generator) -> dict[str, Any]:
 
 @pytest.fixture(params=["llava_onevision", "qwen2_5_vl"])
 def checkout(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Settings, Checkout]:
-    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values = shipped()
     for section, keys in QUICK.items():
         values[section].update(keys)
     values["model"]["base"] = "data/base"
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    write_settings(tmp_path / "params.yaml", values)
     BUILDERS[request.param](tmp_path / "data/base")
     shutil.copytree(ROOT / "infra/deepspeed", tmp_path / "infra/deepspeed")
     preferences = tmp_path / "data/preferences"

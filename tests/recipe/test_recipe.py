@@ -20,12 +20,12 @@ import yaml
 
 from benchmarks._slice import SMALL, read_rows, write_rows
 from components.checkout import Checkout
-from components.operations.services.flow_runs import deployments
 from components.operations.services.postgres import DATABASES
-from components.operations.services.prefect_rest import ask
 from components.operations.services.state import client_environment, database_url, read_addresses
 from components.processes.secrets import read_secrets, state_folder
+from flows.flow_runs import deployments
 from tests.checkout import ROOT
+from tests.prefect_rest import ask
 from tests.recipe.conftest import CANARIES, Recipe, copy_of, make_recipe, write_canary_rows
 
 STAGES = {"validate", "reward", "critique", "reference", "align", "evaluate"}

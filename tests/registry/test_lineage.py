@@ -102,7 +102,7 @@ def version(root: Path) -> Version:
     """A version of a run whose changed settings nobody committed."""
     params = root / "params.yaml"
     params.write_text(params.read_text().replace("beta: 0.1 ", "beta: 0.2 "))
-    (root / "note with space.txt").write_text("new\n")
+    (root / "note with space.py").write_text("new\n")
     parent = run_pipeline(root)
     stage_run = json.loads((root / "artifacts/align/run.json").read_text())["mlflow_run_id"]
     registered = register(root, stage_run)
@@ -218,7 +218,7 @@ def test_rebuild_commands_restore_code_settings_and_data(root: Path, version: Ve
     """Runs them in a later checkout: other settings, other data, and an uncommitted change."""
     sha, settings = git(root, "rev-parse", "HEAD"), (root / "params.yaml").read_text()
     git(root, "checkout", "-q", "params.yaml")
-    (root / "note with space.txt").unlink()
+    (root / "note with space.py").unlink()
     (root / "data/rows.jsonl").write_text("second\n")
     add_data(root)
     (root / "later.txt").write_text("committed later\n")
@@ -241,7 +241,7 @@ def test_rebuild_commands_restore_code_settings_and_data(root: Path, version: Ve
     assert git(root, "rev-parse", "HEAD") == sha
     assert (root / "params.yaml").read_text() == settings
     assert (root / "data/rows.jsonl").read_text() == "first\n"
-    assert (root / "note with space.txt").read_text() == "new\n"
+    assert (root / "note with space.py").read_text() == "new\n"
     assert not (root / "later.txt").exists()
     assert (root / "requirements.txt").read_text() == "torch==1\n"
     (root / "ran").unlink()

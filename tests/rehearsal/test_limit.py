@@ -75,7 +75,7 @@ def test_refused_size_dies_and_proposed_size_fits(tmp_path: Path) -> None:
     limit = (peaks[LARGE] + peaks[SMALL]) // 2
 
     settings = made.root / "params.yaml"
-    settings.write_text(settings.read_text().replace(f"batch_rows: {SMALL}", f"batch_rows: {LARGE}"))
+    settings.write_text(settings.read_text().replace(f'"batch_rows": {SMALL}', f'"batch_rows": {LARGE}'))
     words = ["prlimit", f"--as={limit}", *command("cli"), "rehearse", "--json"]
     rehearsed = subprocess.run(words, cwd=made.root, env=made.environment, capture_output=True, text=True, timeout=1200, check=False)
     assert rehearsed.returncode == 2, rehearsed.stdout[-2000:] + rehearsed.stderr[-2000:]

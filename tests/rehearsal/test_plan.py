@@ -17,10 +17,11 @@ from components.rehearsal.plan import as_json, changed, footprints, make_plan, s
 from components.rehearsal.rate import Rate, fitting_layers, store_rate, store_training_rate
 from tests.checkout import ROOT, write_base
 from tests.rehearsal.tiny import settings
+from tests.settings import shipped
 
 
 def profile(name: str, **sections: dict[str, Any]) -> Settings:
-    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values = shipped()
     for section, keys in [*yaml.safe_load((ROOT / f"profiles/{name}.yaml").read_text()).items(), *sections.items()]:
         for key, value in keys.items():
             values[section][key] = {**values[section][key], **value} if isinstance(value, dict) else value

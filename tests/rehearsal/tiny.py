@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
 from components.config.settings import Settings, parse_settings
-from tests.checkout import ROOT
+from tests.settings import shipped
 
 TEXT = {
     "hidden_size": 64,
@@ -73,8 +71,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def settings(**changes: dict[str, Any]) -> Settings:
-    """The settings of params.yaml with `changes` a section."""
-    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    """The shipped settings with `changes` a section."""
+    values = shipped()
     for section, keys in changes.items():
         values[section].update(keys)
     return parse_settings(values, "params.yaml")

@@ -21,7 +21,7 @@ from components.preferences.record import CATEGORIES, Kind, Medium, Query, Respo
 from components.report.summary import RunRecord, StageRecord, summarize
 from components.stages import STAGE_NAMES
 from components.tracking import store
-from tests.conftest import ROOT
+from tests.settings import copy_settings
 
 SCRIPT = "<script>window.hit = 'script'</script>"
 HANDLER = "<img src=x onerror=\"window.hit = 'image'\">"
@@ -35,7 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkout of a successful run, read-only for tests."""
     root = tmp_path_factory.mktemp("finished") / "checkout"
     root.mkdir()
-    shutil.copy(ROOT / "params.yaml", root)
+    copy_settings(root)
     git(root, "init", "-q")
     git(root, "add", ".")
     git(root, "commit", "-qm", "first")

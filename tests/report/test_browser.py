@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import http.server
 import json
-import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -36,21 +35,6 @@ CONTRAST = """() => {
 OVERFLOWING = """() => [...document.querySelectorAll('body *:not(.skip)')]
   .filter(e => { const r = e.getBoundingClientRect(); return r.width > 1 && (r.right > innerWidth + 0.5 || r.left < -0.5) })
   .map(e => e.tagName + '.' + e.className + ': ' + e.textContent.slice(0, 40))"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-        executable = next((path for name in names if (path := shutil.which(name))), playwright.chromium.executable_path)
-        if not Path(executable).is_file():
-            pytest.skip(f"no browser: none of {', '.join(names)} is on PATH, and playwright has none of its own")
-        # Chromium's sandbox can't be set up by root.
-        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"] if os.geteuid() == 0 else [])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

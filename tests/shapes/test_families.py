@@ -17,6 +17,7 @@ import yaml
 from components.alignment import reference_stage
 from components.alignment.task import AlignmentTask
 from components.checkout import Checkout
+from components.config.overrides import write_settings
 from components.config.settings import Settings, load_settings
 from components.critique.stage import write_judgements
 from components.engine.models import open_policy
@@ -30,6 +31,7 @@ from components.reward.model import open_reward_model
 from components.reward.task import RewardTask
 from components.trees import attention
 from tests.checkout import ROOT
+from tests.settings import shipped
 from tests.shapes.photographs import save_photographs
 
 QUERIES = [
@@ -47,14 +49,14 @@ ON_CPU = {"training": {"ranks": 1, "threads": 1, "precision": "fp32"}, "referenc
 
 
 def profile_settings(root: Path, base: Path, changes: Mapping[str, Mapping[str, Any]]) -> Settings:
-    """params.yaml with the profile of `base` laid over it, then `changes`."""
-    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    """The shipped settings with the profile of `base` laid over it, then `changes`."""
+    values = shipped()
     profile = yaml.safe_load((ROOT / f"profiles/{table()[base.name].profile}.yaml").read_text())
     for layer in (profile, changes, {"model": {"base": str(base)}}):
         for section, keys in layer.items():
             for key, value in keys.items():
                 values[section][key] = values[section][key] | value if isinstance(value, dict) else value
-    (root / "params.yaml").write_text(yaml.safe_dump(values))
+    write_settings(root / "params.yaml", values)
     return load_settings(root / "params.yaml")
 
 

@@ -40,7 +40,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "infra/deepspeed", folder / "infra/deepspeed")
     shutil.copytree(ROOT / "judges", folder / "judges")
     shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
-    for name in (".dvcignore", ".gitignore", "params.yaml"):
+    for name in (".dvcignore", ".gitignore", "params.yaml", "ops.yaml"):
         shutil.copy(ROOT / name, folder / name)
     (folder / "stage.py").write_text(STAGE_SCRIPT)
     pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())

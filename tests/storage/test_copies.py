@@ -48,6 +48,15 @@ def test_copy_is_named_by_settings_in_any_order(checkout: Path) -> None:
         workspace_of(own, ["alignment.bta=1"])
 
 
+def test_override_of_the_machine_holds_for_its_copy_alone(checkout: Path) -> None:
+    mine = (checkout / "ops.yaml").read_text()
+    copy = filled(checkout, "stages.align.gpus=1")
+    assert Checkout(copy).settings().stages["align"].gpus == 1
+    assert (copy / "params.yaml").read_text() == (checkout / "params.yaml").read_text()
+    assert (checkout / "ops.yaml").read_text() == mine
+    assert workspace_of(Checkout(checkout), ["stages.align.gpus=0"]).root == checkout
+
+
 def test_copy_has_files_as_they_are_and_overrides(checkout: Path) -> None:
     edited = (checkout / "params.yaml").read_text().replace("seed: 7", "seed: 8", 1) + "# an edit\n"
     (checkout / "params.yaml").write_text(edited)

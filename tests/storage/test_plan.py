@@ -34,6 +34,12 @@ def test_plan_follows_a_checkout_through_its_states(checkout: Path) -> None:
     # All is done.
     assert actions(plan(Checkout(checkout))) == ["skip"] * 6
 
+    # GPUs, ports and schedules are no setting of a result.
+    ops = (checkout / "ops.yaml").read_text()
+    (checkout / "ops.yaml").write_text(ops.replace("gpus: 0", "gpus: 1").replace("timezone: UTC", "timezone: Europe/Berlin"))
+    assert actions(plan(Checkout(checkout))) == ["skip"] * 6
+    (checkout / "ops.yaml").write_text(ops)
+
     # A setting that is only thought of: nothing is written, and only what depends on it is named.
     text = change(checkout, "beta", "0.2")
     before = (checkout / "params.yaml").read_bytes()

@@ -11,10 +11,10 @@ import pytest
 from components.checkout import Checkout
 from components.tracking import store
 from tests.registry.registered import registry, root
+from tests.settings import copy_settings
 
 __all__ = ["registry", "root"]
 
-PARAMS = Path(__file__).parents[2] / "params.yaml"
 DVC_YAML = """
 vars:
   - params.yaml:model
@@ -56,7 +56,7 @@ def checkout(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPat
     """A committed checkout with settings and DVC's files, and a store of its own."""
     root = tmp_path / "checkout"
     root.mkdir()
-    (root / "params.yaml").write_text(PARAMS.read_text())
+    copy_settings(root)
     (root / "dvc.yaml").write_text(DVC_YAML)
     (root / "dvc.lock").write_text(DVC_LOCK)
     (root / "data.dvc").write_text("outs:\n- md5: data1.dir\n  path: data\n")

@@ -54,7 +54,8 @@ def test_two_first_clients_share_database_and_experiment(checkout: Path) -> None
 def test_artifacts_lie_in_mlruns_beside_database(checkout: Path) -> None:
     run_id = open_parent(Checkout(checkout), "run")
     assert (checkout / "mlflow.db").is_file()
-    assert (checkout / "mlruns" / run_id / "artifacts" / "params.yaml").read_text() == (checkout / "params.yaml").read_text()
+    for name in ("params.yaml", "ops.yaml"):
+        assert (checkout / "mlruns" / run_id / "artifacts" / name).read_text() == (checkout / name).read_text()
 
 
 def test_run_of_killed_process_is_marked(checkout: Path) -> None:

@@ -21,6 +21,7 @@ from PIL import Image
 
 from components.checkout import Checkout
 from components.errors import StageFault
+from components.operations.environment import KEEP_MEMORY
 from components.preferences.bounds import MediaBounds
 from components.preferences.faults import RowError
 from components.validation.decoding import Decoders, Request
@@ -90,7 +91,10 @@ def test_want_of_memory_is_no_damage(root: Path, file_format: str, options: dict
     )
 
 
-def test_medium_past_its_memory_costs_no_other(root: Path) -> None:
+@pytest.mark.parametrize("environment", [{}, KEEP_MEMORY])
+def test_medium_past_its_memory_costs_no_other(root: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     (root / "bomb.png").write_bytes(deflated(6000))
     results = answers(root, ["0.png", "bomb.png", "1.png"], MediaBounds(gigabytes=0.3, seconds=20))
     bomb = results.pop("bomb.png")

@@ -23,6 +23,16 @@ def build(
     build_demo(enter_checkout(), noise)
 
 
+@app.command("bench")
+def bench() -> None:
+    """Write data/bench, the benchmark of reward models, from the easy-vqa package, with the same bytes every time."""
+    from components.operations.environment import enter_checkout
+    from demo.bench import build_bench
+
+    checkout = enter_checkout()
+    print(f"data/bench: {build_bench(checkout.data / 'bench')} pairs")
+
+
 @app.command("train-base")
 def train_base(
     start: Annotated[

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from components.stages import command
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
+    from components.checkout import Checkout
 
 
 def deploy(as_json: Annotated[bool, typer.Option("--json", help="print the deployments' ids as JSON")] = False) -> None:
@@ -57,15 +62,16 @@ def cancel(
     """End a run of a deployment with all its processes. The outputs of its finished stages stay."""
     from components.errors import UserError
     from components.operations.environment import enter_checkout
-    from components.operations.services.flow_runs import FINAL, cancel_run, find_run, follow
+    from flows.flow_runs import FINAL, cancel_run, find_run, follow, server_client
 
     checkout = enter_checkout()
     flow_run = find_run(checkout, run, under_way=run is None)
-    if flow_run["state_type"] in FINAL:
-        raise UserError(f"run {flow_run['name']} has ended already ({flow_run['state_name']}): there is nothing to cancel")
-    cancel_run(checkout, flow_run)
-    ended = follow(checkout, flow_run["id"], lambda _: None)
-    print(f"run {ended['name']}: {ended['state_name'].lower()}")
+    if flow_run.state_type in FINAL:
+        raise UserError(f"run {flow_run.name} has ended already ({flow_run.state_name}): there is nothing to cancel")
+    with server_client(checkout) as client:
+        cancel_run(client, flow_run)
+    ended = follow(checkout, flow_run.id, lambda _: None)
+    print(f"run {ended.name}: {str(ended.state_name).lower()}")
 
 
 def resume(
@@ -77,15 +83,15 @@ def resume(
     """Restart a run with its parameters. It skips finished stages, and training continues from its last checkpoint."""
     from components.errors import UserError
     from components.operations.environment import enter_checkout
-    from components.operations.services.flow_runs import deployments, find_run
+    from flows.flow_runs import deployments, find_run
 
     checkout = enter_checkout()
     flow_run = find_run(checkout, run)
-    if flow_run["state_type"] not in {"FAILED", "CRASHED", "CANCELLED"}:
-        raise UserError(f"run {flow_run['name']} is {flow_run['state_name'].lower()}: there is nothing to resume")
-    name = next(name for name, deployment in deployments(checkout).items() if deployment == flow_run["deployment_id"])
-    parameters = dict(flow_run["parameters"].get("run") or {})
-    parameters["goes_on_from"] = parameters.pop("recovers", None) or parameters.get("goes_on_from") or flow_run["id"]
+    if flow_run.state_type not in {"FAILED", "CRASHED", "CANCELLED"}:
+        raise UserError(f"run {flow_run.name} is {str(flow_run.state_name).lower()}: there is nothing to resume")
+    name = next(name for name, deployment in deployments(checkout).items() if deployment == flow_run.deployment_id)
+    parameters = dict(flow_run.parameters.get("run") or {})
+    parameters["goes_on_from"] = parameters.pop("recovers", None) or parameters.get("goes_on_from") or str(flow_run.id)
     raise typer.Exit(run_deployment(name, parameters, wait=wait))
 
 
@@ -93,8 +99,8 @@ def run_deployment(name: str, parameters: dict[str, Any], *, wait: bool) -> int:
     """Start a run of a deployment, and with `wait` follow it; returns the run's exit code."""
     from components.config.overrides import changed_settings
     from components.operations.environment import enter_checkout
-    from components.operations.services.flow_runs import follow, start_run
     from components.operations.services.state import read_addresses
+    from flows.flow_runs import follow, start_run
 
     checkout = enter_checkout()
     if parameters.get("overrides"):
@@ -102,28 +108,28 @@ def run_deployment(name: str, parameters: dict[str, Any], *, wait: bool) -> int:
     started = start_run(checkout, name, parameters)
     addresses = read_addresses(checkout)
     assert addresses is not None, "start_run has reached the server"
-    print(f"run {started['name']} of {name}: {addresses.prefect}/runs/flow-run/{started['id']}", flush=True)
+    print(f"run {started.name} of {name}: {addresses.prefect}/runs/flow-run/{started.id}", flush=True)
     if not wait:
         return 0
-    ended = follow(checkout, started["id"], lambda line: print(line, flush=True))
+    ended = follow(checkout, started.id, lambda line: print(line, flush=True))
     return _print_end(checkout, ended)
 
 
-def _print_end(checkout: Any, ended: dict[str, Any]) -> int:
+def _print_end(checkout: Checkout, ended: FlowRun) -> int:
     import sys
 
     from components.processes.faults import FAULT, INTERRUPTED, MISTAKE
     from components.report.table import print_summary
     from components.storage.copies import workspace_of
 
-    message = (ended.get("state") or {}).get("message") or ""
-    if ended["state_type"] == "COMPLETED":
-        parameters = ended["parameters"].get("run") or {}
+    message = (ended.state.message if ended.state is not None else None) or ""
+    if ended.state_type == "COMPLETED":
+        parameters = ended.parameters.get("run") or {}
         if parameters.get("source", "checkout") == "checkout" and not parameters.get("only_new_data"):
             print_summary(workspace_of(checkout, parameters.get("overrides") or []))
-        print(f"run {ended['name']}: {message or 'completed'}")
+        print(f"run {ended.name}: {message or 'completed'}")
         return 0
-    print(f"mmalign: run {ended['name']} is {ended['state_name'].lower()}{f': {message}' if message else ''}", file=sys.stderr)
-    if ended["state_type"] == "CANCELLED":
+    print(f"mmalign: run {ended.name} is {str(ended.state_name).lower()}{f': {message}' if message else ''}", file=sys.stderr)
+    if ended.state_type == "CANCELLED":
         return INTERRUPTED
-    return MISTAKE if ended["state_name"] == "Mistake" else FAULT
+    return MISTAKE if ended.state_name == "Mistake" else FAULT

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.text import Text
 
+    from components.checkout import Checkout
     from components.operations.doctor.findings import Finding
 
 STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
@@ -31,14 +32,28 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON for 
     except UserError:  # passwords readable by others, or their file damaged: a check reports it beside the others
         checkout = find_checkout()
     be_quick()
-    findings = run_checks(checkout, CHECKS, BESIDE)
+    findings = run_checks(checkout, {**CHECKS, "deployments": _deployments}, BESIDE)
     if as_json:
-        print(json.dumps(findings_as_json(findings), indent=2, ensure_ascii=False))
+        print(json.dumps(findings_as_json(findings), indent=2))
     else:
-        from rich.console import Console
+        from components.printable import open_console
 
-        Console(highlight=False).print(render(findings))
+        open_console().print(render(findings))
     raise typer.Exit(int(any(finding.state == "problem" for finding in findings.values())))
+
+
+def _deployments(checkout: Checkout) -> Finding:
+    """The server's deployments; without services Prefect's client is not loaded."""
+    from components.operations.doctor.findings import ok
+    from components.operations.services.state import addresses_file
+
+    if not addresses_file(checkout).is_file():
+        from components.operations.doctor.team import NO_SERVICES
+
+        return ok(NO_SERVICES)
+    from flows.checks import deployments
+
+    return deployments(checkout)
 
 
 def render(findings: Mapping[str, Finding]) -> Group:

@@ -14,6 +14,8 @@ import typer
 from components.checkout import Checkout
 
 if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
     from components.operations.run_logs import RunLogs
 
 POLL_SECONDS = 0.5
@@ -21,7 +23,6 @@ ASK_SECONDS = 5.0  # between two queries to Prefect's server whether a run has e
 LAST_RUNS = 5
 SERVICE_LINES = 200  # shown of a service's log
 LEVELS = ((50, "CRITICAL"), (40, "ERROR"), (30, "WARNING"), (20, "INFO"))
-FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
 
 
 def logs(
@@ -65,7 +66,7 @@ class Chosen:
     """A run: its logs, one an attempt of the same flow run, the oldest first; and the flow run if a deployment started it."""
 
     logs: list[RunLogs]
-    flow_run: dict[str, Any] | None
+    flow_run: FlowRun | None
 
 
 def _choose(checkout: Checkout, named: str | None) -> Chosen:
@@ -88,7 +89,7 @@ def _choose(checkout: Checkout, named: str | None) -> Chosen:
     if flow_run is None:
         last = ", ".join(one.name for one in runs[:LAST_RUNS]) or "none yet"
         raise UserError(f"no run has the name '{named}'; the last runs: {last}")
-    return Chosen([one for one in reversed(runs) if one.flow_run == flow_run["id"]], flow_run)
+    return Chosen([one for one in reversed(runs) if one.flow_run == str(flow_run.id)], flow_run)
 
 
 def _is_named(one: RunLogs, named: str) -> bool:
@@ -99,34 +100,34 @@ def _whole(checkout: Checkout, runs: list[RunLogs], one: RunLogs) -> Chosen:
     """A run with the other attempts of its flow run."""
     if one.flow_run is None:
         return Chosen([one], None)
-    return Chosen([other for other in reversed(runs) if other.flow_run == one.flow_run], _query(checkout, f"flow_runs/{one.flow_run}"))
+    return Chosen([other for other in reversed(runs) if other.flow_run == one.flow_run], _read_run(checkout, one.flow_run))
 
 
-def _flow_run(checkout: Checkout, named: str) -> dict[str, Any] | None:
-    """The newest flow run on Prefect's server with this name, or with an id that begins so."""
-    runs = _query(checkout, "flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC", "limit": 200}) or []
-    named_so = _query(checkout, "flow_runs/filter", {"flow_runs": {"name": {"any_": [named]}}, "sort": "EXPECTED_START_TIME_DESC"}) or []
-    return next((run for run in [*named_so, *runs] if run["name"] == named or (len(named) >= 4 and run["id"].startswith(named))), None)
-
-
-def _query(checkout: Checkout, path: str, body: dict[str, Any] | None = None) -> Any:
-    """The reply of Prefect's server; None where the checkout has none, or it does not answer."""
-    from components.operations.services.prefect_rest import ask
+def _flow_run(checkout: Checkout, named: str) -> FlowRun | None:
     from components.operations.services.state import read_addresses
 
     if read_addresses(checkout) is None:
         return None
-    try:
-        return ask(checkout, path, body)
-    except OSError:  # urllib's errors are OSErrors
+    from flows.flow_runs import newest_run
+
+    return newest_run(checkout, named)
+
+
+def _read_run(checkout: Checkout, run_id: str) -> FlowRun | None:
+    from components.operations.services.state import read_addresses
+
+    if read_addresses(checkout) is None:
         return None
+    from flows.flow_runs import read_run
+
+    return read_run(checkout, run_id)
 
 
 def _described(checkout: Checkout, chosen: Chosen, stage: str | None) -> dict[str, Any]:
     files = [path for one in chosen.logs for path in one.files if stage in {None, path.stem}]
     return {
         "runs": [one.name for one in chosen.logs],
-        "flow_run": chosen.flow_run["id"] if chosen.flow_run else next((one.flow_run for one in chosen.logs), None),
+        "flow_run": str(chosen.flow_run.id) if chosen.flow_run else next((one.flow_run for one in chosen.logs), None),
         "mlflow_runs": [one.mlflow_run for one in chosen.logs],
         "under_way": _goes_on(checkout, chosen),
         "files": [str(path) for path in files],
@@ -136,7 +137,7 @@ def _described(checkout: Checkout, chosen: Chosen, stage: str | None) -> dict[st
 def _show(checkout: Checkout, chosen: Chosen, stage: str | None, *, follow: bool) -> None:
     """Print all logs; with `follow` also new lines and new files, until the run has ended."""
     read: dict[Path, _Tail] = {}
-    flow = _FlowLines(checkout, chosen.flow_run["id"] if chosen.flow_run else None)
+    flow = _FlowLines(checkout, chosen.flow_run)
     title = _Titles()
     polled = 0.0
     goes_on = follow and _goes_on(checkout, chosen)
@@ -154,7 +155,7 @@ def _show(checkout: Checkout, chosen: Chosen, stage: str | None, *, follow: bool
         time.sleep(POLL_SECONDS)
         if time.monotonic() - polled > ASK_SECONDS or chosen.flow_run is None:
             polled = time.monotonic()
-            chosen = _choose(checkout, chosen.flow_run["id"]) if chosen.flow_run else chosen
+            chosen = _choose(checkout, str(chosen.flow_run.id)) if chosen.flow_run else chosen
             goes_on = _goes_on(checkout, chosen)
     if not title.printed:
         print(f"the logs{f' of stage {stage}' if stage else ''} are empty: no stage was stale, or none has begun")
@@ -162,9 +163,9 @@ def _show(checkout: Checkout, chosen: Chosen, stage: str | None, *, follow: bool
 
 def _goes_on(checkout: Checkout, chosen: Chosen) -> bool:
     if chosen.flow_run is not None:
-        now = _query(checkout, f"flow_runs/{chosen.flow_run['id']}")
-        if now is not None:
-            return now["state_type"] not in FINAL
+        now = _read_run(checkout, str(chosen.flow_run.id))
+        if now is not None and now.state is not None:
+            return not now.state.is_final()
     return any(one.under_way for one in chosen.logs)
 
 
@@ -210,7 +211,7 @@ class _Tail:
 class _FlowLines:
     """New lines of a flow run's log on Prefect's server."""
 
-    def __init__(self, checkout: Checkout, flow_run: str | None) -> None:
+    def __init__(self, checkout: Checkout, flow_run: FlowRun | None) -> None:
         self._checkout = checkout
         self._flow_run = flow_run
         self._offset = 0
@@ -219,14 +220,18 @@ class _FlowLines:
         """New lines since the last call; none while the server is away."""
         if self._flow_run is None:
             return
-        wanted: dict[str, Any] = {"logs": {"flow_run_id": {"any_": [self._flow_run]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
-        while lines := _query(self._checkout, "logs/filter", {**wanted, "offset": self._offset}):
-            self._offset += len(lines)
-            for line in lines:
-                level = next((word for number, word in LEVELS if line["level"] >= number), "DEBUG")
-                yield from (f"{line['timestamp'][:19]} {level:<8} {text}" for text in line["message"].splitlines())
-            if len(lines) < wanted["limit"]:
-                return
+        from components.errors import UserError
+        from flows.flow_runs import read_log, server_client
+
+        try:
+            with server_client(self._checkout) as client:
+                while lines := read_log(client, self._flow_run.id, self._offset):
+                    self._offset += len(lines)
+                    for line in lines:
+                        level = next((word for number, word in LEVELS if line.level >= number), "DEBUG")
+                        yield from (f"{line.timestamp:%Y-%m-%dT%H:%M:%S} {level:<8} {text}" for text in line.message.splitlines())
+        except UserError:
+            return
 
 
 def _service_log(checkout: Checkout, name: str) -> Path:

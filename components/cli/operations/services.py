@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from components.checkout import Checkout
 
 
 def up(
@@ -47,7 +50,7 @@ def up(
     except KeyboardInterrupt:
         print("stopping", file=sys.stderr)
     finally:
-        bring_down(checkout)
+        bring_down(checkout, _cancel_runs)
 
 
 def down() -> None:
@@ -55,8 +58,14 @@ def down() -> None:
     from components.operations.environment import enter_checkout
     from components.operations.services.up import bring_down
 
-    killed = bring_down(enter_checkout())
+    killed = bring_down(enter_checkout(), _cancel_runs)
     print("all services are down" + (f"; {killed} processes had to be killed" if killed else ""))
+
+
+def _cancel_runs(checkout: Checkout, seconds: float) -> None:
+    from flows.flow_runs import cancel_all
+
+    cancel_all(checkout, seconds)
 
 
 def migrate() -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 WIDTH = 160  # columns without a terminal: hashes stay whole
-FILES = {"params.yaml": "settings", "data.dvc": "data", "dvc.yaml": "stages", "dvc.lock": "hashes"}
+FILES = {"params.yaml": "settings", "ops.yaml": "operations", "data.dvc": "data", "dvc.yaml": "stages", "dvc.lock": "hashes"}
 
 
 def lineage(
@@ -21,7 +21,9 @@ def lineage(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
     files: Annotated[
         Path | None,
-        typer.Option("--files", metavar="FOLDER", help="write the run's params.yaml, data.dvc, dvc.yaml, dvc.lock and git.diff into it"),
+        typer.Option(
+            "--files", metavar="FOLDER", help="write the run's params.yaml, ops.yaml, data.dvc, dvc.yaml, dvc.lock and git.diff into it"
+        ),
     ] = None,
 ) -> None:
     """Show a registered version's inputs, who promoted it and why, and the commands that rebuild it."""
@@ -43,9 +45,9 @@ def lineage(
     if as_json:
         print(json.dumps(origin, indent=2, sort_keys=True))
         return
-    from rich.console import Console
+    from components.printable import open_console
 
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = open_console(markup=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = WIDTH
     console.print(*_parts(origin), sep="\n")

@@ -1,4 +1,4 @@
-"""`mmalign configure`: settings for a model and a machine, from profiles/*.yaml onto params.yaml, comments kept."""
+"""`mmalign configure`: settings for a model and a machine, from profiles/*.yaml onto params.yaml and ops.yaml, comments kept."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import typer
 from components.checkout import Checkout
 from components.config.profiles import PROFILES, header, names
 
-SETTINGS = Path("params.yaml")
-
 
 def configure(
     profile: Annotated[str | None, typer.Option("--profile", metavar="NAME", help="a file of profiles/, without .yaml")] = None,
@@ -23,7 +21,7 @@ def configure(
     show: Annotated[bool, typer.Option("--list", help="show the profiles that there are")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
 ) -> None:
-    """Write a profile or single settings into params.yaml; prints what changed, and what a run lacks next. `--profile demo` goes back."""
+    """Write a profile or single settings into params.yaml and ops.yaml; prints what changed, and what a run lacks next. `--profile demo` goes back."""
     from components.errors import UserError
     from components.operations.environment import enter_checkout
 
@@ -34,6 +32,7 @@ def configure(
     if profile is None and not assignments:
         raise UserError("nothing to configure: name a profile (--profile, shown by --list) or a setting (--set section.key=value)")
     changes = apply(checkout, profile, assignments or [])
+    from components.config.settings import settings_files
     from components.operations.preconditions.checks import as_json as preconditions_json
     from components.operations.preconditions.checks import unmet
     from components.operations.preconditions.situation import Situation
@@ -45,50 +44,48 @@ def configure(
         return
     for key, (old, new) in changes.items():
         print(f"{key}: {_shown(old)} -> {_shown(new)}")
-    print(f"{SETTINGS}: {len(changes)} setting{'s' if len(changes) != 1 else ''} changed" if changes else f"{SETTINGS}: nothing changed")
+    for file, sections in settings_files(Path("params.yaml")).items():
+        number = sum(key.partition(".")[0] in sections for key in changes)
+        print(f"{file}: {number or 'nothing'}{' settings' if number > 1 else ' setting' if number else ''} changed")
     if findings:
-        from rich.console import Console
-
         from components.cli.run.preconditions import render
+        from components.printable import open_console
 
-        Console(highlight=False).print(render(findings))
+        open_console().print(render(findings))
 
 
 def apply(checkout: Checkout, profile: str | None, assignments: list[str]) -> dict[str, tuple[Any, Any]]:
-    """Write the profile, then the assignments, into params.yaml, all of it checked before any of it is written.
+    """Write the profile, then the assignments, into params.yaml and ops.yaml, all of it checked before any of it is written.
 
     Returns the changed keys with their old and new values.
     """
     import yaml
 
     from components.config.mistakes import listed, unknown_key
-    from components.config.overrides import parse_assignments, rewrite
-    from components.config.settings import known_keys, load_settings, parse_settings
+    from components.config.overrides import as_written, changed_files, parse_assignments
+    from components.config.settings import known_keys
     from components.errors import UserError
     from components.files import write_atomic
 
-    path = checkout.root / SETTINGS
-    load_settings(path)
-    before = path.read_text(encoding="utf-8")
-    where, written = str(SETTINGS), {}
+    where, written = [], {}
     if profile is not None:
-        where = f"{PROFILES}/{profile}.yaml"
+        where.append(f"{PROFILES}/{profile}.yaml")
         written = dict(profile_values(checkout.root / PROFILES, profile))
         keys = set(known_keys())
         mistakes = [unknown_key(key, sorted(keys)) for key in written if key not in keys]
         if mistakes:
-            raise UserError(listed(where, mistakes))
+            raise UserError(listed(where[0], mistakes))
     for key, value in parse_assignments(assignments).items():
-        written[key] = yaml.safe_dump(value, default_flow_style=True, width=100_000).removesuffix("\n").removesuffix("\n...")
-    after = rewrite(before, written)
+        written[key] = as_written(value)
     if assignments:
-        where += f" with --set {' '.join(assignments)}"
-    parse_settings(yaml.safe_load(after), where)
-    if after == before:
-        return {}
-    write_atomic(path, after)
-    old, new = yaml.safe_load(before), yaml.safe_load(after)
-    pairs = {key: (_value(old, key), _value(new, key)) for key in written}
+        where.append(f"--set {' '.join(assignments)}")
+    old: dict[str, Any] = {}
+    new: dict[str, Any] = {}
+    for path, text in changed_files(checkout.params, written, " with ".join(where)).items():
+        old |= yaml.safe_load(path.read_text(encoding="utf-8"))
+        new |= yaml.safe_load(text)
+        write_atomic(path, text)
+    pairs = {key: (_value(old, key), _value(new, key)) for key in written if key.partition(".")[0] in old}
     return {key: (was, now) for key, (was, now) in pairs.items() if was != now}
 
 

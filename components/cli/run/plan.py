@@ -19,7 +19,7 @@ STYLES = {"run": "bold yellow", "run_if_changed": "yellow", "restore": "cyan", "
 
 def plan(
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="as if params.yaml said so; not written")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="as if your settings said so; not written")
     ] = None,
     memory: Annotated[bool, typer.Option("--memory", help="show memory, disk and time of each stage instead")] = False,
     device: Annotated[
@@ -28,15 +28,17 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
 ) -> None:
     """Show which stages would run, be restored from DVC's cache or be skipped, and why; and what a run still lacks."""
-    from components.config.overrides import changed_settings, settings_with
+    from components.config.overrides import changed_settings
+    from components.config.settings import load_settings
     from components.errors import UserError
     from components.operations.environment import enter_checkout
 
     if device is not None and not memory:
         raise UserError("--device goes with --memory only: add it")
     checkout = enter_checkout()
-    text = changed_settings(Path("params.yaml"), assignments) if assignments else None
-    settings = settings_with(Path("params.yaml"), text)
+    params = Path("params.yaml")
+    texts = changed_settings(params, assignments or [])
+    settings = load_settings(params, texts)
     if memory:
         _memory(checkout, settings, device, as_json=as_json)
         return
@@ -46,7 +48,7 @@ def plan(
     from components.operations.preconditions.situation import Situation, stages_to_run
     from components.storage.plan import plan as plan_stages
 
-    steps = plan_stages(checkout, text)
+    steps = plan_stages(checkout, texts.get(params))
     to_run = stages_to_run(steps)
     situation = Situation(checkout, settings, to_run)
     findings = unmet(situation) if to_run else {}
@@ -55,20 +57,22 @@ def plan(
         source = chosen_source(situation)
         print(json.dumps({"stages": stages, "critique_source": source, "preconditions": preconditions_json(findings)}, indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from components.printable import open_console
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("stage", "action", "reason"):
         table.add_column(title, overflow="fold")
     for name, step in steps.items():
-        table.add_row(name, f"[{STYLES[step.action]}]{WORDS[step.action]}[/]", step.reason)
+        table.add_row(name, f"[{STYLES[step.action]}]{WORDS[step.action]}[/]", Text(step.reason))
     from components.cli.run.preconditions import render as render_preconditions
 
-    console = Console(highlight=False)
+    console = open_console()
     console.print(table)
     if "reward" in to_run and "critiques" not in findings:
-        console.print(f"[bold]reward[/]: {critiques(situation).text}")
+        console.print(Text.assemble(("reward", "bold"), f": {critiques(situation).text}"))
     if findings:
         console.print(render_preconditions(findings))
 
@@ -88,10 +92,9 @@ def _memory(checkout: Checkout, settings: Settings, device: str | None, *, as_js
     if as_json:
         print(json.dumps({**plan_json(memory_plan), "disk": ledger_json(volumes)}, indent=2))
     else:
-        from rich.console import Console
-
         from components.cli.run.plan_memory import render
+        from components.printable import open_console
 
-        Console(highlight=False).print(render(memory_plan, volumes, checkout.root, here=here))
+        open_console().print(render(memory_plan, volumes, checkout.root, here=here))
     if memory_plan.cures is not None or (here and any(volume.lacking for volume in volumes)):
         raise typer.Exit(1)

@@ -16,15 +16,13 @@ if TYPE_CHECKING:
 
 def rehearse(
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="as if params.yaml said so; not written")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="as if your settings said so; not written")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
 ) -> None:
     """Run every stage on a few of the longest queries, and say what the whole run takes. Exit code 2 where it does not fit."""
-    import yaml
-
     from components.config.overrides import changed_settings
-    from components.config.settings import parse_settings
+    from components.config.settings import load_settings
     from components.operations.environment import enter_checkout
     from components.processes.guard import run_lock
     from components.rehearsal.devices import this_machine
@@ -33,19 +31,17 @@ def rehearse(
     from components.rehearsal.rehearsed import record
 
     checkout = enter_checkout()
-    settings = checkout.settings()
-    text = changed_settings(Path("params.yaml"), assignments) if assignments else None
-    if text is not None:
-        settings = parse_settings(yaml.safe_load(text), "params.yaml with --set")
+    params = Path("params.yaml")
+    settings = load_settings(params, changed_settings(params, assignments or []))
     with run_lock(checkout):
         rehearsal = rehearse_stages(checkout, settings, this_machine(), log)
     record(checkout, rehearsal)
     if as_json:
         print(json.dumps(as_dictionary(rehearsal), indent=2))
     else:
-        from rich.console import Console
+        from components.printable import open_console
 
-        Console(highlight=False).print(render(rehearsal))
+        open_console().print(render(rehearsal))
     if not rehearsal.fits:
         raise typer.Exit(2)
 

@@ -2,7 +2,7 @@
 
 1. Take the checkout's run lock: one run at a time, and none beside leftovers of an earlier run.
 2. Check all of `--set`, which holds for this run: the run works in a copy of the checkout (components/storage/copies.py). With `--save` it
-   works in the checkout, and its params.yaml gets the settings once all is checked.
+   works in the checkout, and params.yaml or ops.yaml gets the settings once all is checked.
 3. Ask DVC, in this process, which stages are stale, and check that the machine and the checkout have what those need.
 4. If no stage is stale and the registry has no model without a verdict, record that, without a server (components/cli/run/unchanged.py).
 5. Else start the flow, pass signals on to it, and end all its processes.
@@ -28,7 +28,9 @@ def run(  # noqa: PLR0913 -- each option of the command is an argument
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="a setting for this run alone, in a folder of its own; repeat for more"),
     ] = None,
-    save: Annotated[bool, typer.Option("--save", help="with --set: write the settings into params.yaml, where they stay")] = False,
+    save: Annotated[
+        bool, typer.Option("--save", help="with --set: write the settings into params.yaml or ops.yaml, where they stay")
+    ] = False,
     accept_data: Annotated[bool, typer.Option("--accept-data", help="accept removed files of data/ into the new data version")] = False,
     bundled_rows: Annotated[
         bool, typer.Option("--bundled-rows", help="train another base than the bundled one on the bundled rows")
@@ -77,7 +79,7 @@ def run(  # noqa: PLR0913 -- each option of the command is an argument
         if value:
             raise UserError(f"{flag} belongs to a run of a deployment: add --deployment NAME")
     if save and not assignments:
-        raise UserError("--save writes settings into params.yaml: add --set KEY=VALUE")
+        raise UserError("--save writes settings into their file: add --set KEY=VALUE")
     own = enter_checkout()
     stages = _checked_stages(only or [])
     checkout = own if save else workspace_of(own, assignments or [])

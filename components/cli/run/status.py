@@ -27,11 +27,11 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="print JSON for 
     be_quick()
     state = read_status(checkout)
     if as_json:
-        print(json.dumps(state, indent=2, ensure_ascii=False))
+        print(json.dumps(state, indent=2))
         return
-    from rich.console import Console
+    from components.printable import open_console
 
-    Console(highlight=False).print(render(state))
+    open_console().print(render(state))
 
 
 def render(state: Mapping[str, Any]) -> Group:

@@ -58,18 +58,20 @@ def published_of(folder: Path, config: Mapping[str, Any]) -> Published | None:
 
 def differences(folder: Path, published: Published) -> list[Difference]:
     """All fields in which `folder` differs from the published checkpoint, in the order of its files."""
-    from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoVideoProcessor
+    from transformers import AutoImageProcessor, AutoVideoProcessor
 
-    processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    from components.families.opening import CLOSED, open_config, open_processor
+
+    processor = open_processor(folder)
     pairs: list[tuple[str, Any, Any]] = []
     with TemporaryDirectory() as directory:
         expected = Path(directory)
         published.write(expected)
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        pairs += _pairs("config.json", config.to_dict(), AutoConfig.from_pretrained(expected, local_files_only=True).to_dict())
-        image = AutoImageProcessor.from_pretrained(expected, local_files_only=True)
+        config = open_config(folder)
+        pairs += _pairs("config.json", config.to_dict(), open_config(expected).to_dict())
+        image = AutoImageProcessor.from_pretrained(expected, **CLOSED)
         pairs += _pairs("image processor", processor.image_processor.to_dict(), image.to_dict())
-        video = AutoVideoProcessor.from_pretrained(expected, local_files_only=True)
+        video = AutoVideoProcessor.from_pretrained(expected, **CLOSED)
         pairs += _pairs("video processor", processor.video_processor.to_dict(), video.to_dict())
     for name, value in published.files.get("processor_config.json", {}).items():
         if name not in UNREAD:
@@ -81,7 +83,7 @@ def differences(folder: Path, published: Published) -> list[Difference]:
             pairs.append((f"generation_config.json: {name}", generation.get(name), value))
     pairs += _tokenizer(processor.tokenizer, published)
     for what, conversation in CONVERSATIONS.items():
-        opening = {"add_generation_prompt": conversation[-1]["role"] == "user", "tokenize": False}
+        opening = {"add_generation_prompt": conversation[-1]["role"] == "user"}
         expected_text = _rendered(processor, conversation, opening | {"chat_template": published.template})
         pairs.append((f"chat template: {what}", _rendered(processor, conversation, opening), expected_text))
     pairs += _weights(folder, config, published)
@@ -98,16 +100,6 @@ def faults(folder: Path) -> list[str]:
         reader.refuse_unusable_template()
     except UserError as error:
         return [str(error)]
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ) as error:  # what transformers raises for files that don't fit each other
-        return [
-            f"transformers can't open the processor in {folder} ({type(error).__name__}: {str(error).splitlines()[0]}): fetch the checkpoint again"
-        ]
     return []
 
 
@@ -140,8 +132,10 @@ def _tokenizer(tokenizer: Any, published: Published) -> Iterator[tuple[str, Any,
 
 
 def _rendered(processor: Any, conversation: list[dict[str, Any]], options: dict[str, Any]) -> str:
+    from components.families.rendering import render
+
     try:
-        return str(processor.apply_chat_template(conversation, **options))
+        return render(processor, conversation, **options)
     except Exception as error:  # noqa: BLE001 -- a template is a program of the checkpoint's and may fail in any way
         return f"{type(error).__name__}: {error}"
 

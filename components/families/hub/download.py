@@ -54,7 +54,7 @@ def download(name: str, revision: str | None, staging: Path, log: Log) -> tuple[
 def _config(staging: Path, name: str) -> dict[str, Any]:
     try:
         config = read_json(staging / files.CONFIG)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{name}/{files.CONFIG} is not valid JSON: the checkpoint is damaged") from error
     return config if isinstance(config, dict) else {}
 

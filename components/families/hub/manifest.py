@@ -11,6 +11,7 @@ from typing import Any
 
 from components.errors import UserError
 from components.files import digest_file, read_json, write_json
+from components.preferences.faults import shorten
 
 MANIFEST = "mmalign-model.json"
 
@@ -27,11 +28,16 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        manifest = read_json(path)
-    except ValueError as error:
+        manifest: dict[str, Any] = read_json(path)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: remove {folder} and fetch the model again") from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+    listed = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(listed, dict) or not isinstance(manifest.get("source"), str):
         raise UserError(f"{path} lists no files: remove {folder} and fetch the model again")
+    for name, entry in listed.items():
+        plain = name not in {"", ".", ".."} and Path(name).name == name and "\0" not in name
+        if not (plain and isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)):
+            raise UserError(f"{path} lists {shorten(name)} without size and sha256, or outside its folder: fetch the model again")
     return manifest
 
 

@@ -16,7 +16,7 @@ from components.storage.data_version import DATA_FILE
 from components.storage.repository import open_repository
 
 # The checkout's files that decide its next run. git has the code.
-SETTINGS = ("params.yaml", DATA_FILE, "dvc.lock", "mlflow/registry.yaml", ".dvc/config", ".dvc/config.local")
+SETTINGS = ("params.yaml", "ops.yaml", DATA_FILE, "dvc.lock", "mlflow/registry.yaml", ".dvc/config", ".dvc/config.local")
 # In the state folder: addresses, passwords, the mark of the imported record, ids of deployments, and the monitor's state.
 STATE_FILES = ("services.json", "secrets.json", "carried.json", "deployments.json", "sentinel.json")
 READ_TRIES = 20  # for a file that a run is writing

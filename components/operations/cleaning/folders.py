@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from components.checkout import Checkout
-from components.config.clean import CleanSettings
+from components.config.ops import CleanSettings
 from components.operations.cleaning.findings import DAY, Extent, Findings, Kind, Removable, extent
 from components.operations.doctor.activity import activity
 from components.operations.notices.send import JOURNAL

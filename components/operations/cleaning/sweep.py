@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from components.checkout import Checkout
-from components.config.clean import CleanSettings
+from components.config.ops import CleanSettings
 from components.errors import StageFault
 from components.operations.cleaning.cache import cache_folder, inspect_cache, note_use, objects
 from components.operations.cleaning.findings import Findings, Removable

@@ -12,7 +12,7 @@ from components.errors import UserError
 from components.operations.doctor.findings import Finding, ok, problem, warning
 from components.storage.data_version import DATA_FILE, UNSET_BUCKET, DataState, data_state
 from components.storage.repository import open_repository
-from components.tracking.provenance import git_state, read_yaml
+from components.tracking.provenance import APART, git_state, read_yaml
 
 PULL = "the next mmalign run fetches it; or now: dvc pull data.dvc"
 
@@ -34,7 +34,7 @@ def git(checkout: Checkout) -> Finding:
             "; ".join(f'git config {key} "…"' for key in missing),
         )
     if state.dirty:
-        changed = [line[3:] for line in (_git(checkout, "status", "--porcelain") or "").splitlines() if line[3:] != "dvc.lock"]
+        changed = [line[3:] for line in (_git(checkout, "status", "--porcelain", "--", ".", *APART) or "").splitlines()]
         return warning(
             f"{commit} with {_count(len(changed), 'changed file')} ({_some(changed)}): MLflow marks runs dirty and keeps the diff",
             "commit your changes, so that git alone can reproduce a run",
@@ -43,13 +43,13 @@ def git(checkout: Checkout) -> Finding:
 
 
 def settings(checkout: Checkout) -> Finding:
-    """params.yaml holds every setting with a valid value."""
+    """params.yaml and ops.yaml hold every setting with a valid value."""
     try:
         checkout.settings()
     except UserError as error:
-        mistake = str(error).removeprefix(f"{checkout.root}/")
-        return problem(mistake, "correct params.yaml, or restore the committed file: git checkout params.yaml")
-    return ok("params.yaml is valid")
+        mistake = str(error).replace(f"{checkout.root}/", "")
+        return problem(mistake, "correct that file, or restore the committed ones: git checkout params.yaml ops.yaml")
+    return ok("params.yaml and ops.yaml are valid")
 
 
 def data(checkout: Checkout) -> Finding:

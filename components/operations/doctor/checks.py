@@ -16,6 +16,7 @@ def _precondition(name: str, checkout: Checkout) -> Finding:
     return PRECONDITIONS[name](Situation(checkout, settings_of(checkout)))
 
 
+# Checks of Prefect's deployments are the caller's: only flows imports Prefect's client.
 CHECKS: dict[str, Check] = {
     "python": environment.python_version,
     "packages": environment.packages,
@@ -42,7 +43,6 @@ CHECKS: dict[str, Check] = {
     "services": team.services,
     "passwords": team.passwords,
     "ports": team.ports,
-    "deployments": team.deployments,
     "notices": team.notices,
     "clock": reach.clock,
     "dvc locks": leftovers.dvc_locks,

@@ -50,7 +50,7 @@ def settings_of(checkout: Checkout) -> Settings:
     try:
         return checkout.settings()
     except UserError as error:
-        raise NotChecked("params.yaml is not valid") from error
+        raise NotChecked("the settings are not valid") from error
 
 
 def run_checks(checkout: Checkout, checks: Mapping[str, Check], beside: frozenset[str] = frozenset()) -> dict[str, Finding]:

@@ -13,8 +13,7 @@ from components.errors import UserError
 from components.operations.doctor.findings import Finding, NotChecked, ok, problem, settings_of, warning
 from components.operations.services import supervision
 from components.operations.services.health import healthy
-from components.operations.services.prefect_rest import ask
-from components.operations.services.state import DEPLOYED, Addresses, addresses_file, copied_from, copy_sentence, read_addresses
+from components.operations.services.state import Addresses, addresses_file, copied_from, copy_sentence, read_addresses
 from components.processes.secrets import OWNER_ONLY, Secrets, read_secrets, secrets_file, state_folder
 
 NO_SERVICES = "this checkout has no services, and needs none"
@@ -86,35 +85,9 @@ def ports(checkout: Checkout) -> Finding:
         name, port = next(iter(taken.items()))
         return problem(
             f"port {port} of {name} is taken by {_holder(port)}",
-            f"end that process, or set services.{name}_port in params.yaml to another port",
+            f"end that process, or set services.{name}_port in ops.yaml to another port",
         )
     return ok(f"{listed}, all free")
-
-
-def deployments(checkout: Checkout) -> Finding:
-    """The server has the deployments of `mmalign deploy`, and the nightly schedule is active."""
-    if _addresses(checkout) is None:
-        return ok(NO_SERVICES)
-    if not (state_folder(checkout) / DEPLOYED).is_file():
-        return warning("nothing is deployed, so no run starts on a schedule", "mmalign deploy")
-    _secrets(checkout)
-    try:
-        deployed = {one["name"]: one for one in ask(checkout, "deployments/filter", {})}
-        pools = {one["name"]: one for one in ask(checkout, "work_pools/filter", {})}
-    except OSError as error:
-        return problem(f"Prefect's server does not answer: {getattr(error, 'reason', error)}", "mmalign up --detach")
-    missing = [name for name in ("nightly", "on-new-data", "on-demand") if name not in deployed]
-    if missing:
-        return problem(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not on the server", "mmalign deploy")
-    paused = [name for name, one in deployed.items() if one.get("paused")] + [name for name, one in pools.items() if one.get("is_paused")]
-    paused += [name for name, one in deployed.items() if one["schedules"] and not any(schedule["active"] for schedule in one["schedules"])]
-    if paused:
-        return warning(f"{', '.join(sorted(set(paused)))} paused: no run starts on its schedule", "resume it on Prefect's page")
-    settings = settings_of(checkout).deployments
-    crons = [schedule["schedule"] for schedule in deployed["nightly"]["schedules"]]
-    if not any(one.get("cron") == settings.cron and one.get("timezone") == settings.timezone for one in crons):
-        return warning("the nightly schedule on the server differs from params.yaml", "mmalign deploy")
-    return ok(f"{', '.join(sorted(deployed))}; nightly at '{settings.cron}' ({settings.timezone})")
 
 
 def notices(checkout: Checkout) -> Finding:  # noqa: ARG001 -- every check takes the checkout

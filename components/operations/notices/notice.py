@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.config.notices import NoticeKind
+from components.config.ops import NoticeKind
 from components.processes.log_lines import last_lines
 from components.processes.outcome import RunOutcome
 from components.report.summary import MODELS

@@ -24,10 +24,11 @@ from filelock import FileLock
 from components.checkout import Checkout
 from components.files import digest_bytes, read_json, write_json
 from components.operations.notices.notice import Notice
+from components.printable import printable_all
 from components.processes.redaction import NOTICES, Redactor, redactor
 
 if TYPE_CHECKING:
-    from components.config.notices import NoticeSettings
+    from components.config.ops import NoticeSettings
 
 JOURNAL = Path("logs") / "notices.jsonl"
 PAUSES = (2.0, 10.0)  # seconds between tries at one address
@@ -49,7 +50,7 @@ def keep(checkout: Checkout, settings: NoticeSettings, notice: Notice) -> None:
     """Write down a notice, without secrets. It waits for sending if the settings name its kind and there is an address."""
     values = asdict(notice)
     values["facts"] = values.pop("details")  # the key that readers of the journal expect
-    cleaned = redactor(checkout).clean_all(values)
+    cleaned = printable_all(redactor(checkout).clean_all(values))
     entry = {"id": uuid.uuid4().hex, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **cleaned}
     waiting = [_name(address) for address in addresses()] if notice.kind in settings.kinds else []
     if waiting:

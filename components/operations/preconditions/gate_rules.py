@@ -1,4 +1,4 @@
-"""The gate's rules can be fed by the held-out rows: a perfect model would become champion.
+"""Which rules of the gate the held-out rows feed, before a run: whether a perfect model would become champion, and by which rules.
 
 The gate itself judges that model, so no rule is written down twice. A model that answers everything right is refused only where the data lack
 what a rule needs.
@@ -6,7 +6,7 @@ what a rule needs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,10 @@ from components.operations.preconditions.situation import Situation
 
 if TYPE_CHECKING:
     from components.preferences.record import Query
-    from components.registry.policy import RegistryPolicy
+    from components.registry.decision import Finding as GateFinding
+    from components.registry.policy import ModelName, RegistryPolicy
 
-RESAMPLES = 100  # intervals of a perfect model have no width
+KINDS = {"apply": ("passed", "failed"), "unfed": ("unfed",)}
 
 
 def gate_rules(situation: Situation) -> Finding:
@@ -37,29 +38,38 @@ def gate_rules(situation: Situation) -> Finding:
         return problem(str(error), "`evaluate` would stop there after all training")
     if not queries:
         return ok("no held-out row can be read yet")
-    refusals = refused_though_perfect(rules, queries, judge)
+    findings = perfect_findings(rules, queries, judge)
+    which = rules_sentence(findings)
+    refusals = [f"{model}.{_cause(f.sentence)}" for model, own in findings.items() for f in own if f.outcome == "failed"]
     if refusals:
         return warning(
-            f"the gate ({POLICY_FILE}) would refuse even a perfect model on {source}: {'; '.join(refusals)}",
-            "add such rows and facts before the run, or lower `least` there, or switch rules off with a reason; no change of the rules retrains a model",
+            f"the gate ({POLICY_FILE}) would refuse even a perfect model on {source}: {'; '.join(refusals)}; {which}",
+            "add such rows before the run, or switch rules off there with a reason; no change of the rules retrains a model",
         )
-    return ok(f"{source} feed every rule of {POLICY_FILE}")
+    return ok(f"{source} feed the rules of {POLICY_FILE}: {which}")
 
 
-def refused_though_perfect(rules: RegistryPolicy, queries: list[Query], judge: Any) -> list[str]:
-    """What the gate says of a perfect policy and a perfect reward model against the worst ones, rule by rule, where it refuses."""
+def perfect_findings(rules: RegistryPolicy, queries: list[Query], judge: Any) -> dict[ModelName, tuple[GateFinding, ...]]:
+    """What the gate says of a perfect policy and a perfect reward model against the worst ones, rule by rule."""
     from components.registry.gate import Results, judge_policy, judge_reward
 
-    quick = rules.model_copy(update={"resamples": RESAMPLES})
     perfect = Results("perfect", [_row(query, judge, right=True) for query in queries])
     worst = Results("the base", [_row(query, judge, right=False) for query in queries])
-    decisions = {"mm-policy": judge_policy(quick, perfect, worst), "mm-reward": judge_reward(quick, perfect, None)}
-    return [
-        f"{model}.{finding.sentence.partition('; or switch')[0].removesuffix(', or lower `least`')}"
-        for model, decision in decisions.items()
-        for finding in decision.findings
-        if finding.outcome == "failed"
-    ]
+    return {"mm-policy": judge_policy(rules, perfect, worst).findings, "mm-reward": judge_reward(rules, perfect, None).findings}
+
+
+def rules_sentence(findings: Mapping[ModelName, Sequence[GateFinding]]) -> str:
+    """Which rules of the policy apply, and which the rows can't feed, in one clause."""
+    own = findings["mm-policy"]
+    names = {kind: list(dict.fromkeys(f.rule for f in own if f.outcome in kinds and f.rule != "safety")) for kind, kinds in KINDS.items()}
+    apply = f"{', '.join(names['apply'])} apply" if names["apply"] else "no rule applies"
+    unfed = f"; no row feeds {', '.join(names['unfed'])}" if names["unfed"] else ""
+    unmeasured = "; a verdict would say nothing of safety" if any(f.rule == "safety" for f in own) else ""
+    return f"{apply}{unfed}{unmeasured}"
+
+
+def _cause(sentence: str) -> str:
+    return sentence.partition("; or switch")[0]
 
 
 def heldout_queries(situation: Situation) -> tuple[list[Query], str]:
@@ -91,6 +101,8 @@ def _queries(path: Path) -> Iterator[Query]:
 
 def _row(query: Query, judge: Any, *, right: bool) -> dict[str, Any]:
     """The result of a query as components/evaluation/results.py has it, of a model that does everything right, or everything wrong."""
+    from components.validation.summary import default_clusters
+
     harmful, harmless, judged = query.safety == "harmful", query.safety == "harmless", judge.knows(query)
     reads = judge.reads_requests(query)
     pairs = len(query.pairs())
@@ -104,4 +116,6 @@ def _row(query: Query, judge: Any, *, right: bool) -> dict[str, Any]:
         "degenerate": not right,
         "pairs": pairs,
         "correct": pairs if right else 0,
+        "text_correct": 0,
+        "clusters": default_clusters(query),
     }

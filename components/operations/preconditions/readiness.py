@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from components.checkout import Checkout
-from components.config.overrides import changed_settings, settings_with
-from components.config.settings import Settings
+from components.config.overrides import changed_settings
+from components.config.settings import Settings, load_settings
 from components.files import write_atomic
 from components.operations.preconditions.checks import require, require_base
 from components.operations.preconditions.situation import Situation, stages_to_run
@@ -44,18 +44,18 @@ class Readiness:
 
 
 def make_ready(checkout: Checkout, choices: Choices, log: Callable[[str], None]) -> Readiness:
-    """Check all, log warnings, then write the overrides into params.yaml. The caller holds the run lock. Raises UserError."""
+    """Check all, log warnings, then write the overrides into their files. The caller holds the run lock. Raises UserError."""
     require_services(checkout)
-    text = changed_settings(checkout.params, choices.overrides) if choices.overrides else None
-    settings = settings_with(checkout.params, text)
+    texts = changed_settings(checkout.params, choices.overrides)
+    settings = load_settings(checkout.params, texts)
     load_policy(checkout.root / POLICY_FILE)
     require_base(Situation(checkout, settings))  # before data/ is hashed and the graph is read
     state = data_state(checkout)
     check_removals(state, accept=choices.accept_data)
     # What data that are yet to fetch make stale shows once they are here.
-    steps = None if state.missing and not choices.accept_data else plan(checkout, text)
+    steps = None if state.missing and not choices.accept_data else plan(checkout, texts.get(checkout.params))
     to_run = stages_to_run(steps, tuple(choices.stages))
     require(Situation(checkout, settings, to_run, state, choices.bundled_rows), log)
-    if text is not None:
-        write_atomic(checkout.params, text)
+    for path, text in texts.items():
+        write_atomic(path, text)
     return Readiness(settings, state, steps, to_run)

@@ -47,7 +47,8 @@ def bootstrap(checkout: Checkout) -> None:
         write_json(path, asdict(secrets))
     finally:
         os.umask(old)
-    addresses = Addresses(HOST, PORTS["prefect"], PORTS["mlflow"], PORTS["postgres"], external_database=True)
+    allowed = checkout.settings().services.allowed_hosts
+    addresses = Addresses(HOST, PORTS["prefect"], PORTS["mlflow"], PORTS["postgres"], external_database=True, allowed_hosts=allowed)
     write_json(addresses_file(checkout), asdict(addresses))
     if not (state_folder(checkout) / IMPORTED).is_file():
         import_existing_record(checkout, addresses, lambda text: print(text, flush=True))

@@ -21,6 +21,8 @@ from components.errors import StageFault, UserError
 from components.files import write_atomic
 from components.operations.environment import QUIET
 from components.operations.services import postgres
+from components.operations.services.door import HOSTS
+from components.operations.services.prefect_environment import PrefectServer
 from components.operations.services.state import HEARTBEAT_SECONDS, Addresses, client_environment, database_url, read_addresses
 from components.processes.marks import SERVICE, SERVICE_MARK, MarkedProcess, checkout_mark, kill_all, marked
 from components.processes.secrets import Secrets, read_secrets, state_folder
@@ -72,23 +74,15 @@ def _postgres(checkout: Checkout, addresses: Addresses, secrets: Secrets) -> Pro
 def _prefect(checkout: Checkout, addresses: Addresses, secrets: Secrets) -> Program:
     wait_for("PostgreSQL", lambda: postgres.answers(addresses, secrets))
     postgres.make_databases(addresses, secrets)
-    home = state_folder(checkout) / "prefect"
-    home.mkdir(parents=True, exist_ok=True)
-    environment = {
-        "PREFECT_HOME": str(home),
-        "PREFECT_PROFILES_PATH": str(home / "profiles.toml"),
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url(addresses, secrets, "prefect", "postgresql+asyncpg"),
-        "PREFECT_SERVER_API_AUTH_STRING": secrets.prefect_auth,
-        "PREFECT_API_AUTH_STRING": secrets.prefect_auth,
-        "PREFECT_API_URL": f"{addresses.prefect}/api",
-        "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(home / "pages"),
-        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": addresses.prefect,  # only its own page; the default admits every page of a browser
-        "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
-        # A killed server forgets leases in memory, and then counts their slots as taken for ever.
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-    }
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", addresses.host, "--port", str(addresses.prefect_port)]
-    return command, environment
+    server = PrefectServer(
+        state_folder(checkout) / "prefect",
+        database_url(addresses, secrets, "prefect", "postgresql+asyncpg"),
+        addresses.prefect,
+        secrets.prefect_auth,
+        addresses.hosts,
+    )
+    server.make_home()
+    return [*command("prefect_server"), addresses.host, str(addresses.prefect_port)], server.server_environment()
 
 
 def _mlflow(checkout: Checkout, addresses: Addresses, secrets: Secrets) -> Program:
@@ -116,13 +110,15 @@ def _mlflow(checkout: Checkout, addresses: Addresses, secrets: Secrets) -> Progr
         "MLFLOW_AUTH_ADMIN_USERNAME": secrets.mlflow_user,
         "MLFLOW_AUTH_ADMIN_PASSWORD": secrets.mlflow_password,
         "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.mlflow_key,
+        HOSTS: ",".join(addresses.hosts),
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(name for host in addresses.hosts for name in (host, f"{host}:*")),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its seven consumers would outlive the server
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     }
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         os.environ.pop(name, None)
-    command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--workers", "1"]
-    return [*command, "--host", addresses.host, "--port", str(addresses.mlflow_port)], environment
+    arguments = ["--app-name", "basic-auth", "--workers", "1", "--host", addresses.host, "--port", str(addresses.mlflow_port)]
+    return [*command("mlflow_server"), *arguments], environment
 
 
 def _worker(checkout: Checkout, addresses: Addresses, secrets: Secrets) -> Program:  # noqa: ARG001 -- one signature for all

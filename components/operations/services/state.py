@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from secrets import token_urlsafe
@@ -20,23 +21,34 @@ from components.files import read_json, write_atomic, write_json
 from components.processes.secrets import STATE, Secrets, read_secrets, secrets_file, state_folder
 
 if TYPE_CHECKING:
-    from components.config.services import ServicesSettings
+    from components.config.ops import ServicesSettings
 
 OWNER = "checkout.txt"  # in the state folder: the root of the checkout whose services these are
 DEPLOYED = "deployments.json"  # in the state folder: `mmalign deploy` writes the deployments' ids by name
 HEARTBEAT_SECONDS = 30
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 PASSWORD_CHARACTERS = 12  # least length of a password of servers that other machines can reach
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """The addresses of a checkout's services. `external_database` is true where DATABASE_URL names the PostgreSQL server."""
+    """The addresses of a checkout's services. `external_database` is true where DATABASE_URL names the PostgreSQL server.
+
+    `allowed_hosts` are the settings' names of the servers, beside those in `hosts`.
+    """
 
     host: str
     prefect_port: int
     mlflow_port: int
     postgres_port: int
     external_database: bool = False
+    allowed_hosts: Sequence[str] = ()
+
+    @property
+    def hosts(self) -> list[str]:
+        """The names by which requests may address the servers: those of the loopback, of the bound address, and of the settings."""
+        own = [] if self.host in LOOPBACK else [os.uname().nodename]
+        return list(dict.fromkeys(["127.0.0.1", "localhost", self.local, *own, *self.allowed_hosts]))
 
     @property
     def prefect(self) -> str:
@@ -120,6 +132,7 @@ def assign_addresses(checkout: Checkout, settings: ServicesSettings) -> Addresse
         port(settings.mlflow_port, before.mlflow_port if before else None),
         port(settings.postgres_port, before.postgres_port if before else None),
         external_database="DATABASE_URL" in os.environ,
+        allowed_hosts=settings.allowed_hosts,
     )
     if before is not None and before.external_database != addresses.external_database:
         where = "DATABASE_URL" if before.external_database else "the database in its state folder"

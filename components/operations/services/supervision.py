@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from components.checkout import Checkout
-from components.config.services import ServicesSettings
+from components.config.ops import ServicesSettings
 from components.errors import StageFault
 from components.files import write_atomic
 from components.operations.services.programs import NAMES

@@ -9,13 +9,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from components.checkout import Checkout
-from components.config.services import ServicesSettings
+from components.config.ops import ServicesSettings
 from components.errors import StageFault, UserError
 from components.operations.services import postgres, supervision
-from components.operations.services.flow_runs import cancel_all
 from components.operations.services.health import healthy
 from components.operations.services.import_sqlite import IMPORTED, import_record
-from components.operations.services.state import Addresses, assign_addresses, create_secrets, read_addresses, refuse_copy, require_passwords
+from components.operations.services.state import (
+    DEPLOYED,
+    LOOPBACK,
+    Addresses,
+    assign_addresses,
+    create_secrets,
+    read_addresses,
+    refuse_copy,
+    require_passwords,
+)
 from components.operations.services.temporary_postgres import database
 from components.processes.secrets import read_secrets, secrets_file, state_folder
 
@@ -23,7 +31,6 @@ START_SECONDS = 600.0  # until all answer: usually half a minute, but minutes at
 FAILING_CHECKS = 20  # polls, half a second apart, that find a service ended or waiting for a restart: it will not start
 SILENT = ("worker", "sentinel")  # services without an address: they count as up while their process runs
 CANCEL_SECONDS = 45.0  # for runs under way to end
-LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
 @dataclass(frozen=True)
@@ -63,15 +70,17 @@ def bring_up(checkout: Checkout, settings: ServicesSettings, log: Callable[[str]
     return Running(addresses, supervisor, imported)
 
 
-def bring_down(checkout: Checkout) -> int:
+def bring_down(checkout: Checkout, cancel_runs: Callable[[Checkout, float], None]) -> int:
     """End all services; returns the number of killed processes. Raises UserError where the checkout has no services.
 
-    It cancels runs under way first. The services would restart merely killed runs at their next start.
+    It cancels runs under way first, by `cancel_runs`, which gets the seconds to wait for their end. The services would restart merely killed
+    runs at their next start.
     """
     refuse_copy(checkout)
     if read_addresses(checkout) is None:
         raise UserError(f"{checkout.root} has no services: `mmalign up` starts them")
-    cancel_all(checkout, CANCEL_SECONDS)
+    if (state_folder(checkout) / DEPLOYED).is_file():
+        cancel_runs(checkout, CANCEL_SECONDS)
     return supervision.stop(checkout, read_secrets(checkout) if secrets_file(checkout).is_file() else None)
 
 

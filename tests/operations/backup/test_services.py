@@ -211,7 +211,7 @@ with tempfile.TemporaryDirectory() as folder:
     print("same" if model_digest(Registry(root).fetch(version, Path(folder) / "model")) == version.digest else "other")
 """
 POOLS = """
-from components.operations.services.prefect_rest import ask
+from tests.prefect_rest import ask
 import json
 print(json.dumps(["worker" for pool in ask(root, "work_pools/filter", {}) if pool["name"] == "mmalign"]))
 """

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from components.checkout import Checkout
-from components.config.clean import CleanSettings
+from components.config.ops import CleanSettings
 from components.operations.cleaning.findings import DAY, Findings
 from components.operations.cleaning.folders import clones_folder
 from tests.checkout import clean_environment

@@ -21,6 +21,8 @@ def test_git_without_commit_author_or_clean_tree_is_reported(checkout: Path, tmp
     git(checkout, "config", "user.name", "Somebody")
     git(checkout, "config", "user.email", "somebody@example.org")
     assert of_checkout.git(Checkout(checkout)).state == "ok"
+    (checkout / "ops.yaml").write_text((checkout / "ops.yaml").read_text() + "# changed\n")
+    assert of_checkout.git(Checkout(checkout)).state == "ok", "no result depends on it"
     (checkout / "params.yaml").write_text((checkout / "params.yaml").read_text() + "# changed\n")
     assert "1 changed file (params.yaml)" in of_checkout.git(Checkout(checkout)).text
     shutil.rmtree(checkout / ".git")

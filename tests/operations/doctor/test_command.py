@@ -21,7 +21,7 @@ def test_doctor_on_sound_checkout_prints_json_without_problems(whole: Path) -> N
     report = json.loads(doctor.stdout)
     assert report["problems"] == 0, report
     assert doctor.returncode == 0
-    assert [check["name"] for check in report["checks"]] == list(CHECKS)
+    assert [check["name"] for check in report["checks"]] == [*CHECKS, "deployments"]
     assert all(check.keys() == {"name", "state", "found", "cure"} for check in report["checks"])
     assert all((check["cure"] is None) == (check["state"] == "ok") for check in report["checks"])
     assert time.monotonic() - began < 60, "ten seconds are usual"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from components.checkout import Checkout
-from components.config.services import ServicesSettings
+from components.config.ops import ServicesSettings
 from components.files import write_json
 from components.operations.services import state
 from components.operations.services.state import (
@@ -21,8 +21,9 @@ from components.operations.services.state import (
     read_addresses,
 )
 from tests.checkout import mmalign
+from tests.settings import copy_settings
 
-SETTINGS = ServicesSettings(host="127.0.0.1", prefect_port=0, mlflow_port=0, postgres_port=0, log_max_mb=1, log_backups=1)
+SETTINGS = ServicesSettings(host="127.0.0.1", allowed_hosts=[], prefect_port=0, mlflow_port=0, postgres_port=0, log_max_mb=1, log_backups=1)
 
 
 @pytest.fixture(name="original")
@@ -37,7 +38,7 @@ def fixture_original(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def copy_of(original: Path, folder: Path) -> Path:
     shutil.copytree(original / ".mmalign", folder / ".mmalign")
     shutil.copy(original / "dvc.yaml", folder / "dvc.yaml")
-    shutil.copy(original / "params.yaml", folder / "params.yaml")
+    copy_settings(folder)
     return folder
 
 

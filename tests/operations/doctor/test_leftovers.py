@@ -120,5 +120,5 @@ def test_checks_by_settings_need_valid_settings(checkout: Path) -> None:
     assert settings_of(Checkout(checkout)) == load_settings(checkout / "params.yaml")
     (checkout / "params.yaml").unlink()
     findings = run_checks(Checkout(checkout), {"cores": machine.cores, "writable folders": machine.writable})
-    assert findings["cores"].text == "not checked: params.yaml is not valid"
+    assert findings["cores"].text == "not checked: the settings are not valid"
     assert findings["writable folders"].state == "ok", "that goes without"

@@ -17,6 +17,7 @@ from components.operations.doctor.findings import NotChecked, ok
 from components.operations.services.state import Addresses, addresses_file, create_secrets, free_port
 from components.processes.redaction import NOTICES
 from components.processes.secrets import secrets_file
+from flows import checks
 from tests.checkout import mmalign
 
 
@@ -31,7 +32,7 @@ def fixture_root(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_checkout_without_services_is_ok(checkout: Path) -> None:
-    for check in (team.services, team.passwords, team.deployments):
+    for check in (team.services, team.passwords, checks.deployments):
         assert check(Checkout(checkout)) == ok(team.NO_SERVICES)
 
 
@@ -66,9 +67,9 @@ def test_readable_passwords_are_problem_beside_other_checks(root: Path) -> None:
 def test_taken_port_problem_names_setting(root: Path) -> None:
     assert team.ports(Checkout(root)).state == "ok"
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        params = yaml.safe_load((root / "params.yaml").read_text())
+        params = yaml.safe_load((root / "ops.yaml").read_text())
         params["services"]["mlflow_port"] = taken.getsockname()[1]
-        (root / "params.yaml").write_text(yaml.safe_dump(params))
+        (root / "ops.yaml").write_text(yaml.safe_dump(params))
         finding = team.ports(Checkout(root))
         assert finding.state == "problem"
         assert f"port {taken.getsockname()[1]} of mlflow is taken by process {os.getpid()}" in finding.text
@@ -102,6 +103,6 @@ def test_unreadable_notice_address_is_numbered_but_not_shown(
 
 
 def test_no_deployment_is_warning_and_silent_server_is_problem(root: Path) -> None:
-    assert team.deployments(Checkout(root)).cure == "mmalign deploy"
+    assert checks.deployments(Checkout(root)).cure == "mmalign deploy"
     write_json(addresses_file(Checkout(root)).parent / "deployments.json", {"nightly": "x"})
-    assert team.deployments(Checkout(root)).state == "problem"
+    assert checks.deployments(Checkout(root)).state == "problem"

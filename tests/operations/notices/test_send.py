@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from components.checkout import Checkout
-from components.config.notices import NoticeSettings
+from components.config.ops import NoticeSettings
 from components.operations.notices.notice import Notice
 from components.operations.notices.send import JOURNAL, send, send_waiting
 from components.processes.redaction import NOTICES

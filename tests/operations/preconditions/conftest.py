@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from components.checkout import Checkout
 from components.config.settings import parse_settings
 from components.operations.preconditions.situation import Situation
 from tests.checkout import checkout, checkout_template
+from tests.settings import shipped
 
 __all__ = ["checkout", "checkout_template"]
 
@@ -21,10 +21,10 @@ Situated = Callable[..., Situation]
 
 @pytest.fixture
 def situated(checkout: Path) -> Situated:
-    """Make the situation of the checkout, with settings by dotted key over those of params.yaml."""
+    """Make the situation of the checkout, with settings by dotted key over the shipped ones."""
 
     def make(changes: dict[str, Any] | None = None, **fields: Any) -> Situation:
-        values = yaml.safe_load((checkout / "params.yaml").read_text())
+        values = shipped()
         for key, value in (changes or {}).items():
             *path, last = key.split(".")
             section = values

@@ -22,6 +22,7 @@ from components.operations.services.state import read_addresses
 from components.processes.marks import SERVICE_MARK, checkout_mark, marked
 from components.processes.secrets import read_secrets, secrets_file
 from tests.checkout import ROOT, clean_environment, make_checkout, mmalign, wait_for
+from tests.settings import copy_settings
 
 PORTS = {"prefect": "prefect_port", "mlflow": "mlflow_port"}
 
@@ -190,16 +191,44 @@ def outside(root: Path) -> set[Path]:
 
 @pytest.mark.slow
 def test_foreign_page_can_call_neither_server(root: Path) -> None:
-    foreign = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
-    search = "/api/2.0/mlflow/experiments/search"
-    assert (
-        request(root, "mlflow", "POST", search, body={"max_results": 5}, who=admin(root), headers={"Origin": "http://evil.example"})[0]
-        == 403
-    )
-    assert request(root, "mlflow", "POST", search, body={"max_results": 5}, who=admin(root), headers={"Host": "evil.example"})[0] == 403
-    code, _, headers = request(root, "prefect", "OPTIONS", "/api/flows/filter", headers=foreign)
-    assert code >= 400
-    assert "access-control-allow-origin" not in headers
+    prefect = ("mmalign", read_secrets(Checkout(root)).prefect)
+    ports = read_addresses(Checkout(root))
+    assert ports is not None
+    for service, path, who in (("mlflow", "/api/2.0/mlflow/experiments/search", admin(root)), ("prefect", "/api/flows/filter", prefect)):
+        for method in ("POST", "OPTIONS", "GET"):
+            for origin in ("http://evil.example", "http://127.0.0.1:9", "null"):
+                sent = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+                code, _, headers = request(root, service, method, path, body={"max_results": 5}, who=who, headers=sent)
+                assert code == 403, (service, method, origin)
+                assert not [name for name in headers if name.startswith("access-control")]
+        for host in ("evil.example", "127.0.0.1.evil.example"):
+            assert request(root, service, "POST", path, body={"max_results": 5}, who=who, headers={"Host": host})[0] == 400, service
+        own = {"Origin": f"http://127.0.0.1:{getattr(ports, PORTS[service])}"}
+        assert request(root, service, "POST", path, body={"max_results": 5} if service == "mlflow" else {}, who=who, headers=own)[0] == 200
+
+
+@pytest.mark.slow
+def test_user_without_grants_chooses_no_location(root: Path) -> None:
+    guest = {"username": "visitor", "password": "visitor-password-1"}
+    assert request(root, "mlflow", "POST", "/api/2.0/mlflow/users/create", body=guest, who=admin(root))[0] == 200
+    who = ("visitor", "visitor-password-1")
+    for prefix in ("/api/2.0/mlflow", "/ajax-api/2.0/mlflow"):
+        for location in (
+            {"artifact_location": "file:///etc"},
+            {"artifactLocation": "file:///etc"},
+            {"artifact_location": "s3://elsewhere"},
+        ):
+            body = {"name": f"theirs {prefix}", **location}
+            assert request(root, "mlflow", "POST", f"{prefix}/experiments/create", body=body, who=who)[0] == 403, location
+            twice = json.dumps(json.dumps(body)).encode()
+            assert request(root, "mlflow", "POST", f"{prefix}/experiments/create", body=twice, who=who)[0] == 403, location
+        assert request(root, "mlflow", "GET", f"{prefix}/users/list", who=who)[0] == 403
+        assert request(root, "mlflow", "GET", f"{prefix}/users/get?username=admin", who=who)[0] == 403
+        assert "visitor" in request(root, "mlflow", "GET", f"{prefix}/users/list", who=admin(root))[1]
+    made = request(root, "mlflow", "POST", "/api/2.0/mlflow/experiments/create", body={"name": "theirs"}, who=who)
+    assert made[0] == 200
+    placed = {"name": "placed", "artifact_location": "mlflow-artifacts:/placed"}
+    assert request(root, "mlflow", "POST", "/api/2.0/mlflow/experiments/create", body=placed, who=admin(root))[0] == 200
 
 
 @pytest.mark.slow
@@ -230,7 +259,8 @@ def test_public_host_without_passwords_starts_no_service(tmp_path: Path) -> None
     folder = tmp_path / "checkout"
     folder.mkdir()
     shutil.copyfile(ROOT / "dvc.yaml", folder / "dvc.yaml")
-    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("host: 127.0.0.1", "host: 0.0.0.0"))
+    copy_settings(folder)
+    (folder / "ops.yaml").write_text((ROOT / "ops.yaml").read_text().replace("host: 127.0.0.1", "host: 0.0.0.0"))
     create_secrets(Checkout(folder))
     passwords = json.loads(secrets_file(Checkout(folder)).read_text())
     for weak in ({"prefect": ""}, {"mlflow_password": "password"}):

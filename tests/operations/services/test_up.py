@@ -28,7 +28,7 @@ def fixture_checkout(tmp_path: Path) -> Iterator[Path]:
     """The files that `mmalign up` needs, and a record of one run."""
     root = tmp_path / "checkout"
     root.mkdir()
-    for name in ("params.yaml", "dvc.yaml"):
+    for name in ("params.yaml", "ops.yaml", "dvc.yaml"):
         shutil.copyfile(REPOSITORY / name, root / name)
     code = (
         "from pathlib import Path; from components.checkout import Checkout; from components.tracking.store import connect;"

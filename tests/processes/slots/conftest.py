@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import pytest
 
 from components.processes.marks import RUN_MARK, STAGE_MARK, WATCHED
 from tests.checkout import ROOT, checkout, checkout_template
+from tests.settings import copy_settings
 
 __all__ = ["checkout", "checkout_template"]
 
@@ -53,7 +53,7 @@ class Machine:
     def start(self, name: str, stage: str = "reward", *, gpus: int = 0, visible: str = "0,1") -> Stage:
         root = self._folder / name
         root.mkdir(exist_ok=True)
-        shutil.copy(ROOT / "params.yaml", root)
+        copy_settings(root)
         ask(root, stage, gpus)
         dropped = {RUN_MARK, STAGE_MARK, WATCHED}
         environment = {key: value for key, value in os.environ.items() if key not in dropped}
@@ -95,7 +95,7 @@ class Stage:
 
 def ask(root: Path, stage: str, gpus: int) -> None:
     """Set stages.STAGE.gpus in a checkout."""
-    settings = root / "params.yaml"
+    settings = root / "ops.yaml"
     text, changed = re.subn(
         rf"^(  {stage}: {{ deadline_minutes: \d+, gpus: )0 }}", rf"\g<1>{gpus} }}", settings.read_text(), flags=re.MULTILINE
     )

@@ -1,0 +1,189 @@
+"""Runs tasks of lmms-eval on a checkpoint or an endpoint: `mmalign bench policy`.
+
+Reads  a checkpoint of ours, or a server of section `endpoint`; task definitions of lmms-eval and of a folder of one's own.
+Writes reports/bench/TASK-DIGEST.json with the task's metrics, and a table with one row a question beside it, by which models are compared.
+       .mmalign/bench/policy has the samples: every question with the model's answer, and lmms-eval's own results.
+
+A task that was finished with the same model, limit and lmms-eval is not run again; inside a task lmms-eval keeps the answers, so that a stopped
+one goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.benches.catalogue import catalogue
+from components.benches.lmms import VERSION, environment_of, is_ready
+from components.benches.record import record_result
+from components.benches.reward_run import DIGEST_CHARACTERS
+from components.benches.rows import write_rows
+from components.checkout import Checkout
+from components.config.endpoint import AUTO
+from components.config.settings import Settings
+from components.endpoints.client import served_name
+from components.errors import StageFault, UserError
+from components.families.digests import is_checkpoint, model_digest
+from components.files import digest_folder, read_json, write_json
+
+ADAPTERS = "adapter_config.json"
+MODELS = {  # a configuration's type to lmms-eval's name; the first was tried, the others take the same arguments
+    "llava_onevision": "llava_hf",
+    "qwen2_vl": "qwen2_vl",
+    "qwen2_5_vl": "qwen2_5_vl",
+    "qwen3_vl": "qwen3_vl",
+    "internvl": "internvl_hf",
+}
+SKIPPED = ("stderr", "alias", "samples")  # of lmms-eval's results, what is no metric
+
+
+@dataclass(frozen=True)
+class PolicyRequest:
+    """What to run: tasks of lmms-eval or benchmarks of the catalogue, the model's folder or the role of a server, and on how many rows."""
+
+    tasks: Sequence[str]
+    folder: Path
+    endpoint: str | None = None
+    limit: int | None = None
+    include: Path | None = None
+    device: str = "cpu"
+
+
+def bench_policy(
+    settings: Settings, checkout: Checkout, request: PolicyRequest, log: Callable[[str], None], environment: dict[str, str]
+) -> list[dict[str, Any]]:
+    """Run the tasks one by one; returns their results. Raises UserError, and StageFault where lmms-eval fails."""
+    if not is_ready(checkout):
+        raise UserError("lmms-eval is not set up in this checkout: run `mmalign bench setup`")
+    digest, model = _model(settings, request)
+    key = {
+        "lmms_eval": VERSION,
+        "limit": request.limit,
+        "endpoint": request.endpoint,
+        "include": None if request.include is None else digest_folder(request.include, _definitions(request.include)),
+    }
+    results = []
+    for task in expand(request.tasks):
+        target = checkout.bench_results / f"{task}-{digest[:DIGEST_CHARACTERS]}.json"
+        if target.is_file() and (present := read_json(target)).get("run") == key:
+            log(f"bench policy: {task} has its result already")
+            results.append(present)
+            continue
+        out = checkout.bench / "policy" / digest[:DIGEST_CHARACTERS] / task
+        _evaluate(checkout, task, [*model, *_options(request, out)], out, environment | _key(settings, request.endpoint))
+        metrics, rows, better = read_output(out, task)
+        result = {
+            "benchmark": {"name": task, "metric": next(iter(metrics), None), "rows": len(rows)},
+            "model": {"digest": digest},
+            "metrics": metrics,
+            "direction": "up" if better else "down",
+            "run": key,
+        }
+        write_rows(target.with_suffix(".parquet"), rows)
+        write_json(target, result)
+        record_result(checkout, task, ("mm-policy", digest), metrics, [target, target.with_suffix(".parquet")])
+        results.append(result)
+    return results
+
+
+def expand(names: Sequence[str]) -> list[str]:
+    """lmms-eval's tasks: those of a benchmark in the catalogue, or the name itself. Raises UserError for a benchmark without a task."""
+    benchmarks = {benchmark.name: benchmark for benchmark in catalogue().benchmarks}
+    tasks: list[str] = []
+    for name in names:
+        if name in benchmarks and not benchmarks[name].tasks:
+            raise UserError(f"lmms-eval has no task for {name}: name a task of your own, with --include and the folder of its definition")
+        tasks += benchmarks[name].tasks if name in benchmarks else (name,)
+    return list(dict.fromkeys(tasks))
+
+
+def _model(settings: Settings, request: PolicyRequest) -> tuple[str, list[str]]:
+    """The digest of the policy's weights, and lmms-eval's arguments for it."""
+    folder = request.folder
+    if not is_checkpoint(folder) or (folder / ADAPTERS).is_file():
+        raise UserError(f"{folder} holds no whole model: name its folder with --model, and train with model.lora.merge true")
+    digest = model_digest(folder)
+    if request.endpoint is not None:
+        if request.endpoint not in {"base", "aligned"}:
+            raise UserError(f"--endpoint {request.endpoint!a} is neither base nor aligned, the servers of policies in section endpoint")
+        server = getattr(settings.endpoint, request.endpoint)
+        name = served_name(digest) if server.model == AUTO else server.model
+        return digest, ["--model", "openai", "--model_args", f"model={name},base_url={server.url}"]
+    kind = read_json(folder / "config.json").get("model_type")
+    if kind not in MODELS:
+        raise UserError(f"{folder} is of the type {kind!a}, and lmms-eval runs {', '.join(MODELS)}: serve it, and use --endpoint")
+    arguments = f"pretrained={folder.resolve()},device={request.device},device_map={request.device}"
+    dtype = ",dtype=float32" if MODELS[kind] == "llava_hf" and settings.training.precision != "bf16" else ""
+    return digest, ["--model", MODELS[kind], "--model_args", f"{arguments}{dtype}"]
+
+
+def _key(settings: Settings, endpoint: str | None) -> dict[str, str]:
+    """The server's key, under the name by which lmms-eval's client reads it."""
+    if endpoint is None:
+        return {}
+    name = getattr(settings.endpoint, endpoint).key
+    return {"OPENAI_API_KEY": os.environ.get(name or "OPENAI_API_KEY") or "none"}
+
+
+def _options(request: PolicyRequest, out: Path) -> list[str]:
+    options = ["--batch_size", "1", "--log_samples", "--output_path", str(out / "output"), "--use_cache", str(out / "answers")]
+    options += [] if request.limit is None else ["--limit", str(request.limit)]
+    return options + ([] if request.include is None else ["--include_path", str(request.include)])
+
+
+def _evaluate(checkout: Checkout, task: str, arguments: list[str], out: Path, environment: dict[str, str]) -> None:
+    """One task in lmms-eval's environment, its output in a log."""
+    out.mkdir(parents=True, exist_ok=True)
+    log = out / "log.txt"
+    for old in (out / "output").rglob("*"):
+        if old.is_file():
+            old.unlink()
+    with log.open("w", encoding="utf-8") as stream:
+        command = [str(environment_of(checkout) / "bin/python"), "-m", "lmms_eval", "--tasks", task, *arguments]
+        variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | environment
+        completed = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, env=variables, check=False)
+    if completed.returncode or not list((out / "output").rglob("*_results.json")):
+        lines = [line for line in log.read_text(encoding="utf-8").splitlines() if "Error" in line]
+        reason = lines[-1].strip()[:300] if lines else f"exit code {completed.returncode}"
+        raise StageFault(f"lmms-eval failed at {task}: {reason}", log=log)
+
+
+def read_output(out: Path, task: str) -> tuple[dict[str, float], list[dict[str, Any]], bool]:
+    """Metrics by name, the first the task's main one; a row a question by that one; and whether more of it is better.
+
+    A main metric that the samples don't have, such as a judge's score of the whole, leaves no rows.
+    """
+    values = read_json(next((out / "output").rglob("*_results.json")))
+    entries = values["results"].get(task, {})
+    metrics = {
+        name.removesuffix(",none"): float(value)
+        for name, value in entries.items()
+        if isinstance(value, int | float) and not any(word in name for word in SKIPPED)
+    }
+    listed = [metric.value for benchmark in catalogue().benchmarks for metric in benchmark.metrics if metric.task == task]
+    main = next((name for name in listed if name in metrics), next(iter(metrics), None))
+    ordered = {name: metrics[name] for name in sorted(metrics, key=lambda name: name != main)}
+    better = bool(values.get("higher_is_better", {}).get(task, {}).get(main, True))
+    samples = [
+        json.loads(line)
+        for path in sorted((out / "output").rglob(f"*_samples_{task}.jsonl"))
+        for line in path.read_text(encoding="utf-8").split("\n")
+        if line
+    ]
+    rows = [_row(sample, task, main) for sample in samples if main is not None and isinstance(sample.get(main), int | float)]
+    return ordered, rows, better
+
+
+def _row(sample: dict[str, Any], task: str, main: str) -> dict[str, Any]:
+    media = [str(path) for path in sample.get("input_media") or [] if isinstance(path, str)]
+    clusters = {"wording": " ".join(str(sample.get("input", "")).split()).casefold()} | ({"picture": " ".join(media)} if media else {})
+    return {"id": str(sample["doc_id"]), "category": task, "pairs": 1, "correct": float(sample[main]), "clusters": clusters}
+
+
+def _definitions(include: Path) -> list[str]:
+    return [path.relative_to(include).as_posix() for path in include.rglob("*") if path.is_file() and "__pycache__" not in path.parts]

@@ -1,0 +1,135 @@
+"""The one way in which files of a checkpoint reach transformers: no code of the checkpoint runs, and what it raises becomes a sentence.
+
+- `trust_remote_code=False` everywhere: unset, transformers asks on a terminal, and "y" runs the checkpoint's code.
+- Files are checked before a library reads them (components.families.regular), and numbers before a model of their size is built.
+- Weights must be those that the configuration describes: transformers draws missing ones at random and says so in a log.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.integrations import deepspeed as integration
+
+from components.errors import UserError
+from components.families.adapters import family_of
+from components.families.hub.files import BULKY, NUMBERED, check_code, check_weights
+from components.families.regular import AGAIN, check_numbers, check_size, first_line, read_object, require_regular
+from components.processes.fault_kinds import fault_kind
+
+CLOSED = {"local_files_only": True, "trust_remote_code": False}  # of every opener
+OUT_OF_FILES = {errno.EMFILE, errno.ENFILE}
+
+
+def open_config(folder: Path) -> Any:
+    """The configuration of a checkpoint. Raises UserError for one that describes no model."""
+    require_regular(folder, str(folder))
+    _check_texts(folder)
+    with sentences(folder, "config.json"):
+        config = AutoConfig.from_pretrained(folder, **CLOSED)
+        family_of(config)
+        _ = config.text_config.vocab_size, config.vision_config
+    return config
+
+
+def open_processor(folder: Path) -> Any:
+    """The processor of a checkpoint with its tokenizer and chat template."""
+    require_regular(folder, str(folder))
+    _check_texts(folder)
+    with sentences(folder, "the processor"):
+        processor = AutoProcessor.from_pretrained(folder, **CLOSED)
+        _ = processor.tokenizer.added_tokens_decoder, processor.image_processor, processor.image_token, processor.video_token
+    return processor
+
+
+def open_weights(folder: Path, dtype: torch.dtype) -> Any:
+    """The model in a checkpoint folder, attending by sdpa. Raises UserError for weights that are missing, misshapen or not finite."""
+    config = open_config(folder)
+    held = sum(check_weights(folder, str(folder)).values())
+    with sentences(folder, "the model"):
+        with whole_weights():
+            described = sum(parameter.numel() for parameter in meta_model(config).parameters())
+        if held < described:
+            raise UserError(f"the weights in {folder} have {held:,} numbers, and its config.json describes {described:,}: {AGAIN}")
+        model, loading = AutoModelForImageTextToText.from_pretrained(
+            folder, use_safetensors=True, dtype=dtype, attn_implementation="sdpa", output_loading_info=True, **CLOSED
+        )
+    for what in ("missing_keys", "mismatched_keys"):
+        names = sorted(str(name) for name in loading.get(what, ()))
+        if names:
+            raise UserError(
+                f"the weights in {folder} lack {len(names)} tensors of the model that its config.json describes, {names[0]} first: {AGAIN}"
+            )
+    for name, parameter in model.named_parameters():
+        _require_finite(name, parameter, folder)
+    return model
+
+
+def open_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of one safetensors file beside a checkpoint (adapters, a score head)."""
+    require_regular(path.parent, str(path.parent))
+    with sentences(path.parent, path.name):
+        tensors: dict[str, Tensor] = load_file(path)
+    for name, tensor in tensors.items():
+        _require_finite(name, tensor, path)
+    return tensors
+
+
+def meta_model(config: Any) -> Any:
+    """A model of this configuration without memory for its weights."""
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+
+
+@contextmanager
+def whole_weights() -> Iterator[None]:
+    """Inside, transformers opens whole models on this rank, although training with ZeRO-3 has set it to partition them."""
+    reference = integration._hf_deepspeed_config_weak_ref  # noqa: SLF001 -- transformers has functions to set and unset it, and none to read it
+    active = None if reference is None else reference()
+    integration.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if active is not None:
+            integration.set_hf_deepspeed_config(active)
+
+
+@contextmanager
+def sentences(folder: Path, what: str) -> Iterator[None]:
+    """Turn what a library raises about a checkpoint's files into a UserError. Faults of the machine, its memory and its network pass."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # a library reads a stranger's file, and may fail at it in any way
+        if fault_kind(error) == "infrastructure" or (isinstance(error, OSError) and error.errno in OUT_OF_FILES):
+            raise
+        raise UserError(
+            f"transformers can't open {what} in {folder} ({first_line(error)}), so the checkpoint is damaged: {AGAIN}"
+        ) from error
+
+
+def _check_texts(folder: Path) -> None:
+    """Raises UserError for JSON of a checkpoint that is no object, names code, or has absurd numbers."""
+    for path in sorted(folder.glob("*.json")):
+        check_size(path, str(folder))
+        if path.name in BULKY:  # read by libraries that run nothing
+            continue
+        content = read_object(path, str(folder))
+        check_code(content, f"{folder}/{path.name}")
+        if path.name in NUMBERED:
+            check_numbers(content, f"{folder}/{path.name}")
+
+
+def _require_finite(name: str, tensor: Tensor, where: Path) -> None:
+    # The sum of a number and NaN or infinity is no number again, and a sum needs no memory. A partitioned parameter is empty here.
+    if tensor.is_floating_point() and not torch.isfinite(tensor.detach().sum(dtype=torch.float32)):
+        raise UserError(f"{where} has values in {name} that are no finite numbers, so the checkpoint is damaged: {AGAIN}")
