@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
@@ -21,7 +22,7 @@ from transformers.integrations import deepspeed as integration
 
 from components.errors import UserError
 from components.families.adapters import family_of
-from components.families.hub.files import BULKY, NUMBERED, check_code, check_weights
+from components.families.hub.files import BULKY, NUMBERED, check_code, check_weights, weight_files
 from components.families.regular import AGAIN, check_numbers, check_size, first_line, read_object, require_regular
 from components.processes.fault_kinds import fault_kind
 
@@ -50,15 +51,28 @@ def open_processor(folder: Path) -> Any:
     return processor
 
 
-def open_weights(folder: Path, dtype: torch.dtype) -> Any:
-    """The model in a checkpoint folder, attending by sdpa. Raises UserError for weights that are missing, misshapen or not finite."""
+def check_model(folder: Path) -> None:
+    """Raises UserError for weight files with fewer numbers than the model has that config.json describes: it would not be all theirs."""
     config = open_config(folder)
     held = sum(check_weights(folder, str(folder)).values())
-    with sentences(folder, "the model"):
-        with whole_weights():
-            described = sum(parameter.numel() for parameter in meta_model(config).parameters())
-        if held < described:
-            raise UserError(f"the weights in {folder} have {held:,} numbers, and its config.json describes {described:,}: {AGAIN}")
+    with sentences(folder, "config.json"), whole_weights():
+        described = sum(parameter.numel() for parameter in meta_model(config).parameters())
+    if held < described:
+        raise UserError(f"the weights in {folder} have {held:,} numbers, and its config.json describes {described:,}: {AGAIN}")
+
+
+def check_finite(folder: Path) -> None:
+    """Raises UserError for weights that are no finite numbers. Reads all weights, a tensor at a time."""
+    for name in weight_files(folder, str(folder)):
+        with sentences(folder, name), safe_open(folder / name, "pt") as opened:
+            for key in opened.keys():  # noqa: SIM118 -- not a mapping
+                _require_finite(key, opened.get_tensor(key), folder)
+
+
+def open_weights(folder: Path, dtype: torch.dtype) -> Any:
+    """The model in a checkpoint folder, attending by sdpa. Raises UserError for weights that are missing, misshapen or not finite."""
+    check_model(folder)
+    with sentences(folder, "the weights"):
         model, loading = AutoModelForImageTextToText.from_pretrained(
             folder, use_safetensors=True, dtype=dtype, attn_implementation="sdpa", output_loading_info=True, **CLOSED
         )
@@ -77,7 +91,7 @@ def open_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of one safetensors file beside a checkpoint (adapters, a score head)."""
     require_regular(path.parent, str(path.parent))
     with sentences(path.parent, path.name):
-        tensors = load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
     for name, tensor in tensors.items():
         _require_finite(name, tensor, path)
     return tensors

@@ -42,15 +42,15 @@ def require_regular(folder: Path, where: str) -> None:
     snapshot = root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--")
     allowed = [root, root.parent.parent / "blobs"] if snapshot else [root]
     for path in _entries(folder):
-        name = f"{where}/{shorten(path.relative_to(folder).as_posix(), 120)}"
-        target = path.resolve() if path.is_symlink() else path
+        name = f"{where}/{ascii(path.relative_to(folder).as_posix())[1:-1]}"
+        try:
+            target = path.resolve(strict=True) if path.is_symlink() else path
+            mode = target.stat().st_mode
+        except (OSError, RuntimeError) as error:  # a link in a circle raises either
+            raise UserError(f"{name} is a link to a file that does not exist: {AGAIN}") from error
         inside = any(target.is_relative_to(root) for root in allowed) or DVC_OBJECT.search(target.as_posix())
         if path.is_symlink() and not inside:
             raise UserError(f"{name} is a link that leads out of its folder: put the file itself there, or remove the link")
-        try:
-            mode = target.stat().st_mode
-        except FileNotFoundError as error:
-            raise UserError(f"{name} is a link to a file that does not exist: {AGAIN}") from error
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise UserError(f"{name} is no regular file but a pipe, socket or device: don't trust this checkpoint")
         if path.suffix == ".jinja" and target.stat().st_size > TEMPLATE_BYTES:
