@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SECONDS = 120.0  # after which a command hangs
+SECONDS = 60.0  # after which a command hangs
 ANSWER = b"y\n" * 8
 MEMORY_BYTES = 24 * 2**30  # of address space, so that no probe takes the machine's memory
 REFUSED = 2
@@ -55,6 +55,9 @@ def preload() -> None:
         "transformers.models.auto.processing_auto",
     ):
         importlib.import_module(name)
+    import torch
+
+    torch.set_num_threads(1)  # a pool of threads would not survive a fork
 
 
 def mmalign(*arguments: str) -> Callable[[], int]:

@@ -150,12 +150,10 @@ class Measurement:
             ends["fetch"] = self.command(probe.name, mmalign("model", "fetch", str(folder), "--to", str(target)), checkout)
         counts.numbers["checkpoints_tried"] += 1
         for name, ended in ends.items():
-            if probe.expect == "used" and ended.code != 0:
-                counts.wrong("good_refused", f"{probe.name} by {name}: {ended.text[-200:]}")
-            elif (probe.expect == "refused" and (ended.code != REFUSED or not probe.says(ended.text))) or (
-                probe.expect == "any" and ended.code not in {0, REFUSED}
-            ):
-                counts.wrong("checkpoints_through", f"{probe.name} by {name} ends with {ended.code}: {ended.text[-200:]}")
+            codes = {"used": {0}, "refused": {REFUSED}, "any": {0, REFUSED}}[probe.expect]
+            if ended.code not in codes or (probe.expect == "refused" and not probe.says(ended.text)):
+                count = "good_refused" if probe.expect == "used" else "checkpoints_through"
+                counts.wrong(count, f"{probe.name} by {name} ends with {ended.code}: {ended.text[-200:]}")
         shutil.rmtree(self.places.work / "checkpoints")
         if probe.expect == "refused" and target.exists():
             counts.wrong("checkpoints_through", f"{probe.name} was fetched")
@@ -211,7 +209,8 @@ class Measurement:
         if {path.name for path in self.places.outside.iterdir()} != {"secret.txt"}:
             counts.wrong("paths_escaped", "files were written outside")
         own = {"params.yaml", "own.env", "secret.txt"}
-        for path, content in processes.texts_below([work / name for name in sorted(os.listdir(work)) if name not in {"outside", "words"}]):
+        folders = [folder for folder in sorted(work.iterdir()) if folder.name not in {"outside", "words"}]
+        for path, content in processes.texts_below(folders):
             name = str(path.relative_to(work))
             if OUTSIDE_SECRET.encode() in content:
                 counts.wrong("paths_escaped", f"{name} holds a file from outside")
