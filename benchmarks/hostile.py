@@ -40,6 +40,7 @@ from benchmarks import _poisons
 from benchmarks._harness import ROOT, Report, show
 from benchmarks._hostile_probes import Places, Probe
 from benchmarks._hostile_run import REFUSED, Ended, mmalign
+from components.files import write_atomic
 
 SECRETS = {"AWS_SECRET_ACCESS_KEY": "canary-of-the-environment-1x7", "HF_TOKEN": "hf_canaryOfTheToken2x7"}
 FILE_SECRET, OUTSIDE_SECRET = "canary-of-a-file-3x7", "canary-outside-4x7"
@@ -55,7 +56,8 @@ ZERO = (
     "terminal_escapes",
     "others_through",
 )
-ROW = {"id": "a", "question": "What?", "models_output": ["A dog.", "A cat."], "final_ranking": [1, 2]}
+LEAST = {"rows_tried": 200, "checkpoints_tried": 40}
+BEGIN, END = "<!-- benchmarks.hostile -->", "<!-- end -->"
 
 
 @dataclass
@@ -244,18 +246,36 @@ def measure(base: Path, folders: list[Path], *, servers: bool) -> Report:
     return {**numbers, "kinds": dict(counts.kinds), "kinds_without_probe": absent, "date": datetime.now(UTC).date().isoformat()}
 
 
+def table(report: Report) -> str:
+    """The figures of a report as SECURITY.md shows them."""
+    kinds = ", ".join(f"{name} {count}" for name, count in sorted(report["kinds"].items()))
+    lines = ["| figure | bound | counted |", "|---|---|---|"]
+    for name in ("rows_tried", "checkpoints_tried", *ZERO, "good_refused"):
+        lines.append(f"| `{name}` | {LEAST.get(name, 0)} | {report[name]} |")
+    return "\n".join([*lines, "", f"Counted on {report['date']}. Probes by kind: {kinds}.", ""])
+
+
+def write_table(report: Report, path: Path) -> None:
+    """Replace the table of a page."""
+    before, _, rest = path.read_text("utf-8").partition(BEGIN)
+    write_atomic(path, f"{before}{BEGIN}\n{table(report)}{END}{rest.partition(END)[2]}")
+
+
 def main() -> None:
     """Count and print."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options.add_argument("--base", type=Path, default=ROOT / "data/base", help="the good checkpoint that probes change")
     options.add_argument("--probes", type=Path, action="append", default=[], help="a folder of further probes")
+    options.add_argument("--write", action="store_true", help="write the figures into SECURITY.md")
     options.add_argument("--without-servers", action="store_true", help="leave out the run that starts servers")
     arguments = options.parse_args()
     if not (arguments.base / "config.json").is_file():
         subprocess.run([Path(sys.executable).parent / "dvc", "pull", "-q", "data.dvc"], cwd=ROOT, check=True)
     report = measure(arguments.base.resolve(), [folder.resolve() for folder in arguments.probes], servers=not arguments.without_servers)
     show(report, arguments.json)
+    if arguments.write:
+        write_table(report, ROOT / "SECURITY.md")
     if report["kinds_without_probe"] or report["good_refused"] or any(report[name] for name in ZERO):
         sys.exit(1)
 
