@@ -250,8 +250,8 @@ def table(report: Report) -> str:
     """The figures of a report as SECURITY.md shows them."""
     kinds = ", ".join(f"{name} {count}" for name, count in sorted(report["kinds"].items()))
     lines = ["| figure | bound | counted |", "|---|---|---|"]
-    for name in ("rows_tried", "checkpoints_tried", *ZERO, "good_refused"):
-        lines.append(f"| `{name}` | {LEAST.get(name, 0)} | {report[name]} |")
+    names = ("rows_tried", "checkpoints_tried", *ZERO, "good_refused")
+    lines.extend(f"| `{name}` | {LEAST.get(name, 0)} | {report[name]} |" for name in names)
     return "\n".join([*lines, "", f"Counted on {report['date']}. Probes by kind: {kinds}.", ""])
 
 

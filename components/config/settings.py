@@ -11,9 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, create_model
 
+from components.config.reading import read_yaml
 from components.config.section import Section
 from components.errors import UserError
 from components.stages import SECTIONS, STAGES, StageName, load
@@ -97,9 +97,10 @@ def load_settings(path: Path = Path("params.yaml")) -> Settings:
     if not path.is_file():
         raise UserError(f"{path} is missing: run the command in the root of a checkout")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no UTF-8 text: save it as UTF-8") from error
+    values = read_yaml(text, str(path))
     return parse_settings(values, str(path))
 
 

@@ -22,7 +22,7 @@ from transformers.integrations import deepspeed as integration
 
 from components.errors import UserError
 from components.families.adapters import family_of
-from components.families.hub.files import BULKY, NUMBERED, check_code, check_weights, weight_files
+from components.families.hub.files import BULKY, CONFIG, NUMBERED, check_code, check_config, check_weights, weight_files
 from components.families.regular import AGAIN, check_numbers, check_size, first_line, read_object, require_regular
 from components.processes.fault_kinds import fault_kind
 
@@ -33,8 +33,10 @@ OUT_OF_FILES = {errno.EMFILE, errno.ENFILE}
 def open_config(folder: Path) -> Any:
     """The configuration of a checkpoint. Raises UserError for one that describes no model."""
     require_regular(folder, str(folder))
+    if not (folder / CONFIG).exists():
+        raise UserError(f"{folder} holds no {CONFIG}: it is no checkpoint in transformers' format")
     _check_texts(folder)
-    with sentences(folder, "config.json"):
+    with sentences(folder, CONFIG):
         config = AutoConfig.from_pretrained(folder, **CLOSED)
         family_of(config)
         _ = config.text_config.vocab_size, config.vision_config
@@ -134,12 +136,16 @@ def sentences(folder: Path, what: str) -> Iterator[None]:
 def _check_texts(folder: Path) -> None:
     """Raises UserError for JSON of a checkpoint that is no object, names code, or has absurd numbers."""
     for path in sorted(folder.glob("*.json")):
+        if not path.is_file():
+            raise UserError(f"{folder}/{path.name} is a folder, not a file of a checkpoint: {AGAIN}")
         check_size(path, str(folder))
         if path.name in BULKY:  # read by libraries that run nothing
             continue
         content = read_object(path, str(folder))
         check_code(content, f"{folder}/{path.name}")
-        if path.name in NUMBERED:
+        if path.name == CONFIG:
+            check_config(content, f"{folder}/{CONFIG}")
+        elif path.name in NUMBERED:
             check_numbers(content, f"{folder}/{path.name}")
 
 
