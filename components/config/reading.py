@@ -15,22 +15,10 @@ DEEPEST = 64  # levels of a file of settings; both libraries recurse
 MOST_ALIASES = 32
 
 
-def read_yaml(text: str, where: str) -> Any:
+def yaml_values(text: str, where: str) -> Any:
     """The values of a YAML text. Raises UserError for one that is not valid, too deep, or has a scalar of two meanings."""
     try:
-        depth = aliases = 0
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            aliases += isinstance(event, yaml.AliasEvent)
-            if depth > DEEPEST or aliases > MOST_ALIASES:
-                raise UserError(
-                    f"{where} is no file of settings: it is nested more than {DEEPEST} deep, or has more than {MOST_ALIASES} aliases"
-                )
-            if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and AMBIGUOUS.fullmatch(event.value):
-                raise UserError(
-                    f"{where} line {event.start_mark.line + 1}: {event.value} is another value for YAML 1.1 than for YAML 1.2, by which DVC "
-                    "reads it: write true or false, a plain decimal number, or quote a text"
-                )
+        _check(text, where)
         return yaml.safe_load(text)
     except UserError:
         raise
@@ -38,3 +26,19 @@ def read_yaml(text: str, where: str) -> Any:
         raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
         raise UserError(f"{where} is nested too deeply to be a file of settings") from error
+
+
+def _check(text: str, where: str) -> None:
+    depth = aliases = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        aliases += isinstance(event, yaml.AliasEvent)
+        if depth > DEEPEST or aliases > MOST_ALIASES:
+            raise UserError(
+                f"{where} is no file of settings: it is nested more than {DEEPEST} deep, or has more than {MOST_ALIASES} aliases"
+            )
+        if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and AMBIGUOUS.fullmatch(event.value):
+            raise UserError(
+                f"{where} line {event.start_mark.line + 1}: {event.value} is another value for YAML 1.1 than for YAML 1.2, by which DVC "
+                "reads it: write true or false, a plain decimal number, or quote a text"
+            )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, create_model
 
-from components.config.reading import read_yaml
+from components.config.reading import yaml_values
 from components.config.section import Section
 from components.errors import UserError
 from components.stages import SECTIONS, STAGES, StageName, load
@@ -100,7 +100,7 @@ def load_settings(path: Path = Path("params.yaml")) -> Settings:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no UTF-8 text: save it as UTF-8") from error
-    values = read_yaml(text, str(path))
+    values = yaml_values(text, str(path))
     return parse_settings(values, str(path))
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from ruamel.yaml import YAML
 
-from components.config.reading import AMBIGUOUS, read_yaml
+from components.config.reading import AMBIGUOUS, yaml_values
 from components.config.settings import load_settings
 from components.errors import UserError
 
@@ -45,10 +45,10 @@ def test_scalar_is_refused_where_libraries_differ(scalar: str) -> None:
     differ = (type(ours), ours) != (type(dvcs), dvcs)
     if differ and scalar != "1e3":  # a text for one and a number for the other, which the settings' types tell apart
         with pytest.raises(UserError, match=r"line 1: .* is another value for YAML 1.1"):
-            read_yaml(f"a: {scalar}", "params.yaml")
-        assert read_yaml(f"a: '{scalar}'", "params.yaml") == {"a": scalar}
+            yaml_values(f"a: {scalar}", "params.yaml")
+        assert yaml_values(f"a: '{scalar}'", "params.yaml") == {"a": scalar}
     elif not AMBIGUOUS.fullmatch(scalar):
-        assert read_yaml(f"a: {scalar}", "params.yaml") == {"a": ours}
+        assert yaml_values(f"a: {scalar}", "params.yaml") == {"a": ours}
 
 
 @pytest.mark.parametrize("scalar", ["010", "1:30", "no"])
@@ -63,7 +63,7 @@ def test_seed_of_two_meanings_names_file_and_line(tmp_path: Path, scalar: str) -
 
 def test_every_profile_has_one_meaning() -> None:
     for path in [ROOT / "params.yaml", *sorted((ROOT / "profiles").glob("*.yaml"))]:
-        assert read_yaml(path.read_text(), path.name)
+        assert yaml_values(path.read_text(), path.name)
 
 
 @pytest.mark.parametrize(
@@ -78,4 +78,14 @@ def test_every_profile_has_one_meaning() -> None:
 )
 def test_text_that_is_no_settings_is_refused(text: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        read_yaml(text, "params.yaml")
+        yaml_values(text, "params.yaml")
+
+
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan"])
+def test_setting_that_is_no_finite_number_is_refused(tmp_path: Path, value: str) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    assert "  beta: 0.1" in text
+    path = tmp_path / "params.yaml"
+    path.write_text(text.replace("  beta: 0.1", f"  beta: {value}", 1))
+    with pytest.raises(UserError, match=r"alignment\.beta"):
+        load_settings(path)

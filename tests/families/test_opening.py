@@ -163,7 +163,7 @@ TEMPLATES = {
     ),
     "memory": ("{{ 'a' * 30000000000 }}", "1.1 GB of memory"),
     "size": ("{{ 'a' * 3000000 }}", "1,048,576 characters"),
-    "depth": ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "of memory"),
+    "depth": ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "1.1 GB of memory"),
 }
 
 
