@@ -6,7 +6,8 @@ alternatives behind `|`. `{outside}` and `{ran}` stand for two folders that no p
 
 - A checkpoint has `changes` to a good one, lists of an operation, a file and values: text, hex, repeat (text, times, hex before), sparse (hex
   before, size), set (dotted key, value), replace (old, new), remove, folder, link (target), pipe, cut (bytes), append (hex), tensor (part of
-  the name; nan, inf, drop, rename, narrow), hub_cache. With `fetch`, fetching it is refused too.
+  the name; nan, inf, drop, rename, narrow), hub_cache. With `fetch`, fetching it is refused too; `by` names those of verify, open and fetch
+  that must refuse it, where not all do.
 - An archive has `members`: a `name` and a text, `repeat` (zeros), link, hardlink or pipe; `archive` is tar or zip.
 - A command has its arguments, and `files` by name: a text, [text, times], or `hex` for bytes.
 """

@@ -152,6 +152,8 @@ class Measurement:
             ends["fetch"] = self.command(probe.name, mmalign("model", "fetch", str(folder), "--to", str(target)), checkout)
         counts.numbers["checkpoints_tried"] += 1
         for name, ended in ends.items():
+            if name not in probe.values.get("by", ends):
+                continue
             codes = {"used": {0}, "refused": {REFUSED}, "any": {0, REFUSED}}[probe.expect]
             if ended.code not in codes or (probe.expect == "refused" and not probe.says(ended.text)):
                 count = "good_refused" if probe.expect == "used" else "checkpoints_through"

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.integrations import deepspeed as integration
+from transformers.utils import logging
 
 from components.errors import UserError
 from components.families.adapters import family_of
@@ -74,7 +75,7 @@ def check_finite(folder: Path) -> None:
 def open_weights(folder: Path, dtype: torch.dtype) -> Any:
     """The model in a checkpoint folder, attending by sdpa. Raises UserError for weights that are missing, misshapen or not finite."""
     check_model(folder)
-    with sentences(folder, "the weights"):
+    with sentences(folder, "the weights"), _without_report():
         model, loading = AutoModelForImageTextToText.from_pretrained(
             folder, use_safetensors=True, dtype=dtype, attn_implementation="sdpa", output_loading_info=True, **CLOSED
         )
@@ -131,6 +132,17 @@ def sentences(folder: Path, what: str) -> Iterator[None]:
         raise UserError(
             f"transformers can't open {what} in {folder} ({first_line(error)}), so the checkpoint is damaged: {AGAIN}"
         ) from error
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Inside, transformers logs no colored table of the weights that did not fit: the caller raises."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def _check_texts(folder: Path) -> None:

@@ -24,7 +24,7 @@ def conflicted(path: Path) -> None:
 def test_conflicted_file_is_named_with_its_cure(checkout: Path, name: str) -> None:
     conflicted(checkout / name)
     with (
-        pytest.raises(UserError, match=rf"{name} holds the marks of a merge conflict .* git checkout --ours -- {name}"),
+        pytest.raises(UserError, match=rf"{name} holds the marks of a merge conflict .*git checkout --ours -- {name}"),
         open_repository(Checkout(checkout)),
     ):
         pass
