@@ -39,23 +39,19 @@ class Ended:
 
 def preload() -> None:
     """Load what the commands load, without running any of it."""
-    import importlib
-
-    for name in (
-        "components.cli.main",
-        "components.families.processing",
-        "components.families.loading",
-        "components.validation.outside",
-        "components.validation.reader",
-        "components.validation.stage",
-        "components.preferences.importing.run",
-        "components.families.hub.compare",
-        "components.features.keys",
-        "transformers.models.llava_onevision.modeling_llava_onevision",
-        "transformers.models.auto.processing_auto",
-    ):
-        importlib.import_module(name)
     import torch
+    import transformers.models.auto.processing_auto
+    import transformers.models.llava_onevision.modeling_llava_onevision  # noqa: F401 -- loaded for the processes that are forked
+
+    import components.cli.main
+    import components.families.hub.compare
+    import components.families.loading
+    import components.families.processing
+    import components.features.keys
+    import components.preferences.importing.run
+    import components.validation.outside
+    import components.validation.reader
+    import components.validation.stage  # noqa: F401 -- as above
 
     torch.set_num_threads(1)  # a pool of threads would not survive a fork
 

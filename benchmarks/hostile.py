@@ -191,7 +191,7 @@ class Measurement:
         file.write_bytes(bad + b"\n" + file.read_bytes())
         self.counts.kinds["run"] += 1
         ended = subprocess.run(
-            [sys.executable, "-m", "components.cli.main", "run", "--only", "validate"],
+            [Path(sys.executable).parent / "mmalign", "run", "--only", "validate"],
             cwd=clone,
             env={**environment, "PYTHONPATH": str(ROOT)},
             capture_output=True,
@@ -203,7 +203,7 @@ class Measurement:
         if ended.returncode not in {0, REFUSED}:
             self.counts.wrong("others_through", f"mmalign run ends with {ended.returncode}: {words.text[-300:]}")
 
-    def aftermath(self) -> None:
+    def leftovers(self) -> None:
         """Count what the commands left: traces and secrets in logs and records, files of code that ran, and files outside."""
         work, counts = self.places.work, self.counts
         for path in sorted(self.places.ran.rglob("*")):
@@ -239,7 +239,7 @@ def measure(base: Path, folders: list[Path], *, servers: bool) -> Report:
                 measured.other(probe)
         if servers:
             measured.run()
-        measured.aftermath()
+        measured.leftovers()
     counts = measured.counts
     for sentence in counts.unexpected:
         print(sentence, file=sys.stderr)

@@ -38,7 +38,8 @@ def _check(text: str, where: str) -> None:
                 f"{where} is no file of settings: it is nested more than {DEEPEST} deep, or has more than {MOST_ALIASES} aliases"
             )
         if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and AMBIGUOUS.fullmatch(event.value):
+            line = 0 if event.start_mark is None else event.start_mark.line + 1
             raise UserError(
-                f"{where} line {event.start_mark.line + 1}: {event.value} is another value for YAML 1.1 than for YAML 1.2, by which DVC "
+                f"{where} line {line}: {event.value} is another value for YAML 1.1 than for YAML 1.2, by which DVC "
                 "reads it: write true or false, a plain decimal number, or quote a text"
             )

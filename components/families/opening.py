@@ -24,7 +24,7 @@ from transformers.utils import logging
 from components.errors import UserError
 from components.families.adapters import family_of
 from components.families.hub.files import BULKY, CONFIG, NUMBERED, check_code, check_config, check_weights, weight_files
-from components.families.regular import AGAIN, check_numbers, check_size, first_line, read_object, require_regular
+from components.families.regular import REFETCH, check_numbers, check_size, first_line, read_object, require_regular
 from components.processes.fault_kinds import fault_kind
 
 CLOSED = {"local_files_only": True, "trust_remote_code": False}  # of every opener
@@ -57,11 +57,11 @@ def open_processor(folder: Path) -> Any:
 def check_model(folder: Path) -> None:
     """Raises UserError for weight files with fewer numbers than the model has that config.json describes: it would not be all theirs."""
     config = open_config(folder)
-    held = sum(check_weights(folder, str(folder)).values())
+    present = sum(check_weights(folder, str(folder)).values())
     with sentences(folder, "config.json"), whole_weights():
         described = sum(parameter.numel() for parameter in meta_model(config).parameters())
-    if held < described:
-        raise UserError(f"the weights in {folder} have {held:,} numbers, and its config.json describes {described:,}: {AGAIN}")
+    if present < described:
+        raise UserError(f"the weights in {folder} have {present:,} numbers, and its config.json describes {described:,}: {REFETCH}")
 
 
 def check_finite(folder: Path) -> None:
@@ -83,7 +83,7 @@ def open_weights(folder: Path, dtype: torch.dtype) -> Any:
         names = sorted(str(name) for name in loading.get(what, ()))
         if names:
             raise UserError(
-                f"the weights in {folder} lack {len(names)} tensors of the model that its config.json describes, {names[0]} first: {AGAIN}"
+                f"the weights in {folder} lack {len(names)} tensors of the model that its config.json describes, {names[0]} first: {REFETCH}"
             )
     for name, parameter in model.named_parameters():
         _require_finite(name, parameter, folder)
@@ -130,7 +130,7 @@ def sentences(folder: Path, what: str) -> Iterator[None]:
         if fault_kind(error) == "infrastructure" or (isinstance(error, OSError) and error.errno in OUT_OF_FILES):
             raise
         raise UserError(
-            f"transformers can't open {what} in {folder} ({first_line(error)}), so the checkpoint is damaged: {AGAIN}"
+            f"transformers can't open {what} in {folder} ({first_line(error)}), so the checkpoint is damaged: {REFETCH}"
         ) from error
 
 
@@ -149,7 +149,7 @@ def _check_texts(folder: Path) -> None:
     """Raises UserError for JSON of a checkpoint that is no object, names code, or has absurd numbers."""
     for path in sorted(folder.glob("*.json")):
         if not path.is_file():
-            raise UserError(f"{folder}/{path.name} is a folder, not a file of a checkpoint: {AGAIN}")
+            raise UserError(f"{folder}/{path.name} is a folder, not a file of a checkpoint: {REFETCH}")
         check_size(path, str(folder))
         if path.name in BULKY:  # read by libraries that run nothing
             continue
@@ -164,4 +164,4 @@ def _check_texts(folder: Path) -> None:
 def _require_finite(name: str, tensor: Tensor, where: Path) -> None:
     # The sum of a number and NaN or infinity is no number again, and a sum needs no memory. A partitioned parameter is empty here.
     if tensor.is_floating_point() and not torch.isfinite(tensor.detach().sum(dtype=torch.float32)):
-        raise UserError(f"{where} has values in {name} that are no finite numbers, so the checkpoint is damaged: {AGAIN}")
+        raise UserError(f"{where} has values in {name} that are no finite numbers, so the checkpoint is damaged: {REFETCH}")

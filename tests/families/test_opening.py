@@ -61,7 +61,7 @@ def test_every_opener_runs_no_code() -> None:
             for call in opener_calls(ast.parse(path.read_text("utf-8"))):
                 calls[f"{path.relative_to(ROOT)}:{call.lineno}"] = is_closed(call)
     assert len(calls) >= 5
-    assert [place for place, closed in calls.items() if not closed] == []
+    assert [where for where, closed in calls.items() if not closed] == []
 
 
 def test_opener_without_the_argument_is_noticed() -> None:
@@ -98,8 +98,8 @@ def test_yes_on_terminal_runs_no_code(folder: Path, tmp_path: Path, file: str) -
 def test_links_of_hub_cache_open(folder: Path) -> None:
     snapshot = folder.parent / "models--somebody--model/snapshots/0123"
     blobs = snapshot.parent.parent / "blobs"
-    for place in (snapshot, blobs):
-        place.mkdir(parents=True)
+    for where in (snapshot, blobs):
+        where.mkdir(parents=True)
     for path in list(folder.iterdir()):
         path.rename(blobs / path.name)
         (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")

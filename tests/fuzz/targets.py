@@ -256,7 +256,7 @@ def _targets() -> dict[str, Target]:
 
     user = (UserError,)
     rows = [json.dumps(GOOD_ROW).encode() + b"\n", b"[" + json.dumps(GOOD_ROW).encode() + b"]"]
-    facts = [b'{"id": "a", "must": [["yes"]], "must_not": ["no"]}\n']
+    ground_truths = [b'{"id": "a", "must": [["yes"]], "must_not": ["no"]}\n']
     return {
         "rows": Target(st.one_of(changed(rows), ROWS.map(lambda row: json.dumps(GOOD_ROW | row).encode())), read_file_of_rows, user),
         "rankings": Target(
@@ -264,7 +264,7 @@ def _targets() -> dict[str, Target]:
         ),
         "pairs": Target(st.builds(lambda good, row: good | row, st.sampled_from(GOOD_PAIRS), ROWS), read_pair, user),
         "ground_truth": Target(
-            st.one_of(changed(facts), ROWS.map(lambda row: json.dumps(row).encode())),
+            st.one_of(changed(ground_truths), ROWS.map(lambda row: json.dumps(row).encode())),
             lambda content: in_file(content, "truth.jsonl", read_ground_truth),
             user,
         ),
