@@ -5,7 +5,7 @@
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run install test test-all mutate lint lines format lock bench gpu gpu-wheels
+.PHONY: run install test test-all mutate fuzz lint lines format lock bench gpu gpu-wheels
 
 run: install
 	@$(BIN)/mmalign run $(ARGS)
@@ -24,6 +24,10 @@ test-all: install
 # Do the fast tests notice small changes of the method's code? make mutate ARGS="--package reward --seed 7"
 mutate: install
 	@$(BIN)/python -m tests.mutation $(ARGS)
+
+# Do the parsers of strangers' input raise only what they document? make fuzz ARGS="--seconds 600" is all its power.
+fuzz: install
+	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 lint: install
 	@$(BIN)/ruff check .
