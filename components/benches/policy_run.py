@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ def bench_policy(
             log(f"bench policy: {task} has its result already")
             results.append(present)
             continue
-        out = checkout.bench / "policy" / digest[:DIGEST_CHARACTERS] / task
+        out = checkout.bench / "policy" / digest[:DIGEST_CHARACTERS] / f"{task}-{request.limit or 'all'}"
         _evaluate(checkout, task, [*model, *_options(request, out)], out, environment | _key(settings, request.endpoint))
         metrics, rows, better = read_output(out, task)
         result = {
@@ -140,9 +141,7 @@ def _evaluate(checkout: Checkout, task: str, arguments: list[str], out: Path, en
     """One task in lmms-eval's environment, its output in a log."""
     out.mkdir(parents=True, exist_ok=True)
     log = out / "log.txt"
-    for old in (out / "output").rglob("*"):
-        if old.is_file():
-            old.unlink()
+    shutil.rmtree(out / "output", ignore_errors=True)
     with log.open("w", encoding="utf-8") as stream:
         command = [str(environment_of(checkout) / "bin/python"), "-m", "lmms_eval", "--tasks", task, *arguments]
         variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | environment
