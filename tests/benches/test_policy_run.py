@@ -12,7 +12,7 @@ import pytest
 
 from components.benches import policy_run
 from components.benches.lmms import REQUIREMENTS, STAMP, environment_of, is_ready
-from components.benches.policy_run import PolicyRequest, bench_policy, expand
+from components.benches.policy_run import PolicyRequest, bench_policy, expand, read_output
 from components.benches.rows import read_rows
 from components.checkout import Checkout
 from components.config.settings import Settings, load_settings
@@ -67,13 +67,25 @@ def test_task_leaves_metrics_and_rows(workspace: tuple[Checkout, Settings, list[
     assert result["metrics"] == {"relaxed": 0.75, "exact_match": 0.5}
     assert (result["benchmark"], result["direction"]) == ({"name": "mine", "metric": "relaxed", "rows": 2}, "down")
     assert read_rows(checkout.bench_results / f"mine-{digest[:12]}.parquet") == [
-        {"id": str(n), "category": "mine", "pairs": 1, "correct": n / 2, "clusters": {"picture": f"{n}.png", "wording": "what is it?"}}
+        {"id": f"mine/{n}", "category": "mine", "pairs": 1, "correct": n / 2, "clusters": {"picture": f"{n}.png", "wording": "what is it?"}}
         for n in range(2)
     ]
     ((arguments, _),) = calls(checkout)
     assert arguments[arguments.index("--limit") + 1] == "2"
     assert f"pretrained={checkout.policy.resolve()},device=cpu,device_map=cpu,dtype=float32" in arguments
     assert [call[1:3] for call in recorded] == [("mine", ("mm-policy", digest))]
+
+
+def test_group_has_the_metrics_of_its_parts(tmp_path: Path) -> None:
+    output = tmp_path / "output/model"
+    output.mkdir(parents=True)
+    results = {"group": {"alias": "group"}, "x": {"acc,none": 0.5}, "y": {"acc,none": 1.0}}
+    (output / "1_results.json").write_text(json.dumps({"results": results, "group_subtasks": {"group": ["x", "y"]}}))
+    for part, value in (("x", 0.5), ("y", 1.0)):
+        (output / f"1_samples_{part}.jsonl").write_text(json.dumps({"doc_id": 0, "acc": value, "input": "?"}) + "\n")
+    metrics, rows, better = read_output(tmp_path, "group")
+    assert (metrics, better) == ({"x.acc": 0.5, "y.acc": 1.0}, True)
+    assert [(row["id"], row["category"], row["correct"]) for row in rows] == [("x/0", "x", 0.5), ("y/0", "y", 1.0)]
 
 
 def test_finished_task_is_not_run_again(workspace: tuple[Checkout, Settings, list[Any]]) -> None:
