@@ -35,7 +35,7 @@ def test_bench_lists_and_runs_benchmarks_with_arguments(workspace: Path) -> None
 
 def test_mistakes_are_one_sentence(workspace: Path) -> None:
     for arguments, sentence in (
-        (("quik",), "there is no such benchmark; there are aggregate, list, policy, rate, reward, setup, broken, quick"),
+        (("quik",), "there is no such benchmark; there are aggregate, list, measure, policy, rate, reward, setup, broken, quick"),
         (("rate", "--set", "model.base=nowhere"), "mmalign model fetch"),
     ):
         completed = mmalign(workspace, "bench", *arguments)

@@ -14,7 +14,7 @@ from components.cli.bench.measurements import BENCHMARKS, MEASURE, about, benchm
 
 
 class BenchGroup(TyperGroup):
-    """The group's commands; every other name is one of a measurement, whose arguments follow it."""
+    """The group's commands; every other name is that of a measurement: `measure` may be left out."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command and the arguments that are left for it."""
@@ -29,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("rate")(measurements.rate)
-app.command(MEASURE, hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(measurements.measure)
+app.command(MEASURE, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(measurements.measure)
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for scripts")]
 
 
