@@ -79,16 +79,16 @@ def test_version_without_results_is_evaluated_on_request(root: Path, registry: R
     names = (str(first), str(root / MODEL))
     with pytest.raises(UserError, match=r"no benchmark has results of both mm-policy/1 and .*add --evaluate"):
         compare_models(Checkout(root), names, "holm", INTERVALS)
-    asked: list[Version] = []
+    evaluations: list[Version] = []
 
     def evaluate(version: Version, target: Path) -> None:
-        asked.append(version)
+        evaluations.append(version)
         write_heldout(target, [False] * 30)
 
     for _ in range(2):
         result = compare_models(Checkout(root), names, "holm", INTERVALS, evaluate)
         assert [entry["gain"] for entry in result["better"]] == [1.0]
-    assert asked == [first]
+    assert evaluations == [first]
 
 
 def test_run_names_the_model_that_it_registered(root: Path, registry: Registry) -> None:

@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 app.command("rate")(measurements.rate)
 app.command(MEASURE, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(measurements.measure)
+BUNDLED = "bench/mm_reward_bench.jsonl"  # below data/
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for scripts")]
 
 
@@ -85,9 +86,10 @@ def aggregated(
 
 @app.command("reward")
 def reward(
-    data: Annotated[Path, typer.Option("--data", metavar="FILE", help="the benchmark's rows: JSON, JSON Lines or Parquet")] = Path(
-        "data/bench/mm_reward_bench.jsonl"
-    ),
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="FILE", help="the benchmark's rows: JSON, JSON Lines or Parquet; by default the bundled one"),
+    ] = None,
     bench_format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="mm_rlhf, vl_rewardbench or mm_rewardbench")] = "mm_rlhf",
     model: Annotated[
         Path | None, typer.Option("--model", metavar="FOLDER", help="a reward model; by default artifacts/reward/model")
@@ -109,9 +111,8 @@ def reward(
     from components.processes.slots.taking import slots_taken
 
     settings = checkout.settings()
-    default = data == Path("data/bench/mm_reward_bench.jsonl")
     request = RewardRequest(
-        checkout.root / data if default else here / data,
+        checkout.data / BUNDLED if data is None else here / data,
         bench_format,
         None if media is None else here / media,
         checkout.reward_model if model is None else here / model,
