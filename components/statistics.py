@@ -6,14 +6,14 @@ as `Query.clusters`. The results are an `Interval`: value, low, high, `chance` (
 `share_bounds` and `difference_bounds` are the same methods over many samples at once; `benchmarks.coverage` measures them.
 
 - The variance is that of sums over clusters, by inclusion and exclusion where there are several ways to share (Cameron, Gelbach and Miller, Journal
-  of Business and Economic Statistics 29, 2011), each sum scaled by its leverage (CR2; Bell and McCaffrey, Survey Methodology 28, 2002).
+  of Business and Economic Statistics 29, 2011), each sum scaled by its leverage (CR3, the jackknife; Bell and McCaffrey, Survey Methodology 28, 2002).
 - Its degrees of freedom follow from the kurtosis of those sums, and are at most the smallest number of groups less one: few groups with an event
   say little of the variance.
 - A share has the exact (Clopper-Pearson) interval of its effective sample size (Korn and Graubard, Survey Methodology 24, 1998), moved inwards by
   `CONTINUITY`, because the exact one covers too often. So no event in 200 rows leaves a share of some percent.
 - A difference has Bonett and Price's interval (Statistics in Medicine 31, 2012): one more row with +1 and one with -1. So no change in any row
   leaves a width.
-- At fewer than `FEWEST` rows that differ, the design effect is drawn to that of an intraclass correlation of `CORRELATION`, which no event can measure.
+- The fewer rows differ (half at `FEWEST`), the more the design effect is drawn to that of an intraclass correlation of `CORRELATION`, which no event can measure.
 - With fewer than `LEAST_GROUPS` groups there is no interval.
 """
 
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Clusters = Sequence[Mapping[str, str]]
 LEAST_GROUPS = 20
-CORRELATION, FEWEST = 0.15, 2.0
-CONTINUITY = 0.15
+CORRELATION, FEWEST = 0.1, 2.0
+CONTINUITY = 0.3
 POWER = 0.8
 
 
@@ -107,7 +107,7 @@ class Groups:
         total, largest, freedom = np.zeros(len(scores_SN)), np.zeros(len(scores_SN)), np.full(len(scores_SN), float(self.least - 1))
         for sign, single, matrix in self._ways:
             share_G = (cases_N @ matrix) / cases_N.sum()
-            squares_SG = (scores_SN @ matrix) ** 2 / np.maximum(1 - share_G, 1e-9)
+            squares_SG = ((scores_SN @ matrix) / np.maximum(1 - share_G, 1e-9)) ** 2
             variance = squares_SG.sum(axis=1)
             total += sign * variance
             if single:
