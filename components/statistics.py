@@ -13,7 +13,8 @@ as `Query.clusters`. The results are an `Interval`: value, low, high, `chance` (
   `CONTINUITY`, because the exact one covers too often. So no event in 200 rows leaves a share of some percent.
 - A difference has Bonett and Price's interval (Statistics in Medicine 31, 2012): one more row with +1 and one with -1. So no change in any row
   leaves a width.
-- The fewer rows differ (half at `FEWEST`), the more the design effect is drawn to that of an intraclass correlation of `CORRELATION`, which no event can measure.
+- The fewer rows differ (half at `FEWEST`), the more the design effect is drawn to that of an intraclass correlation of `CORRELATION`: no event can
+  measure it.
 - With fewer than `LEAST_GROUPS` groups there is no interval.
 """
 
@@ -259,24 +260,6 @@ def _coarsest(codes: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
         if not any(int(_joined((code, coarser)).max(initial=-1)) + 1 == groups for coarser in chosen):
             chosen.append(code)
     return chosen
-
-
-def newcombe(both: float, first: float, second: float, neither: float, confidence: float) -> tuple[float, float]:
-    """One-sided bounds (low, high) of p1 - p2 for paired proportions, each at `confidence`: Newcombe 1998, method 10.
-
-    Of n pairs, `both` have the event in both members, `first` only in the first, `second` only in the second.
-    """
-    n = both + first + second + neither
-    p1, p2 = (both + first) / n, (both + second) / n
-    (l1, u1), (l2, u2) = wilson(both + first, n, confidence), wilson(both + second, n, confidence)
-    product = (both + first) * (second + neither) * (both + second) * (first + neither)
-    cross = float(both * neither - first * second)
-    if cross > 0:
-        cross = max(cross - n / 2, 0.0)
-    phi = cross / math.sqrt(product) if product else 0.0
-    below = (p1 - l1) ** 2 - 2 * phi * (p1 - l1) * (u2 - p2) + (u2 - p2) ** 2
-    above = (u1 - p1) ** 2 - 2 * phi * (u1 - p1) * (p2 - l2) + (p2 - l2) ** 2
-    return p1 - p2 - math.sqrt(max(below, 0)), p1 - p2 + math.sqrt(max(above, 0))
 
 
 def wilson(events: float, n: float, confidence: float) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from components.evaluation.judge import Judge, Verdict, is_description
+from components.evaluation.judge import Verdict, is_description
 from components.preferences.record import CATEGORIES, Query
 from components.statistics import Intervals
 
@@ -77,13 +77,13 @@ def policy_metrics(
 
 
 def win_metrics(
-    queries: Sequence[Query], judge: Judge, base: Sequence[Verdict], aligned: Sequence[Verdict], intervals: Intervals
+    queries: Sequence[Query], judgeable: Sequence[bool], base: Sequence[Verdict], aligned: Sequence[Verdict], intervals: Intervals
 ) -> Metrics:
-    """policy.win_rate: aligned against base by what the judge calls good, a tie is half; over queries with facts."""
+    """policy.win_rate: aligned against base by what the judge calls good, a tie is half; over queries with facts (`judgeable`)."""
     compared = [
         (query, float(new.good) - float(old.good))
-        for query, old, new in zip(queries, base, aligned, strict=True)
-        if judge.knows(query) and new.good is not None and old.good is not None
+        for query, judged, old, new in zip(queries, judgeable, base, aligned, strict=True)
+        if judged and new.good is not None and old.good is not None
     ]
     won = intervals.difference([change for _, change in compared], None, [query.clusters for query, _ in compared])
     ends = (None, None, None) if won is None else (won.value, won.low, won.high)

@@ -75,7 +75,7 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
     (base, aligned), log_probs = ask_policies(settings, checkout, policies, judge, result.times)
     for answered in (base, aligned):
         metrics.update(policy_metrics(f"policy.{answered.policy}", queries, answered.verdicts, answered.answers, intervals))
-    metrics.update(win_metrics(queries, judge, base.verdicts, aligned.verdicts, intervals))
+    metrics.update(win_metrics(queries, [judge.knows(query) for query in queries], base.verdicts, aligned.verdicts, intervals))
     write_answers(artifacts / "evaluate/answers.parquet", queries, [base, aligned])
     implicit = implicit_rewards(artifacts / "reference/heldout.parquet", log_probs, mean=settings.alignment.log_probs == "mean")
     metrics.update(preference_metrics(queries, implicit, intervals))
