@@ -24,6 +24,7 @@ METHOD = (
     "critique",
     "alignment",
     "evaluation",
+    "benches",
 )
 
 
