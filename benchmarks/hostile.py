@@ -56,6 +56,7 @@ ZERO = (
     "terminal_escapes",
     "others_through",
 )
+RUN_SECONDS = 400
 LEAST = {"rows_tried": 200, "checkpoints_tried": 40}
 BEGIN, END = "<!-- benchmarks.hostile -->", "<!-- end -->"
 
@@ -190,14 +191,18 @@ class Measurement:
         file = preferences / "data.jsonl"
         file.write_bytes(bad + b"\n" + file.read_bytes())
         self.counts.kinds["run"] += 1
-        ended = subprocess.run(
-            [Path(sys.executable).parent / "mmalign", "run", "--only", "validate"],
-            cwd=clone,
-            env={**environment, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            timeout=400,
-            check=False,
-        )
+        try:
+            ended = subprocess.run(
+                [Path(sys.executable).parent / "mmalign", "run", "--only", "validate"],
+                cwd=clone,
+                env={**environment, "PYTHONPATH": str(ROOT)},
+                capture_output=True,
+                timeout=RUN_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            self.counts.wrong("others_through", f"mmalign run took more than {RUN_SECONDS} s")
+            return
         words = Ended(ended.returncode, *(stream.decode("utf-8", "surrogateescape") for stream in (ended.stdout, ended.stderr)))
         self.counts.read("run", words)
         if ended.returncode not in {0, REFUSED}:
@@ -216,11 +221,13 @@ class Measurement:
         folders = [folder for folder in sorted(work.iterdir()) if folder.name not in {"outside", "words"}]
         for path, content in processes.texts_below(folders):
             name = str(path.relative_to(work))
+            if path.suffix in {".py", ".pyc"} or ".git" in path.parts:  # of the checkout itself
+                continue
             if OUTSIDE_SECRET.encode() in content:
                 counts.wrong("paths_escaped", f"{name} holds a file from outside")
             elif path.name not in own:
                 counts.secrets(name, content)
-            if TRACE in content and path.suffix not in {".py", ".md", ".pyc"} and ".git" not in path.parts:
+            if TRACE in content and path.suffix != ".md":
                 counts.wrong("traces", name)
 
 

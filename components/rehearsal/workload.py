@@ -5,7 +5,6 @@ Text tokens are characters divided by a constant; media tokens follow from the p
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from components.checkout import Checkout
 from components.config.settings import Settings
+from components.preferences.json_rows import read_rows
 from components.rehearsal.media import MediumSize, image_size, processor_limits, video_size
 from components.rehearsal.parameters import Architecture
 from components.reward.critique_source import Annotation, annotation_of_row
@@ -71,14 +71,8 @@ def _rows(folder: Path, *names: str) -> Iterator[Mapping[str, Any]]:
     """The rows of the first of the named files that exists."""
     for name in names:
         if (folder / name).is_file():
-            with (folder / name).open(encoding="utf-8") as stream:
-                for line in stream:
-                    try:
-                        row = json.loads(line)
-                    except ValueError:
-                        continue  # validation names broken lines; a plan only counts
-                    if isinstance(row, dict):
-                        yield row
+            # Validation names broken rows; a plan only counts.
+            yield from (line.row for line in read_rows(folder / name) if line.row is not None)
             return
 
 
@@ -106,14 +100,15 @@ def _outputs(row: Mapping[str, Any]) -> list[Any]:
 
 def medium_size(path: Path, settings: Settings, model: Architecture, limits: Mapping[str, Any]) -> MediumSize | None:
     """The costs of the image or folder of frames at `path` by its (first) header; None where it can't be read."""
-    from components.preferences.bounds import MediaError
     from components.preferences.frames import frame_names
     from components.preferences.media import picture_size
 
-    frames = frame_names(path) if path.is_dir() else []
+    if not path.is_dir() and not path.is_file():
+        return None
     try:
+        frames = frame_names(path) if path.is_dir() else []
         width, height = picture_size(path / frames[0] if frames else path)
-    except (OSError, MediaError):
+    except (OSError, ValueError):  # a MediaError is one; so are names that no file can have
         return None
     if frames:
         return video_size(model, width, height, min(len(frames), settings.model.max_frames), limits)
