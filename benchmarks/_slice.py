@@ -24,7 +24,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "reward": {"epochs": 2},
     "alignment": {"epochs": 1},
     "training": {"checkpoint_every": "2 steps"},
-    "evaluate": {"bootstrap_samples": 200, "max_new_tokens": 48, "samples": 6},
+    "evaluate": {"max_new_tokens": 48, "samples": 6},
     "critique": {"max_new_tokens": 48},
 }
 # Outs with ids and times, which differ from run to run and on which no stage depends.

@@ -6,14 +6,15 @@ as `Query.clusters`. The results are an `Interval`: value, low, high, `chance` (
 `share_bounds` and `difference_bounds` are the same methods over many samples at once; `benchmarks.coverage` measures them.
 
 - The variance is that of sums over clusters, by inclusion and exclusion where there are several ways to share (Cameron, Gelbach and Miller, Journal
-  of Business and Economic Statistics 29, 2011), each sum scaled by its leverage (CR2; Bell and McCaffrey, Survey Methodology 28, 2002).
+  of Business and Economic Statistics 29, 2011), each sum scaled by its leverage (CR3, the jackknife; Bell and McCaffrey, Survey Methodology 28, 2002).
 - Its degrees of freedom follow from the kurtosis of those sums, and are at most the smallest number of groups less one: few groups with an event
   say little of the variance.
 - A share has the exact (Clopper-Pearson) interval of its effective sample size (Korn and Graubard, Survey Methodology 24, 1998), moved inwards by
   `CONTINUITY`, because the exact one covers too often. So no event in 200 rows leaves a share of some percent.
 - A difference has Bonett and Price's interval (Statistics in Medicine 31, 2012): one more row with +1 and one with -1. So no change in any row
   leaves a width.
-- At fewer than `FEWEST` rows that differ, the design effect is drawn to that of an intraclass correlation of `CORRELATION`, which no event can measure.
+- The fewer rows differ (half at `FEWEST`), the more the design effect is drawn to that of an intraclass correlation of `CORRELATION`: no event can
+  measure it.
 - With fewer than `LEAST_GROUPS` groups there is no interval.
 """
 
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Clusters = Sequence[Mapping[str, str]]
 LEAST_GROUPS = 20
-CORRELATION, FEWEST = 0.15, 2.0
-CONTINUITY = 0.15
+CORRELATION, FEWEST = 0.1, 2.0
+CONTINUITY = 0.3
 POWER = 0.8
 
 
@@ -107,7 +108,7 @@ class Groups:
         total, largest, freedom = np.zeros(len(scores_SN)), np.zeros(len(scores_SN)), np.full(len(scores_SN), float(self.least - 1))
         for sign, single, matrix in self._ways:
             share_G = (cases_N @ matrix) / cases_N.sum()
-            squares_SG = (scores_SN @ matrix) ** 2 / np.maximum(1 - share_G, 1e-9)
+            squares_SG = ((scores_SN @ matrix) / np.maximum(1 - share_G, 1e-9)) ** 2
             variance = squares_SG.sum(axis=1)
             total += sign * variance
             if single:
@@ -259,24 +260,6 @@ def _coarsest(codes: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
         if not any(int(_joined((code, coarser)).max(initial=-1)) + 1 == groups for coarser in chosen):
             chosen.append(code)
     return chosen
-
-
-def newcombe(both: float, first: float, second: float, neither: float, confidence: float) -> tuple[float, float]:
-    """One-sided bounds (low, high) of p1 - p2 for paired proportions, each at `confidence`: Newcombe 1998, method 10.
-
-    Of n pairs, `both` have the event in both members, `first` only in the first, `second` only in the second.
-    """
-    n = both + first + second + neither
-    p1, p2 = (both + first) / n, (both + second) / n
-    (l1, u1), (l2, u2) = wilson(both + first, n, confidence), wilson(both + second, n, confidence)
-    product = (both + first) * (second + neither) * (both + second) * (first + neither)
-    cross = float(both * neither - first * second)
-    if cross > 0:
-        cross = max(cross - n / 2, 0.0)
-    phi = cross / math.sqrt(product) if product else 0.0
-    below = (p1 - l1) ** 2 - 2 * phi * (p1 - l1) * (u2 - p2) + (u2 - p2) ** 2
-    above = (u1 - p1) ** 2 - 2 * phi * (u1 - p1) * (p2 - l2) + (p2 - l2) ** 2
-    return p1 - p2 - math.sqrt(max(below, 0)), p1 - p2 + math.sqrt(max(above, 0))
 
 
 def wilson(events: float, n: float, confidence: float) -> tuple[float, float]:

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import numpy as np
-import pytest
-
 from components.evaluation.judge import Verdict
 from components.evaluation.metrics import (
     balanced_accuracy,
@@ -13,41 +10,14 @@ from components.evaluation.metrics import (
     win_metrics,
 )
 from components.preferences.record import Category, Medium, Query, Response
-from components.statistics import Bootstrap
+from components.statistics import Intervals
 
-BOOTSTRAP = Bootstrap(2000, 0.95)
+INTERVALS = Intervals(0.95)
 
 
 def query(name: str, ranks: tuple[int, ...], category: Category = "short", safety: str | None = None) -> Query:
     responses = tuple(Response(str(index), rank) for index, rank in enumerate(ranks))
     return Query.single(name, category, "?", responses, Medium("a.png", "image"), safety=safety)  # type: ignore[arg-type]
-
-
-def test_interval_of_a_large_sample_agrees_with_the_normal_one() -> None:
-    outcomes = [1.0] * 300 + [0.0] * 700
-    interval = BOOTSTRAP.ratio(outcomes)
-    assert interval is not None
-    value, low, high = interval
-    half = 1.96 * np.sqrt(0.3 * 0.7 / 1000)
-    assert value == 0.3
-    assert low == pytest.approx(0.3 - half, abs=0.004)
-    assert high == pytest.approx(0.3 + half, abs=0.004)
-    assert BOOTSTRAP.ratio(outcomes) == interval
-
-
-def test_queries_and_not_pairs_are_resampled() -> None:
-    correct, pairs = [10.0, 0.0] * 20, [10.0, 10.0] * 20
-    by_query = BOOTSTRAP.ratio(correct, pairs)
-    by_pair = BOOTSTRAP.ratio([1.0] * 200 + [0.0] * 200)
-    assert by_query is not None
-    assert by_pair is not None
-    assert by_query[0] == by_pair[0] == 0.5
-    assert by_query[2] - by_query[1] > 2 * (by_pair[2] - by_pair[1])
-
-
-def test_nothing_to_count_gives_no_figure() -> None:
-    assert BOOTSTRAP.ratio([]) is None
-    assert BOOTSTRAP.ratio([0.0, 0.0], [0.0, 0.0]) is None
 
 
 def test_a_tie_in_scores_counts_as_wrong_and_apart() -> None:
@@ -59,7 +29,7 @@ def test_a_tie_in_scores_counts_as_wrong_and_apart() -> None:
 def test_acc_counts_pairs_and_acc_plus_counts_queries() -> None:
     queries = [query("a", (1, 2, 3)), query("b", (2, 1), "mcq"), query("c", (1, 1))]
     scores = {("a", 0): 3.0, ("a", 1): 1.0, ("a", 2): 2.0, ("b", 0): 0.0, ("b", 1): 1.0, ("c", 0): 1.0, ("c", 1): 2.0}
-    metrics = reward_metrics(queries, scores, BOOTSTRAP)
+    metrics = reward_metrics(queries, scores, INTERVALS)
     assert metrics["reward.acc"] == 3 / 4
     assert metrics["reward.acc_plus"] == 1 / 2
     assert (metrics["reward.pairs"], metrics["reward.queries"], metrics["reward.score_ties"]) == (4, 2, 0)
@@ -71,7 +41,7 @@ def test_acc_counts_pairs_and_acc_plus_counts_queries() -> None:
 def test_preference_accuracy_compares_implicit_reward_with_rank() -> None:
     queries = [query("a", (1, 2)), query("b", (2, 1))]
     implicit = {("a", 0): 0.5, ("a", 1): -0.5, ("b", 0): 0.2, ("b", 1): 0.1}
-    assert preference_metrics(queries, implicit, BOOTSTRAP)["policy.preference_accuracy"] == 0.5
+    assert preference_metrics(queries, implicit, INTERVALS)["policy.preference_accuracy"] == 0.5
 
 
 def verdict(right: bool | None = None, safe: bool | None = None, refused: bool | None = None, hallucinated: bool | None = None) -> Verdict:
@@ -95,7 +65,7 @@ def test_policy_metrics_count_what_they_name() -> None:
         verdict(safe=False, refused=False),
         verdict(right=False, refused=True),
     ]
-    metrics = policy_metrics("policy.base", queries, verdicts, ["a b", "a", "a", "a", "a", "a"], BOOTSTRAP)
+    metrics = policy_metrics("policy.base", queries, verdicts, ["a b", "a", "a", "a", "a", "a"], INTERVALS)
     assert metrics["policy.base.conversation"] == 50
     assert metrics["policy.base.unsafe_rate"] == 0.5
     assert metrics["policy.base.over_refusal_rate"] == 1
@@ -119,7 +89,8 @@ def test_win_counts_one_tie_half_and_unjudged_query_nothing() -> None:
         verdict(right=True),
         verdict(right=False),
     ]
-    metrics = win_metrics([True, True, True, True, True, False], base, aligned, BOOTSTRAP)
+    queries = [query(str(number), (1, 2)) for number in range(6)]
+    metrics = win_metrics(queries, [True, True, True, True, True, False], base, aligned, INTERVALS)
     assert metrics["policy.win_rate"] == (1 + 0 + 0.5 + 1) / 4
     assert metrics["policy.compared"] == 4
 

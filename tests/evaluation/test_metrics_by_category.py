@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from components.evaluation.judge import Verdict
 from components.evaluation.metrics import (
-    Bootstrap,
     PairOutcome,
     balanced_accuracy,
     order_pairs,
@@ -18,8 +19,9 @@ from components.evaluation.metrics import (
     win_metrics,
 )
 from components.preferences.record import CATEGORIES, Category, Medium, Query, Response
+from components.statistics import Intervals
 
-BOOTSTRAP = Bootstrap(200, 0.9)
+INTERVALS = Intervals(0.9)
 
 
 def query(name: str, category: Category = "short", ranks: tuple[int, ...] = (1, 2), safety: str | None = None, media: bool = True) -> Query:
@@ -55,7 +57,7 @@ ANSWERED: list[tuple[Query, Verdict, str]] = [
     (query("k1", "safety", safety="harmless"), verdict(right=True, refused=False), "yes"),
     (query("k2", "safety", safety="harmless"), verdict(right=False, refused=True, degenerate=True), "no"),
 ]
-SCORED = policy_metrics("policy.base", *([list(column) for column in zip(*ANSWERED, strict=True)]), BOOTSTRAP)  # type: ignore[arg-type]
+SCORED = policy_metrics("policy.base", *([list(column) for column in zip(*ANSWERED, strict=True)]), INTERVALS)  # type: ignore[arg-type]
 SHARES = {
     "conversation": 100 * 3 / 4,  # l1, l2, l3, s1: percent
     "unsafe_rate": 2 / 3,
@@ -80,9 +82,7 @@ def test_a_share_of_a_policy_is_counted_by_hand(name: str) -> None:
         assert (value, low, high) == (None, None, None)
     else:
         assert value == pytest.approx(expected)
-        assert low is not None
-        assert high is not None
-        assert low <= expected <= high
+        assert (low, high) == (None, None), "so few queries have no interval"
 
 
 def test_counts_and_words_of_a_policy_are_counted_by_hand() -> None:
@@ -98,14 +98,19 @@ def test_a_policy_has_exactly_these_metrics() -> None:
     assert set(SCORED) == shares | counts | {f"policy.base.mean_words{name}" for name in WORDS}
 
 
-def test_a_rate_has_the_interval_of_its_bootstrap() -> None:
-    interval = BOOTSTRAP.ratio([0.0, 1.0, 1.0])
-    assert interval is not None
-    assert (SCORED["policy.base.unsafe_rate_low"], SCORED["policy.base.unsafe_rate_high"]) == interval[1:]
+def test_rate_has_interval_of_its_queries_and_clusters() -> None:
+    rows = [replace(query(f"h{n}", "safety", safety="harmful"), clusters={"wording": str(n % 30)}) for n in range(60)]
+    verdicts = [verdict(safe=n % 4 > 0, refused=True) for n in range(60)]
+    metrics = policy_metrics("p", rows, verdicts, ["no"] * 60, INTERVALS)
+    one = INTERVALS.share([float(n % 4 == 0) for n in range(60)], None, [row.clusters for row in rows])
+    assert one is not None
+    assert (metrics["p.unsafe_rate"], metrics["p.unsafe_rate_low"], metrics["p.unsafe_rate_high"]) == (one.value, one.low, one.high)
+    bare = policy_metrics("p", [replace(row, clusters={}) for row in rows], verdicts, ["no"] * 60, INTERVALS)
+    assert bare["p.unsafe_rate_high"] != one.high
 
 
 def test_a_policy_without_answers_has_null_means() -> None:
-    metrics = policy_metrics("p", [], [], [], BOOTSTRAP)
+    metrics = policy_metrics("p", [], [], [], INTERVALS)
     assert metrics["p.mean_words"] is None
     assert metrics["p.degenerate_rate"] is None
     assert metrics["p.counts.answers"] == 0
@@ -125,10 +130,10 @@ def test_a_policy_without_answers_has_null_means() -> None:
     ],
 )
 def test_a_win_is_one_a_tie_half_and_the_unjudged_nothing(base: Verdict, aligned: Verdict, outcome: float | None) -> None:
-    metrics = win_metrics([True], [base], [aligned], BOOTSTRAP)
-    assert (metrics["policy.win_rate"], metrics["policy.win_rate_low"], metrics["policy.win_rate_high"]) == (outcome,) * 3
+    metrics = win_metrics([query("q")], [True], [base], [aligned], INTERVALS)
+    assert (metrics["policy.win_rate"], metrics["policy.win_rate_low"], metrics["policy.win_rate_high"]) == (outcome, None, None)
     assert metrics["policy.compared"] == (0 if outcome is None else 1)
-    without = win_metrics([False], [base], [aligned], BOOTSTRAP)
+    without = win_metrics([query("q")], [False], [base], [aligned], INTERVALS)
     assert (without["policy.win_rate"], without["policy.compared"]) == (None, 0)
 
 
@@ -173,7 +178,7 @@ SCORES = {(one.id, index): score for one, scores in RANKED for index, score in e
 
 
 def test_acc_and_acc_plus_are_counted_by_hand() -> None:
-    metrics = reward_metrics(QUERIES, SCORES, BOOTSTRAP)
+    metrics = reward_metrics(QUERIES, SCORES, INTERVALS)
     assert metrics["reward.acc"] == pytest.approx(6 / 8)
     assert metrics["reward.acc_plus"] == pytest.approx(2 / 4)
     counts = {name: metrics[f"reward.{name}"] for name in ("pairs", "queries", "score_ties")}
@@ -185,26 +190,30 @@ def test_acc_and_acc_plus_are_counted_by_hand() -> None:
     assert metrics["reward.macro_acc"] == pytest.approx((5 / 6 + 0 + 1) / 3)
 
 
-def test_intervals_of_acc_resample_queries_that_have_pairs() -> None:
-    metrics = reward_metrics(QUERIES, SCORES, BOOTSTRAP)
-    acc, plus = BOOTSTRAP.ratio([3, 2, 0, 1], [3, 3, 1, 1]), BOOTSTRAP.ratio([1, 0, 0, 1])
-    mcq, mcq_plus = BOOTSTRAP.ratio([3, 2], [3, 3]), BOOTSTRAP.ratio([1, 0])
+def test_intervals_of_acc_are_over_queries_that_have_pairs() -> None:
+    rows = [replace(one, id=f"{one.id}{n}") for n in range(20) for one in QUERIES]
+    scores = {(f"{one}{n}", index): score for n in range(20) for (one, index), score in SCORES.items()}
+    metrics = reward_metrics(rows, scores, INTERVALS)
+    acc, plus = INTERVALS.share([3, 2, 0, 1] * 20, [3, 3, 1, 1] * 20), INTERVALS.share([1, 0, 0, 1] * 20)
+    mcq, mcq_plus = INTERVALS.share([3, 2] * 20, [3, 3] * 20), INTERVALS.share([1, 0] * 20)
     keys = ("acc", "acc_plus", "category_acc.mcq", "category_acc_plus.mcq")
     for key, expected in zip(keys, (acc, plus, mcq, mcq_plus), strict=True):
-        assert tuple(metrics[f"reward.{key}{end}"] for end in ("", "_low", "_high")) == expected
+        assert expected is not None
+        got = tuple(metrics[f"reward.{key}{end}"] for end in ("", "_low", "_high"))
+        assert got == pytest.approx((expected.value, expected.low, expected.high))
 
 
 def test_a_reward_model_without_pairs_has_null_metrics() -> None:
-    metrics = reward_metrics([QUERIES[3]], SCORES, BOOTSTRAP)
+    metrics = reward_metrics([QUERIES[3]], SCORES, INTERVALS)
     assert (metrics["reward.acc"], metrics["reward.acc_plus"], metrics["reward.macro_acc"]) == (None, None, None)
     assert (metrics["reward.pairs"], metrics["reward.queries"], metrics["reward.score_ties"]) == (0, 0, 0)
 
 
 def test_preference_accuracy_is_acc_of_implicit_rewards() -> None:
-    expected = BOOTSTRAP.ratio([3, 2, 0, 1], [3, 3, 1, 1])
-    preference = preference_metrics(QUERIES, SCORES, BOOTSTRAP)
+    expected = (pytest.approx(6 / 8), None, None)  # four queries have no interval
+    preference = preference_metrics(QUERIES, SCORES, INTERVALS)
     assert tuple(preference[f"policy.preference_accuracy{end}"] for end in ("", "_low", "_high")) == expected
-    variant = variant_metrics("no_critique", QUERIES, SCORES, BOOTSTRAP)
+    variant = variant_metrics("no_critique", QUERIES, SCORES, INTERVALS)
     assert tuple(variant[f"reward.acc_no_critique{end}"] for end in ("", "_low", "_high")) == expected
     assert (len(preference), len(variant)) == (3, 3)
 

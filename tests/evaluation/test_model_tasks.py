@@ -369,7 +369,6 @@ ANSWERS, LOG_PROBS = {0, 1}, {2}
         ("evaluate", {"max_new_tokens": 6}, ANSWERS),
         ("evaluate", {"batch_size": 3}, ANSWERS),
         ("evaluate", {"threads": 2}, ANSWERS | LOG_PROBS),
-        ("evaluate", {"bootstrap_samples": 9}, set()),
         ("evaluate", {"ranks": 2}, set()),
         ("training", {"row_tokens": 77}, LOG_PROBS),
         ("training", {"precision": "bf16"}, ANSWERS | LOG_PROBS),

@@ -8,14 +8,14 @@ from components.evaluation.answers import Answered
 from components.evaluation.judge import Verdict
 from components.evaluation.parts import part_metrics, part_of
 from components.preferences.record import Query, Response
-from components.statistics import Bootstrap
+from components.statistics import Intervals
 
 RESPONSES = (Response("yes", 1), Response("no", 2))
 QUERIES = [
     Query.single(f"q{number}", "short", "Is it?", RESPONSES, source=source)
     for number, source in enumerate(("ours", "ours; hard part", None, "ours; hard part", "ours; old part"))
 ]
-BOOTSTRAP = Bootstrap(50, 0.9)
+INTERVALS = Intervals(0.9)
 
 
 def answered(name: str, right: list[bool]) -> Answered:
@@ -34,7 +34,7 @@ def test_part_metrics_count_the_rows_of_their_part_alone() -> None:
     policies = [answered("base", [True, False, True, False, True]), answered("aligned", [False, True, False, False, True])]
     own = {(query.id, index): float(-index if query.id != "q3" else index) for query in QUERIES for index in range(2)}
     text = {(query.id, index): float(index) for query in QUERIES for index in range(2)}
-    metrics = part_metrics(QUERIES, policies, own, text, BOOTSTRAP)
+    metrics = part_metrics(QUERIES, policies, own, text, INTERVALS)
     expected = {
         "part.hard.policy.base.conversation": 0.0,
         "part.hard.policy.aligned.conversation": 50.0,
@@ -50,4 +50,4 @@ def test_part_metrics_count_the_rows_of_their_part_alone() -> None:
 
 def test_rows_without_parts_have_no_part_metrics() -> None:
     plain = [replace(query, source="ours") for query in QUERIES]
-    assert part_metrics(plain, [answered("base", [True] * 5)], {}, {}, BOOTSTRAP) == {}
+    assert part_metrics(plain, [answered("base", [True] * 5)], {}, {}, INTERVALS) == {}

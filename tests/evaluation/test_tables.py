@@ -99,7 +99,7 @@ def test_policy_results_keep_each_outcome_where_it_applies(tmp_path: Path) -> No
         ("h", "safety", False, True, None, None, False, 0, 0),  # equal ranks
         ("k", "safety", True, None, False, None, False, 0, 0),
     ]
-    assert pq.read_table(path).column_names == [*columns, "judge", "reward"]
+    assert pq.read_table(path).column_names == [*columns, "text_correct", "judge", "reward", "clusters"]
 
 
 def test_safety_is_read_from_the_query_and_the_verdict(tmp_path: Path) -> None:
@@ -118,10 +118,10 @@ def test_reward_results_count_pairs_and_correct_ones(tmp_path: Path) -> None:
     scores = dict(zip(KEYS, (1.0, 0.0, 0.0, 2.0, 0.0, 5.0, 4.0, 1.0), strict=True))
     write_reward_results(path, QUERIES, scores)
     assert read(path) == [
-        {"id": "l", "category": "long", "pairs": 1, "correct": 1},
-        {"id": "s", "category": "short", "pairs": 2, "correct": 1},  # the other pair is a tie in scores
-        {"id": "h", "category": "safety", "pairs": 0, "correct": 0},
-        {"id": "k", "category": "safety", "pairs": 0, "correct": 0},
+        {"id": "l", "category": "long", "pairs": 1, "correct": 1, "clusters": []},
+        {"id": "s", "category": "short", "pairs": 2, "correct": 1, "clusters": []},  # the other pair is a tie in scores
+        {"id": "h", "category": "safety", "pairs": 0, "correct": 0, "clusters": []},
+        {"id": "k", "category": "safety", "pairs": 0, "correct": 0, "clusters": []},
     ]
 
 
@@ -160,7 +160,6 @@ DOES_NOT_MATTER: list[tuple[str, dict[str, Any]]] = [
     ("evaluate", {"ranks": 2}),
     ("evaluate", {"threads": 7}),
     ("evaluate", {"zero_inference": True}),
-    ("evaluate", {"bootstrap_samples": 7}),
     ("evaluate", {"confidence": 0.5}),
     ("evaluate", {"samples": 7}),
     ("critique", {"batch_size": 5}),

@@ -15,22 +15,22 @@ from components.evaluation.results import write_policy_results
 from components.evaluation.samples import choose
 from components.evaluation.scores import OwnCritique, variants, write_scores
 from components.preferences.record import Query, Response
-from components.statistics import Bootstrap
+from components.statistics import Intervals
 
 ONE = Query.single("a", "short", "?", (Response("x", 1, critique="c"),))
 TWO = Query.single("b", "short", "?", (Response("y", 1, critique="c"),))
 RIGHT = Verdict(True, None, None, None, False)
-BOOTSTRAP = Bootstrap(10, 0.9)
+INTERVALS = Intervals(0.9)
 OWN = {("a", 0): OwnCritique("", 0.0), ("b", 0): OwnCritique("", 0.0)}
 
 CALLS: dict[str, Callable[[Path], Any]] = {
     "more queries than answers": lambda _: judge_answers("p", [ONE, TWO], [("x", True)], GroundTruthJudge({})),
-    "more queries than verdicts": lambda _: policy_metrics("p", [ONE, TWO], [RIGHT], ["x", "y"], BOOTSTRAP),
-    "more verdicts than queries": lambda _: policy_metrics("p", [ONE], [RIGHT, RIGHT], ["x"], BOOTSTRAP),
-    "fewer texts than queries": lambda _: policy_metrics("p", [ONE, TWO], [RIGHT, RIGHT], ["x"], BOOTSTRAP),
-    "fewer base verdicts": lambda _: win_metrics([True, True], [RIGHT], [RIGHT, RIGHT], BOOTSTRAP),
-    "fewer aligned verdicts": lambda _: win_metrics([True, True], [RIGHT, RIGHT], [RIGHT], BOOTSTRAP),
-    "fewer flags": lambda _: win_metrics([True], [RIGHT, RIGHT], [RIGHT, RIGHT], BOOTSTRAP),
+    "more queries than verdicts": lambda _: policy_metrics("p", [ONE, TWO], [RIGHT], ["x", "y"], INTERVALS),
+    "more verdicts than queries": lambda _: policy_metrics("p", [ONE], [RIGHT, RIGHT], ["x"], INTERVALS),
+    "fewer texts than queries": lambda _: policy_metrics("p", [ONE, TWO], [RIGHT, RIGHT], ["x"], INTERVALS),
+    "fewer base verdicts": lambda _: win_metrics([ONE, TWO], [True, True], [RIGHT], [RIGHT, RIGHT], INTERVALS),
+    "fewer aligned verdicts": lambda _: win_metrics([ONE, TWO], [True, True], [RIGHT, RIGHT], [RIGHT], INTERVALS),
+    "fewer flags": lambda _: win_metrics([ONE, TWO], [True], [RIGHT, RIGHT], [RIGHT, RIGHT], INTERVALS),
     "fewer judged critiques": lambda _: balanced_accuracy([True, False, True], [True, False]),
     "a table with too few answers": lambda p: write_answers(p, [ONE, TWO], [Answered("p", ["x"], [RIGHT, RIGHT])]),
     "a table with too few verdicts": lambda p: write_answers(p, [ONE, TWO], [Answered("p", ["x", "y"], [RIGHT])]),

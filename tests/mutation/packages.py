@@ -44,13 +44,19 @@ PACKAGES = (
     Package("evaluation", ("components/evaluation",), ("tests/evaluation",)),
     Package(
         "gate",
-        ("components/registry/gate.py", "components/registry/decision.py", "components/statistics.py"),
+        (
+            "components/registry/gate.py",
+            "components/registry/judgement.py",
+            "components/registry/reuse.py",
+            "components/registry/decision.py",
+            "components/statistics.py",
+        ),
         (
             "tests/registry/test_gate.py",
             "tests/registry/test_gate_rules.py",
-            "tests/registry/test_newcombe.py",
+            "tests/registry/test_reuse.py",
             "tests/registry/test_policy_file.py",
-            "tests/evaluation/test_bootstrap.py",
+            "tests/test_statistics.py",
         ),
     ),
 )

@@ -16,7 +16,7 @@ TINY = {
     "reward": {"epochs": 1, "max_steps": 3, "critique_source": "annotated"},
     "alignment": {"epochs": 1, "max_steps": 3},
     "training": {"checkpoint_every": "2 steps"},
-    "evaluate": {"bootstrap_samples": 50, "max_new_tokens": 12, "samples": 4},
+    "evaluate": {"max_new_tokens": 12, "samples": 4},
     "critique": {"max_new_tokens": 8},
 }
 # Uses nothing of the project, like a person who has only the model's folder.

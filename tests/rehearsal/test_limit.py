@@ -21,7 +21,7 @@ LARGE, SMALL = 160, 16  # rows of a micro-batch; the larger one is a whole step
 SETTINGS = {
     "reward": {"epochs": 1, "max_steps": 2, "queries_per_step": LARGE},
     "alignment": {"epochs": 1, "max_steps": 2, "queries_per_step": LARGE},
-    "evaluate": {"bootstrap_samples": 100, "max_new_tokens": 16, "samples": 2},
+    "evaluate": {"max_new_tokens": 16, "samples": 2},
     "critique": {"max_new_tokens": 16},
     "training": {"batch_rows": LARGE},
 }

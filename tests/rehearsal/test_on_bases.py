@@ -31,7 +31,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "reward": {"epochs": 1, "queries_per_step": 8},
     "alignment": {"epochs": 1, "queries_per_step": 8},
     "critique": {"max_new_tokens": 16},
-    "evaluate": {"judges": ["rules", "reward_model"], "bootstrap_samples": 100, "max_new_tokens": 16, "samples": 2},
+    "evaluate": {"judges": ["rules", "reward_model"], "max_new_tokens": 16, "samples": 2},
 }
 PHOTOGRAPHS = ("engine.jpg", "galaxies.jpg", "portrait.jpg", "camera.jpg")
 
@@ -119,7 +119,7 @@ def high_resolution(base: Path) -> Path:
 
 def make(folder: Path, name: str) -> Slice:
     if name == "bundled":
-        return make_slice(folder, ROOT / "data/base", write_slice, {**SMALL, "evaluate": {"bootstrap_samples": 100, "samples": 2}})
+        return make_slice(folder, ROOT / "data/base", write_slice, {**SMALL, "evaluate": {"samples": 2}})
     if name == "logits":
         return make_slice(folder, save_checkpoint(folder / "base", vocabulary=VOCABULARY), write_slice, SMALL)
     base = high_resolution(BUILDERS["qwen2_5_vl"](folder / "base"))

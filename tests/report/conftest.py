@@ -142,9 +142,9 @@ def _write_evaluation(root: Path, queries: list[Query]) -> None:
     from components.evaluation.parts import part_metrics
     from components.evaluation.samples import ShownCritique, choose, write_samples
     from components.evaluation.scores import OwnCritique, write_scores
-    from components.statistics import Bootstrap
+    from components.statistics import Intervals
 
-    artifacts, bootstrap = root / "artifacts", Bootstrap(200, 0.95)
+    artifacts, intervals = root / "artifacts", Intervals(0.95)
     # base: the even ones right; aligned: all but every fifth
     policies = [
         Answered(
@@ -157,8 +157,8 @@ def _write_evaluation(root: Path, queries: list[Query]) -> None:
     base, aligned = policies
     metrics: dict[str, Any] = {}
     for answered in policies:
-        metrics |= policy_metrics(f"policy.{answered.policy}", queries, answered.verdicts, answered.answers, bootstrap)
-    metrics |= win_metrics([True] * len(queries), base.verdicts, aligned.verdicts, bootstrap)
+        metrics |= policy_metrics(f"policy.{answered.policy}", queries, answered.verdicts, answered.answers, intervals)
+    metrics |= win_metrics(queries, [True] * len(queries), base.verdicts, aligned.verdicts, intervals)
     write_answers(artifacts / "evaluate/answers.parquet", queries, policies)
 
     keys = [(query.id, index) for query in queries for index in range(3)]
@@ -171,10 +171,10 @@ def _write_evaluation(root: Path, queries: list[Query]) -> None:
     }
     sources = [replace(query, source="a rule; hard part" if n % 3 == 0 else "a rule") for n, query in enumerate(queries)]
     scores = {key: critique.score for key, critique in own.items()}
-    metrics |= part_metrics(sources, policies, scores, variants["text_only"], bootstrap)
-    metrics |= reward_metrics(queries, scores, bootstrap)
+    metrics |= part_metrics(sources, policies, scores, variants["text_only"], intervals)
+    metrics |= reward_metrics(queries, scores, intervals)
     for name, values in variants.items():
-        metrics |= variant_metrics(name, queries, values, bootstrap)
+        metrics |= variant_metrics(name, queries, values, intervals)
     write_scores(artifacts / "evaluate/scores.parquet", queries, own, variants, ([True] * len(keys), [True] * len(keys)))
     heldout = {
         "id": [key[0] for key in keys],

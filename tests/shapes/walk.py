@@ -22,14 +22,7 @@ REDUCED: dict[str, dict[str, Any]] = {
     "alignment": {"queries_per_step": 4},
     "critique": {"ranks": 2, "threads": 1, "max_new_tokens": 6},
     "reference": {"ranks": 2, "threads": 1},
-    "evaluate": {
-        "ranks": 2,
-        "threads": 1,
-        "max_new_tokens": 6,
-        "judges": ["rules", "reward_model"],
-        "bootstrap_samples": 100,
-        "samples": 2,
-    },
+    "evaluate": {"ranks": 2, "threads": 1, "max_new_tokens": 6, "judges": ["rules", "reward_model"], "samples": 2},
     "stages": {name: {"gpus": 0} for name in ("reward", "critique", "reference", "align", "evaluate")},
 }
 QUESTIONS = ("What is in the picture?", "Describe it in a sentence.", "Which colors do you see?", "Is there a person?")

@@ -108,7 +108,7 @@ def test_comment_docstring_log_line_annotation_leave_all_at_skip(checkout: Path)
 
 
 def test_new_key_of_a_section_runs_its_stage_alone(checkout: Path) -> None:
-    for section, key in (("evaluate", "    bootstrap_samples:"), ("validate", "    heldout_share:")):
+    for section, key in (("evaluate", "    samples:"), ("validate", "    heldout_share:")):
         replace(checkout / f"components/config/{section}.py", key, f"    fresh_key: int = 1\n{key}")
         if section == "evaluate":
             assert actions(checkout) == EVERY | {"evaluate": "run"}

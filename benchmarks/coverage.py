@@ -1,0 +1,270 @@
+"""How often the intervals of evaluation and gate cover the truth, and how often a rule of the gate errs, on simulated rows in clusters.
+
+    python -m benchmarks.coverage --json [--simulations N] [--generator FILE]
+
+Each cell is a kind of held-out data: rows, groups, their sizes, the rate of an event, one or more ways to share, a proportion, a difference or a
+ratio. A generator (benchmarks/coverage_generator.py describes the form; exchange it with `--generator`) draws the rows and the models' events.
+The intervals come from `share_bounds` and `difference_bounds` of components/statistics.py, which evaluation and gate use, the error of a look from
+components/registry/reuse.py, and the bounds of the rules from mlflow/registry.yaml.
+
+- `coverage_min`: the least share of simulations whose interval contains the truth, over all cells; `coverage_max` the largest, over the cells with
+  at least 10 events and 10 rows without one, and 30 groups, expected.
+- `type_1_max`: the largest share of simulations in which a rule passes a model that lies on the rule's bound, in the first look.
+- `false_promotion_30_looks`: how often 30 challengers on one held-out file promote falsely: equal ones by the rule `conversation`, less safe ones by
+  `unsafe`; the larger.
+- `power`: how often an equal challenger passes the rule `unsafe`, by look, and a better one the rule `conversation`.
+
+Bounds here: coverage_min at least .94, coverage_max at most .98, type_1_max and false_promotion_30_looks at most .06, power.unsafe at least .8.
+"""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from benchmarks._harness import ROOT, Report, machine
+from components.registry.policy import POLICY_FILE, PolicyRules, load_policy
+from components.registry.reuse import Look
+from components.statistics import Floats, Groups, difference_bounds, share_bounds
+
+SIMULATIONS, AT_ONCE = 5000, 1000
+SEED = 20251129
+CONFIDENCE = 0.95
+LOOKS = 30
+FEWEST_EVENTS, FEWEST_GROUPS = 10, 30
+BOUNDS = {"coverage_min": 0.94, "coverage_max": 0.98, "type_1_max": 0.06, "false_promotion_30_looks": 0.06}
+Kind = Literal["proportion", "difference", "ratio", "ratio difference"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A kind of held-out rows; `rates` has a rate a model, `pairs` is the most cases of a row."""
+
+    kind: Kind
+    rows: int
+    groups: tuple[int, ...]
+    sizes: Literal["equal", "unequal"]
+    rates: tuple[float, ...]
+    correlation: float
+    shared: float = 0.5
+    pairs: int = 1
+
+    @property
+    def counts_for_max(self) -> bool:
+        """Whether enough events, rows without one, and groups are expected."""
+        events = self.rows * min(min(rate, 1 - rate) for rate in self.rates)
+        return events >= FEWEST_EVENTS and min(self.groups) >= FEWEST_GROUPS
+
+
+# rows, groups: one way to share, two, and the harmful requests and the conversation of the bundled held-out rows
+DESIGNS: tuple[tuple[int, tuple[int, ...], Literal["equal", "unequal"]], ...] = (
+    (100, (20,), "equal"),
+    (300, (30,), "equal"),
+    (300, (30,), "unequal"),
+    (1000, (100,), "unequal"),
+    (400, (40, 20), "unequal"),
+    (265, (227, 87, 40), "unequal"),
+    (530, (333, 94), "unequal"),
+)
+HARMFUL, TALK, ALL = DESIGNS[5], DESIGNS[6], (1000, (500, 160), "unequal")
+CORRELATIONS = (0.0, 0.1, 0.3)
+RATES = (0.005, 0.02, 0.05, 0.1, 0.3, 0.5, 0.95)
+PAIRS_OF_RATES = ((0.05, 0.05), (0.1, 0.05), (0.3, 0.3), (0.6, 0.5), (0.95, 0.5), (0.95, 0.95))
+
+
+def cells() -> Iterator[Cell]:
+    """All cells of coverage."""
+    for (rows, groups, sizes), correlation in product(DESIGNS, CORRELATIONS):
+        for rate in RATES:
+            yield Cell("proportion", rows, groups, sizes, (rate,), correlation)
+        for rates in PAIRS_OF_RATES:
+            yield Cell("difference", rows, groups, sizes, rates, correlation)
+        for rate in (0.6, 0.9):
+            yield Cell("ratio", rows, groups, sizes, (rate,), correlation, pairs=4)
+        yield Cell("ratio difference", rows, groups, sizes, (0.8, 0.75), correlation, pairs=4)
+
+
+Draw = Callable[[Cell, np.random.Generator, int], Any]
+Counted = Callable[[Floats, Floats, Groups], Floats]  # events [models, S, N], cases, groups to outcomes [S]
+
+
+class Simulation:
+    """Draws cells with a generator, in parts that bound the memory; the same seed gives the same numbers."""
+
+    def __init__(self, draw: Draw, simulations: int) -> None:
+        self._draw = draw
+        self._simulations = simulations
+
+    def share(self, cell: Cell, outcome: Counted) -> float:
+        """The share of simulations in which `outcome` holds. Each part draws rows of its own."""
+        random = np.random.default_rng([SEED, *json.dumps(asdict(cell)).encode()])
+        held = 0.0
+        for start in range(0, self._simulations, AT_ONCE):
+            drawn = self._draw(cell, random, min(AT_ONCE, self._simulations - start))
+            names = [{name: str(codes[row]) for name, codes in drawn.clusters.items()} for row in range(cell.rows)]
+            held += float(outcome(drawn.events, drawn.cases, Groups(names)).sum())
+        return held / self._simulations
+
+
+def bounds_of(cell: Cell, events: Floats, cases: Floats, groups: Groups, tail: float) -> tuple[Floats, Floats]:
+    """(low, high) of the cell's rate, or of the first model's less the second's."""
+    if cell.kind in ("proportion", "ratio"):
+        _, low, high = share_bounds(events[0], cases, groups, tail)
+    else:
+        _, low, high, _, _ = difference_bounds(events[0] - events[1], cases, groups, tail)
+    return low, high
+
+
+def coverage(simulation: Simulation, cell: Cell) -> float:
+    """The share of simulations whose two-sided interval contains the truth."""
+    truth = cell.rates[0] - cell.rates[1] if len(cell.rates) > 1 else cell.rates[0]
+
+    def covers(events: Floats, cases: Floats, groups: Groups) -> Floats:
+        low, high = bounds_of(cell, events, cases, groups, (1 - CONFIDENCE) / 2)
+        return (low <= truth) & (truth <= high)
+
+    return simulation.share(cell, covers)
+
+
+def above(cell: Cell, bound: float, tail: float) -> Counted:
+    """Whether the lower end is above `bound`."""
+    return lambda events, cases, groups: bounds_of(cell, events, cases, groups, tail)[0] > bound
+
+
+def within(cell: Cell, bound: float, tail: float) -> Counted:
+    """Whether the upper end is at most `bound`."""
+    return lambda events, cases, groups: bounds_of(cell, events, cases, groups, tail)[1] <= bound
+
+
+def type_1(simulation: Simulation, total: float, rules: PolicyRules) -> dict[str, float]:
+    """How often each rule passes, or for the alarm `fall` refuses, a model on its bound, in the first look; the largest over correlations."""
+    tail = Look(1, total).tail
+    errors: dict[str, float] = {}
+    for correlation in CORRELATIONS:
+        for name, cell, outcome in _rules_on_their_bounds(correlation, rules, total):
+            error = simulation.share(cell, outcome(tail))
+            if name == "categories.fall":
+                error = 1 - (1 - error) ** 5  # five categories may raise it
+            errors[name] = max(errors.get(name, 0.0), error)
+    return errors
+
+
+def _rules_on_their_bounds(correlation: float, rules: PolicyRules, total: float) -> Iterator[tuple[str, Cell, Callable[[float], Counted]]]:
+    for rate in (0.5, 0.95):
+        cell = Cell("difference", *TALK, (rate, rate), correlation)
+        yield "conversation", cell, lambda tail, cell=cell: above(cell, 0, tail)  # type: ignore[misc]
+    margin = rules.unsafe.margin
+    for rate in (0.01, 0.05):
+        cell = Cell("difference", *HARMFUL, (rate + margin, rate), correlation)
+        yield "unsafe", cell, lambda tail, cell=cell: within(cell, margin, tail)  # type: ignore[misc]
+    shares = {"unsafe_ceiling": HARMFUL, "over_refusal": HARMFUL, "hallucination": (230, (171, 42), "unequal"), "degenerate": ALL}
+    for name, design in shares.items():
+        most = getattr(rules, name).most
+        cell = Cell("proportion", *design, (most,), correlation)  # type: ignore[arg-type]
+        yield name, cell, lambda tail, cell=cell, most=most: within(cell, most, tail)  # type: ignore[misc]
+    for name, floor in sorted({(f"categories.floor {floor:g}", floor) for floor in rules.categories.floors.values()}):
+        cell = Cell("proportion", 110, (99, 46), "unequal", (floor,), correlation)
+        yield name, cell, lambda tail, cell=cell, floor=floor: above(cell, floor, tail)  # type: ignore[misc]
+    fall = rules.categories.fall
+    if fall is not None:
+        cell = Cell("difference", 110, (99, 46), "unequal", (0.6, 0.6 + fall), correlation)
+        yield "categories.fall", cell, lambda _, cell=cell: within(cell, -fall, total / 5)  # type: ignore[misc]
+    for name, rate in (("preference_accuracy", 0.5), ("acc", 0.6), ("acc_plus", 0.4)):
+        cell = Cell("ratio", *ALL, (rate,), correlation, pairs=1 if name == "acc_plus" else 4)  # type: ignore[arg-type]
+        yield name, cell, lambda tail, cell=cell, rate=rate: above(cell, rate, tail)  # type: ignore[misc]
+    cell = Cell("ratio difference", *ALL, (0.8, 0.8), correlation, pairs=4)  # type: ignore[arg-type]
+    yield "better and ranks", cell, lambda tail: above(cell, 0, tail)
+
+
+def false_promotions(simulation: Simulation, total: float, rules: PolicyRules) -> dict[str, float]:
+    """How often one of 30 challengers passes: equal to the champion by `conversation`, less safe by the margin by `unsafe`."""
+    margin = rules.unsafe.margin
+    equal = Cell("difference", *TALK, (0.9,) * (LOOKS + 1), 0.1)
+    unsafe = Cell("difference", *HARMFUL, (*(0.03 + margin,) * LOOKS, 0.03), 0.1)
+
+    def any_look(passes: Callable[[Floats, Floats], Floats]) -> Counted:
+        def outcome(events: Floats, cases: Floats, groups: Groups) -> Floats:
+            promoted = np.zeros(events.shape[1], dtype=bool)
+            for number in range(LOOKS):
+                _, low, high, _, _ = difference_bounds(events[number] - events[-1], cases, groups, Look(number + 1, total).tail)
+                promoted |= passes(low, high)
+            return promoted
+
+        return outcome
+
+    return {
+        "conversation": simulation.share(equal, any_look(lambda low, _: low > 0)),
+        "unsafe": simulation.share(unsafe, any_look(lambda _, high: high <= margin)),
+    }
+
+
+def power(simulation: Simulation, total: float, rules: PolicyRules) -> dict[str, float]:
+    """How often an equal challenger with 2.6 % unsafe answers passes `unsafe`, by look; and a challenger with more right answers `conversation`."""
+    powers = {}
+    safe = Cell("difference", *HARMFUL, (0.026, 0.026), 0.1)
+    for number in (1, 2, 3, 5, 10, 30):
+        powers[f"unsafe, look {number}"] = simulation.share(safe, within(safe, rules.unsafe.margin, Look(number, total).tail))
+    for gain, number in product((0.03, 0.05, 0.1), (1, 10)):
+        cell = Cell("difference", *TALK, (0.85 + gain, 0.85), 0.1)
+        powers[f"conversation, {100 * gain:g} points better, look {number}"] = simulation.share(
+            cell, above(cell, 0, Look(number, total).tail)
+        )
+    return powers
+
+
+def measure(draw: Draw, simulations: int) -> Report:
+    """All keys; see the module."""
+    policy = load_policy(ROOT / POLICY_FILE)
+    simulation, total = Simulation(draw, simulations), 1 - policy.confidence
+    measured = [(coverage(simulation, cell), cell) for cell in cells()]
+    enough = [pair for pair in measured if pair[1].counts_for_max]
+    lowest, highest = min(measured, key=lambda pair: pair[0]), max(enough, key=lambda pair: pair[0])
+    errors, promotions = type_1(simulation, total, policy.policy), false_promotions(simulation, total, policy.policy)
+    powers = power(simulation, total, policy.policy)
+    report: Report = {
+        "simulations": simulations,
+        "cells": len(measured),
+        "coverage_min": lowest[0],
+        "coverage_min_cell": asdict(lowest[1]),
+        "coverage_max": highest[0],
+        "coverage_max_cell": asdict(highest[1]),
+        "cells_below": sum(share < BOUNDS["coverage_min"] for share, _ in measured),
+        "cells_above": sum(share > BOUNDS["coverage_max"] for share, _ in enough),
+        "type_1_max": max(errors.values()),
+        "type_1": errors,
+        "false_promotion_30_looks": max(promotions.values()),
+        "false_promotion": promotions,
+        "power": {"unsafe": powers["unsafe, look 1"], **powers},
+        "worst": [{"coverage": share, **asdict(cell)} for share, cell in sorted(measured, key=lambda pair: pair[0])[:8]],
+        "machine": machine(1),
+    }
+    return report
+
+
+def main(arguments: list[str]) -> Report:
+    """Parse, measure, print."""
+    options = ArgumentParser(prog="python -m benchmarks.coverage", description=(__doc__ or "").partition("\n")[0])
+    options.add_argument("--json", action="store_true", help="print JSON alone")
+    options.add_argument("--simulations", type=int, default=SIMULATIONS, help=f"of each cell ({SIMULATIONS})")
+    options.add_argument("--generator", type=Path, default=ROOT / "benchmarks/coverage_generator.py", help="a file with draw()")
+    chosen = options.parse_args(arguments)
+    report = measure(runpy.run_path(str(chosen.generator))["draw"], chosen.simulations)
+    if chosen.json:
+        print(json.dumps(report, indent=2))
+    else:
+        for key in (*BOUNDS, "power"):
+            print(f"{key}: {json.dumps(report[key])}")
+    return report
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
