@@ -5,7 +5,7 @@
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run install test test-all mutate lint lines format lock bench gpu gpu-wheels
+.PHONY: run install test test-all mutate fuzz lint lines format lock bench gpu gpu-wheels
 
 run: install
 	@$(BIN)/mmalign run $(ARGS)
@@ -25,6 +25,10 @@ test-all: install
 mutate: install
 	@$(BIN)/python -m tests.mutation $(ARGS)
 
+# Do the parsers of strangers' input raise only what they document? make fuzz ARGS="--seconds 600" is all its power.
+fuzz: install
+	@$(BIN)/python -m tests.fuzz $(ARGS)
+
 lint: install
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -43,6 +47,8 @@ format: install
 	@$(BIN)/ruff format .
 
 # Newest versions that fit pyproject.toml, for every Python and platform that it allows. No index is named, so that everybody's own is used.
+# No hashes either: pip and uv would then refuse every file but those of the index that made the list, and the same version of torch is another
+# file on an index with wheels for processors, for another CUDA, or of one's own. infra/gpu_wheels.sh reads the lines as name==version.
 lock:
 	@command -v uv >/dev/null || { echo "make lock needs uv, which resolves for all platforms at once: install it with 'pip install uv'" >&2; exit 2; }
 	@uv pip compile --quiet --universal --upgrade --python-version 3.11 pyproject.toml --extra demo --extra dev \

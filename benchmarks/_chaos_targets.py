@@ -64,8 +64,8 @@ def find(target: str, root: Path, stage: str, choose: random.Random) -> list[psu
         "stage": lambda words: words[-2:] == ["stage", stage] and "python" in words[0],
         **dict.fromkeys(FLOWS, lambda words: "prefect.engine" in words[:4]),
         "worker": _is_worker,
-        "server": lambda words: words[1:5] == ["-m", "prefect", "server", "start"],
-        "record": lambda words: words[1:4] == ["-m", "mlflow", "server"],
+        "server": lambda words: module("prefect_server") in words[:4],
+        "record": lambda words: module("mlflow_server") in words[:4],
         "database": _is_postgres,
     }
     return [_one(target, ours, matchers[target])]

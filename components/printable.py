@@ -32,10 +32,11 @@ def _code(number: int) -> str:
 
 
 def printable_all(value: T) -> T:
-    """All texts in nested lists and mappings, keys included; other values, and texts that are markup already, as they are."""
+    """All texts in nested lists and mappings, keys included; other values as they are. Markup of a template engine stays markup."""
     made: Any = value
-    if type(made) is str:
-        made = printable(made)
+    if isinstance(made, str):
+        markup = type(made) if hasattr(made, "__html__") else str
+        made = markup(printable(made))
     elif isinstance(value, dict):
         made = {printable_all(key): printable_all(inner) for key, inner in value.items()}
     elif isinstance(value, list | tuple):

@@ -35,6 +35,7 @@ from components.checkout import Checkout
 from components.errors import UserError
 from components.operations.environment import enter_checkout
 from components.operations.preconditions.readiness import Choices, make_ready
+from components.printable import printable
 from components.processes.fault_kinds import fault_kind
 from components.processes.faults import outcome_of
 from components.processes.guard import lock_holder, run_lock, try_lock, wait_for_lock
@@ -162,7 +163,7 @@ def _once(run: ScheduledRun, checkout: Checkout, attempts: Attempts) -> RunOutco
 
 
 def _failed(outcome: RunOutcome, message: str) -> State[Any]:
-    return Failed(name=MISTAKE if outcome.kind == "mistake" else "Failed", message=message)
+    return Failed(name=MISTAKE if outcome.kind == "mistake" else "Failed", message=printable(message))
 
 
 def _recovered(run: ScheduledRun, crashed: str) -> tuple[ScheduledRun, str]:

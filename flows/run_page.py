@@ -25,6 +25,7 @@ from prefect.artifacts import update_progress_artifact as update_progress
 
 from components.checkout import Checkout
 from components.files import read_json
+from components.printable import printable
 from components.processes.log_lines import last_lines, last_share
 from components.processes.outcome import RunOutcome
 from components.processes.redaction import redactor
@@ -174,7 +175,7 @@ class Page:
         self._write(write)
 
     def _text(self, text: str) -> str:
-        return MARKDOWN.sub(r"\\\1", html.escape(" ".join(redactor(self._checkout).clean(text).split()), quote=False))
+        return MARKDOWN.sub(r"\\\1", html.escape(printable(" ".join(redactor(self._checkout).clean(text).split())), quote=False))
 
     def _write(self, write: Callable[[], Any]) -> None:
         try:

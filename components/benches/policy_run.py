@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ def bench_policy(
             log(f"bench policy: {task} has its result already")
             results.append(present)
             continue
-        out = checkout.bench / "policy" / digest[:DIGEST_CHARACTERS] / task
+        out = checkout.bench / "policy" / digest[:DIGEST_CHARACTERS] / f"{task}-{request.limit or 'all'}"
         _evaluate(checkout, task, [*model, *_options(request, out)], out, environment | _key(settings, request.endpoint))
         metrics, rows, better = read_output(out, task)
         result = {
@@ -140,9 +141,7 @@ def _evaluate(checkout: Checkout, task: str, arguments: list[str], out: Path, en
     """One task in lmms-eval's environment, its output in a log."""
     out.mkdir(parents=True, exist_ok=True)
     log = out / "log.txt"
-    for old in (out / "output").rglob("*"):
-        if old.is_file():
-            old.unlink()
+    shutil.rmtree(out / "output", ignore_errors=True)
     with log.open("w", encoding="utf-8") as stream:
         command = [str(environment_of(checkout) / "bin/python"), "-m", "lmms_eval", "--tasks", task, *arguments]
         variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | environment
@@ -156,33 +155,41 @@ def _evaluate(checkout: Checkout, task: str, arguments: list[str], out: Path, en
 def read_output(out: Path, task: str) -> tuple[dict[str, float], list[dict[str, Any]], bool]:
     """Metrics by name, the first the task's main one; a row a question by that one; and whether more of it is better.
 
-    A main metric that the samples don't have, such as a judge's score of the whole, leaves no rows.
+    A group of tasks has the metrics and the rows of its parts. A main metric that the samples don't have, such as a judge's score of the whole, leaves no rows.
     """
     values = read_json(next((out / "output").rglob("*_results.json")))
-    entries = values["results"].get(task, {})
-    metrics = {
-        name.removesuffix(",none"): float(value)
-        for name, value in entries.items()
-        if isinstance(value, int | float) and not any(word in name for word in SKIPPED)
-    }
-    listed = [metric.value for benchmark in catalogue().benchmarks for metric in benchmark.metrics if metric.task == task]
-    main = next((name for name in listed if name in metrics), next(iter(metrics), None))
-    ordered = {name: metrics[name] for name in sorted(metrics, key=lambda name: name != main)}
-    better = bool(values.get("higher_is_better", {}).get(task, {}).get(main, True))
-    samples = [
-        json.loads(line)
-        for path in sorted((out / "output").rglob(f"*_samples_{task}.jsonl"))
-        for line in path.read_text(encoding="utf-8").split("\n")
-        if line
-    ]
-    rows = [_row(sample, task, main) for sample in samples if main is not None and isinstance(sample.get(main), int | float)]
-    return ordered, rows, better
+    metrics: dict[str, float] = {}
+    rows: list[dict[str, Any]] = []
+    better = True
+    for part in values.get("group_subtasks", {}).get(task) or [task]:
+        of_part = {
+            name.removesuffix(",none"): float(value)
+            for name, value in values["results"].get(part, {}).items()
+            if isinstance(value, int | float) and not any(word in name for word in SKIPPED)
+        }
+        main = next((name for name in _listed(task) if name in of_part), next(iter(of_part), None))
+        ordered = sorted(of_part, key=lambda name: name != main)
+        metrics |= {name if part == task else f"{part}.{name}": of_part[name] for name in ordered}
+        better = bool(values.get("higher_is_better", {}).get(part, {}).get(main, True))
+        if main is not None:
+            rows += [_row(sample, part, main) for sample in _samples(out, part) if isinstance(sample.get(main), int | float)]
+    return metrics, rows, better
+
+
+def _listed(task: str) -> list[str | None]:
+    """The catalogue's metrics of a task."""
+    return [metric.value for benchmark in catalogue().benchmarks for metric in benchmark.metrics if metric.task == task]
+
+
+def _samples(out: Path, task: str) -> list[dict[str, Any]]:
+    paths = sorted((out / "output").rglob(f"*_samples_{task}.jsonl"))
+    return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def _row(sample: dict[str, Any], task: str, main: str) -> dict[str, Any]:
     media = [str(path) for path in sample.get("input_media") or [] if isinstance(path, str)]
     clusters = {"wording": " ".join(str(sample.get("input", "")).split()).casefold()} | ({"picture": " ".join(media)} if media else {})
-    return {"id": str(sample["doc_id"]), "category": task, "pairs": 1, "correct": float(sample[main]), "clusters": clusters}
+    return {"id": f"{task}/{sample['doc_id']}", "category": task, "pairs": 1, "correct": float(sample[main]), "clusters": clusters}
 
 
 def _definitions(include: Path) -> list[str]:

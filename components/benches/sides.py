@@ -116,12 +116,12 @@ def compare_models(
     """The comparison of two models, benchmark by benchmark, and what only one of them was run on. Raises UserError."""
     first, second = (find_sides(checkout, name) for name in names)
     tables: dict[str, tuple[Sequence[Row], Sequence[Row], Sequence[Measure]]] = {}
-    alone: dict[str, list[str]] = {"a": [], "b": []}
+    one_sided: dict[str, list[str]] = {"a": [], "b": []}
     sides = shared_model(first, second)
     for a, b in sides:
         of_a, of_b = (tables_of(checkout, side, evaluate) for side in (a, b))
-        alone["a"] += sorted(of_a.keys() - of_b.keys())
-        alone["b"] += sorted(of_b.keys() - of_a.keys())
+        one_sided["a"] += sorted(of_a.keys() - of_b.keys())
+        one_sided["b"] += sorted(of_b.keys() - of_a.keys())
         for benchmark in (name for name in of_a if name in of_b):
             measures = HELDOUT if benchmark == HELDOUT_ROWS and a.model == "mm-policy" else (_measure(of_a[benchmark]),)
             title = benchmark if len(sides) == 1 else f"{benchmark}, {a.model}"
@@ -130,7 +130,7 @@ def compare_models(
         cure = "run `mmalign bench` on both, or add --evaluate for registered versions"
         raise UserError(f"no benchmark has results of both {names[0]} and {names[1]}: {cure}")
     models = {side: [_described(pair[number]) for pair in sides] for number, side in enumerate(("a", "b"))}
-    return {**models, "only": alone, **compare(tables, intervals, correction)}
+    return {**models, "only": one_sided, **compare(tables, intervals, correction)}
 
 
 def _measure(table: Path) -> Measure:

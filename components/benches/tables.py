@@ -130,8 +130,8 @@ def _check_printed(results: Results, path: Path) -> None:
                 f"{path}: printed figures of {printed.name} name {', '.join(sorted(unknown)) or printed.model}, which no table has"
             )
     for averages in results.averages:
-        for row, figures in averages.rows.items():
-            if figures.keys() != {*averages.weights, averages.mean}:
+        for row, cells in averages.rows.items():
+            if cells.keys() != {*averages.weights, averages.mean}:
                 raise UserError(
                     f"{path}: {averages.name}: row '{row}' must have {', '.join(averages.weights)} and {averages.mean}, and no more"
                 )

@@ -27,7 +27,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"--set {assignment}: {unknown_key(key, sorted(keys))}")
         try:
             values[key] = _number(yaml.safe_load(text))
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise UserError(f"--set {assignment}: the value is not valid YAML; quote it") from error
     return values
 

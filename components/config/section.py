@@ -1,4 +1,4 @@
-"""What every section of params.yaml shares: unknown keys are refused, values never change."""
+"""What every section of params.yaml shares: unknown keys, NaN and infinity are refused, values never change."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ Positive = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """A section, or a part of one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -12,9 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, create_model
 
+from components.config.reading import yaml_values
 from components.config.section import Section
 from components.errors import UserError
 from components.stages import OPS_SECTIONS, SECTIONS, STAGES, StageName, load
@@ -122,9 +122,9 @@ def _read(path: Path, text: str | None) -> Mapping[str, Any]:
     if text is None and not path.is_file():
         raise UserError(f"{path} is missing: {'restore it with git' if path.name == OPS else 'run the command in the root of a checkout'}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8") if text is None else text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        values = yaml_values(path.read_text(encoding="utf-8") if text is None else text, str(path))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no UTF-8 text: save it as UTF-8") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} must be a mapping of sections, not {type(values).__name__}")
     return values

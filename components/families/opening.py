@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.integrations import deepspeed as integration
+from transformers.utils import logging
 
 from components.errors import UserError
 from components.families.adapters import family_of
-from components.families.hub.files import BULKY, NUMBERED, check_code, check_weights
-from components.families.regular import AGAIN, check_numbers, check_size, first_line, read_object, require_regular
+from components.families.hub.files import BULKY, CONFIG, NUMBERED, check_code, check_config, check_weights, weight_files
+from components.families.regular import REFETCH, check_numbers, check_size, first_line, read_object, require_regular
 from components.processes.fault_kinds import fault_kind
 
 CLOSED = {"local_files_only": True, "trust_remote_code": False}  # of every opener
@@ -32,8 +34,10 @@ OUT_OF_FILES = {errno.EMFILE, errno.ENFILE}
 def open_config(folder: Path) -> Any:
     """The configuration of a checkpoint. Raises UserError for one that describes no model."""
     require_regular(folder, str(folder))
+    if not (folder / CONFIG).exists():
+        raise UserError(f"{folder} holds no {CONFIG}: it is no checkpoint in transformers' format")
     _check_texts(folder)
-    with sentences(folder, "config.json"):
+    with sentences(folder, CONFIG):
         config = AutoConfig.from_pretrained(folder, **CLOSED)
         family_of(config)
         _ = config.text_config.vocab_size, config.vision_config
@@ -50,15 +54,28 @@ def open_processor(folder: Path) -> Any:
     return processor
 
 
+def check_model(folder: Path) -> None:
+    """Raises UserError for weight files with fewer numbers than the model has that config.json describes: it would not be all theirs."""
+    config = open_config(folder)
+    present = sum(check_weights(folder, str(folder)).values())
+    with sentences(folder, "config.json"), whole_weights():
+        described = sum(parameter.numel() for parameter in meta_model(config).parameters())
+    if present < described:
+        raise UserError(f"the weights in {folder} have {present:,} numbers, and its config.json describes {described:,}: {REFETCH}")
+
+
+def check_finite(folder: Path) -> None:
+    """Raises UserError for weights that are no finite numbers. Reads all weights, a tensor at a time."""
+    for name in weight_files(folder, str(folder)):
+        with sentences(folder, name), safe_open(folder / name, "pt") as opened:
+            for key in opened.keys():  # noqa: SIM118 -- not a mapping
+                _require_finite(key, opened.get_tensor(key), folder)
+
+
 def open_weights(folder: Path, dtype: torch.dtype) -> Any:
     """The model in a checkpoint folder, attending by sdpa. Raises UserError for weights that are missing, misshapen or not finite."""
-    config = open_config(folder)
-    held = sum(check_weights(folder, str(folder)).values())
-    with sentences(folder, "the model"):
-        with whole_weights():
-            described = sum(parameter.numel() for parameter in meta_model(config).parameters())
-        if held < described:
-            raise UserError(f"the weights in {folder} have {held:,} numbers, and its config.json describes {described:,}: {AGAIN}")
+    check_model(folder)
+    with sentences(folder, "the weights"), _without_report():
         model, loading = AutoModelForImageTextToText.from_pretrained(
             folder, use_safetensors=True, dtype=dtype, attn_implementation="sdpa", output_loading_info=True, **CLOSED
         )
@@ -66,7 +83,7 @@ def open_weights(folder: Path, dtype: torch.dtype) -> Any:
         names = sorted(str(name) for name in loading.get(what, ()))
         if names:
             raise UserError(
-                f"the weights in {folder} lack {len(names)} tensors of the model that its config.json describes, {names[0]} first: {AGAIN}"
+                f"the weights in {folder} lack {len(names)} tensors of the model that its config.json describes, {names[0]} first: {REFETCH}"
             )
     for name, parameter in model.named_parameters():
         _require_finite(name, parameter, folder)
@@ -113,23 +130,38 @@ def sentences(folder: Path, what: str) -> Iterator[None]:
         if fault_kind(error) == "infrastructure" or (isinstance(error, OSError) and error.errno in OUT_OF_FILES):
             raise
         raise UserError(
-            f"transformers can't open {what} in {folder} ({first_line(error)}), so the checkpoint is damaged: {AGAIN}"
+            f"transformers can't open {what} in {folder} ({first_line(error)}), so the checkpoint is damaged: {REFETCH}"
         ) from error
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Inside, transformers logs no colored table of the weights that did not fit: the caller raises."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def _check_texts(folder: Path) -> None:
     """Raises UserError for JSON of a checkpoint that is no object, names code, or has absurd numbers."""
     for path in sorted(folder.glob("*.json")):
+        if not path.is_file():
+            raise UserError(f"{folder}/{path.name} is a folder, not a file of a checkpoint: {REFETCH}")
         check_size(path, str(folder))
         if path.name in BULKY:  # read by libraries that run nothing
             continue
         content = read_object(path, str(folder))
         check_code(content, f"{folder}/{path.name}")
-        if path.name in NUMBERED:
+        if path.name == CONFIG:
+            check_config(content, f"{folder}/{CONFIG}")
+        elif path.name in NUMBERED:
             check_numbers(content, f"{folder}/{path.name}")
 
 
 def _require_finite(name: str, tensor: Tensor, where: Path) -> None:
     # The sum of a number and NaN or infinity is no number again, and a sum needs no memory. A partitioned parameter is empty here.
     if tensor.is_floating_point() and not torch.isfinite(tensor.detach().sum(dtype=torch.float32)):
-        raise UserError(f"{where} has values in {name} that are no finite numbers, so the checkpoint is damaged: {AGAIN}")
+        raise UserError(f"{where} has values in {name} that are no finite numbers, so the checkpoint is damaged: {REFETCH}")

@@ -33,7 +33,7 @@ MOST = {
     **dict.fromkeys(("hidden_size", "embed_dim", "intermediate_size", "image_size"), 2**18),
     **dict.fromkeys(("image_seq_length", "vocab_size"), 2**24),
 }
-AGAIN = "fetch it again"
+REFETCH = "fetch it again"
 
 
 def require_regular(folder: Path, where: str) -> None:
@@ -42,26 +42,26 @@ def require_regular(folder: Path, where: str) -> None:
     snapshot = root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--")
     allowed = [root, root.parent.parent / "blobs"] if snapshot else [root]
     for path in _entries(folder):
-        name = f"{where}/{shorten(path.relative_to(folder).as_posix(), 120)}"
-        target = path.resolve() if path.is_symlink() else path
+        name = f"{where}/{ascii(path.relative_to(folder).as_posix())[1:-1]}"
+        try:
+            target = path.resolve(strict=True) if path.is_symlink() else path
+            mode = target.stat().st_mode
+        except (OSError, RuntimeError) as error:  # a link in a circle raises either
+            raise UserError(f"{name} is a link to a file that does not exist: {REFETCH}") from error
         inside = any(target.is_relative_to(root) for root in allowed) or DVC_OBJECT.search(target.as_posix())
         if path.is_symlink() and not inside:
             raise UserError(f"{name} is a link that leads out of its folder: put the file itself there, or remove the link")
-        try:
-            mode = target.stat().st_mode
-        except FileNotFoundError as error:
-            raise UserError(f"{name} is a link to a file that does not exist: {AGAIN}") from error
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise UserError(f"{name} is no regular file but a pipe, socket or device: don't trust this checkpoint")
         if path.suffix == ".jinja" and target.stat().st_size > TEMPLATE_BYTES:
-            raise UserError(f"{name} has more than {TEMPLATE_BYTES:,} bytes, which is no chat template: {AGAIN}")
+            raise UserError(f"{name} has more than {TEMPLATE_BYTES:,} bytes, which is no chat template: {REFETCH}")
 
 
 def check_size(path: Path, where: str) -> None:
     """Raises UserError for a text that is too large to be one of a checkpoint."""
     size = path.stat().st_size
     if size > TEXT_BYTES:
-        raise UserError(f"{where}/{path.name} has {size:,} bytes, more than a text of a checkpoint may have ({TEXT_BYTES:,}): {AGAIN}")
+        raise UserError(f"{where}/{path.name} has {size:,} bytes, more than a text of a checkpoint may have ({TEXT_BYTES:,}): {REFETCH}")
 
 
 def read_object(path: Path, where: str) -> dict[str, Any]:
@@ -70,11 +70,11 @@ def read_object(path: Path, where: str) -> dict[str, Any]:
     try:
         content = read_json(path)
     except RecursionError as error:
-        raise UserError(f"{where}/{path.name} is nested too deeply to be a file of a checkpoint: {AGAIN}") from error
+        raise UserError(f"{where}/{path.name} is nested too deeply to be a file of a checkpoint: {REFETCH}") from error
     except ValueError as error:
-        raise UserError(f"{where}/{path.name} is not valid JSON, so the download is torn: {AGAIN}") from error
+        raise UserError(f"{where}/{path.name} is not valid JSON, so the download is torn: {REFETCH}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{where}/{path.name} holds {type(content).__name__}, not a JSON object, so the checkpoint is damaged: {AGAIN}")
+        raise UserError(f"{where}/{path.name} holds {type(content).__name__}, not a JSON object, so the checkpoint is damaged: {REFETCH}")
     return content
 
 
@@ -83,9 +83,9 @@ def check_numbers(content: Mapping[str, Any], where: str) -> None:
     for name, value in _numbers(content, ""):
         most = MOST.get(re.sub(r"\.\d+$", "", name).rpartition(".")[2])
         if not isinstance(value, int | float) or not math.isfinite(value) or abs(value) > LARGEST:
-            raise UserError(f"{where} sets {name} to {shorten(value)}, which no model can have: {AGAIN}")
+            raise UserError(f"{where} sets {name} to {shorten(value)}, which no model can have: {REFETCH}")
         if most is not None and not (isinstance(value, int) and 1 <= value <= most):
-            raise UserError(f"{where} sets {name} to {shorten(value)}, and a model has 1 to {most:,}: {AGAIN}")
+            raise UserError(f"{where} sets {name} to {shorten(value)}, and a model has 1 to {most:,}: {REFETCH}")
 
 
 def first_line(error: BaseException) -> str:
@@ -102,7 +102,7 @@ def template_of(folder: Path) -> str | None:
     try:
         return path.read_text(encoding="utf-8")
     except ValueError as error:
-        raise UserError(f"{path} is no UTF-8 text: {AGAIN}") from error
+        raise UserError(f"{path} is no UTF-8 text: {REFETCH}") from error
 
 
 def _entries(folder: Path) -> Iterator[Path]:

@@ -102,7 +102,7 @@ def _move(registry: Registry, version: Version, champion: Version | None) -> Non
     if champion is not None and champion.number != version.number:
         registry.set_alias(name, PREVIOUS, champion.number)
     registry.set_alias(name, CHAMPION, version.number)
-    registry.note_champion(name, version.number)
+    registry.note_champion(version)
     registry.tag(name, version.number, {PROMOTED_AT: now()})
     if registry.at(name, CHALLENGER) is not None:
         registry.drop_alias(name, CHALLENGER)
@@ -110,7 +110,7 @@ def _move(registry: Registry, version: Version, champion: Version | None) -> Non
 
 def _end_rollback(registry: Registry, previous: Version) -> None:
     registry.set_alias(previous.name, CHAMPION, previous.number)
-    registry.note_champion(previous.name, previous.number)
+    registry.note_champion(previous)
     _set_previous(registry, previous)
 
 

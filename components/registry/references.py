@@ -1,9 +1,9 @@
 """The model that a challenger is compared with: the champion, or what is left where its record is gone.
 
-Somebody may delete a champion's version, take its alias away, put the alias on another version, or remove its files. The registered model
-keeps a tag with the number of the last champion, so that this is noticed. Without the champion a challenger is compared with the version of
-that tag, the previous champion and the safest champion, with each of those that can still be evaluated. With none of them left nothing is
-promoted until a person names a champion.
+Somebody may delete a champion's version, take its alias away, put the alias on another version, remove its files, or delete or rename the whole
+registered model. The registered model and the experiment keep tags that name the last champion, so that this is noticed. Without the champion a
+challenger is compared with the version of that tag, the previous champion and the safest champion, with each of those that can still be
+evaluated. With none of them left nothing is promoted until a person names a champion.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ def find_references(registry: Registry, name: ModelName) -> References:
     champion = next((version for version in versions if CHAMPION in version.aliases), None)
     recorded = registry.last_champion(name)
     if recorded is None and champion is None:
+        last = registry.champion_of_experiment(name)
+        if last is not None and last[1] not in {version.digest for version in versions}:
+            return References(None, (), (_without_model(name, last[0]),))
         promoted = [version.number for version in versions if PROMOTED_AT in version.tags and ROLLED_BACK not in version.tags]
         recorded = max(promoted, default=None)
     if recorded is None or (champion is not None and champion.number == recorded):
@@ -57,3 +60,10 @@ def find_references(registry: Registry, name: ModelName) -> References:
     else:
         cure = f"name another with `mmalign promote {name} VERSION --override --because ...`; until then nothing is promoted"
     return References(None, tuple(unique.values()), (f"{what}: {cure}",))
+
+
+def _without_model(name: ModelName, number: int) -> str:
+    return (
+        f"the registered model {name}, whose version {number} is the champion, was deleted or renamed: give it its name back on MLflow's page, "
+        f"or name another champion with `mmalign promote {name} VERSION --override --because ...`; until then nothing is promoted"
+    )

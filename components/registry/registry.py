@@ -79,14 +79,7 @@ class Registry:
         """All versions of a model, newest first."""
         with open_store(self.checkout) as (client, _):
             aliases = aliases_of(client, name)
-            entries: list[Any] = []
-            token: str | None = None
-            while True:
-                page = client.search_model_versions(f"name = '{name}'", page_token=token)
-                entries += page
-                token = page.token
-                if not token:
-                    break
+            entries = _search(client, f"name = '{name}'")
             return sorted((version_of(entry, aliases) for entry in entries), key=lambda version: -version.number)
 
     def version(self, name: ModelName, number: int) -> Version:
@@ -114,10 +107,18 @@ class Registry:
                 return None
         return int(number) if number.isdecimal() else None
 
-    def note_champion(self, name: ModelName, number: int) -> None:
-        """Keep the number of the champion with the registered model, where it outlives the version."""
-        with open_store(self.checkout) as (client, _):
-            client.set_registered_model_tag(name, LAST_CHAMPION, str(number))
+    def note_champion(self, version: Version) -> None:
+        """Keep the champion's number with the registered model, where it outlives the version, and with its digest at the experiment, where it
+        outlives the registered model."""
+        with open_store(self.checkout) as (client, experiment):
+            client.set_registered_model_tag(version.name, LAST_CHAMPION, str(version.number))
+            client.set_experiment_tag(experiment, f"{LAST_CHAMPION}.{version.name}", f"{version.number} {version.digest}")
+
+    def champion_of_experiment(self, name: ModelName) -> tuple[int, str] | None:
+        """Number and digest of the version that was last made champion, by the experiment's tag; None without one."""
+        with open_store(self.checkout) as (client, experiment):
+            number, _, digest = client.get_experiment(experiment).tags.get(f"{LAST_CHAMPION}.{name}", "").partition(" ")
+        return (int(number), digest) if number.isdecimal() else None
 
     def count_look(self, name: ModelName, heldout: str, digest: str) -> int:
         """The number of this digest's look at the held-out queries, from 1. A digest that was judged on them before has its look already."""
@@ -362,8 +363,10 @@ class Registry:
 
     def _orphans(self, name: ModelName) -> list[str]:
         """Logged models of this checkout's registrations that no version uses. The caller's lock excludes a registration under way."""
-        used = {version.model_id for version in self.versions(name)}
         with open_store(self.checkout) as (client, experiment):
+            used = {
+                str(entry.source).removeprefix("models:/") for entry in _search(client, None)
+            }  # those of a registered model that was renamed, too
             ours = f"tags.`{MODEL_NAME}` = '{name}' AND tags.`{CHECKOUT}` = '{checkout_mark(self.checkout)}'"
             logged = [str(model.model_id) for model in client.search_logged_models([experiment], ours)]
         return [model_id for model_id in logged if model_id not in used]
@@ -374,3 +377,15 @@ class Registry:
         parent.mkdir(parents=True, exist_ok=True)
         with FileLock(parent / "registry.lock", is_singleton=True):
             yield
+
+
+def _search(client: Any, wanted: str | None) -> list[Any]:
+    """MLflow's entries of all versions that fit a filter, or of all there are."""
+    entries: list[Any] = []
+    token: str | None = None
+    while True:
+        page = client.search_model_versions(wanted, page_token=token)
+        entries += page
+        token = page.token
+        if not token:
+            return entries

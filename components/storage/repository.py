@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,11 +34,16 @@ class _WithSettings(LocalFileSystem):  # type: ignore[misc]
         return super().open(path, mode, **kwargs)  # type: ignore[no-any-return]
 
 
+MERGED = ("dvc.yaml", "dvc.lock", "data.dvc")
+CONFLICT = re.compile(rb"^(<{7}|>{7}) ", re.MULTILINE)
+
+
 @contextmanager
 def open_repository(checkout: Checkout, settings_text: str | None = None, *, wait_for_lock: bool = False) -> Iterator[Any]:
     """The `dvc.repo.Repo` of a checkout, with `settings_text` instead of params.yaml where given; closed afterwards."""
     from dvc.repo import Repo
 
+    refuse_conflicts(checkout)
     logging.getLogger("dvc").setLevel(logging.ERROR)  # mmalign reports reasons itself
     file_system = None
     if settings_text is not None:
@@ -52,6 +58,16 @@ def open_repository(checkout: Checkout, settings_text: str | None = None, *, wai
         raise
     finally:
         repository.close()
+
+
+def refuse_conflicts(checkout: Checkout) -> None:
+    """Raises UserError for files of DVC that hold the marks of a merge; it names all of them."""
+    names = [name for name in MERGED if (checkout.root / name).is_file() and CONFLICT.search((checkout.root / name).read_bytes())]
+    if names:
+        raise UserError(
+            f"{', '.join(names)} {'holds' if len(names) == 1 else 'hold'} the marks of a merge conflict (<<<<<<<): resolve it, or take one side "
+            f"whole with `git checkout --ours -- {' '.join(names)}` or --theirs; `mmalign run` then makes anew what differs"
+        )
 
 
 def refuse_unstorable(checkout: Checkout) -> None:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,20 @@ if TYPE_CHECKING:
 
 Severity = Literal["critical", "warning", "info"]
 SHA256 = r"^[0-9a-f]{64}(?: [0-9a-f]{64})*$"  # of each medium
+
+# What Great Expectations' templates load from other servers: scripts, styles, icons and a logo.
+FROM_NETWORK = re.compile(
+    r"""<script\b[^>]*\bsrc=[^>]*>\s*</script>|<(?:link|img)\b[^>]*\b(?:href|src)=["']?(?:https?:)?//[^>]*>|url\(["']?(?:https?:)?//[^)]*\)""",
+    re.IGNORECASE,
+)
+POLICY = (
+    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'\">"
+)
+STYLE = (
+    "<style>body { font: 16px/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 75rem } "
+    "td, th { border: 1px solid #ccc; padding: .3rem; vertical-align: top }</style>"
+)
 
 
 @dataclass(frozen=True)
@@ -137,6 +152,8 @@ def check_tables(queries: pd.DataFrame, responses: pd.DataFrame, settings: Valid
             findings += _findings(suite.name, validation.results)
     context.build_data_docs(site_names=["data_docs"])
     _link_plainly(docs)
+    for page in docs.rglob("*.html"):
+        write_atomic(page, self_contained(page.read_text(encoding="utf-8")))
     return findings
 
 
@@ -150,12 +167,17 @@ def _findings(table: str, results: Sequence[Any]) -> list[Finding]:
 
 
 def _link_plainly(docs: Path) -> None:
-    """Link the pages on the first one: scripts from the network draw its own lists, so that offline it would be empty."""
+    """Link the pages on the first one: scripts draw its own lists, and none runs."""
     pages = sorted(page.relative_to(docs).as_posix() for part in ("validations", "expectations") for page in (docs / part).rglob("*.html"))
     links = "".join(f'<li><a href="{page}">{page.split("/")[0]}: {page.split("/")[1].removesuffix(".html")}</a></li>' for page in pages)
     index = docs / "index.html"
     head, body, rest = index.read_text(encoding="utf-8").partition("<body>")
     write_atomic(index, f"{head}{body}<ul>{links}</ul>{rest}")
+
+
+def self_contained(page: str) -> str:
+    """A page of the data docs that loads nothing from a network, and runs no script: its policy forbids both."""
+    return FROM_NETWORK.sub("", page).replace("<head>", f"<head>{POLICY}{STYLE}", 1)
 
 
 def _site(folder: Path) -> dict[str, Any]:

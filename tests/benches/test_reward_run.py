@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from components.benches import reward_run
 from components.benches.reward_bench import Reader, read_rows
@@ -175,7 +176,11 @@ def test_killed_command_goes_on_to_the_same_bytes(data: Path, base: Path, tmp_pa
         root = tmp_path / name
         shutil.copytree(base, root / "data/base")
         shutil.copytree(data / "bench", root / "data/bench")
-        shutil.copy(ROOT / "params.yaml", root)
+        rows = (root / "data/bench/mm_reward_bench.jsonl").read_text().splitlines(keepends=True)
+        (root / "data/bench/mm_reward_bench.jsonl").write_text("".join(rows[::6]))
+        values = yaml.safe_load((ROOT / "params.yaml").read_text())
+        values["critique"] |= {"batch_size": 16, "max_new_tokens": 24}
+        (root / "params.yaml").write_text(yaml.safe_dump(values))
         (root / "dvc.yaml").write_text("stages: {}\n")
         new_reward_model(load_model(base), 0).save(root / "artifacts/reward/model", base)
     command = [sys.executable, "-m", "components.cli.main", "bench", "reward", "--json"]

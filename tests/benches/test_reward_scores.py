@@ -89,8 +89,8 @@ def test_intervals_count_questions_of_one_picture_together() -> None:
         interval: list[float] = summary(bench, scores(own=own), INTERVALS)["intervals"]["acc"]
         return interval
 
-    alone, together = wide(shared=False), wide(shared=True)
-    assert together[1] - together[0] > 1.5 * (alone[1] - alone[0])
+    apart, together = wide(shared=False), wide(shared=True)
+    assert together[1] - together[0] > 1.5 * (apart[1] - apart[0])
 
 
 def test_table_has_a_row_a_question(bench: RewardBench, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The commands of docs/operations.md and docs/nights.md: each tool parses its own; those of a team's week run on a real stack."""
+"""The commands of docs/operations.md, nights.md and benchmarks-of-the-world.md: each tool parses its own; those of a team's week run on a real stack."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from components.processes.marks import SERVICE_MARK, checkout_mark, marked
 from components.processes.secrets import state_folder
 from tests.checkout import ROOT, make_checkout, mmalign
 
-PAGE = "\n".join((ROOT / f"docs/{name}.md").read_text() for name in ("operations", "nights"))
+PAGE = "\n".join((ROOT / f"docs/{name}.md").read_text() for name in ("operations", "nights", "benchmarks-of-the-world"))
 BLOCKS = re.findall(r"^```\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 TOOLS = ("mmalign", "make", "dvc", "git", "systemctl", "useradd", "install", "cp", "chmod")
 INLINE = re.findall(r"`((?:mmalign|make|dvc|git|chmod) [^`]+)`", PAGE)

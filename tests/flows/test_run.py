@@ -35,7 +35,7 @@ def servers(folder: Path) -> int:
 
 @pytest.mark.slow
 def test_names_with_control_characters_stop_no_run(checkout: Path) -> None:
-    for name in ("\x1b]0;title\x07", "\x9b2J\u202egpj", "[/bold]", "-rf"):
+    for name in ("\x1b]0;title\x07", "\x9b2J\u202egpj", "[red]", "-rf"):
         folder = checkout / "data/preferences" / name
         folder.mkdir()
         (folder / f"{name}.txt").write_text("x")

@@ -47,7 +47,9 @@ def test_images_are_pinned_and_accept_digests(name: str) -> None:
     assert re.fullmatch(r":-[\w./-]+:\d+\.\d+(\.\d+)?(-[\w.]+)?", default)
     for line in (ROOT / "infra/Dockerfile").read_text().splitlines():
         if line.startswith("FROM"):
-            assert re.fullmatch(r"FROM [\w./-]+:\d+\.\d+\.\d+-[\w.-]+", line)
+            assert re.fullmatch(r"FROM [\w./-]+:\d+\.\d+\.\d+-[\w.-]+@sha256:[0-9a-f]{64}", line)
+        if "pip install" in line and "requirements.txt" not in line:
+            assert re.search(r" uv==\d+\.\d+\.\d+ ", line)
 
 
 @pytest.mark.parametrize("name", SERVICES)

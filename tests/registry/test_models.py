@@ -40,6 +40,7 @@ TOKENS = 6
 def no_pickle() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+        patch.setenv(IMAGE_ROOT, "/")  # these tests name images by path
         yield
 
 
@@ -174,7 +175,7 @@ def test_base64_jpeg_is_not_read_as_path(tmp_path: Path) -> None:
 
 def test_path_that_is_valid_base64_is_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "abcd").write_bytes(b"content")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(IMAGE_ROOT, str(tmp_path))
 
     assert image_bytes("abcd") == b"content"
 
@@ -262,6 +263,27 @@ def test_bad_row_is_named(policy: Any, cells: dict[str, list[Any]], sentence: st
 def test_limit_of_zero_tokens_is_refused(policy: Any) -> None:
     with pytest.raises(UserError, match="max_new_tokens is 0: set it to 1 at least"):
         policy.predict(pd.DataFrame({"prompt": ["What?"]}), params={"max_new_tokens": 0})
+
+
+def test_tokens_of_request_have_a_cap(policy: Any) -> None:
+    most = load_settings(SOURCE / "params.yaml").model.max_length
+    with pytest.raises(UserError, match=f"max_new_tokens is {most + 1}: this model writes {most} at most"):
+        policy.predict(pd.DataFrame({"prompt": ["What?"]}), params={"max_new_tokens": most + 1})
+
+
+def test_text_past_max_length_is_refused(policy: Any, reward: Any) -> None:
+    most = load_settings(SOURCE / "params.yaml").model.max_length
+    for text in ("a" * (most + 1), "a" * most * 1000):  # the second is refused before it is tokenized
+        with pytest.raises(UserError, match=r"row 0: the prompt (takes|has) [\d,]+ (tokens|characters), more than"):
+            policy.predict(pd.DataFrame({"prompt": [text]}))
+        with pytest.raises(UserError, match="row 0: prompt and response take more than"):
+            reward.predict(pd.DataFrame({"prompt": ["What?"], "response": [text]}))
+
+
+def test_paths_are_off_without_image_root(policy: Any, tiny_media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(IMAGE_ROOT)
+    with pytest.raises(UserError, match=f"reads no paths: send bytes or base64, or set {IMAGE_ROOT} to a folder"):
+        policy.predict(pd.DataFrame({"prompt": ["What?"], "image": [str(tiny_media / "square.png")]}))
 
 
 def test_client_of_server_gets_number_of_bad_row(policy: Any, policy_package: Path) -> None:

@@ -286,6 +286,28 @@ def test_sole_champion_that_is_deleted_is_not_promoted_again(evaluated: Path) ->
     assert "of champion" in judge(evaluated).models["mm-policy"].reasons[0]
 
 
+@pytest.mark.parametrize("change", ["rename", "delete"])
+def test_model_that_is_renamed_or_deleted_lowers_no_bar(evaluated: Path, change: str) -> None:
+    train(evaluated, 1, talk=0.8)
+    assert judge(evaluated).promoted
+    with open_store(Checkout(evaluated)) as (client, _):
+        if change == "rename":
+            client.rename_registered_model("mm-policy", "mm-policy-old")
+        else:
+            client.delete_registered_model("mm-policy")
+    for seed in (2, 3):  # the refused one is version 1 of the new registered model, and no champion either
+        train(evaluated, seed, talk=0.7)  # better than the base, worse than the champion
+        outcome = judge(evaluated).models["mm-policy"]
+        assert outcome.verdict == "refused"
+        assert outcome.reasons[0].startswith("the registered model mm-policy, whose version 1 is the champion, was deleted or renamed: ")
+    if change == "rename":
+        with open_store(Checkout(evaluated)) as (client, _):
+            client.delete_registered_model("mm-policy")
+            client.rename_registered_model("mm-policy-old", "mm-policy")
+        train(evaluated, 4, talk=0.7)
+        assert "of champion" in judge(evaluated).models["mm-policy"].reasons[0]
+
+
 def test_champion_without_its_alias_is_still_compared_with(evaluated: Path) -> None:
     train(evaluated, 1, talk=0.8)
     assert judge(evaluated).promoted

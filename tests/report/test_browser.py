@@ -153,3 +153,34 @@ def test_page_is_accessible(run: Path, browser: Any) -> None:
     assert missing == 0
     assert page.locator(f"img[alt*='{HOSTILE_FILE}']").count() == 0
     page.close()
+
+
+def test_samples_page_loads_nothing_and_shows_its_pictures(browser: Any, tmp_path: Path) -> None:
+    """The page that a stage writes for people, with hostile answers."""
+    from jinja2 import Environment
+
+    from components.evaluation.samples import PAGE
+    from components.printable import printable_all
+
+    dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    hostile = "<script>document.title='ran'</script><img src=http://127.0.0.1:9/x onerror=document.title='ran'>\u202e\x9b"
+    policy = {"policy": "aligned", "answer": hostile, "good": True, "mark": "right", "critique": hostile, "score": 0.5}
+    row = {"id": hostile, "category": "mcq", "prompt": hostile, "change": "kept", "policies": [policy]}
+    page_of = Environment(autoescape=True, trim_blocks=True, finalize=printable_all).from_string(PAGE)
+    file = tmp_path / "samples.html"
+    file.write_text(page_of.render(samples=[{"row": row, "images": [dot]}]))
+    assert "\\u202e\\x9b" in file.read_text()
+    page = browser.new_page()
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
+    page.goto(file.as_uri())
+    assert [one for one in requested if not one.startswith("data:")] == [file.as_uri()]
+    assert page.title() == "Held-out answers side by side"
+    assert page.evaluate("document.querySelector('article img').naturalWidth") == 1
+    assert page.evaluate("getComputedStyle(document.querySelector('article')).display") == "grid"
+    blocked = page.evaluate("""() => new Promise(done => {
+        document.addEventListener('securitypolicyviolation', event => done(event.violatedDirective));
+        const script = document.createElement('script'); script.textContent = "document.title = 'ran'"; document.body.append(script); })""")
+    assert blocked.startswith("script-src")
+    assert page.title() == "Held-out answers side by side"
+    page.close()

@@ -56,6 +56,15 @@ def test_good_tables_pass_and_pages_are_written(tmp_path: Path) -> None:
     assert all((tmp_path / "docs" / link).is_file() for link, _ in links)
 
 
+def test_pages_load_nothing_from_a_network(tmp_path: Path) -> None:
+    unmet(good(), tmp_path)
+    for page in (tmp_path / "docs").rglob("*.html"):
+        text = page.read_text()
+        assert re.search(r"<head>\s*<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none';", text)
+        assert not re.search(r"<(?!a\b)\w+\b[^>]*\b(?:src|href)=[\"']?(?:https?:)?//", text), page
+        assert not re.search(r"<script\b[^>]*\bsrc=|@import|url\([\"']?http", text), page
+
+
 FAULTS: dict[str, dict[str, Any]] = {
     "ids are unique": {"id": "train-9"},
     "no id stands in both splits": {"id": "heldout-1"},

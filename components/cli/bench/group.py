@@ -14,7 +14,7 @@ from components.cli.bench.measurements import BENCHMARKS, MEASURE, about, benchm
 
 
 class BenchGroup(TyperGroup):
-    """The group's commands; every other name is one of a measurement, whose arguments follow it."""
+    """The group's commands; every other name is that of a measurement: `measure` may be left out."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command and the arguments that are left for it."""
@@ -29,7 +29,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("rate")(measurements.rate)
-app.command(MEASURE, hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(measurements.measure)
+app.command(MEASURE, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(measurements.measure)
+BUNDLED = "bench/mm_reward_bench.jsonl"  # below data/
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for scripts")]
 
 
@@ -85,9 +86,10 @@ def aggregated(
 
 @app.command("reward")
 def reward(
-    data: Annotated[Path, typer.Option("--data", metavar="FILE", help="the benchmark's rows: JSON, JSON Lines or Parquet")] = Path(
-        "data/bench/mm_reward_bench.jsonl"
-    ),
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="FILE", help="the benchmark's rows: JSON, JSON Lines or Parquet; by default the bundled one"),
+    ] = None,
     bench_format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="mm_rlhf, vl_rewardbench or mm_rewardbench")] = "mm_rlhf",
     model: Annotated[
         Path | None, typer.Option("--model", metavar="FOLDER", help="a reward model; by default artifacts/reward/model")
@@ -109,9 +111,8 @@ def reward(
     from components.processes.slots.taking import slots_taken
 
     settings = checkout.settings()
-    default = data == Path("data/bench/mm_reward_bench.jsonl")
     request = RewardRequest(
-        checkout.root / data if default else here / data,
+        checkout.data / BUNDLED if data is None else here / data,
         bench_format,
         None if media is None else here / media,
         checkout.reward_model if model is None else here / model,

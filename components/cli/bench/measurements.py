@@ -11,8 +11,8 @@ import typer
 from components.checkout import Checkout
 
 BENCHMARKS = Path("benchmarks")
-COMMANDS = ("aggregate", "list", "policy", "rate", "reward", "setup")
-MEASURE = "measure"  # the command behind every name of a measurement
+COMMANDS = ("aggregate", "list", "measure", "policy", "rate", "reward", "setup")
+MEASURE = "measure"
 
 
 def rate(

@@ -92,12 +92,15 @@ def differences(folder: Path, published: Published) -> list[Difference]:
 
 def faults(folder: Path) -> list[str]:
     """What validation would refuse in this folder as a base, in sentences."""
+    from components.families.opening import check_finite, check_model
     from components.families.processing import Preprocessor
 
     model = ModelSettings(base=folder, attention="sdpa", max_length=1, max_frames=1)
     try:
         reader = Preprocessor(folder, folder, model, FeatureSettings(pixels_max_gb=0.001))
         reader.refuse_unusable_template()
+        check_model(folder)
+        check_finite(folder)
     except UserError as error:
         return [str(error)]
     return []

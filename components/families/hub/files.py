@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from components.errors import UserError
 from components.families.digests import FAMILY_NAMES, PROCESSOR_FILES
-from components.families.regular import AGAIN, check_numbers, first_line, read_object, require_regular
+from components.families.regular import REFETCH, check_numbers, first_line, read_object, require_regular
 from components.files import read_json
 from components.preferences.faults import shorten
 
@@ -102,10 +102,10 @@ def check_weights(folder: Path, where: str) -> dict[str, int]:
     for name in weight_files(folder, where):
         sizes |= check_safetensors(folder / name, where)
     if not sizes:
-        raise UserError(f"{where} has weight files without a tensor, so the checkpoint is damaged: {AGAIN}")
+        raise UserError(f"{where} has weight files without a tensor, so the checkpoint is damaged: {REFETCH}")
     missing = sorted(set(_weight_map(folder, where)) - set(sizes)) if (folder / INDEX).is_file() else []
     if missing:
-        raise UserError(f"{where}/{INDEX} lists {len(missing)} tensors that no weight file holds, {shorten(missing[0])} first: {AGAIN}")
+        raise UserError(f"{where}/{INDEX} lists {len(missing)} tensors that no weight file holds, {shorten(missing[0])} first: {REFETCH}")
     return sizes
 
 
@@ -134,7 +134,7 @@ def check_safetensors(path: Path, where: str) -> dict[str, int]:
         with safe_open(path, "np") as opened:
             return {name: math.prod(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 -- not a mapping
     except (SafetensorError, ValueError, TypeError, OverflowError) as error:
-        raise UserError(f"{where}/{path.name} is no safetensors file ({first_line(error)}): {AGAIN}") from error
+        raise UserError(f"{where}/{path.name} is no safetensors file ({first_line(error)}): {REFETCH}") from error
 
 
 def complete(folder: Path) -> list[str]:

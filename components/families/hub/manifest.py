@@ -32,7 +32,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: remove {folder} and fetch the model again") from error
     listed = manifest.get("files") if isinstance(manifest, dict) else None
-    if not isinstance(listed, dict) or not isinstance(manifest.get("source"), str):
+    if not isinstance(manifest, dict) or not isinstance(listed, dict) or not isinstance(manifest.get("source"), str):
         raise UserError(f"{path} lists no files: remove {folder} and fetch the model again")
     for name, entry in listed.items():
         plain = name not in {"", ".", ".."} and Path(name).name == name and "\0" not in name

@@ -11,11 +11,18 @@ from typing import Any, Literal
 
 from components.errors import UserError
 from components.files import digest_bytes, digest_file, read_json, write_json
+from components.operations.backup.contents import SETTINGS, STATE_FILES
 
 MANIFEST = "manifest.json"
 FORMAT = 1
 Kind = Literal["services", "sqlite"]  # holds the record: the services of `mmalign up`, or mlflow.db
 PROGRAMS = {"prefect": "Prefect", "mlflow": "MLflow"}
+# Where a backup has files, and so where a restore writes: settings and state by name, databases, artifacts, objects of DVC's cache.
+PLACES = re.compile(
+    rf"checkout/(?:{'|'.join(re.escape(name) for name in SETTINGS)})|state/(?:{'|'.join(re.escape(name) for name in STATE_FILES)})"
+    r"|databases/[a-z_]+\.(?:db|dump)|artifacts\.json|artifacts/[^/](?:.*[^/])?|cache/[0-9a-f]{2}/[0-9a-f]{30}(?:\.dir)?",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -68,14 +75,14 @@ def read_manifest(folder: Path) -> Manifest:
                 f"{path} has format {values['format']}, and this version reads {FORMAT}: restore with the version that wrote it"
             )
         manifest = Manifest(**values)
-        names = [PurePosixPath(name) for name in manifest.files]
+        names = [str(name) for name in manifest.files]
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is damaged ({type(error).__name__}): name another backup") from error
-    strange = [str(name) for name in names if name.is_absolute() or ".." in name.parts]
+    strange = [name for name in names if ".." in PurePosixPath(name).parts or not PLACES.fullmatch(name)]
     if strange:
-        raise UserError(f"{path} names {strange[0]}, which lies outside of the backup: name a backup that `mmalign backup` made")
+        raise UserError(f"{path} names {strange[0]!r}, where no backup has a file: name a backup that `mmalign backup` made")
     return manifest
 
 

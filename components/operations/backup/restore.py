@@ -27,6 +27,7 @@ from components.processes.guard import run_lock
 from components.processes.secrets import Secrets, state_folder
 
 Log = Callable[[str], None]
+STAGED_ARTIFACTS = "mlruns.restoring"
 MARKER = "restoring.json"  # in the future state folder: the identity of the backup
 
 
@@ -74,6 +75,15 @@ def _check_target(checkout: Checkout, folder: Path, manifest: Manifest) -> None:
         )
         raise UserError(f"the backup's artifacts {where}")
     _check_artifacts(checkout, folder, manifest)
+    _check_settings(checkout, manifest)
+
+
+def _check_settings(checkout: Checkout, manifest: Manifest) -> None:
+    """No folder to write to is a link, and no file is an edit that would be lost."""
+    root = checkout.root.resolve()
+    for path in [*(checkout.root / name for name, _ in manifest.below("checkout")), checkout.root / STAGED_ARTIFACTS / "any"]:
+        if path.parent.resolve() != root / path.parent.relative_to(checkout.root):
+            raise UserError(f"{path.parent} is a link: restore into a checkout that has this folder itself")
     for name, sha256 in manifest.below("checkout"):
         if (checkout.root / name).exists() and not _same(checkout.root / name, sha256) and _is_an_edit(checkout, name):
             raise UserError(f"{name} differs from the backup and from git's last commit: commit or move it, and restore again")
@@ -145,7 +155,7 @@ def _restore_files(checkout: Checkout, folder: Path, manifest: Manifest, log: Lo
             write_atomic(checkout.root / name, (folder / "checkout" / name).read_bytes())
     files = dict(manifest.below("artifacts"))
     if files and not contents.artifact_files(checkout):
-        staged = checkout.root / "mlruns.restoring"
+        staged = checkout.root / STAGED_ARTIFACTS
         shutil.rmtree(staged, ignore_errors=True)
         for name in files:
             contents.copy_hashed(folder / "artifacts" / name, staged / name)

@@ -76,6 +76,8 @@ def _checked(checkout: Checkout, check: Check) -> Finding:
         return check(checkout)
     except NotChecked as reason:
         return warning(f"not checked: {reason}", "solve that first, then run mmalign doctor again")
+    except UserError as error:
+        return problem(str(error), "do what the sentence says")
     except Exception as error:  # noqa: BLE001 -- any error of a broken installation is this check's finding
         message = " ".join(str(error).split())[:300]
         return problem(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 from components.operations.services.door import HOSTS, Door
+from components.stages import module
 
 if TYPE_CHECKING:
     from flask import Response
@@ -49,7 +50,7 @@ def main(arguments: list[str]) -> None:
     import mlflow.server
     from mlflow.cli import cli
 
-    with patch.object(mlflow.server, "_find_app", lambda _: "components.operations.services.mlflow_server:application"):
+    with patch.object(mlflow.server, "_find_app", lambda _: f"{module('mlflow_server')}:application"):
         cli(["server", *arguments])
 
 

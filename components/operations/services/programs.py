@@ -30,6 +30,7 @@ from components.stages import command
 
 # "sentinel" is the monitor. Running supervisors and containers of earlier versions know it by this name.
 NAMES = ("postgres", "prefect", "mlflow", "worker", "sentinel")
+SERVERS = ("postgres", "prefect", "mlflow")
 POOL = "mmalign"
 WAIT_SECONDS = 600.0  # for a service that another needs; the first start of Prefect's database takes a minute on a busy machine
 AUTH_CACHE_SECONDS = 60
@@ -46,6 +47,8 @@ def main(name: str, checkout: Checkout) -> None:
         raise UserError(f"{checkout.root} has no services: run `mmalign up` there")
     if name == "mlflow":
         kill_all(lambda: _of_service(checkout, name))
+    if name in SERVERS:
+        os.umask(0o077)  # a server gives its files to whoever it lets in, and to nobody else on the machine
     programs = {"postgres": _postgres, "prefect": _prefect, "mlflow": _mlflow, "worker": _worker, "sentinel": _monitor}
     command, environment = programs[name](checkout, addresses, read_secrets(checkout))
     os.execve(command[0], command, {**os.environ, **QUIET, **environment})  # noqa: S606 -- no shell, and our own command
@@ -102,6 +105,8 @@ def _mlflow(checkout: Checkout, addresses: Addresses, secrets: Secrets) -> Progr
     before = os.umask(0o077)
     write_atomic(config, "[mlflow]\n" + "".join(f"{key} = {value}\n" for key, value in lines.items()))
     os.umask(before)
+    checkout.mlruns.mkdir(exist_ok=True)
+    checkout.mlruns.resolve().chmod(0o700)  # the artifacts of earlier runs, which everybody could read
     environment = {
         "MLFLOW_BACKEND_STORE_URI": database_url(addresses, secrets, "mlflow", "postgresql+psycopg2"),
         "MLFLOW_ARTIFACTS_DESTINATION": artifacts(checkout),

@@ -36,7 +36,7 @@ def test_changed_files_are_listed(bed: Path, tmp_path: Path) -> None:
     folder = tmp_path / NAME
     folder.mkdir()
     for path in bed.iterdir():
-        (folder / path.name).symlink_to(path)
+        (folder / path.name).hardlink_to(path)
     for name, old, new in (
         ("config.json", '"image_token_id": 151667', '"image_token_id": 151666'),
         ("preprocessor_config.json", '"max_patches": 12', '"max_patches": 6'),

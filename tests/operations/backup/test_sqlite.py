@@ -191,3 +191,47 @@ def test_bucket_artifacts_are_listed_with_sizes(monkeypatch: pytest.MonkeyPatch)
         store.put_object(Bucket="ours", Key="mlflow/1/note.txt", Body=b"kept")
         store.put_object(Bucket="ours", Key="mlflow-other/x", Body=b"not ours")
         assert bucket_keys("ours", "mlflow") == {"mlflow/1/note.txt": 4}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "checkout/.git/hooks/post-checkout",
+        "checkout/components/cli/main.py",
+        "checkout/../evil",
+        "checkout/.env",
+        "state/../../evil",
+        "state/logs/evil",
+        "cache/../../evil",
+        "cache/00/evil",
+        "artifacts/../../evil",
+        "artifacts//etc/evil",
+        "databases/../evil.db",
+        "/etc/evil",
+        "elsewhere/x",
+    ],
+)
+def test_manifest_that_names_another_place_is_refused(checkout: Path, fresh: Path, tmp_path: Path, name: str) -> None:
+    folder = backed_up(checkout, tmp_path / "kept")
+    values = json.loads((folder / MANIFEST).read_text())
+    values["files"][name] = values["files"]["checkout/params.yaml"]
+    (folder / MANIFEST).write_text(json.dumps(values))
+    before = {path for path in tmp_path.rglob("*") if ".mmalign/locks" not in str(path)}
+    with pytest.raises(UserError, match="no backup has a file"):
+        restore_backup(Checkout(fresh), folder, quiet)
+    assert {path for path in tmp_path.rglob("*") if ".mmalign/locks" not in str(path)} == before
+
+
+@pytest.mark.parametrize("link", [".dvc", "mlruns.restoring"])
+def test_restore_follows_no_link_out_of_the_checkout(checkout: Path, fresh: Path, tmp_path: Path, link: str) -> None:
+    folder = backed_up(checkout, tmp_path / "kept")
+    outside = tmp_path / "outside"
+    if link == ".dvc":
+        (fresh / link).rename(outside)
+    else:
+        outside.mkdir()
+    (fresh / link).symlink_to(outside)
+    before = {path: path.stat().st_mtime_ns for path in outside.rglob("*")}
+    with pytest.raises(UserError, match="is a link"):
+        restore_backup(Checkout(fresh), folder, quiet)
+    assert {path: path.stat().st_mtime_ns for path in outside.rglob("*")} == before

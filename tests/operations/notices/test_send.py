@@ -49,6 +49,13 @@ def test_notice_is_sent_and_written_to_journal(tmp_path: Path, receiver: Receive
     assert not list(Checkout(tmp_path).notices.glob("*.json"))
 
 
+def test_notice_shows_codes_of_control_characters(tmp_path: Path, receiver: Receiver) -> None:
+    send(Checkout(tmp_path), SETTINGS, Notice("failed", "stage \x1b]0;x\x07", "row \u202egpj\nof \udcff", {"\x9b": ["\x00"]}))
+
+    assert [(entry["title"], entry["message"]) for entry in receiver.got] == [("stage \\x1b]0;x\\x07", "row \\u202egpj\nof \\xff")]
+    assert journal(tmp_path)[0]["facts"] == {"\\x9b": ["\\x00"]}
+
+
 def test_unwanted_kind_is_written_but_not_sent(tmp_path: Path, receiver: Receiver) -> None:
     send(Checkout(tmp_path), NoticeSettings(kinds=["missed"], late_minutes=30), FAILED)
 
