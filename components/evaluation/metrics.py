@@ -91,9 +91,9 @@ def win_metrics(
     """
     changes: list[float] = []
     clusters = []
-    for index, (query, old, new) in enumerate(zip(queries, base, aligned, strict=True)):
-        preference = None if preferences is None else preferences[index]
-        if judgeable[index] and new.good is not None and old.good is not None:
+    preferences = [None] * len(queries) if preferences is None else preferences
+    for query, judged, old, new, preference in zip(queries, judgeable, base, aligned, preferences, strict=True):
+        if judged and new.good is not None and old.good is not None:
             changes.append(float(new.good) - float(old.good))
         elif preference is not None:
             changes.append(2 * preference - 1)

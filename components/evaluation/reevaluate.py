@@ -19,6 +19,7 @@ from components.evaluation.chain import load_chain
 from components.evaluation.results import write_policy_results, write_reward_results
 from components.evaluation.stage import ask_policies, ask_reward_model, implicit_rewards
 from components.evaluation.tasks import JudgementTask, reward_tasks
+from components.evaluation.text_baseline import text_scores
 from components.evaluation.wins import asks_reward_model
 from components.preferences.record import read_queries
 from components.processes.guard import watch_from_environment
@@ -36,7 +37,8 @@ def evaluate_policy(settings: Settings, checkout: Checkout, folder: Path, out: P
     if asks_reward_model(settings, checkout):
         arguments = {"folder": IN_CHECKOUT.reward_model.as_posix(), "answers": list(enumerate(answered.answers))}
         rewards = [score for _, score in ask_reward_model(settings, checkout, arguments, {})[3]]
-    write_policy_results(out, queries, answered.verdicts, implicit, rewards=rewards)
+    text = text_scores(read_queries(checkout.queries("train")), queries)
+    write_policy_results(out, queries, answered.verdicts, implicit, text, rewards)
 
 
 def evaluate_reward(settings: Settings, checkout: Checkout, folder: Path, out: Path) -> None:
