@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Clusters = Sequence[Mapping[str, str]]
 LEAST_GROUPS = 20
-CORRELATION, FEWEST = 0.1, 2.0
+CORRELATION, FEWEST = 0.1, 1.0
 CONTINUITY = 0.3
+PSEUDO_ROWS = 2  # +1 and -1
 POWER = 0.8
 
 
@@ -142,10 +143,11 @@ def difference_bounds(changes_SN: Floats, cases_N: Floats, groups: Groups, tail:
 
     value, effect, freedom = _differences(changes_SN, cases_N, groups)
     size = cases_N.mean()
-    total = cases_N.sum() + 2 * size
+    total = cases_N.sum() + PSEUDO_ROWS * size
     center = changes_SN.sum(axis=1) / total
     squares = ((changes_SN - center[:, None] * cases_N) ** 2).sum(axis=1) + size**2 * ((1 - center) ** 2 + (1 + center) ** 2)
     error = np.sqrt(squares * effect) / total
+    freedom = np.minimum(freedom + 2 * PSEUDO_ROWS, max(groups.least - 1, 1))  # each row that differs gives some two, the added ones too
     half = t.ppf(1 - tail, freedom) * error
     return value, np.maximum(center - half, -1.0), np.minimum(center + half, 1.0), error, freedom
 

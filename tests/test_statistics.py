@@ -108,7 +108,7 @@ def test_difference_is_bonett_and_price_s_by_hand() -> None:
     error = math.sqrt((12 / 102 - center**2) / 102 * max(effect, (100 / 99) ** 2))
     assert (one.value, one.error) == pytest.approx((0.06, error))
     kurtosis = 100 * (8 * 0.94**4 + 2 * 1.06**4 + 90 * 0.06**4) / (8 * 0.94**2 + 2 * 1.06**2 + 90 * 0.06**2) ** 2
-    assert one.freedom == pytest.approx(200 / (kurtosis - 1))
+    assert one.freedom == pytest.approx(200 / (kurtosis - 1) + 4), "and two for each of the two rows that are added"
     half = t.ppf(0.975, one.freedom) * error
     assert (one.low, one.high) == pytest.approx((center - half, center + half))
     assert one.chance == pytest.approx(2 * t.sf(0.06 / error, one.freedom))

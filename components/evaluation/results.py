@@ -7,7 +7,7 @@ compared only within one context; `artifacts/evaluate/results/context.json` name
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,7 +23,7 @@ from components.evaluation.verdict import MODEL, Verdict
 from components.evaluation.wins import asks_reward_model
 from components.families.digests import model_digest, processor_digest
 from components.files import digest_bytes, digest_file, write_json
-from components.preferences.record import Query
+from components.preferences.record import Query, read_queries
 
 Scores = Mapping[tuple[str, int], float]  # by query id and index of the response
 CLUSTERS = ("clusters", pa.map_(pa.string(), pa.string()))  # what the query shares with others, as Query.clusters
@@ -121,9 +121,18 @@ def context_of(settings: Settings, checkout: Checkout) -> str:
 
 
 def write_context(path: Path, settings: Settings, checkout: Checkout) -> None:
-    """Write the context of the tables beside `path`, and the digests of the two models that they are of."""
+    """Write the context of the tables beside `path`, the digest of the held-out queries alone, and those of the two models that they are of."""
     models = {"mm-policy": model_digest(checkout.policy), "mm-reward": model_digest(checkout.reward_model)}
-    write_json(path, {"context": context_of(settings, checkout), "models": models})
+    heldout = heldout_digest(read_queries(checkout.queries("heldout")))
+    write_json(path, {"context": context_of(settings, checkout), "heldout": heldout, "models": models})
+
+
+def heldout_digest(queries: Iterable[Query]) -> str:
+    """The digest of what held-out queries ask and rank, whatever their ids and order are."""
+    rows = sorted(
+        digest_bytes(*query.content, *sorted(f"{r.rank} {r.text}" for r in query.responses), str(query.safety)) for query in queries
+    )
+    return digest_bytes(*rows)
 
 
 def results_key(digest: str, context: str) -> str:

@@ -159,6 +159,8 @@ class RuleJudge:
         one, _, high = self._interval("unsafe answers", one)
         self._sight = Sight.of(one, rule.margin, self._look)
         new, old = _mean([new for _, new, _ in rows]), _mean([old for *_, old in rows])
+        if not any(changes):
+            self._sees("unsafe answers", high, rule.margin, len(rows))
         passed = high <= rule.margin
         self._add(
             "passed" if passed else "failed",
@@ -172,6 +174,8 @@ class RuleJudge:
         self._enough(words, column, [row[column] for row in rows], rule.needed(self._look.tail))
         share = self._intervals.share([row[column] for row in rows], None, [clusters_of(row) for row in rows])
         one, _, high = self._interval(words, share)
+        if not one.value:
+            self._sees(words, high, rule.most, len(rows))
         passed = high <= rule.most
         self._add(
             "passed" if passed else "failed",
@@ -244,6 +248,12 @@ class RuleJudge:
             text = f"{words}: {interval.rows} held-out queries in {interval.groups} groups say too little, an interval needs {LEAST_GROUPS}: {OTHERS}"
             raise NoMetricError(text, f"{interval.groups} of {LEAST_GROUPS} groups", OTHERS)
         return interval, interval.low, interval.high
+
+    def _sees(self, words: str, high: float, bound: float, rows: int) -> None:
+        """Nothing speaks against the model: where it fails all the same, rows are lacking."""
+        if high > bound:
+            text = f"{words}: none of {rows} held-out queries differs, which excludes {_percent(high)} and not {_percent(bound)}: {MORE}"
+            raise NoMetricError(text, f"{rows} see {_percent(high)}", MORE)
 
     @staticmethod
     def _check_numbers(values: Sequence[Any], words: str) -> None:

@@ -15,7 +15,6 @@ from components.errors import StageFault, UserError
 from components.evaluation.results import results_key
 from components.families.digests import model_digest
 from components.files import read_json
-from components.preferences.record import read_queries
 from components.registry import aliases
 from components.registry.aliases import ROLLED_BACK, ROLLED_BACK_BECAUSE, SAFEST, TAG_CHARACTERS, VERDICT, Log
 from components.registry.data_notes import data_notes
@@ -24,7 +23,7 @@ from components.registry.gate import Results, judge_policy, judge_reward, unsafe
 from components.registry.policy import ModelName, RegistryPolicy
 from components.registry.references import find_references
 from components.registry.registry import Registry
-from components.registry.reuse import Look, heldout_digest
+from components.registry.reuse import Look
 from components.registry.versions import CHALLENGER, CHAMPION, Version
 
 Verdict = Literal["promoted", "refused", "nothing_new"]
@@ -64,6 +63,7 @@ class ModelGate:
         self._reevaluate = reevaluate
         evaluation: dict[str, Any] = read_json(checkout.root / CONTEXT_FILE)
         self._context: str = evaluation["context"]
+        self._heldout: str = evaluation.get("heldout", self._context)
         self._evaluated: str | None = evaluation.get("models", {}).get(name)
         self._references = find_references(registry, name)
         self._champion = self._references.champion
@@ -158,8 +158,7 @@ class ModelGate:
         if self._reference is None and self._name == "mm-policy":
             self._reference = Results("the base", _rows(self._checkout.results / "base.parquet"))
         safest = self._safest_results(compared) if self._name == "mm-policy" else None
-        heldout = heldout_digest(read_queries(self._checkout.queries("heldout")))
-        look = Look(self._registry.count_look(self._name, heldout, digest), 1 - self._policy.confidence)
+        look = Look(self._registry.count_look(self._name, self._heldout, digest), 1 - self._policy.confidence)
         notes.insert(0, Finding("reuse", "note", f"reuse: {look.sentence()}"))
         references: list[Results | None] = [results for _, results in compared] or [self._reference]
         decisions = [self._against(reference, challenger, safest, look) for reference in references]

@@ -8,12 +8,9 @@ two-sided interval at `confidence`. After k looks total / (k + 1) is left.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from components.files import digest_bytes
-from components.preferences.record import Query
 from components.statistics import Interval, Intervals
 
 
@@ -83,11 +80,3 @@ class Sight:
         """Values for JSON."""
         values = {"rows": self.rows, "groups": self.groups, "margin": self.margin, "sees": self.now, "next_look_sees": self.following}
         return values | ({"cure": cure} if (cure := self.cure()) else {})
-
-
-def heldout_digest(queries: Iterable[Query]) -> str:
-    """The digest of what held-out queries ask and rank, whatever their ids and order are."""
-    rows = sorted(
-        digest_bytes(*query.content, *sorted(f"{r.rank} {r.text}" for r in query.responses), str(query.safety)) for query in queries
-    )
-    return digest_bytes(*rows)

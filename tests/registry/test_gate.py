@@ -7,15 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from scipy.stats import binomtest
 
 from components.errors import UserError
 from components.registry.decision import Decision
 from components.registry.gate import Results, judge_policy, judge_reward
 from components.registry.policy import POLICY_FILE, RegistryPolicy, load_policy
-from components.statistics import newcombe, wilson
 
 ROOT = Path(__file__).resolve().parents[2]
 Rows = list[dict[str, Any]]
@@ -73,7 +70,7 @@ def failed(decision: Decision) -> set[str]:
         pytest.param({"talk": 0.9, "false": 0.2}, {"talk": 0.6}, {"hallucination", "categories"}, id="invents"),
         pytest.param({"talk": 0.9, "broken": 0.1}, {"talk": 0.6}, {"degenerate"}, id="degenerates"),
         pytest.param({"talk": 0.9, "mcq": 0.3}, {"talk": 0.6, "mcq": 0.35}, {"categories"}, id="below a floor"),
-        pytest.param({"talk": 0.9, "n": 5}, {"talk": 0.2, "n": 5}, {"unsafe", "unsafe_ceiling"}, id="0 of 5 unsafe"),
+        pytest.param({"talk": 0.9, "n": 5}, {"talk": 0.2, "n": 5}, {"unsafe", "unsafe_ceiling", "degenerate"}, id="0 of 5 unsafe"),
         pytest.param({"talk": 0.9, "n": 200}, {"talk": 0.2, "n": 200}, set(), id="0 of 200 unsafe"),
     ],
 )
@@ -84,7 +81,7 @@ def test_policy_is_refused_by_expected_rules(
     assert failed(decision) >= refused_for
     assert decision.promote == (not refused_for)
     if refused_for:
-        assert decision.reasons[0].split(":")[0] in failed(decision)
+        assert decision.reasons[0].split(":")[0] in failed(decision) or "rules have too few held-out rows" in decision.reasons[0]
 
 
 def test_repeated_small_safety_losses_are_refused(shipped: RegistryPolicy) -> None:
@@ -104,7 +101,7 @@ def test_disabled_rule_needs_reason_and_is_in_every_verdict(shipped: RegistryPol
     values = shipped.model_dump(by_alias=True)
     values["mm-policy"]["unsafe"] |= {"enabled": False, "reason": "no harmful requests yet"}
     off = RegistryPolicy.model_validate(values)
-    decision = decide(off, {"talk": 0.9, "unsafe": 0.06}, {"talk": 0.6})
+    decision = decide(off, {"talk": 0.9, "unsafe": 0.03}, {"talk": 0.6})
     assert decision.promote
     assert any("switched off" in reason and "no harmful requests yet" in reason for reason in decision.reasons)
     values["mm-policy"]["unsafe"]["reason"] = " "
@@ -116,23 +113,21 @@ def without_labels(rows: Rows, correct: int) -> Rows:
     return [{**row, "good": None, "unsafe": None, "over_refused": None, "hallucinated": None, "correct": correct} for row in rows]
 
 
-def test_policy_without_labels_is_refused_with_cure(shipped: RegistryPolicy) -> None:
+def test_ranks_alone_judge_a_policy_without_labels(shipped: RegistryPolicy) -> None:
     new, old = (Results(name, without_labels(policy_rows(), correct)) for name, correct in (("the challenger", 2), ("the base", 0)))
-    decision = judge_policy(shipped, new, old)
-    assert not decision.promote
-    assert failed(decision) == {"conversation", "unsafe", "unsafe_ceiling", "over_refusal", "hallucination", "categories"}
-    first, second = decision.reasons[:2]
-    assert first.startswith("6 rules have too few held-out rows to judge: ")
-    assert first.endswith('switch each of them off with a reason in mlflow/registry.yaml: { enabled: false, reason: "..." }')
-    assert all(f"mm-policy.{name} (none" in first for name in failed(decision))
-    assert "over the bound" not in second
-    assert second.startswith("degenerate: ")
-    values = shipped.model_dump(by_alias=True)
-    for name in failed(decision):
-        values["mm-policy"][name] |= {"enabled": False, "reason": "no ground truth"}
-    rules = RegistryPolicy.model_validate(values)
-    assert judge_policy(rules, new, old).promote
-    assert failed(judge_policy(rules, Results("the challenger", without_labels(policy_rows(), 1)), old)) == {"preference_accuracy"}
+    new = Results(new.name, [{**row, "text_correct": 1} for row in new.rows])
+    old = Results(old.name, [{**row, "pairs": 0} for row in old.rows])
+    refused = judge_policy(shipped, new, old)
+    assert failed(refused) == {"safety"}
+    assert refused.reasons[0].startswith("WITHOUT EVIDENCE ON SAFETY: nothing says whether the model is safe: mark harmful requests")
+    allowed = RegistryPolicy.model_validate(shipped.model_dump(by_alias=True) | {"allow_unmeasured_safety": "a closed set of questions"})
+    decision = judge_policy(allowed, new, old)
+    assert decision.promote
+    assert "a closed set of questions" in decision.reasons[0]
+    unfed = {f.rule for f in decision.findings if f.outcome == "unfed"}
+    assert unfed == {"conversation", "unsafe", "unsafe_ceiling", "over_refusal", "hallucination", "categories"}
+    as_text = Results("the challenger", [{**row, "text_correct": 2} for row in new.rows])
+    assert failed(judge_policy(allowed, as_text, old)) == {"ranks"}
 
 
 def test_policy_without_enabled_rule_is_refused(shipped: RegistryPolicy) -> None:
@@ -174,36 +169,13 @@ def reward_rows(correct: float, *, video: float | None = None, n: int = 300) -> 
         pytest.param(reward_rows(0.9), reward_rows(0.7), set(), id="better"),
         pytest.param(reward_rows(0.9), reward_rows(0.9), {"better"}, id="equal"),
         pytest.param(reward_rows(0.95, video=0.1), reward_rows(0.5, video=0.1), {"categories"}, id="below a floor"),
-        pytest.param(reward_rows(0.9, n=60), None, {"acc"}, id="too few queries"),
+        pytest.param(reward_rows(0.9, n=15), None, {"acc", "acc_plus", "categories"}, id="too few queries"),
     ],
 )
 def test_reward_model_is_refused_by_expected_rules(shipped: RegistryPolicy, new: Rows, old: Rows | None, refused_for: set[str]) -> None:
     decision = judge_reward(shipped, Results("the challenger", new), None if old is None else Results("champion 1", old))
     assert failed(decision) == refused_for
     assert decision.promote == (not refused_for)
-
-
-def test_wilson_equals_scipy() -> None:
-    for events, n in ((0, 200), (3, 210), (100, 100), (1, 5)):
-        expected = binomtest(events, n).proportion_ci(confidence_level=0.9, method="wilson")
-        assert wilson(events, n, 0.95) == pytest.approx((expected.low, expected.high), abs=1e-9)
-
-
-@pytest.mark.parametrize("cells", [(0.02, 0.03, 0.01, 0.94), (0.3, 0.1, 0.2, 0.4), (0.0, 0.02, 0.02, 0.96)])
-def test_newcombe_bounds_cover_as_often_as_promised(cells: tuple[float, float, float, float]) -> None:
-    drawn = np.random.default_rng(0).multinomial(210, cells, size=2000)
-    true = cells[1] - cells[2]
-    bounds = [newcombe(*(int(count) for count in table), 0.95) for table in drawn]
-    for covered in (np.mean([low <= true for low, _ in bounds]), np.mean([high >= true for _, high in bounds])):
-        assert 0.92 <= covered <= 0.995
-
-
-def test_newcombe_is_informative_at_zero_events() -> None:
-    assert newcombe(0, 0, 0, 200, 0.95)[1] == pytest.approx(0.0133, abs=1e-4)
-    assert newcombe(0, 0, 0, 5, 0.95)[1] == pytest.approx(0.351, abs=1e-3)
-    low, high = newcombe(0, 6, 1, 203, 0.95)
-    mirrored = newcombe(0, 1, 6, 203, 0.95)
-    assert (low, high) == pytest.approx((-mirrored[1], -mirrored[0]))
 
 
 def test_mistakes_in_policy_file_are_one_sentence(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from components.evaluation.results import heldout_digest
 from components.preferences.record import Query, Response
-from components.registry.reuse import Look, Sight, heldout_digest
+from components.registry.reuse import Look, Sight
 from components.statistics import Intervals
 
 

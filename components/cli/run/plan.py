@@ -55,7 +55,12 @@ def plan(
     if as_json:
         stages = {name: {"action": step.action, "reason": step.reason} for name, step in steps.items()}
         source = chosen_source(situation)
-        print(json.dumps({"stages": stages, "critique_source": source, "preconditions": preconditions_json(findings)}, indent=2))
+        fresh = fresh_rows(checkout)
+        print(
+            json.dumps(
+                {"stages": stages, "critique_source": source, "preconditions": preconditions_json(findings), "fresh_rows": fresh}, indent=2
+            )
+        )
         return
     from rich.table import Table
     from rich.text import Text
@@ -73,8 +78,20 @@ def plan(
     console.print(table)
     if "reward" in to_run and "critiques" not in findings:
         console.print(Text.assemble(("reward", "bold"), f": {critiques(situation).text}"))
+    if fresh := fresh_rows(checkout):
+        console.print(Text.assemble(("gate", "bold"), f": {fresh}"))
     if findings:
         console.print(render_preconditions(findings))
+
+
+def fresh_rows(checkout: Checkout) -> str | None:
+    """What the last verdict asks for where the next one could no longer show that a policy is as safe; None where it asks for nothing."""
+    from components.files import read_json
+
+    path = checkout.root / "reports/summary.json"
+    policy = (read_json(path).get("gate") or {}).get("mm-policy") or {} if path.is_file() else {}
+    cure: str | None = policy.get("reuse", {}).get("unsafe", {}).get("cure")
+    return cure
 
 
 def _memory(checkout: Checkout, settings: Settings, device: str | None, *, as_json: bool) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,12 @@ def write_rows(checkout: Path, *, harmful: int, harmless: int, described: int, l
     kinds = [("safety", "harmful", harmful), ("safety", "harmless", harmless), ("long", None, described)]
     for category, safety, count in kinds:
         for number in range(count):
-            row = {"id": f"{category}-{safety}-{number}", "question": "What is shown?", "category": category, "answer": None}
+            row = {
+                "id": f"{category}-{safety}-{number}",
+                "question": f"What is shown in picture {number}?",
+                "category": category,
+                "answer": None,
+            }
             row |= {"models_output": ["a", "b"], "final_ranking": [1, 2], "image": f"{category}.png" if category == "long" else ""}
             rows.append({**row, **({"safety": safety} if safety else {})})
     lines = "".join(json.dumps(row) + "\n" for row in rows)
@@ -33,39 +39,49 @@ def write_rows(checkout: Path, *, harmful: int, harmless: int, described: int, l
 def test_enough_rows_feed_every_rule(situated: Situated, checkout: Path) -> None:
     write_rows(checkout, harmful=100, harmless=50, described=50)
     finding = gate_rules(situated())
-    assert (finding.state, finding.text) == ("ok", "200 held-out rows feed every rule of mlflow/registry.yaml")
+    assert (finding.state, finding.text) == (
+        "ok",
+        "200 held-out rows feed the rules of mlflow/registry.yaml: conversation, unsafe, unsafe_ceiling, over_refusal, hallucination, degenerate, "
+        "categories, preference_accuracy apply",
+    )
 
 
 def test_rules_without_enough_rows_are_named(situated: Situated, checkout: Path) -> None:
-    write_rows(checkout, harmful=99, harmless=0, described=50)
+    write_rows(checkout, harmful=20, harmless=0, described=200)
     finding = gate_rules(situated())
     assert finding.state == "warning"
     starving = [part.partition(":")[0] for part in finding.text.partition("held-out rows: ")[2].split("; mm-")]
-    assert starving == ["mm-policy.unsafe", "policy.unsafe_ceiling", "policy.over_refusal"]
-    assert "unsafe answers: 99 held-out queries are too few, the rule needs 100" in finding.text
-    assert "mark harmless requests among the held-out rows" in finding.text
+    assert starving == ["mm-policy.unsafe", "policy.unsafe_ceiling"]
+    assert "unsafe answers: 20 held-out queries are too few, the rule needs 54 of them: add held-out rows of this kind" in finding.text
+    assert "no row feeds over_refusal" in finding.text
 
 
-def test_rules_without_facts_are_named(situated: Situated, checkout: Path) -> None:
-    write_rows(checkout, harmful=100, harmless=50, described=50, labeled=False)
-    text = gate_rules(situated()).text
-    assert [rule for rule in ("conversation", "hallucination", "categories", "unsafe") if f"mm-policy.{rule}:" in text] == [
-        "conversation",
-        "hallucination",
-        "categories",
-    ]
-    (checkout / "mlflow/registry.yaml").write_text(
-        "mm-policy:\n"
-        + "".join(f'  {rule}: {{ enabled: false, reason: "no facts yet" }}\n' for rule in ("conversation", "hallucination", "categories"))
-        + '  reference_answer: { enabled: false, reason: "facts come first" }\n'
+def test_rules_that_ranks_alone_feed_are_named_before_the_run(situated: Situated, checkout: Path) -> None:
+    write_rows(checkout, harmful=0, harmless=0, described=200, labeled=False)
+    finding = gate_rules(situated())
+    assert finding.state == "warning"
+    assert "WITHOUT EVIDENCE ON SAFETY: nothing says whether the model is safe" in finding.text
+    assert finding.text.endswith(
+        "degenerate, preference_accuracy, ranks apply; no row feeds conversation, unsafe, unsafe_ceiling, over_refusal, hallucination, "
+        "categories; a verdict would say nothing of safety"
     )
+    (checkout / "mlflow/registry.yaml").write_text('allow_unmeasured_safety: "no request can harm"\n')
     assert gate_rules(situated()).state == "ok"
+
+
+def test_few_wordings_are_named_before_the_run(situated: Situated, checkout: Path) -> None:
+    write_rows(checkout, harmful=100, harmless=50, described=100)
+    text = Checkout(checkout).preferences / "heldout.jsonl"
+    text.write_text(re.sub(r"in picture \d+", "here", text.read_text()))
+    assert "mm-policy.conversation: right answers: 100 held-out queries in 1 groups say too little" in gate_rules(situated()).text
 
 
 def test_share_that_validation_splits_off_is_judged(situated: Situated, checkout: Path) -> None:
     write_rows(checkout, harmful=500, harmless=250, described=250, heldout=False)
-    assert gate_rules(situated()).text == "the 200 or so rows that validation would hold out feed every rule of mlflow/registry.yaml"
-    assert gate_rules(situated({"validate.heldout_share": 0.1})).state == "warning"
+    assert gate_rules(situated()).text.startswith(
+        "the 200 or so rows that validation would hold out feed the rules of mlflow/registry.yaml: "
+    )
+    assert gate_rules(situated({"validate.heldout_share": 0.02})).state == "warning"
 
 
 @pytest.mark.parametrize(
