@@ -11,14 +11,13 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from components.checkout import Checkout
 from components.errors import StageFault
+from components.operations.services.health import answers
 from components.processes.marks import WATCHED, end_process, identity
 from components.stages import command
 from flows.cancellation import RunCancelled
@@ -70,12 +69,9 @@ def wait_for_server(process: subprocess.Popen[bytes], log: Path, cancel: threadi
     while time.monotonic() < until and process.poll() is None:
         if cancel.is_set():
             raise RunCancelled("the run was cancelled before it began")
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5) as response:  # noqa: S310 -- http to a server that the settings name
-                if response.status == 200:
-                    return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
+        if answers(f"{url}/health"):
+            return
+        time.sleep(0.2)
     why = "ended" if process.poll() is not None else f"did not answer within {START_SECONDS:.0f} seconds"
     raise StageFault(f"Prefect's server {why}; its log: {log}")
 

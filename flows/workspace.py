@@ -23,7 +23,7 @@ from components.operations.environment import enter_checkout
 from components.processes.marks import FLOW_RUN
 from components.storage.clones import clones_folder, complete, exclude, is_complete, share, work_in
 from components.storage.copies import commit_data, fill_copy, workspace_of
-from components.storage.git import run_git
+from components.storage.git import ask_git, run_git
 from flows.flow_runs import server_client
 from flows.parameters import RunParameters
 
@@ -62,8 +62,8 @@ def enter_workspace(checkout: Checkout, workspace: Workspace, run: RunParameters
 
 def checked_out(checkout: Checkout) -> str:
     """The branch of a checkout, or its commit where no branch is checked out."""
-    branch = _ask_git(checkout.root, "symbolic-ref", "--quiet", "--short", "HEAD")
-    return branch or _git(checkout.root, "rev-parse", "HEAD")
+    branch = ask_git(checkout.root, "symbolic-ref", "--quiet", "--short", "HEAD")
+    return (branch or "").strip() or _git(checkout.root, "rev-parse", "HEAD")
 
 
 def fetched_file(checkout: Checkout, run: RunParameters, name: str) -> str | None:
@@ -74,8 +74,7 @@ def fetched_file(checkout: Checkout, run: RunParameters, name: str) -> str | Non
         mirror.parent.mkdir(parents=True, exist_ok=True)
         _git(mirror.parent, "init", "--quiet", "--bare", str(mirror))
     _git(mirror, "fetch", "--quiet", "--depth=1", repository, ref)
-    shown = _ask_git(mirror, "show", f"FETCH_HEAD:{name}")
-    return shown or None
+    return (ask_git(mirror, "show", f"FETCH_HEAD:{name}") or "").strip() or None
 
 
 def _clone(checkout: Checkout, run: RunParameters, folder: Path) -> Workspace:
@@ -85,8 +84,8 @@ def _clone(checkout: Checkout, run: RunParameters, folder: Path) -> Workspace:
         _git(folder, "init", "--quiet")
         _git(folder, "fetch", "--quiet", repository, ref)
         _git(folder, "checkout", "--quiet", "--force", "--detach", "FETCH_HEAD")
-        origin = run.repository or _ask_git(checkout.root, "remote", "get-url", "origin") or str(checkout.root)
-        if _ask_git(folder, "remote") == "":
+        origin = run.repository or (ask_git(checkout.root, "remote", "get-url", "origin") or "").strip() or str(checkout.root)
+        if not ask_git(folder, "remote"):
             _git(folder, "remote", "add", "origin", origin)
         share(checkout, folder)
         exclude(folder, Checkout(folder).mlruns)
@@ -102,14 +101,6 @@ def _git(folder: Path, *arguments: str) -> str:
     except subprocess.CalledProcessError as error:
         why = " ".join(error.stderr.split())[:300]
         raise UserError(f"git {arguments[0]} failed ({why}): check repository and ref of the run") from error
-
-
-def _ask_git(folder: Path, *arguments: str) -> str:
-    """As `_git`; empty where git fails."""
-    try:
-        return run_git(folder, *arguments)
-    except subprocess.CalledProcessError:
-        return ""
 
 
 def print_folder() -> None:
