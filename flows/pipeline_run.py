@@ -34,7 +34,7 @@ from prefect.states import Completed, Failed
 from components.checkout import Checkout
 from components.errors import UserError
 from components.operations.environment import enter_checkout
-from components.operations.preconditions.readiness import Choices, make_ready
+from components.operations.preconditions.readiness import make_ready
 from components.printable import printable
 from components.processes.fault_kinds import fault_kind
 from components.processes.faults import outcome_of
@@ -51,7 +51,7 @@ from flows.new_data import describe_new_data
 from flows.parameters import MISTAKE, RunParameters
 from flows.run_page import Page
 from flows.run_states import cancel_requested, close_open_tasks
-from flows.whole_run import RunOptions, whole_run
+from flows.whole_run import whole_run
 from flows.workspace import Workspace, enter_workspace, open_workspace
 
 DEFAULTS = RunParameters()
@@ -65,15 +65,11 @@ def pipeline_run(run: RunParameters = DEFAULTS) -> State[Any]:
         if this_deployment.id is None:
             console = Console()
             try:
-                whole_run(checkout, _options(run), submit=Attempts([], None, cancel, console.print).submit, cancel=cancel, console=console)
+                whole_run(checkout, run, submit=Attempts([], None, cancel, console.print).submit, cancel=cancel, console=console)
             except RunCancelled as cancelled:
                 return CancelledState(message=str(cancelled))
             return Completed()
         return _scheduled_run(checkout, run, Console(LoggerStream(get_run_logger())), cancel)
-
-
-def _options(run: RunParameters) -> RunOptions:
-    return RunOptions(tuple(run.stages), run.accept_data, run.promote, run.started)
 
 
 def _scheduled_run(checkout: Checkout, parameters: RunParameters, console: Console, cancel: Event) -> State[Any]:
@@ -146,14 +142,20 @@ def _repeated(run: ScheduledRun, checkout: Checkout, attempts: Attempts) -> RunO
 
 def _once(run: ScheduledRun, checkout: Checkout, attempts: Attempts) -> RunOutcome:
     parameters = run.parameters
-    choices = Choices(parameters.overrides, parameters.stages, parameters.accept_data, parameters.bundled_rows)
     try:
-        ready = make_ready(checkout, choices, run.console.print)
+        ready = make_ready(
+            checkout,
+            run.console.print,
+            overrides=parameters.overrides,
+            stages=parameters.stages,
+            accept_data=parameters.accept_data,
+            bundled_rows=parameters.bundled_rows,
+        )
         if not parameters.stages:
             from components.rehearsal.first import rehearse_first
 
             rehearse_first(checkout, ready.to_run, run.console.print)
-        whole_run(checkout, _options(parameters), submit=attempts.submit, cancel=run.cancel, console=run.console)
+        whole_run(checkout, parameters, submit=attempts.submit, cancel=run.cancel, console=run.console)
     except RunCancelled:
         raise
     except Exception as error:  # noqa: BLE001 -- whatever it is, the run's page and its notices say so

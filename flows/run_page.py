@@ -5,13 +5,10 @@ Nothing here can fail a run: the first failed write is logged, later ones are no
 
 from __future__ import annotations
 
-import base64
 import html
-import json
 import os
 import re
 import threading
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -31,10 +28,11 @@ from components.processes.outcome import RunOutcome
 from components.processes.redaction import redactor
 from components.report.summary import FINISHED, MODELS
 from components.stages import STAGE_NAMES
+from components.tracking.recorder import PENDING
+from components.tracking.store import reach
 
 SHOWN_LINES = 30  # of a failed stage's log
 PROGRESS_SECONDS = 10.0
-LINK_SECONDS = 10.0  # that MLflow may take to name a run's experiment
 MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~-])")
 RUN_FOLDER = "[0-9]" * 8 + "-" + "[0-9]" * 6  # logs/20261125-020000
 
@@ -147,10 +145,13 @@ class Page:
         server = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
         if not run_id or not server.startswith(("http://", "https://")):
             return {}
+        away = {"mlflow": ("MLflow", redactor(self._checkout).clean(server))}
+        if run_id.startswith(PENDING):  # the record waits for the server
+            return away
         try:
-            experiment = _experiment(server, run_id)
-        except (OSError, ValueError, KeyError):
-            return {"mlflow": ("MLflow", redactor(self._checkout).clean(server))}  # away, or it has not received the run's record yet
+            _, experiment = reach(self._checkout)
+        except Exception:  # noqa: BLE001 -- a page is not worth a run
+            return away
         address = redactor(self._checkout).clean(f"{server}/#/experiments/{experiment}/runs/{run_id}")
         return {"mlflow-run": ("MLflow run", address), "report": ("Report", f"{address}/artifacts/report.html")}
 
@@ -190,12 +191,3 @@ class Page:
 def _id(made: Any) -> UUID:
     assert isinstance(made, UUID), "called from a thread without an event loop, where Prefect's call is a plain one"
     return made
-
-
-def _experiment(server: str, run_id: str) -> str:
-    request = urllib.request.Request(f"{server}/api/2.0/mlflow/runs/get?run_id={run_id}")  # noqa: S310 -- http, as was seen
-    user, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
-    if user and password:
-        request.add_header("authorization", f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}")
-    with urllib.request.urlopen(request, timeout=LINK_SECONDS) as response:  # noqa: S310
-        return str(json.load(response)["run"]["info"]["experiment_id"])

@@ -6,20 +6,13 @@ from uuid import UUID
 
 from prefect import get_run_logger
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterDeploymentId,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-    TaskRunFilter,
-    TaskRunFilterState,
-    TaskRunFilterStateType,
-)
+from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
 from prefect.client.schemas.objects import StateType
 from prefect.states import Crashed
 
+from flows.flow_runs import FINAL
+
 OPEN = [StateType.RUNNING, StateType.PENDING, StateType.SCHEDULED]
-ENDED = [StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED]
 
 
 def cancel_requested(run_id: str) -> bool:
@@ -37,11 +30,8 @@ def close_open_tasks(deployment: UUID) -> None:
     try:
         with get_client(sync_client=True) as client:
             left = client.read_task_runs(
-                flow_run_filter=FlowRunFilter(
-                    deployment_id=FlowRunFilterDeploymentId(any_=[deployment]),
-                    state=FlowRunFilterState(type=FlowRunFilterStateType(any_=ENDED)),
-                ),
-                task_run_filter=TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=OPEN))),
+                flow_run_filter=FlowRunFilter.model_validate({"deployment_id": {"any_": [deployment]}, "state": {"type": {"any_": FINAL}}}),
+                task_run_filter=TaskRunFilter.model_validate({"state": {"type": {"any_": OPEN}}}),
             )
             for task_run in left:
                 client.set_task_run_state(task_run.id, Crashed(message="its flow was killed"), force=True)

@@ -12,8 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +20,7 @@ from secrets import token_urlsafe
 from components.checkout import Checkout
 from components.errors import StageFault
 from components.operations.services.door import HOSTS, Door
+from components.operations.services.health import answers
 from components.operations.services.prefect_environment import PrefectServer
 from components.processes.marks import WATCHED, end_process, identity
 from components.stages import command
@@ -73,12 +72,9 @@ def wait_for_server(process: subprocess.Popen[bytes], log: Path, cancel: threadi
     while time.monotonic() < until and process.poll() is None:
         if cancel.is_set():
             raise RunCancelled("the run was cancelled before it began")
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5) as response:  # noqa: S310 -- http to a server that the settings name
-                if response.status == 200:
-                    return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
+        if answers(f"{url}/health"):
+            return
+        time.sleep(0.2)
     why = "ended" if process.poll() is not None else f"did not answer within {START_SECONDS:.0f} seconds"
     raise StageFault(f"Prefect's server {why}; its log: {log}")
 

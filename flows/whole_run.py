@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -25,12 +24,14 @@ from components.report.run_record import SUMMARY, close_record, open_record, wri
 from components.report.summary import FINISHED, RunRecord, not_judged
 from components.stages import StageName
 from components.storage.data_version import sync_data
+from components.storage.git import ask_git
 from components.storage.integrity import remove_damaged
 from components.storage.plan import plan, stage_parents
 from components.storage.scratch import remove_finished_checkpoints, remove_finished_scratch
 from flows.cancellation import RunCancelled
 from flows.console import Console
 from flows.dvc_processes import DvcProcesses
+from flows.parameters import RunParameters
 from flows.pipeline import Future, Pipeline
 from flows.promote import judge_run
 from flows.slots import Slots
@@ -38,20 +39,6 @@ from flows.stages import StageOutcome, fault_of, run_stage
 
 Job = Callable[[], StageOutcome]
 Submit = Callable[[StageName, Job], Future]
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What a person or a deployment chooses for one run.
-
-    `only` names the stages that may run; empty means all. `accept_data` makes removed files part of the new data version. Without `promote`
-    no model is judged. `started` is when the run began, in seconds since the epoch; None means now.
-    """
-
-    only: tuple[StageName, ...] = ()
-    accept_data: bool = False
-    promote: bool = True
-    started: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +57,7 @@ class _Run:
 
 def whole_run(
     checkout: Checkout,
-    options: RunOptions,
+    parameters: RunParameters,
     *,
     submit: Submit,
     cancel: threading.Event,
@@ -81,7 +68,7 @@ def whole_run(
     The caller has the run's lock (components.processes.guard.run_lock). `submit` starts a stage's job, and may repeat it. Raises UserError,
     StageFault or RunCancelled, after it has written the end into the summary.
     """
-    began = options.started or time.time()
+    began = parameters.started or time.time()
     settings = checkout.settings()
     load_policy(checkout.root / POLICY_FILE)  # reports a mistake in it before hours of training, not after
     os.environ.setdefault(RUN_MARK, new_run_mark(checkout))
@@ -90,9 +77,9 @@ def whole_run(
     logs = Path("logs") / time.strftime("%Y%m%d-%H%M%S", time.localtime(began))
     run = _Run(checkout, settings, record, began, logs, cancel, console, DvcProcesses(checkout))
     try:
-        failure = _stages(run, options, submit)
+        failure = _stages(run, parameters, submit)
         whole = failure is None and all(stage.status in FINISHED for stage in record.stages.values())
-        if whole and not options.promote:
+        if whole and not parameters.promote:
             record.verdicts = not_judged("this run was started without promotion; the next run judges")
         elif whole:
             _gate(run)
@@ -109,14 +96,14 @@ def whole_run(
     return summary
 
 
-def _stages(run: _Run, options: RunOptions, submit: Submit) -> Exception | None:
+def _stages(run: _Run, parameters: RunParameters, submit: Submit) -> Exception | None:
     """Run the stale stages; returns the error of a stage that failed or was cancelled."""
     checkout, record = run.checkout, run.record
     fetched = not checkout.preferences.is_dir()
-    record.data_version = sync_data(checkout, accept=options.accept_data, log=run.console.print)
+    record.data_version = sync_data(checkout, accept=parameters.accept_data, log=run.console.print)
     parents, steps = stage_parents(checkout), plan(checkout)
     if fetched:  # what these rows need could not be known before; whose rows they are, `mmalign run` has asked
-        require(Situation(checkout, run.settings, stages_to_run(steps, options.only), bundled_rows=True), run.console.print)
+        require(Situation(checkout, run.settings, stages_to_run(steps, tuple(parameters.stages)), bundled_rows=True), run.console.print)
     slots = Slots(run.settings)
     remove_finished_scratch(checkout, steps)
     open_record(checkout, record)
@@ -152,7 +139,7 @@ def _stages(run: _Run, options: RunOptions, submit: Submit) -> Exception | None:
         slots=slots,
         changed=lambda: write_summary(checkout, record, run.began),  # so that `mmalign status` shows the run's progress
         cancel=run.cancel,
-        only=options.only,
+        only=tuple(parameters.stages),
     )
     record.stages = pipeline.records
     write_summary(checkout, record, run.began)
@@ -176,5 +163,5 @@ def _gate(run: _Run) -> None:
 
 def git_sha(checkout: Checkout) -> str | None:
     """The commit that is checked out; None outside git."""
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=checkout.root, capture_output=True, text=True, check=False)
-    return head.stdout.strip() if head.returncode == 0 else None
+    head = ask_git(checkout.root, "rev-parse", "HEAD")
+    return None if head is None else head.strip()

@@ -23,7 +23,7 @@ from components.operations.environment import enter_checkout
 from components.processes.marks import FLOW_RUN
 from components.storage.clones import clones_folder, complete, deployed_checkout, exclude, is_complete, share, work_in
 from components.storage.copies import commit_data, fill_copy, workspace_of
-from components.storage.git import run_git
+from components.storage.git import ask_git, run_git
 from flows.flow_runs import server_client
 from flows.parameters import RunParameters
 
@@ -65,8 +65,8 @@ def enter_workspace(checkout: Checkout, workspace: Workspace, run: RunParameters
 
 def checked_out(checkout: Checkout) -> str:
     """The branch of a checkout, or its commit where no branch is checked out."""
-    branch = _ask_git(checkout.root, "symbolic-ref", "--quiet", "--short", "HEAD")
-    return branch or _git(checkout.root, "rev-parse", "HEAD")
+    branch = ask_git(checkout.root, "symbolic-ref", "--quiet", "--short", "HEAD")
+    return (branch or "").strip() or _git(checkout.root, "rev-parse", "HEAD")
 
 
 def fetched_file(checkout: Checkout, run: RunParameters, name: str) -> str | None:
@@ -77,8 +77,7 @@ def fetched_file(checkout: Checkout, run: RunParameters, name: str) -> str | Non
         mirror.parent.mkdir(parents=True, exist_ok=True)
         _git(mirror.parent, "init", "--quiet", "--bare", str(mirror))
     _git(mirror, "fetch", "--quiet", "--depth=1", "--end-of-options", repository, ref)
-    shown = _ask_git(mirror, "show", f"FETCH_HEAD:{name}")
-    return shown or None
+    return (ask_git(mirror, "show", f"FETCH_HEAD:{name}") or "").strip() or None
 
 
 def _source(checkout: Checkout, run: RunParameters) -> tuple[str, str]:
@@ -94,7 +93,7 @@ def _source(checkout: Checkout, run: RunParameters) -> tuple[str, str]:
 
 
 def _origin(checkout: Checkout) -> str:
-    return _ask_git(checkout.root, "remote", "get-url", "origin")
+    return (ask_git(checkout.root, "remote", "get-url", "origin") or "").strip()
 
 
 def _clone(checkout: Checkout, run: RunParameters, folder: Path) -> Workspace:
@@ -105,7 +104,7 @@ def _clone(checkout: Checkout, run: RunParameters, folder: Path) -> Workspace:
         _git(folder, "fetch", "--quiet", "--end-of-options", repository, ref)
         _git(folder, "checkout", "--quiet", "--force", "--detach", "FETCH_HEAD")
         origin = run.repository or _origin(checkout) or str(checkout.root)
-        if _ask_git(folder, "remote") == "":
+        if not ask_git(folder, "remote"):
             _git(folder, "remote", "add", "--end-of-options", "origin", origin)
         share(checkout, folder)
         exclude(folder, Checkout(folder).mlruns)
@@ -121,14 +120,6 @@ def _git(folder: Path, *arguments: str) -> str:
     except subprocess.CalledProcessError as error:
         why = " ".join(error.stderr.split())[:300]
         raise UserError(f"git {arguments[0]} failed ({why}): check repository and ref of the run") from error
-
-
-def _ask_git(folder: Path, *arguments: str) -> str:
-    """As `_git`; empty where git fails."""
-    try:
-        return run_git(folder, *arguments)
-    except subprocess.CalledProcessError:
-        return ""
 
 
 def print_folder() -> None:

@@ -82,6 +82,17 @@ def rewrite(text: str, written: Mapping[str, str]) -> str:
     return text
 
 
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
 def _value_span(top: Any, dotted: str) -> tuple[int, int]:
     """Where the value of a key stands in the text that `top` was composed of: first and last character."""
     node = top

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -26,6 +25,7 @@ from components.registry.registry import Registry
 from components.registry.store import open_store
 from components.registry.versions import DVC_MODEL, DVC_PATH, MADE_WHOLE_FROM, Version
 from components.stages import STAGE_NAMES
+from components.storage.git import ask_git
 from components.storage.objects import Whereabouts, locate
 from components.tracking.provenance import RUN_FILES
 from components.tracking.recorder import PARENT_TAG, PENDING, find_pending
@@ -90,7 +90,7 @@ def rebuild_commands(checkout: Checkout, lineage: Mapping[str, Any], diff: str |
     commands = [f"cd {shlex.quote(str(checkout.root.resolve()))}"]
     if recorded or diff is not None:
         commands.append(f"mmalign lineage {name} --files {folder}  # first: an old commit may lack this command")
-    if _git(checkout, "status", "--porcelain"):
+    if ask_git(checkout.root, "status", "--porcelain"):
         commands.append("git stash push --include-untracked  # your own changes; `git stash pop` brings them back")
     if git["sha"] is None:
         commands.append("# the run took place outside git: its code can't be checked out")
@@ -248,13 +248,7 @@ def _available(checkout: Checkout, version: Version, lineage: Mapping[str, Any])
 
 
 def _has_commit(checkout: Checkout, sha: str) -> bool:
-    return _git(checkout, "cat-file", "-e", f"{sha}^{{commit}}") is not None
-
-
-def _git(checkout: Checkout, *arguments: str) -> str | None:
-    """The output of git; None where it fails."""
-    completed = subprocess.run(["git", *arguments], cwd=checkout.root, capture_output=True, text=True, check=False, timeout=60)
-    return completed.stdout if completed.returncode == 0 else None
+    return ask_git(checkout.root, "cat-file", "-e", f"{sha}^{{commit}}") is not None
 
 
 def _flag(value: str | None) -> bool | None:

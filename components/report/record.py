@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from components.checkout import Checkout
+from components.config.overrides import flatten
 from components.errors import UserError
 from components.files import read_json
 from components.report.run_record import SUMMARY
@@ -127,12 +128,3 @@ def read_record(checkout: Checkout) -> Record:
 def reached(record: Record) -> list[str]:
     """The stages whose outs belong to this run, in order."""
     return [stage for stage in STAGE_NAMES if record.finished(stage)]
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, by dotted key."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}.{key}" if prefix else str(key)
-        flat |= flatten(value, name) if isinstance(value, Mapping) else {name: value}
-    return flat

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +15,11 @@ from typing import Any
 import yaml
 
 from components.checkout import Checkout
-from components.report.record import Record, flatten, reached
+from components.config.overrides import flatten
+from components.report.record import Record, reached
 from components.report.wording import plain
 from components.stages import OPS_SECTIONS
+from components.storage.git import ask_git
 
 PARAMS = "params.yaml"
 SHA = re.compile(r"[0-9a-f]{7,64}")
@@ -82,19 +83,19 @@ def _same(one: Any, other: Any) -> bool:
 
 def _committed(record: Record) -> tuple[str | None, dict[str, Any] | None]:
     """The settings of the run's commit; of the checked-out commit where git lacks the run's."""
-    for sha in (record.summary.get("git_sha"), (_git(record.checkout, "rev-parse", "HEAD") or "").strip()):
+    for sha in (record.summary.get("git_sha"), (ask_git(record.checkout.root, "rev-parse", "HEAD") or "").strip()):
         if isinstance(sha, str) and SHA.fullmatch(sha):
-            values = _flat(_git(record.checkout, "show", f"{sha}:{PARAMS}"))
+            values = _flat(ask_git(record.checkout.root, "show", f"{sha}:{PARAMS}"))
             if values is not None:
                 return sha, values
     return None, None
 
 
 def _first(checkout: Checkout) -> tuple[str | None, dict[str, Any] | None]:
-    if (_git(checkout, "rev-parse", "--is-shallow-repository") or "").strip() != "false":
+    if (ask_git(checkout.root, "rev-parse", "--is-shallow-repository") or "").strip() != "false":
         return None, None
-    added = (_git(checkout, "log", "--diff-filter=A", "--format=%H", "--", PARAMS) or "").split()
-    values = _flat(_git(checkout, "show", f"{added[-1]}:{PARAMS}")) if added else None
+    added = (ask_git(checkout.root, "log", "--diff-filter=A", "--format=%H", "--", PARAMS) or "").split()
+    values = _flat(ask_git(checkout.root, "show", f"{added[-1]}:{PARAMS}")) if added else None
     return (None, None) if values is None else (added[-1], values)
 
 
@@ -117,13 +118,3 @@ def _value(values: Mapping[str, Any] | None, key: str) -> str | None:
     if values is None:
         return None
     return plain(values[key]) if key in values else ABSENT
-
-
-def _git(checkout: Checkout, *arguments: str) -> str | None:
-    try:
-        completed = subprocess.run(
-            ["git", *arguments], cwd=checkout.root, capture_output=True, text=True, errors="replace", timeout=60, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return completed.stdout if completed.returncode == 0 else None

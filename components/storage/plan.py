@@ -21,6 +21,7 @@ import yaml
 
 from components.checkout import IN_CHECKOUT, Checkout
 from components.closures import CODE_STAGE, digest_path, digest_text, digests
+from components.config.overrides import flatten
 from components.stages import CHECKS
 from components.storage.repository import open_repository
 
@@ -184,17 +185,6 @@ def _setting_reasons(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
     reasons = [f"{key} changed from {old[key]} to {new[key]}" for key in new if key in old and old[key] != new[key]]
     reasons += [f"{key} is a new setting" for key in new if key not in old]
     return reasons + [f"{key} is no setting any more" for key in old if key not in new]
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _output_reasons(stage: Any) -> list[str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import platform
 import re
-import subprocess
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +16,9 @@ import yaml
 
 from components.checkout import Checkout
 from components.closures import CODE_STAGE
+from components.config.overrides import flatten
 from components.files import digest_file
+from components.storage.git import ask_git
 
 DIFF_LIMIT_BYTES = 5_000_000  # a longer diff is cut: its place is a commit
 RUN_FILES = ("params.yaml", "ops.yaml", "data.dvc", "dvc.yaml", "dvc.lock")
@@ -39,35 +40,25 @@ class GitState:
 
 def git_state(checkout: Checkout) -> GitState:
     """Commit and dirty flag of the checkout."""
-    sha = _git(checkout, "rev-parse", "HEAD")
+    sha = ask_git(checkout.root, "rev-parse", "HEAD")
     if sha is None:
         return GitState(None, dirty=False)
-    changed = (_git(checkout, "status", "--porcelain", "--", ".", *APART) or "").strip()
+    changed = (ask_git(checkout.root, "status", "--porcelain", "--", ".", *APART) or "").strip()
     return GitState(sha.strip(), bool(changed))
 
 
 def git_diff(checkout: Checkout) -> str:
     """All differences from the commit, code that git does not know yet included; empty for a clean tree."""
-    pieces = [_git(checkout, "diff", "HEAD", "--", ".", *APART) or ""]
+    pieces = [ask_git(checkout.root, "diff", "HEAD", "--", ".", *APART) or ""]
     code = [name for name in untracked(checkout) if Path(name).suffix in CODE]
-    pieces += [_git(checkout, "diff", "--no-index", "--", "/dev/null", name, differs=True) or "" for name in code]
+    pieces += [ask_git(checkout.root, "diff", "--no-index", "--", "/dev/null", name, codes=(0, 1)) or "" for name in code]
     diff = "".join(pieces)
     return diff if len(diff) <= DIFF_LIMIT_BYTES else diff[:DIFF_LIMIT_BYTES] + "\n[cut]\n"
 
 
 def untracked(checkout: Checkout) -> list[str]:
     """Files that git neither knows nor ignores. What they hold, keys and notes among it, is nobody's business but for code."""
-    return [name for name in (_git(checkout, "ls-files", "-z", "--others", "--exclude-standard") or "").split("\0") if name]
-
-
-def _git(checkout: Checkout, *arguments: str, differs: bool = False) -> str | None:
-    try:
-        completed = subprocess.run(
-            ["git", *arguments], cwd=checkout.root, capture_output=True, text=True, errors="replace", timeout=60, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return completed.stdout if completed.returncode == 0 or (differs and completed.returncode == 1) else None
+    return [name for name in (ask_git(checkout.root, "ls-files", "-z", "--others", "--exclude-standard") or "").split("\0") if name]
 
 
 def environment_tags(checkout: Checkout) -> dict[str, str]:
@@ -132,10 +123,8 @@ def stage_params(checkout: Checkout, stage: str) -> dict[str, str]:
     named = read_yaml(checkout.graph).get("stages", {}).get(stage, {}).get("params", [])
     keys = _param_keys(named)
     own = {"align": "alignment"}.get(stage, stage)
-    flat: dict[str, str] = {}
-    for key in keys or [own]:
-        _flatten(key, _lookup(values, key), flat)
-    return flat
+    flat = flatten({key: _lookup(values, key) for key in keys or [own]})
+    return {key: str(value) for key, value in flat.items()}
 
 
 def _param_keys(named: list[Any]) -> list[str]:
@@ -153,11 +142,3 @@ def _lookup(values: dict[str, Any], dotted: str) -> Any:
     for part in dotted.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value
-
-
-def _flatten(prefix: str, value: Any, into: dict[str, str]) -> None:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            _flatten(f"{prefix}.{key}", inner, into)
-    else:
-        into[prefix] = str(value)

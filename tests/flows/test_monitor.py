@@ -266,18 +266,18 @@ def test_server_that_starts_nothing_is_reported_once(fault: str, sentence: str, 
     assert notice is not None
     assert notice.title == "nightly can't begin since 2026-11-25 02:31 UTC"
     assert sentence in notice.details["seen"][0]
-    again = Monitor(Checkout(root), clock)
+    restarted = Monitor(Checkout(root), clock)
     for _ in range(2):
         clock.now += timedelta(hours=1)
-        assert again.check() is None
+        assert restarted.check() is None
     assert [entry["kind"] for entry in notices(root)] == ["missed"]
 
     fail(failing=False)
-    assert again.check() is None
+    assert restarted.check() is None
     fail(failing=True)
-    assert again.check() is None
+    assert restarted.check() is None
     clock.now += timedelta(minutes=31)
-    assert again.check() is not None, "another outage"
+    assert restarted.check() is not None, "another outage"
 
 
 @pytest.mark.slow
@@ -323,7 +323,7 @@ def test_monitor_reads_real_prefect_server(tmp_path: Path) -> None:
 
         assert missed is not None
         assert missed.details["due"] == due.isoformat()
-        assert missed.details["seen"][0].endswith("is Scheduled")
+        assert "is Scheduled" in missed.details["seen"][0]
         assert "no worker of pool probe is alive" in missed.details["seen"]
         assert begun is None
     finally:

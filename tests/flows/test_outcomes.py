@@ -19,8 +19,9 @@ from components.errors import InfrastructureFault, StageFault, UserError
 from components.processes.fault_kinds import fault_kind
 from flows import stages
 from flows.console import Console
+from flows.parameters import RunParameters
 from flows.supervisor import Command, Outcome
-from flows.whole_run import RunOptions, whole_run
+from flows.whole_run import whole_run
 from tests.checkout import ROOT, alive, behave, start_mmalign, wait_for
 
 
@@ -30,7 +31,7 @@ def failure_of(checkout: Path, *words: str) -> Exception:
     with ThreadPoolExecutor() as pool, pytest.raises((UserError, StageFault)) as raised:
         whole_run(
             Checkout(checkout),
-            RunOptions(only=("validate",)),
+            RunParameters(stages=["validate"]),
             submit=lambda _, job: pool.submit(job),
             cancel=threading.Event(),
             console=Console(),

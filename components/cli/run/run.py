@@ -70,7 +70,7 @@ def run(  # noqa: PLR0913 -- each option of the command is an argument
     started = time.time()
     from components.cli.run.unchanged import record, recording_process
     from components.operations.environment import enter_checkout
-    from components.operations.preconditions.readiness import Choices, make_ready
+    from components.operations.preconditions.readiness import make_ready
     from components.processes.guard import run_lock
     from components.storage.copies import workspace_of
     from components.storage.scratch import remove_finished_scratch
@@ -87,7 +87,7 @@ def run(  # noqa: PLR0913 -- each option of the command is an argument
         if checkout != own:
             _work_in_copy(own, checkout, assignments or [], accept_data=accept_data)
         recording = stack.enter_context(recording_process())
-        ready = make_ready(checkout, Choices(assignments or [], stages, accept_data, bundled_rows), _log)
+        ready = make_ready(checkout, _log, overrides=assignments or [], stages=stages, accept_data=accept_data, bundled_rows=bundled_rows)
         code = None
         if promote and ready.is_current:
             remove_finished_scratch(checkout, ready.steps or {})

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from components.checkout import Checkout
 from components.errors import UserError
-from components.operations.doctor.findings import Finding, ok, problem, warning
+from components.operations.doctor.findings import Finding, ok, problem, some, warning
 from components.storage.data_version import DATA_FILE, UNSET_BUCKET, DataState, data_state
+from components.storage.git import ask_git
 from components.storage.repository import open_repository
 from components.tracking.provenance import APART, git_state, read_yaml
 
@@ -19,24 +19,24 @@ PULL = "the next mmalign run fetches it; or now: dvc pull data.dvc"
 
 def git(checkout: Checkout) -> Finding:
     """The checkout is a git repository with a commit, an author for new commits, and no uncommitted changes."""
-    if _git(checkout, "--version") is None:
+    if ask_git(checkout.root, "--version") is None:
         return problem("git is not on PATH", "install git with your system's package manager")
-    if _git(checkout, "rev-parse", "--git-dir") is None:
+    if ask_git(checkout.root, "rev-parse", "--git-dir") is None:
         return problem("git can't open the checkout as a repository", "run in a clone; or git init, git add -A and git commit here")
     state = git_state(checkout)
     if state.sha is None:
         return problem("the repository has no commit, so no run can name its code", "git add -A && git commit")
     commit = f"commit {state.sha[:12]}"
-    missing = [key for key in ("user.name", "user.email") if not _git(checkout, "config", key)]
+    missing = [key for key in ("user.name", "user.email") if not ask_git(checkout.root, "config", key)]
     if missing:
         return warning(
             f"{commit}; {' and '.join(missing)} not set, so git can't commit new data versions and settings",
             "; ".join(f'git config {key} "…"' for key in missing),
         )
     if state.dirty:
-        changed = [line[3:] for line in (_git(checkout, "status", "--porcelain", "--", ".", *APART) or "").splitlines()]
+        changed = [line[3:] for line in (ask_git(checkout.root, "status", "--porcelain", "--", ".", *APART) or "").splitlines()]
         return warning(
-            f"{commit} with {_count(len(changed), 'changed file')} ({_some(changed)}): MLflow marks runs dirty and keeps the diff",
+            f"{commit} with {_count(len(changed), 'changed file')} ({some(changed)}): MLflow marks runs dirty and keeps the diff",
             "commit your changes, so that git alone can reproduce a run",
         )
     return ok(f"{commit}, nothing changed")
@@ -83,7 +83,7 @@ def dvc(checkout: Checkout) -> Finding:
             "dvc config cache.type reflink,copy",
         )
     if lost:
-        return warning(f"{setup}; {_some(lost)} can't be reached", f"mount {remotes[lost[0]]}, or: dvc remote remove {lost[0]}")
+        return warning(f"{setup}; {some(lost)} can't be reached", f"mount {remotes[lost[0]]}, or: dvc remote remove {lost[0]}")
     return ok(setup)
 
 
@@ -94,19 +94,19 @@ def _data_finding(state: DataState) -> Finding:
     version = f"version {state.version[:12]}"
     if state.missing and changed:
         return problem(
-            f"{_count(len(state.missing), 'file')} of {version} removed ({_some(state.missing)}) while {len(changed)} are changed or new",
+            f"{_count(len(state.missing), 'file')} of {version} removed ({some(state.missing)}) while {len(changed)} are changed or new",
             "put them back, or make this the new version: mmalign run --accept-data",
         )
     if state.removed:
         return problem(
-            f"{_count(len(state.missing), 'file')} of {version} removed ({_some(state.missing)})",
+            f"{_count(len(state.missing), 'file')} of {version} removed ({some(state.missing)})",
             "make this the new version: mmalign run --accept-data; or put them back: dvc checkout data.dvc",
         )
     if state.missing:
-        return warning(f"{_count(len(state.missing), 'file')} of {version} missing ({_some(state.missing)})", PULL)
+        return warning(f"{_count(len(state.missing), 'file')} of {version} missing ({some(state.missing)})", PULL)
     if changed:
         return warning(
-            f"{_count(len(changed), 'file')} changed or new since {version} ({_some(changed)})", "mmalign run commits them as a new version"
+            f"{_count(len(changed), 'file')} changed or new since {version} ({some(changed)})", "mmalign run commits them as a new version"
         )
     if not state.cached:
         return warning(f"DVC's cache lacks files of {version}", "mmalign run caches them; or: dvc commit data.dvc")
@@ -119,19 +119,5 @@ def _remote(name: str, url: str) -> str:
     return f"{name} (not checked here)" if "://" in url else name
 
 
-def _git(checkout: Checkout, *arguments: str) -> str | None:
-    try:
-        completed = subprocess.run(
-            ["git", *arguments], cwd=checkout.root, capture_output=True, text=True, errors="replace", timeout=60, check=False
-        )
-    except OSError:
-        return None
-    return completed.stdout if completed.returncode == 0 else None
-
-
 def _count(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'s' if number != 1 else ''}"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from components.checkout import IN_CHECKOUT, Checkout
 from components.engine.ops import OP
-from components.operations.doctor.findings import Finding, ok, problem, settings_of, warning
+from components.operations.doctor.findings import Finding, ok, problem, settings_of, some, warning
 from components.processes.slots.gpus import has_gpus
 
 PYTHON = ">=3.11,<3.14"
@@ -59,8 +59,8 @@ def packages(checkout: Checkout) -> Finding:
         if (version := installed[one.name]) is not None and not one.specifier.contains(version, prereleases=True)
     ]
     if missing or other:
-        parts = [f"{len(missing)} missing ({_some(missing)})"] if missing else []
-        parts += [f"{len(other)} of another version: {_some(other)}"] if other else []
+        parts = [f"{len(missing)} missing ({some(missing)})"] if missing else []
+        parts += [f"{len(other)} of another version: {some(other)}"] if other else []
         return problem(f"of {len(wanted)} packages in requirements.txt {'; '.join(parts)}", INSTALL)
     return ok(f"all {len(wanted)} packages are as in requirements.txt")
 
@@ -149,7 +149,3 @@ def _installed(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

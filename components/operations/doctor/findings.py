@@ -45,6 +45,11 @@ def problem(text: str, cure: str) -> Finding:
     return Finding("problem", text, cure)
 
 
+def some(names: list[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
 def settings_of(checkout: Checkout) -> Settings:
     """The settings, for checks that need them. Raises NotChecked where they are not valid."""
     try:

@@ -19,16 +19,6 @@ from components.storage.plan import Step, plan
 
 
 @dataclass(frozen=True)
-class Choices:
-    """What a person or a deployment chooses for one run. Without `stages` all may run."""
-
-    overrides: Sequence[str] = ()
-    stages: Sequence[StageName] = ()
-    accept_data: bool = False
-    bundled_rows: bool = False
-
-
-@dataclass(frozen=True)
 class Readiness:
     """A run that may start. `steps` is DVC's plan, None while data are yet to be fetched; `to_run` are stages whose commands may run."""
 
@@ -43,19 +33,30 @@ class Readiness:
         return self.steps is not None and not self.state.differs and all(step.action == "skip" for step in self.steps.values())
 
 
-def make_ready(checkout: Checkout, choices: Choices, log: Callable[[str], None]) -> Readiness:
-    """Check all, log warnings, then write the overrides into their files. The caller holds the run lock. Raises UserError."""
+def make_ready(
+    checkout: Checkout,
+    log: Callable[[str], None],
+    *,
+    overrides: Sequence[str] = (),
+    stages: Sequence[StageName] = (),
+    accept_data: bool = False,
+    bundled_rows: bool = False,
+) -> Readiness:
+    """Check all, log warnings, then write the overrides into their files. Without `stages` all may run. The caller holds the run lock.
+
+    Raises UserError.
+    """
     require_services(checkout)
-    texts = changed_settings(checkout.params, choices.overrides)
+    texts = changed_settings(checkout.params, overrides)
     settings = load_settings(checkout.params, texts)
     load_policy(checkout.root / POLICY_FILE)
     require_base(Situation(checkout, settings))  # before data/ is hashed and the graph is read
     state = data_state(checkout)
-    check_removals(state, accept=choices.accept_data)
+    check_removals(state, accept=accept_data)
     # What data that are yet to fetch make stale shows once they are here.
-    steps = None if state.missing and not choices.accept_data else plan(checkout, texts.get(checkout.params))
-    to_run = stages_to_run(steps, tuple(choices.stages))
-    require(Situation(checkout, settings, to_run, state, choices.bundled_rows), log)
+    steps = None if state.missing and not accept_data else plan(checkout, texts.get(checkout.params))
+    to_run = stages_to_run(steps, tuple(stages))
+    require(Situation(checkout, settings, to_run, state, bundled_rows), log)
     for path, text in texts.items():
         write_atomic(path, text)
     return Readiness(settings, state, steps, to_run)
