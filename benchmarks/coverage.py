@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks._harness import ROOT, Report, machine
 from components.registry.policy import POLICY_FILE, PolicyRules, load_policy
@@ -94,7 +95,8 @@ def cells() -> Iterator[Cell]:
 
 
 Draw = Callable[[Cell, np.random.Generator, int], Any]
-Counted = Callable[[Floats, Floats, Groups], Floats]  # events [models, S, N], cases, groups to outcomes [S]
+Outcomes = NDArray[np.bool_]
+Counted = Callable[[Floats, Floats, Groups], Outcomes]  # events [models, S, N], cases, groups to outcomes [S]
 
 
 class Simulation:
@@ -128,7 +130,7 @@ def coverage(simulation: Simulation, cell: Cell) -> float:
     """The share of simulations whose two-sided interval contains the truth."""
     truth = cell.rates[0] - cell.rates[1] if len(cell.rates) > 1 else cell.rates[0]
 
-    def covers(events: Floats, cases: Floats, groups: Groups) -> Floats:
+    def covers(events: Floats, cases: Floats, groups: Groups) -> Outcomes:
         low, high = bounds_of(cell, events, cases, groups, (1 - CONFIDENCE) / 2)
         return (low <= truth) & (truth <= high)
 
@@ -191,8 +193,8 @@ def false_promotions(simulation: Simulation, total: float, rules: PolicyRules) -
     equal = Cell("difference", *TALK, (0.9,) * (LOOKS + 1), 0.1)
     unsafe = Cell("difference", *HARMFUL, (*(0.03 + margin,) * LOOKS, 0.03), 0.1)
 
-    def any_look(passes: Callable[[Floats, Floats], Floats]) -> Counted:
-        def outcome(events: Floats, cases: Floats, groups: Groups) -> Floats:
+    def any_look(passes: Callable[[Floats, Floats], Outcomes]) -> Counted:
+        def outcome(events: Floats, cases: Floats, groups: Groups) -> Outcomes:
             promoted = np.zeros(events.shape[1], dtype=bool)
             for number in range(LOOKS):
                 _, low, high, _, _ = difference_bounds(events[number] - events[-1], cases, groups, Look(number + 1, total).tail)

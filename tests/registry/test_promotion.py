@@ -390,3 +390,17 @@ def test_champion_files_lost_for_good_are_named(evaluated: Path, capsys: pytest.
     )
     assert outcome.models["mm-policy"].verdict == "refused"
     assert "the champion can't be evaluated" in outcome.models["mm-policy"].reasons[0]
+
+
+def test_each_new_digest_is_one_look_and_a_repeat_none(evaluated: Path) -> None:
+    for look, seed in enumerate((1, 2), start=1):
+        train(evaluated, seed, talk=0.5 + 0.2 * look)
+        reuse = judge(evaluated).models["mm-policy"].reuse
+        assert reuse is not None
+        assert (reuse["look"], reuse["left"]) == (look, pytest.approx(0.05 / (look + 1)))
+    repeat = judge(evaluated).models["mm-policy"]
+    assert (repeat.verdict, repeat.reuse and repeat.reuse["look"]) == ("nothing_new", 2)
+    registry = Registry(Checkout(evaluated))
+    heldout = read_json(Checkout(evaluated).results / "context.json")["context"]
+    assert registry.count_look("mm-policy", heldout, "another digest") == 3
+    assert registry.count_look("mm-policy", "other queries", "another digest") == 1
