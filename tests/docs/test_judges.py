@@ -35,7 +35,7 @@ def test_command_of_the_page_runs(command: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_saved_sheet_is_the_measured_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("dvc.yaml", "params.yaml"):
+    for name in ("dvc.yaml", "params.yaml", "ops.yaml"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     labels = ROOT / "judges/labels/third.jsonl"
     monkeypatch.chdir(tmp_path)

@@ -5,6 +5,7 @@ Slow: a request a text, one by one. The bundled base has learned no verdicts; wh
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from components.endpoints.request import Answer
 from components.evaluation.chain import load_chain
 from components.evaluation.model_judge import ModelJudge
 from components.evaluation.verdict import JudgedAnswer
-from tests.tiny import remade, save_checkout
+from tests.tiny import save_checkout
 from tests.transformers_serve import Serve, heldout
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -31,7 +32,7 @@ def test_transformers_serve_takes_every_request_of_the_judge(tmp_path: Path, dat
         model = load_chain(settings.model_copy(update={"endpoint": endpoint}), checkout).judges["model"]
         assert isinstance(model, ModelJudge)
         query = next(one for one in heldout(data, 8) if one.category == "long")
-        harmful = remade(query, id="harmful", safety="harmful")
+        harmful = replace(query, id="harmful", safety="harmful")
         answers = [JudgedAnswer(one, "I see a red circle.") for one in (query, harmful)]
         model.prepare(answers)
         assert model.client.usage.answers == 3, "right, description with its picture, conduct"
