@@ -48,8 +48,6 @@ WHOLE = {
     "place": "workspace, slot, position",
     "again": "what is repeated",
     "alone": "temporary, single_process",
-    "look": "check, poll",
-    "looks": "checks, polls",
     "held": "locked",
     "figures": "metrics",
     "truth": "ground_truth",

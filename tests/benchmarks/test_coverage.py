@@ -18,7 +18,7 @@ def test_bundled_generator_is_covered_and_rarely_errs() -> None:
     assert simulation.share(CELL, above(CELL, 0, 0.025)) == simulation.share(CELL, above(CELL, 0, 0.025))
 
 
-def test_generator_of_a_stranger_whose_rate_is_off_is_not_covered(tmp_path: Path) -> None:
+def test_generator_with_a_rate_that_is_off_is_not_covered(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
         "from types import SimpleNamespace\n"

@@ -221,7 +221,7 @@ def test_better_reward_model_orders_more_of_the_same_pairs() -> None:
 # what the held-out rows feed
 
 
-def test_ranks_alone_beat_the_text_only_baseline_and_the_champion() -> None:
+def test_ranks_alone_beat_text_only_baseline_and_champion() -> None:
     text, half = [2] * 100, ordered([(2, 4)] * 100)
     good, base = ordered([(4, 4)] * 60 + [(3, 4)] * 40, text), ordered([(0, 0)] * 100)
     rules = only("ranks", "preference_accuracy", "conversation")

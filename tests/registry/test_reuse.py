@@ -25,7 +25,7 @@ def test_first_look_has_the_usual_interval() -> None:
     )
 
 
-def test_sight_asks_for_fresh_rows_where_the_next_look_is_too_weak() -> None:
+def test_sight_asks_for_fresh_rows_where_next_look_is_too_weak() -> None:
     one = Intervals(0.95).difference([1.0] * 3 + [-1.0] * 3 + [0.0] * 259)
     assert one is not None
     first, tenth = Sight.of(one, 0.05, Look(1, 0.05)), Sight.of(one, 0.05, Look(10, 0.05))
