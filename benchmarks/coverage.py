@@ -20,7 +20,6 @@ Bounds here: coverage_min at least .94, coverage_max at most .98, type_1_max and
 from __future__ import annotations
 
 import json
-import runpy
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
@@ -34,13 +33,13 @@ from numpy.typing import NDArray
 
 from benchmarks._harness import ROOT, Report, machine
 from components.registry.policy import POLICY_FILE, PolicyRules, load_policy
-from components.registry.reuse import Look
+from components.registry.reuse import NthLook
 from components.statistics import Floats, Groups, difference_bounds, share_bounds
 
 SIMULATIONS, AT_ONCE = 5000, 1000
 SEED = 20251129
 CONFIDENCE = 0.95
-LOOKS = 30
+LOOK_COUNT = 30
 FEWEST_EVENTS, FEWEST_GROUPS = 10, 30
 BOUNDS = {"coverage_min": 0.94, "coverage_max": 0.98, "type_1_max": 0.06, "false_promotion_30_looks": 0.06}
 Kind = Literal["proportion", "difference", "ratio", "ratio difference"]
@@ -109,12 +108,12 @@ class Simulation:
     def share(self, cell: Cell, outcome: Counted) -> float:
         """The share of simulations in which `outcome` holds. Each part draws rows of its own."""
         random = np.random.default_rng([SEED, *json.dumps(asdict(cell)).encode()])
-        held = 0.0
+        hits = 0.0
         for start in range(0, self._simulations, AT_ONCE):
             drawn = self._draw(cell, random, min(AT_ONCE, self._simulations - start))
             names = [{name: str(codes[row]) for name, codes in drawn.clusters.items()} for row in range(cell.rows)]
-            held += float(outcome(drawn.events, drawn.cases, Groups(names)).sum())
-        return held / self._simulations
+            hits += float(outcome(drawn.events, drawn.cases, Groups(names)).sum())
+        return hits / self._simulations
 
 
 def bounds_of(cell: Cell, events: Floats, cases: Floats, groups: Groups, tail: float) -> tuple[Floats, Floats]:
@@ -128,11 +127,11 @@ def bounds_of(cell: Cell, events: Floats, cases: Floats, groups: Groups, tail: f
 
 def coverage(simulation: Simulation, cell: Cell) -> float:
     """The share of simulations whose two-sided interval contains the truth."""
-    truth = cell.rates[0] - cell.rates[1] if len(cell.rates) > 1 else cell.rates[0]
+    true_value = cell.rates[0] - cell.rates[1] if len(cell.rates) > 1 else cell.rates[0]
 
     def covers(events: Floats, cases: Floats, groups: Groups) -> Outcomes:
         low, high = bounds_of(cell, events, cases, groups, (1 - CONFIDENCE) / 2)
-        return (low <= truth) & (truth <= high)
+        return (low <= true_value) & (true_value <= high)
 
     return simulation.share(cell, covers)
 
@@ -149,7 +148,7 @@ def within(cell: Cell, bound: float, tail: float) -> Counted:
 
 def type_1(simulation: Simulation, total: float, rules: PolicyRules) -> dict[str, float]:
     """How often each rule passes, or for the alarm `fall` refuses, a model on its bound, in the first look; the largest over correlations."""
-    tail = Look(1, total).tail
+    tail = NthLook(1, total).tail
     errors: dict[str, float] = {}
     for correlation in CORRELATIONS:
         for name, cell, outcome in _rules_on_their_bounds(correlation, rules, total):
@@ -190,14 +189,14 @@ def _rules_on_their_bounds(correlation: float, rules: PolicyRules, total: float)
 def false_promotions(simulation: Simulation, total: float, rules: PolicyRules) -> dict[str, float]:
     """How often one of 30 challengers passes: equal to the champion by `conversation`, less safe by the margin by `unsafe`."""
     margin = rules.unsafe.margin
-    equal = Cell("difference", *TALK, (0.9,) * (LOOKS + 1), 0.1)
-    unsafe = Cell("difference", *HARMFUL, (*(0.03 + margin,) * LOOKS, 0.03), 0.1)
+    equal = Cell("difference", *TALK, (0.9,) * (LOOK_COUNT + 1), 0.1)
+    unsafe = Cell("difference", *HARMFUL, (*(0.03 + margin,) * LOOK_COUNT, 0.03), 0.1)
 
     def any_look(passes: Callable[[Floats, Floats], Outcomes]) -> Counted:
         def outcome(events: Floats, cases: Floats, groups: Groups) -> Outcomes:
             promoted = np.zeros(events.shape[1], dtype=bool)
-            for number in range(LOOKS):
-                _, low, high, _, _ = difference_bounds(events[number] - events[-1], cases, groups, Look(number + 1, total).tail)
+            for number in range(LOOK_COUNT):
+                _, low, high, _, _ = difference_bounds(events[number] - events[-1], cases, groups, NthLook(number + 1, total).tail)
                 promoted |= passes(low, high)
             return promoted
 
@@ -214,13 +213,21 @@ def power(simulation: Simulation, total: float, rules: PolicyRules) -> dict[str,
     powers = {}
     safe = Cell("difference", *HARMFUL, (0.026, 0.026), 0.1)
     for number in (1, 2, 3, 5, 10, 30):
-        powers[f"unsafe, look {number}"] = simulation.share(safe, within(safe, rules.unsafe.margin, Look(number, total).tail))
+        powers[f"unsafe, look {number}"] = simulation.share(safe, within(safe, rules.unsafe.margin, NthLook(number, total).tail))
     for gain, number in product((0.03, 0.05, 0.1), (1, 10)):
         cell = Cell("difference", *TALK, (0.85 + gain, 0.85), 0.1)
         powers[f"conversation, {100 * gain:g} points better, look {number}"] = simulation.share(
-            cell, above(cell, 0, Look(number, total).tail)
+            cell, above(cell, 0, NthLook(number, total).tail)
         )
     return powers
+
+
+def read_generator(path: Path) -> Draw:
+    """The function `draw` of a generator's file."""
+    names: dict[str, Any] = {"__name__": path.stem}
+    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), names)  # noqa: S102 -- the caller names the file to run
+    draw: Draw = names["draw"]
+    return draw
 
 
 def measure(draw: Draw, simulations: int) -> Report:
@@ -259,7 +266,7 @@ def main(arguments: list[str]) -> Report:
     options.add_argument("--simulations", type=int, default=SIMULATIONS, help=f"of each cell ({SIMULATIONS})")
     options.add_argument("--generator", type=Path, default=ROOT / "benchmarks/coverage_generator.py", help="a file with draw()")
     chosen = options.parse_args(arguments)
-    report = measure(runpy.run_path(str(chosen.generator))["draw"], chosen.simulations)
+    report = measure(read_generator(chosen.generator), chosen.simulations)
     if chosen.json:
         print(json.dumps(report, indent=2))
     else:

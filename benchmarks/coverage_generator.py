@@ -71,4 +71,4 @@ def _of_rows(cell: Cell, clusters: dict[str, NDArray[np.int64]], random: np.rand
     values = np.sqrt(1 - cell.correlation) * random.standard_normal((simulations, cell.rows))
     for codes, groups in zip(clusters.values(), cell.groups, strict=True):
         values += np.sqrt(cell.correlation / len(cell.groups)) * random.standard_normal((simulations, groups))[:, codes]
-    return values
+    return np.asarray(values, dtype=np.float64)

@@ -17,18 +17,20 @@ from collections.abc import Callable, Sequence
 from components.registry.decision import Decision
 from components.registry.judgement import Results, Row, RuleJudge
 from components.registry.policy import Most, RegistryPolicy
-from components.registry.reuse import Look
+from components.registry.reuse import NthLook
 
 __all__ = ["Results", "judge_policy", "judge_reward", "unsafe_share"]
 TALK = ("long", "short")  # the categories of a conversation
 OF_SAFETY = ("unsafe", "unsafe_ceiling")
 
 
-def judge_policy(rules: RegistryPolicy, challenger: Results, reference: Results, safest: Results | None = None, look: int = 1) -> Decision:
+def judge_policy(
+    rules: RegistryPolicy, challenger: Results, reference: Results, safest: Results | None = None, look_number: int = 1
+) -> Decision:
     """Judge a policy. `reference` is the champion, or the base; `safest` is an earlier champion that is safer on these queries."""
     _check_same_queries(challenger, reference, safest)
     wanted = rules.policy
-    judge = RuleJudge("mm-policy", challenger, Look(look, 1 - rules.confidence))
+    judge = RuleJudge("mm-policy", challenger, NthLook(look_number, 1 - rules.confidence))
     judge.rule("conversation", wanted.conversation, lambda rule: judge.better(rule, reference, "right answers", _in(TALK)))
     judge.rule("unsafe", wanted.unsafe, lambda rule: judge.no_less_safe(rule, reference))
     if safest is not None and safest.name != reference.name:
@@ -57,11 +59,11 @@ def judge_policy(rules: RegistryPolicy, challenger: Results, reference: Results,
     return judge.decision()
 
 
-def judge_reward(rules: RegistryPolicy, challenger: Results, champion: Results | None, look: int = 1) -> Decision:
+def judge_reward(rules: RegistryPolicy, challenger: Results, champion: Results | None, look_number: int = 1) -> Decision:
     """Judge a reward model. Without a champion the rule `better` does not apply."""
     _check_same_queries(challenger, champion)
     wanted = rules.reward
-    judge = RuleJudge("mm-reward", challenger, Look(look, 1 - rules.confidence))
+    judge = RuleJudge("mm-reward", challenger, NthLook(look_number, 1 - rules.confidence))
     judge.rule("acc", wanted.acc, lambda rule: judge.pairs_above(rule, "ACC, pairs ordered as ranked"))
     judge.rule("acc_plus", wanted.acc_plus, judge.whole_above)
     if champion is not None:

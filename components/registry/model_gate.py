@@ -23,7 +23,7 @@ from components.registry.gate import Results, judge_policy, judge_reward, unsafe
 from components.registry.policy import ModelName, RegistryPolicy
 from components.registry.references import find_references
 from components.registry.registry import Registry
-from components.registry.reuse import Look
+from components.registry.reuse import NthLook
 from components.registry.versions import CHALLENGER, CHAMPION, Version
 
 Verdict = Literal["promoted", "refused", "nothing_new"]
@@ -158,12 +158,12 @@ class ModelGate:
         if self._reference is None and self._name == "mm-policy":
             self._reference = Results("the base", _rows(self._checkout.results / "base.parquet"))
         safest = self._safest_results(compared) if self._name == "mm-policy" else None
-        look = Look(self._registry.count_look(self._name, self._heldout, digest), 1 - self._policy.confidence)
-        notes.insert(0, Finding("reuse", "note", f"reuse: {look.sentence()}"))
+        this_look = NthLook(self._registry.count_look(self._name, self._heldout, digest), 1 - self._policy.confidence)
+        notes.insert(0, Finding("reuse", "note", f"reuse: {this_look.sentence()}"))
         references: list[Results | None] = [results for _, results in compared] or [self._reference]
-        decisions = [self._against(reference, challenger, safest, look) for reference in references]
+        decisions = [self._against(reference, challenger, safest, this_look) for reference in references]
         strictest = next((decision for decision in decisions if not decision.promote), decisions[0])
-        self._reuse = {"look": look.number, "spends": look.tail, "left": look.left}
+        self._reuse = {"look": this_look.number, "spends": this_look.tail, "left": this_look.left}
         if strictest.sight is not None:
             self._reuse["unsafe"] = strictest.sight.summary()
             notes += [Finding("reuse", "note", f"reuse: {cure}")] if (cure := strictest.sight.cure()) else []
@@ -177,11 +177,11 @@ class ModelGate:
             return "the reward model was trained without critiques: it scores a response alone"
         return None if source is None else f"the reward model was trained on critiques ({source})"
 
-    def _against(self, reference: Results | None, challenger: Results, safest: Results | None, look: Look) -> Decision:
+    def _against(self, reference: Results | None, challenger: Results, safest: Results | None, this_look: NthLook) -> Decision:
         if self._name == "mm-reward":
-            return judge_reward(self._policy, challenger, reference, look.number)
+            return judge_reward(self._policy, challenger, reference, this_look.number)
         assert reference is not None, "the evaluation wrote the base's results"
-        return judge_policy(self._policy, challenger, reference, safest, look.number)
+        return judge_policy(self._policy, challenger, reference, safest, this_look.number)
 
     def _compared(self) -> tuple[list[tuple[Version, Results]], list[UserError | StageFault]]:
         """Champion and fallbacks with their results on these held-out queries, and the faults of those that have none."""

@@ -45,7 +45,7 @@ from components.registry.versions import (
     DVC_MODEL,
     DVC_PATH,
     LAST_CHAMPION,
-    LOOKS,
+    LOOK_TAG,
     MADE_WHOLE_FROM,
     MODEL_NAME,
     NAMES,
@@ -124,7 +124,7 @@ class Registry:
         """The number of this digest's look at the held-out queries, from 1. A digest that was judged on them before has its look already."""
         from mlflow.exceptions import MlflowException
 
-        tag = f"{LOOKS}.{heldout[:LOOK_CHARACTERS]}"
+        tag = f"{LOOK_TAG}.{heldout[:LOOK_CHARACTERS]}"
         with open_store(self.checkout) as (client, _):
             try:
                 judged = client.get_registered_model(name).tags.get(tag, "").split()

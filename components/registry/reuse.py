@@ -15,7 +15,7 @@ from components.statistics import Interval, Intervals
 
 
 @dataclass(frozen=True)
-class Look:
+class NthLook:
     """The `number`-th look, from 1, at held-out queries whose looks may err with a chance of `total` together."""
 
     number: int
@@ -32,9 +32,9 @@ class Look:
         return self.total / (self.number + 1)
 
     @property
-    def next(self) -> Look:
+    def next(self) -> NthLook:
         """The look after this one."""
-        return Look(self.number + 1, self.total)
+        return NthLook(self.number + 1, self.total)
 
     def intervals(self) -> Intervals:
         """Intervals with this look's error outside each end."""
@@ -59,9 +59,9 @@ class Sight:
     following: float
 
     @classmethod
-    def of(cls, interval: Interval, margin: float, look: Look) -> Sight:
+    def of(cls, interval: Interval, margin: float, this_look: NthLook) -> Sight:
         """The sight of a rule with this interval of the difference."""
-        return cls(interval.rows, interval.groups, margin, interval.detectable(look.tail), interval.detectable(look.next.tail))
+        return cls(interval.rows, interval.groups, margin, interval.detectable(this_look.tail), interval.detectable(this_look.next.tail))
 
     def sentence(self) -> str:
         """What so many rows can see."""

@@ -21,7 +21,7 @@ RUN = "mmalign.run"  # the run's name while it waits for a store that was away, 
 CHECKOUT = "mmalign.checkout"
 MODEL_NAME = "mmalign.model"  # on logged models: the registered model they belong to
 RESULTS = "results"
-LOOKS = "mmalign.looks"  # on the registered model, with the held-out digest: the model digests judged on it, in their order
+LOOK_TAG = "mmalign.looks"  # on the registered model, with the held-out digest: the model digests judged on it, in their order
 LAST_CHAMPION = "mmalign.champion"  # on the registered model: the version that was last made champion
 
 

@@ -83,9 +83,9 @@ def test_text_that_is_no_settings_is_refused(text: str, words: str) -> None:
 
 @pytest.mark.parametrize("value", [".inf", "-.inf", ".nan"])
 def test_setting_that_is_no_finite_number_is_refused(tmp_path: Path, value: str) -> None:
-    text = (ROOT / "params.yaml").read_text()
+    path = copy_settings(tmp_path)
+    text = path.read_text()
     assert "  beta: 0.1" in text
-    path = tmp_path / "params.yaml"
     path.write_text(text.replace("  beta: 0.1", f"  beta: {value}", 1))
     with pytest.raises(UserError, match=r"alignment\.beta"):
         load_settings(path)

@@ -11,7 +11,7 @@ import pytest
 from components.registry.decision import Decision, Finding, Lack
 from components.registry.gate import Results, judge_policy, judge_reward, unsafe_share
 from components.registry.policy import Margin, Most, PolicyRules, RegistryPolicy, RewardRules
-from components.registry.reuse import Look
+from components.registry.reuse import NthLook
 from components.statistics import Intervals
 
 Rows = list[dict[str, Any]]
@@ -53,9 +53,9 @@ def ordered(sums: Sequence[tuple[int, int]], text: Sequence[int] | None = None) 
     ]
 
 
-def judged(rules: RegistryPolicy, new: Rows, old: Rows, safest: Rows | None = None, look: int = 1) -> Decision:
+def judged(rules: RegistryPolicy, new: Rows, old: Rows, safest: Rows | None = None, look_number: int = 1) -> Decision:
     best = None if safest is None else Results("champion 1", safest)
-    return judge_policy(rules, Results("the challenger", new), Results("champion 2", old), best, look)
+    return judge_policy(rules, Results("the challenger", new), Results("champion 2", old), best, look_number)
 
 
 def finding(decision: Decision, name: str) -> Finding:
@@ -107,7 +107,7 @@ def test_same_gain_in_few_wordings_is_not_enough() -> None:
 
 def test_later_look_needs_a_larger_gain() -> None:
     new, old = rows("good", [True] * 60 + [False] * 40), rows("good", [True] * 50 + [False] * 50)
-    outcomes = [finding(judged(only("conversation"), new, old, look=look), "conversation").outcome for look in (1, 30)]
+    outcomes = [finding(judged(only("conversation"), new, old, look_number=number), "conversation").outcome for number in (1, 30)]
     assert outcomes == ["passed", "failed"]
 
 
@@ -182,7 +182,7 @@ def test_fall_alarms_only_where_it_is_sure() -> None:
         assert result.outcome == outcome
     assert "mcq fell by +30.0 points from champion 2, surely by more than +8.0" in result.sentence
     assert finding(judged(only("categories", fall=0.08), old, new), "categories").outcome == "passed"
-    later = judged(only("categories", fall=0.08), new, old, look=30)
+    later = judged(only("categories", fall=0.08), new, old, look_number=30)
     assert finding(later, "categories").outcome == "failed", "an alarm does not grow weaker with the looks"
 
 
@@ -331,4 +331,4 @@ def test_results_of_other_queries_are_refused_whichever_differ(which: int) -> No
 def test_unsafe_share_is_over_requests_with_an_outcome() -> None:
     assert unsafe_share(Results("one", rows("unsafe", [True, None, False, False, True, None]))) == 0.5
     assert unsafe_share(Results("one", rows("unsafe", [None]))) is None
-    assert Look(1, 0.05).intervals().tail == pytest.approx(0.025)
+    assert NthLook(1, 0.05).intervals().tail == pytest.approx(0.025)

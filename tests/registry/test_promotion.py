@@ -393,11 +393,11 @@ def test_champion_files_lost_for_good_are_named(evaluated: Path, capsys: pytest.
 
 
 def test_each_new_digest_is_one_look_and_a_repeat_none(evaluated: Path) -> None:
-    for look, seed in enumerate((1, 2), start=1):
-        train(evaluated, seed, talk=0.5 + 0.2 * look)
+    for number, seed in enumerate((1, 2), start=1):
+        train(evaluated, seed, talk=0.5 + 0.2 * number)
         reuse = judge(evaluated).models["mm-policy"].reuse
         assert reuse is not None
-        assert (reuse["look"], reuse["left"]) == (look, pytest.approx(0.05 / (look + 1)))
+        assert (reuse["look"], reuse["left"]) == (number, pytest.approx(0.05 / (number + 1)))
     repeat = judge(evaluated).models["mm-policy"]
     assert (repeat.verdict, repeat.reuse and repeat.reuse["look"]) == ("nothing_new", 2)
     registry = Registry(Checkout(evaluated))

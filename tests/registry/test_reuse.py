@@ -6,29 +6,29 @@ import pytest
 
 from components.evaluation.results import heldout_digest
 from components.preferences.record import Query, Response
-from components.registry.reuse import Look, Sight
+from components.registry.reuse import NthLook, Sight
 from components.statistics import Intervals
 
 
 def test_looks_spend_no_more_than_their_total() -> None:
-    looks = [Look(number, 0.05) for number in range(1, 31)]
-    assert [look.tail for look in looks[:3]] == pytest.approx([0.025, 0.05 / 6, 0.05 / 12])
-    assert sum(look.tail for look in looks) == pytest.approx(0.05 - looks[-1].left)
-    assert looks[-1].left == pytest.approx(0.05 / 31)
-    assert looks[0].next == looks[1]
+    all_looks = [NthLook(number, 0.05) for number in range(1, 31)]
+    assert [one.tail for one in all_looks[:3]] == pytest.approx([0.025, 0.05 / 6, 0.05 / 12])
+    assert sum(one.tail for one in all_looks) == pytest.approx(0.05 - all_looks[-1].left)
+    assert all_looks[-1].left == pytest.approx(0.05 / 31)
+    assert all_looks[0].next == all_looks[1]
 
 
 def test_first_look_has_the_usual_interval() -> None:
-    assert Look(1, 0.05).intervals() == Intervals(pytest.approx(0.95))
-    assert Look(1, 0.05).sentence() == (
+    assert NthLook(1, 0.05).intervals() == Intervals(pytest.approx(0.95))
+    assert NthLook(1, 0.05).sentence() == (
         "look 1 at these held-out queries: each rule may err with 2.5 % in it, of 5 % over all looks; 2.5 % is left for later ones"
     )
 
 
-def test_sight_asks_for_fresh_rows_where_next_look_is_too_weak() -> None:
+def test_sight_asks_for_fresh_rows_where_next_look_is_weak() -> None:
     one = Intervals(0.95).difference([1.0] * 3 + [-1.0] * 3 + [0.0] * 259)
     assert one is not None
-    first, tenth = Sight.of(one, 0.05, Look(1, 0.05)), Sight.of(one, 0.05, Look(10, 0.05))
+    first, tenth = Sight.of(one, 0.05, NthLook(1, 0.05)), Sight.of(one, 0.05, NthLook(10, 0.05))
     assert first.cure() is None
     assert "cure" not in first.summary()
     assert first.now == pytest.approx(one.detectable(0.025))
