@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from components.config.reading import AMBIGUOUS, yaml_values
 from components.config.settings import load_settings
 from components.errors import UserError
+from tests.settings import copy_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 SCALARS = (
