@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from components.benches import reward_run
 from components.benches.reward_bench import Reader, read_rows
@@ -27,7 +22,6 @@ from components.preferences.record import read_queries
 from components.reward.judging import write_and_score
 from components.reward.model import load_reward_model, new_reward_model
 from components.validation.lengths import LengthCheck
-from tests.checkout import ROOT, clean_environment, wait_for
 from tests.tiny import preprocessor, save_checkout
 
 Prepared = tuple[Checkout, Settings, RewardRequest]
@@ -157,42 +151,3 @@ def test_mistakes_are_one_sentence(checkout: Prepared, changes: dict[str, Any], 
     root, settings, request = checkout
     with pytest.raises(UserError, match=sentence):
         bench_reward(settings, root, RewardRequest(**{**vars(request), **changes}), print)
-
-
-def entries(checkout: Path) -> int:
-    path = checkout / ".mmalign/cache/evaluate.sqlite"
-    if not path.is_file():
-        return 0
-    try:
-        with sqlite3.connect(path) as connection:
-            return int(connection.execute("select count(*) from entries").fetchone()[0])
-    except sqlite3.OperationalError:
-        return 0
-
-
-@pytest.mark.slow
-def test_killed_command_goes_on_to_the_same_bytes(data: Path, base: Path, tmp_path: Path) -> None:
-    for name in ("whole", "killed"):
-        root = tmp_path / name
-        shutil.copytree(base, root / "data/base")
-        shutil.copytree(data / "bench", root / "data/bench")
-        rows = (root / "data/bench/mm_reward_bench.jsonl").read_text().splitlines(keepends=True)
-        (root / "data/bench/mm_reward_bench.jsonl").write_text("".join(rows[::6]))
-        values = yaml.safe_load((ROOT / "params.yaml").read_text())
-        values["critique"] |= {"batch_size": 16, "max_new_tokens": 24}
-        (root / "params.yaml").write_text(yaml.safe_dump(values))
-        (root / "dvc.yaml").write_text("stages: {}\n")
-        new_reward_model(load_model(base), 0).save(root / "artifacts/reward/model", base)
-    command = [sys.executable, "-m", "components.cli.main", "bench", "reward", "--json"]
-    environment = {**clean_environment(), "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, cwd=tmp_path / "whole", env=environment, check=True, capture_output=True)
-    process = subprocess.Popen(command, cwd=tmp_path / "killed", env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(lambda: entries(tmp_path / "killed") or process.poll() is not None, 120)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    before = entries(tmp_path / "killed")
-    assert not list((tmp_path / "killed").glob("reports/bench/*.json"))
-    subprocess.run(command, cwd=tmp_path / "killed", env=environment, check=True, capture_output=True)
-    assert 0 < before < entries(tmp_path / "whole")
-    for path in (tmp_path / "whole/reports/bench").iterdir():
-        assert path.read_bytes() == (tmp_path / "killed/reports/bench" / path.name).read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from components.statistics import Intervals
 from components.tracking.recorder import Recorder
 from components.tracking.runs import open_parent
 from components.tracking.store import connect
+from tests.checkout import mmalign
 from tests.registry.registered import MODEL, register, registry, root
 from tests.tiny import save_checkpoint
 from tests.tracking.conftest import checkout, empty_database, no_memory_of_failures
@@ -121,6 +123,15 @@ def test_results_of_benchmarks_are_compared_by_their_direction(root: Path) -> No
     result = compare_models(own, (str(root / "data/base"), str(root / MODEL)), "bh", INTERVALS)
     assert [(entry["benchmark"], entry["measure"], round(entry["gain"], 6)) for entry in result["worse"]] == [("chair", "chair_s", -0.4)]
     assert result["only"] == {"a": [], "b": ["other"]}
+
+    command = ("compare", "data/base", "artifacts/align/model", "--correction", "bh")
+    shown = mmalign(root, *command)
+    assert "* chair chair_s" in shown.stdout, shown.stderr
+    assert "0.200 -> 0.600  gain -0.400 [" in shown.stdout
+    assert "only B has results on other" in shown.stdout
+    assert json.loads(mmalign(root, *command, "--json").stdout)["worse"] == result["worse"]
+    refused = mmalign(root, *command[:3], "--correction", "none")
+    assert (refused.returncode, refused.stderr) == (2, "mmalign: --correction 'none' is none of holm, bh\n")
 
 
 def test_result_is_recorded_with_the_version_of_the_model(root: Path, registry: Registry, tmp_path: Path) -> None:
