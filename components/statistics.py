@@ -128,6 +128,7 @@ def share_bounds(events_SN: Floats, cases_N: Floats, groups: Groups, tail: float
     spread = _row_variance(events_SN, cases_N, share)
     whole = np.where(spread > 0, share * (1 - share) / np.where(spread > 0, spread, 1), groups.rows)
     whole = np.minimum(whole, cases_N.sum())  # rows that say so much independently
+    freedom = np.minimum(freedom + 2 * PSEUDO_ROWS, max(groups.least - 1, 1))  # a single event leaves some degrees too
     ratio = np.where(spread > 0, (t.ppf(1 - tail, max(groups.rows - 1, 1)) / t.ppf(1 - tail, freedom)) ** 2, 1)
     size = np.minimum(whole / effect * ratio, whole)
     yes, no = share * size, (1 - share) * size
