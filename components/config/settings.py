@@ -137,7 +137,8 @@ def parse_settings(values: Any, where: str, stage: StageName | None = None) -> S
     if stage is not None:
         values = {section: values[section] for section in STAGES[stage].sections if section in values}
     try:
-        return settings_class(stage, ops=any(section in OPS_SECTIONS for section in values)).model_validate(values)
+        made = settings_class(ops=any(section in OPS_SECTIONS for section in values)) if stage is None else settings_class(stage)
+        return made.model_validate(values)
     except ValidationError as error:
         from components.config.mistakes import sentences
 

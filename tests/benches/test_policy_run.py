@@ -19,6 +19,7 @@ from components.config.settings import Settings, load_settings
 from components.errors import StageFault, UserError
 from components.families.digests import model_digest
 from tests.checkout import ROOT, mmalign
+from tests.settings import copy_settings
 
 # Leaves results and samples as lmms-eval 0.7.3 does, and notes its arguments.
 STAND_IN = """#!{python}
@@ -44,7 +45,7 @@ def workspace(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) 
     """A checkout with a policy and a stand-in for lmms-eval; what it was called with lands in calls.jsonl, what is recorded in a list."""
     checkout = Checkout(tmp_path)
     shutil.copytree(tiny_base, checkout.policy)
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    copy_settings(tmp_path)
     program = environment_of(checkout) / "bin/python"
     program.parent.mkdir(parents=True)
     program.write_text(STAND_IN.format(python=sys.executable, calls=str(tmp_path / "calls.jsonl")))
@@ -184,7 +185,7 @@ def test_real_task_of_twenty_rows(data: Path, base: Path, tmp_path: Path) -> Non
     (tasks / "utils.py").write_text(FUNCTIONS)
     checkout = Checkout(tmp_path / "checkout")
     shutil.copytree(base, checkout.root / "data/base")
-    shutil.copy(ROOT / "params.yaml", checkout.root)
+    copy_settings(checkout.root)
     (checkout.root / "dvc.yaml").write_text("stages: {}\n")
     environment_of(checkout).parent.mkdir(parents=True)
     environment_of(checkout).symlink_to(environment_of(Checkout(ROOT)))

@@ -15,7 +15,7 @@ from components.config.settings import Settings
 from components.engine.result import StageResult
 from components.evaluation import stage
 from components.evaluation.reevaluate import evaluate_policy, evaluate_reward
-from components.evaluation.results import context_of
+from components.evaluation.results import context_of, heldout_digest
 from components.families.digests import model_digest
 from components.families.loading import load_model
 from components.families.processing import Preprocessor
@@ -127,7 +127,7 @@ def test_an_unchanged_policy_has_no_implicit_reward(checkout: Evaluated) -> None
 def test_a_hostile_prompt_stays_text_in_the_samples(checkout: Evaluated) -> None:
     root, _ = checkout
     page = (root / "artifacts/evaluate/samples/samples.html").read_text()
-    assert "<script>" not in page
+    assert page.count("<script") == 1, "the gallery's own"
     assert "&lt;script&gt;alert(1)" in page
     assert page.count("data:image/png;base64") == 2 + 2 + 3
 
@@ -136,8 +136,10 @@ def test_missing_ground_truth_names_null_metrics_keeps_others(checkout: Evaluate
     root, settings = checkout
     shutil.rmtree(root / "data/truth", ignore_errors=True)
     metrics = stage.run(settings, Checkout(root)).metrics
-    for key in ("policy.aligned.conversation", "policy.aligned.hallucination_rate", "policy.win_rate", "reward.critique_verdict_accuracy"):
+    for key in ("policy.aligned.conversation", "policy.aligned.hallucination_rate", "reward.critique_verdict_accuracy"):
         assert metrics[key] is None
+    assert metrics["policy.win_rate"] == metrics["policy.win_rate_reward_model"], "the reward model stands in"
+    assert metrics["policy.win_rate_by_reward_model"] == 1
     for key in (
         "reward.acc",
         "reward.acc_blank_image",
@@ -155,7 +157,8 @@ def test_results_are_per_query_and_equal_for_an_earlier_model(checkout: Evaluate
     root, settings = checkout
     folder = Checkout(root).results
     models = {"mm-policy": model_digest(root / "artifacts/align/model"), "mm-reward": model_digest(root / "artifacts/reward/model")}
-    assert read_json(folder / "context.json") == {"context": context_of(settings, Checkout(root)), "models": models}
+    heldout = heldout_digest(read_queries(root / HELDOUT))
+    assert read_json(folder / "context.json") == {"context": context_of(settings, Checkout(root)), "heldout": heldout, "models": models}
     aligned = pq.read_table(folder / "aligned.parquet").to_pylist()
     assert [row["id"] for row in aligned] == [query.id for query in read_queries(root / HELDOUT)]
     assert [row["unsafe"] is not None for row in aligned] == [True, False, False, False, False]
@@ -184,7 +187,15 @@ def test_champion_without_critiques_is_judged_by_its_own_scores(checkout: Evalua
     for query in queries:
         scores = [next(values) for _ in query.responses]
         correct = sum(scores[winner] > scores[loser] for winner, loser in query.pairs())
-        expected.append({"id": query.id, "category": query.category, "pairs": len(query.pairs()), "correct": correct})
+        expected.append(
+            {
+                "id": query.id,
+                "category": query.category,
+                "pairs": len(query.pairs()),
+                "correct": correct,
+                "clusters": [*query.clusters.items()],
+            }
+        )
     assert pq.read_table(tmp_path / "champion.parquet").to_pylist() == expected
     assert 0 < sum(row["correct"] for row in expected) < sum(row["pairs"] for row in expected)
 

@@ -19,6 +19,7 @@ from components.engine.inference import Launch, Report
 from components.evaluation import reevaluate, results, stage
 from components.evaluation.error_sheets import Sheets
 from components.evaluation.metrics import Metrics
+from components.evaluation.results import heldout_digest
 from components.evaluation.tasks import AnswerTask, JudgementTask, ScoreTask
 from components.files import read_json
 from components.preferences.record import Query, Response, write_queries
@@ -246,7 +247,8 @@ def test_the_stage_writes_every_table_from_the_same_results(root: Path) -> None:
     assert [row["unsafe"] for row in tables["base"]] == [None, None, True]
     assert [row["unsafe"] for row in tables["aligned"]] == [None, None, False]
     models = {"mm-policy": "digest of align", "mm-reward": "digest of reward"}
-    assert read_json(folder / "results/context.json") == {"context": f"ground_truth rules in {root.name}", "models": models}
+    context = {"context": f"ground_truth rules in {root.name}", "heldout": heldout_digest(QUERIES), "models": models}
+    assert read_json(folder / "results/context.json") == context
     scores = pq.read_table(folder / "scores.parquet").to_pylist()
     assert [row["own"] for row in scores] == list(OWN.values())
     assert [row["gt_critique"] for row in scores] == [2.0, 1.0, None, None, 1.0, 2.0]

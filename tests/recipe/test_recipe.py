@@ -170,7 +170,7 @@ def test_outputs_contain_no_pickle_or_code(recipe: Recipe) -> None:
     assert named
     assert not [path for path in named if "auto_map" in path.read_text() or "trust_remote_code" in path.read_text()]
     code = [path for folder in ("components", "flows") for path in (ROOT / folder).rglob("*.py")]
-    assert not [path for path in code if "trust_remote_code" in path.read_text()]
+    assert not [path for path in code if "trust_remote_code=True" in path.read_text()]
 
 
 def is_pickle(path: Path) -> bool:

@@ -157,18 +157,17 @@ def test_page_is_accessible(run: Path, browser: Any) -> None:
 
 def test_samples_page_loads_nothing_and_shows_its_pictures(browser: Any, tmp_path: Path) -> None:
     """The page that a stage writes for people, with hostile answers."""
-    from jinja2 import Environment
-
-    from components.evaluation.samples import PAGE
-    from components.printable import printable_all
+    from components.evaluation.gallery import render
 
     dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
     hostile = "<script>document.title='ran'</script><img src=http://127.0.0.1:9/x onerror=document.title='ran'>\u202e\x9b"
-    policy = {"policy": "aligned", "answer": hostile, "good": True, "mark": "right", "critique": hostile, "score": 0.5}
-    row = {"id": hostile, "category": "mcq", "prompt": hostile, "change": "kept", "policies": [policy]}
-    page_of = Environment(autoescape=True, trim_blocks=True, finalize=printable_all).from_string(PAGE)
+    policies = [
+        {"policy": name, "answer": hostile, "good": True, "mark": "right", "critique": hostile, "score": 0.5}
+        for name in ("base", "aligned")
+    ]
+    row = {"id": hostile, "category": "mcq", "prompt": hostile, "change": "same", "policies": policies}
     file = tmp_path / "samples.html"
-    file.write_text(page_of.render(samples=[{"row": row, "images": [dot]}]))
+    file.write_text(render([row], [[f"data:image/png;base64,{dot}"]]))
     assert "\\u202e\\x9b" in file.read_text()
     page = browser.new_page()
     requested: list[str] = []

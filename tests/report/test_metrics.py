@@ -24,11 +24,9 @@ def test_changes_compare_same_queries(metrics: RunMetrics) -> None:
     # of 30 queries base has the even ones right, aligned all but every fifth; long and short are numbers 1 and 2 of five, so all of those
     conversation = metrics.rows[0]
     assert (conversation.base.value, conversation.aligned.value, conversation.change.estimate.value) == (50, 100, 50)
-    low, high = conversation.change.estimate.low, conversation.change.estimate.high
-    assert low is not None
-    assert high is not None
-    assert 0 < low < 50 < high < 100
-    assert conversation.change.tone == "good"
+    # Twelve questions are too few groups for an interval, so the page calls nothing sure.
+    assert (conversation.change.estimate.low, conversation.change.estimate.high) == (None, None)
+    assert conversation.change.tone == "unclear"
     mcq = metrics.categories[0]
     assert (mcq.name, mcq.repaired, mcq.broken, mcq.change.estimate.value) == ("mcq", 0, 3, -50)
 
@@ -71,10 +69,13 @@ def test_hard_part_is_read_apart_from_the_whole(metrics: RunMetrics) -> None:
     assert None not in (base.value, aligned.value)
 
 
-def test_equal_cases_have_no_interval(metrics: RunMetrics) -> None:
+def test_equal_cases_have_an_interval_around_no_change(metrics: RunMetrics) -> None:
     unsafe, degenerate = metrics.rows[1], metrics.rows[4]
     assert unsafe.aligned.interval == "none of 3"
-    assert (degenerate.change.estimate.interval, degenerate.change.tone) == ("no query changed", "unclear")
+    assert (degenerate.change.estimate.interval, degenerate.change.tone) == (
+        f"no query changed: {MINUS}9.0 to +9.0",
+        "unclear",
+    )
 
 
 @pytest.mark.parametrize(
@@ -119,5 +120,5 @@ def test_evidence_claims_no_more_than_metrics_show(metrics: RunMetrics) -> None:
 def test_evidence_is_one_sentence(metrics: RunMetrics) -> None:
     sentence = evidence(metrics)
     assert sentence is not None
-    assert sentence.startswith("Right answers rose from 50.0 to 100.0 of 100 (+50.0, 95 % interval +")
+    assert sentence.startswith("Right answers went from 50.0 to 100.0 of 100 (+50.0); ")
     assert sentence.endswith("unsafe answers to harmful requests went from 66.7 to 0.0 %.")

@@ -98,7 +98,7 @@ def test_file_shorter_than_its_fetch_is_fetched_anew(situated: Situated, checkou
     digests = {path.name: "0" * 64 for path in base.iterdir()}
     write_manifest(base, digests, source="team/Own-VL", revision=None, license_name=None)
     assert base_model(situated({"model.base": "data/models/Own-VL"})).state == "ok"
-    (base / "tokenizer.json").write_text("[]  ")
+    (base / "tokenizer.json").write_text("{}  ")
     finding = base_model(situated({"model.base": "data/models/Own-VL"}))
     assert finding.text == "data/models/Own-VL/tokenizer.json has 4 bytes, and its fetch wrote 2 (mmalign-model.json)"
     assert finding.cure == "rm -r data/models/Own-VL && mmalign model fetch team/Own-VL"
