@@ -26,7 +26,7 @@ def test_changes_compare_same_queries(metrics: RunMetrics) -> None:
     assert (conversation.base.value, conversation.aligned.value, conversation.change.estimate.value) == (50, 100, 50)
     # Twelve questions are too few groups for an interval, so the page calls nothing sure.
     assert (conversation.change.estimate.low, conversation.change.estimate.high) == (None, None)
-    assert conversation.change.tone == "unclear"
+    assert conversation.change.tone == "none"
     mcq = metrics.categories[0]
     assert (mcq.name, mcq.repaired, mcq.broken, mcq.change.estimate.value) == ("mcq", 0, 3, -50)
 
