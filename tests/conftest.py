@@ -71,7 +71,7 @@ def tiny_media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # playwright runs an event loop until it ends
 def browser() -> Iterator[Any]:
     """A real Chromium, without a screen."""
     from playwright.sync_api import sync_playwright

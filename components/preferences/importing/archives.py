@@ -49,10 +49,10 @@ def unpack(path: Path, target: Path, bounds: Bounds = Bounds()) -> None:
             _unpack_zip(path, partial, allowance)
         else:
             _unpack_tar(path, partial, allowance)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError) as error:
-        raise UserError(f"{path.name} can't be unpacked ({error}): it is damaged or of an unsupported kind") from error
-    except UserError:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, zipfile.BadZipFile | tarfile.TarError | EOFError | NotImplementedError):
+            raise UserError(f"{path.name} can't be unpacked ({error}): it is damaged or of an unsupported kind") from error
         raise
     partial.rename(target)
 
