@@ -61,8 +61,10 @@ def mmalign(*arguments: str) -> Callable[[], int]:
 
     def run() -> int:
         from components.cli.main import main
+        from components.printable import print_codes
 
         sys.argv = ["mmalign", *arguments]
+        print_codes()  # as the command does
         return main()
 
     return run

@@ -117,7 +117,8 @@ class Measurement:
         values["model"]["base"] = "data/base"
         values["validate"] |= changes
         (root / "params.yaml").write_text(yaml.safe_dump(values))
-        shutil.copyfile(ROOT / "dvc.yaml", root / "dvc.yaml")
+        for shipped in ("ops.yaml", "dvc.yaml"):
+            shutil.copyfile(ROOT / shipped, root / shipped)
         shutil.copytree(ROOT / "mlflow", root / "mlflow", ignore=shutil.ignore_patterns("__pycache__"))
         (root / "data/base").symlink_to(self.base)
         return root

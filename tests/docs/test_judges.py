@@ -50,11 +50,11 @@ def test_saved_sheet_is_the_measured_one(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_page_states_the_measured_figures() -> None:
-    counts = {name: len((ROOT / f"judges/labels/{name}.jsonl").read_text().splitlines()) for name in ("first", "second", "third")}
+    counts = {name: len((ROOT / f"judges/labels/{name}.jsonl").read_text().splitlines()) for name in ("first", "second", "third", "fourth")}
     assert f"{sum(counts.values())} short answers" in PAGE
     from components.checkout import Checkout
 
-    for name, line in (("second", "177 of 177: 1 [.979, 1]"), ("third", "68 of 68: 1 [.947, 1]")):
+    for name, line in (("second", "177 of 177: 1 [.979, 1]"), ("third", "68 of 68: 1 [.947, 1]"), ("fourth", "56 of 56: 1 [.936, 1]")):
         overall = calibrate("rules", [ROOT / f"judges/labels/{name}.jsonl"], Checkout(ROOT).settings(), Checkout(ROOT))["overall"]
         agreement = overall["agreement"]
         assert f"{agreement['events']} of {agreement['n']}: 1 [{agreement['low']:.3f}".replace("[0.", "[.") in line
