@@ -22,7 +22,7 @@ from typing import Any
 from components.checkout import IN_CHECKOUT, Checkout
 from components.closures import code_digest
 from components.engine.result import StageResult
-from components.errors import TrainingFault
+from components.errors import TrainingFault, UserError
 from components.files import digest_file, write_json
 from components.rehearsal.rate import store_training_rate
 from components.stages import STAGES, TRAINING, StageName, load
@@ -54,7 +54,8 @@ def run_stage(name: StageName, checkout: Checkout) -> None:
         _refuse(name, bad)
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-        recorder.text("failure.txt", "".join(traceback.format_exception(error)))
+        # A mistake has a sentence that says all; only a fault needs its trace.
+        recorder.text("failure.txt", str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error)))
         recorder.end("KILLED" if stopped else "FAILED")
         raise
     recorder.end("FINISHED")

@@ -12,7 +12,7 @@ from components.closures import code_digest
 from components.config.settings import Settings
 from components.engine.recorder import Recorder
 from components.engine.result import StageResult
-from components.errors import StageFault
+from components.errors import StageFault, UserError
 from components.files import read_json
 from components.rehearsal.devices import processor
 from components.stages import STAGES, StageName
@@ -100,6 +100,18 @@ def test_nan_metric_is_null_and_fails_stage(checkout: Path, install: Callable[[S
         stage.run_stage("validate", Checkout(checkout))
     assert read_json(checkout / "artifacts/validate/metrics.json") == {"loss": None, "rows": 2}
     assert runs_of(checkout)[-1].info.status == "FAILED"
+
+
+def test_mistake_is_recorded_as_its_sentence(checkout: Path, install: Callable[[StageName, StageFunction], None]) -> None:
+    def refuse(_settings: Settings, _root: Path, _recorder: Recorder) -> StageResult:
+        raise UserError("the data are bad: mend them")
+
+    install("validate", refuse)
+    with pytest.raises(UserError, match="mend them"):
+        stage.run_stage("validate", Checkout(checkout))
+    client, _ = connect(Checkout(checkout))
+    path = client.download_artifacts(runs_of(checkout)[-1].info.run_id, "failure.txt")
+    assert Path(path).read_text() == "the data are bad: mend them"
 
 
 def test_failed_stage_records_traceback(checkout: Path, install: Callable[[StageName, StageFunction], None]) -> None:
