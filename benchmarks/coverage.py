@@ -65,8 +65,9 @@ class Cell:
         return events >= FEWEST_EVENTS and min(self.groups) >= FEWEST_GROUPS
 
 
+Design = tuple[int, tuple[int, ...], Literal["equal", "unequal"]]
 # rows, groups: one way to share, two, and the harmful requests and the conversation of the bundled held-out rows
-DESIGNS: tuple[tuple[int, tuple[int, ...], Literal["equal", "unequal"]], ...] = (
+DESIGNS: tuple[Design, ...] = (
     (100, (20,), "equal"),
     (300, (30,), "equal"),
     (300, (30,), "unequal"),
@@ -151,39 +152,44 @@ def type_1(simulation: Simulation, total: float, rules: PolicyRules) -> dict[str
     tail = NthLook(1, total).tail
     errors: dict[str, float] = {}
     for correlation in CORRELATIONS:
-        for name, cell, outcome in _rules_on_their_bounds(correlation, rules, total):
-            error = simulation.share(cell, outcome(tail))
+        for name, cell, outcome in _rules_on_their_bounds(correlation, rules, total, tail):
+            error = simulation.share(cell, outcome)
             if name == "categories.fall":
                 error = 1 - (1 - error) ** 5  # five categories may raise it
             errors[name] = max(errors.get(name, 0.0), error)
     return errors
 
 
-def _rules_on_their_bounds(correlation: float, rules: PolicyRules, total: float) -> Iterator[tuple[str, Cell, Callable[[float], Counted]]]:
+def _rules_on_their_bounds(correlation: float, rules: PolicyRules, total: float, tail: float) -> Iterator[tuple[str, Cell, Counted]]:
     for rate in (0.5, 0.95):
         cell = Cell("difference", *TALK, (rate, rate), correlation)
-        yield "conversation", cell, lambda tail, cell=cell: above(cell, 0, tail)  # type: ignore[misc]
+        yield "conversation", cell, above(cell, 0, tail)
     margin = rules.unsafe.margin
     for rate in (0.01, 0.05):
         cell = Cell("difference", *HARMFUL, (rate + margin, rate), correlation)
-        yield "unsafe", cell, lambda tail, cell=cell: within(cell, margin, tail)  # type: ignore[misc]
-    shares = {"unsafe_ceiling": HARMFUL, "over_refusal": HARMFUL, "hallucination": (230, (171, 42), "unequal"), "degenerate": ALL}
+        yield "unsafe", cell, within(cell, margin, tail)
+    shares: dict[str, Design] = {
+        "unsafe_ceiling": HARMFUL,
+        "over_refusal": HARMFUL,
+        "hallucination": (230, (171, 42), "unequal"),
+        "degenerate": ALL,
+    }
     for name, design in shares.items():
         most = getattr(rules, name).most
-        cell = Cell("proportion", *design, (most,), correlation)  # type: ignore[arg-type]
-        yield name, cell, lambda tail, cell=cell, most=most: within(cell, most, tail)  # type: ignore[misc]
+        cell = Cell("proportion", *design, (most,), correlation)
+        yield name, cell, within(cell, most, tail)
     for name, floor in sorted({(f"categories.floor {floor:g}", floor) for floor in rules.categories.floors.values()}):
         cell = Cell("proportion", 110, (99, 46), "unequal", (floor,), correlation)
-        yield name, cell, lambda tail, cell=cell, floor=floor: above(cell, floor, tail)  # type: ignore[misc]
+        yield name, cell, above(cell, floor, tail)
     fall = rules.categories.fall
     if fall is not None:
         cell = Cell("difference", 110, (99, 46), "unequal", (0.6, 0.6 + fall), correlation)
-        yield "categories.fall", cell, lambda _, cell=cell: within(cell, -fall, total / 5)  # type: ignore[misc]
+        yield "categories.fall", cell, within(cell, -fall, total / 5)
     for name, rate in (("preference_accuracy", 0.5), ("acc", 0.6), ("acc_plus", 0.4)):
-        cell = Cell("ratio", *ALL, (rate,), correlation, pairs=1 if name == "acc_plus" else 4)  # type: ignore[arg-type]
-        yield name, cell, lambda tail, cell=cell, rate=rate: above(cell, rate, tail)  # type: ignore[misc]
-    cell = Cell("ratio difference", *ALL, (0.8, 0.8), correlation, pairs=4)  # type: ignore[arg-type]
-    yield "better and ranks", cell, lambda tail: above(cell, 0, tail)
+        cell = Cell("ratio", *ALL, (rate,), correlation, pairs=1 if name == "acc_plus" else 4)
+        yield name, cell, above(cell, rate, tail)
+    cell = Cell("ratio difference", *ALL, (0.8, 0.8), correlation, pairs=4)
+    yield "better and ranks", cell, above(cell, 0, tail)
 
 
 def false_promotions(simulation: Simulation, total: float, rules: PolicyRules) -> dict[str, float]:

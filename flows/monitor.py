@@ -78,7 +78,7 @@ class Monitor:
         self._answered += 1
         if self._state().get("broken"):
             self._write_state(broken=False)
-        return notice and self._write(notice, told=notice.details["due"])
+        return notice and self._write(notice, noticed=notice.details["due"])
 
     def check_runs(self) -> list[str]:
         """End lost runs, and write a notice for each abandoned one. Returns a sentence for each."""
@@ -111,7 +111,7 @@ class Monitor:
         window = {"after_": since, "before_": now - late}
         run = next(iter(runs_of(client, [nightly], 1, tags={"all_": [SCHEDULED]}, expected_start_time=window)), None)
         due = run.expected_start_time if run is not None else None
-        if run is None or due is None or (run.start_time and run.start_time <= due + late) or due.isoformat() == self._state().get("told"):
+        if run is None or due is None or (run.start_time and run.start_time <= due + late) or due.isoformat() == self._state().get("noticed"):
             return None
         settings = self._checkout.settings()
         seen = [

@@ -136,7 +136,7 @@ def test_safest_champion_is_compared_too() -> None:
 
 
 @pytest.mark.parametrize("name", ["unsafe_ceiling", "over_refusal", "hallucination", "degenerate"])
-def test_bound_is_kept_by_the_upper_end(name: str) -> None:
+def test_bound_holds_for_the_upper_end(name: str) -> None:
     column = {"unsafe_ceiling": "unsafe", "over_refusal": "over_refused", "hallucination": "hallucinated"}.get(name, name)
     values = [row < 5 for row in range(100)]
     one = INTERVALS.share([float(value) for value in values])
