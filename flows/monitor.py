@@ -111,7 +111,12 @@ class Monitor:
         window = {"after_": since, "before_": now - late}
         run = next(iter(runs_of(client, [nightly], 1, tags={"all_": [SCHEDULED]}, expected_start_time=window)), None)
         due = run.expected_start_time if run is not None else None
-        if run is None or due is None or (run.start_time and run.start_time <= due + late) or due.isoformat() == self._state().get("noticed"):
+        if (
+            run is None
+            or due is None
+            or (run.start_time and run.start_time <= due + late)
+            or due.isoformat() == self._state().get("noticed")
+        ):
             return None
         settings = self._checkout.settings()
         seen = [
