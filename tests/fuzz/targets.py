@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 import tempfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,7 +145,8 @@ def open_archive(content: bytes) -> None:
             pass
         finally:
             assert {item.name for item in path.parent.iterdir()} <= {path.name, "unpacked"}
-        if content[:2] != b"PK" and is_webdataset(path):
+        if not zipfile.is_zipfile(path):
+            is_webdataset(path)
             list(samples(path))
 
     in_file(content, "archive", parse)
@@ -163,15 +167,11 @@ def safetensors(header: object, size: int) -> bytes:
 
 
 def archives() -> list[bytes]:
-    """A good tar, a good zip, and a tar of samples."""
-    import io
-    import tarfile
-    import zipfile
-
+    """A good tar, a good zip, and a tar of samples, plain and compressed."""
     made = []
-    for names in (("data.jsonl", "a/b.png"), ("1.json", "1.png")):
+    for names, mode in ((names, mode) for names in (("data.jsonl", "a/b.png"), ("1.json", "1.png")) for mode in ("", "gz", "bz2", "xz")):
         stream = io.BytesIO()
-        with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as packed:
+        with tarfile.open(fileobj=stream, mode=f"w:{mode}", format=tarfile.USTAR_FORMAT) as packed:
             for name in names:
                 entry = tarfile.TarInfo(name)
                 entry.size = 2

@@ -6,11 +6,14 @@ Refused as a whole: absolute names, `..`, links, devices, pipes, encrypted membe
 from __future__ import annotations
 
 import itertools
+import lzma
 import shutil
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -22,6 +25,7 @@ from components.preferences.json_rows import parse_row
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 MAX_MEMBER_BYTES = 2**33
 _BLOCK = 2**20
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,9 @@ class Bounds:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is a zip or a tar, by its content."""
-    return zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
+    """Whether a file is a zip or a tar, by its content. Raises UserError where its first member can't be read."""
+    with _sound(path):
+        return zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
 
 
 def unpack(path: Path, target: Path, bounds: Bounds = Bounds()) -> None:
@@ -45,16 +50,26 @@ def unpack(path: Path, target: Path, bounds: Bounds = Bounds()) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     allowance = _Allowance(path, bounds)
     try:
-        if zipfile.is_zipfile(path):
-            _unpack_zip(path, partial, allowance)
-        else:
-            _unpack_tar(path, partial, allowance)
-    except BaseException as error:
+        with _sound(path):
+            if zipfile.is_zipfile(path):
+                _unpack_zip(path, partial, allowance)
+            else:
+                _unpack_tar(path, partial, allowance)
+    except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, zipfile.BadZipFile | tarfile.TarError | EOFError | NotImplementedError):
-            raise UserError(f"{path.name} can't be unpacked ({error}): it is damaged or of an unsupported kind") from error
         raise
     partial.rename(target)
+
+
+@contextmanager
+def _sound(path: Path) -> Iterator[None]:
+    """Turns what the libraries raise on a damaged archive into a UserError. An OSError with a number is the disk's own and passes."""
+    try:
+        yield
+    except (*_DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise UserError(f"{path.name} can't be unpacked ({error}): it is damaged or of an unsupported kind") from error
 
 
 class _Allowance:
@@ -107,7 +122,7 @@ def _unpack_zip(path: Path, target: Path, allowance: _Allowance) -> None:
 
 def _unpack_tar(path: Path, target: Path, allowance: _Allowance) -> None:
     with tarfile.open(path, "r|*") as archive:
-        for member in archive:
+        for member in _members(archive):
             inside = allowance.member(member.name)
             if not (member.isfile() or member.isdir()):
                 raise allowance.refuse(member.name, "a link or a device")
@@ -116,10 +131,17 @@ def _unpack_tar(path: Path, target: Path, allowance: _Allowance) -> None:
     target.mkdir(parents=True, exist_ok=True)
 
 
+def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar opened as a stream. Raises ReadError where its end is missing: `tarfile` takes a cut header for the end."""
+    yield from archive
+    if archive.fileobj is None or archive.fileobj.tell() < archive.offset + tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("its end is missing")
+
+
 def is_webdataset(path: Path) -> bool:
-    """Whether a tar's first samples are files of one name with different endings, of which one is JSON."""
-    with tarfile.open(path, "r|*") as archive:
-        names = [member.name for member in itertools.islice(archive, 64) if member.isfile()]
+    """Whether a tar's first samples are files of one name with different endings, of which one is JSON. Raises UserError if damaged."""
+    with _sound(path), tarfile.open(path, "r|*") as archive:
+        names = [member.name for member in itertools.islice(_members(archive), 64) if member.isfile()]
     keys: dict[str, set[str]] = {}
     for name in names:
         key, ending = _split_name(name)
@@ -131,9 +153,10 @@ def samples(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
     """The samples of a WebDataset tar, numbered from 1: the fields of its JSON, with its pictures' bytes as `image` or `images`.
 
     A picture that the JSON names itself takes the name's place; other pictures follow in the order of their endings.
+    Raises UserError where the archive is damaged.
     """
-    with tarfile.open(path, "r|*") as archive:
-        members = (member for member in archive if member.isfile())
+    with _sound(path), tarfile.open(path, "r|*") as archive:
+        members = (member for member in _members(archive) if member.isfile())
         for number, (_, group) in enumerate(itertools.groupby(members, key=lambda member: _split_name(member.name)[0]), start=1):
             try:
                 yield number, _sample((member, archive.extractfile(member)) for member in group)

@@ -1,3 +1,4 @@
+import hashlib
 import io
 import tarfile
 import zipfile
@@ -6,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from components.errors import UserError
-from components.preferences.importing.archives import Bounds, unpack
+from components.preferences.importing.archives import Bounds, samples, unpack
 
 
 def tar_of(path: Path, *members: tarfile.TarInfo) -> Path:
@@ -78,6 +79,24 @@ def test_damaged_archive_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a.tar can't be unpacked"):
         unpack(path, tmp_path / "target")
     assert [item.name for item in tmp_path.iterdir()] == ["a.tar"]
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+@pytest.mark.parametrize("share", [0.2, 0.6, 0.9])
+def test_cut_samples_are_one_sentence(tmp_path: Path, mode: str, share: float) -> None:
+    path = tmp_path / "cut.tar"
+    with tarfile.open(path, mode) as archive:
+        for number in range(30):
+            for ending, content in (("json", b'{"question": "What?"}'), ("png", hashlib.shake_128(bytes([number])).digest(3000))):
+                member = tarfile.TarInfo(f"{number:03}.{ending}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(UserError, match=r"cut\.tar can't be unpacked .*damaged"):
+        list(samples(path))
+    with pytest.raises(UserError, match=r"cut\.tar can't be unpacked .*damaged"):
+        unpack(path, tmp_path / "target")
 
 
 def test_plain_members_are_unpacked(tmp_path: Path) -> None:
