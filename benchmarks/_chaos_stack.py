@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import yaml
 
+from benchmarks._bundled import fetch_data
 from benchmarks._chaos_counts import Seen
 from benchmarks._harness import ROOT
 from benchmarks._slice import CHANGING_OUTS, SMALL, Slice, make_slice, write_slice
@@ -198,6 +199,7 @@ def under_way(runs: list[dict[str, Any]]) -> bool:
 @contextmanager
 def chaos_stack(log: Callable[[str], None], keep: Callable[[], bool]) -> Iterator[Stack]:
     """The checkout with its services. Afterwards, end the services, and remove the folder unless `keep` is true or an error occurred."""
+    fetch_data()
     for name in THEIRS:
         os.environ.pop(name, None)
     folder = Path(tempfile.mkdtemp(prefix="mmalign-chaos-"))

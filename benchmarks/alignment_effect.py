@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks._bundled import fetch_data
 from benchmarks._effect_arms import CONTROL, DATA, ENDPOINTS, QUICK, arms, make_checkout, margins_of, run, train
 from benchmarks._effect_statistics import paired, spread
 from tests.checkout import ROOT
@@ -98,8 +99,7 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=ROWS, help="the study's rows")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    if not (ROOT / "data/base/config.json").is_file():
-        parser.exit(2, f"{ROOT / 'data'} is missing: run `dvc pull data.dvc`, or `mmalign run`, first\n")
+    fetch_data()
     if options.grid:
         from benchmarks._effect_gradient import grid
 

@@ -37,6 +37,7 @@ import yaml
 from benchmarks import _hostile_probes as probes
 from benchmarks import _hostile_run as processes
 from benchmarks import _poisons
+from benchmarks._bundled import fetch_data
 from benchmarks._harness import ROOT, Report, show
 from benchmarks._hostile_probes import Places, Probe
 from benchmarks._hostile_run import REFUSED, Ended, mmalign
@@ -280,8 +281,7 @@ def main() -> None:
     options.add_argument("--write", action="store_true", help="write the figures into SECURITY.md")
     options.add_argument("--without-servers", action="store_true", help="leave out the run that starts servers")
     arguments = options.parse_args()
-    if not (arguments.base / "config.json").is_file():
-        subprocess.run([Path(sys.executable).parent / "dvc", "pull", "-q", "data.dvc"], cwd=ROOT, check=True)
+    fetch_data()
     report = measure(arguments.base.resolve(), [folder.resolve() for folder in arguments.probes], servers=not arguments.without_servers)
     show(report, arguments.json)
     if arguments.write:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from components.checkout import Checkout
 from components.storage.content_cache import LOOKUP_CHUNK
+from components.storage.sqlite import open_database
 
 SHARD_BYTES = 256_000_000  # approximate; a killed fill loses at most one shard
 ALIGNMENT = 64  # bytes; tensors start at multiples of it, as torch's own do
@@ -154,15 +155,13 @@ class FeatureStore:
 
 
 def _open_index(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=60)
-    connection.execute("pragma journal_mode = wal")
-    connection.execute("create table if not exists shards (name text primary key, bytes integer not null, used real not null)")
-    connection.execute(
+    return open_database(
+        path,
+        "create table if not exists shards (name text primary key, bytes integer not null, used real not null)",
         "create table if not exists entries (key text primary key, shard text not null, start integer not null, bytes integer not null,"
-        " crc integer not null, layout text not null, source text not null) without rowid"
+        " crc integer not null, layout text not null, source text not null) without rowid",
+        "create index if not exists entries_of_shard on entries (shard)",
     )
-    connection.execute("create index if not exists entries_of_shard on entries (shard)")
-    return connection
 
 
 @dataclass

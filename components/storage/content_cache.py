@@ -7,13 +7,14 @@ value covers all its inputs, so a changed input is a miss.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from components.checkout import Checkout
+from components.storage.sqlite import open_database
 
+TABLE = "create table if not exists entries (key text primary key, value text not null) without rowid"
 LOOKUP_CHUNK = 500  # keys in one query; SQLite limits the variables of a statement
 
 
@@ -21,11 +22,7 @@ class ContentCache:
     """Values by key in `checkout`.cache("KIND.sqlite"). A value is any JSON value."""
 
     def __init__(self, checkout: Checkout, kind: str) -> None:
-        path = checkout.cache(f"{kind}.sqlite")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(path, timeout=60)
-        self._connection.execute("pragma journal_mode = wal")
-        self._connection.execute("create table if not exists entries (key text primary key, value text not null) without rowid")
+        self._connection = open_database(checkout.cache(f"{kind}.sqlite"), TABLE)
 
     def __enter__(self) -> Self:
         return self

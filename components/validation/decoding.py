@@ -15,6 +15,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -101,11 +102,12 @@ class _Worker:
     """One process, and the requests that it has not answered, in order."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 -- closed with the process
         self._process = subprocess.Popen(
             [*command("decoding"), json.dumps(arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # libraries write warnings there
+            stderr=self._errors,  # libraries write warnings there
             cwd=CODE_ROOT,
             env=os.environ | ENVIRONMENT,
         )
@@ -142,7 +144,7 @@ class _Worker:
         if not content:
             code = self._process.wait()
             if not self._ready:
-                raise StageFault(f"a process that reads media ended at its start (code {code}): is validate.max_media_gb too small?")
+                raise StageFault(f"a process that reads media ended at its start (code {code}{self._last_words()})")
             self.fault = _cause(code, bounds)
             return []
         self._answered = time.monotonic()
@@ -151,10 +153,17 @@ class _Worker:
             self._ready = lines.pop(0) == READY
         return [(self.open.popleft(), _parsed(line)) for line in lines]
 
+    def _last_words(self) -> str:
+        self._errors.seek(0)
+        lines = self._errors.read().decode("utf-8", "replace").split("\n")
+        words = next((line for line in reversed(lines) if line.strip()), "")
+        return (f": {words[:300]}" if words else "") + ("; is validate.max_media_gb too small?" if "Memory" in words or not words else "")
+
     def close(self) -> None:
         """End the process."""
         self._process.kill()
         self._process.communicate()
+        self._errors.close()
 
 
 def _cause(code: int, bounds: MediaBounds) -> MediaError:
