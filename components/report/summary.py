@@ -89,7 +89,11 @@ def summarize(run: RunRecord, artifacts: Path) -> dict[str, Any]:
         },
         "parts": {name: _part(evaluated, f"{PARTS}{name}.") for name in part_names(evaluated)},
         "beta": _section(aligned, "beta.", BETA),
-        "gate": {"promoted": False, **{name: {"verdict": None, "reasons": []} for name in MODELS}, **run.verdicts.get("gate", {})},
+        "gate": {
+            "promoted": False,
+            **{name: {"verdict": None, "reasons": [], "rules": []} for name in MODELS},
+            **run.verdicts.get("gate", {}),
+        },
         "registry": {**{name: {"version": None, "aliases": [], "digest": None} for name in MODELS}, **run.verdicts.get("registry", {})},
         "seconds": round(run.seconds, 1),
         "mlflow_run_id": run.mlflow_run_id,
@@ -102,7 +106,7 @@ def summarize(run: RunRecord, artifacts: Path) -> dict[str, Any]:
 
 def not_judged(error: Exception | str) -> dict[str, dict[str, Any]]:
     """The verdicts of a run whose models were not judged, with the reason."""
-    return {"gate": {name: {"verdict": None, "reasons": [str(error)]} for name in MODELS}}
+    return {"gate": {name: {"verdict": None, "reasons": [str(error)], "rules": []} for name in MODELS}}
 
 
 def _metrics(artifacts: Path, stage: str) -> Mapping[str, Number]:
