@@ -38,6 +38,7 @@ class RuleRow:
     against: str = ""
     difference: Estimate = NONE
     bound: str = ""
+    end: str = ""  # of the interval, that the bound is for
     rows: str = ""
 
 
@@ -116,7 +117,8 @@ def _rule(rule: Mapping[str, Any]) -> RuleRow:
         reference=Estimate.shared(measure.get("reference"), None, None),
         against=str(measure.get("against") or ""),
         difference=Estimate.shared(measure.get("difference"), *(ends if compared else (None, None)), sign=True),
-        bound=f"{'upper end at most' if most else 'lower end above'} {bound}",
+        bound=f"{'at most' if most else 'above'} {bound}",
+        end=f"for the {'upper' if most else 'lower'} end",
         rows=f"{count(measure.get('rows'))} queries in {count(measure.get('groups'))} groups",
     )
 
