@@ -67,14 +67,15 @@ def read_gate(record: Record) -> list[GateVerdict]:
 
 
 def decisive(gate: Any) -> tuple[list[str], int]:
-    """A model's reasons without those of rules that hold, are off or have nothing to judge, and how many were left out. The first one always stays."""
+    """A model's reasons and how many were left out: those of rules that hold, are off or have nothing to judge, and the look, which stands apart.
+
+    The first reason always stays.
+    """
     reasons = [str(reason) for reason in lookup(gate, "reasons") or ()]
-    plain = {
-        str(lookup(rule, "sentence"))
-        for rule in lookup(gate, "rules") or ()
-        if lookup(rule, "outcome") != "failed" and lookup(rule, "rule") != "safety"
-    }
-    shown = [reason for index, reason in enumerate(reasons) if index == 0 or reason not in plain]
+    rules = lookup(gate, "rules") or ()
+    plain = {lookup(rule, "sentence") for rule in rules if lookup(rule, "outcome") != "failed" and lookup(rule, "rule") != "safety"}
+    apart = [reason in plain or (lookup(gate, "reuse") is not None and reason.startswith("reuse: look ")) for reason in reasons]
+    shown = [reason for index, reason in enumerate(reasons) if index == 0 or not apart[index]]
     return shown, len(reasons) - len(shown)
 
 
