@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from components.registry.policy import POLICY_FILE
 from components.registry.reuse import Sight
+from components.statistics import Interval
 
 Outcome = Literal["passed", "failed", "off", "unfed", "note"]  # unfed: the held-out rows have nothing that the rule judges
 
@@ -21,14 +22,38 @@ class Lack:
     cure: str
 
 
+class NoMetricError(Exception):
+    """A metric that can't be computed; the text says why. `cases` and `cure` are those of a `Lack`, where held-out rows are lacking."""
+
+    def __init__(self, text: str, cases: str = "", cure: str = "") -> None:
+        super().__init__(text)
+        self.cases, self.cure = cases, cure
+
+
+class UnfedError(Exception):
+    """The held-out rows have nothing that the rule judges; the text says what is missing and what to add."""
+
+
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of one rule, with its reason. `lack` is set where it failed for want of held-out rows."""
+    """The outcome of one rule, with its reason. `lack` is set where it failed for want of held-out rows.
+
+    `metric` is what the rule judged, and `raw` the same without correction for the judges' errors, where judges decided it.
+    """
 
     rule: str
     outcome: Outcome
     sentence: str
     lack: Lack | None = None
+    metric: Interval | None = None
+    raw: Interval | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """Values for JSON: a metric as its value and both ends."""
+        values = {"metric": self.metric, "raw": self.raw}
+        return {"rule": self.rule, "outcome": self.outcome} | {
+            name: {"value": one.value, "low": one.low, "high": one.high} for name, one in values.items() if one is not None
+        }
 
 
 @dataclass(frozen=True)
@@ -42,6 +67,11 @@ class Decision:
     promote: bool
     findings: tuple[Finding, ...]
     sight: Sight | None = None  # what the rule on safety could see
+
+    @property
+    def rules(self) -> list[dict[str, Any]]:
+        """The rules that were applied, with what they judged, for JSON."""
+        return [finding.summary() for finding in self.findings if finding.outcome in ("passed", "failed")]
 
     @property
     def reasons(self) -> list[str]:

@@ -44,6 +44,8 @@ class GateOutcome:
                 gate[name]["champion"] = outcome.champion
             if outcome.reuse:
                 gate[name]["reuse"] = outcome.reuse
+            if outcome.rules:
+                gate[name]["rules"] = outcome.rules
             if outcome.drift:
                 gate[name]["drift"] = outcome.drift
             if outcome.version is not None:
