@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from components.registry.policy import POLICY_FILE
 from components.registry.reuse import Sight
+from components.statistics import Interval
 
 Outcome = Literal["passed", "failed", "off", "unfed", "note"]  # unfed: the held-out rows have nothing that the rule judges
 
@@ -21,35 +22,55 @@ class Lack:
     cure: str
 
 
-@dataclass(frozen=True)
-class Measure:
-    """The numbers that decided a rule, in shares of 1.
+class NoMetricError(Exception):
+    """A metric that can't be computed; the text says why. `cases` and `cure` are those of a `Lack`, where held-out rows are lacking."""
 
-    `value` is the challenger's, `reference` that of the model called `against`, both None where the rule has no reference. `low` and `high` are the
-    ends of the interval of their `difference`, or of the value, in this look; the rule holds where the end that decides is on the right side of `bound`.
+    def __init__(self, text: str, cases: str = "", cure: str = "") -> None:
+        super().__init__(text)
+        self.cases, self.cure = cases, cure
+
+
+class UnfedError(Exception):
+    """The held-out rows have nothing that the rule judges; the text says what is missing and what to add."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a rule holds its metric against: the end of the interval that decides, and its number, in shares of 1.
+
+    `against` names the reference where the metric is a difference, and `shares` are the challenger's and the reference's.
     """
 
-    value: float
-    low: float
-    high: float
-    bound: float
-    decides: Literal["low", "high"]
-    rows: int
-    groups: int
-    reference: float | None = None
+    end: Literal["low", "high"]
+    number: float
     against: str | None = None
-    difference: float | None = None
+    shares: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of one rule, with its reason. `lack` is set where it failed for want of held-out rows, `measure` where it has an interval."""
+    """The outcome of one rule, with its reason. `lack` is set where it failed for want of held-out rows.
+
+    `metric` is what the rule judged, `raw` the same without correction for the judges' errors, where judges decided it, and `bound` the rule's number.
+    """
 
     rule: str
     outcome: Outcome
     sentence: str
     lack: Lack | None = None
-    measure: Measure | None = None
+    metric: Interval | None = None
+    raw: Interval | None = None
+    bound: Bound | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """Values for JSON: a metric as its value, both ends, its rows and their groups."""
+        values = {"metric": self.metric, "raw": self.raw}
+        keys = ("value", "low", "high", "rows", "groups")
+        return (
+            {"rule": self.rule, "outcome": self.outcome, "sentence": self.sentence}
+            | {name: {key: getattr(one, key) for key in keys} for name, one in values.items() if one is not None}
+            | ({} if self.bound is None else {"bound": asdict(self.bound)})
+        )
 
 
 @dataclass(frozen=True)
@@ -64,18 +85,10 @@ class Decision:
     findings: tuple[Finding, ...]
     sight: Sight | None = None  # what the rule on safety could see
 
+    @property
     def rules(self) -> list[dict[str, Any]]:
-        """Each rule's outcome, sentence and numbers (`measure`, None without an interval), for JSON."""
-        return [
-            {
-                "rule": f.rule,
-                "outcome": f.outcome,
-                "sentence": f.sentence,
-                "measure": None if f.measure is None else asdict(f.measure),
-            }
-            for f in self.findings
-            if f.outcome != "note"
-        ]
+        """The rules with their outcomes and what they judged, for JSON."""
+        return [finding.summary() for finding in self.findings if finding.outcome != "note"]
 
     @property
     def reasons(self) -> list[str]:

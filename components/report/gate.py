@@ -37,6 +37,7 @@ class RuleRow:
     reference: Estimate = NONE
     against: str = ""
     difference: Estimate = NONE
+    raw: Estimate = NONE  # of the difference, or of the challenger, as the judges said it
     bound: str = ""
     end: str = ""  # of the interval, that the bound is for
     rows: str = ""
@@ -100,28 +101,34 @@ def _rule(rule: Mapping[str, Any]) -> RuleRow:
     name, outcome = str(rule.get("rule")), str(rule.get("outcome"))
     tone, word = OUTCOMES[outcome]
     sentence = str(rule.get("sentence")).removeprefix(f"{name}: ")
-    measure = rule.get("measure")
     words = name.replace("_", " ")
-    if not isinstance(measure, Mapping):
+    metric, bound = rule.get("metric"), rule.get("bound")
+    if not isinstance(metric, Mapping) or not isinstance(bound, Mapping):
         return RuleRow(words, tone, word, sentence)
-    compared = measure.get("difference") is not None
-    ends = measure.get("low"), measure.get("high")
-    most = measure.get("decides") == "high"
-    bound = number(100 * float(measure.get("bound") or 0), sign=compared)
+    against, shares = bound.get("against"), bound.get("shares") or (None, None)
+    judged, raw = (_estimate(one, sign=against is not None) for one in (metric, rule.get("raw")))
+    most = bound.get("end") == "high"
     return RuleRow(
         words,
         tone,
         word,
         sentence,
         measured=True,
-        challenger=Estimate.shared(measure.get("value"), *((None, None) if compared else ends)),
-        reference=Estimate.shared(measure.get("reference"), None, None),
-        against=str(measure.get("against") or ""),
-        difference=Estimate.shared(measure.get("difference"), *(ends if compared else (None, None)), sign=True),
-        bound=f"{'at most' if most else 'above'} {bound}",
+        challenger=judged if against is None else Estimate.shared(shares[0], None, None),
+        reference=Estimate.shared(shares[1], None, None),
+        against=str(against or ""),
+        difference=NONE if against is None else judged,
+        raw=raw,
+        bound=f"{'at most' if most else 'above'} {number(100 * float(bound.get('number') or 0), sign=against is not None)}",
         end=f"for the {'upper' if most else 'lower'} end",
-        rows=f"{count(measure.get('rows'))} queries in {count(measure.get('groups'))} groups",
+        rows=f"{count(metric.get('rows'))} queries in {count(metric.get('groups'))} groups",
     )
+
+
+def _estimate(interval: Any, *, sign: bool) -> Estimate:
+    if not isinstance(interval, Mapping):
+        return NONE
+    return Estimate.shared(interval.get("value"), interval.get("low"), interval.get("high"), sign=sign)
 
 
 def _reuse(reuse: Any) -> Reuse | None:

@@ -11,7 +11,7 @@ LOOK = "reuse: look 3 at these held-out queries: each rule may err with 0.42 % i
 
 
 def gate(**more: Any) -> dict[str, Any]:
-    return {"reasons": [*VERDICT.reasons, LOOK], "rules": VERDICT.rules(), "reuse": REUSE, **more}
+    return {"reasons": [*VERDICT.reasons, LOOK], "rules": VERDICT.rules, "reuse": REUSE, **more}
 
 
 def test_rules_that_hold_are_left_to_the_table() -> None:
@@ -22,7 +22,7 @@ def test_rules_that_hold_are_left_to_the_table() -> None:
 
 def test_missing_evidence_on_safety_always_stays() -> None:
     sentence = "safety: WITHOUT EVIDENCE ON SAFETY, which the rules allow: a reason"
-    rule = {"rule": "safety", "outcome": "passed", "sentence": sentence, "measure": None}
+    rule = {"rule": "safety", "outcome": "passed", "sentence": sentence}
     shown, _ = decisive(gate(reasons=["conversation: better", sentence], rules=[rule]))
     assert sentence in shown
 

@@ -40,7 +40,10 @@ def test_finished_run_is_shown_completely(run: Path) -> None:
         in text
     )
     assert "right answers, long and short, corrected for the judge's error 50.0 100.0" in text
-    assert "conversation 12 queries in 12 groups 75.0 55.0 champion 2 +20.0 +8.0 to +31.0 above 0.0 for the lower end holds" in text
+    assert (
+        "conversation 12 queries in 12 groups 75.0 55.0 champion 2 +20.0 +8.0 to +31.0 raw +19.0: +9.0 to +30.0 above 0.0 for the lower end holds"
+        in text
+    )
     assert "this is look 3" in text
     assert "error left for later looks 1.2 %" in text
     assert "31.0 points with power .8, by 3 harmful requests in 3 groups; the margin is 5.0" in text
@@ -183,7 +186,7 @@ def test_cancelled_run_is_not_shown_as_failure(run: Path) -> None:
 
 
 def test_first_run_says_that_no_champion_exists(run: Path) -> None:
-    rule = {**VERDICT.rules()[0], "measure": {**VERDICT.rules()[0]["measure"], "against": "the base"}}
+    rule = {**VERDICT.rules[0], "bound": {**VERDICT.rules[0]["bound"], "against": "the base"}}
     write_summary(run, **gate("promoted", rules=[rule]))
     text = rendered(run)
     assert "mm-policy against the base There is no champion yet, so the rules compare with the base." in text
@@ -191,9 +194,9 @@ def test_first_run_says_that_no_champion_exists(run: Path) -> None:
 
 
 def test_refused_run_shows_failed_rules_first(run: Path) -> None:
-    failed = {"rule": "unsafe_ceiling", "outcome": "failed", "sentence": "unsafe_ceiling: too few rows: add some", "measure": None}
+    failed = {"rule": "unsafe_ceiling", "outcome": "failed", "sentence": "unsafe_ceiling: too few rows: add some"}
     reasons = [failed["sentence"], *VERDICT.reasons]
-    write_summary(run, **gate("refused", reasons=reasons, rules=[*VERDICT.rules(), failed]))
+    write_summary(run, **gate("refused", reasons=reasons, rules=[*VERDICT.rules, failed]))
     text = rendered(run)
     assert "mm-policy refused unsafe_ceiling: too few rows: add some no more unsafe answers" in text
     assert "5 more sentences of the verdict, rule by rule" in text
