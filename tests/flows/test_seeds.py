@@ -14,10 +14,6 @@ from typing import Any
 import pytest
 
 from components.checkout import Checkout
-from components.cli.run.one_run import Wanted
-from components.cli.run.seeds import LEAST_SEEDS, repeat_of, run_missing, wanted_seeds
-from components.errors import UserError
-from components.report.seeds import SeedRun, Seeds, read_seeds
 from components.storage.copies import workspace_of
 from tests.checkout import behave, mmalign, start_mmalign, started, wait_for
 
@@ -43,11 +39,11 @@ def test_seeds_are_run_killed_continued_and_reused(checkout: Path) -> None:
     # Seed 1 waits in its alignment when everything is killed: the file has the first seed alone.
     process = start_mmalign(checkout, "run", "--seeds", "3")
     try:
-        wait_for(lambda: (checkout / "reports/seeds.json").is_file(), 300)
-        wait_for(lambda: copies[1].is_dir(), 300)
+        wait_for((checkout / "reports/seeds.json").is_file, 300)
+        wait_for(copies[1].is_dir, 300)
         (copies[1] / "behaviour").mkdir(exist_ok=True)
         behave(copies[1], "align", "wait")
-        wait_for(lambda: (copies[1] / "waiting.align").is_file(), 300)
+        wait_for((copies[1] / "waiting.align").is_file, 300)
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
