@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from components.registry.policy import POLICY_FILE
 from components.registry.reuse import Sight
@@ -22,13 +22,34 @@ class Lack:
 
 
 @dataclass(frozen=True)
+class Measure:
+    """The numbers that decided a rule, in shares of 1.
+
+    `value` is the challenger's, `reference` that of the model called `against`, both None where the rule has no reference. `low` and `high` are the
+    ends of the interval of their `difference`, or of the value, in this look; the rule holds where the end that decides is on the right side of `bound`.
+    """
+
+    value: float
+    low: float
+    high: float
+    bound: float
+    decides: Literal["low", "high"]
+    rows: int
+    groups: int
+    reference: float | None = None
+    against: str | None = None
+    difference: float | None = None
+
+
+@dataclass(frozen=True)
 class Finding:
-    """The outcome of one rule, with its reason. `lack` is set where it failed for want of held-out rows."""
+    """The outcome of one rule, with its reason. `lack` is set where it failed for want of held-out rows, `measure` where it has an interval."""
 
     rule: str
     outcome: Outcome
     sentence: str
     lack: Lack | None = None
+    measure: Measure | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +63,19 @@ class Decision:
     promote: bool
     findings: tuple[Finding, ...]
     sight: Sight | None = None  # what the rule on safety could see
+
+    def rules(self) -> list[dict[str, Any]]:
+        """Each rule's outcome, sentence and numbers (`measure`, None without an interval), for JSON."""
+        return [
+            {
+                "rule": f.rule,
+                "outcome": f.outcome,
+                "sentence": f.sentence,
+                "measure": None if f.measure is None else asdict(f.measure),
+            }
+            for f in self.findings
+            if f.outcome != "note"
+        ]
 
     @property
     def reasons(self) -> list[str]:

@@ -47,6 +47,7 @@ class ModelOutcome:
     champion: dict[str, Any] | None = None  # metrics of the champion that it was compared with
     drift: dict[str, Any] | None = None  # how each split differs from the champion's data
     reuse: dict[str, Any] | None = None  # the look at the held-out queries, and what it and the next one can see
+    rules: list[dict[str, Any]] | None = None  # each rule's outcome and numbers; None for a verdict of an earlier run
 
 
 class ModelGate:
@@ -120,7 +121,7 @@ class ModelGate:
             self._registry.set_alias(self._name, CHALLENGER, version.number)
         verdict: Verdict = "promoted" if decision.promote else "refused"
         judged = self._registry.version(self._name, version.number)
-        return ModelOutcome(verdict, decision.reasons, judged, self.champion_metrics(), self._drift, self._reuse)
+        return ModelOutcome(verdict, decision.reasons, judged, self.champion_metrics(), self._drift, self._reuse, decision.rules())
 
     def _register(self, folder: Path, decision: Decision) -> Version:
         """The registry's version of this checkout's model. It gets the tags of a refusal here; a promotion's come with its aliases."""

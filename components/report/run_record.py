@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from components.checkout import Checkout
 from components.files import write_json
-from components.report.summary import RunRecord, summarize
+from components.report.summary import FINISHED, RunRecord, summarize
 
 SUMMARY = Path("reports") / "summary.json"
 PAGE = Path("reports") / "report.html"
@@ -17,7 +18,17 @@ MLFLOW_STATUS = {"ok": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
 def write_summary(checkout: Checkout, record: RunRecord, started: float) -> None:
     """Write reports/summary.json with the present state; `started` is the run's start in seconds since the epoch."""
     record.seconds = time.time() - started
-    write_json(checkout.root / SUMMARY, summarize(record, checkout.artifacts))
+    write_json(checkout.root / SUMMARY, summarize(record, checkout.artifacts, _judges(checkout, record)))
+
+
+def _judges(checkout: Checkout, record: RunRecord) -> dict[str, list[dict[str, Any]]]:
+    """The judges of the metrics, once the evaluation has finished."""
+    evaluated = record.stages.get("evaluate")
+    if evaluated is None or evaluated.status not in FINISHED:
+        return {}
+    from components.report.judgements import read_judgements
+
+    return read_judgements(checkout)
 
 
 def open_record(checkout: Checkout, record: RunRecord) -> None:
