@@ -12,7 +12,7 @@ from components.evaluation.error_sheets import Error, Errors, read_errors
 from components.registry.decision import Decision
 from components.registry.gate import Results, judge_policy
 from components.registry.policy import RegistryPolicy
-from tests.registry.test_gate import PERFECT, without_error
+from tests.registry.test_gate import PERFECT
 from tests.registry.test_gate_rules import INTERVALS, finding, only, rows
 
 Rows = list[dict[str, Any]]
