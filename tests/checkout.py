@@ -180,10 +180,10 @@ def mmalign(folder: Path, *arguments: str, timeout: float = 300) -> subprocess.C
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
 
 
-def start_mmalign(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start the command in a checkout; its output goes into mmalign.out there."""
+def start_mmalign(folder: Path, *arguments: str, out: str = "mmalign.out") -> subprocess.Popen[str]:
+    """Start the command in a checkout; its output goes into the file `out` of .git, where nothing looks for a checkout's files."""
     command = [sys.executable, "-m", "components.cli.main", *arguments]
-    with (folder / "mmalign.out").open("w") as output:
+    with (folder / ".git" / out).open("w") as output:
         return subprocess.Popen(
             command, cwd=folder, env={**clean_environment(), "PYTHONPATH": str(ROOT)}, stdout=output, stderr=subprocess.STDOUT, text=True
         )
