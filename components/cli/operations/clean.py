@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from components.checkout import Checkout
+from components.operations.environment import enter_checkout
 
 if TYPE_CHECKING:
     from components.operations.cleaning.findings import Findings
@@ -18,12 +21,8 @@ def clean(
     as_json: Annotated[bool, typer.Option("--json", help="print each file and folder as JSON")] = False,
 ) -> None:
     """Remove old scratch, logs, clones and unused objects of DVC's cache. A champion's files always stay."""
-    import json
-    import time
-
     from components.config.settings import load_settings
     from components.operations.cleaning.sweep import inspect, sweep
-    from components.operations.environment import enter_checkout
 
     checkout = enter_checkout()
     settings = load_settings().clean

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from components.checkout import Checkout
+from components.errors import UserError
+from components.operations.environment import enter_checkout
+from components.operations.services.state import read_addresses
+from components.processes.faults import FAULT, INTERRUPTED, MISTAKE
 from components.stages import command
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
-    from components.checkout import Checkout
-
 
 def deploy(as_json: Annotated[bool, typer.Option("--json", help="print the deployments' ids as JSON")] = False) -> None:
     """Put the deployments of prefect.yaml on this checkout's Prefect server, with their automations. You can repeat it."""
-    import json
-    import subprocess
-
     from components.config.settings import load_settings
-    from components.operations.environment import enter_checkout
     from components.operations.services.health import require_services
-    from components.operations.services.state import read_addresses
 
     checkout = enter_checkout()
     settings = load_settings().deployments
     addresses = read_addresses(checkout)
     if addresses is None:
-        from components.errors import UserError
-
         raise UserError(f"{checkout.root} has no services to deploy to: run `mmalign up --detach` first")
     require_services(checkout)
     completed = subprocess.run(command("deployments"), cwd=checkout.root, stdout=subprocess.PIPE, text=True, check=False)
@@ -50,7 +49,6 @@ def deploy(as_json: Annotated[bool, typer.Option("--json", help="print the deplo
 
 def worker() -> None:
     """Run a worker for this checkout's deployments in the foreground, beside the worker of `mmalign up`."""
-    from components.operations.environment import enter_checkout
     from components.operations.services.programs import main
 
     main("worker", enter_checkout())
@@ -60,8 +58,6 @@ def cancel(
     run: Annotated[str | None, typer.Argument(help="name or id of the run; without it, the one under way")] = None,
 ) -> None:
     """End a run of a deployment with all its processes. The outputs of its finished stages stay."""
-    from components.errors import UserError
-    from components.operations.environment import enter_checkout
     from flows.flow_runs import FINAL, cancel_run, find_run, follow, server_client
 
     checkout = enter_checkout()
@@ -81,8 +77,6 @@ def resume(
     wait: Annotated[bool, typer.Option("--wait", help="follow the run to its end")] = False,
 ) -> None:
     """Restart a run with its parameters. It skips finished stages, and training continues from its last checkpoint."""
-    from components.errors import UserError
-    from components.operations.environment import enter_checkout
     from flows.flow_runs import deployments, find_run
 
     checkout = enter_checkout()
@@ -98,8 +92,6 @@ def resume(
 def run_deployment(name: str, parameters: dict[str, Any], *, wait: bool) -> int:
     """Start a run of a deployment, and with `wait` follow it; returns the run's exit code."""
     from components.config.overrides import changed_settings
-    from components.operations.environment import enter_checkout
-    from components.operations.services.state import read_addresses
     from flows.flow_runs import follow, start_run
 
     checkout = enter_checkout()
@@ -116,9 +108,6 @@ def run_deployment(name: str, parameters: dict[str, Any], *, wait: bool) -> int:
 
 
 def _print_end(checkout: Checkout, ended: FlowRun) -> int:
-    import sys
-
-    from components.processes.faults import FAULT, INTERRUPTED, MISTAKE
     from components.report.table import print_summary
     from components.storage.copies import workspace_of
 

@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from components.checkout import Checkout
+from components.errors import UserError
+from components.operations.environment import enter_checkout
+from components.operations.services.state import read_addresses
+from components.stages import STAGE_NAMES
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -36,9 +40,6 @@ def logs(
     as_json: Annotated[bool, typer.Option("--json", help="print the files' names as JSON")] = False,
 ) -> None:
     """Show the logs of a run's stages, and of its flow if a deployment started it."""
-    from components.errors import UserError
-    from components.operations.environment import enter_checkout
-
     checkout = enter_checkout()
     if service is not None:
         if run is not None or stage is not None:
@@ -70,7 +71,6 @@ class Chosen:
 
 
 def _choose(checkout: Checkout, named: str | None) -> Chosen:
-    from components.errors import UserError
     from components.operations.run_logs import all_logs
 
     runs = all_logs(checkout)
@@ -104,8 +104,6 @@ def _whole(checkout: Checkout, runs: list[RunLogs], one: RunLogs) -> Chosen:
 
 
 def _flow_run(checkout: Checkout, named: str) -> FlowRun | None:
-    from components.operations.services.state import read_addresses
-
     if read_addresses(checkout) is None:
         return None
     from flows.flow_runs import newest_run
@@ -114,8 +112,6 @@ def _flow_run(checkout: Checkout, named: str) -> FlowRun | None:
 
 
 def _read_run(checkout: Checkout, run_id: str) -> FlowRun | None:
-    from components.operations.services.state import read_addresses
-
     if read_addresses(checkout) is None:
         return None
     from flows.flow_runs import read_run
@@ -220,7 +216,6 @@ class _FlowLines:
         """New lines since the last call; none while the server is away."""
         if self._flow_run is None:
             return
-        from components.errors import UserError
         from flows.flow_runs import read_log, server_client
 
         try:
@@ -235,9 +230,7 @@ class _FlowLines:
 
 
 def _service_log(checkout: Checkout, name: str) -> Path:
-    from components.errors import UserError
     from components.operations.services.programs import NAMES
-    from components.operations.services.state import read_addresses
     from components.operations.services.supervision import log_folder
 
     services = [*NAMES, "supervisord"]
@@ -273,8 +266,5 @@ def _follow_service(path: Path, begin: int) -> None:
 
 
 def _check_stage(name: str) -> None:
-    from components.errors import UserError
-    from components.stages import STAGE_NAMES
-
     if name not in STAGE_NAMES:
         raise UserError(f"--stage {name}: there is no such stage; the stages are {', '.join(STAGE_NAMES)}")

@@ -11,13 +11,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import time
+from contextlib import ExitStack
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from components.checkout import Checkout
-    from components.stages import StageName
+from components.checkout import Checkout
+from components.errors import UserError
+from components.operations.environment import enter_checkout
+from components.processes.guard import run_lock
+from components.stages import STAGE_NAMES, StageName
 
 
 def run(  # noqa: PLR0913 -- each option of the command is an argument
@@ -47,8 +51,6 @@ def run(  # noqa: PLR0913 -- each option of the command is an argument
     no_rehearsal: Annotated[bool, typer.Option("--no-rehearsal", help="start a long run without `mmalign rehearse` first")] = False,
 ) -> None:
     """Run the stale stages: commit changed data, train, evaluate, record."""
-    from components.errors import UserError
-
     if deployment is not None:
         from components.cli.operations.deployment import run_deployment
 
@@ -64,14 +66,9 @@ def run(  # noqa: PLR0913 -- each option of the command is an argument
         if save:
             raise UserError("--save belongs to a run in this checkout: leave out --deployment")
         raise typer.Exit(run_deployment(deployment, {key: value for key, value in parameters.items() if value is not None}, wait=wait))
-    import time
-    from contextlib import ExitStack
-
     started = time.time()
     from components.cli.run.unchanged import record, recording_process
-    from components.operations.environment import enter_checkout
     from components.operations.preconditions.readiness import make_ready
-    from components.processes.guard import run_lock
     from components.storage.copies import workspace_of
     from components.storage.scratch import remove_finished_scratch
 
@@ -118,9 +115,6 @@ def _log(words: str) -> None:
 
 
 def _checked_stages(names: list[str]) -> list[StageName]:
-    from components.errors import UserError
-    from components.stages import STAGE_NAMES
-
     for name in names:
         if name not in STAGE_NAMES:
             raise UserError(f"--only {name}: there is no such stage; the stages are {', '.join(STAGE_NAMES)}")
