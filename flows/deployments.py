@@ -14,11 +14,12 @@ from uuid import UUID
 
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import DeploymentScheduleCreate, VariableCreate, VariableUpdate, WorkPoolCreate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
 from prefect.client.schemas.objects import ConcurrencyOptions
 from prefect.client.schemas.schedules import construct_schedule
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.utilities.callables import parameter_schema as schema_of
+from prefect.variables import Variable
 
 from components.checkout import Checkout
 from components.config.settings import Settings, load_settings
@@ -40,7 +41,8 @@ def deploy(checkout: Checkout, settings: Settings) -> dict[str, str]:
     described = read_description(checkout, settings)
     with get_client(sync_client=True) as client:
         _make_pool(client)
-        _store_variables(client, variables(checkout, settings))
+        for name, value in variables(checkout, settings).items():
+            Variable.set(name, value, overwrite=True)
         flow_id = client.create_flow(pipeline_run)
         ids = {str(one["name"]): _deploy_one(client, flow_id, one, described["pull"]) for one in described["deployments"]}
         make_automations(client, ids, settings)
@@ -69,14 +71,6 @@ def variables(checkout: Checkout, settings: Settings) -> dict[str, str]:
         "mmalign_poll_cron": settings.deployments.poll_cron,
         "mmalign_timezone": settings.deployments.timezone,
     }
-
-
-def _store_variables(client: SyncPrefectClient, values: dict[str, str]) -> None:
-    for name, value in values.items():
-        if client.read_variable_by_name(name) is None:
-            client.create_variable(VariableCreate(name=name, value=value))
-        else:
-            client.update_variable(VariableUpdate(name=name, value=value))
 
 
 def _make_pool(client: SyncPrefectClient) -> None:

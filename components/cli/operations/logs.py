@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.5
 ASK_SECONDS = 5.0  # between two queries to Prefect's server whether a run has ended
 LAST_RUNS = 5
+ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 SERVICE_LINES = 200  # shown of a service's log
 LEVELS = ((50, "CRITICAL"), (40, "ERROR"), (30, "WARNING"), (20, "INFO"))
 
@@ -100,23 +103,20 @@ def _whole(checkout: Checkout, runs: list[RunLogs], one: RunLogs) -> Chosen:
     """A run with the other attempts of its flow run."""
     if one.flow_run is None:
         return Chosen([one], None)
-    return Chosen([other for other in reversed(runs) if other.flow_run == one.flow_run], _read_run(checkout, one.flow_run))
+    return Chosen([other for other in reversed(runs) if other.flow_run == one.flow_run], _flow_run(checkout, one.flow_run))
 
 
 def _flow_run(checkout: Checkout, named: str) -> FlowRun | None:
+    """A run of a deployment by its name, or by its id or the beginning of that; None without services, and where they know none."""
     if read_addresses(checkout) is None:
         return None
-    from flows.flow_runs import newest_run
+    from flows.flow_runs import find_run, read_run
 
-    return newest_run(checkout, named)
-
-
-def _read_run(checkout: Checkout, run_id: str) -> FlowRun | None:
-    if read_addresses(checkout) is None:
-        return None
-    from flows.flow_runs import read_run
-
-    return read_run(checkout, run_id)
+    if ID.fullmatch(named):
+        return read_run(checkout, named)
+    with suppress(UserError):
+        return find_run(checkout, named)
+    return None
 
 
 def _described(checkout: Checkout, chosen: Chosen, stage: str | None) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def _show(checkout: Checkout, chosen: Chosen, stage: str | None, *, follow: bool
 
 def _goes_on(checkout: Checkout, chosen: Chosen) -> bool:
     if chosen.flow_run is not None:
-        now = _read_run(checkout, str(chosen.flow_run.id))
+        now = _flow_run(checkout, str(chosen.flow_run.id))
         if now is not None and now.state is not None:
             return not now.state.is_final()
     return any(one.under_way for one in chosen.logs)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from components.operations.services.programs import ARTIFACTS_BUCKET, artifacts
 from components.operations.services.state import Addresses, addresses_file, free_port
 from components.processes.guard import run_lock
 from components.processes.secrets import Secrets, state_folder
+from components.storage.git import ask_git
 
 Log = Callable[[str], None]
 STAGED_ARTIFACTS = "mlruns.restoring"
@@ -191,10 +191,7 @@ def _same(path: Path, sha256: str | None) -> bool:
 
 def _is_an_edit(checkout: Checkout, name: str) -> bool:
     """Whether git can't restore the file's content. This includes dvc.lock, which runs write."""
-    status = subprocess.run(
-        ["git", "status", "--porcelain", "--ignored", "--", name], cwd=checkout.root, capture_output=True, text=True, check=False
-    )
-    return status.returncode != 0 or bool(status.stdout.strip())
+    return ask_git(checkout.root, "status", "--porcelain", "--ignored", "--", name) != ""
 
 
 def described(manifest: Manifest) -> dict[str, object]:
