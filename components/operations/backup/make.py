@@ -22,7 +22,7 @@ from components.operations.backup.manifest import MANIFEST, Manifest, installed_
 from components.operations.services import postgres, temporary_postgres
 from components.operations.services.programs import ARTIFACTS_BUCKET, artifacts
 from components.operations.services.state import read_addresses
-from components.processes.secrets import read_secrets, state_folder
+from components.processes.secrets import owner_only, read_secrets, state_folder
 from components.storage.git import ask_git
 from components.tracking.provenance import git_state
 from components.tracking.store import tracking_uri
@@ -47,13 +47,10 @@ def make_backup(checkout: Checkout, folder: Path, *, with_cache: bool, log: Log)
     """
     folder = folder.resolve()
     _check_folder(checkout, folder)
-    before = os.umask(0o077)
-    try:
+    with owner_only():
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
         return _fill(checkout, folder, with_cache=with_cache, log=log)
-    finally:
-        os.umask(before)
 
 
 def dated(folder: Path) -> Path:
