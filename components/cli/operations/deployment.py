@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +13,6 @@ from components.errors import UserError
 from components.operations.environment import enter_checkout
 from components.operations.services.state import read_addresses
 from components.processes.faults import FAULT, INTERRUPTED, MISTAKE
-from components.stages import command
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -26,21 +24,20 @@ def deploy(as_json: Annotated[bool, typer.Option("--json", help="print the deplo
     from components.operations.services.health import require_services
 
     checkout = enter_checkout()
-    settings = load_settings().deployments
+    settings = load_settings()
     addresses = read_addresses(checkout)
     if addresses is None:
         raise UserError(f"{checkout.root} has no services to deploy to: run `mmalign up --detach` first")
     require_services(checkout)
-    completed = subprocess.run(command("deployments"), cwd=checkout.root, stdout=subprocess.PIPE, text=True, check=False)
-    if completed.returncode != 0:
-        raise typer.Exit(completed.returncode)
-    ids = json.loads(completed.stdout.splitlines()[-1])
+    from flows.deployments import deploy as deploy_all
+
+    ids = deploy_all(checkout, settings)
     if as_json:
         print(json.dumps(ids, indent=2))
         return
     when = {
-        "nightly": f"at '{settings.cron}' ({settings.timezone})",
-        "on-new-data": f"when data are new; polls at '{settings.poll_cron}'",
+        "nightly": f"at '{settings.deployments.cron}' ({settings.deployments.timezone})",
+        "on-new-data": f"when data are new; polls at '{settings.deployments.poll_cron}'",
         "on-demand": "on request: mmalign run --deployment on-demand",
     }
     for name, deployment in ids.items():
