@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -33,7 +34,7 @@ from tests.prefect_rest import ask
 pytestmark = pytest.mark.slow
 
 TASK_SECONDS = 3.0  # between the times of a stage's task on the server and those of its process
-BETWEEN_STAGES_SECONDS = 3.0
+BETWEEN_STAGES_SECONDS = 3.0  # from the end of a stage's process to the start of the next one's
 
 
 CHANGES = {
@@ -227,12 +228,13 @@ def test_run_of_deployment_equals_run_of_person(served: Path) -> None:
     tasks = {task["name"]: task for task in tasks_of(served, run)}
     assert {name: task["state_type"] for name, task in tasks.items()} == dict.fromkeys(STAGE_NAMES, "COMPLETED")
     assert sorted(seen.stage for seen in sampler.seen) == sorted(STAGE_NAMES)
+    crowding = max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))  # 1 on a machine that does nothing else
     for seen in sampler.seen:
         times = [datetime.fromisoformat(tasks[seen.stage][key]).timestamp() for key in ("start_time", "end_time")]
         apart = (seen.began - times[0], times[1] - seen.ended)
-        assert all(-1 <= seconds <= TASK_SECONDS for seconds in apart), (seen.stage, apart)
+        assert all(-1 <= seconds <= TASK_SECONDS * crowding for seconds in apart), (seen.stage, apart)
     for number, seen in enumerate(sampler.seen[1:], 1):
-        assert seen.began - max(before.ended for before in sampler.seen[:number]) <= BETWEEN_STAGES_SECONDS, seen
+        assert seen.began - max(before.ended for before in sampler.seen[:number]) <= BETWEEN_STAGES_SECONDS * crowding, seen
     assert tags_of(served, summary["mlflow_run_id"])["prefect.flow_run"] == run["id"]
     made = ask(Checkout(served), "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}})
     assert {artifact["type"] for artifact in made} >= {"table", "markdown", "progress"}
@@ -259,8 +261,6 @@ def tasks_of(folder: Path, run: dict[str, Any]) -> list[dict[str, Any]]:
 
 def tags_of(folder: Path, run_id: str) -> dict[str, str]:
     code = f"from mlflow import MlflowClient; import json; print(json.dumps(MlflowClient().get_run({run_id!r}).data.tags))"
-    import os
-
     completed = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **client_environment(Checkout(folder))}, capture_output=True, text=True, check=True
     )
