@@ -36,9 +36,8 @@ from components.errors import StageFault, UserError
 from components.operations.environment import enter_checkout
 from components.operations.preconditions.readiness import make_ready
 from components.processes.fault_kinds import fault_kind
-from components.processes.faults import outcome_of
+from components.processes.faults import RunOutcome, outcome_of
 from components.processes.guard import lock_holder, run_lock, try_lock, wait_for_lock
-from components.processes.outcome import RunOutcome
 from components.processes.redaction import redactor
 from components.storage.clones import deployed_checkout
 from components.tracking.store import ExperimentDeleted

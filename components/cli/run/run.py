@@ -13,12 +13,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+import time
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from components.stages import StageName
+from components.errors import UserError
+from components.operations.environment import enter_checkout
+from components.stages import STAGE_NAMES, StageName
 
 
 def run(  # noqa: PLR0913 -- each option of the command is an argument
@@ -54,11 +56,7 @@ def run(  # noqa: PLR0913 -- each option of the command is an argument
     as_json: Annotated[bool, typer.Option("--json", help="with --seeds: print the spread as JSON, and all else on stderr")] = False,
 ) -> None:
     """Run the stale stages: commit changed data, train, evaluate, record."""
-    import time
-
     started = time.time()
-    from components.errors import UserError
-
     _refuse_strays(
         {"--wait": wait, "--source": source, "--ref": ref},
         deployment is not None,
@@ -84,7 +82,6 @@ def run(  # noqa: PLR0913 -- each option of the command is an argument
     if save and not assignments:
         raise UserError("--save writes settings into their file: add --set KEY=VALUE")
     from components.cli.run.one_run import Wanted, one_run
-    from components.operations.environment import enter_checkout
 
     own = enter_checkout()
     wanted = Wanted(
@@ -105,17 +102,12 @@ def run(  # noqa: PLR0913 -- each option of the command is an argument
 
 def _refuse_strays(options: dict[str, Any], belong: bool, why: str) -> None:
     """Raises UserError for an option that has no effect in this run."""
-    from components.errors import UserError
-
     for flag, value in options.items():
         if value and not belong:
             raise UserError(f"{flag} {why}")
 
 
 def _checked_stages(names: list[str]) -> list[StageName]:
-    from components.errors import UserError
-    from components.stages import STAGE_NAMES
-
     for name in names:
         if name not in STAGE_NAMES:
             raise UserError(f"--only {name}: there is no such stage; the stages are {', '.join(STAGE_NAMES)}")
