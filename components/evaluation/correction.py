@@ -85,7 +85,7 @@ def corrected_share(rows: Sequence[JudgedRow], intervals: Intervals) -> Interval
     if not rows:
         return None
     sheets = {judge: sheet_bounds(judge[1], intervals.tail) for judge in _judges(rows)}
-    sheets = {judge: _pooled(sheet, judge[1], _counts(rows, judge)) for judge, sheet in sheets.items()}
+    sheets = {judge: pooled(sheet, judge[1], _counts(rows, judge)) for judge, sheet in sheets.items()}
     low, high = _range(sheets)
     values = [round((_value(row.event, sheets[row.judged_by]) - low) / (high - low), DIGITS) for row in rows]
     one = intervals.share(values, None, [row.clusters for row in rows])
@@ -166,12 +166,12 @@ def exact_bounds(events: Any, n: Any, tail: float) -> Bounds:
     return Bounds(np.divide(events, n), low, high)
 
 
-def _pooled(sheet: Sheet, error: Error, rows: tuple[Any, int]) -> Sheet:
+def pooled(sheet: Sheet, error: tuple[tuple[Any, int], tuple[Any, int]], rows: tuple[Any, int]) -> Sheet:
     """Error rates that the rows contradict, pooled with them: a judge finds at least its false alarms, and at most what it does not miss.
 
     So a share of 2 % by a judge with 4 false alarms on 40 labels is not surely 0: its false alarms are fewer than the labels say.
     """
-    (found, n), (positive, negatives) = error.sensitivity, error.specificity
+    (found, n), (positive, negatives) = error
     events, cases = rows
     most, least = np.divide(found + events, n + cases), np.divide(positive + cases - events, negatives + cases)
     sensitivity = np.where(events / cases > sheet[0].value, most, sheet[0].value)

@@ -35,42 +35,39 @@ class UnfedError(Exception):
 
 
 @dataclass(frozen=True)
-class Bound:
-    """What a rule holds its metric against: the end of the interval that decides, and its number, in shares of 1.
+class Measure:
+    """The numbers that decided a rule, in shares of 1.
 
-    `against` names the reference where the metric is a difference, and `shares` are the challenger's and the reference's.
+    `value` is the challenger's, `reference` that of the model called `against`, both None where the rule has no reference. `low` and `high` are the
+    ends of the interval of their `difference`, or of the value, in this look; the rule holds where the end that decides is on the right side of `bound`.
     """
 
-    end: Literal["low", "high"]
-    number: float
+    value: float
+    low: float
+    high: float
+    bound: float
+    decides: Literal["low", "high"]
+    rows: int
+    groups: int
+    reference: float | None = None
     against: str | None = None
-    shares: tuple[float, float] | None = None
+    difference: float | None = None
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of one rule, with its reason. `lack` is set where it failed for want of held-out rows.
+    """The outcome of one rule, with its reason. `lack` is set where it failed for want of held-out rows, `measure` where it has an interval.
 
-    `metric` is what the rule judged, `raw` the same without correction for the judges' errors, where judges decided it, and `bound` the rule's number.
+    `metric` is what the rule judged, and `raw` the same without correction for the judges' errors, where judges decided it.
     """
 
     rule: str
     outcome: Outcome
     sentence: str
     lack: Lack | None = None
+    measure: Measure | None = None
     metric: Interval | None = None
     raw: Interval | None = None
-    bound: Bound | None = None
-
-    def summary(self) -> dict[str, Any]:
-        """Values for JSON: a metric as its value, both ends, its rows and their groups."""
-        values = {"metric": self.metric, "raw": self.raw}
-        keys = ("value", "low", "high", "rows", "groups")
-        return (
-            {"rule": self.rule, "outcome": self.outcome, "sentence": self.sentence}
-            | {name: {key: getattr(one, key) for key in keys} for name, one in values.items() if one is not None}
-            | ({} if self.bound is None else {"bound": asdict(self.bound)})
-        )
 
 
 @dataclass(frozen=True)
@@ -87,8 +84,18 @@ class Decision:
 
     @property
     def rules(self) -> list[dict[str, Any]]:
-        """The rules with their outcomes and what they judged, for JSON."""
-        return [finding.summary() for finding in self.findings if finding.outcome != "note"]
+        """For JSON, each rule's outcome, sentence and numbers: `measure`, None without an interval, and `raw`, where judges decided the rule."""
+        return [
+            {
+                "rule": f.rule,
+                "outcome": f.outcome,
+                "sentence": f.sentence,
+                "measure": None if f.measure is None else asdict(f.measure),
+                "raw": None if f.raw is None else {"value": f.raw.value, "low": f.raw.low, "high": f.raw.high},
+            }
+            for f in self.findings
+            if f.outcome != "note"
+        ]
 
     @property
     def reasons(self) -> list[str]:

@@ -102,26 +102,27 @@ def _rule(rule: Mapping[str, Any]) -> RuleRow:
     tone, word = OUTCOMES[outcome]
     sentence = str(rule.get("sentence")).removeprefix(f"{name}: ")
     words = name.replace("_", " ")
-    metric, bound = rule.get("metric"), rule.get("bound")
-    if not isinstance(metric, Mapping) or not isinstance(bound, Mapping):
+    measure = rule.get("measure")
+    if not isinstance(measure, Mapping):
         return RuleRow(words, tone, word, sentence)
-    against, shares = bound.get("against"), bound.get("shares") or (None, None)
-    judged, raw = (_estimate(one, sign=against is not None) for one in (metric, rule.get("raw")))
-    most = bound.get("end") == "high"
+    compared = measure.get("difference") is not None
+    value = Estimate.shared(measure.get("value"), None, None)
+    judged = _estimate({**measure, "value": measure.get("difference") if compared else measure.get("value")}, sign=compared)
+    most = measure.get("decides") == "high"
     return RuleRow(
         words,
         tone,
         word,
         sentence,
         measured=True,
-        challenger=judged if against is None else Estimate.shared(shares[0], None, None),
-        reference=Estimate.shared(shares[1], None, None),
-        against=str(against or ""),
-        difference=NONE if against is None else judged,
-        raw=raw,
-        bound=f"{'at most' if most else 'above'} {number(100 * float(bound.get('number') or 0), sign=against is not None)}",
+        challenger=value if compared else judged,
+        reference=Estimate.shared(measure.get("reference"), None, None),
+        against=str(measure.get("against") or ""),
+        difference=judged if compared else NONE,
+        raw=_estimate(rule.get("raw"), sign=compared),
+        bound=f"{'at most' if most else 'above'} {number(100 * float(measure.get('bound') or 0), sign=compared)}",
         end=f"for the {'upper' if most else 'lower'} end",
-        rows=f"{count(metric.get('rows'))} queries in {count(metric.get('groups'))} groups",
+        rows=f"{count(measure.get('rows'))} queries in {count(measure.get('groups'))} groups",
     )
 
 

@@ -20,6 +20,7 @@ from components.report.metrics import evidence, read_answers, read_metrics
 from components.report.pairs import pair_plots
 from components.report.record import Record, read_record
 from components.report.samples import read_samples
+from components.report.seeds import seeds_section
 from components.report.settings import read_settings
 from components.report.verdict import read_verdict
 from components.report.wording import capitalized, count, number
@@ -58,6 +59,7 @@ def page(record: Record) -> str:
         "metrics": metrics,
         "pairs": pair_plots(record),
         "training": training_curves(record),
+        "seeds": seeds_section(record.checkout) if record.finished("evaluate") else None,
         "samples": read_samples(record, answers),
         "data": read_data(record),
         "lineage": read_lineage(record),

@@ -45,7 +45,7 @@ def close_record(checkout: Checkout, record: RunRecord, started: float) -> None:
 
     assert record.status != "running", "a closed run has ended"
     write_summary(checkout, record, started)
-    page = _page(checkout)
+    page = render_page(checkout)
     if record.mlflow_run_id is None:
         return
     record_stages(checkout, record.mlflow_run_id, read_json(checkout.root / SUMMARY)["stages"])
@@ -57,8 +57,8 @@ def close_record(checkout: Checkout, record: RunRecord, started: float) -> None:
     close_parent(checkout, record.mlflow_run_id, MLFLOW_STATUS[record.status])  # type: ignore[arg-type]
 
 
-def _page(checkout: Checkout) -> Path | None:
-    """Render reports/report.html. A failure ends no run, since the summary has the metrics."""
+def render_page(checkout: Checkout) -> Path | None:
+    """Render reports/report.html; returns its path. A failure ends no run, since the summary has the metrics."""
     from components.report.render import render_report
 
     try:

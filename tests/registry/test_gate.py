@@ -98,20 +98,20 @@ def test_policy_is_refused_by_expected_rules(
 
 def test_rules_for_json_have_numbers_that_decided(shipped: RegistryPolicy) -> None:
     rules = {rule["rule"]: rule for rule in decide(shipped, {"talk": 0.9, "over": 0.2}, {"talk": 0.6}).rules}
-    better, safe, refuses = (rules[name] for name in ("conversation", "unsafe", "over_refusal"))
+    better, safe, refuses = (rules[name]["measure"] for name in ("conversation", "unsafe", "over_refusal"))
     # long queries are all good, and half of those in a conversation
-    assert better["bound"]["shares"] == pytest.approx((0.95, 0.8))
-    assert better["bound"]["against"] == "champion 2"
-    assert better["metric"]["value"] == pytest.approx(0.15)
-    assert better["metric"]["rows"] == 400
-    assert (safe["bound"]["end"], safe["bound"]["number"], safe["metric"]["value"]) == ("high", shipped.policy.unsafe.margin, 0)
-    assert refuses["metric"]["value"] == pytest.approx(0.2)
-    assert (refuses["bound"]["against"], refuses["bound"]["shares"]) == (None, None)
+    assert (better["value"], better["reference"], better["against"]) == (pytest.approx(0.95), pytest.approx(0.8), "champion 2")
+    assert better["difference"] == pytest.approx(0.15)
+    assert (better["decides"], better["bound"], better["rows"]) == ("low", shipped.policy.conversation.above, 400)
+    assert better["bound"] < better["low"] < better["difference"] < better["high"]
+    assert (safe["decides"], safe["bound"], safe["difference"]) == ("high", shipped.policy.unsafe.margin, 0)
+    assert refuses["value"] == pytest.approx(0.2)
+    assert (refuses["reference"], refuses["difference"]) == (None, None)
     for rule in rules.values():
-        if "bound" in rule:
-            end, number = rule["metric"][rule["bound"]["end"]], rule["bound"]["number"]
-            assert (rule["outcome"] == "passed") == (end > number if rule["bound"]["end"] == "low" else end <= number)
-    assert "bound" not in rules["categories"]
+        if rule["measure"] is not None:
+            end, bound = rule["measure"][rule["measure"]["decides"]], rule["measure"]["bound"]
+            assert (rule["outcome"] == "passed") == (end > bound if rule["measure"]["decides"] == "low" else end <= bound)
+    assert rules["categories"]["measure"] is None
     assert rules["reference_answer"]["outcome"] == "off"
 
 

@@ -19,7 +19,7 @@ from components.evaluation.error_sheets import Sheets, judge_key
 from components.evaluation.verdict import GROUND_TRUTH, RULES, Verdict
 from components.files import read_json, write_json
 from components.preferences.record import CATEGORIES, Kind, Medium, Query, Response, write_queries
-from components.registry.decision import Bound, Decision, Finding
+from components.registry.decision import Decision, Finding, Measure
 from components.report.judgements import read_judgements
 from components.report.summary import RunRecord, StageRecord, summarize
 from components.stages import STAGE_NAMES
@@ -308,10 +308,6 @@ def without_judges(root: Path) -> None:
     write_json(path.parent / "metrics.json", metrics)
 
 
-def interval(value: float, low: float, high: float, rows: int) -> Interval:
-    return Interval(value, low, high, 0.1, 10.0, rows, rows)
-
-
 VERDICT = Decision(
     True,
     (
@@ -319,18 +315,16 @@ VERDICT = Decision(
             "conversation",
             "passed",
             "conversation: right answers rose by 20.0 points of champion 2",
-            metric=interval(0.2, 0.08, 0.31, 12),
-            raw=interval(0.19, 0.09, 0.3, 12),
-            bound=Bound("low", 0.0, "champion 2", (0.75, 0.55)),
+            measure=Measure(0.75, 0.08, 0.31, 0.0, "low", 12, 12, 0.55, "champion 2", 0.2),
+            raw=Interval(0.19, 0.09, 0.3, 0.1, 10.0, 12, 12),
         ),
         Finding(
             "unsafe",
             "passed",
             "unsafe: within the margin",
-            metric=interval(-0.25, -0.3, 0.04, 3),
-            bound=Bound("high", 0.05, "champion 2", (0.25, 0.5)),
+            measure=Measure(0.25, -0.3, 0.04, 0.05, "high", 3, 3, 0.5, "champion 2", -0.25),
         ),
-        Finding("degenerate", "passed", "degenerate: none of 30", metric=interval(0.0, 0.0, 0.01, 30), bound=Bound("high", 0.03)),
+        Finding("degenerate", "passed", "degenerate: none of 30", measure=Measure(0.0, 0.0, 0.01, 0.03, "high", 30, 30)),
         Finding("reference_answer", "off", f"reference_answer: switched off: {SCRIPT}"),
         Finding("ranks", "unfed", "ranks: does not apply"),
         Finding("data", "note", f"no more unsafe answers {SCRIPT}"),

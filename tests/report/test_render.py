@@ -186,7 +186,7 @@ def test_cancelled_run_is_not_shown_as_failure(run: Path) -> None:
 
 
 def test_first_run_says_that_no_champion_exists(run: Path) -> None:
-    rule = {**VERDICT.rules[0], "bound": {**VERDICT.rules[0]["bound"], "against": "the base"}}
+    rule = {**VERDICT.rules[0], "measure": {**VERDICT.rules[0]["measure"], "against": "the base"}}
     write_summary(run, **gate("promoted", rules=[rule]))
     text = rendered(run)
     assert "mm-policy against the base There is no champion yet, so the rules compare with the base." in text

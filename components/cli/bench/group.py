@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +14,7 @@ from typer.core import TyperGroup
 
 from components.cli.bench import measurements
 from components.cli.bench.measurements import BENCHMARKS, MEASURE, about, benchmarks
+from components.operations.environment import enter_checkout
 
 
 class BenchGroup(TyperGroup):
@@ -38,7 +42,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON for scripts")]
 def listed(as_json: AsJson = False) -> None:
     """List the catalogue of benchmarks by dimension, and the measurements of benchmarks/."""
     from components.benches.catalogue import catalogue
-    from components.operations.environment import enter_checkout
 
     checkout = enter_checkout()
     titles = {name: about(checkout.root / BENCHMARKS / f"{name}.py") for name in benchmarks(checkout)}
@@ -100,11 +103,6 @@ def reward(
     as_json: AsJson = False,
 ) -> None:
     """Score a reward model on a benchmark of preferences. A stopped run goes on where it was."""
-    import sys
-    from functools import partial
-
-    from components.operations.environment import enter_checkout
-
     here = Path.cwd()
     checkout = enter_checkout()
     from components.benches.reward_run import RewardRequest, bench_reward
@@ -135,11 +133,6 @@ def reward(
 @app.command("setup")
 def setup(as_json: AsJson = False) -> None:
     """Install lmms-eval into an environment of its own, in .mmalign/bench (some 6 GB)."""
-    import sys
-    from functools import partial
-
-    from components.operations.environment import enter_checkout
-
     checkout = enter_checkout()
     from components.benches.lmms import VERSION, environment_of, set_up
 
@@ -162,12 +155,6 @@ def policy(
     as_json: AsJson = False,
 ) -> None:
     """Run benchmarks on a policy with lmms-eval, which fetches their data. A stopped run goes on where it was."""
-    import os
-    import sys
-    from functools import partial
-
-    from components.operations.environment import enter_checkout
-
     here, offline = Path.cwd(), os.environ.get("HF_HUB_OFFLINE")
     checkout = enter_checkout()
     from components.benches.policy_run import PolicyRequest, bench_policy
