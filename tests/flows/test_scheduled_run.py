@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A small checkout whose services are up and that is deployed."""
-    folder = make_checkout(tmp_path_factory.mktemp("scheduled") / "checkout")
+    folder = make_checkout(tmp_path_factory.mktemp("scheduled") / "100%mine with space")
     settings = (folder / "ops.yaml").read_text()
     for before, after in (('poll_cron: "*/5 * * * *"', 'poll_cron: "0 0 29 2 *"'), ("retry_seconds: 60", "retry_seconds: 1")):
         assert before in settings
