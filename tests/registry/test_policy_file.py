@@ -156,6 +156,9 @@ def test_a_rule_is_off_only_with_a_reason() -> None:
         ("keep: 1\n", "keep: Input should be greater than or equal to 2"),
         ("mm-policy: { unsafe: { enabled: false } }\n", "mm-policy.unsafe: a rule that is switched off needs a `reason`"),
         ("keep: [\n", "is not valid YAML: "),
+        ("keep: 2026-99-99\n", "is not valid YAML: "),
+        ("[" * 5000, "is nested too deeply"),
+        ("[]", ": Input should be"),
     ],
 )
 def test_a_mistake_in_the_file_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
