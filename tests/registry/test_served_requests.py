@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from components.registry.packaging import SOURCE, build, serving_settings
 from components.config.settings import load_settings
+from components.registry.packaging import SOURCE, build, serving_settings
 from tests.fuzz.inputs import PIECES, changed_values, json_files
 
 TOKENS = 2
@@ -32,10 +32,10 @@ ROW = {
 @pytest.fixture(scope="module")
 def clients(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """MLflow's server before a small policy and a small reward model."""
-    import mlflow
     from mlflow.pyfunc import scoring_server
     from starlette.testclient import TestClient
 
+    import mlflow
     from components.families.loading import load_model
     from components.reward.model import new_reward_model
 

@@ -121,7 +121,7 @@ def test_zip_member_without_a_usable_name_is_refused(tmp_path: Path, name: str) 
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(zipfile.ZipInfo(name), "x")
-    with pytest.raises(UserError, match="unsafe name|can't be unpacked"):
+    with pytest.raises(UserError, match=r"unsafe name|can't be unpacked"):
         unpack(path, tmp_path / "target")
 
 
