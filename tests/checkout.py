@@ -75,6 +75,7 @@ except UserError as error:
     sys.exit(explain(error))
 """
 
+SHEETS = ("judges/sheets/ground_truth.json", "judges/sheets/rules.json")
 STAGE_INPUTS = {
     "validate": ["data/preferences/data.jsonl"],
     "reward": ["artifacts/validate/result.txt"],
@@ -115,8 +116,8 @@ def make_checkout(folder: Path) -> Path:
     folder.mkdir(parents=True)
     git(folder, "init", "-q", "-b", "main")
     shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
-    for name in (".dvcignore", ".gitignore", "params.yaml", "ops.yaml", "prefect.yaml", "mlflow/registry.yaml"):
-        (folder / name).parent.mkdir(exist_ok=True)
+    for name in (".dvcignore", ".gitignore", "params.yaml", "ops.yaml", "prefect.yaml", "mlflow/registry.yaml", *SHEETS):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     with (folder / ".gitignore").open("a") as ignored:
         ignored.write("/behaviour/\n/started.log\n/waiting.*\n")

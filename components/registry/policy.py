@@ -98,6 +98,7 @@ class PolicyRules(Strict):
     preference_accuracy: Above = Above(above=0.5)
     reference_answer: Above = Above()
     ranks: Above = Above()
+    win_rate: Above = Above(above=0.5)
 
 
 class RewardRules(Strict):
@@ -131,8 +132,10 @@ def load_policy(path: Path = POLICY_FILE) -> RegistryPolicy:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing, which has the rules of promotion: restore it with `git checkout {path}`") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # no UTF-8, or a date that is none
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise UserError(f"{path} is nested too deeply to be a file of rules") from error
     try:
         return RegistryPolicy.model_validate(values or {})
     except ValidationError as error:

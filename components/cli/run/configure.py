@@ -35,10 +35,10 @@ def configure(
     changes = apply(checkout, profile, assignments or [])
     from components.config.settings import settings_files
     from components.operations.preconditions.checks import as_json as preconditions_json
-    from components.operations.preconditions.checks import unmet
+    from components.operations.preconditions.checks import checked, unmet
     from components.operations.preconditions.situation import Situation
 
-    findings = unmet(Situation(checkout, checkout.settings()))
+    findings = unmet(checked(Situation(checkout, checkout.settings())))
     if as_json:
         changed = {key: {"from": old, "to": new} for key, (old, new) in changes.items()}
         print(json.dumps({"changed": changed, "preconditions": preconditions_json(findings)}, indent=2, default=str))

@@ -47,8 +47,8 @@ def plan(
     if memory:
         _memory(checkout, settings, device, as_json=as_json)
         return
+    from components.operations.preconditions.checks import GATE, checked, unmet
     from components.operations.preconditions.checks import as_json as preconditions_json
-    from components.operations.preconditions.checks import unmet
     from components.operations.preconditions.critiques import chosen_source, critiques
     from components.operations.preconditions.situation import Situation, stages_to_run
     from components.storage.plan import plan as plan_stages
@@ -56,16 +56,14 @@ def plan(
     steps = plan_stages(checkout, texts.get(params))
     to_run = stages_to_run(steps)
     situation = Situation(checkout, settings, to_run)
-    findings = unmet(situation) if to_run else {}
+    every = checked(situation) if to_run else {}
+    findings = unmet(every)
     if as_json:
         stages = {name: {"action": step.action, "reason": step.reason} for name, step in steps.items()}
         source = chosen_source(situation)
-        fresh = fresh_rows(checkout)
-        print(
-            json.dumps(
-                {"stages": stages, "critique_source": source, "preconditions": preconditions_json(findings), "fresh_rows": fresh}, indent=2
-            )
-        )
+        values = {"stages": stages, "critique_source": source, "preconditions": preconditions_json(findings)}
+        rules = every[GATE].details if every else None
+        print(json.dumps({**values, "gate_rules": rules, "fresh_rows": fresh_rows(checkout)}, indent=2))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("stage", "action", "reason"):
@@ -78,6 +76,8 @@ def plan(
     console.print(table)
     if "reward" in to_run and "critiques" not in findings:
         console.print(Text.assemble(("reward", "bold"), f": {critiques(situation).text}"))
+    if "evaluate" in to_run and GATE not in findings:
+        console.print(Text.assemble(("gate", "bold"), f": {every[GATE].text}"))
     if fresh := fresh_rows(checkout):
         console.print(Text.assemble(("gate", "bold"), f": {fresh}"))
     if findings:

@@ -39,10 +39,15 @@ def rehearse(
     with run_lock(checkout):
         rehearsal = rehearse_stages(checkout, settings, this_machine(), log)
     record(checkout, rehearsal)
+    from components.operations.preconditions.checks import sentence
+    from components.operations.preconditions.gate_rules import gate_rules
+    from components.operations.preconditions.situation import Situation
+
+    rules = gate_rules(Situation(checkout, settings))
     if as_json:
-        print(json.dumps(as_dictionary(rehearsal), indent=2))
+        print(json.dumps({**as_dictionary(rehearsal), "gate_rules": rules.details}, indent=2))
     else:
-        open_console().print(render(rehearsal))
+        open_console().print(render(rehearsal, f"gate: {sentence(rules)}"))
     if not rehearsal.fits:
         raise typer.Exit(2)
 
@@ -81,8 +86,8 @@ def _stage(trial: Trial) -> dict[str, Any]:
     }
 
 
-def render(rehearsal: Rehearsal) -> Group:
-    """The rehearsal as a table with its verdict."""
+def render(rehearsal: Rehearsal, gate: str) -> Group:
+    """The rehearsal as a table with its verdict, and which rules of the gate apply."""
     from components.rehearsal.sizes import size
     from components.rehearsal.verdict import in_words, verdict
 
@@ -105,4 +110,4 @@ def render(rehearsal: Rehearsal) -> Group:
             f"{estimate} ({low} to {high})",
             size(metrics.disk_bytes),
         )
-    return Group(table, Text(), Text(verdict(rehearsal)))
+    return Group(table, Text(), Text(verdict(rehearsal)), Text(gate))
