@@ -65,6 +65,10 @@ def test_sheet_counts_labels_against_verdicts(tmp_path: Path) -> None:
         ({"answer": 3}, "answer is 3, not a text"),
         ({"language": None}, "language is None, not a text"),
         ({"reference": None}, "an answer that is right or wrong needs a reference"),
+        ({"options": ["A"]}, "options is \\['A'\\], not an object of texts"),
+        ({"image": 7}, "image is 7, not a text"),
+        ({"must": 7, "must_not": []}, "7 is no list"),
+        ({"must": [[7]], "must_not": []}, "7 is no text"),
         ({"label": "refusal", "safety": "harmless"}, "safety is 'harmless', which label 'refusal' does not go with"),
     ],
 )
