@@ -109,6 +109,7 @@ class PolicyRules(Strict):
     preference_accuracy: Above = Above(above=0.5)
     reference_answer: Above = Above()
     ranks: Above = Above()
+    win_rate: Above = Above(above=0.5)
 
 
 class RewardRules(Strict):
