@@ -5,6 +5,7 @@ It finds each by its name and updates it, so a second deploy changes nothing.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -51,18 +52,27 @@ def deploy(checkout: Checkout, settings: Settings) -> dict[str, str]:
 
 def read_description(checkout: Checkout, settings: Settings) -> dict[str, Any]:
     """prefect.yaml with the values of its variables, but for the pull steps: Prefect puts those in when a run starts."""
-    text = (checkout.root / FILE).read_text(encoding="utf-8")
-    steps = yaml.safe_load(text)["pull"]
-    for name, value in variables(checkout, settings).items():
-        text = text.replace(f"{{{{ prefect.variables.{name} }}}}", value)
-    return {**yaml.safe_load(text), "pull": steps}
+    described: dict[str, Any] = yaml.safe_load((checkout.root / FILE).read_text(encoding="utf-8"))
+    filled: dict[str, Any] = _filled(described, variables(checkout, settings))
+    return {**filled, "pull": described["pull"]}
+
+
+def _filled(described: Any, values: dict[str, str]) -> Any:
+    if isinstance(described, dict):
+        return {key: _filled(value, values) for key, value in described.items()}
+    if isinstance(described, list):
+        return [_filled(value, values) for value in described]
+    if isinstance(described, str):
+        for name, value in values.items():
+            described = described.replace(f"{{{{ prefect.variables.{name} }}}}", value)
+    return described
 
 
 def variables(checkout: Checkout, settings: Settings) -> dict[str, str]:
     """Prefect's variables that prefect.yaml names."""
     return {
         "mmalign_root": str(checkout.root),
-        "mmalign_python": sys.executable,
+        "mmalign_python": shlex.quote(sys.executable),  # a word of the pull step's command
         "mmalign_cron": settings.deployments.cron,
         "mmalign_poll_cron": settings.deployments.poll_cron,
         "mmalign_timezone": settings.deployments.timezone,

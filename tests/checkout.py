@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -180,6 +182,31 @@ def mmalign(folder: Path, *arguments: str, timeout: float = 300) -> subprocess.C
     command = [sys.executable, "-m", "components.cli.main", *arguments]
     environment = {**clean_environment(), "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout * PATIENCE, check=False)
+
+
+def mmalign_here(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a checkout within this process, for what does not depend on its start: a process imports for seconds.
+
+    Its output is what Python writes. The environment and the current folder are restored.
+    """
+    from components.cli.main import main
+
+    environment, where, words = dict(os.environ), Path.cwd(), sys.argv
+    output, errors = io.StringIO(), io.StringIO()
+    try:
+        clean = clean_environment()
+        os.environ.clear()
+        os.environ.update(clean)
+        os.chdir(folder)
+        sys.argv = ["mmalign", *arguments]
+        with redirect_stdout(output), redirect_stderr(errors):
+            code = main()
+    finally:
+        os.chdir(where)
+        sys.argv = words
+        os.environ.clear()
+        os.environ.update(environment)
+    return subprocess.CompletedProcess(["mmalign", *arguments], code, output.getvalue(), errors.getvalue())
 
 
 def start_mmalign(folder: Path, *arguments: str, out: str = "mmalign.out") -> subprocess.Popen[str]:

@@ -110,6 +110,19 @@ def summarize(run: RunRecord, artifacts: Path, judges: Mapping[str, Any] | None 
     return summary
 
 
+def stages_since(summary: Mapping[str, Any], written: float, artifacts: Path) -> list[str]:
+    """The stages whose results under `artifacts` are newer than the summary, which was written at `written` (seconds since the epoch).
+
+    `dvc exp run` and `dvc repro` run stages without a summary.
+    """
+    newer: list[str] = []
+    for name in STAGE_NAMES:
+        path, summarized = artifacts / name / "run.json", summary["stages"][name]["mlflow_run_id"]
+        if path.is_file() and _run_id(artifacts, name) != summarized and (summarized is not None or path.stat().st_mtime > written):
+            newer.append(name)
+    return newer
+
+
 def not_judged(error: Exception | str) -> dict[str, dict[str, Any]]:
     """The verdicts of a run whose models were not judged, with the reason."""
     return {"gate": {name: {"verdict": None, "reasons": [str(error)], "rules": []} for name in MODELS}}

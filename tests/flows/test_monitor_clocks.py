@@ -26,6 +26,7 @@ def due_times(cron: str, begin: datetime, days: int) -> list[datetime]:
     return [datetime.fromisoformat(one.isoformat()).astimezone(UTC) for one in planned]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("night", NIGHTS)
 @pytest.mark.parametrize("cron", CRONS)
 def test_changed_clocks_cause_no_false_notice(cron: str, night: str, tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
@@ -52,10 +53,10 @@ def test_changed_clocks_cause_no_false_notice(cron: str, night: str, tmp_path: P
 def test_clock_set_back_and_forth_repeats_no_notice(tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     server, port = prefect
     begin = datetime(2026, 11, 25, tzinfo=UTC)
-    server.runs = [run_of(begin + timedelta(hours=hour), None, "Late") for hour in range(4)]
+    server.runs = [run_of(begin + timedelta(hours=hour), None, "Late") for hour in range(2)]
     root = checkout(tmp_path, port, deployed=begin - timedelta(days=1))
     clock = Clock(begin)
-    for hours in (0, 1, 2, 1, 2, 0, 3, 2):
+    for hours in (0, 1, 0, 1):
         clock.now = begin + timedelta(hours=hours, minutes=31)
         Monitor(Checkout(root), clock).check()
-    assert [entry["facts"]["due"] for entry in notices(root)] == [(begin + timedelta(hours=hour)).isoformat() for hour in range(4)]
+    assert [entry["facts"]["due"] for entry in notices(root)] == [(begin + timedelta(hours=hour)).isoformat() for hour in range(2)]

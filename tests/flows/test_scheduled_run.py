@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psutil
 import pytest
 import yaml
+from prefect.client.schemas.objects import State, StateType
 
 from components.checkout import Checkout
 from components.config.overrides import changed_settings
@@ -26,7 +28,7 @@ from components.processes.slots.locks import slot_holder
 from components.processes.slots.taking import locked_slots
 from components.stages import STAGE_NAMES
 from components.storage.copies import workspace_of
-from flows.flow_runs import FINAL, deployments
+from flows.flow_runs import FINAL, deployments, server_client
 from tests.checkout import alive, behave, clean_environment, git, make_checkout, mmalign, started, wait_for
 from tests.flows.stage_sampler import StageSampler
 from tests.prefect_rest import ask
@@ -48,7 +50,7 @@ CHANGES = {
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A small checkout whose services are up and that is deployed. Its stage `reward` takes one of two GPUs, which are names alone."""
-    folder = make_checkout(tmp_path_factory.mktemp("scheduled") / "checkout")
+    folder = make_checkout(tmp_path_factory.mktemp("scheduled") / "100%mine with space")
     settings = (folder / "ops.yaml").read_text()
     for before, after in CHANGES.items():
         assert before in settings
@@ -380,6 +382,64 @@ def test_new_data_start_run_and_same_data_do_not(served: Path) -> None:
     assert poll()["state_type"] == "COMPLETED"
     assert started(served)[count:][:1] == ["validate"]
     assert poll()["state"]["message"] == "no new data"
+
+
+def test_broken_rows_are_reported_once(served: Path) -> None:
+    def poll() -> dict[str, Any]:
+        body = {"parameters": {"run": {"only_new_data": True}}, "state": {"type": "SCHEDULED"}}
+        return ended(served, ask(Checkout(served), f"deployments/{deployments(Checkout(served))['on-new-data']}/create_flow_run", body))
+
+    def failures() -> list[str]:
+        lines = (served / "logs/notices.jsonl").read_text().splitlines()
+        return [notice["title"] for notice in map(json.loads, lines) if notice["kind"] == "failed" and "validate" in notice["title"]]
+
+    before = len(failures()) if (served / "logs/notices.jsonl").is_file() else 0
+    behave(served, "validate", "mistake")
+    (served / "data/preferences/data.jsonl").write_text("1\n{broken\n")
+    polls = [poll() for _ in range(3)]
+    assert [one["state_type"] for one in polls] == ["FAILED", "COMPLETED", "COMPLETED"]
+    assert all(one["state"]["message"].startswith("no new data since the run that failed") for one in polls[1:])
+    assert len(failures()) == before + 1
+
+    behave(served, "validate")
+    (served / "data/preferences/data.jsonl").write_text("1\n2\n3\n4\n")
+    assert poll()["state_type"] == "COMPLETED"
+    assert poll()["state"]["message"] == "no new data"
+
+
+@pytest.mark.parametrize("how", ["deleted", "Failed", "Completed"])
+def test_run_that_is_ended_on_page_ends_here(served: Path, how: str) -> None:
+    behave(served, "reward", "wait", "grandchild")
+    run = start_stale(served, 40 + len(how))
+    wait_for((served / "waiting.reward").exists, seconds=120)
+    before = len(runs(served, "on-demand"))
+    with server_client(Checkout(served)) as client:
+        if how == "deleted":
+            client.delete_flow_run(UUID(run["id"]))
+        else:
+            client.set_flow_run_state(UUID(run["id"]), State(type=StateType[how.upper()], name=how), force=True)
+    wait_for(lambda: not alive(served), seconds=90)
+    assert len(started(served)) >= 1
+    status = json.loads(mmalign(served, "status", "--json").stdout)
+    assert status["running"]["run"] is None
+    if how != "deleted":
+        assert state(served, run)["state_name"] == how
+    time.sleep(5)
+    assert len(runs(served, "on-demand")) == before - (how == "deleted"), "it is not started again"
+
+
+def test_cancel_ends_run_that_no_server_knows(served: Path) -> None:
+    """The watcher of the run's record asks each ten seconds; a command ends the run at once."""
+    behave(served, "reward", "wait", "grandchild")
+    run = start_stale(served, 49)
+    wait_for((served / "waiting.reward").exists, seconds=120)
+    with server_client(Checkout(served)) as client:
+        client.delete_flow_run(UUID(run["id"]))
+    completed = mmalign(served, "cancel")
+    assert completed.returncode == 0, completed.stderr
+    assert run["id"] in completed.stdout
+    assert alive(served) == []
+    assert mmalign(served, "cancel").returncode == 2
 
 
 def test_schedule_starts_nightly_run(served: Path) -> None:

@@ -4,6 +4,7 @@
     make fuzz ARGS="--seconds 600"                 # all its power
     make fuzz ARGS="--target archives --seed 7"
     make fuzz ARGS="--engine atheris"              # guided by coverage; needs `uv pip install atheris`
+    make fuzz ARGS="--engine atheris --grow"       # and stores what reached more code
 
 A finding is an exception that the parser does not document. It is printed with its input; the command then ends with 1. Both engines begin from
 good files and from tests/fuzz/corpus. Put the input of a finding there: `make test` tries all of them.
@@ -26,10 +27,14 @@ def main() -> None:
     options.add_argument("--target", choices=sorted(MAKERS), action="append")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--engine", choices=sorted(ENGINES), default="hypothesis")
+    options.add_argument("--grow", action="store_true", help="with atheris: store the inputs that reached more code in tests/fuzz/corpus")
     arguments = options.parse_args()
+    if arguments.grow and arguments.engine != "atheris":
+        options.error("--grow needs --engine atheris")
+    more = {"grow": True} if arguments.grow else {}
     names, findings = arguments.target or list(MAKERS), 0
     for name in names:
-        tried, finding = ENGINES[arguments.engine](name, arguments.seconds, arguments.seed)
+        tried, finding = ENGINES[arguments.engine](name, arguments.seconds, arguments.seed, **more)
         findings += finding is not None
         print(f"{name}: {tried:,} inputs, {'1 finding' if finding else 'no finding'}", flush=True)
         if finding:

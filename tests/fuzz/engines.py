@@ -20,6 +20,8 @@ from tests.fuzz.targets import CORPUS, Target, target
 
 EXAMPLES = 50  # of one round of hypothesis; each round has a seed of its own
 SLOWEST = 120  # seconds that atheris allows an input
+LONGEST = 2048  # bytes of an input that is stored
+GUIDED = (sys.executable, "-m", "tests.fuzz.guided")
 
 
 def by_hypothesis(name: str, seconds: float, first_seed: int) -> tuple[int, str | None]:
@@ -60,8 +62,8 @@ def examples(tried_target: Target, most: int, number: int, until: float | None =
     return tried, None
 
 
-def by_atheris(name: str, seconds: float, first_seed: int) -> tuple[int, str | None]:
-    """As by hypothesis, in a process whose code counts what it reaches."""
+def by_atheris(name: str, seconds: float, first_seed: int, *, grow: bool = False) -> tuple[int, str | None]:
+    """As by hypothesis, in a process whose code counts what it reaches. `grow` adds the inputs that reached more to the corpus."""
     if importlib.util.find_spec("atheris") is None:
         sys.exit("make fuzz: atheris is not installed: run `uv pip install atheris` in this environment, or leave --engine out")
     with tempfile.TemporaryDirectory() as folder:
@@ -71,7 +73,7 @@ def by_atheris(name: str, seconds: float, first_seed: int) -> tuple[int, str | N
         for index, content in enumerate(target(name).good):
             (good / str(index)).write_bytes(content)
         folders = [str(path) for path in (fresh, good, CORPUS / name) if path.is_dir()]
-        command = [sys.executable, "-m", "tests.fuzz.guided", name, f"-max_total_time={round(seconds)}", f"-seed={first_seed + 1}"]
+        command = [*GUIDED, name, f"-max_total_time={round(seconds)}", f"-seed={first_seed + 1}"]
         command += [f"-timeout={SLOWEST}", "-rss_limit_mb=8192", "-print_final_stats=1", f"-artifact_prefix={folder}/", *folders]
         ended = subprocess.run(command, capture_output=True, check=False)
         words = ended.stdout.decode(errors="replace") + ended.stderr.decode(errors="replace")
@@ -81,7 +83,11 @@ def by_atheris(name: str, seconds: float, first_seed: int) -> tuple[int, str | N
         if ended.returncode or inputs:
             shown = "".join(f"\nFailing input: {path.read_bytes()!r}" for path in inputs)
             finding = "\n".join(words.splitlines()[-60:]) + shown
+        elif grow:
+            (CORPUS / name).mkdir(exist_ok=True)
+            merge = ["-merge=1", "-use_counters=0", f"-max_len={LONGEST}", str(CORPUS / name), str(fresh)]
+            subprocess.run([*GUIDED, name, *merge], capture_output=True, check=True)
         return int(count[1]) if count else 0, finding
 
 
-ENGINES: Mapping[str, Callable[[str, float, int], tuple[int, str | None]]] = {"hypothesis": by_hypothesis, "atheris": by_atheris}
+ENGINES: Mapping[str, Callable[..., tuple[int, str | None]]] = {"hypothesis": by_hypothesis, "atheris": by_atheris}

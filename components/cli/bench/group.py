@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,6 +40,20 @@ BUNDLED = "bench/mm_reward_bench.jsonl"  # below data/
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for scripts")]
 
 
+@contextmanager
+def result_alone() -> Iterator[None]:
+    """What the work prints, here and in its ranks, goes to stderr: stdout has the result alone."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(stdout, 1)
+        os.close(stdout)
+
+
 @app.command("list")
 def listed(as_json: AsJson = False) -> None:
     """List the catalogue of benchmarks by dimension, and the measurements of benchmarks/."""
@@ -52,7 +68,9 @@ def listed(as_json: AsJson = False) -> None:
     for dimension, title in entries.dimensions.items():
         print(title)
         for entry in (entry for entry in entries.benchmarks if entry.dimension == dimension):
-            print(f"  {entry.name:18} {entry.title:42} {', '.join(entry.tasks) or 'no task of lmms-eval'}; judge: {entry.judge}")
+            print(
+                f"  {entry.name:18} {entry.title:42} {', '.join(entry.tasks)}; judge: {entry.judge}; {'tried' if entry.tried else 'not tried'}"
+            )
     width = max((len(name) for name in titles), default=0)
     print("\nMeasurements of benchmarks/\n" + "\n".join(f"  {name:{width}}  {title}" for name, title in titles.items()))
 
@@ -116,7 +134,7 @@ def reward(
         checkout.reward_model if model is None else here / model,
     )
     log = partial(print, file=sys.stderr, flush=True)
-    with slots_taken("evaluate", settings, checkout, log):
+    with result_alone(), slots_taken("evaluate", settings, checkout, log):
         target, result = bench_reward(settings, checkout, request, log)
     if as_json:
         print(json.dumps(result, indent=2, sort_keys=True))
@@ -173,7 +191,7 @@ def policy(
     log = partial(print, file=sys.stderr, flush=True)
     # The pipeline never connects to the hub. This command does, unless the person's environment forbids it.
     environment = {"HF_HUB_OFFLINE": offline or "0", "OMP_NUM_THREADS": str(settings.evaluate.threads)}
-    with slots_taken("evaluate", settings, checkout, log):
+    with result_alone(), slots_taken("evaluate", settings, checkout, log):
         results = bench_policy(settings, checkout, request, log, environment)
     if as_json:
         print(json.dumps(results, indent=2))

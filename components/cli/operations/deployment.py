@@ -55,12 +55,21 @@ def cancel(
     run: Annotated[str | None, typer.Argument(help="name or id of the run; without it, the one under way")] = None,
 ) -> None:
     """End a run of a deployment with all its processes. The outputs of its finished stages stay."""
-    from flows.flow_runs import FINAL, cancel_run, find_run, follow, server_client
+    from flows.flow_runs import FINAL, cancel_run, end_processes, find_run, follow, server_client
 
     checkout = enter_checkout()
-    flow_run = find_run(checkout, run, under_way=run is None)
+    try:
+        flow_run = find_run(checkout, run, under_way=run is None)
+    except UserError:
+        if run is not None or not (ended_here := end_processes(checkout)):
+            raise
+        print(f"ended the processes of {', '.join(ended_here)}, which Prefect's server has no open run of")
+        return
     if flow_run.state_type in FINAL:
-        raise UserError(f"run {flow_run.name} has ended already ({flow_run.state_name}): there is nothing to cancel")
+        if not end_processes(checkout, str(flow_run.id)):
+            raise UserError(f"run {flow_run.name} has ended already ({flow_run.state_name}): there is nothing to cancel")
+        print(f"run {flow_run.name}: {str(flow_run.state_name).lower()} on the server; its processes have ended now")
+        return
     with server_client(checkout) as client:
         cancel_run(client, flow_run)
     ended = follow(checkout, flow_run.id, lambda _: None)

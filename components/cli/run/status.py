@@ -14,6 +14,7 @@ from rich.text import Text
 
 from components.operations.environment import enter_checkout
 from components.printable import open_console
+from components.stages import STAGE_NAMES
 
 RUN_STYLES = {"FINISHED": "green", "FAILED": "red", "KILLED": "yellow", "RUNNING": "bold cyan"}
 STAGE_STYLES = {"ran": "green", "failed": "bold red", "killed": "red", "running": "bold cyan", "restored": "cyan"}
@@ -93,6 +94,8 @@ def _slots_table(slots: list[dict[str, Any]]) -> Table:
 
 
 def _headline_lines(summary: Mapping[str, Any]) -> Any:
+    from components.report.table import looks_of
+
     policy, reward = summary["policy"], summary["reward"]
     base, aligned = policy["base"], policy["aligned"]
     lines = Text()
@@ -102,6 +105,10 @@ def _headline_lines(summary: Mapping[str, Any]) -> Any:
     lines.append(f": {ended}")
     if summary["failed_stage"]:
         lines.append(f" in stage {summary['failed_stage']}; its log: {summary['log']}", style="red")
+    if since := summary.get("stages_since"):
+        lines.append(
+            f"\nsince then {', '.join(since)} ran outside `mmalign run`: these are their metrics; `mmalign run` judges them", style="yellow"
+        )
     metrics = []
     if aligned["conversation"] is not None:
         metrics.append(f"right answers {_scaled(base['conversation'], 1)} → {_scaled(aligned['conversation'], 1)}")
@@ -116,7 +123,7 @@ def _headline_lines(summary: Mapping[str, Any]) -> Any:
     for model, decided in (summary["gate"] or {}).items():
         verdict = decided.get("verdict") if isinstance(decided, Mapping) else None
         if verdict:
-            lines.append(f"\n{model}: {verdict.replace('_', ' ')}")
+            lines.append(f"\n{model}: {'; '.join([verdict.replace('_', ' '), *looks_of(decided.get('reuse'))])}")
     return lines
 
 
@@ -137,7 +144,7 @@ def _grouped(stages: Mapping[str, str]) -> dict[str, str]:
     groups: dict[str, list[str]] = {}
     for name, word in stages.items():
         groups.setdefault(word, []).append(name)
-    return {word: "all" if len(groups) == 1 and len(names) > 1 else ", ".join(names) for word, names in groups.items()}
+    return {word: "all" if len(names) == len(STAGE_NAMES) else ", ".join(names) for word, names in groups.items()}
 
 
 def _plan_table(plan: Mapping[str, Mapping[str, str]]) -> Any:

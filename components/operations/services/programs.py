@@ -7,6 +7,7 @@ only their owner reads, never by a command line.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import sys
@@ -133,7 +134,8 @@ def _worker(checkout: Checkout, addresses: Addresses, secrets: Secrets) -> Progr
     wait_for("Prefect's server", lambda: answers(f"{addresses.prefect}/api/ready"))
     environment["PREFECT_WORKER_HEARTBEAT_SECONDS"] = str(HEARTBEAT_SECONDS)
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--create-pool-if-not-found"]
-    return [*command, "--name", f"{checkout.root.name}-{os.uname().nodename}"], environment
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", checkout.root.name)  # Prefect refuses some characters
+    return [*command, "--name", f"{name}-{os.uname().nodename}"], environment
 
 
 def _monitor(checkout: Checkout, addresses: Addresses, secrets: Secrets) -> Program:  # noqa: ARG001 -- one signature for all
