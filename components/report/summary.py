@@ -24,6 +24,7 @@ DATA = ("queries", "heldout_queries", "responses", "pairs", "ties", "quarantined
 ACC = ("acc", "acc_plus", "acc_text_only", "pairs", "queries")
 REWARD = (*ACC, "acc_no_critique", "acc_gt_critique", "acc_blank_image", "critique_verdict_accuracy")
 POLICY = ("conversation", "unsafe_rate", "over_refusal_rate", "hallucination_rate", "degenerate_rate")
+JUDGED = POLICY[:-1]  # by judges, whose error is measured: degenerate answers are read from their form
 COUNTS = ("conversation", "harmful", "harmless", "descriptions", "answers", *CATEGORIES)
 COMPARED = ("win_rate", "win_rate_low", "win_rate_high", "preference_accuracy", "preference_accuracy_low")
 BETA = ("min", "mean", "max", "share_at_cap", "share_at_floor")
@@ -80,6 +81,7 @@ def summarize(run: RunRecord, artifacts: Path) -> dict[str, Any]:
             **{
                 model: {
                     **_section(evaluated, f"policy.{model}.", POLICY),
+                    "corrected": {name: evaluated.get(f"policy.{model}.{name}_corrected") for name in JUDGED},
                     "accuracy": _section(evaluated, f"policy.{model}.accuracy.", CATEGORIES),
                     "counts": _section(evaluated, f"policy.{model}.counts.", COUNTS),
                 }

@@ -21,6 +21,8 @@ from components.storage.clones import is_complete
 
 STATUS_STYLES = {"ran": "green", "skipped": "dim", "restored": "cyan", "failed": "bold red", "not_reached": "yellow"}
 SHOWN_REASONS = 4  # of a refusal; the decisive ones come first
+SHOWN = 5e-4  # smaller differences of metrics are none
+CORRECTED = "  corrected for the judges' errors"
 RUN_STYLES = {"ok": "green", "failed": "red", "cancelled": "yellow", "running": "yellow"}
 # name in the summary, words, whether more is better, whether the table shows it in percent
 POLICY_ROWS = (
@@ -68,6 +70,9 @@ def _policy(policy: Mapping[str, Any]) -> Table:
     base, aligned = policy["base"], policy["aligned"]
     for name, words, more_is_better, share in POLICY_ROWS:
         table.add_row(words, *_compared(base[name], aligned[name], more_is_better=more_is_better, share=share))
+        before, after = (one.get("corrected", {}).get(name) for one in (base, aligned))
+        if before is not None and after is not None and (_differs(before, base[name]) or _differs(after, aligned[name])):
+            table.add_row(CORRECTED, *_compared(before, after, more_is_better=more_is_better, share=share))
     for category in aligned["accuracy"]:
         if aligned["accuracy"][category] is not None:
             cells = _compared(base["accuracy"][category], aligned["accuracy"][category], more_is_better=True, share=True)
@@ -75,12 +80,16 @@ def _policy(policy: Mapping[str, Any]) -> Table:
     return table
 
 
+def _differs(corrected: float, raw: float | None) -> bool:
+    return raw is None or abs(corrected - raw) >= SHOWN
+
+
 def _compared(before: float | None, after: float | None, *, more_is_better: bool, share: bool) -> tuple[str, str, str]:
     show = _share if share else _plain
     if before is None or after is None:
         return show(before), show(after), "–"
     change = after - before
-    if abs(change) < 5e-4:
+    if abs(change) < SHOWN:
         return show(before), show(after), "[dim]=[/]"
     style = "green" if (change > 0) == more_is_better else "red"
     words = f"{100 * change:+.1f}" if share else f"{change:+.1f}"

@@ -116,6 +116,17 @@ def test_table_shows_base_aligned_and_change(artifacts: Path) -> None:
     assert "align ran in 1 min 01 s" in text
 
 
+def test_corrected_metric_stands_below_a_raw_one_that_differs(artifacts: Path) -> None:
+    corrected = {"policy.base.unsafe_rate_corrected": 0.8, "policy.aligned.unsafe_rate_corrected": 0.2}
+    equal = {"policy.base.conversation_corrected": 50.0, "policy.aligned.conversation_corrected": 90.0}
+    write_json(artifacts / "evaluate/metrics.json", {**EVALUATED, **corrected, **equal})
+    summary = summarize(record(), artifacts)
+    assert summary["policy"]["aligned"]["corrected"] == {
+        "conversation": 90.0, "unsafe_rate": 0.2, "over_refusal_rate": None, "hallucination_rate": None,
+    }  # fmt: skip
+    assert row(shown(summary), "  corrected for the judges' errors") == ["80.0", "%", "20.0", "%", "-60.0"]
+
+
 def test_missing_metric_is_dash(artifacts: Path) -> None:
     text = shown(summarize(record(), artifacts))
     assert row(text, "hallucinated descriptions") == ["–", "–", "–"]
