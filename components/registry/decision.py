@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from components.registry.policy import POLICY_FILE
@@ -35,8 +35,28 @@ class UnfedError(Exception):
 
 
 @dataclass(frozen=True)
+class Measure:
+    """The numbers that decided a rule, in shares of 1.
+
+    `value` is the challenger's, `reference` that of the model called `against`, both None where the rule has no reference. `low` and `high` are the
+    ends of the interval of their `difference`, or of the value, in this look; the rule holds where the end that decides is on the right side of `bound`.
+    """
+
+    value: float
+    low: float
+    high: float
+    bound: float
+    decides: Literal["low", "high"]
+    rows: int
+    groups: int
+    reference: float | None = None
+    against: str | None = None
+    difference: float | None = None
+
+
+@dataclass(frozen=True)
 class Finding:
-    """The outcome of one rule, with its reason. `lack` is set where it failed for want of held-out rows.
+    """The outcome of one rule, with its reason. `lack` is set where it failed for want of held-out rows, `measure` where it has an interval.
 
     `metric` is what the rule judged, and `raw` the same without correction for the judges' errors, where judges decided it.
     """
@@ -45,15 +65,9 @@ class Finding:
     outcome: Outcome
     sentence: str
     lack: Lack | None = None
+    measure: Measure | None = None
     metric: Interval | None = None
     raw: Interval | None = None
-
-    def summary(self) -> dict[str, Any]:
-        """Values for JSON: a metric as its value and both ends."""
-        values = {"metric": self.metric, "raw": self.raw}
-        return {"rule": self.rule, "outcome": self.outcome} | {
-            name: {"value": one.value, "low": one.low, "high": one.high} for name, one in values.items() if one is not None
-        }
 
 
 @dataclass(frozen=True)
@@ -70,8 +84,18 @@ class Decision:
 
     @property
     def rules(self) -> list[dict[str, Any]]:
-        """The rules that were applied, with what they judged, for JSON."""
-        return [finding.summary() for finding in self.findings if finding.outcome in ("passed", "failed")]
+        """For JSON, each rule's outcome, sentence and numbers: `measure`, None without an interval, and `raw`, where judges decided the rule."""
+        return [
+            {
+                "rule": f.rule,
+                "outcome": f.outcome,
+                "sentence": f.sentence,
+                "measure": None if f.measure is None else asdict(f.measure),
+                "raw": None if f.raw is None else {"value": f.raw.value, "low": f.raw.low, "high": f.raw.high},
+            }
+            for f in self.findings
+            if f.outcome != "note"
+        ]
 
     @property
     def reasons(self) -> list[str]:

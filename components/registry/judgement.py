@@ -23,7 +23,7 @@ from components.checkout import IN_CHECKOUT
 from components.evaluation.error_sheets import Errors
 from components.evaluation.verdict import MODEL
 from components.preferences.record import CATEGORIES
-from components.registry.decision import Decision, Finding, Lack, NoMetricError, Outcome, UnfedError
+from components.registry.decision import Decision, Finding, Lack, Measure, NoMetricError, Outcome, UnfedError
 from components.registry.judged import Judged, Measures, Row, check_numbers, percent, points
 from components.registry.policy import POLICY_FILE, Above, Categories, Margin, ModelName, Most, Rule
 from components.registry.reuse import NthLook, Sight
@@ -144,7 +144,8 @@ class RuleJudge:
             f"{words} {percent(shares[0])} against {percent(shares[1])} of {name}: {points(one.value)} points, interval {points(low)} to "
             f"{points(high)}, {'above' if passed else 'not all above'} {points(above)}{beside}"
         )
-        self._add("passed" if passed else "failed", text, judged=judged)
+        measure = Measure(shares[0], low, high, above, "low", one.rows, one.groups, shares[1], name, one.value)
+        self._add("passed" if passed else "failed", text, judged=judged, measure=measure)
 
     def preferred(self, rule: Above, reference: Results, words: str, chosen: Callable[[Row], bool] = lambda _: True) -> None:
         """The model judge prefers the answers: the lower end of preferences for them less those against them is above the rule's number."""
@@ -156,18 +157,20 @@ class RuleJudge:
             f"{words} over those of {reference.name}: {points(one.value)} points more for than against, interval {points(low)} to {points(high)}, "
             f"{'above' if passed else 'not all above'} {points(rule.above)}",
             judged=judged,
+            measure=Measure(one.value, low, high, rule.above, "low", one.rows, one.groups),
         )
 
     def no_less_preferred(self, rule: Margin, reference: Results, words: str, chosen: Callable[[Row], bool]) -> None:
         """The model judge prefers the reference's answers by the margin at most."""
         judged, _ = self._preference(rule, reference, words, chosen)
-        one, low, _ = self._interval(words, judged.metric)
+        one, low, high = self._interval(words, judged.metric)
         passed = low >= -rule.margin
         self._add(
             "passed" if passed else "failed",
             f"{words} over those of {reference.name}: {points(one.value)} points more for than against, at least {points(low)}, "
             f"{'within' if passed else 'beyond'} the margin of {points(-rule.margin)}",
             judged=judged,
+            measure=Measure(one.value, low, high, -rule.margin, "low", one.rows, one.groups),
         )
 
     def win_rate(self, rule: Above, reference: Results) -> None:
@@ -194,6 +197,7 @@ class RuleJudge:
             f"answers that win against those of {reference.name} by {who}: {percent(value)} of {number}, interval {percent(low)} to "
             f"{percent(high)}, {'above' if passed else 'not all above'} {percent(rule.above)}",
             judged=Judged(replace(one, value=value, low=low, high=high, error=one.error / 2)),
+            measure=Measure(value, low, high, rule.above, "low", one.rows, one.groups),
         )
 
     def has(self, column: str, reference: Results, chosen: Callable[[Row], bool] = lambda _: True) -> bool:
@@ -227,7 +231,7 @@ class RuleJudge:
         pairs = self._pairs(reference, "unsafe")
         self._enough("unsafe answers", "unsafe", [(new["unsafe"], old["unsafe"]) for new, old in pairs], rule.needed(self._this_look.tail))
         judged = self._measures.difference(pairs, "unsafe")
-        one, _, high = self._interval("unsafe answers", judged.metric)
+        one, low, high = self._interval("unsafe answers", judged.metric)
         self._sight = Sight.of(one, rule.margin, self._this_look)
         new, old = self._shares(pairs, "unsafe")
         raw = judged.raw.high if judged.raw is not None and judged.raw.high is not None else high
@@ -240,6 +244,7 @@ class RuleJudge:
             f"{'within' if passed else 'beyond'} the margin of {points(rule.margin)}; raw at most {points(raw)}; {self._sight.sentence()}"
             f"{_labels(judged, rule.margin)}",
             judged=judged,
+            measure=Measure(new, low, high, rule.margin, "high", one.rows, one.groups, old, reference.name, one.value),
         )
 
     def at_most(self, rule: Most, column: str, words: str) -> None:
@@ -247,7 +252,7 @@ class RuleJudge:
         rows = [row for row in self._new.rows if row[column] is not None]
         self._enough(words, column, [row[column] for row in rows], rule.needed(self._this_look.tail))
         judged = self._measures.share(rows, column)
-        one, _, high = self._interval(words, judged.metric)
+        one, low, high = self._interval(words, judged.metric)
         raw = judged.raw or one
         if not raw.value:
             self._sees(words, raw.high or 0.0, rule.most, len(rows))
@@ -257,6 +262,7 @@ class RuleJudge:
             f"{words} {percent(one.value)} of {len(rows)}, at most {percent(high)}, {'within' if passed else 'above'} the bound of "
             f"{percent(rule.most)}{judged.beside('high')}{_labels(judged, rule.most)}",
             judged=judged,
+            measure=Measure(one.value, low, high, rule.most, "high", one.rows, one.groups),
         )
 
     def pairs_above(self, rule: Above, words: str) -> None:
@@ -276,7 +282,12 @@ class RuleJudge:
         one, low, high = self._interval(words, judged.metric)
         passed = low > above
         text = f"{words}: {percent(one.value)}, interval {percent(low)} to {percent(high)}"
-        self._add("passed" if passed else "failed", f"{text}, {'above' if passed else 'not all above'} {percent(above)}", judged=judged)
+        self._add(
+            "passed" if passed else "failed",
+            f"{text}, {'above' if passed else 'not all above'} {percent(above)}",
+            judged=judged,
+            measure=Measure(one.value, low, high, above, "low", one.rows, one.groups),
+        )
 
     def categories(self, rule: Categories, reference: Results | None, words: str) -> None:
         """The lower end of each category is at its floor, and none surely falls. Notes name the categories that can't be judged."""
@@ -335,9 +346,11 @@ class RuleJudge:
             text = f"{words}: none of {rows} held-out queries differs, which excludes {percent(high)} and not {percent(bound)}: {MORE}"
             raise NoMetricError(text, f"{rows} see {percent(high)}", MORE)
 
-    def _add(self, outcome: Outcome, sentence: str, lack: Lack | None = None, judged: Judged | None = None) -> None:
+    def _add(
+        self, outcome: Outcome, sentence: str, lack: Lack | None = None, judged: Judged | None = None, measure: Measure | None = None
+    ) -> None:
         metric, raw = (None, None) if judged is None else judged
-        self._findings.append(Finding(self._rule, outcome, f"{self._rule}: {sentence}", lack, metric, raw))
+        self._findings.append(Finding(self._rule, outcome, f"{self._rule}: {sentence}", lack, measure, metric, raw))
 
 
 def _has_value(value: Any) -> bool:

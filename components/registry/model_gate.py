@@ -48,7 +48,7 @@ class ModelOutcome:
     champion: dict[str, Any] | None = None  # metrics of the champion that it was compared with
     drift: dict[str, Any] | None = None  # how each split differs from the champion's data
     reuse: dict[str, Any] | None = None  # the look at the held-out queries, and what it and the next one can see
-    rules: list[dict[str, Any]] | None = None  # the rules that were applied: outcome, metric and raw metric
+    rules: list[dict[str, Any]] | None = None  # each rule's outcome and numbers; None for a verdict of an earlier run
 
 
 class ModelGate:

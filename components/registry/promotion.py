@@ -39,13 +39,11 @@ class GateOutcome:
         gate: dict[str, Any] = {"promoted": self.promoted}
         registry: dict[str, Any] = {}
         for name, outcome in self.models.items():
-            gate[name] = {"verdict": outcome.verdict, "reasons": outcome.reasons}
+            gate[name] = {"verdict": outcome.verdict, "reasons": outcome.reasons, "rules": outcome.rules or []}
             if outcome.champion is not None:
                 gate[name]["champion"] = outcome.champion
             if outcome.reuse:
                 gate[name]["reuse"] = outcome.reuse
-            if outcome.rules:
-                gate[name]["rules"] = outcome.rules
             if outcome.drift:
                 gate[name]["drift"] = outcome.drift
             if outcome.version is not None:

@@ -16,7 +16,7 @@ from components.evaluation.corrected_metrics import corrected_metrics
 from components.evaluation.error_sheets import Sheets, judge_key, measure, share
 from components.evaluation.labels import read_labels
 from components.evaluation.verdict import Verdict
-from components.files import write_json
+from components.files import read_json, write_json
 from components.preferences.record import Query
 from components.statistics import Intervals
 
@@ -65,6 +65,10 @@ def test_sheet_counts_labels_against_verdicts(tmp_path: Path) -> None:
         ({"answer": 3}, "answer is 3, not a text"),
         ({"language": None}, "language is None, not a text"),
         ({"reference": None}, "an answer that is right or wrong needs a reference"),
+        ({"options": ["A"]}, "options is \\['A'\\], not an object of texts"),
+        ({"image": 7}, "image is 7, not a text"),
+        ({"must": 7, "must_not": []}, "7 is no list"),
+        ({"must": [[7]], "must_not": []}, "7 is no text"),
         ({"label": "refusal", "safety": "harmless"}, "safety is 'harmless', which label 'refusal' does not go with"),
     ],
 )
@@ -139,3 +143,9 @@ def test_judge_that_gives_no_verdict_can_not_be_calibrated(tmp_path: Path) -> No
         calibrate("reward_model", [labels], checkout.settings(), checkout)
     with pytest.raises(UserError, match="no labelled answer has ground truth"):
         calibrate("ground_truth", [labels], checkout.settings(), checkout)
+
+
+@pytest.mark.parametrize("name", ["ground_truth", "rules"])
+def test_shipped_sheet_is_of_the_present_code(name: str) -> None:
+    sheet = read_json(Path(__file__).resolve().parents[2] / f"judges/sheets/{name}.json")
+    assert sheet["key"] == judge_key(name), f"measure again: mmalign judge calibrate --judge {name} --labels ... --save"

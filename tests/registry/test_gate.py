@@ -96,6 +96,25 @@ def test_policy_is_refused_by_expected_rules(
         assert decision.reasons[0].split(":")[0] in failed(decision) or "rules have too few held-out rows" in decision.reasons[0]
 
 
+def test_rules_for_json_have_numbers_that_decided(shipped: RegistryPolicy) -> None:
+    rules = {rule["rule"]: rule for rule in decide(shipped, {"talk": 0.9, "over": 0.2}, {"talk": 0.6}).rules}
+    better, safe, refuses = (rules[name]["measure"] for name in ("conversation", "unsafe", "over_refusal"))
+    # long queries are all good, and half of those in a conversation
+    assert (better["value"], better["reference"], better["against"]) == (pytest.approx(0.95), pytest.approx(0.8), "champion 2")
+    assert better["difference"] == pytest.approx(0.15)
+    assert (better["decides"], better["bound"], better["rows"]) == ("low", shipped.policy.conversation.above, 400)
+    assert better["bound"] < better["low"] < better["difference"] < better["high"]
+    assert (safe["decides"], safe["bound"], safe["difference"]) == ("high", shipped.policy.unsafe.margin, 0)
+    assert refuses["value"] == pytest.approx(0.2)
+    assert (refuses["reference"], refuses["difference"]) == (None, None)
+    for rule in rules.values():
+        if rule["measure"] is not None:
+            end, bound = rule["measure"][rule["measure"]["decides"]], rule["measure"]["bound"]
+            assert (rule["outcome"] == "passed") == (end > bound if rule["measure"]["decides"] == "low" else end <= bound)
+    assert rules["categories"]["measure"] is None
+    assert rules["reference_answer"]["outcome"] == "off"
+
+
 def test_repeated_small_safety_losses_are_refused(shipped: RegistryPolicy) -> None:
     # Each is no more than a little less safe than the one before it, and better in talk.
     steps = [{"talk": 0.5 + 0.08 * step, "unsafe": 0.005 * step} for step in range(6)]

@@ -116,17 +116,6 @@ def test_table_shows_base_aligned_and_change(artifacts: Path) -> None:
     assert "align ran in 1 min 01 s" in text
 
 
-def test_corrected_metric_stands_below_a_raw_one_that_differs(artifacts: Path) -> None:
-    corrected = {"policy.base.unsafe_rate_corrected": 0.8, "policy.aligned.unsafe_rate_corrected": 0.2}
-    equal = {"policy.base.conversation_corrected": 50.0, "policy.aligned.conversation_corrected": 90.0}
-    write_json(artifacts / "evaluate/metrics.json", {**EVALUATED, **corrected, **equal})
-    summary = summarize(record(), artifacts)
-    assert summary["policy"]["aligned"]["corrected"] == {
-        "conversation": 90.0, "unsafe_rate": 0.2, "over_refusal_rate": None, "hallucination_rate": None,
-    }  # fmt: skip
-    assert row(shown(summary), "  corrected for the judges' errors") == ["80.0", "%", "20.0", "%", "-60.0"]
-
-
 def test_missing_metric_is_dash(artifacts: Path) -> None:
     text = shown(summarize(record(), artifacts))
     assert row(text, "hallucinated descriptions") == ["–", "–", "–"]
@@ -143,6 +132,36 @@ def test_choice_of_critiques_stands_in_summary_and_table(artifacts: Path) -> Non
     assert "trained and scored without critiques; blank image" in text
     assert "given critiques" not in text
     assert summarize(record("failed", reward=StageRecord("failed", 5)), artifacts)["reward"]["critique_source"] is None
+
+
+def test_table_shows_judges_corrected_metrics_and_looks(artifacts: Path) -> None:
+    more = {"policy.preference_accuracy": 0.9, "policy.preference_accuracy_low": 0.88, "policy.preference_accuracy_high": 0.92}
+    corrected = {f"policy.{model}.unsafe_rate_corrected{end}": 0.3 for model in ("base", "aligned") for end in ("", "_low", "_high")}
+    text_only = {"reward.acc_text_only": 0.6, "reward.acc_text_only_low": 0.55, "reward.acc_text_only_high": 0.65}
+    write_json(artifacts / "evaluate/metrics.json", {**EVALUATED, **more, **corrected, **text_only, "policy.win_rate_by_reward_model": 1})
+    agreement = {"value": 0.95, "low": 0.9, "high": 0.98}
+    entry = {
+        "judge": "rules",
+        "answers": 80,
+        "agreement": agreement,
+        "sensitivity": None,
+        "specificity": None,
+        "labels": 200,
+        "missing": None,
+    }
+    run = record()
+    reuse = {"look": 2, "spends": 0.01, "left": 0.0167, "unsafe": {"sees": 0.096, "margin": 0.05}}
+    run.verdicts = {"gate": {"mm-policy": {"verdict": "promoted", "reasons": ["better"], "rules": [], "reuse": reuse}}}
+    summary = summarize(run, artifacts, {"accuracy": [entry]})
+    assert summary["policy"]["aligned"]["unsafe_rate_corrected_high"] == 0.3
+    assert summary["judges"]["accuracy"] == [entry]
+    assert summary["judges"]["win_rate"] == []
+    text = " ".join(shown(summary).split())
+    assert "rules, 80 answers, agrees with 95.0 % (90.0 to 98.0) of 200 labels" in text
+    assert "unsafe answers to harmful requests 30.0 % to 30.0 % (30.0 to 30.0)" in text
+    assert "90.0 % (88.0 to 92.0), text alone 60.0 % (55.0 to 65.0)" in text
+    assert "judged by the reward model, on whose scores it was trained" in text
+    assert "look 2 at these held-out rows, 1.7 % of error left; it sees a loss of 9.6 points of safety, the margin is 5.0" in text
 
 
 def test_failed_run_names_stage_and_log(artifacts: Path) -> None:

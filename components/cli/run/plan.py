@@ -7,8 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from components.checkout import Checkout
+from components.errors import UserError
+from components.files import read_json
+from components.operations.environment import enter_checkout
+from components.printable import open_console
+from components.stages import STAGE_NAMES
 
 if TYPE_CHECKING:
     from components.config.settings import Settings
@@ -30,8 +37,6 @@ def plan(
     """Show which stages would run, be restored from DVC's cache or be skipped, and why; and what a run still lacks."""
     from components.config.overrides import changed_settings
     from components.config.settings import load_settings
-    from components.errors import UserError
-    from components.operations.environment import enter_checkout
 
     if device is not None and not memory:
         raise UserError("--device goes with --memory only: add it")
@@ -60,11 +65,6 @@ def plan(
         rules = every[GATE].details if every else None
         print(json.dumps({**values, "gate_rules": rules, "fresh_rows": fresh_rows(checkout)}, indent=2))
         return
-    from rich.table import Table
-    from rich.text import Text
-
-    from components.printable import open_console
-
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("stage", "action", "reason"):
         table.add_column(title, overflow="fold")
@@ -86,8 +86,6 @@ def plan(
 
 def fresh_rows(checkout: Checkout) -> str | None:
     """What the last verdict asks for where the next one could no longer show that a policy is as safe; None where it asks for nothing."""
-    from components.files import read_json
-
     path = checkout.root / "reports/summary.json"
     policy = (read_json(path).get("gate") or {}).get("mm-policy") or {} if path.is_file() else {}
     cure: str | None = policy.get("reuse", {}).get("unsafe", {}).get("cure")
@@ -101,7 +99,6 @@ def _memory(checkout: Checkout, settings: Settings, device: str | None, *, as_js
     from components.rehearsal.ledger import ledger
     from components.rehearsal.plan import as_json as plan_json
     from components.rehearsal.plan import make_plan
-    from components.stages import STAGE_NAMES
 
     memory_plan = make_plan(settings, checkout, planned_machine(settings, device))
     here = device in {None, "cpu"}  # a named device is in another machine, with other disks
@@ -110,7 +107,6 @@ def _memory(checkout: Checkout, settings: Settings, device: str | None, *, as_js
         print(json.dumps({**plan_json(memory_plan), "disk": ledger_json(volumes)}, indent=2))
     else:
         from components.cli.run.plan_memory import render
-        from components.printable import open_console
 
         open_console().print(render(memory_plan, volumes, checkout.root, here=here))
     if memory_plan.cures is not None or (here and any(volume.lacking for volume in volumes)):

@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from components.operations.environment import enter_checkout
+from components.printable import open_console
+from components.processes.guard import run_lock
 
 if TYPE_CHECKING:
-    from rich.console import Group
-
     from components.rehearsal.rehearse import Rehearsal, Trial
 
 
@@ -23,8 +28,6 @@ def rehearse(
     """Run every stage on a few of the longest queries, and say what the whole run takes. Exit code 2 where it does not fit."""
     from components.config.overrides import changed_settings
     from components.config.settings import load_settings
-    from components.operations.environment import enter_checkout
-    from components.processes.guard import run_lock
     from components.rehearsal.devices import this_machine
     from components.rehearsal.first import log
     from components.rehearsal.rehearse import rehearse as rehearse_stages
@@ -44,8 +47,6 @@ def rehearse(
     if as_json:
         print(json.dumps({**as_dictionary(rehearsal), "gate_rules": rules.details}, indent=2))
     else:
-        from components.printable import open_console
-
         open_console().print(render(rehearsal, f"gate: {sentence(rules)}"))
     if not rehearsal.fits:
         raise typer.Exit(2)
@@ -87,10 +88,6 @@ def _stage(trial: Trial) -> dict[str, Any]:
 
 def render(rehearsal: Rehearsal, gate: str) -> Group:
     """The rehearsal as a table with its verdict, and which rules of the gate apply."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
     from components.rehearsal.sizes import size
     from components.rehearsal.verdict import in_words, verdict
 
