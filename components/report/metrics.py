@@ -28,9 +28,7 @@ COLUMNS = {  # of the results that the gate reads, by metric
     "degenerate_rate": "degenerate",
 }
 JUDGES_PAGE = "docs/judges.md"
-NO_VERDICTS = (
-    f"No judge decided on any answer of this run, so nothing says how good the answers are. {JUDGES_PAGE} says which judges there are."
-)
+NO_VERDICTS = f"No judge decided on an answer of this run, so nothing says how good the answers are ({JUDGES_PAGE} names the judges)."
 # key in the metrics, column of scores.parquet, words
 VARIANTS = (
     ("acc", "own", "with its own critiques"),
