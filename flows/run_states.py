@@ -6,12 +6,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
+from typing import Any
 from uuid import UUID
 
 from prefect import get_run_logger
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
@@ -64,6 +65,18 @@ def _ended_by_hand(client: SyncPrefectClient, run_id: str) -> str | None:
     except ObjectNotFound:
         return "somebody deleted the run"
     return f"somebody set the run to {run.state_name}" if run.state_type in ENDED_BY_HAND else None
+
+
+def final_state(run_id: str) -> State[Any] | None:
+    """The final state that somebody set the run to on Prefect's server; None where there is none, or the server can't answer."""
+    try:
+        with get_client(sync_client=True) as client:
+            run = client.read_flow_run(UUID(run_id))
+    except Exception:  # noqa: BLE001 -- as above
+        return None
+    if run.state is None or run.state_type not in ENDED_BY_HAND:
+        return None
+    return State(type=run.state.type, name=run.state.name, message="set on Prefect's server; the run ended then")
 
 
 def close_open_tasks(deployment: UUID) -> None:
