@@ -15,7 +15,7 @@ from components.files import read_json
 from components.operations.cleaning.sweep import sweep
 from components.operations.notices.notice import notices_of
 from components.operations.notices.send import send
-from components.processes.outcome import RunOutcome
+from components.processes.faults import RunOutcome
 from components.stages import STAGE_NAMES
 from components.storage.push import commit_lock, push_run
 from flows.console import Console

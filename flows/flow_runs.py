@@ -142,17 +142,6 @@ def read_run(checkout: Checkout, run_id: str) -> FlowRun | None:
         return None
 
 
-def newest_run(checkout: Checkout, named: str) -> FlowRun | None:
-    """The newest run of any deployment with this name, or with an id that begins so (4 characters at least); None where none is known."""
-    try:
-        with server_client(checkout) as client:
-            by_name = client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate({"name": {"any_": [named]}}), limit=1)
-            runs = [*by_name, *client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=LIMIT)]
-    except UserError:
-        return None
-    return next((run for run in runs if run.name == named or (len(named) >= 4 and str(run.id).startswith(named))), None)
-
-
 def read_log(client: SyncPrefectClient, run_id: UUID, offset: int) -> list[Log]:
     """Lines of a run's log from the line `offset` on, at most LIMIT."""
     wanted = LogFilter.model_validate({"flow_run_id": {"any_": [run_id]}})

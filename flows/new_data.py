@@ -16,8 +16,8 @@ from components.checkout import Checkout
 from components.config.settings import OPS
 from components.errors import UserError
 from components.files import read_json, write_json
+from components.processes.faults import RunOutcome
 from components.processes.marks import checkout_mark
-from components.processes.outcome import RunOutcome
 from components.processes.secrets import state_folder
 from components.registry.policy import POLICY_FILE
 from components.storage.data_version import DATA_FILE, data_state

@@ -1,7 +1,11 @@
-"""States on Prefect's server that a run's own process can't know: whether somebody ended it, and tasks that a killed flow left open."""
+"""States of runs and stages: how they fail, and those on Prefect's server that a run's own process can't know.
+
+These are whether somebody ended the run, and tasks that a killed flow left open.
+"""
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,14 +18,30 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Crashed
+from prefect.states import Crashed, Failed
 
+from components.printable import printable
 from flows.flow_runs import FINAL
 
 WATCH_SECONDS = 10.0
 # Set on Prefect's page by a person. Crashed is what the server sets after an outage, in which the run went on.
 ENDED_BY_HAND = {StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED}
 OPEN = [StateType.RUNNING, StateType.PENDING, StateType.SCHEDULED]
+
+
+def failed(sentence: str, data: object, name: str = "Failed") -> State[Any]:
+    """A failed state with this sentence. A flow or task returns it instead of raising, so that Prefect logs no trace."""
+    return Failed(name=name, message=printable(sentence), data=data)
+
+
+def _without_empty_trace(record: logging.LogRecord) -> bool:
+    """Prefect logs a task's failed state as if it had been raised: its line would end in `NoneType: None`."""
+    if record.exc_info == (None, None, None):
+        record.exc_info = None
+    return True
+
+
+logging.getLogger("prefect.task_runs").addFilter(_without_empty_trace)
 
 
 def cancel_requested(run_id: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from components.checkout import Checkout
 from components.processes.marks import RUN_MARK, STAGE_MARK, WATCHED, MarkedProcess, checkout_mark, kill_all, marked
 
 ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = float(os.environ.get("MMALIGN_TEST_PATIENCE", "1"))  # times the limits of waits, for a machine that does much else
 
 # Every stage copies its settings into its output, so a changed setting changes the output. Files in behaviour/ control how a stage behaves, so
 # a test can change that without making the stage stale.
@@ -74,6 +77,7 @@ except UserError as error:
     sys.exit(explain(error))
 """
 
+SHEETS = ("judges/sheets/ground_truth.json", "judges/sheets/rules.json")
 STAGE_INPUTS = {
     "validate": ["data/preferences/data.jsonl"],
     "reward": ["artifacts/validate/result.txt"],
@@ -114,8 +118,8 @@ def make_checkout(folder: Path) -> Path:
     folder.mkdir(parents=True)
     git(folder, "init", "-q", "-b", "main")
     shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
-    for name in (".dvcignore", ".gitignore", "params.yaml", "ops.yaml", "prefect.yaml", "mlflow/registry.yaml"):
-        (folder / name).parent.mkdir(exist_ok=True)
+    for name in (".dvcignore", ".gitignore", "params.yaml", "ops.yaml", "prefect.yaml", "mlflow/registry.yaml", *SHEETS):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     with (folder / ".gitignore").open("a") as ignored:
         ignored.write("/behaviour/\n/started.log\n/waiting.*\n")
@@ -177,13 +181,38 @@ def mmalign(folder: Path, *arguments: str, timeout: float = 300) -> subprocess.C
     """Run the command in a checkout to its end."""
     command = [sys.executable, "-m", "components.cli.main", *arguments]
     environment = {**clean_environment(), "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout * PATIENCE, check=False)
 
 
-def start_mmalign(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start the command in a checkout; its output goes into mmalign.out there."""
+def mmalign_here(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a checkout within this process, for what does not depend on its start: a process imports for seconds.
+
+    Its output is what Python writes. The environment and the current folder are restored.
+    """
+    from components.cli.main import main
+
+    environment, where, words = dict(os.environ), Path.cwd(), sys.argv
+    output, errors = io.StringIO(), io.StringIO()
+    try:
+        clean = clean_environment()
+        os.environ.clear()
+        os.environ.update(clean)
+        os.chdir(folder)
+        sys.argv = ["mmalign", *arguments]
+        with redirect_stdout(output), redirect_stderr(errors):
+            code = main()
+    finally:
+        os.chdir(where)
+        sys.argv = words
+        os.environ.clear()
+        os.environ.update(environment)
+    return subprocess.CompletedProcess(["mmalign", *arguments], code, output.getvalue(), errors.getvalue())
+
+
+def start_mmalign(folder: Path, *arguments: str, out: str = "mmalign.out") -> subprocess.Popen[str]:
+    """Start the command in a checkout; its output goes into the file `out` of .git, where nothing looks for a checkout's files."""
     command = [sys.executable, "-m", "components.cli.main", *arguments]
-    with (folder / "mmalign.out").open("w") as output:
+    with (folder / ".git" / out).open("w") as output:
         return subprocess.Popen(
             command, cwd=folder, env={**clean_environment(), "PYTHONPATH": str(ROOT)}, stdout=output, stderr=subprocess.STDOUT, text=True
         )
@@ -211,7 +240,7 @@ def started(folder: Path) -> list[str]:
 
 def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
     """Wait until `condition` holds, or fail."""
-    until = time.monotonic() + seconds
+    until = time.monotonic() + seconds * PATIENCE
     while not condition():
         assert time.monotonic() < until, "waited in vain"
         time.sleep(0.05)

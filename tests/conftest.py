@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -19,6 +20,10 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PAT
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+# Products of tiny tensors gain nothing from a second thread: threads of two workers wait for each other, awake, on two cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# As the command does: what tests import lives on, and Python's default collects it again and again.
+gc.set_threshold(100_000, 50, 100)
 # Tests use their own slots: they neither take nor await a GPU or CPU slot of another training on this machine.
 os.environ["MMALIGN_SLOTS"] = tempfile.mkdtemp(prefix="mmalign-slots-")
 
@@ -35,6 +40,14 @@ LONGEST = ("recipe", "engine", "tracking", "storage")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the slowest folders first; the order within a folder stays."""
     items.sort(key=lambda item: LONGEST.index(folder) if (folder := item.path.parent.name) in LONGEST else len(LONGEST))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Return to one thread after a test whose stage set its own number."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ from components.statistics import Intervals
 from components.tracking.recorder import Recorder
 from components.tracking.runs import open_parent
 from components.tracking.store import connect
-from tests.checkout import mmalign
+from tests.checkout import mmalign, mmalign_here
 from tests.registry.registered import MODEL, register, registry, root
 from tests.tiny import save_checkpoint
 from tests.tracking.conftest import checkout, empty_database, no_memory_of_failures
@@ -129,8 +129,8 @@ def test_results_of_benchmarks_are_compared_by_their_direction(root: Path) -> No
     assert "* chair chair_s" in shown.stdout, shown.stderr
     assert "0.200 -> 0.600  gain -0.400 [" in shown.stdout
     assert "only B has results on other" in shown.stdout
-    assert json.loads(mmalign(root, *command, "--json").stdout)["worse"] == result["worse"]
-    refused = mmalign(root, *command[:3], "--correction", "none")
+    assert json.loads(mmalign_here(root, *command, "--json").stdout)["worse"] == result["worse"]
+    refused = mmalign_here(root, *command[:3], "--correction", "none")
     assert (refused.returncode, refused.stderr) == (2, "mmalign: --correction 'none' is none of holm, bh\n")
 
 

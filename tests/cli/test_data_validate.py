@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkout import mmalign
+from tests.checkout import mmalign, mmalign_here
 from tests.conftest import ROOT
 from tests.tiny import save_checkout
 
@@ -38,7 +38,7 @@ def test_file_of_rows_is_checked_with_lines_and_counts(checkout: Path, tmp_path:
     assert "2 of 4 rows are bad" in completed.stderr
 
     own.write_text("\n".join([row(0), row(3)]))
-    completed = mmalign(checkout, "data", "validate", str(own), "--json")
+    completed = mmalign_here(checkout, "data", "validate", str(own), "--json")
     assert completed.returncode == 0
     values = json.loads(completed.stdout)
     assert (values["usable"], values["files"][0]["rows"], values["files"][0]["refused"]) == (True, 2, [])
@@ -48,10 +48,10 @@ def test_facts_are_checked_with_their_rows(checkout: Path, tmp_path: Path) -> No
     (tmp_path / "heldout.jsonl").write_text(row(0))
     ground_truth = tmp_path / "truth.jsonl"
     ground_truth.write_text('{"id": "R0", "must": [["dog"]], "must_not": []}\n')
-    completed = mmalign(checkout, "data", "validate", str(ground_truth))
+    completed = mmalign_here(checkout, "data", "validate", str(ground_truth))
     assert completed.returncode == 0
     assert "warning: 1 of 1 facts are of no row in heldout.jsonl, such as 'R0' (did you mean 'r0'?)" in completed.stderr
     ground_truth.write_bytes((ROOT / "tests/cases/09-truth-broken-late/truth.jsonl").read_bytes())
-    completed = mmalign(checkout, "data", "validate", str(ground_truth))
+    completed = mmalign_here(checkout, "data", "validate", str(ground_truth))
     assert completed.returncode == 2
     assert f"{ground_truth} line 3 is no fact" in completed.stderr

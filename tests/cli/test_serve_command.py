@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from components.endpoints.serve_command import ANY_ADDRESS
 from components.families.digests import model_digest
-from tests.checkout import ROOT, mmalign
+from tests.checkout import ROOT, mmalign, mmalign_here
 
 
 @pytest.fixture
@@ -91,11 +91,11 @@ def test_wrong_folder_or_server_is_a_sentence(folder: Path, arguments: list[str]
 
 def test_reward_model_without_critiques_is_refused(folder: Path) -> None:
     save_file({"weight": torch.zeros(1)}, folder / "score_head.safetensors", {"critique_source": "none"})
-    result = mmalign(folder.parent, "model", "serve-command", "it's my model", "--as", "reward")
+    result = mmalign_here(folder.parent, "model", "serve-command", "it's my model", "--as", "reward")
     assert (result.returncode, result.stdout) == (2, "")
     assert "was trained without critiques, so a server has none to write" in result.stderr
     save_file({"weight": torch.zeros(1)}, folder / "score_head.safetensors", {"critique_source": "mixed"})
-    assert mmalign(folder.parent, "model", "serve-command", "it's my model", "--as", "reward").returncode == 0
+    assert mmalign_here(folder.parent, "model", "serve-command", "it's my model", "--as", "reward").returncode == 0
 
 
 def test_folder_of_adapters_is_refused(folder: Path) -> None:

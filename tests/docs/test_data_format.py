@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks._slice import write_rows
-from tests.checkout import mmalign
+from tests.checkout import mmalign_here
 from tests.conftest import ROOT
 from tests.tiny import save_checkout
 
@@ -48,13 +48,13 @@ def test_page_shows_commands() -> None:
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_command_of_the_page_works(checkout: Path, words: list[str]) -> None:
     before = sorted(path.name for path in (checkout / "data").rglob("*"))
-    completed = mmalign(checkout, *words)
+    completed = mmalign_here(checkout, *words)
     assert completed.returncode == 0, completed.stdout + completed.stderr
     assert sorted(path.name for path in (checkout / "data").rglob("*")) == before, "it writes nothing into data/"
 
 
 def test_show_writes_what_the_model_is_given(checkout: Path, tmp_path: Path) -> None:
     assert "mmalign data show FILE:LINE --out DIR" in PAGE
-    completed = mmalign(checkout, "data", "show", "data/preferences/data.jsonl:1", "--out", str(tmp_path / "shown"))
+    completed = mmalign_here(checkout, "data", "show", "data/preferences/data.jsonl:1", "--out", str(tmp_path / "shown"))
     assert completed.returncode == 0, completed.stdout + completed.stderr
     assert list((tmp_path / "shown").iterdir())

@@ -31,15 +31,6 @@ from tests.tiny import pixels, preprocessor, queries, save_checkout
 RANK = Ranks()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny products gain nothing from threads, and wait for each other on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_media: Path) -> tuple[Path, Settings]:
     root = tmp_path_factory.mktemp("models")

@@ -71,27 +71,41 @@ def test_opener_without_the_argument_is_noticed() -> None:
     assert [is_closed(call) for call in (first, second, third)] == [False, False, True]
 
 
-@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "processor_config.json"])
-def test_yes_on_terminal_runs_no_code(folder: Path, tmp_path: Path, file: str) -> None:
-    (folder / "evil.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n")
-    content = json.loads((folder / file).read_text())
+OPEN_ALL = """
+import sys, pathlib
+from components.errors import UserError
+from components.families.opening import open_config, open_processor
+for folder in sys.argv[1:]:
+    for one in (open_config, open_processor):
+        try:
+            one(pathlib.Path(folder))
+        except UserError as error:
+            print(error)
+"""
+
+
+def test_yes_on_terminal_runs_no_code(folder: Path, tmp_path: Path) -> None:
+    files = ("config.json", "tokenizer_config.json", "processor_config.json")
     names = {
         "AutoConfig": "evil.A",
         "AutoTokenizer": ["evil.A", "evil.A"],
         "AutoProcessor": "evil.A",
         "AutoModelForImageTextToText": "evil.A",
     }
-    (folder / file).write_text(json.dumps(content | {"auto_map": names, "model_type": "evil"}))
+    (folder / "evil.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n")
+    for file in files:
+        path = Path(shutil.copytree(folder, tmp_path / f"with {file}")) / file
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": names, "model_type": "evil"}))
     terminal, side = pty.openpty()
-    os.write(terminal, b"y\n" * 4)
-    code = "import sys, pathlib\nfrom components.families.opening import open_config, open_processor\n"
-    code += "from components.errors import UserError\n"
-    code += "for one in (open_config, open_processor):\n    try:\n        one(pathlib.Path(sys.argv[1]))\n    except UserError as error:\n"
-    code += "        print(error)\n"
-    ended = subprocess.run([sys.executable, "-c", code, str(folder)], cwd=ROOT, stdin=side, capture_output=True, text=True, check=False)
+    os.write(terminal, b"y\n" * 4 * len(files))
+    folders = [str(tmp_path / f"with {file}") for file in files]
+    command = [sys.executable, "-c", OPEN_ALL, *folders]
+    ended = subprocess.run(command, cwd=ROOT, stdin=side, capture_output=True, text=True, check=False)
     for number in (terminal, side):
         os.close(number)
-    assert (ended.returncode, ended.stdout.count("names code of its own (auto_map)")) == (0, 2), ended.stderr
+    refusals = [line for line in ended.stdout.splitlines() if "names code of its own (auto_map)" in line]
+    assert ended.returncode == 0, ended.stderr
+    assert [sum(name in line for line in refusals) for name in folders] == [2, 2, 2], ended.stdout
     assert not (tmp_path / "ran").exists()
 
 

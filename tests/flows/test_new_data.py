@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from components.checkout import Checkout
-from components.processes.outcome import RunOutcome
+from components.processes.faults import RunOutcome
 from flows.new_data import describe_failed_run, note_end
 from flows.parameters import RunParameters
 from tests.checkout import git

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from components.families.hub.published import table
 from tests.shapes.bed import build
@@ -19,14 +17,6 @@ FAMILIES = {
     "qwen2_vl": "Qwen2-VL-7B-Instruct",
     "qwen3_vl": "Qwen3-VL-8B-Instruct",
 }
-
-
-@pytest.fixture(scope="package", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="package", params=sorted(FAMILIES))

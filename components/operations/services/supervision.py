@@ -23,7 +23,7 @@ from components.files import write_atomic
 from components.operations.services.programs import NAMES
 from components.operations.services.state import Addresses
 from components.processes.marks import SERVICE_MARK, MarkedProcess, checkout_mark, kill_all, marked, send, wait_until_ended
-from components.processes.secrets import Secrets, state_folder
+from components.processes.secrets import Secrets, owner_only, state_folder
 from components.stages import command
 
 STOP_SECONDS = 60  # from the signal to SIGKILL: the worker ends its flows, and these end their stages
@@ -103,9 +103,8 @@ def start(checkout: Checkout, addresses: Addresses, secrets: Secrets, settings: 
     """Start supervisor with all services, in a new session."""
     log_folder(checkout).mkdir(parents=True, exist_ok=True)
     path = state_folder(checkout) / "supervisord.conf"
-    before = os.umask(0o077)
-    write_atomic(path, configuration(addresses, secrets, settings))
-    os.umask(before)
+    with owner_only():
+        write_atomic(path, configuration(addresses, secrets, settings))
     code = str(Path(__file__).resolve().parents[3])
     python_path = os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")]))
     with (log_folder(checkout) / "supervisord.out").open("ab") as output:
