@@ -13,7 +13,7 @@ from components.errors import StageFault
 from components.files import write_json
 from components.operations.services import up
 from components.operations.services.import_sqlite import IMPORTED
-from components.operations.services.state import addresses_file, client_environment, read_addresses
+from components.operations.services.state import addresses_file, client_environment, create_secrets, read_addresses
 from components.processes.secrets import state_folder
 from tests.settings import copy_settings
 
@@ -76,6 +76,7 @@ def test_later_failed_start_keeps_services(checkout: Checkout, monkeypatch: pyte
         raise StageFault("the service mlflow did not start")
 
     monkeypatch.setattr(up.supervision, "start", fail)
+    create_secrets(checkout)
     write_json(state_folder(checkout) / IMPORTED, {})
     before = up.assign_addresses(checkout, checkout.settings().services)
     with pytest.raises(StageFault):
