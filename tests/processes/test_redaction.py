@@ -27,9 +27,9 @@ def test_secret_in_url_or_header_is_removed() -> None:
     assert cleaner.clean(f"Basic {base64.b64encode(b'admin:pa/ss+word').decode()}") == "Basic ***"
 
 
-@pytest.mark.parametrize("secret", ["user:p\udcffssword", "user:p\ud800ssword"])
-def test_secret_of_undecodable_bytes_is_removed(secret: str) -> None:
-    assert Redactor([secret]).clean(f"it is {secret}.") == "it is ***."
+def test_secret_of_undecodable_bytes_is_removed() -> None:
+    for secret in ("user:p\udcffssword", "user:p\ud800ssword"):
+        assert Redactor([secret]).clean(f"it is {secret}.") == "it is ***."
 
 
 def test_user_and_password_in_addresses_are_removed() -> None:
