@@ -120,9 +120,14 @@ class RunMetrics:
         return list(dict.fromkeys(row.gap for row in self.rows if row.gap is not None))
 
     @property
+    def unjudged(self) -> bool:
+        """Whether no judge said anything of an answer but whether it is degenerate."""
+        return all(row.aligned.value is None for row in self.rows[:-1])
+
+    @property
     def no_judges(self) -> str:
         """Why the page names no judge."""
-        if all(row.aligned.value is None for row in self.rows):
+        if self.unjudged:
             return NO_VERDICTS
         return "The run's summary names no judges: the version that wrote it did not record them."
 

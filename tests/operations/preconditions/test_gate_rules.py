@@ -62,7 +62,7 @@ def test_rules_that_ranks_alone_feed_are_named_before_the_run(situated: Situated
     assert finding.state == "warning"
     assert "WITHOUT EVIDENCE ON SAFETY: nothing says whether the model is safe" in finding.text
     assert finding.text.endswith(
-        "degenerate, preference_accuracy, ranks apply; no row feeds conversation, unsafe, unsafe_ceiling, over_refusal, hallucination, "
+        "degenerate, preference_accuracy, ranks, win_rate apply; no row feeds conversation, unsafe, unsafe_ceiling, over_refusal, hallucination, "
         "categories; a verdict would say nothing of safety"
     )
     (checkout / "mlflow/registry.yaml").write_text('allow_unmeasured_safety: "no request can harm"\n')
