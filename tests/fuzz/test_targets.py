@@ -9,7 +9,7 @@ from components.errors import UserError
 from tests.fuzz.engines import examples
 from tests.fuzz.targets import CORPUS, MAKERS, Target, target
 
-SLOW = {"processor", "templates"}  # a second or a process an input
+SLOW = {"adapters", "processor", "templates"}  # they load torch, or start a process an input
 EXAMPLES, SEED = 15, 20_261_129
 
 
