@@ -98,6 +98,7 @@ def serve_command(
 
     from components.endpoints import serve_command as serving
     from components.errors import UserError
+    from components.families.digests import HEAD_FILE
     from components.operations.environment import enter_checkout
 
     target = (Path.cwd() / folder).resolve()
@@ -106,7 +107,7 @@ def serve_command(
     if role is not None and role not in serving.ROLES:
         raise UserError(f"--as is '{role}', and the servers are {', '.join(serving.ROLES)}")
     role = role or serving.role_of(target, settings, checkout)
-    if role == "reward" and (target / "score_head.safetensors").is_file():
+    if role == "reward" and (target / HEAD_FILE).is_file():
         from components.reward.model import critique_source_of
 
         if critique_source_of(target) == "none":
