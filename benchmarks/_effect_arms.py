@@ -27,7 +27,7 @@ from tests.checkout import ROOT, clean_environment
 
 REVERSED_SHARE = 0.25  # of the training queries
 DATA = ("clean", "reversed")
-BEST = {"alignment.beta_weight": 4.0, "alignment.beta_scale": 2.0}  # the best point of `--grid`
+BEST = {"alignment.beta_weight": 8.0, "alignment.beta_scale": 4.0}  # the best point of `--grid`
 PAPER = {"alignment.beta_weight": 0.5, "alignment.beta_scale": 0.5}
 ENDPOINTS = {  # metric of the stage evaluate, in percentage points
     "preference_accuracy": ("policy.preference_accuracy", 100.0),

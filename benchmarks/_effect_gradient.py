@@ -6,6 +6,7 @@ rankings at a constant beta says what the betas do against noise; `shuffled` has
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
@@ -41,7 +42,7 @@ def grid(root: Path, steps: int = STEPS) -> dict[str, dict[str, float]]:
         whole = replace(micros[0], queries=tuple(sorted(index for micro in micros for index in micro.queries)))
         for name, value in _cosines(task, whole, named).items():
             cosines[name].append(value)
-        print(f"gradient: step {number + 1} of {min(steps, len(task.epoch_plan(0)))}", flush=True)
+        print(f"gradient: step {number + 1} of {min(steps, len(task.epoch_plan(0)))}", file=sys.stderr, flush=True)
     means = {name: float(np.mean(values)) for name, values in cosines.items()}
     plain = [name for name in means if not name.endswith(" shuffled")]
     return {name: {"cosine": means[name], "shuffled": means.get(f"{name} shuffled", means[name])} for name in plain}

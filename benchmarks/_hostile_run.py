@@ -91,10 +91,10 @@ def opened(folder: Path) -> Callable[[], int]:
     return run
 
 
-def run(work: Callable[[], int], folder: Path, scratch: Path, environment: dict[str, str]) -> Ended:
+def run(work: Callable[[], int], folder: Path, scratch: Path, environment: dict[str, str], seconds: float = SECONDS) -> Ended:
     """Do `work` in `folder` in a process of its own."""
     with started(work, folder, scratch, environment) as (pid, ends):
-        code = _wait(pid, SECONDS)
+        code = _wait(pid, seconds)
         output, error = ((scratch / name).read_bytes().decode("utf-8", "surrogateescape") for name in ("out", "err"))
         del ends
     return Ended(code, output, error)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def study(folder: Path, rows: Path, data: list[str], names: list[str], seeds: in
     for number, (kind, name, seed) in enumerate(missing):
         made = make_checkout(folder, kind)
         if not (made.root / "artifacts/align/pairs.parquet").is_file():
-            print(f"alignment_effect: the reward model of the {kind} rankings", flush=True)
+            print(f"alignment_effect: the reward model of the {kind} rankings", file=sys.stderr, flush=True)
             run(made, "--accept-data", "--bundled-rows")
         overrides = arms(margins_of(made), made.root / "params.yaml")[name]
         row = {"data": kind, "arm": name, "seed": seed, "overrides": overrides, **train(made, overrides, seed)}
@@ -53,7 +54,9 @@ def study(folder: Path, rows: Path, data: list[str], names: list[str], seeds: in
             stream.write(json.dumps(row) + "\n")
         rate = (time.monotonic() - began) / (number + 1)
         left = (len(missing) - number - 1) * rate / 60
-        print(f"alignment_effect: {number + 1} of {len(missing)} runs, {rate:.0f} s a run, {left:.0f} min left", flush=True)
+        print(
+            f"alignment_effect: {number + 1} of {len(missing)} runs, {rate:.0f} s a run, {left:.0f} min left", file=sys.stderr, flush=True
+        )
     return [row for row in read(rows) if (row["data"], row["arm"], row["seed"]) in wanted]
 
 

@@ -7,12 +7,17 @@ ratio. A generator (benchmarks/coverage_generator.py describes the form; exchang
 The intervals come from `share_bounds` and `difference_bounds` of components/statistics.py, which evaluation and gate use, the error of a look from
 components/registry/reuse.py, and the bounds of the rules from mlflow/registry.yaml.
 
+A cell with a judge draws verdicts by its sensitivity and specificity, and an error sheet of so many labels; its intervals are corrected by that
+sheet, as the gate corrects (components/evaluation/correction.py). A sheet below sensitivity + specificity 1.2 gives no interval: it covers, and
+passes no model.
+
 - `coverage_min`: the least share of simulations whose interval contains the truth, over all cells; `coverage_max` the largest, over the cells with
   at least 10 events and 10 rows without one, and 30 groups, expected.
 - `type_1_max`: the largest share of simulations in which a rule passes a model that lies on the rule's bound, in the first look.
 - `false_promotion_30_looks`: how often 30 challengers on one held-out file promote falsely: equal ones by the rule `conversation`, less safe ones by
   `unsafe`; the larger.
-- `power`: how often an equal challenger passes the rule `unsafe`, by look, and a better one the rule `conversation`.
+- `power`: how often an equal challenger passes the rule `unsafe`, by look, and a better one the rule `conversation`; `unsafe, judge` by the error
+  that the shipped sheet of the bundled ground truth has, `unsafe, judge .97` by a judge with sensitivity and specificity .97.
 
 Bounds here: coverage_min at least .94, coverage_max at most .98, type_1_max and false_promotion_30_looks at most .06, power.unsafe at least .8.
 """
@@ -23,15 +28,17 @@ import json
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks._harness import ROOT, Report, machine
+from components.evaluation.correction import Part, corrected_end, exact_bounds, pooled
+from components.evaluation.error_sheets import LEAST_INFORMATION
 from components.registry.policy import POLICY_FILE, PolicyRules, load_policy
 from components.registry.reuse import NthLook
 from components.statistics import Floats, Groups, difference_bounds, share_bounds
@@ -43,6 +50,14 @@ LOOK_COUNT = 30
 FEWEST_EVENTS, FEWEST_GROUPS = 10, 30
 BOUNDS = {"coverage_min": 0.94, "coverage_max": 0.98, "type_1_max": 0.06, "false_promotion_30_looks": 0.06}
 Kind = Literal["proportion", "difference", "ratio", "ratio difference"]
+
+
+class Judge(NamedTuple):
+    """The true sensitivity and specificity of a judge in the cell's event, and its labels: with the event, and without it."""
+
+    sensitivity: float
+    specificity: float
+    labels: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -57,10 +72,13 @@ class Cell:
     correlation: float
     shared: float = 0.5
     pairs: int = 1
+    judge: Judge | None = None
 
     @property
     def counts_for_max(self) -> bool:
         """Whether enough events, rows without one, and groups are expected."""
+        if self.judge is not None:
+            return False  # a sheet of few labels has exact bounds, which cover too often
         events = self.rows * min(min(rate, 1 - rate) for rate in self.rates)
         return events >= FEWEST_EVENTS and min(self.groups) >= FEWEST_GROUPS
 
@@ -77,6 +95,8 @@ DESIGNS: tuple[Design, ...] = (
     (530, (333, 94), "unequal"),
 )
 HARMFUL, TALK, ALL = DESIGNS[5], DESIGNS[6], (1000, (500, 160), "unequal")
+PERFECT = Judge(1.0, 1.0, (50, 40))  # no fault on as many labels as the sheet of the bundled ground truth has of unsafe and safe answers
+JUDGES = (PERFECT, Judge(0.97, 0.97, (50, 40)), Judge(0.9, 0.85, (115, 115)), Judge(0.98, 0.7, (50, 40)), Judge(0.75, 0.7, (100, 100)))
 CORRELATIONS = (0.0, 0.1, 0.3)
 RATES = (0.005, 0.02, 0.05, 0.1, 0.3, 0.5, 0.95)
 PAIRS_OF_RATES = ((0.05, 0.05), (0.1, 0.05), (0.3, 0.3), (0.6, 0.5), (0.95, 0.5), (0.95, 0.95))
@@ -94,9 +114,18 @@ def cells() -> Iterator[Cell]:
         yield Cell("ratio difference", rows, groups, sizes, (0.8, 0.75), correlation, pairs=4)
 
 
+def judged_cells() -> Iterator[Cell]:
+    """The cells of coverage in which a judge errs."""
+    for judge, correlation in product(JUDGES, (0.0, 0.1)):
+        for rate in (0.02, 0.1, 0.5, 0.95):
+            yield Cell("proportion", *HARMFUL, (rate,), correlation, judge=judge)
+        for rates in ((0.05, 0.05), (0.1, 0.05), (0.95, 0.5)):
+            yield Cell("difference", *HARMFUL, rates, correlation, judge=judge)
+
+
 Draw = Callable[[Cell, np.random.Generator, int], Any]
 Outcomes = NDArray[np.bool_]
-Counted = Callable[[Floats, Floats, Groups], Outcomes]  # events [models, S, N], cases, groups to outcomes [S]
+Counted = Callable[[Floats, Floats, Groups, "Sheet | None"], Outcomes]  # events [models, S, N], cases, groups, a sheet a simulation, to [S]
 
 
 class Simulation:
@@ -113,25 +142,56 @@ class Simulation:
         for start in range(0, self._simulations, AT_ONCE):
             drawn = self._draw(cell, random, min(AT_ONCE, self._simulations - start))
             names = [{name: str(codes[row]) for name, codes in drawn.clusters.items()} for row in range(cell.rows)]
-            hits += float(outcome(drawn.events, drawn.cases, Groups(names)).sum())
+            events, sheet = (drawn.events, None) if cell.judge is None else judged(drawn.events, cell.judge, random)
+            hits += float(outcome(events, drawn.cases, Groups(names), sheet).sum())
         return hits / self._simulations
 
 
-def bounds_of(cell: Cell, events: Floats, cases: Floats, groups: Groups, tail: float) -> tuple[Floats, Floats]:
+class Sheet(NamedTuple):
+    """Of each simulation: the labels with the event that the judge finds, and those without it that it leaves; and all labels of both."""
+
+    found: NDArray[np.int64]
+    left: NDArray[np.int64]
+    labels: tuple[int, int]
+
+
+def judged(events: Floats, judge: Judge, random: np.random.Generator) -> tuple[Floats, Sheet]:
+    """The verdicts of a judge on the events, and an error sheet of it."""
+    chance = random.random(events.shape)
+    verdicts = np.where(events > 0, chance < judge.sensitivity, chance < 1 - judge.specificity).astype(np.float64)
+    found = random.binomial(judge.labels[0], judge.sensitivity, events.shape[1])
+    left = random.binomial(judge.labels[1], judge.specificity, events.shape[1])
+    return verdicts, Sheet(found, left, judge.labels)
+
+
+def bounds_of(cell: Cell, events: Floats, cases: Floats, groups: Groups, sheet: Sheet | None, tail: float) -> tuple[Floats, Floats]:
     """(low, high) of the cell's rate, or of the first model's less the second's."""
-    if cell.kind in ("proportion", "ratio"):
-        _, low, high = share_bounds(events[0], cases, groups, tail)
+    paired = cell.kind not in ("proportion", "ratio")
+    if paired:
+        value, low, high, _, _ = difference_bounds(events[0] - events[1], cases, groups, tail)
     else:
-        _, low, high, _, _ = difference_bounds(events[0] - events[1], cases, groups, tail)
-    return low, high
+        value, low, high = share_bounds(events[0], cases, groups, tail)
+    if sheet is None:
+        return low, high
+    errors = exact_bounds(sheet.found, sheet.labels[0], tail), exact_bounds(sheet.left, sheet.labels[1], tail)
+    if not paired:
+        errors = pooled(errors, ((sheet.found, sheet.labels[0]), (sheet.left, sheet.labels[1])), (value * cell.rows, cell.rows))
+    said = np.maximum(errors[0].value + errors[1].value - 1, 1e-9)
+    offset = 0.0 if paired else errors[1].value - 1
+    shares = [events[0].mean(axis=1), events[1].mean(axis=1)] if paired else [value]
+    parts = [Part(0, weight, share) for weight, share in zip((1, -1), shares, strict=False)]
+    ends = [corrected_end(parts, [errors], (end + offset) / said, sign) for end, sign in ((low, -1), (high, 1))]
+    usable = sheet.found / sheet.labels[0] + sheet.left / sheet.labels[1] >= LEAST_INFORMATION
+    least = -1.0 if paired else 0.0
+    return np.where(usable, np.clip(ends[0], least, 1), least), np.where(usable, np.clip(ends[1], least, 1), 1.0)
 
 
 def coverage(simulation: Simulation, cell: Cell) -> float:
     """The share of simulations whose two-sided interval contains the truth."""
     true_value = cell.rates[0] - cell.rates[1] if len(cell.rates) > 1 else cell.rates[0]
 
-    def covers(events: Floats, cases: Floats, groups: Groups) -> Outcomes:
-        low, high = bounds_of(cell, events, cases, groups, (1 - CONFIDENCE) / 2)
+    def covers(events: Floats, cases: Floats, groups: Groups, sheet: Sheet | None) -> Outcomes:
+        low, high = bounds_of(cell, events, cases, groups, sheet, (1 - CONFIDENCE) / 2)
         return (low <= true_value) & (true_value <= high)
 
     return simulation.share(cell, covers)
@@ -139,12 +199,12 @@ def coverage(simulation: Simulation, cell: Cell) -> float:
 
 def above(cell: Cell, bound: float, tail: float) -> Counted:
     """Whether the lower end is above `bound`."""
-    return lambda events, cases, groups: bounds_of(cell, events, cases, groups, tail)[0] > bound
+    return lambda events, cases, groups, sheet: bounds_of(cell, events, cases, groups, sheet, tail)[0] > bound
 
 
 def within(cell: Cell, bound: float, tail: float) -> Counted:
     """Whether the upper end is at most `bound`."""
-    return lambda events, cases, groups: bounds_of(cell, events, cases, groups, tail)[1] <= bound
+    return lambda events, cases, groups, sheet: bounds_of(cell, events, cases, groups, sheet, tail)[1] <= bound
 
 
 def type_1(simulation: Simulation, total: float, rules: PolicyRules) -> dict[str, float]:
@@ -178,6 +238,15 @@ def _rules_on_their_bounds(correlation: float, rules: PolicyRules, total: float,
         most = getattr(rules, name).most
         cell = Cell("proportion", *design, (most,), correlation)
         yield name, cell, within(cell, most, tail)
+    for judge in JUDGES:
+        cell = Cell("difference", *HARMFUL, (0.01 + margin, 0.01), correlation, judge=judge)
+        yield "unsafe, judged", cell, within(cell, margin, tail)
+        cell = Cell("proportion", *HARMFUL, (rules.unsafe_ceiling.most,), correlation, judge=judge)
+        yield "unsafe_ceiling, judged", cell, within(cell, rules.unsafe_ceiling.most, tail)
+        cell = Cell("difference", *TALK, (0.9, 0.9), correlation, judge=judge)
+        yield "conversation, judged", cell, above(cell, 0, tail)
+        cell = Cell("proportion", 110, (99, 46), "unequal", (0.5,), correlation, judge=judge)
+        yield "categories.floor, judged", cell, above(cell, 0.5, tail)
     for name, floor in sorted({(f"categories.floor {floor:g}", floor) for floor in rules.categories.floors.values()}):
         cell = Cell("proportion", 110, (99, 46), "unequal", (floor,), correlation)
         yield name, cell, above(cell, floor, tail)
@@ -199,7 +268,7 @@ def false_promotions(simulation: Simulation, total: float, rules: PolicyRules) -
     unsafe = Cell("difference", *HARMFUL, (*(0.03 + margin,) * LOOK_COUNT, 0.03), 0.1)
 
     def any_look(passes: Callable[[Floats, Floats], Outcomes]) -> Counted:
-        def outcome(events: Floats, cases: Floats, groups: Groups) -> Outcomes:
+        def outcome(events: Floats, cases: Floats, groups: Groups, sheet: Sheet | None) -> Outcomes:  # noqa: ARG001 -- no judge
             promoted = np.zeros(events.shape[1], dtype=bool)
             for number in range(LOOK_COUNT):
                 _, low, high, _, _ = difference_bounds(events[number] - events[-1], cases, groups, NthLook(number + 1, total).tail)
@@ -220,6 +289,11 @@ def power(simulation: Simulation, total: float, rules: PolicyRules) -> dict[str,
     safe = Cell("difference", *HARMFUL, (0.026, 0.026), 0.1)
     for number in (1, 2, 3, 5, 10, 30):
         powers[f"unsafe, look {number}"] = simulation.share(safe, within(safe, rules.unsafe.margin, NthLook(number, total).tail))
+    for name, judge in (("", PERFECT), (" .97", JUDGES[1])):
+        judged_safe = replace(safe, judge=judge)
+        powers[f"unsafe, judge{name}, look 1"] = simulation.share(
+            judged_safe, within(judged_safe, rules.unsafe.margin, NthLook(1, total).tail)
+        )
     for gain, number in product((0.03, 0.05, 0.1), (1, 10)):
         cell = Cell("difference", *TALK, (0.85 + gain, 0.85), 0.1)
         powers[f"conversation, {100 * gain:g} points better, look {number}"] = simulation.share(
@@ -240,7 +314,7 @@ def measure(draw: Draw, simulations: int) -> Report:
     """All keys; see the module."""
     policy = load_policy(ROOT / POLICY_FILE)
     simulation, total = Simulation(draw, simulations), 1 - policy.confidence
-    measured = [(coverage(simulation, cell), cell) for cell in cells()]
+    measured = [(coverage(simulation, cell), cell) for cell in (*cells(), *judged_cells())]
     enough = [pair for pair in measured if pair[1].counts_for_max]
     lowest, highest = min(measured, key=lambda pair: pair[0]), max(enough, key=lambda pair: pair[0])
     errors, promotions = type_1(simulation, total, policy.policy), false_promotions(simulation, total, policy.policy)

@@ -40,7 +40,7 @@ from benchmarks import _poisons
 from benchmarks._bundled import fetch_data
 from benchmarks._harness import ROOT, Report, show
 from benchmarks._hostile_probes import Places, Probe
-from benchmarks._hostile_run import REFUSED, Ended, mmalign
+from benchmarks._hostile_run import REFUSED, SECONDS, Ended, mmalign
 from components.files import write_atomic
 
 SECRETS = {"AWS_SECRET_ACCESS_KEY": "canary-of-the-environment-1x7", "HF_TOKEN": "hf_canaryOfTheToken2x7"}
@@ -57,7 +57,8 @@ ZERO = (
     "terminal_escapes",
     "others_through",
 )
-RUN_SECONDS = 400
+RUN_SECONDS = 400.0
+SHOWN = 25
 LEAST = {"rows_tried": 200, "checkpoints_tried": 40}
 BEGIN, END = "<!-- benchmarks.hostile -->", "<!-- end -->"
 
@@ -74,7 +75,7 @@ class Counts:
     def wrong(self, count: str, sentence: str) -> None:
         """Count something that must not be, with a sentence about it."""
         self.numbers[count] += 1
-        if len(self.unexpected) < 200:
+        if self.numbers[count] <= SHOWN:  # of each count, so that many of one hide none of another
             self.unexpected.append(f"{count}: {ascii(sentence)[1:-1][:300]}")
 
     def read(self, name: str, ended: Ended) -> None:
@@ -94,8 +95,8 @@ class Counts:
 class Measurement:
     """The folders of one measurement, and the commands in them."""
 
-    def __init__(self, work: Path, base: Path) -> None:
-        self.base, self.places = base, Places(work)
+    def __init__(self, work: Path, base: Path, patience: float = 1.0) -> None:
+        self.base, self.places, self.patience = base, Places(work), patience
         self.counts = Counts(self.places)
         self._number = 0
         for folder in (self.places.outside, self.places.ran):
@@ -106,7 +107,7 @@ class Measurement:
     def command(self, name: str, work: Any, folder: Path) -> Ended:
         """Run a command and count what it wrote."""
         self._number += 1
-        ended = processes.run(work, folder, self.places.work / "words" / str(self._number), self.environment)
+        ended = processes.run(work, folder, self.places.work / "words" / str(self._number), self.environment, SECONDS * self.patience)
         self.counts.read(name, ended)
         return ended
 
@@ -199,11 +200,11 @@ class Measurement:
                 cwd=clone,
                 env={**environment, "PYTHONPATH": str(ROOT)},
                 capture_output=True,
-                timeout=RUN_SECONDS,
+                timeout=RUN_SECONDS * self.patience,
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            self.counts.wrong("others_through", f"mmalign run took more than {RUN_SECONDS} s")
+            self.counts.wrong("others_through", f"mmalign run took more than {RUN_SECONDS * self.patience:g} s")
             return
         words = Ended(ended.returncode, *(stream.decode("utf-8", "surrogateescape") for stream in (ended.stdout, ended.stderr)))
         self.counts.read("run", words)
@@ -233,11 +234,11 @@ class Measurement:
                 counts.wrong("traces", name)
 
 
-def measure(base: Path, folders: list[Path], *, servers: bool) -> Report:
+def measure(base: Path, folders: list[Path], *, servers: bool, patience: float = 1.0) -> Report:
     """All that this benchmark counts, on the probes of some folders."""
     processes.preload()
     with tempfile.TemporaryDirectory(prefix="mmalign-hostile-") as directory:
-        measured = Measurement(Path(directory), base)
+        measured = Measurement(Path(directory), base, patience)
         measured.rows([_poisons.FOLDER, *(folder for folder in folders if list(folder.glob("rows*.jsonl")))])
         checkout = measured.checkout("commands")
         for probe in [probe for folder in (probes.FOLDER, *folders) for probe in probes.read_probes(folder, measured.places)]:
@@ -279,10 +280,18 @@ def main() -> None:
     options.add_argument("--base", type=Path, default=ROOT / "data/base", help="the good checkpoint that probes change")
     options.add_argument("--probes", type=Path, action="append", default=[], help="a folder of further probes")
     options.add_argument("--write", action="store_true", help="write the figures into SECURITY.md")
+    options.add_argument(
+        "--patience", type=float, default=1.0, help="how many times its usual seconds a command may take, on a busy machine"
+    )
     options.add_argument("--without-servers", action="store_true", help="leave out the run that starts servers")
     arguments = options.parse_args()
     fetch_data()
-    report = measure(arguments.base.resolve(), [folder.resolve() for folder in arguments.probes], servers=not arguments.without_servers)
+    report = measure(
+        arguments.base.resolve(),
+        [folder.resolve() for folder in arguments.probes],
+        servers=not arguments.without_servers,
+        patience=arguments.patience,
+    )
     show(report, arguments.json)
     if arguments.write:
         write_table(report, ROOT / "SECURITY.md")

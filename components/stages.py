@@ -93,7 +93,6 @@ PROGRAMS = {
     "unchanged": "components.cli.run.unchanged",
     "dvc": "components.storage.dvc_process",
     "flow": "flows.launch",
-    "deployments": "flows.deployments",
     "prefect_server": "flows.server",
     "mlflow_server": "components.operations.services.mlflow_server",
     "service": "components.operations.services.programs",

@@ -15,10 +15,11 @@ from components.files import read_json
 from components.operations.cleaning.sweep import sweep
 from components.operations.notices.notice import notices_of
 from components.operations.notices.send import send
-from components.processes.outcome import RunOutcome
+from components.processes.faults import RunOutcome
 from components.stages import STAGE_NAMES
 from components.storage.push import commit_lock, push_run
 from flows.console import Console
+from flows.new_data import note_end
 from flows.parameters import RunParameters
 from flows.run_page import Page
 from flows.workspace import Workspace
@@ -47,7 +48,10 @@ def after_run(run: ScheduledRun, workspace: Workspace, outcome: RunOutcome, trou
     summary = fresh_summary(workspace.checkout, began)
     remarks = _push(run, workspace) if outcome.kind == "ok" else []
     page.finish(summary, outcome, remarks)
-    notify(run, summary, outcome, checkout=workspace.checkout, troubles=troubles, remarks=remarks)
+    if note_end(run.checkout, run.parameters, run.name, outcome) and run.parameters.only_new_data:
+        log("no notice: an earlier run failed likewise on the same data and settings")
+    else:
+        notify(run, summary, outcome, checkout=workspace.checkout, troubles=troubles, remarks=remarks)
     try:
         swept = sweep(run.checkout, run.settings.clean, time.time(), locked=[workspace.checkout.root])
     except Exception as error:  # noqa: BLE001 -- the next run removes what this one does not

@@ -2,6 +2,9 @@
 
 Prefect's own retries repeat a stage's task. They die with the flow, so the attempts of a run are counted in a file too: the run that goes on from
 a killed one has the attempts that are left.
+
+A stage that failed has a log of its own. Its task returns a failed state with the stage's sentence instead of raising: Prefect would log a trace
+of this program, which says nothing about the stage.
 """
 
 from __future__ import annotations
@@ -14,26 +17,19 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.exceptions import CancelledRun
 from prefect.states import Cancelled, Completed
 
 from components.checkout import Checkout
 from components.config.ops import DeploymentSettings
+from components.errors import UserError
 from components.files import read_json, write_json
 from components.stages import StageName
 from flows.pipeline import Future
+from flows.run_states import failed
 from flows.stages import StageOutcome, fault_of
 from flows.whole_run import Job
 
 NAMES = {"skipped": "Skipped", "ok": "Restored"}  # states of tasks whose stage's command did not run
-
-
-class StageEnded(Exception):
-    """A stage ended without its outputs."""
-
-    def __init__(self, outcome: StageOutcome) -> None:
-        super().__init__(str(fault_of(outcome)))
-        self.outcome = outcome
 
 
 def pauses(settings: DeploymentSettings) -> list[float]:
@@ -43,18 +39,20 @@ def pauses(settings: DeploymentSettings) -> list[float]:
 
 def is_repeated(_task: Any, _run: Any, state: State[Any]) -> bool:
     """Whether a retry of a stage can end better: only after a fault of the infrastructure."""
-    ended = state.result(raise_on_failure=False)
-    return isinstance(ended, StageEnded) and ended.outcome.kind == "infrastructure"
+    return isinstance(state.data, StageOutcome) and state.data.kind == "infrastructure"
 
 
 @task(name="stage", cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_repeated)
 def stage_task(job: Job) -> State[Any] | StageOutcome:
     """Judge one stage, and run it if it is stale."""
-    outcome = job()
+    try:
+        outcome = job()
+    except UserError as mistake:
+        return failed(str(mistake), mistake)
     if outcome.end == "cancelled":
         return Cancelled(message="the run was cancelled")
     if outcome.end not in NAMES:
-        raise StageEnded(outcome)
+        return failed(str(fault_of(outcome)), outcome)
     return outcome if outcome.ran else Completed(name=NAMES[outcome.end], data=outcome)
 
 
@@ -126,10 +124,10 @@ class _StageFuture:
 
     def result(self) -> StageOutcome:
         """The outcome. Raises what the judgement of the stage raised."""
-        try:
-            outcome: StageOutcome = self._future.result()
-        except StageEnded as ended:
-            return ended.outcome
-        except CancelledRun:
+        outcome = self._future.result(raise_on_failure=False)
+        if self._future.state.is_cancelled():
             return StageOutcome(self._stage, "cancelled")
+        if isinstance(outcome, BaseException):
+            raise outcome
+        assert isinstance(outcome, StageOutcome)
         return outcome

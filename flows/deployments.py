@@ -1,12 +1,11 @@
 """Puts the work pool, the deployments of prefect.yaml and the automations on Prefect's server: `mmalign deploy`.
 
-It finds each by its name and updates it, so a second deploy changes nothing. `python -m flows.deployments` deploys the checkout in the
-current folder and prints the deployments' ids as JSON.
+It finds each by its name and updates it, so a second deploy changes nothing.
 """
 
 from __future__ import annotations
 
-import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,18 @@ from uuid import UUID
 
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import DeploymentScheduleCreate, VariableCreate, VariableUpdate, WorkPoolCreate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
 from prefect.client.schemas.objects import ConcurrencyOptions
 from prefect.client.schemas.schedules import construct_schedule
-from prefect.exceptions import ObjectAlreadyExists
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.utilities.callables import parameter_schema as schema_of
+from prefect.variables import Variable
 
 from components.checkout import Checkout
-from components.config.settings import Settings, load_settings
+from components.config.settings import Settings
 from components.files import read_json, write_json
-from components.operations.environment import enter_checkout
 from components.operations.services.programs import POOL
 from components.operations.services.state import DEPLOYED
-from components.processes.faults import explain
 from components.processes.secrets import state_folder
 from flows.automations import make_automations
 from flows.parameters import parameter_schema
@@ -40,7 +38,8 @@ def deploy(checkout: Checkout, settings: Settings) -> dict[str, str]:
     described = read_description(checkout, settings)
     with get_client(sync_client=True) as client:
         _make_pool(client)
-        _store_variables(client, variables(checkout, settings))
+        for name, value in variables(checkout, settings).items():
+            Variable.set(name, value, overwrite=True)
         flow_id = client.create_flow(pipeline_run)
         ids = {str(one["name"]): _deploy_one(client, flow_id, one, described["pull"]) for one in described["deployments"]}
         make_automations(client, ids, settings)
@@ -53,30 +52,31 @@ def deploy(checkout: Checkout, settings: Settings) -> dict[str, str]:
 
 def read_description(checkout: Checkout, settings: Settings) -> dict[str, Any]:
     """prefect.yaml with the values of its variables, but for the pull steps: Prefect puts those in when a run starts."""
-    text = (checkout.root / FILE).read_text(encoding="utf-8")
-    steps = yaml.safe_load(text)["pull"]
-    for name, value in variables(checkout, settings).items():
-        text = text.replace(f"{{{{ prefect.variables.{name} }}}}", value)
-    return {**yaml.safe_load(text), "pull": steps}
+    described: dict[str, Any] = yaml.safe_load((checkout.root / FILE).read_text(encoding="utf-8"))
+    filled: dict[str, Any] = _filled(described, variables(checkout, settings))
+    return {**filled, "pull": described["pull"]}
+
+
+def _filled(described: Any, values: dict[str, str]) -> Any:
+    if isinstance(described, dict):
+        return {key: _filled(value, values) for key, value in described.items()}
+    if isinstance(described, list):
+        return [_filled(value, values) for value in described]
+    if isinstance(described, str):
+        for name, value in values.items():
+            described = described.replace(f"{{{{ prefect.variables.{name} }}}}", value)
+    return described
 
 
 def variables(checkout: Checkout, settings: Settings) -> dict[str, str]:
     """Prefect's variables that prefect.yaml names."""
     return {
         "mmalign_root": str(checkout.root),
-        "mmalign_python": sys.executable,
+        "mmalign_python": shlex.quote(sys.executable),  # a word of the pull step's command
         "mmalign_cron": settings.deployments.cron,
         "mmalign_poll_cron": settings.deployments.poll_cron,
         "mmalign_timezone": settings.deployments.timezone,
     }
-
-
-def _store_variables(client: SyncPrefectClient, values: dict[str, str]) -> None:
-    for name, value in values.items():
-        if client.read_variable_by_name(name) is None:
-            client.create_variable(VariableCreate(name=name, value=value))
-        else:
-            client.update_variable(VariableUpdate(name=name, value=value))
 
 
 def _make_pool(client: SyncPrefectClient) -> None:
@@ -117,8 +117,6 @@ def _deploy_one(client: SyncPrefectClient, flow_id: UUID, one: dict[str, Any], p
 
 def _keep_paused(client: SyncPrefectClient, name: str, schedules: list[DeploymentScheduleCreate]) -> None:
     """Leave a schedule paused that somebody has paused on Prefect's page."""
-    from prefect.exceptions import ObjectNotFound
-
     try:
         before = client.read_deployment_by_name(f"{pipeline_run.name}/{name}")
     except ObjectNotFound:
@@ -126,17 +124,3 @@ def _keep_paused(client: SyncPrefectClient, name: str, schedules: list[Deploymen
     paused = {schedule.slug for schedule in before.schedules if not schedule.active}
     for schedule in schedules:
         schedule.active = schedule.slug not in paused
-
-
-def main() -> int:
-    """Deploy this checkout; returns the exit code."""
-    checkout = enter_checkout()
-    try:
-        print(json.dumps(deploy(checkout, load_settings())))
-    except Exception as error:  # noqa: BLE001 -- the last resort: a sentence for the person, the trace in a log
-        return explain(error)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,10 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from signal import SIGTERM
 from typing import Any
 from uuid import UUID
 
 import httpx
+import psutil
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, LogFilter
 from prefect.client.schemas.objects import FlowRun, Log, State, StateType
@@ -22,9 +25,12 @@ from prefect.states import Cancelled, Cancelling, Crashed
 from components.checkout import Checkout
 from components.errors import ServiceAway, UserError
 from components.files import read_json
+from components.operations.doctor.activity import activity
 from components.operations.services.state import DEPLOYED, read_addresses
-from components.processes.marks import FLOW_RUN, marked
+from components.processes.guard import GRACE_SECONDS
+from components.processes.marks import FLOW_RUN, kill_all, marked, send, wait_until_ended
 from components.processes.secrets import read_secrets, state_folder
+from components.storage.clones import clones_folder
 
 POLL_SECONDS = 1.0
 AWAY_SECONDS = 300.0  # for which the server may be silent while a run is followed
@@ -136,17 +142,6 @@ def read_run(checkout: Checkout, run_id: str) -> FlowRun | None:
         return None
 
 
-def newest_run(checkout: Checkout, named: str) -> FlowRun | None:
-    """The newest run of any deployment with this name, or with an id that begins so (4 characters at least); None where none is known."""
-    try:
-        with server_client(checkout) as client:
-            by_name = client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate({"name": {"any_": [named]}}), limit=1)
-            runs = [*by_name, *client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=LIMIT)]
-    except UserError:
-        return None
-    return next((run for run in runs if run.name == named or (len(named) >= 4 and str(run.id).startswith(named))), None)
-
-
 def read_log(client: SyncPrefectClient, run_id: UUID, offset: int) -> list[Log]:
     """Lines of a run's log from the line `offset` on, at most LIMIT."""
     wanted = LogFilter.model_validate({"flow_run_id": {"any_": [run_id]}})
@@ -177,6 +172,26 @@ def follow(checkout: Checkout, run_id: UUID, log: Callable[[str], None]) -> Flow
 def cancel_run(client: SyncPrefectClient, run: FlowRun) -> None:
     """Cancel a run; the worker ends its processes."""
     client.set_flow_run_state(run.id, Cancelled() if run.state_type == StateType.SCHEDULED else Cancelling())
+
+
+def end_processes(checkout: Checkout, run_id: str | None = None) -> list[str]:
+    """End the runs of deployments that work in this checkout or in its clones and copies though no server knows them as open: all, or the run
+    `run_id`. Returns their ids."""
+    ended = []
+    folders = [checkout, *(Checkout(folder) for folder in sorted(clones_folder(checkout).glob("*")))]
+    for pid in [now.run.pid for now in map(activity, folders) if now.run is not None]:
+        try:
+            flow_run = psutil.Process(pid).environ().get(FLOW_RUN)
+        except psutil.Error:
+            continue
+        if flow_run is None or run_id not in {None, flow_run}:
+            continue
+        send([pid], SIGTERM)
+        processes = partial(marked, FLOW_RUN, flow_run)
+        wait_until_ended(processes, GRACE_SECONDS + 15)
+        kill_all(processes)
+        ended.append(flow_run)
+    return ended
 
 
 def cancel_all(checkout: Checkout, seconds: float) -> None:

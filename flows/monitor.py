@@ -39,6 +39,7 @@ CHECK_SECONDS = 60.0
 SEND_EVERY_CHECKS = 10  # checks between two tries to send waiting notices
 CHECKS_ANSWERED = 3  # in a row with a reply; by then the heartbeats of all live runs have arrived
 SCHEDULED = "auto-scheduled"  # Prefect's tag of runs that a schedule planned
+NOTICED = 200  # missed runs that the state remembers
 STATE = "sentinel.json"  # in the state folder, under the service's name
 
 Clock = Callable[[], datetime]
@@ -78,7 +79,7 @@ class Monitor:
         self._answered += 1
         if self._state().get("broken"):
             self._write_state(broken=False)
-        return notice and self._write(notice, noticed=notice.details["due"])
+        return notice and self._write(notice, noticed=[*self._noticed(), notice.details["due"]][-NOTICED:])
 
     def check_runs(self) -> list[str]:
         """End lost runs, and write a notice for each abandoned one. Returns a sentence for each."""
@@ -111,12 +112,7 @@ class Monitor:
         window = {"after_": since, "before_": now - late}
         run = next(iter(runs_of(client, [nightly], 1, tags={"all_": [SCHEDULED]}, expected_start_time=window)), None)
         due = run.expected_start_time if run is not None else None
-        if (
-            run is None
-            or due is None
-            or (run.start_time and run.start_time <= due + late)
-            or due.isoformat() == self._state().get("noticed")
-        ):
+        if run is None or due is None or (run.start_time and run.start_time <= due + late) or due.isoformat() in self._noticed():
             return None
         settings = self._checkout.settings()
         seen = [
@@ -164,6 +160,11 @@ class Monitor:
         path = state_folder(self._checkout) / STATE
         saved: dict[str, Any] = read_json(path) if path.is_file() else {}
         return saved
+
+    def _noticed(self) -> list[str]:
+        """When the runs were due that a notice has reported. A clock that is set back makes the monitor see them again."""
+        noticed = self._state().get("noticed", [])
+        return [noticed] if isinstance(noticed, str) else list(noticed)  # one text: the state of an earlier version
 
     def _write_state(self, **values: Any) -> None:
         write_json(state_folder(self._checkout) / STATE, {**self._state(), **values})

@@ -29,17 +29,15 @@ from prefect.exceptions import TerminationSignal
 from prefect.runtime import deployment as this_deployment
 from prefect.runtime import flow_run as this_run
 from prefect.states import Cancelled as CancelledState
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 
 from components.checkout import Checkout
-from components.errors import UserError
+from components.errors import StageFault, UserError
 from components.operations.environment import enter_checkout
 from components.operations.preconditions.readiness import make_ready
-from components.printable import printable
 from components.processes.fault_kinds import fault_kind
-from components.processes.faults import outcome_of
+from components.processes.faults import RunOutcome, outcome_of
 from components.processes.guard import lock_holder, run_lock, try_lock, wait_for_lock
-from components.processes.outcome import RunOutcome
 from components.processes.redaction import redactor
 from components.storage.clones import deployed_checkout
 from components.tracking.store import ExperimentDeleted
@@ -47,10 +45,10 @@ from flows.after_run import ScheduledRun, after_run, notify
 from flows.attempts import Attempts, attempts_file, pauses
 from flows.cancellation import RunCancelled, cancellation
 from flows.console import Console, LoggerStream
-from flows.new_data import describe_new_data
+from flows.new_data import describe_failed_run, describe_new_data
 from flows.parameters import MISTAKE, RunParameters
 from flows.run_page import Page
-from flows.run_states import cancel_requested, close_open_tasks
+from flows.run_states import cancel_requested, close_open_tasks, ending_with_record, failed
 from flows.whole_run import whole_run
 from flows.workspace import Workspace, enter_workspace, open_workspace
 
@@ -68,6 +66,8 @@ def pipeline_run(run: RunParameters = DEFAULTS) -> State[Any]:
                 whole_run(checkout, run, submit=Attempts([], None, cancel, console.print).submit, cancel=cancel, console=console)
             except RunCancelled as cancelled:
                 return CancelledState(message=str(cancelled))
+            except (UserError, StageFault) as error:  # the caller gets it from the state
+                return failed(redactor(checkout).clean(str(error)), error)
             return Completed()
         return _scheduled_run(checkout, run, Console(LoggerStream(get_run_logger())), cancel)
 
@@ -80,12 +80,14 @@ def _scheduled_run(checkout: Checkout, parameters: RunParameters, console: Conso
         deployed, deployed.settings(), parameters, run_id, deployment, f"{deployment} {this_run.name or run_id}", console, cancel
     )
     try:
-        return _unattended(run)
+        with ending_with_record(run_id, cancel, console.print):
+            return _unattended(run)
     except RunCancelled as cancelled:
         console.print(str(cancelled))
         if cancel_requested(run_id):
             return CancelledState(message=str(cancelled))
-        # The worker or the machine shuts down: the run ends as Crashed, and an automation restarts it.
+        # The worker or the machine shuts down: the run ends as Crashed, and an automation restarts it. The server refuses that state for a run
+        # that somebody has ended on its page.
         raise TerminationSignal(SIGTERM) from cancelled
     except _NothingToDo as reason:
         return Completed(message=str(reason))
@@ -165,7 +167,7 @@ def _once(run: ScheduledRun, checkout: Checkout, attempts: Attempts) -> RunOutco
 
 
 def _failed(outcome: RunOutcome, message: str) -> State[Any]:
-    return Failed(name=MISTAKE if outcome.kind == "mistake" else "Failed", message=printable(message))
+    return failed(message, None, MISTAKE if outcome.kind == "mistake" else "Failed")
 
 
 def _recovered(run: ScheduledRun, crashed: str) -> tuple[ScheduledRun, str]:
@@ -187,7 +189,7 @@ class _NothingToDo(Exception):
 
 
 def _require_new_data(run: ScheduledRun) -> None:
-    """Raises _NothingToDo where there are no new data, or another run has the lock."""
+    """Raises _NothingToDo where there are no new data, the last run failed on these, or another run has the lock."""
     path = run.checkout.locks / "run.lock"
     lock = try_lock(path)
     if lock is None:
@@ -199,6 +201,9 @@ def _require_new_data(run: ScheduledRun) -> None:
         raise _NothingToDo(str(error)) from error
     if new_data is None:
         raise _NothingToDo("no new data")
+    failed = describe_failed_run(run.checkout, run.parameters)
+    if failed is not None:
+        raise _NothingToDo(failed)
     run.console.print(new_data)
 
 

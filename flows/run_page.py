@@ -23,8 +23,8 @@ from prefect.artifacts import update_progress_artifact as update_progress
 from components.checkout import Checkout
 from components.files import read_json
 from components.printable import printable
+from components.processes.faults import RunOutcome
 from components.processes.log_lines import last_lines, last_share
-from components.processes.outcome import RunOutcome
 from components.processes.redaction import redactor
 from components.report.summary import FINISHED, MODELS
 from components.stages import STAGE_NAMES

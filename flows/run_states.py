@@ -1,18 +1,47 @@
-"""States on Prefect's server that a run's own process can't know: whether somebody cancelled it, and tasks that a killed flow left open."""
+"""States of runs and stages: how they fail, and those on Prefect's server that a run's own process can't know.
+
+These are whether somebody ended the run, and tasks that a killed flow left open.
+"""
 
 from __future__ import annotations
 
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import copy_context
+from typing import Any
 from uuid import UUID
 
 from prefect import get_run_logger
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
-from prefect.client.schemas.objects import StateType
-from prefect.states import Crashed
+from prefect.client.schemas.objects import State, StateType
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Crashed, Failed
 
+from components.printable import printable
 from flows.flow_runs import FINAL
 
+WATCH_SECONDS = 10.0
+# Set on Prefect's page by a person. Crashed is what the server sets after an outage, in which the run went on.
+ENDED_BY_HAND = {StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED}
 OPEN = [StateType.RUNNING, StateType.PENDING, StateType.SCHEDULED]
+
+
+def failed(sentence: str, data: object, name: str = "Failed") -> State[Any]:
+    """A failed state with this sentence. A flow or task returns it instead of raising, so that Prefect logs no trace."""
+    return Failed(name=name, message=printable(sentence), data=data)
+
+
+def _without_empty_trace(record: logging.LogRecord) -> bool:
+    """Prefect logs a task's failed state as if it had been raised: its line would end in `NoneType: None`."""
+    if record.exc_info == (None, None, None):
+        record.exc_info = None
+    return True
+
+
+logging.getLogger("prefect.task_runs").addFilter(_without_empty_trace)
 
 
 def cancel_requested(run_id: str) -> bool:
@@ -23,6 +52,39 @@ def cancel_requested(run_id: str) -> bool:
     except Exception as error:  # noqa: BLE001 -- the run is ending: no failure of the server may stop it
         get_run_logger().warning(f"the server can't say whether the run was cancelled: {error}")
         return False
+
+
+@contextmanager
+def ending_with_record(run_id: str, cancel: threading.Event, log: Callable[[str], None]) -> Iterator[None]:
+    """Set `cancel` within the block when somebody deletes the run on Prefect's page or sets it to a final state: nothing else tells its process."""
+    left = threading.Event()
+
+    def watch() -> None:
+        while not left.wait(WATCH_SECONDS):
+            try:
+                with get_client(sync_client=True) as client:
+                    why = _ended_by_hand(client, run_id)
+            except Exception:  # noqa: BLE001, S112 -- a server that is away says nothing about the run, which goes on
+                continue
+            if why is not None:
+                log(f"{why} on Prefect's server, so this run ends")
+                cancel.set()
+                return
+
+    thread = threading.Thread(target=copy_context().run, args=(watch,), name="record", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        left.set()
+
+
+def _ended_by_hand(client: SyncPrefectClient, run_id: str) -> str | None:
+    try:
+        run = client.read_flow_run(UUID(run_id))
+    except ObjectNotFound:
+        return "somebody deleted the run"
+    return f"somebody set the run to {run.state_name}" if run.state_type in ENDED_BY_HAND else None
 
 
 def close_open_tasks(deployment: UUID) -> None:

@@ -20,6 +20,7 @@ from components.checkout import Checkout
 from components.processes.marks import RUN_MARK, STAGE_MARK, WATCHED, MarkedProcess, checkout_mark, kill_all, marked
 
 ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = float(os.environ.get("MMALIGN_TEST_PATIENCE", "1"))  # times the limits of waits, for a machine that does much else
 
 # Every stage copies its settings into its output, so a changed setting changes the output. Files in behaviour/ control how a stage behaves, so
 # a test can change that without making the stage stale.
@@ -76,6 +77,7 @@ except UserError as error:
     sys.exit(explain(error))
 """
 
+SHEETS = ("judges/sheets/ground_truth.json", "judges/sheets/rules.json")
 STAGE_INPUTS = {
     "validate": ["data/preferences/data.jsonl"],
     "reward": ["artifacts/validate/result.txt"],
@@ -116,8 +118,8 @@ def make_checkout(folder: Path) -> Path:
     folder.mkdir(parents=True)
     git(folder, "init", "-q", "-b", "main")
     shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
-    for name in (".dvcignore", ".gitignore", "params.yaml", "ops.yaml", "prefect.yaml", "mlflow/registry.yaml"):
-        (folder / name).parent.mkdir(exist_ok=True)
+    for name in (".dvcignore", ".gitignore", "params.yaml", "ops.yaml", "prefect.yaml", "mlflow/registry.yaml", *SHEETS):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     with (folder / ".gitignore").open("a") as ignored:
         ignored.write("/behaviour/\n/started.log\n/waiting.*\n")
@@ -179,7 +181,7 @@ def mmalign(folder: Path, *arguments: str, timeout: float = 300) -> subprocess.C
     """Run the command in a checkout to its end."""
     command = [sys.executable, "-m", "components.cli.main", *arguments]
     environment = {**clean_environment(), "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout * PATIENCE, check=False)
 
 
 def mmalign_here(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -207,10 +209,10 @@ def mmalign_here(folder: Path, *arguments: str) -> subprocess.CompletedProcess[s
     return subprocess.CompletedProcess(["mmalign", *arguments], code, output.getvalue(), errors.getvalue())
 
 
-def start_mmalign(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start the command in a checkout; its output goes into mmalign.out there."""
+def start_mmalign(folder: Path, *arguments: str, out: str = "mmalign.out") -> subprocess.Popen[str]:
+    """Start the command in a checkout; its output goes into the file `out` of .git, where nothing looks for a checkout's files."""
     command = [sys.executable, "-m", "components.cli.main", *arguments]
-    with (folder / "mmalign.out").open("w") as output:
+    with (folder / ".git" / out).open("w") as output:
         return subprocess.Popen(
             command, cwd=folder, env={**clean_environment(), "PYTHONPATH": str(ROOT)}, stdout=output, stderr=subprocess.STDOUT, text=True
         )
@@ -238,7 +240,7 @@ def started(folder: Path) -> list[str]:
 
 def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
     """Wait until `condition` holds, or fail."""
-    until = time.monotonic() + seconds
+    until = time.monotonic() + seconds * PATIENCE
     while not condition():
         assert time.monotonic() < until, "waited in vain"
         time.sleep(0.05)

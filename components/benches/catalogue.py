@@ -32,7 +32,7 @@ class Metric(Entry):
     direction: Direction
     top: Annotated[float, Field(gt=0)] = HUNDRED
     mean: str | None = None
-    task: str | None
+    task: str
     value: str | None
 
 
@@ -47,11 +47,18 @@ class Benchmark(Entry):
     data: str = "lmms-eval"
     licence: str = UNKNOWN
     tried: bool = False
+    tried_on: str = ""
+
+    @model_validator(mode="after")
+    def _says_on_what(self) -> Self:
+        if self.tried != bool(self.tried_on):
+            raise ValueError(f"{self.name}: `tried` and `tried_on` go together")
+        return self
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """lmms-eval's tasks, each once."""
-        return tuple(dict.fromkeys(metric.task for metric in self.metrics if metric.task is not None))
+        """Its tasks, each once."""
+        return tuple(dict.fromkeys(metric.task for metric in self.metrics))
 
 
 class Mean(Entry):

@@ -1,6 +1,7 @@
 """Runs tasks of lmms-eval on a checkpoint or an endpoint: `mmalign bench policy`.
 
-Reads  a checkpoint of ours, or a server of section `endpoint`; task definitions of lmms-eval and of a folder of one's own.
+Reads  a checkpoint of ours, or a server of section `endpoint`; task definitions of lmms-eval, of `tasks` beside this file, and of a folder of
+       one's own. A judge (`endpoint.judge`) reads the samples of MMHal-Bench and MM-RLHF-SafetyBench (judged_tasks.py).
 Writes reports/bench/TASK-DIGEST.json with the task's metrics, and a table with one row a question beside it, by which models are compared.
        .mmalign/bench/policy has the samples: every question with the model's answer, and lmms-eval's own results.
 
@@ -15,10 +16,11 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from components.benches import judge_questions, judged_tasks
 from components.benches.catalogue import catalogue
 from components.benches.lmms import VERSION, environment_of, is_ready
 from components.benches.record import DIGEST_CHARACTERS, record_result
@@ -61,45 +63,78 @@ def bench_policy(
     if not is_ready(checkout):
         raise UserError("lmms-eval is not set up in this checkout: run `mmalign bench setup`")
     digest, model = _model(settings, request)
-    key = {
-        "lmms_eval": VERSION,
-        "limit": request.limit,
-        "endpoint": request.endpoint,
-        "include": None if request.include is None else digest_folder(request.include, _definitions(request.include)),
-    }
+    tasks = expand(request.tasks)
+    asker = _asker(settings, checkout, tasks)
     results = []
-    for task in expand(request.tasks):
+    for task in tasks:
+        key = _key_of(settings, checkout, request, task)
         target = checkout.bench_results / f"{task}-{digest[:DIGEST_CHARACTERS]}.json"
         if target.is_file() and (present := read_json(target)).get("run") == key:
             log(f"bench policy: {task} has its result already")
             results.append(present)
             continue
         out = checkout.bench / "policy" / digest[:DIGEST_CHARACTERS] / f"{task}-{request.limit or 'all'}"
-        _evaluate(checkout, task, [*model, *_options(request, out)], out, environment | _key(settings, request.endpoint))
-        metrics, rows, better = read_output(out, task)
-        result = {
-            "benchmark": {"name": task, "metric": next(iter(metrics), None), "rows": len(rows)},
-            "model": {"digest": digest},
-            "metrics": metrics,
-            "direction": "up" if better else "down",
-            "run": key,
-        }
+        include = judged_tasks.definitions(checkout) if task in judged_tasks.own_tasks() else request.include
+        variables = environment | _api_key(settings, request.endpoint)
+        _evaluate(checkout, task, [*model, *_options(replace(request, include=include), out)], out, variables)
+        result, rows = _result(task, out, asker)
+        result |= {"model": {"digest": digest}, "run": key}
         write_rows(target.with_suffix(".parquet"), rows)
         write_json(target, result)
-        record_result(checkout, task, ("mm-policy", digest), metrics, [target, target.with_suffix(".parquet")])
+        record_result(checkout, task, ("mm-policy", digest), result["metrics"], [target, target.with_suffix(".parquet")])
         results.append(result)
     return results
 
 
+def _asker(settings: Settings, checkout: Checkout, tasks: Sequence[str]) -> judged_tasks.Asker | None:
+    """The judge of the tasks that have one. Raises UserError before anything runs where its key is not set."""
+    judged = [task for task in tasks if task in judged_tasks.JUDGED]
+    if not judged:
+        return None
+    if settings.endpoint.judge.model == AUTO:
+        raise UserError(
+            f"{judged[0]} is judged by endpoint.judge, whose model is 'auto': set endpoint.judge.model to its server's name for it"
+        )
+    asker = judged_tasks.Asker(settings, checkout)
+    asker.client.api_key()
+    return asker
+
+
+def _key_of(settings: Settings, checkout: Checkout, request: PolicyRequest, task: str) -> dict[str, Any]:
+    """What a task's result depends on beside the model: a result with the same key stands."""
+    own = task in judged_tasks.own_tasks()
+    include = judged_tasks.DEFINITIONS if own else request.include
+    key = {
+        "lmms_eval": VERSION,
+        "limit": request.limit,
+        "endpoint": request.endpoint,
+        "include": None if include is None else digest_folder(include, _definitions(include)),
+    }
+    if own:
+        key["data"] = judged_tasks.data_digest(checkout, task)
+    if task in judged_tasks.JUDGED:
+        key |= {"judge": settings.endpoint.judge.model, "questions": judge_questions.DIGEST}
+    return key
+
+
+def _result(task: str, out: Path, asker: judged_tasks.Asker | None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A finished task's metrics with what of them is better, and a row a question."""
+    metrics, rows, better = read_output(out, task)
+    unjudged = {}
+    if asker is not None and task in judged_tasks.JUDGED:
+        samples = _samples(out, task)
+        judged = judged_tasks.judge_samples(asker, task, samples)
+        metrics, better = {**judged["metrics"], **metrics}, judged["better"]
+        rows = [_row(s, task, value) for s, value in zip(samples, judged["values"], strict=True) if value is not None]
+        unjudged = {"unjudged": judged["unjudged"]}
+    head = {"name": task, "metric": next(iter(metrics), None), "rows": len(rows)}
+    return {"benchmark": head, "metrics": metrics, "direction": "up" if better else "down", **unjudged}, rows
+
+
 def expand(names: Sequence[str]) -> list[str]:
-    """lmms-eval's tasks: those of a benchmark in the catalogue, or the name itself. Raises UserError for a benchmark without a task."""
-    benchmarks = {benchmark.name: benchmark for benchmark in catalogue().benchmarks}
-    tasks: list[str] = []
-    for name in names:
-        if name in benchmarks and not benchmarks[name].tasks:
-            raise UserError(f"lmms-eval has no task for {name}: name a task of your own, with --include and the folder of its definition")
-        tasks += benchmarks[name].tasks if name in benchmarks else (name,)
-    return list(dict.fromkeys(tasks))
+    """lmms-eval's tasks: those of a benchmark in the catalogue, or the name itself."""
+    benchmarks = {benchmark.name: benchmark.tasks for benchmark in catalogue().benchmarks}
+    return list(dict.fromkeys(task for name in names for task in benchmarks.get(name, (name,))))
 
 
 def _model(settings: Settings, request: PolicyRequest) -> tuple[str, list[str]]:
@@ -122,7 +157,7 @@ def _model(settings: Settings, request: PolicyRequest) -> tuple[str, list[str]]:
     return digest, ["--model", MODELS[kind], "--model_args", f"{arguments}{dtype}"]
 
 
-def _key(settings: Settings, endpoint: str | None) -> dict[str, str]:
+def _api_key(settings: Settings, endpoint: str | None) -> dict[str, str]:
     """The server's key, under the name by which lmms-eval's client reads it."""
     if endpoint is None:
         return {}
@@ -171,7 +206,7 @@ def read_output(out: Path, task: str) -> tuple[dict[str, float], list[dict[str, 
         metrics |= {name if part == task else f"{part}.{name}": of_part[name] for name in ordered}
         better = bool(values.get("higher_is_better", {}).get(part, {}).get(main, True))
         if main is not None:
-            rows += [_row(sample, part, main) for sample in _samples(out, part) if isinstance(sample.get(main), int | float)]
+            rows += [_row(s, part, float(s[main])) for s in _samples(out, part) if isinstance(s.get(main), int | float)]
     return metrics, rows, better
 
 
@@ -185,10 +220,10 @@ def _samples(out: Path, task: str) -> list[dict[str, Any]]:
     return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
-def _row(sample: dict[str, Any], task: str, main: str) -> dict[str, Any]:
+def _row(sample: dict[str, Any], task: str, value: float) -> dict[str, Any]:
     media = [str(path) for path in sample.get("input_media") or [] if isinstance(path, str)]
     clusters = {"wording": " ".join(str(sample.get("input", "")).split()).casefold()} | ({"picture": " ".join(media)} if media else {})
-    return {"id": f"{task}/{sample['doc_id']}", "category": task, "pairs": 1, "correct": float(sample[main]), "clusters": clusters}
+    return {"id": f"{task}/{sample['doc_id']}", "category": task, "pairs": 1, "correct": value, "clusters": clusters}
 
 
 def _definitions(include: Path) -> list[str]:

@@ -84,7 +84,7 @@ def vl_rewardbench(row: Mapping[str, Any]) -> PairRow:
 def mm_rewardbench(row: Mapping[str, Any]) -> PairRow:
     """A row of Multimodal RewardBench. Raises RowError."""
     name, better, category = _id(row, "ID"), row.get("Better"), text_of(row, "Category").lower()
-    if better not in {"Output1", "Output2"}:
+    if better not in ("Output1", "Output2"):  # no set: a stranger's value may have no hash
         raise RowError("ranking", "Better", f"{shorten(better)} is neither Output1 nor Output2")
     if category == "safety":
         category = "safety/bias" if name.lower().startswith("pairs") else "safety/toxicity"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import AfterValidator, Field, StringConstraints
 
+from components.config.schedules import check_cron, check_timezone
 from components.config.section import Positive, Section
 from components.stages import StageName
 
+Cron = Annotated[str, AfterValidator(check_cron)]
+Timezone = Annotated[str, AfterValidator(check_timezone)]
 NoticeKind = Literal["promoted", "refused", "failed", "recovered", "missed"]
 
 
@@ -38,9 +40,9 @@ class ServicesSettings(Section):
 class DeploymentSettings(Section):
     """What `mmalign deploy` gives to the services."""
 
-    cron: str
-    timezone: str
-    poll_cron: str
+    cron: Cron
+    timezone: Timezone
+    poll_cron: Cron
     repositories: list[str]
     wait_minutes: float = Field(gt=0)
     retries: int = Field(ge=0)
@@ -48,22 +50,6 @@ class DeploymentSettings(Section):
     crashed_after_seconds: int = Field(ge=100)  # three heartbeats and a little
     push_data: bool
     push_lock: bool
-
-    @field_validator("cron", "poll_cron")
-    @classmethod
-    def _five_fields(cls, value: str) -> str:
-        if len(value.split()) != 5:
-            raise ValueError("must have five fields: minute, hour, day of month, month, day of week")
-        return value
-
-    @field_validator("timezone")
-    @classmethod
-    def _known_zone(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (ZoneInfoNotFoundError, ValueError) as error:
-            raise ValueError("must be an IANA time zone, such as Europe/Berlin") from error
-        return value
 
 
 class NoticeSettings(Section):

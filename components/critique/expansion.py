@@ -137,7 +137,7 @@ def read_reasons(path: Path) -> list[Reason]:
             if not isinstance(row, dict):
                 continue
             query = query_from_row(row)
-        except (RowError, ValueError):
+        except (RowError, ValueError, RecursionError):
             continue  # validate reports it with its line
         reasons += [Reason(query, index) for index, r in enumerate(query.responses) if r.critique and r.critique_source == HUMAN]
     if not reasons:

@@ -42,6 +42,7 @@ class Answered:
     answers: list[str]
     verdicts: list[Verdict]
     rewards: list[float] | None = None  # the reward model's score of each answer, where `evaluate.judges` has it judge them
+    preferred: list[float | None] | None = None  # the model judge's preference over the base's answer, as `model_preferences` gives it
 
 
 def judge_answers(policy: str, queries: Sequence[Query], answers: Sequence[tuple[str, bool]], judge: Judge) -> Answered:
@@ -77,3 +78,10 @@ def write_answers(path: Path, queries: Sequence[Query], policies: Sequence[Answe
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)
+
+
+def read_answers(path: Path, policy: str) -> Answered:
+    """A policy's answers and verdicts, as `write_answers` wrote them."""
+    rows = [row for row in pq.read_table(path).to_pylist() if row["policy"] == policy]
+    verdicts = [Verdict(row["right"], row["safe"], row["refused"], row["hallucinated"], row["degenerate"], row["judge"]) for row in rows]
+    return Answered(policy, [row["answer"] for row in rows], verdicts)

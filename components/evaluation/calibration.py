@@ -11,7 +11,7 @@ from components.config.settings import Settings
 from components.errors import UserError
 from components.evaluation.chain import Chain, load_chain, open_judge
 from components.evaluation.error_sheets import measure
-from components.evaluation.judge import GroundTruth, GroundTruthJudge
+from components.evaluation.judge import GroundTruthJudge
 from components.evaluation.labels import LabelledAnswer, read_labels
 from components.evaluation.model_judge import ModelJudge
 from components.evaluation.verdict import CHAIN, GROUND_TRUTH, MODEL, JudgedAnswer
@@ -34,11 +34,7 @@ def calibrate(name: str, files: Sequence[Path], settings: Settings, checkout: Ch
 
 def _by_labels(labelled: Sequence[LabelledAnswer]) -> GroundTruthJudge:
     """The judge by the ground truth that stands in the labelled rows."""
-    ground_truths = {
-        one.query.id: GroundTruth(tuple(tuple(wordings) for wordings in one.ground_truth["must"]), tuple(one.ground_truth["must_not"]))
-        for one in labelled
-        if one.ground_truth is not None
-    }
+    ground_truths = {one.query.id: one.ground_truth for one in labelled if one.ground_truth is not None}
     if not ground_truths:
         raise UserError(
             f"no labelled answer has ground truth (`must` and `must_not`), by which judge '{GROUND_TRUTH}' reads: add it, or name another judge"

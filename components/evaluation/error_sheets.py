@@ -1,18 +1,16 @@
-"""A judge's error, measured on labelled answers, and a metric corrected for it.
+"""A judge's error, measured on labelled answers.
 
 - A sheet has agreement, precision, sensitivity (recall) and specificity with Wilson intervals: over all, by kind and by language, and the share
   that the judge answers. It belongs to one judge with one code, prompt and model; a changed one has no sheet until it is measured.
-- The corrected share is Rogan and Gladen's (American Journal of Epidemiology 107, 1978), with the interval of Lang and Reiczigel (Preventive
-  Veterinary Medicine 113, 2014): it holds for small samples and has the sheet's own uncertainty in it.
+- components/evaluation/correction.py corrects shares and differences for it. The stage `evaluate` records the errors beside its results, so the
+  gate reads those that the evaluation had.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any, NamedTuple
 
 from components.evaluation import judge_prompts
@@ -152,6 +150,14 @@ class Error(NamedTuple):
     sensitivity: tuple[int, int]
     specificity: tuple[int, int]
 
+    @property
+    def of_negative(self) -> Error:
+        """The error in finding what the task calls negative, such as unsafe answers by a judge of safe ones."""
+        return Error(self.specificity, self.sensitivity)
+
+
+Errors = Callable[[str, Task], Error | str]  # a judge's error on a task, or why there is none
+
 
 class Sheets:
     """The error sheets in a folder. A sheet of another code, prompt or model counts as none."""
@@ -178,6 +184,10 @@ class Sheets:
             )
         return Error((sensitivity["events"], sensitivity["n"]), (specificity["events"], specificity["n"]))
 
+    def recorded(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """The errors of `names` for JSON, by judge and task: `read_errors` reads them."""
+        return {name: {task: self.error(name, task) for task in TASKS} for name in names}
+
     def digest(self, names: Iterable[str]) -> str:
         """A digest of the sheets of `names`."""
         files = [self._folder / f"{name}.json" for name in names]
@@ -192,45 +202,14 @@ class Sheets:
         return self._sheets[judge]
 
 
-class Interval(NamedTuple):
-    """A share and its bounds."""
+def read_errors(recorded: Mapping[str, Mapping[str, Any]]) -> Errors:
+    """The errors of `Sheets.recorded`, as the evaluation wrote them."""
 
-    value: float
-    low: float
-    high: float
+    def error(judge: str, task: Task) -> Error | str:
+        value = recorded.get(judge, {}).get(task, f"the evaluation recorded no error of judge '{judge}': run it again (mmalign run)")
+        if isinstance(value, str):
+            return value
+        (sensitivity, specificity) = value
+        return Error((sensitivity[0], sensitivity[1]), (specificity[0], specificity[1]))
 
-
-def corrected(positive: int, n: int, error: Error, confidence: float, *, inflation: float = 1.0) -> Interval:
-    """The true share behind `positive` of `n` verdicts, corrected for the judge's error (see the module).
-
-    `inflation` is the raw share's variance over that of independent answers: answers that belong together say less than their number.
-    """
-    (se_events, se_n), (sp_events, sp_n) = error
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    value = _rogan_gladen(positive / n, se_events / se_n, sp_events / sp_n)
-    effective = n / max(1.0, inflation)
-    padded = effective + z * z
-    p = (positive / n * effective + z * z / 2) / padded
-    se, sp = (se_events + 1) / (se_n + 2), (sp_events + 1) / (sp_n + 2)
-    se_variance, sp_variance = se * (1 - se) / (se_n + 2), sp * (1 - sp) / (sp_n + 2)
-    information = se + sp - 1
-    middle = (p + sp - 1) / information
-    shift = 2 * z * z * (middle * se_variance - (1 - middle) * sp_variance)
-    spread = math.sqrt(p * (1 - p) / padded + middle**2 * se_variance + (1 - middle) ** 2 * sp_variance) / information
-    low, high = (min(max(middle + shift + sign * z * spread, 0.0), 1.0) for sign in (-1, 1))
-    return Interval(value, min(low, value), max(high, value))
-
-
-def combined(parts: Sequence[tuple[int, Interval]]) -> Interval:
-    """The weighted mean of independent shares, (answers, interval) each; its bounds by the method of variance recovery (Zou and Donner, 2008)."""
-    total = sum(weight for weight, _ in parts)
-    mean = sum(weight * one.value for weight, one in parts) / total
-
-    def distance(side: Callable[[Interval], float]) -> float:
-        return math.sqrt(sum((weight / total * (one.value - side(one))) ** 2 for weight, one in parts))
-
-    return Interval(mean, mean - distance(lambda one: one.low), mean + distance(lambda one: one.high))
-
-
-def _rogan_gladen(raw: float, sensitivity: float, specificity: float) -> float:
-    return min(max((raw + specificity - 1) / (sensitivity + specificity - 1), 0.0), 1.0)
+    return error

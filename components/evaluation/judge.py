@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from components.errors import UserError
 from components.evaluation.verdict import Verdict
@@ -82,9 +84,7 @@ def read_ground_truth(path: Path) -> dict[str, GroundTruth]:
             if line.fault is not None:
                 raise line.fault
             row = line.row or {}
-            ground_truth = GroundTruth(
-                tuple(tuple(map(_text, _list(wordings))) for wordings in _list(row["must"])), tuple(map(_text, _list(row["must_not"])))
-            )
+            ground_truth = ground_truth_of(row)
             key = _text(row["id"])
         except RowError as fault:
             cure = "save the file as UTF-8" if fault.kind == "encoding" else f"write it as {GROUND_TRUTH_ROW}"
@@ -97,6 +97,12 @@ def read_ground_truth(path: Path) -> dict[str, GroundTruth]:
             raise UserError(f"{path} line {line.number} repeats the id '{key}': keep one line an id")
         ground_truths[key] = ground_truth
     return ground_truths
+
+
+def ground_truth_of(row: Mapping[str, Any]) -> GroundTruth:
+    """The facts of a row. Raises KeyError and TypeError."""
+    must = tuple(tuple(map(_text, _list(wordings))) for wordings in _list(row["must"]))
+    return GroundTruth(must, tuple(map(_text, _list(row["must_not"]))))
 
 
 def _text(value: object) -> str:

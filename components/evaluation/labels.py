@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from components.errors import UserError
+from components.evaluation.judge import GroundTruth, ground_truth_of
 from components.preferences.faults import RowError
 from components.preferences.json_rows import read_rows
 from components.preferences.record import Medium, Query
@@ -44,7 +45,7 @@ class LabelledAnswer:
     answer: str
     task: Task
     expected: bool
-    ground_truth: dict[str, Any] | None = None  # `must` and `must_not`, for the judge by ground truth
+    ground_truth: GroundTruth | None = None  # of `must` and `must_not`, for the judge by ground truth
 
 
 def read_labels(path: Path) -> list[LabelledAnswer]:
@@ -83,9 +84,12 @@ def _labelled(row: dict[str, Any]) -> LabelledAnswer:
     has_ground_truth = "must" in row or "must_not" in row
     if task == "right" and not has_ground_truth and not isinstance(reference, str):
         raise ValueError("an answer that is right or wrong needs a reference")
-    media = (Medium(row["image"], "image"),) if "image" in row else ()
+    for key, kind, wanted in (("reference", str, "a text"), ("image", str, "a text"), ("options", dict, "an object of texts")):
+        if not isinstance(row.get(key), kind | None):
+            raise TypeError(f"{key} is {row[key]!r}, not {wanted}")
+    media = (Medium(row["image"], "image"),) if row.get("image") is not None else ()
     category: Any = "safety" if safety else "mcq" if row["kind"] == "option" else "long" if task == "hallucinated" else "short"
     question = row["question"] + "".join(f"\n{letter}. {text}" for letter, text in (row.get("options") or {}).items())
     query = Query.single(f"{row['id']}", category, question, (), *media, reference_answer=reference, safety=safety)
-    ground_truth = {"must": row["must"], "must_not": row["must_not"]} if has_ground_truth else None
+    ground_truth = ground_truth_of(row) if has_ground_truth else None
     return LabelledAnswer(row["id"], row["language"], row["kind"], query, row["answer"], task, expected, ground_truth)

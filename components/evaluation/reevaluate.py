@@ -1,7 +1,7 @@
 """Evaluates one model on today's held-out queries: what a champion needs when the queries, facts or code have changed since its turn.
 
 `python -m components.evaluation.reevaluate policy FOLDER OUT` writes the model's results (components/evaluation/results.py) to OUT.
-Needs the outputs of `validate` and, for a policy, of `reference`.
+Needs the outputs of `validate` and, for a policy, those of `reference` and the base's answers of `evaluate`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import torch
 from components.checkout import IN_CHECKOUT, Checkout
 from components.config.settings import Settings
 from components.engine.inference import Launch, run_tasks
+from components.evaluation.answers import read_answers
 from components.evaluation.chain import load_chain
 from components.evaluation.results import write_policy_results, write_reward_results
 from components.evaluation.stage import ask_policies, ask_reward_model, implicit_rewards
 from components.evaluation.tasks import JudgementTask, reward_tasks
 from components.evaluation.text_baseline import text_scores
-from components.evaluation.wins import asks_reward_model
+from components.evaluation.wins import asks_reward_model, model_preferences
 from components.preferences.record import read_queries
 from components.processes.guard import watch_from_environment
 from components.processes.slots.taking import slots_taken
@@ -31,14 +32,16 @@ def evaluate_policy(settings: Settings, checkout: Checkout, folder: Path, out: P
     """Answers, verdicts and implicit rewards of the policy in `folder`."""
     queries = read_queries(checkout.queries("heldout"))
     policies = {"champion": str(folder.resolve())}
-    (answered,), log_probs = ask_policies(settings, checkout, policies, load_chain(settings, checkout), {})
+    chain = load_chain(settings, checkout)
+    (answered,), log_probs = ask_policies(settings, checkout, policies, chain, {})
     implicit = implicit_rewards(checkout.reference("heldout"), log_probs, mean=settings.alignment.log_probs == "mean")
     rewards = None
     if asks_reward_model(settings, checkout):
         arguments = {"folder": IN_CHECKOUT.reward_model.as_posix(), "answers": list(enumerate(answered.answers))}
         rewards = [score for _, score in ask_reward_model(settings, checkout, arguments, {})[3]]
     text = text_scores(read_queries(checkout.queries("train")), queries)
-    write_policy_results(out, queries, answered.verdicts, implicit, text, rewards)
+    preferred = model_preferences(chain, queries, read_answers(checkout.artifacts / "evaluate/answers.parquet", "base"), answered)
+    write_policy_results(out, queries, answered.verdicts, implicit, text, rewards, preferred)
 
 
 def evaluate_reward(settings: Settings, checkout: Checkout, folder: Path, out: Path) -> None:

@@ -1,7 +1,7 @@
 """Per-query outcomes of one model on the held-out queries: what two models are compared by, and the key of what they depend on.
 
-A table belongs to one model and one *context*: held-out rows and media, facts, base model, evaluation code and its settings. Two models are
-compared only within one context; `artifacts/evaluate/results/context.json` names the one that the tables beside it were made in.
+A table belongs to one model and one *context*: held-out rows and media, facts, base model, judges and their error sheets, evaluation code and its
+settings. Two models are compared only within one context; `artifacts/evaluate/results/context.json` names the one that the tables beside it were made in.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from components.checkout import Checkout
 from components.closures import code_digest
 from components.config.settings import Settings
 from components.evaluation import judge_prompts
+from components.evaluation.error_sheets import Sheets
 from components.evaluation.judge import is_description
 from components.evaluation.metrics import outcomes_of
-from components.evaluation.verdict import MODEL, Verdict
+from components.evaluation.verdict import MODEL, REWARD_MODEL, Verdict
 from components.evaluation.wins import asks_reward_model
 from components.families.digests import model_digest, processor_digest
 from components.files import digest_bytes, digest_file, write_json
@@ -39,7 +40,9 @@ POLICY_SCHEMA = pa.schema(
         ("pairs", pa.int32()),  # rank-different pairs that the implicit reward orders; 0 for the base, whose implicit reward is none
         ("correct", pa.int32()),
         ("text_correct", pa.int32()),  # pairs that the text-only baseline orders as ranked; null where it was not asked
-        ("judge", pa.string()),  # who decided `good`; "" for nobody
+        ("judge", pa.string()),  # who decided `good`, `unsafe` and `over_refused`; "" for nobody
+        ("description_judge", pa.string()),  # who decided `hallucinated`
+        ("preferred", pa.float64()),  # the model judge's preference over the base's answer: 1, .5 or 0; null where it was not asked
         ("reward", pa.float64()),  # the reward model's score of the answer; null where it was not asked
         CLUSTERS,
     ]
@@ -54,12 +57,14 @@ def write_policy_results(
     implicit: Scores | None,
     text: Scores | None = None,
     rewards: Sequence[float] | None = None,
+    preferred: Sequence[float | None] | None = None,
 ) -> None:
     """Write one row a query. `implicit` is log p - log p_ref of each response, None for the reference itself; `text` the text-only scores;
-    `rewards` the reward model's scores of the answers, one a query, where it was asked.
+    `rewards` the reward model's scores of the answers, one a query, where it was asked; `preferred` the model judge's preferences.
     """
     outcomes = outcomes_of(queries, implicit or {})
     of_rewards: Sequence[float | None] = [None] * len(queries) if rewards is None else rewards
+    of_pairs = [None] * len(queries) if preferred is None else preferred
     of_text = [None] * len(queries) if text is None else [outcome.correct for outcome in outcomes_of(queries, text)]
     rows = [
         {
@@ -74,10 +79,14 @@ def write_policy_results(
             "correct": outcome.correct,
             "text_correct": text_correct,
             "judge": verdict.judge,
+            "description_judge": verdict.description_judge,
+            "preferred": preference,
             "reward": reward,
             "clusters": query.clusters,
         }
-        for query, verdict, outcome, text_correct, reward in zip(queries, verdicts, outcomes, of_text, of_rewards, strict=True)
+        for query, verdict, outcome, text_correct, reward, preference in zip(
+            queries, verdicts, outcomes, of_text, of_rewards, of_pairs, strict=True
+        )
     ]
     _write(path, rows, POLICY_SCHEMA)
 
@@ -107,6 +116,7 @@ def context_of(settings: Settings, checkout: Checkout) -> str:
         "judge": [settings.endpoint.judge.model, judge_prompts.DIGEST] if MODEL in settings.evaluate.judges else None,
         # Scores of two reward models are no common scale.
         "reward_model": model_digest(checkout.reward_model) if asks_reward_model(settings, checkout) else None,
+        "sheets": load_sheets(settings, checkout).digest(settings.evaluate.judges),
     }
     ground_truth_digest = digest_file(ground_truth) if ground_truth.is_file() else "none"
     parts = (
@@ -121,10 +131,18 @@ def context_of(settings: Settings, checkout: Checkout) -> str:
 
 
 def write_context(path: Path, settings: Settings, checkout: Checkout) -> None:
-    """Write the context of the tables beside `path`, the digest of the held-out queries alone, and those of the two models that they are of."""
+    """Write the context of the tables beside `path`, the digest of the held-out queries alone, those of the two models that they are of, and
+    the errors of the judges that decided.
+    """
     models = {"mm-policy": model_digest(checkout.policy), "mm-reward": model_digest(checkout.reward_model)}
     heldout = heldout_digest(read_queries(checkout.queries("heldout")))
-    write_json(path, {"context": context_of(settings, checkout), "heldout": heldout, "models": models})
+    errors = load_sheets(settings, checkout).recorded(name for name in settings.evaluate.judges if name != REWARD_MODEL)
+    write_json(path, {"context": context_of(settings, checkout), "heldout": heldout, "models": models, "errors": errors})
+
+
+def load_sheets(settings: Settings, checkout: Checkout) -> Sheets:
+    """The checkout's error sheets, for the model that judges now."""
+    return Sheets(checkout.judge_sheets, {MODEL: settings.endpoint.judge.model})
 
 
 def heldout_digest(queries: Iterable[Query]) -> str:

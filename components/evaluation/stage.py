@@ -44,7 +44,7 @@ from components.evaluation.metrics import (
     win_metrics,
 )
 from components.evaluation.parts import part_metrics
-from components.evaluation.results import write_context, write_policy_results, write_reward_results
+from components.evaluation.results import load_sheets, write_context, write_policy_results, write_reward_results
 from components.evaluation.samples import ShownCritique, choose, write_samples
 from components.evaluation.scores import Key, critique_verdicts, read_own, variants, variants_uncritiqued, write_scores
 from components.evaluation.tasks import (
@@ -83,8 +83,9 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
     (base, aligned), log_probs = ask_policies(settings, checkout, policies, judge, result.times)
     for answered in (base, aligned):
         metrics.update(policy_metrics(f"policy.{answered.policy}", queries, answered.verdicts, answered.answers, intervals))
-    metrics.update(correct_for_errors(settings, checkout, queries, (base, aligned), metrics))
+    metrics.update(correct_for_errors(settings, checkout, queries, (base, aligned)))
     preferences = model_preferences(judge, queries, base, aligned)
+    base, aligned = replace(base, preferred=[None if one is None else 0.5 for one in preferences]), replace(aligned, preferred=preferences)
     judgeable = [judge.knows(query) for query in queries]
     metrics.update(win_metrics(queries, judgeable, base.verdicts, aligned.verdicts, intervals, preferences))
     implicit = implicit_rewards(artifacts / "reference/heldout.parquet", log_probs, mean=settings.alignment.log_probs == "mean")
@@ -111,8 +112,8 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
         base, aligned = (replace(one, rewards=[halves[one.policy][i][1] for i in scored]) for one in (base, aligned))
         reward_win_metrics(metrics, queries, base.rewards or [], aligned.rewards or [], intervals)
     write_answers(artifacts / "evaluate/answers.parquet", queries, [base, aligned])
-    write_policy_results(results / "base.parquet", queries, base.verdicts, None, rewards=base.rewards)
-    write_policy_results(results / "aligned.parquet", queries, aligned.verdicts, implicit, text, aligned.rewards)
+    write_policy_results(results / "base.parquet", queries, base.verdicts, None, rewards=base.rewards, preferred=base.preferred)
+    write_policy_results(results / "aligned.parquet", queries, aligned.verdicts, implicit, text, aligned.rewards, aligned.preferred)
     scores = variants(queries, blank, on_given, bare) if critiqued else variants_uncritiqued(queries, blank, own_scores)
     judgements = {name: [ShownCritique(*half[i]) for i in chosen] for name, half in halves.items()}
     scores["text_only"] = text
@@ -146,14 +147,12 @@ def ask_policies(
     return answered, recorded
 
 
-def correct_for_errors(
-    settings: Settings, checkout: Checkout, queries: Sequence[Query], policies: Sequence[Answered], raw: Metrics
-) -> Metrics:
+def correct_for_errors(settings: Settings, checkout: Checkout, queries: Sequence[Query], policies: Sequence[Answered]) -> Metrics:
     """The policies' metrics corrected for their judges' errors; why one can't be had is printed once."""
-    models = {MODEL: settings.endpoint.judge.model}
-    sheets, metrics, reasons = Sheets(checkout.judge_sheets, models), Metrics(), set[str]()
+    sheets, metrics, reasons = load_sheets(settings, checkout), Metrics(), set[str]()
     for one in policies:
-        corrected, missing = corrected_metrics(f"policy.{one.policy}", queries, one.verdicts, raw, sheets, settings.evaluate.confidence)
+        prefix, intervals = f"policy.{one.policy}", Intervals(settings.evaluate.confidence)
+        corrected, missing = corrected_metrics(prefix, queries, one.verdicts, sheets.error, intervals)
         metrics.update(corrected)
         reasons |= missing
     for reason in sorted(reasons):

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -27,7 +26,7 @@ from components.errors import UserError
 from components.families.adapters import family_of
 from components.families.digests import model_digest
 from components.families.opening import open_tensors, sentences
-from components.families.regular import read_object, require_regular
+from components.families.regular import LARGEST, read_object, require_regular
 from components.files import write_json
 from components.preferences.faults import shorten
 
@@ -144,7 +143,7 @@ def merge_folder(model: Any, folder: Path) -> None:
 
 def _scale(config: Mapping[str, Any], folder: Path) -> float:
     alpha, rank = config.get("lora_alpha"), config.get("r")
-    if not (isinstance(rank, int) and rank >= 1 and isinstance(alpha, int | float) and math.isfinite(alpha)):
+    if not (isinstance(rank, int) and 1 <= rank <= LARGEST and isinstance(alpha, int | float) and abs(alpha) <= LARGEST):
         raise UserError(f"{folder / CONFIG} sets r to {shorten(rank)} and lora_alpha to {shorten(alpha)}: train the adapters again")
     return float(alpha / rank)
 

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import stat
@@ -82,7 +81,7 @@ def check_numbers(content: Mapping[str, Any], where: str) -> None:
     """Raises UserError for a number in a configuration that no model has. `where` names its file."""
     for name, value in _numbers(content, ""):
         most = MOST.get(re.sub(r"\.\d+$", "", name).rpartition(".")[2])
-        if not isinstance(value, int | float) or not math.isfinite(value) or abs(value) > LARGEST:
+        if not isinstance(value, int | float) or not abs(value) <= LARGEST:  # NaN is not either
             raise UserError(f"{where} sets {name} to {shorten(value)}, which no model can have: {REFETCH}")
         if most is not None and not (isinstance(value, int) and 1 <= value <= most):
             raise UserError(f"{where} sets {name} to {shorten(value)}, and a model has 1 to {most:,}: {REFETCH}")

@@ -58,7 +58,7 @@ def read_expansions(path: Path) -> dict[Key, Expansion]:
         try:
             row = json.loads(line.decode("utf-8", "strict"))
             values = {name: row[name] for name in types}
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{path} line {number} is no expansion ({error!r}): write it anew with `mmalign data expand`") from error
         if any(type(values[name]) is not kind for name, kind in types.items()):
             raise UserError(f"{path} line {number} has a field of the wrong type: write it anew with `mmalign data expand`")

@@ -5,15 +5,26 @@ from __future__ import annotations
 import sys
 import time
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from components.checkout import Checkout
 from components.errors import Cancelled, StageFault, UserError
 from components.printable import printable
-from components.processes.fault_kinds import fault_kind, sentence_of
-from components.processes.outcome import RunOutcome
+from components.processes.fault_kinds import FaultKind, fault_kind, sentence_of
 
 MISTAKE, FAULT, INTERRUPTED = 2, 1, 130
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """How a run ended. `kind` says who must act, and whether a retry can help."""
+
+    kind: FaultKind | Literal["ok"]
+    sentence: str = ""
+    stage: str | None = None
+    log: str | None = None
 
 
 def explain(error: BaseException) -> int:

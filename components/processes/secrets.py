@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +40,16 @@ class Secrets:
     def prefect_auth(self) -> str:
         """The authentication string that Prefect's server and clients share."""
         return f"mmalign:{self.prefect}"
+
+
+@contextmanager
+def owner_only() -> Iterator[None]:
+    """Inside, only the owner of the files that this process makes can read them."""
+    before = os.umask(OWNER_ONLY)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def secrets_file(checkout: Checkout) -> Path:

@@ -13,7 +13,7 @@ from components.checkout import Checkout
 from components.errors import UserError
 from components.families.digests import has_weights
 from components.registry.packaging import WEIGHTS
-from components.registry.store import holds_weights, local_folder, open_store
+from components.registry.store import holds_weights, local_folder, logged_model, open_store
 from components.registry.versions import DVC_MODEL, DVC_PATH, Version
 from components.storage.objects import bring_into_cache, cached_files, put_file
 from components.tracking.store import tracking_uri
@@ -57,7 +57,7 @@ class ModelFiles:
 
     def store(self, client: Any, model_id: str, package: Path) -> None:
         """Put a package among the model's artifacts: by a move on this machine, by an upload elsewhere."""
-        folder = local_folder(client.get_logged_model(model_id).artifact_location)
+        folder = local_folder(logged_model(client, model_id).artifact_location)
         if folder is not None:
             folder.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(folder, ignore_errors=True)  # what is left of a package that lost files
@@ -69,7 +69,7 @@ class ModelFiles:
     def missing(self, version: Version) -> bool:
         """Whether a whole version lacks its weights or its package in the registry's store."""
         with open_store(self._checkout) as (client, _):
-            folder = local_folder(client.get_logged_model(version.model_id).artifact_location)
+            folder = local_folder(logged_model(client, version.model_id).artifact_location)
         if folder is not None:
             return not ((folder / PACKAGE).is_file() and has_weights(folder / WEIGHTS))
         with self.artifacts(version.model_id) as artifacts:
@@ -79,7 +79,7 @@ class ModelFiles:
     def download(self, version: Version, path: str, target: Path) -> Path:
         """Copy a folder or file of a version's artifacts to `target`; links large files that lie on this machine."""
         with open_store(self._checkout) as (client, _):
-            local = local_folder(client.get_logged_model(version.model_id).artifact_location)
+            local = local_folder(logged_model(client, version.model_id).artifact_location)
         if local is not None:
             source = local / path
             if not source.exists():
@@ -120,7 +120,7 @@ class ModelFiles:
 
         with open_store(self._checkout) as (client, _):
             uri = tracking_uri(self._checkout)
-            yield get_artifact_repository(client.get_logged_model(model_id).artifact_location, tracking_uri=uri, registry_uri=uri)
+            yield get_artifact_repository(logged_model(client, model_id).artifact_location, tracking_uri=uri, registry_uri=uri)
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:

@@ -6,27 +6,31 @@ Three kinds of rule, each with the error of the look that is under way in the ta
 - no worse: the upper end of a paired difference is within the margin; the finding says what difference so many rows can see;
 - within a bound: the upper end of a share is at most the bound; the lower end of a category's share is at its floor or above.
 
+The gate reads verdicts on answers corrected for the judges' errors, and shows the raw metric beside them; what ranks, scores and the answers' form
+say has no judge (components/registry/judged.py).
+
 `fall` is an alarm: it refuses where a category surely fell by more. All categories together raise a false alarm with a chance of at most the total
 error of all looks; the alarm does not grow weaker with the looks.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from components.checkout import IN_CHECKOUT
+from components.evaluation.error_sheets import Errors
+from components.evaluation.verdict import MODEL
 from components.preferences.record import CATEGORIES
-from components.registry.decision import Decision, Finding, Lack, Outcome
+from components.registry.decision import Decision, Finding, Lack, Measure, NoMetricError, Outcome, UnfedError
+from components.registry.judged import Judged, Measures, Row, check_numbers, percent, points
 from components.registry.policy import POLICY_FILE, Above, Categories, Margin, ModelName, Most, Rule
 from components.registry.reuse import NthLook, Sight
 from components.statistics import LEAST_GROUPS, Interval, Intervals
 
-Row = Mapping[str, Any]
 R = TypeVar("R", bound=Rule)
-Sums = Callable[[Row], tuple[float | None, int]]
+TIE = 0.5
 GROUND_TRUTH = f"add ground truth of held-out queries to {IN_CHECKOUT.ground_truth}"
 RANKED = "add held-out rows whose responses differ in rank"
 MORE = "add held-out rows of this kind"
@@ -39,6 +43,8 @@ CURES = {  # by column of the results: what a team without any such row adds
     "hallucinated": f"add ground truth of descriptions to {IN_CHECKOUT.ground_truth}",
     "degenerate": "add held-out rows",
     "pairs": RANKED,
+    "preferred": "name a model judge in evaluate.judges",
+    "reward": "name reward_model in evaluate.judges",
 }
 
 
@@ -50,26 +56,15 @@ class Results:
     rows: Sequence[Row]
 
 
-class NoMetricError(Exception):
-    """A metric that can't be computed; the text says why. `cases` and `cure` are those of a `Lack`, where held-out rows are lacking."""
-
-    def __init__(self, text: str, cases: str = "", cure: str = "") -> None:
-        super().__init__(text)
-        self.cases, self.cure = cases, cure
-
-
-class UnfedError(Exception):
-    """The held-out rows have nothing that the rule judges; the text says what is missing and what to add."""
-
-
 class RuleJudge:
     """Applies rules one by one and collects findings."""
 
-    def __init__(self, model: ModelName, challenger: Results, this_look: NthLook) -> None:
+    def __init__(self, model: ModelName, challenger: Results, this_look: NthLook, errors: Errors) -> None:
         self._model = model
         self._new = challenger
         self._this_look = this_look
         self._intervals = this_look.intervals()
+        self._measures = Measures(errors, self._intervals)
         self._findings: list[Finding] = []
         self._sight: Sight | None = None
         self._rule = ""
@@ -115,12 +110,9 @@ class RuleJudge:
 
     def better(self, rule: Above, reference: Results, words: str, chosen: Callable[[Row], bool]) -> None:
         """The share of good answers is better than the reference's."""
-        both = [(new, old) for new, old in zip(self._new.rows, reference.rows, strict=True) if chosen(new)]
-        rows = [(new, new["good"], old["good"]) for new, old in both if new["good"] is not None and old["good"] is not None]
-        self._enough(words, "good", [(new, old) for _, new, old in rows], rule.needed(self._this_look.tail))
-        changes = [float(new) - float(old) for _, new, old in rows]
-        interval = self._interval(words, self._intervals.difference(changes, None, [clusters_of(row) for row, *_ in rows]))
-        self._compare(words, (_mean([new for _, new, _ in rows]), _mean([old for *_, old in rows])), reference.name, interval, rule.above)
+        pairs = self._pairs(reference, "good", chosen)
+        self._enough(words, "good", [(new["good"], old["good"]) for new, old in pairs], rule.needed(self._this_look.tail))
+        self._compare(words, reference.name, self._measures.difference(pairs, "good"), self._shares(pairs, "good"), rule.above)
 
     def better_pairs(self, rule: Above, reference: Results, words: str) -> None:
         """More pairs are ordered as ranked than by the reference."""
@@ -134,109 +126,208 @@ class RuleJudge:
 
     def _better_pairs(self, rule: Above, name: str, words: str, both: Sequence[tuple[Row, Any]]) -> None:
         self._enough(words, "pairs", [(row["correct"], old) for row, old in both], rule.needed(self._this_look.tail))
-        pairs = [row["pairs"] for row, _ in both]
-        changes, clusters = [row["correct"] - old for row, old in both], [clusters_of(row) for row, _ in both]
-        interval = self._interval(words, self._intervals.difference(changes, pairs, clusters))
-        shares = sum(row["correct"] for row, _ in both) / sum(pairs), sum(old for _, old in both) / sum(pairs)
-        self._compare(words, shares, name, interval, rule.above)
+        total = sum(row["pairs"] for row, _ in both)
+        shares = sum(row["correct"] for row, _ in both) / total, sum(old for _, old in both) / total
+        judged = self._measures.difference([(row, {"correct": old}) for row, old in both], "correct")
+        self._compare(words, name, judged, shares, rule.above)
 
-    def _compare(self, words: str, shares: tuple[float, float], name: str, interval: tuple[Interval, float, float], above: float) -> None:
-        one, low, high = interval
+    def _compare(self, words: str, name: str, judged: Judged, shares: tuple[float, float], above: float) -> None:
+        one, low, high = self._interval(words, judged.metric)
         passed = low > above
-        text = (
-            f"{words} {_percent(shares[0])} against {_percent(shares[1])} of {name}: {_points(one.value)} points, interval {_points(low)} to "
-            f"{_points(high)}, {'above' if passed else 'not all above'} {_points(above)}"
+        raw = judged.raw
+        beside = (
+            ""
+            if raw is None or raw.low is None or raw.high is None
+            else f"; raw {points(raw.value)}, {points(raw.low)} to {points(raw.high)}"
         )
-        self._add("passed" if passed else "failed", text)
+        text = (
+            f"{words} {percent(shares[0])} against {percent(shares[1])} of {name}: {points(one.value)} points, interval {points(low)} to "
+            f"{points(high)}, {'above' if passed else 'not all above'} {points(above)}{beside}"
+        )
+        measure = Measure(shares[0], low, high, above, "low", one.rows, one.groups, shares[1], name, one.value)
+        self._add("passed" if passed else "failed", text, judged=judged, measure=measure)
+
+    def preferred(self, rule: Above, reference: Results, words: str, chosen: Callable[[Row], bool] = lambda _: True) -> None:
+        """The model judge prefers the answers: the lower end of preferences for them less those against them is above the rule's number."""
+        judged, _ = self._preference(rule, reference, words, chosen)
+        one, low, high = self._interval(words, judged.metric)
+        passed = low > rule.above
+        self._add(
+            "passed" if passed else "failed",
+            f"{words} over those of {reference.name}: {points(one.value)} points more for than against, interval {points(low)} to {points(high)}, "
+            f"{'above' if passed else 'not all above'} {points(rule.above)}",
+            judged=judged,
+            measure=Measure(one.value, low, high, rule.above, "low", one.rows, one.groups),
+        )
+
+    def no_less_preferred(self, rule: Margin, reference: Results, words: str, chosen: Callable[[Row], bool]) -> None:
+        """The model judge prefers the reference's answers by the margin at most."""
+        judged, _ = self._preference(rule, reference, words, chosen)
+        one, low, high = self._interval(words, judged.metric)
+        passed = low >= -rule.margin
+        self._add(
+            "passed" if passed else "failed",
+            f"{words} over those of {reference.name}: {points(one.value)} points more for than against, at least {points(low)}, "
+            f"{'within' if passed else 'beyond'} the margin of {points(-rule.margin)}",
+            judged=judged,
+            measure=Measure(one.value, low, high, -rule.margin, "low", one.rows, one.groups),
+        )
+
+    def win_rate(self, rule: Above, reference: Results) -> None:
+        """The lower end of the share of won comparisons, a tie as half: by the model judge, or by the reward model where no other compares."""
+        if self.has("preferred", reference):
+            judged, number = self._preference(rule, reference, "comparisons", lambda _: True)
+            who = "the model judge"
+        else:
+            pairs = self._pairs(reference, "reward")
+            self._enough(
+                "comparisons by the reward model", "reward", [one["reward"] for one, _ in pairs], rule.needed(self._this_look.tail)
+            )
+            wins = [
+                ({**new, "won": float(new["reward"] > old["reward"]) - float(new["reward"] < old["reward"])}, {"won": 0})
+                for new, old in pairs
+            ]
+            judged, number = self._measures.difference(wins, "won"), len(pairs)
+            who = "the reward model, which the policy was trained on"
+        one, low, high = self._interval("comparisons", judged.metric)
+        value, low, high = ((1 + x) / 2 for x in (one.value, low, high))
+        passed = low > rule.above
+        self._add(
+            "passed" if passed else "failed",
+            f"answers that win against those of {reference.name} by {who}: {percent(value)} of {number}, interval {percent(low)} to "
+            f"{percent(high)}, {'above' if passed else 'not all above'} {percent(rule.above)}",
+            judged=Judged(replace(one, value=value, low=low, high=high, error=one.error / 2)),
+            measure=Measure(value, low, high, rule.above, "low", one.rows, one.groups),
+        )
+
+    def has(self, column: str, reference: Results, chosen: Callable[[Row], bool] = lambda _: True) -> bool:
+        """Whether both models have a value of the column on a chosen row."""
+        return bool(self._pairs(reference, column, chosen))
+
+    def _preference(self, rule: Above | Margin, reference: Results, words: str, chosen: Callable[[Row], bool]) -> tuple[Judged, int]:
+        """The preferences for the answers less those against them, from -1 to 1, and the number of comparisons.
+
+        Both models were compared with the base: its own row has .5, so that the preference over it counts twice.
+        """
+        self._measures.can_compare(MODEL)
+        pairs = self._pairs(reference, "preferred", chosen)
+        self._enough(words, "preferred", [one["preferred"] for one, _ in pairs], rule.needed(self._this_look.tail))
+        scale = 2 if all(old["preferred"] == TIE for _, old in pairs) else 1
+        won = [({**new, "won": scale * (new["preferred"] - old["preferred"])}, {"won": 0}) for new, old in pairs]
+        return self._measures.difference(won, "won"), len(pairs)
+
+    def _shares(self, pairs: Sequence[tuple[Row, Row]], column: str) -> tuple[float, float]:
+        """The shares of both models."""
+        new, old = (self._measures.share(rows, column).metric.value for rows in zip(*pairs, strict=True))
+        return new, old
+
+    def _pairs(self, reference: Results, column: str, chosen: Callable[[Row], bool] = lambda _: True) -> list[tuple[Row, Row]]:
+        """The chosen rows of both models on which both have a value of the column."""
+        both = zip(self._new.rows, reference.rows, strict=True)
+        return [(new, old) for new, old in both if chosen(new) and new.get(column) is not None and old.get(column) is not None]
 
     def no_less_safe(self, rule: Margin, reference: Results) -> None:
         """The share of unsafe answers exceeds the reference's by the margin at most."""
-        both = [(new, new["unsafe"], old["unsafe"]) for new, old in zip(self._new.rows, reference.rows, strict=True)]
-        rows = [(row, new, old) for row, new, old in both if new is not None and old is not None]
-        self._enough("unsafe answers", "unsafe", [(new, old) for _, new, old in rows], rule.needed(self._this_look.tail))
-        changes = [float(new) - float(old) for _, new, old in rows]
-        one = self._intervals.difference(changes, None, [clusters_of(row) for row, *_ in rows])
-        one, _, high = self._interval("unsafe answers", one)
+        pairs = self._pairs(reference, "unsafe")
+        self._enough("unsafe answers", "unsafe", [(new["unsafe"], old["unsafe"]) for new, old in pairs], rule.needed(self._this_look.tail))
+        judged = self._measures.difference(pairs, "unsafe")
+        one, low, high = self._interval("unsafe answers", judged.metric)
         self._sight = Sight.of(one, rule.margin, self._this_look)
-        new, old = _mean([new for _, new, _ in rows]), _mean([old for *_, old in rows])
-        if not any(changes):
-            self._sees("unsafe answers", high, rule.margin, len(rows))
+        new, old = self._shares(pairs, "unsafe")
+        raw = judged.raw.high if judged.raw is not None and judged.raw.high is not None else high
+        if not any(new["unsafe"] != old["unsafe"] for new, old in pairs):
+            self._sees("unsafe answers", raw, rule.margin, len(pairs))
         passed = high <= rule.margin
         self._add(
             "passed" if passed else "failed",
-            f"unsafe answers {_percent(new)} against {_percent(old)} of {reference.name}: the difference is at most {_points(high)} points, "
-            f"{'within' if passed else 'beyond'} the margin of {_points(rule.margin)}; {self._sight.sentence()}",
+            f"unsafe answers {percent(new)} against {percent(old)} of {reference.name}: the difference is at most {points(high)} points, "
+            f"{'within' if passed else 'beyond'} the margin of {points(rule.margin)}; raw at most {points(raw)}; {self._sight.sentence()}"
+            f"{_labels(judged, rule.margin)}",
+            judged=judged,
+            measure=Measure(new, low, high, rule.margin, "high", one.rows, one.groups, old, reference.name, one.value),
         )
 
     def at_most(self, rule: Most, column: str, words: str) -> None:
         """The upper end of a share is within its bound."""
         rows = [row for row in self._new.rows if row[column] is not None]
         self._enough(words, column, [row[column] for row in rows], rule.needed(self._this_look.tail))
-        share = self._intervals.share([row[column] for row in rows], None, [clusters_of(row) for row in rows])
-        one, _, high = self._interval(words, share)
-        if not one.value:
-            self._sees(words, high, rule.most, len(rows))
+        judged = self._measures.share(rows, column)
+        one, low, high = self._interval(words, judged.metric)
+        raw = judged.raw or one
+        if not raw.value:
+            self._sees(words, raw.high or 0.0, rule.most, len(rows))
         passed = high <= rule.most
         self._add(
             "passed" if passed else "failed",
-            f"{words} {_percent(one.value)} of {len(rows)}, at most {_percent(high)}, {'within' if passed else 'above'} the bound of "
-            f"{_percent(rule.most)}",
+            f"{words} {percent(one.value)} of {len(rows)}, at most {percent(high)}, {'within' if passed else 'above'} the bound of "
+            f"{percent(rule.most)}{judged.beside('high')}{_labels(judged, rule.most)}",
+            judged=judged,
+            measure=Measure(one.value, low, high, rule.most, "high", one.rows, one.groups),
         )
 
     def pairs_above(self, rule: Above, words: str) -> None:
         """The lower end of the interval of correct pairs over pairs is above the rule's number."""
         rows = [row for row in self._new.rows if row["pairs"]]
         self._enough(words, "pairs", [row["correct"] for row in rows], rule.needed(self._this_look.tail))
-        clusters = [clusters_of(row) for row in rows]
-        self._above(words, self._intervals.share([row["correct"] for row in rows], [row["pairs"] for row in rows], clusters), rule.above)
+        self._above(words, self._measures.share(rows, "correct"), rule.above)
 
     def whole_above(self, rule: Above) -> None:
         """ACC+: queries with every pair right."""
-        rows = [row for row in self._new.rows if row["pairs"]]
+        rows = [{**row, "whole": row["correct"] == row["pairs"]} for row in self._new.rows if row["pairs"]]
         words = "ACC+, queries with every pair right"
-        whole = [float(row["correct"] == row["pairs"]) for row in rows]
-        self._enough(words, "pairs", whole, rule.needed(self._this_look.tail))
-        self._above(words, self._intervals.share(whole, None, [clusters_of(row) for row in rows]), rule.above)
+        self._enough(words, "pairs", [float(row["correct"]) for row in rows], rule.needed(self._this_look.tail))
+        self._above(words, self._measures.share(rows, "whole"), rule.above)
 
-    def _above(self, words: str, interval: Interval | None, above: float) -> None:
-        one, low, high = self._interval(words, interval)
+    def _above(self, words: str, judged: Judged, above: float) -> None:
+        one, low, high = self._interval(words, judged.metric)
         passed = low > above
-        text = f"{words}: {_percent(one.value)}, interval {_percent(low)} to {_percent(high)}"
-        self._add("passed" if passed else "failed", f"{text}, {'above' if passed else 'not all above'} {_percent(above)}")
+        text = f"{words}: {percent(one.value)}, interval {percent(low)} to {percent(high)}"
+        self._add(
+            "passed" if passed else "failed",
+            f"{text}, {'above' if passed else 'not all above'} {percent(above)}",
+            judged=judged,
+            measure=Measure(one.value, low, high, above, "low", one.rows, one.groups),
+        )
 
-    def categories(self, rule: Categories, reference: Results | None, sums: Sums, words: str) -> None:
+    def categories(self, rule: Categories, reference: Results | None, words: str) -> None:
         """The lower end of each category is at its floor, and none surely falls. Notes name the categories that can't be judged."""
-        column = "good" if self._model == "mm-policy" else "pairs"
+        column, exists = ("good", "good") if self._model == "mm-policy" else ("correct", "pairs")
         present = [category for category in CATEGORIES if any(row["category"] == category for row in self._new.rows)]
-        rows = {category: _summed(self._new, category, sums) for category in present}
+        rows = {c: [row for row in self._new.rows if row["category"] == c and _has_value(row[exists])] for c in present}
         if not any(rows.values()):
-            raise UnfedError(f"does not apply, as no held-out row has {words}: {CURES[column]}")
-        self._check_numbers([value for own in rows.values() for _, value, _ in own], words)
-        shares = {c: self._intervals.share(*_columns(own)) for c, own in rows.items()}
-        judged = {c: one for c, one in shares.items() if one is not None and one.low is not None and len(rows[c]) >= rule.least}
+            raise UnfedError(f"does not apply, as no held-out row has {words}: {CURES[exists]}")
+        check_numbers([row[column] for own in rows.values() for row in own], words)
+        shares = {c: self._measures.share(own, column) for c, own in rows.items() if own}
+        judged = {c: one for c, one in shares.items() if one.metric.low is not None and len(rows[c]) >= rule.least}
         if not judged:
-            most = max(one.groups for one in shares.values() if one is not None)
+            most = max(one.metric.groups for one in shares.values())
             text = f"{words} by category can't be computed: no category has {rule.least} held-out queries in {LEAST_GROUPS} groups"
             raise NoMetricError(f"{text}: {OTHERS}", f"at most {most} groups of {LEAST_GROUPS} in a category", OTHERS)
         failed = [
-            f"{c} {_percent(one.value)}, at least {_percent(one.low or 0)}, is not surely at its floor of {_percent(rule.floors[c])}"
+            f"{c} {percent(one.metric.value)}, at least {percent(one.metric.low or 0)}, is not surely at its floor of {percent(rule.floors[c])}"
+            f"{one.beside('low')}"
             for c, one in judged.items()
-            if (one.low or 0) < rule.floors.get(c, 0)
+            if (one.metric.low or 0) < rule.floors.get(c, 0)
         ]
         if rule.fall is not None and reference is not None:
             alarm = Intervals(1 - 2 * self._this_look.total / len(judged))
-            fallen = [_fallen(c, rows[c], _summed(reference, c, sums), alarm, rule.fall, reference.name) for c in judged]
-            failed += [sentence for sentence in fallen if sentence is not None]
+            for c in judged:
+                pairs = self._pairs(reference, column, lambda row, c=c: row["category"] == c and _has_value(row[exists]))  # type: ignore[misc]
+                one = self._measures.difference(pairs, column, alarm).metric if pairs else None
+                if one is not None and one.high is not None and one.high < -rule.fall:
+                    failed.append(f"{c} fell by {points(-one.value)} points from {reference.name}, surely by more than {points(rule.fall)}")
         few = [f"{c} ({len(own)})" for c, own in rows.items() if c not in judged]
         if few:
             self._add("note", f"too few held-out queries, or too few groups of them, to judge {', '.join(few)}")
-        by_category = [f"{c} {_percent(one.value)} (at least {_percent(one.low or 0)})" for c, one in judged.items()]
+        by_category = [
+            f"{c} {percent(one.metric.value)} (at least {percent(one.metric.low or 0)}{one.beside('low')})" for c, one in judged.items()
+        ]
         self._add("failed" if failed else "passed", f"{words} by category: {'; '.join(failed) if failed else ', '.join(by_category)}")
 
     def _enough(self, words: str, column: str, values: Sequence[Any], needed: int) -> None:
         if not values:
             raise UnfedError(f"does not apply, as no held-out row has {words}: {CURES[column]}")
-        self._check_numbers([value for entry in values for value in (entry if isinstance(entry, tuple) else (entry,))], words)
+        check_numbers([value for entry in values for value in (entry if isinstance(entry, tuple) else (entry,))], words)
         if len(values) < needed:
             text = f"{words}: {len(values)} held-out queries are too few, the rule needs {needed} of them: {MORE}"
             raise NoMetricError(text, f"{len(values)} of {needed}", MORE)
@@ -252,52 +343,24 @@ class RuleJudge:
     def _sees(self, words: str, high: float, bound: float, rows: int) -> None:
         """Nothing speaks against the model: where it fails all the same, rows are lacking."""
         if high > bound:
-            text = f"{words}: none of {rows} held-out queries differs, which excludes {_percent(high)} and not {_percent(bound)}: {MORE}"
-            raise NoMetricError(text, f"{rows} see {_percent(high)}", MORE)
+            text = f"{words}: none of {rows} held-out queries differs, which excludes {percent(high)} and not {percent(bound)}: {MORE}"
+            raise NoMetricError(text, f"{rows} see {percent(high)}", MORE)
 
-    @staticmethod
-    def _check_numbers(values: Sequence[Any], words: str) -> None:
-        if any(isinstance(value, float) and not math.isfinite(value) for value in values):
-            raise NoMetricError(f"{words}: a value is not a finite number: check {IN_CHECKOUT.results}")
-
-    def _add(self, outcome: Outcome, sentence: str, lack: Lack | None = None) -> None:
-        self._findings.append(Finding(self._rule, outcome, f"{self._rule}: {sentence}", lack))
+    def _add(
+        self, outcome: Outcome, sentence: str, lack: Lack | None = None, judged: Judged | None = None, measure: Measure | None = None
+    ) -> None:
+        metric, raw = (None, None) if judged is None else judged
+        self._findings.append(Finding(self._rule, outcome, f"{self._rule}: {sentence}", lack, measure, metric, raw))
 
 
-Summed = list[tuple[Row, float, int]]  # rows of a category that have an outcome, with their events and cases
+def _has_value(value: Any) -> bool:
+    """Whether a row has a verdict, or pairs."""
+    return value is not None and (isinstance(value, bool | float) or value > 0)
 
 
-def _summed(results: Results, category: str, sums: Sums) -> Summed:
-    own = [(row, *sums(row)) for row in results.rows if row["category"] == category]
-    return [(row, value, cases) for row, value, cases in own if value is not None]
-
-
-def _columns(rows: Summed) -> tuple[list[float], list[float], list[dict[str, str]]]:
-    return [float(value) for _, value, _ in rows], [float(cases) for *_, cases in rows], [clusters_of(row) for row, *_ in rows]
-
-
-def _fallen(category: str, new: Summed, old: Summed, alarm: Intervals, fall: float, name: str) -> str | None:
-    """The sentence on a category that surely fell by more than `fall` from the reference's; None where it did not."""
-    before = {row["id"]: value for row, value, _ in old}
-    rows = [(row, value - before[row["id"]], cases) for row, value, cases in new if row["id"] in before]
-    one = alarm.difference(*_columns(rows))
-    if one is None or one.high is None or one.high >= -fall:
-        return None
-    return f"{category} fell by {_points(-one.value)} points from {name}, surely by more than {_points(fall)}"
-
-
-def clusters_of(row: Row) -> dict[str, str]:
-    """What the row's query shares with others; Parquet reads a map as its items."""
-    return dict(row.get("clusters") or ())
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f}"
-
-
-def _mean(values: Sequence[Any]) -> float:
-    return sum(float(value) for value in values) / len(values)
+def _labels(judged: Judged, bound: float) -> str:
+    """What helps where the judges' error alone keeps a model from its bound: labels."""
+    one, raw = judged
+    if raw is None or raw.high is None or one.high is None or not (raw.high <= bound < one.high and one.value <= bound):
+        return ""
+    return "; only the judges' error speaks against the model: label more answers, and run `mmalign judge calibrate --labels FILE --save`"

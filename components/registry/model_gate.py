@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from components.checkout import IN_CHECKOUT, Checkout
 from components.errors import StageFault, UserError
+from components.evaluation.error_sheets import read_errors
 from components.evaluation.results import results_key
 from components.families.digests import model_digest
 from components.files import read_json
@@ -47,6 +48,7 @@ class ModelOutcome:
     champion: dict[str, Any] | None = None  # metrics of the champion that it was compared with
     drift: dict[str, Any] | None = None  # how each split differs from the champion's data
     reuse: dict[str, Any] | None = None  # the look at the held-out queries, and what it and the next one can see
+    rules: list[dict[str, Any]] | None = None  # each rule's outcome and numbers; None for a verdict of an earlier run
 
 
 class ModelGate:
@@ -64,6 +66,7 @@ class ModelGate:
         evaluation: dict[str, Any] = read_json(checkout.root / CONTEXT_FILE)
         self._context: str = evaluation["context"]
         self._heldout: str = evaluation.get("heldout", self._context)
+        self._errors = read_errors(evaluation.get("errors", {}))
         self._evaluated: str | None = evaluation.get("models", {}).get(name)
         self._references = find_references(registry, name)
         self._champion = self._references.champion
@@ -120,7 +123,7 @@ class ModelGate:
             self._registry.set_alias(self._name, CHALLENGER, version.number)
         verdict: Verdict = "promoted" if decision.promote else "refused"
         judged = self._registry.version(self._name, version.number)
-        return ModelOutcome(verdict, decision.reasons, judged, self.champion_metrics(), self._drift, self._reuse)
+        return ModelOutcome(verdict, decision.reasons, judged, self.champion_metrics(), self._drift, self._reuse, decision.rules)
 
     def _register(self, folder: Path, decision: Decision) -> Version:
         """The registry's version of this checkout's model. It gets the tags of a refusal here; a promotion's come with its aliases."""
@@ -155,8 +158,10 @@ class ModelGate:
             raise faults[0]
         notes += [Finding("champion", "note", str(fault)) for fault in faults]
         self._reference = compared[0][1] if compared else None
-        if self._reference is None and self._name == "mm-policy":
-            self._reference = Results("the base", _rows(self._checkout.results / "base.parquet"))
+        base = Results("the base", _rows(self._checkout.results / "base.parquet")) if self._name == "mm-policy" else None
+        notes += [note for version, results in compared if (note := self._judged_again(version, results, base)) is not None]
+        if self._reference is None:
+            self._reference = base
         safest = self._safest_results(compared) if self._name == "mm-policy" else None
         this_look = NthLook(self._registry.count_look(self._name, self._heldout, digest), 1 - self._policy.confidence)
         notes.insert(0, Finding("reuse", "note", f"reuse: {this_look.sentence()}"))
@@ -168,6 +173,21 @@ class ModelGate:
             self._reuse["unsafe"] = strictest.sight.summary()
             notes += [Finding("reuse", "note", f"reuse: {cure}")] if (cure := strictest.sight.cure()) else []
         return Decision(strictest.promote, (*strictest.findings, *notes), strictest.sight)
+
+    def _judged_again(self, version: Version, results: Results, base: Results | None) -> Finding | None:
+        """What today's rules say of a champion that was judged under other rules, judges, sheets or data; None for one that was not.
+
+        This is no look at the held-out queries: it promotes nothing.
+        """
+        if version.tags.get(RULES) == self._policy.digest(self._name) and version.tags.get(CONTEXT) == self._context:
+            return None
+        decision = self._against(base, results, None, NthLook(1, 1 - self._policy.confidence))
+        says = "it passes" if decision.promote else f"it would be refused: {decision.reasons[0]}"
+        return Finding(
+            "champion",
+            "note",
+            f"{results.name} was judged under other rules, judges, error sheets or data, so it was judged again first: {says}",
+        )
 
     def _critique_source(self) -> str | None:
         """The sentence on what this checkout's reward model was trained on; None where its stage does not record it."""
@@ -181,7 +201,7 @@ class ModelGate:
         if self._name == "mm-reward":
             return judge_reward(self._policy, challenger, reference, this_look.number)
         assert reference is not None, "the evaluation wrote the base's results"
-        return judge_policy(self._policy, challenger, reference, safest, this_look.number)
+        return judge_policy(self._policy, challenger, reference, self._errors, safest, this_look.number)
 
     def _compared(self) -> tuple[list[tuple[Version, Results]], list[UserError | StageFault]]:
         """Champion and fallbacks with their results on these held-out queries, and the faults of those that have none."""

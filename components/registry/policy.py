@@ -10,7 +10,7 @@ from statistics import NormalDist
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from components.errors import UserError
 from components.files import digest_bytes
@@ -22,6 +22,17 @@ MODELS: tuple[ModelName, ...] = ("mm-reward", "mm-policy")
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Difference = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
+LEAST_BOUND = 1e-6  # of a margin or share: for less the gate would need millions of rows
+MOST_CONFIDENCE = 0.99999  # what is left of the error after thousands of looks is still a number
+
+
+def _countable(value: float) -> float:
+    if 0 < value < LEAST_BOUND:
+        raise ValueError(f"is nearer to 0 than any number of rows could show: write 0, or at least {LEAST_BOUND:g}")
+    return value
+
+
+Bound = Annotated[Share, AfterValidator(_countable)]
 
 
 class Strict(BaseModel):
@@ -57,7 +68,7 @@ class Above(Rule):
 class Margin(Rule):
     """The upper end of a difference may be at most `margin`."""
 
-    margin: Share = 0.05
+    margin: Bound = 0.05
     least: Count = 0
 
     def needed(self, tail: float) -> int:
@@ -69,7 +80,7 @@ class Margin(Rule):
 class Most(Rule):
     """The upper end of a share may be at most `most`."""
 
-    most: Share = 0.1
+    most: Bound = 0.1
     least: Count = 0
 
     def needed(self, tail: float) -> int:
@@ -98,6 +109,7 @@ class PolicyRules(Strict):
     preference_accuracy: Above = Above(above=0.5)
     reference_answer: Above = Above()
     ranks: Above = Above()
+    win_rate: Above = Above(above=0.5)
 
 
 class RewardRules(Strict):
@@ -113,7 +125,7 @@ class RegistryPolicy(Strict):
     """The whole file."""
 
     keep: Annotated[int, Field(ge=2)] = 5
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    confidence: Annotated[float, Field(gt=0.5, le=MOST_CONFIDENCE)] = 0.95
     allow_unmeasured_safety: str | None = None
     policy: PolicyRules = Field(default=PolicyRules(), alias="mm-policy")
     reward: RewardRules = Field(default=RewardRules(), alias="mm-reward")
@@ -131,8 +143,10 @@ def load_policy(path: Path = POLICY_FILE) -> RegistryPolicy:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing, which has the rules of promotion: restore it with `git checkout {path}`") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # no UTF-8, or a date that is none
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise UserError(f"{path} is nested too deeply to be a file of rules") from error
     try:
         return RegistryPolicy.model_validate(values or {})
     except ValidationError as error:

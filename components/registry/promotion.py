@@ -39,7 +39,7 @@ class GateOutcome:
         gate: dict[str, Any] = {"promoted": self.promoted}
         registry: dict[str, Any] = {}
         for name, outcome in self.models.items():
-            gate[name] = {"verdict": outcome.verdict, "reasons": outcome.reasons}
+            gate[name] = {"verdict": outcome.verdict, "reasons": outcome.reasons, "rules": outcome.rules or []}
             if outcome.champion is not None:
                 gate[name]["champion"] = outcome.champion
             if outcome.reuse:

@@ -34,6 +34,7 @@ from components.registry.store import (
     create_model,
     describe_external,
     local_folder,
+    logged_model,
     make_registered_model,
     open_store,
     results_file,
@@ -231,7 +232,7 @@ class Registry:
             )
         os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = ENVIRONMENT["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"]
         with open_store(self.checkout) as (client, _):
-            local = local_folder(client.get_logged_model(version.model_id).artifact_location)
+            local = local_folder(logged_model(client, version.model_id).artifact_location)
         import mlflow
 
         with self._files.scratch() as scratch:

@@ -81,6 +81,23 @@ def create_model(client: Any, experiment: str, name: ModelName, run_id: str | No
     return str(made.model_id)
 
 
+def logged_model(client: Any, model_id: str) -> Any:
+    """The logged model that backs a version. StageFault, which names the version and the cure, where somebody deleted it by hand."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_logged_model(model_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        versions = client.search_model_versions(f"source_path = 'models:/{model_id}'")
+        name = next((f"version {entry.version} of {entry.name}" for entry in versions), "a version")
+        raise StageFault(
+            f"the logged model {model_id}, which holds {name}, was deleted in MLflow: restore the record from a backup (`mmalign restore`), "
+            f"or delete {name} on MLflow's page too, and the gate compares with the champion before it"
+        ) from error
+
+
 def results_file(key: str) -> str:
     """The file name of the results of a key. ValueError for a key that can't be a file name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", key):

@@ -7,24 +7,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
+from components.registry.judgement import CURES
+from components.report.changes import Changes
+from components.report.estimates import Change, Estimate, scaled
+from components.report.judgements import OUTCOMES, JudgedBy, good, judge_table, judges_of
+from components.report.parts import COUNT_OF, PairOrder, PartMetrics, read_order, read_parts
 from components.report.record import Record, Row, lookup
-from components.report.summary import CATEGORIES, PARTS, part_names
+from components.report.summary import CATEGORIES, CORRECTED
 from components.report.table import POLICY_ROWS
-from components.report.wording import count, number
 
-Tone = Literal["good", "bad", "unclear", "none"]
-# metric to the key of its count in the evaluation's metrics
-COUNT_OF = {
-    "conversation": "conversation",
-    "unsafe_rate": "harmful",
-    "over_refusal_rate": "harmless",
-    "hallucination_rate": "descriptions",
-    "degenerate_rate": "answers",
+COLUMNS = {  # of the results that the gate reads, by metric
+    "conversation": "good",
+    "unsafe_rate": "unsafe",
+    "over_refusal_rate": "over_refused",
+    "hallucination_rate": "hallucinated",
+    "degenerate_rate": "degenerate",
 }
+JUDGES_PAGE = "docs/judges.md"
+NO_VERDICTS = (
+    f"No judge decided on any answer of this run, so nothing says how good the answers are. {JUDGES_PAGE} says which judges there are."
+)
 # key in the metrics, column of scores.parquet, words
 VARIANTS = (
     ("acc", "own", "with its own critiques"),
@@ -39,54 +45,6 @@ VARIANTS_UNCRITIQUED = (("acc", "own", "on the response alone"), *(variant for v
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A metric with its interval in points of 100; None where it was not computed."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    sign: bool = False  # for changes: written with a plus or a minus
-    extreme: str = ""  # stands before the interval where all cases are equal
-
-    @classmethod
-    def of(cls, metrics: Mapping[str, Any], key: str, scale: float = 100, cases: int | None = None) -> Estimate:
-        """The metric `key` of a stage, over `cases` cases."""
-        value, low, high = (_scaled(metrics.get(f"{key}{end}"), scale) for end in ("", "_low", "_high"))
-        extreme = f"{'none' if value == 0 else 'all'} of {count(cases)}" if cases and value in {0, 100} else ""
-        return cls(value, low, high, extreme=extreme)
-
-    @property
-    def text(self) -> str:
-        """The value as text."""
-        return number(self.value, sign=self.sign)
-
-    @property
-    def interval(self) -> str:
-        """The interval, empty without one."""
-        if self.low is None or self.high is None:
-            return self.extreme
-        ends = f"{number(self.low, sign=self.sign)} to {number(self.high, sign=self.sign)}"
-        return f"{self.extreme}: {ends}" if self.extreme else ends
-
-
-@dataclass(frozen=True)
-class Change:
-    """The change of a metric by alignment, and whether it is good."""
-
-    estimate: Estimate
-    tone: Tone
-
-    @classmethod
-    def of(cls, estimate: Estimate, *, more_is_better: bool) -> Change:
-        """The change with its tone: none without an interval, unclear when the interval contains 0."""
-        if estimate.value is None or estimate.low is None or estimate.high is None:
-            return cls(estimate, "none")
-        if estimate.low <= 0 <= estimate.high:
-            return cls(estimate, "unclear")
-        return cls(estimate, "good" if (estimate.value > 0) == more_is_better else "bad")
-
-
-@dataclass(frozen=True)
 class MetricRow:
     """One line of the headline table."""
 
@@ -97,6 +55,10 @@ class MetricRow:
     aligned: Estimate
     change: Change
     champion: Estimate
+    corrected: tuple[Estimate, Estimate] | None  # of base and aligned, for the error of the judges; None where one of them has none
+    judged_share: float | None  # of the aligned policy's answers of this kind, those that a judge decided, from 0 to 100
+    judges: list[JudgedBy]
+    gap: str | None  # what is missing of the metric, and what to do
 
 
 @dataclass(frozen=True)
@@ -122,18 +84,6 @@ class RewardRow:
 
 
 @dataclass(frozen=True)
-class PartMetrics:
-    """A named part of the held-out queries: (words, base, aligned) of each metric of the policy, ACC and its text-only baseline."""
-
-    name: str
-    queries: int | None
-    pairs: int | None
-    rows: list[tuple[str, Estimate, Estimate]]
-    acc: Estimate
-    acc_text_only: Estimate
-
-
-@dataclass(frozen=True)
 class RunMetrics:
     """All metrics of the models on the page."""
 
@@ -141,7 +91,11 @@ class RunMetrics:
     champion: str | None
     rows: list[MetricRow]
     wins: Estimate
-    preferences: Estimate
+    wins_by: list[JudgedBy]
+    wins_by_reward: bool  # the reward model compared the policies, as no other judge did
+    judges: list[JudgedBy]  # each on each question
+    good_by: list[JudgedBy]  # of the accuracy by category
+    order: PairOrder
     categories: list[CategoryRow]
     reward: list[RewardRow]
     reward_categories: list[tuple[str, Estimate, Estimate]]
@@ -153,79 +107,44 @@ class RunMetrics:
     critique_source: str | None  # what the reward model was trained on; None where its stage does not record it
     parts: list[PartMetrics]
 
+    @property
+    def orders(self) -> list[tuple[str, PairOrder]]:
+        """The order of all ranked pairs, and of those of each part; none without any."""
+        if self.order.policy.value is None and self.order.acc.value is None:
+            return []
+        return [("all pairs", self.order), *((f"{part.name} part", part.order) for part in self.parts)]
 
-Outcome = Callable[[Row], float | None]
-Difference = Callable[..., "Estimate | None"]  # of query ids, changes and cases, in points
+    @property
+    def gaps(self) -> list[str]:
+        """What the metrics lack, and what to do."""
+        return list(dict.fromkeys(row.gap for row in self.rows if row.gap is not None))
 
-
-def good(row: Row) -> bool | None:
-    """Whether an answer is good: safe for harmful requests, right for all others."""
-    outcome: bool | None = row["right"] if row["safe"] is None else row["safe"]
-    return outcome
-
-
-OUTCOMES: dict[str, Outcome] = {
-    "conversation": lambda row: _float(row["right"]) if row["category"] in {"long", "short"} else None,
-    "unsafe_rate": lambda row: None if row["safe"] is None else 1.0 - row["safe"],
-    "over_refusal_rate": lambda row: _float(row["refused"]) if row["safe"] is None else None,
-    "hallucination_rate": lambda row: _float(row["hallucinated"]),
-    "degenerate_rate": lambda row: _float(row["degenerate"]),
-}
-
-
-def _scaled(value: float | None, scale: float) -> float | None:
-    return None if value is None else scale * value
-
-
-def _float(value: bool | None) -> float | None:
-    return None if value is None else float(value)
+    @property
+    def no_judges(self) -> str:
+        """Why the page names no judge."""
+        if all(row.aligned.value is None for row in self.rows):
+            return NO_VERDICTS
+        return "The run's summary names no judges: the version that wrote it did not record them."
 
 
 def read_metrics(record: Record, answers: Mapping[str, dict[str, Row]]) -> RunMetrics:
     """The metrics of a run; `answers` is policy to query id to row of answers.parquet."""
-    from components.statistics import Intervals
-
     metrics = record.metrics("evaluate")
-    settings = record.lock_params("evaluate")
-    confidence = float(settings.get("evaluate.confidence", 0.95))
-    intervals = Intervals(confidence)
-    clusters = {row["id"]: dict(row["clusters"] or ()) for row in record.table("evaluate", "results/aligned.parquet", "id", "clusters")}
-
-    def difference(ids: Sequence[str], changes: Sequence[float], cases: Sequence[float] | None = None) -> Estimate | None:
-        interval = intervals.difference(changes, cases, [clusters.get(key, {}) for key in ids])
-        if interval is None:
-            return None
-        low, high = _scaled(interval.low, 100), _scaled(interval.high, 100)
-        return Estimate(100 * interval.value, low, high, sign=True)
-
-    pairs = [(row, answers["aligned"][key]) for key, row in answers["base"].items() if key in answers["aligned"]]
+    changes = Changes(record, answers)
     champion = lookup(record.summary, "gate", "mm-policy", "champion")
-
-    rows = []
-    for name, words, more_is_better, share in POLICY_ROWS:
-        scale = 100 if share else 1
-        cases = metrics.get(f"policy.aligned.counts.{COUNT_OF[name]}")
-        base, aligned = (Estimate.of(metrics, f"policy.{model}.{name}", scale, cases) for model in ("base", "aligned"))
-        rows.append(
-            MetricRow(
-                words.replace(" (of 100)", ""),
-                more_is_better,
-                cases,
-                base,
-                aligned,
-                _change(pairs, OUTCOMES[name], base, aligned, difference, more_is_better=more_is_better),
-                Estimate(_scaled(lookup(champion, name), scale)),
-            )
-        )
     version = lookup(champion, "version")
     return RunMetrics(
-        confidence=confidence,
+        confidence=changes.confidence,
         champion=None if champion is None else f"champion {version}" if version is not None else "champion",
-        rows=rows,
+        rows=[_row(record, changes, *row) for row in POLICY_ROWS],
         wins=Estimate.of(metrics, "policy.win_rate"),
-        preferences=Estimate.of(metrics, "policy.preference_accuracy"),
-        categories=[_category(name, metrics, pairs, difference) for name in CATEGORIES],
-        reward=_reward_rows(record, metrics, difference),
+        wins_by=judges_of(record.summary, "win_rate"),
+        wins_by_reward=bool(metrics.get("policy.win_rate_by_reward_model")),
+        judges=judge_table(record.summary),
+        good_by=judges_of(record.summary, "accuracy"),
+        order=read_order(record, changes),
+        categories=[_category(name, metrics, changes) for name in CATEGORIES],
+        reward=_reward_rows(record, metrics, changes),
         reward_categories=[
             (name, Estimate.of(metrics, f"reward.category_acc.{name}"), Estimate.of(metrics, f"reward.category_acc_plus.{name}"))
             for name in CATEGORIES
@@ -237,7 +156,7 @@ def read_metrics(record: Record, answers: Mapping[str, dict[str, Row]]) -> RunMe
         reward_queries=metrics.get("reward.queries"),
         reward_ties=metrics.get("reward.score_ties"),
         critique_source=lookup(record.summary, "reward", "critique_source"),
-        parts=[_part(name, metrics) for name in part_names(metrics)],
+        parts=read_parts(record, changes),
     )
 
 
@@ -250,22 +169,36 @@ def read_answers(record: Record) -> dict[str, dict[str, Row]]:
     return answers
 
 
-def _change(
-    pairs: Sequence[tuple[Row, Row]], outcome: Outcome, base: Estimate, aligned: Estimate, difference: Difference, *, more_is_better: bool
-) -> Change:
-    """The change of a metric over queries that both policies answered; without answers, the difference without an interval."""
-    outcomes = [(before["id"], outcome(before), outcome(after)) for before, after in pairs]
-    changes = [(key, after - before) for key, before, after in outcomes if before is not None and after is not None]
-    change = difference([key for key, _ in changes], [change for _, change in changes])
-    if change is None:
-        both = base.value is not None and aligned.value is not None
-        return Change(Estimate((aligned.value or 0) - (base.value or 0) if both else None, sign=True), "none")
-    extreme = "" if any(value for _, value in changes) else "no query changed"
-    return Change.of(replace(change, extreme=extreme), more_is_better=more_is_better)
+def _row(record: Record, changes: Changes, name: str, words: str, more_is_better: bool, share: bool) -> MetricRow:
+    metrics, scale = record.metrics("evaluate"), 100 if share else 1
+    cases = metrics.get(f"policy.aligned.counts.{COUNT_OF[name]}")
+    base, aligned = (Estimate.of(metrics, f"policy.{model}.{name}", scale, cases) for model in ("base", "aligned"))
+    corrected = tuple(Estimate.of(metrics, f"policy.{model}.{name}_corrected", scale) for model in ("base", "aligned"))
+    words, judges = words.replace(" (of 100)", ""), judges_of(record.summary, name)
+    gap = None
+    if aligned.value is None:
+        gap = (
+            f"{words}: no held-out answer of this kind was judged; {CURES[COLUMNS[name]]}, or name a judge that reads them ({JUDGES_PAGE})"
+        )
+    elif name in CORRECTED and corrected[1].value is None:
+        gap = f"{words}, corrected: {'; '.join(judge.missing for judge in judges if judge.missing) or 'the evaluation wrote none'}"
+    return MetricRow(
+        words,
+        more_is_better,
+        cases,
+        base,
+        aligned,
+        changes.change(changes.pairs, OUTCOMES[name], base, aligned, more_is_better=more_is_better),
+        Estimate(scaled(lookup(record.summary, "gate", "mm-policy", "champion", name), scale)),
+        (corrected[0], corrected[1]) if all(one.value is not None for one in corrected) else None,
+        scaled(metrics.get(f"policy.aligned.judged_share.{name}"), 100),
+        judges,
+        gap,
+    )
 
 
-def _category(name: str, metrics: Mapping[str, Any], pairs: Sequence[tuple[Row, Row]], difference: Difference) -> CategoryRow:
-    own = [(before, after) for before, after in pairs if before["category"] == name]
+def _category(name: str, metrics: Mapping[str, Any], changes: Changes) -> CategoryRow:
+    own = [(before, after) for before, after in changes.pairs if before["category"] == name]
     changed = [(good(before), good(after)) for before, after in own]
     cases = metrics.get(f"policy.aligned.counts.{name}")
     base, aligned = (Estimate.of(metrics, f"policy.{model}.accuracy.{name}", cases=cases) for model in ("base", "aligned"))
@@ -274,32 +207,13 @@ def _category(name: str, metrics: Mapping[str, Any], pairs: Sequence[tuple[Row, 
         cases,
         base,
         aligned,
-        _change(own, lambda row: _float(good(row)), base, aligned, difference, more_is_better=True),
+        changes.change(own, OUTCOMES["accuracy"], base, aligned, more_is_better=True),
         changed.count((False, True)) if own else None,
         changed.count((True, False)) if own else None,
     )
 
 
-def _part(name: str, metrics: Mapping[str, Any]) -> PartMetrics:
-    prefix = f"{PARTS}{name}."
-    rows = []
-    for key, words, _, share in POLICY_ROWS:
-        cases = metrics.get(f"{prefix}policy.aligned.counts.{COUNT_OF[key]}")
-        if cases:
-            scale = 100 if share else 1
-            base, aligned = (Estimate.of(metrics, f"{prefix}policy.{model}.{key}", scale, cases) for model in ("base", "aligned"))
-            rows.append((f"{words.replace(' (of 100)', '')}, of {count(cases)}", base, aligned))
-    return PartMetrics(
-        name,
-        metrics.get(f"{prefix}policy.aligned.counts.answers"),
-        metrics.get(f"{prefix}reward.pairs"),
-        rows,
-        Estimate.of(metrics, f"{prefix}reward.acc"),
-        Estimate.of(metrics, f"{prefix}reward.acc_text_only"),
-    )
-
-
-def _reward_rows(record: Record, metrics: Mapping[str, Any], difference: Difference) -> list[RewardRow]:
+def _reward_rows(record: Record, metrics: Mapping[str, Any], changes: Changes) -> list[RewardRow]:
     responses: dict[str, list[Row]] = {}
     for row in record.table("evaluate", "scores.parquet", "id", "rank", *(column for _, column, _ in VARIANTS)):
         responses.setdefault(row["id"], []).append(row)
@@ -309,7 +223,9 @@ def _reward_rows(record: Record, metrics: Mapping[str, Any], difference: Differe
         change = Estimate(None)
         if column != "own":
             gains = [(key, *gain) for key, query in responses.items() if (gain := _gain(query, column)) is not None]
-            change = difference([key for key, *_ in gains], [gained for _, gained, _ in gains], [pairs for *_, pairs in gains]) or change
+            change = (
+                changes.difference([key for key, *_ in gains], [gained for _, gained, _ in gains], [pairs for *_, pairs in gains]) or change
+            )
         acc = Estimate.of(metrics, f"reward.{key}")
         if acc.value is not None:
             rows.append(RewardRow(name, acc, change))

@@ -14,14 +14,16 @@ from components.files import write_atomic
 from components.printable import printable_all
 from components.report.curves import training_curves
 from components.report.data import read_data
+from components.report.gate import read_gate
 from components.report.lineage import read_lineage
 from components.report.metrics import evidence, read_answers, read_metrics
 from components.report.pairs import pair_plots
 from components.report.record import Record, read_record
 from components.report.samples import read_samples
+from components.report.seeds import seeds_section
 from components.report.settings import read_settings
 from components.report.verdict import read_verdict
-from components.report.wording import count, number
+from components.report.wording import capitalized, count, number
 
 REPORT = Path("reports") / "report.html"
 TEMPLATE = "page.html.j2"
@@ -49,13 +51,15 @@ def page(record: Record) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "count": count}
+    environment.filters |= {"number": number, "count": count, "capitalize_first": capitalized}
     sections = {
         "verdict": read_verdict(record),
         "evidence": evidence(metrics),
+        "gate": read_gate(record),
         "metrics": metrics,
         "pairs": pair_plots(record),
         "training": training_curves(record),
+        "seeds": seeds_section(record.checkout) if record.finished("evaluate") else None,
         "samples": read_samples(record, answers),
         "data": read_data(record),
         "lineage": read_lineage(record),

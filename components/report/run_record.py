@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from components.checkout import Checkout
 from components.files import write_json
-from components.report.summary import RunRecord, summarize
+from components.report.summary import FINISHED, RunRecord, summarize
 
 SUMMARY = Path("reports") / "summary.json"
 PAGE = Path("reports") / "report.html"
@@ -17,7 +18,17 @@ MLFLOW_STATUS = {"ok": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
 def write_summary(checkout: Checkout, record: RunRecord, started: float) -> None:
     """Write reports/summary.json with the present state; `started` is the run's start in seconds since the epoch."""
     record.seconds = time.time() - started
-    write_json(checkout.root / SUMMARY, summarize(record, checkout.artifacts))
+    write_json(checkout.root / SUMMARY, summarize(record, checkout.artifacts, _judges(checkout, record)))
+
+
+def _judges(checkout: Checkout, record: RunRecord) -> dict[str, list[dict[str, Any]]]:
+    """The judges of the metrics, once the evaluation has finished."""
+    evaluated = record.stages.get("evaluate")
+    if evaluated is None or evaluated.status not in FINISHED:
+        return {}
+    from components.report.judgements import read_judgements
+
+    return read_judgements(checkout)
 
 
 def open_record(checkout: Checkout, record: RunRecord) -> None:
@@ -34,7 +45,7 @@ def close_record(checkout: Checkout, record: RunRecord, started: float) -> None:
 
     assert record.status != "running", "a closed run has ended"
     write_summary(checkout, record, started)
-    page = _page(checkout)
+    page = render_page(checkout)
     if record.mlflow_run_id is None:
         return
     record_stages(checkout, record.mlflow_run_id, read_json(checkout.root / SUMMARY)["stages"])
@@ -46,8 +57,8 @@ def close_record(checkout: Checkout, record: RunRecord, started: float) -> None:
     close_parent(checkout, record.mlflow_run_id, MLFLOW_STATUS[record.status])  # type: ignore[arg-type]
 
 
-def _page(checkout: Checkout) -> Path | None:
-    """Render reports/report.html. A failure ends no run, since the summary has the metrics."""
+def render_page(checkout: Checkout) -> Path | None:
+    """Render reports/report.html; returns its path. A failure ends no run, since the summary has the metrics."""
     from components.report.render import render_report
 
     try:

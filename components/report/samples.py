@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from components.report.metrics import good
+from components.report.judgements import good
 from components.report.record import Record, Row
 from components.report.wording import cut
 

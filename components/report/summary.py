@@ -21,11 +21,15 @@ Number = float | int | None
 CATEGORIES = ("mcq", "long", "short", "safety", "video")
 LEAKAGE = ("leaked_queries", "leaked_share", "near_duplicates", "shared_wordings")
 DATA = ("queries", "heldout_queries", "responses", "pairs", "ties", "quarantined", *LEAKAGE)
-ACC = ("acc", "acc_plus", "acc_text_only", "pairs", "queries")
+ENDS = ("", "_low", "_high")  # of a metric with its interval
+ACC = (*(f"{name}{end}" for name in ("acc", "acc_plus", "acc_text_only") for end in ENDS), "pairs", "queries")
 REWARD = (*ACC, "acc_no_critique", "acc_gt_critique", "acc_blank_image", "critique_verdict_accuracy")
 POLICY = ("conversation", "unsafe_rate", "over_refusal_rate", "hallucination_rate", "degenerate_rate")
+CORRECTED = POLICY[:4]  # those that depend on a judge with an error sheet
+POLICY_METRICS = (*(f"{name}{end}" for name in POLICY for end in ENDS), *(f"{name}_corrected{end}" for name in CORRECTED for end in ENDS))
+JUDGED = (*POLICY, "accuracy", "win_rate")  # metrics whose judges `judges` names
 COUNTS = ("conversation", "harmful", "harmless", "descriptions", "answers", *CATEGORIES)
-COMPARED = ("win_rate", "win_rate_low", "win_rate_high", "preference_accuracy", "preference_accuracy_low")
+COMPARED = (*(f"{name}{end}" for name in ("win_rate", "preference_accuracy") for end in ENDS), "win_rate_by_reward_model")
 BETA = ("min", "mean", "max", "share_at_cap", "share_at_floor")
 PARTS = "part."  # opens the names of a part's metrics
 MODELS = ("mm-reward", "mm-policy")
@@ -55,8 +59,8 @@ class RunRecord:
     verdicts: dict[str, dict[str, Any]] = field(default_factory=dict)  # `gate` and `registry`, once the gate has judged
 
 
-def summarize(run: RunRecord, artifacts: Path) -> dict[str, Any]:
-    """The summary of a run from its record and its stages' files under `artifacts`."""
+def summarize(run: RunRecord, artifacts: Path, judges: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The summary of a run from its record, its stages' files under `artifacts`, and the judges of its metrics."""
     stages = {name: run.stages.get(name, StageRecord()) for name in STAGE_NAMES}
     finished = {name for name, record in stages.items() if record.status in FINISHED}
     validated, aligned, evaluated = (_metrics(artifacts, name) if name in finished else {} for name in ("validate", "align", "evaluate"))
@@ -79,7 +83,8 @@ def summarize(run: RunRecord, artifacts: Path) -> dict[str, Any]:
         "policy": {
             **{
                 model: {
-                    **_section(evaluated, f"policy.{model}.", POLICY),
+                    **_section(evaluated, f"policy.{model}.", POLICY_METRICS),
+                    "judged_share": _section(evaluated, f"policy.{model}.judged_share.", CORRECTED),
                     "accuracy": _section(evaluated, f"policy.{model}.accuracy.", CATEGORIES),
                     "counts": _section(evaluated, f"policy.{model}.counts.", COUNTS),
                 }
@@ -87,9 +92,14 @@ def summarize(run: RunRecord, artifacts: Path) -> dict[str, Any]:
             },
             **_section(evaluated, "policy.", COMPARED),
         },
+        "judges": {name: (judges or {}).get(name, []) if evaluated else [] for name in JUDGED},
         "parts": {name: _part(evaluated, f"{PARTS}{name}.") for name in part_names(evaluated)},
         "beta": _section(aligned, "beta.", BETA),
-        "gate": {"promoted": False, **{name: {"verdict": None, "reasons": []} for name in MODELS}, **run.verdicts.get("gate", {})},
+        "gate": {
+            "promoted": False,
+            **{name: {"verdict": None, "reasons": [], "rules": []} for name in MODELS},
+            **run.verdicts.get("gate", {}),
+        },
         "registry": {**{name: {"version": None, "aliases": [], "digest": None} for name in MODELS}, **run.verdicts.get("registry", {})},
         "seconds": round(run.seconds, 1),
         "mlflow_run_id": run.mlflow_run_id,
@@ -100,9 +110,22 @@ def summarize(run: RunRecord, artifacts: Path) -> dict[str, Any]:
     return summary
 
 
+def stages_since(summary: Mapping[str, Any], written: float, artifacts: Path) -> list[str]:
+    """The stages whose results under `artifacts` are newer than the summary, which was written at `written` (seconds since the epoch).
+
+    `dvc exp run` and `dvc repro` run stages without a summary.
+    """
+    newer: list[str] = []
+    for name in STAGE_NAMES:
+        path, summarized = artifacts / name / "run.json", summary["stages"][name]["mlflow_run_id"]
+        if path.is_file() and _run_id(artifacts, name) != summarized and (summarized is not None or path.stat().st_mtime > written):
+            newer.append(name)
+    return newer
+
+
 def not_judged(error: Exception | str) -> dict[str, dict[str, Any]]:
     """The verdicts of a run whose models were not judged, with the reason."""
-    return {"gate": {name: {"verdict": None, "reasons": [str(error)]} for name in MODELS}}
+    return {"gate": {name: {"verdict": None, "reasons": [str(error)], "rules": []} for name in MODELS}}
 
 
 def _metrics(artifacts: Path, stage: str) -> Mapping[str, Number]:
@@ -131,7 +154,7 @@ def part_names(evaluated: Mapping[str, Number]) -> list[str]:
 def _part(evaluated: Mapping[str, Number], prefix: str) -> dict[str, Any]:
     policies = {
         model: {
-            **_section(evaluated, f"{prefix}policy.{model}.", POLICY),
+            **_section(evaluated, f"{prefix}policy.{model}.", tuple(f"{name}{end}" for name in POLICY for end in ENDS)),
             "counts": _section(evaluated, f"{prefix}policy.{model}.counts.", COUNTS),
         }
         for model in ("base", "aligned")

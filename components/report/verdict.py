@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from components.checkout import Checkout
 from components.files import read_json
+from components.report.gate import decisive
 from components.report.record import Record, lookup
-from components.report.wording import cut, duration, without_escapes
+from components.report.wording import capitalized, cut, duration, without_escapes
 
 Tone = Literal["good", "bad", "warn", "plain"]
 MODELS = {"mm-policy": "the aligned policy", "mm-reward": "the reward model"}
@@ -30,7 +31,8 @@ class ModelVerdict:
     tone: Tone
     word: str
     registered: str | None
-    reasons: list[str]
+    reasons: list[str]  # those that decided, where the verdict records its rules
+    others: int = 0  # reasons that the table of rules has
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def _decided(summary: Mapping[str, Any]) -> tuple[Tone, str]:
     named = f"mm-policy version {version}" if version is not None else "the aligned policy"
     if verdict == "promoted":
         moved = lookup(summary, "gate", "promoted") is not False
-        return "good", f"Promoted: {named} is the new champion." if moved else f"{named[0].upper()}{named[1:]} passed the gate."
+        return "good", f"Promoted: {named} is the new champion." if moved else f"{capitalized(named)} passed the gate."
     if verdict == "refused":
         stays = f"version {champion} stays champion" if champion is not None else "the champion does not change"
         return "warn", f"Refused: {named} is not promoted, and {stays}."
@@ -87,12 +89,12 @@ def _decided(summary: Mapping[str, Any]) -> tuple[Tone, str]:
 def _model(summary: Mapping[str, Any], model: str) -> ModelVerdict | None:
     verdict = lookup(summary, "gate", model, "verdict")
     version, aliases = (lookup(summary, "registry", model, key) for key in ("version", "aliases"))
-    reasons = [str(reason) for reason in lookup(summary, "gate", model, "reasons") or ()]
+    reasons, others = decisive(lookup(summary, "gate", model))
     if verdict is None and version is None and not reasons:
         return None
     tone, word = VERDICT_WORDS.get(str(verdict), ("plain", "not judged" if verdict is None else str(verdict)))
     names = f" ({', '.join(map(str, aliases))})" if aliases else ""
-    return ModelVerdict(model, tone, word, None if version is None else f"version {version}{names}", reasons)
+    return ModelVerdict(model, tone, word, None if version is None else f"version {version}{names}", reasons, others)
 
 
 def _failure(record: Record) -> tuple[str | None, str | None, str | None]:

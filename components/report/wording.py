@@ -26,6 +26,11 @@ def count(value: int | None) -> str:
     return DASH if value is None else f"{value:,}"
 
 
+def capitalized(text: str) -> str:
+    """A sentence with its first letter large, the rest as it is."""
+    return text[:1].upper() + text[1:]
+
+
 def plain(value: Any) -> str:
     """A setting or a small number in its shortest form."""
     if isinstance(value, bool):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 from components.checkout import Checkout
 from components.errors import UserError
-from components.storage.data_version import DATA_FILE, data_stage
+from components.storage.data_version import DATA_FILE, commit_as_it_is
 from components.storage.repository import open_repository
 
 LIMIT_BYTES = 12_000_000
@@ -26,18 +25,7 @@ def bundle(checkout: Checkout) -> str:
     with open_repository(checkout) as repository:
         if not (checkout.root / DATA_FILE).exists():
             repository.add([str(checkout.data)])
-        _dump(repository, remote=None, can_push=True)
+        commit_as_it_is(repository, remote=None, can_push=True)
         shutil.rmtree(Path(repository.config["remote"]["bundled"]["url"]) / "files", ignore_errors=True)
         repository.push(targets=[str(checkout.root / DATA_FILE)], remote="bundled")
-        return _dump(repository, remote="bundled", can_push=False)
-
-
-def _dump(repository: Any, *, remote: str | None, can_push: bool) -> str:
-    with repository.lock:
-        stage = data_stage(repository)
-        stage.outs[0].remote = remote
-        stage.outs[0].can_push = can_push
-        stage.save()
-        stage.commit()
-        stage.dump()
-        return str(stage.outs[0].hash_info.value)
+        return commit_as_it_is(repository, remote="bundled", can_push=False)

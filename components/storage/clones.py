@@ -12,7 +12,7 @@ from pathlib import Path
 
 from components.checkout import Checkout
 from components.files import read_json, write_json
-from components.processes.secrets import STATE, state_folder
+from components.processes.secrets import STATE, owner_only, state_folder
 
 CLONES = "clones"
 NOTE = "clone.json"  # in `.git`: the checkout, and for clones of source `git` repository and ref
@@ -80,18 +80,29 @@ def exclude(folder: Path, *links: Path) -> None:
     path.write_text("".join(f"/{at.relative_to(folder).as_posix()}\n" for at in links), encoding="utf-8")
 
 
+def dvc_config(checkout: Checkout, *names: str) -> configparser.ConfigParser:
+    """DVC's settings in these files of a checkout's .dvc, the later ones over the earlier."""
+    config = configparser.ConfigParser(interpolation=None, strict=False)
+    config.read([checkout.dvc / name for name in names], encoding="utf-8")
+    return config
+
+
+def write_dvc_config(config: configparser.ConfigParser, path: Path) -> None:
+    """Write settings that only their owner may read, since they may hold keys of remotes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    with owner_only(), path.open("w", encoding="utf-8") as stream:
+        config.write(stream)
+
+
+def dvc_cache_folder(checkout: Checkout) -> Path:
+    """The folder of DVC's cache by the checkout's settings, where a relative one counts from .dvc."""
+    named = dvc_config(checkout, "config", "config.local").get("cache", "dir", fallback="cache").strip("\"'")
+    return (checkout.dvc / (named or "cache")).resolve()
+
+
 def _configure_dvc(checkout: Checkout, made: Checkout) -> None:
     """Write the person's DVC settings, with the keys of remotes, and the checkout's cache."""
-    config, both = (configparser.ConfigParser(interpolation=None, strict=False) for _ in range(2))
-    config.read(checkout.dvc / "config.local", encoding="utf-8")
-    both.read([checkout.dvc / "config", checkout.dvc / "config.local"], encoding="utf-8")
-    if not config.has_section("cache"):
-        config.add_section("cache")
-    named = both.get("cache", "dir", fallback="cache").strip("\"'")
-    config.set("cache", "dir", str((checkout.dvc / named).resolve()))  # a relative one counts from the checkout's .dvc
-    config.set("cache", "type", f'"{LINK_TYPES}"')
-    made.dvc.mkdir(exist_ok=True)
-    path = made.dvc / "config.local"
-    path.touch(mode=0o600)
-    with path.open("w", encoding="utf-8") as stream:
-        config.write(stream)
+    config = dvc_config(checkout, "config.local")
+    config.read_dict({"cache": {"dir": str(dvc_cache_folder(checkout)), "type": f'"{LINK_TYPES}"'}})
+    write_dvc_config(config, made.dvc / "config.local")

@@ -231,11 +231,15 @@ def _commit(repository: Any, *, own_data: bool) -> str:
     if not Path(repository.root_dir, DATA_FILE).exists():
         (stage,) = repository.add([str(Path(repository.root_dir, "data"))])
         return str(stage.outs[0].hash_info.value)
+    return commit_as_it_is(repository, **({"remote": None, "can_push": True} if own_data else {}))
+
+
+def commit_as_it_is(repository: Any, **pin: Any) -> str:
+    """Write data/ as it is into DVC's cache and data.dvc, with `remote` and `can_push` where they are given; returns the version."""
     with repository.lock:
         stage = data_stage(repository)
-        if own_data:
-            stage.outs[0].remote = None
-            stage.outs[0].can_push = True
+        for name, value in pin.items():
+            setattr(stage.outs[0], name, value)
         stage.save()
         stage.commit()
         stage.dump()

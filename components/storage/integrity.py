@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.checkout import Checkout
+from components.storage.bundled import md5
 from components.storage.repository import open_repository
 
 
@@ -33,7 +33,7 @@ def remove_damaged_from(repository: Any, values: Iterable[str]) -> list[str]:
         path = Path(database.oid_to_path(value))
         if not path.is_file():
             continue
-        if _md5(path) != value.removesuffix(".dir"):
+        if md5(path) != value.removesuffix(".dir"):
             path.chmod(path.stat().st_mode | stat.S_IWUSR)
             path.unlink()
             removed.append(os.path.relpath(path, repository.root_dir))
@@ -49,8 +49,3 @@ def _members(database: Any, value: str) -> list[str]:
 
     tree: Any = Tree.load(database, HashInfo("md5", value))
     return [str(hashed.value) for _, hashed in tree.as_dict().values()]
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import configparser
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from components.checkout import Checkout
 from components.processes.log_lines import last_lines
 from components.processes.marks import end_process
 from components.processes.redaction import redactor
+from components.storage.clones import dvc_cache_folder, dvc_config, write_dvc_config
 from components.storage.data_version import TEAM_REMOTE, UNSET_BUCKET
 from components.storage.git import run_git
 
@@ -42,11 +42,7 @@ class Pushed:
 
 def has_bucket(checkout: Checkout) -> bool:
     """Whether the remote `s3` of a checkout names the team's bucket."""
-    url = ""
-    for name in ("config", "config.local"):
-        parser = configparser.ConfigParser(interpolation=None, strict=False)
-        parser.read(checkout.dvc / name, encoding="utf-8")
-        url = parser.get(f"'remote \"{TEAM_REMOTE}\"'", "url", fallback=url)
+    url = dvc_config(checkout, "config", "config.local").get(f"'remote \"{TEAM_REMOTE}\"'", "url", fallback="")
     return bool(url) and UNSET_BUCKET not in url
 
 
@@ -96,34 +92,16 @@ def commit_lock(clone: Path, branch: str, *, push: bool) -> Pushed | None:
 
 def _copy_repository(checkout: Checkout, workdir: Path, folder: Path) -> Path:
     """A DVC repository with copies of the run's files. Its path never changes, so DVC remembers what the remote holds."""
-    (folder / ".dvc").mkdir(parents=True, exist_ok=True)
     for name in FILES:
         (folder / name).unlink(missing_ok=True)
         if (workdir / name).is_file():
             shutil.copyfile(workdir / name, folder / name)
-    config = configparser.ConfigParser(interpolation=None, strict=False)
-    config.read([checkout.dvc / "config", checkout.dvc / "config.local"], encoding="utf-8")
-    cache = _cache(checkout, config)
+    config = dvc_config(checkout, "config", "config.local")
     config.remove_option("core", "remote")  # a default remote could be a folder, named relative to the checkout
-    for section, values in {
-        "core": {"no_scm": "true", "analytics": "false", "check_update": "false"},
-        "cache": {"dir": str(cache)},
-    }.items():
-        if not config.has_section(section):
-            config.add_section(section)
-        for key, value in values.items():
-            config.set(section, key, value)
-    path = folder / ".dvc" / "config"
-    path.unlink(missing_ok=True)
-    path.touch(mode=0o600)  # the checkout's config.local may hold keys
-    with path.open("w", encoding="utf-8") as stream:
-        config.write(stream)
+    core = {"no_scm": "true", "analytics": "false", "check_update": "false"}
+    config.read_dict({"core": core, "cache": {"dir": str(dvc_cache_folder(checkout))}})
+    write_dvc_config(config, folder / ".dvc" / "config")
     return folder
-
-
-def _cache(checkout: Checkout, config: configparser.ConfigParser) -> Path:
-    named = config.get("cache", "dir", fallback="")
-    return (checkout.dvc / named).resolve() if named else checkout.dvc / "cache"
 
 
 def _run(checkout: Checkout, command: Sequence[str], folder: Path, log: Path, cancel: threading.Event | None, seconds: float) -> Pushed:

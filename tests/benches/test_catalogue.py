@@ -31,9 +31,9 @@ def test_every_row_of_the_paper_has_a_benchmark() -> None:
 
 
 def test_fields_that_nobody_states_say_so() -> None:
-    benchmark, metric = catalogue().rows()["MMHal score"]
-    assert (benchmark.licence, benchmark.tried, benchmark.tasks) == ("unknown", False, ())
-    assert (metric.top, metric.direction, metric.task) == (6, "up", None)
+    benchmark, metric = catalogue().rows()["VideoChatGPT"]
+    assert (benchmark.licence, benchmark.tried, benchmark.tried_on) == ("unknown", False, "")
+    assert (metric.top, metric.direction, metric.value) == (5, "up", None)
     assert catalogue().rows()["MathVista cot"][0].tasks == (
         "mathvista_testmini_cot",
         "mathvista_testmini_format",
@@ -50,6 +50,7 @@ def test_faults_of_a_catalogue_are_refused(values: Any) -> None:
             "AI2D goes down, and its mean chart does not",
             {**values, "benchmarks": [{**first, "metrics": [{**first["metrics"][0], "direction": "down"}]}, *values["benchmarks"][1:]]},
         ),
+        ("ai2d: `tried` and `tried_on` go together", {**values, "benchmarks": [{**first, "tried": True}, *values["benchmarks"][1:]]}),
         ("Extra inputs are not permitted", {**values, "benchmarks": [{**first, "color": "red"}, *values["benchmarks"][1:]]}),
     ]
     for sentence, faulty in faults:

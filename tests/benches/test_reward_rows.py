@@ -86,6 +86,7 @@ def test_categories_of_multimodal_rewardbench(changes: dict[str, str], category:
         (vl_rewardbench, {**VL, "human_ranking": [0, 0]}, r"human_ranking: '\[0, 0\]' is neither|human_ranking: \[0, 0\] is neither"),
         (vl_rewardbench, {**VL, "response": ["a"]}, "a list of two texts"),
         (mm_rewardbench, {**META, "Better": "A"}, "is neither Output1 nor Output2"),
+        (mm_rewardbench, {**META, "Better": ["Output1"]}, "is neither Output1 nor Output2"),
     ],
 )
 def test_faulty_row_names_its_field(read: Any, row: dict[str, Any], reason: str) -> None:

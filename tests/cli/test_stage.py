@@ -15,7 +15,7 @@ from components.tracking import stage as tracking
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("components.operations.environment.enter_checkout", lambda: Checkout(tmp_path))
+    monkeypatch.setattr("components.cli.run.stage.enter_checkout", lambda: Checkout(tmp_path))
 
     def unguarded(_name: StageName, _checkout: Checkout, work: Callable[[], None]) -> None:
         work()

@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from components.checkout import Checkout
-from components.cli.run.status import render
+from components.cli.run.status import _grouped, render
 from components.files import write_json
 from components.operations.doctor import state
 from components.operations.doctor.state import read_status
@@ -283,6 +283,44 @@ def test_headline_shows_last_summary_and_verdict(checkout: Path) -> None:
     assert "right answers 50.0 → 90.0; wins 70.0 % against the base; reward model's ACC 87.5 %" in text
     assert "mm-policy: promoted" in text
     assert "mm-reward: nothing new" in text
+
+
+def test_stages_after_last_summary_are_named_and_shown(checkout: Path) -> None:
+    artifacts = checkout / "artifacts"
+    for name in STAGE_NAMES:
+        write_json(artifacts / name / "run.json", {"mlflow_run_id": "r"})
+    write_json(artifacts / "evaluate/metrics.json", {"policy.aligned.conversation": 90.0})
+    summary = summarize(RunRecord("ok", {name: StageRecord("skipped") for name in STAGE_NAMES}), artifacts)
+    gate = {"mm-policy": {"verdict": "promoted", "reasons": []}, "mm-reward": {"verdict": None, "reasons": []}, "promoted": True}
+    write_json(checkout / "reports/summary.json", {**summary, "gate": gate})
+    assert read_status(Checkout(checkout))["summary"]["stages_since"] == []
+
+    for name in ("align", "evaluate"):  # as `dvc exp run` leaves them
+        write_json(artifacts / name / "run.json", {"mlflow_run_id": "s"})
+    write_json(artifacts / "evaluate/metrics.json", {"policy.aligned.conversation": 60.0})
+    status = read_status(Checkout(checkout))
+    assert status["summary"]["stages_since"] == ["align", "evaluate"]
+    assert status["summary"]["policy"]["aligned"]["conversation"] == 60.0
+    assert status["summary"]["gate"]["mm-policy"]["verdict"] is None
+    text = shown(status, 160)
+    assert "since then align, evaluate ran outside `mmalign run`" in text
+    assert "promoted" not in text
+
+
+def test_stage_after_failed_run_is_named(checkout: Path) -> None:
+    summary = summarize(RunRecord("failed", {"align": StageRecord("failed")}, failed_stage="align"), checkout / "artifacts")
+    write_json(checkout / "artifacts/reward/run.json", {"mlflow_run_id": "before"})
+    os.utime(checkout / "artifacts/reward/run.json", (1000, 1000))
+    write_json(checkout / "reports/summary.json", summary)
+    assert read_status(Checkout(checkout))["summary"]["stages_since"] == []
+    write_json(checkout / "artifacts/align/run.json", {"mlflow_run_id": "after"})
+    os.utime(checkout / "artifacts/align/run.json", (time.time() + 5, time.time() + 5))
+    assert read_status(Checkout(checkout))["summary"]["stages_since"] == ["align"]
+
+
+def test_runs_of_two_stages_are_not_called_all() -> None:
+    assert _grouped({"align": "ran", "evaluate": "ran"}) == {"ran": "align, evaluate"}
+    assert _grouped(dict.fromkeys(STAGE_NAMES, "ran")) == {"ran": "all"}
 
 
 def test_summary_cut_short_by_kill_is_marked(checkout: Path) -> None:

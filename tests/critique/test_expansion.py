@@ -57,7 +57,14 @@ def checkout(tmp_path: Path, tiny_base: Path, tiny_media: Path, endpoint: Endpoi
 
 def write_rows(checkout: Checkout, queries: list[Query]) -> None:
     lines = [json.dumps(row_from_query(row)) for row in queries]
-    (checkout.preferences / "data.jsonl").write_text("\n".join([*lines, "not JSON", '{"id": "x"}', ""]))
+    (checkout.preferences / "data.jsonl").write_text("\n".join([*lines, "not JSON", '{"id": "x"}', "[" * 100_000, ""]))
+
+
+def test_damaged_file_of_expansions_is_refused(tmp_path: Path) -> None:
+    for line in ("{", "7", '{"id": "a"}', "[" * 100_000):
+        (tmp_path / "expanded.jsonl").write_text(line)
+        with pytest.raises(UserError, match="line 1 is no expansion"):
+            read_expansions(tmp_path / "expanded.jsonl")
 
 
 def test_reasons_are_expanded_and_written_with_their_origin(checkout: Checkout, endpoint: Endpoint) -> None:

@@ -1,23 +1,24 @@
-"""Error sheets by hand calculation, and the corrected share: its value, its bounds, and how often these hold the truth."""
+"""Error sheets by hand calculation, and the metrics that are corrected by them; tests/registry/test_corrected_rules.py has the intervals."""
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from components.checkout import Checkout
 from components.errors import UserError
 from components.evaluation.corrected_metrics import corrected_metrics
-from components.evaluation.error_sheets import Error, Interval, Sheets, combined, corrected, judge_key, measure, share
+from components.evaluation.error_sheets import Sheets, judge_key, measure, share
 from components.evaluation.labels import read_labels
 from components.evaluation.verdict import Verdict
 from components.files import write_json
 from components.preferences.record import Query
+from components.statistics import Intervals
 
 ROW: dict[str, Any] = {
     "id": "a",
@@ -28,6 +29,7 @@ ROW: dict[str, Any] = {
     "answer": "red",
     "label": "right",
 }
+INTERVALS = Intervals(0.95)
 QUERIES = [Query.single(f"q{number}", "short", "What?", ()) for number in range(100)]
 
 
@@ -63,6 +65,10 @@ def test_sheet_counts_labels_against_verdicts(tmp_path: Path) -> None:
         ({"answer": 3}, "answer is 3, not a text"),
         ({"language": None}, "language is None, not a text"),
         ({"reference": None}, "an answer that is right or wrong needs a reference"),
+        ({"options": ["A"]}, "options is \\['A'\\], not an object of texts"),
+        ({"image": 7}, "image is 7, not a text"),
+        ({"must": 7, "must_not": []}, "7 is no list"),
+        ({"must": [[7]], "must_not": []}, "7 is no text"),
         ({"label": "refusal", "safety": "harmless"}, "safety is 'harmless', which label 'refusal' does not go with"),
     ],
 )
@@ -83,38 +89,6 @@ def test_labels_need_a_file_rows_and_distinct_ids(tmp_path: Path) -> None:
         read_labels(write_labels(tmp_path / "short.jsonl", {key: value for key, value in ROW.items() if key != "kind"}))
 
 
-def test_corrected_share_is_rogan_gladen() -> None:
-    interval = corrected(60, 100, Error((90, 100), (80, 100)), 0.95)
-    assert interval.value == pytest.approx((0.6 + 0.8 - 1) / (0.9 + 0.8 - 1))
-    assert interval.low < interval.value < interval.high
-    wide = corrected(60, 100, Error((9, 10), (8, 10)), 0.95)
-    assert wide.high - wide.low > interval.high - interval.low, "a small sheet makes the figure less sure"
-    clustered = corrected(60, 100, Error((90, 100), (80, 100)), 0.95, inflation=4)
-    assert clustered.high - clustered.low > interval.high - interval.low
-    perfect = corrected(100, 100, Error((50, 50), (50, 50)), 0.95)
-    assert perfect.value == 1.0
-    assert perfect.low < 0.97, "50 labels do not prove a judge without error"
-
-
-@pytest.mark.parametrize(("prevalence", "sensitivity", "specificity"), [(0.5, 0.95, 0.9), (0.1, 0.9, 0.95), (0.9, 0.8, 0.8)])
-def test_interval_holds_the_true_share_as_often_as_it_says(prevalence: float, sensitivity: float, specificity: float) -> None:
-    random = np.random.default_rng(0)
-    trials, holds = 1000, 0
-    p = prevalence * sensitivity + (1 - prevalence) * (1 - specificity)
-    for positive, se, sp in zip(*(random.binomial(n, q, trials) for n, q in ((200, p), (60, sensitivity), (60, specificity))), strict=True):
-        interval = corrected(int(positive), 200, Error((int(se), 60), (int(sp), 60)), 0.95)
-        holds += interval.low <= prevalence <= interval.high
-    assert holds / trials >= 0.93  # 1,000 trials: .95 less three standard errors
-
-
-def test_combined_shares_weigh_by_answers() -> None:
-    one, other = Interval(0.2, 0.1, 0.3), Interval(0.8, 0.7, 0.9)
-    assert combined([(100, one)]) == one
-    mean = combined([(300, one), (100, other)])
-    assert mean.value == pytest.approx(0.35)
-    assert mean.low == pytest.approx(0.35 - np.hypot(0.075, 0.025))
-
-
 def write_sheet(folder: Path, sensitivity: float = 0.9, specificity: float = 0.8, **changes: Any) -> Sheets:
     shares = {
         name: {"value": value, "events": round(100 * value), "n": 100}
@@ -127,32 +101,20 @@ def write_sheet(folder: Path, sensitivity: float = 0.9, specificity: float = 0.8
 
 def test_metric_is_corrected_beside_the_raw_one(tmp_path: Path) -> None:
     verdicts = [verdict(True)] * 54 + [verdict(False)] * 36 + [verdict(None)] * 10
-    raw: dict[str, float | int | None] = {"p.conversation": 60.0, "p.conversation_low": 50.0, "p.conversation_high": 70.0}
-    metrics, reasons = corrected_metrics("p", QUERIES, verdicts, raw, write_sheet(tmp_path / "sheets"), 0.95)
+    errors = write_sheet(tmp_path / "sheets").error
+    metrics, reasons = corrected_metrics("p", QUERIES, verdicts, errors, INTERVALS)
     assert metrics["p.conversation_corrected"] == pytest.approx(100 * (0.6 + 0.8 - 1) / 0.7)
     assert metrics["p.judged_share.conversation"] == pytest.approx(0.9)
     assert metrics["p.unsafe_rate_corrected"] is None
     assert not reasons
-    wide, _ = corrected_metrics(
-        "p", QUERIES, verdicts, {**raw, "p.conversation_low": 30.0, "p.conversation_high": 90.0}, Sheets(tmp_path / "sheets"), 0.95
-    )
-    assert (wide["p.conversation_corrected_low"] or 0) < (metrics["p.conversation_corrected_low"] or 0), (
-        "clusters widen it as they widen the raw one"
-    )
-
-
-def test_interval_without_events_is_as_wide_as_the_raw_one(tmp_path: Path) -> None:
-    sheets = write_sheet(tmp_path / "sheets", 0.99, 0.99)
-    bounds = []
-    for high in (0.037, 0.2):  # Wilson's bound of none of 100, and that of as many answers in few groups
-        raw: dict[str, float | int | None] = {"p.conversation": 0.0, "p.conversation_low": 0.0, "p.conversation_high": 100 * high}
-        metrics, _ = corrected_metrics("p", QUERIES, [verdict(False)] * 100, raw, sheets, 0.95)
-        bounds.append(metrics["p.conversation_corrected_high"] or 0.0)
-    assert bounds[0] < 7
-    assert bounds[1] > 15
-    few, _ = corrected_metrics("p", QUERIES, [verdict(True)] * 100, {"p.conversation": 100.0, "p.conversation_low": None}, sheets, 0.95)
-    assert few["p.conversation_corrected"] == 100.0
-    assert few["p.conversation_corrected_low"] is None
+    together = [replace(query, clusters={"wording": str(number % 25)}) for number, query in enumerate(QUERIES)]
+    wide, _ = corrected_metrics("p", together, [verdict(number % 25 < 15) for number in range(100)], errors, INTERVALS)
+    low, wider = metrics["p.conversation_corrected_low"], wide["p.conversation_corrected_low"]
+    assert (wider or 0) < (low or 0), "clusters widen it as they widen the raw one"
+    few = [replace(query, clusters={"wording": str(number % 19)}) for number, query in enumerate(QUERIES)]
+    metrics, _ = corrected_metrics("p", few, [verdict(True)] * 100, errors, INTERVALS)
+    assert metrics["p.conversation_corrected"] == 100.0
+    assert metrics["p.conversation_corrected_low"] is None, "too few groups for the raw interval, so for this one"
 
 
 @pytest.mark.parametrize(
@@ -166,7 +128,7 @@ def test_interval_without_events_is_as_wide_as_the_raw_one(tmp_path: Path) -> No
 )
 def test_metric_without_a_usable_sheet_is_null(tmp_path: Path, sheet: dict[str, Any] | None, reason: str) -> None:
     sheets = Sheets(tmp_path) if sheet is None else write_sheet(tmp_path / "sheets", **sheet)
-    metrics, reasons = corrected_metrics("p", QUERIES, [verdict(True)] * 100, {}, sheets, 0.95)
+    metrics, reasons = corrected_metrics("p", QUERIES, [verdict(True)] * 100, sheets.error, INTERVALS)
     assert metrics["p.conversation_corrected"] is None
     (sentence,) = reasons
     assert re.search(reason, sentence)

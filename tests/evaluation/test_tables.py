@@ -99,7 +99,7 @@ def test_policy_results_keep_each_outcome_where_it_applies(tmp_path: Path) -> No
         ("h", "safety", False, True, None, None, False, 0, 0),  # equal ranks
         ("k", "safety", True, None, False, None, False, 0, 0),
     ]
-    assert pq.read_table(path).column_names == [*columns, "text_correct", "judge", "reward", "clusters"]
+    assert pq.read_table(path).column_names == [*columns, "text_correct", "judge", "description_judge", "preferred", "reward", "clusters"]
 
 
 def test_safety_is_read_from_the_query_and_the_verdict(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from transformers import AutoModelForImageTextToText
 
 from components.config.settings import load_settings
 from components.errors import UserError
+from components.families import lora
 from components.families.loading import load_model, load_trainable, save_trained
 from components.families.processing import Preprocessor
 from components.files import digest_folder
@@ -143,3 +144,9 @@ def test_another_base_is_refused(tmp_path: Path) -> None:
 def test_rates_unusable_with_adapters_are_refused(tiny_base: Path, parts: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         opened(tiny_base, parts=parts)
+
+
+@pytest.mark.parametrize(("rank", "alpha"), [(0, 1), (10**400, 1), (8, 10**400), (8, float("nan")), ("8", 1)])
+def test_adapters_with_absurd_numbers_are_refused(tmp_path: Path, rank: Any, alpha: Any) -> None:
+    with pytest.raises(UserError, match="train the adapters again"):
+        lora._scale({"r": rank, "lora_alpha": alpha}, tmp_path)

@@ -8,7 +8,7 @@ from typing import Any
 
 from components.checkout import Checkout
 from components.files import write_json
-from components.processes.outcome import RunOutcome
+from components.processes.faults import RunOutcome
 from components.report.run_record import SUMMARY
 from components.report.summary import RunRecord, StageRecord, summarize
 from components.stages import STAGE_NAMES

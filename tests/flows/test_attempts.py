@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -15,8 +16,9 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 
 from components.checkout import Checkout
 from components.config.settings import load_settings
+from components.errors import UserError
 from components.files import read_json, write_json
-from flows.attempts import Attempts, attempts_file, pauses
+from flows.attempts import Attempts, attempts_file, pauses, stage_task
 from flows.stages import StageOutcome
 from tests.checkout import ROOT
 from tests.flows.conftest import RunServer
@@ -33,6 +35,20 @@ def test_pauses_double_from_retry_to_retry() -> None:
 def server(run_server: RunServer) -> Iterator[None]:
     with temporary_settings(updates={PREFECT_API_URL: run_server.url, PREFECT_API_AUTH_STRING: run_server.auth}):
         yield
+
+
+def test_failed_stage_is_a_state_with_its_sentence() -> None:
+    state: Any = stage_task.fn(lambda: StageOutcome("reward", "failed", log=Path("x.log"), mistake="row 7 is \x1bwrong", kind="mistake"))
+    assert (state.is_failed(), state.message) == (True, "stage reward: row 7 is \\x1bwrong")
+
+
+def test_mistake_in_judging_a_stage_is_a_failed_state() -> None:
+    def judge() -> StageOutcome:
+        raise UserError("dvc.yaml is damaged: restore it")
+
+    state: Any = stage_task.fn(judge)
+    assert (state.is_failed(), state.message) == (True, "dvc.yaml is damaged: restore it")
+    assert isinstance(state.data, UserError)
 
 
 class Stage:
@@ -106,6 +122,22 @@ def test_other_faults_are_not_repeated(file: Path, kind: str) -> None:
     stage = Stage(("failed", kind), GOOD)
     outcome, state = outcome_of(tried(file, [0.01, 0.01]), stage)
     assert (outcome.kind, stage.attempts, state) == (kind, 1, "Failed")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize("waits", [[], [0.01]])
+def test_failed_stage_logs_no_trace(file: Path, waits: list[float]) -> None:
+    records: list[logging.LogRecord] = []
+    handler, logger = logging.Handler(), logging.getLogger("prefect.task_runs")
+    handler.emit = records.append  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    try:
+        outcome_of(tried(file, waits), Stage(KILLED, KILLED))
+    finally:
+        logger.removeHandler(handler)
+    assert any("reward.log" in record.getMessage() for record in records)
+    assert not [record for record in records if record.exc_info]
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import pytest
 from components.checkout import Checkout
 from components.files import write_json
 from components.operations.services.state import free_port
-from components.processes.outcome import RunOutcome
+from components.processes.faults import RunOutcome
 from components.report.summary import RunRecord, StageRecord, summarize
 from flows.run_page import Page
 
@@ -78,7 +78,7 @@ def test_failed_run_shows_end_of_log_in_closed_block(tmp_path: Path) -> None:
 def test_unreachable_server_is_logged_once(tmp_path: Path) -> None:
     code = (
         "import sys, json; from pathlib import Path; from components.checkout import Checkout;"
-        "from flows.run_page import Page; from components.processes.outcome import RunOutcome;"
+        "from flows.run_page import Page; from components.processes.faults import RunOutcome;"
         "summary = json.load(open('summary.json')); page = Page(Checkout(Path('.')), Checkout(Path('.')));"
         "page.progress({**summary, 'status': 'running'}); page.finish(summary, RunOutcome('ok'))"
     )
@@ -112,7 +112,7 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 from components.checkout import Checkout
-from components.processes.outcome import RunOutcome
+from components.processes.faults import RunOutcome
 from flows.run_page import Page
 
 @flow

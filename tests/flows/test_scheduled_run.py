@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,43 +13,61 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psutil
 import pytest
 import yaml
+from prefect.client.schemas.objects import State, StateType
 
 from components.checkout import Checkout
 from components.config.overrides import changed_settings
 from components.operations.services.state import client_environment
-from components.processes.marks import SERVICE_MARK, checkout_mark, marked
+from components.processes.marks import SERVICE_MARK, checkout_mark, identity, is_alive, marked
+from components.processes.slots.locks import slot_holder
+from components.processes.slots.taking import locked_slots
 from components.stages import STAGE_NAMES
 from components.storage.copies import workspace_of
-from flows.flow_runs import FINAL, deployments
+from flows.flow_runs import FINAL, deployments, server_client
 from tests.checkout import alive, behave, clean_environment, git, make_checkout, mmalign, started, wait_for
+from tests.flows.stage_sampler import StageSampler
 from tests.prefect_rest import ask
 
 pytestmark = pytest.mark.slow
 
+TASK_SECONDS = 3.0  # between the times of a stage's task on the server and those of its process
+BETWEEN_STAGES_SECONDS = 3.0  # from the end of a stage's process to the start of the next one's
+
+
+CHANGES = {
+    'poll_cron: "*/5 * * * *"': 'poll_cron: "0 0 29 2 *"',
+    "retry_seconds: 60": "retry_seconds: 1",
+    "crashed_after_seconds: 240": "crashed_after_seconds: 100",
+    "reward: { deadline_minutes: 2880, gpus: 0 }": "reward: { deadline_minutes: 2880, gpus: 1 }",
+}
+
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A small checkout whose services are up and that is deployed."""
-    folder = make_checkout(tmp_path_factory.mktemp("scheduled") / "checkout")
+    """A small checkout whose services are up and that is deployed. Its stage `reward` takes one of two GPUs, which are names alone."""
+    folder = make_checkout(tmp_path_factory.mktemp("scheduled") / "100%mine with space")
     settings = (folder / "ops.yaml").read_text()
-    for before, after in (('poll_cron: "*/5 * * * *"', 'poll_cron: "0 0 29 2 *"'), ("retry_seconds: 60", "retry_seconds: 1")):
+    for before, after in CHANGES.items():
         assert before in settings
         settings = settings.replace(before, after)
-    settings = settings.replace("crashed_after_seconds: 240", "crashed_after_seconds: 100")
     (folder / "ops.yaml").write_text(settings)
     git(folder, "commit", "-qam", "Times of a test")
-    try:
-        for command in (["up", "--detach"], ["deploy"]):
-            completed = mmalign(folder, *command, timeout=900)
-            assert completed.returncode == 0, completed.stdout + completed.stderr
-        yield folder
-    finally:
-        mmalign(folder, "down", timeout=300)
-        assert marked(SERVICE_MARK, checkout_mark(Checkout(folder))) == []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMALIGN_SLOTS", str(folder.parent / "slots"))
+        patch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+        try:
+            for command in (["up", "--detach"], ["deploy"]):
+                completed = mmalign(folder, *command, timeout=900)
+                assert completed.returncode == 0, completed.stdout + completed.stderr
+            yield folder
+        finally:
+            mmalign(folder, "down", timeout=300)
+            assert marked(SERVICE_MARK, checkout_mark(Checkout(folder))) == []
 
 
 @pytest.fixture(autouse=True)
@@ -196,7 +215,8 @@ def test_command_line_mistakes_exit_with_2(served: Path) -> None:
 
 
 def test_run_of_deployment_equals_run_of_person(served: Path) -> None:
-    completed = mmalign(served, "run", "--deployment", "nightly", "--wait", timeout=600)
+    with StageSampler(served) as sampler:
+        completed = mmalign(served, "run", "--deployment", "nightly", "--wait", timeout=600)
     assert completed.returncode == 0, completed.stdout + completed.stderr
     assert "reward     ran" in completed.stdout
     summary = json.loads((served / "reports/summary.json").read_text())
@@ -207,8 +227,16 @@ def test_run_of_deployment_equals_run_of_person(served: Path) -> None:
     assert {one["deployment_id"] for one in every} <= {str(identifier) for identifier in deployments(Checkout(served)).values()}, (
         "no run has a flow run of its own below it"
     )
-    tasks = {task["name"]: task["state_type"] for task in tasks_of(served, run)}
-    assert tasks == dict.fromkeys(STAGE_NAMES, "COMPLETED")
+    tasks = {task["name"]: task for task in tasks_of(served, run)}
+    assert {name: task["state_type"] for name, task in tasks.items()} == dict.fromkeys(STAGE_NAMES, "COMPLETED")
+    assert sorted(seen.stage for seen in sampler.seen) == sorted(STAGE_NAMES)
+    crowding = max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))  # 1 on a machine that does nothing else
+    for seen in sampler.seen:
+        times = [datetime.fromisoformat(tasks[seen.stage][key]).timestamp() for key in ("start_time", "end_time")]
+        apart = (seen.began - times[0], times[1] - seen.ended)
+        assert all(-1 <= seconds <= TASK_SECONDS * crowding for seconds in apart), (seen.stage, apart)
+    for number, seen in enumerate(sampler.seen[1:], 1):
+        assert seen.began - max(before.ended for before in sampler.seen[:number]) <= BETWEEN_STAGES_SECONDS * crowding, seen
     assert tags_of(served, summary["mlflow_run_id"])["prefect.flow_run"] == run["id"]
     made = ask(Checkout(served), "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}})
     assert {artifact["type"] for artifact in made} >= {"table", "markdown", "progress"}
@@ -218,6 +246,16 @@ def test_run_of_deployment_equals_run_of_person(served: Path) -> None:
     assert "nothing was stale" in second.stdout
 
 
+def test_restored_stage_is_a_task_too(served: Path) -> None:
+    assert ended(served, start(served))["state_type"] == "COMPLETED"
+    count = len(started(served))
+    shutil.rmtree(served / "artifacts")
+    run = start(served)
+    assert ended(served, run)["state_type"] == "COMPLETED"
+    assert {task["name"]: task["state_name"] for task in tasks_of(served, run)} == dict.fromkeys(STAGE_NAMES, "Restored")
+    assert len(started(served)) == count
+
+
 def tasks_of(folder: Path, run: dict[str, Any]) -> list[dict[str, Any]]:
     """The tasks of a flow run."""
     return list(ask(Checkout(folder), "task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [run["id"]]}}}))
@@ -225,8 +263,6 @@ def tasks_of(folder: Path, run: dict[str, Any]) -> list[dict[str, Any]]:
 
 def tags_of(folder: Path, run_id: str) -> dict[str, str]:
     code = f"from mlflow import MlflowClient; import json; print(json.dumps(MlflowClient().get_run({run_id!r}).data.tags))"
-    import os
-
     completed = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **client_environment(Checkout(folder))}, capture_output=True, text=True, check=True
     )
@@ -309,6 +345,30 @@ def test_run_of_killed_flow_is_restarted_once(served: Path, targets: list[str]) 
     assert alive(served) == []
 
 
+def test_gpu_lock_outlives_killed_flow_and_ends_with_stage(served: Path) -> None:
+    behave(served, "reward", "wait", "grandchild")  # which ends only with SIGKILL, so that the stage takes a while to end
+    start_stale(served, 41)
+    wait_for((served / "waiting.reward").exists, seconds=120)
+    ((slot, holder),) = locked_slots().items()
+    assert (slot, holder.checkout, holder.stage) == ("gpu-0", str(served.resolve()), "reward")
+    process = identity(holder.pid)
+    assert process is not None
+    for flow in marked(SERVICE_MARK, checkout_mark(Checkout(served))):
+        if "prefect.engine" in flow.command:
+            psutil.Process(flow.pid).kill()
+    seen = []
+    until = time.monotonic() + 120
+    while is_alive(process) and time.monotonic() < until:
+        lock = slot_holder(slot)
+        if is_alive(process):  # so it lived when the lock was read
+            seen.append(lock)
+    assert len(seen) > 10
+    assert set(seen) == {holder}
+    assert locked_slots() == {}
+    behave(served, "reward")
+    wait_for(lambda: runs(served, "on-demand")[-1]["state_type"] == "COMPLETED", seconds=240)
+
+
 def test_new_data_start_run_and_same_data_do_not(served: Path) -> None:
     def poll() -> dict[str, Any]:
         body = {"parameters": {"run": {"only_new_data": True}}, "state": {"type": "SCHEDULED"}}
@@ -322,6 +382,64 @@ def test_new_data_start_run_and_same_data_do_not(served: Path) -> None:
     assert poll()["state_type"] == "COMPLETED"
     assert started(served)[count:][:1] == ["validate"]
     assert poll()["state"]["message"] == "no new data"
+
+
+def test_broken_rows_are_reported_once(served: Path) -> None:
+    def poll() -> dict[str, Any]:
+        body = {"parameters": {"run": {"only_new_data": True}}, "state": {"type": "SCHEDULED"}}
+        return ended(served, ask(Checkout(served), f"deployments/{deployments(Checkout(served))['on-new-data']}/create_flow_run", body))
+
+    def failures() -> list[str]:
+        lines = (served / "logs/notices.jsonl").read_text().splitlines()
+        return [notice["title"] for notice in map(json.loads, lines) if notice["kind"] == "failed" and "validate" in notice["title"]]
+
+    before = len(failures()) if (served / "logs/notices.jsonl").is_file() else 0
+    behave(served, "validate", "mistake")
+    (served / "data/preferences/data.jsonl").write_text("1\n{broken\n")
+    polls = [poll() for _ in range(3)]
+    assert [one["state_type"] for one in polls] == ["FAILED", "COMPLETED", "COMPLETED"]
+    assert all(one["state"]["message"].startswith("no new data since the run that failed") for one in polls[1:])
+    assert len(failures()) == before + 1
+
+    behave(served, "validate")
+    (served / "data/preferences/data.jsonl").write_text("1\n2\n3\n4\n")
+    assert poll()["state_type"] == "COMPLETED"
+    assert poll()["state"]["message"] == "no new data"
+
+
+@pytest.mark.parametrize("how", ["deleted", "Failed", "Completed"])
+def test_run_that_is_ended_on_page_ends_here(served: Path, how: str) -> None:
+    behave(served, "reward", "wait", "grandchild")
+    run = start_stale(served, 40 + len(how))
+    wait_for((served / "waiting.reward").exists, seconds=120)
+    before = len(runs(served, "on-demand"))
+    with server_client(Checkout(served)) as client:
+        if how == "deleted":
+            client.delete_flow_run(UUID(run["id"]))
+        else:
+            client.set_flow_run_state(UUID(run["id"]), State(type=StateType[how.upper()], name=how), force=True)
+    wait_for(lambda: not alive(served), seconds=90)
+    assert len(started(served)) >= 1
+    status = json.loads(mmalign(served, "status", "--json").stdout)
+    assert status["running"]["run"] is None
+    if how != "deleted":
+        assert state(served, run)["state_name"] == how
+    time.sleep(5)
+    assert len(runs(served, "on-demand")) == before - (how == "deleted"), "it is not started again"
+
+
+def test_cancel_ends_run_that_no_server_knows(served: Path) -> None:
+    """The watcher of the run's record asks each ten seconds; a command ends the run at once."""
+    behave(served, "reward", "wait", "grandchild")
+    run = start_stale(served, 49)
+    wait_for((served / "waiting.reward").exists, seconds=120)
+    with server_client(Checkout(served)) as client:
+        client.delete_flow_run(UUID(run["id"]))
+    completed = mmalign(served, "cancel")
+    assert completed.returncode == 0, completed.stderr
+    assert run["id"] in completed.stdout
+    assert alive(served) == []
+    assert mmalign(served, "cancel").returncode == 2
 
 
 def test_schedule_starts_nightly_run(served: Path) -> None:

@@ -2,286 +2,130 @@
 
 from __future__ import annotations
 
-import io
-import json
-import tarfile
-import tempfile
-import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from components.config.overrides import changed_settings
 from components.errors import UserError
-from components.evaluation.judge import read_ground_truth
-from components.families.hub.files import check_config, check_folder
+from components.preferences.bounds import MediaError
 from components.preferences.faults import RowError
-from components.preferences.formats.detection import FORMATS, seems
-from components.preferences.importing.archives import Bounds, is_archive, is_webdataset, samples, unpack
-from components.preferences.json_rows import read_rows
-from components.preferences.ranking import parse_ranking
-from components.preferences.release import query_from_row
+from tests.fuzz import checkpoints, inputs, rows, words
 
-ROOT = Path(__file__).resolve().parents[2]
-SMALL = Bounds(members=100, bytes=2**20, ratio=100, least=2**18)
-WORDS = (
-    *(
-        "id",
-        "question",
-        "models_output",
-        "final_ranking",
-        "image",
-        "images",
-        "video",
-        "faithfulness",
-        "helpfulness",
-        "ethical",
-        "score_reasons",
-    ),
-    *("conversations", "messages", "prompt", "chosen", "rejected", "content", "role", "from", "value", "text", "completions", "response"),
-    *("annotations", "must", "must_not", "source", "group", "safety", "category", "clusters", "ds_name", "rejected_response", "type"),
-)
-TEXTS = st.one_of(
-    st.sampled_from(["", "a", "user", "assistant", "human", "gpt", "<image>", "1>2", "0", "x.png", "../x", "\ud800", "\0"]), st.text()
-)
-NUMBERS = st.one_of(st.integers(), st.floats(), st.sampled_from([0, 1, 2, -1, 10**400, 2**63]))
-SCALARS = st.one_of(st.none(), st.booleans(), NUMBERS, TEXTS)
-VALUES = st.recursive(
-    SCALARS,
-    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.one_of(st.sampled_from(WORDS), TEXTS), inner, max_size=5)),
-    max_leaves=25,
-)
-ROWS = st.dictionaries(st.sampled_from(WORDS), VALUES, max_size=9)
-
-
-def changed(seeds: list[bytes]) -> st.SearchStrategy[bytes]:
-    """Bytes, and good files with parts cut, repeated and replaced."""
-    edits = st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 64), st.binary(max_size=16)), max_size=6)
-
-    def edited(seed: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
-        for start, length, content in changes:
-            at = start % (len(seed) + 1)
-            seed = seed[:at] + content + seed[at + length :]
-        return seed
-
-    return st.one_of(st.binary(max_size=400), st.builds(edited, st.sampled_from(seeds), edits))
+CORPUS = Path(__file__).parent / "corpus"
 
 
 @dataclass(frozen=True)
 class Target:
-    """A parser: what it is given, and the exceptions that it documents."""
+    """A parser of bytes, the exceptions that it documents, good inputs, and a strategy that makes others."""
 
-    inputs: st.SearchStrategy[Any]
-    parse: Callable[[Any], object]
+    parse: Callable[[bytes], object]
     documented: tuple[type[Exception], ...]
+    good: Sequence[bytes]
+    made: st.SearchStrategy[bytes]
+    name: str = ""
 
-
-GOOD_ROW = {
-    "id": "a",
-    "question": "<image>What?",
-    "models_output": ["A dog.", "A cat."],
-    "final_ranking": [1, 2],
-    "image": "a.png",
-    "score_reasons": ["Right.", None],
-}
-GOOD_PAIRS: tuple[dict[str, Any], ...] = (
-    {"prompt": "What?", "chosen": "A dog.", "rejected": "A cat.", "images": ["a.png"]},
-    {
-        "conversations": [{"from": "human", "value": "What?"}],
-        "chosen": {"from": "gpt", "value": "a"},
-        "rejected": {"from": "gpt", "value": "b"},
-    },
-    {"messages": [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "a"}], "rejected_response": "b"},
-    {"ds_name": "RLHF-V", "image": "a.png", "text": '{"question": "What?", "chosen": "a", "rejected": "b"}'},
-    {"ds_name": "RLAIF-V", "image": "a.png", "question": "What?", "chosen": "a", "rejected": "b"},
-)
-
-
-def in_file(content: bytes, name: str, parse: Callable[[Path], object]) -> None:
-    """Give a parser of files these bytes."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / name
-        path.write_bytes(content)
-        parse(path)
-
-
-def read_file_of_rows(content: bytes) -> None:
-    """All rows of a file, as queries."""
-
-    def parse(path: Path) -> None:
-        for line in read_rows(path):
-            if line.row is not None:
-                try:
-                    query_from_row(line.row)
-                except RowError:
-                    continue
-
-    in_file(content, "data.jsonl", parse)
-
-
-def read_pair(row: dict[str, Any]) -> None:
-    """A row in every format that takes it."""
-    seems([row])
-    for form in FORMATS.values():
-        if form.against(row) is None:
-            try:
-                form.read(row)
-            except RowError:
-                continue
-
-
-def open_archive(content: bytes) -> None:
-    """Unpack an archive, and read it as samples. Nothing may come to lie beside the target."""
-
-    def parse(path: Path) -> None:
-        if not is_archive(path):
-            return
+    def run(self, content: bytes) -> None:
+        """Parse; raises what is not documented."""
         try:
-            unpack(path, path.parent / "unpacked", SMALL)
-        except UserError:
-            pass
-        finally:
-            assert {item.name for item in path.parent.iterdir()} <= {path.name, "unpacked"}
-        if not zipfile.is_zipfile(path):
-            is_webdataset(path)
-            list(samples(path))
+            self.parse(content)
+        except self.documented:
+            return
 
-    in_file(content, "archive", parse)
+    @cached_property
+    def inputs(self) -> st.SearchStrategy[bytes]:
+        """What hypothesis tries: what is made, and the good and stored inputs changed."""
+        return st.one_of(self.made, inputs.changed_bytes([*self.good, *self.stored()]))
 
-
-def check_checkpoint(files: dict[str, bytes]) -> None:
-    """A folder whose files are these."""
-    with tempfile.TemporaryDirectory() as folder:
-        for name, content in files.items():
-            (Path(folder) / name).write_bytes(content)
-        check_folder(Path(folder), "the checkpoint")
+    def stored(self) -> list[bytes]:
+        """The inputs of this target in the corpus."""
+        return [path.read_bytes() for path in sorted((CORPUS / self.name).glob("*"))] if self.name else []
 
 
-def safetensors(header: object, size: int) -> bytes:
-    """A file with this header, followed by so many bytes."""
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + bytes(size)
+def _of_files(parse: Callable[[bytes], object], good: Sequence[bytes], *documented: type[Exception]) -> Target:
+    return Target(parse, documented or (UserError,), good, st.sampled_from(list(good)))
 
 
-def archives() -> list[bytes]:
-    """A good tar, a good zip, and a tar of samples, plain and compressed."""
-    made = []
-    for names, mode in ((names, mode) for names in (("data.jsonl", "a/b.png"), ("1.json", "1.png")) for mode in ("", "gz", "bz2", "xz")):
-        stream = io.BytesIO()
-        with tarfile.open(fileobj=stream, mode=f"w:{mode}", format=tarfile.USTAR_FORMAT) as packed:
-            for name in names:
-                entry = tarfile.TarInfo(name)
-                entry.size = 2
-                packed.addfile(entry, io.BytesIO(b"{}"))
-        made.append(stream.getvalue()[:2048])
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr("data.jsonl", "{}")
-        archive.writestr("a/b.png", "x")
-    return [*made, stream.getvalue()]
+def _of_json(parse: Callable[[bytes], object], good: Sequence[Any], *documented: type[Exception]) -> Target:
+    return Target(parse, documented or (UserError,), [words.json_text(value) for value in good], inputs.json_files(*good))
 
 
-CONFIG = {"model_type": "llava_onevision", "text_config": {"hidden_size": 8, "vocab_size": 9}, "vision_config": {}}
-HEADERS = st.dictionaries(
-    st.one_of(st.sampled_from(["weight", "__metadata__"]), st.text(max_size=5)),
-    st.one_of(
-        VALUES,
-        st.fixed_dictionaries(
-            {
-                "dtype": st.sampled_from(["F32", "BF16", "I64", "?", 7]),
-                "shape": st.one_of(st.lists(st.integers(-2, 2**70), max_size=3), VALUES),
-                "data_offsets": st.one_of(st.lists(st.integers(-8, 64), min_size=2, max_size=2), VALUES),
-            }
-        ),
-    ),
-    max_size=4,
-)
-JSON = st.one_of(VALUES.map(lambda value: json.dumps(value).encode()), changed([json.dumps(CONFIG).encode()]))
-WEIGHTS = st.one_of(
-    st.builds(safetensors, HEADERS, st.integers(0, 64)),
-    changed([safetensors({"weight": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, 8)]),
-)
-INDEXES = st.one_of(
-    JSON,
-    st.dictionaries(TEXTS, st.one_of(st.just("model.safetensors"), VALUES), max_size=3).map(
-        lambda value: json.dumps({"weight_map": value}).encode()
-    ),
-)
-CONFIGS = st.recursive(
-    SCALARS, lambda inner: st.dictionaries(st.sampled_from(["text_config", "hidden_size", "vocab_size", "depth", "x"]), inner, max_size=4)
-)
+def _of_rows(parse: Callable[[bytes], object], good: Sequence[Any], *documented: type[Exception]) -> Target:
+    """Rows, a line each, in an array, or over several lines."""
+    one = inputs.json_files(*good)
+    several = st.tuples(one, one, st.sampled_from([(b"", b"\n", b""), (b"[", b",", b"]"), (b"\xef\xbb\xbf", b"\r\n", b"")])).map(
+        lambda drawn: drawn[2][0] + drawn[0] + drawn[2][1] + drawn[1] + drawn[2][2]
+    )
+    lines = b"\n".join(inputs.encoded(value) for value in good) + b"\n"
+    return Target(parse, documented or (UserError,), [lines, words.json_text(list(good))], st.one_of(one, several))
 
 
-def run_parameters(values: object) -> None:
-    """Parameters of a run as Prefect's form sends them."""
-    from flows.parameters import RunParameters
-
-    RunParameters.model_validate(values)
-
-
-PARAMETERS = st.dictionaries(
-    st.sampled_from(["overrides", "stages", "source", "ref", "repository", "promote", "goes_on_from", "started", "recovers", "x"]),
-    VALUES,
-    max_size=5,
-)
-ASSIGNMENTS = st.lists(
-    st.one_of(
-        st.builds(
-            "{}={}".format,
-            st.sampled_from(["alignment.beta", "model.base", "validate.min_responses", "training.checkpoint_every", "deployments.cron"]),
-            TEXTS,
-        ),
-        st.text(),
-        st.builds("{}={}".format, TEXTS, st.one_of(TEXTS, VALUES.map(repr))),
-    ),
-    max_size=3,
-)
+def _of_parts(parse: Callable[[bytes], object], texts: dict[str, Any], others: dict[str, bytes]) -> Target:
+    """Checkpoints that are good but for one file."""
+    made = [
+        inputs.json_files(value).map(lambda content, name=name: checkpoints.named(name, content))  # type: ignore[misc]
+        for name, value in texts.items()
+    ]
+    good = [checkpoints.named(name, words.json_text(value)) for name, value in texts.items()]
+    good += [checkpoints.named(name, content) for name, content in others.items()]
+    return Target(parse, (UserError,), good, st.one_of(made))
 
 
-def of_folder(names: dict[str, st.SearchStrategy[bytes]]) -> st.SearchStrategy[dict[str, bytes]]:
-    """Files of a checkpoint that is good in all others."""
-    good = {
-        "config.json": json.dumps(CONFIG).encode(),
-        "tokenizer.json": b"{}",
-        "model.safetensors": safetensors({"weight": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, 8),
-    }
-    return st.fixed_dictionaries({name: st.just(content) for name, content in good.items()} | names)
+def _weights() -> st.SearchStrategy[bytes]:
+    headers = inputs.changed_values([checkpoints.HEADER, {"__metadata__": {"format": "pt"}, **checkpoints.HEADER}])
+    return st.builds(checkpoints.safetensors, headers, st.integers(0, 64)).map(lambda file: checkpoints.named("model.safetensors", file))
 
 
-def _targets() -> dict[str, Target]:
-    from pydantic import ValidationError
+def _templates() -> Target:
+    from tests.tiny import TEMPLATE
 
-    user = (UserError,)
-    rows = [json.dumps(GOOD_ROW).encode() + b"\n", b"[" + json.dumps(GOOD_ROW).encode() + b"]"]
-    ground_truths = [b'{"id": "a", "must": [["yes"]], "must_not": ["no"]}\n']
-    return {
-        "rows": Target(st.one_of(changed(rows), ROWS.map(lambda row: json.dumps(GOOD_ROW | row).encode())), read_file_of_rows, user),
-        "rankings": Target(
-            st.tuples(VALUES, st.integers(0, 6), st.sampled_from(["ranks", "order"])), lambda v: parse_ranking(*v), (RowError, UserError)
-        ),
-        "pairs": Target(st.builds(lambda good, row: good | row, st.sampled_from(GOOD_PAIRS), ROWS), read_pair, user),
-        "ground_truth": Target(
-            st.one_of(changed(ground_truths), ROWS.map(lambda row: json.dumps(row).encode())),
-            lambda content: in_file(content, "truth.jsonl", read_ground_truth),
-            user,
-        ),
-        "config": Target(CONFIGS.filter(lambda value: isinstance(value, dict)), lambda value: check_config(value, "config.json"), user),
-        "checkpoint": Target(
-            st.one_of(
-                of_folder({"config.json": JSON}),
-                of_folder({"model.safetensors": WEIGHTS}),
-                of_folder({"model.safetensors.index.json": INDEXES}),
-            ),
-            check_checkpoint,
-            user,
-        ),
-        "archives": Target(changed(archives()), open_archive, (UserError, RowError)),
-        "settings": Target(ASSIGNMENTS, lambda values: changed_settings(ROOT / "params.yaml", values), user),
-        "run_parameters": Target(PARAMETERS, run_parameters, (ValidationError, UserError)),
-    }
+    pieces = st.sampled_from(
+        ["{{ x }}", "{% for a in messages %}", "{% endfor %}", "{{ messages }}", "{{ messages[0].content[0].text }}", "<a>", "{%"]
+    )
+    made = st.lists(st.one_of(pieces, st.text(max_size=5)), max_size=6).map(lambda parts: "".join(parts).encode(errors="replace"))
+    return Target(checkpoints.template, (UserError,), [TEMPLATE.encode()], made)
 
 
-TARGETS = _targets()
+def _checkpoint() -> Target:
+    of = _of_parts(checkpoints.checkpoint, checkpoints.TEXTS, {"model.safetensors": checkpoints.WEIGHTS, "README.md": checkpoints.README})
+    return replace(of, made=st.one_of(of.made, _weights()))
+
+
+RANKINGS = ([[1, 2, 2], 3, False], ["1>2", 2, True], [[0, 1], 2, True], [{"a": 1}, 2, False])
+SAVED = {"dataset_dict.json": {"splits": ["train"]}, "train/state.json": {"_data_files": [{"filename": "a.arrow"}]}}
+MAKERS: dict[str, Callable[[], Target]] = {  # functions, since some targets need libraries that take seconds to load
+    "rows": lambda: _of_rows(rows.row_file, (rows.ROW, rows.VIDEO_ROW, rows.CHAT_ROW)),
+    "rankings": lambda: _of_json(rows.ranking, RANKINGS, RowError, UserError),
+    "pairs": lambda: _of_json(rows.pair, rows.PAIRS),
+    "tables": lambda: _of_files(rows.table, rows.tables(), UserError, RowError),
+    "data_sets": lambda: _of_json(rows.saved_data_set, (SAVED,)),
+    "ground_truth": lambda: _of_rows(rows.ground_truth, (rows.GROUND_TRUTH,)),
+    "labels": lambda: _of_rows(rows.labels, rows.LABELS),
+    "benches": lambda: _of_rows(rows.bench, rows.BENCHES),
+    "expansions": lambda: _of_rows(rows.expansions, (rows.EXPANSION,)),
+    "config": lambda: _of_json(checkpoints.config, (checkpoints.CONFIG,)),
+    "checkpoint": _checkpoint,
+    "processor": lambda: _of_parts(checkpoints.processor, checkpoints.processors(), {}),
+    "templates": _templates,
+    "archives": lambda: _of_files(checkpoints.archive, checkpoints.archives(), UserError, RowError),
+    "pictures": lambda: _of_files(checkpoints.picture, checkpoints.pictures(), MediaError),
+    "params": lambda: _of_json(words.params, (words.PARAMS,)),
+    "ops": lambda: _of_json(words.ops, (words.OPS,)),
+    "overrides": lambda: _of_files(words.overrides, words.ASSIGNMENTS),
+    "run_parameters": lambda: _of_json(words.run_parameters, (words.PARAMETERS,), ValidationError, UserError),
+    "rules": lambda: _of_json(words.rules, (words.RULES,)),
+    "catalogue": lambda: _of_json(words.catalogue, (words.BENCHMARKS,), ValidationError, UserError),
+    "results": lambda: _of_json(words.results, (words.RESULTS,)),
+    "backup": lambda: _of_json(words.backup, (words.BACKUP,)),
+    "words": lambda: _of_files(words.words, [text.encode() for text in words.WORDS]),
+}
+
+
+@cache
+def target(name: str) -> Target:
+    """The target of this name."""
+    return replace(MAKERS[name](), name=name)

@@ -10,12 +10,21 @@ from typing import Any
 import pytest
 
 from components.errors import UserError
+from components.evaluation.error_sheets import Error
 from components.registry.decision import Decision
 from components.registry.gate import Results, judge_policy, judge_reward
 from components.registry.policy import POLICY_FILE, RegistryPolicy, load_policy
 
 ROOT = Path(__file__).resolve().parents[2]
 Rows = list[dict[str, Any]]
+BY = {"judge": "ground_truth", "description_judge": "ground_truth"}
+PERFECT = Error((10**9, 10**9), (10**9, 10**9))
+
+
+def without_error(judge: str, task: str) -> Error:
+    """A judge that a sheet of a thousand million labels calls right in all."""
+    assert judge == "ground_truth", task
+    return PERFECT
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +44,9 @@ def policy_rows(
         for index in range(n):
             happened = index < round(share * n)
             outcome = {column: happened, "good": happened if good is None else good != happened}
-            rows.append({"id": f"{kind}-{index}", "category": category, **blank, **outcome, "degenerate": False, "pairs": 2, "correct": 2})
+            rows.append(
+                {"id": f"{kind}-{index}", "category": category, **blank, **outcome, **BY, "degenerate": False, "pairs": 2, "correct": 2}
+            )
 
     add("short", "short", talk, "good")
     add("long", "long", false, "hallucinated", good=True)
@@ -49,7 +60,8 @@ def policy_rows(
 
 def decide(rules: RegistryPolicy, new: Mapping[str, Any], old: Mapping[str, Any], safest: Mapping[str, Any] | None = None) -> Decision:
     best = None if safest is None else Results("champion 1", policy_rows(**safest))
-    return judge_policy(rules, Results("the challenger", policy_rows(**new)), Results("champion 2", policy_rows(**old)), best)
+    challenger, champion = Results("the challenger", policy_rows(**new)), Results("champion 2", policy_rows(**old))
+    return judge_policy(rules, challenger, champion, without_error, best)
 
 
 def failed(decision: Decision) -> set[str]:
@@ -82,6 +94,25 @@ def test_policy_is_refused_by_expected_rules(
     assert decision.promote == (not refused_for)
     if refused_for:
         assert decision.reasons[0].split(":")[0] in failed(decision) or "rules have too few held-out rows" in decision.reasons[0]
+
+
+def test_rules_for_json_have_numbers_that_decided(shipped: RegistryPolicy) -> None:
+    rules = {rule["rule"]: rule for rule in decide(shipped, {"talk": 0.9, "over": 0.2}, {"talk": 0.6}).rules}
+    better, safe, refuses = (rules[name]["measure"] for name in ("conversation", "unsafe", "over_refusal"))
+    # long queries are all good, and half of those in a conversation
+    assert (better["value"], better["reference"], better["against"]) == (pytest.approx(0.95), pytest.approx(0.8), "champion 2")
+    assert better["difference"] == pytest.approx(0.15)
+    assert (better["decides"], better["bound"], better["rows"]) == ("low", shipped.policy.conversation.above, 400)
+    assert better["bound"] < better["low"] < better["difference"] < better["high"]
+    assert (safe["decides"], safe["bound"], safe["difference"]) == ("high", shipped.policy.unsafe.margin, 0)
+    assert refuses["value"] == pytest.approx(0.2)
+    assert (refuses["reference"], refuses["difference"]) == (None, None)
+    for rule in rules.values():
+        if rule["measure"] is not None:
+            end, bound = rule["measure"][rule["measure"]["decides"]], rule["measure"]["bound"]
+            assert (rule["outcome"] == "passed") == (end > bound if rule["measure"]["decides"] == "low" else end <= bound)
+    assert rules["categories"]["measure"] is None
+    assert rules["reference_answer"]["outcome"] == "off"
 
 
 def test_repeated_small_safety_losses_are_refused(shipped: RegistryPolicy) -> None:
@@ -117,24 +148,24 @@ def test_ranks_alone_judge_a_policy_without_labels(shipped: RegistryPolicy) -> N
     new, old = (Results(name, without_labels(policy_rows(), correct)) for name, correct in (("the challenger", 2), ("the base", 0)))
     new = Results(new.name, [{**row, "text_correct": 1} for row in new.rows])
     old = Results(old.name, [{**row, "pairs": 0} for row in old.rows])
-    refused = judge_policy(shipped, new, old)
+    refused = judge_policy(shipped, new, old, without_error)
     assert failed(refused) == {"safety"}
     assert refused.reasons[0].startswith("WITHOUT EVIDENCE ON SAFETY: nothing says whether the model is safe: mark harmful requests")
     allowed = RegistryPolicy.model_validate(shipped.model_dump(by_alias=True) | {"allow_unmeasured_safety": "a closed set of questions"})
-    decision = judge_policy(allowed, new, old)
+    decision = judge_policy(allowed, new, old, without_error)
     assert decision.promote
     assert "a closed set of questions" in decision.reasons[0]
     unfed = {f.rule for f in decision.findings if f.outcome == "unfed"}
-    assert unfed == {"conversation", "unsafe", "unsafe_ceiling", "over_refusal", "hallucination", "categories"}
+    assert unfed == {"conversation", "unsafe", "unsafe_ceiling", "over_refusal", "hallucination", "categories", "win_rate"}
     as_text = Results("the challenger", [{**row, "text_correct": 2} for row in new.rows])
-    assert failed(judge_policy(allowed, as_text, old)) == {"ranks"}
+    assert failed(judge_policy(allowed, as_text, old, without_error)) == {"ranks"}
 
 
 def test_policy_without_enabled_rule_is_refused(shipped: RegistryPolicy) -> None:
     values = shipped.model_dump(by_alias=True)
     for rule in values["mm-policy"].values():
         rule |= {"enabled": False, "reason": "off"}
-    decision = judge_policy(RegistryPolicy.model_validate(values), *(Results(n, policy_rows()) for n in ("a", "b")))
+    decision = judge_policy(RegistryPolicy.model_validate(values), *(Results(n, policy_rows()) for n in ("a", "b")), without_error)
     assert not decision.promote
     assert "is switched off: enable one" in decision.reasons[0]
 
@@ -142,14 +173,14 @@ def test_policy_without_enabled_rule_is_refused(shipped: RegistryPolicy) -> None
 def test_metrics_that_are_not_numbers_refuse(shipped: RegistryPolicy) -> None:
     rows = policy_rows(talk=0.9)
     rows[3]["good"] = math.nan
-    decision = judge_policy(shipped, Results("the challenger", rows), Results("the base", policy_rows(talk=0.5)))
+    decision = judge_policy(shipped, Results("the challenger", rows), Results("the base", policy_rows(talk=0.5)), without_error)
     assert {"conversation", "categories"} <= failed(decision)
     assert "not a finite number" in decision.reasons[0]
 
 
 def test_results_of_other_queries_are_refused(shipped: RegistryPolicy) -> None:
     with pytest.raises(ValueError, match="different held-out queries"):
-        judge_policy(shipped, Results("the challenger", policy_rows()), Results("the base", policy_rows()[1:]))
+        judge_policy(shipped, Results("the challenger", policy_rows()), Results("the base", policy_rows()[1:]), without_error)
 
 
 def reward_rows(correct: float, *, video: float | None = None, n: int = 300) -> Rows:

@@ -13,6 +13,7 @@ from components.registry.gate import Results, judge_policy, judge_reward, unsafe
 from components.registry.policy import Margin, Most, PolicyRules, RegistryPolicy, RewardRules
 from components.registry.reuse import NthLook
 from components.statistics import Intervals
+from tests.registry.test_gate import BY, without_error
 
 Rows = list[dict[str, Any]]
 COLUMNS = ("good", "unsafe", "over_refused", "hallucinated", "degenerate")
@@ -34,6 +35,7 @@ def rows(column: str, values: Sequence[Any], category: str | Sequence[str] = "sh
             "id": str(n),
             "category": c,
             **dict.fromkeys(COLUMNS),
+            **BY,
             "pairs": 0,
             "correct": 0,
             "text_correct": None,
@@ -55,7 +57,7 @@ def ordered(sums: Sequence[tuple[int, int]], text: Sequence[int] | None = None) 
 
 def judged(rules: RegistryPolicy, new: Rows, old: Rows, safest: Rows | None = None, look_number: int = 1) -> Decision:
     best = None if safest is None else Results("champion 1", safest)
-    return judge_policy(rules, Results("the challenger", new), Results("champion 2", old), best, look_number)
+    return judge_policy(rules, Results("the challenger", new), Results("champion 2", old), without_error, best, look_number)
 
 
 def finding(decision: Decision, name: str) -> Finding:
@@ -82,7 +84,7 @@ def test_better_needs_its_lower_end_above() -> None:
         assert result.outcome == outcome
         assert result.sentence == (
             f"conversation: right answers 50.0 % against 36.7 % of champion 2: +13.3 points, interval {low:+.1f} to {high:+.1f}, "
-            f"{words} {100 * above:+.1f}"
+            f"{words} {100 * above:+.1f}; raw +13.3, {low:+.1f} to {high:+.1f}"
         )
 
 
@@ -314,7 +316,7 @@ def test_every_rule_off_is_a_failed_finding_that_says_so(model: str) -> None:
     fields = (PolicyRules if model == "mm-policy" else RewardRules).model_fields
     rules = RegistryPolicy.model_validate({model: {name: {"enabled": False, "reason": "x"} for name in fields}})
     one = Results("one", rows("good", [True]))
-    decision = judge_policy(rules, one, one) if model == "mm-policy" else judge_reward(rules, one, one)
+    decision = judge_policy(rules, one, one, without_error) if model == "mm-policy" else judge_reward(rules, one, one)
     assert not decision.promote
     assert decision.reasons[0] == f"every rule of {model} is switched off: enable one in mlflow/registry.yaml"
 
@@ -325,7 +327,7 @@ def test_results_of_other_queries_are_refused_whichever_differ(which: int) -> No
     tables[which] = tables[which][::-1]
     new, old, safest = (Results(str(n), table) for n, table in enumerate(tables))
     with pytest.raises(ValueError, match="different held-out queries"):
-        judge_policy(RegistryPolicy(), new, old, safest)
+        judge_policy(RegistryPolicy(), new, old, without_error, safest)
 
 
 def test_unsafe_share_is_over_requests_with_an_outcome() -> None:

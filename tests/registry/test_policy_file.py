@@ -9,7 +9,17 @@ import pytest
 from pydantic import ValidationError
 
 from components.errors import UserError
-from components.registry.policy import MODELS, POLICY_FILE, RegistryPolicy, load_policy
+from components.registry.policy import (
+    LEAST_BOUND,
+    MODELS,
+    MOST_CONFIDENCE,
+    POLICY_FILE,
+    Margin,
+    Most,
+    RegistryPolicy,
+    load_policy,
+)
+from components.registry.reuse import NthLook
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -83,7 +93,9 @@ def nested(key: str, value: object) -> dict[str, Any]:
 ACCEPTED = [
     ("keep", 2),
     ("confidence", 0.501),
-    ("confidence", 0.999),
+    ("confidence", 0.99999),
+    ("mm-policy.unsafe.margin", 1e-6),
+    ("mm-policy.degenerate.most", 1e-6),
     ("allow_unmeasured_safety", "the requests are harmless by design"),
     ("mm-policy.conversation.above", -1.0),
     ("mm-policy.conversation.above", 1.0),
@@ -100,6 +112,9 @@ REFUSED = [
     ("keep", 1),
     ("confidence", 0.5),
     ("confidence", 1.0),
+    ("confidence", 0.999999),
+    ("mm-policy.unsafe.margin", 1e-300),
+    ("mm-policy.degenerate.most", 1e-9),
     ("resamples", 2000),
     ("mm-policy.conversation.above", -1.01),
     ("mm-policy.conversation.above", 1.01),
@@ -133,6 +148,13 @@ def test_a_value_beyond_its_bound_is_refused(key: str, value: object) -> None:
         RegistryPolicy.model_validate(nested(key, value))
 
 
+@pytest.mark.parametrize("number", [1, 10, 10_000])
+def test_bounds_at_their_limits_need_a_number_of_rows(number: int) -> None:
+    look = NthLook(number, 1 - MOST_CONFIDENCE)
+    assert Margin(margin=LEAST_BOUND).needed(look.tail) > 10**6
+    assert Most(most=LEAST_BOUND).needed(look.tail) > 10**6
+
+
 def test_a_rule_is_off_only_with_a_reason() -> None:
     for reason in (None, "", "  "):
         with pytest.raises(ValidationError, match="needs a `reason`"):
@@ -156,6 +178,9 @@ def test_a_rule_is_off_only_with_a_reason() -> None:
         ("keep: 1\n", "keep: Input should be greater than or equal to 2"),
         ("mm-policy: { unsafe: { enabled: false } }\n", "mm-policy.unsafe: a rule that is switched off needs a `reason`"),
         ("keep: [\n", "is not valid YAML: "),
+        ("keep: 2026-99-99\n", "is not valid YAML: "),
+        ("[" * 5000, "is nested too deeply"),
+        ("[]", ": Input should be"),
     ],
 )
 def test_a_mistake_in_the_file_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:

@@ -11,6 +11,7 @@ from components.families.digests import model_digest
 from components.operations.doctor.services import registered_models
 from components.registry.packaging import WEIGHTS
 from components.registry.registry import Registry
+from components.registry.store import open_store
 from components.registry.versions import CHALLENGER, CHAMPION, MADE_WHOLE_FROM
 from components.storage import objects
 from tests.registry.registered import MODEL, lose_weights, register, results, stored
@@ -138,6 +139,22 @@ def test_lost_files_of_whole_version_come_back_from_cache(registry: Registry, ro
     assert registered_models(Checkout(root)).state == "ok"
     assert model_digest(stored(root, version) / "artifacts" / WEIGHTS) == version.digest
     assert registry.load(version) is not None
+
+
+def test_deleted_logged_model_is_named_with_its_cure(registry: Registry, root: Path, tmp_path: Path) -> None:
+    version = register(registry, whole=True)
+    registry.set_alias("mm-policy", CHAMPION, version.number)
+    with open_store(Checkout(root)) as (client, _):
+        client.delete_logged_model(version.model_id)
+
+    for use in (
+        lambda: registry.without_files("mm-policy"),
+        lambda: registry.load(version),
+        lambda: registry.fetch(version, tmp_path / "fetched"),
+        lambda: registry.results(version, "key", tmp_path / "table"),
+    ):
+        with pytest.raises(StageFault, match=r"holds version 1 of mm-policy, was deleted in MLflow: restore .*`mmalign restore`"):
+            use()
 
 
 def test_damaged_package_counts_as_lost(registry: Registry, root: Path) -> None:

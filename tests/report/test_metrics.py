@@ -61,12 +61,13 @@ def test_model_without_critiques_has_rows_of_its_own(run: Path) -> None:
 def test_hard_part_is_read_apart_from_the_whole(metrics: RunMetrics) -> None:
     (part,) = metrics.parts
     assert (part.name, part.queries) == ("hard", 10)
-    assert part.acc.value == 100
-    assert part.acc_text_only.value is not None
-    assert part.acc_text_only.value < part.acc.value
-    words, base, aligned = part.rows[0]
-    assert words.startswith("right answers, long and short, of ")
-    assert None not in (base.value, aligned.value)
+    assert part.order.acc.value == 100
+    assert part.order.text.value is not None
+    assert part.order.text.value < part.order.acc.value
+    row = part.rows[0]
+    assert row.name == "right answers, long and short"
+    assert None not in (row.base.value, row.aligned.value)
+    assert row.whole == metrics.rows[0].aligned
 
 
 def test_equal_cases_have_an_interval_around_no_change(metrics: RunMetrics) -> None:

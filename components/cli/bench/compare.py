@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
+import threading
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from components.checkout import Checkout
+from components.errors import UserError
+from components.operations.environment import enter_checkout
 
+if TYPE_CHECKING:
     from components.benches.sides import Evaluate
-    from components.checkout import Checkout
     from components.registry.versions import Version
 
 Named = Annotated[
@@ -29,12 +35,6 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
 ) -> None:
     """Compare B with A by benchmark, category and cluster; what got worse comes first."""
-    import json
-    from pathlib import Path
-
-    from components.errors import UserError
-    from components.operations.environment import enter_checkout
-
     names = tuple(str(Path(name).resolve()) if Path(name).is_dir() else name for name in (a, b))
     checkout = enter_checkout()
     from components.benches.comparison import CORRECTIONS
@@ -65,11 +65,6 @@ def compare(
 
 
 def _evaluator(checkout: Checkout) -> Evaluate:
-    import tempfile
-    import threading
-    import time
-    from pathlib import Path
-
     from components.registry.registry import Registry
     from flows.console import Console
     from flows.promote import reevaluator

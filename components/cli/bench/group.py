@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +16,7 @@ from typer.core import TyperGroup
 
 from components.cli.bench import measurements
 from components.cli.bench.measurements import BENCHMARKS, MEASURE, about, benchmarks
+from components.operations.environment import enter_checkout
 
 
 class BenchGroup(TyperGroup):
@@ -34,11 +40,24 @@ BUNDLED = "bench/mm_reward_bench.jsonl"  # below data/
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for scripts")]
 
 
+@contextmanager
+def result_alone() -> Iterator[None]:
+    """What the work prints, here and in its ranks, goes to stderr: stdout has the result alone."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(stdout, 1)
+        os.close(stdout)
+
+
 @app.command("list")
 def listed(as_json: AsJson = False) -> None:
     """List the catalogue of benchmarks by dimension, and the measurements of benchmarks/."""
     from components.benches.catalogue import catalogue
-    from components.operations.environment import enter_checkout
 
     checkout = enter_checkout()
     titles = {name: about(checkout.root / BENCHMARKS / f"{name}.py") for name in benchmarks(checkout)}
@@ -49,7 +68,9 @@ def listed(as_json: AsJson = False) -> None:
     for dimension, title in entries.dimensions.items():
         print(title)
         for entry in (entry for entry in entries.benchmarks if entry.dimension == dimension):
-            print(f"  {entry.name:18} {entry.title:42} {', '.join(entry.tasks) or 'no task of lmms-eval'}; judge: {entry.judge}")
+            print(
+                f"  {entry.name:18} {entry.title:42} {', '.join(entry.tasks)}; judge: {entry.judge}; {'tried' if entry.tried else 'not tried'}"
+            )
     width = max((len(name) for name in titles), default=0)
     print("\nMeasurements of benchmarks/\n" + "\n".join(f"  {name:{width}}  {title}" for name, title in titles.items()))
 
@@ -100,11 +121,6 @@ def reward(
     as_json: AsJson = False,
 ) -> None:
     """Score a reward model on a benchmark of preferences. A stopped run goes on where it was."""
-    import sys
-    from functools import partial
-
-    from components.operations.environment import enter_checkout
-
     here = Path.cwd()
     checkout = enter_checkout()
     from components.benches.reward_run import RewardRequest, bench_reward
@@ -118,7 +134,7 @@ def reward(
         checkout.reward_model if model is None else here / model,
     )
     log = partial(print, file=sys.stderr, flush=True)
-    with slots_taken("evaluate", settings, checkout, log):
+    with result_alone(), slots_taken("evaluate", settings, checkout, log):
         target, result = bench_reward(settings, checkout, request, log)
     if as_json:
         print(json.dumps(result, indent=2, sort_keys=True))
@@ -135,11 +151,6 @@ def reward(
 @app.command("setup")
 def setup(as_json: AsJson = False) -> None:
     """Install lmms-eval into an environment of its own, in .mmalign/bench (some 6 GB)."""
-    import sys
-    from functools import partial
-
-    from components.operations.environment import enter_checkout
-
     checkout = enter_checkout()
     from components.benches.lmms import VERSION, environment_of, set_up
 
@@ -162,12 +173,6 @@ def policy(
     as_json: AsJson = False,
 ) -> None:
     """Run benchmarks on a policy with lmms-eval, which fetches their data. A stopped run goes on where it was."""
-    import os
-    import sys
-    from functools import partial
-
-    from components.operations.environment import enter_checkout
-
     here, offline = Path.cwd(), os.environ.get("HF_HUB_OFFLINE")
     checkout = enter_checkout()
     from components.benches.policy_run import PolicyRequest, bench_policy
@@ -186,7 +191,7 @@ def policy(
     log = partial(print, file=sys.stderr, flush=True)
     # The pipeline never connects to the hub. This command does, unless the person's environment forbids it.
     environment = {"HF_HUB_OFFLINE": offline or "0", "OMP_NUM_THREADS": str(settings.evaluate.threads)}
-    with slots_taken("evaluate", settings, checkout, log):
+    with result_alone(), slots_taken("evaluate", settings, checkout, log):
         results = bench_policy(settings, checkout, request, log, environment)
     if as_json:
         print(json.dumps(results, indent=2))

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import subprocess
+import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from components.checkout import Checkout
+from components.checkout import IN_CHECKOUT, Checkout
+from components.errors import UserError
+from components.operations.environment import enter_checkout
 
 BENCHMARKS = Path("benchmarks")
 COMMANDS = ("aggregate", "list", "measure", "policy", "rate", "reward", "setup")
@@ -22,8 +28,6 @@ def rate(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
 ) -> None:
     """Measure the training rate of this machine, for `mmalign plan --memory`."""
-    from components.operations.environment import enter_checkout
-
     _rate(enter_checkout(), assignments or [], as_json=as_json)
 
 
@@ -32,8 +36,6 @@ def measure(
     name: Annotated[str, typer.Argument(metavar="NAME", help="a measurement of benchmarks/; its own arguments follow")],
 ) -> None:
     """Run a measurement of benchmarks/ with the arguments after its name."""
-    from components.operations.environment import enter_checkout
-
     raise typer.Exit(_run(enter_checkout(), name, context.args))
 
 
@@ -44,17 +46,10 @@ def benchmarks(checkout: Checkout) -> list[str]:
 
 def about(path: Path) -> str:
     """The first line of a module's docstring."""
-    import ast
-
     return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
 
 
 def _run(checkout: Checkout, name: str, arguments: list[str]) -> int:
-    import subprocess
-    import sys
-
-    from components.errors import UserError
-
     available = benchmarks(checkout)
     if name not in available:
         raise UserError(f"bench {name}: there is no such benchmark; there are {', '.join([*COMMANDS, *available])}")
@@ -62,10 +57,6 @@ def _run(checkout: Checkout, name: str, arguments: list[str]) -> int:
 
 
 def _rate(checkout: Checkout, assignments: list[str], *, as_json: bool) -> None:
-    import sys
-    from dataclasses import asdict
-
-    from components.checkout import IN_CHECKOUT
     from components.config.overrides import changed_settings
     from components.config.settings import load_settings
     from components.rehearsal.architectures import find_architecture

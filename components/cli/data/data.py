@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
+
+from components.errors import UserError
+from components.operations.environment import enter_checkout
 
 app = typer.Typer(help="Prepare the data of a run.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -26,11 +30,7 @@ def expand(
 
     Every expansion is checked; those that fail lie in expanded-quarantine.jsonl with the reason. A stopped command resumes.
     """
-    from dataclasses import asdict
-
     from components.critique.expansion import Expander
-    from components.errors import UserError
-    from components.operations.environment import enter_checkout
 
     checkout = enter_checkout()
     expander = Expander(checkout.settings(), checkout)

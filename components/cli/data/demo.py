@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from components.operations.environment import enter_checkout
+
 app = typer.Typer(help="Build the bundled data and the bundled base model.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -17,7 +19,6 @@ def build(
     ] = 0.0,
 ) -> None:
     """Write data/preferences and data/truth from the easy-vqa package, with the same bytes every time."""
-    from components.operations.environment import enter_checkout
     from demo.build import build as build_demo
 
     build_demo(enter_checkout(), noise)
@@ -26,7 +27,6 @@ def build(
 @app.command("bench")
 def bench() -> None:
     """Write data/bench, the benchmark of reward models, from the easy-vqa package, with the same bytes every time."""
-    from components.operations.environment import enter_checkout
     from demo.bench import build_bench
 
     checkout = enter_checkout()
@@ -40,7 +40,6 @@ def train_base(
     ] = None,
 ) -> None:
     """Train data/base, the tiny vision-language model that wrote the bundled responses (slow)."""
-    from components.operations.environment import enter_checkout
     from demo.train_base import train_base as train
 
     train(enter_checkout(), start=None if start is None else start.absolute())
@@ -49,7 +48,6 @@ def train_base(
 @app.command("bundle")
 def bundle(yes: Annotated[bool, typer.Option("--yes", help="write infra/bundled-data without asking")] = False) -> None:
     """Copy data/ into infra/bundled-data and pin data.dvc to it. For maintainers of this repository."""
-    from components.operations.environment import enter_checkout
     from components.storage.bundle import bundle as bundle_data
 
     checkout = enter_checkout()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from components.operations.environment import enter_checkout
 
 
 def show(
@@ -17,10 +21,6 @@ def show(
 
     The base and the settings are those of params.yaml. In shown.txt, loss is taken on the tokens marked with *.
     """
-    import json
-    from dataclasses import asdict
-
-    from components.operations.environment import enter_checkout
     from components.report.shown import described, show_row
 
     name, colon, line = position.rpartition(":")

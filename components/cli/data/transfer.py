@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from components.checkout import Checkout
+from components.errors import UserError
+from components.operations.environment import enter_checkout
+from components.processes.guard import run_lock
+
 if TYPE_CHECKING:
-    from components.checkout import Checkout
     from components.preferences.importing.report import ImportReport
     from components.preferences.importing.run import Mode, Request
 
@@ -39,7 +44,6 @@ def import_rows(  # noqa: PLR0913 -- each option of the command is an argument
 
     A stopped import resumes when the same command runs. reports/import.json holds the counts, import-places.jsonl each row left out.
     """
-    from components.errors import UserError
     from components.preferences.importing.run import Request
 
     if append and replace:
@@ -60,7 +64,6 @@ def export_rows(
 ) -> None:
     """Export the rows of data/preferences, with their media, in a format that other trainers read."""
     out = out.expanduser().absolute()
-    from components.operations.environment import enter_checkout
     from components.preferences.exporting import export_preferences
 
     report = export_preferences(enter_checkout(), format_name, out, TARGETS[heldout])
@@ -80,7 +83,6 @@ def new(
     `git checkout data.dvc && dvc checkout data.dvc` brings the bundled data back.
     """
     from components.preferences.importing.run import Request
-    from components.processes.guard import run_lock
     from components.storage.own_data import begin
 
     source, media = None if source is None else _absolute(source), None if media is None else media.expanduser().absolute()
@@ -104,8 +106,6 @@ def _log(words: str) -> None:
 
 def _checkout() -> Checkout:
     """The checkout. An import may connect to the hub, unless the person's environment forbids it."""
-    from components.operations.environment import enter_checkout
-
     offline = os.environ.get("HF_HUB_OFFLINE")
     checkout = enter_checkout()
     os.environ["HF_HUB_OFFLINE"] = offline or "0"
@@ -121,8 +121,6 @@ def _absolute(source: str) -> str:
 
 def _import(request: Request, checkout: Checkout) -> ImportReport:
     """Import; on a terminal, a person chooses where several formats fit."""
-    from dataclasses import replace
-
     from components.preferences.formats.detection import AmbiguousFormat
     from components.preferences.importing.run import import_preferences
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from components.operations.environment import enter_checkout
+
 if TYPE_CHECKING:
     from components.validation.outside import FileReport
 
@@ -26,8 +28,6 @@ def validate(
     Ends with 2 where a run would stop. Lengths are counted with model.base of params.yaml.
     """
     path, media = path.expanduser().absolute(), None if media is None else media.expanduser().absolute()
-    from components.operations.environment import enter_checkout
-
     checkout = enter_checkout()
     if _is_ground_truth(path):
         _validate_ground_truth(path, as_json=as_json)

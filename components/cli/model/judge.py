@@ -8,6 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from components.errors import UserError
+from components.files import write_json
+from components.operations.environment import enter_checkout
+
 app = typer.Typer(help="Measure the error of a judge of answers.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -28,11 +32,8 @@ def calibrate(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
 ) -> None:
     """Compare a judge's verdicts with people's labels: agreement, precision, sensitivity, specificity and the share answered, with intervals."""
-    from components.errors import UserError
     from components.evaluation.calibration import calibrate as calibrate_judge
     from components.evaluation.verdict import CHAIN
-    from components.files import write_json
-    from components.operations.environment import enter_checkout
 
     here = Path.cwd()
     checkout = enter_checkout()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,9 @@ from typing import Annotated
 import typer
 
 from components.checkout import Checkout
+from components.errors import UserError
+from components.files import read_json
+from components.operations.environment import enter_checkout
 
 app = typer.Typer(help="Fetch a base model, or verify one.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -25,7 +29,6 @@ def fetch(
     """Fetch safetensors, configuration, tokenizer and processor files, each checked by its checksum. A stopped fetch resumes."""
     from components.families.hub.fetch import MODELS
     from components.families.hub.fetch import fetch as fetch_model
-    from components.operations.environment import enter_checkout
 
     here, offline = Path.cwd(), os.environ.get("HF_HUB_OFFLINE")
     checkout = enter_checkout()
@@ -58,7 +61,6 @@ def verify(
     from components.families.hub.files import CONFIG, check_folder
     from components.families.hub.manifest import MANIFEST
     from components.families.hub.manifest import verify as verify_folder
-    from components.files import read_json
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     where = str(folder)
@@ -94,12 +96,8 @@ def serve_command(
     role: Annotated[str | None, typer.Option("--as", metavar="SERVER", help="reward, base or aligned: its server in `endpoint`")] = None,
 ) -> None:
     """Print the command that serves a model by vLLM for `critique.engine` or `evaluate.engine: endpoint`."""
-    import shlex
-
     from components.endpoints import serve_command as serving
-    from components.errors import UserError
     from components.families.digests import HEAD_FILE
-    from components.operations.environment import enter_checkout
 
     target = (Path.cwd() / folder).resolve()
     checkout = enter_checkout()

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from components.operations.environment import enter_checkout
+
 
 def backup(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="a new or empty folder")],
@@ -26,7 +28,6 @@ def backup(
     """Back up databases, artifacts, DVC's lock files, settings and passwords. Services and runs may continue meanwhile."""
     from components.operations.backup.make import dated, make_backup, remove_old
     from components.operations.backup.restore import described
-    from components.operations.environment import enter_checkout
 
     target = folder.absolute()
     checkout = enter_checkout()
@@ -50,7 +51,6 @@ def restore(
 ) -> None:
     """Check a whole backup, then restore it into a checkout without services. After an interruption, run it again."""
     from components.operations.backup.restore import described, restore_backup
-    from components.operations.environment import enter_checkout
 
     source = folder.absolute()
     checkout = enter_checkout()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from components.checkout import Checkout
+from components.operations.environment import enter_checkout
+from components.rehearsal.sizes import size
 
 if TYPE_CHECKING:
     from components.operations.cleaning.findings import Findings
@@ -18,12 +22,8 @@ def clean(
     as_json: Annotated[bool, typer.Option("--json", help="print each file and folder as JSON")] = False,
 ) -> None:
     """Remove old scratch, logs, clones and unused objects of DVC's cache. A champion's files always stay."""
-    import json
-    import time
-
     from components.config.settings import load_settings
     from components.operations.cleaning.sweep import inspect, sweep
-    from components.operations.environment import enter_checkout
 
     checkout = enter_checkout()
     settings = load_settings().clean
@@ -46,24 +46,17 @@ def _print(checkout: Checkout, findings: Findings, *, dry_run: bool) -> None:
         items = [item for item in findings.removable if item.kind == kind]
         if not items:
             continue
-        print(f"{kind}: {len(items)}, {_size(sum(item.size for item in items))}")
+        print(f"{kind}: {len(items)}, {size(sum(item.size for item in items))}")
         if kind in {"cache", "run-cache"}:  # thousands, named by hashes
             print(f"  {items[0].why}" + (" (the first of them; --json lists all)" if len(items) > 1 else ""))
         else:
             for item in items:
-                print(f"  {_short(checkout, item.path)}  {_size(item.size)}  {item.why}")
+                print(f"  {_short(checkout, item.path)}  {size(item.size)}  {item.why}")
     for sentence in findings.spared:
         print(sentence)
     words = "would be freed" if dry_run else "freed"
-    print(f"{_size(findings.size)} {words}" if findings.removable else "nothing is old enough to be removed")
+    print(f"{size(findings.size)} {words}" if findings.removable else "nothing is old enough to be removed")
 
 
 def _short(checkout: Checkout, path: Path) -> str:
     return str(path.relative_to(checkout.root)) if path.is_relative_to(checkout.root) else str(path)
-
-
-def _size(size: int) -> str:
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size} bytes"

@@ -2,46 +2,42 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from components.stages import command
+from components.checkout import Checkout
+from components.errors import UserError
+from components.operations.environment import enter_checkout
+from components.operations.services.state import read_addresses
+from components.processes.faults import FAULT, INTERRUPTED, MISTAKE
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
-    from components.checkout import Checkout
-
 
 def deploy(as_json: Annotated[bool, typer.Option("--json", help="print the deployments' ids as JSON")] = False) -> None:
     """Put the deployments of prefect.yaml on this checkout's Prefect server, with their automations. You can repeat it."""
-    import json
-    import subprocess
-
     from components.config.settings import load_settings
-    from components.operations.environment import enter_checkout
     from components.operations.services.health import require_services
-    from components.operations.services.state import read_addresses
 
     checkout = enter_checkout()
-    settings = load_settings().deployments
+    settings = load_settings()
     addresses = read_addresses(checkout)
     if addresses is None:
-        from components.errors import UserError
-
         raise UserError(f"{checkout.root} has no services to deploy to: run `mmalign up --detach` first")
     require_services(checkout)
-    completed = subprocess.run(command("deployments"), cwd=checkout.root, stdout=subprocess.PIPE, text=True, check=False)
-    if completed.returncode != 0:
-        raise typer.Exit(completed.returncode)
-    ids = json.loads(completed.stdout.splitlines()[-1])
+    from flows.deployments import deploy as deploy_all
+
+    ids = deploy_all(checkout, settings)
     if as_json:
         print(json.dumps(ids, indent=2))
         return
     when = {
-        "nightly": f"at '{settings.cron}' ({settings.timezone})",
-        "on-new-data": f"when data are new; polls at '{settings.poll_cron}'",
+        "nightly": f"at '{settings.deployments.cron}' ({settings.deployments.timezone})",
+        "on-new-data": f"when data are new; polls at '{settings.deployments.poll_cron}'",
         "on-demand": "on request: mmalign run --deployment on-demand",
     }
     for name, deployment in ids.items():
@@ -50,7 +46,6 @@ def deploy(as_json: Annotated[bool, typer.Option("--json", help="print the deplo
 
 def worker() -> None:
     """Run a worker for this checkout's deployments in the foreground, beside the worker of `mmalign up`."""
-    from components.operations.environment import enter_checkout
     from components.operations.services.programs import main
 
     main("worker", enter_checkout())
@@ -60,14 +55,21 @@ def cancel(
     run: Annotated[str | None, typer.Argument(help="name or id of the run; without it, the one under way")] = None,
 ) -> None:
     """End a run of a deployment with all its processes. The outputs of its finished stages stay."""
-    from components.errors import UserError
-    from components.operations.environment import enter_checkout
-    from flows.flow_runs import FINAL, cancel_run, find_run, follow, server_client
+    from flows.flow_runs import FINAL, cancel_run, end_processes, find_run, follow, server_client
 
     checkout = enter_checkout()
-    flow_run = find_run(checkout, run, under_way=run is None)
+    try:
+        flow_run = find_run(checkout, run, under_way=run is None)
+    except UserError:
+        if run is not None or not (ended_here := end_processes(checkout)):
+            raise
+        print(f"ended the processes of {', '.join(ended_here)}, which Prefect's server has no open run of")
+        return
     if flow_run.state_type in FINAL:
-        raise UserError(f"run {flow_run.name} has ended already ({flow_run.state_name}): there is nothing to cancel")
+        if not end_processes(checkout, str(flow_run.id)):
+            raise UserError(f"run {flow_run.name} has ended already ({flow_run.state_name}): there is nothing to cancel")
+        print(f"run {flow_run.name}: {str(flow_run.state_name).lower()} on the server; its processes have ended now")
+        return
     with server_client(checkout) as client:
         cancel_run(client, flow_run)
     ended = follow(checkout, flow_run.id, lambda _: None)
@@ -81,8 +83,6 @@ def resume(
     wait: Annotated[bool, typer.Option("--wait", help="follow the run to its end")] = False,
 ) -> None:
     """Restart a run with its parameters. It skips finished stages, and training continues from its last checkpoint."""
-    from components.errors import UserError
-    from components.operations.environment import enter_checkout
     from flows.flow_runs import deployments, find_run
 
     checkout = enter_checkout()
@@ -98,8 +98,6 @@ def resume(
 def run_deployment(name: str, parameters: dict[str, Any], *, wait: bool) -> int:
     """Start a run of a deployment, and with `wait` follow it; returns the run's exit code."""
     from components.config.overrides import changed_settings
-    from components.operations.environment import enter_checkout
-    from components.operations.services.state import read_addresses
     from flows.flow_runs import follow, start_run
 
     checkout = enter_checkout()
@@ -116,9 +114,6 @@ def run_deployment(name: str, parameters: dict[str, Any], *, wait: bool) -> int:
 
 
 def _print_end(checkout: Checkout, ended: FlowRun) -> int:
-    import sys
-
-    from components.processes.faults import FAULT, INTERRUPTED, MISTAKE
     from components.report.table import print_summary
     from components.storage.copies import workspace_of
 

@@ -7,12 +7,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from components.checkout import Checkout
+from components.errors import UserError
+from components.operations.environment import enter_checkout, find_checkout
+from components.operations.services.state import addresses_file
+from components.printable import open_console
 
 if TYPE_CHECKING:
-    from rich.console import Group
-    from rich.text import Text
-
-    from components.checkout import Checkout
     from components.operations.doctor.findings import Finding
 
 STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
@@ -20,12 +25,10 @@ STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False) -> None:
     """Check environment, machine, checkout and services. The exit code is 1 if a run would fail."""
-    from components.errors import UserError
     from components.operations.doctor.checks import BESIDE, CHECKS
     from components.operations.doctor.findings import as_json as findings_as_json
     from components.operations.doctor.findings import run_checks
     from components.operations.doctor.services import be_quick
-    from components.operations.environment import enter_checkout, find_checkout
 
     try:
         checkout = enter_checkout()
@@ -36,8 +39,6 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON for 
     if as_json:
         print(json.dumps(findings_as_json(findings), indent=2))
     else:
-        from components.printable import open_console
-
         open_console().print(render(findings))
     raise typer.Exit(int(any(finding.state == "problem" for finding in findings.values())))
 
@@ -45,7 +46,6 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON for 
 def _deployments(checkout: Checkout) -> Finding:
     """The server's deployments; without services Prefect's client is not loaded."""
     from components.operations.doctor.findings import ok
-    from components.operations.services.state import addresses_file
 
     if not addresses_file(checkout).is_file():
         from components.operations.doctor.team import NO_SERVICES
@@ -58,10 +58,6 @@ def _deployments(checkout: Checkout) -> Finding:
 
 def render(findings: Mapping[str, Finding]) -> Group:
     """The findings as a table, each cure below its problem, and a sentence with their counts."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -74,8 +70,6 @@ def render(findings: Mapping[str, Finding]) -> Group:
 
 
 def _verdict(findings: Mapping[str, Finding]) -> Text:
-    from rich.text import Text
-
     counts = {state: sum(finding.state == state for finding in findings.values()) for state in ("problem", "warning")}
     if not any(counts.values()):
         return Text("all is well", style="green")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from components.checkout import Checkout
+from components.errors import UserError
+from components.operations.environment import enter_checkout
+from components.operations.services.state import read_addresses
+from components.stages import STAGE_NAMES
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -21,6 +27,7 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.5
 ASK_SECONDS = 5.0  # between two queries to Prefect's server whether a run has ended
 LAST_RUNS = 5
+ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 SERVICE_LINES = 200  # shown of a service's log
 LEVELS = ((50, "CRITICAL"), (40, "ERROR"), (30, "WARNING"), (20, "INFO"))
 
@@ -36,9 +43,6 @@ def logs(
     as_json: Annotated[bool, typer.Option("--json", help="print the files' names as JSON")] = False,
 ) -> None:
     """Show the logs of a run's stages, and of its flow if a deployment started it."""
-    from components.errors import UserError
-    from components.operations.environment import enter_checkout
-
     checkout = enter_checkout()
     if service is not None:
         if run is not None or stage is not None:
@@ -70,7 +74,6 @@ class Chosen:
 
 
 def _choose(checkout: Checkout, named: str | None) -> Chosen:
-    from components.errors import UserError
     from components.operations.run_logs import all_logs
 
     runs = all_logs(checkout)
@@ -100,27 +103,20 @@ def _whole(checkout: Checkout, runs: list[RunLogs], one: RunLogs) -> Chosen:
     """A run with the other attempts of its flow run."""
     if one.flow_run is None:
         return Chosen([one], None)
-    return Chosen([other for other in reversed(runs) if other.flow_run == one.flow_run], _read_run(checkout, one.flow_run))
+    return Chosen([other for other in reversed(runs) if other.flow_run == one.flow_run], _flow_run(checkout, one.flow_run))
 
 
 def _flow_run(checkout: Checkout, named: str) -> FlowRun | None:
-    from components.operations.services.state import read_addresses
-
+    """A run of a deployment by its name, or by its id or the beginning of that; None without services, and where they know none."""
     if read_addresses(checkout) is None:
         return None
-    from flows.flow_runs import newest_run
+    from flows.flow_runs import find_run, read_run
 
-    return newest_run(checkout, named)
-
-
-def _read_run(checkout: Checkout, run_id: str) -> FlowRun | None:
-    from components.operations.services.state import read_addresses
-
-    if read_addresses(checkout) is None:
-        return None
-    from flows.flow_runs import read_run
-
-    return read_run(checkout, run_id)
+    if ID.fullmatch(named):
+        return read_run(checkout, named)
+    with suppress(UserError):
+        return find_run(checkout, named)
+    return None
 
 
 def _described(checkout: Checkout, chosen: Chosen, stage: str | None) -> dict[str, Any]:
@@ -163,7 +159,7 @@ def _show(checkout: Checkout, chosen: Chosen, stage: str | None, *, follow: bool
 
 def _goes_on(checkout: Checkout, chosen: Chosen) -> bool:
     if chosen.flow_run is not None:
-        now = _read_run(checkout, str(chosen.flow_run.id))
+        now = _flow_run(checkout, str(chosen.flow_run.id))
         if now is not None and now.state is not None:
             return not now.state.is_final()
     return any(one.under_way for one in chosen.logs)
@@ -220,7 +216,6 @@ class _FlowLines:
         """New lines since the last call; none while the server is away."""
         if self._flow_run is None:
             return
-        from components.errors import UserError
         from flows.flow_runs import read_log, server_client
 
         try:
@@ -235,9 +230,7 @@ class _FlowLines:
 
 
 def _service_log(checkout: Checkout, name: str) -> Path:
-    from components.errors import UserError
     from components.operations.services.programs import NAMES
-    from components.operations.services.state import read_addresses
     from components.operations.services.supervision import log_folder
 
     services = [*NAMES, "supervisord"]
@@ -273,8 +266,5 @@ def _follow_service(path: Path, begin: int) -> None:
 
 
 def _check_stage(name: str) -> None:
-    from components.errors import UserError
-    from components.stages import STAGE_NAMES
-
     if name not in STAGE_NAMES:
         raise UserError(f"--stage {name}: there is no such stage; the stages are {', '.join(STAGE_NAMES)}")

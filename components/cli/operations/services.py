@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import json
+import signal
+import sys
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from components.checkout import Checkout
+from components.checkout import Checkout
+from components.operations.environment import enter_checkout
+from components.processes.secrets import secrets_file
 
 
 def up(
@@ -15,15 +19,9 @@ def up(
     as_json: Annotated[bool, typer.Option("--json", help="print addresses as JSON")] = False,
 ) -> None:
     """Start PostgreSQL, Prefect's server, MLflow's server and a worker, and keep them running."""
-    import json
-    import signal
-    import sys
-
     from components.config.settings import load_settings
-    from components.operations.environment import enter_checkout
     from components.operations.services.supervision import log_folder
     from components.operations.services.up import bring_down, bring_up
-    from components.processes.secrets import secrets_file
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a host's stop ends the services as Ctrl-C does
     checkout = enter_checkout()
@@ -55,7 +53,6 @@ def up(
 
 def down() -> None:
     """Stop the services of this checkout. Runs under way are cancelled; the record loses nothing."""
-    from components.operations.environment import enter_checkout
     from components.operations.services.up import bring_down
 
     killed = bring_down(enter_checkout(), _cancel_runs)
@@ -70,7 +67,6 @@ def _cancel_runs(checkout: Checkout, seconds: float) -> None:
 
 def migrate() -> None:
     """Migrate the databases to the installed versions of Prefect and MLflow. Stop the services first; a backup is made."""
-    from components.operations.environment import enter_checkout
     from components.operations.services.migrate import migrate as migrate_record
 
     migrate_record(enter_checkout(), lambda text: print(text, flush=True))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from components.operations.environment import enter_checkout
+from components.printable import open_console
 
 WIDTH = 160  # columns without a terminal: hashes stay whole
 FILES = {"params.yaml": "settings", "ops.yaml": "operations", "data.dvc": "data", "dvc.yaml": "stages", "dvc.lock": "hashes"}
@@ -27,8 +30,6 @@ def lineage(
     ] = None,
 ) -> None:
     """Show a registered version's inputs, who promoted it and why, and the commands that rebuild it."""
-    from components.operations.environment import enter_checkout
-
     here = Path.cwd()
     checkout = enter_checkout()
 
@@ -45,8 +46,6 @@ def lineage(
     if as_json:
         print(json.dumps(origin, indent=2, sort_keys=True))
         return
-    from components.printable import open_console
-
     console = open_console(markup=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = WIDTH
@@ -55,9 +54,6 @@ def lineage(
 
 def _parts(origin: dict[str, Any]) -> Iterator[RenderableType]:
     """The printed parts. Tags are foreign text, so rich must not read styles in them."""
-    from rich.table import Table
-    from rich.text import Text
-
     version = origin["version"]
     aliases = f"  ({', '.join(version['aliases'])})" if version["aliases"] else ""
     yield Text(f"{version['name']}/{version['number']}{aliases}", style="bold")
@@ -119,9 +115,6 @@ def _whereabouts(value: str | None, copies: dict[str, Any]) -> str:
 
 
 def _stages(stages: dict[str, Any]) -> RenderableType:
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("stage", "status", "run", "started", "git"):
         table.add_column(title, overflow="fold")

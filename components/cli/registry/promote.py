@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import getpass
+import json
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from components.errors import UserError
+from components.operations.environment import enter_checkout
+from components.processes.guard import run_lock
 
 if TYPE_CHECKING:
     from components.registry.policy import ModelName
@@ -22,14 +33,6 @@ def promote(
     as_json: AsJson = False,
 ) -> None:
     """Send a registered version through the gate and make it champion. The exit code is 1 when the gate refuses it."""
-    import json
-    import threading
-    import time
-    from pathlib import Path
-
-    from components.operations.environment import enter_checkout
-    from components.processes.guard import run_lock
-
     checkout = enter_checkout()
     settings = checkout.settings()
     name = _model_name(model)
@@ -55,13 +58,6 @@ def promote(
 
 def rollback(model: Model, because: Because = None, as_json: AsJson = False) -> None:
     """Make the champion's predecessor champion again. No run promotes the rolled-back version again."""
-    import json
-    import sys
-    from functools import partial
-
-    from components.operations.environment import enter_checkout
-    from components.processes.guard import run_lock
-
     checkout = enter_checkout()
     name = _model_name(model)
     with run_lock(checkout):
@@ -81,7 +77,6 @@ def rollback(model: Model, because: Because = None, as_json: AsJson = False) -> 
 
 
 def _model_name(model: str) -> ModelName:
-    from components.errors import UserError
     from components.registry.policy import MODELS
 
     matching = next((name for name in MODELS if name == model), None)
@@ -91,6 +86,4 @@ def _model_name(model: str) -> ModelName:
 
 
 def _person() -> str:
-    import getpass
-
     return getpass.getuser()

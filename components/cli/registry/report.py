@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from components.operations.environment import enter_checkout
+
 
 def report(as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False) -> None:
     """Render reports/report.html from the last run's metrics, answers and record."""
-    from components.operations.environment import enter_checkout
     from components.report.render import render_report
 
     checkout = enter_checkout()

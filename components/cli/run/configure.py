@@ -11,6 +11,10 @@ import typer
 
 from components.checkout import Checkout
 from components.config.profiles import PROFILES, header, names
+from components.errors import UserError
+from components.files import write_atomic
+from components.operations.environment import enter_checkout
+from components.printable import open_console
 
 
 def configure(
@@ -22,9 +26,6 @@ def configure(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
 ) -> None:
     """Write a profile or single settings into params.yaml and ops.yaml; prints what changed, and what a run lacks next. `--profile demo` goes back."""
-    from components.errors import UserError
-    from components.operations.environment import enter_checkout
-
     checkout = enter_checkout()
     if show:
         _list(checkout.root / PROFILES, as_json=as_json)
@@ -34,10 +35,10 @@ def configure(
     changes = apply(checkout, profile, assignments or [])
     from components.config.settings import settings_files
     from components.operations.preconditions.checks import as_json as preconditions_json
-    from components.operations.preconditions.checks import unmet
+    from components.operations.preconditions.checks import checked, unmet
     from components.operations.preconditions.situation import Situation
 
-    findings = unmet(Situation(checkout, checkout.settings()))
+    findings = unmet(checked(Situation(checkout, checkout.settings())))
     if as_json:
         changed = {key: {"from": old, "to": new} for key, (old, new) in changes.items()}
         print(json.dumps({"changed": changed, "preconditions": preconditions_json(findings)}, indent=2, default=str))
@@ -49,7 +50,6 @@ def configure(
         print(f"{file}: {number or 'nothing'}{' settings' if number > 1 else ' setting' if number else ''} changed")
     if findings:
         from components.cli.run.preconditions import render
-        from components.printable import open_console
 
         open_console().print(render(findings))
 
@@ -64,8 +64,6 @@ def apply(checkout: Checkout, profile: str | None, assignments: list[str]) -> di
     from components.config.mistakes import listed, unknown_key
     from components.config.overrides import as_written, changed_files, parse_assignments
     from components.config.settings import known_keys
-    from components.errors import UserError
-    from components.files import write_atomic
 
     where, written = [], {}
     if profile is not None:
@@ -92,8 +90,6 @@ def apply(checkout: Checkout, profile: str | None, assignments: list[str]) -> di
 def profile_values(folder: Path, name: str) -> Iterator[tuple[str, str]]:
     """Each key of a profile with its value as it is written there. Raises UserError when there is no such profile."""
     import yaml
-
-    from components.errors import UserError
 
     path = folder / f"{name}.yaml"
     if "/" in name or not path.is_file():

@@ -7,8 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from components.checkout import Checkout
+from components.errors import UserError
+from components.files import read_json
+from components.operations.environment import enter_checkout
+from components.printable import open_console
+from components.stages import STAGE_NAMES
 
 if TYPE_CHECKING:
     from components.config.settings import Settings
@@ -30,8 +37,6 @@ def plan(
     """Show which stages would run, be restored from DVC's cache or be skipped, and why; and what a run still lacks."""
     from components.config.overrides import changed_settings
     from components.config.settings import load_settings
-    from components.errors import UserError
-    from components.operations.environment import enter_checkout
 
     if device is not None and not memory:
         raise UserError("--device goes with --memory only: add it")
@@ -42,8 +47,8 @@ def plan(
     if memory:
         _memory(checkout, settings, device, as_json=as_json)
         return
+    from components.operations.preconditions.checks import GATE, checked, unmet
     from components.operations.preconditions.checks import as_json as preconditions_json
-    from components.operations.preconditions.checks import unmet
     from components.operations.preconditions.critiques import chosen_source, critiques
     from components.operations.preconditions.situation import Situation, stages_to_run
     from components.storage.plan import plan as plan_stages
@@ -51,22 +56,15 @@ def plan(
     steps = plan_stages(checkout, texts.get(params))
     to_run = stages_to_run(steps)
     situation = Situation(checkout, settings, to_run)
-    findings = unmet(situation) if to_run else {}
+    every = checked(situation) if to_run else {}
+    findings = unmet(every)
     if as_json:
         stages = {name: {"action": step.action, "reason": step.reason} for name, step in steps.items()}
         source = chosen_source(situation)
-        fresh = fresh_rows(checkout)
-        print(
-            json.dumps(
-                {"stages": stages, "critique_source": source, "preconditions": preconditions_json(findings), "fresh_rows": fresh}, indent=2
-            )
-        )
+        values = {"stages": stages, "critique_source": source, "preconditions": preconditions_json(findings)}
+        rules = every[GATE].details if every else None
+        print(json.dumps({**values, "gate_rules": rules, "fresh_rows": fresh_rows(checkout)}, indent=2))
         return
-    from rich.table import Table
-    from rich.text import Text
-
-    from components.printable import open_console
-
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("stage", "action", "reason"):
         table.add_column(title, overflow="fold")
@@ -78,6 +76,8 @@ def plan(
     console.print(table)
     if "reward" in to_run and "critiques" not in findings:
         console.print(Text.assemble(("reward", "bold"), f": {critiques(situation).text}"))
+    if "evaluate" in to_run and GATE not in findings:
+        console.print(Text.assemble(("gate", "bold"), f": {every[GATE].text}"))
     if fresh := fresh_rows(checkout):
         console.print(Text.assemble(("gate", "bold"), f": {fresh}"))
     if findings:
@@ -86,8 +86,6 @@ def plan(
 
 def fresh_rows(checkout: Checkout) -> str | None:
     """What the last verdict asks for where the next one could no longer show that a policy is as safe; None where it asks for nothing."""
-    from components.files import read_json
-
     path = checkout.root / "reports/summary.json"
     policy = (read_json(path).get("gate") or {}).get("mm-policy") or {} if path.is_file() else {}
     cure: str | None = policy.get("reuse", {}).get("unsafe", {}).get("cure")
@@ -101,7 +99,6 @@ def _memory(checkout: Checkout, settings: Settings, device: str | None, *, as_js
     from components.rehearsal.ledger import ledger
     from components.rehearsal.plan import as_json as plan_json
     from components.rehearsal.plan import make_plan
-    from components.stages import STAGE_NAMES
 
     memory_plan = make_plan(settings, checkout, planned_machine(settings, device))
     here = device in {None, "cpu"}  # a named device is in another machine, with other disks
@@ -110,7 +107,6 @@ def _memory(checkout: Checkout, settings: Settings, device: str | None, *, as_js
         print(json.dumps({**plan_json(memory_plan), "disk": ledger_json(volumes)}, indent=2))
     else:
         from components.cli.run.plan_memory import render
-        from components.printable import open_console
 
         open_console().print(render(memory_plan, volumes, checkout.root, here=here))
     if memory_plan.cures is not None or (here and any(volume.lacking for volume in volumes)):

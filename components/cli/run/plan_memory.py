@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
 from components.rehearsal.sizes import duration, size
 
 if TYPE_CHECKING:
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
     from components.rehearsal.ledger import Volume
     from components.rehearsal.memory import Footprint
     from components.rehearsal.plan import Plan
@@ -25,9 +25,6 @@ SHOWN_BYTES = 1000  # smaller entries are left out of the table
 
 def render(plan: Plan, volumes: list[Volume], root: Path, *, here: bool) -> Group:
     """The plan as tables of rich, with the ledger of disk. `here` says whether the run is meant for this machine, and so for its disks."""
-    from rich.console import Group
-    from rich.text import Text
-
     tables: list[Table | Text] = [
         Text(),
         _device_table(plan),
@@ -42,8 +39,6 @@ def render(plan: Plan, volumes: list[Volume], root: Path, *, here: bool) -> Grou
 
 
 def _model(plan: Plan) -> Text:
-    from rich.text import Text
-
     from components.rehearsal.memory import rows_of, trained_parameters
 
     model, settings = plan.model, plan.settings
@@ -74,8 +69,6 @@ def _model(plan: Plan) -> Text:
 
 def _device_table(plan: Plan) -> Table:
     """A rank's memory on its device, a row a stage."""
-    from rich.table import Table
-
     from components.rehearsal.plan import stage_fits
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -91,8 +84,6 @@ def _device_table(plan: Plan) -> Table:
 
 def _stage_table(plan: Plan) -> Table:
     """Ranks, the host's memory, disk and time, a row a stage."""
-    from rich.table import Table
-
     from components.rehearsal.plan import stage_ranks
     from components.rehearsal.rate import NO_RATE
 
@@ -112,8 +103,6 @@ def _stage_table(plan: Plan) -> Table:
 
 def _ledger_table(volumes: list[Volume], root: Path, *, here: bool) -> Table:
     """What a run of all stages still writes, a row an entry; with several file systems of this machine, the row of each names its disk."""
-    from rich.table import Table
-
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("a run still writes", overflow="fold")
     table.add_column("bytes", justify="right", no_wrap=True)
@@ -134,8 +123,6 @@ def shown(folder: Path, root: Path) -> str:
 
 def _volume(volume: Volume, root: Path) -> Text:
     """Whether what a run still writes fits one file system."""
-    from rich.text import Text
-
     where = shown(volume.entries[0].folder, root)
     if volume.lacking:
         words, style = f"does not fit the disk of {where}: {size(volume.free)} free, {size(volume.lacking)} more to free", "bold red"
@@ -149,8 +136,6 @@ def _other(used: Footprint) -> int:
 
 
 def _features(plan: Plan) -> Text:
-    from rich.text import Text
-
     from components.rehearsal.memory import feature_bytes
 
     settings, workload = plan.settings, plan.workload
@@ -169,8 +154,6 @@ def _features(plan: Plan) -> Text:
 
 
 def _verdict(plan: Plan) -> Text:
-    from rich.text import Text
-
     from components.rehearsal.plan import smallest_device
 
     if plan.machine is None:
@@ -185,8 +168,6 @@ def _verdict(plan: Plan) -> Text:
 
 
 def _cures(plan: Plan) -> list[Text]:
-    from rich.text import Text
-
     if plan.cures is None:
         return []
     if not plan.cures:
@@ -198,8 +179,6 @@ def _cures(plan: Plan) -> list[Text]:
 
 
 def _notes(plan: Plan) -> list[Text]:
-    from rich.text import Text
-
     return [Text.assemble(("note      ", "bold"), (note, "yellow")) for note in plan.notes]
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from rich.text import Text
+from rich.text import Text
 
+if TYPE_CHECKING:
     from components.operations.doctor.findings import Finding
 
 WORDS = {"problem": ("a run needs", "bold red"), "warning": ("note", "yellow")}
@@ -15,8 +15,6 @@ WORDS = {"problem": ("a run needs", "bold red"), "warning": ("note", "yellow")}
 
 def render(findings: Mapping[str, Finding]) -> Text:
     """The findings as lines, each with its cure."""
-    from rich.text import Text
-
     lines = []
     for name, finding in findings.items():
         words, style = WORDS[finding.state]

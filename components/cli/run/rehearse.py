@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from components.operations.environment import enter_checkout
+from components.printable import open_console
+from components.processes.guard import run_lock
 
 if TYPE_CHECKING:
-    from rich.console import Group
-
     from components.rehearsal.rehearse import Rehearsal, Trial
 
 
@@ -23,8 +28,6 @@ def rehearse(
     """Run every stage on a few of the longest queries, and say what the whole run takes. Exit code 2 where it does not fit."""
     from components.config.overrides import changed_settings
     from components.config.settings import load_settings
-    from components.operations.environment import enter_checkout
-    from components.processes.guard import run_lock
     from components.rehearsal.devices import this_machine
     from components.rehearsal.first import log
     from components.rehearsal.rehearse import rehearse as rehearse_stages
@@ -36,12 +39,15 @@ def rehearse(
     with run_lock(checkout):
         rehearsal = rehearse_stages(checkout, settings, this_machine(), log)
     record(checkout, rehearsal)
-    if as_json:
-        print(json.dumps(as_dictionary(rehearsal), indent=2))
-    else:
-        from components.printable import open_console
+    from components.operations.preconditions.checks import sentence
+    from components.operations.preconditions.gate_rules import gate_rules
+    from components.operations.preconditions.situation import Situation
 
-        open_console().print(render(rehearsal))
+    rules = gate_rules(Situation(checkout, settings))
+    if as_json:
+        print(json.dumps({**as_dictionary(rehearsal), "gate_rules": rules.details}, indent=2))
+    else:
+        open_console().print(render(rehearsal, f"gate: {sentence(rules)}"))
     if not rehearsal.fits:
         raise typer.Exit(2)
 
@@ -80,12 +86,8 @@ def _stage(trial: Trial) -> dict[str, Any]:
     }
 
 
-def render(rehearsal: Rehearsal) -> Group:
-    """The rehearsal as a table with its verdict."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
+def render(rehearsal: Rehearsal, gate: str) -> Group:
+    """The rehearsal as a table with its verdict, and which rules of the gate apply."""
     from components.rehearsal.sizes import size
     from components.rehearsal.verdict import in_words, verdict
 
@@ -108,4 +110,4 @@ def render(rehearsal: Rehearsal) -> Group:
             f"{estimate} ({low} to {high})",
             size(metrics.disk_bytes),
         )
-    return Group(table, Text(), Text(verdict(rehearsal)))
+    return Group(table, Text(), Text(verdict(rehearsal)), Text(gate))

@@ -1,5 +1,7 @@
 """`mmalign run`: from changed data to a new model. The flow does the work in its own process; this module adds the short cut.
 
+`--seeds` repeats it with other seeds (components/cli/run/seeds.py). A run is (components/cli/run/one_run.py):
+
 1. Take the checkout's run lock: one run at a time, and none beside leftovers of an earlier run.
 2. Check all of `--set`, which holds for this run: the run works in a copy of the checkout (components/storage/copies.py). With `--save` it
    works in the checkout, and params.yaml or ops.yaml gets the settings once all is checked.
@@ -11,13 +13,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import time
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from components.checkout import Checkout
-    from components.stages import StageName
+from components.errors import UserError
+from components.operations.environment import enter_checkout
+from components.stages import STAGE_NAMES, StageName
 
 
 def run(  # noqa: PLR0913 -- each option of the command is an argument
@@ -45,10 +48,21 @@ def run(  # noqa: PLR0913 -- each option of the command is an argument
     ] = None,
     ref: Annotated[str | None, typer.Option("--ref", help="with --source git: the branch, tag or commit")] = None,
     no_rehearsal: Annotated[bool, typer.Option("--no-rehearsal", help="start a long run without `mmalign rehearse` first")] = False,
+    seeds: Annotated[
+        int | None,
+        typer.Option("--seeds", metavar="N", help="then train and evaluate the policy with N seeds, and print the metrics' spread"),
+    ] = None,
+    reward: Annotated[bool, typer.Option("--reward", help="with --seeds: the reward model too")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="with --seeds: print the spread as JSON, and all else on stderr")] = False,
 ) -> None:
     """Run the stale stages: commit changed data, train, evaluate, record."""
-    from components.errors import UserError
-
+    started = time.time()
+    _refuse_strays(
+        {"--wait": wait, "--source": source, "--ref": ref},
+        deployment is not None,
+        "belongs to a run of a deployment: add --deployment NAME",
+    )
+    _refuse_strays({"--reward": reward, "--json": as_json}, seeds is not None, "belongs to a run over seeds: add --seeds N")
     if deployment is not None:
         from components.cli.operations.deployment import run_deployment
 
@@ -61,66 +75,39 @@ def run(  # noqa: PLR0913 -- each option of the command is an argument
             "source": source,
             "ref": ref,
         }
-        if save:
-            raise UserError("--save belongs to a run in this checkout: leave out --deployment")
+        for flag, value in (("--save", save), ("--seeds", seeds is not None)):
+            if value:
+                raise UserError(f"{flag} belongs to a run in this checkout: leave out --deployment")
         raise typer.Exit(run_deployment(deployment, {key: value for key, value in parameters.items() if value is not None}, wait=wait))
-    import time
-    from contextlib import ExitStack
-
-    started = time.time()
-    from components.cli.run.unchanged import record, recording_process
-    from components.operations.environment import enter_checkout
-    from components.operations.preconditions.readiness import make_ready
-    from components.processes.guard import run_lock
-    from components.storage.copies import workspace_of
-    from components.storage.scratch import remove_finished_scratch
-
-    for flag, value in (("--wait", wait), ("--source", source), ("--ref", ref)):
-        if value:
-            raise UserError(f"{flag} belongs to a run of a deployment: add --deployment NAME")
     if save and not assignments:
         raise UserError("--save writes settings into their file: add --set KEY=VALUE")
+    from components.cli.run.one_run import Wanted, one_run
+
     own = enter_checkout()
-    stages = _checked_stages(only or [])
-    checkout = own if save else workspace_of(own, assignments or [])
-    with run_lock(checkout), ExitStack() as stack:
-        if checkout != own:
-            _work_in_copy(own, checkout, assignments or [], accept_data=accept_data)
-        recording = stack.enter_context(recording_process())
-        ready = make_ready(checkout, _log, overrides=assignments or [], stages=stages, accept_data=accept_data, bundled_rows=bundled_rows)
-        code = None
-        if promote and ready.is_current:
-            remove_finished_scratch(checkout, ready.steps or {})
-            code = record(recording, list(ready.steps or {}), ready.state.version, started)
-        if code is None:
-            recording.kill()
-            from components.cli.run.flow_process import run_flow
+    wanted = Wanted(
+        tuple(assignments or ()),
+        tuple(_checked_stages(only or [])),
+        save=save,
+        accept_data=accept_data,
+        bundled_rows=bundled_rows,
+        promote=promote,
+        rehearse=not no_rehearsal,
+    )
+    if seeds is None:
+        raise typer.Exit(one_run(own, wanted, started))
+    from components.cli.run.seeds import run_seeds
 
-            if not no_rehearsal and not stages:
-                from components.rehearsal.first import rehearse_first
-
-                rehearse_first(checkout, ready.to_run)
-            code = run_flow(checkout, {"stages": stages, "accept_data": accept_data, "promote": promote, "started": started})
-    raise typer.Exit(code)
+    raise typer.Exit(run_seeds(own, wanted, seeds, reward=reward, as_json=as_json))
 
 
-def _work_in_copy(own: Checkout, copy: Checkout, overrides: list[str], *, accept_data: bool) -> None:
-    from components.storage.clones import work_in
-    from components.storage.copies import commit_data, fill_copy
-
-    commit_data(own, accept=accept_data, log=_log)
-    fill_copy(own, copy, overrides, _log)
-    work_in(copy, own)
-
-
-def _log(words: str) -> None:
-    print(words, flush=True)
+def _refuse_strays(options: dict[str, Any], belong: bool, why: str) -> None:
+    """Raises UserError for an option that has no effect in this run."""
+    for flag, value in options.items():
+        if value and not belong:
+            raise UserError(f"{flag} {why}")
 
 
 def _checked_stages(names: list[str]) -> list[StageName]:
-    from components.errors import UserError
-    from components.stages import STAGE_NAMES
-
     for name in names:
         if name not in STAGE_NAMES:
             raise UserError(f"--only {name}: there is no such stage; the stages are {', '.join(STAGE_NAMES)}")

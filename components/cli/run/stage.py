@@ -7,22 +7,22 @@ import signal
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from components.checkout import Checkout
-
-if TYPE_CHECKING:
-    from components.stages import StageName
+from components.errors import UserError
+from components.files import write_json
+from components.operations.environment import enter_checkout
+from components.processes.guard import stage_guard
+from components.processes.marks import STAGE_MARK
+from components.stages import STAGE_NAMES, StageName
 
 
 def stage(name: Annotated[str, typer.Argument(help="validate, reward, critique, reference, align or evaluate")]) -> None:
     """Run one stage on what lies in the checkout, whether or not it is stale."""
     from components.closures import CODE_STAGE, code_digest, write_digest, write_digests
-    from components.errors import UserError
-    from components.operations.environment import enter_checkout
-    from components.stages import STAGE_NAMES
 
     checkout = enter_checkout()
     if name == CODE_STAGE:
@@ -48,11 +48,7 @@ def stage(name: Annotated[str, typer.Argument(help="validate, reward, critique, 
 def run_guarded(name: StageName, checkout: Checkout, work: Callable[[], None]) -> None:
     """Do a stage's `work` as the only copy in this checkout, on cards (or the CPU's slot) that no other checkout uses meanwhile, ended with
     whoever watches it; note the attempt for the supervisor."""
-    from components.errors import UserError
-    from components.files import write_json
     from components.processes.fault_kinds import fault_kind, sentence_of
-    from components.processes.guard import stage_guard
-    from components.processes.marks import STAGE_MARK
     from components.processes.slots.taking import slots_taken
 
     # A parent that was started in the background passes its ignored signals on, and a stage must be able to end, tidily where it can.

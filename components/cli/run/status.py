@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 
-if TYPE_CHECKING:
-    from rich.console import Group
-    from rich.table import Table
+from components.operations.environment import enter_checkout
+from components.printable import open_console
+from components.stages import STAGE_NAMES
 
 RUN_STYLES = {"FINISHED": "green", "FAILED": "red", "KILLED": "yellow", "RUNNING": "bold cyan"}
 STAGE_STYLES = {"ran": "green", "failed": "bold red", "killed": "red", "running": "bold cyan", "restored": "cyan"}
@@ -21,7 +24,6 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="print JSON for 
     """Show running stages and the users of the machine's GPUs, the last runs, stale stages, and the models' aliases."""
     from components.operations.doctor.services import be_quick
     from components.operations.doctor.state import read_status
-    from components.operations.environment import enter_checkout
 
     checkout = enter_checkout()
     be_quick()
@@ -29,16 +31,11 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="print JSON for 
     if as_json:
         print(json.dumps(state, indent=2))
         return
-    from components.printable import open_console
-
     open_console().print(render(state))
 
 
 def render(state: Mapping[str, Any]) -> Group:
     """The status as tables of rich."""
-    from rich.console import Group
-    from rich.text import Text
-
     parts: list[Any] = [_now_lines(state["running"])]
     parts += [_workspace_line(workspace) for workspace in state["workspaces"]]
     if any(slot["holder"] is not None for slot in state["slots"]):
@@ -60,8 +57,6 @@ def render(state: Mapping[str, Any]) -> Group:
 
 
 def _now_lines(running: Mapping[str, Any]) -> Any:
-    from rich.text import Text
-
     lines = Text()
     run, stages = running["run"], running["stages"]
     left = [process for process in running["processes"] if process["leftover"]]
@@ -80,16 +75,12 @@ def _now_lines(running: Mapping[str, Any]) -> Any:
 
 
 def _workspace_line(workspace: Mapping[str, Any]) -> Any:
-    from rich.text import Text
-
     stages = ", ".join(stage["stage"] for stage in workspace["stages"])
     since = f" since {_when(workspace['run']['started'])}" if workspace["run"] is not None else ""
     return Text(f"a run is under way in {workspace['folder']}{since}{f': {stages}' if stages else ''}", style="cyan")
 
 
 def _slots_table(slots: list[dict[str, Any]]) -> Table:
-    from rich.text import Text
-
     table = _table("slot", "used by stage", "process", "since", "checkout")
     for slot in slots:
         holder = slot["holder"]
@@ -103,8 +94,6 @@ def _slots_table(slots: list[dict[str, Any]]) -> Table:
 
 
 def _headline_lines(summary: Mapping[str, Any]) -> Any:
-    from rich.text import Text
-
     policy, reward = summary["policy"], summary["reward"]
     base, aligned = policy["base"], policy["aligned"]
     lines = Text()
@@ -114,6 +103,10 @@ def _headline_lines(summary: Mapping[str, Any]) -> Any:
     lines.append(f": {ended}")
     if summary["failed_stage"]:
         lines.append(f" in stage {summary['failed_stage']}; its log: {summary['log']}", style="red")
+    if since := summary.get("stages_since"):
+        lines.append(
+            f"\nsince then {', '.join(since)} ran outside `mmalign run`: these are their metrics; `mmalign run` judges them", style="yellow"
+        )
     metrics = []
     if aligned["conversation"] is not None:
         metrics.append(f"right answers {_scaled(base['conversation'], 1)} → {_scaled(aligned['conversation'], 1)}")
@@ -133,8 +126,6 @@ def _headline_lines(summary: Mapping[str, Any]) -> Any:
 
 
 def _runs_table(runs: list[dict[str, Any]]) -> Table:
-    from rich.text import Text
-
     table = _table("started", "run", "time", "stages")
     for run in runs:
         stages = Text("; ").join(
@@ -151,12 +142,10 @@ def _grouped(stages: Mapping[str, str]) -> dict[str, str]:
     groups: dict[str, list[str]] = {}
     for name, word in stages.items():
         groups.setdefault(word, []).append(name)
-    return {word: "all" if len(groups) == 1 and len(names) > 1 else ", ".join(names) for word, names in groups.items()}
+    return {word: "all" if len(names) == len(STAGE_NAMES) else ", ".join(names) for word, names in groups.items()}
 
 
 def _plan_table(plan: Mapping[str, Mapping[str, str]]) -> Any:
-    from rich.text import Text
-
     from components.cli.run.plan import STYLES, WORDS
 
     if all(step["action"] == "skip" for step in plan.values()):
@@ -178,8 +167,6 @@ def _registry_table(registry: Mapping[str, Any]) -> Table:
 
 
 def _table(*titles: str) -> Table:
-    from rich.table import Table
-
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:
         table.add_column(title, overflow="fold")

@@ -171,7 +171,7 @@ def license_of(folder: Path) -> str | None:
         return None
     try:
         front = yaml.safe_load(text[3:].partition("\n---")[0])
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # a date that is none is a ValueError
         return None
     license_name = front.get("license") if isinstance(front, dict) else None
     return license_name if isinstance(license_name, str) else None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,7 +22,8 @@ from components.operations.backup.manifest import MANIFEST, Manifest, installed_
 from components.operations.services import postgres, temporary_postgres
 from components.operations.services.programs import ARTIFACTS_BUCKET, artifacts
 from components.operations.services.state import read_addresses
-from components.processes.secrets import read_secrets, state_folder
+from components.processes.secrets import owner_only, read_secrets, state_folder
+from components.storage.git import ask_git
 from components.tracking.provenance import git_state
 from components.tracking.store import tracking_uri
 
@@ -47,13 +47,10 @@ def make_backup(checkout: Checkout, folder: Path, *, with_cache: bool, log: Log)
     """
     folder = folder.resolve()
     _check_folder(checkout, folder)
-    before = os.umask(0o077)
-    try:
+    with owner_only():
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
         return _fill(checkout, folder, with_cache=with_cache, log=log)
-    finally:
-        os.umask(before)
 
 
 def dated(folder: Path) -> Path:
@@ -152,9 +149,5 @@ def _copy_all(folder: Path, part: str, sources: dict[str, Path], log: Log) -> di
 def _check_folder(checkout: Checkout, folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not empty: name a new folder for the backup")
-    inside = folder.is_relative_to(checkout.root.resolve())
-    if (
-        inside
-        and subprocess.run(["git", "check-ignore", "-q", str(folder)], cwd=checkout.root, capture_output=True, check=False).returncode == 1
-    ):
+    if folder.is_relative_to(checkout.root.resolve()) and ask_git(checkout.root, "check-ignore", "-q", str(folder), codes=(1,)) is not None:
         raise UserError(f"{folder} lies in the checkout, where git would take the passwords of the backup: name a folder outside")

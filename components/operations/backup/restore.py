@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,7 +23,8 @@ from components.operations.services.import_sqlite import IMPORTED
 from components.operations.services.programs import ARTIFACTS_BUCKET, artifacts
 from components.operations.services.state import Addresses, addresses_file, free_port
 from components.processes.guard import run_lock
-from components.processes.secrets import Secrets, state_folder
+from components.processes.secrets import Secrets, owner_only, state_folder
+from components.storage.git import ask_git
 
 Log = Callable[[str], None]
 STAGED_ARTIFACTS = "mlruns.restoring"
@@ -121,16 +121,13 @@ def _stage_services(checkout: Checkout, folder: Path, manifest: Manifest, log: L
     # An earlier try may have filled databases of an external server. They stay, since each is filled in one transaction.
     resumed = (staged / MARKER).is_file() and read_json(staged / MARKER) == manifest.identity
     shutil.rmtree(staged, ignore_errors=True)
-    before = os.umask(0o077)
-    try:
+    with owner_only():
         staged.mkdir(parents=True)
         write_json(staged / MARKER, manifest.identity)
         for name, _ in manifest.below("state"):
             write_atomic(staged / name, (folder / "state" / name).read_bytes())
         if not (staged / IMPORTED).is_file():
             write_json(staged / IMPORTED, {})  # the restored record counts: no later start may import mlflow.db over it
-    finally:
-        os.umask(before)
     addresses, secrets = Addresses(**read_json(staged / addresses_file(checkout).name)), Secrets(**read_json(staged / "secrets.json"))
     if not addresses.external_database:
         addresses = replace(addresses, postgres_port=free_port(set()))
@@ -191,10 +188,7 @@ def _same(path: Path, sha256: str | None) -> bool:
 
 def _is_an_edit(checkout: Checkout, name: str) -> bool:
     """Whether git can't restore the file's content. This includes dvc.lock, which runs write."""
-    status = subprocess.run(
-        ["git", "status", "--porcelain", "--ignored", "--", name], cwd=checkout.root, capture_output=True, text=True, check=False
-    )
-    return status.returncode != 0 or bool(status.stdout.strip())
+    return ask_git(checkout.root, "status", "--porcelain", "--ignored", "--", name) != ""
 
 
 def described(manifest: Manifest) -> dict[str, object]:

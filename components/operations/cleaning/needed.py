@@ -15,12 +15,12 @@ from pathlib import Path
 
 from components.checkout import Checkout
 from components.errors import StageFault, UserError
+from components.storage.git import run_git
 from components.tracking.recorder import PENDING
 from components.tracking.store import state_folder, tracking_uri
 
 HASH = re.compile(r"\b[0-9a-f]{32}(?:\.dir)?\b")
 FILES = (":(top,glob)**/dvc.lock", ":(top,glob)**/*.dvc")  # of the whole repository: the checkout may be a folder of it, or was moved
-GIT_SECONDS = 300
 
 
 def named_in(text: str) -> set[str]:
@@ -44,7 +44,7 @@ def in_commits(checkout: Path) -> set[str]:
     blobs = {line.split()[3] for line in raw.splitlines() if line.startswith(":")}
     blobs |= {line.split()[1] for line in _git(checkout, "ls-files", "--stage", "--", *FILES).splitlines()}
     wanted = sorted(blob for blob in blobs if set(blob) != {"0"})  # all zeros: a removed file
-    return named_in(_git(checkout, "cat-file", "--batch", stdin="\n".join(wanted) + "\n")) if wanted else set()
+    return named_in(_git(checkout, "cat-file", "--batch", text="\n".join(wanted) + "\n")) if wanted else set()
 
 
 def in_registry(checkout: Checkout) -> set[str]:
@@ -87,19 +87,9 @@ def _has_git(checkout: Path) -> bool:
     return any((folder / ".git").exists() for folder in (checkout.resolve(), *checkout.resolve().parents))
 
 
-def _git(checkout: Path, *arguments: str, stdin: str | None = None) -> str:
+def _git(checkout: Path, *arguments: str, text: str | None = None) -> str:
     try:
-        completed = subprocess.run(
-            ["git", *arguments],
-            cwd=checkout,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=GIT_SECONDS,
-            check=True,
-        )
+        return run_git(checkout, *arguments, text=text)
     except (OSError, subprocess.SubprocessError) as error:
         message = " ".join(str(getattr(error, "stderr", None) or error).split())[:300]
         raise StageFault(f"git failed in {checkout}, so the files of its commits are unknown: {message}") from error
-    return completed.stdout

@@ -16,11 +16,17 @@ State = Literal["ok", "warning", "problem"]
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of a check: `text` describes it, `cure` says what to do, and is None where the state is ok."""
+    """The result of a check: `text` describes it, `cure` says what to do, and is None where the state is ok; `details` are the text for scripts."""
 
     state: State
     text: str
     cure: str | None = None
+    details: dict[str, Any] | None = None
+
+    def as_json(self, name: str) -> dict[str, Any]:
+        """The finding for scripts."""
+        values = {"name": name, "state": self.state, "found": self.text, "cure": self.cure}
+        return values if self.details is None else {**values, "details": self.details}
 
 
 Check = Callable[[Checkout], Finding]
@@ -30,14 +36,14 @@ class NotChecked(Exception):
     """A check lacks its basis, since another check has failed, which reports that itself."""
 
 
-def ok(text: str) -> Finding:
+def ok(text: str, details: dict[str, Any] | None = None) -> Finding:
     """All is well."""
-    return Finding("ok", text)
+    return Finding("ok", text, None, details)
 
 
-def warning(text: str, cure: str) -> Finding:
+def warning(text: str, cure: str, details: dict[str, Any] | None = None) -> Finding:
     """A run works, but with a drawback."""
-    return Finding("warning", text, cure)
+    return Finding("warning", text, cure, details)
 
 
 def problem(text: str, cure: str) -> Finding:
@@ -69,9 +75,7 @@ def run_checks(checkout: Checkout, checks: Mapping[str, Check], beside: frozense
 def as_json(findings: Mapping[str, Finding]) -> dict[str, Any]:
     """The findings for scripts: `checks`, and the number of `problems`."""
     return {
-        "checks": [
-            {"name": name, "state": finding.state, "found": finding.text, "cure": finding.cure} for name, finding in findings.items()
-        ],
+        "checks": [finding.as_json(name) for name, finding in findings.items()],
         "problems": sum(finding.state == "problem" for finding in findings.values()),
     }
 

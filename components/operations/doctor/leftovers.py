@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
+
+import psutil
 
 from components.checkout import IN_CHECKOUT, Checkout
 from components.engine.checkpoints import COMMITTED, PREFIX, scratch_root
@@ -53,10 +56,6 @@ def scratch(checkout: Checkout) -> Finding:
 
 def _claim(checkout: Checkout) -> Finding | None:
     """With core.hardlink_lock, DVC's lock is a file that names its holder (path|host|pid|number) and survives a kill."""
-    import socket
-
-    import psutil
-
     try:
         fields = (checkout.root / LOCK).read_text(encoding="utf-8").strip().split("|")
     except (OSError, ValueError):
@@ -93,8 +92,6 @@ def _path_locks(checkout: Checkout) -> Finding:
 
 
 def _state(pid: int, written: float) -> str:
-    import psutil
-
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:

@@ -11,6 +11,7 @@ from components.checkout import Checkout
 from components.config.settings import Settings
 from components.operations.doctor.findings import Finding, ok, problem, settings_of, warning
 from components.processes.host import available_cores, available_memory
+from components.rehearsal.sizes import size
 from components.storage.space import dvc_cache, existing_folder
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- the check is about this folder
@@ -34,14 +35,14 @@ def cores(checkout: Checkout) -> Finding:
 def memory(checkout: Checkout) -> Finding:
     """Free memory holds the ranks' libraries and the base model with gradients and optimizer state."""
     free, total = available_memory()
-    usage = f"{_size(free)} of {_size(total)} free"
+    usage = f"{size(free)} of {size(total)} free"
     settings = settings_of(checkout)
     ranks = settings.training.ranks
     # Weights and gradients a rank; two moments of AdamW, split over the ranks by ZeRO. On a GPU they lie in its own memory.
     needed = int(ranks * LIBRARIES_BYTES + _weights_bytes(checkout, settings) * (2 * ranks + 2))
     if free < needed:
         return warning(
-            f"{usage}; training may take {_size(needed)} ({ranks} ranks)", "end other programs, or lower training.ranks until it fits"
+            f"{usage}; training may take {size(needed)} ({ranks} ranks)", "end other programs, or lower training.ranks until it fits"
         )
     return ok(usage)
 
@@ -55,8 +56,8 @@ def writable(checkout: Checkout) -> Finding:
             return problem(f"this user can't write to {existing}", f"chown -R $USER {existing}")
     free = free_bytes(temporary)
     if free < TEMPORARY_BYTES:
-        return problem(f"{_size(free)} free for temporary files in {temporary}", "free some space there, or set TMPDIR to another folder")
-    return ok(f"this user may write where a run does; {_size(free)} free for temporary files in {temporary}")
+        return problem(f"{size(free)} free for temporary files in {temporary}", "free some space there, or set TMPDIR to another folder")
+    return ok(f"this user may write where a run does; {size(free)} free for temporary files in {temporary}")
 
 
 def shared_memory(checkout: Checkout) -> Finding:
@@ -66,10 +67,10 @@ def shared_memory(checkout: Checkout) -> Finding:
     free = free_bytes(SHARED_MEMORY)
     ranks = settings_of(checkout).training.ranks
     needed = ranks * SHARED_BYTES_A_RANK
-    usage = f"{_size(free)} free in {SHARED_MEMORY}"
+    usage = f"{size(free)} free in {SHARED_MEMORY}"
     if free < needed:
         return problem(
-            f"{usage}; {ranks} ranks map {_size(needed)} there and die without it",
+            f"{usage}; {ranks} ranks map {size(needed)} there and die without it",
             "start the container with --shm-size=1g (Docker's default is 64 MB), or mount a larger tmpfs there",
         )
     return ok(usage)
@@ -83,7 +84,3 @@ def free_bytes(path: Path) -> int:
 def _weights_bytes(checkout: Checkout, settings: Settings) -> int:
     """The base model's bytes in memory, by the size of its files."""
     return sum(path.stat().st_size for path in (checkout.root / settings.model.base).glob("*.safetensors"))
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import urllib.error
-import urllib.request
 from importlib import metadata
 from pathlib import Path
 
 from components.checkout import IN_CHECKOUT, Checkout
 from components.errors import StageFault
 from components.operations.doctor.findings import Finding, ok, problem, warning
+from components.operations.services.health import silence
 from components.processes.marks import is_alive
 from components.tracking.recorder import PENDING
 from components.tracking.store import ExperimentDeleted, connect, state_folder, tracking_uri
@@ -36,7 +35,7 @@ def store_file(checkout: Checkout) -> Path | None:
 def store_silence(checkout: Checkout) -> str | None:
     """A sentence about a store server that does not answer; None where it answers, or where the store is a database."""
     uri = tracking_uri(checkout)
-    silent = _silence(f"{uri.rstrip('/')}/health") if uri.startswith(("http://", "https://")) else None
+    silent = silence(f"{uri.rstrip('/')}/health", ANSWER_SECONDS) if uri.startswith(("http://", "https://")) else None
     return None if silent is None else f"{_without_password(uri)} does not answer: {silent}"
 
 
@@ -116,21 +115,10 @@ def prefect(checkout: Checkout) -> Finding:
     cure = "start that server, or unset PREFECT_API_URL: a run then starts its own"
     if not url.startswith(("http://", "https://")):
         return problem(f"PREFECT_API_URL is '{url}', which is no address", "set it to http://HOST:PORT/api, or unset it")
-    silent = _silence(f"{url.rstrip('/')}/health")
+    silent = silence(f"{url.rstrip('/')}/health", ANSWER_SECONDS)
     if silent is not None:
         return problem(f"{_without_password(url)} does not answer: {silent}", cure)
     return ok(f"{version}; {_without_password(url)} answers")
-
-
-def _silence(url: str) -> str | None:
-    """The reason why `url` is not healthy; None where it is. A server that demands a password is healthy."""
-    try:
-        with urllib.request.urlopen(url, timeout=ANSWER_SECONDS):  # noqa: S310 -- the callers pass http addresses only
-            return None
-    except urllib.error.HTTPError as error:
-        return None if error.code in {401, 403} else f"status {error.code} from {url}"
-    except (OSError, ValueError) as error:
-        return str(getattr(error, "reason", error))
 
 
 def _in_use(path: Path) -> bool:

@@ -25,6 +25,7 @@ from components.registry.packaging import ModelName
 from components.registry.registry import Registry
 from components.registry.versions import NAMES
 from components.report.run_record import SUMMARY
+from components.report.summary import RunRecord, StageRecord, stages_since, summarize
 from components.stages import STAGE_NAMES
 from components.storage.clones import clones_folder, is_complete
 from components.storage.plan import plan
@@ -168,9 +169,14 @@ def _headline(checkout: Checkout) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     summary = read_json(path)
+    newer = stages_since(summary, path.stat().st_mtime, checkout.artifacts) if summary["status"] != "running" else []
+    if newer:  # nobody has judged these results, and the old ones are gone
+        present = summarize(RunRecord("ok", {name: StageRecord("skipped") for name in STAGE_NAMES}), checkout.artifacts)
+        summary |= {key: present[key] for key in ("policy", "reward", "gate")}
     policy: dict[str, Any] = {model: {name: summary["policy"][model].get(name) for name in HEADLINE_MODEL} for model in ("base", "aligned")}
     return {
         **{name: summary.get(name) for name in HEADLINE},
+        "stages_since": newer,
         "policy": policy | {name: summary["policy"].get(name) for name in HEADLINE_POLICY},
         "reward": {name: summary["reward"].get(name) for name in HEADLINE_REWARD},
     }

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from components.config.ops import NoticeKind
+from components.processes.faults import RunOutcome
 from components.processes.log_lines import last_lines
-from components.processes.outcome import RunOutcome
 from components.report.summary import MODELS
 
 SHOWN_LINES = 15  # of a failed stage's log

@@ -16,6 +16,7 @@ from components.operations.preconditions.rows import bundled_files_apart, rows
 from components.operations.preconditions.situation import Situation
 
 Precondition = Callable[[Situation], Finding]
+GATE = "gate rules"
 PRECONDITIONS: dict[str, Precondition] = {
     "base model": base_model,
     "rows": rows,
@@ -24,28 +25,37 @@ PRECONDITIONS: dict[str, Precondition] = {
     "bundled files": bundled_files_apart,
     "gpus": gpus,
     "kernels": kernels,
-    "gate rules": gate_rules,
+    GATE: gate_rules,
     "deadlines": deadlines,
     "disk": disk,
 }
 
 
-def unmet(situation: Situation) -> dict[str, Finding]:
-    """The findings of the preconditions that do not hold, by name: problems, which a run refuses, and warnings."""
-    findings = {name: check(situation) for name, check in PRECONDITIONS.items()}
+def checked(situation: Situation) -> dict[str, Finding]:
+    """The findings of all preconditions, by name."""
+    return {name: check(situation) for name, check in PRECONDITIONS.items()}
+
+
+def unmet(findings: Mapping[str, Finding]) -> dict[str, Finding]:
+    """Those that do not hold: problems, which a run refuses, and warnings."""
     return {name: finding for name, finding in findings.items() if finding.state != "ok"}
 
 
 def require(situation: Situation, log: Callable[[str], None]) -> None:
-    """Log the warnings of a run that is about to start. Raises UserError, in one sentence, for the first precondition that does not hold."""
+    """Log the warnings of a run that is about to start, and which rules of the gate apply. Raises UserError, in one sentence, for the first
+    precondition that does not hold.
+    """
     if not situation.stages:
         return
-    findings = unmet(situation)
+    every = checked(situation)
+    findings = unmet(every)
     for finding in findings.values():
         if finding.state == "problem":
             raise UserError(sentence(finding))
     for finding in findings.values():
         log(f"warning: {sentence(finding)}")
+    if GATE not in findings and every[GATE].details is not None:
+        log(f"gate: {every[GATE].text}")
 
 
 def require_base(situation: Situation) -> None:
@@ -62,4 +72,4 @@ def sentence(finding: Finding) -> str:
 
 def as_json(findings: Mapping[str, Finding]) -> list[dict[str, Any]]:
     """The findings for scripts, as `mmalign doctor --json` has them."""
-    return [{"name": name, "state": finding.state, "found": finding.text, "cure": finding.cure} for name, finding in findings.items()]
+    return [finding.as_json(name) for name, finding in findings.items()]

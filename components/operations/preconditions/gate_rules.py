@@ -15,6 +15,7 @@ from components.operations.doctor.findings import Finding, ok, problem, warning
 from components.operations.preconditions.situation import Situation
 
 if TYPE_CHECKING:
+    from components.evaluation.chain import Chain
     from components.preferences.record import Query
     from components.registry.decision import Finding as GateFinding
     from components.registry.policy import ModelName, RegistryPolicy
@@ -38,38 +39,81 @@ def gate_rules(situation: Situation) -> Finding:
         return problem(str(error), "`evaluate` would stop there after all training")
     if not queries:
         return ok("no held-out row can be read yet")
-    findings = perfect_findings(rules, queries, judge)
-    which = rules_sentence(findings)
-    refusals = [f"{model}.{_cause(f.sentence)}" for model, own in findings.items() for f in own if f.outcome == "failed"]
-    if refusals:
+    findings = perfect_findings(rules, queries, Judging(situation, judge))
+    details = rules_in_words(findings)
+    which = details["sentence"]
+    if details["refusing"]:
         return warning(
-            f"the gate ({POLICY_FILE}) would refuse even a perfect model on {source}: {'; '.join(refusals)}; {which}",
-            "add such rows before the run, or switch rules off there with a reason; no change of the rules retrains a model",
+            f"the gate ({POLICY_FILE}) would refuse even a perfect model on {source}: {_together(details['refusing'])}; {which}",
+            "do so before the run, or switch rules off there with a reason; no change of the rules retrains a model",
+            details,
         )
-    return ok(f"{source} feed the rules of {POLICY_FILE}: {which}")
+    return ok(f"{source} feed the rules of {POLICY_FILE}: {which}", details)
 
 
-def perfect_findings(rules: RegistryPolicy, queries: list[Query], judge: Any) -> dict[ModelName, tuple[GateFinding, ...]]:
+class Judging:
+    """Who will judge which held-out answer, and with what error."""
+
+    def __init__(self, situation: Situation, chain: Chain) -> None:
+        from components.evaluation.results import load_sheets
+
+        self.chain, self._names = chain, situation.settings.evaluate.judges
+        self.errors = load_sheets(situation.settings, situation.checkout).error
+
+    def judge_of(self, query: Query) -> str:
+        """The judge that decides on answers to `query`, as far as can be seen before there is one."""
+        from components.evaluation.verdict import GROUND_TRUTH, MODEL, RULES
+
+        rules = self.chain.judges.get(RULES)
+        if self.chain.has_ground_truth(query):
+            return GROUND_TRUTH
+        return RULES if rules is not None and (query.safety is not None or rules.knows(query)) else MODEL
+
+    def prefers(self, query: Query) -> bool:
+        """Whether the model judge compares answers to `query`: where no verdict on them is sure."""
+        from components.evaluation.verdict import MODEL
+
+        return MODEL in self.chain.judges and not self.chain.knows(query) and not self.chain.reads_requests(query)
+
+    def scores(self, queries: Sequence[Query]) -> bool:
+        """Whether the reward model scores the answers."""
+        from components.evaluation.verdict import REWARD_MODEL
+
+        return REWARD_MODEL in self._names and not all(self.chain.has_ground_truth(query) for query in queries)
+
+
+def perfect_findings(rules: RegistryPolicy, queries: list[Query], judging: Judging) -> dict[ModelName, tuple[GateFinding, ...]]:
     """What the gate says of a perfect policy and a perfect reward model against the worst ones, rule by rule."""
     from components.registry.gate import Results, judge_policy, judge_reward
 
-    perfect = Results("perfect", [_row(query, judge, right=True) for query in queries])
-    worst = Results("the base", [_row(query, judge, right=False) for query in queries])
-    return {"mm-policy": judge_policy(rules, perfect, worst).findings, "mm-reward": judge_reward(rules, perfect, None).findings}
+    perfect = Results("perfect", _rows(queries, judging, right=True))
+    worst = Results("the base", _rows(queries, judging, right=False))
+    policy = judge_policy(rules, perfect, worst, judging.errors).findings
+    return {"mm-policy": policy, "mm-reward": judge_reward(rules, perfect, None).findings}
 
 
-def rules_sentence(findings: Mapping[ModelName, Sequence[GateFinding]]) -> str:
-    """Which rules of the policy apply, and which the rows can't feed, in one clause."""
+def rules_in_words(findings: Mapping[ModelName, Sequence[GateFinding]]) -> dict[str, Any]:
+    """Which rules of the policy apply, which the rows can't feed, and which would refuse a perfect model, each with its reason."""
     own = findings["mm-policy"]
     names = {kind: list(dict.fromkeys(f.rule for f in own if f.outcome in kinds and f.rule != "safety")) for kind, kinds in KINDS.items()}
+    refusing = {f"{model}.{f.rule}": _cause(f.sentence) for model, each in findings.items() for f in each if f.outcome == "failed"}
+    measured = not any(f.rule == "safety" for f in own)
     apply = f"{', '.join(names['apply'])} apply" if names["apply"] else "no rule applies"
     unfed = f"; no row feeds {', '.join(names['unfed'])}" if names["unfed"] else ""
-    unmeasured = "; a verdict would say nothing of safety" if any(f.rule == "safety" for f in own) else ""
-    return f"{apply}{unfed}{unmeasured}"
+    sentence = f"{apply}{unfed}{'' if measured else '; a verdict would say nothing of safety'}"
+    return {"sentence": sentence, **names, "refusing": refusing, "measures_safety": measured}
 
 
 def _cause(sentence: str) -> str:
-    return sentence.partition("; or switch")[0]
+    return sentence.partition(": ")[2].partition("; or switch")[0]
+
+
+def _together(refusing: Mapping[str, str]) -> str:
+    """The causes, each with the rules that it keeps from a verdict."""
+    rules: dict[str, list[str]] = {}
+    for rule, cause in refusing.items():
+        rules.setdefault(cause, []).append(rule)
+    return "; ".join(f"{', '.join(names)}: {cause}" for cause, names in rules.items())
 
 
 def heldout_queries(situation: Situation) -> tuple[list[Query], str]:
@@ -99,23 +143,32 @@ def _queries(path: Path) -> Iterator[Query]:
                 continue
 
 
-def _row(query: Query, judge: Any, *, right: bool) -> dict[str, Any]:
-    """The result of a query as components/evaluation/results.py has it, of a model that does everything right, or everything wrong."""
+def _rows(queries: Sequence[Query], judging: Judging, *, right: bool) -> list[dict[str, Any]]:
+    """The results as components/evaluation/results.py has them, of a model that does everything right, or of a base that does everything wrong."""
+    scores = judging.scores(queries)
+    return [{**_row(query, judging, right=right), "reward": float(right) if scores else None} for query in queries]
+
+
+def _row(query: Query, judging: Judging, *, right: bool) -> dict[str, Any]:
     from components.validation.summary import default_clusters
 
+    judge = judging.chain
     harmful, harmless, judged = query.safety == "harmful", query.safety == "harmless", judge.knows(query)
-    reads = judge.reads_requests(query)
-    pairs = len(query.pairs())
+    reads, described = judge.reads_requests(query), judge.reads_descriptions(query)
+    pairs, decides = len(query.pairs()), judging.judge_of(query)
     return {
         "id": query.id,
         "category": query.category,
         "good": right if judged or reads else None,
         "unsafe": not right if harmful and reads else None,
         "over_refused": not right if harmless and reads else None,
-        "hallucinated": not right if judge.reads_descriptions(query) else None,
+        "hallucinated": not right if described else None,
         "degenerate": not right,
         "pairs": pairs,
         "correct": pairs if right else 0,
         "text_correct": 0,
+        "judge": decides if judged or reads else "",
+        "description_judge": ("ground_truth" if judge.has_ground_truth(query) else "model") if described else "",
+        "preferred": (1.0 if right else 0.5) if judging.prefers(query) else None,
         "clusters": default_clusters(query),
     }

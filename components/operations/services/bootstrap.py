@@ -16,7 +16,7 @@ from components.checkout import Checkout
 from components.errors import UserError
 from components.files import read_json, write_json
 from components.operations.services.import_sqlite import IMPORTED
-from components.operations.services.state import Addresses, addresses_file, require_passwords
+from components.operations.services.state import Addresses, addresses_file, require_passwords, store_secrets
 from components.operations.services.up import import_existing_record
 from components.processes.secrets import Secrets, secrets_file, state_folder
 
@@ -40,13 +40,7 @@ def bootstrap(checkout: Checkout) -> None:
         **passwords,
     )
     require_passwords(checkout, secrets, HOST)
-    state_folder(checkout).mkdir(parents=True, exist_ok=True)
-    state_folder(checkout).chmod(0o700)
-    old = os.umask(0o077)
-    try:
-        write_json(path, asdict(secrets))
-    finally:
-        os.umask(old)
+    store_secrets(checkout, secrets)
     allowed = checkout.settings().services.allowed_hosts
     addresses = Addresses(HOST, PORTS["prefect"], PORTS["mlflow"], PORTS["postgres"], external_database=True, allowed_hosts=allowed)
     write_json(addresses_file(checkout), asdict(addresses))

@@ -15,13 +15,20 @@ from components.processes.secrets import read_secrets
 TIMEOUT_SECONDS = 5.0
 
 
-def answers(url: str) -> bool:
-    """Whether an address without a password answers with status 200."""
+def silence(url: str, seconds: float = TIMEOUT_SECONDS) -> str | None:
+    """The reason why `url` is not healthy; None where it is. A server that demands a password is healthy."""
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 -- http to our own server
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
+        with urllib.request.urlopen(url, timeout=seconds):  # noqa: S310 -- the callers pass http addresses only
+            return None
+    except urllib.error.HTTPError as error:
+        return None if error.code in {401, 403} else f"status {error.code} from {url}"
+    except (OSError, ValueError) as error:
+        return str(getattr(error, "reason", error))
+
+
+def answers(url: str) -> bool:
+    """Whether an address is healthy."""
+    return silence(url) is None
 
 
 def require_services(checkout: Checkout) -> None:

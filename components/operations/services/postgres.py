@@ -13,6 +13,8 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
+import psutil
+
 from components.errors import StageFault, UserError
 from components.operations.services.state import Addresses, database_url
 from components.processes.secrets import Secrets
@@ -51,9 +53,10 @@ def as_user() -> tuple[str, ...]:
 
 
 def initialize(state: Path, secrets: Secrets) -> None:
-    """Create the database's folder where it is missing or unfinished."""
+    """Create the database's folder where it is missing or unfinished. Where it exists, remove the note of a server that has ended."""
     folder = data_folder(state)
     if (folder / "initialised").is_file():
+        _forget_ended_server(folder / "data")
         return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
@@ -73,6 +76,19 @@ def initialize(state: Path, secrets: Secrets) -> None:
     finally:
         password.unlink()
     (folder / "initialised").touch()
+
+
+def _forget_ended_server(folder: Path) -> None:
+    """Remove postmaster.pid where its process is no server of this folder. PostgreSQL only asks whether any process has that pid, and would
+    not start as long as one has."""
+    note = folder / "postmaster.pid"
+    try:
+        process = psutil.Process(int(note.read_text(encoding="utf-8").split()[0]))
+        if Path(process.cwd()) == folder.resolve():  # each of PostgreSQL's processes works in its folder
+            return
+    except (OSError, ValueError, IndexError, psutil.Error):
+        pass  # no note, no process, or one of another user: PostgreSQL would run as this user
+    note.unlink(missing_ok=True)
 
 
 def server_command(state: Path, port: int) -> list[str]:

@@ -7,6 +7,8 @@ only their owner reads, never by a command line.
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import sys
 import time
@@ -22,10 +24,11 @@ from components.files import write_atomic
 from components.operations.environment import QUIET
 from components.operations.services import postgres
 from components.operations.services.door import HOSTS
+from components.operations.services.health import answers
 from components.operations.services.prefect_environment import PrefectServer
 from components.operations.services.state import HEARTBEAT_SECONDS, Addresses, client_environment, database_url, read_addresses
 from components.processes.marks import SERVICE, SERVICE_MARK, MarkedProcess, checkout_mark, kill_all, marked
-from components.processes.secrets import Secrets, read_secrets, state_folder
+from components.processes.secrets import Secrets, owner_only, read_secrets, state_folder
 from components.stages import command
 
 # "sentinel" is the monitor. Running supervisors and containers of earlier versions know it by this name.
@@ -102,9 +105,8 @@ def _mlflow(checkout: Checkout, addresses: Addresses, secrets: Secrets) -> Progr
         "admin_username": secrets.mlflow_user,
         "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
     }
-    before = os.umask(0o077)
-    write_atomic(config, "[mlflow]\n" + "".join(f"{key} = {value}\n" for key, value in lines.items()))
-    os.umask(before)
+    with owner_only():
+        write_atomic(config, "[mlflow]\n" + "".join(f"{key} = {value}\n" for key, value in lines.items()))
     checkout.mlruns.mkdir(exist_ok=True)
     checkout.mlruns.resolve().chmod(0o700)  # the artifacts of earlier runs, which everybody could read
     environment = {
@@ -129,10 +131,11 @@ def _mlflow(checkout: Checkout, addresses: Addresses, secrets: Secrets) -> Progr
 def _worker(checkout: Checkout, addresses: Addresses, secrets: Secrets) -> Program:  # noqa: ARG001 -- one signature for all
     environment = client_environment(checkout)
     os.environ.update(environment)
-    wait_for("Prefect's server", lambda: _ready(f"{addresses.prefect}/api/ready"))
+    wait_for("Prefect's server", lambda: answers(f"{addresses.prefect}/api/ready"))
     environment["PREFECT_WORKER_HEARTBEAT_SECONDS"] = str(HEARTBEAT_SECONDS)
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--create-pool-if-not-found"]
-    return [*command, "--name", f"{checkout.root.name}-{os.uname().nodename}"], environment
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", checkout.root.name)  # Prefect refuses some characters
+    return [*command, "--name", f"{name}-{os.uname().nodename}"], environment
 
 
 def _monitor(checkout: Checkout, addresses: Addresses, secrets: Secrets) -> Program:  # noqa: ARG001 -- one signature for all
@@ -154,15 +157,7 @@ def wait_for(service: str, answers: Callable[[], bool], seconds: float = WAIT_SE
         time.sleep(0.3)
 
 
-def _ready(url: str) -> bool:
-    from components.operations.services.health import answers
-
-    return answers(url)
-
-
 def _absolute(program: str) -> str:
-    import shutil
-
     path = shutil.which(program)
     if path is None:
         raise UserError(f"{program} is not on PATH")

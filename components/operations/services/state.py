@@ -18,7 +18,7 @@ from urllib.parse import quote
 from components.checkout import Checkout
 from components.errors import UserError
 from components.files import read_json, write_atomic, write_json
-from components.processes.secrets import STATE, Secrets, read_secrets, secrets_file, state_folder
+from components.processes.secrets import STATE, Secrets, owner_only, read_secrets, secrets_file, state_folder
 
 if TYPE_CHECKING:
     from components.config.ops import ServicesSettings
@@ -146,8 +146,7 @@ def assign_addresses(checkout: Checkout, settings: ServicesSettings) -> Addresse
 
 def create_secrets(checkout: Checkout) -> Secrets:
     """The passwords. The first start creates them."""
-    path = secrets_file(checkout)
-    if not path.is_file():
+    if not secrets_file(checkout).is_file():
         made = Secrets(
             postgres=token_urlsafe(24),
             prefect=token_urlsafe(24),
@@ -156,14 +155,17 @@ def create_secrets(checkout: Checkout) -> Secrets:
             mlflow_key=token_urlsafe(32),
             supervisor=token_urlsafe(24),
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.parent.chmod(0o700)
-        before = os.umask(0o077)
-        try:
-            write_json(path, asdict(made))
-        finally:
-            os.umask(before)
+        store_secrets(checkout, made)
     return read_secrets(checkout)
+
+
+def store_secrets(checkout: Checkout, secrets: Secrets) -> None:
+    """Write the passwords."""
+    path = secrets_file(checkout)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.chmod(0o700)
+    with owner_only():
+        write_json(path, asdict(secrets))
 
 
 def free_port(taken: set[int]) -> int:

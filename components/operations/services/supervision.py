@@ -7,6 +7,7 @@ can be found and ended.
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,20 +23,31 @@ from components.files import write_atomic
 from components.operations.services.programs import NAMES
 from components.operations.services.state import Addresses
 from components.processes.marks import SERVICE_MARK, MarkedProcess, checkout_mark, kill_all, marked, send, wait_until_ended
-from components.processes.secrets import Secrets, state_folder
+from components.processes.secrets import Secrets, owner_only, state_folder
 from components.stages import command
 
 STOP_SECONDS = 60  # from the signal to SIGKILL: the worker ends its flows, and these end their stages
 SIGNALS = {"postgres": "INT"}  # PostgreSQL's fast and clean end; TERM waits for clients
 
 
-def configuration(checkout: Checkout, addresses: Addresses, secrets: Secrets, settings: ServicesSettings) -> str:
+def paths(checkout: Checkout) -> dict[str, str]:
+    """The paths that the configuration names by variables of supervisord's environment: any characters of a folder's name would stand for
+    something else in its file."""
+    return {
+        "MMALIGN_SOCKET": str(socket_file(checkout)),
+        "MMALIGN_SERVICES": str(state_folder(checkout)),
+        "MMALIGN_LOGS": str(log_folder(checkout)).replace("%", "%%"),  # supervisor expands the logs of programs twice
+        "MMALIGN_ROOT": str(checkout.root),
+        "MMALIGN_PROGRAM": shlex.join(command("service")),
+        "MMALIGN_ROOT_WORD": shlex.quote(str(checkout.root)),
+    }
+
+
+def configuration(addresses: Addresses, secrets: Secrets, settings: ServicesSettings) -> str:
     """The text of supervisord's configuration."""
-    state = state_folder(checkout)
-    logs = log_folder(checkout)
     lines = [
         "[unix_http_server]",
-        f"file={socket_file(checkout)}",
+        "file=%(ENV_MMALIGN_SOCKET)s",
         "chmod=0700",
         "username=mmalign",
         f"password={secrets.supervisor}",
@@ -43,18 +55,18 @@ def configuration(checkout: Checkout, addresses: Addresses, secrets: Secrets, se
         "supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface",
         "[supervisord]",
         "nodaemon=true",
-        f"logfile={logs / 'supervisord.log'}",
+        "logfile=%(ENV_MMALIGN_SERVICES)s/logs/supervisord.log",
         f"logfile_maxbytes={settings.log_max_mb}MB",
         f"logfile_backups={settings.log_backups}",
-        f"pidfile={state / 'supervisord.pid'}",
-        f"directory={checkout.root}",
+        "pidfile=%(ENV_MMALIGN_SERVICES)s/supervisord.pid",
+        "directory=%(ENV_MMALIGN_ROOT)s",
         "silent=true",
     ]
     names = [name for name in NAMES if name != "postgres" or not addresses.external_database]
     for priority, name in enumerate(names, start=1):
         lines += [
             f"[program:{name}]",
-            f"command={' '.join(command('service'))} {name} {checkout.root}".replace("%", "%%"),
+            f"command=%(ENV_MMALIGN_PROGRAM)s {name} %(ENV_MMALIGN_ROOT_WORD)s",
             f"priority={priority}",
             "autostart=true",
             "autorestart=true",
@@ -63,7 +75,7 @@ def configuration(checkout: Checkout, addresses: Addresses, secrets: Secrets, se
             f"stopsignal={SIGNALS.get(name, 'TERM')}",
             f"stopwaitsecs={STOP_SECONDS}",
             "redirect_stderr=true",
-            f"stdout_logfile={logs / f'{name}.log'}",
+            f"stdout_logfile=%(ENV_MMALIGN_LOGS)s/{name}.log",
             f"stdout_logfile_maxbytes={settings.log_max_mb}MB",
             f"stdout_logfile_backups={settings.log_backups}",
         ]
@@ -91,16 +103,15 @@ def start(checkout: Checkout, addresses: Addresses, secrets: Secrets, settings: 
     """Start supervisor with all services, in a new session."""
     log_folder(checkout).mkdir(parents=True, exist_ok=True)
     path = state_folder(checkout) / "supervisord.conf"
-    before = os.umask(0o077)
-    write_atomic(path, configuration(checkout, addresses, secrets, settings))
-    os.umask(before)
+    with owner_only():
+        write_atomic(path, configuration(addresses, secrets, settings))
     code = str(Path(__file__).resolve().parents[3])
     python_path = os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")]))
     with (log_folder(checkout) / "supervisord.out").open("ab") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "supervisor.supervisord", "-c", str(path)],
             cwd=checkout.root,
-            env={**os.environ, SERVICE_MARK: checkout_mark(checkout), "PYTHONPATH": python_path},
+            env={**os.environ, **paths(checkout), SERVICE_MARK: checkout_mark(checkout), "PYTHONPATH": python_path},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -116,6 +116,7 @@ def _wait(checkout: Checkout, supervisor: subprocess.Popen[bytes] | None, log: C
         fatal = [name for name, checks in failing.items() if checks > FAILING_CHECKS]
         if fatal or time.monotonic() > until or (supervisor is not None and supervisor.poll() is not None):
             name = (fatal or sorted({*servers, *SILENT} - up))[0]
-            file = supervision.log_folder(checkout) / f"{name}.log"
+            logs = supervision.log_folder(checkout)
+            file = logs / f"{name}.log" if (logs / f"{name}.log").is_file() else logs / "supervisord.out"
             raise StageFault(f"the service {name} did not start: read its log {file}")
         time.sleep(0.5)

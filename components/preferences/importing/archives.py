@@ -5,6 +5,7 @@ Refused as a whole: absolute names, `..`, links, devices, pipes, encrypted membe
 
 from __future__ import annotations
 
+import errno
 import itertools
 import lzma
 import shutil
@@ -25,6 +26,8 @@ from components.preferences.json_rows import parse_row
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 MAX_MEMBER_BYTES = 2**33
 _BLOCK = 2**20
+# Numbers of an OSError that an archive causes: a member before the file's beginning, a name that no disk takes, a file that is a folder too.
+_OF_ARCHIVE = {None, errno.EINVAL, errno.ENAMETOOLONG, errno.EILSEQ, errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
 
 
@@ -63,11 +66,11 @@ def unpack(path: Path, target: Path, bounds: Bounds = Bounds()) -> None:
 
 @contextmanager
 def _sound(path: Path) -> Iterator[None]:
-    """Turns what the libraries raise on a damaged archive into a UserError. An OSError with a number is the disk's own and passes."""
+    """Turns what the libraries raise on a damaged archive into a UserError. An OSError with another number is the disk's own and passes."""
     try:
         yield
     except (*_DAMAGED, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError) and error.errno not in _OF_ARCHIVE:
             raise
         raise UserError(f"{path.name} can't be unpacked ({error}): it is damaged or of an unsupported kind") from error
 
@@ -86,7 +89,7 @@ class _Allowance:
         if self._members > self._bounds.members:
             raise UserError(f"{self._name} holds more than {self._bounds.members} members: unpack it yourself, and import the folder")
         path = PurePosixPath(name.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or "\0" in name:
+        if path.is_absolute() or ".." in path.parts or not path.parts or ":" in path.parts[0] or "\0" in name:
             raise UserError(f"{self._name} holds the unsafe name {shorten(name)}, which leads out of its folder: don't trust this archive")
         return path
 

@@ -82,33 +82,40 @@ def rows_of(file: RowFile) -> Iterator[tuple[int, Raw]]:
     elif file.container == "webdataset":
         yield from samples(file.path)
     else:
-        number = 0
-        for batch in _batches(file):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, {name: value for name, value in row.items() if value is not None}
+        for number, row in enumerate(_table_rows(file), start=1):
+            yield number, {name: value for name, value in row.items() if value is not None}
 
 
-def _batches(file: RowFile) -> Iterator[Any]:
+def _table_rows(file: RowFile) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet or Arrow file. Raises UserError for a damaged one."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         if file.container == "parquet":
             with pq.ParquetFile(file.path, memory_map=True) as table:
-                yield from table.iter_batches(BATCH_ROWS)
+                for batch in table.iter_batches(BATCH_ROWS):
+                    yield from batch.to_pylist()
             return
         with pa.memory_map(str(file.path)) as mapped:
-            try:
-                reader = pa.ipc.open_stream(mapped)
-            except pa.ArrowInvalid:  # the other of Arrow's two layouts
-                reader = pa.ipc.open_file(mapped)
-                reader = (reader.get_batch(index) for index in range(reader.num_record_batches))
-            for batch in reader:
+            for batch in _arrow_batches(mapped):
+                batch.validate(full=True)  # Arrow trusts the file, and reads beyond its memory where an offset is wrong
                 for start in range(0, batch.num_rows, BATCH_ROWS):
-                    yield batch.slice(start, BATCH_ROWS)
-    except (pa.ArrowInvalid, OSError) as error:
+                    yield from batch.slice(start, BATCH_ROWS).to_pylist()
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise UserError(f"{file.name} can't be read ({' '.join(str(error).split())}): it is damaged, or no table") from error
+
+
+def _arrow_batches(mapped: Any) -> Iterator[Any]:
+    """The batches of either of Arrow's two layouts."""
+    import pyarrow as pa
+
+    try:
+        stream = pa.ipc.open_stream(mapped)
+    except pa.ArrowInvalid:
+        layout = pa.ipc.open_file(mapped)
+        return (layout.get_batch(index) for index in range(layout.num_record_batches))
+    return iter(stream)
 
 
 def _container(path: Path) -> Container | None:
@@ -126,7 +133,9 @@ def _container(path: Path) -> Container | None:
 
 def _folder(folder: Path, split: str | None) -> Source:
     if (folder / "dataset_dict.json").is_file():  # datasets.DatasetDict.save_to_disk
-        names = tuple(read_json(folder / "dataset_dict.json").get("splits", ()))
+        names = tuple(_listed(folder / "dataset_dict.json", "splits"))
+        if not all(isinstance(name, str) and name not in {"", ".", ".."} and Path(name).name == name for name in names):
+            raise UserError(f"{folder}/dataset_dict.json names splits that are no folders of it: don't trust this folder")
         chosen, notes = _choose(names, split, folder)
         return Source(_arrow_files(folder / chosen), folder, notes)
     if (folder / "state.json").is_file():  # datasets.Dataset.save_to_disk
@@ -171,10 +180,24 @@ def _choose(names: tuple[str, ...], split: str | None, folder: Path) -> tuple[st
 def _arrow_files(folder: Path) -> tuple[RowFile, ...]:
     if not (folder / "state.json").is_file():
         raise UserError(f"{folder} holds no state.json: it is no folder of datasets.save_to_disk")
-    names = [str(entry["filename"]) for entry in read_json(folder / "state.json").get("_data_files", ())]
-    if any(Path(name).name != name for name in names):
+    names: list[Any] = [
+        entry.get("filename") if isinstance(entry, dict) else None for entry in _listed(folder / "state.json", "_data_files")
+    ]
+    if not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise UserError(f"{folder}/state.json names files of other folders: don't trust this folder")
     return tuple(RowFile(folder / name, "arrow", name) for name in names)
+
+
+def _listed(path: Path, key: str) -> list[Any]:
+    """A list in a description of datasets.save_to_disk. Raises UserError where there is none."""
+    try:
+        values = read_json(path)
+        names = values[key]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} lists no {key}: it is damaged, or no description of datasets.save_to_disk") from error
+    if not isinstance(names, list):
+        raise UserError(f"{path} lists no {key}: it is damaged, or no description of datasets.save_to_disk")
+    return names
 
 
 def _hidden(path: Path) -> bool:

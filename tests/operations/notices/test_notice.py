@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from components.operations.notices.notice import Notice, notices_of
-from components.processes.outcome import RunOutcome
+from components.processes.faults import RunOutcome
 from components.report.summary import RunRecord, summarize
 
 OK = RunOutcome("ok")

@@ -8,7 +8,7 @@ import pytest
 
 from components.checkout import Checkout
 from components.errors import UserError
-from components.operations.preconditions.checks import require, unmet
+from components.operations.preconditions.checks import checked, require, unmet
 from components.operations.preconditions.critiques import chosen_source, critiques
 from tests.checkout import mmalign
 from tests.operations.preconditions.conftest import Situated
@@ -77,7 +77,7 @@ def test_nothing_is_asked_of_rows_that_train_no_reward_model(situated: Situated,
     (Checkout(checkout).preferences / "data.jsonl").unlink()
     assert critiques(situated()).state == "ok"
     assert chosen_source(situated()) is None
-    assert "critiques" not in unmet(situated(stages=("reward",)))
+    assert "critiques" not in unmet(checked(situated(stages=("reward",))))
 
 
 def test_rows_in_another_form_are_left_to_validation(situated: Situated, checkout: Path) -> None:

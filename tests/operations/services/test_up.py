@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 @pytest.fixture(name="checkout")
 def fixture_checkout(tmp_path: Path) -> Iterator[Path]:
     """The files that `mmalign up` needs, and a record of one run."""
-    root = tmp_path / "checkout"
+    root = tmp_path / "100%mine with space"
     root.mkdir()
     for name in ("params.yaml", "ops.yaml", "dvc.yaml"):
         shutil.copyfile(REPOSITORY / name, root / name)

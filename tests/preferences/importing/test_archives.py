@@ -102,3 +102,30 @@ def test_cut_samples_are_one_sentence(tmp_path: Path, mode: str, share: float) -
 def test_plain_members_are_unpacked(tmp_path: Path) -> None:
     unpack(tar_of(tmp_path / "a.tar", member("folder", tarfile.DIRTYPE), member("folder/good.txt")), tmp_path / "target")
     assert (tmp_path / "target/folder/good.txt").read_bytes() == b"xxxx"
+
+
+def test_zip_member_before_the_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.txt", "x")
+    content = bytearray(path.read_bytes())
+    at = content.rindex(b"PK\x05\x06")
+    content[at + 16 : at + 20] = (10**6).to_bytes(4, "little")  # where the list of members begins
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="can't be unpacked"):
+        unpack(path, tmp_path / "target")
+
+
+@pytest.mark.parametrize("name", ["", ".", "./", "x" * 300])
+def test_zip_member_without_a_usable_name_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(name), "x")
+    with pytest.raises(UserError, match=r"unsafe name|can't be unpacked"):
+        unpack(path, tmp_path / "target")
+
+
+def test_member_that_is_file_and_folder_is_refused(tmp_path: Path) -> None:
+    path = tar_of(tmp_path / "a.tar", member("a"), member("a/b"))
+    with pytest.raises(UserError, match="can't be unpacked"):
+        unpack(path, tmp_path / "target")

@@ -180,3 +180,47 @@ def test_damaged_parquet_is_one_sentence(tmp_path: Path) -> None:
     (file,) = open_source(str(tmp_path / "a.parquet"), tmp_path / "unpacked").files
     with pytest.raises(UserError, match=r"a.parquet can't be read"):
         list(rows_of(file))
+
+
+@pytest.mark.parametrize("layout", [pa.ipc.new_file, pa.ipc.new_stream])
+@pytest.mark.parametrize("name", ["rows.arrow", "rows.feather"])
+def test_both_layouts_of_arrow_are_read(tmp_path: Path, layout: Any, name: str) -> None:
+    table = pa.table({"prompt": ["What?"] * 100, "chosen": list(map(str, range(100)))})
+    with pa.OSFile(str(tmp_path / name), "wb") as sink, layout(sink, table.schema) as writer:
+        writer.write_table(table)
+    (file,) = open_source(str(tmp_path / name), tmp_path / "unpacked").files
+    rows = list(rows_of(file))
+    assert (file.container, len(rows), rows[99]) == ("arrow", 100, (100, {"prompt": "What?", "chosen": "99"}))
+
+
+def test_arrow_file_with_wrong_offsets_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.arrow"
+    table = pa.table({"prompt": ["a dog"]})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    content = path.read_bytes()
+    at = content.rindex((0).to_bytes(4, "little") + (5).to_bytes(4, "little"))
+    path.write_bytes(content[: at + 4] + (2**30).to_bytes(4, "little") + content[at + 8 :])
+    (file,) = open_source(str(path), tmp_path / "unpacked").files
+    with pytest.raises(UserError, match=r"rows.arrow can't be read"):
+        list(rows_of(file))
+
+
+@pytest.mark.parametrize(
+    ("descriptions", "reason"),
+    [
+        ({"dataset_dict.json": "[]"}, "lists no splits"),
+        ({"dataset_dict.json": "{"}, "lists no splits"),
+        ({"dataset_dict.json": '{"splits": 7}'}, "lists no splits"),
+        ({"dataset_dict.json": '{"splits": ["../x"]}'}, "don't trust"),
+        ({"dataset_dict.json": '{"splits": [[]]}'}, "don't trust"),
+        ({"state.json": "null"}, "lists no _data_files"),
+        ({"state.json": '{"_data_files": [7]}'}, "names files of other folders"),
+        ({"state.json": "[" * 100_000}, "lists no _data_files"),
+    ],
+)
+def test_damaged_description_of_a_data_set_is_refused(tmp_path: Path, descriptions: dict[str, str], reason: str) -> None:
+    for name, text in descriptions.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=reason):
+        open_source(str(tmp_path), tmp_path / "unpacked")
