@@ -60,17 +60,17 @@ class Interval:
     @property
     def chance(self) -> float | None:
         """The two-sided p value of a true difference of 0; None with too few groups."""
-        from scipy.stats import t
+        from scipy.special import stdtr
 
         if self.low is None:
             return None
-        return float(2 * t.sf(abs(self.value) / self.error, self.freedom)) if self.error else float(self.value == 0)
+        return float(2 * stdtr(self.freedom, -abs(self.value) / self.error)) if self.error else float(self.value == 0)
 
     def detectable(self, tail: float, power: float = POWER) -> float:
         """The smallest difference that a test with `tail` on one side sees with `power`."""
-        from scipy.stats import t
+        from scipy.special import stdtrit
 
-        return float((t.ppf(1 - tail, self.freedom) + NormalDist().inv_cdf(power)) * self.error)
+        return float((stdtrit(self.freedom, 1 - tail) + NormalDist().inv_cdf(power)) * self.error)
 
 
 class Groups:
@@ -122,25 +122,25 @@ class Groups:
 
 def share_bounds(events_SN: Floats, cases_N: Floats, groups: Groups, tail: float) -> tuple[Floats, Floats, Floats]:
     """(share, low, high) of sum(events) / sum(cases) for each sample S, with `tail` outside each end. 0 <= events <= cases."""
-    from scipy.stats import beta, t
+    from scipy.special import betaincinv, stdtrit  # bit for bit the quantiles of scipy.stats, whose import takes a second
 
     share, effect, freedom = _shares(events_SN, cases_N, groups)
     spread = _row_variance(events_SN, cases_N, share)
     whole = np.where(spread > 0, share * (1 - share) / np.where(spread > 0, spread, 1), groups.rows)
     whole = np.minimum(whole, cases_N.sum())  # rows that say so much independently
     freedom = np.minimum(freedom + 2 * PSEUDO_ROWS, max(groups.least - 1, 1))  # a single event leaves some degrees too
-    ratio = np.where(spread > 0, (t.ppf(1 - tail, max(groups.rows - 1, 1)) / t.ppf(1 - tail, freedom)) ** 2, 1)
+    ratio = np.where(spread > 0, (stdtrit(max(groups.rows - 1, 1), 1 - tail) / stdtrit(freedom, 1 - tail)) ** 2, 1)
     size = np.minimum(whole / effect * ratio, whole)
     yes, no = share * size, (1 - share) * size
     end = tail ** (1 / size)
-    low = np.where(no <= 0, end, beta.ppf(tail, np.maximum(yes, 1e-12) + CONTINUITY, no + 1 - CONTINUITY))
-    high = np.where(yes <= 0, 1 - end, beta.ppf(1 - tail, yes + 1 - CONTINUITY, np.maximum(no, 1e-12) + CONTINUITY))
+    low = np.where(no <= 0, end, betaincinv(np.maximum(yes, 1e-12) + CONTINUITY, no + 1 - CONTINUITY, tail))
+    high = np.where(yes <= 0, 1 - end, betaincinv(yes + 1 - CONTINUITY, np.maximum(no, 1e-12) + CONTINUITY, 1 - tail))
     return share, np.where(yes <= 0, 0.0, low), np.where(no <= 0, 1.0, high)
 
 
 def difference_bounds(changes_SN: Floats, cases_N: Floats, groups: Groups, tail: float) -> tuple[Floats, Floats, Floats, Floats, Floats]:
     """(difference, low, high, standard error, degrees of freedom) of sum(changes) / sum(cases) for each sample S; -cases <= changes <= cases."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     value, effect, freedom = _differences(changes_SN, cases_N, groups)
     size = cases_N.mean()
@@ -149,7 +149,7 @@ def difference_bounds(changes_SN: Floats, cases_N: Floats, groups: Groups, tail:
     squares = ((changes_SN - center[:, None] * cases_N) ** 2).sum(axis=1) + size**2 * ((1 - center) ** 2 + (1 + center) ** 2)
     error = np.sqrt(squares * effect) / total
     freedom = np.minimum(freedom + 2 * PSEUDO_ROWS, max(groups.least - 1, 1))  # each row that differs gives some two, the added ones too
-    half = t.ppf(1 - tail, freedom) * error
+    half = stdtrit(freedom, 1 - tail) * error
     return value, np.maximum(center - half, -1.0), np.minimum(center + half, 1.0), error, freedom
 
 

@@ -170,10 +170,15 @@ def pixels(root: Root) -> dict[str, torch.Tensor]:
 
 
 def save_checkout(root: Path, base: Path, media: Path, **changes: dict[str, object]) -> Settings:
-    """A checkout with a random base, validated tables of the tiny queries, and the shipped settings with `changes` a section."""
+    """A checkout with a random base, validated tables of the tiny queries, and the shipped settings with `changes` a section.
+
+    Stages compute on one thread: two wait for each other longer than they multiply so few numbers.
+    """
     repository = Path(__file__).resolve().parent.parent
     values = shipped()
     values["model"]["base"] = "data/base"
+    for section in ("critique", "reference", "evaluate"):
+        values[section]["threads"] = 1
     for section, keys in changes.items():
         values[section].update(keys)
     write_settings(root / "params.yaml", values)

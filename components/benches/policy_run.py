@@ -23,8 +23,7 @@ from typing import Any
 from components.benches import judge_questions, judged_tasks
 from components.benches.catalogue import catalogue
 from components.benches.lmms import VERSION, environment_of, is_ready
-from components.benches.record import record_result
-from components.benches.reward_run import DIGEST_CHARACTERS
+from components.benches.record import DIGEST_CHARACTERS, record_result
 from components.benches.rows import write_rows
 from components.checkout import Checkout
 from components.config.endpoint import AUTO

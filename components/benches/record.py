@@ -15,6 +15,7 @@ from components.tracking.recorder import Recorder
 from components.tracking.runs import base_tags
 
 BENCH, DIGEST, VERSION = "mmalign.bench", "mmalign.digest", "mmalign.version"
+DIGEST_CHARACTERS = 12  # of the model's digest, in the names of results
 
 
 def version_of_digest(checkout: Checkout, name: ModelName, digest: str) -> str | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.benches.record import record_result
+from components.benches.record import DIGEST_CHARACTERS, record_result
 from components.benches.reward_bench import Reader, read_rows, require_rows
 from components.benches.reward_rows import FORMATS, BenchFormat
 from components.benches.reward_scores import baselines, rows_of, summary
@@ -21,15 +21,14 @@ from components.benches.rows import write_rows
 from components.checkout import IN_CHECKOUT, Checkout
 from components.config.settings import Settings
 from components.errors import UserError
-from components.families.digests import is_checkpoint, model_digest
+from components.families.digests import HEAD_FILE, is_checkpoint, model_digest
 from components.families.processing import Preprocessor
 from components.files import digest_bytes, digest_file, read_json, write_json
 from components.preferences.record import read_queries, write_queries
-from components.reward.model import HEAD_FILE, critique_source_of
+from components.reward.model import critique_source_of
 from components.statistics import Intervals
 from components.validation.lengths import LengthCheck
 
-DIGEST_CHARACTERS = 12  # of the model's digest, in the names of results
 SHOWN = 3  # refused rows that are printed
 
 

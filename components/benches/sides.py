@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from components.benches.comparison import CORRECT, HELDOUT, Correction, Measure, Row, compare
-from components.benches.reward_run import DIGEST_CHARACTERS
+from components.benches.record import DIGEST_CHARACTERS
 from components.benches.rows import read_rows
 from components.checkout import Checkout
 from components.errors import UserError
 from components.evaluation.results import results_key
-from components.families.digests import is_checkpoint, model_digest
+from components.families.digests import HEAD_FILE, is_checkpoint, model_digest
 from components.files import read_json
 from components.registry.packaging import ModelName
 from components.registry.registry import Registry
 from components.registry.store import open_store
 from components.registry.versions import NAMES, Version
-from components.reward.model import HEAD_FILE
 from components.statistics import Intervals
 from components.tracking.recorder import PARENT_TAG
 

@@ -18,7 +18,7 @@ from components.engine.inference_task import InferenceTask, Work
 from components.engine.models import OneModel
 from components.engine.ranks import Ranks, inference_dtype
 from components.errors import UserError
-from components.families.digests import model_digest, processor_digest
+from components.families.digests import HEAD_FILE, model_digest, processor_digest
 from components.families.processing import Preprocessor
 from components.features.cache import attach_features
 from components.files import digest_bytes
@@ -26,7 +26,7 @@ from components.generation.continuation import Lockstep, SingleProcess
 from components.generation.decoding import SharedLimits
 from components.preferences.record import Query, read_queries
 from components.reward.judging import CritiqueScore, write_and_score
-from components.reward.model import HEAD_FILE, RewardModel, critique_source_of, open_reward_model
+from components.reward.model import RewardModel, critique_source_of, open_reward_model
 from components.reward.served import score_served
 from components.storage.content_cache import ContentCache
 

@@ -23,6 +23,7 @@ PROCESSOR_FILES = (
 )
 
 
+HEAD_FILE = "score_head.safetensors"  # of a reward model, beside its language model
 CONFIGURATIONS = ("config.json", "adapter_config.json")  # of a whole model, and of a folder of adapters
 
 

@@ -23,6 +23,7 @@ from components.config.reward import CritiqueSource
 from components.config.settings import Settings
 from components.engine.ranks import Ranks, inference_dtype
 from components.errors import UserError
+from components.families.digests import HEAD_FILE
 from components.families.loading import load_model, save_trained
 from components.families.opening import open_tensors, sentences
 from components.files import write_json
@@ -30,7 +31,6 @@ from components.preferences.faults import shorten
 from components.trees.logprobs import branch_sums, branch_tokens, token_log_probs, tree_hidden
 from components.trees.trees import TreeBatch
 
-HEAD_FILE = "score_head.safetensors"
 SOURCE_KEY = "critique_source"  # of the metadata in HEAD_FILE: one key, since several have no fixed order there
 _BYTES = {"F32": 4, "BF16": 2, "F16": 2}  # of one weight, by safetensors' names
 

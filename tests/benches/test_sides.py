@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,11 @@ def test_results_of_benchmarks_are_compared_by_their_direction(root: Path) -> No
     assert json.loads(mmalign_here(root, *command, "--json").stdout)["worse"] == result["worse"]
     refused = mmalign_here(root, *command[:3], "--correction", "none")
     assert (refused.returncode, refused.stderr) == (2, "mmalign: --correction 'none' is none of holm, bh\n")
+
+
+def test_comparison_imports_no_model_library() -> None:
+    script = "import sys, components.benches.sides\nprint(sorted(set(sys.modules) & {'torch', 'transformers', 'mlflow'}))"
+    assert subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout == "[]\n"
 
 
 def test_result_is_recorded_with_the_version_of_the_model(root: Path, registry: Registry, tmp_path: Path) -> None:

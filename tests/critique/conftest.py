@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,15 +13,6 @@ from components.reward.model import RewardModel, new_reward_model
 from tests.tiny import preprocessor
 
 LETTERS = 94  # the tiny tokenizer's first tokens are the printable characters of ASCII
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tensors of a tiny model gain nothing from a second thread and wait for it where the machine is busy. The stage sets its own."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="package")

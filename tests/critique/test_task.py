@@ -18,12 +18,12 @@ from components.critique.task import CritiqueTask, build, critique_context, judg
 from components.engine.inference_task import Work
 from components.engine.operations import operations_of
 from components.engine.ranks import Ranks
-from components.families.digests import model_digest, processor_digest
+from components.families.digests import HEAD_FILE, model_digest, processor_digest
 from components.families.processing import Preprocessor
 from components.files import digest_bytes
 from components.preferences.record import Query, Response
 from components.reward.judging import write_and_score
-from components.reward.model import HEAD_FILE, RewardModel, load_reward_model
+from components.reward.model import RewardModel, load_reward_model
 from tests.conftest import ROOT
 from tests.tiny import preprocessor, queries, remade, rephrased, save_checkout, showing
 

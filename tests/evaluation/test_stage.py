@@ -203,7 +203,7 @@ def test_champion_without_critiques_is_judged_by_its_own_scores(checkout: Evalua
 def test_context_follows_queries_ground_truth_and_settings(checkout: Evaluated) -> None:
     root, settings = checkout
     before = context_of(settings, Checkout(root))
-    faster = settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"threads": 1})})
+    faster = settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"threads": 2})})
     assert context_of(faster, Checkout(root)) == before
     shorter = settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"max_new_tokens": 7})})
     assert context_of(shorter, Checkout(root)) != before

@@ -16,6 +16,9 @@ from benchmarks._slice import SMALL, Slice, make_slice, read_rows, write_rows, w
 from components.checkout import Checkout
 from components.processes.marks import SERVICE_MARK, checkout_mark, marked
 
+TRAIN_ROWS = 96
+# A stage's second thread waits, awake, for the core of the suite's other worker.
+ONE_THREAD = {section: {"threads": 1} for section in ("critique", "reference", "evaluate")}
 # Secrets of a run: in the environment of the services, as the key of S3, and as the name of a prompt's file.
 CANARIES = {"environment": "canary-of-the-environment-51", "s3": "canary-of-the-bucket-52", "file": "canary-of-a-file-53"}
 
@@ -64,7 +67,8 @@ class Recipe(Slice):
 
 def make_recipe(folder: Path, base: Path, write_data: Callable[[Path], None], settings: dict[str, dict[str, Any]]) -> Recipe:
     """A clone behind the guard; its data/ has `base` and the files of `write_data`."""
-    made = make_slice(folder, base, write_data, settings)
+    sections = {name: {**ONE_THREAD.get(name, {}), **settings.get(name, {})} for name in {*ONE_THREAD, *settings}}
+    made = make_slice(folder, base, write_data, sections)
     guard = folder / "guard"
     guard.mkdir()
     (guard / "sitecustomize.py").write_text(GUARD)
@@ -86,7 +90,7 @@ def copy_of(recipe: Recipe, root: Path) -> Recipe:
 
 def write_canary_rows(data: Path) -> None:
     """The slice, with one image whose name is a secret."""
-    write_slice(data)
+    write_slice(data, train=TRAIN_ROWS)
     path = data / "preferences/data.jsonl"
     rows = read_rows(path)
     row = next(row for row in rows if row["image"])

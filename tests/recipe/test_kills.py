@@ -16,7 +16,7 @@ from components.processes.marks import kill_all
 from tests.checkout import alive, wait_for
 from tests.recipe.conftest import Recipe, copy_of
 
-STEPS_IN_FIRST_EPOCH = 10  # 160 queries, 16 a step
+STEPS_IN_FIRST_EPOCH = 6  # 96 queries, 16 a step
 
 
 def kill_once(copy: Recipe, stage: str, reached: Callable[[], bool]) -> None:
@@ -43,7 +43,7 @@ def test_killed_reward_training_resumes_to_same_bits(recipe: Recipe, tmp_path: P
     shutil.rmtree(copy.root / "artifacts/reward/model")
     shutil.rmtree(copy.root / ".mmalign/scratch", ignore_errors=True)
     curves = copy.root / ".mmalign/scratch/reward"
-    kill_once(copy, "reward", lambda: any(lines(path) > STEPS_IN_FIRST_EPOCH + 4 for path in curves.glob("*/curves.jsonl")))
+    kill_once(copy, "reward", lambda: any(lines(path) > STEPS_IN_FIRST_EPOCH + 2 for path in curves.glob("*/curves.jsonl")))
     completed = copy.mmalign("stage", "reward")
     assert completed.returncode == 0, completed.stdout + completed.stderr
     assert "resum" in completed.stdout + completed.stderr

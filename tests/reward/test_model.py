@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from components.families.digests import HEAD_FILE
 from components.families.loading import load_model
 from components.families.processing import Preprocessor
-from components.reward.model import HEAD_FILE, RewardModel, ScoreHead, load_reward_model, new_reward_model
+from components.reward.model import RewardModel, ScoreHead, load_reward_model, new_reward_model
 from components.reward.scoring import judge_branch
 from components.trees.trees import Tree, build_batch
 from tests.tiny import pixels, preprocessor, queries

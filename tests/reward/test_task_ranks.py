@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from components.checkout import Checkout
 from components.engine.launch import launch
+from components.families.digests import HEAD_FILE
 from components.preferences.record import write_queries
-from components.reward.model import HEAD_FILE, critique_source_of, load_reward_model
+from components.reward.model import critique_source_of, load_reward_model
 from components.stages import TRAINING
 from tests.engine.conftest import spread_small_weights
 from tests.tiny import queries, save_checkout

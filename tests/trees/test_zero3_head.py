@@ -88,6 +88,7 @@ def one_process() -> tuple[list[list[float]], dict[str, Tensor]]:
     return losses, {name: value.detach() for name, value in model.named_parameters()}
 
 
+@pytest.mark.slow  # test_head_chunks has the same in one process: a partitioned head is called once, whatever the targets
 @pytest.mark.timeout(300)
 def test_ranks_of_unequal_targets_gather_the_head_equally_often(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(rank_of_two, args=(free_port(set()), tmp_path), nprocs=2)  # type: ignore[attr-defined]

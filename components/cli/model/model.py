@@ -97,6 +97,7 @@ def serve_command(
 ) -> None:
     """Print the command that serves a model by vLLM for `critique.engine` or `evaluate.engine: endpoint`."""
     from components.endpoints import serve_command as serving
+    from components.families.digests import HEAD_FILE
 
     target = (Path.cwd() / folder).resolve()
     checkout = enter_checkout()
@@ -104,7 +105,7 @@ def serve_command(
     if role is not None and role not in serving.ROLES:
         raise UserError(f"--as is '{role}', and the servers are {', '.join(serving.ROLES)}")
     role = role or serving.role_of(target, settings, checkout)
-    if role == "reward" and (target / "score_head.safetensors").is_file():
+    if role == "reward" and (target / HEAD_FILE).is_file():
         from components.reward.model import critique_source_of
 
         if critique_source_of(target) == "none":
