@@ -16,7 +16,7 @@ from tests.flows.test_monitor import ID, Clock, Prefect, checkout, fixture_prefe
 __all__ = ["fixture_prefect"]
 
 CRONS = ["0 2 */2 * 1", "30 2 * * *", "@daily", "0 2 L * *", "0 2 * * L5", "0 2 * * *", "0 3 * * *"]
-TRANSITIONS = {"spring": datetime(2027, 3, 28, tzinfo=UTC), "autumn": datetime(2027, 10, 31, tzinfo=UTC)}  # of Europe/Berlin
+CHANGES = {"spring": datetime(2027, 3, 28, tzinfo=UTC), "autumn": datetime(2027, 10, 31, tzinfo=UTC)}  # of Europe/Berlin
 
 
 def due_times(cron: str, begin: datetime, days: int) -> list[datetime]:
@@ -27,11 +27,11 @@ def due_times(cron: str, begin: datetime, days: int) -> list[datetime]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("transition", TRANSITIONS)
+@pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("cron", CRONS)
-def test_changed_clocks_cause_no_false_notice(cron: str, transition: str, tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
+def test_changed_clocks_cause_no_false_notice(cron: str, change: str, tmp_path: Path, prefect: tuple[Prefect, int]) -> None:
     server, port = prefect
-    begin = TRANSITIONS[transition] - timedelta(days=2)
+    begin = CHANGES[change] - timedelta(days=2)
     server.planned = [run_of(begin + timedelta(days=60), None, "Scheduled")]
     dues = due_times(cron, begin, 4)
     server.runs = [run_of(due, due + timedelta(seconds=40), "Completed") for due in dues]
@@ -39,10 +39,10 @@ def test_changed_clocks_cause_no_false_notice(cron: str, transition: str, tmp_pa
     clock = Clock(begin)
     monitor, since, late = Monitor(Checkout(root), clock), begin - timedelta(days=9), timedelta(minutes=30)
     with server_client(Checkout(root)) as client:
-        for half_hours in range(2 * 24 * 2 - 4, 2 * 24 * 2 + 14):  # the transition of the change
+        for half_hours in range(2 * 24 * 2 - 4, 2 * 24 * 2 + 14):  # the night of the change
             clock.now = begin + timedelta(minutes=30 * half_hours + 1)
             assert monitor._missed(client, ID, since, late) is None, clock.now
-        for due in [due for due in dues if abs(due - TRANSITIONS[transition]) < timedelta(hours=6)]:
+        for due in [due for due in dues if abs(due - CHANGES[change]) < timedelta(hours=6)]:
             server.runs = [run for run in server.runs if run.expected_start_time != due] + [run_of(due, None, "Late")]
             clock.now = due + timedelta(minutes=31)
             notice = monitor._missed(client, ID, since, late)
