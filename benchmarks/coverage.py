@@ -150,7 +150,7 @@ class Simulation:
 class Sheet(NamedTuple):
     """Of each simulation: the labels with the event that the judge finds, and those without it that it leaves; and all labels of both."""
 
-    found: NDArray[np.int64]
+    hits: NDArray[np.int64]
     left: NDArray[np.int64]
     labels: tuple[int, int]
 
@@ -159,9 +159,9 @@ def judged(events: Floats, judge: Judge, random: np.random.Generator) -> tuple[F
     """The verdicts of a judge on the events, and an error sheet of it."""
     chance = random.random(events.shape)
     verdicts = np.where(events > 0, chance < judge.sensitivity, chance < 1 - judge.specificity).astype(np.float64)
-    found = random.binomial(judge.labels[0], judge.sensitivity, events.shape[1])
+    hits = random.binomial(judge.labels[0], judge.sensitivity, events.shape[1])
     left = random.binomial(judge.labels[1], judge.specificity, events.shape[1])
-    return verdicts, Sheet(found, left, judge.labels)
+    return verdicts, Sheet(hits, left, judge.labels)
 
 
 def bounds_of(cell: Cell, events: Floats, cases: Floats, groups: Groups, sheet: Sheet | None, tail: float) -> tuple[Floats, Floats]:
@@ -173,15 +173,15 @@ def bounds_of(cell: Cell, events: Floats, cases: Floats, groups: Groups, sheet: 
         value, low, high = share_bounds(events[0], cases, groups, tail)
     if sheet is None:
         return low, high
-    errors = exact_bounds(sheet.found, sheet.labels[0], tail), exact_bounds(sheet.left, sheet.labels[1], tail)
+    errors = exact_bounds(sheet.hits, sheet.labels[0], tail), exact_bounds(sheet.left, sheet.labels[1], tail)
     if not paired:
-        errors = pooled(errors, ((sheet.found, sheet.labels[0]), (sheet.left, sheet.labels[1])), (value * cell.rows, cell.rows))
-    said = np.maximum(errors[0].value + errors[1].value - 1, 1e-9)
+        errors = pooled(errors, ((sheet.hits, sheet.labels[0]), (sheet.left, sheet.labels[1])), (value * cell.rows, cell.rows))
+    information = np.maximum(errors[0].value + errors[1].value - 1, 1e-9)
     offset = 0.0 if paired else errors[1].value - 1
     shares = [events[0].mean(axis=1), events[1].mean(axis=1)] if paired else [value]
     parts = [Part(0, weight, share) for weight, share in zip((1, -1), shares, strict=False)]
-    ends = [corrected_end(parts, [errors], (end + offset) / said, sign) for end, sign in ((low, -1), (high, 1))]
-    usable = sheet.found / sheet.labels[0] + sheet.left / sheet.labels[1] >= LEAST_INFORMATION
+    ends = [corrected_end(parts, [errors], (end + offset) / information, sign) for end, sign in ((low, -1), (high, 1))]
+    usable = sheet.hits / sheet.labels[0] + sheet.left / sheet.labels[1] >= LEAST_INFORMATION
     least = -1.0 if paired else 0.0
     return np.where(usable, np.clip(ends[0], least, 1), least), np.where(usable, np.clip(ends[1], least, 1), 1.0)
 

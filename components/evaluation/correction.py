@@ -171,9 +171,9 @@ def pooled(sheet: Sheet, error: tuple[tuple[Any, int], tuple[Any, int]], rows: t
 
     So a share of 2 % by a judge with 4 false alarms on 40 labels is not surely 0: its false alarms are fewer than the labels say.
     """
-    (found, n), (positive, negatives) = error
+    (hits, n), (positive, negatives) = error
     events, cases = rows
-    most, least = np.divide(found + events, n + cases), np.divide(positive + cases - events, negatives + cases)
+    most, least = np.divide(hits + events, n + cases), np.divide(positive + cases - events, negatives + cases)
     sensitivity = np.where(events / cases > sheet[0].value, most, sheet[0].value)
     specificity = np.where(events / cases < 1 - sheet[1].value, least, sheet[1].value)
     return (
@@ -191,10 +191,10 @@ def _moved(parts: Sequence[Part], sheets: Sequence[Sheet], change: tuple[int, in
     total = 0.0
     for part in parts:
         sensitivity, specificity = (one.value for one in sheets[part.judge])
-        said = sensitivity + specificity - 1
+        information = sensitivity + specificity - 1
         if part.judge == index:
             sensitivity, specificity = (bound, specificity) if which == 0 else (sensitivity, bound)
-        share = part.share + shift * said if part.weight > 0 else part.share
+        share = part.share + shift * information if part.weight > 0 else part.share
         total = total + part.weight * _corrected(share, sensitivity, specificity)
     return total
 
