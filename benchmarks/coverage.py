@@ -176,11 +176,11 @@ def bounds_of(cell: Cell, events: Floats, cases: Floats, groups: Groups, sheet: 
     errors = exact_bounds(sheet.hits, sheet.labels[0], tail), exact_bounds(sheet.left, sheet.labels[1], tail)
     if not paired:
         errors = pooled(errors, ((sheet.hits, sheet.labels[0]), (sheet.left, sheet.labels[1])), (value * cell.rows, cell.rows))
-    youden = np.maximum(errors[0].value + errors[1].value - 1, 1e-9)
+    information = np.maximum(errors[0].value + errors[1].value - 1, 1e-9)
     offset = 0.0 if paired else errors[1].value - 1
     shares = [events[0].mean(axis=1), events[1].mean(axis=1)] if paired else [value]
     parts = [Part(0, weight, share) for weight, share in zip((1, -1), shares, strict=False)]
-    ends = [corrected_end(parts, [errors], (end + offset) / youden, sign) for end, sign in ((low, -1), (high, 1))]
+    ends = [corrected_end(parts, [errors], (end + offset) / information, sign) for end, sign in ((low, -1), (high, 1))]
     usable = sheet.hits / sheet.labels[0] + sheet.left / sheet.labels[1] >= LEAST_INFORMATION
     least = -1.0 if paired else 0.0
     return np.where(usable, np.clip(ends[0], least, 1), least), np.where(usable, np.clip(ends[1], least, 1), 1.0)

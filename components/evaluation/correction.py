@@ -191,10 +191,10 @@ def _moved(parts: Sequence[Part], sheets: Sequence[Sheet], change: tuple[int, in
     total = 0.0
     for part in parts:
         sensitivity, specificity = (one.value for one in sheets[part.judge])
-        youden = sensitivity + specificity - 1
+        information = sensitivity + specificity - 1
         if part.judge == index:
             sensitivity, specificity = (bound, specificity) if which == 0 else (sensitivity, bound)
-        share = part.share + shift * youden if part.weight > 0 else part.share
+        share = part.share + shift * information if part.weight > 0 else part.share
         total = total + part.weight * _corrected(share, sensitivity, specificity)
     return total
 

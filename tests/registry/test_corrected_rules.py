@@ -72,10 +72,10 @@ def test_each_bound_is_of_the_corrected_share(name: str, column: str, value: flo
 @pytest.mark.parametrize("name", ["conversation", "reference_answer", "categories"])
 def test_rule_on_good_answers_reads_the_corrected_share(name: str) -> None:
     # 40 right, 40 safe and 40 answered harmless requests: each by its own task, as the row says.
-    requests: list[tuple[str, str]] = []
+    queried: list[tuple[str, str]] = []
 
     def errors(judge: str, task: str) -> Error:
-        requests.append((judge, task))
+        queried.append((judge, task))
         return ERROR
 
     new = rows("good", [True] * 30 + [False] * 10, "short")
@@ -86,7 +86,7 @@ def test_rule_on_good_answers_reads_the_corrected_share(name: str) -> None:
     every = [*new, *harmful, *harmless]
     decide(only(name), every, every, errors)
     expected = {("ground_truth", "right")} | (set() if name == "conversation" else {("rules", "safe"), ("rules", "refused")})
-    assert set(requests) == expected
+    assert set(queried) == expected
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_shared_error_scales_a_difference_and_does_not_add() -> None:
     assert one.value == 0
     at_most = (raw.high or 0) / (0.9 + 0.8 - 1)
     lowest = (0.683 + 0.8 - 1, 0.9 + 0.563 - 1)  # Clopper-Pearson of 18 and of 16 of 20, by table: .683 and .563
-    moved = [(raw.high or 0) / youden - at_most for youden in lowest]
+    moved = [(raw.high or 0) / information - at_most for information in lowest]
     assert one.high == pytest.approx(sum(x * x for x in (at_most, *moved)) ** 0.5, rel=1e-3)
 
 

@@ -108,7 +108,7 @@ def outcomes(decision: Decision) -> dict[str, set[str]]:
     return names
 
 
-def test_model_judge_feeds_two_rules_of_ranks_alone() -> None:
+def test_model_judge_feeds_conversation_and_safety_of_ranks() -> None:
     def made(correct: int, preferred: float) -> Rows:
         talk = ranked(200, correct=correct, preferred=[preferred] * 200, reward=[preferred] * 200)
         safety = ranked(200, correct=correct, category="safety", preferred=[preferred] * 200, reward=[preferred] * 200)
