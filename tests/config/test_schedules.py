@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from components.config.schedules import check_cron, check_timezone
 from components.config.settings import load_settings
 from components.errors import UserError
-from tests.config.test_settings import copy_settings
+from tests.settings import copy_settings
 
 GOOD = [
     "0 2 * * *",
