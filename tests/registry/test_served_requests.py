@@ -1,8 +1,8 @@
 """What MLflow's server answers to requests that hypothesis thinks of: rows, parameters and bodies.
 
 The server describes its requests in no schema (its OpenAPI page knows the route and no body), so the requests are made from good ones. Our part is
-what happens behind MLflow's parser: every answer is 200 or 400, and none has a trace of the model's code. MLflow itself answers 500 to JSON nested
-without end, and shows a trace of its own parser for some bodies.
+what happens behind MLflow's parser: no answer has a trace of the model's code. What fails there is answered with 400, and would show that trace.
+MLflow's parser itself answers 500 to some bodies, and shows a trace of its own for others.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def test_no_request_fails_in_code_of_ours(clients: dict[str, Any], tiny_media: P
     def ask(body: bytes) -> None:
         answer = clients[name].post("/invocations", content=body, headers={"Content-Type": "application/json"})
         statuses.add(answer.status_code)
-        assert answer.status_code in {200, 400}, body
+        assert answer.status_code in {200, 400} or answer.text == "Internal Server Error", body  # of MLflow's parser
         assert not any(file in answer.text for file in OURS), body  # a trace of MLflow's own parser is not ours to prevent
 
     for request in good:
