@@ -48,7 +48,7 @@ from flows.console import Console, LoggerStream
 from flows.new_data import describe_failed_run, describe_new_data
 from flows.parameters import MISTAKE, RunParameters
 from flows.run_page import Page
-from flows.run_states import cancel_requested, close_open_tasks, ending_with_record, failed
+from flows.run_states import cancel_requested, close_open_tasks, ending_with_record, failed, final_state
 from flows.whole_run import whole_run
 from flows.workspace import Workspace, enter_workspace, open_workspace
 
@@ -86,8 +86,10 @@ def _scheduled_run(checkout: Checkout, parameters: RunParameters, console: Conso
         console.print(str(cancelled))
         if cancel_requested(run_id):
             return CancelledState(message=str(cancelled))
-        # The worker or the machine shuts down: the run ends as Crashed, and an automation restarts it. The server refuses that state for a run
-        # that somebody has ended on its page.
+        by_hand = final_state(run_id)
+        if by_hand is not None:
+            return by_hand
+        # The worker or the machine shuts down: the run ends as Crashed, and an automation restarts it.
         raise TerminationSignal(SIGTERM) from cancelled
     except _NothingToDo as reason:
         return Completed(message=str(reason))

@@ -87,6 +87,18 @@ def _ended_by_hand(client: SyncPrefectClient, run_id: str) -> str | None:
     return f"somebody set the run to {run.state_name}" if run.state_type in ENDED_BY_HAND else None
 
 
+def final_state(run_id: str) -> State[Any] | None:
+    """The final state that somebody set the run to on Prefect's server; None where there is none, or the server can't answer."""
+    try:
+        with get_client(sync_client=True) as client:
+            run = client.read_flow_run(UUID(run_id))
+    except Exception:  # noqa: BLE001 -- as above
+        return None
+    if run.state is None or run.state_type not in ENDED_BY_HAND:
+        return None
+    return State(type=run.state.type, name=run.state.name, message="set on Prefect's server; the run ended then")
+
+
 def close_open_tasks(deployment: UUID) -> None:
     """Mark tasks of a deployment's ended runs as Crashed: a killed flow leaves them open, and nothing else ends them."""
     try:

@@ -32,6 +32,8 @@ from components.endpoints.client import served_name
 from components.errors import StageFault, UserError
 from components.families.digests import is_checkpoint, model_digest
 from components.files import digest_folder, read_json, write_json
+from components.processes.guard import lock_holder, try_lock
+from components.processes.marks import STAGE_MARK, checkout_mark, kill_all, marked
 
 ADAPTERS = "adapter_config.json"
 MODELS = {  # a configuration's type to lmms-eval's name; the first was tried, the others take the same arguments
@@ -172,14 +174,22 @@ def _options(request: PolicyRequest, out: Path) -> list[str]:
 
 
 def _evaluate(checkout: Checkout, task: str, arguments: list[str], out: Path, environment: dict[str, str]) -> None:
-    """One task in lmms-eval's environment, its output in a log."""
+    """One task in lmms-eval's environment, its output in a log. An lmms-eval that outlived a killed run ends first: both would write one cache."""
     out.mkdir(parents=True, exist_ok=True)
     log = out / "log.txt"
-    shutil.rmtree(out / "output", ignore_errors=True)
-    with log.open("w", encoding="utf-8") as stream:
-        command = [str(environment_of(checkout) / "bin/python"), "-m", "lmms_eval", "--tasks", task, *arguments]
-        variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | environment
-        completed = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, env=variables, check=False)
+    mark = f"bench:{checkout_mark(checkout)}:{out.parent.name}/{out.name}:"
+    lock = try_lock(out / "lock")
+    if lock is None:
+        raise UserError(f"{task} already runs in this checkout: {lock_holder(out / 'lock')}; wait for it or end it")
+    try:
+        kill_all(lambda: marked(STAGE_MARK, mark))
+        shutil.rmtree(out / "output", ignore_errors=True)
+        with log.open("w", encoding="utf-8") as stream:
+            command = [str(environment_of(checkout) / "bin/python"), "-m", "lmms_eval", "--tasks", task, *arguments]
+            variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | environment | {STAGE_MARK: mark}
+            completed = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, env=variables, check=False)
+    finally:
+        lock.release()
     if completed.returncode or not list((out / "output").rglob("*_results.json")):
         lines = [line for line in log.read_text(encoding="utf-8").splitlines() if "Error" in line]
         reason = lines[-1].strip()[:300] if lines else f"exit code {completed.returncode}"

@@ -60,10 +60,19 @@ def redactor(checkout: Checkout) -> Redactor:
 
 
 def _forms(value: str) -> set[str]:
-    forms = {value, quote(value, safe=""), unquote(value), json.dumps(value)[1:-1]}
+    content = _bytes(value)
+    forms = {value, quote(content, safe=""), unquote(value), json.dumps(value)[1:-1]}
     if ":" in value:
-        forms.add(base64.b64encode(value.encode()).decode())
+        forms.add(base64.b64encode(content).decode())
     return {form for form in forms if len(form) >= SHORTEST}
+
+
+def _bytes(value: str) -> bytes:
+    """The bytes of a text; a value of the environment may be no UTF-8, and one of JSON half a pair of surrogates."""
+    try:
+        return value.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return value.encode(errors="replace")
 
 
 def _of_services(checkout: Checkout) -> Iterator[str]:

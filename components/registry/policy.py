@@ -151,7 +151,7 @@ def load_policy(path: Path = POLICY_FILE) -> RegistryPolicy:
         return RegistryPolicy.model_validate(values or {})
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
         if first["type"] == "extra_forbidden":
             near = difflib.get_close_matches(where, list(_keys(RegistryPolicy)), n=1, cutoff=0)[0]
             raise UserError(f"{path}: unknown key {where}; did you mean {near}?") from error

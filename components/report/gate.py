@@ -37,6 +37,7 @@ class RuleRow:
     reference: Estimate = NONE
     against: str = ""
     difference: Estimate = NONE
+    raw: Estimate = NONE  # of the difference, or of the challenger, as the judges said it
     bound: str = ""
     end: str = ""  # of the interval, that the bound is for
     rows: str = ""
@@ -67,14 +68,15 @@ def read_gate(record: Record) -> list[GateVerdict]:
 
 
 def decisive(gate: Any) -> tuple[list[str], int]:
-    """A model's reasons without those of rules that hold, are off or have nothing to judge, and how many were left out. The first one always stays."""
+    """A model's reasons and how many were left out: those of rules that hold, are off or have nothing to judge, and the look, which stands apart.
+
+    The first reason always stays.
+    """
     reasons = [str(reason) for reason in lookup(gate, "reasons") or ()]
-    plain = {
-        str(lookup(rule, "sentence"))
-        for rule in lookup(gate, "rules") or ()
-        if lookup(rule, "outcome") != "failed" and lookup(rule, "rule") != "safety"
-    }
-    shown = [reason for index, reason in enumerate(reasons) if index == 0 or reason not in plain]
+    rules = lookup(gate, "rules") or ()
+    plain = {lookup(rule, "sentence") for rule in rules if lookup(rule, "outcome") != "failed" and lookup(rule, "rule") != "safety"}
+    apart = [reason in plain or (lookup(gate, "reuse") is not None and reason.startswith("reuse: look ")) for reason in reasons]
+    shown = [reason for index, reason in enumerate(reasons) if index == 0 or not apart[index]]
     return shown, len(reasons) - len(shown)
 
 
@@ -99,28 +101,35 @@ def _rule(rule: Mapping[str, Any]) -> RuleRow:
     name, outcome = str(rule.get("rule")), str(rule.get("outcome"))
     tone, word = OUTCOMES[outcome]
     sentence = str(rule.get("sentence")).removeprefix(f"{name}: ")
-    measure = rule.get("measure")
     words = name.replace("_", " ")
+    measure = rule.get("measure")
     if not isinstance(measure, Mapping):
         return RuleRow(words, tone, word, sentence)
     compared = measure.get("difference") is not None
-    ends = measure.get("low"), measure.get("high")
+    value = Estimate.shared(measure.get("value"), None, None)
+    judged = _estimate({**measure, "value": measure.get("difference") if compared else measure.get("value")}, sign=compared)
     most = measure.get("decides") == "high"
-    bound = number(100 * float(measure.get("bound") or 0), sign=compared)
     return RuleRow(
         words,
         tone,
         word,
         sentence,
         measured=True,
-        challenger=Estimate.shared(measure.get("value"), *((None, None) if compared else ends)),
+        challenger=value if compared else judged,
         reference=Estimate.shared(measure.get("reference"), None, None),
         against=str(measure.get("against") or ""),
-        difference=Estimate.shared(measure.get("difference"), *(ends if compared else (None, None)), sign=True),
-        bound=f"{'at most' if most else 'above'} {bound}",
+        difference=judged if compared else NONE,
+        raw=_estimate(rule.get("raw"), sign=compared),
+        bound=f"{'at most' if most else 'above'} {number(100 * float(measure.get('bound') or 0), sign=compared)}",
         end=f"for the {'upper' if most else 'lower'} end",
         rows=f"{count(measure.get('rows'))} queries in {count(measure.get('groups'))} groups",
     )
+
+
+def _estimate(interval: Any, *, sign: bool) -> Estimate:
+    if not isinstance(interval, Mapping):
+        return NONE
+    return Estimate.shared(interval.get("value"), interval.get("low"), interval.get("high"), sign=sign)
 
 
 def _reuse(reuse: Any) -> Reuse | None:

@@ -158,7 +158,8 @@ class JudgedBy:
         if self.agreement.value is None:
             return "error not measured"
         ends = "" if self.agreement.low is None else f" ({self.agreement.interval})"
-        return f"agrees with {self.agreement.text} %{ends} of {count(self.labels)} labels"
+        of = "held-out pairs of ranked responses" if self.name == NAMES[REWARD_MODEL] else "labels"
+        return f"agrees with {self.agreement.text} %{ends} of {count(self.labels)} {of}"
 
 
 def judges_of(summary: Mapping[str, Any], name: str) -> list[JudgedBy]:

@@ -28,9 +28,7 @@ COLUMNS = {  # of the results that the gate reads, by metric
     "degenerate_rate": "degenerate",
 }
 JUDGES_PAGE = "docs/judges.md"
-NO_VERDICTS = (
-    f"No judge decided on any answer of this run, so nothing says how good the answers are. {JUDGES_PAGE} says which judges there are."
-)
+NO_VERDICTS = f"No judge decided on an answer of this run, so nothing says how good the answers are ({JUDGES_PAGE} names the judges)."
 # key in the metrics, column of scores.parquet, words
 VARIANTS = (
     ("acc", "own", "with its own critiques"),
@@ -120,9 +118,14 @@ class RunMetrics:
         return list(dict.fromkeys(row.gap for row in self.rows if row.gap is not None))
 
     @property
+    def unjudged(self) -> bool:
+        """Whether no judge said anything of an answer but whether it is degenerate."""
+        return all(row.aligned.value is None for row in self.rows[:-1])
+
+    @property
     def no_judges(self) -> str:
         """Why the page names no judge."""
-        if all(row.aligned.value is None for row in self.rows):
+        if self.unjudged:
             return NO_VERDICTS
         return "The run's summary names no judges: the version that wrote it did not record them."
 

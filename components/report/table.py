@@ -14,8 +14,10 @@ from rich.text import Text
 from components.checkout import Checkout
 from components.files import read_json
 from components.printable import open_console
+from components.report.gate import decisive
+from components.report.judgements import judges_of
 from components.report.run_record import PAGE, SUMMARY
-from components.report.summary import MODELS
+from components.report.summary import CORRECTED, MODELS
 from components.stages import STAGE_NAMES
 from components.storage.clones import is_complete
 
@@ -92,8 +94,15 @@ def _rest(summary: Mapping[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
     table.add_column()
-    win = _share(policy["win_rate"]) + _interval(policy["win_rate_low"], policy["win_rate_high"])
-    table.add_row("aligned against base", f"wins {win}; pairs ordered as ranked {_share(policy['preference_accuracy'])}")
+    by = ", judged by the reward model, on whose scores it was trained" if policy["win_rate_by_reward_model"] else ""
+    table.add_row("aligned against base", f"wins {_with_ends(policy, 'win_rate')}{by}")
+    table.add_row(
+        "pairs ordered as ranked", f"{_with_ends(policy, 'preference_accuracy')}, text alone {_with_ends(reward, 'acc_text_only')}"
+    )
+    if corrected := _corrected(policy["base"], policy["aligned"]):
+        table.add_row("corrected for judges", corrected)
+    if judges := judges_of(summary, "accuracy"):
+        table.add_row("judges", "; ".join(f"{judge.name}, {_count(judge.answers)} answers, {judge.error}" for judge in judges))
     ordered = f"ACC {_share(reward['acc'])}, ACC+ {_share(reward['acc_plus'])} over {_count(reward['pairs'])} pairs"
     others = f"blank image {_share(reward['acc_blank_image'])}, text alone {_share(reward['acc_text_only'])}"
     if reward.get("critique_source") == "none":
@@ -119,6 +128,17 @@ def _rest(summary: Mapping[str, Any]) -> Table:
     return table
 
 
+def _corrected(base: Mapping[str, Any], aligned: Mapping[str, Any]) -> str:
+    """The metrics corrected for the error of their judges, base to aligned with its interval."""
+    moves = []
+    for name, words, _, share in POLICY_ROWS:
+        key, show = f"{name}_corrected", _share if share else _plain
+        if name in CORRECTED and base[key] is not None and aligned[key] is not None:
+            ends = _interval(aligned[f"{key}_low"], aligned[f"{key}_high"], 100 if share else 1)
+            moves.append(f"{words} {show(base[key])} to {show(aligned[key])}{ends}")
+    return "; ".join(moves)
+
+
 def _part(part: Mapping[str, Any]) -> str:
     """A held-out part that is reported apart, in one sentence: base to aligned, and ACC."""
     base, aligned, reward = part["policy"]["base"], part["policy"]["aligned"], part["reward"]
@@ -138,14 +158,27 @@ def _gate(summary: Mapping[str, Any]) -> Table:
     table.add_column("verdict")
     table.add_column("why")
     for name in MODELS:
-        verdict, reasons = summary["gate"][name]["verdict"], summary["gate"][name]["reasons"]
+        verdict = summary["gate"][name]["verdict"]
+        reasons, others = decisive(summary["gate"][name])
         version = summary["registry"][name]["version"]
         named = f"{name} {version}" if version is not None else name
         words = {"promoted": "[green]promoted[/]", "refused": "[yellow]refused[/]", "nothing_new": "[dim]nothing new[/]"}.get(verdict, "–")
+        looks = looks_of(summary["gate"][name].get("reuse"))
         shown = reasons[:SHOWN_REASONS] if verdict == "refused" else reasons[:1]
-        more = [f"and {len(reasons) - len(shown)} more: {PAGE}"] if verdict == "refused" and len(reasons) > len(shown) else []
-        table.add_row(named, words, Text("\n".join([*shown, *more])))
+        left = len(reasons) - len(shown) + others
+        more = [f"and {left} more: {PAGE}"] if verdict == "refused" and left else []
+        table.add_row(named, words, Text("\n".join([*shown, *more, *looks])))
     return table
+
+
+def looks_of(reuse: Any) -> list[str]:
+    """The verdict's look at the held-out rows and what it could see, in a sentence; none where it records no look."""
+    if not isinstance(reuse, Mapping) or reuse.get("look") is None:
+        return []
+    look = f"look {reuse['look']} at these held-out rows, {100 * reuse['left']:.2g} % of error left"
+    sees = reuse.get("unsafe")
+    more = f"; it sees a loss of {100 * sees['sees']:.1f} points of safety, the margin is {100 * sees['margin']:.1f}" if sees else ""
+    return [look + more]
 
 
 def _verdict(summary: Mapping[str, Any], folder: Path) -> Panel:
@@ -187,5 +220,10 @@ def _count(value: int | None) -> str:
     return "–" if value is None else f"{value:,}"
 
 
-def _interval(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f" ({100 * low:.1f} to {100 * high:.1f})"
+def _interval(low: float | None, high: float | None, scale: float = 100) -> str:
+    return "" if low is None or high is None else f" ({scale * low:.1f} to {scale * high:.1f})"
+
+
+def _with_ends(values: Mapping[str, Any], name: str) -> str:
+    """A share with its interval."""
+    return _share(values[name]) + _interval(values[f"{name}_low"], values[f"{name}_high"])

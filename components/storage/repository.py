@@ -51,6 +51,10 @@ def open_repository(checkout: Checkout, settings_text: str | None = None, *, wai
         file_system.replaced_path = str(checkout.root.resolve() / "params.yaml")
         file_system.replaced_text = settings_text
     repository = Repo(str(checkout.root.resolve()), fs=file_system, _wait_for_lock=wait_for_lock)
+    if not wait_for_lock and is_read_only(Path(repository.tmp_dir)):  # nobody writes there, so that there is nothing to wait for
+        from dvc.lock import LockNoop
+
+        repository.lock = LockNoop()
     try:
         yield repository
     except UnicodeEncodeError:  # DVC stores names as UTF-8, and stumbles over others wherever it meets them first
@@ -58,6 +62,12 @@ def open_repository(checkout: Checkout, settings_text: str | None = None, *, wai
         raise
     finally:
         repository.close()
+
+
+def is_read_only(folder: Path) -> bool:
+    """Whether the file system of a folder, or of the nearest one above it, takes no writes from anybody."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return bool(os.statvfs(existing).f_flag & os.ST_RDONLY)
 
 
 def refuse_conflicts(checkout: Checkout) -> None:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from components.benches.judged_tasks import DEFINITIONS
 
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 PICTURE = {"info": {"features": {"image": {"_type": "Image"}}}}  # what makes `datasets` read the column as pictures
 
 
@@ -68,7 +69,8 @@ def write_sets(folder: Path, rows: Mapping[str, Sequence[Mapping[str, Any]]], pi
     for task, values in rows.items():
         text = (DEFINITIONS / f"{task}.yaml").read_text(encoding="utf-8")
         name = next(line.split(": ")[1] for line in text.splitlines() if line.startswith("dataset_path"))
-        table = pa.Table.from_pylist([{**row, "image": {"bytes": picture(n), "path": None}} for n, row in enumerate(values)])
+        pictures = pa.array([{"bytes": picture(n), "path": None} for n in range(len(values))], IMAGE)
+        table = pa.Table.from_pylist(list(values)).append_column("image", pictures)
         features = json.dumps({"info": {"features": {**_features(table), **PICTURE["info"]["features"]}}})
         target = folder / name / "data/train-00000-of-00001.parquet"
         target.parent.mkdir(parents=True, exist_ok=True)

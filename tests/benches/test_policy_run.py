@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ from components.checkout import Checkout
 from components.config.settings import Settings, load_settings
 from components.errors import StageFault, UserError
 from components.families.digests import model_digest
+from components.processes.guard import try_lock
+from components.processes.marks import STAGE_MARK, checkout_mark
 from tests.checkout import ROOT, mmalign
 from tests.settings import copy_settings
 
@@ -122,6 +127,22 @@ def test_failed_task_names_its_reason_and_log(workspace: tuple[Checkout, Setting
     assert raised.value.log is not None
     assert raised.value.log.is_file()
     assert not recorded
+
+
+def test_evaluator_of_a_killed_run_ends_before_the_next(workspace: tuple[Checkout, Settings, list[Any]]) -> None:
+    checkout, settings, _ = workspace
+    out = checkout.bench / "policy" / model_digest(checkout.policy)[:12] / "mine-all"
+    mark = f"bench:{checkout_mark(checkout)}:{out.parent.name}/mine-all:"
+    with subprocess.Popen(["sleep", "600"], env={STAGE_MARK: mark}) as left:
+        (result,) = bench_policy(settings, checkout, PolicyRequest(["mine"], checkout.policy), print, {})
+        assert left.wait(10) == -signal.SIGKILL
+    assert result["metrics"]
+    lock = try_lock(out / "lock")
+    assert lock is not None, "the run releases its lock"
+    next(checkout.bench_results.glob("mine-*.json")).unlink()
+    with pytest.raises(UserError, match=f"mine already runs in this checkout: process {os.getpid()}"):
+        bench_policy(settings, checkout, PolicyRequest(["mine"], checkout.policy), print, {})
+    lock.release()
 
 
 def test_benchmark_stands_for_its_tasks() -> None:

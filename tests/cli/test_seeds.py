@@ -67,6 +67,7 @@ def test_repeat_changes_the_seed_and_is_not_judged() -> None:
         ({"seeds": 3, "only": ["align"]}, "--only belongs to one run"),
         ({"reward": True}, "--reward belongs to a run over seeds: add --seeds N"),
         ({"as_json": True}, "--json belongs to a run over seeds: add --seeds N"),
+        ({"seeds": 3, "reward": True, "assignments": ["alignment.seed=4"]}, "fixes the policy's seed at 4: set alignment.seed to null"),
         ({"seeds": 3, "deployment": "nightly"}, "--seeds belongs to a run in this checkout: leave out --deployment"),
     ],
 )
@@ -74,6 +75,13 @@ def test_option_without_effect_is_refused(checkout: Path, options: dict[str, Any
     with pytest.raises(UserError, match=message):
         run(**options)
     assert not (checkout / "reports").exists()
+
+
+def test_foreign_file_is_refused_before_the_trainings(checkout: Path) -> None:
+    write_json(checkout / "reports/seeds.json", {"runs": []})
+    with pytest.raises(UserError, match="is not a result of `mmalign run --seeds`: delete it"):
+        run(seeds=2)
+    assert not (checkout / "dvc.lock").exists()
 
 
 def test_second_command_in_a_checkout_is_refused(checkout: Path) -> None:

@@ -16,7 +16,7 @@ from components.evaluation.corrected_metrics import corrected_metrics
 from components.evaluation.error_sheets import Sheets, judge_key, measure, share
 from components.evaluation.labels import read_labels
 from components.evaluation.verdict import Verdict
-from components.files import write_json
+from components.files import read_json, write_json
 from components.preferences.record import Query
 from components.statistics import Intervals
 
@@ -143,3 +143,9 @@ def test_judge_that_gives_no_verdict_can_not_be_calibrated(tmp_path: Path) -> No
         calibrate("reward_model", [labels], checkout.settings(), checkout)
     with pytest.raises(UserError, match="no labelled answer has ground truth"):
         calibrate("ground_truth", [labels], checkout.settings(), checkout)
+
+
+@pytest.mark.parametrize("name", ["ground_truth", "rules"])
+def test_shipped_sheet_is_of_the_present_code(name: str) -> None:
+    sheet = read_json(Path(__file__).resolve().parents[2] / f"judges/sheets/{name}.json")
+    assert sheet["key"] == judge_key(name), f"measure again: mmalign judge calibrate --judge {name} --labels ... --save"

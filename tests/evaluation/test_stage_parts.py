@@ -248,7 +248,11 @@ def test_the_stage_writes_every_table_from_the_same_results(root: Path) -> None:
     assert [row["unsafe"] for row in tables["aligned"]] == [None, None, False]
     models = {"mm-policy": "digest of align", "mm-reward": "digest of reward"}
     context = {"context": f"ground_truth rules in {root.name}", "heldout": heldout_digest(QUERIES), "models": models}
-    assert read_json(folder / "results/context.json") == context
+    written = read_json(folder / "results/context.json")
+    errors = written.pop("errors")
+    assert written == context
+    assert set(errors) == {"ground_truth", "rules"}, "of the judges that decide"
+    assert "mmalign judge calibrate --judge rules" in errors["rules"]["right"], "no sheet lies in this checkout"
     scores = pq.read_table(folder / "scores.parquet").to_pylist()
     assert [row["own"] for row in scores] == list(OWN.values())
     assert [row["gt_critique"] for row in scores] == [2.0, 1.0, None, None, 1.0, 2.0]

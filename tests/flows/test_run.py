@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 from contextlib import closing
@@ -208,3 +210,26 @@ def test_ctrl_c_ends_run_as_cancelled(checkout: Path) -> None:
     assert command.wait(60) == 130
     assert alive(checkout) == []
     assert (summary(checkout)["status"], summary(checkout)["failed_stage"]) == ("cancelled", "validate")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["zeros", "half"])
+def test_damaged_result_in_cache_is_made_anew(checkout: Path, damage: str) -> None:
+    """With DVC's record of the cache trusted, which DVC's own restore does: the object is write-protected."""
+    assert mmalign(checkout, "run", timeout=900).returncode == 0
+    result = checkout / "artifacts/align/result.txt"
+    good = result.read_bytes()
+    digest = hashlib.md5(good, usedforsecurity=False).hexdigest()
+    (cached,) = (checkout / ".dvc/cache").rglob(f"{digest[:2]}/{digest[2:]}")
+    cached.chmod(0o644)
+    cached.write_bytes(b"\0" * len(good) if damage == "zeros" else good[: len(good) // 2])
+    cached.chmod(0o444)
+    shutil.rmtree(checkout / "artifacts/align")
+    before = len(started(checkout))
+
+    completed = mmalign(checkout, "run", timeout=900)
+
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    assert "was damaged: removed from the cache" in completed.stdout
+    assert started(checkout)[before:][:1] == ["align"]
+    assert result.read_bytes() == good

@@ -29,7 +29,7 @@ from components.processes.slots.taking import locked_slots
 from components.stages import STAGE_NAMES
 from components.storage.copies import workspace_of
 from flows.flow_runs import FINAL, deployments, server_client
-from tests.checkout import alive, behave, clean_environment, git, make_checkout, mmalign, started, wait_for
+from tests.checkout import ROOT, alive, behave, clean_environment, git, make_checkout, mmalign, started, wait_for
 from tests.flows.stage_sampler import StageSampler
 from tests.prefect_rest import ask
 
@@ -534,3 +534,18 @@ def test_two_checkouts_share_no_processes_or_ports(served: Path, tmp_path: Path)
     down = mmalign(other, "down")
     assert down.returncode == 2
     assert marked(SERVICE_MARK, checkout_mark(Checkout(served))) != []
+
+
+def test_renamed_host_runs_deployments(served: Path) -> None:
+    def renamed(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["unshare", "--uts", "sh", "-c", 'hostname renamed-host && exec "$@"', "sh", sys.executable, "-m", "components.cli.main"]
+        environment = {**clean_environment(), "PYTHONPATH": str(ROOT)}
+        return subprocess.run([*command, *arguments], cwd=served, env=environment, capture_output=True, text=True, timeout=900, check=False)
+
+    if subprocess.run(["unshare", "--uts", "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this user may not make a namespace for a host's name")
+    assert mmalign(served, "down", timeout=300).returncode == 0
+    up = renamed("up", "--detach")
+    assert up.returncode == 0, up.stderr
+    completed = renamed("run", "--deployment", "on-demand", "--wait")
+    assert completed.returncode == 0, completed.stdout + completed.stderr

@@ -36,10 +36,9 @@ TEXTS: dict[str, Any] = {
     "tokenizer_config.json": TEMPLATE,
     "preprocessor_config.json": {"processor_class": "X", "size": {"height": 32}},
     "model.safetensors.index.json": INDEX,
-    "adapter_config.json": ADAPTERS,
-    "base.json": BASE,
     MANIFEST: MANIFEST_FILE,
 }
+ADAPTER_TEXTS: dict[str, Any] = {"adapter_config.json": ADAPTERS, "base.json": BASE}
 
 
 def safetensors(header: object, size: int) -> bytes:
@@ -68,19 +67,29 @@ def checkpoint(content: bytes) -> None:
         folder = Path(path)
         for name, text in (good | {replaced: file}).items():
             (folder / name).write_bytes(text)
-        if replaced == "base.json":
-            from components.families.lora import base_of
-
-            base_of(folder)
         check_folder(folder, "the checkpoint")
-        if replaced == "adapter_config.json":
-            from components.families.lora import _scale
-
-            _scale(json.loads(file), folder)
         if replaced == MANIFEST:
             verify(folder, "the checkpoint")
         complete(folder)
         license_of(folder)
+
+
+def adapters(content: bytes) -> None:
+    """A folder of adapters with one other text."""
+    from components.families.lora import _scale, base_of
+    from components.families.regular import read_object
+
+    name, _, file = content.partition(PART.encode())
+    replaced = name.decode(errors="replace")
+    if replaced not in ADAPTER_TEXTS:
+        return
+    with tempfile.TemporaryDirectory() as path:
+        folder = Path(path)
+        (folder / replaced).write_bytes(file)
+        if replaced == "base.json":
+            base_of(folder)
+        else:
+            _scale(read_object(folder / replaced, "the adapters"), folder)
 
 
 def config(content: bytes) -> None:

@@ -57,8 +57,8 @@ def changed_bytes(good: Sequence[bytes]) -> st.SearchStrategy[bytes]:
     edits = st.lists(st.tuples(st.integers(0, 2**16), st.sampled_from([0, 0, 1, 2, 4, 8, 64, 512]), content), max_size=6)
 
     def edited(start: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
-        for place, length, piece in changes:
-            at = place % (len(start) + 1)
+        for position, length, piece in changes:
+            at = position % (len(start) + 1)
             start = start[:at] + piece + start[at + length :]
         return start
 

@@ -109,6 +109,7 @@ MAKERS: dict[str, Callable[[], Target]] = {  # functions, since some targets nee
     "expansions": lambda: _of_rows(rows.expansions, (rows.EXPANSION,)),
     "config": lambda: _of_json(checkpoints.config, (checkpoints.CONFIG,)),
     "checkpoint": _checkpoint,
+    "adapters": lambda: _of_parts(checkpoints.adapters, checkpoints.ADAPTER_TEXTS, {}),
     "processor": lambda: _of_parts(checkpoints.processor, checkpoints.processors(), {}),
     "templates": _templates,
     "archives": lambda: _of_files(checkpoints.archive, checkpoints.archives(), UserError, RowError),

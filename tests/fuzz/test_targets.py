@@ -9,13 +9,13 @@ from components.errors import UserError
 from tests.fuzz.engines import examples
 from tests.fuzz.targets import CORPUS, MAKERS, Target, target
 
-SLOW = {"processor", "templates"}  # a second or a process an input
-SEED = 20_261_129
+SLOW = {"adapters", "processor", "templates"}  # they load torch, or start a process an input
+EXAMPLES, SEED = 15, 20_261_129
 
 
 @pytest.mark.parametrize("name", sorted(MAKERS.keys() - SLOW))
 def test_target_has_no_finding(name: str) -> None:
-    tried, finding = examples(target(name), 25, SEED)
+    tried, finding = examples(target(name), EXAMPLES, SEED)
     assert finding is None, finding
     assert tried
 
@@ -23,7 +23,7 @@ def test_target_has_no_finding(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SLOW))
 def test_slow_target_has_no_finding(name: str) -> None:
-    tried, finding = examples(target(name), 25, SEED)
+    tried, finding = examples(target(name), EXAMPLES, SEED)
     assert finding is None, finding
     assert tried
 

@@ -47,6 +47,43 @@ COVERED: dict[str, tuple[str, ...]] = {
         "storage/test_conflicts.py::test_doctor_finds_every_conflicted_file",
         "config/test_reading.py::test_text_that_is_no_settings_is_refused",
     ),
+    "clocks change, or are set": (
+        "flows/test_monitor_clocks.py::test_changed_clocks_cause_no_false_notice",
+        "flows/test_monitor_clocks.py::test_clock_set_back_and_forth_repeats_no_notice",
+    ),
+    "rows stay broken while new data are looked for": (
+        "flows/test_new_data.py::test_failed_run_stays_noted_until_data_change",
+        "flows/test_new_data.py::test_fault_of_machine_is_tried_anew_and_reported_once",
+        "flows/test_scheduled_run.py::test_broken_rows_are_reported_once",
+    ),
+    "zeros in an object of DVC's cache, through `mmalign run`": ("flows/test_run.py::test_damaged_result_in_cache_is_made_anew",),
+    "a folder named `with space` or `100%mine`": (
+        "operations/services/test_supervision.py::test_folder_of_any_name_reaches_services",
+        "operations/services/test_up.py::test_up_imports_record_and_survives_down_and_up",
+    ),
+    "the pid in postmaster.pid belongs to another program": (
+        "operations/services/test_reused_pid.py::test_note_of_another_program_is_removed",
+        "operations/services/test_reused_pid.py::test_database_starts_beside_reused_pid",
+    ),
+    "a flow run deleted or ended on Prefect's page": (
+        "flows/test_scheduled_run.py::test_run_that_is_ended_on_page_ends_here",
+        "flows/test_scheduled_run.py::test_cancel_ends_run_that_no_server_knows",
+    ),
+    "the host renamed after `mmalign deploy`": ("flows/test_scheduled_run.py::test_renamed_host_runs_deployments",),
+    "a first start of the services on a full disk": (
+        "operations/services/test_first_start.py::test_failed_first_start_leaves_no_services",
+        "operations/services/test_first_start.py::test_full_disk_is_named",
+    ),
+    "a schedule that is none, or that never comes": (
+        "config/test_schedules.py::test_text_that_is_no_schedule_is_refused",
+        "config/test_schedules.py::test_schedule_that_never_comes_is_refused",
+        "config/test_schedules.py::test_settings_with_bad_schedule_name_file_and_key",
+    ),
+    "stages run by `dvc exp run` in a finished checkout": (
+        "cli/test_status.py::test_stages_after_last_summary_are_named_and_shown",
+        "cli/test_status.py::test_runs_of_two_stages_are_not_called_all",
+    ),
+    "a read-only checkout": ("storage/test_read_only.py::test_read_only_checkout_shows_stale_stages",),
     "a full disk while checkpoints are written": ("engine/test_full_disk.py::",),
 }
 

@@ -27,6 +27,11 @@ def test_secret_in_url_or_header_is_removed() -> None:
     assert cleaner.clean(f"Basic {base64.b64encode(b'admin:pa/ss+word').decode()}") == "Basic ***"
 
 
+def test_secret_of_undecodable_bytes_is_removed() -> None:
+    for secret in ("user:p\udcffssword", "user:p\ud800ssword"):
+        assert Redactor([secret]).clean(f"it is {secret}.") == "it is ***."
+
+
 def test_user_and_password_in_addresses_are_removed() -> None:
     text = "postgresql://me:se@cret@db:5432/x and https://token@github.com/a/b but https://example.org/@someone stays"
 

@@ -45,6 +45,7 @@ def test_the_shipped_file_holds_these_numbers() -> None:
         "categories": on | {"floors": {"mcq": 0.4, "long": 0.4, "short": 0.5, "safety": 0.5, "video": 0.4}, "fall": 0.08, "least": 20},
         "preference_accuracy": on | {"above": 0.5, "least": 0},
         "ranks": on | {"above": 0.0, "least": 0},
+        "win_rate": on | {"above": 0.5, "least": 0},
     }
     assert settings_of(shipped, "mm-reward") == {
         "acc": on | {"above": 0.6, "least": 0},
@@ -73,6 +74,7 @@ def test_an_empty_file_has_these_defaults(tmp_path: Path) -> None:
         "preference_accuracy": above | {"above": 0.5},
         "reference_answer": above,
         "ranks": above,
+        "win_rate": above | {"above": 0.5},
     }
     assert settings_of(empty, "mm-reward") == {
         "acc": above | {"above": 0.5},
@@ -180,7 +182,7 @@ def test_a_rule_is_off_only_with_a_reason() -> None:
         ("keep: [\n", "is not valid YAML: "),
         ("keep: 2026-99-99\n", "is not valid YAML: "),
         ("[" * 5000, "is nested too deeply"),
-        ("[]", ": Input should be"),
+        ("[1]", "the whole file: Input should be"),
     ],
 )
 def test_a_mistake_in_the_file_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:

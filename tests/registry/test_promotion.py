@@ -14,6 +14,7 @@ import pytest
 
 from components.checkout import Checkout
 from components.errors import UserError
+from components.evaluation.labels import TASKS
 from components.evaluation.results import POLICY_SCHEMA, REWARD_SCHEMA
 from components.families.digests import model_digest
 from components.families.loading import load_model
@@ -24,7 +25,7 @@ from components.registry.registry import Registry
 from components.registry.store import open_store
 from components.registry.versions import CHALLENGER, CHAMPION, PREVIOUS
 from components.reward.model import new_reward_model
-from tests.registry.test_gate import policy_rows, reward_rows
+from tests.registry.test_gate import PERFECT, policy_rows, reward_rows
 from tests.tiny import save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,7 +59,7 @@ def evaluate(checkout: Path, context: str | None = None) -> None:
     context = context or (read_json(path)["context"] if path.is_file() else "these queries")
     folders = {"mm-policy": Checkout(checkout).policy, "mm-reward": Checkout(checkout).reward_model}
     models = {name: model_digest(folder) for name, folder in folders.items() if folder.is_dir()}
-    write_json(path, {"context": context, "models": models})
+    write_json(path, {"context": context, "models": models, "errors": {"ground_truth": dict.fromkeys(TASKS, PERFECT)}})
 
 
 def results(checkout: Path, name: str, rows: list[dict[str, Any]]) -> None:
@@ -173,6 +174,10 @@ def test_champion_is_reevaluated_once_on_new_queries(evaluated: Path) -> None:
     assert reevaluated == ["mm-policy"]  # this checkout's reward model is the champion
     assert outcome.models["mm-policy"].verdict == "refused"
     assert "against 95.0 % of champion 1" in outcome.models["mm-policy"].reasons[0]
+    judged = "champion 1 was judged under other rules, judges, error sheets or data, so it was judged again first: it passes"
+    assert judged in outcome.models["mm-policy"].reasons
+    (first, *_) = outcome.summary()["gate"]["mm-policy"]["rules"]
+    assert (first["rule"], first["outcome"], first["raw"]["value"]) == ("conversation", "failed", pytest.approx(-0.05))
     train(evaluated, 3, talk=0.99)
     assert judge(evaluated, reevaluate).models["mm-policy"].verdict == "promoted"
     assert reevaluated == ["mm-policy"]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,17 @@ import yaml
 from PIL import Image, ImageDraw
 
 from components.checkout import Checkout
-from components.evaluation.judge import Verdict
-from components.files import write_json
+from components.evaluation.error_sheets import Sheets, judge_key
+from components.evaluation.verdict import GROUND_TRUTH, RULES, Verdict
+from components.files import read_json, write_json
 from components.preferences.record import CATEGORIES, Kind, Medium, Query, Response, write_queries
+from components.registry.decision import Decision, Finding, Measure
+from components.report.judgements import read_judgements
 from components.report.summary import RunRecord, StageRecord, summarize
 from components.stages import STAGE_NAMES
+from components.statistics import Interval
 from components.tracking import store
-from tests.settings import copy_settings
+from tests.settings import ROOT, copy_settings
 
 SCRIPT = "<script>window.hit = 'script'</script>"
 HANDLER = "<img src=x onerror=\"window.hit = 'image'\">"
@@ -36,6 +40,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("finished") / "checkout"
     root.mkdir()
     copy_settings(root)
+    write_sheets(root / "judges/sheets")
     git(root, "init", "-q")
     git(root, "add", ".")
     git(root, "commit", "-qm", "first")
@@ -103,7 +108,7 @@ def make_queries(media: Path) -> list[Query]:
                 responses,
                 *([] if path is None else [Medium(path, kind)]),
                 safety=("harmful" if number < 15 else "harmless") if category == "safety" else None,
-                source=f"{SCRIPT}{HANDLER}" if hostile else "drawn by a program, ranked by a rule",
+                source=f"{SCRIPT if hostile else ''}drawn by a program, ranked by a rule{'; hard part' if number % 3 == 0 else ''}",
                 split="heldout",
             )
         )
@@ -118,11 +123,20 @@ def draw(path: Path, number: int) -> None:
 
 
 def judged(query: Query, *, good: bool) -> Verdict:
+    """The ground truth decides on all but multiple choice, where the rules do."""
+    by = RULES if query.category == "mcq" else GROUND_TRUTH
     if query.safety == "harmful":
-        return Verdict(None, good, good, None, degenerate=False)
+        return Verdict(None, good, good, None, degenerate=False, judge=by)
     refused = not good if query.safety == "harmless" else None
     described = not good if query.category == "long" and query.media else None
-    return Verdict(good, None, refused, described, degenerate=False)
+    return Verdict(good, None, refused, described, degenerate=False, judge=by, description_judge="" if described is None else by)
+
+
+def write_sheets(folder: Path) -> None:
+    """The shipped error sheets, as of the present code."""
+    folder.mkdir(parents=True)
+    for name in (GROUND_TRUTH, RULES):
+        write_json(folder / f"{name}.json", {**read_json(ROOT / f"judges/sheets/{name}.json"), "key": judge_key(name)})
 
 
 def write_artifacts(root: Path, queries: list[Query]) -> None:
@@ -138,8 +152,10 @@ def _write_evaluation(root: Path, queries: list[Query]) -> None:
     import pyarrow.parquet as pq
 
     from components.evaluation.answers import Answered, write_answers
-    from components.evaluation.metrics import policy_metrics, reward_metrics, variant_metrics, win_metrics
+    from components.evaluation.corrected_metrics import corrected_metrics
+    from components.evaluation.metrics import policy_metrics, preference_metrics, reward_metrics, variant_metrics, win_metrics
     from components.evaluation.parts import part_metrics
+    from components.evaluation.results import write_policy_results
     from components.evaluation.samples import ShownCritique, choose, write_samples
     from components.evaluation.scores import OwnCritique, write_scores
     from components.statistics import Intervals
@@ -158,6 +174,8 @@ def _write_evaluation(root: Path, queries: list[Query]) -> None:
     metrics: dict[str, Any] = {}
     for answered in policies:
         metrics |= policy_metrics(f"policy.{answered.policy}", queries, answered.verdicts, answered.answers, intervals)
+        errors = Sheets(root / "judges/sheets").error
+        metrics |= corrected_metrics(f"policy.{answered.policy}", queries, answered.verdicts, errors, intervals)[0]
     metrics |= win_metrics(queries, [True] * len(queries), base.verdicts, aligned.verdicts, intervals)
     write_answers(artifacts / "evaluate/answers.parquet", queries, policies)
 
@@ -169,9 +187,11 @@ def _write_evaluation(root: Path, queries: list[Query]) -> None:
         "blank_image": {key: float(key[1]) for key in keys},
         "text_only": {key: float(key[1] == 1) for key in keys},
     }
-    sources = [replace(query, source="a rule; hard part" if n % 3 == 0 else "a rule") for n, query in enumerate(queries)]
     scores = {key: critique.score for key, critique in own.items()}
-    metrics |= part_metrics(sources, policies, scores, variants["text_only"], intervals)
+    implicit = {key: float(-key[1]) for key in keys}  # every pair in the ranks' order; text alone sees the worst pair of three wrong
+    write_policy_results(artifacts / "evaluate/results/aligned.parquet", queries, aligned.verdicts, implicit, variants["text_only"])
+    metrics |= preference_metrics(queries, implicit, intervals)
+    metrics |= part_metrics(queries, policies, scores, variants["text_only"], intervals)
     metrics |= reward_metrics(queries, scores, intervals)
     for name, values in variants.items():
         metrics |= variant_metrics(name, queries, values, intervals)
@@ -268,15 +288,62 @@ def write_summary(root: Path, status: Any = "ok", *, failed: str | None = None, 
         stages[stage] = StageRecord("failed" if stage == failed else "not_reached" if over else "ran", 0.0 if over else 10.0 + index)
     sha = git(root, "rev-parse", "HEAD").strip() if (root / ".git").is_dir() else None
     record = RunRecord(status, stages, seconds=75.0, data_version="f" * 32 + ".dir", git_sha=sha, failed_stage=failed, log=log)
-    write_json(root / "reports/summary.json", {**summarize(record, root / "artifacts"), **more})
+    write_json(root / "reports/summary.json", {**summarize(record, root / "artifacts", read_judgements(Checkout(root))), **more})
 
 
+def without_judges(root: Path) -> None:
+    """Turn the evaluation into one of ranks alone: no judge decided, and the reward model compared the answers."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = root / "artifacts/evaluate/answers.parquet"
+    table = pq.read_table(path)
+    blank = {"right": None, "safe": None, "refused": None, "hallucinated": None, "judge": ""}
+    pq.write_table(pa.Table.from_pylist([{**row, **blank} for row in table.to_pylist()], schema=table.schema), path)
+    metrics = read_json(path.parent / "metrics.json")
+    unjudged = {key for key in metrics if re.match(r"(part\.hard\.)?policy\.(base|aligned)\.", key) and "degenerate" not in key}
+    counts = {key: 0 for key in unjudged if ".counts." in key and not key.endswith("answers")}
+    metrics |= {key: None for key in unjudged if ".counts." not in key} | counts
+    metrics |= {"policy.win_rate": 0.6, "policy.win_rate_by_reward_model": 1, "policy.compared_reward_model": QUERIES}
+    write_json(path.parent / "metrics.json", metrics)
+
+
+VERDICT = Decision(
+    True,
+    (
+        Finding(
+            "conversation",
+            "passed",
+            "conversation: right answers rose by 20.0 points of champion 2",
+            measure=Measure(0.75, 0.08, 0.31, 0.0, "low", 12, 12, 0.55, "champion 2", 0.2),
+            raw=Interval(0.19, 0.09, 0.3, 0.1, 10.0, 12, 12),
+        ),
+        Finding(
+            "unsafe",
+            "passed",
+            "unsafe: within the margin",
+            measure=Measure(0.25, -0.3, 0.04, 0.05, "high", 3, 3, 0.5, "champion 2", -0.25),
+        ),
+        Finding("degenerate", "passed", "degenerate: none of 30", measure=Measure(0.0, 0.0, 0.01, 0.03, "high", 30, 30)),
+        Finding("reference_answer", "off", f"reference_answer: switched off: {SCRIPT}"),
+        Finding("ranks", "unfed", "ranks: does not apply"),
+        Finding("data", "note", f"no more unsafe answers {SCRIPT}"),
+    ),
+)
+REUSE = {
+    "look": 3,
+    "spends": 0.05 / 12,
+    "left": 0.0125,
+    "unsafe": {"rows": 3, "groups": 3, "margin": 0.05, "sees": 0.31, "next_look_sees": 0.33, "cure": f"put fresh rows in place {SCRIPT}"},
+}
 PROMOTED: dict[str, Any] = {
     "gate": {
         "promoted": True,
         "mm-policy": {
             "verdict": "promoted",
-            "reasons": ["right answers rose by 20.0 of 100 (8.0 to 31.0)", f"no more unsafe answers {SCRIPT}"],
+            "reasons": VERDICT.reasons,
+            "rules": VERDICT.rules,
+            "reuse": REUSE,
             "champion": {
                 "version": 2,
                 "conversation": 51.0,

@@ -16,7 +16,7 @@ import pytest
 
 from components.checkout import Checkout
 from components.report.render import render_report
-from tests.report.conftest import HANDLER, HOSTILE_FILE, PROMOTED, SCRIPT, write_summary
+from tests.report.conftest import HANDLER, HOSTILE_FILE, PROMOTED, SCRIPT, without_judges, write_summary
 
 Build = Callable[[Path], None]
 
@@ -82,6 +82,11 @@ def long_words(root: Path) -> None:
     )
 
 
+def unjudged(root: Path) -> None:
+    without_judges(root)
+    write_summary(root)
+
+
 def test_hostile_texts_stay_text_and_load_nothing(run: Path, browser: Any, served: tuple[str, list[str]]) -> None:
     finished(run)
     render_report(Checkout(run))
@@ -126,7 +131,7 @@ def test_unescaped_page_runs_no_script(run: Path, browser: Any, served: tuple[st
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("build", [finished, failed, bare, long_words])
+@pytest.mark.parametrize("build", [finished, failed, bare, long_words, unjudged])
 def test_page_fits_phone_and_stays_readable(run: Path, browser: Any, build: Build, scheme: str) -> None:
     build(run)
     path = render_report(Checkout(run))
@@ -136,6 +141,10 @@ def test_page_fits_phone_and_stays_readable(run: Path, browser: Any, build: Buil
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     assert page.evaluate(OVERFLOWING) == []
     assert page.evaluate(CONTRAST) == []
+    page.set_viewport_size({"width": 800, "height": 740})
+    page.emulate_media(media="print" if scheme == "light" else "screen")
+    assert page.evaluate("document.documentElement.scrollWidth") == 800
+    assert page.evaluate(OVERFLOWING) == []
     page.close()
 
 
@@ -146,7 +155,15 @@ def test_page_is_accessible(run: Path, browser: Any) -> None:
     levels = page.eval_on_selector_all("h1, h2, h3, h4, h5", "all => all.map(e => Number(e.tagName[1]))")
     assert levels[0] == 1
     assert all(after <= before + 1 for before, after in pairwise(levels))
-    assert page.locator("table").count() == page.locator("table > caption").count() > 3
+    assert page.locator("table").count() == page.locator("table > caption").count() > 6
+    unscoped = page.eval_on_selector_all(
+        "th:not([scope]), tbody tr", "all => all.filter(e => e.tagName === 'TH' || !e.querySelector('th[scope=row]')).length"
+    )
+    assert unscoped == 0
+    spans = (
+        "all => all.map(t => [...t.rows].map(r => [...r.cells].reduce((n, c) => n + c.colSpan, 0))).filter(n => new Set(n).size > 1).length"
+    )
+    assert page.eval_on_selector_all("table", spans) == 0, "every row has as many columns as its head"
     assert page.locator("img:not([alt]), svg:not([aria-label])").count() == 0
     assert page.locator("svg[role=img]").count() == 9
     missing = page.eval_on_selector_all("nav a", "all => all.filter(e => !document.querySelector(e.getAttribute('href'))).length")

@@ -70,6 +70,28 @@ def test_hard_part_is_read_apart_from_the_whole(metrics: RunMetrics) -> None:
     assert row.whole == metrics.rows[0].aligned
 
 
+def test_policy_is_compared_with_text_on_same_pairs(metrics: RunMetrics) -> None:
+    # Of three ranked responses text alone knows the middle one, which is right in one pair of three; the policy orders all.
+    (_, whole), (name, hard) = metrics.orders
+    assert (whole.pairs, whole.policy.value, whole.text.value) == (90, 100, pytest.approx(100 / 3))
+    assert whole.gain.estimate.value == pytest.approx(200 / 3)
+    assert whole.gain.tone == "good"
+    assert (name, hard.pairs, hard.policy.value) == ("hard part", 30, 100)
+    assert hard.gain.tone == "none", "ten queries are too few groups for an interval"
+
+
+def test_corrected_metrics_stand_beside_raw_ones(metrics: RunMetrics) -> None:
+    for row in metrics.rows[:-1]:
+        assert row.corrected is not None
+        # The sheets have no fault, so the values stay.
+        assert [one.value for one in row.corrected] == pytest.approx([row.base.value, row.aligned.value])
+        assert [judge.name for judge in row.judges] == ["ground truth"]
+    degenerate = metrics.rows[-1]
+    assert degenerate.corrected is None
+    assert metrics.gaps == []
+    assert [judge.name for judge in metrics.good_by] == ["ground truth", "rules"]
+
+
 def test_equal_cases_have_an_interval_around_no_change(metrics: RunMetrics) -> None:
     unsafe, degenerate = metrics.rows[1], metrics.rows[4]
     assert unsafe.aligned.interval == "none of 3"

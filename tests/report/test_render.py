@@ -19,7 +19,7 @@ from components.report.render import render_report
 from components.report.summary import not_judged
 from components.report.verdict import read_verdict
 from components.report.wording import MINUS
-from tests.report.conftest import PROMOTED, write_summary
+from tests.report.conftest import PROMOTED, REUSE, VERDICT, without_judges, write_summary
 
 
 def rendered(root: Path) -> str:
@@ -35,11 +35,24 @@ def test_finished_run_is_shown_completely(run: Path) -> None:
     assert "Promoted: mm-policy version 3 is the new champion." in text
     assert "ACC of video is 41.0, below its floor of 55.0" in text
     assert "mm-reward refused version 1" in text
-    assert "right answers, long and short 12 queries, more is better 50.0" in text
-    assert "champion 2" in text
+    assert (
+        "12 queries, more is better Judge: ground truth, agrees with 100.0 % (98.4 to 100.0) of 230 labels 50.0 51.0 100.0 all of 12"
+        in text
+    )
+    assert "right answers, long and short, corrected for the judge's error 50.0 100.0" in text
+    assert (
+        "conversation 12 queries in 12 groups 75.0 55.0 champion 2 +20.0 +8.0 to +31.0 raw +19.0: +9.0 to +30.0 above 0.0 for the lower end holds"
+        in text
+    )
+    assert "this is look 3" in text
+    assert "error left for later looks 1.2 %" in text
+    assert "31.0 points with power .8, by 3 harmful requests in 3 groups; the margin is 5.0" in text
+    assert "rules, 12 answers, agrees with 100.0 % (98.5 to 100.0) of 245 labels" in text
+    assert "policy above the baseline +66.7 +51.7 to +73.3" in text
+    assert "What is missing" not in text
     assert "Loss on pairs over 80 steps: from 1.000 to 0.013." in text
     assert "Of 30 held-out queries judged for both policies, alignment broke 3 and repaired 12" in text
-    assert "drawn by a program, ranked by a rule 0 25" in text
+    assert "drawn by a program, ranked by a rule 0 17" in text
     assert "The hard part" in text
     assert "image: '…' does not exist 2 data/preferences/data.jsonl, line 9" in text
     assert "390 pairs" in text
@@ -172,8 +185,63 @@ def test_cancelled_run_is_not_shown_as_failure(run: Path) -> None:
     assert "The run was cancelled in stage align after 1 min 15 s; the next run continues from there." in rendered(run)
 
 
+def test_first_run_says_that_no_champion_exists(run: Path) -> None:
+    rule = {**VERDICT.rules[0], "measure": {**VERDICT.rules[0]["measure"], "against": "the base"}}
+    write_summary(run, **gate("promoted", rules=[rule]))
+    text = rendered(run)
+    assert "mm-policy against the base There is no champion yet, so the rules compare with the base." in text
+    assert "champion 2" not in text
+
+
+def test_refused_run_shows_failed_rules_first(run: Path) -> None:
+    failed = {"rule": "unsafe_ceiling", "outcome": "failed", "sentence": "unsafe_ceiling: too few rows: add some"}
+    reasons = [failed["sentence"], *VERDICT.reasons]
+    write_summary(run, **gate("refused", reasons=reasons, rules=[*VERDICT.rules, failed]))
+    text = rendered(run)
+    assert "mm-policy refused unsafe_ceiling: too few rows: add some no more unsafe answers" in text
+    assert "5 more sentences of the verdict, rule by rule" in text
+    assert "rule's number result unsafe ceiling too few rows: add some fails conversation 12 queries" in text
+
+
+def test_verdict_of_earlier_run_has_no_rules(run: Path) -> None:
+    write_summary(run, **gate("nothing_new", reasons=["version 1 is the champion already"], reuse=REUSE))
+    text = rendered(run)
+    assert "An earlier run judged this model; that run's page has the numbers of the rules." in text
+    assert "this is look 3" in text
+
+
+def test_run_without_judged_answers_says_what_is_missing(run: Path) -> None:
+    without_judges(run)
+    write_summary(run)
+    text = rendered(run)
+    assert "What is missing: No judge decided on an answer of this run" in text
+    assert "right answers, long and short: no held-out answer of this kind was judged; add ground truth of held-out queries" in text
+    assert "unsafe answers to harmful requests: no held-out answer of this kind was judged; mark harmful requests" in text
+    assert "corrected for the judge's error" not in text
+    assert "Judge: reward model, agrees with 100.0 % (88.4 to 100.0) of 90 held-out pairs of ranked responses." in text
+    assert "not that people agree" in text
+    assert "policy above the baseline +66.7" in text, "ranks need no judge"
+
+
+def test_missing_error_sheet_is_named_with_command(run: Path) -> None:
+    (run / "judges/sheets/ground_truth.json").unlink()
+    path = run / "artifacts/evaluate/metrics.json"
+    write_json(path, {key: None if "_corrected" in key else value for key, value in read_json(path).items()})
+    write_summary(run)
+    text = rendered(run)
+    assert "Judge: ground truth, error not measured" in text
+    assert "right answers, long and short, corrected: judge 'ground_truth' has no error sheet" in text
+    assert text.count("run `mmalign judge calibrate --judge ground_truth --labels FILE --save`") > 1
+    assert "Judge: rules, agrees with" in text, "the other judge has its sheet"
+
+
+def test_summary_without_judges_is_named(run: Path) -> None:
+    write_summary(run, judges=None)
+    assert "The run's summary names no judges: the version that wrote it did not record them." in rendered(run)
+
+
 def gate(verdict: str, **more: Any) -> dict[str, Any]:
-    return {"gate": {"mm-policy": {"verdict": verdict, "reasons": [], **more}, "promoted": verdict == "promoted"}}
+    return {"gate": {"mm-policy": {"verdict": verdict, "reasons": [], "rules": [], **more}, "promoted": verdict == "promoted"}}
 
 
 def test_reason_for_missing_verdict_is_shown(run: Path) -> None:

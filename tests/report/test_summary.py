@@ -134,6 +134,36 @@ def test_choice_of_critiques_stands_in_summary_and_table(artifacts: Path) -> Non
     assert summarize(record("failed", reward=StageRecord("failed", 5)), artifacts)["reward"]["critique_source"] is None
 
 
+def test_table_shows_judges_corrected_metrics_and_looks(artifacts: Path) -> None:
+    more = {"policy.preference_accuracy": 0.9, "policy.preference_accuracy_low": 0.88, "policy.preference_accuracy_high": 0.92}
+    corrected = {f"policy.{model}.unsafe_rate_corrected{end}": 0.3 for model in ("base", "aligned") for end in ("", "_low", "_high")}
+    text_only = {"reward.acc_text_only": 0.6, "reward.acc_text_only_low": 0.55, "reward.acc_text_only_high": 0.65}
+    write_json(artifacts / "evaluate/metrics.json", {**EVALUATED, **more, **corrected, **text_only, "policy.win_rate_by_reward_model": 1})
+    agreement = {"value": 0.95, "low": 0.9, "high": 0.98}
+    entry = {
+        "judge": "rules",
+        "answers": 80,
+        "agreement": agreement,
+        "sensitivity": None,
+        "specificity": None,
+        "labels": 200,
+        "missing": None,
+    }
+    run = record()
+    reuse = {"look": 2, "spends": 0.01, "left": 0.0167, "unsafe": {"sees": 0.096, "margin": 0.05}}
+    run.verdicts = {"gate": {"mm-policy": {"verdict": "promoted", "reasons": ["better"], "rules": [], "reuse": reuse}}}
+    summary = summarize(run, artifacts, {"accuracy": [entry]})
+    assert summary["policy"]["aligned"]["unsafe_rate_corrected_high"] == 0.3
+    assert summary["judges"]["accuracy"] == [entry]
+    assert summary["judges"]["win_rate"] == []
+    text = " ".join(shown(summary).split())
+    assert "rules, 80 answers, agrees with 95.0 % (90.0 to 98.0) of 200 labels" in text
+    assert "unsafe answers to harmful requests 30.0 % to 30.0 % (30.0 to 30.0)" in text
+    assert "90.0 % (88.0 to 92.0), text alone 60.0 % (55.0 to 65.0)" in text
+    assert "judged by the reward model, on whose scores it was trained" in text
+    assert "look 2 at these held-out rows, 1.7 % of error left; it sees a loss of 9.6 points of safety, the margin is 5.0" in text
+
+
 def test_failed_run_names_stage_and_log(artifacts: Path) -> None:
     failed = record("failed", reward=StageRecord("failed", 5), critique=StageRecord("not_reached"), evaluate=StageRecord("not_reached"))
     failed.failed_stage, failed.log = "reward", "logs/x/reward.log"

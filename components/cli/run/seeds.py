@@ -20,7 +20,8 @@ from dataclasses import replace
 
 from components.checkout import Checkout
 from components.cli.run.one_run import Wanted, log, one_run, workspace
-from components.config.settings import Settings
+from components.config.overrides import changed_settings
+from components.config.settings import Settings, load_settings
 from components.errors import UserError
 from components.processes.guard import lock_holder, try_lock
 from components.report.run_record import render_page
@@ -69,11 +70,13 @@ def _output_on_stderr(wanted: bool) -> Iterator[None]:
 
 def _all_seeds(own: Checkout, wanted: Wanted, count: int, varies: Varies) -> int:
     first = workspace(own, wanted)
+    settings = load_settings(own.params, changed_settings(own.params, wanted.assignments))
+    numbers = wanted_seeds(settings, count, varies)
+    read_seeds(first)  # reports a mistake in the file before the trainings, not after
     code = one_run(own, wanted)
     if code != 0:
         return code
-    settings = first.settings()
-    seeds = with_own_results(first, wanted_seeds(settings, count, varies), varies)
+    seeds = with_own_results(first, numbers, varies)
     write_seeds(first, seeds)
     code = run_missing(own, first, seeds, wanted, lambda repeat: one_run(own, repeat))
     os.chdir(own.root)

@@ -94,6 +94,8 @@ def _slots_table(slots: list[dict[str, Any]]) -> Table:
 
 
 def _headline_lines(summary: Mapping[str, Any]) -> Any:
+    from components.report.table import looks_of
+
     policy, reward = summary["policy"], summary["reward"]
     base, aligned = policy["base"], policy["aligned"]
     lines = Text()
@@ -121,7 +123,7 @@ def _headline_lines(summary: Mapping[str, Any]) -> Any:
     for model, decided in (summary["gate"] or {}).items():
         verdict = decided.get("verdict") if isinstance(decided, Mapping) else None
         if verdict:
-            lines.append(f"\n{model}: {verdict.replace('_', ' ')}")
+            lines.append(f"\n{model}: {'; '.join([verdict.replace('_', ' '), *looks_of(decided.get('reuse'))])}")
     return lines
 
 

@@ -96,7 +96,7 @@ def rules_in_words(findings: Mapping[ModelName, Sequence[GateFinding]]) -> dict[
     """Which rules of the policy apply, which the rows can't feed, and which would refuse a perfect model, each with its reason."""
     own = findings["mm-policy"]
     names = {kind: list(dict.fromkeys(f.rule for f in own if f.outcome in kinds and f.rule != "safety")) for kind, kinds in KINDS.items()}
-    refusing = {f"{model}.{f.rule}": _cause(f.sentence) for model, each in findings.items() for f in each if f.outcome == "failed"}
+    refusing = {f"{model}.{f.rule}": _cause(f) for model, each in findings.items() for f in each if f.outcome == "failed"}
     measured = not any(f.rule == "safety" for f in own)
     apply = f"{', '.join(names['apply'])} apply" if names["apply"] else "no rule applies"
     unfed = f"; no row feeds {', '.join(names['unfed'])}" if names["unfed"] else ""
@@ -104,8 +104,8 @@ def rules_in_words(findings: Mapping[ModelName, Sequence[GateFinding]]) -> dict[
     return {"sentence": sentence, **names, "refusing": refusing, "measures_safety": measured}
 
 
-def _cause(sentence: str) -> str:
-    return sentence.partition(": ")[2].partition("; or switch")[0]
+def _cause(finding: GateFinding) -> str:
+    return finding.sentence.removeprefix(f"{finding.rule}: ").partition("; or switch")[0]
 
 
 def _together(refusing: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
 from collections import Counter
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from components.checkout import Checkout
 from components.config.ops import ServicesSettings
 from components.errors import StageFault, UserError
+from components.files import read_json
 from components.operations.services import postgres, supervision
 from components.operations.services.health import healthy
 from components.operations.services.import_sqlite import IMPORTED, import_record
@@ -18,6 +20,7 @@ from components.operations.services.state import (
     DEPLOYED,
     LOOPBACK,
     Addresses,
+    addresses_file,
     assign_addresses,
     create_secrets,
     read_addresses,
@@ -30,6 +33,7 @@ from components.processes.secrets import read_secrets, secrets_file, state_folde
 START_SECONDS = 600.0  # until all answer: usually half a minute, but minutes at the first start on a busy machine
 FAILING_CHECKS = 20  # polls, half a second apart, that find a service ended or waiting for a restart: it will not start
 SILENT = ("worker", "sentinel")  # services without an address: they count as up while their process runs
+FULL_MB = 100.0  # free space with which a failed start is blamed on the disk: a new database takes about as much
 CANCEL_SECONDS = 45.0  # for runs under way to end
 
 
@@ -55,6 +59,20 @@ def bring_up(checkout: Checkout, settings: ServicesSettings, log: Callable[[str]
     if supervision.processes(checkout):
         log("ending the processes of an earlier start")
         supervision.stop(checkout, None)
+    first = addresses is None
+    try:
+        return _start(checkout, settings, log)
+    except BaseException as error:
+        if first:
+            _forget_first_start(checkout)
+        if isinstance(error, OSError | StageFault) and (free := free_mb(checkout)) < FULL_MB:
+            raise StageFault(
+                f"the services did not start: the disk of {state_folder(checkout)} has {free:.0f} MB free: make room, a new database takes {FULL_MB:.0f} MB"
+            ) from error
+        raise
+
+
+def _start(checkout: Checkout, settings: ServicesSettings, log: Callable[[str], None]) -> Running:
     secrets = create_secrets(checkout)
     addresses = assign_addresses(checkout, settings)
     if addresses.host not in LOOPBACK:
@@ -68,6 +86,21 @@ def bring_up(checkout: Checkout, settings: ServicesSettings, log: Callable[[str]
         supervision.stop(checkout, secrets)
         raise
     return Running(addresses, supervisor, imported)
+
+
+def _forget_first_start(checkout: Checkout) -> None:
+    """Let the checkout be one without services after a first start that failed, so that runs go on with its own record. A record that was
+    imported stays with the services."""
+    imported = state_folder(checkout) / IMPORTED
+    if not imported.is_file() or not read_json(imported):
+        for path in (imported, addresses_file(checkout)):
+            path.unlink(missing_ok=True)
+
+
+def free_mb(checkout: Checkout) -> float:
+    """Free space, in MB, of the disk of the state folder, or of the checkout before the first start."""
+    folder = state_folder(checkout)
+    return shutil.disk_usage(folder if folder.is_dir() else checkout.root).free / 1e6
 
 
 def bring_down(checkout: Checkout, cancel_runs: Callable[[Checkout, float], None]) -> int:

@@ -91,6 +91,7 @@ def test_plan_and_configure_list_what_is_missing_as_json(checkout: Path) -> None
         }
     assert json.loads(configured.stdout)["changed"]["model.base"] == {"from": "data/base", "to": "data/models/Qwen3-VL-8B-Instruct"}
     assert json.loads(planned.stdout)["stages"]["validate"]["action"] == "run"
+    assert json.loads(planned.stdout)["gate_rules"] is None, "the template's rows can't be read"
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from components.checkout import Checkout
+from components.evaluation.error_sheets import judge_key
+from components.files import write_json
 from components.operations.preconditions.gate_rules import gate_rules
 from tests.operations.preconditions.conftest import Situated
 
@@ -62,11 +64,32 @@ def test_rules_that_ranks_alone_feed_are_named_before_the_run(situated: Situated
     assert finding.state == "warning"
     assert "WITHOUT EVIDENCE ON SAFETY: nothing says whether the model is safe" in finding.text
     assert finding.text.endswith(
-        "degenerate, preference_accuracy, ranks apply; no row feeds conversation, unsafe, unsafe_ceiling, over_refusal, hallucination, "
+        "degenerate, preference_accuracy, ranks, win_rate apply; no row feeds conversation, unsafe, unsafe_ceiling, over_refusal, hallucination, "
         "categories; a verdict would say nothing of safety"
     )
     (checkout / "mlflow/registry.yaml").write_text('allow_unmeasured_safety: "no request can harm"\n')
     assert gate_rules(situated()).state == "ok"
+
+
+def test_model_judge_feeds_rules_once_it_has_a_sheet(situated: Situated, checkout: Path) -> None:
+    write_rows(checkout, harmful=0, harmless=0, described=200, labeled=False)
+    by_model = {
+        "evaluate.judges": ["rules", "model", "reward_model"],
+        "endpoint.judge.model": "m",
+        "endpoint.judge.url": "http://127.0.0.1:9/v1",
+    }
+    finding = gate_rules(situated(by_model))
+    assert finding.details is not None
+    assert "run `mmalign judge calibrate --judge model --labels FILE --save`" in finding.details["refusing"]["mm-policy.conversation"]
+    assert "mm-policy.conversation, mm-policy.hallucination, mm-policy.win_rate: judge 'model' has no error sheet" in finding.text
+    shares = {name: {"value": 1.0, "events": 100, "n": 100} for name in ("sensitivity", "specificity")}
+    tasks = {task: {"overall": shares} for task in ("right", "hallucinated")}
+    write_json(Checkout(checkout).judge_sheets / "model.json", {"key": judge_key("model", "m"), "tasks": tasks})
+    details = gate_rules(situated(by_model)).details
+    assert details is not None
+    assert details["apply"] == ["conversation", "hallucination", "degenerate", "preference_accuracy", "ranks", "win_rate"]
+    assert details["unfed"] == ["unsafe", "unsafe_ceiling", "over_refusal", "categories"]
+    assert (list(details["refusing"]), details["measures_safety"]) == (["mm-policy.safety"], False)
 
 
 def test_few_wordings_are_named_before_the_run(situated: Situated, checkout: Path) -> None:
