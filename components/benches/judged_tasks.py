@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -192,7 +193,7 @@ def judge_samples(asker: Asker, task: str, samples: Sequence[Row]) -> dict[str, 
     Raises StageFault for rows that lack a field, UserError and others as the client does.
     """
     fields, read = JUDGED[task]
-    rows = [{**sample["doc"], "answer": str(sample["filtered_resps"][0])} for sample in samples]
+    rows = [{**json.loads(sample["target"]), "answer": sample["filtered_resps"]} for sample in samples]
     for row, sample in zip(rows, samples, strict=True):
         lacking = [name for name in ("question", *fields) if row.get(name) is None]
         if lacking:

@@ -5,8 +5,8 @@ Reads  a checkpoint of ours, or a server of section `endpoint`; task definitions
 Writes reports/bench/TASK-DIGEST.json with the task's metrics, and a table with one row a question beside it, by which models are compared.
        .mmalign/bench/policy has the samples: every question with the model's answer, and lmms-eval's own results.
 
-A task that was finished with the same model, limit and lmms-eval is not run again; inside a task lmms-eval keeps the answers, so that a stopped
-one goes on.
+A task that was finished with the same model, limit and lmms-eval is not run again. A stopped one begins with its first row, since lmms-eval stores
+answers at a task's end alone.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import yaml
 from components.benches.catalogue import catalogue
 from components.benches.judge_questions import DIGEST, request_texts
 from components.benches.judged_tasks import DEFINITIONS, DOWN, JUDGED, Asker, data_digest, definitions, judge_samples, own_tasks
+from components.benches.tasks.answers import target
 from components.benches.tasks.chair import objects_in, share
 from components.checkout import Checkout
 from components.config.settings import parse_settings
@@ -57,10 +58,9 @@ def asker_at(server: Endpoint, root: Path, **changes: Any) -> Asker:
 
 
 def samples(answers: list[str], **fields: Any) -> list[dict[str, Any]]:
-    return [
-        {"doc_id": n, "doc": {"question": "What is it?", **{k: v[n] for k, v in fields.items()}}, "filtered_resps": [text]}
-        for n, text in enumerate(answers)
-    ]
+    """Samples as lmms-eval 0.7.3 leaves them."""
+    rows = [{"question": "What is it?", "image": object(), **{k: v[n] for k, v in fields.items()}} for n in range(len(answers))]
+    return [{"doc_id": n, "target": target(row), "filtered_resps": text} for n, (row, text) in enumerate(zip(rows, answers, strict=True))]
 
 
 @pytest.mark.parametrize(

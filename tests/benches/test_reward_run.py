@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
+import time
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +26,10 @@ from components.preferences.record import read_queries
 from components.reward.judging import write_and_score
 from components.reward.model import load_reward_model, new_reward_model
 from components.validation.lengths import LengthCheck
+from tests.checkout import mmalign, start_mmalign
 from tests.tiny import preprocessor, save_checkout
 
+PATIENCE = 900  # seconds, on a busy machine
 Prepared = tuple[Checkout, Settings, RewardRequest]
 ROWS = [
     ("a", {"image": "long/square.png"}, "What is it?", "A cat.", "A dog on a mat."),
@@ -119,6 +125,46 @@ def test_stopped_run_goes_on_to_the_same_bytes(
     batches = len(computed)
     bench_reward(settings, stopped, request, print)
     assert (len(computed), len(calls)) == (batches, 1), "a third run computes and records nothing"
+
+
+@pytest.mark.slow
+def test_killed_command_ends_with_the_same_bytes(
+    checkout: Prepared, tmp_path: Path, tiny_media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, settings, request = checkout
+    rows = [(f"q{n}", {"image": "long/square.png"}, f"What is it? {n}", f"A cat, {n}.", f"A dog on mat {n}.") for n in range(20)]
+    data = write_bench(tmp_path / "rows", tiny_media, rows)
+    monkeypatch.setattr(reward_run, "record_result", lambda *_: None)
+    whole, _ = bench_reward(settings, copied(root, tmp_path / "whole"), replace(request, data=data), print)
+
+    folder = copied(root, tmp_path / "killed").root
+    (folder / "dvc.yaml").write_text("stages: {}\n")
+    (folder / ".git").mkdir()
+    command = ("bench", "reward", "--data", str(data), "--json")
+    with start_mmalign(folder, *command) as process:
+        until = time.monotonic() + PATIENCE
+        while scored(folder) < 10 and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        process.kill()
+    assert 10 <= scored(folder) < 80, "it was killed on the way: 40 answers are scored, and again over gray pictures"
+    assert not (folder / "reports/bench").exists()
+
+    completed = mmalign(folder, *command, timeout=PATIENCE)
+    assert completed.returncode == 0, completed.stderr
+    assert json.loads(completed.stdout)["n_pairs"] == 20, "stdout has the result alone"
+    for path in (whole, whole.with_suffix(".parquet")):
+        assert (folder / "reports/bench" / path.name).read_bytes() == path.read_bytes()
+
+
+def scored(folder: Path) -> int:
+    """How many values the cache of evaluation has."""
+    address = f"file:{folder / '.mmalign/cache/evaluate.sqlite'}?mode=ro"
+    with (
+        suppress(sqlite3.OperationalError),
+        closing(sqlite3.connect(address, uri=True)) as connection,
+    ):  # before the file or its table is made
+        return int(connection.execute("SELECT COUNT(*) FROM entries").fetchone()[0])
+    return 0
 
 
 def test_rows_that_cannot_be_used_are_named(checkout: Prepared, tmp_path: Path, tiny_media: Path, tiny_base: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,9 +21,9 @@ def text(doc: Doc, lmms_eval_specific_kwargs: Any = None) -> str:
     return str(doc["question"])
 
 
-def target(_: Doc) -> str:
-    """Nothing: the judge reads its reference from the row."""
-    return ""
+def target(doc: Doc) -> str:
+    """What the judge reads of the row, as JSON: all but the picture. lmms-eval's samples have the target, and not the row."""
+    return json.dumps({name: value for name, value in doc.items() if name != "image"}, ensure_ascii=False)
 
 
 def answered(_: Doc, results: Sequence[str]) -> dict[str, float]:

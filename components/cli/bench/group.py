@@ -172,7 +172,7 @@ def policy(
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:0; by default what the machine has")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run benchmarks on a policy with lmms-eval, which fetches their data. A stopped run goes on where it was."""
+    """Run benchmarks on a policy with lmms-eval, which fetches their data. A stopped run goes on with the task at which it was."""
     here, offline = Path.cwd(), os.environ.get("HF_HUB_OFFLINE")
     checkout = enter_checkout()
     from components.benches.policy_run import PolicyRequest, bench_policy
