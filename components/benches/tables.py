@@ -93,7 +93,7 @@ def read_results(path: Path) -> Results:
         values = json.loads(path.read_text(encoding="utf-8"), parse_float=Decimal, parse_int=Decimal)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: name a file of results in the form of tests/golden/mm_rlhf_tables.json") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON: {error}") from error
     try:
         results = Results.model_validate(values)

@@ -25,7 +25,7 @@ def settings_of(overrides: dict[str, Any]) -> Any:
     return load_settings(ROOT / "params.yaml").alignment.model_copy(update=changes)
 
 
-@pytest.mark.parametrize(("arm", "weight", "scale"), [("mm_dpo", 0.5, 0.5), ("best_point", 4.0, 2.0)])
+@pytest.mark.parametrize(("arm", "weight", "scale"), [("mm_dpo", 0.5, 0.5), ("best_point", 8.0, 4.0)])
 def test_control_has_the_mean_beta_of_its_arm(arm: str, weight: float, scale: float) -> None:
     named = arms(MARGINS, ROOT / "params.yaml")
     betas = [*drs_beta(MARGINS[:4], 0.1, weight, scale).tolist(), 0.1]

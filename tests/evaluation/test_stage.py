@@ -158,7 +158,13 @@ def test_results_are_per_query_and_equal_for_an_earlier_model(checkout: Evaluate
     folder = Checkout(root).results
     models = {"mm-policy": model_digest(root / "artifacts/align/model"), "mm-reward": model_digest(root / "artifacts/reward/model")}
     heldout = heldout_digest(read_queries(root / HELDOUT))
-    assert read_json(folder / "context.json") == {"context": context_of(settings, Checkout(root)), "heldout": heldout, "models": models}
+    context = read_json(folder / "context.json")
+    errors = context.pop("errors")
+    assert context == {"context": context_of(settings, Checkout(root)), "heldout": heldout, "models": models}
+    assert all("mmalign judge calibrate" in error for judge in errors.values() for error in judge.values()), (
+        "this checkout has no error sheets"
+    )
+    assert set(errors) == {"rules", "ground_truth"}
     aligned = pq.read_table(folder / "aligned.parquet").to_pylist()
     assert [row["id"] for row in aligned] == [query.id for query in read_queries(root / HELDOUT)]
     assert [row["unsafe"] is not None for row in aligned] == [True, False, False, False, False]

@@ -39,7 +39,10 @@ def test_run_makes_every_metric_and_next_run_skips_all(recipe: Recipe) -> None:
     assert first["data"]["queries"] == TRAIN_ROWS
     assert first["data"]["heldout_queries"] == HELDOUT_ROWS
     counted = {"reward": first["reward"], **{name: first["policy"][name] for name in ("base", "aligned")}, "beta": first["beta"]}
-    assert not [f"{part}.{key}" for part, metrics in counted.items() for key, value in metrics.items() if value is None]
+    ends = ("_low", "_high")  # of so few groups some have no interval
+    assert not [
+        f"{part}.{key}" for part, metrics in counted.items() for key, value in metrics.items() if value is None and not key.endswith(ends)
+    ]
     printed = (recipe.root.parent / "first.txt").read_text()
     assert "right answers, long and short" in printed
     assert "unsafe answers to harmful requests" in printed

@@ -33,6 +33,15 @@ def living(checkout: Checkout, service: str) -> Iterator[subprocess.Popen[bytes]
         process.communicate()
 
 
+@pytest.fixture
+def umask() -> Iterator[None]:
+    """Puts back the umask that a service sets for itself."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("umask")
 def test_record_ends_what_a_killed_one_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Became(Exception):
         pass

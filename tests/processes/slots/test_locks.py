@@ -88,7 +88,8 @@ def test_slot_file_is_writable_for_all_despite_umask(folder: Path, me: Holder) -
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user is needed")
 def test_unwritable_slot_file_is_locked_anyway(folder: Path) -> None:
     path = folder / "mmalign-cpu.lock"
-    path.touch(0o644)
+    path.touch()
+    path.chmod(0o644)
     # The imports come before setuid, since the other user may not read this checkout.
     script = (
         "import os, sys\nfrom pathlib import Path\nfrom components.checkout import Checkout\nfrom components.processes.slots.locks import Holder, try_slot\n"
