@@ -79,15 +79,17 @@ def lock_holder(path: Path) -> str:
     return f"process {holder['pid']} ({holder['command']})"
 
 
-def refuse_leftovers(checkout: Checkout, stage: str | None = None) -> None:
-    """Raises UserError while processes of an earlier run in this checkout live, or, with `stage`, those of that stage."""
+def refuse_leftovers(checkout: Checkout, stage: str | None = None, seconds: float = 0.0) -> None:
+    """Raises UserError where processes of an earlier run in this checkout, or, with `stage`, those of that stage, still live after `seconds`."""
     own_run, own_stage = os.environ.get(RUN_MARK), os.environ.get(STAGE_MARK)
-    live = marked(RUN_MARK, checkout_mark(checkout))
-    if stage is None:
-        left = [p for p in live if p.run_mark != own_run]
-    else:
-        left = [p for p in live if p.stage_mark.startswith(f"{stage}:") and p.stage_mark != own_stage]
-    if left:
+
+    def leftovers() -> list[MarkedProcess]:
+        live = marked(RUN_MARK, checkout_mark(checkout))
+        if stage is None:
+            return [p for p in live if p.run_mark != own_run]
+        return [p for p in live if p.stage_mark.startswith(f"{stage}:") and p.stage_mark != own_stage]
+
+    if left := wait_until_ended(leftovers, seconds):
         raise UserError(leftover_sentence(left))
 
 
@@ -198,15 +200,15 @@ def run_lock(
 ) -> Iterator[Lock]:
     """Hold this checkout's run lock, so that one run works at a time.
 
-    While another run holds the lock, this waits up to `wait_seconds`, or until `cancel` is set, and logs the holder. Raises UserError when
-    the wait was in vain, and while processes of an earlier run live.
+    While another run holds the lock, this waits up to `wait_seconds`, or until `cancel` is set, and logs the holder. A killed run's processes
+    end within the grace period; a run that may wait waits for them, too. Raises UserError when the wait was in vain.
     """
     path = checkout.locks / "run.lock"
     lock = wait_for_lock(path, wait_seconds, cancel, log, who)
     if lock is None:
         raise UserError(f"a run is under way in this checkout: {lock_holder(path)}; wait for it or end it")
     try:
-        refuse_leftovers(checkout)
+        refuse_leftovers(checkout, seconds=min(wait_seconds, GRACE_SECONDS + 10))
         yield lock
     finally:
         lock.release()
