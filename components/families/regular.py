@@ -68,10 +68,10 @@ def read_object(path: Path, where: str) -> dict[str, Any]:
     check_size(path, where)
     try:
         content = read_json(path)
-    except RecursionError as error:
-        raise UserError(f"{where}/{path.name} is nested too deeply to be a file of a checkpoint: {REFETCH}") from error
     except ValueError as error:
-        raise UserError(f"{where}/{path.name} is not valid JSON, so the download is torn: {REFETCH}") from error
+        deep = isinstance(error.__cause__, RecursionError)
+        fault = "is nested too deeply to be a file of a checkpoint" if deep else "is not valid JSON, so the download is torn"
+        raise UserError(f"{where}/{path.name} {fault}: {REFETCH}") from error
     if not isinstance(content, dict):
         raise UserError(f"{where}/{path.name} holds {type(content).__name__}, not a JSON object, so the checkpoint is damaged: {REFETCH}")
     return content

@@ -114,6 +114,7 @@ def change(folder: Path, name: str, content: bytes | str | None) -> None:
         ("tokenizer_config.json", '{"auto_map": {}}', r"tokenizer_config\.json names code of its own"),
         ("config.json", '{"model_type": "mllama"}', r"'mllama', which is not supported: .* families internvl, llava_onevision"),
         ("config.json", '{"model_type": ', r"config\.json is not valid JSON"),
+        ("config.json", '{"a": ' * 5000 + "1" + "}" * 5000, r"config\.json is nested too deeply"),
         ("config.json", f'{{"model_type": "qwen2_vl", "x": {"9" * 400}}}', r"sets x to 9+\.\.\., which no model can have"),
         ("config.json", '{"model_type": "qwen2_vl", "x": NaN}', r"sets x to nan, which no model can have"),
         ("config.json", None, r"holds no config\.json"),
