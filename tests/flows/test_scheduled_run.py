@@ -362,8 +362,10 @@ def test_gpu_lock_outlives_killed_flow_and_ends_with_stage(served: Path) -> None
         lock = slot_holder(slot)
         if is_alive(process):  # so it lived when the lock was read
             seen.append(lock)
-    assert len(seen) > 10
-    assert set(seen) == {holder}
+    ended = seen.index(None) if None in seen else len(seen)  # a process closes its files a moment before it ends
+    assert ended > 10
+    assert set(seen[:ended]) == {holder}
+    assert len(seen) - ended < 10
     assert locked_slots() == {}
     behave(served, "reward")
     wait_for(lambda: runs(served, "on-demand")[-1]["state_type"] == "COMPLETED", seconds=240)
@@ -420,8 +422,7 @@ def test_run_that_is_ended_on_page_ends_here(served: Path, how: str) -> None:
             client.set_flow_run_state(UUID(run["id"]), State(type=StateType[how.upper()], name=how), force=True)
     wait_for(lambda: not alive(served), seconds=90)
     assert len(started(served)) >= 1
-    status = json.loads(mmalign(served, "status", "--json").stdout)
-    assert status["running"]["run"] is None
+    wait_for(lambda: json.loads(mmalign(served, "status", "--json").stdout)["running"]["run"] is None, seconds=30)  # its flow ends last
     if how != "deleted":
         assert state(served, run)["state_name"] == how
     time.sleep(5)
