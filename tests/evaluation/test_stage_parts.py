@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from components.evaluation.results import heldout_digest
 from components.evaluation.tasks import AnswerTask, JudgementTask, ScoreTask
 from components.files import read_json
 from components.preferences.record import Query, Response, write_queries
+from tests.evaluation.opened import Memory
 from tests.recording import Recording
 from tests.settings import copy_settings
 
@@ -42,19 +42,6 @@ ANSWERS = {
     "aligned": [("It is red.", True), ("B", False), ("I cannot help.", True)],
 }
 GROUND_TRUTH = '{"id": "a", "must": [["red"]], "must_not": ["blue"]}\n'
-
-
-class Memory:
-    """A store in memory."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
-
-    def find(self, keys: Iterable[str]) -> dict[str, Any]:
-        return {key: self.values[key] for key in keys if key in self.values}
-
-    def store(self, values: Mapping[str, Any]) -> None:
-        self.values.update(values)
 
 
 def made(kind: type, settings: Settings, values: list[Any], **options: Any) -> Any:
