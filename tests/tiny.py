@@ -27,6 +27,7 @@ from components.config.model import ModelSettings
 from components.config.overrides import write_settings
 from components.config.settings import Settings, load_settings
 from components.families.adapters import Root
+from components.families.loading import load_model
 from components.families.processing import Preprocessor
 from components.features.embedding import embed
 from components.preferences.record import Medium, Query, Response, write_queries
@@ -148,6 +149,17 @@ def showing(query: Query, *media: Medium, **changes: Any) -> Query:
 def remade(query: Query, **changes: Any) -> Query:
     """The query with changes of its only medium."""
     return replace(query, media=(replace(query.media[0], **changes),))
+
+
+def varied_model(base: Path) -> Any:
+    """The checkpoint with a head of its own and large weights: a tied model repeats its last token."""
+    model = load_model(base)
+    torch.manual_seed(1)
+    model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
+    for name, weight in model.model.language_model.named_parameters():
+        if name.endswith("proj.weight"):
+            torch.nn.init.normal_(weight, std=0.3)
+    return model
 
 
 def preprocessor(base: Path, media: Path) -> Preprocessor:

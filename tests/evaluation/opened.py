@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from components.config.settings import Settings
 from components.engine.inference_task import Work
 from components.engine.models import open_policy
 from components.engine.ranks import Ranks
-from components.families.loading import load_model
 from components.families.processing import Preprocessor
 from components.reward.model import RewardModel, new_reward_model, open_reward_model
-from tests.tiny import preprocessor, save_checkout, save_checkpoint
+from tests.tiny import preprocessor, save_checkout, save_checkpoint, varied_model
 
 INSTRUCTION = "Judge the answer."
 RANK = Ranks()
@@ -68,11 +66,4 @@ def reader(tiny_base: Path, tiny_media: Path) -> Preprocessor:
 
 @pytest.fixture(scope="module")
 def models(tiny_base: Path) -> Opened:
-    """A random model with large weights and a head of its own: with a tied one it says its last token again and again."""
-    model = load_model(tiny_base)
-    torch.manual_seed(1)
-    model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
-    for name, weight in model.model.language_model.named_parameters():
-        if name.endswith("proj.weight"):
-            torch.nn.init.normal_(weight, std=0.3)
-    return Opened(new_reward_model(model, seed=0).eval())
+    return Opened(new_reward_model(varied_model(tiny_base), seed=0).eval())

@@ -14,7 +14,7 @@ from components.generation.continuation import SingleProcess
 from components.generation.decoding import can_decode, continue_prompts, decode
 from components.generation.generate import generate
 from components.preferences.release import query_from_row
-from tests.tiny import pixels, preprocessor, queries
+from tests.tiny import pixels, preprocessor, queries, varied_model
 
 INSTRUCTION = "Judge the answer."
 Prompts = tuple[list[Root], list[list[int]]]
@@ -22,14 +22,7 @@ Prompts = tuple[list[Root], list[list[int]]]
 
 @pytest.fixture
 def model(tiny_base: Path) -> Any:
-    """A random model with an untied head and large weights: a tied one repeats its last token."""
-    model = load_model(tiny_base)
-    torch.manual_seed(1)
-    model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
-    for name, weight in model.model.language_model.named_parameters():
-        if name.endswith("proj.weight"):
-            torch.nn.init.normal_(weight, std=0.3)
-    return model
+    return varied_model(tiny_base)
 
 
 @pytest.fixture
