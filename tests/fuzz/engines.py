@@ -1,45 +1,79 @@
-"""The two engines of `make fuzz`: hypothesis, which changes good files, and atheris, which follows what the parser's code reaches."""
+"""The two engines of `make fuzz`: hypothesis, which changes good files, and atheris, which follows what the parser's code reaches.
+
+Each tries a target in a process of its own, since a parser may also hang, or end its process by a signal.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis.errors import Flaky, HypothesisWarning
 
 from tests.fuzz.targets import CORPUS, Target, target
 
 EXAMPLES = 50  # of one round of hypothesis; each round has a seed of its own
+HANGING_SECONDS = 60  # without a new input, after which the process is killed
 SLOWEST = 120  # seconds that atheris allows an input
 LONGEST = 2048  # bytes of an input that is stored
-GUIDED = (sys.executable, "-m", "tests.fuzz.guided")
+STRUCTURED, GUIDED = ((sys.executable, "-m", f"tests.fuzz.{name}") for name in ("structured", "guided"))
+INPUT, RESULT = "input", "result.json"  # of the process of hypothesis: what it is trying, and what came of it
+
+
+@dataclass
+class Finding:
+    """The smallest input that failed, and its trace."""
+
+    content: bytes
+    trace: str
+
+    def __str__(self) -> str:
+        return f"{self.trace}\nFailing input: {self.content!r}"
 
 
 def by_hypothesis(name: str, seconds: float, first_seed: int) -> tuple[int, str | None]:
     """Inputs tried in this time, and the first finding's trace with its smallest input."""
-    warnings.simplefilter("ignore", HypothesisWarning)  # on the length of an input
-    tried, until, number = 0, time.monotonic() + seconds, first_seed
-    while not tried or time.monotonic() < until:
-        count, finding = examples(target(name), EXAMPLES, number, until)
-        tried += count
-        if finding is not None:
-            return tried, finding
-        number += 1
-    return tried, None
+    with tempfile.TemporaryDirectory() as path:
+        folder = Path(path)
+        words = folder / "words"
+        with words.open("wb") as stream:
+            process = subprocess.Popen([*STRUCTURED, name, str(seconds), str(first_seed), path], stdout=stream, stderr=stream)
+        killed = _watch(process, folder / INPUT)
+        if process.returncode == 0:
+            result = json.loads((folder / RESULT).read_text())
+            return result["tried"], result["finding"]
+        content = (folder / INPUT).read_bytes() if (folder / INPUT).is_file() else b""
+        end = f"hangs for {HANGING_SECONDS} s" if killed else f"ends with {process.returncode}"
+        return 0, f"{words.read_text(errors='replace')}\nThe process {end}.\nFailing input: {content!r}"
 
 
-def examples(tried_target: Target, most: int, number: int, until: float | None = None) -> tuple[int, str | None]:
-    """At most so many inputs from one seed: how many were tried, and the first finding."""
+def _watch(process: subprocess.Popen[bytes], file: Path) -> bool:
+    """Wait for a process, and kill it where it hangs on an input; whether it was killed."""
+    while True:
+        try:
+            process.wait(1)
+        except subprocess.TimeoutExpired:
+            if not file.is_file() or time.time() - file.stat().st_mtime < HANGING_SECONDS:
+                continue
+            process.kill()
+            process.wait()
+            return True
+        return False
+
+
+def examples(tried_target: Target, most: int, number: int, until: float | None = None) -> tuple[int, Finding | None]:
+    """At most so many inputs from one seed, until a time of time.monotonic: how many were tried, and the smallest finding."""
     tried = 0
+    smallest: Finding | None = None
 
     @seed(number)
     @settings(
@@ -47,19 +81,23 @@ def examples(tried_target: Target, most: int, number: int, until: float | None =
     )
     @given(tried_target.inputs)
     def parse(content: bytes) -> None:
-        nonlocal tried
+        nonlocal tried, smallest
         if tried and until is not None and time.monotonic() > until:
             return
         tried += 1
-        tried_target.run(content)
+        try:
+            tried_target.run(content)
+        except Exception:
+            if smallest is None or len(content) <= len(smallest.content):
+                smallest = Finding(content, traceback.format_exc())
+            raise
 
     try:
         parse()
-    except Flaky:  # a finding whose repetition came after `until`
-        return tried, traceback.format_exc() if until is None else None
-    except Exception:  # noqa: BLE001 -- a finding of any kind
-        return tried, traceback.format_exc()
-    return tried, None
+    except Exception:
+        if smallest is None:  # of hypothesis itself
+            raise
+    return tried, smallest
 
 
 def by_atheris(name: str, seconds: float, first_seed: int, *, grow: bool = False) -> tuple[int, str | None]:

@@ -12,29 +12,34 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from components.errors import UserError
+from components.families.template_process import CPU_SECONDS
 from components.preferences.bounds import MediaError
 from components.preferences.faults import RowError
 from tests.fuzz import checkpoints, inputs, rows, words
+from tests.fuzz.watch import SECONDS, watched
 
 CORPUS = Path(__file__).parent / "corpus"
+TEMPLATE_SECONDS = 4 * CPU_SECONDS  # a template is rendered several times, each time within its own limit
 
 
 @dataclass(frozen=True)
 class Target:
-    """A parser of bytes, the exceptions that it documents, good inputs, and a strategy that makes others."""
+    """A parser of bytes, the exceptions that it documents, good inputs, a strategy that makes others, and the seconds that an input may take."""
 
     parse: Callable[[bytes], object]
     documented: tuple[type[Exception], ...]
     good: Sequence[bytes]
     made: st.SearchStrategy[bytes]
     name: str = ""
+    seconds: float = SECONDS
 
     def run(self, content: bytes) -> None:
-        """Parse; raises what is not documented."""
-        try:
-            self.parse(content)
-        except self.documented:
-            return
+        """Parse; raises what is not documented, TooSlow and TooLarge."""
+        with watched(self.seconds):
+            try:
+                self.parse(content)
+            except self.documented:
+                return
 
     @cached_property
     def inputs(self) -> st.SearchStrategy[bytes]:
@@ -87,7 +92,7 @@ def _templates() -> Target:
         ["{{ x }}", "{% for a in messages %}", "{% endfor %}", "{{ messages }}", "{{ messages[0].content[0].text }}", "<a>", "{%"]
     )
     made = st.lists(st.one_of(pieces, st.text(max_size=5)), max_size=6).map(lambda parts: "".join(parts).encode(errors="replace"))
-    return Target(checkpoints.template, (UserError,), [TEMPLATE.encode()], made)
+    return Target(checkpoints.template, (UserError,), [TEMPLATE.encode()], made, seconds=TEMPLATE_SECONDS)
 
 
 def _checkpoint() -> Target:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+import time
+
 import pytest
 from hypothesis import strategies as st
 
 from components.errors import UserError
+from tests.fuzz import engines, watch
 from tests.fuzz.engines import examples
 from tests.fuzz.targets import CORPUS, MAKERS, Target, target
+from tests.fuzz.watch import TooLarge, TooSlow
 
 SLOW = {"adapters", "processor", "templates"}  # they load torch, or start a process an input
 EXAMPLES, SEED = 15, 20_261_129
@@ -56,4 +61,62 @@ def test_undocumented_exception_is_a_finding() -> None:
 
     _, finding = examples(Target(parse, (UserError,), [b""], st.binary()), 500, 0)
     assert finding is not None
-    assert "KeyError" in finding
+    assert "KeyError" in finding.trace
+    assert finding.content == b"\0" * 4
+
+
+def test_finding_whose_repetition_passes_is_reported() -> None:
+    tried: list[bytes] = []
+
+    def parse(content: bytes) -> None:
+        tried.append(content)
+        if len(tried) == 5:
+            raise KeyError(content)
+
+    _, finding = examples(Target(parse, (UserError,), [b""], st.binary()), 50, 0)
+    assert finding is not None
+    assert finding.content == tried[4]
+
+
+def test_slow_input_is_a_finding() -> None:
+    def parse(_: bytes) -> None:
+        until = time.process_time() + 0.1
+        while time.process_time() < until:
+            pass
+        raise UserError("documented")
+
+    with pytest.raises(TooSlow):
+        Target(parse, (UserError,), [], st.binary(), seconds=0.05).run(b"")
+    Target(parse, (UserError,), [], st.binary()).run(b"")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_large_input_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "MEMORY_BYTES", 50 * 2**20)
+    large = Target(lambda content: len(bytearray(b"x") * (len(content) * 2**20)), (UserError,), [], st.binary())
+    large.run(b"x" * 10)
+    with pytest.raises(TooLarge):
+        large.run(b"x" * 100)
+
+
+def test_parser_that_ends_its_process_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    ending = (sys.executable, "-c", "import os, sys; open(sys.argv[4] + '/input', 'w').write('the input'); os.abort()")
+    monkeypatch.setattr(engines, "STRUCTURED", ending)
+    tried, finding = engines.by_hypothesis("rankings", 1, 0)
+    assert (tried, finding is None) == (0, False)
+    assert "ends with -6" in str(finding)
+    assert "b'the input'" in str(finding)
+
+
+def test_parser_that_hangs_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    hanging = (sys.executable, "-c", "import sys, time; open(sys.argv[4] + '/input', 'w').write('the input'); time.sleep(60)")
+    monkeypatch.setattr(engines, "STRUCTURED", hanging)
+    monkeypatch.setattr(engines, "HANGING_SECONDS", 1)
+    tried, finding = engines.by_hypothesis("rankings", 1, 0)
+    assert (tried, "hangs" in str(finding), "b'the input'" in str(finding)) == (0, True, True)
+
+
+def test_process_of_hypothesis_counts_what_it_tried() -> None:
+    tried, finding = engines.by_hypothesis("rankings", 0.2, 0)
+    assert tried > 1
+    assert finding is None

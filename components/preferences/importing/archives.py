@@ -10,6 +10,7 @@ import itertools
 import lzma
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -28,7 +29,11 @@ MAX_MEMBER_BYTES = 2**33
 _BLOCK = 2**20
 # Numbers of an OSError that an archive causes: a member before the file's beginning, a name that no disk takes, a file that is a folder too.
 _OF_ARCHIVE = {None, errno.EINVAL, errno.ENAMETOOLONG, errno.EILSEQ, errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
+# What the libraries raise on an archive that was damaged on purpose: a name that is no UTF-8, a field that a number does not fit, ...
+_DAMAGED = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError),
+    *(RuntimeError, ValueError, ArithmeticError, LookupError),
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,8 @@ def _sound(path: Path) -> Iterator[None]:
     """Turns what the libraries raise on a damaged archive into a UserError. An OSError with another number is the disk's own and passes."""
     try:
         yield
+    except (UserError, RowError):
+        raise
     except (*_DAMAGED, OSError) as error:
         if isinstance(error, OSError) and error.errno not in _OF_ARCHIVE:
             raise
