@@ -6,7 +6,6 @@ An answer is stored when it comes. A fault is sent again at `Pace`'s pace, a ref
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -31,6 +30,8 @@ LONGEST_WAIT = 900.0  # seconds that a server may ask to be left in peace
 CONNECT_SECONDS = 10.0  # that a server may take to accept a connection
 SHOWN_CHARACTERS = 200  # of a server's message
 MILLION = 1e6
+# What openai raises, beside errors of its own, on a proxy's page, a cut body, and one that was made to fail.
+OF_BODY = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 class Store(Protocol):
@@ -98,13 +99,16 @@ class Run:
         """Ask for every text; answers go to the store. Returns the refusals."""
         from openai import AsyncOpenAI, Timeout
 
+        from components.endpoints.bounded import BoundedClient
+
         settings = self.settings
         timeout = Timeout(settings.timeout_seconds, connect=min(settings.timeout_seconds, CONNECT_SECONDS))
         self._pace = Pace(settings.concurrency, settings.requests_per_minute, settings.tokens_per_minute, self._backoff_seconds)
         # A short request goes first: of all, it has the least reason to be refused for itself.
         queue = iter(sorted(requests.items(), key=lambda item: item[1].prompt_tokens(settings.image_tokens)))
         refusals: dict[str, Refusal] = {}
-        async with AsyncOpenAI(api_key=self.server.key, base_url=self.server.url, max_retries=0, timeout=timeout) as server:
+        address = {"api_key": self.server.key, "base_url": self.server.url}
+        async with AsyncOpenAI(**address, max_retries=0, timeout=timeout, http_client=BoundedClient()) as server:
 
             async def work() -> None:
                 for key, request in queue:
@@ -160,17 +164,13 @@ class Run:
     async def _send(self, server: AsyncOpenAI, body: dict[str, Any]) -> Answer | Failure:
         from openai import APIConnectionError, APIResponseValidationError, APIStatusError, APITimeoutError
 
+        from components.endpoints.bounded import answer_of
+
         try:
-            completion = await server.chat.completions.create(**body)
-            choice = completion.choices[0]
-            usage = completion.usage
-            return Answer(
-                text=choice.message.content or "",
-                finish=choice.finish_reason or "stop",
-                prompt_tokens=usage.prompt_tokens if usage else 0,
-                completion_tokens=usage.completion_tokens if usage else 0,
-            )
-        except APITimeoutError:
+            async with asyncio.timeout(self.settings.timeout_seconds):  # openai's own bound begins anew with every byte
+                completion = await server.chat.completions.create(**body)
+            return answer_of(completion)
+        except (APITimeoutError, TimeoutError):
             return Failure(True, f"no answer within {self.settings.timeout_seconds:g} seconds")
         except APIConnectionError as error:
             return Failure(True, f"no connection ({self._clean(str(error.__cause__ or error))})")
@@ -178,8 +178,8 @@ class Run:
             retry = error.status_code in FAULTS or error.status_code >= SERVER_FAULT
             wait = wait_seconds(error.response.headers.get("retry-after"))
             return Failure(retry, self._clean(str(error.message)), error.status_code, wait)
-        except (APIResponseValidationError, json.JSONDecodeError, AttributeError, IndexError, TypeError):
-            return Failure(True, "a body that is no completion")  # a proxy's page, or a cut one
+        except (APIResponseValidationError, *OF_BODY):
+            return Failure(True, "a body that is no completion")
 
     def _bear(self, failure: Failure) -> None:
         """Note a fault; end the run if it is one too many."""

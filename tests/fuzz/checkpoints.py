@@ -1,27 +1,23 @@
-"""Parsers of a stranger's checkpoint: its texts, weights, processor and chat template; and of archives and pictures."""
+"""Parsers of a stranger's checkpoint: its texts, weights, processor and chat template; and of pictures."""
 
 from __future__ import annotations
 
 import io
 import json
 import shutil
-import tarfile
 import tempfile
-import zipfile
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from components.errors import UserError
 from components.families.hub.files import check_config, check_folder, complete, license_of
 from components.families.hub.manifest import MANIFEST, verify
+from components.preferences.bounds import MediaBounds
 from components.preferences.colors import WHITE
-from components.preferences.importing.archives import Bounds, is_archive, is_webdataset, samples, unpack
 from components.preferences.media import picture_size, read_picture
-from tests.fuzz.rows import in_file, value_of
+from tests.fuzz.rows import value_of
 
-SMALL = Bounds(members=100, bytes=2**20, ratio=100, least=2**18)
 CONFIG: dict[str, Any] = {"model_type": "llava_onevision", "text_config": {"hidden_size": 8, "vocab_size": 9}, "vision_config": {}}
 INDEX = {"metadata": {"total_size": 8}, "weight_map": {"weight": "model.safetensors"}}
 MANIFEST_FILE = {"source": "a/b", "revision": None, "licence": None, "files": {"config.json": {"bytes": 2, "sha256": "0"}}}
@@ -157,54 +153,10 @@ def template(content: bytes) -> None:
     ChatTemplate(Path("base"), _Processor(content.decode(errors="replace")), FAMILIES["llava_onevision"]).refuse_unusable()
 
 
-def archive(content: bytes) -> None:
-    """Unpack an archive, and read it as samples. Nothing may come to lie beside the target."""
-
-    def parse(path: Path) -> None:
-        if not is_archive(path):
-            return
-        try:
-            unpack(path, path.parent / "unpacked", SMALL)
-        except UserError:
-            pass
-        finally:
-            assert {item.name for item in path.parent.iterdir()} <= {path.name, "unpacked"}
-        if not zipfile.is_zipfile(path):
-            is_webdataset(path)
-            for _ in samples(path):
-                pass
-
-    in_file(content, "archive", parse)
-
-
 def picture(content: bytes) -> None:
-    """A picture, by its header and decoded whole."""
+    """A picture, by its header and decoded whole, within the bounds that a picture of a request has."""
     picture_size(content)
-    read_picture(content, WHITE)
-
-
-def archives() -> list[bytes]:
-    """Good tars and tars of samples, plain and compressed, with PAX and GNU headers; and zips of three methods."""
-    made = []
-    for names in (("data.jsonl", "a/b.png"), ("1.json", "1.png"), ("x" * 120 + ".json", "é.png")):
-        for mode in ("", "gz", "bz2", "xz"):
-            for form in (tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
-                if form == tarfile.USTAR_FORMAT and len(names[0]) > 100:
-                    continue
-                stream = io.BytesIO()
-                with tarfile.open(fileobj=stream, mode=f"w:{mode}", format=form) as packed:
-                    for name in names:
-                        entry = tarfile.TarInfo(name)
-                        entry.size = 2
-                        packed.addfile(entry, io.BytesIO(b"{}"))
-                made.append(stream.getvalue()[: 512 * 14])
-    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA):
-        stream = io.BytesIO()
-        with zipfile.ZipFile(stream, "w", method) as packed_zip:
-            packed_zip.writestr("data.jsonl", '{"id": "a"}\n' * 20)
-            packed_zip.writestr("a/b.png", "x")
-        made.append(stream.getvalue())
-    return made
+    read_picture(content, WHITE, MediaBounds())
 
 
 def pictures() -> list[bytes]:

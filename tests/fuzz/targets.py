@@ -15,7 +15,7 @@ from components.errors import UserError
 from components.families.template_process import CPU_SECONDS
 from components.preferences.bounds import MediaError
 from components.preferences.faults import RowError
-from tests.fuzz import checkpoints, inputs, rows, words
+from tests.fuzz import checkpoints, inputs, packed, rows, words
 from tests.fuzz.watch import SECONDS, watched
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -117,7 +117,7 @@ MAKERS: dict[str, Callable[[], Target]] = {  # functions, since some targets nee
     "adapters": lambda: _of_parts(checkpoints.adapters, checkpoints.ADAPTER_TEXTS, {}),
     "processor": lambda: _of_parts(checkpoints.processor, checkpoints.processors(), {}),
     "templates": _templates,
-    "archives": lambda: _of_files(checkpoints.archive, checkpoints.archives(), UserError, RowError),
+    "archives": lambda: Target(packed.archive, (UserError, RowError), packed.archives(), packed.made_archives()),
     "pictures": lambda: _of_files(checkpoints.picture, checkpoints.pictures(), MediaError),
     "params": lambda: _of_json(words.params, (words.PARAMS,)),
     "ops": lambda: _of_json(words.ops, (words.OPS,)),

@@ -18,15 +18,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 from components.errors import UserError
+from components.preferences.bounds import MAX_IMAGE_BYTES
 from components.preferences.faults import RowError, shorten
-from components.preferences.json_rows import parse_row
+from components.preferences.json_rows import MAX_LINE_BYTES, parse_row
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
-MAX_MEMBER_BYTES = 2**33
+MAX_MEMBER_BYTES = 2**33  # that is passed over in search of samples
+MAX_HEADER_BYTES = 2**20  # of a long name or of PAX fields, which `tarfile` reads into memory
 _BLOCK = 2**20
+_HEADERS = {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
 # Numbers of an OSError that an archive causes: a member before the file's beginning, a name that no disk takes, a file that is a folder too.
 _OF_ARCHIVE = {None, errno.EINVAL, errno.ENAMETOOLONG, errno.EILSEQ, errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
 # What the libraries raise on an archive that was damaged on purpose: a name that is no UTF-8, a field that a number does not fit, ...
@@ -49,7 +52,7 @@ class Bounds:
 def is_archive(path: Path) -> bool:
     """Whether a file is a zip or a tar, by its content. Raises UserError where its first member can't be read."""
     with _sound(path):
-        return zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
+        return zipfile.is_zipfile(path) or _is_tar(path)
 
 
 def unpack(path: Path, target: Path, bounds: Bounds = Bounds()) -> None:
@@ -82,12 +85,37 @@ def _sound(path: Path) -> Iterator[None]:
         raise UserError(f"{path.name} can't be unpacked ({error}): it is damaged or of an unsupported kind") from error
 
 
+class _Member(tarfile.TarInfo):
+    """A member whose header promises what one may have: `tarfile` believes it any size."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """The member of a header."""
+        member = super().frombuf(buf, encoding, errors)
+        if member.size < 0 or (member.type in _HEADERS and member.size > MAX_HEADER_BYTES):
+            raise tarfile.ReadError(f"a header promises {member.size:,} bytes")
+        return member
+
+
+def _opened(path: Path) -> tarfile.TarFile:
+    """A tar as a stream, with its first header read."""
+    return tarfile.open(path, "r|*", tarinfo=_Member)
+
+
+def _is_tar(path: Path) -> bool:
+    try:
+        _opened(path).close()
+    except tarfile.TarError:
+        return False
+    return True
+
+
 class _Allowance:
     """Counts members and bytes against the bounds."""
 
     def __init__(self, path: Path, bounds: Bounds) -> None:
         self._name, self._bounds = path.name, bounds
-        self._most = min(bounds.bytes, max(bounds.ratio * path.stat().st_size, bounds.least))
+        self.most = min(bounds.bytes, max(bounds.ratio * path.stat().st_size, bounds.least))
         self._members = self._bytes = 0
 
     def member(self, name: str) -> PurePosixPath:
@@ -110,8 +138,8 @@ class _Allowance:
         with target.open("wb") as stream:
             while block := source.read(_BLOCK):
                 self._bytes += len(block)
-                if self._bytes > self._most:
-                    raise UserError(f"{self._name} unpacks to more than {self._most:,} bytes: unpack it yourself, and import the folder")
+                if self._bytes > self.most:
+                    raise UserError(f"{self._name} unpacks to more than {self.most:,} bytes: unpack it yourself, and import the folder")
                 stream.write(block)
 
 
@@ -131,8 +159,8 @@ def _unpack_zip(path: Path, target: Path, allowance: _Allowance) -> None:
 
 
 def _unpack_tar(path: Path, target: Path, allowance: _Allowance) -> None:
-    with tarfile.open(path, "r|*") as archive:
-        for member in _members(archive):
+    with _opened(path) as archive:
+        for member in _members(archive, allowance.most):
             inside = allowance.member(member.name)
             if not (member.isfile() or member.isdir()):
                 raise allowance.refuse(member.name, "a link or a device")
@@ -141,17 +169,23 @@ def _unpack_tar(path: Path, target: Path, allowance: _Allowance) -> None:
     target.mkdir(parents=True, exist_ok=True)
 
 
-def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar opened as a stream. Raises ReadError where its end is missing: `tarfile` takes a cut header for the end."""
-    yield from archive
+def _members(archive: tarfile.TarFile, most: int) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar opened as a stream. Raises ReadError where its end is missing: `tarfile` takes a cut header for the end.
+
+    Raises it for a member of more than `most` bytes too: `tarfile` passes over it block by block, also where the file has ended.
+    """
+    for member in archive:
+        if member.size > most:
+            raise tarfile.ReadError(f"a member unpacks to more than {most:,} bytes")
+        yield member
     if archive.fileobj is None or archive.fileobj.tell() < archive.offset + tarfile.BLOCKSIZE:
         raise tarfile.ReadError("its end is missing")
 
 
 def is_webdataset(path: Path) -> bool:
     """Whether a tar's first samples are files of one name with different endings, of which one is JSON. Raises UserError if damaged."""
-    with _sound(path), tarfile.open(path, "r|*") as archive:
-        names = [member.name for member in itertools.islice(_members(archive), 64) if member.isfile()]
+    with _sound(path), _opened(path) as archive:
+        names = [member.name for member in itertools.islice(_members(archive, MAX_MEMBER_BYTES), 64) if member.isfile()]
     keys: dict[str, set[str]] = {}
     for name in names:
         key, ending = _split_name(name)
@@ -165,8 +199,8 @@ def samples(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
     A picture that the JSON names itself takes the name's place; other pictures follow in the order of their endings.
     Raises UserError where the archive is damaged.
     """
-    with _sound(path), tarfile.open(path, "r|*") as archive:
-        members = (member for member in _members(archive) if member.isfile())
+    with _sound(path), _opened(path) as archive:
+        members = (member for member in _members(archive, MAX_MEMBER_BYTES) if member.isfile())
         for number, (_, group) in enumerate(itertools.groupby(members, key=lambda member: _split_name(member.name)[0]), start=1):
             try:
                 yield number, _sample((member, archive.extractfile(member)) for member in group)
@@ -180,9 +214,9 @@ def _sample(members: Iterator[tuple[tarfile.TarInfo, Any]]) -> dict[str, Any]:
     for member, stream in members:
         ending = _split_name(member.name)[1]
         if ending == "json":
-            row = parse_row(_read(stream, member))
+            row = parse_row(_read(stream, member, MAX_LINE_BYTES))
         elif f".{ending.rsplit('.', 1)[-1]}" in PICTURES:
-            pictures[PurePosixPath(member.name).name] = _read(stream, member)
+            pictures[PurePosixPath(member.name).name] = _read(stream, member, MAX_IMAGE_BYTES)
     if row is None:
         raise RowError("json", "", "the sample has no .json file")
     return row if not pictures else row | _media_fields(row, pictures)
@@ -201,9 +235,9 @@ def _media_fields(row: dict[str, Any], pictures: dict[str, bytes]) -> dict[str, 
     return {field: media if isinstance(named, list) or field == "images" else media[0] if len(media) == 1 else media}
 
 
-def _read(stream: BinaryIO, member: tarfile.TarInfo) -> bytes:
-    if member.size > MAX_MEMBER_BYTES:
-        raise RowError("media_too_large", "", f"{shorten(member.name)} has {member.size} bytes")
+def _read(stream: BinaryIO, member: tarfile.TarInfo, most: int) -> bytes:
+    if member.size > most:
+        raise RowError("media_too_large", "", f"{shorten(member.name)} has {member.size:,} bytes, more than {most:,}")
     return stream.read()
 
 
@@ -211,4 +245,4 @@ def _split_name(name: str) -> tuple[str, str]:
     """A member's key and ending, as WebDataset divides them: at the first point of the file's name."""
     path = PurePosixPath(name)
     stem, _, ending = path.name.partition(".")
-    return str(path.with_name(stem or path.name)), ending.lower()
+    return str(path.parent / (stem or path.name)), ending.lower()
