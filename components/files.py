@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+LONGEST_NAME = 255  # bytes, of a file in a folder
+
 
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write `content` to `path` by temp file, fsync and rename. It creates missing parent folders."""
@@ -28,6 +30,13 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON with sorted keys. Raises ValueError for NaN and infinity: use null."""
     write_atomic(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def is_file_name(name: object) -> bool:
+    """Whether a stranger's value is the name of a file that a folder may hold: no path, no NUL, no name that no disk takes."""
+    if not isinstance(name, str) or name in {"", ".", ".."} or not name.isprintable() or Path(name).name != name:
+        return False
+    return len(name.encode()) <= LONGEST_NAME
 
 
 def read_json(path: Path) -> Any:

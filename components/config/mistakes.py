@@ -37,7 +37,7 @@ def sentences_by_file(
     for path, sections in values.items():
         moved = [(section, other) for other in homes if other != path for section in sections if section in homes[other]]
         by_file[path] = [f"section '{section}' is in {other.name} now: move what you changed in it there" for section, other in moved]
-        own = [error for error in errors if path == _file_of(str(error["loc"][0]), values, homes)]
+        own = [error for error in errors if path == _file_of(str(next(iter(error["loc"]), "")), values, homes)]
         by_file[path] += _mistakes(own, keys)
     return "\n".join(listed(names[path], mistakes) for path, mistakes in by_file.items() if mistakes)
 
@@ -45,7 +45,7 @@ def sentences_by_file(
 def _file_of(section: str, values: Mapping[Path, Mapping[str, Any]], homes: Mapping[Path, Collection[str]]) -> Path:
     """The file whose value of a section counts (the last that has it), or the file that lacks it."""
     holders = [path for path in values if section in values[path]] or [path for path in homes if section in homes[path]]
-    return holders[-1]
+    return holders[-1] if holders else next(iter(values))
 
 
 def _mistakes(errors: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[str]:

@@ -13,19 +13,30 @@ from components.errors import UserError
 AMBIGUOUS = re.compile(r"[-+]?0[0-9][0-9_]*|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?|[-+]?[0-9]+(_[0-9]+)+|(?i:yes|no|on|off)")
 DEEPEST = 64  # levels of a file of settings; both libraries recurse
 MOST_ALIASES = 32
+SHOWN = 60  # characters of a key in messages
 
 
 def yaml_values(text: str, where: str) -> Any:
     """The values of a YAML text. Raises UserError for one that is not valid, too deep, or has a scalar of two meanings."""
     try:
         _check(text, where)
-        return yaml.safe_load(text)
+        values = yaml.safe_load(text)
+        _check_keys(values, where)
     except UserError:
         raise
     except (yaml.YAMLError, ValueError) as error:  # a date that is none is a ValueError
         raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
         raise UserError(f"{where} is nested too deeply to be a file of settings") from error
+    return values
+
+
+def _check_keys(values: Any, where: str) -> None:
+    """Raises UserError for a key that is no text, or none that a file can hold."""
+    for key, inner in values.items() if isinstance(values, dict) else ():
+        if not isinstance(key, str) or not key.isprintable():
+            raise UserError(f"{where} has the key {ascii(key)[:SHOWN]}, which names no setting: quote it, or remove it")
+        _check_keys(inner, where)
 
 
 def _check(text: str, where: str) -> None:

@@ -41,6 +41,7 @@ CONFLICT = re.compile(rb"^(<{7}|>{7}) ", re.MULTILINE)
 @contextmanager
 def open_repository(checkout: Checkout, settings_text: str | None = None, *, wait_for_lock: bool = False) -> Iterator[Any]:
     """The `dvc.repo.Repo` of a checkout, with `settings_text` instead of params.yaml where given; closed afterwards."""
+    from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
 
     refuse_conflicts(checkout)
@@ -50,7 +51,10 @@ def open_repository(checkout: Checkout, settings_text: str | None = None, *, wai
         file_system = _WithSettings()
         file_system.replaced_path = str(checkout.root.resolve() / "params.yaml")
         file_system.replaced_text = settings_text
-    repository = Repo(str(checkout.root.resolve()), fs=file_system, _wait_for_lock=wait_for_lock)
+    try:
+        repository = Repo(str(checkout.root.resolve()), fs=file_system, _wait_for_lock=wait_for_lock)
+    except NotDvcRepoError as error:
+        raise UserError(f"{checkout.root.resolve()} has no .dvc folder, so DVC knows no stage here: run the command in a clone") from error
     if not wait_for_lock and is_read_only(Path(repository.tmp_dir)):  # nobody writes there, so that there is nothing to wait for
         from dvc.lock import LockNoop
 

@@ -11,6 +11,7 @@ import typer
 
 from components.checkout import Checkout
 from components.config.profiles import PROFILES, header, names
+from components.config.reading import yaml_values
 from components.errors import UserError
 from components.files import write_atomic
 from components.operations.environment import enter_checkout
@@ -94,11 +95,12 @@ def profile_values(folder: Path, name: str) -> Iterator[tuple[str, str]]:
     path = folder / f"{name}.yaml"
     if "/" in name or not path.is_file():
         raise UserError(f"--profile {name}: there is no such profile; there are {', '.join(names(folder)) or 'none'}")
-    text = path.read_text(encoding="utf-8")
     try:
-        node = yaml.compose(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        text = path.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise UserError(f"{path} is no UTF-8 text: save it as UTF-8") from error
+    yaml_values(text, str(path))
+    node = yaml.compose(text)
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{path} must be a mapping of sections, as params.yaml is")
     yield from _leaves(node, text, "")

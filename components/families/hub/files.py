@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from components.errors import UserError
 from components.families.digests import FAMILY_NAMES, PROCESSOR_FILES
 from components.families.regular import REFETCH, check_numbers, first_line, read_object, require_regular
-from components.files import read_json
+from components.files import is_file_name, read_json
 from components.preferences.faults import shorten
 
 CONFIG, INDEX, WEIGHTS, README = "config.json", "model.safetensors.index.json", "model.safetensors", "README.md"
@@ -83,7 +83,7 @@ def weight_files(folder: Path, where: str) -> list[str]:
     """The names of the weight files. Raises UserError if one that the index lists is missing."""
     if (folder / INDEX).is_file():
         names = sorted({str(name) for name in _weight_map(folder, where).values()})
-        if not names or any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
+        if not names or not all(name.endswith(".safetensors") and is_file_name(name) for name in names):
             raise UserError(f"{where}/{INDEX} lists no safetensors, so the checkpoint is damaged: fetch it again")
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:

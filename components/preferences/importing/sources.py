@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from components.errors import UserError
-from components.files import read_json
+from components.files import is_file_name, read_json
 from components.preferences.faults import RowError
 from components.preferences.importing.archives import is_archive, is_webdataset, samples, unpack
 from components.preferences.json_rows import raw_rows
@@ -134,7 +134,7 @@ def _container(path: Path) -> Container | None:
 def _folder(folder: Path, split: str | None) -> Source:
     if (folder / "dataset_dict.json").is_file():  # datasets.DatasetDict.save_to_disk
         names = tuple(_listed(folder / "dataset_dict.json", "splits"))
-        if not all(isinstance(name, str) and name not in {"", ".", ".."} and Path(name).name == name for name in names):
+        if not all(is_file_name(name) for name in names):
             raise UserError(f"{folder}/dataset_dict.json names splits that are no folders of it: don't trust this folder")
         chosen, notes = _choose(names, split, folder)
         return Source(_arrow_files(folder / chosen), folder, notes)
@@ -183,8 +183,11 @@ def _arrow_files(folder: Path) -> tuple[RowFile, ...]:
     names: list[Any] = [
         entry.get("filename") if isinstance(entry, dict) else None for entry in _listed(folder / "state.json", "_data_files")
     ]
-    if not all(isinstance(name, str) and Path(name).name == name for name in names):
+    if not all(is_file_name(name) for name in names):
         raise UserError(f"{folder}/state.json names files of other folders: don't trust this folder")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder} lacks {missing[0]}, which its state.json names: fetch the data again")
     return tuple(RowFile(folder / name, "arrow", name) for name in names)
 
 
