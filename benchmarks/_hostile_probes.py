@@ -26,9 +26,12 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent / "probes"
+ROWS = "rows*.jsonl"
+FORMS = {"checkpoints": "changes", "archives": "members", "commands": "command"}  # with the field that each needs
+EXPECTED = ("refused", "used", "any", "silent")
 KINDS = (
     *("config", "code", "weights", "index", "tokenizer", "processor", "template", "links", "good"),
-    *("archive", "text", "setting", "ground truth", "pairs"),
+    *("archive", "text", "setting", "ground truth", "pairs", "dvc"),
 )
 
 
@@ -76,10 +79,51 @@ def read_probes(folder: Path, places: Places) -> list[Probe]:
     return list(_probes(folder, places))
 
 
+def check(folder: Path) -> None:
+    """Raises ValueError, which names file and line, for a folder of probes that can't be tried as its author means."""
+    files = sorted(folder.glob("*.jsonl"))
+    if not files:
+        raise ValueError(f"{folder} holds no probes: write {', '.join(f'{form}*.jsonl' for form in ('rows', *FORMS))} into it")
+    for file in files:
+        form = next((form for form in ("rows", *FORMS) if file.name.startswith(form)), None)
+        if form is None:
+            raise ValueError(f"{file} is of no form: begin its name with {', '.join(('rows', *FORMS))}")
+        names: set[str] = set()
+        for number, line in enumerate(file.read_text("utf-8").split("\n"), start=1):
+            fault = _fault(form, line, names) if line.strip() else None
+            if fault is not None:
+                raise ValueError(f"{file}:{number} {fault}")
+
+
+def _fault(form: str, line: str, names: set[str]) -> str | None:
+    """What is wrong with a probe; notes its name."""
+    try:
+        values = json.loads(line)
+    except ValueError as error:
+        return f"is no JSON ({error})"
+    needed = (
+        ("name", "field", "reason") if form == "rows" else ("name", "kind", "files", "command") if form == "commands" else ("name", "kind")
+    )
+    missing = [name for name in (*needed, FORMS.get(form, "name")) if not isinstance(values, dict) or name not in values]
+    if missing:
+        return f"lacks {', '.join(dict.fromkeys(missing))}"
+    if "/" in values["name"] or values["name"] in names:
+        return f"has the name {values['name']}: give each probe one of its own, without a slash"
+    names.add(values["name"])
+    if form == "rows":
+        return None if values.keys() & {"row", "line", "hex", "twice"} else "lacks what to write: row, line, hex or twice"
+    if values["kind"] not in KINDS:
+        return f"has the kind {values['kind']}: kinds are {', '.join(KINDS)}"
+    if values.get("expect", "refused") not in EXPECTED:
+        return f"expects {values['expect']}: that is one of {', '.join(EXPECTED)}"
+    unknown = [str(change[:1]) for change in values.get("changes", ()) if not change or change[0] not in {*_OPERATIONS, "hub_cache"}]
+    return f"has the change {unknown[0]}: changes are {', '.join((*_OPERATIONS, 'hub_cache'))}" if unknown else None
+
+
 def _probes(folder: Path, places: Places) -> Iterator[Probe]:
-    for form in ("checkpoints", "archives", "commands"):
+    for form in FORMS:
         for file in sorted(folder.glob(f"{form}*.jsonl")):
-            for line in file.read_text("utf-8").splitlines():
+            for line in filter(str.strip, file.read_text("utf-8").split("\n")):
                 values = places.filled(json.loads(line))
                 yield Probe(form, values["name"], values["kind"], values.get("expect", "refused"), values.get("reason", ""), values)
 

@@ -46,9 +46,9 @@ def good_row(number: int, name: str = "good") -> dict[str, Any]:
     }
 
 
-def read_poisons(folder: Path) -> list[Poison]:
-    """The poisons of all files in a folder."""
-    return [_poison(json.loads(line)) for file in sorted(folder.glob("*.jsonl")) for line in file.read_text("utf-8").split("\n") if line]
+def read_poisons(folder: Path, pattern: str = "*.jsonl") -> list[Poison]:
+    """The poisons of all files in a folder, or of those whose names match."""
+    return [_poison(json.loads(line)) for file in sorted(folder.glob(pattern)) for line in file.read_text("utf-8").split("\n") if line]
 
 
 def write_poisoned(folder: Path, poisons: list[Poison]) -> dict[int, Poison]:

@@ -126,10 +126,11 @@ class Measurement:
         return root
 
     def rows(self, folders: list[Path]) -> None:
-        """All bad rows, with good rows between them, through the stage."""
+        """All bad rows, the bundled ones and those of `folders`, with good rows between them, through the stage."""
         root = self.checkout("rows", max_quarantined_share=1.0)
         preferences = root / "data/preferences"
-        poisons = [poison for folder in folders for poison in _poisons.read_poisons(folder)]
+        poisons = _poisons.read_poisons(_poisons.FOLDER)
+        poisons += [poison for folder in folders for poison in _poisons.read_poisons(folder, probes.ROWS)]
         places = _poisons.write_poisoned(preferences, poisons)
         ended = self.command("rows", mmalign("stage", "validate"), root)
         path = root / "artifacts/validate/quarantine.jsonl"
@@ -239,7 +240,7 @@ def measure(base: Path, folders: list[Path], *, servers: bool, patience: float =
     processes.preload()
     with tempfile.TemporaryDirectory(prefix="mmalign-hostile-") as directory:
         measured = Measurement(Path(directory), base, patience)
-        measured.rows([_poisons.FOLDER, *(folder for folder in folders if list(folder.glob("rows*.jsonl")))])
+        measured.rows(folders)
         checkout = measured.checkout("commands")
         for probe in [probe for folder in (probes.FOLDER, *folders) for probe in probes.read_probes(folder, measured.places)]:
             measured.counts.kinds[probe.kind] += 1
@@ -285,6 +286,11 @@ def main() -> None:
     )
     options.add_argument("--without-servers", action="store_true", help="leave out the run that starts servers")
     arguments = options.parse_args()
+    for folder in arguments.probes:
+        try:
+            probes.check(folder)
+        except ValueError as error:
+            options.error(str(error))
     fetch_data()
     report = measure(
         arguments.base.resolve(),

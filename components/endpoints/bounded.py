@@ -16,7 +16,7 @@ class BodyTooLarge(Exception):
     """A server sends a body without end."""
 
 
-class BoundedClient(DefaultAsyncHttpxClient):  # type: ignore[misc]  # a class of whichever HTTP library openai uses
+class BoundedClient(DefaultAsyncHttpxClient):
     """openai's own HTTP client, which reads no more of a body, unpacked, than the bound."""
 
     async def send(self, request: Any, **options: Any) -> Any:

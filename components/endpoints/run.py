@@ -107,8 +107,8 @@ class Run:
         # A short request goes first: of all, it has the least reason to be refused for itself.
         queue = iter(sorted(requests.items(), key=lambda item: item[1].prompt_tokens(settings.image_tokens)))
         refusals: dict[str, Refusal] = {}
-        address = {"api_key": self.server.key, "base_url": self.server.url}
-        async with AsyncOpenAI(**address, max_retries=0, timeout=timeout, http_client=BoundedClient()) as server:
+        key, url = self.server.key, self.server.url
+        async with AsyncOpenAI(api_key=key, base_url=url, max_retries=0, timeout=timeout, http_client=BoundedClient()) as server:
 
             async def work() -> None:
                 for key, request in queue:

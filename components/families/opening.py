@@ -8,12 +8,15 @@
 from __future__ import annotations
 
 import errno
+import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -28,6 +31,8 @@ from components.families.regular import REFETCH, check_numbers, check_size, firs
 from components.processes.fault_kinds import fault_kind
 
 CLOSED = {"local_files_only": True, "trust_remote_code": False}  # of every opener
+MOST_GROWTH = 2**10  # characters that a tokenizer may write for one of a text
+SIDE, GRAY = 32, (128, 128, 128)  # of the picture that a processor is tried on
 OUT_OF_FILES = {errno.EMFILE, errno.ENFILE}
 
 
@@ -39,8 +44,11 @@ def open_config(folder: Path) -> Any:
     _check_texts(folder)
     with sentences(folder, CONFIG):
         config = AutoConfig.from_pretrained(folder, **CLOSED)
-        family_of(config)
-        _ = config.text_config.vocab_size, config.vision_config
+        family = family_of(config)
+        vocabulary, _ = config.text_config.vocab_size, config.vision_config
+        beyond = [number for number in family.placeholder_ids(config) if not 0 <= number < vocabulary]
+    if beyond:
+        raise UserError(f"{folder}/{CONFIG} gives media the token {beyond[0]}, of which the vocabulary has {vocabulary:,}: {REFETCH}")
     return config
 
 
@@ -51,6 +59,13 @@ def open_processor(folder: Path) -> Any:
     with sentences(folder, "the processor"):
         processor = AutoProcessor.from_pretrained(folder, **CLOSED)
         _ = processor.tokenizer.added_tokens_decoder, processor.image_processor, processor.image_token, processor.video_token
+        growth = max(_growth(part) for part in _rewriting(processor.tokenizer))
+        pixels = processor.image_processor(images=[Image.new("RGB", (SIDE, SIDE), GRAY)], return_tensors="pt")["pixel_values"]
+        sound = pixels.numel() > 0 and bool(torch.isfinite(pixels).all())
+    if growth > MOST_GROWTH:
+        raise UserError(f"the tokenizer in {folder} writes {growth:,} characters for one of a text: don't trust this checkpoint")
+    if not sound:
+        raise UserError(f"the image processor in {folder} makes no finite numbers of a gray picture: {REFETCH}")
     return processor
 
 
@@ -85,6 +100,13 @@ def open_weights(folder: Path, dtype: torch.dtype) -> Any:
             raise UserError(
                 f"the weights in {folder} lack {len(names)} tensors of the model that its config.json describes, {names[0]} first: {REFETCH}"
             )
+    modules = {name for name, _ in model.named_modules()}
+    unused = sorted(name for name in loading.get("unexpected_keys", ()) if str(name).rpartition(".")[0] in modules)
+    if unused:  # tensors of whole modules that the model lacks, such as further heads, are left out
+        raise UserError(
+            f"the weights in {folder} hold {len(unused)} tensors for modules that by its config.json have none, {unused[0]} first, so it "
+            f"describes another model: {REFETCH}"
+        )
     for name, parameter in model.named_parameters():
         _require_finite(name, parameter, folder)
     return model
@@ -143,6 +165,23 @@ def _without_report() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(level)
+
+
+def _rewriting(tokenizer: Any) -> Iterator[Any]:
+    """The descriptions of what rewrites texts before and after tokens; the first is None."""
+    yield None
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    for part in (getattr(backend, "normalizer", None), getattr(backend, "decoder", None)):
+        if part is not None:
+            yield json.loads(part.__getstate__())  # tokenizers' own description
+
+
+def _growth(part: Any) -> int:
+    """How many characters one character of a text may become."""
+    if not isinstance(part, dict):
+        return 1
+    inner = math.prod(_growth(one) for name in ("normalizers", "decoders") for one in part.get(name) or ())
+    return max(1, len(part.get("content") or "")) * (1 + len(part.get("prepend") or "")) * inner
 
 
 def _check_texts(folder: Path) -> None:

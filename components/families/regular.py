@@ -24,12 +24,14 @@ TEMPLATE_BYTES = 2**20
 LARGEST = 2**31  # of any number in a configuration
 SUBFOLDER = "additional_chat_templates"  # the one that transformers reads
 DVC_OBJECT = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
+POSITIVE = {"rope_theta"}  # a number above 0 where it is set
 # The most that a configuration may say, by the name of the field at any depth.
 MOST = {
     **dict.fromkeys(("num_hidden_layers", "depth"), 2**10),
     **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "num_heads", "patch_size", "head_dim"), 2**12),
     **dict.fromkeys(("spatial_merge_size", "temporal_patch_size", "num_channels", "in_channels", "in_chans"), 2**8),
     **dict.fromkeys(("hidden_size", "embed_dim", "intermediate_size", "image_size"), 2**18),
+    **dict.fromkeys(("height", "width"), 2**13),  # of what a picture is scaled to
     **dict.fromkeys(("image_seq_length", "vocab_size"), 2**24),
 }
 REFETCH = "fetch it again"
@@ -80,11 +82,14 @@ def read_object(path: Path, where: str) -> dict[str, Any]:
 def check_numbers(content: Mapping[str, Any], where: str) -> None:
     """Raises UserError for a number in a configuration that no model has. `where` names its file."""
     for name, value in _numbers(content, ""):
-        most = MOST.get(re.sub(r"\.\d+$", "", name).rpartition(".")[2])
+        last = re.sub(r"\.\d+$", "", name).rpartition(".")[2]
+        most = MOST.get(last)
         if not isinstance(value, int | float) or not abs(value) <= LARGEST:  # NaN is not either
             raise UserError(f"{where} sets {name} to {shorten(value)}, which no model can have: {REFETCH}")
         if most is not None and not (isinstance(value, int) and 1 <= value <= most):
             raise UserError(f"{where} sets {name} to {shorten(value)}, and a model has 1 to {most:,}: {REFETCH}")
+        if last in POSITIVE and value <= 0:
+            raise UserError(f"{where} sets {name} to {shorten(value)}, and a model has a number above 0: {REFETCH}")
 
 
 def first_line(error: BaseException) -> str:
@@ -114,7 +119,7 @@ def _entries(folder: Path) -> Iterator[Path]:
 
 
 def _numbers(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """All numbers in nested values with their dotted names; of the fields in MOST all values but null."""
+    """All numbers in nested values with their dotted names; of the fields in MOST and POSITIVE all values but null."""
     last = re.sub(r"\.\d+$", "", name).rpartition(".")[2]
     if isinstance(value, Mapping):
         for key, inner in value.items():
@@ -122,5 +127,5 @@ def _numbers(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, list):
         for index, inner in enumerate(value):
             yield from _numbers(inner, f"{name}.{index}")
-    elif (isinstance(value, int | float) and not isinstance(value, bool)) or (last in MOST and value is not None):
+    elif (isinstance(value, int | float) and not isinstance(value, bool)) or (last in MOST.keys() | POSITIVE and value is not None):
         yield name, value

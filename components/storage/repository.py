@@ -41,9 +41,12 @@ CONFLICT = re.compile(rb"^(<{7}|>{7}) ", re.MULTILINE)
 @contextmanager
 def open_repository(checkout: Checkout, settings_text: str | None = None, *, wait_for_lock: bool = False) -> Iterator[Any]:
     """The `dvc.repo.Repo` of a checkout, with `settings_text` instead of params.yaml where given; closed afterwards."""
+    from dvc.config import ConfigError
     from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
+    from dvc.utils.strictyaml import YAMLSyntaxError, YAMLValidationError
 
+    refuse_damaged(checkout)
     refuse_conflicts(checkout)
     logging.getLogger("dvc").setLevel(logging.ERROR)  # mmalign reports reasons itself
     file_system = None
@@ -55,12 +58,18 @@ def open_repository(checkout: Checkout, settings_text: str | None = None, *, wai
         repository = Repo(str(checkout.root.resolve()), fs=file_system, _wait_for_lock=wait_for_lock)
     except NotDvcRepoError as error:
         raise UserError(f"{checkout.root.resolve()} has no .dvc folder, so DVC knows no stage here: run the command in a clone") from error
+    except ConfigError as error:
+        raise UserError(
+            f"DVC can't read its settings ({' '.join(str(error).split())}): repair .dvc/config and .dvc/config.local"
+        ) from error
     if not wait_for_lock and is_read_only(Path(repository.tmp_dir)):  # nobody writes there, so that there is nothing to wait for
         from dvc.lock import LockNoop
 
         repository.lock = LockNoop()
     try:
         yield repository
+    except (YAMLSyntaxError, YAMLValidationError) as error:  # DVC's schemas
+        raise UserError(f"{' '.join(str(error).split())}: restore the file with git") from error
     except UnicodeEncodeError:  # DVC stores names as UTF-8, and stumbles over others wherever it meets them first
         refuse_unstorable(checkout)
         raise
@@ -72,6 +81,45 @@ def is_read_only(folder: Path) -> bool:
     """Whether the file system of a folder, or of the nearest one above it, takes no writes from anybody."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     return bool(os.statvfs(existing).f_flag & os.ST_RDONLY)
+
+
+def refuse_damaged(checkout: Checkout) -> None:
+    """Raises UserError for a file of DVC that is no YAML, or lacks what this checkout's files of DVC have."""
+    import yaml
+
+    for name in MERGED:
+        path = checkout.root / name
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            if not CONFLICT.search(path.read_bytes()):
+                raise UserError(f"{name} is damaged ({_first_words(error)}): restore it with git") from error
+            continue
+        if path.is_file() and not _is_whole(name, values):
+            raise UserError(f"{name} {_WHOLE[name]}: restore it with git")
+
+
+_WHOLE = {
+    "dvc.yaml": "does not hold stages of which each lists its outs",
+    "dvc.lock": "does not hold stages",
+    "data.dvc": "does not name data as its one out",
+}
+
+
+def _is_whole(name: str, values: Any) -> bool:
+    if not isinstance(values, dict):
+        return False
+    if name == "data.dvc":
+        outs = values.get("outs")
+        return isinstance(outs, list) and len(outs) == 1 and isinstance(outs[0], dict) and outs[0].get("path") == "data"
+    stages = values.get("stages", {})
+    return isinstance(stages, dict) and (
+        name == "dvc.lock" or all(isinstance(stage, dict) and "outs" in stage for stage in stages.values())
+    )
+
+
+def _first_words(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def refuse_conflicts(checkout: Checkout) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import _hostile_probes as probes
-from benchmarks import hostile
+from benchmarks import _poisons, hostile
 from benchmarks._hostile_probes import Places
 from benchmarks._hostile_run import Ended
 
@@ -93,3 +93,40 @@ def test_whole_benchmark_lets_nothing_through(base: Path) -> None:
     report = hostile.measure(base, [], servers=False)
     assert {name: report[name] for name in hostile.ZERO} == dict.fromkeys(hostile.ZERO, 0)
     assert (report["kinds_without_probe"], report["good_refused"]) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "reason"),
+    [
+        ("checkpoints.jsonl", {"name": "a", "kind": "link", "changes": []}, "has the kind link"),
+        ("checkpoints.jsonl", {"name": "a", "kind": "links"}, "lacks changes"),
+        ("checkpoints.jsonl", {"name": "a", "kind": "links", "changes": [["lnk", "x", "y"]]}, "has the change"),
+        ("checkpoints.jsonl", {"name": "../a", "kind": "links", "changes": []}, "without a slash"),
+        ("commands.jsonl", {"name": "a", "kind": "text", "command": ["plan"]}, "lacks files"),
+        ("archives.jsonl", {"name": "a", "kind": "archive", "members": [], "expect": "refuse"}, "expects refuse"),
+        ("rows.jsonl", {"name": "a", "field": "id", "reason": ""}, "lacks what to write"),
+        ("mine.jsonl", {"name": "a"}, "is of no form"),
+        ("rows.jsonl", ["a"], "lacks name, field, reason"),
+    ],
+)
+def test_probe_with_a_mistake_is_named(tmp_path: Path, file: str, values: object, reason: str) -> None:
+    (tmp_path / file).write_text(json.dumps(values) + "\n")
+    with pytest.raises(ValueError, match=reason):
+        probes.check(tmp_path)
+
+
+def test_folder_without_probes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no probes"):
+        probes.check(tmp_path / "nothing")
+
+
+def test_bundled_probes_have_no_mistake() -> None:
+    probes.check(probes.FOLDER)
+
+
+def test_rows_beside_other_probes_are_read_alone(tmp_path: Path) -> None:
+    (tmp_path / "rows-mine.jsonl").write_text(json.dumps({"name": "a", "field": "id", "reason": "", "row": {"id": 7.5}}) + "\n")
+    (tmp_path / "commands-mine.jsonl").write_text(json.dumps({"name": "b", "kind": "text", "command": ["plan"], "files": {}}) + "\n")
+    probes.check(tmp_path)
+    assert [poison.name for poison in _poisons.read_poisons(tmp_path, probes.ROWS)] == ["a"]
+    assert [probe.name for probe in probes.read_probes(tmp_path, Places(tmp_path))] == ["b"]

@@ -18,14 +18,26 @@ from tests.fuzz.rows import in_file
 
 SMALL = Bounds(members=100, bytes=2**20, ratio=100, least=2**18)
 HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.GNUTYPE_SPARSE)
-KINDS = (tarfile.REGTYPE, tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, b"Z", *HEADERS)
+KINDS = (
+    tarfile.REGTYPE,
+    tarfile.REGTYPE,
+    tarfile.DIRTYPE,
+    tarfile.SYMTYPE,
+    tarfile.LNKTYPE,
+    tarfile.FIFOTYPE,
+    tarfile.CHRTYPE,
+    b"Z",
+    *HEADERS,
+)
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT)
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)
 NAMES = st.one_of(
     st.sampled_from(["1.json", "1.png", "a/1.json", "data.jsonl", ".", "..", "/", "a/..", "a//b", "C:a", "\\\\s\\a", "a", "a/b", ".json"]),
     inputs.TEXTS,
 )
-CONTENTS = st.one_of(st.sampled_from([b"", b"{}", b'{"id": "a", "image": "1.png"}\n', b"12 size=9999\n13 path=../a\n", bytes(5000)]), st.binary(max_size=20))
+CONTENTS = st.one_of(
+    st.sampled_from([b"", b"{}", b'{"id": "a", "image": "1.png"}\n', b"12 size=9999\n13 path=../a\n", bytes(5000)]), st.binary(max_size=20)
+)
 
 
 def archive(content: bytes) -> None:
@@ -63,7 +75,9 @@ def archives() -> list[bytes]:
 
 def made_archives() -> st.SearchStrategy[bytes]:
     """Archives of members with any names, kinds, links and sizes."""
-    member = st.tuples(NAMES, st.sampled_from(KINDS), CONTENTS, NAMES, st.one_of(st.just(None), st.sampled_from([0, 1, 700, 2**20, 2**33, 2**62, -512])))
+    member = st.tuples(
+        NAMES, st.sampled_from(KINDS), CONTENTS, NAMES, st.one_of(st.just(None), st.sampled_from([0, 1, 700, 2**20, 2**33, 2**62, -512]))
+    )
     modes = st.sampled_from(["0o100644", "0o120777", "0o010644", "0o040755", "0"]).map(lambda text: int(text, 8 if "o" in text else 10))
     entry = st.tuples(NAMES, modes, CONTENTS, st.sampled_from([0, 0, 1, 0x800]))
     return st.one_of(
