@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from components.errors import UserError
 from components.evaluation import judge_prompts
 from components.evaluation.labels import TASKS, LabelledAnswer, Task
 from components.evaluation.rules.languages import LANGUAGES
@@ -159,6 +160,12 @@ class Error(NamedTuple):
 Errors = Callable[[str, Task], Error | str]  # a judge's error on a task, or why there is none
 
 
+class _Share(NamedTuple):
+    value: float
+    events: int
+    n: int
+
+
 class Sheets:
     """The error sheets in a folder. A sheet of another code, prompt or model counts as none."""
 
@@ -172,17 +179,21 @@ class Sheets:
         cure = f"run `mmalign judge calibrate --judge {judge} --labels FILE --save`"
         if sheet is None:
             return f"judge '{judge}' has no error sheet of its present code, prompt and model: {cure}"
-        overall = sheet["tasks"].get(task, {}).get("overall", {})
-        sensitivity, specificity = overall.get("sensitivity"), overall.get("specificity")
+        try:
+            overall = sheet["tasks"].get(task, {}).get("overall", {})
+            shares = [overall.get(name) for name in ("sensitivity", "specificity")]
+            sensitivity, specificity = (share and _Share(float(share["value"]), int(share["events"]), int(share["n"])) for share in shares)
+        except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
+            raise self._damaged(judge) from error
         if not sensitivity or not specificity:
             return f"the error sheet of judge '{judge}' lacks labels of both kinds for '{task}': add such answers to the labels, and {cure}"
-        if sensitivity["value"] + specificity["value"] < LEAST_INFORMATION:
-            total = sensitivity["value"] + specificity["value"]
+        total = sensitivity.value + specificity.value
+        if total < LEAST_INFORMATION:
             return (
                 f"judge '{judge}' has sensitivity + specificity {total:.2f} on '{task}', below {LEAST_INFORMATION}: its verdicts say too little; "
                 f"name another judge in evaluate.judges, or {cure}"
             )
-        return Error((sensitivity["events"], sensitivity["n"]), (specificity["events"], specificity["n"]))
+        return Error((sensitivity.events, sensitivity.n), (specificity.events, specificity.n))
 
     def recorded(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
         """The errors of `names` for JSON, by judge and task: `read_errors` reads them."""
@@ -193,10 +204,18 @@ class Sheets:
         files = [self._folder / f"{name}.json" for name in names]
         return digest_bytes(*(digest_file(file) if file.is_file() else "none" for file in files))
 
+    def _damaged(self, judge: str) -> UserError:
+        return UserError(f"{self._folder / judge}.json is no error sheet: restore it with git, or measure the judge again")
+
     def _sheet(self, judge: str) -> dict[str, Any] | None:
         if judge not in self._sheets:
             path = self._folder / f"{judge}.json"
-            sheet = read_json(path) if path.is_file() else None
+            try:
+                sheet = read_json(path) if path.is_file() else None
+            except ValueError as error:
+                raise self._damaged(judge) from error
+            if not isinstance(sheet, dict | None):
+                raise self._damaged(judge)
             matches = sheet is not None and judge in _SOURCES and sheet.get("key") == judge_key(judge, self._models.get(judge, ""))
             self._sheets[judge] = sheet if matches else None
         return self._sheets[judge]

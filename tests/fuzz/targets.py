@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -15,7 +16,7 @@ from components.errors import UserError
 from components.families.template_process import CPU_SECONDS
 from components.preferences.bounds import MediaError
 from components.preferences.faults import RowError
-from tests.fuzz import checkpoints, inputs, packed, rows, words
+from tests.fuzz import answers, checkpoints, inputs, packed, rows, words
 from tests.fuzz.watch import SECONDS, watched
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -127,6 +128,8 @@ MAKERS: dict[str, Callable[[], Target]] = {  # functions, since some targets nee
     "catalogue": lambda: _of_json(words.catalogue, (words.BENCHMARKS,), ValidationError, UserError),
     "results": lambda: _of_json(words.results, (words.RESULTS,)),
     "backup": lambda: _of_json(words.backup, (words.BACKUP,)),
+    "responses": lambda: _of_json(answers.response, answers.RESPONSES),
+    "sheets": lambda: _of_json(answers.sheet, (json.loads((words.ROOT / "judges/sheets/rules.json").read_text()),)),
     "words": lambda: _of_files(words.words, [text.encode() for text in words.WORDS]),
 }
 
