@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 from components.errors import UserError
 from components.files import digest_bytes, digest_file, read_json, write_json
 from components.operations.backup.contents import SETTINGS, STATE_FILES
@@ -74,8 +76,10 @@ def read_manifest(folder: Path) -> Manifest:
             raise UserError(
                 f"{path} has format {values['format']}, and this version reads {FORMAT}: restore with the version that wrote it"
             )
-        manifest = Manifest(**values)
+        manifest = TypeAdapter(Manifest).validate_python(values)
         names = [str(name) for name in manifest.files]
+        if not all(numbers(manifest.versions.get(name, "")) for name in PROGRAMS):
+            raise KeyError("versions")
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError):
             raise
@@ -111,10 +115,10 @@ def check_versions(manifest: Manifest, postgres: str | None) -> None:
                 f"restore with the version of mmalign that made it (git checkout {manifest.git_sha or 'THAT_COMMIT'}; make install)"
             )
     saved = manifest.versions.get("postgresql", "")
-    if saved and postgres and numbers(saved)[0] > numbers(postgres)[0]:
+    if saved and postgres and numbers(saved)[:1] > numbers(postgres)[:1]:
         raise UserError(f"the backup comes from PostgreSQL {saved}, and this older server {postgres} can't load it: use a newer server")
 
 
 def numbers(version: str) -> tuple[int, ...]:
     """The leading numbers of a version: (18, 6) for "18.6 (Debian)"."""
-    return tuple(int(part) for part in re.findall(r"\d+", version.split(maxsplit=1)[0])[:3])
+    return tuple(int(part) for part in re.findall(r"\d+", version.partition(" ")[0])[:3])
