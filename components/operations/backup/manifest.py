@@ -78,9 +78,9 @@ def read_manifest(folder: Path) -> Manifest:
             )
         manifest = TypeAdapter(Manifest).validate_python(values)
         names = [str(name) for name in manifest.files]
-        if not all(numbers(manifest.versions.get(name, "")) for name in PROGRAMS):
-            raise KeyError("versions")
-    except (ValueError, KeyError, TypeError) as error:
+        for name in PROGRAMS:
+            _ = numbers(manifest.versions[name])[0]
+    except (ValueError, LookupError, TypeError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is damaged ({type(error).__name__}): name another backup") from error

@@ -26,7 +26,6 @@ from components.preferences.faults import RowError, shorten
 from components.preferences.json_rows import MAX_LINE_BYTES, parse_row
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
-MAX_MEMBER_BYTES = 2**33  # that is passed over in search of samples
 MAX_HEADER_BYTES = 2**20  # of a long name or of PAX fields, which `tarfile` reads into memory
 _BLOCK = 2**20
 _HEADERS = {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
@@ -47,6 +46,10 @@ class Bounds:
     bytes: int = 200 * 2**30
     ratio: int = 200  # of the archive's own bytes; pictures hardly compress, text tenfold
     least: int = 64 * 2**20  # that any archive may unpack to
+
+    def most(self, path: Path) -> int:
+        """The bytes that this archive may unpack to."""
+        return min(self.bytes, max(self.ratio * path.stat().st_size, self.least))
 
 
 def is_archive(path: Path) -> bool:
@@ -115,7 +118,7 @@ class _Allowance:
 
     def __init__(self, path: Path, bounds: Bounds) -> None:
         self._name, self._bounds = path.name, bounds
-        self.most = min(bounds.bytes, max(bounds.ratio * path.stat().st_size, bounds.least))
+        self.most = bounds.most(path)
         self._members = self._bytes = 0
 
     def member(self, name: str) -> PurePosixPath:
@@ -172,10 +175,13 @@ def _unpack_tar(path: Path, target: Path, allowance: _Allowance) -> None:
 def _members(archive: tarfile.TarFile, most: int) -> Iterator[tarfile.TarInfo]:
     """The members of a tar opened as a stream. Raises ReadError where its end is missing: `tarfile` takes a cut header for the end.
 
-    Raises it for a member of more than `most` bytes too: `tarfile` passes over it block by block, also where the file has ended.
+    Raises it for a member of more than `most` bytes too: `tarfile` passes over it block by block, also where the file has ended. A sparse
+    member has two sizes, of which the one in the file counts for that.
     """
+    end = 0
     for member in archive:
-        if member.size > most:
+        size, end = max(member.size, archive.offset - end), archive.offset
+        if size > most + MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a member unpacks to more than {most:,} bytes")
         yield member
     if archive.fileobj is None or archive.fileobj.tell() < archive.offset + tarfile.BLOCKSIZE:
@@ -185,7 +191,7 @@ def _members(archive: tarfile.TarFile, most: int) -> Iterator[tarfile.TarInfo]:
 def is_webdataset(path: Path) -> bool:
     """Whether a tar's first samples are files of one name with different endings, of which one is JSON. Raises UserError if damaged."""
     with _sound(path), _opened(path) as archive:
-        names = [member.name for member in itertools.islice(_members(archive, MAX_MEMBER_BYTES), 64) if member.isfile()]
+        names = [member.name for member in itertools.islice(_members(archive, Bounds().most(path)), 64) if member.isfile()]
     keys: dict[str, set[str]] = {}
     for name in names:
         key, ending = _split_name(name)
@@ -200,7 +206,7 @@ def samples(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
     Raises UserError where the archive is damaged.
     """
     with _sound(path), _opened(path) as archive:
-        members = (member for member in _members(archive, MAX_MEMBER_BYTES) if member.isfile())
+        members = (member for member in _members(archive, Bounds().most(path)) if member.isfile())
         for number, (_, group) in enumerate(itertools.groupby(members, key=lambda member: _split_name(member.name)[0]), start=1):
             try:
                 yield number, _sample((member, archive.extractfile(member)) for member in group)
