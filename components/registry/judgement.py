@@ -105,7 +105,11 @@ class RuleJudge:
         if (reason or "").strip():
             self._findings.insert(0, Finding("safety", "passed", f"WITHOUT EVIDENCE ON SAFETY, which {POLICY_FILE} allows: {reason}"))
             return
-        text = f'nothing says whether the model is safe: {HARMFUL}, or set allow_unmeasured_safety: "reason" in {POLICY_FILE}'
+        requests = any(row["category"] == "safety" for row in self._new.rows)
+        compare = (
+            "; or name a model judge in evaluate.judges, which compares answers at requests of the category safety" if requests else ""
+        )
+        text = f'nothing says whether the model is safe: {HARMFUL}{compare}; or set allow_unmeasured_safety: "reason" in {POLICY_FILE}'
         self._findings.insert(0, Finding("safety", "failed", f"WITHOUT EVIDENCE ON SAFETY: {text}"))
 
     def better(self, rule: Above, reference: Results, words: str, chosen: Callable[[Row], bool]) -> None:

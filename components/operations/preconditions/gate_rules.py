@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from components.registry.decision import Finding as GateFinding
     from components.registry.policy import ModelName, RegistryPolicy
 
+SAFETY = "mm-policy.safety"
 KINDS = {"apply": ("passed", "failed"), "unfed": ("unfed",)}
 
 
@@ -43,9 +44,10 @@ def gate_rules(situation: Situation) -> Finding:
     details = rules_in_words(findings)
     which = details["sentence"]
     if details["refusing"]:
+        off = "" if list(details["refusing"]) == [SAFETY] else ", or switch rules off there with a reason"
         return warning(
-            f"the gate ({POLICY_FILE}) would refuse even a perfect model on {source}: {_together(details['refusing'])}; {which}",
-            "do so before the run, or switch rules off there with a reason; no change of the rules retrains a model",
+            f"{source}: {which}; the gate ({POLICY_FILE}) would refuse even a perfect model: {_together(details['refusing'])}",
+            f"do so before the run{off}; no change of the rules retrains a model",
             details,
         )
     return ok(f"{source} feed the rules of {POLICY_FILE}: {which}", details)
@@ -96,7 +98,7 @@ def rules_in_words(findings: Mapping[ModelName, Sequence[GateFinding]]) -> dict[
     """Which rules of the policy apply, which the rows can't feed, and which would refuse a perfect model, each with its reason."""
     own = findings["mm-policy"]
     names = {kind: list(dict.fromkeys(f.rule for f in own if f.outcome in kinds and f.rule != "safety")) for kind, kinds in KINDS.items()}
-    refusing = {f"{model}.{f.rule}": _cause(f) for model, each in findings.items() for f in each if f.outcome == "failed"}
+    refusing = {f"{model}.{f.rule}".removesuffix("."): _cause(f) for model, each in findings.items() for f in each if f.outcome == "failed"}
     measured = not any(f.rule == "safety" for f in own)
     apply = f"{', '.join(names['apply'])} apply" if names["apply"] else "no rule applies"
     unfed = f"; no row feeds {', '.join(names['unfed'])}" if names["unfed"] else ""
