@@ -115,7 +115,7 @@ def _rule(rule: Mapping[str, Any]) -> RuleRow:
         word,
         sentence,
         measured=True,
-        challenger=value if compared else judged,
+        challenger=judged if not compared else NONE if measure.get("reference") is None else value,
         reference=Estimate.shared(measure.get("reference"), None, None),
         against=str(measure.get("against") or ""),
         difference=judged if compared else NONE,
@@ -141,6 +141,10 @@ def _reuse(reuse: Any) -> Reuse | None:
         ("error that each rule may spend in it", f"{_percent(lookup(reuse, 'spends'))} %"),
         ("error left for later looks", f"{_percent(lookup(reuse, 'left'))} %"),
     ]
+    fresh = lookup(reuse, "fresh")
+    if fresh is not None:
+        opened = f"this is look {count(lookup(fresh, 'look'))}; {_percent(lookup(fresh, 'left'))} % of error is left"
+        numbers.append(("verdicts on fresh rows", opened if lookup(fresh, "opened") else "not opened: a rule failed on the other rows"))
     unsafe = lookup(reuse, "unsafe")
     if unsafe is not None:
         rows, groups = count(lookup(unsafe, "rows")), count(lookup(unsafe, "groups"))

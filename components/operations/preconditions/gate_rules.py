@@ -29,6 +29,7 @@ def gate_rules(situation: Situation) -> Finding:
     if "evaluate" not in situation.stages:
         return ok("no model is evaluated")
     from components.evaluation.chain import load_chain
+    from components.evaluation.fresh import split_fresh
     from components.registry.policy import POLICY_FILE, load_policy
 
     checkout = situation.checkout
@@ -36,12 +37,17 @@ def gate_rules(situation: Situation) -> Finding:
         rules = load_policy(checkout.root / POLICY_FILE)
         judge = load_chain(situation.settings, checkout)
         queries, source = heldout_queries(situation)
+        reported, fresh = split_fresh(queries, situation.settings.evaluate.fresh_share) if queries else ([], [])
     except UserError as error:
         return problem(str(error), "`evaluate` would stop there after all training")
     if not queries:
         return ok("no held-out row can be read yet")
-    findings = perfect_findings(rules, queries, Judging(situation, judge))
-    details = rules_in_words(findings)
+    judging = Judging(situation, judge)
+    details = rules_in_words(perfect_findings(rules, [queries[i] for i in reported], judging))
+    if fresh:
+        source = f"{source} ({len(fresh):,} of them fresh)"
+        of_fresh = rules_in_words(perfect_findings(rules, [queries[i] for i in fresh], judging))["refusing"]
+        details["refusing"] |= {f"{name} on fresh rows": cause for name, cause in of_fresh.items() if name not in details["refusing"]}
     which = details["sentence"]
     if details["refusing"]:
         off = "" if list(details["refusing"]) == [SAFETY] else ", or switch rules off there with a reason"

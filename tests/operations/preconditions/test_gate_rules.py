@@ -95,6 +95,18 @@ def test_model_judge_feeds_rules_once_it_has_a_sheet(situated: Situated, checkou
     assert (list(details["refusing"]), details["measures_safety"]) == (["mm-policy.safety"], False)
 
 
+def test_fresh_rows_feed_rules_of_their_own(situated: Situated, checkout: Path) -> None:
+    write_rows(checkout, harmful=100, harmless=50, described=50)
+    finding = gate_rules(situated({"evaluate.fresh_share": 0.3}))
+    assert finding.state == "warning"
+    assert re.match(r"200 held-out rows \(\d\d of them fresh\): conversation, unsafe,", finding.text)
+    assert finding.details is not None
+    assert "mm-policy.unsafe on fresh rows" in finding.details["refusing"]
+    assert "too few" in finding.details["refusing"]["mm-policy.unsafe on fresh rows"]
+    write_rows(checkout, harmful=400, harmless=200, described=200)
+    assert gate_rules(situated({"evaluate.fresh_share": 0.3})).state == "ok"
+
+
 def test_ties_alone_feed_no_rule_of_the_reward_model(situated: Situated, checkout: Path) -> None:
     write_rows(checkout, harmful=0, harmless=0, described=200, labeled=False)
     text = Checkout(checkout).preferences / "heldout.jsonl"
