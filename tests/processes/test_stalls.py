@@ -15,15 +15,9 @@ from components.files import read_json, write_json
 from components.processes import stalls
 from components.processes.heartbeat import Heartbeat
 from components.processes.stalls import LONGEST_WAIT, Stalls
+from tests.clock import Clock
 
 SECONDS = 20.0
-
-
-class Clock:
-    now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture
