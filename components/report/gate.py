@@ -21,6 +21,7 @@ OUTCOMES = {  # tone and word
     "unfed": ("none", "nothing to judge"),
 }
 NONE = Estimate(None)
+LOOKS = ("reuse: look ", "reuse: fresh rows: ")
 ORDER = ("failed", "passed", "off", "unfed")
 
 
@@ -75,7 +76,7 @@ def decisive(gate: Any) -> tuple[list[str], int]:
     reasons = [str(reason) for reason in lookup(gate, "reasons") or ()]
     rules = lookup(gate, "rules") or ()
     plain = {lookup(rule, "sentence") for rule in rules if lookup(rule, "outcome") != "failed" and lookup(rule, "rule") != "safety"}
-    apart = [reason in plain or (lookup(gate, "reuse") is not None and reason.startswith("reuse: look ")) for reason in reasons]
+    apart = [reason in plain or (lookup(gate, "reuse") is not None and reason.startswith(LOOKS)) for reason in reasons]
     shown = [reason for index, reason in enumerate(reasons) if index == 0 or not apart[index]]
     return shown, len(reasons) - len(shown)
 
