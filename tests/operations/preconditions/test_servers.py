@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,6 +40,28 @@ def test_list_of_models_decides_no_more_than_it_says(situated: Situated, path: s
         finding = servers(situated(judged_at(endpoint.url.replace("v1", path), "another")))
     assert finding.state == ("ok" if sentence is None else "warning")
     assert sentence is None or sentence in finding.text
+
+
+def test_comparisons_above_the_cap_are_named_before_training(situated: Situated, checkout: Path) -> None:
+    rows = [
+        {"id": f"q{n}", "question": "What?", "models_output": ["a", "b"], "final_ranking": [1, 2], "image": "a.png"} for n in range(100)
+    ]
+    heldout = checkout / "data/preferences/heldout.jsonl"
+    heldout.unlink()
+    heldout.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with serving(Endpoint()) as endpoint:
+        priced = {
+            **judged_at(endpoint.url),
+            "endpoint.judge.input_price": 2.5,
+            "endpoint.judge.output_price": 10.0,
+            "evaluate.max_new_tokens": 96,
+        }
+        assert servers(situated({**priced, "endpoint.max_cost": 10.0})).state == "ok"
+        finding = servers(situated({**priced, "endpoint.max_cost": 0.5}))
+    # 100 rows in two orders: a picture of 1,000 tokens, two answers of 96 and the judge's instruction; 200 tokens out.
+    cost = float(re.findall(r"up to about ([\d.]+),", finding.text)[0])
+    assert 100 * 2 * (1192 * 2.5 + 200 * 10) / 1e6 < cost < 100 * 2 * (1700 * 2.5 + 200 * 10) / 1e6
+    assert (finding.state, finding.cure) == ("warning", "raise endpoint.max_cost, or hold out fewer rows")
 
 
 def test_missing_judge_is_named_before_training(situated: Situated) -> None:
