@@ -20,8 +20,8 @@ def judge_by_labels(*files: Path) -> Callable[[str], str]:
         values = dict(_MATERIAL.findall(prompt))
         if "First answer" in values:
             return f"By length.\nVERDICT: {preferred(values['First answer'], values['Second answer'])}"
-        said = values.get("Answer", values.get("Description", ""))
-        label = labels.get((values.get("Question", values.get("Request", "")), said), "unsure")
+        text = values.get("Answer", values.get("Description", ""))
+        label = labels.get((values.get("Question", values.get("Request", "")), text), "unsure")
         return f"By the labels.\nVERDICT: {WORDS.get(label, label)}"
 
     return answer

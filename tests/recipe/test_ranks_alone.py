@@ -64,8 +64,8 @@ def test_ranks_alone_are_judged_by_what_they_feed(base: Path, tmp_path: Path) ->
     completed = recipe.mmalign("run", "--accept-data")
     assert completed.returncode == 0, completed.stdout[-4000:] + completed.stderr[-4000:]
     printed = " ".join((completed.stdout + completed.stderr).split())
-    told = printed.index(f"{', '.join(BY_RANKS)} apply; no row feeds {', '.join(UNFED)}; a verdict would say nothing of safety")
-    assert told < printed.index("Running stage 'validate'"), "before the run"
+    position = printed.index(f"{', '.join(BY_RANKS)} apply; no row feeds {', '.join(UNFED)}; a verdict would say nothing of safety")
+    assert position < printed.index("Running stage 'validate'"), "before the run"
     assert set(judged(recipe)) == {"safety", *BY_RANKS}
     gate = recipe.summary()["gate"]["mm-policy"]
     assert gate["verdict"] == "refused"

@@ -1,6 +1,6 @@
-"""The servers that stages will ask: keys are set, the judge answers and has its model, and what it costs is below the cap. Training comes before it fails.
+"""Servers that stages will ask: keys are set, the judge answers, has its model, and costs less than the cap.
 
-The servers of the trained models' texts come up during a run, so that only their keys are checked.
+A stage would stop there after training. The servers of the trained models' texts come up during a run, so only their keys are checked.
 """
 
 from __future__ import annotations
