@@ -28,6 +28,7 @@ class ResultTables:
         table = folder / "results" / f"{key}.parquet"
         wanted = fresh_of(table) if fresh else table
         if self._registry.results(version, _fresh_key(key) if fresh else key, wanted) is None:
+            table.parent.mkdir(parents=True, exist_ok=True)
             self._reevaluate(self._name, self._registry.fetch(version, folder / "model"), table)
             self.store(version, table)
         return wanted
