@@ -27,6 +27,7 @@ from components.rehearsal.rehearsed import expected_seconds, is_rehearsed, needs
 from components.rehearsal.sample import Row, Sample, Totals
 from components.rehearsal.trial import outcome_file
 from components.rehearsal.trial_metrics import trial_metrics
+from components.rehearsal.workspace import write_settings
 from components.stages import STAGE_NAMES
 from tests.checkout import ROOT
 from tests.rehearsal.test_sample import question, write
@@ -85,6 +86,13 @@ def test_stages_that_fit_run_once_each_in_order(checkout: Checkout, monkeypatch:
     metrics = rehearsal.trials["align"].metrics
     assert metrics is not None
     assert (metrics.rank_bytes, metrics.launcher_bytes, metrics.device_bytes) == (8000, 77, None)
+
+
+def test_trials_have_no_fresh_part(checkout: Checkout, tmp_path: Path) -> None:
+    made = Checkout(tmp_path / "made")
+    made.root.mkdir()
+    write_settings(made, checkout, settings(evaluate={"fresh_share": 0.5}))
+    assert json.loads(made.params.read_text())["evaluate"]["fresh_share"] == 0
 
 
 def test_json_names_rules_that_heldout_rows_feed(
