@@ -100,7 +100,7 @@ class Measured:
         best, mean = self._best_of(answers)
         return {
             "own": accuracy(self.queries, own),
-            "given": self._given(),
+            "given": self._on_annotated(),
             "bare": accuracy(self.queries, self._score(self.queries, lambda _query, _index: None)),
             "mean_of_sampled": accuracy(self.queries, self._mean_of_sampled(own)),
             "text_wrong": accuracy_where_wrong(self.queries, own, text),

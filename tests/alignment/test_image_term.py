@@ -142,8 +142,8 @@ def test_table_without_term_is_the_same_to_the_byte(tmp_path: Path, tiny_base: P
 
 
 def test_killed_reference_goes_on_with_gray_media_too(checkout: Path) -> None:
-    again = reference_stage.run(load_settings(checkout / "params.yaml"), Checkout(checkout))
-    assert (again.times["queries_computed"], again.times["queries_cached"]) == (0, 14)  # 5, 5 and 4 with media
+    repeated = reference_stage.run(load_settings(checkout / "params.yaml"), Checkout(checkout))
+    assert (repeated.times["queries_computed"], repeated.times["queries_cached"]) == (0, 14)  # 5, 5 and 4 with media
 
 
 def test_table_without_gray_media_is_refused_before_training(checkout: Path, table: Path) -> None:
