@@ -135,7 +135,7 @@ class Measured:
         values = score(self.reward, self.preprocessor, items, instruction=self.settings.reward.instruction)
         return dict(zip(_keys(queries), values, strict=True))
 
-    def _given(self) -> float | None:
+    def _on_annotated(self) -> float | None:
         if not self.reward.writes_critiques:
             return None
         critiqued = with_critiques(self.queries)
