@@ -100,7 +100,7 @@ class Measured:
         best, mean = self._best_of(answers)
         return {
             "own": accuracy(self.queries, own),
-            "given": self._given(),
+            "given": self._on_annotated(),
             "bare": accuracy(self.queries, self._score(self.queries, lambda _query, _index: None)),
             "mean_of_sampled": accuracy(self.queries, self._mean_of_sampled(own)),
             "text_wrong": accuracy_where_wrong(self.queries, own, text),
@@ -135,7 +135,7 @@ class Measured:
         values = score(self.reward, self.preprocessor, items, instruction=self.settings.reward.instruction)
         return dict(zip(_keys(queries), values, strict=True))
 
-    def _given(self) -> float | None:
+    def _on_annotated(self) -> float | None:
         if not self.reward.writes_critiques:
             return None
         critiqued = with_critiques(self.queries)
