@@ -236,3 +236,22 @@ def test_adapters_of_another_shape_are_refused(folder: Path, tmp_path: Path) -> 
     save_file({f"{lora.PREFIX}{name}.lora_{letter}.weight": torch.ones(3, 5) for letter in "AB"}, tmp_path / lora.WEIGHTS)
     with pytest.raises(UserError, match=r"can't open adapter_model\.safetensors"):
         lora.merge_folder(model, tmp_path)
+
+
+def test_processor_that_multiplies_texts_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny_base, folder)
+    values = json.loads((folder / "tokenizer.json").read_text())
+    values["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 40}] * 2}
+    (folder / "tokenizer.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match="writes 1,600 characters for one"):
+        open_processor(folder)
+
+
+def test_media_token_beyond_the_vocabulary_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny_base, folder)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"image_token_index": 2_000_000_000}))
+    with pytest.raises(UserError, match="of which the vocabulary has"):
+        open_config(folder)
