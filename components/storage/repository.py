@@ -11,14 +11,16 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 from dvc.fs import LocalFileSystem
 
 from components.checkout import Checkout
 from components.errors import UserError
+from components.files import is_writable
 
 
 class _WithSettings(LocalFileSystem):  # type: ignore[misc]
@@ -41,8 +43,6 @@ CONFLICT = re.compile(rb"^(<{7}|>{7}) ", re.MULTILINE)
 @contextmanager
 def open_repository(checkout: Checkout, settings_text: str | None = None, *, wait_for_lock: bool = False) -> Iterator[Any]:
     """The `dvc.repo.Repo` of a checkout, with `settings_text` instead of params.yaml where given; closed afterwards."""
-    from dvc.repo import Repo
-
     refuse_conflicts(checkout)
     logging.getLogger("dvc").setLevel(logging.ERROR)  # mmalign reports reasons itself
     file_system = None
@@ -50,24 +50,33 @@ def open_repository(checkout: Checkout, settings_text: str | None = None, *, wai
         file_system = _WithSettings()
         file_system.replaced_path = str(checkout.root.resolve() / "params.yaml")
         file_system.replaced_text = settings_text
-    repository = Repo(str(checkout.root.resolve()), fs=file_system, _wait_for_lock=wait_for_lock)
-    if not wait_for_lock and is_read_only(Path(repository.tmp_dir)):  # nobody writes there, so that there is nothing to wait for
-        from dvc.lock import LockNoop
-
-        repository.lock = LockNoop()
-    try:
-        yield repository
-    except UnicodeEncodeError:  # DVC stores names as UTF-8, and stumbles over others wherever it meets them first
-        refuse_unstorable(checkout)
-        raise
-    finally:
-        repository.close()
+    with ExitStack() as cleanup:
+        repository = _opened(checkout, file_system, cleanup, wait_for_lock=wait_for_lock)
+        cleanup.callback(repository.close)
+        try:
+            yield repository
+        except UnicodeEncodeError:  # DVC stores names as UTF-8, and stumbles over others wherever it meets them first
+            refuse_unstorable(checkout)
+            raise
 
 
-def is_read_only(folder: Path) -> bool:
-    """Whether the file system of a folder, or of the nearest one above it, takes no writes from anybody."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    return bool(os.statvfs(existing).f_flag & os.ST_RDONLY)
+def _opened(checkout: Checkout, file_system: LocalFileSystem | None, cleanup: ExitStack, *, wait_for_lock: bool) -> Any:
+    """The repository. Where this user can't write to the checkout, readers take no lock, and DVC's notes lie in a folder of this process."""
+    from dvc.repo import Repo
+
+    root, notes = str(checkout.root.resolve()), checkout.dvc / "tmp"
+    if wait_for_lock or is_writable(notes):
+        return Repo(root, fs=file_system, _wait_for_lock=wait_for_lock)
+    from dvc.lock import LockNoop
+
+    if notes.is_dir():
+        repository = Repo(root, fs=file_system)
+    else:
+        temporary = cleanup.enter_context(TemporaryDirectory(prefix="mmalign-"))
+        kind = type("ReadOnlyRepo", (Repo,), {"tmp_dir": temporary, "_ignore": lambda _: None})  # nor does git learn of that folder
+        repository = kind(root, fs=file_system, config={"core": {"site_cache_dir": temporary}})
+    repository.lock = LockNoop()
+    return repository
 
 
 def refuse_conflicts(checkout: Checkout) -> None:
