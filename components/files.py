@@ -32,6 +32,15 @@ def is_writable(path: Path) -> bool:
     return os.access(existing, os.W_OK)
 
 
+def version_of(path: Path) -> tuple[int, int, int] | None:
+    """What tells two versions of a file apart where clocks may have been set: every atomic write makes another file. None where it is missing."""
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return None
+    return state.st_ino, state.st_mtime_ns, state.st_size
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON with sorted keys. Raises ValueError for NaN and infinity: use null."""
     write_atomic(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
