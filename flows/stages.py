@@ -19,6 +19,7 @@ from components.errors import InfrastructureFault, StageFault, TrainingFault, Us
 from components.files import read_json
 from components.processes.fault_kinds import FaultKind, kind_named, kind_of_words
 from components.processes.log_lines import last_lines
+from components.processes.machine_errors import described_by_words
 from components.processes.slots.taking import is_waiting
 from components.stages import StageName
 from components.validation.duration import validation_seconds
@@ -107,7 +108,8 @@ def _why(outcome: Outcome, noted: Mapping[str, str | None]) -> tuple[FaultKind |
         return kind_named(noted["kind"]), noted.get("sentence")
     if outcome.returncode < 0:
         return "infrastructure", f"dvc was ended by signal {-outcome.returncode}"
-    return kind_of_words("\n".join(last_lines(outcome.log, WORDS_OF_DVC))), None
+    words = "\n".join(last_lines(outcome.log, WORDS_OF_DVC))
+    return kind_of_words(words), described_by_words(words)
 
 
 def _attempt(checkout: Checkout, stage: StageName) -> dict[str, str | None]:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import shutil
 import tempfile
@@ -32,7 +33,7 @@ def described(error: BaseException) -> str | None:
     if not isinstance(error, OSError):
         return None
     if error.errno in FULL:
-        return f"{_full_disk(error)}: make room (mmalign clean), and start again; finished work stays"
+        return f"{_full_disk(error)}: make room (mmalign clean), and start again, finished work stays"
     if error.errno in TOO_MANY_FILES:
         return f"a process may have {open_file_limit()} files open here, which are too few: {LIMIT_CURE}"
     if error.errno == errno.EROFS and error.filename is not None:
@@ -40,6 +41,11 @@ def described(error: BaseException) -> str | None:
     if error.errno in REFUSED and error.filename is not None:
         return f"this user may not open or change {error.filename}: have its owner grant the right (chown, chmod), or work in a clone of your own"
     return None
+
+
+def described_by_words(text: str) -> str | None:
+    """As `described` for a full disk, by the text that another program wrote."""
+    return next((described(OSError(number, os.strerror(number))) for number in sorted(FULL) if os.strerror(number) in text), None)
 
 
 def open_file_limit() -> int:
@@ -61,6 +67,6 @@ def _full_disk(error: OSError) -> str:
     if error.filename is not None:
         return f"the disk of {error.filename} is full ({reason})"
     here = Checkout(Path()).absolute()
-    folders = (here.root, here.state, here.dvc / "cache", here.artifacts, here.logs, Path(tempfile.gettempdir()))
+    folders = (here.root, here.state, here.dvc / "cache", here.artifacts, here.logs, here.mlruns, here.reports, Path(tempfile.gettempdir()))
     full = dict.fromkeys(str(folder) for folder in folders if folder.is_dir() and shutil.disk_usage(folder).free < SMALL_BYTES)
     return f"a disk is full ({reason})" + (f", that of {' or '.join(full)}" if full else "")

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -51,7 +52,8 @@ def run_flow(checkout: Checkout, parameters: dict[str, Any]) -> int:
     if code < 0:
         print(f"mmalign: the flow was ended by signal {-code}; `mmalign run` continues from there", file=sys.stderr)
     refused = version_of(checkout.summary) == earlier  # a run that was refused before it began has no summary
-    _repair_summary(checkout, cancelled=signals.times > 0)
+    with suppress(OSError):  # a full disk, which the flow has named: the next run writes another summary
+        _repair_summary(checkout, cancelled=signals.times > 0)
     if code == 0 or not refused:
         print_summary(checkout)
     if signals.times:
