@@ -49,6 +49,7 @@ def arms(margins: np.ndarray[Any, np.dtype[np.float64]], params: Path) -> dict[s
     return {
         "mm_dpo": PAPER,
         "dpo": constant(PAPER),
+        "image": {**constant(PAPER), "alignment.image_weight": 1.0},
         "shuffled": {**PAPER, "alignment.margin_control": "shuffled"},
         "no_weight": {"alignment.beta_weight": 0.0},
         "reversed": {**PAPER, "alignment.margin_control": "reversed"},
@@ -64,6 +65,7 @@ CONTROL = {  # what an arm is compared with: DPO with the same mean beta
     "shuffled": "dpo",
     "no_weight": "dpo",
     "reversed": "dpo",
+    "image": "dpo",
     "sft": "dpo",
     "best_point": "best_point_dpo",
     "best_point_shuffled": "best_point_dpo",

@@ -16,48 +16,33 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks._bundled import fetch_data
 from benchmarks._effect_arms import CONTROL, DATA, ENDPOINTS, QUICK, arms, make_checkout, margins_of, run, train
+from benchmarks._effect_rows import Row, run_missing
 from benchmarks._effect_statistics import paired, spread
 from tests.checkout import ROOT
 
 FOLDER = ROOT / ".mmalign/alignment_effect"
 ROWS = ROOT / "benchmarks/rows/alignment_effect.jsonl"
 QUICK_SEEDS = 5
-Row = dict[str, Any]
-
-
-def read(path: Path) -> list[Row]:
-    """The rows of a study so far."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 def study(folder: Path, rows: Path, data: list[str], names: list[str], seeds: int) -> list[Row]:
     """Run what is missing of the study, seed by seed, so that an early end leaves all arms equally far; all rows that were asked for."""
-    wanted = {(kind, name, seed) for kind in data for name in names for seed in range(seeds)}
-    present = {(row["data"], row["arm"], row["seed"]) for row in read(rows)}
-    missing = sorted(wanted - present, key=lambda key: (key[2], key[0], names.index(key[1])))
-    began = time.monotonic()
-    for number, (kind, name, seed) in enumerate(missing):
-        made = make_checkout(folder, kind)
+    wanted = [{"data": kind, "arm": name, "seed": seed} for seed in range(seeds) for kind in data for name in names]
+
+    def trained(row: Row) -> Row:
+        made = make_checkout(folder, row["data"])
         if not (made.root / "artifacts/align/pairs.parquet").is_file():
-            print(f"alignment_effect: the reward model of the {kind} rankings", file=sys.stderr, flush=True)
+            print(f"alignment_effect: the reward model of the {row['data']} rankings", file=sys.stderr, flush=True)
             run(made, "--accept-data", "--bundled-rows")
-        overrides = arms(margins_of(made), made.root / "params.yaml")[name]
-        row = {"data": kind, "arm": name, "seed": seed, "overrides": overrides, **train(made, overrides, seed)}
-        rows.parent.mkdir(parents=True, exist_ok=True)
-        with rows.open("a") as stream:
-            stream.write(json.dumps(row) + "\n")
-        rate = (time.monotonic() - began) / (number + 1)
-        left = (len(missing) - number - 1) * rate / 60
-        print(
-            f"alignment_effect: {number + 1} of {len(missing)} runs, {rate:.0f} s a run, {left:.0f} min left", file=sys.stderr, flush=True
-        )
-    return [row for row in read(rows) if (row["data"], row["arm"], row["seed"]) in wanted]
+        overrides = arms(margins_of(made), made.root / "params.yaml")[row["arm"]]
+        return {"overrides": overrides, **train(made, overrides, row["seed"])}
+
+    return run_missing("alignment_effect", rows, wanted, trained)
 
 
 def summary(rows: list[Row]) -> dict[str, Any]:

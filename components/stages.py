@@ -29,7 +29,9 @@ STAGES: dict[StageName, Stage] = {
     "validate": Stage("components.validation.stage:run", ("model", "features", "validate", "reward")),
     "reward": Stage("components.reward.stage:run", ("model", "training", "features", "reward", "critique"), ("reward",)),
     "critique": Stage("components.critique.stage:run", ("model", "training", "features", "reward", "critique", "endpoint"), ("critique",)),
-    "reference": Stage("components.alignment.reference_stage:run", ("model", "training", "features", "reference"), ("reference",)),
+    "reference": Stage(
+        "components.alignment.reference_stage:run", ("model", "training", "features", "reference", "alignment"), ("reference",)
+    ),
     "align": Stage(
         "components.alignment.stage:run",
         ("model", "training", "features", "reward", "reference", "alignment"),

@@ -74,11 +74,13 @@ def pipeline_run(run: RunParameters = DEFAULTS) -> State[Any]:
 
 def _scheduled_run(checkout: Checkout, parameters: RunParameters, console: Console, cancel: Event) -> State[Any]:
     """A run of a deployment, which works in `checkout`."""
-    deployed = deployed_checkout(checkout)
+    try:
+        deployed = deployed_checkout(checkout)
+        settings = deployed.settings()
+    except UserError as error:  # where notices go is unknown without settings
+        return _failed(outcome_of(error), redactor(checkout).clean(str(error)))
     run_id, deployment = str(this_run.id), str(this_deployment.name or "by hand")
-    run = ScheduledRun(
-        deployed, deployed.settings(), parameters, run_id, deployment, f"{deployment} {this_run.name or run_id}", console, cancel
-    )
+    run = ScheduledRun(deployed, settings, parameters, run_id, deployment, f"{deployment} {this_run.name or run_id}", console, cancel)
     try:
         with ending_with_record(run_id, cancel, console.print):
             return _unattended(run)

@@ -21,13 +21,14 @@ LogProb = tuple[float, int]  # sum over the response's tokens and its end, numbe
 
 @dataclass
 class LogProbTask(InferenceTask):
-    """(log-prob sum, tokens) of every response of every query under the model in `folder`."""
+    """(log-prob sum, tokens) of every response of every query under the model in `folder`; `blank` shows it gray media of the same size."""
 
     queries: Sequence[Query]
     preprocessor: Preprocessor
     models: OneModel
     folder: Path
     settings: Settings
+    blank: bool = False
 
     def plan(self) -> list[list[int]]:
         """Batches of packed rows, the fullest first."""
@@ -37,7 +38,7 @@ class LogProbTask(InferenceTask):
         """One forward pass, as training makes it."""
         autocast = policy_autocast(self.settings.training)
         model = self.models.open(self.folder, ranks, open_policy if autocast is None else open_in_fp32)
-        trees = [policy_tree(self.preprocessor, self.queries[item]) for item in items]
+        trees = [policy_tree(self.preprocessor, self.queries[item], blank=self.blank) for item in items]
         row_tokens, pad_id = self.settings.training.row_tokens, self.preprocessor.end_id
         with torch.autocast(model.device.type, autocast, enabled=autocast is not None):
             ((_, values),) = score_batches(model, trees, [range(len(trees))], row_tokens, pad_id, self.work.add)

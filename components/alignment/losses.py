@@ -3,12 +3,15 @@
     h         = (log p(y_w) - log p_ref(y_w)) - (log p(y_l) - log p_ref(y_l))
     sigmoid     L_pair = -(1 - e) * log sigmoid(beta * h) - e * log sigmoid(-beta * h)       e: label smoothing, 0 is none
     ipo         L_pair = (h - 1 / (2 * beta))^2                                              (arXiv 2310.12036, equation 17)
-    L         = mean over pairs of [preference_weight * emphasis * L_pair + sft_weight * (-log p(y_w) / |y_w|)]
+    L         = mean over pairs of [preference_weight * emphasis * L_pair + sft_weight * (-log p(y_w) / |y_w|) + image_weight * L_image]
+    L_image   = -log sigmoid(beta0 * ((log p(y_w) - log p_ref(y_w)) - (log p(y_w | gray) - log p_ref(y_w | gray))))
+                the best responses under their picture against the same under a gray one (conditional preference term of mDPO, arXiv
+                2406.11839, whose other picture is a crop); 0 for a query without media
 
 Beta is applied once, and rewards are reported with the beta that was used. The emphasis is 1 but for the schedule `madpo`. The
 preference weight is 1 but for a control that takes the SFT term alone.
 
-Shapes: K responses, P pairs, S responses that the SFT term is taken of where it is taken once a query.
+Shapes: K responses, P pairs, S responses that the SFT term is taken of where it is taken once a query, I responses of the image term.
 """
 
 from __future__ import annotations
@@ -32,11 +35,21 @@ class SftBatch:
 
 
 @dataclass(frozen=True)
+class ImageBatch:
+    """The image term: responses under their picture, the same under a gray one, and shares of the step's mean, all [I], among the K of a batch."""
+
+    response_I: Tensor
+    blank_I: Tensor
+    weight_I: Tensor
+
+
+@dataclass(frozen=True)
 class PairBatch:
     """Pairs among the K responses of a batch; all of shape [P].
 
     `weight_P` is a pair's share of the step's mean: the weights of all pairs of a step, on all ranks, add up to 1. `emphasis_P` multiplies
-    the preference loss alone; None is 1. `sft` says where the SFT term is taken once a query; None takes it of every pair's winner.
+    the preference loss alone; None is 1. `sft` says where the SFT term is taken once a query; None takes it of every pair's winner. `image` is
+    None without the image term.
     """
 
     winner_P: Tensor
@@ -45,17 +58,23 @@ class PairBatch:
     weight_P: Tensor
     emphasis_P: Tensor | None = None
     sft: SftBatch | None = None
+    image: ImageBatch | None = None
 
 
 @dataclass(frozen=True)
 class LossSettings:
-    """What the settings say of the loss. `sft_weight` is in 1 / nats a token, `label_smoothing` a probability below .5."""
+    """What the settings say of the loss. `sft_weight` is in 1 / nats a token, `label_smoothing` a probability below .5.
+
+    `image_beta` is beta0, that of the image term.
+    """
 
     sft_weight: float
     label_smoothing: float = 0.0
     mean_log_probs: bool = False
     loss_type: LossType = "sigmoid"
     preference_weight: float = 1.0
+    image_weight: float = 0.0
+    image_beta: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -92,7 +111,7 @@ def implicit_margin(log_prob_K: Tensor, reference_K: Tensor, tokens_K: Tensor, p
 def pair_loss(log_prob_K: Tensor, reference_K: Tensor, tokens_K: Tensor, pairs: PairBatch, settings: LossSettings) -> PairLoss:
     """MM-DPO over all pairs of a batch, all in fp32. `log_prob_K` and `reference_K` are sums over a response's tokens.
 
-    The logged terms add up: loss = preference_weight * loss/preference + sft_weight * loss/sft.
+    The logged terms add up: loss = preference_weight * loss/preference + sft_weight * loss/sft + image_weight * loss/image.
     """
     ratio_K = log_ratios(log_prob_K, reference_K, tokens_K, settings.mean_log_probs)
     margin_P = ratio_K[pairs.winner_P] - ratio_K[pairs.loser_P]
@@ -130,7 +149,24 @@ def pair_loss(log_prob_K: Tensor, reference_K: Tensor, tokens_K: Tensor, pairs: 
             "signs/chosen_length": longer_P,
         }
         sums = {name: (value.float() * pairs.weight_P).sum() for name, value in metrics.items()}
-    return PairLoss(total, {**sums, "loss/sft": sft.detach()})
+    sums["loss/sft"] = sft.detach()
+    if pairs.image is not None:
+        image, image_sums = _image_term(ratio_K, pairs.image, settings.image_beta)
+        total, sums = total + settings.image_weight * image, sums | image_sums
+    return PairLoss(total, sums)
+
+
+def _image_term(ratio_K: Tensor, image: ImageBatch, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum of L_image, and its metrics."""
+    margin_I = ratio_K[image.response_I] - ratio_K[image.blank_I]
+    loss = (-logsigmoid(beta * margin_I) * image.weight_I).sum()
+    with torch.no_grad():
+        metrics = {
+            "loss/image": loss.detach(),
+            "rewards/image_margin": (beta * margin_I * image.weight_I).sum(),
+            "rewards/image_accuracy": ((margin_I > 0).float() * image.weight_I).sum(),
+        }
+    return loss, metrics
 
 
 def branch_metrics(name: str, value_K: Tensor, pairs: PairBatch) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from components.alignment.betas import Array, MarginScale
 from components.alignment.pairs import PairTable, build_pairs, read_scores
-from components.alignment.reference_table import read_log_probs
+from components.alignment.reference_table import read_blank_log_probs, read_log_probs
 from components.checkout import IN_CHECKOUT, Checkout
 from components.closures import code_digest
 from components.config.settings import Settings
@@ -27,12 +27,13 @@ Indices = np.ndarray[Any, np.dtype[np.int64]]
 class TrainingPairs:
     """The pairs of a table's queries, and of all its K responses, in order, the log-prob sum under the base model and its tokens.
 
-    A response without a log-prob has NaN and 0 tokens.
+    A response without a log-prob has NaN and 0 tokens. `blank_K` are log-prob sums under gray media, NaN where there is none.
     """
 
     pairs: PairTable
     log_prob_K: Array
     tokens_K: np.ndarray[Any, np.dtype[np.int32]]
+    blank_K: Array
 
 
 def prepared_pairs(settings: Settings, checkout: Checkout, queries: QueryTable) -> TrainingPairs:
@@ -49,14 +50,16 @@ def prepared_pairs(settings: Settings, checkout: Checkout, queries: QueryTable) 
 
     def make(folder: Path) -> None:
         pairs = build_pairs(queries, read_scores(critiques), settings.alignment, settings.reward.calibration_share)
-        log_probs = read_log_probs(reference)
+        log_probs, blank = read_log_probs(reference), read_blank_log_probs(reference)
         missing = float("nan"), 0
-        values = [log_probs.get((query.id, number), missing) for query in queries for number in range(len(query.responses))]
+        keys = [(query.id, number) for query in queries for number in range(len(query.responses))]
+        values = [log_probs.get(key, missing) for key in keys]
         for name in _columns():
             np.save(folder / f"{name}.npy", getattr(pairs, name))
         write_json(folder / SCALE, vars(pairs.scale))
         np.save(folder / "log_prob_K.npy", np.array([value for value, _ in values], dtype=np.float64))
         np.save(folder / "tokens_K.npy", np.array([tokens for _, tokens in values], dtype=np.int32))
+        np.save(folder / "blank_K.npy", np.array([blank.get(key, float("nan")) for key in keys], dtype=np.float64))
 
     folder = prepared(checkout, "pairs", key, make)
 
@@ -64,16 +67,31 @@ def prepared_pairs(settings: Settings, checkout: Checkout, queries: QueryTable) 
         return np.load(folder / f"{name}.npy", mmap_mode="r")
 
     pairs = PairTable(**{name: mapped(name) for name in _columns()}, scale=MarginScale(**read_json(folder / SCALE)))
-    return TrainingPairs(pairs, mapped("log_prob_K"), mapped("tokens_K"))
+    return TrainingPairs(pairs, mapped("log_prob_K"), mapped("tokens_K"), mapped("blank_K"))
 
 
-def check_complete(training: TrainingPairs, queries: QueryTable, first: Indices) -> None:
-    """Raises UserError where a response of a pair's query has no reference log-prob. `first` counts the responses before each query."""
-    missing = np.searchsorted(first, np.flatnonzero(np.isnan(training.log_prob_K)), side="right") - 1
-    for index in missing[np.isin(missing, training.pairs.query)].tolist():
+def check_complete(training: TrainingPairs, queries: QueryTable, first: Indices, *, contrasted: bool = False) -> None:
+    """Raises UserError where a response of a pair's query has no reference log-prob; `contrasted` asks for those under gray media, too.
+
+    `first` counts the responses before each query.
+    """
+    for index in _lacking(training.log_prob_K, training, first):
         raise UserError(
             f"{IN_CHECKOUT.reference('train')} has no log-prob of a response of query '{queries[index].id}': run the reference stage again"
         )
+    for index in _lacking(training.blank_K, training, first) if contrasted else []:
+        if queries[index].media:
+            raise UserError(
+                f"{IN_CHECKOUT.reference('train')} has no log-prob under gray media of a response of query '{queries[index].id}', which "
+                "alignment.image_weight needs: run the reference stage again"
+            )
+
+
+def _lacking(value_K: Array, training: TrainingPairs, first: Indices) -> list[int]:
+    """Queries with pairs and a response without a value."""
+    missing = np.searchsorted(first, np.flatnonzero(np.isnan(value_K)), side="right") - 1
+    indices: list[int] = missing[np.isin(missing, training.pairs.query)].tolist()
+    return indices
 
 
 def _columns() -> list[str]:

@@ -1,7 +1,8 @@
 """Stage `reference`: each response's log-prob under the base model, once, before alignment.
 
 Reads  artifacts/validate/{train,heldout}/queries.parquet and the base model.
-Writes artifacts/reference/{train,heldout}.parquet: id, response, log_prob (sum over the response's tokens and its end, fp32), tokens.
+Writes artifacts/reference/{train,heldout}.parquet: id, response, log_prob (sum over the response's tokens and its end, fp32), tokens; with
+       `alignment.image_weight` train.parquet has log_prob_blank, too, under gray media of the same size (null for queries without media).
 
 Values are kept in .mmalign/cache/reference/ (components/alignment/reference_store.py), so that 100 new rows cost 100 rows. Batches are
 planned over all queries, known or not: a killed run, and one on more ranks, computes the same bits. With new rows beside them, queries that
@@ -32,9 +33,11 @@ def run(settings: Settings, checkout: Checkout, _recorder: Recorder = NullRecord
     result = StageResult(
         metrics={}, times=report.times, digests={"reference.model_digest": model_digest(checkout.root / settings.model.base)}
     )
-    for split, task in zip(SPLITS, tasks, strict=True):
+    blank = {query.id: values for task in tasks if task.blank for query, values in zip(task.queries, task.log_probs(), strict=True)}
+    for split, task in zip(SPLITS, tasks[: len(SPLITS)], strict=True):
         log_probs = task.log_probs()
-        write_log_probs(checkout.reference(split), task.queries, log_probs)
+        contrast = blank if split == "train" and settings.alignment.image_weight else None
+        write_log_probs(checkout.reference(split), task.queries, log_probs, contrast)
         values = [value for query in log_probs for value in query]
         result.metrics[f"{split}.responses"] = len(values)
         result.metrics[f"{split}.tokens"] = sum(tokens for _, tokens in values)

@@ -54,9 +54,12 @@ class Context:
         return digest_bytes(*(f"{name}={value}" for name, value in sorted(asdict(self).items())))[:24]
 
 
-def store_key(query: Query) -> str:
-    """Names a query and its responses, so that each response is found by itself: digests of the conversation with its media, and of each response."""
-    name = digest_bytes(*query.content)
+def store_key(query: Query, *, blank: bool = False) -> str:
+    """Names a query and its responses, so that each response is found by itself: digests of the conversation with its media, and of each response.
+
+    `blank` names the query with gray media in place of its own.
+    """
+    name = digest_bytes(*query.content, *(["blank"] if blank else []))
     return ":".join([name, *(digest_bytes(response.text) for response in query.responses)])
 
 

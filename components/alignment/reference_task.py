@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from components.families.digests import model_digest, processor_digest
 from components.families.processing import Preprocessor
 from components.features.cache import attach_features
 from components.files import digest_bytes
-from components.preferences.record import read_queries
+from components.preferences.record import Query, read_queries
 
 SPLITS = ("train", "heldout")
 
@@ -33,7 +34,7 @@ class ReferenceTask(LogProbTask):
 
 
 def build(settings: Settings, checkout: Checkout, arguments: Any = None) -> list[ReferenceTask]:
-    """A task for each split, with one model and one store."""
+    """A task for each split, with one model and one store; with an image term, one more for the training queries under gray media."""
     assert arguments is None
     base = checkout.root / settings.model.base
     preprocessor = Preprocessor(base, checkout.preferences, settings.model, settings.features)
@@ -41,20 +42,16 @@ def build(settings: Settings, checkout: Checkout, arguments: Any = None) -> list
     every = [query for split in SPLITS for query in queries[split]]
     attach_features(preprocessor, base, every, settings, checkout, ranks=settings.reference.ranks)
     models, store = OneModel(settings), ReferenceStore(checkout, reference_context(settings, base, preprocessor))
-    return [
-        ReferenceTask(
-            label=f"reference log-probs, {split}",
-            unit="query",
-            keys=[store_key(query) for query in queries[split]],
-            store=store,
-            queries=queries[split],
-            preprocessor=preprocessor,
-            models=models,
-            folder=base,
-            settings=settings,
-        )
-        for split in SPLITS
-    ]
+
+    def task(label: str, chosen: Sequence[Query], *, blank: bool = False) -> ReferenceTask:
+        keys = [store_key(query, blank=blank) for query in chosen]
+        shared: dict[str, Any] = {"store": store, "preprocessor": preprocessor, "models": models, "folder": base, "settings": settings}
+        return ReferenceTask(label=f"reference log-probs, {label}", unit="query", keys=keys, queries=chosen, blank=blank, **shared)
+
+    tasks = [task(split, queries[split]) for split in SPLITS]
+    if settings.alignment.image_weight:
+        tasks.append(task("gray media", [query for query in queries["train"] if query.media], blank=True))
+    return tasks
 
 
 def reference_context(settings: Settings, base: Path, preprocessor: Preprocessor) -> Context:

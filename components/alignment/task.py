@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from components.alignment.betas import beta_dpo_beta, running_margin
+from components.alignment.contrasts import Contrasts, best_responses
 from components.alignment.diagnosis import CollapseWatch
 from components.alignment.losses import LossSettings, PairBatch, SftBatch, branch_metrics, implicit_margin, pair_loss
 from components.alignment.pairs import PairTable
@@ -84,7 +85,8 @@ class AlignmentTask(TrainingTask):
         self.training = prepared_pairs(settings, checkout, self.queries)
         self.pairs: PairTable = self.training.pairs
         self.tokens = open_tokens(checkout, self.preprocessor, self.queries, settings.reward.instruction)
-        check_complete(self.training, self.queries, self.tokens.first)
+        self.contrasts = Contrasts(self.preprocessor, self.tokens, self.training.blank_K) if settings.alignment.image_weight else None
+        check_complete(self.training, self.queries, self.tokens.first, contrasted=self.contrasts is not None)
         # A query whose responses all tie has no pair to learn from.
         self.order = np.unique(self.pairs.query)
         attach_features(self.preprocessor, self.base, self.queries.select(self.order), settings, checkout)
@@ -98,7 +100,7 @@ class AlignmentTask(TrainingTask):
         """The epoch's steps, with the global counts that the means divide by."""
         training = self.settings.training
         plan = plan_epoch(
-            self.tokens.policy_tokens()[self.order].tolist(),
+            self._lengths(),
             seed=training.seed,
             epoch=epoch,
             queries_per_step=self.settings.alignment.queries_per_step,
@@ -140,12 +142,17 @@ class AlignmentTask(TrainingTask):
         device = self.model.model.device
         queries = {index: self.queries[index] for index in indices}
         trees = [self._tree(index, query) for index, query in queries.items()]
-        packed = build_batch(trees, self.settings.training.row_tokens, device, self.preprocessor.end_id)
         reference = [value for index in indices for value in self._reference(index)[0]]
+        pairs = self._pairs_of(micro, queries, device)
+        if self.contrasts is not None:
+            added = self.contrasts.of(queries, {index: self._query_weight(micro, index) for index in queries})
+            trees, reference = trees + added.trees, reference + added.reference
+            pairs = replace(pairs, image=added.batch(device))
+        packed = build_batch(trees, self.settings.training.row_tokens, device, self.preprocessor.end_id)
         return {
             "batch": AlignmentBatch(
                 **vars(packed),
-                pairs=self._pairs_of(micro, queries, device),
+                pairs=pairs,
                 reference_K=torch.tensor(reference, device=device),
                 metrics=micro.metrics,
                 leads=micro.leads,
@@ -174,6 +181,8 @@ class AlignmentTask(TrainingTask):
                 alignment.log_probs == "mean",
                 alignment.loss_type,
                 alignment.preference_weight,
+                alignment.image_weight,
+                alignment.beta,
             ),
         )
         metrics = {**result.metrics, **as_metrics(step_values, prepared.leads, result.loss.device)}
@@ -208,6 +217,15 @@ class AlignmentTask(TrainingTask):
         numbers = range(self.tokens.first[index], self.tokens.first[index + 1])
         return Tree(self.preprocessor.policy_root(query), tuple(Branch(self.tokens.responses[number]) for number in numbers))
 
+    def _lengths(self) -> list[int]:
+        """Tokens that each query of `order` adds to a step."""
+        lengths: list[int] = self.tokens.policy_tokens()[self.order].tolist()
+        if self.contrasts is None:
+            return lengths
+        return [
+            length + self.contrasts.length(index, self.queries[index]) for index, length in zip(self.order.tolist(), lengths, strict=True)
+        ]
+
     def _reference(self, index: int) -> tuple[list[float], list[int]]:
         """Log-prob sums and tokens of a query's responses under the base model."""
         numbers = slice(self.tokens.first[index], self.tokens.first[index + 1])
@@ -232,11 +250,10 @@ class AlignmentTask(TrainingTask):
                 betas.append(float(self.pairs.beta[row]))
                 weights.append(share)
                 emphases.append(float(self.pairs.weight[row]))
-            ranks = [response.rank for response in query.responses]
-            first = [number for number, rank in enumerate(ranks) if rank == min(ranks)]
+            first = best_responses(query)
             best += [offset + number for number in first]
-            best_weights += [share * len(rows) / len(first)] * len(first)
-            offset += len(ranks)
+            best_weights += [self._query_weight(micro, index) / len(first)] * len(first)
+            offset += len(query.responses)
         return PairBatch(
             torch.tensor(winners, device=device),
             torch.tensor(losers, device=device),
@@ -252,8 +269,12 @@ class AlignmentTask(TrainingTask):
         mean = self.settings.alignment.log_probs == "mean"
         return implicit_margin(outputs, prepared.reference_K, branch_tokens(prepared), prepared.pairs, mean_log_probs=mean)
 
+    def _query_weight(self, micro: Micro, index: int) -> float:
+        """What the pairs of a query count together in the step's mean; its SFT and image terms count as much. 0 where a rank fills a gap."""
+        return self._weight(micro, index) * len(self.pairs.rows(index)) if micro.queries else 0.0
+
     def _weight(self, micro: Micro, index: int) -> float:
-        """A pair's share of the step's mean, for the pairs of a query. The query's SFT term has the share of all of them."""
+        """A pair's share of the step's mean, for the pairs of a query."""
         if self.settings.alignment.normalize == "pair":
             return 1 / micro.pairs
         return 1 / (micro.queries_with_pairs * len(self.pairs.rows(index)))

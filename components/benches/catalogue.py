@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PATH = Path(__file__).with_name("catalogue.yaml")
 UNKNOWN = "unknown"
-RULE = "rule"
 HUNDRED = 100.0
 
 Direction = Literal["up", "down"]

@@ -28,6 +28,7 @@ class AlignmentSettings(OptimizationSettings):
     preference_weight: float = Field(ge=0)
     sft_weight: float = Field(ge=0)
     sft_per: Literal["pair", "query"]
+    image_weight: float = Field(ge=0)
     diagnosed_queries: int | None = Field(ge=2)
     seed: int | None = Field(ge=0)
 

@@ -63,9 +63,12 @@ class Preprocessor:
         self._outlines = Outlines(self.family, self.processor, self.config)
         self._limit_bytes = int(features.pixels_max_gb * 1e9)
 
-    def policy_root(self, query: Query) -> Root:
-        """The root of responses: the conversation with its media, and the opening of the assistant's turn."""
-        return self._root(query, self.template.prompt(query), blank=False)
+    def policy_root(self, query: Query, blank: bool = False) -> Root:
+        """The root of responses: the conversation with its media, and the opening of the assistant's turn.
+
+        `blank` replaces the media's pixels by gray ones.
+        """
+        return self._root(query, self.template.prompt(query), blank=blank)
 
     def judge_root(self, query: Query, instruction: str, blank: bool = False) -> Root:
         """The root of a response and its critique (paper section 3): earlier turns, media, instruction, question, "Answer:".

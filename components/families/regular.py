@@ -93,17 +93,6 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {shorten(line, 160)}" if line else type(error).__name__
 
 
-def template_of(folder: Path) -> str | None:
-    """The text of a checkpoint's chat template, or None. Raises UserError for one that is no text."""
-    path = folder / "chat_template.jinja"
-    if not path.is_file():
-        return None
-    try:
-        return path.read_text(encoding="utf-8")
-    except ValueError as error:
-        raise UserError(f"{path} is no UTF-8 text: {REFETCH}") from error
-
-
 def _entries(folder: Path) -> Iterator[Path]:
     for base in (folder, folder / SUBFOLDER):
         if base.is_dir() and not (base != folder and base.is_symlink()):

@@ -34,7 +34,6 @@ class Workload:
     responses: int
     media: int
     tree_tokens: float  # a query's prompt, medium and responses as one sequence
-    answer_tokens: float  # the responses' part of them
     medium: MediumSize
     source: str
     training_share: float = 1.0  # of the queries: all where a file of held-out rows lies beside them
@@ -48,7 +47,7 @@ def read_workload(checkout: Checkout, settings: Settings, model: Architecture) -
     rows = list(_rows(folder, "data.jsonl", "dpo_pairs.jsonl"))
     if not rows:
         medium = image_size(model, *ASSUMED_IMAGE, limits)
-        return Workload(0, 0, 0, 0.0, 0.0, medium, "no rows in data/preferences: a query with one image of 640 x 480 is assumed")
+        return Workload(0, 0, 0, 0.0, medium, "no rows in data/preferences: a query with one image of 640 x 480 is assumed")
     texts = [(asked_characters(row), _answers(row)) for row in rows]
     heldout = list(_rows(folder, "heldout.jsonl"))
     media = sorted({path for row in (*rows, *heldout) for path in media_of(row)})
@@ -64,7 +63,7 @@ def read_workload(checkout: Checkout, settings: Settings, model: Architecture) -
     share = 1.0 if (folder / "heldout.jsonl").is_file() else 1 - settings.validate_.heldout_share
     annotated = [annotation_of_row(row) for row in rows]
     annotation = Annotation(sum(one.responses for one in annotated), sum(one.critiques for one in annotated))
-    return Workload(len(rows), responses, len(media), tokens, answers, medium, source, share, annotation)
+    return Workload(len(rows), responses, len(media), tokens, medium, source, share, annotation)
 
 
 def _rows(folder: Path, *names: str) -> Iterator[Mapping[str, Any]]:

@@ -17,9 +17,11 @@ Count = Callable[..., None]  # gets the tokens of every pass and the slots of it
 SCORING_ROWS = 16  # packed rows in one forward pass without gradients
 
 
-def policy_tree(preprocessor: Preprocessor, query: Query) -> Tree:
-    """A query with all its responses as branches."""
-    return Tree(preprocessor.policy_root(query), tuple(Branch(tuple(preprocessor.response_ids(r.text))) for r in query.responses))
+def policy_tree(preprocessor: Preprocessor, query: Query, *, blank: bool = False) -> Tree:
+    """A query with all its responses as branches; `blank` has gray media of the same size in place of its own."""
+    return Tree(
+        preprocessor.policy_root(query, blank=blank), tuple(Branch(tuple(preprocessor.response_ids(r.text))) for r in query.responses)
+    )
 
 
 def policy_tokens(preprocessor: Preprocessor, query: Query) -> int:

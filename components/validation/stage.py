@@ -40,7 +40,6 @@ from components.validation.rows import RowChecks
 from components.validation.splitting import split_off
 from components.validation.tables import query_table, response_table
 
-PREFERENCES = Path("data/preferences")
 OUTPUT = IN_CHECKOUT.artifact("validate")
 DOCS = IN_CHECKOUT.validation_pages
 

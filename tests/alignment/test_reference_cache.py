@@ -24,19 +24,12 @@ from components.engine.inference import Launch, Report
 from components.families.digests import model_digest, processor_digest
 from components.files import digest_bytes
 from components.preferences.record import write_queries
+from tests.clock import Clock
 from tests.tiny import queries, remade, save_checkout, save_checkpoint
 
 CONTEXT = Context("code", "model", "processor", "template", "float32", max_length=512, max_frames=8, row_tokens=512)
 KEY, OTHER = "query:one:two", "query:two:three"
 VALUES = [(-1.5, 3), (-2.5, 4)]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture

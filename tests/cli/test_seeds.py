@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from components.checkout import Checkout
-from components.cli.run import seeds as command
 from components.cli.run.one_run import Wanted, workspace
 from components.cli.run.run import run
 from components.cli.run.seeds import record, repeat_of, run_missing, run_seeds, wanted_seeds, with_own_results
+from components.cli.stdout import output_on_stderr
 from components.config.overrides import parse_assignments
 from components.config.settings import load_settings
 from components.errors import UserError
@@ -94,7 +94,7 @@ def test_second_command_in_a_checkout_is_refused(checkout: Path) -> None:
 
 def test_json_output_leaves_all_else_on_stderr(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", os.fdopen(1, "w", closefd=False))  # pytest's own writes into its file
-    with command._output_on_stderr(True):
+    with output_on_stderr(True):
         print("progress", flush=True)
         os.write(1, b"of a child\n")
     print("the result", flush=True)

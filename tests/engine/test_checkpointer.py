@@ -12,16 +12,8 @@ from components.engine import checkpointer as module
 from components.engine.checkpointer import Checkpointer
 from components.engine.checkpoints import COMMITTED
 from components.engine.task import EpochContext
+from tests.clock import Clock
 from tests.engine.conftest import toy_settings
-
-
-class Clock:
-    """In place of the module time."""
-
-    now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 class Writer:

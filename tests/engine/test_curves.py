@@ -11,6 +11,7 @@ import pytest
 from components.engine import curves
 from components.engine.curves import CURVES, PLAN, RECORD_SECONDS, CurveFile, Follower, last_metrics, points_of
 from components.engine.recorder import NullRecorder, Point
+from tests.clock import Clock
 
 
 def lines(path: Path) -> list[dict[str, float]]:
@@ -58,14 +59,6 @@ class Recording(NullRecorder):
 
     def all(self) -> list[Point]:
         return [point for write in self.writes for point in write]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture

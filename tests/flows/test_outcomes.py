@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import threading
@@ -11,18 +12,20 @@ from typing import Any
 
 import psutil
 import pytest
+from prefect.client.schemas.objects import StateType
 
 from components.checkout import Checkout
 from components.closures import code_digest
 from components.config.settings import load_settings
 from components.errors import InfrastructureFault, StageFault, UserError
 from components.processes.fault_kinds import fault_kind
-from flows import stages
+from flows import pipeline_run, stages
 from flows.console import Console
 from flows.parameters import RunParameters
 from flows.supervisor import Command, Outcome
 from flows.whole_run import whole_run
 from tests.checkout import ROOT, alive, behave, start_mmalign, wait_for
+from tests.settings import copy_settings
 
 
 def failure_of(checkout: Path, *words: str) -> Exception:
@@ -111,3 +114,11 @@ def test_deadline_of_validation_follows_its_data(checkout: Path) -> None:
         rows.truncate(600_000_000)
     assert stages.deadline("validate", settings, Checkout(checkout)) == pytest.approx(2 * 1200, rel=0.05)
     assert stages.deadline("align", settings, Checkout(checkout)) == settings.stages["align"].deadline_minutes * 60
+
+
+def test_run_with_broken_settings_fails_with_its_sentence(tmp_path: Path) -> None:
+    copy_settings(tmp_path)
+    (tmp_path / "params.yaml").write_text("alignment: [\n")
+    state = pipeline_run._scheduled_run(Checkout(tmp_path), RunParameters(), Console(io.StringIO()), threading.Event())
+    assert (state.type, state.name) == (StateType.FAILED, "Mistake")
+    assert "params.yaml" in str(state.message)

@@ -15,15 +15,9 @@ from components.files import read_json, write_json
 from components.processes import stalls
 from components.processes.heartbeat import Heartbeat
 from components.processes.stalls import LONGEST_WAIT, Stalls
+from tests.clock import Clock
 
 SECONDS = 20.0
-
-
-class Clock:
-    now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -135,9 +129,8 @@ def test_pause_of_the_launcher_is_no_silence(tmp_path: Path, clock: Clock, ranks
 
 
 @pytest.fixture
-def process(tmp_path: Path, clock: Clock) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
+def process(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
     """Starts a process that runs some code, and has rank 0 of one be that process."""
-    assert clock.now == 0
     started: list[subprocess.Popen[bytes]] = []
 
     def start(code: str) -> subprocess.Popen[bytes]:

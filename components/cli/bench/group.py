@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +14,7 @@ from typer.core import TyperGroup
 
 from components.cli.bench import measurements
 from components.cli.bench.measurements import BENCHMARKS, MEASURE, about, benchmarks
+from components.cli.stdout import output_on_stderr
 from components.operations.environment import enter_checkout
 
 
@@ -38,20 +37,6 @@ app.command("rate")(measurements.rate)
 app.command(MEASURE, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(measurements.measure)
 BUNDLED = "bench/mm_reward_bench.jsonl"  # below data/
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for scripts")]
-
-
-@contextmanager
-def result_alone() -> Iterator[None]:
-    """What the work prints, here and in its ranks, goes to stderr: stdout has the result alone."""
-    sys.stdout.flush()
-    stdout = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(stdout, 1)
-        os.close(stdout)
 
 
 @app.command("list")
@@ -134,7 +119,7 @@ def reward(
         checkout.reward_model if model is None else here / model,
     )
     log = partial(print, file=sys.stderr, flush=True)
-    with result_alone(), slots_taken("evaluate", settings, checkout, log):
+    with output_on_stderr(), slots_taken("evaluate", settings, checkout, log):
         target, result = bench_reward(settings, checkout, request, log)
     if as_json:
         print(json.dumps(result, indent=2, sort_keys=True))
@@ -191,7 +176,7 @@ def policy(
     log = partial(print, file=sys.stderr, flush=True)
     # The pipeline never connects to the hub. This command does, unless the person's environment forbids it.
     environment = {"HF_HUB_OFFLINE": offline or "0", "OMP_NUM_THREADS": str(settings.evaluate.threads)}
-    with result_alone(), slots_taken("evaluate", settings, checkout, log):
+    with output_on_stderr(), slots_taken("evaluate", settings, checkout, log):
         results = bench_policy(settings, checkout, request, log, environment)
     if as_json:
         print(json.dumps(results, indent=2))

@@ -12,14 +12,13 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from components.checkout import Checkout
 from components.cli.run.one_run import Wanted, log, one_run, workspace
+from components.cli.stdout import output_on_stderr
 from components.config.overrides import changed_settings
 from components.config.settings import Settings, load_settings
 from components.errors import UserError
@@ -42,30 +41,13 @@ def run_seeds(own: Checkout, wanted: Wanted, count: int, *, reward: bool, as_jso
     if lock is None:
         raise UserError(f"seeds are run in this checkout already: {lock_holder(path)}; wait for it or end it")
     try:
-        with _output_on_stderr(as_json):
+        with output_on_stderr(as_json):
             code = _all_seeds(own, wanted, count, "reward_model_and_policy" if reward else "policy")
         if code == 0 and as_json:
             print(json.dumps(_read(workspace(own, wanted)).as_json(), indent=2))
     finally:
         lock.release()
     return code
-
-
-@contextmanager
-def _output_on_stderr(wanted: bool) -> Iterator[None]:
-    """Where `wanted`, let this process and its children write to stderr what they write to stdout."""
-    if not wanted:
-        yield
-        return
-    sys.stdout.flush()
-    saved = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(saved, 1)
-        os.close(saved)
 
 
 def _all_seeds(own: Checkout, wanted: Wanted, count: int, varies: Varies) -> int:
