@@ -59,7 +59,7 @@ WORDS = re.compile(
             r"PytorchStreamWriter failed|inline_container.{0,80}unexpected pos",  # torch.save on a full disk
             r"DefaultCPUAllocator: can't allocate memory|out of memory",
             r"killed by signal: (Bus error|Killed)",
-            r"No space left|disk quota",
+            r"No space left|disk quota|database or disk is full",
             r"Could not connect to the endpoint|Connection (refused|reset|aborted)|Temporary failure in name resolution",
         ]
     ),

@@ -16,6 +16,7 @@ from pathlib import Path
 from components.checkout import Checkout
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+FULL_OF_SQLITE = "database or disk is full"
 REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 TOO_MANY_FILES = frozenset({errno.EMFILE})
 LIMIT_CURE = "raise the limit (ulimit -n 4096 in the shell, LimitNOFILE of a systemd unit, --ulimit nofile of a container), and start again"
@@ -31,7 +32,7 @@ def is_refused(error: BaseException) -> bool:
 def described(error: BaseException) -> str | None:
     """What went wrong and what to do, in one sentence; None for every other error."""
     if not isinstance(error, OSError):
-        return None
+        return described(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) if FULL_OF_SQLITE in str(error) else None
     if error.errno in FULL:
         return f"{_full_disk(error)}: make room (mmalign clean), and start again, finished work stays"
     if error.errno in TOO_MANY_FILES:

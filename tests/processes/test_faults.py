@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import resource
 import shutil
+import sqlite3
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -68,6 +69,8 @@ def test_full_disk_is_named_by_its_file_or_its_folder(folder: Path, monkeypatch:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0 if path == folder else 10**12))
     unnamed = outcome_of(OSError(28, "No space left on device"))
     assert unnamed.sentence.startswith(f"a disk is full (no space left on device), that of {folder}: make room")
+    database = outcome_of(sqlite3.OperationalError("database or disk is full"))
+    assert (database.kind, database.sentence.split("; the whole")[0]) == ("infrastructure", unnamed.sentence.split("; the whole")[0])
     assert unnamed.log is not None, "a full disk may be full for a reason that only the trace shows"
 
 
