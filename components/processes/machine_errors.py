@@ -49,6 +49,12 @@ def described_by_words(text: str) -> str | None:
     return next((described(OSError(number, os.strerror(number))) for number in sorted(FULL) if os.strerror(number) in text), None)
 
 
+def full_disk_of(log: Path) -> str | None:
+    """As `described` where the disk of a log has no room, so that the log itself can't tell."""
+    full = log.parent.is_dir() and shutil.disk_usage(log.parent).free < SMALL_BYTES
+    return described(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) if full else None
+
+
 def open_file_limit() -> int:
     """Files that a process may have open at a time."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
