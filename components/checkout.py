@@ -89,6 +89,7 @@ class Checkout:
     reward_model = _Path("artifacts/reward/model")  # the reward model
     policy = _Path("artifacts/align/model")  # the aligned model
     results = _Path("artifacts/evaluate/results")  # per-query results of the last evaluation
+    fresh = _Path("artifacts/evaluate/fresh")  # the same of the part that the gate opens last
     validation_pages = _Path("artifacts/validate-docs")  # Great Expectations' data docs
 
     # What a run leaves for people.

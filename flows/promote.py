@@ -11,9 +11,9 @@ from components.checkout import Checkout
 from components.config.settings import Settings
 from components.errors import StageFault
 from components.processes.slots.taking import is_waiting
-from components.registry.model_gate import Reevaluate
 from components.registry.policy import ModelName
 from components.registry.promotion import GateOutcome, judge_models
+from components.registry.result_tables import Reevaluate
 from components.stages import command
 from flows.cancellation import RunCancelled
 from flows.console import Console

@@ -98,6 +98,12 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     endpoint: Endpoint
 
+    def do_GET(self) -> None:
+        """The list of models, or below another path than /v1 what some servers have in its place."""
+        models = json.dumps({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+        pages = {"v1": (200, models), "refusing": (401, "{}"), "broken": (200, "<html>a proxy</html>"), "plain": (200, '["a list"]')}
+        self._send(*pages.get(self.path.split("/")[1], (404, "{}")), {})
+
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         fault = self.endpoint.enter(body, self.headers.get("Authorization", ""))

@@ -19,6 +19,7 @@ class EvaluateSettings(InferenceSettings):
     batch_size: Positive
     confidence: float = Field(gt=0, lt=1)
     samples: Positive
+    fresh_share: float = Field(ge=0, le=0.5)
 
     @field_validator("judges")
     @classmethod

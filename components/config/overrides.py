@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from components.files import write_json
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
-    """`["alignment.beta=0.2"]` as {"alignment.beta": 0.2}; values are YAML. UserError for a bad form or an unknown key."""
+    """`["alignment.beta=0.2"]` as {"alignment.beta": 0.2}; values are YAML, and nothing is the empty text. UserError for a bad form or an unknown key."""
     keys = set(known_keys())
     values: dict[str, Any] = {}
     for assignment in assignments:
@@ -26,7 +27,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
         if key not in keys:
             raise UserError(f"--set {assignment}: {unknown_key(key, sorted(keys))}")
         try:
-            values[key] = _number(yaml.safe_load(text))
+            values[key] = _number(yaml.safe_load(text)) if text.strip() else ""
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise UserError(f"--set {assignment}: the value is not valid YAML; quote it") from error
     return values
@@ -104,4 +105,16 @@ def _value_span(top: Any, dotted: str) -> tuple[int, int]:
 
 def as_written(value: Any) -> str:
     """A value as it stands behind its key in a file of settings."""
-    return yaml.safe_dump(value, default_flow_style=True, width=100_000).removesuffix("\n").removesuffix("\n...")
+    text: str = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=100_000)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes all but plain words: DVC's reader refuses an address within braces, and a comma there ends a text."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if re.search(r"[^\w./ -]", text) else None)
+
+
+_Dumper.add_representer(str, _text)

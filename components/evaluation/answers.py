@@ -44,6 +44,12 @@ class Answered:
     rewards: list[float] | None = None  # the reward model's score of each answer, where `evaluate.judges` has it judge them
     preferred: list[float | None] | None = None  # the model judge's preference over the base's answer, as `model_preferences` gives it
 
+    def at(self, positions: Sequence[int]) -> Answered:
+        """The same of the queries at these positions alone."""
+        rewards = None if self.rewards is None else [self.rewards[i] for i in positions]
+        preferred = None if self.preferred is None else [self.preferred[i] for i in positions]
+        return Answered(self.policy, [self.answers[i] for i in positions], [self.verdicts[i] for i in positions], rewards, preferred)
+
 
 def judge_answers(policy: str, queries: Sequence[Query], answers: Sequence[tuple[str, bool]], judge: Judge) -> Answered:
     """Judge (answer, whether it ended) of every query; a chain has its model judge asked about all of them at once."""

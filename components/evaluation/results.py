@@ -18,6 +18,7 @@ from components.closures import code_digest
 from components.config.settings import Settings
 from components.evaluation import judge_prompts
 from components.evaluation.error_sheets import Sheets
+from components.evaluation.fresh import FRESH, split_fresh
 from components.evaluation.judge import is_description
 from components.evaluation.metrics import outcomes_of
 from components.evaluation.verdict import MODEL, REWARD_MODEL, Verdict
@@ -131,13 +132,15 @@ def context_of(settings: Settings, checkout: Checkout) -> str:
 
 
 def write_context(path: Path, settings: Settings, checkout: Checkout) -> None:
-    """Write the context of the tables beside `path`, the digest of the held-out queries alone, those of the two models that they are of, and
-    the errors of the judges that decided.
+    """Write the context of the tables beside `path`, the digests of the held-out queries and of their fresh part (None without one), those of
+    the two models that they are of, and the errors of the judges that decided.
     """
     models = {"mm-policy": model_digest(checkout.policy), "mm-reward": model_digest(checkout.reward_model)}
-    heldout = heldout_digest(read_queries(checkout.queries("heldout")))
+    queries = read_queries(checkout.queries("heldout"))
+    fresh = [queries[i] for i in split_fresh(queries, settings.evaluate.fresh_share)[1]]
     errors = load_sheets(settings, checkout).recorded(name for name in settings.evaluate.judges if name != REWARD_MODEL)
-    write_json(path, {"context": context_of(settings, checkout), "heldout": heldout, "models": models, "errors": errors})
+    digests = {"heldout": heldout_digest(queries), FRESH: heldout_digest(fresh) if fresh else None}
+    write_json(path, {"context": context_of(settings, checkout), **digests, "models": models, "errors": errors})
 
 
 def load_sheets(settings: Settings, checkout: Checkout) -> Sheets:

@@ -5,7 +5,7 @@ Reads  artifacts/validate/heldout/queries.parquet, artifacts/critique/heldout.pa
        data/truth, judges/sheets.
 Writes artifacts/evaluate/answers.parquet (every answer with its verdict), scores.parquet (every response's scores), results/ (per-query
        outcomes of base, policy and reward model, by which models are compared), samples/ (a page and JSONL of answers side by side) and the
-       metrics that reports/summary.json is made of.
+       metrics that reports/summary.json is made of. fresh/ alone has answers and outcomes of the part that `evaluate.fresh_share` reserves.
 
 Without facts (data/truth) or reference answers, what needs them is null, is named in one sentence, and the rest goes on. A reward model
 that was trained without critiques is scored without any: what needs them is null.
@@ -34,6 +34,7 @@ from components.evaluation.answers import Answered, judge_answers, write_answers
 from components.evaluation.chain import Chain, load_chain
 from components.evaluation.corrected_metrics import corrected_metrics
 from components.evaluation.error_sheets import Sheets
+from components.evaluation.fresh import split_fresh
 from components.evaluation.metrics import (
     Metrics,
     balanced_accuracy,
@@ -70,7 +71,9 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
     """Answer, judge, score and sum up; see the module."""
     torch.set_num_threads(settings.evaluate.threads)
     artifacts, aligned_path = checkout.artifacts, checkout.policy
-    queries = read_queries(checkout.queries("heldout"))
+    every = read_queries(checkout.queries("heldout"))
+    reported, fresh = split_fresh(every, settings.evaluate.fresh_share)
+    queries = [every[i] for i in reported]
     judge = load_chain(settings, checkout)
     intervals = Intervals(settings.evaluate.confidence)
     result = StageResult(
@@ -81,41 +84,49 @@ def run(settings: Settings, checkout: Checkout, recorder: Recorder = NullRecorde
 
     policies = {"base": settings.model.base.as_posix(), "aligned": IN_CHECKOUT.policy.as_posix()}
     (base, aligned), log_probs = ask_policies(settings, checkout, policies, judge, result.times)
+    preferences = model_preferences(judge, every, base, aligned)
+    base, aligned = replace(base, preferred=[None if one is None else 0.5 for one in preferences]), replace(aligned, preferred=preferences)
+    whole = [base, aligned]
+    base, aligned = (one.at(reported) for one in whole)
     for answered in (base, aligned):
         metrics.update(policy_metrics(f"policy.{answered.policy}", queries, answered.verdicts, answered.answers, intervals))
     metrics.update(correct_for_errors(settings, checkout, queries, (base, aligned)))
-    preferences = model_preferences(judge, queries, base, aligned)
-    base, aligned = replace(base, preferred=[None if one is None else 0.5 for one in preferences]), replace(aligned, preferred=preferences)
     judgeable = [judge.knows(query) for query in queries]
-    metrics.update(win_metrics(queries, judgeable, base.verdicts, aligned.verdicts, intervals, preferences))
+    metrics.update(win_metrics(queries, judgeable, base.verdicts, aligned.verdicts, intervals, aligned.preferred))
     implicit = implicit_rewards(artifacts / "reference/heldout.parquet", log_probs, mean=settings.alignment.log_probs == "mean")
     metrics.update(preference_metrics(queries, implicit, intervals))
     results = checkout.results
-    text = text_scores(read_queries(checkout.queries("train")), queries)
+    text = text_scores(read_queries(checkout.queries("train")), every)
     write_context(results / "context.json", settings, checkout)
 
-    own = read_own(artifacts / "critique/heldout.parquet", queries)
+    own = read_own(artifacts / "critique/heldout.parquet", every)
     own_scores = {key: critique.score for key, critique in own.items()}
     critiqued = any(critique.text is not None for critique in own.values())
     metrics.update(reward_metrics(queries, own_scores, intervals))
-    write_reward_results(results / "reward.parquet", queries, own_scores)
     chosen = choose(queries, base, aligned, settings.evaluate.samples)
     compares = asks_reward_model(settings, checkout)
-    scored = range(len(queries)) if compares else chosen
+    scored = range(len(every)) if compares else [reported[i] for i in chosen]
     arguments = {
         "folder": IN_CHECKOUT.reward_model.as_posix(),
-        "answers": [(i, policy.answers[i]) for policy in (base, aligned) for i in scored],
+        "answers": [(i, policy.answers[i]) for policy in whole for i in scored],
     }
     blank, on_given, bare, shown = ask_reward_model(settings, checkout, arguments, result.times)
     halves = {"base": dict(zip(scored, shown, strict=False)), "aligned": dict(zip(scored, shown[len(scored) :], strict=True))}
     if compares:
-        base, aligned = (replace(one, rewards=[halves[one.policy][i][1] for i in scored]) for one in (base, aligned))
+        whole = [replace(one, rewards=[halves[one.policy][i][1] for i in scored]) for one in whole]
+        base, aligned = (one.at(reported) for one in whole)
         reward_win_metrics(metrics, queries, base.rewards or [], aligned.rewards or [], intervals)
-    write_answers(artifacts / "evaluate/answers.parquet", queries, [base, aligned])
-    write_policy_results(results / "base.parquet", queries, base.verdicts, None, rewards=base.rewards, preferred=base.preferred)
-    write_policy_results(results / "aligned.parquet", queries, aligned.verdicts, implicit, text, aligned.rewards, aligned.preferred)
-    scores = variants(queries, blank, on_given, bare) if critiqued else variants_uncritiqued(queries, blank, own_scores)
-    judgements = {name: [ShownCritique(*half[i]) for i in chosen] for name, half in halves.items()}
+    for folder, answers, positions in (
+        (results, artifacts / "evaluate/answers.parquet", reported),
+        (checkout.fresh, checkout.fresh / "answers.parquet", fresh),
+    ):
+        part, (old, new) = [every[i] for i in positions], (one.at(positions) for one in whole)
+        write_answers(answers, part, [old, new])
+        write_policy_results(folder / "base.parquet", part, old.verdicts, None, rewards=old.rewards, preferred=old.preferred)
+        write_policy_results(folder / "aligned.parquet", part, new.verdicts, implicit, text, new.rewards, new.preferred)
+        write_reward_results(folder / "reward.parquet", part, own_scores)
+    scores = variants(every, blank, on_given, bare) if critiqued else variants_uncritiqued(every, blank, own_scores)
+    judgements = {name: [ShownCritique(*half[reported[i]]) for i in chosen] for name, half in halves.items()}
     scores["text_only"] = text
     for name, values in scores.items():
         metrics.update(variant_metrics(name, queries, values, intervals))

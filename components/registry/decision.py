@@ -38,7 +38,8 @@ class UnfedError(Exception):
 class Measure:
     """The numbers that decided a rule, in shares of 1.
 
-    `value` is the challenger's, `reference` that of the model called `against`, both None where the rule has no reference. `low` and `high` are the
+    `value` is the challenger's, `reference` that of the model called `against`, both None where the rule has no reference. A rule by comparisons of
+    answers has `against` alone, and by preferences `difference`: those for the challenger less those against it. `low` and `high` are the
     ends of the interval of their `difference`, or of the value, in this look; the rule holds where the end that decides is on the right side of `bound`.
     """
 

@@ -105,7 +105,11 @@ class RuleJudge:
         if (reason or "").strip():
             self._findings.insert(0, Finding("safety", "passed", f"WITHOUT EVIDENCE ON SAFETY, which {POLICY_FILE} allows: {reason}"))
             return
-        text = f'nothing says whether the model is safe: {HARMFUL}, or set allow_unmeasured_safety: "reason" in {POLICY_FILE}'
+        requests = any(row["category"] == "safety" for row in self._new.rows)
+        compare = (
+            "; or name a model judge in evaluate.judges, which compares answers at requests of the category safety" if requests else ""
+        )
+        text = f'nothing says whether the model is safe: {HARMFUL}{compare}; or set allow_unmeasured_safety: "reason" in {POLICY_FILE}'
         self._findings.insert(0, Finding("safety", "failed", f"WITHOUT EVIDENCE ON SAFETY: {text}"))
 
     def better(self, rule: Above, reference: Results, words: str, chosen: Callable[[Row], bool]) -> None:
@@ -157,7 +161,7 @@ class RuleJudge:
             f"{words} over those of {reference.name}: {points(one.value)} points more for than against, interval {points(low)} to {points(high)}, "
             f"{'above' if passed else 'not all above'} {points(rule.above)}",
             judged=judged,
-            measure=Measure(one.value, low, high, rule.above, "low", one.rows, one.groups),
+            measure=Measure(one.value, low, high, rule.above, "low", one.rows, one.groups, None, reference.name, one.value),
         )
 
     def no_less_preferred(self, rule: Margin, reference: Results, words: str, chosen: Callable[[Row], bool]) -> None:
@@ -170,7 +174,7 @@ class RuleJudge:
             f"{words} over those of {reference.name}: {points(one.value)} points more for than against, at least {points(low)}, "
             f"{'within' if passed else 'beyond'} the margin of {points(-rule.margin)}",
             judged=judged,
-            measure=Measure(one.value, low, high, -rule.margin, "low", one.rows, one.groups),
+            measure=Measure(one.value, low, high, -rule.margin, "low", one.rows, one.groups, None, reference.name, one.value),
         )
 
     def win_rate(self, rule: Above, reference: Results) -> None:
@@ -197,7 +201,7 @@ class RuleJudge:
             f"answers that win against those of {reference.name} by {who}: {percent(value)} of {number}, interval {percent(low)} to "
             f"{percent(high)}, {'above' if passed else 'not all above'} {percent(rule.above)}",
             judged=Judged(replace(one, value=value, low=low, high=high, error=one.error / 2)),
-            measure=Measure(value, low, high, rule.above, "low", one.rows, one.groups),
+            measure=Measure(value, low, high, rule.above, "low", one.rows, one.groups, None, reference.name),
         )
 
     def has(self, column: str, reference: Results, chosen: Callable[[Row], bool] = lambda _: True) -> bool:

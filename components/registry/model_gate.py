@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from components.checkout import IN_CHECKOUT, Checkout
 from components.errors import StageFault, UserError
 from components.evaluation.error_sheets import read_errors
-from components.evaluation.results import results_key
+from components.evaluation.fresh import FRESH, fresh_of
 from components.families.digests import model_digest
 from components.files import read_json
 from components.registry import aliases
@@ -24,11 +24,11 @@ from components.registry.gate import Results, judge_policy, judge_reward, unsafe
 from components.registry.policy import ModelName, RegistryPolicy
 from components.registry.references import find_references
 from components.registry.registry import Registry
+from components.registry.result_tables import Reevaluate, ResultTables
 from components.registry.reuse import NthLook
 from components.registry.versions import CHALLENGER, CHAMPION, Version
 
 Verdict = Literal["promoted", "refused", "nothing_new"]
-Reevaluate = Callable[[ModelName, Path, Path], None]  # model, folder of its weights, table to write
 
 FOLDERS: dict[ModelName, Path] = {"mm-reward": IN_CHECKOUT.reward_model, "mm-policy": IN_CHECKOUT.policy}
 CONTEXT_FILE = IN_CHECKOUT.results / "context.json"
@@ -58,26 +58,22 @@ class ModelGate:
         self, checkout: Checkout, scratch: Path, registry: Registry, policy: RegistryPolicy, name: ModelName, reevaluate: Reevaluate
     ) -> None:
         self._checkout = checkout
-        self._scratch = scratch
         self._registry = registry
         self._policy = policy
         self._name = name
-        self._reevaluate = reevaluate
         evaluation: dict[str, Any] = read_json(checkout.root / CONTEXT_FILE)
         self._context: str = evaluation["context"]
         self._heldout: str = evaluation.get("heldout", self._context)
+        self._fresh: str | None = evaluation.get(FRESH)
         self._errors = read_errors(evaluation.get("errors", {}))
         self._evaluated: str | None = evaluation.get("models", {}).get(name)
+        self.tables = ResultTables(scratch, registry, name, self._context, reevaluate, fresh=self._fresh is not None)
         self._references = find_references(registry, name)
         self._champion = self._references.champion
         self._reference: Results | None = None
         self._safest: tuple[Version, float] | None = None
         self._drift: dict[str, Any] | None = None
         self._reuse: dict[str, Any] = {}
-
-    def key(self, digest: str) -> str:
-        """The key of a model's results on these held-out queries."""
-        return results_key(digest, self._context)
 
     def recorded(self) -> ModelOutcome | None:
         """The recorded outcome of this checkout's model; None where it has no verdict."""
@@ -110,13 +106,13 @@ class ModelGate:
         for sentence in self._references.notes:
             log(sentence)
         try:
-            decision = self.judge(table, digest)
+            decision = self.judge(table, digest, lambda: fresh_of(table))
         except (UserError, StageFault) as error:
             # This is no verdict: nothing is registered, and the next run judges.
             return ModelOutcome("refused", [f"the champion can't be evaluated on today's held-out queries: {error}"])
         log(f"{self._name}: {'promoted' if decision.promote else 'refused'}: {decision.reasons[0]}")
         version = self._register(folder, decision)
-        self._registry.store_results(version, self.key(version.digest), table)
+        self.tables.store(version, table)
         if decision.promote:
             self.promote(version, table, decision.reasons, by=A_RUN, because=decision.reasons[0])
         else:
@@ -137,10 +133,11 @@ class ModelGate:
         run = read_json(folder.parent / "run.json").get("mlflow_run_id")
         return self._registry.register(self._name, folder, whole=decision.promote, run_id=run, tags=tags)
 
-    def judge(self, table: Path, digest: str) -> Decision:
+    def judge(self, table: Path, digest: str, fresh_table: Callable[[], Path]) -> Decision:
         """Compare a digest's results with the champion's, or the base's; where the champion's record is gone, with all that is left of it.
 
-        The comparison is a look at the held-out queries, unless the digest was judged on them before.
+        The comparison is a look at the held-out queries, unless the digest was judged on them before. `fresh_table` opens the digest's results on
+        the fresh part, and is called once all rules hold on the other queries.
 
         StageFault or UserError where none of these can be evaluated.
         """
@@ -163,16 +160,43 @@ class ModelGate:
         if self._reference is None:
             self._reference = base
         safest = self._safest_results(compared) if self._name == "mm-policy" else None
-        this_look = NthLook(self._registry.count_look(self._name, self._heldout, digest), 1 - self._policy.confidence)
-        notes.insert(0, Finding("reuse", "note", f"reuse: {this_look.sentence()}"))
         references: list[Results | None] = [results for _, results in compared] or [self._reference]
+        decision, this_look = self._look(self._heldout, digest, challenger, references, safest[1] if safest else None)
+        notes.insert(0, Finding("reuse", "note", f"reuse: {this_look.sentence()}"))
+        self._reuse = _summary(this_look, decision)
+        notes += [Finding("reuse", "note", f"reuse: {cure}")] if decision.sight and (cure := decision.sight.cure()) else []
+        findings, promote = decision.findings, decision.promote
+        if self._fresh is not None and promote:
+            on_fresh, fresh_look = self._on_fresh(digest, fresh_table(), compared, safest)
+            findings, promote = (*findings, *(_of_fresh(one) for one in on_fresh.findings if one.outcome != "off")), on_fresh.promote
+            notes.append(Finding("reuse", "note", f"reuse: fresh rows: {fresh_look.sentence()}"))
+            self._reuse[FRESH] = {"opened": True, **_summary(fresh_look, on_fresh)}
+        elif self._fresh is not None:
+            notes.append(Finding("reuse", "note", "reuse: fresh rows: not opened, since a rule failed on the other held-out rows"))
+            self._reuse[FRESH] = {"opened": False}
+        return Decision(promote, (*findings, *notes), decision.sight)
+
+    def _look(
+        self, heldout: str, digest: str, challenger: Results, references: Sequence[Results | None], safest: Results | None
+    ) -> tuple[Decision, NthLook]:
+        """The strictest decision against the references, as one look at the queries whose digest is `heldout`."""
+        this_look = NthLook(self._registry.count_look(self._name, heldout, digest), 1 - self._policy.confidence)
         decisions = [self._against(reference, challenger, safest, this_look) for reference in references]
-        strictest = next((decision for decision in decisions if not decision.promote), decisions[0])
-        self._reuse = {"look": this_look.number, "spends": this_look.tail, "left": this_look.left}
-        if strictest.sight is not None:
-            self._reuse["unsafe"] = strictest.sight.summary()
-            notes += [Finding("reuse", "note", f"reuse: {cure}")] if (cure := strictest.sight.cure()) else []
-        return Decision(strictest.promote, (*strictest.findings, *notes), strictest.sight)
+        return next((decision for decision in decisions if not decision.promote), decisions[0]), this_look
+
+    def _on_fresh(
+        self, digest: str, table: Path, compared: Sequence[tuple[Version, Results]], safest: tuple[Version, Results] | None
+    ) -> tuple[Decision, NthLook]:
+        """The decision on the fresh part against the same models."""
+        assert self._fresh is not None
+        challenger = Results("the challenger", _rows(table))
+        others = [Results(results.name, _rows(self.tables.of(version, fresh=True))) for version, results in compared]
+        references: list[Results | None] = [*others]
+        if not references:
+            base = Results("the base", _rows(self._checkout.fresh / "base.parquet")) if self._name == "mm-policy" else None
+            references = [base]
+        safer = Results(safest[1].name, _rows(self.tables.of(safest[0], fresh=True))) if safest else None
+        return self._look(self._fresh, digest, challenger, references, safer)
 
     def _judged_again(self, version: Version, results: Results, base: Results | None) -> Finding | None:
         """What today's rules say of a champion that was judged under other rules, judges, sheets or data; None for one that was not.
@@ -210,20 +234,10 @@ class ModelGate:
         for version in [*([self._champion] if self._champion else []), *self._references.fallbacks]:
             title = "champion" if version is self._champion else "earlier champion"
             try:
-                compared.append((version, Results(f"{title} {version.number}", _rows(self.table_of(version)))))
+                compared.append((version, Results(f"{title} {version.number}", _rows(self.tables.of(version)))))
             except (UserError, StageFault) as error:
                 faults.append(error)
         return compared, faults
-
-    def table_of(self, version: Version) -> Path:
-        """A version's results on these held-out queries. Where the registry has none, they are computed now and stored there."""
-        key = self.key(version.digest)
-        table = self._scratch / f"{self._name}-{version.number}" / f"{key}.parquet"
-        if self._registry.results(version, key, table) is None:
-            folder = self._registry.fetch(version, table.parent / "model")
-            self._reevaluate(self._name, folder, table)
-            self._registry.store_results(version, key, table)
-        return table
 
     def promote(self, version: Version, table: Path, reasons: list[str], *, by: str, because: str) -> None:
         """Record the safest version, write the verdict, and move the aliases."""
@@ -245,7 +259,7 @@ class ModelGate:
             **{name: _share([row[column] for row in rows]) for name, column in columns.items()},
         }
 
-    def _safest_results(self, compared: list[tuple[Version, Results]]) -> Results | None:
+    def _safest_results(self, compared: list[tuple[Version, Results]]) -> tuple[Version, Results] | None:
         """Results of the safest earlier champion on these held-out queries; None where it is among `compared`."""
         if not compared:
             return None
@@ -253,10 +267,10 @@ class ModelGate:
         safest = self._registry.at(self._name, SAFEST)
         beside = safest is not None and safest.tags.get(SAFEST_IN) == self._context
         if safest is not None and beside and safest.number not in {version.number for version, _ in compared}:
-            candidates.append((safest, Results(f"the safest champion so far ({safest.number})", _rows(self.table_of(safest)))))
+            candidates.append((safest, Results(f"the safest champion so far ({safest.number})", _rows(self.tables.of(safest)))))
         shares = [(version, share) for version, results in candidates if (share := unsafe_share(results)) is not None]
         self._safest = min(shares, key=lambda pair: pair[1], default=None)
-        return candidates[-1][1] if len(candidates) > len(compared) else None
+        return candidates[-1] if len(candidates) > len(compared) else None
 
     def _record_safest(self, version: Version, share: float | None) -> None:
         if share is None:
@@ -272,6 +286,19 @@ class ModelGate:
         against = self._reference.name if self._reference is not None else "nothing"
         rules = {RULES: self._policy.digest(self._name), CONTEXT: self._context, AGAINST: against}
         return {REASONS: json.dumps(fitting), REUSE: json.dumps(self._reuse), **rules}
+
+
+def _summary(this_look: NthLook, decision: Decision) -> dict[str, Any]:
+    """The look for JSON, with what the rule on safety could see."""
+    values = {"look": this_look.number, "spends": this_look.tail, "left": this_look.left}
+    return values if decision.sight is None else {**values, "unsafe": decision.sight.summary()}
+
+
+def _of_fresh(finding: Finding) -> Finding:
+    """A finding on the fresh part, by its name and sentence."""
+    named = finding.sentence.startswith(f"{finding.rule}: ")
+    sentence = f"{FRESH} {finding.sentence}" if named else f"{FRESH} rows: {finding.sentence}"
+    return replace(finding, rule=f"{FRESH} {finding.rule}".strip(), sentence=sentence)
 
 
 def _reuse_of(version: Version) -> dict[str, Any] | None:

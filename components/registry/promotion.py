@@ -16,9 +16,10 @@ from components.errors import StageFault, UserError
 from components.registry import aliases
 from components.registry.aliases import ROLLED_BACK, ROLLED_BACK_BECAUSE, Log
 from components.registry.lock import local_lock, registry_lock
-from components.registry.model_gate import CONTEXT_FILE, ModelGate, ModelOutcome, Reevaluate
+from components.registry.model_gate import CONTEXT_FILE, ModelGate, ModelOutcome
 from components.registry.policy import MODELS, POLICY_FILE, ModelName, load_policy
 from components.registry.registry import Registry
+from components.registry.result_tables import Reevaluate
 from components.registry.versions import CHAMPION
 
 
@@ -110,8 +111,8 @@ def promote_by_hand(
         if CHAMPION in version.aliases:
             raise UserError(f"{name} version {number} is the champion already")
         gate = ModelGate(checkout, Path(scratch), registry, policy, name, reevaluate)
-        table = gate.table_of(version)
-        decision = gate.judge(table, version.digest)
+        table = gate.tables.of(version)
+        decision = gate.judge(table, version.digest, lambda: gate.tables.of(version, fresh=True))
         reasons = decision.reasons
         if not decision.promote and not request.override:
             return ModelOutcome("refused", reasons, version, gate.champion_metrics())
@@ -120,7 +121,7 @@ def promote_by_hand(
         if not version.whole:
             log(f"{name} version {number} is registered by reference: fetching and uploading its weights")
             version = registry.upload(version)
-            registry.store_results(version, gate.key(version.digest), table)
+            gate.tables.store(version, table)
         registry.tag(name, version.number, {ROLLED_BACK: None, ROLLED_BACK_BECAUSE: None})
         gate.promote(version, table, reasons, by=request.who, because=because or reasons[0])
         _retain(registry, name, policy.keep, log)

@@ -38,6 +38,7 @@ def write_settings(made: Checkout, checkout: Checkout, settings: Settings) -> No
     values = settings.model_dump(mode="json", by_alias=True)
     for section in ("reward", "alignment"):
         values[section]["epochs"] = min(2, values[section]["epochs"])  # the second may begin with the model's own critiques
+    values["evaluate"]["fresh_share"] = 0.0  # a few rows may have nothing to divide
     save(made.params, values)
     base = made.root / settings.model.base
     if not base.exists():

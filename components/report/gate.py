@@ -21,6 +21,7 @@ OUTCOMES = {  # tone and word
     "unfed": ("none", "nothing to judge"),
 }
 NONE = Estimate(None)
+LOOKS = ("reuse: look ", "reuse: fresh rows: ")
 ORDER = ("failed", "passed", "off", "unfed")
 
 
@@ -75,7 +76,7 @@ def decisive(gate: Any) -> tuple[list[str], int]:
     reasons = [str(reason) for reason in lookup(gate, "reasons") or ()]
     rules = lookup(gate, "rules") or ()
     plain = {lookup(rule, "sentence") for rule in rules if lookup(rule, "outcome") != "failed" and lookup(rule, "rule") != "safety"}
-    apart = [reason in plain or (lookup(gate, "reuse") is not None and reason.startswith("reuse: look ")) for reason in reasons]
+    apart = [reason in plain or (lookup(gate, "reuse") is not None and reason.startswith(LOOKS)) for reason in reasons]
     shown = [reason for index, reason in enumerate(reasons) if index == 0 or not apart[index]]
     return shown, len(reasons) - len(shown)
 
@@ -115,7 +116,7 @@ def _rule(rule: Mapping[str, Any]) -> RuleRow:
         word,
         sentence,
         measured=True,
-        challenger=value if compared else judged,
+        challenger=judged if not compared else NONE if measure.get("reference") is None else value,
         reference=Estimate.shared(measure.get("reference"), None, None),
         against=str(measure.get("against") or ""),
         difference=judged if compared else NONE,
@@ -141,6 +142,10 @@ def _reuse(reuse: Any) -> Reuse | None:
         ("error that each rule may spend in it", f"{_percent(lookup(reuse, 'spends'))} %"),
         ("error left for later looks", f"{_percent(lookup(reuse, 'left'))} %"),
     ]
+    fresh = lookup(reuse, "fresh")
+    if fresh is not None:
+        opened = f"this is look {count(lookup(fresh, 'look'))}; {_percent(lookup(fresh, 'left'))} % of error is left"
+        numbers.append(("verdicts on fresh rows", opened if lookup(fresh, "opened") else "not opened: a rule failed on the other rows"))
     unsafe = lookup(reuse, "unsafe")
     if unsafe is not None:
         rows, groups = count(lookup(unsafe, "rows")), count(lookup(unsafe, "groups"))

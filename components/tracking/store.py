@@ -12,6 +12,7 @@ import re
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -126,8 +127,23 @@ def _connect(checkout: Checkout, uri: str) -> tuple[Any, str]:
     for chatty in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(chatty).setLevel(logging.WARNING)  # they log each table of a new database
     with store_lock(checkout):
+        _create_database(uri)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         return client, _experiment(client, checkout, uri)
+
+
+def _create_database(uri: str) -> None:
+    """Make a new database beside its place, then move it there: a kill while MLflow makes the tables leaves nothing that later runs fail on."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or path.exists():
+        return
+    from mlflow import MlflowClient
+
+    for left in path.parent.glob(f"{path.name}.new-*"):
+        left.unlink()
+    beside = path.with_name(f"{path.name}.new-{uuid.uuid4().hex}")  # MLflow caches a store by its address
+    MlflowClient(tracking_uri=f"sqlite:///{beside}").search_experiments(max_results=1)
+    beside.replace(path)
 
 
 def _experiment(client: Any, checkout: Checkout, uri: str) -> str:

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from components.errors import UserError
 from components.files import digest_bytes
@@ -28,15 +28,8 @@ def split_off(rows: Sequence[Summary], share: float, file: str) -> set[int]:
     if len(tied) < 2:
         why = "all rows share a medium or a group" if len({row.content for row in rows}) > 1 else "it holds no two different queries"
         raise UserError(f"{file}: none of the rows can be held out, since {why}: add rows, or a heldout.jsonl beside it")
-    wanted = share * len(rows)
-    small = [key for key in sorted(tied) if len(tied[key]) <= max(1.0, wanted * (1 + TOLERANCE))]
-    heldout = [key for key in small if int(key[:16], 16) < share * 2**64]
-    if not _near(sum(len(tied[key]) for key in heldout), wanted):
-        heldout = _nearest(small or [min(tied, key=lambda key: len(tied[key]))], tied, wanted)
-    if len(heldout) == len(tied):
-        heldout.pop()
-    positions = {position for key in heldout for position in tied[key]}
-    if not _near(len(positions), wanted):
+    positions = one_side(tied, share)
+    if not _near(len(positions), share * len(rows)):
         log.warning(
             "%s: %d of %d rows are held out (%.1f %%) and not validate.heldout_share %.1f %%, since rows of one medium or group stay together",
             *(file, len(positions), len(rows), 100 * len(positions) / len(rows), 100 * share),
@@ -45,7 +38,24 @@ def split_off(rows: Sequence[Summary], share: float, file: str) -> set[int]:
 
 
 def tied_rows(rows: Sequence[Summary]) -> dict[str, list[int]]:
-    """Positions of rows that must stay on one side, by the smallest hash of what ties them; 64 hex digits."""
+    """Positions of rows that must stay on one side, as `tied_together`."""
+    return tied_together([ties_of(row) for row in rows])
+
+
+def one_side(tied: Mapping[str, Sequence[int]], share: float) -> set[int]:
+    """The positions on one side, about `share` of all, of two sets or more that `tied_together` made; never all."""
+    wanted = share * sum(map(len, tied.values()))
+    small = [key for key in sorted(tied) if len(tied[key]) <= max(1.0, wanted * (1 + TOLERANCE))]
+    chosen = [key for key in small if int(key[:16], 16) < share * 2**64]
+    if not _near(sum(len(tied[key]) for key in chosen), wanted):
+        chosen = _nearest(small or [min(tied, key=lambda key: len(tied[key]))], tied, wanted)
+    if len(chosen) == len(tied):
+        chosen.pop()
+    return {position for key in chosen for position in tied[key]}
+
+
+def tied_together(ties: Sequence[Sequence[str]]) -> dict[str, list[int]]:
+    """Positions of rows that must stay on one side, by the smallest hash of what ties them; `ties` has a row's hashes, of 64 hex digits."""
     parent: dict[str, str] = {}
 
     def root(key: str) -> str:
@@ -54,14 +64,13 @@ def tied_rows(rows: Sequence[Summary]) -> dict[str, list[int]]:
             key = above
         return key
 
-    for row in rows:
-        first, *others = ties_of(row)
+    for first, *others in ties:
         for other in others:
             a, b = sorted((root(first), root(other)))
             parent[b] = a
     sets: dict[str, list[int]] = {}
-    for position, row in enumerate(rows):
-        sets.setdefault(root(ties_of(row)[0]), []).append(position)
+    for position, (first, *_) in enumerate(ties):
+        sets.setdefault(root(first), []).append(position)
     return sets
 
 
@@ -71,7 +80,7 @@ def ties_of(row: Summary) -> list[str]:
     return [*ties, digest_bytes("group", row.group)] if row.group is not None else ties
 
 
-def _nearest(keys: Sequence[str], tied: dict[str, list[int]], wanted: float) -> list[str]:
+def _nearest(keys: Sequence[str], tied: Mapping[str, Sequence[int]], wanted: float) -> list[str]:
     """The first keys, as many as bring the number of rows nearest to the one wanted; at least one."""
     taken, count = [keys[0]], len(tied[keys[0]])
     for key in keys[1:]:

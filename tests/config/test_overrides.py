@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from dvc.utils.serialize import parse_yaml
 
 from components.config.overrides import changed_settings, parse_assignments
 from components.config.settings import load_settings
@@ -57,6 +58,25 @@ def test_values_are_yaml_with_plain_exponents(assignment: str, value: object) ->
     (parsed,) = parse_assignments([assignment]).values()
     assert parsed == value
     assert type(parsed) is type(value)
+
+
+@pytest.mark.parametrize(
+    "assignment", ["endpoint.judge.url=http://127.0.0.1:8003/v1", "endpoint.judge.model=a, b: {c} #d", "endpoint.judge.key="]
+)
+def test_text_within_braces_is_read_as_written_by_dvc_too(params: Path, assignment: str) -> None:
+    ((_, after),) = changed_settings(params, [f'{assignment.partition("=")[0]}="{assignment.partition("=")[2]}"']).items()
+    read = parse_yaml(after, str(params))
+    *path, last = assignment.partition("=")[0].split(".")
+    for part in path:
+        read = read[part]
+    assert read[last] == assignment.partition("=")[2]
+    assert getattr(load_settings(params, {params: after}).endpoint.judge, last) == read[last]
+
+
+def test_nothing_is_the_empty_text(params: Path) -> None:
+    assert parse_assignments(["endpoint.judge.key="]) == {"endpoint.judge.key": ""}
+    with pytest.raises(UserError, match="max_steps"):
+        changed_settings(params, ["alignment.max_steps="])
 
 
 def test_null_is_written_as_null(params: Path) -> None:

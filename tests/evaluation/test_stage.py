@@ -160,7 +160,7 @@ def test_results_are_per_query_and_equal_for_an_earlier_model(checkout: Evaluate
     heldout = heldout_digest(read_queries(root / HELDOUT))
     context = read_json(folder / "context.json")
     errors = context.pop("errors")
-    assert context == {"context": context_of(settings, Checkout(root)), "heldout": heldout, "models": models}
+    assert context == {"context": context_of(settings, Checkout(root)), "heldout": heldout, "fresh": None, "models": models}
     assert all("mmalign judge calibrate" in error for judge in errors.values() for error in judge.values()), (
         "this checkout has no error sheets"
     )

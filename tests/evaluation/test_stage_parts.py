@@ -234,7 +234,7 @@ def test_the_stage_writes_every_table_from_the_same_results(root: Path) -> None:
     assert [row["unsafe"] for row in tables["base"]] == [None, None, True]
     assert [row["unsafe"] for row in tables["aligned"]] == [None, None, False]
     models = {"mm-policy": "digest of align", "mm-reward": "digest of reward"}
-    context = {"context": f"ground_truth rules in {root.name}", "heldout": heldout_digest(QUERIES), "models": models}
+    context = {"context": f"ground_truth rules in {root.name}", "heldout": heldout_digest(QUERIES), "fresh": None, "models": models}
     written = read_json(folder / "results/context.json")
     errors = written.pop("errors")
     assert written == context

@@ -50,7 +50,8 @@ def test_foreign_rows_run_without_labels(base: Path, tmp_path: Path) -> None:
     assert summary["data"]["heldout_queries"] >= 5
     assert summary["data"]["quarantined"] == 0
     assert summary["policy"]["aligned"]["conversation"] is None
-    assert summary["policy"]["win_rate"] is None
+    assert summary["policy"]["win_rate"] is not None
+    assert summary["policy"]["win_rate_by_reward_model"] == 1, "no other judge compares the answers"
     assert summary["reward"]["acc"] is not None
     assert summary["policy"]["preference_accuracy"] is not None
     assert "these metrics are null" in completed.stdout + completed.stderr

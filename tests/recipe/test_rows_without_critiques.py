@@ -56,16 +56,20 @@ def test_rows_without_critiques_run_to_a_verdict(base: Path, tmp_path: Path) -> 
     reasons = {name: summary["gate"][name]["reasons"] for name in ("mm-reward", "mm-policy")}
     assert {name: summary["gate"][name]["verdict"] for name in reasons} == {"mm-reward": "refused", "mm-policy": "refused"}
     assert "the reward model was trained without critiques: it scores a response alone" in reasons["mm-reward"]
-    lacking = {name: sentences[0] for name, sentences in reasons.items()}
-    for rule in ("conversation", "unsafe", "unsafe_ceiling", "over_refusal", "hallucination"):
-        assert f"mm-policy.{rule} (none)" in lacking["mm-policy"]
-    assert "mm-policy.degenerate (20 of 50), mm-policy.categories (none of " in lacking["mm-policy"]
+    assert reasons["mm-policy"][0].startswith("WITHOUT EVIDENCE ON SAFETY: nothing says whether the model is safe")
+    for rule in ("unsafe", "unsafe_ceiling", "over_refusal", "hallucination"):
+        assert any(sentence.startswith(f"{rule}: does not apply, as no held-out row has") for sentence in reasons["mm-policy"])
+    lacking = {
+        name: next(one for one in sentences if "rules have too few held-out rows to judge" in one) for name, sentences in reasons.items()
+    }
+    for words in ("mm-policy.degenerate (20 of 122)", "mm-policy.categories (at most ", "mm-policy.preference_accuracy (19 of 20 groups)"):
+        assert words in lacking["mm-policy"]
     assert lacking["mm-reward"].startswith(
-        "3 rules have too few held-out rows to judge: mm-reward.acc (20 of 100), mm-reward.acc_plus (20 of 50)"
+        "3 rules have too few held-out rows to judge: mm-reward.acc (19 of 20 groups), mm-reward.acc_plus (19 of 20 groups), mm-reward.categories"
     )
     for name, sentences in reasons.items():
         assert "switch each of them off with a reason in mlflow/registry.yaml" in lacking[name]
-        assert not any("enabled: false" in sentence for sentence in sentences[1:]), "one sentence names all rules"
+        assert not any("enabled: false" in sentence for sentence in sentences if sentence != lacking[name]), "one sentence names all rules"
     page = (recipe.root / "reports/report.html").read_text()
     assert "It was trained without critiques and scores a response alone." in page
     repeated = recipe.mmalign("run")

@@ -252,8 +252,11 @@ def test_no_evidence_on_safety_refuses_first_without_a_reason(reason: str | None
     assert not decision.promote
     assert decision.reasons[0] == (
         'WITHOUT EVIDENCE ON SAFETY: nothing says whether the model is safe: mark harmful requests among the held-out rows (`"safety": '
-        '"harmful"`), or set allow_unmeasured_safety: "reason" in mlflow/registry.yaml'
+        '"harmful"`); or set allow_unmeasured_safety: "reason" in mlflow/registry.yaml'
     )
+    of_safety = [[{**table[0], "category": "safety"}, *table[1:]] for table in (new, old)]
+    named = judged(only("conversation", "unsafe", allowed=reason), *of_safety).reasons[0]
+    assert "; or name a model judge in evaluate.judges, which compares answers at requests of the category safety; or set allow" in named
 
 
 def test_allowed_lack_of_safety_stands_first_in_the_verdict() -> None:

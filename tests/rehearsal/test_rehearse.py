@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from components.checkout import Checkout
+from components.cli.run.rehearse import rehearse as rehearse_command
 from components.errors import InfrastructureFault, UserError
-from components.files import write_json
+from components.files import write_atomic, write_json
+from components.registry.policy import POLICY_FILE
 from components.rehearsal import rehearse as module
 from components.rehearsal import rehearsed
 from components.rehearsal.devices import Machine
@@ -25,10 +27,12 @@ from components.rehearsal.rehearsed import expected_seconds, is_rehearsed, needs
 from components.rehearsal.sample import Row, Sample, Totals
 from components.rehearsal.trial import outcome_file
 from components.rehearsal.trial_metrics import trial_metrics
+from components.rehearsal.workspace import write_settings
 from components.stages import STAGE_NAMES
 from tests.checkout import ROOT
 from tests.rehearsal.test_sample import question, write
 from tests.rehearsal.tiny import CONFIGS, settings
+from tests.settings import copy_settings
 
 CPU = Machine("cpu, 2 cores", "cpu", 8_000_000_000, seen=True)
 OUT_OF_MEMORY = "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
@@ -82,6 +86,33 @@ def test_stages_that_fit_run_once_each_in_order(checkout: Checkout, monkeypatch:
     metrics = rehearsal.trials["align"].metrics
     assert metrics is not None
     assert (metrics.rank_bytes, metrics.launcher_bytes, metrics.device_bytes) == (8000, 77, None)
+
+
+def test_trials_have_no_fresh_part(checkout: Checkout, tmp_path: Path) -> None:
+    made = Checkout(tmp_path / "made")
+    made.root.mkdir()
+    write_settings(made, checkout, settings(evaluate={"fresh_share": 0.5}))
+    assert json.loads(made.params.read_text())["evaluate"]["fresh_share"] == 0
+
+
+def test_json_names_rules_that_heldout_rows_feed(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [question(number, 40 + number, final_ranking=[1, 2], image="", category="short") for number in range(200)]
+    write(checkout.preferences / "heldout.jsonl", rows)
+    copy_settings(checkout.root)
+    monkeypatch.setattr("components.cli.run.rehearse.enter_checkout", lambda: checkout)
+    write_atomic(checkout.root / POLICY_FILE, "allow_unmeasured_safety: because\n")
+    monkeypatch.chdir(checkout.root)
+    monkeypatch.setattr(module, "_run", Stages(limit=8))
+    rehearse_command(["training.ranks=1"], as_json=True)
+    rules = json.loads(capsys.readouterr().out)["gate_rules"]
+    assert rules["apply"] == ["degenerate", "preference_accuracy", "ranks", "win_rate"]
+    assert rules["unfed"] == ["conversation", "unsafe", "unsafe_ceiling", "over_refusal", "hallucination", "categories", "reference_answer"]
+    assert (rules["refusing"], rules["measures_safety"]) == ({}, False)
+    rehearse_command(["training.ranks=1"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"gate: 200 held-out rows feed the rules of {POLICY_FILE}: {rules['sentence']}" in printed
 
 
 def test_rows_are_halved_until_a_training_fits(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:

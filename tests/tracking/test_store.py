@@ -51,6 +51,23 @@ def test_two_first_clients_share_database_and_experiment(checkout: Path) -> None
     assert len(set(ids)) == 2
 
 
+def test_kill_while_tables_are_made_leaves_no_database(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (checkout / "mlflow.db").unlink()
+    (checkout / "mlflow.db.new-1").write_bytes(b"half a database of a process that was killed")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            connect(Checkout(checkout))
+    assert not (checkout / "mlflow.db").exists()
+    client, experiment = connect(Checkout(checkout))
+    assert client.get_experiment(experiment).name == store.EXPERIMENT
+    assert list(checkout.glob("mlflow.db.new-*")) == []
+
+
 def test_artifacts_lie_in_mlruns_beside_database(checkout: Path) -> None:
     run_id = open_parent(Checkout(checkout), "run")
     assert (checkout / "mlflow.db").is_file()

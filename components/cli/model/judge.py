@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from components.cli.stdout import output_on_stderr
 from components.errors import UserError
 from components.files import write_json
 from components.operations.environment import enter_checkout
@@ -37,7 +38,8 @@ def calibrate(
 
     here = Path.cwd()
     checkout = enter_checkout()
-    sheet = calibrate_judge(judge, [(here / path).resolve() for path in labels], checkout.settings(), checkout)
+    with output_on_stderr(as_json):
+        sheet = calibrate_judge(judge, [(here / path).resolve() for path in labels], checkout.settings(), checkout)
     path = checkout.judge_sheets / f"{judge}.json"
     if save and judge == CHAIN:
         raise UserError(

@@ -13,6 +13,7 @@ from components.operations.preconditions.gate_rules import gate_rules
 from components.operations.preconditions.ground_truth import ground_truth
 from components.operations.preconditions.machine import deadlines, disk, gpus, kernels, open_files, shared_memory
 from components.operations.preconditions.rows import bundled_files_apart, rows
+from components.operations.preconditions.servers import servers
 from components.operations.preconditions.situation import Situation
 
 Precondition = Callable[[Situation], Finding]
@@ -22,6 +23,7 @@ PRECONDITIONS: dict[str, Precondition] = {
     "rows": rows,
     "ground truth": ground_truth,
     "critiques": critiques,
+    "servers": servers,
     "bundled files": bundled_files_apart,
     "gpus": gpus,
     "kernels": kernels,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from components.registry.decision import Finding as GateFinding
     from components.registry.policy import ModelName, RegistryPolicy
 
+SAFETY = "mm-policy.safety"
 KINDS = {"apply": ("passed", "failed"), "unfed": ("unfed",)}
 
 
@@ -28,6 +29,7 @@ def gate_rules(situation: Situation) -> Finding:
     if "evaluate" not in situation.stages:
         return ok("no model is evaluated")
     from components.evaluation.chain import load_chain
+    from components.evaluation.fresh import split_fresh
     from components.registry.policy import POLICY_FILE, load_policy
 
     checkout = situation.checkout
@@ -35,17 +37,23 @@ def gate_rules(situation: Situation) -> Finding:
         rules = load_policy(checkout.root / POLICY_FILE)
         judge = load_chain(situation.settings, checkout)
         queries, source = heldout_queries(situation)
+        reported, fresh = split_fresh(queries, situation.settings.evaluate.fresh_share) if queries else ([], [])
     except UserError as error:
         return problem(str(error), "`evaluate` would stop there after all training")
     if not queries:
         return ok("no held-out row can be read yet")
-    findings = perfect_findings(rules, queries, Judging(situation, judge))
-    details = rules_in_words(findings)
+    judging = Judging(situation, judge)
+    details = rules_in_words(perfect_findings(rules, [queries[i] for i in reported], judging))
+    if fresh:
+        source = f"{source} ({len(fresh):,} of them fresh)"
+        of_fresh = rules_in_words(perfect_findings(rules, [queries[i] for i in fresh], judging))["refusing"]
+        details["refusing"] |= {f"{name} on fresh rows": cause for name, cause in of_fresh.items() if name not in details["refusing"]}
     which = details["sentence"]
     if details["refusing"]:
+        off = "" if list(details["refusing"]) == [SAFETY] else ", or switch rules off there with a reason"
         return warning(
-            f"the gate ({POLICY_FILE}) would refuse even a perfect model on {source}: {_together(details['refusing'])}; {which}",
-            "do so before the run, or switch rules off there with a reason; no change of the rules retrains a model",
+            f"{source}: {which}; the gate ({POLICY_FILE}) would refuse even a perfect model: {_together(details['refusing'])}",
+            f"do so before the run{off}; no change of the rules retrains a model",
             details,
         )
     return ok(f"{source} feed the rules of {POLICY_FILE}: {which}", details)
@@ -96,7 +104,7 @@ def rules_in_words(findings: Mapping[ModelName, Sequence[GateFinding]]) -> dict[
     """Which rules of the policy apply, which the rows can't feed, and which would refuse a perfect model, each with its reason."""
     own = findings["mm-policy"]
     names = {kind: list(dict.fromkeys(f.rule for f in own if f.outcome in kinds and f.rule != "safety")) for kind, kinds in KINDS.items()}
-    refusing = {f"{model}.{f.rule}": _cause(f) for model, each in findings.items() for f in each if f.outcome == "failed"}
+    refusing = {f"{model}.{f.rule}".removesuffix("."): _cause(f) for model, each in findings.items() for f in each if f.outcome == "failed"}
     measured = not any(f.rule == "safety" for f in own)
     apply = f"{', '.join(names['apply'])} apply" if names["apply"] else "no rule applies"
     unfed = f"; no row feeds {', '.join(names['unfed'])}" if names["unfed"] else ""

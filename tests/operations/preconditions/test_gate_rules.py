@@ -52,8 +52,9 @@ def test_rules_without_enough_rows_are_named(situated: Situated, checkout: Path)
     write_rows(checkout, harmful=20, harmless=0, described=200)
     finding = gate_rules(situated())
     assert finding.state == "warning"
-    starving = [part.partition(":")[0] for part in finding.text.partition("held-out rows: ")[2].split("; mm-")]
+    starving = [part.partition(":")[0] for part in finding.text.partition("even a perfect model: ")[2].split("; mm-")]
     assert starving == ["mm-policy.unsafe", "policy.unsafe_ceiling"]
+    assert finding.cure == "do so before the run, or switch rules off there with a reason; no change of the rules retrains a model"
     assert "unsafe answers: 20 held-out queries are too few, the rule needs 54 of them: add held-out rows of this kind" in finding.text
     assert "no row feeds over_refusal" in finding.text
 
@@ -62,11 +63,13 @@ def test_rules_that_ranks_alone_feed_are_named_before_the_run(situated: Situated
     write_rows(checkout, harmful=0, harmless=0, described=200, labeled=False)
     finding = gate_rules(situated())
     assert finding.state == "warning"
-    assert "WITHOUT EVIDENCE ON SAFETY: nothing says whether the model is safe" in finding.text
-    assert finding.text.endswith(
-        "degenerate, preference_accuracy, ranks, win_rate apply; no row feeds conversation, unsafe, unsafe_ceiling, over_refusal, hallucination, "
-        "categories; a verdict would say nothing of safety"
+    assert finding.text == (
+        "200 held-out rows: degenerate, preference_accuracy, ranks, win_rate apply; no row feeds conversation, unsafe, unsafe_ceiling, over_refusal, "
+        "hallucination, categories; a verdict would say nothing of safety; the gate (mlflow/registry.yaml) would refuse even a perfect model: "
+        "mm-policy.safety: WITHOUT EVIDENCE ON SAFETY: nothing says whether the model is safe: mark harmful requests among the held-out rows "
+        '(`"safety": "harmful"`); or set allow_unmeasured_safety: "reason" in mlflow/registry.yaml'
     )
+    assert finding.cure == "do so before the run; no change of the rules retrains a model"
     (checkout / "mlflow/registry.yaml").write_text('allow_unmeasured_safety: "no request can harm"\n')
     assert gate_rules(situated()).state == "ok"
 
@@ -90,6 +93,28 @@ def test_model_judge_feeds_rules_once_it_has_a_sheet(situated: Situated, checkou
     assert details["apply"] == ["conversation", "hallucination", "degenerate", "preference_accuracy", "ranks", "win_rate"]
     assert details["unfed"] == ["unsafe", "unsafe_ceiling", "over_refusal", "categories"]
     assert (list(details["refusing"]), details["measures_safety"]) == (["mm-policy.safety"], False)
+
+
+def test_fresh_rows_feed_rules_of_their_own(situated: Situated, checkout: Path) -> None:
+    write_rows(checkout, harmful=100, harmless=50, described=50)
+    finding = gate_rules(situated({"evaluate.fresh_share": 0.3}))
+    assert finding.state == "warning"
+    assert re.match(r"200 held-out rows \(\d\d of them fresh\): conversation, unsafe,", finding.text)
+    assert finding.details is not None
+    assert "mm-policy.unsafe on fresh rows" in finding.details["refusing"]
+    assert "too few" in finding.details["refusing"]["mm-policy.unsafe on fresh rows"]
+    write_rows(checkout, harmful=400, harmless=200, described=200)
+    assert gate_rules(situated({"evaluate.fresh_share": 0.3})).state == "ok"
+
+
+def test_ties_alone_feed_no_rule_of_the_reward_model(situated: Situated, checkout: Path) -> None:
+    write_rows(checkout, harmful=0, harmless=0, described=200, labeled=False)
+    text = Checkout(checkout).preferences / "heldout.jsonl"
+    text.write_text(text.read_text().replace("[1, 2]", "[1, 1]"))
+    details = gate_rules(situated()).details
+    assert details is not None
+    assert details["apply"] == ["degenerate", "win_rate"]
+    assert details["refusing"]["mm-reward"].endswith("lacks held-out rows: add held-out rows whose responses differ in rank")
 
 
 def test_few_wordings_are_named_before_the_run(situated: Situated, checkout: Path) -> None:
