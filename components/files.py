@@ -1,6 +1,7 @@
 """Atomic writes of files, and digests of files and folders.
 
 - `write_atomic` writes beside the target, syncs and renames. A kill at any point leaves the old file or the new one.
+- `is_writable` asks before a write that can be left out: commands that only show something work in a checkout that takes no writes.
 - Digests are sha256 over bytes. A folder's digest covers relative names and contents, but neither times nor modes.
 """
 
@@ -25,6 +26,21 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(path)
+
+
+def is_writable(path: Path) -> bool:
+    """Whether this user may write to a file or a folder, or create it."""
+    existing = next(existing for existing in (path, *path.parents) if existing.exists())
+    return os.access(existing, os.W_OK)
+
+
+def version_of(path: Path) -> tuple[int, int, int] | None:
+    """What tells two versions of a file apart where clocks may have been set: every atomic write makes another file. None where it is missing."""
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return None
+    return state.st_ino, state.st_mtime_ns, state.st_size
 
 
 def write_json(path: Path, value: Any) -> None:

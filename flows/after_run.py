@@ -11,7 +11,7 @@ from typing import Any
 
 from components.checkout import Checkout
 from components.config.settings import Settings
-from components.files import read_json
+from components.files import read_json, version_of
 from components.operations.cleaning.sweep import sweep
 from components.operations.notices.notice import notices_of
 from components.operations.notices.send import send
@@ -39,13 +39,18 @@ class ScheduledRun:
     cancel: threading.Event
 
 
-def after_run(run: ScheduledRun, workspace: Workspace, outcome: RunOutcome, troubles: Sequence[str], *, began: float, page: Page) -> str:
+Version = tuple[int, int, int] | None  # of the summary, as `version_of` tells it
+
+
+def after_run(
+    run: ScheduledRun, workspace: Workspace, outcome: RunOutcome, troubles: Sequence[str], *, earlier: Version, page: Page
+) -> str:
     """Publish, notify and clean up after `run`; returns the sentence that the run ends with.
 
-    `troubles` are sentences on failed attempts, `began` is in seconds since the epoch.
+    `troubles` are sentences on failed attempts, `earlier` is the version of the summary before the run.
     """
     log = run.console.print
-    summary = fresh_summary(workspace.checkout, began)
+    summary = fresh_summary(workspace.checkout, earlier)
     remarks = _push(run, workspace) if outcome.kind == "ok" else []
     page.finish(summary, outcome, remarks)
     if note_end(run.checkout, run.parameters, run.name, outcome) and run.parameters.only_new_data:
@@ -90,12 +95,11 @@ def notify(
         send(run.checkout, run.settings.notices, notice, log=run.console.print)
 
 
-def fresh_summary(checkout: Checkout, began: float) -> dict[str, Any] | None:
-    """The summary of a run that began at `began` (seconds since the epoch); None where the run was refused before it wrote one."""
-    path = checkout.summary
-    if not path.is_file() or path.stat().st_mtime < began:
+def fresh_summary(checkout: Checkout, earlier: Version) -> dict[str, Any] | None:
+    """The summary of a run, before which it had the version `earlier`; None where the run was refused before it wrote one."""
+    if version_of(checkout.summary) in {earlier, None}:
         return None
-    summary: dict[str, Any] = read_json(path)
+    summary: dict[str, Any] = read_json(checkout.summary)
     return summary
 
 

@@ -13,7 +13,6 @@ Every process that this one starts ends with it. When this process is killed, an
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -33,6 +32,7 @@ from prefect.states import Completed
 
 from components.checkout import Checkout
 from components.errors import StageFault, UserError
+from components.files import version_of
 from components.operations.environment import enter_checkout
 from components.operations.preconditions.readiness import make_ready
 from components.processes.fault_kinds import fault_kind
@@ -117,9 +117,9 @@ def _unattended(run: ScheduledRun) -> State[Any]:
         _deployment_lock(run),
         _workspace_lock(run, open_workspace(run.checkout, run.parameters, origin)) as workspace,
     ):
-        began = time.time()
         close_open_tasks(UUID(str(this_deployment.id)))
         enter_workspace(run.checkout, workspace, run.parameters, run.console.print, run.cancel)
+        earlier = version_of(workspace.checkout.summary)
         page = Page(run.checkout, workspace.checkout, run.console.print)
         file = attempts_file(workspace.checkout, origin)
         if not run.parameters.recovers:  # a person who resumes a run wants all attempts anew
@@ -129,7 +129,7 @@ def _unattended(run: ScheduledRun) -> State[Any]:
             outcome = _repeated(run, workspace.checkout, attempts)
         if outcome.kind == "ok":
             file.unlink(missing_ok=True)
-        message = after_run(run, workspace, outcome, [*before, *attempts.troubles], began=began, page=page)
+        message = after_run(run, workspace, outcome, [*before, *attempts.troubles], earlier=earlier, page=page)
     return Completed(message=message) if outcome.kind == "ok" else _failed(outcome, message)
 
 

@@ -19,6 +19,7 @@ from components.errors import InfrastructureFault, StageFault, TrainingFault, Us
 from components.files import read_json
 from components.processes.fault_kinds import FaultKind, kind_named, kind_of_words
 from components.processes.log_lines import last_lines
+from components.processes.machine_errors import described_by_words, full_disk_of
 from components.processes.slots.taking import is_waiting
 from components.stages import StageName
 from components.validation.duration import validation_seconds
@@ -101,13 +102,15 @@ def _why(outcome: Outcome, noted: Mapping[str, str | None]) -> tuple[FaultKind |
         return "cancelled", None
     if outcome.end == "deadline":
         return "fault", None
-    if noted.get("kind") is None:
-        return "infrastructure", "it was killed"
+    words = "\n".join(last_lines(outcome.log, WORDS_OF_DVC))
+    full = described_by_words(words) or full_disk_of(outcome.log)
+    if noted.get("kind") is None:  # killed, or without room for its note
+        return "infrastructure", full or "it was killed"
     if noted["kind"] != "ok":
         return kind_named(noted["kind"]), noted.get("sentence")
     if outcome.returncode < 0:
         return "infrastructure", f"dvc was ended by signal {-outcome.returncode}"
-    return kind_of_words("\n".join(last_lines(outcome.log, WORDS_OF_DVC))), None
+    return "infrastructure" if full else kind_of_words(words), full
 
 
 def _attempt(checkout: Checkout, stage: StageName) -> dict[str, str | None]:

@@ -20,7 +20,7 @@ from components.operations.preconditions.situation import Situation, stages_to_r
 from components.operations.run_logs import note_run
 from components.processes.marks import RUN_MARK, new_run_mark
 from components.registry.policy import POLICY_FILE, load_policy
-from components.report.run_record import SUMMARY, close_record, open_record, write_summary
+from components.report.run_record import SUMMARY, close_record, on_monotonic_clock, open_record, write_summary
 from components.report.summary import FINISHED, RunRecord, not_judged
 from components.stages import StageName
 from components.storage.data_version import sync_data
@@ -43,7 +43,7 @@ Submit = Callable[[StageName, Job], Future]
 
 @dataclass(frozen=True)
 class _Run:
-    """A run under way. `began` is in seconds since the epoch, `logs` its folder of logs in the checkout."""
+    """A run under way. `began` is by `on_monotonic_clock`, `logs` its folder of logs in the checkout."""
 
     checkout: Checkout
     settings: Settings
@@ -73,9 +73,10 @@ def whole_run(
     load_policy(checkout.root / POLICY_FILE)  # reports a mistake in it before hours of training, not after
     os.environ.setdefault(RUN_MARK, new_run_mark(checkout))
     record = RunRecord("running", stages={}, git_sha=git_sha(checkout))
-    write_summary(checkout, record, began)
+    clock = on_monotonic_clock(began)
+    write_summary(checkout, record, clock)
     logs = Path("logs") / time.strftime("%Y%m%d-%H%M%S", time.localtime(began))
-    run = _Run(checkout, settings, record, began, logs, cancel, console, DvcProcesses(checkout))
+    run = _Run(checkout, settings, record, clock, logs, cancel, console, DvcProcesses(checkout))
     try:
         failure = _stages(run, parameters, submit)
         whole = failure is None and all(stage.status in FINISHED for stage in record.stages.values())
@@ -89,7 +90,7 @@ def whole_run(
         raise
     finally:
         run.dvc.close()
-        close_record(checkout, record, began)
+        close_record(checkout, record, clock)
     if failure is not None:
         raise failure
     summary: dict[str, Any] = read_json(checkout.root / SUMMARY)

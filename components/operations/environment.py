@@ -6,6 +6,7 @@ ops live in the checkout, so that two checkouts or two versions of ninja never r
 
 from __future__ import annotations
 
+import getpass
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from components.checkout import Checkout
 from components.errors import UserError
 from components.operations.services.state import client_environment
+from components.processes.machine_errors import raise_open_file_limit
 
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -59,7 +61,17 @@ def enter_checkout() -> Checkout:
         os.environ["PATH"] = os.pathsep.join([tools, path])
     os.environ["SHELL"] = "/bin/bash" if Path("/bin/bash").exists() else "/bin/sh"
     os.environ["TORCH_EXTENSIONS_DIR"] = str(checkout.torch_extensions)
+    _name_user()
+    raise_open_file_limit()
     # A checkout with services has its record there. The caller's own variables win.
     for name, value in client_environment(checkout).items():
         os.environ.setdefault(name, value)
     return checkout
+
+
+def _name_user() -> None:
+    """Name this user in the environment where the system has no name, as in a container under any number: libraries refuse to work without."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = str(os.getuid())

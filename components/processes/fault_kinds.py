@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Literal, get_args
 
 from components.errors import Cancelled, InfrastructureFault, ServiceAway, StageFault, TrainingFault, UserError
+from components.processes.machine_errors import described, is_refused
 
 FaultKind = Literal["mistake", "training", "infrastructure", "cancelled", "fault"]
 KINDS: tuple[FaultKind, ...] = get_args(FaultKind)
@@ -58,7 +59,7 @@ WORDS = re.compile(
             r"PytorchStreamWriter failed|inline_container.{0,80}unexpected pos",  # torch.save on a full disk
             r"DefaultCPUAllocator: can't allocate memory|out of memory",
             r"killed by signal: (Bus error|Killed)",
-            r"No space left|disk quota",
+            r"No space left|disk quota|database or disk is full",
             r"Could not connect to the endpoint|Connection (refused|reset|aborted)|Temporary failure in name resolution",
         ]
     ),
@@ -72,7 +73,7 @@ def fault_kind(error: BaseException) -> FaultKind:
         return "cancelled"
     if isinstance(error, InfrastructureFault | ServiceAway):
         return "infrastructure"
-    if isinstance(error, UserError):
+    if isinstance(error, UserError) or is_refused(error):
         return "mistake"
     if isinstance(error, TrainingFault):
         return "training"
@@ -84,10 +85,10 @@ def fault_kind(error: BaseException) -> FaultKind:
 
 
 def sentence_of(error: BaseException) -> str:
-    """The message of an error for a person: its own sentence, or its class name and text."""
+    """The message of an error for a person: its own sentence, one about the machine, or its class name and text."""
     if isinstance(error, UserError | StageFault | Cancelled):
         return str(error)
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return described(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def kind_of_words(text: str) -> FaultKind:

@@ -13,6 +13,7 @@ from components.checkout import Checkout
 from components.errors import Cancelled, StageFault, UserError
 from components.printable import printable
 from components.processes.fault_kinds import FaultKind, fault_kind, sentence_of
+from components.processes.machine_errors import is_refused
 
 MISTAKE, FAULT, INTERRUPTED = 2, 1, 130
 
@@ -33,7 +34,7 @@ def explain(error: BaseException) -> int:
     print(f"mmalign: {printable(outcome.sentence)}", file=sys.stderr)
     if isinstance(error, Cancelled | KeyboardInterrupt):
         return INTERRUPTED
-    return MISTAKE if isinstance(error, UserError) else FAULT
+    return MISTAKE if isinstance(error, UserError) or outcome.kind == "mistake" else FAULT
 
 
 def outcome_of(error: BaseException) -> RunOutcome:
@@ -45,6 +46,8 @@ def outcome_of(error: BaseException) -> RunOutcome:
         return RunOutcome(kind, str(error))
     if isinstance(error, UserError | StageFault):
         return RunOutcome(kind, str(error), error.stage, None if error.log is None else str(error.log))
+    if is_refused(error):
+        return RunOutcome(kind, sentence_of(error))
     log = Checkout(Path()).logs / f"fault-{time.strftime('%Y%m%d-%H%M%S')}.log"
     sentence = sentence_of(error)
     try:

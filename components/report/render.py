@@ -6,11 +6,12 @@ texts. The only markup that passes are the drawings of `plots`.
 
 from __future__ import annotations
 
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
 from components.checkout import Checkout
-from components.files import write_atomic
+from components.files import is_writable, write_atomic
 from components.printable import printable_all
 from components.report.curves import training_curves
 from components.report.data import read_data
@@ -30,10 +31,15 @@ TEMPLATE = "page.html.j2"
 
 
 def render_report(checkout: Checkout) -> Path:
-    """Write the page of the last run in `checkout`; returns its path. Raises UserError without a run."""
-    record = read_record(checkout)
+    """Write the page of the last run in `checkout`; returns its path. Raises UserError without a run.
+
+    Where this user can't write to the checkout, the page lies in a temporary folder of this user.
+    """
+    text = page(read_record(checkout))
     path = checkout.root / REPORT
-    write_atomic(path, page(record))
+    if not is_writable(path.parent):
+        path = Path(tempfile.mkdtemp(prefix="mmalign-")) / REPORT.name
+    write_atomic(path, text)
     return path
 
 

@@ -15,9 +15,14 @@ PAGE = Path("reports") / "report.html"
 MLFLOW_STATUS = {"ok": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
 
 
+def on_monotonic_clock(started: float) -> float:
+    """A start in seconds since the epoch, a moment ago, on the clock that nobody sets: a run may outlast a change of the other one."""
+    return time.monotonic() - max(0.0, time.time() - started)
+
+
 def write_summary(checkout: Checkout, record: RunRecord, started: float) -> None:
-    """Write reports/summary.json with the present state; `started` is the run's start in seconds since the epoch."""
-    record.seconds = time.time() - started
+    """Write reports/summary.json with the present state; `started` is the run's start by `on_monotonic_clock`."""
+    record.seconds = time.monotonic() - started
     write_json(checkout.root / SUMMARY, summarize(record, checkout.artifacts, _judges(checkout, record)))
 
 

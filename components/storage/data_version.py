@@ -17,9 +17,9 @@ from typing import Any
 
 from components.checkout import Checkout
 from components.errors import UserError
-from components.files import write_atomic
+from components.files import is_writable, write_atomic
 from components.storage.integrity import remove_damaged_from
-from components.storage.repository import is_read_only, open_repository, refuse_unstorable
+from components.storage.repository import open_repository, refuse_unstorable
 
 DATA_FILE = "data.dvc"
 TEAM_REMOTE = "s3"  # the remote in .dvc/config whose bucket a team sets
@@ -154,7 +154,7 @@ def _state(repository: Any) -> DataState:
             )
         return DataState(out.hash_info.value, [], [], [], len(now), cached=False)
     version, missing, note = out.hash_info.value, sorted(recorded.keys() - now.keys()), Checkout(root).whole_data
-    if now and not missing and _whole_version(note) != version and not is_read_only(note):
+    if now and not missing and _whole_version(note) != version and is_writable(note):
         write_atomic(note, version)
     return DataState(
         version=version,

@@ -213,9 +213,10 @@ def _run_cache_entry(repository: Any, stage: Any, inputs: Mapping[Any, Any], exp
     key = dict_sha256(locked, exclude=[Meta.PARAM_SIZE, Meta.PARAM_NFILES])
     folder = Path(repository.stage_cache.cache_dir, key[:2], key)
     entries = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime) if folder.is_dir() else []
-    if not entries:
+    entry = yaml.safe_load(entries[-1].read_text(encoding="utf-8")) if entries else None
+    if entry is None:  # an entry that met a full disk is empty; DVC removes it when it meets it
         return None
-    recorded = {out["path"]: out["md5"] for out in yaml.safe_load(entries[-1].read_text(encoding="utf-8"))["outs"]}
+    recorded = {out["path"]: out["md5"] for out in entry["outs"]}
     for out in stage.outs:
         out.hash_info, out.obj = HashInfo("md5", recorded[out.def_path]), None
     return {out.fs_path: out.hash_info for out in stage.outs} if stage.outs_cached() else None

@@ -11,14 +11,16 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 from dvc.fs import LocalFileSystem
 
 from components.checkout import Checkout
 from components.errors import UserError
+from components.files import is_writable
 
 
 class _WithSettings(LocalFileSystem):  # type: ignore[misc]
@@ -41,9 +43,6 @@ CONFLICT = re.compile(rb"^(<{7}|>{7}) ", re.MULTILINE)
 @contextmanager
 def open_repository(checkout: Checkout, settings_text: str | None = None, *, wait_for_lock: bool = False) -> Iterator[Any]:
     """The `dvc.repo.Repo` of a checkout, with `settings_text` instead of params.yaml where given; closed afterwards."""
-    from dvc.config import ConfigError
-    from dvc.exceptions import NotDvcRepoError
-    from dvc.repo import Repo
     from dvc.utils.strictyaml import YAMLSyntaxError, YAMLValidationError
 
     refuse_damaged(checkout)
@@ -54,33 +53,43 @@ def open_repository(checkout: Checkout, settings_text: str | None = None, *, wai
         file_system = _WithSettings()
         file_system.replaced_path = str(checkout.root.resolve() / "params.yaml")
         file_system.replaced_text = settings_text
+    with ExitStack() as cleanup:
+        repository = _opened(checkout, file_system, cleanup, wait_for_lock=wait_for_lock)
+        cleanup.callback(repository.close)
+        try:
+            yield repository
+        except (YAMLSyntaxError, YAMLValidationError) as error:  # DVC's schemas
+            raise UserError(f"{' '.join(str(error).split())}: restore the file with git") from error
+        except UnicodeEncodeError:  # DVC stores names as UTF-8, and stumbles over others wherever it meets them first
+            refuse_unstorable(checkout)
+            raise
+
+
+def _opened(checkout: Checkout, file_system: LocalFileSystem | None, cleanup: ExitStack, *, wait_for_lock: bool) -> Any:
+    """The repository. Where this user can't write to the checkout, readers take no lock, and DVC's notes lie in a folder of this process."""
+    from dvc.config import ConfigError
+    from dvc.exceptions import NotDvcRepoError
+    from dvc.lock import LockNoop
+    from dvc.repo import Repo
+
+    root, notes = str(checkout.root.resolve()), checkout.dvc / "tmp"
     try:
-        repository = Repo(str(checkout.root.resolve()), fs=file_system, _wait_for_lock=wait_for_lock)
+        if wait_for_lock or is_writable(notes):
+            return Repo(root, fs=file_system, _wait_for_lock=wait_for_lock)
+        if notes.is_dir():
+            repository = Repo(root, fs=file_system)
+        else:
+            temporary = cleanup.enter_context(TemporaryDirectory(prefix="mmalign-"))
+            kind = type("ReadOnlyRepo", (Repo,), {"tmp_dir": temporary, "_ignore": lambda _: None})  # nor does git learn of that folder
+            repository = kind(root, fs=file_system, config={"core": {"site_cache_dir": temporary}})
     except NotDvcRepoError as error:
-        raise UserError(f"{checkout.root.resolve()} has no .dvc folder, so DVC knows no stage here: run the command in a clone") from error
+        raise UserError(f"{root} has no .dvc folder, so DVC knows no stage here: run the command in a clone") from error
     except ConfigError as error:
         raise UserError(
             f"DVC can't read its settings ({' '.join(str(error).split())}): repair .dvc/config and .dvc/config.local"
         ) from error
-    if not wait_for_lock and is_read_only(Path(repository.tmp_dir)):  # nobody writes there, so that there is nothing to wait for
-        from dvc.lock import LockNoop
-
-        repository.lock = LockNoop()
-    try:
-        yield repository
-    except (YAMLSyntaxError, YAMLValidationError) as error:  # DVC's schemas
-        raise UserError(f"{' '.join(str(error).split())}: restore the file with git") from error
-    except UnicodeEncodeError:  # DVC stores names as UTF-8, and stumbles over others wherever it meets them first
-        refuse_unstorable(checkout)
-        raise
-    finally:
-        repository.close()
-
-
-def is_read_only(folder: Path) -> bool:
-    """Whether the file system of a folder, or of the nearest one above it, takes no writes from anybody."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    return bool(os.statvfs(existing).f_flag & os.ST_RDONLY)
+    repository.lock = LockNoop()
+    return repository
 
 
 def refuse_damaged(checkout: Checkout) -> None:

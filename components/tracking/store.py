@@ -22,6 +22,7 @@ from typing import Any
 from filelock import FileLock
 
 from components.checkout import Checkout
+from components.files import is_writable
 
 EXPERIMENT = "mmalign"
 RETRY_SECONDS = 60.0  # pause before the next attempt at a failed store, since each may wait for a minute
@@ -53,7 +54,10 @@ def state_folder(checkout: Checkout) -> Path:
 
 @contextmanager
 def store_lock(checkout: Checkout) -> Iterator[None]:
-    """A lock for look-up and creation, so that two processes of one checkout don't create a thing twice."""
+    """A lock for look-up and creation, so that two processes of one checkout don't create a thing twice. Who can't write creates nothing."""
+    if not is_writable(state_folder(checkout)):
+        yield
+        return
     state_folder(checkout).mkdir(parents=True, exist_ok=True)
     with FileLock(state_folder(checkout) / "store.lock", is_singleton=True):  # one a process: taken again inside
         yield

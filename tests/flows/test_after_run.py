@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from components.checkout import Checkout
-from components.files import write_json
+from components.files import read_json, version_of, write_json
 from components.processes.faults import RunOutcome
-from components.report.run_record import SUMMARY
+from components.report.run_record import on_monotonic_clock, write_summary
 from components.report.summary import RunRecord, StageRecord, summarize
 from components.stages import STAGE_NAMES
 from flows.after_run import closing_sentence, fresh_summary
@@ -34,8 +37,28 @@ def test_failed_run_ends_with_its_reason(tmp_path: Path) -> None:
 
 
 def test_summary_of_earlier_run_is_ignored(tmp_path: Path) -> None:
-    assert fresh_summary(Checkout(tmp_path), 0.0) is None
-    write_json(tmp_path / SUMMARY, {"status": "ok"})
-    os.utime(tmp_path / SUMMARY, (1000, 1000))
-    assert fresh_summary(Checkout(tmp_path), 999.0) == {"status": "ok"}
-    assert fresh_summary(Checkout(tmp_path), 1001.0) is None
+    checkout = Checkout(tmp_path)
+    assert fresh_summary(checkout, None) is None
+    write_json(checkout.summary, {"status": "failed"})
+    earlier = version_of(checkout.summary)
+    assert fresh_summary(checkout, earlier) is None
+    write_json(checkout.summary, {"status": "ok"})
+    assert fresh_summary(checkout, earlier) == {"status": "ok"}
+
+
+def test_summary_counts_where_clock_was_set_back_meanwhile(tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path)
+    write_json(checkout.summary, {"status": "failed"})
+    earlier, now = version_of(checkout.summary), time.time()
+    write_json(checkout.summary, {"status": "ok"})
+    os.utime(checkout.summary, (now - 3600, now - 3600))
+    assert fresh_summary(checkout, earlier) == {"status": "ok"}
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_run_time_ignores_a_clock_that_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
+    clock = on_monotonic_clock(time.time() - 5)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + hours * 3600)
+    write_summary(Checkout(tmp_path), RunRecord("running", {}), clock)
+    assert 5 <= read_json(Checkout(tmp_path).summary)["seconds"] < 60

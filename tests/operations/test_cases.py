@@ -50,6 +50,8 @@ COVERED: dict[str, tuple[str, ...]] = {
     "clocks change, or are set": (
         "flows/test_monitor_clocks.py::test_changed_clocks_cause_no_false_notice",
         "flows/test_monitor_clocks.py::test_clock_set_back_and_forth_repeats_no_notice",
+        "flows/test_after_run.py::test_summary_counts_where_clock_was_set_back_meanwhile",
+        "flows/test_after_run.py::test_run_time_ignores_a_clock_that_is_set",
     ),
     "rows stay broken while new data are looked for": (
         "flows/test_new_data.py::test_failed_run_stays_noted_until_data_change",
@@ -83,8 +85,27 @@ COVERED: dict[str, tuple[str, ...]] = {
         "cli/test_status.py::test_stages_after_last_summary_are_named_and_shown",
         "cli/test_status.py::test_runs_of_two_stages_are_not_called_all",
     ),
-    "a read-only checkout": ("storage/test_read_only.py::test_read_only_checkout_shows_stale_stages",),
-    "a full disk while checkpoints are written": ("engine/test_full_disk.py::",),
+    "a checkout that takes no writes, or not of this user": (
+        "storage/test_read_only.py::test_read_only_checkout_shows_stale_stages",
+        "storage/test_read_only.py::test_doctor_names_unwritable_checkout_and_checks_all_else",
+        "storage/test_read_only.py::test_command_that_writes_ends_with_one_sentence",
+        "report/test_command.py::test_report_of_read_only_checkout_lies_elsewhere",
+    ),
+    "a full disk": (
+        "engine/test_full_disk.py::test_full_disk_in_a_save_leaves_the_checkpoint_before",
+        "flows/test_full_disk.py::test_disk_full_during_run_is_named_and_run_goes_on",
+    ),
+    "little shared memory, few open files": (
+        "operations/preconditions/test_checks.py::test_run_on_a_narrow_machine_is_refused",
+        "operations/preconditions/test_checks.py::test_command_works_with_64_open_files",
+    ),
+    "a port that another program holds, or takes meanwhile": (
+        "operations/services/test_ports.py::test_start_on_taken_port_names_program_and_setting",
+        "operations/services/test_ports.py::test_port_taken_after_check_ends_the_start",
+    ),
+    "another user foresees a name in /tmp": (
+        "operations/services/test_socket_folder.py::test_folder_that_another_user_may_have_made_is_refused",
+    ),
 }
 
 

@@ -2,18 +2,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from tests.conftest import ROOT
+from tests.namespaces import READ_ONLY, require
 
 CALL = "import sys, typer; from components.cli.registry.report import report; app = typer.Typer(); app.command()(report); app(sys.argv[1:])"
 
 
-def call(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def call(root: Path, *arguments: str, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", CALL, *arguments]
+    command = [*before, sys.executable, "-c", CALL, *arguments]
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -24,6 +26,20 @@ def test_report_command_renders_page(run: Path) -> None:
     assert completed.returncode == 0, completed.stderr
     assert json.loads(completed.stdout) == {"report": "reports/report.html"}
     assert (run / "reports/report.html").is_file()
+
+
+def test_report_of_read_only_checkout_lies_elsewhere(run: Path) -> None:
+    (run / "dvc.yaml").write_text("stages: {}\n")
+    (run / "reports/report.html").unlink(missing_ok=True)
+    require(["unshare", "--mount", "sh", "-c", READ_ONLY, str(run)])
+    completed = call(run, "--json", before=("unshare", "--mount", "sh", "-c", f'{READ_ONLY} && cd "$0" && exec "$@"', str(run)))
+    assert completed.returncode == 0, completed.stderr
+    page = Path(json.loads(completed.stdout)["report"])
+    assert page.is_absolute()
+    assert "</html>" in page.read_text()
+    assert page.parent.stat().st_mode & 0o077 == 0, "other users must not read it, nor foresee its name"
+    assert f"can't write to {run / 'reports'}" in completed.stderr
+    shutil.rmtree(page.parent)
 
 
 def test_report_help_imports_nothing_heavy() -> None:

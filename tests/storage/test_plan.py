@@ -12,8 +12,8 @@ from tests.checkout import clean_environment, started
 DVC = str(Path(sys.executable).parent / "dvc")
 
 
-def repro(folder: Path) -> None:
-    subprocess.run([DVC, "repro"], cwd=folder, check=True, env=clean_environment(), capture_output=True)
+def repro(folder: Path, *stages: str) -> None:
+    subprocess.run([DVC, "repro", *stages], cwd=folder, check=True, env=clean_environment(), capture_output=True)
 
 
 def change(folder: Path, key: str, value: str) -> str:
@@ -77,3 +77,12 @@ def test_changed_facts_make_only_evaluation_stale(checkout: Path) -> None:
     steps = plan(Checkout(checkout))
     assert actions(steps) == ["skip"] * 5 + ["run"]
     assert steps["evaluate"].reason == "data/truth changed"
+
+
+def test_entry_that_met_a_full_disk_is_no_record(checkout: Path) -> None:
+    repro(checkout, "validate")
+    for entry in (checkout / ".dvc/cache/runs").glob("*/*/*"):
+        entry.chmod(0o644)
+        entry.write_bytes(b"")
+    (checkout / "dvc.lock").unlink()
+    assert plan(Checkout(checkout))["validate"].action == "run"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated
 
 import typer
@@ -15,5 +16,9 @@ def report(as_json: Annotated[bool, typer.Option("--json", help="print JSON for 
     from components.report.render import render_report
 
     checkout = enter_checkout()
-    path = render_report(checkout).relative_to(checkout.root)
+    path = render_report(checkout)
+    if path.is_relative_to(checkout.root):
+        path = path.relative_to(checkout.root)
+    else:
+        print(f"mmalign: this user can't write to {checkout.root / 'reports'}, so the page lies elsewhere", file=sys.stderr)
     print(json.dumps({"report": str(path)}) if as_json else path)

@@ -11,11 +11,12 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
 from components.checkout import Checkout
-from components.files import read_json, write_json
+from components.files import read_json, version_of, write_json
 from components.processes.faults import FAULT, INTERRUPTED
 from components.processes.guard import GRACE_SECONDS
 from components.processes.marks import RUN_MARK, WATCHED, identity, kill_all, marked, new_run_mark
@@ -34,6 +35,7 @@ def run_flow(checkout: Checkout, parameters: dict[str, Any]) -> int:
     handlers = {number: signal.signal(number, signals.note) for number in (signal.SIGINT, signal.SIGTERM)}
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it, and so must the run
         handlers[signal.SIGHUP] = signal.signal(signal.SIGHUP, signals.note)
+    earlier = version_of(checkout.summary)
     process = subprocess.Popen(
         [*command("flow"), json.dumps(parameters)],
         cwd=checkout.root,
@@ -49,9 +51,10 @@ def run_flow(checkout: Checkout, parameters: dict[str, Any]) -> int:
             signal.signal(number, handler)
     if code < 0:
         print(f"mmalign: the flow was ended by signal {-code}; `mmalign run` continues from there", file=sys.stderr)
-    _repair_summary(checkout, cancelled=signals.times > 0)
-    # A run that was refused before it began has no summary.
-    if code == 0 or parameters["started"] < _written(checkout):
+    refused = version_of(checkout.summary) == earlier  # a run that was refused before it began has no summary
+    with suppress(OSError):  # a full disk, which the flow has named: the next run writes another summary
+        _repair_summary(checkout, cancelled=signals.times > 0)
+    if code == 0 or not refused:
         print_summary(checkout)
     if signals.times:
         return INTERRUPTED
@@ -83,11 +86,6 @@ def _wait(process: subprocess.Popen[bytes], signals: _Signals) -> int:
             waited += 0.2 * ending
             if signals.times > 1 or waited > TIDY_SECONDS:
                 process.kill()
-
-
-def _written(checkout: Checkout) -> float:
-    path = checkout.root / SUMMARY
-    return path.stat().st_mtime if path.is_file() else 0.0
 
 
 def _repair_summary(checkout: Checkout, *, cancelled: bool) -> None:

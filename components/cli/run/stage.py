@@ -65,7 +65,7 @@ def run_guarded(name: StageName, checkout: Checkout, work: Callable[[], None]) -
                 work()
         except BaseException as error:
             kind, sentence = fault_kind(error), sentence_of(error)
-            write_json(noted, attempt | {"mistake": sentence if isinstance(error, UserError) else None, "kind": kind, "sentence": sentence})
+            write_json(noted, attempt | {"mistake": sentence if kind == "mistake" else None, "kind": kind, "sentence": sentence})
             raise
         write_json(noted, attempt | {"kind": "ok"})
 

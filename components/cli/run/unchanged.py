@@ -47,7 +47,7 @@ def record(process: subprocess.Popen[str], stages: Sequence[str], data_version: 
 def main() -> int:
     """Load what is slow to load, then do what the order says; returns the exit code."""
     from components.registry.promotion import recorded_verdicts
-    from components.report.run_record import close_record, open_record
+    from components.report.run_record import close_record, on_monotonic_clock, open_record
     from components.report.summary import RunRecord, StageRecord, not_judged
     from components.report.table import print_summary
     from components.tracking.provenance import git_state
@@ -73,7 +73,7 @@ def main() -> int:
     run = RunRecord("running", records, data_version=order["data_version"], git_sha=git_state(checkout).sha, verdicts=summary)
     open_record(checkout, run)
     run.status = "ok"
-    close_record(checkout, run, order["started"])
+    close_record(checkout, run, on_monotonic_clock(order["started"]))
     print_summary(checkout)
     return 0
 

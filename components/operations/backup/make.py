@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,13 +16,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from components.checkout import Checkout
-from components.errors import UserError
+from components.errors import InfrastructureFault, StageFault, UserError
 from components.files import digest_file, write_json
 from components.operations.backup import contents, databases
 from components.operations.backup.manifest import MANIFEST, Manifest, installed_versions, write_manifest
 from components.operations.services import postgres, temporary_postgres
 from components.operations.services.programs import ARTIFACTS_BUCKET, artifacts
 from components.operations.services.state import read_addresses
+from components.processes.machine_errors import SMALL_BYTES
 from components.processes.secrets import owner_only, read_secrets, state_folder
 from components.storage.git import ask_git
 from components.tracking.provenance import git_state
@@ -43,14 +45,24 @@ class Backup:
 def make_backup(checkout: Checkout, folder: Path, *, with_cache: bool, log: Log) -> Backup:
     """Back up the checkout into `folder`, which must be new or empty. `with_cache` adds the cached objects that dvc.lock names.
 
-    Raises UserError for an unusable folder, StageFault where a dump fails.
+    Raises UserError for an unusable folder, StageFault where a dump fails, InfrastructureFault on a full disk, which it leaves as it was.
     """
     folder = folder.resolve()
     _check_folder(checkout, folder)
     with owner_only():
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
-        return _fill(checkout, folder, with_cache=with_cache, log=log)
+        try:
+            return _fill(checkout, folder, with_cache=with_cache, log=log)
+        except (OSError, sqlite3.Error, StageFault) as error:
+            if (free := shutil.disk_usage(folder).free) >= SMALL_BYTES:
+                raise
+            for path in folder.iterdir():  # it was empty
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            raise InfrastructureFault(
+                f"the backup could not be finished and was removed: the disk of {folder} had {free / 1e6:.0f} MB free: make room there, or name "
+                "a folder on another disk"
+            ) from error
 
 
 def dated(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ def git(checkout: Checkout) -> Finding:
     if ask_git(checkout.root, "--version") is None:
         return problem("git is not on PATH", "install git with your system's package manager")
     if ask_git(checkout.root, "rev-parse", "--git-dir") is None:
+        if checkout.root.stat().st_uid != os.getuid():
+            return problem(
+                "git does not trust the checkout, since it belongs to another user",
+                f"git config --global --add safe.directory {checkout.root.resolve()}",
+            )
         return problem("git can't open the checkout as a repository", "run in a clone; or git init, git add -A and git commit here")
     state = git_state(checkout)
     if state.sha is None:

@@ -27,7 +27,6 @@ CHECKS: dict[str, Check] = {
     "torch": environment.torch_state,
     "cores": machine.cores,
     "memory": machine.memory,
-    "shared memory": machine.shared_memory,
     "writable folders": machine.writable,
     "git": checkout.git,
     "settings": checkout.settings,

@@ -1,4 +1,4 @@
-"""Checks of the machine: cores, memory, folders to write to, and the shared memory of ranks."""
+"""Checks of the machine: cores, memory, and folders to write to."""
 
 from __future__ import annotations
 
@@ -14,9 +14,6 @@ from components.processes.host import available_cores, available_memory
 from components.rehearsal.sizes import size
 from components.storage.space import dvc_cache, existing_folder
 
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- the check is about this folder
-# DeepSpeed's op maps two buffers of 1 MiB and two of 32 MiB there for each rank. With less, a rank dies of SIGBUS without a message.
-SHARED_BYTES_A_RANK = 2 * (1 + 32) * 2**20
 LIBRARIES_BYTES = 1_000_000_000  # resident in a rank once torch, transformers and DeepSpeed are imported
 TEMPORARY_BYTES = 1_000_000_000  # of packages and uploads, at most a few files at a time
 
@@ -53,27 +50,15 @@ def writable(checkout: Checkout) -> Finding:
     for path in (dvc_cache(checkout).folder, checkout.artifacts, checkout.state, temporary):
         existing = existing_folder(path)
         if not os.access(existing, os.W_OK):
-            return problem(f"this user can't write to {existing}", f"chown -R $USER {existing}")
+            if os.statvfs(existing).f_flag & os.ST_RDONLY:
+                return problem(
+                    f"{existing} lies on a file system without the right to write", "mount it with that right, or work in another clone"
+                )
+            return problem(f"this user can't write to {existing}", f"chown -R $USER {existing}, or work in a clone of your own")
     free = free_bytes(temporary)
     if free < TEMPORARY_BYTES:
         return problem(f"{size(free)} free for temporary files in {temporary}", "free some space there, or set TMPDIR to another folder")
     return ok(f"this user may write where a run does; {size(free)} free for temporary files in {temporary}")
-
-
-def shared_memory(checkout: Checkout) -> Finding:
-    """Shared memory has room for the buffers through which ranks on a CPU exchange gradients."""
-    if not SHARED_MEMORY.is_dir():
-        return ok(f"no {SHARED_MEMORY} on this system")
-    free = free_bytes(SHARED_MEMORY)
-    ranks = settings_of(checkout).training.ranks
-    needed = ranks * SHARED_BYTES_A_RANK
-    usage = f"{size(free)} free in {SHARED_MEMORY}"
-    if free < needed:
-        return problem(
-            f"{usage}; {ranks} ranks map {size(needed)} there and die without it",
-            "start the container with --shm-size=1g (Docker's default is 64 MB), or mount a larger tmpfs there",
-        )
-    return ok(usage)
 
 
 def free_bytes(path: Path) -> int:

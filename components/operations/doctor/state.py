@@ -126,7 +126,7 @@ def _runs(checkout: Checkout, client: Any, experiment: str, *, everybody: bool) 
         info, tags = run.info, run.data.tags
         state = "KILLED" if info.status == "RUNNING" and is_orphan(tags) else info.status
         stages = _recorded_stages(tags) or _child_stages(client, experiment, info.run_id)
-        seconds = ((info.end_time or now_ms()) - info.start_time) / 1000
+        seconds = max(0, (info.end_time or now_ms()) - info.start_time) / 1000  # a clock may have been set back meanwhile
         started = datetime.fromtimestamp(info.start_time / 1000, UTC).isoformat(timespec="seconds")
         runs.append({"mlflow_run_id": info.run_id, "status": state, "started": started, "seconds": round(seconds, 1), "stages": stages})
     return runs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import socket
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from components.errors import UserError
 from components.operations.doctor.findings import Finding, NotChecked, ok, problem, settings_of, warning
 from components.operations.services import supervision
 from components.operations.services.health import healthy
+from components.operations.services.ports import cure, is_free, taken
 from components.operations.services.state import Addresses, addresses_file, copied_from, copy_sentence, read_addresses
 from components.processes.secrets import OWNER_ONLY, Secrets, read_secrets, secrets_file, state_folder
 
@@ -80,13 +80,9 @@ def ports(checkout: Checkout) -> Finding:
     listed = ", ".join(f"{name} {port}" for name, port in fixed.items())
     if addresses is not None and supervision.processes(checkout):
         return ok(listed)
-    taken = {name: port for name, port in fixed.items() if not is_free(settings.host if name != "postgres" else "127.0.0.1", port)}
-    if taken:
-        name, port = next(iter(taken.items()))
-        return problem(
-            f"port {port} of {name} is taken by {_holder(port)}",
-            f"end that process, or set services.{name}_port in ops.yaml to another port",
-        )
+    for name, port in fixed.items():
+        if not is_free(settings.host if name != "postgres" else "127.0.0.1", port):
+            return problem(taken(name, port), cure(name))
     return ok(f"{listed}, all free")
 
 
@@ -121,28 +117,6 @@ def restarts(log: Path, within: timedelta = timedelta(days=1)) -> dict[str, int]
         if ended and datetime.strptime(ended[1], "%Y-%m-%d %H:%M:%S") > since:  # noqa: DTZ007
             counts[ended[2]] = counts.get(ended[2], 0) + 1
     return counts
-
-
-def is_free(host: str, port: int) -> bool:
-    """Whether no process listens on a port."""
-    try:
-        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
-            return True
-    except OSError:
-        return False
-
-
-def _holder(port: int) -> str:
-    """The process that listens on a port, as far as this user may know."""
-    import psutil
-
-    try:
-        for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port and connection.pid:
-                return f"process {connection.pid} ({' '.join(psutil.Process(connection.pid).cmdline())[:80]})"
-    except psutil.Error:
-        pass
-    return "another user's process"
 
 
 def _addresses(checkout: Checkout) -> Addresses | None:

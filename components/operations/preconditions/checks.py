@@ -11,7 +11,7 @@ from components.operations.preconditions.base_model import base_model
 from components.operations.preconditions.critiques import critiques
 from components.operations.preconditions.gate_rules import gate_rules
 from components.operations.preconditions.ground_truth import ground_truth
-from components.operations.preconditions.machine import deadlines, disk, gpus, kernels
+from components.operations.preconditions.machine import deadlines, disk, gpus, kernels, open_files, shared_memory
 from components.operations.preconditions.rows import bundled_files_apart, rows
 from components.operations.preconditions.servers import servers
 from components.operations.preconditions.situation import Situation
@@ -27,6 +27,8 @@ PRECONDITIONS: dict[str, Precondition] = {
     "bundled files": bundled_files_apart,
     "gpus": gpus,
     "kernels": kernels,
+    "shared memory": shared_memory,
+    "open files": open_files,
     GATE: gate_rules,
     "deadlines": deadlines,
     "disk": disk,

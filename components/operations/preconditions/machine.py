@@ -1,18 +1,26 @@
-"""What the machine must have for the stages that will run: GPUs, kernels, time and disk."""
+"""What the machine must have for the stages that will run: GPUs, kernels, shared memory, open files, time and disk."""
 
 from __future__ import annotations
 
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
 from components.operations.doctor.findings import Finding, ok, problem, warning
 from components.operations.preconditions.situation import Situation
+from components.processes.machine_errors import LIMIT_CURE, open_file_limit
 from components.processes.slots.gpus import visible_gpus
 from components.rehearsal.ledger import RESERVE_BYTES, Volume, ledger
 from components.rehearsal.sizes import duration, size
 from components.stages import TRAINING
 
 SHOWN_ENTRIES = 4  # of a file system that is too small, in a sentence
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- the check is about this folder
+# DeepSpeed's op maps two buffers of 1 MiB and two of 32 MiB there for each rank. With less, a rank hangs, or dies of SIGBUS without a message.
+SHARED_BYTES_A_RANK = 2 * (1 + 32) * 2**20
+# Two ranks on a CPU had 28 files open each, torchrun 25, the run's server 26. A further rank adds its pipes and connections.
+OPEN_FILES, OPEN_FILES_A_RANK = 48, 8
+OPEN_FILES_WITH_GPUS = 1024  # NCCL has a connection for each channel to each peer
 
 
 def gpus(situation: Situation) -> Finding:
@@ -49,6 +57,35 @@ def kernels(situation: Situation) -> Finding:
             "pip install liger-kernel, or mmalign configure --set training.kernels=torch",
         )
     return ok(f"the kernels of {name}")
+
+
+def shared_memory(situation: Situation) -> Finding:
+    """Shared memory has room for the buffers through which ranks of DeepSpeed on a CPU exchange gradients."""
+    training = situation.settings.training
+    on_processor = [stage for stage in situation.stages if stage in TRAINING and not situation.settings.stages[stage].gpus]
+    if training.engine != "deepspeed" or not on_processor or not SHARED_MEMORY.is_dir():
+        return ok(f"no training takes {SHARED_MEMORY}")
+    free, needed = shutil.disk_usage(SHARED_MEMORY).free, training.ranks * SHARED_BYTES_A_RANK
+    if free < needed:
+        return problem(
+            f"{size(free) if free else 'nothing'} free in {SHARED_MEMORY}, where {training.ranks} ranks of training map {size(needed)}, and hang "
+            "or die without it",
+            "start the container with --shm-size=1g (Docker's default is 64 MB), mount a larger tmpfs there, or train with "
+            "mmalign configure --set training.engine=ddp",
+        )
+    return ok(f"{size(free)} free in {SHARED_MEMORY}")
+
+
+def open_files(situation: Situation) -> Finding:
+    """A process may have as many files open as ranks, their launcher and the run's server need."""
+    settings, limit = situation.settings, open_file_limit()
+    trainings = [stage for stage in situation.stages if stage in TRAINING]
+    needed = OPEN_FILES + OPEN_FILES_A_RANK * (settings.training.ranks if trainings else 1)
+    if limit < needed:
+        return problem(f"a process may have {limit} files open here, and the stages that will run need {needed}", LIMIT_CURE)
+    if limit < OPEN_FILES_WITH_GPUS and any(settings.stages[stage].gpus > 1 for stage in trainings):
+        return warning(f"a process may have {limit} files open here, and ranks on GPUs may need {OPEN_FILES_WITH_GPUS}", LIMIT_CURE)
+    return ok(f"a process may have {limit:,} files open")
 
 
 def deadlines(situation: Situation) -> Finding:

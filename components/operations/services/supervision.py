@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -18,15 +19,16 @@ from typing import Any
 
 from components.checkout import Checkout
 from components.config.ops import ServicesSettings
-from components.errors import StageFault
+from components.errors import StageFault, UserError
 from components.files import write_atomic
 from components.operations.services.programs import NAMES
 from components.operations.services.state import Addresses
 from components.processes.marks import SERVICE_MARK, MarkedProcess, checkout_mark, kill_all, marked, send, wait_until_ended
-from components.processes.secrets import Secrets, owner_only, state_folder
+from components.processes.secrets import OWNER_ONLY, Secrets, owner_only, state_folder
 from components.stages import command
 
 STOP_SECONDS = 60  # from the signal to SIGKILL: the worker ends its flows, and these end their stages
+SHARED = Path("/tmp")  # noqa: S108 -- a folder in it is used where it is this user's alone
 SIGNALS = {"postgres": "INT"}  # PostgreSQL's fast and clean end; TERM waits for clients
 
 
@@ -92,10 +94,11 @@ def socket_file(checkout: Checkout) -> Path:
     path = state_folder(checkout) / "supervisor.sock"
     if len(os.fsencode(path)) <= 100:
         return path
-    base = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/mmalign-{os.getuid()}")  # noqa: S108 -- its mode is checked below
+    base = Path(os.environ.get("XDG_RUNTIME_DIR") or SHARED / f"mmalign-{os.getuid()}")
     base.mkdir(mode=0o700, exist_ok=True)
-    if base.stat().st_uid != os.getuid():
-        raise StageFault(f"{base} belongs to another user, and {path} is too long for a socket: set XDG_RUNTIME_DIR")
+    at = base.lstat()  # everybody knows this name, so another user may have made a folder or a link of it
+    if at.st_uid != os.getuid() or (base.parent == SHARED and (not stat.S_ISDIR(at.st_mode) or at.st_mode & OWNER_ONLY)):
+        raise UserError(f"{base} is no folder of this user alone, and {path} is too long for a socket: set XDG_RUNTIME_DIR to one that is")
     return base / f"{checkout_mark(checkout)}.sock"
 
 

@@ -16,6 +16,7 @@ from components.files import read_json
 from components.operations.services import postgres, supervision
 from components.operations.services.health import healthy
 from components.operations.services.import_sqlite import IMPORTED, import_record
+from components.operations.services.ports import require_free_ports, require_own_ports
 from components.operations.services.state import (
     DEPLOYED,
     LOOPBACK,
@@ -78,10 +79,12 @@ def _start(checkout: Checkout, settings: ServicesSettings, log: Callable[[str], 
     if addresses.host not in LOOPBACK:
         require_passwords(checkout, secrets, addresses.host)
         log(f"the servers answer on {addresses.host}: passwords travel unencrypted unless a TLS proxy protects them")
+    require_free_ports(addresses)
     imported = import_existing_record(checkout, addresses, log)
     supervisor = supervision.start(checkout, addresses, secrets, settings)
     try:
         _wait(checkout, supervisor, log)
+        require_own_ports(addresses, {process.pid for process in supervision.processes(checkout)})
     except BaseException:
         supervision.stop(checkout, secrets)
         raise

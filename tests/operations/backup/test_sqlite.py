@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from components.checkout import Checkout
-from components.errors import UserError
+from components.errors import InfrastructureFault, UserError
 from components.operations.backup.contents import bucket_keys
 from components.operations.backup.make import dated, make_backup, remove_old
 from components.operations.backup.manifest import MANIFEST, check_versions, numbers, read_manifest, verify
@@ -235,3 +236,18 @@ def test_restore_follows_no_link_out_of_the_checkout(checkout: Path, fresh: Path
     with pytest.raises(UserError, match="is a link"):
         restore_backup(Checkout(fresh), folder, quiet)
     assert {path: path.stat().st_mtime_ns for path in outside.rglob("*")} == before
+
+
+def test_backup_on_full_disk_is_removed_and_names_disk(checkout: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this user may mount nothing")
+    try:
+        with pytest.raises(InfrastructureFault, match=f"the disk of {disk / 'backup'} had 0 MB free: make room there"):
+            make_backup(Checkout(checkout), disk / "backup", with_cache=False, log=lambda _: None)
+        assert list((disk / "backup").iterdir()) == []
+        subprocess.run(["mount", "-o", "remount,size=1g", str(disk)], check=True)
+        assert make_backup(Checkout(checkout), disk / "backup", with_cache=False, log=lambda _: None).bytes > 300_000
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)

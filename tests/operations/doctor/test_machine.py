@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import os
-import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -54,22 +52,3 @@ def test_folders_must_be_writable_and_temporary_files_have_room(whole: Path, mon
     assert "TMPDIR" in str(finding.cure)
     monkeypatch.setattr(os, "access", lambda path, _: path != whole)
     assert machine.writable(Checkout(whole)).text == f"this user can't write to {whole}"
-
-
-def test_shared_memory_too_small_for_ranks_is_problem(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "free_bytes", lambda _: 64 * 2**20)
-    finding = machine.shared_memory(Checkout(whole))
-    assert finding.state == "problem"
-    assert "--shm-size" in str(finding.cure)
-    monkeypatch.setattr(machine, "free_bytes", lambda _: 2**30)
-    assert machine.shared_memory(Checkout(whole)).state == "ok"
-
-
-def test_mapped_bytes_a_rank_match_deepspeed_source() -> None:
-    source = Path(sys.prefix).glob("lib/python*/site-packages/deepspeed/ops/csrc/cpu/comm/shm.cpp")
-    text = next(source).read_text()
-    large = re.search(r"#define MAX_BUF_SIZE 1048576 \* (\d+)", text)
-    assert large is not None
-    assert "#define NAIVE_ALLREDUCE_THRESHOLD 1048576\n" in text
-    assert "buffer[2 * NAIVE_ALLREDUCE_THRESHOLD + 2 * MAX_BUF_SIZE]" in text
-    assert 2 * 2**20 + 2 * int(large[1]) * 2**20 == machine.SHARED_BYTES_A_RANK

@@ -14,6 +14,7 @@ import pytest
 
 from components.config.profiles import PROFILES, header, names
 from tests.checkout import ROOT, alive, clean_environment, mmalign
+from tests.namespaces import FEW_FILES, SMALL_SHARED_MEMORY, mmalign_where
 
 OTHERS = [name for name in names(ROOT / PROFILES) if name != "demo"]
 # Runs the command line once for each line of stdin, in a fork that has imported what commands import: once each would take a minute.
@@ -134,3 +135,35 @@ def test_run_without_free_bytes_is_refused(checkout: Path) -> None:
     assert refused.returncode == 2
     assert "500 MB free, and the run still writes 15 MB there" in refused.stderr
     assert not (checkout / "logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("setup", "sentence"),
+    [
+        (
+            SMALL_SHARED_MEMORY,
+            "1 MB free in /dev/shm, where 2 ranks of training map 138 MB, and hang or die without it: start",
+        ),
+        (
+            FEW_FILES.format(number=60),
+            "a process may have 60 files open here, and the stages that will run need 64: raise the limit",
+        ),
+    ],
+    ids=["shared memory of 1 MB", "60 open files"],
+)
+def test_run_on_a_narrow_machine_is_refused(checkout: Path, setup: str, sentence: str) -> None:
+    refused = mmalign_where(checkout, setup, "run")
+    assert refused.returncode == 2, refused.stderr
+    assert refused.stderr.startswith(f"mmalign: {sentence}")
+    assert refused.stderr.count("\n") == 1
+    assert not (checkout / "logs").exists(), "no server may have started"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [("plan",), ("status",), ("doctor",), ("data", "validate", "rows.jsonl"), ("run",)])
+def test_command_works_with_64_open_files(checkout: Path, command: tuple[str, ...]) -> None:
+    (checkout / "rows.jsonl").write_text('{"id": "q"}\n')  # a row of no use: refused for itself
+    completed = mmalign_where(checkout, FEW_FILES.format(number=64), *command)
+    assert "open files" not in completed.stdout + completed.stderr if command != ("doctor",) else "64 files open" in completed.stdout
+    assert "Too many" not in completed.stdout + completed.stderr
+    assert completed.returncode == {"data": 2}.get(command[0], 0), completed.stdout + completed.stderr

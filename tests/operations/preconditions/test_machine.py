@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+import resource
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from components.operations.preconditions import machine
-from components.operations.preconditions.machine import deadlines, disk, gpus, kernels
+from components.operations.preconditions.machine import deadlines, disk, gpus, kernels, open_files, shared_memory
 from components.processes.slots.gpus import VISIBLE
 from components.rehearsal.ledger import RESERVE_BYTES, ledger
 from components.stages import STAGE_NAMES, StageName
@@ -62,6 +65,64 @@ def test_liger_needs_gpus_and_its_package(
     if sentence is not None:
         assert sentence in finding.text
         assert "mmalign configure --set training.kernels=torch" in str(finding.cure)
+
+
+@pytest.mark.parametrize(
+    ("changes", "stages", "megabytes", "state"),
+    [
+        ({}, STAGE_NAMES, 131, "problem"),
+        ({}, STAGE_NAMES, 132, "ok"),
+        ({"training.ranks": 3}, STAGE_NAMES, 132, "problem"),
+        ({"training.engine": "ddp"}, STAGE_NAMES, 1, "ok"),
+        ({"stages.reward.gpus": 2, "stages.align.gpus": 2}, STAGE_NAMES, 1, "ok"),
+        ({}, ("validate", "evaluate"), 1, "ok"),
+    ],
+)
+def test_shared_memory_too_small_for_ranks_is_problem(
+    situated: Situated,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, object],
+    stages: tuple[StageName, ...],
+    megabytes: int,
+    state: str,
+) -> None:
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: SimpleNamespace(free=megabytes * 2**20))
+    finding = shared_memory(situated(changes, stages=stages))
+    assert finding.state == state
+    if state == "problem":
+        assert "--shm-size" in str(finding.cure)
+        assert "training.engine=ddp" in str(finding.cure)
+
+
+def test_mapped_bytes_a_rank_match_deepspeed_source() -> None:
+    source = Path(sys.prefix).glob("lib/python*/site-packages/deepspeed/ops/csrc/cpu/comm/shm.cpp")
+    text = next(source).read_text()
+    large = re.search(r"#define MAX_BUF_SIZE 1048576 \* (\d+)", text)
+    assert large is not None
+    assert "#define NAIVE_ALLREDUCE_THRESHOLD 1048576\n" in text
+    assert "buffer[2 * NAIVE_ALLREDUCE_THRESHOLD + 2 * MAX_BUF_SIZE]" in text
+    assert 2 * 2**20 + 2 * int(large[1]) * 2**20 == machine.SHARED_BYTES_A_RANK
+
+
+@pytest.mark.parametrize(
+    ("limit", "changes", "stages", "state"),
+    [
+        (63, {}, STAGE_NAMES, "problem"),
+        (64, {}, STAGE_NAMES, "ok"),
+        (64, {"training.ranks": 3}, STAGE_NAMES, "problem"),
+        (56, {}, ("validate", "evaluate"), "ok"),
+        (64, {"stages.align.gpus": 2}, STAGE_NAMES, "warning"),
+        (1024, {"stages.align.gpus": 2}, STAGE_NAMES, "ok"),
+    ],
+)
+def test_open_files_are_counted_by_ranks(
+    situated: Situated, monkeypatch: pytest.MonkeyPatch, limit: int, changes: dict[str, object], stages: tuple[StageName, ...], state: str
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    finding = open_files(situated(changes, stages=stages))
+    assert finding.state == state
+    assert f"{limit:,} files open" in finding.text
+    assert (finding.cure is None) == (state == "ok")
 
 
 def test_stage_that_would_pass_its_deadline_is_a_problem(situated: Situated) -> None:
