@@ -12,7 +12,7 @@ import pytest
 from components.checkout import Checkout
 from components.errors import UserError
 from components.operations.environment import enter_checkout, find_checkout
-from tests.checkout import ROOT, mmalign
+from tests.checkout import ROOT, mmalign, mmalign_here
 
 COMMANDS = [[], ["run"], ["plan"], ["stage"], ["demo"]]
 
@@ -61,9 +61,12 @@ def test_unknown_stage_lists_stages(checkout: Path) -> None:
         assert "validate, reward, critique, reference, align, evaluate" in completed.stderr
 
 
-def test_unexpected_fault_names_log_and_exits_with_1(checkout: Path) -> None:
-    (checkout / "dvc.yaml").write_text("stages: [broken")
-    completed = mmalign(checkout, "plan")
+def test_unexpected_fault_names_log_and_exits_with_1(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a fault of the program")
+
+    monkeypatch.setattr("components.storage.plan.plan", fail)
+    completed = mmalign_here(checkout, "plan")
     assert completed.returncode == 1
     assert completed.stderr.count("\n") == 1
     log = checkout / completed.stderr.strip().rpartition(" ")[2]

@@ -127,7 +127,7 @@ def test_changed_data_of_validate_leaves_stages_below_open(checkout: Path) -> No
     assert actions(checkout)["reward"] == "run_if_changed"
     (checkout / "params.yaml").write_text(text)
     replace(checkout / "components/validation/splitting.py", "len(tied) < 2", "len(tied) <= 2")
-    assert actions(checkout) == EVERY | {"validate": "run"}
+    assert actions(checkout) == EVERY | {"validate": "run", "evaluate": "run"}
     (checkout / "artifacts/validate/quarantine.jsonl").write_text("by hand\n")
     assert actions(checkout)["reward"] == "run_if_changed"
 
@@ -138,7 +138,7 @@ def test_changed_data_of_validate_leaves_stages_below_open(checkout: Path) -> No
         ("components/reward/losses.py", "0]] - score_K", "0]] + score_K", ["reward"]),
         ("components/alignment/losses.py", "return log_prob_K - ", "return log_prob_K + ", ["align"]),
         ("components/evaluation/judge.py", " == ", " != ", ["evaluate"]),
-        ("components/validation/splitting.py", "len(tied) < 2", "len(tied) <= 2", ["validate"]),
+        ("components/validation/splitting.py", "len(tied) < 2", "len(tied) <= 2", ["validate", "evaluate"]),
         ("components/trees/planning.py", "start + queries", "start - queries", ["reward", "critique", "reference", "align", "evaluate"]),
     ],
 )
