@@ -159,11 +159,12 @@ class Measured:
                 batch_size=limits.batch_size,
             )
             texts = [str(self.preprocessor.tokenizer.decode(ids, skip_special_tokens=True)) for ids in tokens]
-            critiques = dict(zip(total, texts, strict=True))
-            values = self._score(self.queries, lambda query, index, critiques=critiques: critiques[query.id, index])  # type: ignore[misc]
-            for key, value in values.items():
+            for key, value in self._score_on(dict(zip(total, texts, strict=True))).items():
                 total[key] += value / SAMPLED
         return total
+
+    def _score_on(self, critiques: Mapping[Key, str]) -> dict[Key, float]:
+        return self._score(self.queries, lambda query, index: critiques[query.id, index])
 
     def _best_of(self, path: Path) -> tuple[float, float]:
         judge = GroundTruthJudge(read_ground_truth(self.checkout.data / "truth/truth.jsonl"))

@@ -7,7 +7,7 @@ import tarfile
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from hypothesis import strategies as st
 
@@ -29,7 +29,9 @@ KINDS = (
     b"Z",
     *HEADERS,
 )
-FORMATS = (tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT)
+TarMode = Literal["w:", "w:gz", "w:bz2", "w:xz"]
+TAR_MODES: tuple[TarMode, ...] = get_args(TarMode)
+FORMATS: tuple[Literal[0, 1, 2], ...] = (tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT)
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)
 NAMES = st.one_of(
     st.sampled_from(["1.json", "1.png", "a/1.json", "data.jsonl", ".", "..", "/", "a/..", "a//b", "C:a", "\\\\s\\a", "a", "a/b", ".json"]),
@@ -64,7 +66,7 @@ def archives() -> list[bytes]:
     """Good tars and tars of samples, plain and compressed, with PAX and GNU headers; and zips of three methods."""
     made = []
     for names in (("data.jsonl", "a/b.png"), ("1.json", "1.png"), ("x" * 120 + ".json", "é.png")):
-        for mode in ("", "gz", "bz2", "xz"):
+        for mode in TAR_MODES:
             for form in FORMATS:
                 if form == tarfile.USTAR_FORMAT and len(names[0]) > 100:
                     continue
@@ -81,14 +83,14 @@ def made_archives() -> st.SearchStrategy[bytes]:
     modes = st.sampled_from(["0o100644", "0o120777", "0o010644", "0o040755", "0"]).map(lambda text: int(text, 8 if "o" in text else 10))
     entry = st.tuples(NAMES, modes, CONTENTS, st.sampled_from([0, 0, 1, 0x800]))
     return st.one_of(
-        st.builds(_tar, st.lists(member, max_size=4), st.sampled_from(["", "gz"]), st.sampled_from(FORMATS)),
+        st.builds(_tar, st.lists(member, max_size=4), st.sampled_from(TAR_MODES[:2]), st.sampled_from(FORMATS)),
         st.builds(_zip, st.lists(entry, max_size=4), st.sampled_from(METHODS)),
     )
 
 
-def _tar(members: list[tuple[str, bytes, bytes, str, int | None]], mode: str, form: int) -> bytes:
+def _tar(members: list[tuple[str, bytes, bytes, str, int | None]], mode: TarMode, form: Literal[0, 1, 2]) -> bytes:
     stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode=f"w:{mode}", format=form, errors="surrogatepass") as packed:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=stream, mode=mode, format=form, errors="surrogatepass") as packed:
         for name, kind, content, link, size in members:
             entry = tarfile.TarInfo(name)
             entry.type, entry.linkname = kind, link

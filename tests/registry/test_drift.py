@@ -15,7 +15,7 @@ from components.checkout import Checkout
 from components.files import write_json
 from components.preferences.record import Query, Response, write_queries
 from components.registry.drift import Moved, compare, total_variation
-from tests.registry.test_promotion import evaluated, judge, reward_model, train
+from tests.registry.promoting import evaluated, judge, reward_model, train
 from tests.tracking.dvc import keep_in_dvc
 
 __all__ = ["evaluated", "reward_model"]

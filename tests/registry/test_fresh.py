@@ -13,8 +13,8 @@ from components.evaluation.results import POLICY_SCHEMA, REWARD_SCHEMA
 from components.files import read_json, write_json
 from components.registry.promotion import HandPromotion, judge_models, promote_by_hand
 from components.registry.registry import Registry
+from tests.registry.promoting import evaluated, judge, never, reward_model, train
 from tests.registry.test_gate import policy_rows, reward_rows
-from tests.registry.test_promotion import evaluated, judge, never, reward_model, train
 
 __all__ = ["evaluated", "reward_model"]
 CLOSED = b"nobody opens this"
@@ -117,7 +117,7 @@ def test_lost_fresh_table_is_made_by_an_evaluation(divided: Path) -> None:
     train_divided(divided, 2, 0.8, 0.8)
     evaluated_again = []
 
-    def reevaluate(name: str, folder: Path, table: Path) -> None:  # noqa: ARG001 -- the model decides nothing here
+    def reevaluate(name: str, _folder: Path, table: Path) -> None:
         evaluated_again.append(name)
         for path in (table, table.parent.parent / "fresh" / table.name):
             path.parent.mkdir(parents=True, exist_ok=True)

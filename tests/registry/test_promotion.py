@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,73 +12,15 @@ import pytest
 
 from components.checkout import Checkout
 from components.errors import UserError
-from components.evaluation.labels import TASKS
 from components.evaluation.results import POLICY_SCHEMA, REWARD_SCHEMA
-from components.families.digests import model_digest
-from components.families.loading import load_model
 from components.files import read_json, write_json
 from components.registry import aliases
-from components.registry.promotion import GateOutcome, HandPromotion, judge_models, promote_by_hand, recorded_verdicts
+from components.registry.promotion import HandPromotion, promote_by_hand, recorded_verdicts
 from components.registry.registry import Registry
-from components.registry.store import open_store
-from components.registry.versions import CHALLENGER, CHAMPION, PREVIOUS
-from components.reward.model import new_reward_model
-from tests.registry.test_gate import PERFECT, policy_rows, reward_rows
-from tests.tiny import save_checkpoint
+from tests.registry.promoting import evaluate, evaluated, judge, never, numbers, reward_model, train
+from tests.registry.test_gate import policy_rows, reward_rows
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def reward_model(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("reward") / "model"
-    new_reward_model(load_model(tiny_base), 0).save(folder, tiny_base)
-    return folder
-
-
-@pytest.fixture
-def evaluated(checkout: Path, tiny_base: Path, reward_model: Path) -> Path:
-    """A checkout whose models are evaluated: the base is right in half of its answers, and safe."""
-    (checkout / "mlflow").mkdir()
-    shutil.copy(ROOT / "mlflow/registry.yaml", checkout / "mlflow/registry.yaml")
-    shutil.copytree(tiny_base, checkout / "data/base")
-    shutil.copytree(reward_model, checkout / "artifacts/reward/model")
-    write_json(checkout / "artifacts/reward/run.json", {"mlflow_run_id": None})
-    write_json(checkout / "artifacts/align/run.json", {"mlflow_run_id": None})
-    results(checkout, "base.parquet", policy_rows(talk=0.5))
-    pq.write_table(pa.Table.from_pylist(reward_rows(0.9), schema=REWARD_SCHEMA), Checkout(checkout).results / "reward.parquet")
-    evaluate(checkout)
-    return checkout
-
-
-def evaluate(checkout: Path, context: str | None = None) -> None:
-    """What the evaluation writes of context and models; the context of before, where none is given."""
-    path = Checkout(checkout).results / "context.json"
-    context = context or (read_json(path)["context"] if path.is_file() else "these queries")
-    folders = {"mm-policy": Checkout(checkout).policy, "mm-reward": Checkout(checkout).reward_model}
-    models = {name: model_digest(folder) for name, folder in folders.items() if folder.is_dir()}
-    write_json(path, {"context": context, "models": models, "errors": {"ground_truth": dict.fromkeys(TASKS, PERFECT)}})
-
-
-def results(checkout: Path, name: str, rows: list[dict[str, Any]]) -> None:
-    Checkout(checkout).results.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=POLICY_SCHEMA), Checkout(checkout).results / name)
-
-
-def train(checkout: Path, seed: int, **shares: float) -> None:
-    """A policy of its own digest, with these shares of outcomes."""
-    shutil.rmtree(checkout / "artifacts/align/model", ignore_errors=True)
-    save_checkpoint(checkout / "artifacts/align/model", seed=seed)
-    results(checkout, "aligned.parquet", policy_rows(**shares))  # type: ignore[arg-type]
-    evaluate(checkout)
-
-
-def never(name: str, *_: Path) -> None:
-    raise AssertionError(f"{name} was evaluated again")
-
-
-def judge(checkout: Path, reevaluate: Callable[[Any, Path, Path], None] = never) -> GateOutcome:
-    return judge_models(Checkout(checkout), reevaluate, print)
+__all__ = ["evaluated", "reward_model"]
 
 
 @pytest.mark.parametrize(
@@ -97,12 +37,6 @@ def test_verdict_says_what_the_reward_model_was_trained_on(evaluated: Path, sour
     assert models["mm-reward"].verdict == "promoted", "the rules judge alike"
     assert [reason for reason in models["mm-reward"].reasons if "was trained" in reason] == [words]
     assert not any("critiques" in reason for reason in models["mm-policy"].reasons)
-
-
-def numbers(checkout: Path) -> tuple[int | None, int | None, int | None]:
-    registry = Registry(Checkout(checkout))
-    versions = [registry.at("mm-policy", alias) for alias in (CHAMPION, PREVIOUS, CHALLENGER)]
-    return tuple(None if version is None else version.number for version in versions)  # type: ignore[return-value]
 
 
 def test_champions_change_from_run_to_rollback(evaluated: Path) -> None:
@@ -230,171 +164,6 @@ def test_evaluation_that_names_no_models_registers_none(evaluated: Path) -> None
     outcome = judge(evaluated)
     assert {name: one.verdict for name, one in outcome.models.items()} == {"mm-reward": "refused", "mm-policy": "refused"}
     assert "the evaluation names none" in outcome.models["mm-reward"].reasons[0]
-
-
-def delete_version(checkout: Path, number: int) -> None:
-    """As somebody does on MLflow's page."""
-    with open_store(Checkout(checkout)) as (client, _):
-        client.delete_model_version("mm-policy", str(number))
-
-
-def drop_champion(checkout: Path) -> None:
-    with open_store(Checkout(checkout)) as (client, _):
-        client.delete_registered_model_alias("mm-policy", CHAMPION)
-
-
-def move_champion(checkout: Path, number: int) -> None:
-    with open_store(Checkout(checkout)) as (client, _):
-        client.set_registered_model_alias("mm-policy", CHAMPION, str(number))
-
-
-def test_deleted_champion_is_replaced_by_the_previous_one(evaluated: Path) -> None:
-    train(evaluated, 1, talk=0.8)
-    assert judge(evaluated).promoted
-    train(evaluated, 2, talk=0.9)
-    assert judge(evaluated).promoted
-    delete_version(evaluated, 2)
-    train(evaluated, 3, talk=0.7)  # better than the base, worse than version 1
-    outcome = judge(evaluated).models["mm-policy"]
-    assert outcome.verdict == "refused"
-    assert "of earlier champion 1" in outcome.reasons[0]
-    assert "version 2, the champion of mm-policy, was deleted: the challenger is compared with version 1 instead" in outcome.reasons
-    train(evaluated, 4, talk=0.95)
-    assert judge(evaluated).promoted
-
-
-def test_safest_champion_stays_where_the_champion_is_deleted(evaluated: Path) -> None:
-    train(evaluated, 1, talk=0.6, unsafe=0.0)
-    assert judge(evaluated).promoted
-    train(evaluated, 2, talk=0.75, unsafe=0.005)
-    assert judge(evaluated).promoted
-    delete_version(evaluated, 2)
-    train(evaluated, 3, talk=0.9, unsafe=0.005)
-    assert judge(evaluated).promoted
-    safest = Registry(Checkout(evaluated)).at("mm-policy", aliases.SAFEST)
-    assert safest is not None
-    assert safest.number == 1
-
-
-def test_sole_champion_that_is_deleted_is_not_promoted_again(evaluated: Path) -> None:
-    train(evaluated, 1, talk=0.8)
-    assert judge(evaluated).promoted
-    delete_version(evaluated, 1)
-    outcome = judge(evaluated).models["mm-policy"]
-    assert outcome.verdict == "refused"
-    assert outcome.reasons[0].startswith("version 1, the champion of mm-policy, was deleted: name another with `mmalign promote mm-policy")
-    assert outcome.version is not None
-    request = HandPromotion("a person", because="it is the deleted one", override=True)
-    promoted = promote_by_hand(Checkout(evaluated), "mm-policy", outcome.version.number, never, print, request)
-    assert promoted.verdict == "promoted"
-    train(evaluated, 2, talk=0.9)
-    assert "of champion" in judge(evaluated).models["mm-policy"].reasons[0]
-
-
-@pytest.mark.parametrize("change", ["rename", "delete"])
-def test_model_that_is_renamed_or_deleted_lowers_no_bar(evaluated: Path, change: str) -> None:
-    train(evaluated, 1, talk=0.8)
-    assert judge(evaluated).promoted
-    with open_store(Checkout(evaluated)) as (client, _):
-        if change == "rename":
-            client.rename_registered_model("mm-policy", "mm-policy-old")
-        else:
-            client.delete_registered_model("mm-policy")
-    for seed in (2, 3):  # the refused one is version 1 of the new registered model, and no champion either
-        train(evaluated, seed, talk=0.7)  # better than the base, worse than the champion
-        outcome = judge(evaluated).models["mm-policy"]
-        assert outcome.verdict == "refused"
-        assert outcome.reasons[0].startswith("the registered model mm-policy, whose version 1 is the champion, was deleted or renamed: ")
-    if change == "rename":
-        with open_store(Checkout(evaluated)) as (client, _):
-            client.delete_registered_model("mm-policy")
-            client.rename_registered_model("mm-policy-old", "mm-policy")
-        train(evaluated, 4, talk=0.7)
-        assert "of champion" in judge(evaluated).models["mm-policy"].reasons[0]
-
-
-def test_champion_without_its_alias_is_still_compared_with(evaluated: Path) -> None:
-    train(evaluated, 1, talk=0.8)
-    assert judge(evaluated).promoted
-    drop_champion(evaluated)
-    train(evaluated, 2, talk=0.7)
-    outcome = judge(evaluated).models["mm-policy"]
-    assert outcome.verdict == "refused"
-    assert "of earlier champion 1" in outcome.reasons[0]
-    assert any(reason.startswith("version 1 of mm-policy lost its alias champion") for reason in outcome.reasons)
-
-
-def test_alias_on_a_refused_version_lowers_no_bar(evaluated: Path) -> None:
-    train(evaluated, 1, talk=0.8)
-    assert judge(evaluated).promoted
-    train(evaluated, 2, talk=0.55)
-    assert judge(evaluated).models["mm-policy"].verdict == "refused"
-    move_champion(evaluated, 2)
-    train(evaluated, 3, talk=0.7)  # better than the version with the alias, worse than the champion
-    outcome = judge(evaluated).models["mm-policy"]
-    assert outcome.verdict == "refused"
-    assert "of earlier champion 1" in outcome.reasons[0]
-    assert any("was moved by hand from version 1 to 2" in reason for reason in outcome.reasons)
-
-
-def test_alias_on_an_unloadable_version_is_reported(evaluated: Path) -> None:
-    train(evaluated, 1, talk=0.8)
-    assert judge(evaluated).promoted
-    train(evaluated, 2, talk=0.55)
-    judge(evaluated)
-    move_champion(evaluated, 2)
-    evaluate(evaluated, "other queries")  # so that both are evaluated again, which version 2, without its weights, can't be
-    train(evaluated, 3, talk=0.9)
-
-    def reevaluate(_name: Any, _folder: Path, table: Path) -> None:
-        pq.write_table(pa.Table.from_pylist(policy_rows(talk=0.8), schema=POLICY_SCHEMA), table)
-
-    outcome = judge(evaluated, reevaluate).models["mm-policy"]
-    assert outcome.verdict == "promoted"
-    assert "of earlier champion 1" in outcome.reasons[0]
-    assert any("the weights of mm-policy/2" in reason for reason in outcome.reasons)
-
-
-def test_rolled_back_version_is_no_reference(evaluated: Path) -> None:
-    train(evaluated, 1, talk=0.7)
-    assert judge(evaluated).promoted
-    train(evaluated, 2, talk=0.9)
-    assert judge(evaluated).promoted
-    registry = Registry(Checkout(evaluated))
-    aliases.rollback(registry, "mm-policy", by="a person", because="it was slow")
-    assert registry.last_champion("mm-policy") == 1
-    train(evaluated, 3, talk=0.8)
-    outcome = judge(evaluated).models["mm-policy"]
-    assert outcome.verdict == "promoted"
-    assert not any("by hand" in reason for reason in outcome.reasons)
-
-
-def test_lost_champion_files_are_reported_and_verdicts_stay(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train(evaluated, 1, talk=0.7)
-    judge(evaluated)
-    shutil.rmtree(evaluated / "mlruns/models")
-
-    assert recorded_verdicts(Checkout(evaluated)) is None, "the run goes to the gate, which puts files back"
-    outcome = judge(evaluated)
-
-    assert {one.verdict for one in outcome.models.values()} == {"nothing_new"}
-    assert capsys.readouterr().out.count("were gone from the registry: put back") == 2
-    assert recorded_verdicts(Checkout(evaluated)) is not None
-
-
-def test_champion_files_lost_for_good_are_named(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train(evaluated, 1, talk=0.7)
-    judge(evaluated)
-    shutil.rmtree(evaluated / "mlruns/models")
-    train(evaluated, 2, talk=0.8)
-
-    outcome = judge(evaluated)
-
-    assert (
-        "the files of mm-policy/1 (champion, safest_champion) are gone from the registry and can't be put back" in capsys.readouterr().out
-    )
-    assert outcome.models["mm-policy"].verdict == "refused"
-    assert "the champion can't be evaluated" in outcome.models["mm-policy"].reasons[0]
 
 
 def test_each_new_digest_is_one_look_and_a_repeat_none(evaluated: Path) -> None:
