@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).resolve().parents[1]
-STORE, PROMOTION = "tracking/test_store.py", "registry/test_promotion.py"
+STORE, LOST = "tracking/test_store.py", "registry/test_lost_champions.py"
 
 COVERED: dict[str, tuple[str, ...]] = {
     "the checkout moved to another path": ("operations/doctor/test_copied_state.py::test_moved_checkout_keeps_its_services",),
@@ -20,14 +20,14 @@ COVERED: dict[str, tuple[str, ...]] = {
         f"{STORE}::test_poll_for_new_data_starts_no_run_without_experiment",
     ),
     "the champion's version or alias removed by hand": (
-        f"{PROMOTION}::test_deleted_champion_is_replaced_by_the_previous_one",
-        f"{PROMOTION}::test_safest_champion_stays_where_the_champion_is_deleted",
-        f"{PROMOTION}::test_sole_champion_that_is_deleted_is_not_promoted_again",
-        f"{PROMOTION}::test_champion_without_its_alias_is_still_compared_with",
+        f"{LOST}::test_deleted_champion_is_replaced_by_the_previous_one",
+        f"{LOST}::test_safest_champion_stays_where_the_champion_is_deleted",
+        f"{LOST}::test_sole_champion_that_is_deleted_is_not_promoted_again",
+        f"{LOST}::test_champion_without_its_alias_is_still_compared_with",
     ),
     "the champion's files removed from MLflow's store": (
-        f"{PROMOTION}::test_lost_champion_files_are_reported_and_verdicts_stay",
-        f"{PROMOTION}::test_champion_files_lost_for_good_are_named",
+        f"{LOST}::test_lost_champion_files_are_reported_and_verdicts_stay",
+        f"{LOST}::test_champion_files_lost_for_good_are_named",
     ),
     "zeros in an object of DVC's cache, or half of it": (
         "storage/test_integrity.py::test_damaged_file_of_a_folder_is_removed",

@@ -1,16 +1,11 @@
+"""What served models answer, and what they refuse."""
+
 from __future__ import annotations
 
-import ast
 import base64
 import json
-import os
-import pickletools
 import re
-import subprocess
-import sys
-import zipfile
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,79 +16,29 @@ from mlflow.exceptions import MlflowException
 
 from components.config.settings import load_settings
 from components.errors import UserError
-from components.families.digests import model_digest
 from components.families.loading import load_model
 from components.generation.critiques import write_critiques
 from components.generation.generate import generate
 from components.preferences.record import Medium, Query, Turn
-from components.registry import packaging
 from components.registry.model_input import IMAGE_ROOT, image_bytes
-from components.registry.packaging import MODEL_CODE, PACKAGES, SOURCE, WEIGHTS, build, needed_modules, serving_settings
+from components.registry.packaging import SOURCE
 from components.reward.model import load_reward_model, new_reward_model
 from components.reward.scoring import Judged, score
+from tests.registry.packaged import (
+    TOKENS,
+    no_pickle,
+    own_answers,
+    package,
+    policy,
+    policy_package,
+    reward,
+    reward_folder,
+    reward_package,
+    rows,
+)
 from tests.tiny import preprocessor, queries
 
-TOKENS = 6
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_pickle() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-        patch.setenv(IMAGE_ROOT, "/")  # these tests name images by path
-        yield
-
-
-def package(name: packaging.ModelName, checkpoint: Path, target: Path) -> Path:
-    settings = load_settings(SOURCE / "params.yaml")
-    serving = serving_settings(name, settings) | {"max_new_tokens": TOKENS, "batch_size": 2}
-    build(name, checkpoint, target, serving, cached={}, model_id="m-1", run_id=None)
-    return target
-
-
-@pytest.fixture(scope="module")
-def policy_package(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return package("mm-policy", tiny_base, tmp_path_factory.mktemp("policy") / "package")
-
-
-@pytest.fixture(scope="module")
-def reward_folder(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("reward") / "model"
-    new_reward_model(load_model(tiny_base), seed=0).save(folder, tiny_base)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def reward_package(reward_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return package("mm-reward", reward_folder, tmp_path_factory.mktemp("reward-package") / "package")
-
-
-@pytest.fixture(scope="module")
-def policy(policy_package: Path) -> Any:
-    import mlflow
-
-    return mlflow.pyfunc.load_model(str(policy_package))
-
-
-@pytest.fixture(scope="module")
-def reward(reward_package: Path) -> Any:
-    import mlflow
-
-    return mlflow.pyfunc.load_model(str(reward_package))
-
-
-def rows(media: Path) -> pd.DataFrame:
-    """The tiny queries without their videos, images as paths."""
-    chosen = [query for query in queries() if "video" not in query.kinds]
-    images = [str(media / query.media[0].path) if query.media else None for query in chosen]
-    return pd.DataFrame({"prompt": [query.prompt for query in chosen], "image": images})
-
-
-def own_answers(base: Path, media: Path) -> list[str]:
-    prepare = preprocessor(base, media)
-    roots = [prepare.policy_root(query) for query in queries() if "video" not in query.kinds]
-    tokens = generate(load_model(base), roots, [[]] * len(roots), max_new_tokens=TOKENS, batch_size=2, end_id=prepare.end_id)
-    return [prepare.tokenizer.decode(ids, skip_special_tokens=True) for ids in tokens]
+__all__ = ["no_pickle", "policy", "policy_package", "reward", "reward_folder", "reward_package"]
 
 
 def test_policy_answers_as_evaluation_does(policy: Any, tiny_base: Path, tiny_media: Path) -> None:
@@ -322,94 +267,3 @@ def test_path_outside_image_root_is_refused(policy: Any, tiny_media: Path, monke
     for path in ("../square.png", str(tiny_media / "square.png")):
         with pytest.raises(UserError, match=f"outside the folder of {IMAGE_ROOT}"):
             policy.predict(pd.DataFrame({"prompt": ["What?"], "image": [path]}))
-
-
-def test_input_example_is_answered(policy: Any, reward: Any) -> None:
-    assert len(policy.predict(policy.input_example)) == 2
-    assert len(reward.predict(reward.input_example)) == 2
-
-
-def test_signature_names_inputs_and_outputs(policy: Any, reward: Any) -> None:
-    assert policy.metadata.get_input_schema().input_names() == ["prompt", "messages", "image"]
-    assert policy.metadata.get_output_schema().input_names() == ["answer"]
-    assert reward.metadata.get_input_schema().input_names() == ["prompt", "messages", "image", "response"]
-    assert reward.metadata.get_output_schema().input_names() == ["critique", "score"]
-    assert policy.metadata.get_params_schema().params[0].default == TOKENS
-
-
-def is_pickle(path: Path) -> bool:
-    if zipfile.is_zipfile(path):
-        return True  # torch.save, joblib and the like
-    try:
-        for _ in pickletools.genops(path.read_bytes()):
-            pass
-    except (ValueError, IndexError, UnicodeDecodeError):
-        return False
-    return True
-
-
-def test_package_contains_no_pickle(policy_package: Path, reward_package: Path, tmp_path: Path) -> None:
-    files = [path for folder in (policy_package, reward_package) for path in folder.rglob("*") if path.is_file()]
-    torch.save({"a": 1}, tmp_path / "weights.bin")
-
-    assert is_pickle(tmp_path / "weights.bin")
-    assert [path.name for path in files if is_pickle(path)] == []
-    assert {path.suffix for path in files} <= {".safetensors", ".json", ".jinja", ".py", ".yaml", ".txt", ""}
-
-
-def test_package_has_checkpoint_and_no_local_path(policy_package: Path, tiny_base: Path) -> None:
-    stored = policy_package / WEIGHTS
-
-    assert model_digest(stored) == model_digest(tiny_base)
-    assert {path.name for path in stored.iterdir()} == {path.name for path in tiny_base.iterdir()}
-    described = (policy_package / "MLmodel").read_text()
-    assert str(SOURCE) not in described
-    assert str(policy_package.parent) not in described
-
-
-@pytest.mark.parametrize("name", MODEL_CODE)
-def test_requirements_cover_imports_of_packaged_code(name: packaging.ModelName) -> None:
-    code = SOURCE / "mlflow" / MODEL_CODE[name]
-    imported = set()
-    for file in (code, *(SOURCE / module for module in needed_modules(code))):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Import):
-                imported |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                imported.add(node.module.split(".")[0])
-    # Training imports these where it needs them: a package opens whole models, and runs no rank of an engine.
-    foreign = imported - set(sys.stdlib_module_names) - {"components", "deepspeed", "liger_kernel", "peft", "psutil"}
-    distributions = metadata.packages_distributions()
-
-    missing = {module for module in foreign if not {name.lower() for name in distributions[module]} & set(PACKAGES)}
-
-    assert missing == set()
-
-
-@pytest.mark.slow
-def test_one_process_loads_both_packages_without_checkout(
-    policy_package: Path, reward_package: Path, tiny_base: Path, tiny_media: Path, tmp_path: Path
-) -> None:
-    script = (
-        "import sys, json, pandas, mlflow\n"
-        "model = mlflow.pyfunc.load_model(sys.argv[1])\n"
-        "answers = model.predict(pandas.read_json(sys.argv[2], dtype=False))\n"
-        "mlflow.pyfunc.load_model(sys.argv[3])\n"
-        "import components\n"
-        "print(json.dumps([components.__file__, list(answers['answer'])]))\n"
-    )
-    rows(tiny_media).to_json(tmp_path / "rows.json")
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    completed = subprocess.run(
-        [sys.executable, "-c", script, str(policy_package), str(tmp_path / "rows.json"), str(reward_package)],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-    assert completed.returncode == 0, completed.stderr
-    where, answers = json.loads(completed.stdout.splitlines()[-1])
-    assert Path(where).is_relative_to(policy_package)
-    assert answers == own_answers(tiny_base, tiny_media)
