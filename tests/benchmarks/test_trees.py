@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import trees
+from benchmarks import _tree_steps, trees
 
-SIZES = trees.SMALL_CASES["k4"]
+SIZES = _tree_steps.SMALL_CASES["k4"]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_reported_lengths_are_exact(report: dict[str, Any]) -> None:
 
 
 def test_update_does_not_move_weights(tmp_path: Path) -> None:
-    steps = trees.Steps(SIZES, tmp_path)
+    steps = _tree_steps.Steps(SIZES, tmp_path)
     before = {name: value.clone() for name, value in steps.policy.state_dict().items()}
     steps.step(steps.by_tree)()
     assert all(value.equal(before[name]) for name, value in steps.policy.state_dict().items())
@@ -66,14 +66,14 @@ def test_update_does_not_move_weights(tmp_path: Path) -> None:
 
 
 def test_differing_side_ends_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trees, "BETA", 0.2)
-    monkeypatch.setattr(trees.Steps, "by_stored_tree", lambda self: self.by_tree(self.stored_K + 1.0 * self.stored_K.argsort()))
+    monkeypatch.setattr(_tree_steps, "BETA", 0.2)
+    monkeypatch.setattr(_tree_steps.Steps, "by_stored_tree", lambda self: self.by_tree(self.stored_K + 1.0 * self.stored_K.argsort()))
     with pytest.raises(SystemExit, match="different losses"):
         trees.measure(SIZES, 2, ["tree", "tree_stored"])
 
 
 def test_statistics_equal_those_that_trl_logs(tmp_path: Path) -> None:
-    steps = trees.Steps(SIZES, tmp_path)
+    steps = _tree_steps.Steps(SIZES, tmp_path)
     steps.by_trl_together()
     logged = {name: sum(values) / len(values) for name, values in steps.trl.trainer._metrics["train"].items() if isinstance(values, list)}
     ours = {
