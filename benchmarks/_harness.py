@@ -81,6 +81,11 @@ class Ratio:
         return self.slow.seconds / self.fast.seconds
 
     @property
+    def user(self) -> float | None:
+        """The ratio of user CPU times; None where the faster side takes less than the clock's tick."""
+        return self.slow.user_seconds / self.fast.user_seconds if self.fast.user_seconds else None
+
+    @property
     def refusal(self) -> str | None:
         """Why the ratio is not to be believed; None if it is."""
         spread = max(self.slow.spread, self.fast.spread)

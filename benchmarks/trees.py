@@ -149,7 +149,7 @@ def run(*, small: bool, threads: int, rounds: int) -> Report:
         "max_rel_grad_error": k4["rel_grad_error"]["pairwise"],
         "decomposition": ratios(parts, small=small),
         # Of user CPU time, which depends less on other processes' load; and of the operations of the models.
-        "user_ratios": {name: ratio.slow.user_seconds / ratio.fast.user_seconds for name, ratio in {**speedups, **parts}.items()},
+        "user_ratios": {name: ratio.user for name, ratio in {**speedups, **parts}.items()},
         "operation_ratios": {name: (ratio.ceiling or 0) / CEILING_ROOM for name, ratio in {**speedups, **parts}.items()},
         "peak_mb": {side: peak / 1e6 for side, peak in peaks.items()},
         "attention": {"tree": "sdpa, additive mask", "responses_once": "sdpa, causal", "pairwise": "sdpa, causal", "trl": "sdpa, causal"},

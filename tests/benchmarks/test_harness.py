@@ -86,3 +86,8 @@ def test_stdout_is_one_json_object_despite_library_prints(capsys: pytest.Capture
     captured = capsys.readouterr()
     assert json.loads(captured.out) == {"ratio": 2.0}
     assert "a library's word" in captured.err
+
+
+@pytest.mark.parametrize(("ticks", "ratio"), [(0.02, 3.0), (0.0, None)])
+def test_user_ratio_below_a_tick_of_the_clock_is_none(ticks: float, ratio: float | None) -> None:
+    assert Ratio(Timing((1.0,), (0.06,)), Timing((1.0,), (ticks,))).user == (None if ratio is None else pytest.approx(ratio))
