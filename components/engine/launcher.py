@@ -69,7 +69,9 @@ def run_ranks(
     The ranks get `--launcher` and `--launcher-started` beside `arguments`, for their watchdog. Whatever ends this call ends them. With `stalls`
     they are ended once they make no progress, and the reason is left beside theirs.
     """
-    command = [*stages.command("torchrun"), "--standalone", f"--nproc-per-node={ranks}", "-m", module, *arguments]
+    # Without logs of its own, torchrun leaves no folder among the temporary ones: it never removes its default.
+    torchrun = [*stages.command("torchrun"), "--standalone", "--log-dir", os.devnull]
+    command = [*torchrun, f"--nproc-per-node={ranks}", "-m", module, *arguments]
     command += ["--launcher", str(os.getpid()), "--launcher-started", repr(watchdog.started(os.getpid()))]
     if stalls:
         stalls.forget()

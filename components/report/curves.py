@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite, log
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from components.report.plots import Labels, Line, Plot, curves
 from components.report.record import Record
@@ -82,8 +84,9 @@ def _fetch(record: Record, stage: str) -> tuple[list[dict[str, float]], str | No
 
     try:
         client, _ = connect(record.checkout)
-        with open(client.download_artifacts(run_id, FILE), encoding="utf-8") as stream:  # noqa: PTH123 -- mlflow gives a text
-            return [json.loads(line) for line in stream if line.strip()], None
+        with TemporaryDirectory() as folder:  # mlflow's own choice is one that it never removes
+            text = Path(client.download_artifacts(run_id, FILE, folder)).read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines() if line.strip()], None
     except Exception as error:  # noqa: BLE001 -- a store fails in many ways, and the page renders without it
         return [], f"The tracking store failed to return the curves of run {run_id} ({type(error).__name__}), so they are missing."
 

@@ -51,11 +51,15 @@ def end_of(tmp_path: Path, end: str, scratch: Path | None = None) -> Exception:
 
 
 @pytest.mark.slow
-def test_rank_ended_by_a_signal_is_infrastructure_and_names_it(tmp_path: Path) -> None:
+def test_rank_ended_by_a_signal_is_infrastructure_and_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     for name in ("SIGKILL", "SIGBUS"):
         fault = end_of(tmp_path, name)
         assert isinstance(fault, InfrastructureFault)
         assert str(fault).startswith(f"align: a rank was ended by {name}")
+    assert list(temporary.iterdir()) == [], "a run leaves nothing among the temporary files"
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import html
 import json
 import re
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +273,13 @@ def test_page_without_store_omits_curves(run: Path, monkeypatch: pytest.MonkeyPa
     text = rendered(run)
     assert "The tracking store failed to return the curves of run" in text
     assert "Answers side by side" in text
+
+
+def test_page_leaves_no_temporary_file(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    assert "Loss on pairs over 80 steps" in rendered(run)
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_unrecorded_run_is_named_as_such(run: Path) -> None:
