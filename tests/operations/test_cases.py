@@ -68,10 +68,10 @@ COVERED: dict[str, tuple[str, ...]] = {
         "operations/services/test_reused_pid.py::test_database_starts_beside_reused_pid",
     ),
     "a flow run deleted or ended on Prefect's page": (
-        "flows/test_scheduled_run.py::test_run_that_is_ended_on_page_ends_here",
-        "flows/test_scheduled_run.py::test_cancel_ends_run_that_no_server_knows",
+        "flows/test_scheduled_faults.py::test_run_that_is_ended_on_page_ends_here",
+        "flows/test_scheduled_faults.py::test_cancel_ends_run_that_no_server_knows",
     ),
-    "the host renamed after `mmalign deploy`": ("flows/test_scheduled_run.py::test_renamed_host_runs_deployments",),
+    "the host renamed after `mmalign deploy`": ("flows/test_scheduled_places.py::test_renamed_host_runs_deployments",),
     "a first start of the services on a full disk": (
         "operations/services/test_first_start.py::test_failed_first_start_leaves_no_services",
         "operations/services/test_first_start.py::test_full_disk_is_named",
