@@ -25,7 +25,7 @@ from components.families.digests import HEAD_FILE, is_checkpoint, model_digest
 from components.families.processing import Preprocessor
 from components.files import digest_bytes, digest_file, read_json, write_json
 from components.preferences.record import read_queries, write_queries
-from components.reward.model import critique_source_of
+from components.reward.recorded_source import critique_source_of
 from components.statistics import Intervals
 from components.validation.lengths import LengthCheck
 

@@ -21,7 +21,7 @@ from components.families.processing import Preprocessor
 from components.features.cache import attach_features
 from components.files import digest_bytes
 from components.preferences.record import Query, read_queries
-from components.reward.model import critique_source_of
+from components.reward.recorded_source import critique_source_of
 from components.stages import INFERENCE_TASKS
 from components.storage.content_cache import ContentCache
 

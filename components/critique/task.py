@@ -26,7 +26,8 @@ from components.generation.continuation import Lockstep, SingleProcess
 from components.generation.decoding import SharedLimits
 from components.preferences.record import Query, read_queries
 from components.reward.judging import CritiqueScore, write_and_score
-from components.reward.model import RewardModel, critique_source_of, open_reward_model
+from components.reward.model import RewardModel, open_reward_model
+from components.reward.recorded_source import critique_source_of
 from components.reward.served import score_served
 from components.storage.content_cache import ContentCache
 

@@ -31,7 +31,8 @@ from components.files import digest_bytes
 from components.generation.decoding import SharedLimits, decode
 from components.preferences.record import Query, read_queries
 from components.reward.judging import CritiqueScore, write_and_score
-from components.reward.model import critique_source_of, open_reward_model
+from components.reward.model import open_reward_model
+from components.reward.recorded_source import critique_source_of
 from components.reward.scoring import SCORING_ROW_TOKENS, SCORING_ROWS, Judged, judge_branch, score
 from components.reward.served import score_served
 from components.storage.content_cache import ContentCache

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from components.errors import UserError
 from components.families.adapters import family_of
 from components.families.digests import model_digest
-from components.families.opening import open_tensors, sentences
-from components.families.regular import LARGEST, read_object, require_regular
+from components.families.opening import open_tensors
+from components.families.regular import LARGEST, read_object, require_regular, sentences
 from components.files import write_json
 from components.preferences.faults import shorten
 

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 from collections.abc import Iterator
@@ -27,13 +26,11 @@ from transformers.utils import logging
 from components.errors import UserError
 from components.families.adapters import family_of
 from components.families.hub.files import BULKY, CONFIG, NUMBERED, check_code, check_config, check_weights, weight_files
-from components.families.regular import REFETCH, check_numbers, check_size, first_line, read_object, require_regular
-from components.processes.fault_kinds import fault_kind
+from components.families.regular import REFETCH, check_numbers, check_size, read_object, require_regular, sentences
 
 CLOSED = {"local_files_only": True, "trust_remote_code": False}  # of every opener
 MOST_GROWTH = 2**10  # characters that a tokenizer may write for one of a text
 SIDE, GRAY = 32, (128, 128, 128)  # of the picture that a processor is tried on
-OUT_OF_FILES = {errno.EMFILE, errno.ENFILE}
 
 
 def open_config(folder: Path) -> Any:
@@ -139,21 +136,6 @@ def whole_weights() -> Iterator[None]:
     finally:
         if active is not None:
             integration.set_hf_deepspeed_config(active)
-
-
-@contextmanager
-def sentences(folder: Path, what: str) -> Iterator[None]:
-    """Turn what a library raises about a checkpoint's files into a UserError. Faults of the machine, its memory and its network pass."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # a library reads a stranger's file, and may fail at it in any way
-        if fault_kind(error) == "infrastructure" or (isinstance(error, OSError) and error.errno in OUT_OF_FILES):
-            raise
-        raise UserError(
-            f"transformers can't open {what} in {folder} ({first_line(error)}), so the checkpoint is damaged: {REFETCH}"
-        ) from error
 
 
 @contextmanager

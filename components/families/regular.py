@@ -8,16 +8,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from components.errors import UserError
 from components.files import read_json
 from components.preferences.faults import shorten
+from components.processes.fault_kinds import fault_kind
 
 TEXT_BYTES = 2**27  # of a JSON file or template; a large tokenizer has 35 MB
 TEMPLATE_BYTES = 2**20
@@ -35,6 +38,22 @@ MOST = {
     **dict.fromkeys(("image_seq_length", "vocab_size"), 2**24),
 }
 REFETCH = "fetch it again"
+OUT_OF_FILES = {errno.EMFILE, errno.ENFILE}
+
+
+@contextmanager
+def sentences(folder: Path, what: str) -> Iterator[None]:
+    """Turn what a library raises about a checkpoint's files into a UserError. Faults of the machine, its memory and its network pass."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # a library reads a stranger's file, and may fail at it in any way
+        if fault_kind(error) == "infrastructure" or (isinstance(error, OSError) and error.errno in OUT_OF_FILES):
+            raise
+        raise UserError(
+            f"transformers can't open {what} in {folder} ({first_line(error)}), so the checkpoint is damaged: {REFETCH}"
+        ) from error
 
 
 def require_regular(folder: Path, where: str) -> None:

@@ -72,7 +72,7 @@ def build(
     from mlflow.models import Model
 
     import mlflow
-    from components.reward.model import critique_source_of
+    from components.reward.recorded_source import critique_source_of
 
     code = SOURCE / "mlflow" / MODEL_CODE[name]
     if not code.is_file():

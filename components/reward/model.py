@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -25,13 +25,13 @@ from components.engine.ranks import Ranks, inference_dtype
 from components.errors import UserError
 from components.families.digests import HEAD_FILE
 from components.families.loading import load_model, save_trained
-from components.families.opening import open_tensors, sentences
+from components.families.opening import open_tensors
+from components.families.regular import sentences
 from components.files import write_json
-from components.preferences.faults import shorten
+from components.reward.recorded_source import SOURCE_KEY, critique_source_of
 from components.trees.logprobs import branch_sums, branch_tokens, token_log_probs, tree_hidden
 from components.trees.trees import TreeBatch
 
-SOURCE_KEY = "critique_source"  # of the metadata in HEAD_FILE: one key, since several have no fixed order there
 _BYTES = {"F32": 4, "BF16": 2, "F16": 2}  # of one weight, by safetensors' names
 
 
@@ -114,15 +114,6 @@ def write_index(folder: Path) -> None:
         sizes = (opened.get_slice(name) for name in names)
         total = sum(math.prod(part.get_shape()) * _BYTES[part.get_dtype()] for part in sizes)
     write_json(index, {"metadata": {"total_size": total}, "weight_map": dict.fromkeys(names, weights.name)})
-
-
-def critique_source_of(folder: Path) -> CritiqueSource | None:
-    """What the reward model in `folder` was trained on, from its score head's file; None where that does not record it."""
-    with sentences(folder, HEAD_FILE), safe_open(folder / HEAD_FILE, framework="pt") as opened:
-        source = (opened.metadata() or {}).get(SOURCE_KEY)
-    if source not in {None, *get_args(CritiqueSource)}:
-        raise UserError(f"{folder / HEAD_FILE} names the critique source {shorten(source)}: run the reward stage again")
-    return cast("CritiqueSource | None", source)
 
 
 def new_reward_model(model: Any, seed: int, critique_source: CritiqueSource | None = None) -> RewardModel:

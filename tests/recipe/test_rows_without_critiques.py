@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks._slice import SMALL, copy_media, read_rows, write_rows
 from components.files import read_json
-from components.reward.model import critique_source_of
+from components.reward.recorded_source import critique_source_of
 from tests.checkout import ROOT
 from tests.recipe.conftest import make_recipe
 

@@ -14,7 +14,8 @@ from components.checkout import Checkout
 from components.engine.launch import launch
 from components.families.digests import HEAD_FILE
 from components.preferences.record import write_queries
-from components.reward.model import critique_source_of, load_reward_model
+from components.reward.model import load_reward_model
+from components.reward.recorded_source import critique_source_of
 from components.stages import TRAINING
 from tests.engine.conftest import spread_small_weights
 from tests.tiny import queries, save_checkout

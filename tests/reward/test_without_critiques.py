@@ -20,7 +20,8 @@ from components.reward import judging
 from components.reward.critique_source import with_source
 from components.reward.judging import write_and_score
 from components.reward.losses import StepCounts
-from components.reward.model import RewardModel, critique_source_of, load_reward_model, new_reward_model
+from components.reward.model import RewardModel, load_reward_model, new_reward_model
+from components.reward.recorded_source import critique_source_of
 from components.reward.scoring import Judged, judge_branch, score
 from components.reward.task import RewardTask
 from components.trees.planning import plan_epoch

@@ -106,7 +106,7 @@ def serve_command(
         raise UserError(f"--as is '{role}', and the servers are {', '.join(serving.ROLES)}")
     role = role or serving.role_of(target, settings, checkout)
     if role == "reward" and (target / HEAD_FILE).is_file():
-        from components.reward.model import critique_source_of
+        from components.reward.recorded_source import critique_source_of
 
         if critique_source_of(target) == "none":
             raise UserError(f"{folder} was trained without critiques, so a server has none to write: keep critique.engine local")
