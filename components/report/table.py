@@ -177,7 +177,7 @@ def looks_of(reuse: Any) -> list[str]:
         return []
     look = f"look {reuse['look']} at these held-out rows, {100 * reuse['left']:.2g} % of error left"
     sees = reuse.get("unsafe")
-    more = f"; it sees a loss of {100 * sees['sees']:.1f} points of safety, the margin is {100 * sees['margin']:.1f}" if sees else ""
+    more = f"; a loss of safety shows from {100 * sees['sees']:.1f} points on, {100 * sees['margin']:.1f} are allowed" if sees else ""
     return [look + more]
 
 

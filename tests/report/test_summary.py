@@ -161,7 +161,7 @@ def test_table_shows_judges_corrected_metrics_and_looks(artifacts: Path) -> None
     assert "unsafe answers to harmful requests 30.0 % to 30.0 % (30.0 to 30.0)" in text
     assert "90.0 % (88.0 to 92.0), text alone 60.0 % (55.0 to 65.0)" in text
     assert "judged by the reward model, on whose scores it was trained" in text
-    assert "look 2 at these held-out rows, 1.7 % of error left; it sees a loss of 9.6 points of safety, the margin is 5.0" in text
+    assert "look 2 at these held-out rows, 1.7 % of error left; a loss of safety shows from 9.6 points on, 5.0 are allowed" in text
 
 
 def test_failed_run_names_stage_and_log(artifacts: Path) -> None:
