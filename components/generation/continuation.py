@@ -304,7 +304,7 @@ class Batch:
 
     @staticmethod
     def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-        return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
+        return torch.where(allowed, torch.zeros((), dtype=dtype, device=allowed.device), torch.finfo(dtype).min)
 
     def _valid(self, lengths: Sequence[int], width: int) -> Tensor:
         """The mask of slots with a token, for rows of these lengths padded on the left to `width`."""

@@ -2,6 +2,9 @@
 
 A page that several processes share counts in parts, so that the metrics of the ranks add up. (Peak resident sizes would count torch's
 libraries once a rank.) A rank's worker processes count as the rank's.
+
+Between two polls memory can rise and fall. The kernel keeps the most resident bytes of a process, so what these are above the resident bytes of
+the moment is added to what is polled, as pages that nobody shares.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -18,6 +22,7 @@ from components.stages import module
 
 POLL_SECONDS = 0.1
 LARGEST_SHARE = 0.1  # of a core: the system counts a large process's pages for a tenth of a second, which the stages' rates would show
+RESIDENT = {"VmHWM", "VmRSS"}  # in /proc/PID/status, in kB: the most, and now
 RANK = module("worker")
 
 
@@ -49,14 +54,15 @@ class PeakMemory:
             pause = max(POLL_SECONDS, (time.thread_time() - began) / LARGEST_SHARE)
 
     def _read(self, top: psutil.Process) -> None:
-        own = total = _bytes(top)
+        total = _bytes(top)
+        self.own = max(self.own, total + _risen(top))
         for child in top.children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 used = _bytes(child)
                 total += used
                 if _is_rank(child.cmdline()):
-                    self.rank = max(self.rank, used + sum(map(_bytes, child.children(recursive=True))))
-        self.own, self.total = max(self.own, own), max(self.total, total)
+                    self.rank = max(self.rank, used + _risen(child) + sum(map(_bytes, child.children(recursive=True))))
+        self.total = max(self.total, total)
 
 
 def _is_rank(command: list[str]) -> bool:
@@ -70,3 +76,15 @@ def _bytes(process: psutil.Process) -> int:
         return int(process.memory_full_info().pss)
     except psutil.Error:
         return 0
+
+
+def _risen(process: psutil.Process) -> int:
+    """How far the most resident bytes that a process has had are above those of now; 0 where it has ended."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+    except OSError:
+        return 0
+    kilobytes = {
+        name: int(words.split()[0]) for name, _, words in (line.partition(":") for line in status.splitlines()) if name in RESIDENT
+    }
+    return 1024 * max(0, kilobytes.get("VmHWM", 0) - kilobytes.get("VmRSS", 0))

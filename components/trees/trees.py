@@ -63,13 +63,13 @@ class TreeBatch:
 
     def mask_R1LL(self, dtype: torch.dtype) -> Tensor:
         """Additive attention mask: 0 where a token attends, the dtype's lowest value elsewhere. 4 L^2 bytes a row in fp32."""
-        length = self.input_ids_RL.shape[1]
-        causal_LL = torch.ones(length, length, dtype=torch.bool, device=self.input_ids_RL.device).tril()
-        same_tree_RLL = self.tree_RL[:, :, None] == self.tree_RL[:, None, :]
-        own_branch_RLL = (self.branch_RL[:, None, :] == 0) | (self.branch_RL[:, :, None] == self.branch_RL[:, None, :])
-        allowed_RLL = causal_LL & same_tree_RLL & own_branch_RLL
+        # In place, since each of these takes R L^2 bytes.
+        allowed_RLL = self.branch_RL[:, :, None] == self.branch_RL[:, None, :]
+        allowed_RLL |= self.branch_RL[:, None, :] == 0
+        allowed_RLL &= self.tree_RL[:, :, None] == self.tree_RL[:, None, :]
+        allowed_RLL.tril_()
         blocked = torch.finfo(dtype).min
-        return torch.zeros(allowed_RLL.shape, dtype=dtype, device=allowed_RLL.device).masked_fill(~allowed_RLL, blocked)[:, None]
+        return torch.where(allowed_RLL, torch.zeros((), dtype=dtype, device=allowed_RLL.device), blocked)[:, None]
 
 
 def tree_tokens(root: int, branches: Sequence[int]) -> int:

@@ -3,6 +3,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
+from components.rehearsal import peak as peak_module
 from components.rehearsal.peak import RANK, PeakMemory, _is_rank
 
 MEGABYTE = 10**6
@@ -23,6 +26,18 @@ def test_peaks_of_a_process_and_of_its_rank_are_read() -> None:
     assert 120 * MEGABYTE < peak.own < 160 * MEGABYTE
     assert 250 * MEGABYTE < peak.rank < 290 * MEGABYTE
     assert peak.rank <= peak.total < 400 * MEGABYTE  # a poll may see one before it frees its bytes and the other after it took them
+
+
+def test_peak_between_two_polls_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peak_module, "POLL_SECONDS", 0.6)
+    short = "import sys, time; time.sleep(0.3); own = bytearray(int(sys.argv[1]) * 10**6); del own; time.sleep(1.0)"
+    program = f"import subprocess, sys, time; own = bytearray(120 * 10**6); del own; subprocess.run([sys.executable, '-c', {short!r}, '250', {RANK!r}])"
+    process = subprocess.Popen([sys.executable, "-c", program])
+    with PeakMemory(process.pid) as peak:
+        assert process.wait() == 0
+    assert 120 * MEGABYTE < peak.own < 160 * MEGABYTE
+    assert 250 * MEGABYTE < peak.rank < 290 * MEGABYTE
+    assert peak.total < 100 * MEGABYTE, "peaks of two processes at two times do not add up"
 
 
 def test_process_without_ranks_has_no_peak_of_a_rank() -> None:
