@@ -3,9 +3,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
+import psutil
 
-from components.rehearsal import peak as peak_module
 from components.rehearsal.peak import RANK, PeakMemory, _is_rank
 
 MEGABYTE = 10**6
@@ -28,13 +27,17 @@ def test_peaks_of_a_process_and_of_its_rank_are_read() -> None:
     assert peak.rank <= peak.total < 400 * MEGABYTE  # a poll may see one before it frees its bytes and the other after it took them
 
 
-def test_peak_between_two_polls_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peak_module, "POLL_SECONDS", 0.6)
-    short = "import sys, time; time.sleep(0.3); own = bytearray(int(sys.argv[1]) * 10**6); del own; time.sleep(1.0)"
-    program = f"import subprocess, sys, time; own = bytearray(120 * 10**6); del own; subprocess.run([sys.executable, '-c', {short!r}, '250', {RANK!r}])"
-    process = subprocess.Popen([sys.executable, "-c", program])
-    with PeakMemory(process.pid) as peak:
-        assert process.wait() == 0
+def test_peak_between_two_polls_is_seen() -> None:
+    risen = "import sys; own = bytearray(int(sys.argv[1]) * 10**6); del own; print('fallen', flush=True); sys.stdin.read()"
+    program = (
+        f"import subprocess, sys; own = bytearray(120 * 10**6); del own; subprocess.run([sys.executable, '-c', {risen!r}, '250', {RANK!r}])"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "fallen\n"
+        peak = PeakMemory(process.pid)
+        peak._read(psutil.Process(process.pid))
+        process.communicate("")
     assert 120 * MEGABYTE < peak.own < 160 * MEGABYTE
     assert 250 * MEGABYTE < peak.rank < 290 * MEGABYTE
     assert peak.total < 100 * MEGABYTE, "peaks of two processes at two times do not add up"
