@@ -21,8 +21,9 @@ from torch import Tensor
 from components.families.adapters import Root, family_of
 from components.families.loading import set_attention
 from components.features.embedding import embed
-from components.trees.scoring import Count
+from components.trees.scoring import PASS_SLOTS, Count
 
+MASK_VALUES = 1 << 24  # of the attention masks of rows that are read in one pass, at most, beyond one row's: 64 MB in fp32
 COMPACT_AT = 0.8  # share of unfinished rows below which the batch drops the finished ones; dropping copies the buffers once
 # Tokens between two questions to the device. On a GPU each waits for all queued work; a CPU has none, and saves passes for ended rows.
 CHECK_TOKENS = {"cpu": 1, "cuda": 8}
@@ -79,11 +80,29 @@ class KeyValues:
         all_values[:, :, self.used : end] = values
         return all_keys[:, :, :end], all_values[:, :, :end]
 
+    @classmethod
+    def joined(cls, parts: Sequence[KeyValues]) -> KeyValues:
+        """Those of all parts' rows, in order; the parts are emptied layer by layer."""
+        if len(parts) == 1:
+            return parts[0]
+        joined = cls()
+        for _ in range(len(parts[0].layers)):
+            keys, values = zip(*(part.layers.pop(0) for part in parts), strict=True)
+            joined.layers.append((torch.cat(keys), torch.cat(values)))
+        return joined
+
     def buffer(self, rows: Tensor, slots: int) -> None:
         """Give every row its root's keys and values (`rows` [B] are the roots' indices), and buffers of `slots` slots."""
         self.used = self.layers[0][0].shape[2]
         self._buffered = True
         self.layers = [(self._roomy(keys, rows, slots), self._roomy(values, rows, slots)) for keys, values in self.layers]
+
+    def part(self, rows: slice) -> KeyValues:
+        """Those of `rows`, once there are buffers; what it takes up stands in this one's buffers too."""
+        part = KeyValues()
+        part.used, part._buffered = self.used, True
+        part.layers = [(keys[rows], values[rows]) for keys, values in self.layers]
+        return part
 
     def keep(self, rows: Tensor) -> None:
         """Drop all but `rows`."""
@@ -146,6 +165,21 @@ class _Rows:
         return _Rows(**columns)
 
 
+def rows_together(width: int, slots: int) -> int:
+    """How many rows of `width` tokens, each of which may attend to `slots` slots, are read in one pass."""
+    return max(1, min(PASS_SLOTS // width, MASK_VALUES // (width * slots)))
+
+
+def in_parts(count: int, together: int, step: Lockstep) -> Iterator[tuple[slice, bool]]:
+    """The parts of `count` rows, `together` at a time, each with whether it counts.
+
+    Processes in lockstep make equally many passes: one that has fewer parts runs its last one again beside the others'.
+    """
+    parts = [slice(start, start + together) for start in range(0, count, together)]
+    for number in range(step.most(len(parts))):
+        yield parts[min(number, len(parts) - 1)], number < len(parts)
+
+
 class Batch:
     """Rows that the model continues together. The slots hold roots, suffixes (both padded on the left) and new tokens."""
 
@@ -163,16 +197,16 @@ class Batch:
     def run(self, step: Lockstep, count: Count) -> list[Continued]:
         """Each row's continuation."""
         lengths = [len(suffix) for suffix in self.suffixes]
-        hidden_NH, root_valid_NL = self._read_roots(count)
+        hidden_NH, root_valid_NL = self._read_roots(step, count)
         width = step.most(max(lengths))  # also runs a pass for suffixes that only other processes have
         valid_NL = torch.cat([root_valid_NL, self._valid(lengths, width)], 1)
         self.key_values.buffer(self.owner_N, valid_NL.shape[1] + self.writing.slots)
         if width:
-            hidden_NH = self._read_suffixes(hidden_NH, valid_NL, width, count)
+            hidden_NH = self._read_suffixes(hidden_NH, valid_NL, width, step, count)
         return self._write(hidden_NH, valid_NL, step, count)
 
-    def _read_roots(self, count: Count) -> tuple[Tensor, Tensor]:
-        """The last hidden state [N, H] of each row's root, and the mask [N, L] of root slots with a token."""
+    def _read_roots(self, step: Lockstep, count: Count) -> tuple[Tensor, Tensor]:
+        """The last hidden state [N, H] of each row's root, and the mask [N, L] of root slots with a token. Leaves the roots' keys and values."""
         lengths = [len(root.input_ids) for root in self.roots]
         width = max(lengths)
         valid_QL = self._valid(lengths, width)
@@ -181,16 +215,29 @@ class Batch:
         for row, root in enumerate(self.roots):
             ids_QL[row, width - lengths[row] :] = torch.tensor(root.input_ids)
             positions_AQL[:, row, width - lengths[row] :] = torch.arange(lengths[row]) if root.positions_AL is None else root.positions_AL
-        embeddings, media_QL, deeper = embed(self.model, ids_QL.to(self.device), list(self.roots))
-        mask: Tensor | None = None  # sdpa is causal by itself, and faster so
-        if min(lengths) < width or not self.family.mask_by_layer:
-            causal_LL = torch.ones(width, width, dtype=torch.bool, device=self.device).tril()
-            mask = self._additive((causal_LL & valid_QL[:, None])[:, None], embeddings.dtype)
-        hidden_QLH = self._language(embeddings, mask, positions_AQL.to(self.device), deeper, media_QL)
-        count(sum(lengths), width * len(lengths))
-        return hidden_QLH[self.owner_N, -1], valid_QL[self.owner_N]
+        hidden_PH, stored = [], []
+        for part, counts in in_parts(len(lengths), rows_together(width, width), step):
+            key_values = KeyValues()
+            last_PH = self._read_part(part, ids_QL, positions_AQL, valid_QL, key_values)
+            if counts:
+                count(sum(lengths[part]), width * len(lengths[part]))
+                hidden_PH.append(last_PH)
+                stored.append(key_values)
+        self.key_values = KeyValues.joined(stored)
+        return torch.cat(hidden_PH)[self.owner_N], valid_QL[self.owner_N]
 
-    def _read_suffixes(self, hidden_NH: Tensor, valid_NL: Tensor, width: int, count: Count) -> Tensor:
+    def _read_part(self, part: slice, ids_QL: Tensor, positions_AQL: Tensor, valid_QL: Tensor, key_values: KeyValues) -> Tensor:
+        """The last hidden states [P, H] of some roots. Its other tensors end with it."""
+        embeddings, media_PL, deeper = embed(self.model, ids_QL[part].to(self.device), list(self.roots[part]))
+        valid_PL = valid_QL[part]
+        width = valid_PL.shape[1]
+        mask: Tensor | None = None  # sdpa is causal by itself, and faster so
+        if min(len(root.input_ids) for root in self.roots[part]) < width or not self.family.mask_by_layer:
+            causal_LL = torch.ones(width, width, dtype=torch.bool, device=self.device).tril()
+            mask = self._additive((causal_LL & valid_PL[:, None])[:, None], embeddings.dtype)
+        return self._language(embeddings, mask, positions_AQL[:, part].to(self.device), deeper, media_PL, key_values)[:, -1].clone()
+
+    def _read_suffixes(self, hidden_NH: Tensor, valid_NL: Tensor, width: int, step: Lockstep, count: Count) -> Tensor:
         """The last hidden state of root and suffix [N, H]."""
         ids_NL = torch.full((len(self.suffixes), width), self.writing.end_id)
         positions_NL = torch.zeros_like(ids_NL)
@@ -199,13 +246,18 @@ class Batch:
             positions_NL[row, width - len(suffix) :] = torch.arange(len(suffix)) + self.roots[owner].next_position
         slots = valid_NL.shape[1]
         causal_LL = torch.ones(width, slots, dtype=torch.bool, device=self.device).tril(slots - width)
-        mask = self._additive((causal_LL & valid_NL[:, None])[:, None], hidden_NH.dtype)
-        embeddings = self.model.get_input_embeddings()(ids_NL.to(self.device))
-        hidden_NLH = self._language(embeddings, mask, positions_NL.to(self.device).expand(self.family.axes, -1, -1))
+        hidden_PH = []
+        for part, counts in in_parts(len(ids_NL), rows_together(width, slots), step):
+            mask = self._additive((causal_LL & valid_NL[part, None])[:, None], hidden_NH.dtype)
+            embeddings = self.model.get_input_embeddings()(ids_NL[part].to(self.device))
+            positions_APL = positions_NL[part].to(self.device).expand(self.family.axes, -1, -1)
+            hidden_PLH = self._language(embeddings, mask, positions_APL, key_values=self.key_values.part(part))
+            if counts:
+                hidden_PH.append(hidden_PLH[:, -1].clone())
         self.key_values.used += width
         count(sum(map(len, self.suffixes)), width * len(self.suffixes))
         has_suffix_N = torch.tensor([bool(suffix) for suffix in self.suffixes], device=self.device)
-        return torch.where(has_suffix_N[:, None], hidden_NLH[:, -1], hidden_NH)
+        return torch.where(has_suffix_N[:, None], torch.cat(hidden_PH), hidden_NH)
 
     def _write(self, hidden_NH: Tensor, valid_NL: Tensor, step: Lockstep, count: Count) -> list[Continued]:
         writing, rows = self.writing, self._rows(hidden_NH, valid_NL)
@@ -297,10 +349,16 @@ class Batch:
         return logits_BV.argmax(1)
 
     def _language(
-        self, embeddings: Tensor, mask: Tensor | None, positions_AL: Tensor, deeper: Sequence[Tensor] = (), media: Tensor | None = None
+        self,
+        embeddings: Tensor,
+        mask: Tensor | None,
+        positions_AL: Tensor,
+        deeper: Sequence[Tensor] = (),
+        media: Tensor | None = None,
+        key_values: KeyValues | None = None,
     ) -> Tensor:
         positions = positions_AL if self.family.axes > 1 else positions_AL[0]
-        return self.family.language(self.model, embeddings, mask, positions, deeper, media, self.key_values)
+        return self.family.language(self.model, embeddings, mask, positions, deeper, media, key_values or self.key_values)
 
     @staticmethod
     def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:

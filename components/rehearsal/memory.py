@@ -21,6 +21,7 @@ from components.rehearsal.parameters import Architecture, pair, section
 
 HEAD_CHUNK, CHUNK_LOGITS = 1024, 1 << 25  # target tokens and logits that meet the LM head at once, at most (components.trees.logprobs)
 SCORING_ROW_TOKENS, SCORING_ROWS = 512, 16  # components.reward.scoring and components.trees.scoring
+PASS_SLOTS, MASK_VALUES = 1 << 15, 1 << 24  # components.trees.scoring and components.generation.continuation
 FRAMEWORK_BYTES = {"gpu": 1_500_000_000, "cpu": 1_000_000_000}  # context, workspaces and libraries of a rank
 FRAGMENTS = 1.05  # an allocator takes a little more than the tensors need
 FP32, BF16 = 4, 2
@@ -223,10 +224,15 @@ def _together(used: dict[str, int]) -> int:
 
 
 def _scoring(model: Architecture, settings: Settings, row_tokens: int, rows: int) -> dict[str, int]:
-    number, length = value_bytes(settings), max(row_tokens, settings.model.max_length)
-    mask = 0 if settings.model.attention == "flex_attention" else rows * length**2 * number
-    logits = min(chunk_tokens(model.vocabulary), rows * length) * model.vocabulary * (number + 2 * FP32)
-    return {"activations": rows * length * _passing(model) * number + mask, "working": logits}
+    number, longest = value_bytes(settings), settings.model.max_length
+    rows = max(1, min(rows, PASS_SLOTS // row_tokens))
+    shapes = [(rows, row_tokens)]
+    if longest > row_tokens:  # such a query has a row of its own, and the batch no more slots than that of others
+        shapes.append((max(1, rows * row_tokens // longest), longest))
+    slots = max(count * length for count, length in shapes)
+    mask = 0 if settings.model.attention == "flex_attention" else max(count * length**2 for count, length in shapes) * number
+    logits = min(chunk_tokens(model.vocabulary), slots) * model.vocabulary * (number + 2 * FP32)
+    return {"activations": slots * _passing(model) * number + mask, "working": logits}
 
 
 def _generation(model: Architecture, settings: Settings, stage: object) -> dict[str, int]:
@@ -236,8 +242,12 @@ def _generation(model: Architecture, settings: Settings, stage: object) -> dict[
     assert isinstance(stage, CritiqueSettings | EvaluateSettings)
     number, prompt = value_bytes(settings), settings.model.max_length
     cache = stage.batch_size * (prompt + stage.max_new_tokens) * model.layers * 2 * model.key_value_heads * model.head_dim * number
-    mask = stage.batch_size * prompt**2  # boolean
-    return {"key-value cache": cache, "activations": stage.batch_size * prompt * _passing(model) * number + mask}
+    roots = max(1, min(stage.batch_size, PASS_SLOTS // prompt, MASK_VALUES // prompt**2))
+    slots = roots * prompt
+    if isinstance(stage, CritiqueSettings):  # responses follow the roots in passes of their own
+        slots = max(slots, min(PASS_SLOTS, stage.batch_size * prompt))
+    mask = roots * prompt**2 * (number + 1)  # and the boolean one that it is made of
+    return {"key-value cache": cache, "activations": slots * _passing(model) * number + mask}
 
 
 def _passing(model: Architecture) -> int:

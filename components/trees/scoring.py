@@ -14,7 +14,10 @@ from components.trees.planning import plan_batches
 from components.trees.trees import Branch, Tree, build_batch, tree_tokens
 
 Count = Callable[..., None]  # gets the tokens of every pass and the slots of its batch, and where they are counted its targets and pairs
-SCORING_ROWS = 16  # packed rows in one forward pass without gradients
+SCORING_ROWS = 16  # packed rows in one forward pass without gradients, at most
+PASS_SLOTS = (
+    1 << 15
+)  # slots of such a pass, at most, beyond one row: more make no device faster, and their activations would take its memory
 
 
 def policy_tree(preprocessor: Preprocessor, query: Query, *, blank: bool = False) -> Tree:
@@ -31,7 +34,8 @@ def policy_tokens(preprocessor: Preprocessor, query: Query) -> int:
 
 def plan_scoring(tokens: Sequence[int], row_tokens: int) -> list[list[int]]:
     """Batches of tree indices. They depend only on the lengths: the same trees run together, even if some of them are stored."""
-    return plan_batches(range(len(tokens)), tokens, row_tokens=row_tokens, batch_rows=SCORING_ROWS)
+    rows = max(1, min(SCORING_ROWS, PASS_SLOTS // row_tokens))
+    return plan_batches(range(len(tokens)), tokens, row_tokens=row_tokens, batch_rows=rows)
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ DOCUMENT = ROOT / "docs/real-models.md"
 STAGES = ("training", "critique", "reference", "evaluate")
 SHOWN = {
     "profile": ("llava-ov-7b", [], "h100"),
-    "small device": ("llava-ov-7b", [], "a100-40gb"),
+    "small device": ("llava-ov-7b", [], "a10"),
     "four gpus": (
         "llava-ov-7b",
         [*(f"{stage}.ranks=4" for stage in STAGES), "training.zero_stage=2", "training.gradient_checkpointing=none"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -115,9 +116,9 @@ def test_ranks_are_started_as_the_table_of_processes_says(monkeypatch: pytest.Mo
     monkeypatch.setattr(launcher.subprocess, "Popen", Ended)
     assert launcher.run_ranks(["--stage", "align"], ranks=3, environment={"A": "b"}) == 7
     (command,) = started
-    assert command[:6] == [sys.executable, "-m", "components.engine.launcher", "--standalone", "--nproc-per-node=3", "-m"]
-    assert command[6:9] == [stages.PROCESSES["worker"], "--stage", "align"]
-    assert command[9] == "--launcher"
+    assert command[:6] == [sys.executable, "-m", "components.engine.launcher", "--standalone", "--log-dir", os.devnull]
+    assert command[6:11] == ["--nproc-per-node=3", "-m", stages.PROCESSES["worker"], "--stage", "align"]
+    assert command[11] == "--launcher"
 
 
 def test_worker_trains_or_computes_as_its_stage_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

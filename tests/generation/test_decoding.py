@@ -10,7 +10,8 @@ import torch
 
 from components.families.adapters import Root
 from components.families.loading import load_model
-from components.generation.continuation import SingleProcess
+from components.generation import continuation
+from components.generation.continuation import SingleProcess, in_parts, rows_together
 from components.generation.decoding import can_decode, continue_prompts, decode
 from components.generation.generate import generate
 from components.preferences.release import query_from_row
@@ -92,6 +93,38 @@ def test_process_matches_passes_of_busier_one(model: Any, prompts: Prompts) -> N
     together = decode(model, roots, suffixes, **arguments, step=Longer(), count=lambda tokens, _: passes.append(tokens))
     assert together == single
     assert len(passes) == 2 * (1 + 1 + 7)
+
+
+def test_pass_has_bounds_of_slots_and_of_its_mask() -> None:
+    assert rows_together(100, 100) == 327  # 2^15 slots
+    assert rows_together(1000, 1000) == 16  # 2^24 values of a mask
+    assert rows_together(40, 10_240) == 40
+    assert rows_together(10_240, 10_240) == rows_together(40_000, 40_000) == 1
+
+
+def test_process_with_fewer_parts_runs_its_last_one_again() -> None:
+    class Fourth(SingleProcess):
+        """Another process with four parts."""
+
+        def most(self, count: int) -> int:
+            return max(count, 4)
+
+    assert list(in_parts(5, 2, SingleProcess())) == [(slice(0, 2), True), (slice(2, 4), True), (slice(4, 6), True)]
+    assert list(in_parts(5, 3, Fourth())) == [(slice(0, 3), True), (slice(3, 6), True), (slice(3, 6), False), (slice(3, 6), False)]
+
+
+def test_process_in_parts_writes_the_same_beside_a_busier_one(model: Any, prompts: Prompts, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Busier(SingleProcess):
+        """Another process with one part and one batch more each time."""
+
+        def most(self, count: int) -> int:
+            return count + 1
+
+    roots, suffixes = prompts[0][:6], prompts[1][:6]
+    arguments: dict[str, Any] = {"max_new_tokens": 8, "batch_size": 8, "end_id": 2}
+    single = decode(model, roots, suffixes, **arguments)
+    monkeypatch.setattr(continuation, "PASS_SLOTS", 250)
+    assert decode(model, roots, suffixes, **arguments, step=Busier()) == single
 
 
 def test_end_token_is_read_after_written_and_cut_rows(model: Any, prompts: Prompts) -> None:

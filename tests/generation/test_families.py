@@ -78,6 +78,26 @@ def test_tokens_equal_generate_with_pixels(opened: Opened, penalty: float, monke
     assert len({tuple(row) for row in expected}) > len(SOME)
 
 
+@pytest.mark.parametrize(("slots", "values"), [(1, 1 << 24), (1 << 15, 1), (300, 1 << 24)], ids=["slots", "mask", "some"])
+@torch.no_grad()
+def test_rows_that_are_read_in_parts_write_the_same(opened: Opened, slots: int, values: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    end = frequent_end(opened)
+    _, roots, after = rows(opened)
+    arguments: dict[str, Any] = {"max_new_tokens": LIMIT, "batch_size": 16, "end_id": end, "read_ends": True}
+    whole = continue_prompts(opened.model, roots, after, **arguments)
+    read: list[int] = []
+    language = opened.preprocessor.family.language
+    monkeypatch.setattr(opened.preprocessor.family, "language", lambda *arguments: read.append(len(arguments[1])) or language(*arguments))
+    monkeypatch.setattr(continuation, "PASS_SLOTS", slots)
+    monkeypatch.setattr(continuation, "MASK_VALUES", values)
+    parts = continue_prompts(opened.model, roots, after, **arguments)
+    assert [row.tokens for row in parts] == [row.tokens for row in whole]
+    for one, other in zip(parts, whole, strict=True):
+        torch.testing.assert_close(one.end_H, other.end_H, rtol=1e-4, atol=1e-4)
+    if slots != 300:
+        assert read[: len(SOME)] == [1] * len(SOME), "each root alone"
+
+
 @pytest.mark.parametrize("interval", [1, 3])
 @torch.no_grad()
 def test_end_states_are_models_own(opened: Opened, interval: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,12 +111,14 @@ def test_rows_fit_share_of_step_a_rank() -> None:
 
 
 def test_constants_of_passes_equal_those_in_use() -> None:
+    from components.generation import continuation
     from components.reward import scoring
     from components.trees import logprobs
     from components.trees import scoring as policy_scoring
 
     assert (memory.SCORING_ROW_TOKENS, memory.SCORING_ROWS) == (scoring.SCORING_ROW_TOKENS, scoring.SCORING_ROWS)
     assert policy_scoring.SCORING_ROWS == memory.SCORING_ROWS
+    assert (memory.PASS_SLOTS, memory.MASK_VALUES) == (policy_scoring.PASS_SLOTS, continuation.MASK_VALUES)
     for vocabulary in (762, 20_000, 151_936, 600_000):
         assert memory.chunk_tokens(vocabulary) == logprobs.chunk_tokens(vocabulary)
 

@@ -78,6 +78,8 @@ def test_a_plan_has_so_many_packed_rows_a_batch(reader: Preprocessor, monkeypatc
     assert SCORING_ROWS == 16
     assert plan_scoring(lengths, max(lengths)) == plan_scoring(lengths, max(lengths))
     assert plan_scoring([lengths[0]] * 17, lengths[0]) == [list(range(16)), [16]]
+    assert [len(batch) for batch in plan_scoring([10_240] * 7, 10_240)] == [3, 3, 1]  # 2^15 slots
+    assert [len(batch) for batch in plan_scoring([40_000] * 2, 40_000)] == [1, 1]
     monkeypatch.setattr(scoring, "SCORING_ROWS", 1)
     assert plan_scoring(lengths, 1) == [[item] for item in longest_first]
     assert plan_scoring([lengths[0]] * 5, 2 * lengths[0]) == [[0, 1], [2, 3], [4]]
