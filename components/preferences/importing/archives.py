@@ -102,7 +102,10 @@ class _Member(tarfile.TarInfo):
 
 def _opened(path: Path) -> tarfile.TarFile:
     """A tar as a stream, with its first header read."""
-    return tarfile.open(path, "r|*", tarinfo=_Member)
+    try:
+        return tarfile.open(path, "r|*", tarinfo=_Member)
+    except TypeError as error:  # what tarfile makes of a gzip header that ends early
+        raise tarfile.ReadError("a header of gzip is cut") from error
 
 
 def _is_tar(path: Path) -> bool:
