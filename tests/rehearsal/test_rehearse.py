@@ -85,7 +85,8 @@ def test_stages_that_fit_run_once_each_in_order(checkout: Checkout, monkeypatch:
     assert rehearsal.changes is None
     metrics = rehearsal.trials["align"].metrics
     assert metrics is not None
-    assert (metrics.rank_bytes, metrics.launcher_bytes, metrics.device_bytes) == (8000, 77, None)
+    # 3 % on the rank's 8,000 bytes, for what an allocator retains over more batches.
+    assert (metrics.rank_bytes, metrics.launcher_bytes, metrics.device_bytes) == (8240, 77, None)
 
 
 def test_trials_have_no_fresh_part(checkout: Checkout, tmp_path: Path) -> None:
