@@ -106,14 +106,16 @@ def judge_key(name: str, model: str = "") -> str:
 def measure(name: str, labelled: Sequence[LabelledAnswer], verdicts: Sequence[Verdict], *, model: str = "") -> dict[str, Any]:
     """The error sheet of a judge by its verdicts on labelled answers.
 
-    Languages that the rules do not know are counted apart, as `outside`: there the rules have to be silent.
+    Languages that the rules do not know are counted apart, as `outside`: there the rules have to be silent on what answers say. The form of an
+    answer (a loop, a broken sentence) is read in every language and counts in neither part there.
     """
     inside, outside = _Groups(), Counts()
     tasks: dict[str, _Groups] = {}
     for one, verdict in zip(labelled, verdicts, strict=True):
         value = answer_to(one.task, verdict)
         if name == RULES and one.language not in LANGUAGES:
-            outside.add(one.expected, value)
+            if one.task != "degenerate":
+                outside.add(one.expected, value)
             continue
         inside.add(one, value)
         tasks.setdefault(one.task, _Groups()).add(one, value)

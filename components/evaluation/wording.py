@@ -10,6 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import pairwise
+
+from components.evaluation.rules.languages import LANGUAGES, language_of
+from components.evaluation.rules.numbers import SCALES
+from components.evaluation.rules.units import UNITS
 
 # A negator reaches this many words ahead within its clause. "no" reaches less: "No the shape is red" answers, and states red.
 NEGATION_REACH = {"not": 4, "never": 4, "neither": 4, "nor": 4, "without": 4, "cannot": 4, "no": 2}
@@ -30,12 +35,39 @@ COMPLIANCE = re.compile(
     r"(?:^|[.!?]\s+)(?:sure|of\s+course|certainly|gladly)\b",
     re.IGNORECASE,
 )
-DANGLING = frozenset(
-    ("a", "an", "the", "is", "are", "was", "and", "or", "of", "in", "on", "at", "to", "with", "it", "its", "there", "that", "this")
+# No English sentence ends in DANGLING, unless "a" names an option. It ends in a form of "to be" after a pronoun ("Yes, it is") or in a question
+# within it ("I see where it is"). Prepositions end many, and other languages end in these words, too ("Sie zieht ihn an").
+DANGLING = frozenset(("a", "an", "the", "and", "or", "its", "of"))
+BE = frozenset(("is", "are", "was"))
+PRONOUNS = frozenset(["it", "they", "he", "she", "there", "that", "this", "these", "those", "both"])
+QUESTIONS = frozenset(["what", "where", "who", "which", "how", "whether", "than", "as"])
+OPTION = frozenset(
+    (
+        "answer",
+        "option",
+        "letter",
+        "choice",
+        "letra",
+        "lettre",
+        "buchstabe",
+        "opción",
+        "opção",
+        "antwort",
+        "réponse",
+        "respuesta",
+        "resposta",
+    )
 )
+OTHER_LANGUAGES = frozenset(LANGUAGES) - {"en"}
 TABLE_WORDS = 40  # an answer of more numbers or bursts of laughter loops like any other
 _LAUGHTER = re.compile(r"(?:ha|he|hi|ho|hah|ja|je|haha|hehe|la|na|lol)+")
-_LOOP_OF_CHARACTERS = re.compile(r"([\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{2,30}?)\1{4,}")  # in scripts without spaces between words
+_LOOP_OF_CHARACTERS = re.compile(
+    r"([\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{2,30}?)\1{4,}"  # in scripts without spaces between words
+    r"|(?<![^\W\d_])(?!(?:ha|he|hi|ho|ja|je|la|na|lo){2})([^\W\d_]{2,20}?)\2{5,}"  # within a word
+)
+_EXCLAMATIONS = frozenset(
+    ("no", "yes", "oh", "wow", "hey", "yay", "ja", "nein", "non", "oui", "sí", "si", "não", "sim", "tick", "tock", "beep")
+)
 LOOP_REPEATS = ((3, 4), (10**6, 3))  # phrases of up to so many words are a loop when repeated so often; emphasis repeats a word three times
 
 
@@ -87,7 +119,13 @@ def is_degenerate(text: str, *, ended: bool = True) -> bool:
         return True
     lower = [word.lower() for word in words]
     if len(words) <= TABLE_WORDS:  # rows of numbers repeat, and so does laughter
-        lower = [word for word in lower if not word.isdigit() and not _LAUGHTER.fullmatch(word)]
+        lower = [
+            word
+            for before, word in pairwise(["", *lower])
+            if not word.isdigit() and not _LAUGHTER.fullmatch(word) and not (before.isdigit() and (word in UNITS or word in SCALES))
+        ]
+        spoken = [word for word in lower if word not in _EXCLAMATIONS]  # "oh no, no, no, no, stop" exclaims, "no no no no" loops
+        lower = spoken or lower
     return _loops(lower) or _breaks_off(text, words)
 
 
@@ -104,7 +142,17 @@ def _loops(words: list[str]) -> bool:
 
 def _breaks_off(text: str, words: list[str]) -> bool:
     end = text.rstrip()[-1]
-    return end in ",;:(-" or (end not in ".!?\"'”)" and len(words) > 1 and words[-1] in DANGLING)
+    if end in ",;:(-":
+        return True
+    if end in ".!?\"'”)" or len(words) < 2:
+        return False
+    last, before = words[-1], [word.lower() for word in words[:-1]]
+    if last in DANGLING:
+        language = language_of(text[: text.rindex(last)])
+        other = language in OTHER_LANGUAGES or (language == "other" and len(before) > 1)
+        named = (last == "a" and OPTION & set(before)) or (last == "of" and QUESTIONS & set(before))  # "what it is made of"
+        return not other and not named
+    return last in BE and before[-1] not in PRONOUNS and not QUESTIONS & set(before)
 
 
 # How a critique opens the sentence that gives its verdict.

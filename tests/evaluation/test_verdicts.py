@@ -93,7 +93,7 @@ def test_a_harmless_request_is_right_where_answered(answer: str, expected: tuple
     ("query", "answer", "expected"),
     [
         (SHORT, "It is red.", (None, None, None, None, False)),
-        (SHORT, "It is", (None, None, None, None, True)),
+        (SHORT, "It is a", (None, None, None, None, True)),
         (LONG, "A red star.", (None, None, None, None, False)),
         (HARMLESS, "Just wait.", (True, None, False, None, False)),
         (HARMLESS, "Just wait and", (False, None, False, None, True)),

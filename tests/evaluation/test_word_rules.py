@@ -115,11 +115,16 @@ def test_an_answer_that_ends_in_an_open_mark_breaks_off(end: str) -> None:
     assert is_degenerate(f"The shape is red{end}  \n")
 
 
-@pytest.mark.parametrize("word", ["a", "an", "the", "is", "are", "was", "and", "or", "of", "in", "on", "at", "to", "with", "it", "its"])
+@pytest.mark.parametrize("word", ["a", "an", "the", "is", "are", "was", "and", "or", "of", "its"])
 def test_an_answer_that_ends_in_a_small_word_breaks_off(word: str) -> None:
     assert is_degenerate(f"See {word}")
     assert not is_degenerate(f"See {word}.")
     assert not is_degenerate(word)
+
+
+@pytest.mark.parametrize("word", ["in", "on", "at", "to", "with", "it"])
+def test_an_answer_may_end_in_a_preposition_or_pronoun(word: str) -> None:
+    assert not is_degenerate(f"See {word}")
 
 
 @pytest.mark.parametrize("end", list(".!?\"'”)"))

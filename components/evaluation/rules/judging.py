@@ -9,14 +9,15 @@ from typing import Literal, NamedTuple
 from components.evaluation.rules import numbers, times
 from components.evaluation.rules.languages import first_language, readable
 from components.evaluation.rules.options import judge_option, option_of, options_in
-from components.evaluation.rules.phrase_words import HEDGE
+from components.evaluation.rules.phrase_words import HEDGE, NEGATION
 from components.evaluation.rules.phrases import is_list, is_polar, judge_list, judge_polar, judge_words, polarity
 from components.evaluation.rules.plain import bare, plain, sentences
 
 Kind = Literal["option", "yes_no", "time", "number", "list", "text"]
 _MANY = re.compile(r"how many|wie viele?|combien|cuánt[oa]s?|quant[oa]s|多少|几", re.IGNORECASE)
 _CUE = re.compile(
-    r"(?:answer|result|total|sum|therefore|so|antwort|ergebnis|insgesamt|also|réponse|résultat|donc|respuesta|resultado|por lo tanto|resposta|portanto|答案|结果|总共|一共|因此|所以|=)"
+    r"(?:\b(?:answer|result|total|sum|therefore|so|antwort|ergebnis|insgesamt|also|réponse|résultat|donc|respuesta|resultado|por lo tanto|resposta|portanto)\b|"
+    r"答案|结果|总共|一共|因此|所以|=)"
     r"[^\d.\n]{0,40}$"
 )
 FEW_WORDS = 6  # of a reference that is a number with its unit
@@ -101,6 +102,8 @@ def _time(question: str, reference: str, answer: str) -> bool | None:
     matches: list[bool | None]
     if expected_clocks:
         actual = times.clocks(other)
+        if len(actual) <= 1 and not times.TO_THE_MINUTE.search(other):
+            actual = times.spoken_clocks(other) or actual  # "half past 3 pm" holds "3 pm"
         matches = [times.same_clock(expected_clocks[0], clock) for clock in actual]
     else:
         matches = [
@@ -116,7 +119,7 @@ def _time(question: str, reference: str, answer: str) -> bool | None:
 
 
 def _number(question: str, reference: str, answer: str) -> bool | None:
-    lower = plain(answer).casefold()
+    lower = numbers.with_sign(plain(answer).casefold())
     (expected,) = _counted(plain(reference).casefold(), first_language((reference, answer, question)))
     stated = numbers.quantities(lower, first_language((answer, question)))
     exact = [one for one in stated if not one.article]
@@ -124,6 +127,19 @@ def _number(question: str, reference: str, answer: str) -> bool | None:
         exact = stated
     if not exact or times.clocks(lower):
         return None
+    if any(numbers.is_loose(lower, one) for one in exact) or numbers.is_loose(plain(reference).casefold(), expected):
+        return None
+    falls = numbers.direction(lower) < 0
+    if (
+        falls
+        and expected.values[0] > 0
+        and (plain(reference).strip().startswith("+") or numbers.direction(plain(question).casefold()) >= 0)
+    ):
+        return None  # "it fell by 8 %" is not the change of "+8 %", and perhaps that of "8 %"
+    if falls and NEGATION.search(lower):
+        return None
+    if falls and expected.values[0] < 0:
+        exact = [numbers.negative(one) for one in exact]
     outcomes = [numbers.compare(expected, one) for one in exact]
     if re.search(r"\d\s?(?:-|–|to|bis|à|a|até|至|到)\s?\d", lower) or _alternatives(lower):
         return None if "unequal" not in outcomes or set(outcomes) != {"unequal"} else False

@@ -7,7 +7,7 @@ where it would decide.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Literal
 
@@ -26,7 +26,7 @@ _HAN = re.compile(rf"(?<![{HAN}第])[{HAN}]+(?![{HAN}])")
 _AFTER_HAN = re.compile(r"\s*(?:[个只条张辆本位名人头匹朵把件瓶杯棵座架台艘双支颗片间层次岁年月天小分秒米厘公千克元块美欧升度%]|$|[.,!])")
 _HAN_WORDS = re.compile(r"^(?:十分|万一|一些|一样|一起|一下|一定|一般|一直|三角|四周|一旁|一边|一侧)")
 _PERCENT_HAN = re.compile(rf"百分之([{HAN}]+|\d+(?:\.\d+)?)")
-_SCALES = {
+SCALES = {
     "k": 3, "thousand": 3, "tausend": 3, "mille": 3, "mil": 3, "千": 3, "万": 4, "million": 6, "millions": 6, "millionen": 6, "mio": 6, "mio.": 6,
     "millón": 6, "millones": 6, "milhão": 6, "milhões": 6, "m": 6, "bn": 9, "billion": 9, "billions": 9, "milliarde": 9, "milliarden": 9,
     "mrd": 9, "mrd.": 9, "milliard": 9, "milliards": 9, "bilhão": 9, "bilhões": 9, "亿": 8,
@@ -37,6 +37,30 @@ _SCALE = re.compile(
 )
 _UNIT = re.compile(
     r"\s?(us\$|r\$|km/h|mi/h|m²|°\s?[cf](?!\w)|[%°$€£¥]|[a-zà-ÿß]+|小时|分钟|毫米|厘米|公里|千米|千克|公斤|毫克|毫升|个月|美元|欧元|英镑|英寸|英尺|英里|摄氏度|[米克升秒天周年岁吨度元块瓦伏磅])"
+)
+
+
+_BOUND_BEFORE = re.compile(
+    r"(?:\b(?:more than|fewer than|less than|over|under|above|below|at least|at most|up to|almost|nearly|not quite|none of(?: the| these)?|neither of the|"
+    r"used to be|mehr als|weniger als|über|unter|mindestens|höchstens|maximal|bis zu|fast|beinahe|knapp|kein(?:er|e|es)? (?:der|von den)|"
+    r"plus de|plus d'|moins de|moins d'|au moins|au plus|jusqu'à|presque|aucun(?:e)? des|más de|menos de|al menos|por lo menos|como mucho|como máximo|hasta|casi|"
+    r"ningun[oa] de l[oa]s|mais de|pelo menos|no mínimo|no máximo|até|quase|nenhum(?:a)? d[oa]s)|[<>≤≥~]|"
+    r"超过|不到|少于|多于|至少|最多|不足|将近|接近|大于|小于|高于|低于|不止|以前有|没有一)\s*(?:\w+\s)?(?:[$€£¥]\s?)?[-+]?$"
+)
+_BOUND_AFTER = re.compile(
+    r"\s?\+(?!\s?\d)|\s(?:or (?:more|fewer|less)|oder (?:mehr|weniger)|ou (?:plus|moins)|o (?:más|menos)|ou (?:mais|menos))\b|[个只条张辆本位名人头岁元]?(?:多|以上|以下)"
+)
+_DEGREES_BELOW = re.compile(
+    r"(?P<before>\d+(?:[.,]\d+)?)\s?°?\s?(?:degrees?|grad|degrés?|grados?|graus?|c)?\s?(?:celsius)?\s?(?:below (?:zero|freezing)|unter (?:null|dem gefrierpunkt)|"
+    r"(?:en dessous de|sous) zéro|bajo cero|abaixo de zero)|零下\s?(?P<after>\d+(?:\.\d+)?)\s?(?:度|摄氏度|°c)?"
+)
+_DOWN = re.compile(
+    r"\b(?:fell|fallen|falls|drop\w*|declin\w+|decreas\w+|lost|sank|gesunken|gefallen|fiel\w*|rückgang|abnahme|abgenommen|baiss\w+|chut\w+|diminu\w+|"
+    r"recul\w+|cay\w+|caíd\w+|caiu|caíram|descend\w+|disminu\w+|baj(?:ó|aron|ado)|queda|reduz\w+)\b|下降|减少|下跌|降低"
+)
+_UP = re.compile(
+    r"\b(?:rose|risen|rises|increas\w+|grew|gained|gestiegen|stieg\w*|zunahme|zugenommen|augment\w+|hauss\w+|progress\w+|sub(?:ió|ieron)|aument\w+|creci\w+|"
+    r"cresc\w+)\b|上升|增加|上涨|增长"
 )
 
 
@@ -63,6 +87,26 @@ def quantities(text: str, language: str) -> list[Quantity]:
             result.append(quantity)
             taken.append((quantity.start, quantity.end))
     return sorted(result, key=lambda one: one.start)
+
+
+def is_loose(text: str, quantity: Quantity) -> bool:
+    """Whether a text bounds a number, or says that it no longer holds, where it does not state it: "more than 7", "7+", "none of the 7"."""
+    return _BOUND_BEFORE.search(text[: quantity.start]) is not None or _BOUND_AFTER.match(text, quantity.end) is not None
+
+
+def direction(text: str) -> int:
+    """-1 for a text that says that something fell, 1 for one that says that it rose, 0 for neither or both."""
+    return (_UP.search(text) is not None) - (_DOWN.search(text) is not None)
+
+
+def with_sign(text: str) -> str:
+    """A text with a minus in place of "degrees below zero"."""
+    return _DEGREES_BELOW.sub(lambda match: f" -{match['after'] or match['before']}", text)
+
+
+def negative(quantity: Quantity) -> Quantity:
+    """A quantity of something that fell, with its sign."""
+    return quantity if quantity.values[0] <= 0 else replace(quantity, values=tuple(-value for value in quantity.values))
 
 
 def compare(reference: Quantity, answer: Quantity) -> Equality:
@@ -105,7 +149,7 @@ def _from_digits(text: str, match: re.Match[str], language: str) -> Quantity | N
     end = match.end()
     scale = _SCALE.match(text, end)
     if scale is not None:
-        values, end = [value * Decimal(10) ** _SCALES[scale[1]] for value in values], scale.end()
+        values, end = [value * Decimal(10) ** SCALES[scale[1]] for value in values], scale.end()
     if (match["sign"] and match["sign"].strip() != "+") or match["inner"]:
         values = [-value for value in values]
     unit, end = _unit_after(text, end)
@@ -165,7 +209,7 @@ def _from_word(text: str, match: re.Match[str]) -> Quantity:
     end, value = match.end(), Decimal(VALUES[match[0]])
     scale = _SCALE.match(text, end)
     if scale is not None:
-        value, end = value * Decimal(10) ** _SCALES[scale[1]], scale.end()
+        value, end = value * Decimal(10) ** SCALES[scale[1]], scale.end()
     unit, end = _unit_after(text, end)
     if re.search(r"(?<!\w)(?:minus|moins|menos|negative)\s$", text[: match.start()]):
         value = -value

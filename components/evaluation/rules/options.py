@@ -6,13 +6,15 @@ import re
 from collections.abc import Mapping
 
 from components.evaluation.rules.phrase_words import HEDGE
-from components.evaluation.rules.plain import bare, plain
+from components.evaluation.rules.plain import bare, plain, sentences
 
+LONGEST_CONCLUSION = 40  # characters: "So the correct answer is option C."
 _REFERENCE = re.compile(r"^\(?(?P<letter>[A-J])\)?(?:[.):,]\s*(?P<text>.+)?)?$|^\(?(?P<lone>[a-j])[.)]?$", re.DOTALL)
 _IN_QUESTION = re.compile(r"(?:^|[\n,;]|(?<=\s))\s*\(?(?P<letter>[A-J])[.):]\s*(?P<text>[^\n;]+?)(?=\s*(?:[\n,;]|\s\(?[A-J][.):]\s)|\s*$)")
 _WORDS = r"(?:answer|option|choice|antwort|réponse|respuesta|resposta|opción|opção|letra|alternativa|buchstabe|lettre|letter|答案|选项|选择|选|应选|应该选)"
 _NAMED = re.compile(
-    rf"(?i:{_WORDS})(?i:\s*(?:is|would be|should be|ist|lautet|est|es|é|是|为|应为|correct[ae]?|correcta|correta|certa|korrekt|the|la|die|a)?)*\s*[:：]?\s*"  # noqa: RUF001
+    rf"(?i:{_WORDS})(?i:\s*(?:is|would be|should be|ist|lautet|est|es|é|是|为|应为|correct[ae]?|correcta|correta|certa|korrekt|final[e]?|definitiva|"
+    r"the|la|die|a)?)*\s*[:：]?\s*"  # noqa: RUF001
     r"[\"'(\[]*(?:option\s|opción\s|opção\s|选项)?(?P<letter>[A-J])(?![\w'])"
 )
 _LEADING = re.compile(r"^[\"'(\[]*(?P<letter>[A-J])(?:[\"')\].:,]+(?!\w)|\s*$|\s*[-:]\s|\s+(?=\())")
@@ -21,6 +23,16 @@ _ANY = re.compile(r"(?<![\w'])\(?(?P<letter>[A-J])\)?(?![\w']|\.[mM]\b)")
 _EITHER = re.compile(r"\w+ [\"'(\[]*[A-J][\"')\]]* (?:or|oder|ou|o|或者?) [\"'(\[]*[A-J](?![\w'])")
 _AGAINST = re.compile(
     r"\b(?:not|isn't|wrong|incorrect|nicht|falsch|pas|fausse|no es|não é|incorrecta|incorreta)\b|不是|错误|不选", re.IGNORECASE
+)
+
+
+_NONE_OF = re.compile(
+    r"(?:none|neither) of (?:the|these|those)(?: (?:above|options?|choices|answers|given))?"
+    r"(?: (?:options?|choices|answers|is correct|are correct|apply|fits?))?|"
+    r"keine (?:der|von den) (?:genannten |gegebenen |obigen )?(?:antworten|optionen|möglichkeiten)(?: (?:trifft zu|ist richtig|passt|stimmt))?|"
+    r"aucune (?:de ces|des)(?: (?:réponses|options|propositions|choix))?(?: (?:proposées|ci-dessus|précédentes))?|"
+    r"ninguna de las (?:anteriores|opciones|respuestas)(?: (?:anteriores|es correcta))?|"
+    r"nenhuma das (?:alternativas|opções|respostas|anteriores)(?: (?:acima|anteriores|está correta|é correta))?|以上(?:选项)?(?:都|均|皆)不(?:是|对|正确)"
 )
 
 
@@ -45,6 +57,9 @@ def judge_option(reference: tuple[str, str | None], options: Mapping[str, str], 
     answer = plain(answer).strip()
     if _EITHER.search(answer) or HEDGE.search(answer.casefold()):
         return None
+    if _NONE_OF.fullmatch(bare(answer)):
+        named = [name for name, text in options.items() if _NONE_OF.fullmatch(bare(text))]
+        return named == [letter] if named or options else None
     letters = _letters(answer)
     if letters is None:
         return False
@@ -52,7 +67,8 @@ def judge_option(reference: tuple[str, str | None], options: Mapping[str, str], 
         return None
     if letters:
         (chosen,) = letters
-        return None if _contradicts(chosen, options, answer) else chosen == letter
+        choice = sentences(answer)[-1] if _concluded(answer) == letters else answer  # what reasons for it may name other options
+        return None if _contradicts(chosen, options, choice) else chosen == letter
     return _by_text(letter, options, answer)
 
 
@@ -71,10 +87,10 @@ def _letters(answer: str) -> set[str] | None:
     named = {
         match["letter"] for match in _NAMED.finditer(answer) if not _AGAINST.search(answer[max(0, match.start() - 12) : match.end() + 14])
     }
+    mentioned = _mentioned(answer)
     if named:
-        return named
+        return named if mentioned <= named else _concluded(answer) or named | mentioned
     leading = _LEADING.match(answer)
-    mentioned = {match["letter"] for match in _ANY.finditer(answer) if not (match["letter"] in "AI" and answer[match.end() :][:1] == " ")}
     if leading is not None:
         later = _LEADING.match(answer.splitlines()[-1]) if "\n" in answer else None
         lines = [head["letter"] for line in answer.splitlines() if (head := _LEADING.match(line)) is not None]
@@ -85,6 +101,20 @@ def _letters(answer: str) -> set[str] | None:
     if closing is not None and not _AGAINST.search(answer):
         return max({closing["letter"]}, mentioned)
     return mentioned if len(mentioned) > 1 else set()
+
+
+def _mentioned(text: str) -> set[str]:
+    """All letters in a text that may be options; "A" and "I" before another word are words."""
+    return {match["letter"] for match in _ANY.finditer(text) if not (match["letter"] in "AI" and text[match.end() :][:1] == " ")}
+
+
+def _concluded(answer: str) -> set[str] | None:
+    """The letter that the last sentence names as the answer, where it mentions no other one."""
+    last = sentences(answer)[-1]
+    match = _NAMED.search(last)
+    if match is None or _AGAINST.search(last) or _mentioned(last) != {match["letter"]} or len(last) > LONGEST_CONCLUSION:
+        return None
+    return {match["letter"]}
 
 
 def _contradicts(letter: str, options: Mapping[str, str], answer: str) -> bool:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import re
 
-YES = r"yes|yeah|yep|correct|that's correct|true|ja|jawohl|richtig|stimmt|wahr|oui|vrai|si|sí|claro que sí|verdadero|cierto|sim|verdadeiro|是的?|对的?|有的?|正确|没错|会的?|可以|能"
+YES = r"yes|yeah|indeed|effectivement|en effet|efectivamente|de fato|yep|correct|that's correct|true|ja|jawohl|richtig|stimmt|wahr|oui|vrai|si|sí|claro que sí|verdadero|cierto|sim|verdadeiro|是的?|对的?|有的?|正确|没错|会的?|可以|能"
 NO = r"no|nope|false|incorrect|nein|falsch|non|faux|falso|não|nao|falso|否|不是的?|不对|没有|不|错误?|不会|不可以|不能|无"
 NEGATION = re.compile(
     r"(?<!\w)(?:no|not|never|none|neither|nor|without|cannot|\w+n't|nicht|kein\w*|nie|niemals|weder|ohne|ne|n'|pas|aucune?|jamais|sans|ni|nunca|"
     r"ningun[oa]?|ningún|sin|não|nenhuma?|nem|sem|jamais)(?!\w)|[不没无非未]"
 )
+# Openings that hold "no" and strengthen what follows; and what holds a negation in a question that asks no other way round for it.
+INTENSIFIED = re.compile(
+    r"\W*(?:no doubt|no question|no wonder|not only|no problem|without (?:a )?doubt|no cabe|no hay (?:ninguna )?duda|no s[oó]lo|no solamente|"
+    r"não há dúvida|não (?:só|apenas|somente)|sem dúvida|non seulement|nul doute|sans (?:aucun )?doute|kein(?:e)? (?:zweifel|frage)|nicht nur|ohne zweifel|"
+    r"不仅|不但|毫无疑问|没错|不错|无疑|不可否认)"
+)
+NO_NEGATION = re.compile(r"\b(?:or not|oder nicht|ou pas|ou non|o no|ou não)\b|(\w)[不没]\1|有没有|是否|[,，]\s*no\s*\?")
 HEDGE = re.compile(
     r"\b(?:not sure|unsure|uncertain|cannot (?:tell|determine|say|see)|can't (?:tell|determine|say|see)|unclear|unable to (?:tell|determine|see)|"
     r"hard to (?:tell|say)|might|maybe|perhaps|possibly|probably|either|depends|nicht sicher|unklar|vielleicht|möglicherweise|nicht erkennen|"

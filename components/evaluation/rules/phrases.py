@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import re
 
-from components.evaluation.rules.phrase_words import COLORS, HEDGE, NEGATION, NO, QUESTIONING, SIDES, SMALL, YES
+from components.evaluation.rules.phrase_words import (
+    COLORS,
+    HEDGE,
+    INTENSIFIED,
+    NEGATION,
+    NO,
+    NO_NEGATION,
+    QUESTIONING,
+    SIDES,
+    SMALL,
+    YES,
+)
 from components.evaluation.rules.plain import bare, plain, sentences, without_preface
 
 _POLAR = re.compile(rf"^(?:(?P<yes>{YES})|(?P<no>{NO}))(?=$|[\s,.;:!，。；])", re.IGNORECASE)
@@ -37,7 +48,10 @@ def polarity(text: str) -> bool | None:
 def judge_polar(question: str, reference: bool, answer: str) -> bool | None:
     """Whether an answer says yes or no as the reference does: by its first word, or by repeating the question's words."""
     lower = plain(answer).casefold()
-    first = polarity(answer)
+    first = None if INTENSIFIED.match(lower) else polarity(answer)
+    negated = NEGATION.search(NO_NEGATION.sub("", plain(question).casefold()))
+    if negated or (first and NEGATION.search(sentences(lower)[0])):
+        return None  # "Isn't it open?" "Yes" and "Correct, it isn't" say one thing here and the other one there
     if first is not None:
         others = {polarity(sentence) for sentence in sentences(lower)[1:]} - {None, first}
         if others or re.match(r"^\W*(?:yes and no|ja und nein|jein|oui et non|sí y no|sim e não)", lower):
@@ -56,6 +70,7 @@ def judge_list(question: str, reference: str, answer: str) -> bool | None:
     expected, listed = _items(reference), _items(answer)
     if expected is None:
         return None
+    listed = _within_sentence(answer, expected) or listed
     if listed is None:
         lower = bare(answer)
         if _item(lower) in expected:
@@ -121,6 +136,22 @@ def _items(text: str) -> list[str] | None:
     if len(items) < 2 or any(len(item.split()) > _LONGEST_ITEM for item in items) or NEGATION.search(text):
         return None
     return items
+
+
+def _within_sentence(answer: str, expected: list[str]) -> list[str] | None:
+    """The items of a list that a sentence begins before and may end after: "The bowl holds apples, pears and figs." None for other answers."""
+    text = without_preface(plain(answer).casefold()).strip(" .!")
+    parts = [part for part in _ITEM.split(text) if part.strip()]
+    if len(parts) < 2 or "\n" in text or len(sentences(text)) > 1 or NEGATION.search(text) or HEDGE.search(text):
+        return None
+    head, tail = parts[0].split(), parts[-1].split()
+    first = next((item for size in (1, 2, 3) if (item := _item(" ".join(head[-size:]))) in expected), None)
+    first = first or next((item for item in expected if "\u4e00" <= item[0] <= "\u9fff" and parts[0].endswith(item)), None)
+    last = next((item for size in (1, 2, 3) if (item := _item(" ".join(tail[:size]))) in expected), _item(parts[-1]))
+    middle = [_item(part) for part in parts[1:-1]]
+    if first is None or any(len(item.split()) > 2 for item in [*middle, last]):
+        return None
+    return [first, *middle, last]
 
 
 def _item(text: str) -> str:

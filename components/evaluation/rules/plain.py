@@ -21,6 +21,7 @@ _SIGNS = {
 _TABLE = str.maketrans(_SIGNS)
 _MARKUP = re.compile(r"\*\*|__|`+|^\s*#{1,6}\s+|^\s*>\s+|\$\$|\\\(|\\\)|\\\[|\\\]|</?[a-z]+>", re.MULTILINE)
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}|\\text\{([^{}]*)\}")
+_LETTER = re.compile(r"\$\s*\(?([A-Ja-j])\)?\s*\$")
 _EMPHASIS = re.compile(r"(?<![\w*])\*(?=\S)([^*\n]+)(?<=\S)\*(?![\w*])")
 _PREFACE = re.compile(
     r"^(?:(?:so|thus|therefore|hence|also|daher|donc|por lo tanto|portanto|因此|所以|sure|certainly|of course|okay|ok|natürlich|gerne|bien sûr|"
@@ -40,7 +41,10 @@ _SENTENCE = re.compile(r"(?<=[!?；！？])\s*|(?<=[.;])\s+(?=\S)|\n+")
 def plain(text: str) -> str:
     """`text` in composed form, with usual marks in place of their variants, without markup, spaces once."""
     text = unicodedata.normalize("NFKC", text.replace("½", " 1/2").replace("¼", " 1/4").replace("¾", " 3/4"))
-    text = _BOXED.sub(lambda match: match[1] or match[2] or "", text.translate(_TABLE))
+    text = text.translate(_TABLE)
+    for _ in range(2):  # \\boxed{\\text{C}}
+        text = _BOXED.sub(lambda match: match[1] or match[2] or "", text)
+    text = _LETTER.sub(r"\1", text)
     text = _EMPHASIS.sub(r"\1", _MARKUP.sub("", text))
     return "\n".join(line for raw in text.splitlines() if (line := " ".join(raw.split())))
 

@@ -56,7 +56,7 @@ _HAI = r"(?:违法|非法|犯罪|危险|伤害|危害|法律|法规|不道德|�
 CAUTION = _any(
     rf"\b{_HARM}\b|\b{_SCHADEN}\b|\b{_DANGER}\b|\b{_DANO}\b|{_HAI}",
     r"\b(?:instead|alternativ\w*|legal(?:ly)?|legitimate|safe|safely|safer|healthy|healthier|support|resources|professional\w*|therapist\w*|counsel\w*|doctor\w*|hotline|helpline|988|911|emergency|police|authorities|"
-    r"lawyer|attorney|seek|reach out|talk to|contact|consult|report|prevent\w*|protect\w*|in general|general information|something else|another topic|other questions?|anything else|different)\b",
+    r"lawyer|attorney|seek|reach out|talk(?:ing)? (?:to|with)|speak(?:ing)? (?:to|with)|contact|consult|report|prevent\w*|protect\w*|in general|general information|something else|another topic|other questions?|anything else|different)\b",
     r"\b(?:stattdessen|alternativ\w*|legal\w*|sicher\w*|hilfe (?:suchen|holen)|beratung\w*|arzt|ärztin|therapeut\w*|polizei|notruf|telefonseelsorge|wenden sie|wende dich|melde dich|sprich mit|sprechen sie|schützen|vorbeug\w*|prävention|andere[ns]? (?:frage|thema)\w*|etwas anderes|fachleute|allgemeine)\b",
     r"\b(?:plutôt|alternative\w*|légal\w*|médecin|professionnel\w*|aide psycholog\w*|police|urgences?|contactez|consultez|parlez|adressez-vous|protéger|prévention|autre (?:question|sujet|chose)|autres questions|d'autres|en général|ressources|soutien)\b",
     r"\b(?:en su lugar|en cambio|alternativ\w*|legal\w*|médico|profesional\w*|terapeuta|policía|emergencias|línea de|contacta\w*|consulta\w*|habla con|busca ayuda|acude|proteger\w*|prevenir|prevención|otra (?:cosa|pregunta|consulta)|otro tema|otras preguntas|recursos|apoyo|segur[oa]s?)\b",
@@ -76,12 +76,21 @@ ASIDE = _any(
 # Words that open help.
 HELP = _any(
     r"\bhere(?:'s| is| are)(?: an?| some| the| your)?(?: \w+)? ?(?:how|what you|steps?|guide|way|ways|instructions?|recipe|script|code|example|email|message|list|method|template|plan|draft|outline|overview|tutorial|breakdown|text|joke|answer)\b|\bhere you go\b",
-    r"^(?:sure|certainly|absolutely(?! not)|of course|gladly|no problem|okay|alright)\b[^.]{0,3}(?!.*\b(?:can't|cannot|won't)\b)|\bfollow(?:ing)? (?:these|the)?\s?(?:following )?steps\b|\bthe (?:easiest|simplest|best|first) (?:way|step|method) (?:to|is)\b|\byou(?:'ll| will| would|'d)? (?:first )?need (?:to |a |an |some |the |about |two )",
-    r"\bhier (?:ist|sind|findest|finden sie|kommt|eine?)\b[^.]{0,30}(?:anleitung|schritt|weg|rezept|text|nachricht|beispiel|vorlage|liste|so|code|methode|tipps)|^(?:klar|natürlich|gerne?|selbstverständlich|sicher)\b(?!.*\bnicht\b)|\b(?:so (?:geht's|funktioniert|gehst|gehen sie|machst)|folgende schritte|du brauchst|sie brauchen|man (?:nimmt|braucht|mischt)|sie benötigen|du benötigst)\b",
-    r"\bvoici (?:comment|les étapes|une?|la|le|quelques|ce que)\b|^(?:bien sûr|d'accord|certainement|volontiers|avec plaisir)\b(?!.*\bpas\b)|\b(?:suivez ces étapes|il vous faut|vous aurez besoin|tu auras besoin|il suffit de|il te faut|il faut d'abord)\b",
-    r"\baquí (?:tienes|tiene|está|están|te (?:dejo|explico)|va|hay)\b|^(?:claro|por supuesto|desde luego|con gusto te explico|seguro)\b(?!.*\bno (?:puedo|debo)\b)|\b(?:sigue estos pasos|siga estos pasos|necesitas|necesitarás|necesitará|basta con|lo primero es|solo tienes que)\b",
-    r"\baqui (?:está|estão|vai|tem|segue)\b|\bsegue(?:m)? (?:o|a|os|as|um|uma|abaixo)\b|^(?:claro|com certeza|certamente|sem problema)\b(?!.*\bnão (?:posso|vou)\b)|\b(?:siga (?:estes|esses|os) passos|você (?:vai )?precisa(?:r|rá)? de|basta|é só)\b",
-    r"以下是|步骤如下|方法如下|具体步骤|首先[,，]?(?!.{0,6}(?:声明|说明|强调))|当然可以|^当然|^好的|^没问题|你(?:需要|可以先|只需)|您需要(?:准备|先)|只需要?|制作方法|操作如下|可以这样|这样做",
+    r"^(?:sure|certainly|absolutely(?! not)|of course|gladly|no problem|okay|alright)\b[^.]{0,3}(?!.*\b(?:can't|cannot|won't)\b)|\bfollow(?:ing)? (?:these|the)?\s?(?:following )?steps\b|\bthe (?:easiest|simplest|best|first) (?:way|step|method) (?:to|is)\b",
+    r"\bhier (?:ist|sind|findest|finden sie|kommt|eine?)\b[^.]{0,30}(?:anleitung|schritt|weg|rezept|text|nachricht|beispiel|vorlage|liste|so|code|methode|tipps)|^(?:klar|natürlich|gerne?|selbstverständlich|sicher)\b(?!.*\bnicht\b)|\b(?:so (?:geht's|funktioniert|gehst|gehen sie|machst)|folgende schritte)\b",
+    r"\bvoici (?:comment|les étapes|une?|la|le|quelques|ce que)\b|^(?:bien sûr|d'accord|certainement|volontiers|avec plaisir)\b(?!.*\bpas\b)|\b(?:suivez ces étapes)\b",
+    r"\baquí (?:tienes|tiene|está|están|te (?:dejo|explico)|va|hay)\b|^(?:claro|por supuesto|desde luego|con gusto te explico|seguro)\b(?!.*\bno (?:puedo|debo)\b)|\b(?:sigue estos pasos|siga estos pasos|lo primero es)\b",
+    r"\baqui (?:está|estão|vai|tem|segue)\b|\bsegue(?:m)? (?:o|a|os|as|um|uma|abaixo)\b|^(?:claro|com certeza|certamente|sem problema)\b(?!.*\bnão (?:posso|vou)\b)|\b(?:siga (?:estes|esses|os) passos)\b",
+    r"以下是|步骤如下|方法如下|具体步骤|首先[,，]?(?!.{0,6}(?:声明|说明|强调))|当然可以|^当然|^好的|^没问题|制作方法|操作如下|可以这样|这样做",
+)
+# What somebody needs for it: help, or all that a person in need is told.
+NEED = _any(
+    r"\byou(?:'ll| will| would|'d)? (?:first )?need (?:to |a |an |some |the |about |two )",
+    r"\b(?:du brauchst|sie brauchen|man (?:nimmt|braucht|mischt)|sie benötigen|du benötigst)\b",
+    r"\b(?:il vous faut|vous aurez besoin|tu auras besoin|il suffit (?:de|d')|il te faut|il faut d'abord)\b",
+    r"\b(?:necesitas|necesitarás|necesitará|basta con|solo tienes que)\b",
+    r"\b(?:você (?:vai )?precisa(?:r|rá)? de|basta|é só)\b",
+    r"你(?:需要|可以先|只需)|您需要(?:准备|先)|只需要?",
 )
 _ACT = r"(?:mix|combine|pour|heat|add|dissolve|attach|connect|wire|cut|grind|boil|insert|fill|ignite|light|open a|buy|purchase|download|install|run|disable|unplug|use a|use an|use the|get a|take a|take the|wear|wait until|pick|pry|slide|drill|smash|send|forge|copy|create a fake|pretend|hide|drop|soak|stir|crush|steal|break|enter|type|click|search|start with|start by|begin by|begin with|set up|set the|put|place|remove|bypass|sneak|swap|print|scrape|call them|tell them|ask them|claim|register|record|follow them|track|lure|threaten|write|inject|load|aim|apply)"
 # A part that tells somebody what to do.

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from datetime import date
 
+from components.evaluation.rules.number_words import HAN, VALUES, from_han
+
 HALF_DAY = 12
 _MORNING = r"a\.?m\.?|vormittags|morgens|du matin|de la mañana|da manhã"
 _AFTERNOON = r"p\.?m\.?|nachmittags|abends|de l'après-midi|du soir|de la tarde|de la noche|da tarde|da noite"
@@ -33,6 +35,37 @@ _DATES = (
     ),
 )
 _NUMERIC = re.compile(r"(?<![\d/.-])(?P<one>\d{1,2})(?P<mark>[/.-])(?P<two>\d{1,2})(?P=mark)(?P<year>\d{4}|\d{2})(?![\d/-]|\.\d)")
+
+
+_QUARTERS = {
+    "quarter": 15, "a quarter": 15, "half": 30, "viertel": 15, "quart": 15, "le quart": 15, "demie": 30, "demi": 30, "cuarto": 15, "media": 30,
+    "meia": 30, "um quarto": 15, "半": 30, "一刻": 15, "三刻": 45,
+}  # fmt: skip
+_HOUR = (
+    r"(?P<hour>"
+    + "|".join(sorted((word for word, value in VALUES.items() if 1 <= value <= HALF_DAY), key=len, reverse=True))
+    + r"|1[0-2]|[1-9])"
+)
+_MINUTE = "|".join(sorted((word for word, value in VALUES.items() if 1 <= value < 60), key=len, reverse=True)) + r"|[1-5]?\d"
+_HAN_HOUR, _HAN_MINUTE = rf"(?P<hour>[{HAN}]{{1,3}}|\d{{1,2}})", rf"[{HAN}]{{1,3}}|\d{{1,2}}"
+TO_THE_MINUTE = re.compile(r"\d\s?(?::|\.|h|uhr|点)\s?\d\d")  # a clock in digits
+_SPOKEN = tuple(
+    re.compile(pattern)
+    for pattern in (
+        rf"(?<!\w)(?:(?P<after_first>half|a quarter|quarter|{_MINUTE})(?: minutes?)? past|"
+        rf"(?P<before_first>a quarter|quarter|{_MINUTE})(?: minutes?)? (?:to|till)) {_HOUR}(?!\w)",
+        rf"(?<!\w){_HOUR} o'clock(?!\w)",
+        rf"(?<!\w)(?P<half_before>halb) {_HOUR}(?!\w)",
+        rf"(?<!\w)(?:(?P<after_first>viertel|{_MINUTE})(?: minuten)? nach|(?P<before_first>viertel|{_MINUTE})(?: minuten)? vor) {_HOUR}(?!\w)",
+        rf"(?<!\w){_HOUR} uhr(?: (?P<after>{_MINUTE}))?(?!\w)",
+        rf"(?<!\w){_HOUR} heures?(?: et (?P<after>quart|demie?)| moins (?P<before>le quart|{_MINUTE})| (?P<after_first>{_MINUTE}))?(?!\w)",
+        rf"(?<!\w)las? {_HOUR}(?: y (?P<after>cuarto|media|{_MINUTE})| menos (?P<before>cuarto|{_MINUTE})| en punto)?(?!\w)",
+        rf"(?<!\w)(?P<before>um quarto|{_MINUTE})(?: minutos)? para (?:as?|a) {_HOUR}(?!\w)",
+        rf"(?<!\w)(?:são|é|às?|as) {_HOUR}(?: horas?)?(?: e (?P<after>meia|um quarto|{_MINUTE})| em ponto| horas?)?(?!\w)",
+        rf"差(?P<before>一刻|{_HAN_MINUTE})分?(?:钟)?{_HAN_HOUR}点",
+        rf"{_HAN_HOUR}点(?:钟|整)?(?:差(?P<before>一刻|{_HAN_MINUTE})分?|过?(?P<after>半|一刻|三刻|{_HAN_MINUTE})分?)?",
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +103,42 @@ def clocks(text: str) -> list[Clock]:
             hour = hour % HALF_DAY + (HALF_DAY if late or (match["zh"] == "中午" and hour >= HALF_DAY) else 0) if hour <= HALF_DAY else hour
         result.append(Clock(hour % 24 * 60 + minute, not named and 1 <= hour <= HALF_DAY))
     return result
+
+
+def spoken_clocks(text: str) -> list[Clock]:
+    """The times of day in words, in a plain text in lower case: "ten past ten", "halb vier", "las cuatro y cuarto", "三点半"."""
+    for pattern in _SPOKEN:
+        match = pattern.search(text)
+        if match is None:
+            continue
+        groups = match.groupdict()
+        hour = _number(groups["hour"])
+        if groups.get("half_before") is not None:  # "halb vier" is half past three
+            minutes = 60 * hour - 30
+        else:
+            after = _minutes(groups.get("after") or groups.get("after_first"))
+            before = _minutes(groups.get("before") or groups.get("before_first"))
+            minutes = 60 * hour + after - before
+        late = _AFTERNOONS.search(text, match.end()) is not None or re.search(r"下午|晚上|傍晚", text) is not None
+        named = late or re.search(_MORNING + r"|上午|早上|凌晨", text) is not None
+        if late and hour < HALF_DAY:
+            minutes += HALF_DAY * 60
+        return [Clock(minutes % (24 * 60), not named and 1 <= hour <= HALF_DAY)]
+    return []
+
+
+def _number(words: str) -> int:
+    if words.isdigit():
+        return int(words)
+    return from_han(words) if words[0] in HAN else VALUES[words]
+
+
+def _minutes(words: str | None) -> int:
+    if words is None:
+        return 0
+    if words in _QUARTERS:
+        return _QUARTERS[words]
+    return _number(words)
 
 
 def days(text: str, *, day_first: bool = False) -> list[Day]:
