@@ -38,6 +38,12 @@ COMPLIANCE = re.compile(
 # No English sentence ends in DANGLING, unless "a" names an option. It ends in a form of "to be" after a pronoun ("Yes, it is") or in a question
 # within it ("I see where it is"). Prepositions end many, and other languages end in these words, too ("Sie zieht ihn an").
 DANGLING = frozenset(("a", "an", "the", "and", "or", "its", "of"))
+ENDLESS = {  # words of the same kind in other languages
+    "de": frozenset(("und", "oder", "einem")),
+    "fr": frozenset(("et", "ou", "le", "les", "des", "du", "de", "au", "aux")),
+    "es": frozenset(("el", "los", "las", "de", "del", "con", "por")),
+    "pt": frozenset(("os", "de", "do", "da", "dos", "das", "com", "por")),
+}
 BE = frozenset(("is", "are", "was"))
 PRONOUNS = frozenset(["it", "they", "he", "she", "there", "that", "this", "these", "those", "both"])
 QUESTIONS = frozenset(["what", "where", "who", "which", "how", "whether", "than", "as"])
@@ -68,6 +74,7 @@ _LOOP_OF_CHARACTERS = re.compile(
 _EXCLAMATIONS = frozenset(
     ("no", "yes", "oh", "wow", "hey", "yay", "ja", "nein", "non", "oui", "sí", "si", "não", "sim", "tick", "tock", "beep")
 )
+STUTTERS, STUTTERED_SHARE = 4, 0.25  # words said twice, and their share of all
 LOOP_REPEATS = ((3, 4), (10**6, 3))  # phrases of up to so many words are a loop when repeated so often; emphasis repeats a word three times
 
 
@@ -126,7 +133,7 @@ def is_degenerate(text: str, *, ended: bool = True) -> bool:
         ]
         spoken = [word for word in lower if word not in _EXCLAMATIONS]  # "oh no, no, no, no, stop" exclaims, "no no no no" loops
         lower = spoken or lower
-    return _loops(lower) or _breaks_off(text, words)
+    return _loops(lower) or _stutters(lower) or _breaks_off(text, words)
 
 
 def _loops(words: list[str]) -> bool:
@@ -138,6 +145,11 @@ def _loops(words: list[str]) -> bool:
             if run >= size * (repeats - 1):
                 return True
     return False
+
+
+def _stutters(words: list[str]) -> bool:
+    doubled = sum(one == other for one, other in pairwise(words))
+    return doubled >= STUTTERS and doubled >= STUTTERED_SHARE * len(words)
 
 
 def _breaks_off(text: str, words: list[str]) -> bool:
@@ -152,6 +164,8 @@ def _breaks_off(text: str, words: list[str]) -> bool:
         other = language in OTHER_LANGUAGES or (language == "other" and len(before) > 1)
         named = (last == "a" and OPTION & set(before)) or (last == "of" and QUESTIONS & set(before))  # "what it is made of"
         return not other and not named
+    if len(before) > 1 and last in ENDLESS.get(language_of(text[: text.rindex(last)]), ()):
+        return True
     return last in BE and before[-1] not in PRONOUNS and not QUESTIONS & set(before)
 
 

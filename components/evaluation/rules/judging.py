@@ -129,6 +129,8 @@ def _number(question: str, reference: str, answer: str) -> bool | None:
         return None
     if any(numbers.is_loose(lower, one) for one in exact) or numbers.is_loose(plain(reference).casefold(), expected):
         return None
+    if numbers.is_compound(lower, stated):
+        return None
     falls = numbers.direction(lower) < 0
     if (
         falls

@@ -7,8 +7,10 @@ where it would decide.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
+from itertools import pairwise
 from typing import Literal
 
 from components.evaluation.rules.number_words import ARTICLES, HAN, PATTERN, VALUES, from_han
@@ -40,6 +42,7 @@ _UNIT = re.compile(
 )
 
 
+LONGEST_BOUND = 40  # characters before a number in which its bound stands
 _BOUND_BEFORE = re.compile(
     r"(?:\b(?:more than|fewer than|less than|over|under|above|below|at least|at most|up to|almost|nearly|not quite|none of(?: the| these)?|neither of the|"
     r"used to be|mehr als|weniger als|über|unter|mindestens|höchstens|maximal|bis zu|fast|beinahe|knapp|kein(?:er|e|es)? (?:der|von den)|"
@@ -50,9 +53,19 @@ _BOUND_BEFORE = re.compile(
 _BOUND_AFTER = re.compile(
     r"\s?\+(?!\s?\d)|\s(?:or (?:more|fewer|less)|oder (?:mehr|weniger)|ou (?:plus|moins)|o (?:más|menos)|ou (?:mais|menos))\b|[个只条张辆本位名人头岁元]?(?:多|以上|以下)"
 )
+_PARTS = re.compile(
+    r"\b(?:half|halves|thirds?|quarters?|fourths?|fifths?|tenths?|cents|pence|hundred|point|dozen|"
+    r"\w*einhalb\w*|halbe?[rns]?|hälfte|drittel|viertel|fünftel|zehntel|komma|\w*hundert\w*|dutzend|"
+    r"demie?|moitié|tiers|quarts?|cinquièmes?|centimes?|virgule|douzaine|"
+    r"medi[oa]|mitad|tercios?|cuartos?|quintos?|céntimos?|centavos?|coma|(?<!por )ciento|\w+cient[oa]s|quinient[oa]s|docena|"
+    r"mei[oa]|metade|terços?|quartos?|vírgula|(?<!por )cento|(?:du|tre)zent[oa]s|quatrocent[oa]s|quinhent[oa]s|\w+centos|dúzia)\b|"
+    r"半|[零一二两三四五六七八九十百\d]角(?!形)|分之(?![一二三四五六七八九十百\d])|[零一二两三四五六七八九十百\d]点[零一二三四五六七八九\d](?![点:时刻分])|\d\s+\d+/\d"
+)
+_JOINED = re.compile(r"\s*|\s*(?:and|und|et|y|e)\s*")  # between two numbers that are one: "18 euros 90", "1 hour and 30 minutes"
+_OUT_OF = re.compile(r"\s*(?:\w+\s+){0,2}(?:in|out of(?: every)?|of|von|aus|sur|de cada|em cada|entre)\s*(?:the\s+)?")
 _DEGREES_BELOW = re.compile(
-    r"(?P<before>\d+(?:[.,]\d+)?)\s?°?\s?(?:degrees?|grad|degrés?|grados?|graus?|c)?\s?(?:celsius)?\s?(?:below (?:zero|freezing)|unter (?:null|dem gefrierpunkt)|"
-    r"(?:en dessous de|sous) zéro|bajo cero|abaixo de zero)|零下\s?(?P<after>\d+(?:\.\d+)?)\s?(?:度|摄氏度|°c)?"
+    r"(?<![\d.,])(?P<before>\d{1,9}(?:[.,]\d{1,9})?)\s?°?\s?(?:degrees?|grad|degrés?|grados?|graus?|c)?\s?(?:celsius)?\s?(?:below (?:zero|freezing)|unter (?:null|dem gefrierpunkt)|"
+    r"(?:en dessous de|sous) zéro|bajo cero|abaixo de zero)|零下\s?(?P<after>\d{1,9}(?:\.\d{1,9})?)\s?(?:度|摄氏度|°c)?"
 )
 _DOWN = re.compile(
     r"\b(?:fell|fallen|falls|drop\w*|declin\w+|decreas\w+|lost|sank|gesunken|gefallen|fiel\w*|rückgang|abnahme|abgenommen|baiss\w+|chut\w+|diminu\w+|"
@@ -91,7 +104,16 @@ def quantities(text: str, language: str) -> list[Quantity]:
 
 def is_loose(text: str, quantity: Quantity) -> bool:
     """Whether a text bounds a number, or says that it no longer holds, where it does not state it: "more than 7", "7+", "none of the 7"."""
-    return _BOUND_BEFORE.search(text[: quantity.start]) is not None or _BOUND_AFTER.match(text, quantity.end) is not None
+    before = text[max(0, quantity.start - LONGEST_BOUND) : quantity.start]
+    return _BOUND_BEFORE.search(before) is not None or _BOUND_AFTER.match(text, quantity.end) is not None
+
+
+def is_compound(text: str, stated: Sequence[Quantity]) -> bool:
+    """Whether a text has a number in parts that are read one by one: "two and a half", "12 dollars 50", "three quarters", "one in four"."""
+    if _PARTS.search(text):
+        return True
+    between = [(one, text[one.end : other.start]) for one, other in pairwise(stated) if text[other.start] not in "+-"]
+    return any(_OUT_OF.fullmatch(words) or (not one.article and _JOINED.fullmatch(words)) for one, words in between)
 
 
 def direction(text: str) -> int:

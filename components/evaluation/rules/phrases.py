@@ -22,6 +22,9 @@ _POLAR = re.compile(rf"^(?:(?P<yes>{YES})|(?P<no>{NO}))(?=$|[\s,.;:!，。；])"
 CLASSES = [{word: value for value, words in table.items() for word in words.split()} for table in (COLORS, SIDES)]
 _SMALL_HAN = re.compile(r"图片|图像|照片|图中|画面|颜色|写着|显示|这个|那个|这是|那是|[是的了在有里上中着呢个它他她这那一]")
 _WORD = re.compile(r"[\u4e00-\u9fff]+|[^\W_]+")
+_DETERMINER = re.compile(  # "No sign of a cat", "No está": not an answer by itself
+    r"\W*(?:no|não|nao|non)\s+(?!(?:it|they|he|she|there|this|that|these|those|i|you|we)\b)[^\W\d_]"
+)
 _ITEM = re.compile(r"\s*(?:[,;、\n]|(?<!\w)(?:and|und|et|y|e|or|&)(?!\w)|和|与|以及|及)\s*")
 _MARK = re.compile(r"^(?:[-*•]|\d+[.)])\s+")
 _ORDER = re.compile(
@@ -52,8 +55,11 @@ def judge_polar(question: str, reference: bool, answer: str) -> bool | None:
     negated = NEGATION.search(NO_NEGATION.sub("", plain(question).casefold()))
     if negated or (first and NEGATION.search(sentences(lower)[0])):
         return None  # "Isn't it open?" "Yes" and "Correct, it isn't" say one thing here and the other one there
+    if first is False and _DETERMINER.match(lower):
+        first = None
     if first is not None:
-        others = {polarity(sentence) for sentence in sentences(lower)[1:]} - {None, first}
+        clauses = re.split(r"[,;:]\s*", sentences(lower)[0])[1:]
+        others = {polarity(part) for part in [*clauses, *sentences(lower)[1:]]} - {None, first}
         if others or re.match(r"^\W*(?:yes and no|ja und nein|jein|oui et non|sí y no|sim e não)", lower):
             return None
         return first == reference
