@@ -287,3 +287,16 @@ def test_stuttering_or_unfinished_answer_is_degenerate(text: str) -> None:
 )
 def test_emphasis_is_no_stuttering(text: str) -> None:
     assert not is_degenerate(text)
+
+
+@pytest.mark.parametrize(
+    ("question", "reference", "answer", "right"),
+    [
+        ("What were sales (in millions)?", "4.5", "Sales were 4.5 million.", None),
+        ("What were sales (in millions)?", "4.5", "4.5", True),
+        ("What were sales (in millions)?", "4.5", "Sales were 5.4 million.", False),
+        ("What were sales?", "4.5 million", "4.5", False),
+    ],
+)
+def test_scale_of_the_question_is_perhaps_the_answers(question: str, reference: str, answer: str, right: bool | None) -> None:
+    assert judge_answer(question, reference, answer).right is right

@@ -142,7 +142,8 @@ def _number(question: str, reference: str, answer: str) -> bool | None:
         return None
     if falls and expected.values[0] < 0:
         exact = [numbers.negative(one) for one in exact]
-    outcomes = [numbers.compare(expected, one) for one in exact]
+    scaled = numbers.names_scale(plain(question).casefold())  # "in millions": 12.5 and 12.5 million
+    outcomes = ["unclear" if scaled and numbers.differ_by_scale(expected, one) else numbers.compare(expected, one) for one in exact]
     if re.search(r"\d\s?(?:-|–|to|bis|à|a|até|至|到)\s?\d", lower) or _alternatives(lower):
         return None if "unequal" not in outcomes or set(outcomes) != {"unequal"} else False
     if len(set(outcomes)) == 1:

@@ -63,6 +63,9 @@ _PARTS = re.compile(
 )
 _JOINED = re.compile(r"\s*|\s*(?:and|und|et|y|e)\s*")  # between two numbers that are one: "18 euros 90", "1 hour and 30 minutes"
 _OUT_OF = re.compile(r"\s*(?:\w+\s+){0,2}(?:in|out of(?: every)?|of|von|aus|sur|de cada|em cada|entre)\s*(?:the\s+)?")
+_SCALE_WORD = re.compile(
+    r"\b(?:thousands?|tausend|mille|milliers|mil|miles|milhares|millions?|mio|millionen|millones|milhões|billions?|mrd|milliarden|milliards|bilhões|k)\b|[千万亿]"
+)
 _DEGREES_BELOW = re.compile(
     r"(?<![\d.,])(?P<before>\d{1,9}(?:[.,]\d{1,9})?)\s?°?\s?(?:degrees?|grad|degrés?|grados?|graus?|c)?\s?(?:celsius)?\s?(?:below (?:zero|freezing)|unter (?:null|dem gefrierpunkt)|"
     r"(?:en dessous de|sous) zéro|bajo cero|abaixo de zero)|零下\s?(?P<after>\d{1,9}(?:\.\d{1,9})?)\s?(?:度|摄氏度|°c)?"
@@ -146,6 +149,17 @@ def compare(reference: Quantity, answer: Quantity) -> Equality:
     if set(expected) & set(actual) or _near(expected[0], actual[0]):
         return "unclear"
     return "unequal"
+
+
+def names_scale(question: str) -> bool:
+    """Whether a question asks for thousands, millions or the like."""
+    return _SCALE_WORD.search(question) is not None
+
+
+def differ_by_scale(one: Quantity, other: Quantity) -> bool:
+    """Whether two numbers differ by exactly a thousand, a million or another scale."""
+    low, high = sorted((abs(one.values[0]), abs(other.values[0])))
+    return low > 0 and any(high == low * Decimal(10) ** power for power in set(SCALES.values()))
 
 
 def _hundredfold(one: Decimal, other: Decimal) -> bool:
