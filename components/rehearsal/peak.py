@@ -54,14 +54,14 @@ class PeakMemory:
             pause = max(POLL_SECONDS, (time.thread_time() - began) / LARGEST_SHARE)
 
     def _read(self, top: psutil.Process) -> None:
-        total = _bytes(top)
-        self.own = max(self.own, total + _risen(top))
+        total, risen = _used(top)
+        self.own = max(self.own, total + risen)
         for child in top.children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                used = _bytes(child)
+                used, risen = _used(child)
                 total += used
                 if _is_rank(child.cmdline()):
-                    self.rank = max(self.rank, used + _risen(child) + sum(map(_bytes, child.children(recursive=True))))
+                    self.rank = max(self.rank, used + risen + sum(map(_bytes, child.children(recursive=True))))
         self.total = max(self.total, total)
 
 
@@ -78,13 +78,21 @@ def _bytes(process: psutil.Process) -> int:
         return 0
 
 
-def _risen(process: psutil.Process) -> int:
-    """How far the most resident bytes that a process has had are above those of now; 0 where it has ended."""
+def _used(process: psutil.Process) -> tuple[int, int]:
+    """The proportional set size of a process, and how far the most resident bytes that it has had are above those of now.
+
+    The system takes a while to count a large process's pages. What it frees meanwhile is in the first number, so that the resident bytes before
+    and after bound the second one.
+    """
+    before, used, after = _resident(process), _bytes(process), _resident(process)
+    return used, max(0, after.get("VmHWM", 0) - max(before.get("VmRSS", 0), after.get("VmRSS", 0)))
+
+
+def _resident(process: psutil.Process) -> dict[str, int]:
+    """The process's RESIDENT in bytes; empty where it has ended."""
     try:
         status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
     except OSError:
-        return 0
-    kilobytes = {
-        name: int(words.split()[0]) for name, _, words in (line.partition(":") for line in status.splitlines()) if name in RESIDENT
-    }
-    return 1024 * max(0, kilobytes.get("VmHWM", 0) - kilobytes.get("VmRSS", 0))
+        return {}
+    fields = (line.partition(":") for line in status.splitlines())
+    return {name: 1024 * int(words.split()[0]) for name, _, words in fields if name in RESIDENT}

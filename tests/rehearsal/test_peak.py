@@ -5,7 +5,9 @@ import subprocess
 import sys
 
 import psutil
+import pytest
 
+from components.rehearsal import peak as module
 from components.rehearsal.peak import RANK, PeakMemory, _is_rank
 
 MEGABYTE = 10**6
@@ -58,3 +60,15 @@ def test_torchrun_is_no_rank() -> None:
     assert _is_rank(["python", "-u", "-m", RANK, "--stage", "align"])
     assert not _is_rank(["python", "-m", "components.engine.launcher", "--nproc-per-node=2", "-m", RANK])
     assert not _is_rank(["python", "-m", "components.rehearsal.trial"])
+
+
+def test_memory_freed_while_it_is_counted_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    resident = iter(
+        [{"VmHWM": 900, "VmRSS": 900}, {"VmHWM": 900, "VmRSS": 300}, {"VmHWM": 900, "VmRSS": 300}, {"VmHWM": 900, "VmRSS": 300}]
+    )
+    counted = iter([800, 250])
+    monkeypatch.setattr(module, "_resident", lambda _: next(resident))
+    monkeypatch.setattr(module, "_bytes", lambda _: next(counted))
+    process = psutil.Process()
+    assert module._used(process) == (800, 0)  # freed between the count and the look at the status
+    assert module._used(process) == (250, 600)  # freed before the count
