@@ -17,12 +17,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from tests.fuzz.targets import CORPUS, Target, target
 
 EXAMPLES = 50  # of one round of hypothesis; each round has a seed of its own
-HANGING_SECONDS = 60  # without a new input, after which the process is killed
+HANGING_SECONDS = 60  # of CPU time without a new input, after which the process is killed
+BLOCKED_SECONDS = 600  # of any time: a process that waits takes none of a CPU, and neither does one that others leave none to
 SLOWEST = 120  # seconds that atheris allows an input
 LONGEST = 2048  # bytes of an input that is stored
 STRUCTURED, GUIDED = ((sys.executable, "-m", f"tests.fuzz.{name}") for name in ("structured", "guided"))
@@ -52,22 +54,36 @@ def by_hypothesis(name: str, seconds: float, first_seed: int) -> tuple[int, str 
             result = json.loads((folder / RESULT).read_text())
             return result["tried"], result["finding"]
         content = (folder / INPUT).read_bytes() if (folder / INPUT).is_file() else b""
-        end = f"hangs for {HANGING_SECONDS} s" if killed else f"ends with {process.returncode}"
+        end = "hangs on an input" if killed else f"ends with {process.returncode}"
         return 0, f"{words.read_text(errors='replace')}\nThe process {end}.\nFailing input: {content!r}"
 
 
 def _watch(process: subprocess.Popen[bytes], file: Path) -> bool:
     """Wait for a process, and kill it where it hangs on an input; whether it was killed."""
+    computing = psutil.Process(process.pid)
+    input_time, spent = 0.0, 0.0
     while True:
         try:
             process.wait(1)
         except subprocess.TimeoutExpired:
-            if not file.is_file() or time.time() - file.stat().st_mtime < HANGING_SECONDS:
+            written = file.stat().st_mtime if file.is_file() else time.time()
+            if written != input_time:
+                input_time, spent = written, _cpu_seconds(computing)
+            if _cpu_seconds(computing) - spent < HANGING_SECONDS and time.time() - written < BLOCKED_SECONDS:
                 continue
             process.kill()
             process.wait()
             return True
         return False
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    """CPU time of a process and of those that it has waited for; 0 where it has ended."""
+    try:
+        times = process.cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system + times.children_user + times.children_system)
 
 
 def examples(tried_target: Target, most: int, number: int, until: float | None = None) -> tuple[int, Finding | None]:

@@ -112,10 +112,11 @@ def test_parser_that_ends_its_process_is_a_finding(monkeypatch: pytest.MonkeyPat
     assert "b'the input'" in str(finding)
 
 
-def test_parser_that_hangs_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    hanging = (sys.executable, "-c", "import sys, time; open(sys.argv[4] + '/input', 'w').write('the input'); time.sleep(60)")
+@pytest.mark.parametrize(("bound", "does"), [("HANGING_SECONDS", "while True: pass"), ("BLOCKED_SECONDS", "time.sleep(60)")])
+def test_parser_that_hangs_is_a_finding(monkeypatch: pytest.MonkeyPatch, bound: str, does: str) -> None:
+    hanging = (sys.executable, "-c", f"import sys, time; open(sys.argv[4] + '/input', 'w').write('the input')\n{does}")
     monkeypatch.setattr(engines, "STRUCTURED", hanging)
-    monkeypatch.setattr(engines, "HANGING_SECONDS", 1)
+    monkeypatch.setattr(engines, bound, 1)
     tried, finding = engines.by_hypothesis("rankings", 1, 0)
     assert (tried, "hangs" in str(finding), "b'the input'" in str(finding)) == (0, True, True)
 
