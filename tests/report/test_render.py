@@ -20,6 +20,7 @@ from components.report.render import render_report
 from components.report.summary import not_judged
 from components.report.verdict import read_verdict
 from components.report.wording import MINUS
+from tests.checkout import ROOT
 from tests.report.conftest import PROMOTED, REUSE, VERDICT, without_judges, write_summary
 
 
@@ -48,7 +49,9 @@ def test_finished_run_is_shown_completely(run: Path) -> None:
     assert "this is look 3" in text
     assert "error left for later looks 1.2 %" in text
     assert "31.0 points with power .8, by 3 harmful requests in 3 groups; the margin is 5.0" in text
-    assert "rules, 12 answers, agrees with 100.0 % (98.5 to 100.0) of 245 labels" in text
+    agreement = read_json(ROOT / "judges/sheets/rules.json")["overall"]["agreement"]
+    value, low, high = (f"{100 * agreement[key]:.1f}" for key in ("value", "low", "high"))
+    assert f"rules, 12 answers, agrees with {value} % ({low} to {high}) of {agreement['n']} labels" in text
     assert "policy above the baseline +66.7 +51.7 to +73.3" in text
     assert "What is missing" not in text
     assert "Loss on pairs over 80 steps: from 1.000 to 0.013." in text
