@@ -61,7 +61,7 @@ class PeakMemory:
                 used, risen = _used(child)
                 total += used
                 if _is_rank(child.cmdline()):
-                    self.rank = max(self.rank, used + risen + sum(map(_bytes, child.children(recursive=True))))
+                    self.rank = max(self.rank, risen + _with_workers(child, used))
         self.total = max(self.total, total)
 
 
@@ -86,6 +86,16 @@ def _used(process: psutil.Process) -> tuple[int, int]:
     """
     before, used, after = _resident(process), _bytes(process), _resident(process)
     return used, max(0, after.get("VmHWM", 0) - max(before.get("VmRSS", 0), after.get("VmRSS", 0)))
+
+
+def _with_workers(rank: psutil.Process, used: int) -> int:
+    """The bytes of a rank, of which it had `used` just now, and of its worker processes.
+
+    A worker shares the rank's pages from its fork to its end. A fork or an end between two counts would count them twice: the rank's smaller
+    count is the one in which they are shared.
+    """
+    workers = sum(map(_bytes, rank.children(recursive=True)))
+    return workers + min(used, _bytes(rank) or used) if workers else used
 
 
 def _resident(process: psutil.Process) -> dict[str, int]:

@@ -72,3 +72,15 @@ def test_memory_freed_while_it_is_counted_counts_once(monkeypatch: pytest.Monkey
     process = psutil.Process()
     assert module._used(process) == (800, 0)  # freed between the count and the look at the status
     assert module._used(process) == (250, 600)  # freed before the count
+
+
+@pytest.mark.parametrize("after", [300, 900], ids=["forked", "ended"])
+def test_pages_that_a_worker_shares_count_once(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    class Rank:
+        def children(self, *, recursive: bool) -> list[str]:
+            assert recursive
+            return ["worker", "worker"]
+
+    rank, before = Rank(), 1200 - after
+    monkeypatch.setattr(module, "_bytes", lambda process: 300 if process == "worker" else after)
+    assert module._with_workers(rank, before) == 900  # type: ignore[arg-type]
