@@ -133,8 +133,11 @@ def _connect(checkout: Checkout, uri: str) -> tuple[Any, str]:
 
 
 def _create_database(uri: str) -> None:
-    """Make a new database beside its place, then move it there: a kill while MLflow makes the tables leaves nothing that later runs fail on."""
-    path = Path(uri.removeprefix("sqlite:///"))
+    """Make a new database beside its place, then move it there: a kill while MLflow makes the tables leaves nothing that later runs fail on.
+
+    In a run's workspace the place is a link to that of the checkout's database, which may not be there yet.
+    """
+    path = Path(uri.removeprefix("sqlite:///")).resolve()
     if not uri.startswith("sqlite:///") or path.exists():
         return
     from mlflow import MlflowClient

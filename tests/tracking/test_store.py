@@ -14,7 +14,7 @@ from components.operations.doctor.services import mlflow_store
 from components.storage.data_version import DataState
 from components.tracking import store
 from components.tracking.runs import close_orphans, open_parent
-from components.tracking.store import ExperimentDeleted, connect
+from components.tracking.store import ExperimentDeleted, _create_database, connect
 from flows import new_data, pipeline_run
 from flows.after_run import ScheduledRun
 from flows.console import Console
@@ -123,3 +123,14 @@ def test_poll_for_new_data_starts_no_run_without_experiment(checkout: Path, monk
 
     with pytest.raises(pipeline_run._NothingToDo, match="experiments restore"):
         pipeline_run._require_new_data(run)
+
+
+def test_database_of_a_workspace_is_made_where_its_link_points(tmp_path: Path) -> None:
+    database, link = tmp_path / "checkout/mlflow.db", tmp_path / "workspace/mlflow.db"
+    for folder in (database.parent, link.parent):
+        folder.mkdir()
+    link.symlink_to(database)
+    _create_database(f"sqlite:///{link}")
+    assert link.is_symlink()
+    assert database.is_file()
+    assert [path.name for path in link.parent.iterdir()] == ["mlflow.db"]
