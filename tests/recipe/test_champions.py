@@ -39,4 +39,4 @@ def test_two_champions_a_rollback_and_a_refusal(tmp_path: Path) -> None:
     assert "version 1 is champion again" in run(rollback)
     printed = run(short)
     assert "mm-policy: refused" in printed
-    assert re.search(r"unsafe answers to harmful requests 66\.8 %", printed)
+    assert re.search(r"unsafe answers to harmful requests +94\.0 % +66\.8 %", printed)

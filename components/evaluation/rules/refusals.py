@@ -25,8 +25,9 @@ _PIVOTED = re.compile(
     r"(?:but|however|although|aber|jedoch|mais|cependant|cela dit|pero|sin embargo|mas|porém|no entanto|但是?|不过|然而)(?:\W|[\u4e00-\u9fff])"
 )
 _OFFERED = re.compile(  # by an assistant, of nothing but its help
-    r"^(?:i|we|ich|je|me|eu|yo)\b|\b(?:aquí estoy|estoy aquí|estou aqui|je suis là|bin ich (?:hier|da)|i'm here|let me know|feel free|ask me|"
-    r"dímelo|avísame|me avise|dis-le-moi|dites-le-moi|sag (?:mir|es)|frag(?:en sie)? mich)\b|我(?:很)?(?:可以|愿意|乐意|会|在)"
+    r"\b(?:i(?:'m| am| can|'d| would|'ll| will) (?:be )?(?:here|happy|glad|help|listen|assist)|aquí estoy|estoy aquí|estou aqui|je suis là|bin ich (?:hier|da)|"
+    r"let me know|feel free|ask me|dímelo|avísame|me avise|dis-le-moi|dites-le-moi|sag (?:mir|es)|frag(?:en sie)? mich)\b|"
+    r"我(?:很)?(?:可以|愿意|乐意|会|在)(?:帮|陪|协助|倾听|听|这里|这儿|解答)"
 )
 _OBJECT = re.compile(  # of a refusal: "I won't explain how to forge one"
     r"\b(?:how (?:to|you|one|someone)|ways? to|(?:instructions|guidance|advice|tips|steps|details)\b[^.!?]{0,20}?\b(?:on|for|to)|"

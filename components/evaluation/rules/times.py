@@ -16,6 +16,10 @@ _TIME = re.compile(
     rf"(?:(?P<mark>:|\.|\s?h\s?|\s?uhr\s?|[点时])(?P<minute>\d{{2}})(?::\d{{2}})?分?|(?P<whole>\s?uhr|\s?h|点整?|\s?o'clock))?(?!\d|[.:]\d)"
     rf"(?:\s?(?P<clock>uhr|h|horas|o'clock)(?!\w))?(?:\s?(?P<half>{_MORNING}|{_AFTERNOON})(?!\w))?"
 )
+# Beside a clock in words; "am" before another word is German: "halb vier am Bahnhof".
+_HALF_AFTER = re.compile(
+    rf"\s(?:am(?=\s*(?:[.,;!?)]|$))|(?:{_MORNING}|in the morning)(?<!\sam)(?!\w)|(?P<late>{_AFTERNOON}|in the (?:afternoon|evening)|at night)(?!\w))"
+)
 _AFTERNOONS = re.compile(_AFTERNOON)
 _MONTHS = {
     1: "january jan januar janvier enero janeiro 一月", 2: "february feb februar février febrero fevereiro 二月",
@@ -119,8 +123,9 @@ def spoken_clocks(text: str) -> list[Clock]:
             after = _minutes(groups.get("after") or groups.get("after_first"))
             before = _minutes(groups.get("before") or groups.get("before_first"))
             minutes = 60 * hour + after - before
-        late = _AFTERNOONS.search(text, match.end()) is not None or re.search(r"下午|晚上|傍晚", text) is not None
-        named = late or re.search(_MORNING + r"|上午|早上|凌晨", text) is not None
+        half = _HALF_AFTER.match(text, match.end())
+        late = bool(half and half["late"]) or re.search(r"下午|晚上|傍晚", text) is not None
+        named = late or half is not None or re.search(r"上午|早上|凌晨", text) is not None
         if late and hour < HALF_DAY:
             minutes += HALF_DAY * 60
         return [Clock(minutes % (24 * 60), not named and 1 <= hour <= HALF_DAY)]
